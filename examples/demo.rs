@@ -1,0 +1,2 @@
+//! The main job, for real, on one machine.
+fn main() {}

@@ -1,0 +1,3 @@
+//! Command line in, exit code out; all else is the library's.
+
+fn main() {}

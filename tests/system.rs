@@ -1,0 +1,2 @@
+//! Tests of the real binary among real parts.
+fn main() {}
