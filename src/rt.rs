@@ -125,7 +125,8 @@ impl Alarm {
                 tv_nsec: i64::from(at.subsec_nanos()).max(1),
             },
         };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &spec).expect("the timerfd is ours and the time is valid");
+        timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &spec)
+            .expect("the timerfd is ours and the time is valid");
     }
 }
 
