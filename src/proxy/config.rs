@@ -1,0 +1,196 @@
+//! The command line and the environment, read once, turned into types.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lexopt::prelude::{Long, Short};
+
+/// Where the socket and the lease file live, unless told otherwise.
+const RUN_DIR: &str = "/run/podman";
+/// Overrides `--dir`, as it does in netavark.
+pub const RUN_DIR_ENV: &str = "NETAVARK_PROXY_RUN_DIR_ENV";
+/// The socket's name in its directory: netavark's client knows no other.
+const SOCKET_NAME: &str = "nv-proxy.sock";
+/// The lease file's name in its directory.
+const LEASE_FILE_NAME: &str = "nv-proxy.lease";
+/// netavark gives up after 8 s; a switch port with spanning tree is deaf for 30 s.
+const ACQUISITION: Duration = Duration::from_secs(45);
+/// How long the daemon stays with nothing to do.
+const ACTIVITY: Duration = Duration::from_secs(300);
+
+/// The text of `--help`.
+pub const HELP: &str = "\
+Gets DHCP leases for Podman's containers: a drop-in replacement for `netavark dhcp-proxy`.
+
+Usage: smol-dhcp-proxy [OPTIONS]
+
+Started by a systemd socket (LISTEN_FDS=1) it serves descriptor 3; started by hand it makes the socket itself.
+
+Options:
+  -d, --dir DIR                 directory of nv-proxy.sock and nv-proxy.lease [default: /run/podman]
+  -u, --uds PATH                the socket; a directory means nv-proxy.sock in it
+  -t, --timeout SECONDS         time for one acquisition; 0 = as long as the caller waits [default: 45]
+  -a, --activity-timeout SECONDS
+                                leave after this long with no lease, no call and no connection; 0 = never [default: 300]
+  -h, --help                    print this help
+  -V, --version                 print the version
+
+SECONDS may have a fraction, as in 2.5.
+
+Environment:
+  NETAVARK_PROXY_RUN_DIR_ENV    wins over --dir
+  RUST_LOG                      what is logged to standard error: error, warn, info (the default), debug, trace
+
+Exit status: 0 after idleness or a signal, 1 when it could not serve, 2 for a wrong command line.
+";
+
+/// What the command line asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// `--help`
+    Help,
+    /// `--version`
+    Version,
+    /// Serve, with these settings.
+    Serve(Config),
+}
+
+/// The settings of a running daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where the socket is made in manual mode; may name an existing directory.
+    pub socket: PathBuf,
+    /// The lease file.
+    pub lease_file: PathBuf,
+    /// How long one acquisition may take; without it, as long as the caller waits.
+    pub acquisition: Option<Duration>,
+    /// How long to stay with nothing to do; without it, for ever.
+    pub activity: Option<Duration>,
+}
+
+/// Reads the arguments (without the program's name) and the value of [`RUN_DIR_ENV`].
+pub fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+    run_dir: Option<OsString>,
+) -> Result<Command, lexopt::Error> {
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let (mut dir, mut uds) = (PathBuf::from(RUN_DIR), None);
+    let (mut acquisition, mut activity) = (ACQUISITION, ACTIVITY);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Short('d') | Long("dir") => dir = path(&mut parser, "--dir")?,
+            Short('u') | Long("uds") => uds = Some(path(&mut parser, "--uds")?),
+            Short('t') | Long("timeout") => acquisition = seconds(&mut parser, "--timeout")?,
+            Short('a') | Long("activity-timeout") => activity = seconds(&mut parser, "--activity-timeout")?,
+            Short('h') | Long("help") => return Ok(Command::Help),
+            Short('V') | Long("version") => return Ok(Command::Version),
+            other => return Err(other.unexpected()),
+        }
+    }
+    if let Some(run_dir) = run_dir {
+        dir = run_dir.into();
+    }
+    Ok(Command::Serve(Config {
+        lease_file: dir.join(LEASE_FILE_NAME),
+        socket: uds.unwrap_or_else(|| dir.join(SOCKET_NAME)),
+        acquisition: some_unless_zero(acquisition),
+        activity: some_unless_zero(activity),
+    }))
+}
+
+impl Config {
+    /// The socket's path, where a directory stands for [`SOCKET_NAME`] in it.
+    pub fn socket_path(&self) -> PathBuf {
+        if ends_in_slash(&self.socket) || self.socket.is_dir() {
+            self.socket.join(SOCKET_NAME)
+        } else {
+            self.socket.clone()
+        }
+    }
+}
+
+fn ends_in_slash(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().ends_with(b"/")
+}
+
+fn path(parser: &mut lexopt::Parser, option: &str) -> Result<PathBuf, lexopt::Error> {
+    let value = parser.value()?;
+    if value.is_empty() { Err(format!("{option} needs a path, not an empty string").into()) } else { Ok(value.into()) }
+}
+
+fn seconds(parser: &mut lexopt::Parser, option: &str) -> Result<Duration, lexopt::Error> {
+    let value = parser.value()?;
+    value
+        .to_str()
+        .and_then(|text| text.parse::<f64>().ok())
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| format!("{option} takes seconds, such as 30 or 2.5, not {value:?}").into())
+}
+
+fn some_unless_zero(time: Duration) -> Option<Duration> {
+    (!time.is_zero()).then_some(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(arguments: &[&str], run_dir: Option<&str>) -> Result<Command, String> {
+        parse(arguments.iter().map(OsString::from), run_dir.map(OsString::from)).map_err(|error| error.to_string())
+    }
+
+    fn config(arguments: &[&str], run_dir: Option<&str>) -> Config {
+        match parsed(arguments, run_dir) {
+            Ok(Command::Serve(config)) => config,
+            other => panic!("{arguments:?} gave {other:?}"),
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_peer_but_for_the_patience() {
+        assert_eq!(
+            config(&[], None),
+            Config {
+                socket: "/run/podman/nv-proxy.sock".into(),
+                lease_file: "/run/podman/nv-proxy.lease".into(),
+                acquisition: Some(Duration::from_secs(45)),
+                activity: Some(Duration::from_secs(300)),
+            }
+        );
+    }
+
+    #[test]
+    fn the_environment_wins_over_dir_and_uds_names_the_socket_alone() {
+        let config = config(&["--dir", "/a", "-u", "/c/my.sock"], Some("/b"));
+        assert_eq!(config.lease_file, Path::new("/b/nv-proxy.lease"));
+        assert_eq!(config.socket_path(), Path::new("/c/my.sock"));
+    }
+
+    #[test]
+    fn a_directory_as_uds_means_the_usual_name_in_it() {
+        assert_eq!(config(&["--uds", "/"], None).socket_path(), Path::new("/nv-proxy.sock"));
+        assert_eq!(config(&["--uds=/not/there/"], None).socket_path(), Path::new("/not/there/nv-proxy.sock"));
+    }
+
+    #[test]
+    fn seconds_may_have_a_fraction_and_zero_means_no_limit() {
+        let config = config(&["-t", "2.5", "-a0"], None);
+        assert_eq!((config.acquisition, config.activity), (Some(Duration::from_millis(2500)), None));
+    }
+
+    #[test]
+    fn a_wrong_command_line_says_what_is_wrong() {
+        for (arguments, text) in [
+            (&["-a", "soon"][..], "--activity-timeout takes seconds, such as 30 or 2.5, not \"soon\""),
+            (&["-t", "-1"], "--timeout takes seconds, such as 30 or 2.5, not \"-1\""),
+            (&["-t", "nan"], "--timeout takes seconds, such as 30 or 2.5, not \"nan\""),
+            (&["-t", "1e30"], "--timeout takes seconds, such as 30 or 2.5, not \"1e30\""),
+            (&["--dir", ""], "--dir needs a path, not an empty string"),
+            (&["--colour"], "invalid option '--colour'"),
+            (&["extra"], "unexpected argument \"extra\""),
+        ] {
+            assert_eq!(parsed(arguments, None), Err(text.to_owned()));
+        }
+    }
+}

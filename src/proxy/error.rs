@@ -1,0 +1,111 @@
+//! What can go wrong with a call, by whose fault it is, and what the caller is told.
+
+use std::io;
+
+use crate::dhcp;
+use crate::net::netns;
+use crate::rpc::{Code, Status};
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The caller's fault.
+    #[error(transparent)]
+    BadRequest(#[from] BadRequest),
+    /// The DHCP server's or the network's: no lease in time, or a refusal.
+    #[error("{why} on {interface}")]
+    NoAnswer {
+        /// The container's interface.
+        interface: String,
+        /// How far it got.
+        why: dhcp::Why,
+    },
+    /// A newer call for the same container took over.
+    #[error("given up for a newer call for the same container")]
+    Superseded,
+    /// The kernel's.
+    #[error("{doing}: {source}")]
+    Fault {
+        /// What was being done, and to what.
+        doing: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// A call that nobody could have served. The texts keep what netavark's users and test suite match.
+#[derive(Debug, thiserror::Error)]
+pub enum BadRequest {
+    /// Not six hexadecimal bytes.
+    #[error("unable to parse mac address {input}: {why}")]
+    Mac {
+        /// What the caller sent.
+        input: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Hexadecimal bytes, but not six.
+    #[error("invalid mac length for address: {0}")]
+    MacLength(String),
+    /// `version` asks for DHCPv6.
+    #[error("ipv6 not yet supported")]
+    Ipv6,
+    /// `version` is no version.
+    #[error("invalid protocol version")]
+    Version,
+    /// `ns_path` is missing.
+    #[error("ns_path is empty: the container's network namespace must be given")]
+    NoNetns,
+    /// `ns_path` does not lead to a network namespace.
+    #[error("ns_path: {0}")]
+    Netns(#[from] netns::Error),
+    /// A value that no DHCP option can carry.
+    #[error("{field} is too long: at most {limit} bytes fit into a DHCP option")]
+    TooLong {
+        /// The field of the call.
+        field: &'static str,
+        /// The most that would fit.
+        limit: usize,
+    },
+    /// An interface that is not there; the text ends as strerror(ENODEV) does.
+    #[error("{field} {name:?} in {place}: No such device (os error 19)")]
+    NoInterface {
+        /// The field of the call.
+        field: &'static str,
+        /// The name that the caller sent.
+        name: String,
+        /// Where it was looked for.
+        place: &'static str,
+    },
+    /// The container's interface is another one than the caller thinks.
+    #[error("container_iface {interface:?} has the address {has}, not {wanted}")]
+    OtherMac {
+        /// The interface.
+        interface: String,
+        /// Its address.
+        has: String,
+        /// The address that the caller sent.
+        wanted: String,
+    },
+}
+
+impl Error {
+    /// For `map_err`: a system call failed while `doing` something.
+    pub fn fault(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::Fault { doing, source }
+    }
+}
+
+impl From<Error> for Status {
+    /// The codes are netavark's: clients print only the message, but scripts may look at the code.
+    fn from(error: Error) -> Self {
+        let code = match &error {
+            Error::BadRequest(_) => Code::InvalidArgument,
+            Error::NoAnswer { why: dhcp::Why::Refused { .. }, .. } => Code::NotFound,
+            Error::NoAnswer { .. } | Error::Superseded => Code::Aborted,
+            Error::Fault { .. } => Code::Internal,
+        };
+        Status { code, message: error.to_string() }
+    }
+}

@@ -1,0 +1,163 @@
+//! The lease file: netavark's shape, replaced as a whole, valid JSON at every instant.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::rpc::wire::Lease;
+
+/// The file that tells Podman's users which leases there are.
+#[derive(Debug)]
+pub struct LeaseFile {
+    path: PathBuf,
+    /// Beside the file, for rename(2) is atomic within one file system; always the same name, so that a
+    /// crash leaves at most one behind, and the next write takes it over.
+    temporary: PathBuf,
+}
+
+/// One lease as the file has it: netavark's fields, and what is ours beside them.
+#[derive(Debug, Serialize)]
+pub struct Entry<'a> {
+    /// The lease as the caller of Setup got it.
+    #[serde(flatten)]
+    pub lease: &'a Lease,
+    /// The container's network namespace.
+    pub ns_path: &'a Path,
+    /// The container's interface.
+    pub container_iface: &'a str,
+}
+
+impl LeaseFile {
+    /// Names the file. It is made, empty, only where there is none: one that is there may be all that
+    /// is known of the leases of a daemon that crashed.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let mut temporary = OsString::from(path);
+        temporary.push(".new");
+        let file = Self { path: path.to_owned(), temporary: temporary.into() };
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        if !path.try_exists()? {
+            file.replace([])?;
+        }
+        Ok(file)
+    }
+
+    /// Replaces the file: whoever reads it sees all of the old content or all of the new.
+    pub fn replace<'a>(&self, leases: impl IntoIterator<Item = Entry<'a>>) -> io::Result<()> {
+        let mut by_mac: BTreeMap<&str, Vec<Entry<'a>>> = BTreeMap::new();
+        for entry in leases {
+            by_mac.entry(&entry.lease.mac_address).or_default().push(entry);
+        }
+        let content = serde_json::to_vec(&by_mac)?;
+        self.replace_with(&content).inspect_err(|_| {
+            // Half a file helps nobody, least of all on a full disk.
+            let _ = fs::remove_file(&self.temporary);
+        })
+    }
+
+    fn replace_with(&self, content: &[u8]) -> io::Result<()> {
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.temporary)?;
+        // The mode above counts only for a file that was not there.
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&self.temporary, &self.path)?;
+        // The new name has to survive a power cut as well (fsync(2)).
+        let directory = self.path.parent().filter(|directory| !directory.as_os_str().is_empty());
+        File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("smol-dhcp-proxy-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn file(&self) -> PathBuf {
+            self.0.join("nv-proxy.lease")
+        }
+
+        fn json(&self) -> Value {
+            serde_json::from_slice(&fs::read(self.file()).unwrap()).unwrap()
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+
+    fn lease(mac: &str, address: &str) -> Lease {
+        Lease { mac_address: mac.into(), yiaddr: address.into(), lease_time: 120, ..Lease::default() }
+    }
+
+    fn entry<'a>(lease: &'a Lease, netns: &'a str) -> Entry<'a> {
+        Entry { lease, ns_path: Path::new(netns), container_iface: "eth0" }
+    }
+
+    #[test]
+    fn a_new_file_is_an_empty_object_that_only_its_owner_reads() {
+        let directory = Directory::new("new");
+        LeaseFile::open(&directory.file()).unwrap();
+        assert_eq!(directory.json(), serde_json::json!({}));
+        assert_eq!(fs::metadata(directory.file()).unwrap().mode() & 0o7777, 0o600);
+    }
+
+    #[test]
+    fn a_file_that_is_there_is_left_alone_until_something_changes() {
+        let directory = Directory::new("there");
+        fs::write(directory.file(), r#"{"aa:bb:cc:dd:ee:ff":[]}"#).unwrap();
+        LeaseFile::open(&directory.file()).unwrap();
+        assert_eq!(directory.json(), serde_json::json!({"aa:bb:cc:dd:ee:ff": []}));
+    }
+
+    #[test]
+    fn the_shape_is_the_peers_with_one_object_for_each_netns() {
+        let directory = Directory::new("shape");
+        let file = LeaseFile::open(&directory.file()).unwrap();
+        let (a, b) = (lease("aa:bb:cc:dd:ee:ff", "10.0.0.5"), lease("aa:bb:cc:dd:ee:ff", "10.0.0.6"));
+        file.replace([entry(&a, "/run/netns/a"), entry(&b, "/run/netns/b")]).unwrap();
+        let json = directory.json();
+        let objects = json["aa:bb:cc:dd:ee:ff"].as_array().unwrap();
+        assert_eq!(objects.len(), 2);
+        assert_eq!((&objects[0]["yiaddr"], &objects[0]["ns_path"]), (&"10.0.0.5".into(), &"/run/netns/a".into()));
+        for key in [
+            "t1", "t2", "lease_time", "mtu", "domain_name", "mac_address", "is_v6", "siaddr", "yiaddr", "srv_id",
+            "subnet_mask", "broadcast_addr", "dns_servers", "gateways", "ntp_servers", "host_name",
+        ] {
+            assert!(!objects[1][key].is_null(), "{key} is missing");
+        }
+        assert!(!directory.file().with_extension("lease.new").exists());
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_as_it_was() {
+        let directory = Directory::new("failed");
+        let file = LeaseFile::open(&directory.file()).unwrap();
+        // A directory where the temporary file should be: no write can succeed, root or not.
+        fs::create_dir(directory.file().with_extension("lease.new")).unwrap();
+        let lease = lease("aa:bb:cc:dd:ee:ff", "10.0.0.5");
+        assert!(file.replace([entry(&lease, "/run/netns/a")]).is_err());
+        assert_eq!(directory.json(), serde_json::json!({}));
+    }
+}

@@ -1,0 +1,184 @@
+//! What a caller asks for, parsed at the door: behind it there are only types.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::rpc::wire::NetworkConfig;
+
+use super::error::BadRequest;
+
+/// An Ethernet address; compared without case because it is compared as bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// Reads six hexadecimal bytes with `:` or `-` between them. The texts of the errors are those that
+    /// netavark's users and test suite know.
+    pub fn parse(text: &str) -> Result<Self, BadRequest> {
+        let unreadable = |why: &str| BadRequest::Mac { input: text.to_owned(), why: why.to_owned() };
+        let bytes = text
+            .split([':', '-'])
+            // from_str_radix takes a sign, an Ethernet address has none.
+            .map(|byte| match byte.bytes().find(|digit| !digit.is_ascii_hexdigit()) {
+                Some(_) => Err(unreadable("invalid digit found in string")),
+                None => u8::from_str_radix(byte, 16).map_err(|error| unreadable(&error.to_string())),
+            })
+            .collect::<Result<Vec<u8>, _>>()?;
+        bytes.try_into().map(Self).map_err(|_| BadRequest::MacLength(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What a lease belongs to. Teardown comes without a container id, so that cannot be it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// The container interface's address.
+    pub mac: Mac,
+    /// The container's network namespace, as the caller names it.
+    pub netns: PathBuf,
+}
+
+/// A Setup whose form is right; whether its interfaces exist is asked next.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The lease's key.
+    pub key: Key,
+    /// The address as the caller wrote it, for replies and the lease file.
+    pub mac_text: String,
+    /// The parent on the host. DHCP is spoken from the container's interface; this one only has to exist.
+    pub host_interface: String,
+    /// The interface in the container that gets the lease.
+    pub container_interface: String,
+    /// Option 61: type 0 and the container's id, which outlives a restart while the MAC does not.
+    pub client_id: Vec<u8>,
+    /// Option 12.
+    pub host_name: Option<String>,
+    /// The caller's domain, which the reply gives back.
+    pub domain_name: String,
+}
+
+/// The longest value of one DHCP option (RFC 2132 section 2).
+const OPTION_MAX: usize = 255;
+
+impl Request {
+    /// Checks everything that can be checked without asking the kernel.
+    pub fn parse(config: NetworkConfig) -> Result<Self, BadRequest> {
+        let mac = Mac::parse(&config.container_mac_addr)?;
+        match config.version {
+            0 => {}
+            1 => return Err(BadRequest::Ipv6),
+            _ => return Err(BadRequest::Version),
+        }
+        if config.ns_path.is_empty() {
+            return Err(BadRequest::NoNetns);
+        }
+        let mut client_id = vec![0];
+        client_id.extend_from_slice(config.container_id.as_bytes());
+        if client_id.len() > OPTION_MAX {
+            return Err(BadRequest::TooLong { field: "container_id", limit: OPTION_MAX - 1 });
+        }
+        if config.host_name.len() > OPTION_MAX {
+            return Err(BadRequest::TooLong { field: "host_name", limit: OPTION_MAX });
+        }
+        Ok(Self {
+            key: Key { mac, netns: config.ns_path.into() },
+            mac_text: config.container_mac_addr,
+            host_interface: config.host_iface,
+            container_interface: config.container_iface,
+            client_id,
+            host_name: (!config.host_name.is_empty()).then_some(config.host_name),
+            domain_name: config.domain_name,
+        })
+    }
+}
+
+/// Which leases a Teardown means: those of a MAC, in one network namespace where it is named.
+#[derive(Clone, Debug)]
+pub struct Selector {
+    mac: Mac,
+    netns: Option<PathBuf>,
+}
+
+impl Selector {
+    /// None where the MAC is no MAC: no lease can have it, and Teardown of the unknown succeeds.
+    pub fn parse(config: &NetworkConfig) -> Option<Self> {
+        let mac = Mac::parse(&config.container_mac_addr).ok()?;
+        let netns = (!config.ns_path.is_empty()).then(|| Path::new(&config.ns_path).to_owned());
+        Some(Self { mac, netns })
+    }
+
+    /// Whether it means the lease of `key`.
+    pub fn matches(&self, key: &Key) -> bool {
+        self.mac == key.mac && self.netns.as_ref().is_none_or(|netns| *netns == key.netns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> NetworkConfig {
+        NetworkConfig {
+            host_iface: "eth0".into(),
+            container_iface: "eth0".into(),
+            container_mac_addr: "AA-bb:cc:dd:ee:0F".into(),
+            ns_path: "/run/netns/c".into(),
+            container_id: "0123abc".into(),
+            ..NetworkConfig::default()
+        }
+    }
+
+    #[test]
+    fn a_mac_is_read_in_any_case_and_with_either_separator() {
+        let request = Request::parse(config()).unwrap();
+        assert_eq!(request.key.mac, Mac([0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0x0f]));
+        assert_eq!(request.client_id, b"\x000123abc");
+    }
+
+    #[test]
+    fn wrong_macs_get_the_texts_that_users_know() {
+        for (mac, text) in [
+            ("", "unable to parse mac address : cannot parse integer from empty string"),
+            ("123", "unable to parse mac address 123: number too large to fit in target type"),
+            ("zz:bb:cc:dd:ee:ff", "unable to parse mac address zz:bb:cc:dd:ee:ff: invalid digit found in string"),
+            ("+a:bb:cc:dd:ee:ff", "unable to parse mac address +a:bb:cc:dd:ee:ff: invalid digit found in string"),
+            ("aa:bb:cc", "invalid mac length for address: aa:bb:cc"),
+            ("aa:bb:cc:dd:ee:ff:11", "invalid mac length for address: aa:bb:cc:dd:ee:ff:11"),
+        ] {
+            assert_eq!(Mac::parse(mac).unwrap_err().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn versions_but_four_and_a_missing_netns_are_refused() {
+        let refused = |config| Request::parse(config).unwrap_err().to_string();
+        assert_eq!(refused(NetworkConfig { version: 1, ..config() }), "ipv6 not yet supported");
+        assert_eq!(refused(NetworkConfig { version: 7, ..config() }), "invalid protocol version");
+        assert!(refused(NetworkConfig { ns_path: String::new(), ..config() }).starts_with("ns_path is empty"));
+        let long = "x".repeat(255);
+        assert!(refused(NetworkConfig { container_id: long, ..config() }).starts_with("container_id is too long"));
+    }
+
+    #[test]
+    fn a_teardown_means_the_mac_in_the_netns_that_it_names_if_any() {
+        let key = Request::parse(config()).unwrap().key;
+        let selects = |config: NetworkConfig| Selector::parse(&config).is_some_and(|selector| selector.matches(&key));
+        assert!(selects(config()));
+        assert!(selects(NetworkConfig { container_mac_addr: "aa:bb:cc:dd:ee:0f".into(), ..config() }));
+        assert!(selects(NetworkConfig { ns_path: String::new(), ..config() }));
+        assert!(!selects(NetworkConfig { ns_path: "/run/netns/other".into(), ..config() }));
+        assert!(!selects(NetworkConfig { container_mac_addr: "123".into(), ..config() }));
+    }
+}
