@@ -121,7 +121,8 @@ impl Netlink {
 
     /// The interface of that number.
     pub fn link_by_index(&self, index: u32) -> Result<Option<Link>> {
-        if index == 0 {
+        // The kernel counts from one, in a signed number, and takes anything else for a broken request.
+        if i32::try_from(index).unwrap_or(0) == 0 {
             return Ok(None);
         }
         let mut message = LinkMessage::default();

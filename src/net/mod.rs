@@ -23,6 +23,7 @@
 pub mod link;
 pub mod netlink;
 pub mod netns;
+mod option;
 pub mod raw;
 pub mod route;
 pub mod udp;

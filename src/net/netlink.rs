@@ -11,11 +11,12 @@ use netlink_packet_core::{
 };
 use nix::libc;
 use nix::sys::socket::SetSockOpt;
-use nix::{setsockopt_impl, sockopt_impl};
 use rustix::io::retry_on_intr;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recvfrom, send, socket_with};
+
+use super::option::{ExplainErrors, OmitRequest};
 
 /// Message types of rtnetlink(7).
 pub mod message {
@@ -266,19 +267,59 @@ fn invalid(what: &str) -> Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("rtnetlink: {what}")).into()
 }
 
-sockopt_impl!(
-    /// Asks for words beside an errno (netlink(7), NETLINK_EXT_ACK).
-    ExplainErrors,
-    SetOnly,
-    libc::SOL_NETLINK,
-    libc::NETLINK_EXT_ACK,
-    bool
-);
-sockopt_impl!(
-    /// Asks not to have the request repeated in an acknowledgement (netlink(7), NETLINK_CAP_ACK).
-    OmitRequest,
-    SetOnly,
-    libc::SOL_NETLINK,
-    libc::NETLINK_CAP_ACK,
-    bool
-);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A message that begins with its true length.
+    fn message(kind: i32, flags: i32, body: &[u8]) -> Vec<u8> {
+        let mut header = NetlinkHeader::default();
+        header.length = (HEADER + body.len()) as u32;
+        header.message_type = kind as u16;
+        header.flags = flags as u16;
+        header.sequence_number = 7;
+        let mut message = vec![0; HEADER];
+        header.emit(&mut message);
+        message.extend(body);
+        message
+    }
+
+    #[test]
+    fn a_datagram_is_cut_into_messages_and_a_cut_one_ends_it() {
+        let two = [message(16, 0, &[1, 2, 3]), vec![0], message(16, 0, &[4])].concat();
+        let bodies: Vec<_> = Messages(&two).map(|message| message.map(|message| message.body.to_vec())).collect();
+        assert!(matches!(&bodies[..], [Ok(one), Ok(two)] if one[..] == [1, 2, 3] && two[..] == [4]));
+        for length in (1..two.len() - 1).filter(|length| ![19, 20].contains(length)) {
+            assert!(Messages(&two[..length]).last().is_some_and(|last| last.is_err()), "{length}");
+        }
+        // Lengths that would never get on.
+        for length in [0_u32, 15, u32::MAX] {
+            let mut broken = message(16, 0, &[]);
+            broken[..4].copy_from_slice(&length.to_ne_bytes());
+            assert_eq!(Messages(&broken).filter(|message| message.is_err()).count(), 1, "{length}");
+        }
+    }
+
+    #[test]
+    fn an_acknowledgement_tells_errno_and_words_wherever_they_stand() {
+        let errno = (-libc::EINVAL).to_ne_bytes();
+        let words = [&[10, 0, 1, 0][..], b"no\0w?\0\0\0"].concat();
+        let request = message(16, 0, &[9; 6]);
+        let capped = [&errno[..], &request[..HEADER], &words].concat();
+        let whole = [&errno[..], &request, &[0, 0], &words].concat();
+        for (flags, body) in [(NLM_F_ACK_TLVS | NLM_F_CAPPED, &capped), (NLM_F_ACK_TLVS, &whole)] {
+            let datagram = message(libc::NLMSG_ERROR, flags, body);
+            for message in Messages(&datagram).flatten() {
+                let error = acknowledged(&message).expect_err("an errno");
+                assert_eq!((error.errno(), error.explanation()), (Some(libc::EINVAL), Some("no\0w?")));
+            }
+            // However short it is cut, it is an error and no more.
+            for length in 0..body.len() {
+                let datagram = message(libc::NLMSG_ERROR, flags, &body[..length]);
+                assert!(Messages(&datagram).flatten().all(|message| acknowledged(&message).is_err()), "{length}");
+            }
+        }
+        let datagram = message(libc::NLMSG_ERROR, 0, &0_i32.to_ne_bytes());
+        assert!(Messages(&datagram).flatten().all(|message| acknowledged(&message).is_ok()));
+    }
+}

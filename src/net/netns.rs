@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use nix::libc;
 use nix::sys::socket::GetSockOpt;
-use nix::{getsockopt_impl, sockopt_impl};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, fstatfs, openat};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::option::NetnsCookie;
 
 /// What [`Netns::open`] found wrong with a path. Every text names the path.
 #[derive(Debug, thiserror::Error)]
@@ -159,15 +160,6 @@ impl Drop for Return<'_> {
         }
     }
 }
-
-sockopt_impl!(
-    /// The kernel's number for the network namespace of a socket.
-    NetnsCookie,
-    GetOnly,
-    libc::SOL_SOCKET,
-    libc::SO_NETNS_COOKIE,
-    u64
-);
 
 /// The cookie of the namespace that this thread is in, where the kernel knows of cookies.
 fn cookie() -> Option<u64> {

@@ -25,8 +25,8 @@ pub struct Route {
     pub index: u32,
     /// Of several routes that fit equally well, the lowest wins.
     pub metric: u32,
-    /// The address that packets leave with. The kernel removes the route when it removes the address; without this,
-    /// a default route outlives the address it was made for.
+    /// The address that packets leave with. The kernel removes the route when it removes the address; without this, a
+    /// default route outlives the address it was made for wherever the interface has another one.
     pub source: Option<Ipv4Addr>,
     /// Who made it.
     pub protocol: RouteProtocol,

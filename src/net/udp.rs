@@ -40,8 +40,8 @@ impl Port {
     /// Sends one datagram to the server's port, from an address that must be one of the interface's, by the kernel's
     /// routes and neighbours.
     ///
-    /// The neighbour may have to be asked for first, so success means that it is on its way, no more. An address that
-    /// is not ours is `EINVAL`, no route `ENETUNREACH`.
+    /// The neighbour may have to be asked for first, so success means that it is on its way, no more. A destination
+    /// that no route of the interface covers is taken to be on the link; a source that is not ours is an error.
     pub fn send(&self, source: Ipv4Addr, destination: Ipv4Addr, payload: &[u8]) -> io::Result<()> {
         let info = libc::in_pktinfo {
             ipi_ifindex: 0,
