@@ -31,6 +31,7 @@ impl Unit {
     /// A socket in a folder of its own, served by `program` with `arguments`; `--dir` is added to them.
     pub fn new(program: impl Into<PathBuf>, arguments: &[&str]) -> Result<Self> {
         let folder = sandbox::folder("run")?;
+        sandbox::keep_evidence(folder.join("log"));
         let mut all = vec!["--dir".to_owned(), folder.display().to_string()];
         all.extend(arguments.iter().map(|&argument| argument.to_owned()));
         let notify = UnixDatagram::bind(folder.join("notify"))?;

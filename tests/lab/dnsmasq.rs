@@ -5,30 +5,32 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
 use super::namespace::Namespace;
 use super::{Result, Skip, eventually, sandbox};
 
 /// A running dnsmasq that gives out 10.88.1.0 to 10.88.200.0; dropped, it is killed.
 #[derive(Debug)]
-pub struct Dnsmasq {
+pub struct Dnsmasq<'a> {
+    namespace: &'a Namespace,
+    command: Command,
     child: Child,
     folder: PathBuf,
 }
 
-impl Dnsmasq {
+impl<'a> Dnsmasq<'a> {
     /// Starts it on the link `name` of `namespace`, with a lease of that many seconds (it takes 120 at least) and more
     /// options as its command line knows them. Skips where there is no dnsmasq.
-    pub fn start(namespace: &Namespace, name: &str, lease: u32, more: &[&str]) -> Result<Self> {
+    pub fn start(namespace: &'a Namespace, name: &str, lease: u32, more: &[&str]) -> Result<Self> {
         let program = find("dnsmasq").ok_or_else(|| Skip("dnsmasq is not installed (Debian: dnsmasq-base)".into()))?;
         let folder = sandbox::folder("dnsmasq")?;
+        sandbox::keep_evidence(folder.join("log"));
         let file = |name| folder.join(name).display().to_string();
         let mut command = Command::new(program);
         command
-            .args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--bind-interfaces", "--log-dhcp"])
-            .args(["--dhcp-authoritative", "--dhcp-option=3,10.88.0.1", "--pid-file=", "--user=root", "--group=root"])
+            // It changes no user then, which it could not do in a user namespace.
+            .arg("--no-daemon")
+            .args(["--conf-file=/dev/null", "--port=0", "--bind-interfaces", "--log-dhcp", "--dhcp-authoritative"])
+            .args(["--dhcp-option=3,10.88.0.1", "--pid-file="])
             // A ping before each offer would cost three seconds.
             .arg("--no-ping")
             .arg(format!("--interface={name}"))
@@ -40,15 +42,33 @@ impl Dnsmasq {
             .stdout(Stdio::null())
             .stderr(File::create(folder.join("stderr"))?);
         let child = namespace.spawn(&mut command)?;
-        let mut dnsmasq = Self { child, folder };
+        let mut dnsmasq = Self { namespace, command, child, folder };
+        dnsmasq.await_start(1)?;
+        Ok(dnsmasq)
+    }
+
+    fn await_start(&mut self, times: usize) -> Result {
         eventually("dnsmasq listens", Duration::from_secs(5), || {
-            if let Some(status) = dnsmasq.child.try_wait()? {
-                let words = fs::read_to_string(dnsmasq.folder.join("stderr"))?;
+            if let Some(status) = self.child.try_wait()? {
+                let words = fs::read_to_string(self.folder.join("stderr"))?;
                 return Err(format!("dnsmasq left with {status}: {words}").into());
             }
-            Ok(dnsmasq.log()?.contains("sockets bound exclusively").then_some(()))
-        })?;
-        Ok(dnsmasq)
+            Ok((self.count("sockets bound exclusively")? >= times).then_some(()))
+        })
+    }
+
+    /// Kills it. Its log and its leases stay.
+    pub fn stop(&mut self) -> Result {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Starts it again after [`Dnsmasq::stop`].
+    pub fn start_again(&mut self) -> Result {
+        let times = self.count("sockets bound exclusively")?;
+        self.child = self.namespace.spawn(&mut self.command)?;
+        self.await_start(times + 1)
     }
 
     /// All that it has logged.
@@ -72,15 +92,9 @@ impl Dnsmasq {
     pub fn leases(&self) -> Result<String> {
         Ok(fs::read_to_string(self.folder.join("leases"))?)
     }
-
-    /// Holds it, deaf and dumb, or lets it go on.
-    pub fn hold(&self, hold: bool) -> Result {
-        let pid = Pid::from_raw(i32::try_from(self.child.id())?);
-        Ok(kill(pid, if hold { Signal::SIGSTOP } else { Signal::SIGCONT })?)
-    }
 }
 
-impl Drop for Dnsmasq {
+impl Drop for Dnsmasq<'_> {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

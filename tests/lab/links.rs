@@ -1,9 +1,9 @@
 //! Links, addresses and routes of a [`Namespace`], made and read by rtnetlink(7).
 
 use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 
-use netlink_packet_core::{Emitable, Parseable};
+use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, Parseable};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
@@ -12,27 +12,14 @@ use netlink_packet_route::link::{
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
-use nix::sys::socket::{
-    AddressFamily as Family, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
+use smol_dhcp_proxy::net::netlink::Netlink;
+use smol_dhcp_proxy::net::netlink::message::{
+    DEL_LINK, GET_ADDRESS, GET_LINK, GET_ROUTE, NEW_ADDRESS, NEW_LINK, NEW_ROUTE,
 };
 
 use super::Result;
 use super::namespace::Namespace;
 use super::wire::Mac;
-
-const NEW_LINK: u16 = 16;
-const DELETE_LINK: u16 = 17;
-const GET_LINK: u16 = 18;
-const NEW_ADDRESS: u16 = 20;
-const GET_ADDRESS: u16 = 22;
-const NEW_ROUTE: u16 = 24;
-const GET_ROUTE: u16 = 26;
-
-const REQUEST: u16 = 0x1;
-const ACK: u16 = 0x4;
-const DUMP: u16 = 0x300;
-const EXCLUSIVE: u16 = 0x200;
-const CREATE: u16 = 0x400;
 
 /// A link as the kernel describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,13 +113,13 @@ impl Namespace {
 
     /// Deletes a link.
     pub fn delete_link(&self, name: &str) -> Result {
-        self.run(|| request(DELETE_LINK, ACK, &named(name)).map(drop))
+        self.run(|| request(DEL_LINK, 0, &named(name)))
     }
 
     fn change(&self, name: &str, attribute: LinkAttribute) -> Result {
         let mut link = named(name);
         link.attributes.push(attribute);
-        self.run(|| request(NEW_LINK, ACK, &link).map(drop))
+        self.run(|| request(NEW_LINK, 0, &link))
     }
 
     /// Gives a link an address.
@@ -142,7 +129,7 @@ impl Namespace {
         message.header.prefix_len = prefix;
         message.header.index = self.link(name)?.index;
         message.attributes = vec![AddressAttribute::Local(address.into()), AddressAttribute::Address(address.into())];
-        self.run(|| request(NEW_ADDRESS, ACK | CREATE | EXCLUSIVE, &message).map(drop))
+        self.run(|| request(NEW_ADDRESS, NLM_F_CREATE | NLM_F_EXCL, &message))
     }
 
     /// Adds a default route by `gateway`, which an address of the link `name` reaches.
@@ -158,12 +145,12 @@ impl Namespace {
             RouteAttribute::Oif(self.link(name)?.index),
             RouteAttribute::Priority(metric),
         ];
-        self.run(|| request(NEW_ROUTE, ACK | CREATE | EXCLUSIVE, &message).map(drop))
+        self.run(|| request(NEW_ROUTE, NLM_F_CREATE | NLM_F_EXCL, &message))
     }
 
     /// All links.
     pub fn links(&self) -> Result<Vec<Link>> {
-        let messages = self.run(|| request(GET_LINK, DUMP, &LinkMessage::default()))?;
+        let messages = self.run(|| dump(GET_LINK, &LinkMessage::default()))?;
         messages.iter().map(|message| Ok(Link::from(LinkMessage::parse(message)?))).collect()
     }
 
@@ -177,7 +164,7 @@ impl Namespace {
     pub fn addresses(&self) -> Result<Vec<Address>> {
         let mut query = AddressMessage::default();
         query.header.family = AddressFamily::Inet;
-        let messages = self.run(|| request(GET_ADDRESS, DUMP, &query))?;
+        let messages = self.run(|| dump(GET_ADDRESS, &query))?;
         let all = messages.iter().map(|message| Address::read(AddressMessage::parse(message)?));
         all.filter(|address| !matches!(address, Ok(address) if address.address.is_loopback())).collect()
     }
@@ -186,7 +173,7 @@ impl Namespace {
     pub fn routes(&self) -> Result<Vec<Route>> {
         let mut query = RouteMessage::default();
         query.header.address_family = AddressFamily::Inet;
-        let messages = self.run(|| request(GET_ROUTE, DUMP, &query))?;
+        let messages = self.run(|| dump(GET_ROUTE, &query))?;
         let parsed = messages.iter().map(|message| Ok(RouteMessage::parse(message)?)).collect::<Result<Vec<_>>>()?;
         let main = parsed.into_iter().filter(|route| route.header.table == RouteHeader::RT_TABLE_MAIN);
         Ok(main.map(Route::from).collect())
@@ -265,11 +252,11 @@ fn set_state(name: &str, up: bool) -> Result {
     let mut link = named(name);
     link.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
     link.header.change_mask = LinkFlags::Up;
-    request(NEW_LINK, ACK, &link).map(drop)
+    request(NEW_LINK, 0, &link)
 }
 
 fn create(link: LinkMessage) -> Result {
-    request(NEW_LINK, ACK | CREATE | EXCLUSIVE, &link).map(drop)
+    request(NEW_LINK, NLM_F_CREATE | NLM_F_EXCL, &link)
 }
 
 fn named(name: &str) -> LinkMessage {
@@ -278,39 +265,13 @@ fn named(name: &str) -> LinkMessage {
     message
 }
 
-/// Asks the kernel for one thing in the current namespace; the bodies of what it answers.
-fn request(kind: u16, flags: u16, body: &impl Emitable) -> Result<Vec<Vec<u8>>> {
-    const HEADER: usize = 16;
-    let length = HEADER + body.buffer_len();
-    let mut message = Vec::with_capacity(length);
-    message.extend(u32::try_from(length)?.to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend((REQUEST | flags).to_ne_bytes());
-    message.extend([0; 8]); // The sequence number and the port: there is one request on this socket.
-    message.resize(length, 0);
-    body.emit(&mut message[HEADER..]);
-
-    let socket: OwnedFd = socket(Family::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
-    sendto(socket.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
-    let mut answers = Vec::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        let mut rest = &buffer[..length];
-        while let Some((header, _)) = rest.split_first_chunk::<HEADER>() {
-            let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
-            let body = rest.get(HEADER..length).ok_or("a netlink message longer than its datagram")?;
-            match u16::from_ne_bytes([header[4], header[5]]) {
-                2 => return acknowledged(body).map(|()| answers),
-                3 => return Ok(answers),
-                _ => answers.push(body.to_vec()),
-            }
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        }
-    }
+/// Has the kernel do one thing in the current namespace.
+fn request(kind: u16, flags: u16, body: &impl Emitable) -> Result {
+    Netlink::open()?.request(kind, flags, body)?;
+    Ok(())
 }
 
-fn acknowledged(body: &[u8]) -> Result {
-    let code = i32::from_ne_bytes(*body.first_chunk().ok_or("a netlink error without a number")?);
-    if code == 0 { Ok(()) } else { Err(std::io::Error::from_raw_os_error(-code).into()) }
+/// Reads a whole table of the current namespace.
+fn dump(kind: u16, query: &impl Emitable) -> Result<Vec<Vec<u8>>> {
+    Ok(Netlink::open()?.dump(kind, query)?)
 }

@@ -13,15 +13,17 @@ use smol_dhcp_proxy::rt;
 pub mod daemon;
 pub mod dnsmasq;
 pub mod forwarder;
+pub mod grpc;
 pub mod links;
 pub mod namespace;
 pub mod sandbox;
 pub mod server;
+pub mod stage;
 pub mod topology;
 pub mod wire;
 
 /// What can go wrong here is told to a person; nobody tells one error from another, but for [`Skip`].
-pub type Result<T = ()> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+pub type Result<T = (), E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
 /// The error of a trial that cannot run on this machine.
 #[derive(Debug)]

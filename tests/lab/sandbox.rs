@@ -1,5 +1,6 @@
 //! The sandbox around a whole test process: namespaces in which it may do as it likes, and a scratch folder that vanishes.
 
+use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -66,6 +67,29 @@ pub fn folder(name: &str) -> Result<PathBuf> {
     let path = scratch().join(format!("{name}.{}", NEXT.fetch_add(1, Ordering::Relaxed)));
     fs::create_dir(&path)?;
     Ok(path)
+}
+
+thread_local! {
+    static EVIDENCE: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Remembers a log that tells, should what this thread does now go wrong, why.
+pub fn keep_evidence(log: PathBuf) {
+    EVIDENCE.with_borrow_mut(|logs| logs.push(log));
+}
+
+/// The ends of the logs that this thread kept since the last call.
+pub fn take_evidence() -> String {
+    let mut text = String::new();
+    for log in EVIDENCE.take() {
+        let Ok(all) = fs::read_to_string(&log) else { continue };
+        let lines: Vec<&str> = all.lines().collect();
+        text += &format!("the end of {}:\n", log.display());
+        for line in &lines[lines.len().saturating_sub(60)..] {
+            text += &format!("    {line}\n");
+        }
+    }
+    text
 }
 
 fn forbidden(call: &str, error: impl std::fmt::Display) -> String {

@@ -67,6 +67,16 @@ pub struct Heard {
 }
 
 impl Heard {
+    /// Whether it says which server it means, as only an answer to an OFFER and what gives an address back do.
+    pub fn names_server(&self) -> bool {
+        self.message.opts().contains(OptionCode::ServerIdentifier)
+    }
+
+    /// Whether it asks for an address by option 50.
+    pub fn requests_address(&self) -> bool {
+        self.message.opts().contains(OptionCode::RequestedIpAddress)
+    }
+
     /// Whether it was sent to the server alone.
     pub fn is_unicast(&self) -> bool {
         self.to != Mac::BROADCAST && !self.destination.is_broadcast()
@@ -101,9 +111,20 @@ struct State {
 impl Server {
     /// Starts a server on the link `name` of `namespace`.
     pub fn start(namespace: &Namespace, name: &str, settings: Settings) -> Result<Self> {
+        // Nobody reads this one. It is there for the kernel, which would tell clients that the port is unreachable.
+        let port = namespace.run(|| Ok(UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 67))?))?;
+        Self::listen(namespace, name, settings, Some(port))
+    }
+
+    /// Only listens, beside another server.
+    pub fn eavesdrop(namespace: &Namespace, name: &str) -> Result<Self> {
+        Self::listen(namespace, name, Settings::default(), None)
+    }
+
+    fn listen(namespace: &Namespace, name: &str, settings: Settings, port: Option<UdpSocket>) -> Result<Self> {
         let state = State {
             settings,
-            silent: false,
+            silent: port.is_none(),
             given: 0,
             leases: BTreeMap::new(),
             declined: BTreeSet::new(),
@@ -112,11 +133,7 @@ impl Server {
         };
         let state = Arc::new(Mutex::new(state));
         let (stop, stopped) = UnixStream::pair()?;
-        let (tap, port) = namespace.run(|| {
-            // Nobody reads this one. It is there for the kernel, which would tell clients that the port is unreachable.
-            let port = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 67))?;
-            Ok((Tap::open(name)?, port))
-        })?;
+        let tap = namespace.run(|| Tap::open(name))?;
         let shared = Arc::clone(&state);
         let thread = std::thread::spawn(move || {
             let _port = port;
@@ -152,24 +169,23 @@ impl Server {
         self.lock().heard.clone()
     }
 
+    /// The kinds of the messages that it heard, oldest first.
+    pub fn heard_kinds(&self) -> Vec<MessageType> {
+        self.heard().iter().map(|heard| heard.kind).collect()
+    }
+
     /// The messages of one kind.
     pub fn heard_of(&self, kind: MessageType) -> Vec<Heard> {
         self.heard().into_iter().filter(|heard| heard.kind == kind).collect()
     }
 
-    /// Waits for a message that `wanted` accepts, among those after the first `after`.
-    pub fn await_message(
-        &self,
-        what: &str,
-        within: Duration,
-        after: usize,
-        wanted: impl Fn(&Heard) -> bool,
-    ) -> Result<Heard> {
-        eventually(what, within, || {
+    /// Waits until it has heard so many messages of one kind, and gives the last of these.
+    pub fn await_message(&self, kind: MessageType, count: usize, within: Duration) -> Result<Heard> {
+        eventually(&format!("the server hears {kind:?} number {count}"), within, || {
             if let Some(fault) = &self.lock().fault {
                 return Err(format!("the DHCP server failed: {fault}").into());
             }
-            Ok(self.heard().into_iter().skip(after).find(|heard| wanted(heard)))
+            Ok(self.heard_of(kind).into_iter().nth(count - 1))
         })
     }
 

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use dhcproto::v4::MessageType;
 
+use crate::Named;
 use crate::lab::dnsmasq::{Dnsmasq, find};
 use crate::lab::forwarder::Path;
 use crate::lab::server::{Server, Settings};
 use crate::lab::topology::{LINK, SERVER, SERVER_LINK, Topology};
 use crate::lab::{Result, Skip, eventually};
 
-pub(crate) const TRIALS: &[(&str, fn() -> Result)] = &[
+pub(crate) const TRIALS: &[Named] = &[
     ("lab::container_reaches_server", container_reaches_server),
     ("lab::a_path_delays_and_checksums_stay_right", a_path_delays),
     ("lab::dnsmasq_starts", dnsmasq_starts),
