@@ -7,7 +7,7 @@ use smol_dhcp_proxy::rpc::{Lease, NetworkConfig, Status};
 use super::Result;
 use super::daemon::{Daemon, Unit};
 use super::grpc;
-use super::topology::{LINK, Topology};
+use super::topology::Topology;
 
 /// A network and a running daemon.
 #[derive(Debug)]
@@ -27,16 +27,7 @@ impl Stage {
 
     /// What netavark sends for a container.
     pub fn config(&self, container: usize) -> NetworkConfig {
-        let container = &self.topology.containers[container];
-        NetworkConfig {
-            host_iface: LINK.to_owned(),
-            container_iface: LINK.to_owned(),
-            container_mac_addr: container.mac.to_string(),
-            ns_path: container.namespace.path().display().to_string(),
-            container_id: "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef".to_owned(),
-            host_name: "box".to_owned(),
-            ..NetworkConfig::default()
-        }
+        self.topology.containers[container].config()
     }
 
     /// Asks for a lease for a container.

@@ -2,8 +2,11 @@
 
 use std::net::Ipv4Addr;
 
+use smol_dhcp_proxy::rpc::NetworkConfig;
+
 use super::Result;
 use super::forwarder::{Forwarder, Path};
+use super::links::Address;
 use super::namespace::Namespace;
 use super::wire::Mac;
 
@@ -69,8 +72,21 @@ impl Topology {
 }
 
 impl Container {
+    /// What netavark sends for it.
+    pub fn config(&self) -> NetworkConfig {
+        NetworkConfig {
+            host_iface: LINK.to_owned(),
+            container_iface: LINK.to_owned(),
+            container_mac_addr: self.mac.to_string(),
+            ns_path: self.namespace.path().display().to_string(),
+            container_id: "6f1e".repeat(16),
+            host_name: "box".to_owned(),
+            ..NetworkConfig::default()
+        }
+    }
+
     /// The address that its link has, if it has one; an error if it has several.
-    pub fn address(&self) -> Result<Option<super::links::Address>> {
+    pub fn address(&self) -> Result<Option<Address>> {
         let mut addresses = self.namespace.addresses()?;
         if addresses.len() > 1 {
             return Err(format!("several addresses: {addresses:?}").into());
