@@ -114,7 +114,8 @@ fn run(program: &Path) -> Result {
         lease.lease_time
     ));
     let address = container.address()?.ok_or("the container has no address")?;
-    check(address.address.to_string() == lease.yiaddr, format!("the container has {address:?}"))?;
+    let as_leased = address.address.to_string() == lease.yiaddr && u64::from(address.valid) <= LEASE.as_secs();
+    check(as_leased, format!("the container has {address:?}"))?;
     done(format!(
         "in the container: {}/{} on {LINK}, gone by itself in {} s",
         address.address, address.prefix, address.valid

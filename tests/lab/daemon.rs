@@ -152,6 +152,17 @@ impl Daemon {
         Ok(names)
     }
 
+    /// What its descriptors are once they stay the same: a client has its answer before the daemon has closed the
+    /// connection.
+    pub fn settled_descriptors(&self) -> Result<Vec<String>> {
+        let mut last = self.descriptor_names()?;
+        eventually("the daemon's descriptors stay the same", Duration::from_secs(5), || {
+            std::thread::sleep(Duration::from_millis(50));
+            let before = std::mem::replace(&mut last, self.descriptor_names()?);
+            Ok((before == last).then(|| last.clone()))
+        })
+    }
+
     /// A number of /proc/PID/status, such as `Threads` or `RssAnon` (in kB).
     pub fn status(&self, name: &str) -> Result<u64> {
         number(&fs::read_to_string(self.proc("status"))?, name)

@@ -71,5 +71,5 @@ fn without_an_answer() -> Result {
     // From then on it looks for a lease again, and takes one when there is one.
     server.await_message(MessageType::Discover, 2, Duration::from_secs(15))?;
     server.set_silent(false);
-    eventually("an address again", Duration::from_secs(40), || Ok(container.address()?.map(drop)))
+    eventually("an address again", Duration::from_secs(70), || Ok(container.address()?.map(drop)))
 }
