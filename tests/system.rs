@@ -1,2 +1,98 @@
-//! Tests of the real binary among real parts.
-fn main() {}
+//! Tests of the real binary among real parts. `cargo test --test system -- NAME` runs those with NAME in their names.
+//!
+//! A trial that lacks a part is ignored and says which; with SMOL_DHCP_PROXY_REQUIRE=1 in the environment it fails.
+
+#[path = "lab/mod.rs"]
+mod lab;
+
+#[path = "system/expiry.rs"]
+mod expiry;
+#[path = "system/lab_itself.rs"]
+mod lab_itself;
+#[path = "system/lease.rs"]
+mod lease;
+#[path = "system/leaving.rs"]
+mod leaving;
+#[path = "system/odd.rs"]
+mod odd;
+#[path = "system/peers.rs"]
+mod peers;
+#[path = "system/refusals.rs"]
+mod refusals;
+#[path = "system/resting.rs"]
+mod resting;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+use lab::sandbox::{Sandbox, take_evidence};
+use lab::stage::Stage;
+use lab::topology::Topology;
+use lab::{Result, Skip};
+
+/// A trial's name and what it does.
+type Named = (&'static str, fn() -> Result);
+
+fn main() -> ExitCode {
+    // Before anything else: a user namespace is for a process with one thread.
+    let sandbox = Sandbox::enter();
+    let mut arguments = Arguments::from_args();
+    // Most trials mostly wait.
+    arguments.test_threads.get_or_insert(8);
+
+    let groups: [&[Named]; 7] = [
+        lab_itself::TRIALS,
+        lease::TRIALS,
+        refusals::TRIALS,
+        leaving::TRIALS,
+        expiry::TRIALS,
+        resting::TRIALS,
+        odd::TRIALS,
+    ];
+    let named = groups.concat().into_iter().map(|(name, trial)| (name.to_owned(), Box::new(trial) as _));
+    let outside = sandbox.as_ref().err().map(ToString::to_string);
+    let trials = named.chain(peers::trials()).map(|(name, trial): (String, Box<dyn FnOnce() -> Result + Send>)| {
+        let outside = outside.clone();
+        Trial::ignorable_test(name, move || match outside {
+            Some(reason) => conclude(|| Err(Skip(reason).into())),
+            None => conclude(trial),
+        })
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    drop(sandbox);
+    conclusion.exit_code()
+}
+
+/// Runs a trial. One that lacks a part is ignored, with its reason; where every part is required, it fails.
+fn conclude(trial: impl FnOnce() -> Result) -> Result<Completion, Failed> {
+    take_evidence();
+    let reason = match catch_unwind(AssertUnwindSafe(trial)) {
+        Ok(Ok(())) => return Ok(Completion::Completed),
+        Ok(Err(error)) => match error.downcast_ref::<Skip>() {
+            Some(reason) if std::env::var_os("SMOL_DHCP_PROXY_REQUIRE").is_none() => {
+                return Ok(Completion::ignored_with(reason));
+            }
+            _ => error.to_string(),
+        },
+        Err(panic) => match panic.downcast_ref::<String>() {
+            Some(message) => message.clone(),
+            None => panic.downcast_ref::<&str>().unwrap_or(&"a panic without words").to_string(),
+        },
+    };
+    Err(format!("{reason}\n{}", take_evidence()).into())
+}
+
+/// The program under test: what cargo built for this test, or what `SMOL_DHCP_PROXY` names.
+fn program() -> &'static Path {
+    static NAMED: std::sync::OnceLock<Option<std::ffi::OsString>> = std::sync::OnceLock::new();
+    let named = NAMED.get_or_init(|| std::env::var_os("SMOL_DHCP_PROXY"));
+    Path::new(named.as_deref().unwrap_or(env!("CARGO_BIN_EXE_smol-dhcp-proxy").as_ref()))
+}
+
+/// A daemon with `arguments` on the host of a network with that many containers, and no DHCP server yet.
+fn stage(containers: u16, arguments: &[&str]) -> Result<Stage> {
+    Stage::new(Topology::new(containers)?, program(), arguments)
+}

@@ -1,0 +1,251 @@
+//! Interfaces and their IPv4 addresses.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator, Parseable, parse_u32};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope, CacheInfo};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkHeader, LinkMessage};
+use nix::libc;
+
+use super::netlink::{Netlink, Result, message, text};
+
+/// Names are at most this many bytes (`IFNAMSIZ` less the terminating zero).
+const NAME_MAX: usize = libc::IFNAMSIZ - 1;
+
+/// An interface as it was when the kernel was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The kernel's number for it, the same for as long as it stays in its namespace.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its hardware address, where that is one of Ethernet's six bytes.
+    pub mac: Option<[u8; 6]>,
+    /// Bytes of IP packet that fit one frame.
+    pub mtu: u32,
+    /// The smallest MTU that the driver takes.
+    pub min_mtu: u32,
+    /// The greatest MTU that the driver takes. One stacked on another interface, as macvlan is, may still refuse
+    /// what the one below does not carry.
+    pub max_mtu: u32,
+    /// Set up by its administrator.
+    pub up: bool,
+    /// Something is at the other end.
+    pub carrier: bool,
+    /// The driver's name for a virtual interface: `veth`, `macvlan`.
+    pub kind: Option<String>,
+}
+
+impl Link {
+    /// Reads a message's body. Only what is used is decoded, so that nothing else that a newer kernel tells can fail.
+    fn parse(body: &[u8]) -> Result<Self> {
+        let header = LinkHeader::parse(body)?;
+        let mut link = Link {
+            index: header.index,
+            name: String::new(),
+            mac: None,
+            mtu: 0,
+            min_mtu: 0,
+            max_mtu: u32::MAX,
+            up: header.flags.contains(LinkFlags::Up),
+            carrier: header.flags.contains(LinkFlags::LowerUp),
+            kind: None,
+        };
+        for attribute in NlasIterator::new(body.get(header.buffer_len()..).unwrap_or_default()) {
+            let attribute = attribute?;
+            match attribute.kind() {
+                libc::IFLA_IFNAME => link.name = text(&attribute),
+                libc::IFLA_ADDRESS => link.mac = attribute.value().try_into().ok(),
+                libc::IFLA_MTU => link.mtu = parse_u32(attribute.value())?,
+                libc::IFLA_MIN_MTU => link.min_mtu = parse_u32(attribute.value())?,
+                // Zero stands for no limit.
+                libc::IFLA_MAX_MTU => {
+                    link.max_mtu = match parse_u32(attribute.value())? {
+                        0 => u32::MAX,
+                        most => most,
+                    }
+                }
+                libc::IFLA_LINKINFO => {
+                    let mut inner = NlasIterator::new(attribute.value()).map_while(std::result::Result::ok);
+                    link.kind = inner.find(|inner| inner.kind() == libc::IFLA_INFO_KIND).map(|kind| text(&kind));
+                }
+                _ => {}
+            }
+        }
+        Ok(link)
+    }
+
+    /// Whether the driver takes this MTU.
+    pub fn takes_mtu(&self, mtu: u32) -> bool {
+        (self.min_mtu..=self.max_mtu).contains(&mtu)
+    }
+}
+
+/// An IPv4 address on an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// How many of its bits name the network.
+    pub prefix: u8,
+    /// Where a broadcast goes.
+    pub broadcast: Option<Ipv4Addr>,
+    /// What is left until the kernel removes it, in whole seconds; none is for ever.
+    pub valid: Option<Duration>,
+    /// What is left until it is no longer chosen for new connections.
+    pub preferred: Option<Duration>,
+}
+
+/// Whether something is there because of us. What was there before is not ours to undo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// It was not there; it is now.
+    New,
+    /// It was there already.
+    Already,
+}
+
+impl Netlink {
+    /// The interface of that name; a name that none can have is one that none has.
+    pub fn link_by_name(&self, name: &str) -> Result<Option<Link>> {
+        // The kernel would cut a longer name, or answer for "any interface" to an empty one.
+        if name.is_empty() || name.len() > NAME_MAX || name.contains(['/', '\0']) {
+            return Ok(None);
+        }
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        self.link(&message)
+    }
+
+    /// The interface of that number.
+    pub fn link_by_index(&self, index: u32) -> Result<Option<Link>> {
+        // The kernel counts from one, in a signed number, and takes anything else for a broken request.
+        if i32::try_from(index).unwrap_or(0) == 0 {
+            return Ok(None);
+        }
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        self.link(&message)
+    }
+
+    fn link(&self, message: &LinkMessage) -> Result<Option<Link>> {
+        match self.request(message::GET_LINK, 0, message) {
+            Ok(answers) => answers.first().map(|body| Link::parse(body)).transpose(),
+            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sets an interface's MTU, in bytes. What the driver or the interface below does not take is `EINVAL`.
+    pub fn set_mtu(&self, index: u32, mtu: u32) -> Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::Mtu(mtu));
+        self.request(message::NEW_LINK, 0, &message).map(drop)
+    }
+
+    /// The IPv4 addresses of an interface.
+    pub fn addresses(&self, index: u32) -> Result<Vec<Address>> {
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet;
+        let mut addresses = Vec::new();
+        for body in self.dump(message::GET_ADDRESS, &message)? {
+            let message = AddressMessage::parse(&body)?;
+            if message.header.index == index {
+                addresses.extend(read_address(&message));
+            }
+        }
+        Ok(addresses)
+    }
+
+    /// Puts an address on an interface, or gives the one that is there new lifetimes.
+    ///
+    /// After `valid` the kernel removes it, give or take a second, and with it every route that names it as its
+    /// source; none is for ever. Parts of a second count as a whole one, so the kernel is never early.
+    ///
+    /// An address of the same network that was there before stays the primary one, and takes this one with it when
+    /// it goes (unless the sysctl `promote_secondaries` is set). To replace an address, remove the old one first.
+    pub fn set_address(
+        &self,
+        index: u32,
+        address: Ipv4Addr,
+        prefix: u8,
+        broadcast: Option<Ipv4Addr>,
+        valid: Option<Duration>,
+    ) -> Result<Made> {
+        let mut message = address_message(index, address, prefix);
+        message.attributes.extend(broadcast.map(AddressAttribute::Broadcast));
+        let mut lifetimes = CacheInfo::default();
+        lifetimes.ifa_valid = valid.map_or(FOREVER, seconds);
+        lifetimes.ifa_preferred = lifetimes.ifa_valid;
+        message.attributes.push(AddressAttribute::CacheInfo(lifetimes));
+        match self.request(message::NEW_ADDRESS, NLM_F_CREATE | NLM_F_EXCL, &message) {
+            Ok(_) => Ok(Made::New),
+            Err(error) if error.errno() == Some(libc::EEXIST) => {
+                self.request(message::NEW_ADDRESS, NLM_F_CREATE | NLM_F_REPLACE, &message).map(|_| Made::Already)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes an address off an interface, and with it every route that names it as its source. Tells whether it was
+    /// there; an interface that is gone has none.
+    pub fn remove_address(&self, index: u32, address: Ipv4Addr, prefix: u8) -> Result<bool> {
+        let removed = self.request(message::DEL_ADDRESS, 0, &address_message(index, address, prefix));
+        was_there(removed, &[libc::EADDRNOTAVAIL, libc::ENODEV])
+    }
+}
+
+/// What the kernel takes for no end, as an address's lifetime in seconds.
+const FOREVER: u32 = u32::MAX;
+
+/// A lifetime as the kernel wants it: not zero, which it refuses, and no end only where that is meant.
+fn seconds(lifetime: Duration) -> u32 {
+    let whole = lifetime.as_secs().saturating_add(u64::from(lifetime.subsec_nanos() > 0));
+    u32::try_from(whole).unwrap_or(FOREVER).clamp(1, FOREVER - 1)
+}
+
+fn address_message(index: u32, address: Ipv4Addr, prefix: u8) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.prefix_len = prefix;
+    message.header.scope = AddressScope::Universe;
+    message.header.index = index;
+    // Peers of a point-to-point link would differ; for us both are the same.
+    message.attributes.push(AddressAttribute::Local(address.into()));
+    message.attributes.push(AddressAttribute::Address(address.into()));
+    message
+}
+
+fn read_address(message: &AddressMessage) -> Option<Address> {
+    let mut address = None;
+    let mut broadcast = None;
+    let (mut valid, mut preferred) = (FOREVER, FOREVER);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(IpAddr::V4(local)) => address = Some(*local),
+            AddressAttribute::Broadcast(to) => broadcast = Some(*to),
+            AddressAttribute::CacheInfo(info) => (valid, preferred) = (info.ifa_valid, info.ifa_preferred),
+            _ => {}
+        }
+    }
+    let lifetime = |seconds: u32| (seconds != FOREVER).then(|| Duration::from_secs(seconds.into()));
+    Some(Address {
+        address: address?,
+        prefix: message.header.prefix_len,
+        broadcast,
+        valid: lifetime(valid),
+        preferred: lifetime(preferred),
+    })
+}
+
+/// The outcome of a removal, where `absent` are the errors that mean it was not there.
+pub(super) fn was_there(removed: Result<impl Sized>, absent: &[i32]) -> Result<bool> {
+    match removed {
+        Ok(_) => Ok(true),
+        Err(error) if error.errno().is_some_and(|errno| absent.contains(&errno)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,29 @@
+//! Socket options that rustix and nix have no name for, read and set through nix's typed macros.
+
+use nix::libc;
+use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
+
+sockopt_impl!(
+    /// The number of the socket's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
+    NetnsCookie,
+    GetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_NETNS_COOKIE,
+    u64
+);
+sockopt_impl!(
+    /// Asks for words beside an errno (netlink(7), `NETLINK_EXT_ACK`).
+    ExplainErrors,
+    SetOnly,
+    libc::SOL_NETLINK,
+    libc::NETLINK_EXT_ACK,
+    bool
+);
+sockopt_impl!(
+    /// Asks not to have the request repeated in an acknowledgement (netlink(7), `NETLINK_CAP_ACK`).
+    OmitRequest,
+    SetOnly,
+    libc::SOL_NETLINK,
+    libc::NETLINK_CAP_ACK,
+    bool
+);

@@ -1,0 +1,184 @@
+//! IPv4 routes of the main table.
+
+use std::net::Ipv4Addr;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, Parseable};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use nix::libc;
+
+use super::link::{Made, was_there};
+use super::netlink::{Error, Netlink, Result, message};
+
+/// A unicast route through one interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Where it leads: the network's first address, 0.0.0.0 for everywhere.
+    pub destination: Ipv4Addr,
+    /// How many bits of the destination count, 0 for everywhere.
+    pub prefix: u8,
+    /// Who forwards; none where the destination is on the link itself.
+    pub gateway: Option<Ipv4Addr>,
+    /// Through which interface.
+    pub index: u32,
+    /// Of several routes that fit equally well, the lowest wins.
+    pub metric: u32,
+    /// The address that packets leave with. The kernel removes the route when it removes the address; without this, a
+    /// default route outlives the address it was made for wherever the interface has another one.
+    pub source: Option<Ipv4Addr>,
+    /// Who made it.
+    pub protocol: RouteProtocol,
+}
+
+impl Route {
+    /// A route from a DHCP server: to everything through `gateway`, for as long as `source` is ours.
+    pub fn default_via(gateway: Ipv4Addr, index: u32, source: Ipv4Addr, metric: u32) -> Self {
+        Self::from_lease(Ipv4Addr::UNSPECIFIED, 0, Some(gateway), index, source, metric)
+    }
+
+    /// A route from a DHCP server, for as long as `source` is ours; without a gateway the destination is on the link.
+    ///
+    /// Bits of the destination beyond the prefix are dropped: servers send them (RFC 3442), the kernel refuses them.
+    pub fn from_lease(
+        destination: Ipv4Addr,
+        prefix: u8,
+        gateway: Option<Ipv4Addr>,
+        index: u32,
+        source: Ipv4Addr,
+        metric: u32,
+    ) -> Self {
+        let mask = u32::MAX.checked_shl(32_u32.saturating_sub(prefix.into())).unwrap_or(0);
+        Self {
+            destination: Ipv4Addr::from_bits(destination.to_bits() & mask),
+            prefix,
+            gateway,
+            index,
+            metric,
+            source: Some(source),
+            protocol: RouteProtocol::Dhcp,
+        }
+    }
+
+    /// Whether `present` does what this one is wanted for: the same way, and no shorter-lived.
+    fn is_served_by(&self, present: &Route) -> bool {
+        let way = |route: &Route| (route.destination, route.prefix, route.gateway, route.index);
+        way(self) == way(present) && (present.source.is_none() || present.source == self.source)
+    }
+
+    fn collides_with(&self, present: &Route) -> bool {
+        let slot = |route: &Route| (route.destination, route.prefix, route.metric);
+        slot(self) == slot(present)
+    }
+}
+
+/// How often a metric that was free is found taken before we give up; somebody else is adding routes, too.
+const ATTEMPTS: usize = 8;
+
+impl Netlink {
+    /// The unicast routes of the main table. One of several next hops is left out, as we make none and undo none.
+    pub fn routes(&self) -> Result<Vec<Route>> {
+        let bodies = self.dump(message::GET_ROUTE, &message_for_all())?;
+        // What this library cannot decode is some other program's, and no reason to stop.
+        Ok(bodies.iter().filter_map(|body| read_route(&RouteMessage::parse(body.as_slice()).ok()?)).collect())
+    }
+
+    /// Adds a route, unless one to the same end is there already. Returns the route that is there now.
+    ///
+    /// Where another route to the same destination has the metric, the next free one is taken, so that networks
+    /// which all bring a default route can share a container. A gateway that no prefix on the link covers, as
+    /// with an address of 32 bits, is taken to be on the link all the same.
+    pub fn add_route(&self, wanted: &Route) -> Result<(Route, Made)> {
+        let mut route = wanted.clone();
+        let mut last = None;
+        for _ in 0..ATTEMPTS {
+            let present = self.routes()?;
+            if let Some(served) = present.iter().find(|present| wanted.is_served_by(present)) {
+                return Ok((served.clone(), Made::Already));
+            }
+            while present.iter().any(|present| route.collides_with(present)) && route.metric < u32::MAX {
+                route.metric += 1;
+            }
+            match self.install(&route) {
+                Ok(()) => return Ok((route, Made::New)),
+                // Taken since we looked, or by a route that we do not list.
+                Err(error) if error.errno() == Some(libc::EEXIST) => {
+                    route.metric = route.metric.saturating_add(1);
+                    last = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::from(std::io::Error::from_raw_os_error(libc::EEXIST))))
+    }
+
+    fn install(&self, route: &Route) -> Result<()> {
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        let mut message = route_message(route);
+        match self.request(message::NEW_ROUTE, flags, &message) {
+            Err(error) if error.errno() == Some(libc::ENETUNREACH) && route.gateway.is_some() => {
+                message.header.flags |= RouteFlags::Onlink;
+                self.request(message::NEW_ROUTE, flags, &message).map(drop)
+            }
+            other => other.map(drop),
+        }
+    }
+
+    /// Removes exactly this route. Tells whether it was there; an interface that is gone has none.
+    pub fn remove_route(&self, route: &Route) -> Result<bool> {
+        let removed = self.request(message::DEL_ROUTE, 0, &route_message(route));
+        was_there(removed, &[libc::ESRCH, libc::ENODEV])
+    }
+}
+
+fn message_for_all() -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message
+}
+
+fn route_message(route: &Route) -> RouteMessage {
+    let mut message = message_for_all();
+    message.header.destination_prefix_length = route.prefix;
+    message.header.protocol = route.protocol;
+    message.header.kind = RouteType::Unicast;
+    message.header.scope = if route.gateway.is_some() { RouteScope::Universe } else { RouteScope::Link };
+    let attributes = &mut message.attributes;
+    if route.prefix > 0 {
+        attributes.push(RouteAttribute::Destination(RouteAddress::Inet(route.destination)));
+    }
+    attributes.extend(route.gateway.map(|gateway| RouteAttribute::Gateway(RouteAddress::Inet(gateway))));
+    attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(RouteAddress::Inet(source))));
+    attributes.push(RouteAttribute::Oif(route.index));
+    attributes.push(RouteAttribute::Priority(route.metric));
+    message
+}
+
+fn read_route(message: &RouteMessage) -> Option<Route> {
+    let header = &message.header;
+    if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
+        return None;
+    }
+    let mut route = Route {
+        destination: Ipv4Addr::UNSPECIFIED,
+        prefix: header.destination_prefix_length,
+        gateway: None,
+        index: 0,
+        metric: 0,
+        source: None,
+        protocol: header.protocol,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(to)) => route.destination = *to,
+            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => route.gateway = Some(*gateway),
+            RouteAttribute::PrefSource(RouteAddress::Inet(source)) => route.source = Some(*source),
+            RouteAttribute::Oif(index) => route.index = *index,
+            RouteAttribute::Priority(metric) => route.metric = *metric,
+            _ => {}
+        }
+    }
+    (route.index != 0).then_some(route)
+}

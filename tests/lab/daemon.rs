@@ -1,0 +1,226 @@
+//! The daemon as systemd would start it: this process holds the listening socket and hands it over as descriptor 3.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::namespace::Namespace;
+use super::{Result, eventually, sandbox};
+
+/// The listening socket and how to start what serves it, as a pair of unit files would say. The socket stays open from
+/// one instance to the next.
+#[derive(Debug)]
+pub struct Unit {
+    listener: UnixListener,
+    program: PathBuf,
+    folder: PathBuf,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    notify: UnixDatagram,
+}
+
+impl Unit {
+    /// A socket in a folder of its own, served by `program` with `arguments`; `--dir` is added to them.
+    pub fn new(program: impl Into<PathBuf>, arguments: &[&str]) -> Result<Self> {
+        let folder = sandbox::folder("run")?;
+        sandbox::keep_evidence(folder.join("log"));
+        let mut all = vec!["--dir".to_owned(), folder.display().to_string()];
+        all.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        let notify = UnixDatagram::bind(folder.join("notify"))?;
+        notify.set_nonblocking(true)?;
+        Ok(Self {
+            // Blocking, as systemd hands it over.
+            listener: UnixListener::bind(folder.join("nv-proxy.sock"))?,
+            program: program.into(),
+            environment: vec![
+                ("RUST_LOG".to_owned(), "debug".to_owned()),
+                ("NOTIFY_SOCKET".to_owned(), folder.join("notify").display().to_string()),
+            ],
+            folder,
+            arguments: all,
+            notify,
+        })
+    }
+
+    /// Sets a variable of the daemon's environment.
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Where clients connect to.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("nv-proxy.sock")
+    }
+
+    /// The lease file.
+    pub fn lease_file(&self) -> PathBuf {
+        self.folder.join("nv-proxy.lease")
+    }
+
+    /// All that the instances have logged.
+    pub fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.folder.join("log")).unwrap_or_default())
+    }
+
+    /// What the daemon told the service manager since the last call, one line each.
+    pub fn notifications(&self) -> Result<Vec<String>> {
+        let mut lines = Vec::new();
+        let mut buffer = [0; 4096];
+        loop {
+            match self.notify.recv(&mut buffer) {
+                Ok(length) => lines.extend(String::from_utf8_lossy(&buffer[..length]).lines().map(str::to_owned)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(lines),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Waits for somebody who connects, as systemd does before it starts the service. The connection stays in the queue.
+    pub fn await_connection(&self, within: Duration) -> Result {
+        let timeout = Timespec { tv_sec: i64::try_from(within.as_secs())?, tv_nsec: within.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(&self.listener, PollFlags::IN)], Some(&timeout))? {
+            0 => Err(format!("nobody connected within {within:?}").into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Starts an instance in `namespace`.
+    pub fn start(&self, namespace: &Namespace) -> Result<Daemon> {
+        let log = File::options().create(true).append(true).open(self.folder.join("log"))?;
+        let mut command = Command::new("/bin/sh");
+        command
+            // The socket comes in as standard input and becomes descriptor 3; `$$` is the daemon's own id after exec.
+            .args(["-c", r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@" 3<&0 0</dev/null"#])
+            .arg(&self.program)
+            .args(&self.arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::from(OwnedFd::from(self.listener.try_clone()?)))
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        Ok(Daemon { child: namespace.spawn(&mut command)? })
+    }
+
+    /// Starts an instance and waits until it says that it accepts.
+    pub fn start_ready(&self, namespace: &Namespace) -> Result<Daemon> {
+        let mut daemon = self.start(namespace)?;
+        eventually("the daemon says READY=1", Duration::from_secs(5), || {
+            if let Some(status) = daemon.child.try_wait()? {
+                return Err(format!("the daemon left with {status}:\n{}", self.log()?).into());
+            }
+            Ok(self.notifications()?.iter().any(|line| line == "READY=1").then_some(()))
+        })?;
+        Ok(daemon)
+    }
+}
+
+/// A running instance; dropped, it is killed.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+}
+
+impl Daemon {
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> Result<usize> {
+        Ok(fs::read_dir(self.proc("fd"))?.count())
+    }
+
+    /// What its descriptors are, for a person to read.
+    pub fn descriptor_names(&self) -> Result<Vec<String>> {
+        let entries = fs::read_dir(self.proc("fd"))?;
+        let mut names: Vec<String> = entries
+            .map(|entry| {
+                let entry = entry?;
+                let target = fs::read_link(entry.path()).unwrap_or_default();
+                Ok(format!("{} {}", entry.file_name().display(), target.display()))
+            })
+            .collect::<io::Result<_>>()?;
+        names.sort();
+        Ok(names)
+    }
+
+    /// What its descriptors are once they stay the same: a client has its answer before the daemon has closed the
+    /// connection.
+    pub fn settled_descriptors(&self) -> Result<Vec<String>> {
+        let mut last = self.descriptor_names()?;
+        eventually("the daemon's descriptors stay the same", Duration::from_secs(5), || {
+            std::thread::sleep(Duration::from_millis(50));
+            let before = std::mem::replace(&mut last, self.descriptor_names()?);
+            Ok((before == last).then(|| last.clone()))
+        })
+    }
+
+    /// A number of /proc/PID/status, such as `Threads` or `RssAnon` (in kB).
+    pub fn status(&self, name: &str) -> Result<u64> {
+        number(&fs::read_to_string(self.proc("status"))?, name)
+    }
+
+    /// The context switches of all its threads so far.
+    pub fn context_switches(&self) -> Result<u64> {
+        let mut sum = 0;
+        for thread in fs::read_dir(self.proc("task"))? {
+            let status = fs::read_to_string(thread?.path().join("status"))?;
+            sum += number(&status, "voluntary_ctxt_switches")? + number(&status, "nonvoluntary_ctxt_switches")?;
+        }
+        Ok(sum)
+    }
+
+    /// The state flags of a descriptor as /proc/PID/fdinfo shows them.
+    pub fn descriptor_flags(&self, descriptor: u32) -> Result<u32> {
+        let text = fs::read_to_string(self.proc("fdinfo").join(descriptor.to_string()))?;
+        let flags = text.lines().find_map(|line| line.strip_prefix("flags:")).ok_or("fdinfo without flags")?;
+        Ok(u32::from_str_radix(flags.trim(), 8)?)
+    }
+
+    /// Whether it is still there.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// Waits until it leaves by itself.
+    pub fn await_exit(&mut self, within: Duration) -> Result<ExitStatus> {
+        eventually("the daemon leaves", within, || Ok(self.child.try_wait()?))
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result {
+        Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
+    }
+
+    /// Ends it with SIGKILL, as a crash would.
+    pub fn crash(mut self) -> Result {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    fn proc(&self, file: &str) -> PathBuf {
+        Path::new("/proc").join(self.child.id().to_string()).join(file)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn number(status: &str, name: &str) -> Result<u64> {
+    let mut lines = status.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let value = lines.next().and_then(|line| line.split_whitespace().next());
+    Ok(value.ok_or_else(|| format!("no {name} in /proc/PID/status"))?.parse()?)
+}

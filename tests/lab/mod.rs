@@ -1,0 +1,54 @@
+//! A laboratory: real networks in namespaces of our own, a DHCP server, and the daemon started as systemd would.
+//!
+//! Shared by `tests/system.rs` and `examples/demo.rs`. Nothing here needs another program, but for
+//! [`dnsmasq`], which skips where it is not installed. Whatever is started is ended when its value is dropped.
+#![allow(dead_code, unreachable_pub, reason = "each user takes a part of it")]
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use smol_dhcp_proxy::rt;
+
+pub mod daemon;
+pub mod dnsmasq;
+pub mod forwarder;
+pub mod grpc;
+pub mod links;
+pub mod namespace;
+pub mod sandbox;
+pub mod server;
+pub mod stage;
+pub mod topology;
+pub mod wire;
+
+/// What can go wrong here is told to a person; nobody tells one error from another, but for [`Skip`].
+pub type Result<T = (), E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
+
+/// The error of a trial that cannot run on this machine.
+#[derive(Debug)]
+pub struct Skip(pub String);
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Skip {}
+
+/// Asks `probe` again and again until it has an answer; fails when `within` has passed.
+///
+/// For what happens in another process or in the kernel and announces itself nowhere.
+pub fn eventually<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = rt::now() + within;
+    loop {
+        if let Some(answer) = probe()? {
+            return Ok(answer);
+        }
+        if rt::now() >= deadline {
+            return Err(format!("not within {within:?}: {what}").into());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,349 @@
+//! An embedded DHCP server: honest by default, silent or forgetful when told to, and it remembers all that it heard.
+//!
+//! dhcproto reads and writes the messages, so that the client under test never talks to its own reading of the RFCs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
+use dhcproto::{Decodable, Decoder, Encodable};
+use rustix::event::{PollFd, PollFlags, poll};
+use smol_dhcp_proxy::rt;
+use smol_dhcp_proxy::time::Instant;
+
+use super::namespace::Namespace;
+use super::wire::{Datagram, Mac, Tap};
+use super::{Result, eventually};
+
+/// What the server gives out.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Its own address, which the link has already.
+    pub address: Ipv4Addr,
+    pub mask: Ipv4Addr,
+    /// The first address of the pool; the next ones follow, and none is given to a second client.
+    pub first: Ipv4Addr,
+    pub lease: Duration,
+    /// Options 58 and 59; left out where none.
+    pub t1: Option<Duration>,
+    pub t2: Option<Duration>,
+    pub router: Option<Ipv4Addr>,
+    pub dns: Vec<Ipv4Addr>,
+    pub domain: Option<String>,
+    pub mtu: Option<u16>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            address: Ipv4Addr::new(10, 88, 0, 1),
+            mask: Ipv4Addr::new(255, 255, 0, 0),
+            first: Ipv4Addr::new(10, 88, 1, 1),
+            lease: Duration::from_secs(3600),
+            t1: None,
+            t2: None,
+            router: Some(Ipv4Addr::new(10, 88, 0, 1)),
+            dns: vec![Ipv4Addr::new(10, 88, 0, 1)],
+            domain: Some("lab.example".to_owned()),
+            mtu: None,
+        }
+    }
+}
+
+/// A message that the server heard, with the addresses of its packet and frame.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    pub at: Instant,
+    pub kind: MessageType,
+    pub from: Mac,
+    pub to: Mac,
+    pub source: Ipv4Addr,
+    pub destination: Ipv4Addr,
+    pub message: Message,
+}
+
+impl Heard {
+    /// Whether it says which server it means, as only an answer to an OFFER and what gives an address back do.
+    pub fn names_server(&self) -> bool {
+        self.message.opts().contains(OptionCode::ServerIdentifier)
+    }
+
+    /// Whether it asks for an address by option 50.
+    pub fn requests_address(&self) -> bool {
+        self.message.opts().contains(OptionCode::RequestedIpAddress)
+    }
+
+    /// Whether it was sent to the server alone.
+    pub fn is_unicast(&self) -> bool {
+        self.to != Mac::BROADCAST && !self.destination.is_broadcast()
+    }
+
+    /// The client's hardware address.
+    pub fn client(&self) -> Mac {
+        Mac(self.message.chaddr().try_into().unwrap_or_default())
+    }
+}
+
+/// A running server; dropped, it is gone and hears nothing any more.
+#[derive(Debug)]
+pub struct Server {
+    state: Arc<Mutex<State>>,
+    stop: Option<UnixStream>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct State {
+    settings: Settings,
+    silent: bool,
+    given: u32,
+    leases: BTreeMap<Mac, Ipv4Addr>,
+    /// Addresses that a client found in use.
+    declined: BTreeSet<Ipv4Addr>,
+    heard: Vec<Heard>,
+    fault: Option<String>,
+}
+
+impl Server {
+    /// Starts a server on the link `name` of `namespace`.
+    pub fn start(namespace: &Namespace, name: &str, settings: Settings) -> Result<Self> {
+        // Nobody reads this one. It is there for the kernel, which would tell clients that the port is unreachable.
+        let port = namespace.run(|| Ok(UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 67))?))?;
+        Self::listen(namespace, name, settings, Some(port))
+    }
+
+    /// Only listens, beside another server.
+    pub fn eavesdrop(namespace: &Namespace, name: &str) -> Result<Self> {
+        Self::listen(namespace, name, Settings::default(), None)
+    }
+
+    fn listen(namespace: &Namespace, name: &str, settings: Settings, port: Option<UdpSocket>) -> Result<Self> {
+        let state = State {
+            settings,
+            silent: port.is_none(),
+            given: 0,
+            leases: BTreeMap::new(),
+            declined: BTreeSet::new(),
+            heard: Vec::new(),
+            fault: None,
+        };
+        let state = Arc::new(Mutex::new(state));
+        let (stop, stopped) = UnixStream::pair()?;
+        let tap = namespace.run(|| Tap::open(name))?;
+        let shared = Arc::clone(&state);
+        let thread = std::thread::spawn(move || {
+            let _port = port;
+            if let Err(error) = listen(&tap, &stopped, &shared) {
+                lock(&shared).fault = Some(error.to_string());
+            }
+        });
+        Ok(Self { state, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Stops answering, or answers again. It hears on.
+    pub fn set_silent(&self, silent: bool) {
+        self.lock().silent = silent;
+    }
+
+    /// Changes what it gives out from now on.
+    pub fn change(&self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.lock().settings);
+    }
+
+    /// Forgets its leases: who renews now gets a NAK, and then another address.
+    pub fn forget(&self) {
+        self.lock().leases.clear();
+    }
+
+    /// The lease of a client.
+    pub fn lease_of(&self, client: Mac) -> Option<Ipv4Addr> {
+        self.lock().leases.get(&client).copied()
+    }
+
+    /// Everything it heard so far, oldest first.
+    pub fn heard(&self) -> Vec<Heard> {
+        self.lock().heard.clone()
+    }
+
+    /// The kinds of the messages that it heard, oldest first.
+    pub fn heard_kinds(&self) -> Vec<MessageType> {
+        self.heard().iter().map(|heard| heard.kind).collect()
+    }
+
+    /// The messages of one kind.
+    pub fn heard_of(&self, kind: MessageType) -> Vec<Heard> {
+        self.heard().into_iter().filter(|heard| heard.kind == kind).collect()
+    }
+
+    /// Waits until it has heard so many messages of one kind, and gives the last of these.
+    pub fn await_message(&self, kind: MessageType, count: usize, within: Duration) -> Result<Heard> {
+        eventually(&format!("the server hears {kind:?} number {count}"), within, || {
+            if let Some(fault) = &self.lock().fault {
+                return Err(format!("the DHCP server failed: {fault}").into());
+            }
+            Ok(self.heard_of(kind).into_iter().nth(count - 1))
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Serves until the other end of `stopped` is closed.
+fn listen(tap: &Tap, stopped: &UnixStream, state: &Mutex<State>) -> Result {
+    loop {
+        let mut ready = [PollFd::new(tap, PollFlags::IN), PollFd::new(stopped, PollFlags::IN)];
+        poll(&mut ready, None)?;
+        if !ready[1].revents().is_empty() {
+            return Ok(());
+        }
+        while let Some(frame) = tap.receive()? {
+            let Some(datagram) = Datagram::parse(&frame).filter(|datagram| datagram.destination.port() == 67) else {
+                continue;
+            };
+            let answer = lock(state).hear(&datagram, tap.mac);
+            if let Some(answer) = answer {
+                tap.send(&answer.to_frame())?;
+            }
+        }
+    }
+}
+
+impl State {
+    fn hear(&mut self, datagram: &Datagram, our_mac: Mac) -> Option<Datagram> {
+        let message = Message::decode(&mut Decoder::new(&datagram.payload)).ok()?;
+        let heard = Heard {
+            at: rt::now(),
+            kind: message.opts().msg_type()?,
+            from: datagram.from,
+            to: datagram.to,
+            source: *datagram.source.ip(),
+            destination: *datagram.destination.ip(),
+            message,
+        };
+        self.heard.push(heard.clone());
+        if self.silent {
+            return None;
+        }
+        let (kind, address) = self.decide(&heard)?;
+        let reply = self.reply(&heard.message, kind, address);
+        // RFC 2131 section 4.1: to a client with an address, there; else by broadcast where the client asks
+        // for it or gets a NAK; else to the address that it is about to have, without ARP.
+        let known = heard.message.ciaddr();
+        let broadcast = kind == MessageType::Nak || known.is_unspecified() && heard.message.flags().broadcast();
+        let (to, destination) = match address {
+            _ if broadcast => (Mac::BROADCAST, Ipv4Addr::BROADCAST),
+            _ if !known.is_unspecified() => (heard.client(), known),
+            Some(address) => (heard.client(), address),
+            None => (Mac::BROADCAST, Ipv4Addr::BROADCAST),
+        };
+        Some(Datagram {
+            from: our_mac,
+            to,
+            source: SocketAddrV4::new(self.settings.address, 67),
+            destination: SocketAddrV4::new(destination, 68),
+            payload: reply.to_vec().ok()?,
+        })
+    }
+
+    /// The answer to a message: RFC 2131 section 4.3, with table 4 to tell one REQUEST from another.
+    fn decide(&mut self, heard: &Heard) -> Option<(MessageType, Option<Ipv4Addr>)> {
+        let (message, client) = (&heard.message, heard.client());
+        let lease = self.leases.get(&client).copied();
+        match heard.kind {
+            MessageType::Discover => Some((MessageType::Offer, Some(self.assign(client)))),
+            MessageType::Request => {
+                let wanted = match message.opts().get(OptionCode::ServerIdentifier) {
+                    Some(DhcpOption::ServerIdentifier(server)) if *server != self.settings.address => {
+                        self.leases.remove(&client); // It took the offer of another server.
+                        return None;
+                    }
+                    _ if !message.ciaddr().is_unspecified() => Some(message.ciaddr()),
+                    _ => match message.opts().get(OptionCode::RequestedIpAddress) {
+                        Some(DhcpOption::RequestedIpAddress(address)) => Some(*address),
+                        _ => None,
+                    },
+                };
+                match lease {
+                    Some(lease) if Some(lease) == wanted => Some((MessageType::Ack, Some(lease))),
+                    _ => Some((MessageType::Nak, None)),
+                }
+            }
+            MessageType::Release if lease == Some(message.ciaddr()) => {
+                self.leases.remove(&client);
+                None
+            }
+            MessageType::Decline => {
+                self.declined.extend(self.leases.remove(&client));
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn assign(&mut self, client: Mac) -> Ipv4Addr {
+        if let Some(lease) = self.leases.get(&client) {
+            return *lease;
+        }
+        loop {
+            let address = Ipv4Addr::from_bits(self.settings.first.to_bits() + self.given);
+            self.given += 1;
+            if !self.declined.contains(&address) {
+                self.leases.insert(client, address);
+                return address;
+            }
+        }
+    }
+
+    fn reply(&self, request: &Message, kind: MessageType, address: Option<Ipv4Addr>) -> Message {
+        let settings = &self.settings;
+        let mut reply = Message::default();
+        reply
+            .set_opcode(Opcode::BootReply)
+            .set_xid(request.xid())
+            .set_flags(request.flags())
+            .set_chaddr(request.chaddr())
+            .set_ciaddr(if kind == MessageType::Ack { request.ciaddr() } else { Ipv4Addr::UNSPECIFIED })
+            .set_yiaddr(address.unwrap_or(Ipv4Addr::UNSPECIFIED));
+        let options = reply.opts_mut();
+        options.insert(DhcpOption::MessageType(kind));
+        options.insert(DhcpOption::ServerIdentifier(settings.address));
+        if kind == MessageType::Nak {
+            options.insert(DhcpOption::Message("no such lease".to_owned()));
+            return reply;
+        }
+        let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+        options.insert(DhcpOption::AddressLeaseTime(seconds(settings.lease)));
+        options.insert(DhcpOption::SubnetMask(settings.mask));
+        let more = [
+            settings.t1.map(|time| DhcpOption::Renewal(seconds(time))),
+            settings.t2.map(|time| DhcpOption::Rebinding(seconds(time))),
+            settings.router.map(|router| DhcpOption::Router(vec![router])),
+            (!settings.dns.is_empty()).then(|| DhcpOption::DomainNameServer(settings.dns.clone())),
+            settings.domain.clone().map(DhcpOption::DomainName),
+            settings.mtu.map(DhcpOption::InterfaceMtu),
+        ];
+        for option in more.into_iter().flatten() {
+            options.insert(option);
+        }
+        reply
+    }
+}

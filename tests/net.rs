@@ -1,0 +1,52 @@
+//! Tests of the `net` layer against the kernel, in namespaces of their own.
+//!
+//! What the layer did is asked back through the laboratory's own rtnetlink, another hand's reading of the same pages.
+
+#[path = "lab/mod.rs"]
+mod lab;
+
+#[path = "net/links.rs"]
+mod links;
+#[path = "net/namespaces.rs"]
+mod namespaces;
+#[path = "net/sockets.rs"]
+mod sockets;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+type NamedTrial = (&'static str, fn() -> lab::Result);
+
+fn main() -> ExitCode {
+    // Before anything else: a user namespace is for a process with one thread.
+    let sandbox = lab::sandbox::Sandbox::enter();
+    let mut arguments = Arguments::from_args();
+    // One after the other, because some of them count the descriptors of the process.
+    arguments.test_threads = Some(1);
+    let outside = sandbox.as_ref().err().map(ToString::to_string);
+    let trials = [namespaces::TRIALS, links::TRIALS, sockets::TRIALS].concat();
+    let trials = trials.into_iter().map(|(name, trial)| {
+        let outside = outside.clone();
+        Trial::ignorable_test(name, move || match outside {
+            Some(reason) => conclude(Err(lab::Skip(reason).into())),
+            None => conclude(trial()),
+        })
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    drop(sandbox);
+    conclusion.exit_code()
+}
+
+/// A trial that lacks a part is ignored, with its reason; where every part is required, it fails.
+fn conclude(result: lab::Result) -> Result<Completion, Failed> {
+    match result {
+        Ok(()) => Ok(Completion::Completed),
+        Err(error) => match error.downcast_ref::<lab::Skip>() {
+            Some(reason) if std::env::var_os("SMOL_DHCP_PROXY_REQUIRE").is_none() => {
+                Ok(Completion::ignored_with(reason))
+            }
+            _ => Err(error.into()),
+        },
+    }
+}

@@ -1,0 +1,213 @@
+//! The packet socket hears what it should, and the UDP port stands in and is never read.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use nix::libc;
+use smol_dhcp_proxy::net::netlink::Netlink;
+use smol_dhcp_proxy::net::netns::Netns;
+use smol_dhcp_proxy::net::raw::RawSocket;
+use smol_dhcp_proxy::net::udp::Port;
+use smol_dhcp_proxy::rt::{self, Watched};
+
+use super::NamedTrial;
+use super::lab::namespace::Namespace;
+use super::lab::wire::Tap;
+use super::lab::{Result, eventually};
+
+pub(super) const TRIALS: &[NamedTrial] = &[
+    ("raw::it_hears_only_what_it_should", it_hears_only_what_it_should),
+    ("raw::an_interface_that_is_down_or_gone_is_an_error", an_interface_that_is_down_or_gone_is_an_error),
+    ("udp::it_sends_from_the_address_it_is_told_to", it_sends_from_the_address_it_is_told_to),
+    ("udp::a_port_in_use_is_not_shared", a_port_in_use_is_not_shared),
+    ("udp::while_it_is_open_nobody_is_told_that_the_port_is_not", while_it_is_open_nobody_is_told_that_the_port_is_not),
+];
+
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
+const FIRST: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
+const SECOND: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 3);
+
+/// A container's `eth0` with two addresses, its other end `wire` in the server's namespace with one.
+fn two_ends() -> Result<(Namespace, Namespace, Netns)> {
+    let (server, container) = (Namespace::new("server")?, Namespace::new("container")?);
+    server.veth("wire", &container, "eth0")?;
+    server.add_address("wire", SERVER, 24)?;
+    container.add_address("eth0", FIRST, 24)?;
+    container.add_address("eth0", SECOND, 24)?;
+    let netns = Netns::open(container.path())?;
+    Ok((server, container, netns))
+}
+
+fn open_raw(netns: &Netns) -> Result<(RawSocket, [u8; 6])> {
+    netns.enter(|| {
+        let link = Netlink::open()?.link_by_name("eth0")?.ok_or("no eth0")?;
+        Ok((RawSocket::open(link.index)?, link.mac.ok_or("no MAC")?))
+    })?
+}
+
+const BROADCAST: [u8; 6] = [0xff; 6];
+
+/// A frame to `to` with this type and content, `mark` its last byte.
+fn frame(to: [u8; 6], ethertype: u16, content: &[u8], mark: u8) -> Vec<u8> {
+    let mut frame = [&to[..], &[2, 0, 0, 0, 0, 1], &ethertype.to_be_bytes(), content].concat();
+    frame.resize(frame.len().max(64), 0);
+    frame.push(mark);
+    frame
+}
+
+/// An IPv4 packet with `words` words of header (no check looks at its sums), then a source and this destination port.
+fn packet(words: u8, protocol: u8, fragment: u16, port: u16) -> Vec<u8> {
+    let mut packet = vec![0; usize::from(words) * 4];
+    packet[0] = 0x40 | words;
+    packet[6..8].copy_from_slice(&fragment.to_be_bytes());
+    packet[9] = protocol;
+    packet.extend([0, 67]);
+    packet.extend(port.to_be_bytes());
+    packet
+}
+
+fn it_hears_only_what_it_should() -> Result {
+    const IPV4: u16 = 0x0800;
+    const ARP: u16 = 0x0806;
+    const VLAN: u16 = 0x8100;
+    const UDP: u8 = 17;
+    let (server, _container, netns) = two_ends()?;
+    let tap = server.run(|| Tap::open("wire"))?;
+    // Something that waits on the interface before there is a socket is never heard.
+    tap.send(&frame(BROADCAST, ARP, &[], 99))?;
+    let (raw, mac) = open_raw(&netns)?;
+    let tagged = |number: u16, inner: &[u8]| [&number.to_be_bytes()[..], &IPV4.to_be_bytes(), inner].concat();
+    let good = packet(5, UDP, 0, 68);
+    let frames = [
+        (true, frame(mac, IPV4, &good, 1)),
+        (true, frame(BROADCAST, IPV4, &good, 2)),
+        (true, frame(mac, IPV4, &packet(6, UDP, 0, 68), 3)),
+        (true, frame(mac, IPV4, &packet(15, UDP, 0, 68), 4)),
+        (true, frame(mac, IPV4, &packet(5, UDP, 0x4000, 68), 5)), // "Don't fragment"
+        (true, frame(mac, ARP, &[0, 1, 8, 0, 6, 4, 0, 2], 6)),
+        (true, frame(BROADCAST, VLAN, &tagged(0x6000, &good), 7)), // a priority, no VLAN
+        (false, frame(BROADCAST, VLAN, &tagged(7, &good), 20)),
+        (false, frame([2, 0, 0, 0, 0, 9], IPV4, &good, 21)),
+        (false, frame([2, 0, 0, 0, 0, 9], ARP, &[], 22)),
+        (false, frame(mac, IPV4, &packet(5, UDP, 0, 67), 23)),
+        (false, frame(mac, IPV4, &packet(5, 6, 0, 68), 24)),
+        (false, frame(mac, IPV4, &packet(5, UDP, 0x2000, 68), 25)), // the first fragment
+        (false, frame(mac, IPV4, &packet(5, UDP, 0x0001, 68), 26)), // a later one
+        (false, frame(mac, 0x86dd, &good, 27)),
+        (false, frame(mac, IPV4, &packet(6, UDP, 0, 67), 28)),
+        // Too short for what the filter looks at.
+        (false, [&mac[..], &[2, 0, 0, 0, 0, 1], &IPV4.to_be_bytes()].concat()),
+        (false, [&mac[..], &[2, 0, 0, 0, 0, 1], &IPV4.to_be_bytes(), &good[..21]].concat()),
+    ];
+    for (_, frame) in &frames {
+        tap.send(frame)?;
+    }
+    // What we send ourselves comes to the other end, and not back.
+    raw.send(&frame(BROADCAST, IPV4, &good, 40))?;
+    let arrived = || Ok(tap.receive()?.filter(|frame| frame.last() == Some(&40)));
+    eventually("our own frame at the other end", Duration::from_secs(5), arrived)?;
+    tap.send(&frame(mac, ARP, &[], 41))?;
+
+    let mut heard = Vec::new();
+    rt::block_on(async |_| -> Result {
+        let raw = Watched::new(raw)?;
+        while heard.last() != Some(&41) {
+            let mut buffer = [0; 1600];
+            let length = raw.read_with(|raw| raw.recv(&mut buffer)).await?;
+            heard.extend(buffer[..length].last());
+        }
+        Ok(())
+    })?;
+    // The kernel may resolve addresses meanwhile; its frames do not end in one of our marks.
+    heard.retain(|mark| *mark != 0);
+    let expected: Vec<u8> =
+        frames.iter().filter(|(good, _)| *good).filter_map(|(_, frame)| frame.last().copied()).chain([41]).collect();
+    assert_eq!(heard, expected);
+    Ok(())
+}
+
+fn an_interface_that_is_down_or_gone_is_an_error() -> Result {
+    let (server, container, netns) = two_ends()?;
+    let errno = |result: io::Result<RawSocket>| result.err().and_then(|error| error.raw_os_error());
+    assert_eq!(errno(netns.enter(|| RawSocket::open(9999))?), Some(libc::ENODEV));
+    let (raw, _) = open_raw(&netns)?;
+    let index = container.link("eth0")?.index;
+
+    container.set_state("eth0", false)?;
+    let error = raw.recv(&mut [0; 64]).err().ok_or("heard something")?;
+    assert_eq!(error.raw_os_error(), Some(libc::ENETDOWN), "{error}");
+    let error = raw.send(&frame(BROADCAST, 0x0806, &[], 1)).err().ok_or("sent something")?;
+    assert_eq!(error.raw_os_error(), Some(libc::ENETDOWN), "{error}");
+    assert_eq!(errno(netns.enter(|| RawSocket::open(index))?), Some(libc::ENETDOWN));
+
+    // Up again, the same socket hears again.
+    container.set_state("eth0", true)?;
+    let tap = server.run(|| Tap::open("wire"))?;
+    tap.send(&frame(BROADCAST, 0x0806, &[], 1))?;
+    let heard = || Ok(raw.recv(&mut [0; 64]).is_ok().then_some(()));
+    eventually("a frame on the restored interface", Duration::from_secs(5), heard)?;
+
+    container.delete_link("eth0")?;
+    let error = raw.send(&frame(BROADCAST, 0x0806, &[], 1)).err().ok_or("sent something")?;
+    assert_eq!(error.raw_os_error(), Some(libc::ENXIO), "{error}");
+    Ok(())
+}
+
+fn it_sends_from_the_address_it_is_told_to() -> Result {
+    let (server, _container, netns) = two_ends()?;
+    let listener = server.run(|| Ok(UdpSocket::bind("0.0.0.0:67")?))?;
+    listener.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let port = netns.enter(|| Port::open("eth0"))??;
+    for (source, payload) in [(FIRST, "first"), (SECOND, "second")] {
+        port.send(source, SERVER, payload.as_bytes())?;
+        let mut buffer = [0; 64];
+        let (length, from) = listener.recv_from(&mut buffer)?;
+        assert_eq!((&buffer[..length], from), (payload.as_bytes(), SocketAddr::from((source, 68))));
+    }
+    // To all, as a rebinding client does.
+    port.send(FIRST, Ipv4Addr::BROADCAST, b"all")?;
+    assert_eq!(listener.recv_from(&mut [0; 64])?.1, SocketAddr::from((FIRST, 68)));
+
+    let errno = |result: io::Result<()>| result.err().and_then(|error| error.raw_os_error());
+    assert!(port.send([10, 1, 0, 77].into(), SERVER, b"foreign").is_err());
+    assert_eq!(errno(port.send(FIRST, SERVER, &[0; 70_000])), Some(libc::EMSGSIZE));
+    Ok(())
+}
+
+fn a_port_in_use_is_not_shared() -> Result {
+    let (_server, container, netns) = two_ends()?;
+    let theirs = container.run(|| Ok(UdpSocket::bind("0.0.0.0:68")?))?;
+    let error = netns.enter(|| Port::open("eth0"))?.err().ok_or("the container's port was taken")?;
+    assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    drop(theirs);
+    let ours = netns.enter(|| Port::open("eth0"))??;
+    assert!(netns.enter(|| Port::open("eth0"))?.is_err());
+    // On another interface the port is free.
+    netns.enter(|| Port::open("lo"))??;
+    drop(ours);
+    netns.enter(|| Port::open("eth0"))??;
+    let error = netns.enter(|| Port::open("absent"))?.err().ok_or("there is no such interface")?;
+    assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
+    Ok(())
+}
+
+fn while_it_is_open_nobody_is_told_that_the_port_is_not() -> Result {
+    let (server, container, netns) = two_ends()?;
+    let sender = server.run(|| Ok(UdpSocket::bind((SERVER, 67))?))?;
+    let unreachable = || container.counter("Icmp", "OutDestUnreachs");
+    let refused = |to: (Ipv4Addr, u16), count: u64| -> Result {
+        sender.send_to(b"ack", to)?;
+        eventually("a refusal", Duration::from_secs(5), || Ok((unreachable()? == count).then_some(())))
+    };
+    refused((FIRST, 68), 1)?;
+    let port = netns.enter(|| Port::open("eth0"))??;
+    sender.send_to(b"ack", (FIRST, 68))?;
+    sender.send_to(b"ack", (SECOND, 68))?;
+    // On the same way behind the two, so that it cannot have overtaken them.
+    refused((FIRST, 69), 2)?;
+    // Whatever came is gone already.
+    let error = rustix::net::recv(&port, &mut [0; 64], rustix::net::RecvFlags::empty()).err();
+    assert_eq!(error, Some(rustix::io::Errno::AGAIN));
+    Ok(())
+}

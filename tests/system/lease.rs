@@ -1,0 +1,232 @@
+//! The life of a lease in the real topology: acquired, renewed, rebound, given back.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use dhcproto::v4::{DhcpOption, MessageType, OptionCode};
+use smol_dhcp_proxy::rpc::Lease;
+
+use crate::lab::dnsmasq::Dnsmasq;
+use crate::lab::forwarder::Path;
+use crate::lab::server::{Heard, Server, Settings};
+use crate::lab::stage::Stage;
+use crate::lab::topology::{Container, LINK, SERVER, SERVER_LINK, Topology};
+use crate::lab::{Result, eventually};
+use crate::{Named, program, stage};
+
+pub(crate) const TRIALS: &[Named] = &[
+    ("lease::setup_and_teardown", setup_and_teardown),
+    ("lease::renews_by_unicast_and_rebinds_by_broadcast", renews_and_rebinds),
+    ("lease::renews_and_rebinds_with_dnsmasq", renews_and_rebinds_with_dnsmasq),
+    ("lease::release_arrives_over_a_path_with_delay", release_over_a_path),
+    ("lease::thirty_at_once", thirty_at_once),
+    ("lease::acquired_although_frames_are_lost", acquired_although_frames_are_lost),
+    ("lease::nothing_holds_the_namespace_after_teardown", nothing_holds_the_namespace),
+];
+
+const SOON: Duration = Duration::from_secs(5);
+
+fn setup_and_teardown() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0];
+    let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    let lease = stage.setup(0)?;
+
+    assert_eq!(lease.yiaddr, "10.88.1.1");
+    assert_eq!(lease.subnet_mask, "255.255.0.0");
+    assert_eq!(lease.gateways, ["10.88.0.1"]);
+    assert_eq!(lease.dns_servers, ["10.88.0.1"]);
+    assert_eq!(lease.domain_name, "lab.example");
+    assert_eq!(lease.srv_id, "10.88.0.1");
+    assert_eq!(lease.mac_address.to_lowercase(), container.mac.to_string());
+    assert_eq!((lease.lease_time, lease.t1, lease.t2), (3600, 1800, 3150));
+    check_link(container, &lease, 3600)?;
+
+    let request = &server.heard_of(MessageType::Request)[0];
+    let mut client_id = vec![0];
+    client_id.extend(stage.config(0).container_id.as_bytes());
+    assert_eq!(
+        request.message.opts().get(OptionCode::ClientIdentifier),
+        Some(&DhcpOption::ClientIdentifier(client_id)),
+        "type byte 0 and the container's id, as netavark sends it"
+    );
+    assert_eq!(request.message.opts().get(OptionCode::Hostname), Some(&DhcpOption::Hostname("box".to_owned())));
+    let file: serde_json::Value = serde_json::from_slice(&std::fs::read(stage.unit.lease_file())?)?;
+    let entries = file.as_object().ok_or("the lease file is no object")?;
+    assert_eq!(entries.len(), 1, "{file}");
+    assert_eq!(entries.values().next().map(|entry| &entry[0]["yiaddr"]), Some(&"10.88.1.1".into()), "{file}");
+
+    stage.teardown(0)?;
+    check_released(&server, 1, container, &lease)?;
+    let file: serde_json::Value = serde_json::from_slice(&std::fs::read(stage.unit.lease_file())?)?;
+    assert_eq!(file, serde_json::json!({}));
+    Ok(())
+}
+
+/// Address, prefix, broadcast, lifetime and route are as the lease says.
+fn check_link(container: &Container, lease: &Lease, seconds: u32) -> Result {
+    let address = container.address()?.ok_or("the link has no address")?;
+    assert_eq!(address.address.to_string(), lease.yiaddr);
+    assert_eq!(address.prefix, 16);
+    assert_eq!(address.broadcast, Some(Ipv4Addr::new(10, 88, 255, 255)));
+    assert!((seconds - 2..=seconds).contains(&address.valid), "{address:?}");
+    assert!(address.preferred <= address.valid, "{address:?}");
+    let routes = container.namespace.default_routes()?;
+    assert_eq!(routes.len(), 1, "{routes:?}");
+    assert_eq!((routes[0].gateway, routes[0].metric), (Some(SERVER), 100));
+    Ok(())
+}
+
+/// The server got a RELEASE that it must honour, and the link is as it was.
+fn check_released(server: &Server, count: usize, container: &Container, lease: &Lease) -> Result {
+    let release = server.await_message(MessageType::Release, count, SOON)?;
+    let address: Ipv4Addr = lease.yiaddr.parse()?;
+    assert_eq!((release.source, release.message.ciaddr()), (address, address), "{release:?}");
+    assert!(release.names_server() && !release.requests_address() && release.is_unicast(), "{release:?}");
+    eventually("the server forgets the lease", SOON, || Ok(server.lease_of(container.mac).is_none().then_some(())))?;
+    assert_eq!(container.address()?, None);
+    assert_eq!(container.namespace.default_routes()?, []);
+    Ok(())
+}
+
+fn renews_and_rebinds() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0];
+    let seconds = Duration::from_secs;
+    let settings = Settings { lease: seconds(60), t1: Some(seconds(2)), t2: Some(seconds(4)), ..Settings::default() };
+    let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
+    let unreachable = container.namespace.counter("Icmp", "OutDestUnreachs")?;
+    let lease = stage.setup(0)?;
+    let acquired = server.await_message(MessageType::Request, 1, SOON)?;
+
+    let renewal = server.await_message(MessageType::Request, 2, SOON)?;
+    check_renewal(&renewal, &lease)?;
+    assert!(renewal.is_unicast(), "{renewal:?}");
+    let waited = renewal.at - acquired.at;
+    assert!(waited >= seconds(2) && waited < seconds(3), "T1 is 2 s, and it renewed after {waited:?}");
+    eventually("the address lives longer", SOON, || {
+        Ok(container.address()?.filter(|address| address.valid > 58).map(drop))
+    })?;
+
+    // No answer at T1 must lead to a broadcast at T2.
+    server.set_silent(true);
+    let unanswered = server.await_message(MessageType::Request, 3, SOON)?;
+    assert!(unanswered.is_unicast(), "{unanswered:?}");
+    server.set_silent(false);
+    let rebinding = server.await_message(MessageType::Request, 4, SOON)?;
+    check_renewal(&rebinding, &lease)?;
+    assert!(!rebinding.is_unicast(), "{rebinding:?}");
+    let next = server.await_message(MessageType::Request, 5, SOON)?;
+    assert!(next.is_unicast(), "rebound, it renews as before: {next:?}");
+
+    check_link(container, &lease, 60)?;
+    assert_eq!(server.heard_of(MessageType::Discover).len(), 1);
+    assert_eq!(container.namespace.counter("Icmp", "OutDestUnreachs")?, unreachable);
+    stage.teardown(0)?;
+    check_released(&server, 1, container, &lease)
+}
+
+/// A REQUEST in RENEWING or REBINDING carries the address in ciaddr and neither option 50 nor 54 (RFC 2131, table 4).
+fn check_renewal(request: &Heard, lease: &Lease) -> Result {
+    let address: Ipv4Addr = lease.yiaddr.parse()?;
+    assert_eq!((request.source, request.message.ciaddr()), (address, address), "{request:?}");
+    assert!(!request.names_server() && !request.requests_address(), "{request:?}");
+    Ok(())
+}
+
+fn renews_and_rebinds_with_dnsmasq() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0];
+    // dnsmasq's shortest lease is two minutes, but its options can be forced.
+    let times = ["--dhcp-option-force=58,10", "--dhcp-option-force=59,20"];
+    let mut dnsmasq = Dnsmasq::start(&stage.topology.server, SERVER_LINK, 120, &times)?;
+    let witness = Server::eavesdrop(&stage.topology.server, SERVER_LINK)?;
+    let unreachable = container.namespace.counter("Icmp", "OutDestUnreachs")?;
+    let lease = stage.setup(0)?;
+    check_link(container, &lease, 120)?;
+    let acquired = witness.await_message(MessageType::Request, 1, SOON)?;
+
+    let renewal = witness.await_message(MessageType::Request, 2, Duration::from_secs(15))?;
+    check_renewal(&renewal, &lease)?;
+    assert!(renewal.is_unicast() && renewal.at - acquired.at >= Duration::from_secs(10), "{renewal:?}");
+    dnsmasq.await_log("DHCPACK", 2, SOON)?;
+
+    // The server is away at T1 and back at T2.
+    dnsmasq.stop()?;
+    let unanswered = witness.await_message(MessageType::Request, 3, Duration::from_secs(15))?;
+    assert!(unanswered.is_unicast(), "{unanswered:?}");
+    dnsmasq.start_again()?;
+    let rebinding = witness.await_message(MessageType::Request, 4, Duration::from_secs(15))?;
+    check_renewal(&rebinding, &lease)?;
+    assert!(!rebinding.is_unicast(), "{rebinding:?}");
+    dnsmasq.await_log("DHCPACK", 3, SOON)?;
+
+    assert_eq!(witness.heard_of(MessageType::Discover).len(), 1);
+    eventually("the address lives as long as the new lease", SOON, || {
+        Ok(container.address()?.filter(|address| address.valid > 115).map(drop))
+    })?;
+    check_link(container, &lease, 120)?;
+    assert_eq!(container.namespace.counter("Icmp", "OutDestUnreachs")?, unreachable);
+    assert!(dnsmasq.leases()?.contains(&lease.yiaddr));
+    stage.teardown(0)?;
+    dnsmasq.await_log("DHCPRELEASE", 1, SOON)?;
+    eventually("dnsmasq forgets the address", SOON, || Ok((!dnsmasq.leases()?.contains(&lease.yiaddr)).then_some(())))
+}
+
+fn release_over_a_path() -> Result {
+    // ARP takes time here, and what is still queued behind it when the address goes is lost.
+    let path = Path { delay: Duration::from_millis(3), ..Path::default() };
+    let stage = Stage::new(Topology::behind(path, 1)?, program(), &[])?;
+    let container = &stage.topology.containers[0];
+    let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    for count in 1..=5 {
+        let lease = stage.setup(0)?;
+        stage.teardown(0)?;
+        check_released(&server, count, container, &lease)?;
+    }
+    Ok(())
+}
+
+fn thirty_at_once() -> Result {
+    let stage = stage(30, &[])?;
+    let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    let setups: Vec<Result<Lease>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..30).map(|container| (container, &stage)).collect();
+        let threads: Vec<_> =
+            threads.into_iter().map(|(container, stage)| scope.spawn(move || stage.setup(container))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic in Setup")).collect()
+    });
+    for (container, lease) in stage.topology.containers.iter().zip(setups) {
+        check_link(container, &lease?, 3600)?;
+    }
+    for container in 0..30 {
+        stage.teardown(container)?;
+    }
+    server.await_message(MessageType::Release, 30, SOON).map(drop)
+}
+
+fn acquired_although_frames_are_lost() -> Result {
+    let path = Path { delay: Duration::from_millis(1), loss: 300, seed: 3 };
+    let stage = Stage::new(Topology::behind(path, 3)?, program(), &[])?;
+    let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    for container in 0..3 {
+        let lease = stage.setup(container)?;
+        check_link(&stage.topology.containers[container], &lease, 3600)?;
+    }
+    Ok(())
+}
+
+fn nothing_holds_the_namespace() -> Result {
+    let mut stage = stage(1, &[])?;
+    let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    // The kernel deletes this link, and with it its peer, when the last holder of the namespace lets go.
+    stage.topology.host.veth("canary", &stage.topology.containers[0].namespace, "canary")?;
+    stage.setup(0)?;
+    stage.teardown(0)?;
+    let Container { namespace, .. } = stage.topology.containers.remove(0);
+    drop(namespace);
+    eventually("the namespace is gone", SOON, || Ok(stage.topology.host.link("canary").is_err().then_some(())))?;
+    assert!(stage.daemon.is_running()?, "the daemon has let go, not ended");
+    assert!(stage.topology.host.link(LINK).is_ok());
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! Socket activation and its end: the daemon leaves when nothing is left to do, and never with something in hand.
+
+use std::time::Duration;
+
+use dhcproto::v4::MessageType;
+use nix::sys::signal::Signal;
+use smol_dhcp_proxy::rpc::Call;
+use smol_dhcp_proxy::rt;
+
+use crate::lab::server::{Server, Settings};
+use crate::lab::topology::SERVER_LINK;
+use crate::lab::{Result, eventually, grpc};
+use crate::{Named, stage};
+
+pub(crate) const TRIALS: &[Named] = &[
+    ("leaving::idle_timeout_fires_on_a_blocking_socket", idle_timeout_fires),
+    ("leaving::a_lease_keeps_it_and_teardown_lets_it_go", a_lease_keeps_it),
+    ("leaving::a_pinging_channel_does_not_keep_it", a_pinging_channel),
+    ("leaving::hanging_up_in_mid_setup_leaves_nothing", hanging_up_in_mid_setup),
+    ("leaving::sigterm_is_answered_cleanly", sigterm),
+];
+
+const SOON: Duration = Duration::from_secs(5);
+
+fn idle_timeout_fires() -> Result {
+    let mut stage = stage(0, &["-a", "1"])?;
+    let start = rt::now();
+    // The socket came in blocking; a runtime that takes it so hangs in accept4(2), and no timer fires again.
+    const O_NONBLOCK: u32 = 0o4000;
+    assert_ne!(stage.daemon.descriptor_flags(3)? & O_NONBLOCK, 0);
+    let status = stage.daemon.await_exit(SOON)?;
+    let took = rt::now() - start;
+    assert!(status.success(), "{status}");
+    assert!(took > Duration::from_millis(700) && took < Duration::from_millis(2500), "{took:?}");
+    assert!(stage.unit.notifications()?.iter().any(|line| line == "STOPPING=1"));
+    assert!(stage.unit.socket().exists(), "the socket file is systemd's");
+    Ok(())
+}
+
+fn a_lease_keeps_it() -> Result {
+    let mut stage = stage(1, &["-a", "0.5"])?;
+    let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    stage.setup(0)?;
+    // A lease is nothing but time here; there is no event to wait for.
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(stage.daemon.is_running()?, "it left with a lease");
+    stage.teardown(0)?;
+    assert!(stage.daemon.await_exit(SOON)?.success());
+
+    // Whoever calls next is served by the next instance.
+    let mut next = std::thread::scope(|scope| -> Result<_> {
+        let call = scope.spawn(|| stage.setup(0));
+        stage.unit.await_connection(SOON)?;
+        let next = stage.unit.start(&stage.topology.host)?;
+        call.join().expect("no panic in Setup")?;
+        Ok(next)
+    })?;
+    stage.teardown(0)?;
+    assert!(next.await_exit(SOON)?.success());
+    Ok(())
+}
+
+fn a_pinging_channel() -> Result {
+    let mut stage = stage(1, &["-a", "1"])?;
+    let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    let mut channel = grpc::Channel::connect(&stage.unit.socket()).map_err(|status| status.message)?;
+    channel.call(&Call::Setup(stage.config(0))).map_err(|status| status.message)?;
+    channel.call(&Call::Teardown(stage.config(0))).map_err(|status| status.message)?;
+    let start = rt::now();
+    while !channel.is_over() && rt::now() - start < SOON {
+        let _ = channel.ping();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(channel.is_over(), "the quiet channel was not closed");
+    let status = stage.daemon.await_exit(SOON)?;
+    assert!(status.success(), "{status}");
+
+    // The client connects anew, as every gRPC library does after a GOAWAY.
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| stage.setup(0));
+        stage.unit.await_connection(SOON)?;
+        let _next = stage.unit.start(&stage.topology.host)?;
+        call.join().expect("no panic in Setup")?;
+        Ok(())
+    })
+}
+
+fn hanging_up_in_mid_setup() -> Result {
+    let mut stage = stage(2, &["-a", "1"])?;
+    let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    // Once through everything, so that what is made on first use has been made.
+    stage.setup(1)?;
+    stage.teardown(1)?;
+    let descriptors = stage.daemon.settled_descriptors()?.len();
+    server.set_silent(true);
+    let mut channel = grpc::Channel::connect(&stage.unit.socket()).map_err(|status| status.message)?;
+    let pending = channel.begin(&Call::Setup(stage.config(0))).map_err(|status| status.message)?;
+    server.await_message(MessageType::Discover, 2, SOON)?;
+    drop(pending);
+    drop(channel);
+    eventually("all descriptors of the exchange are closed", SOON, || {
+        Ok((stage.daemon.descriptors()? <= descriptors).then_some(()))
+    })?;
+    server.set_silent(false);
+    let status = stage.daemon.await_exit(SOON)?;
+    assert!(status.success(), "{status}");
+    assert_eq!(stage.topology.containers[0].address()?, None);
+    assert_eq!(server.heard_of(MessageType::Discover).len(), 2, "the exchange went on without its caller");
+    let file: serde_json::Value = serde_json::from_slice(&std::fs::read(stage.unit.lease_file())?)?;
+    assert_eq!(file, serde_json::json!({}));
+    Ok(())
+}
+
+fn sigterm() -> Result {
+    let mut stage = stage(1, &[])?;
+    let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    stage.setup(0)?;
+    stage.daemon.signal(Signal::SIGTERM)?;
+    let status = stage.daemon.await_exit(SOON)?;
+    assert!(status.success(), "{status}");
+    assert!(stage.unit.notifications()?.iter().any(|line| line == "STOPPING=1"));
+    // The container runs on, and so does its lease.
+    assert!(stage.topology.containers[0].address()?.is_some());
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! Containers and servers with habits of their own.
+
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use dhcproto::v4::MessageType;
+use smol_dhcp_proxy::rpc::NetworkConfig;
+
+use crate::lab::namespace::Namespace;
+use crate::lab::server::{Server, Settings};
+use crate::lab::topology::{Container, LINK, SERVER, SERVER_LINK};
+use crate::lab::wire::Mac;
+use crate::lab::{Result, grpc};
+use crate::{Named, stage};
+
+pub(crate) const TRIALS: &[Named] = &[
+    ("odd::a_container_that_holds_port_68", port_68_taken),
+    ("odd::an_mtu_that_fits", an_mtu_that_fits),
+    ("odd::an_mtu_that_does_not_fit", an_mtu_that_does_not_fit),
+    ("odd::a_default_route_that_is_there", a_default_route_that_is_there),
+    ("odd::an_address_that_is_there", an_address_that_is_there),
+    ("odd::a_server_without_router", no_router),
+    ("odd::a_lease_without_end", a_lease_without_end),
+    ("odd::a_server_on_a_sibling_macvlan", server_on_a_sibling),
+    ("odd::a_server_on_the_same_bridge", server_on_the_same_bridge),
+];
+
+const SOON: Duration = Duration::from_secs(5);
+
+fn port_68_taken() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0];
+    let seconds = Duration::from_secs;
+    let settings = Settings { lease: seconds(60), t1: Some(seconds(2)), t2: Some(seconds(4)), ..Settings::default() };
+    let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
+    let _taken = container.namespace.run(|| Ok(UdpSocket::bind("0.0.0.0:68")?))?;
+    stage.setup(0)?;
+    for count in 2..=3 {
+        let renewal = server.await_message(MessageType::Request, count, SOON)?;
+        assert!(renewal.is_unicast() && !renewal.names_server(), "{renewal:?}");
+    }
+    assert_eq!(server.heard_of(MessageType::Discover).len(), 1);
+    stage.teardown(0)?;
+    server.await_message(MessageType::Release, 1, SOON)?;
+    let said = stage.unit.log()?.lines().filter(|line| line.contains("port 68")).count();
+    assert_eq!(said, 1, "it says once that the port is taken");
+    Ok(())
+}
+
+fn an_mtu_that_fits() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0].namespace;
+    let settings = Settings { mtu: Some(1400), ..Settings::default() };
+    let _server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
+    assert_eq!(stage.setup(0)?.mtu, 1400);
+    assert_eq!(container.link(LINK)?.mtu, 1400);
+    stage.teardown(0)?;
+    assert_eq!(container.link(LINK)?.mtu, 1500);
+    Ok(())
+}
+
+fn an_mtu_that_does_not_fit() -> Result {
+    for mtu in [9000, 500] {
+        let stage = stage(1, &[])?;
+        let settings = Settings { mtu: Some(mtu), ..Settings::default() };
+        let _server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
+        stage.setup(0)?;
+        assert_eq!(stage.topology.containers[0].namespace.link(LINK)?.mtu, 1500);
+        assert!(stage.unit.log()?.contains(&mtu.to_string()), "the log does not say that MTU {mtu} was ignored");
+    }
+    Ok(())
+}
+
+fn a_default_route_that_is_there() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0].namespace;
+    let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    stage.topology.host.veth("other", container, "eth1")?;
+    container.add_address("eth1", "10.99.0.2".parse()?, 24)?;
+    container.add_default_route("eth1", "10.99.0.1".parse()?, 100)?;
+    let before = container.default_routes()?;
+    stage.setup(0)?;
+    let routes = container.default_routes()?;
+    assert_eq!(routes.len(), 2, "{routes:?}");
+    assert_eq!((&routes[0], routes[1].gateway, routes[1].metric), (&before[0], Some(SERVER), 101));
+    stage.teardown(0)?;
+    assert_eq!(container.default_routes()?, before);
+    Ok(())
+}
+
+fn an_address_that_is_there() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0].namespace;
+    let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    container.add_address(LINK, "10.88.1.1".parse()?, 16)?;
+    assert_eq!(stage.setup(0)?.yiaddr, "10.88.1.1");
+    assert_eq!(container.addresses()?.len(), 1);
+    stage.teardown(0)?;
+    assert_eq!(container.addresses()?.len(), 1, "what was there before us stays");
+    Ok(())
+}
+
+fn no_router() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0];
+    let settings = Settings { router: None, dns: Vec::new(), domain: None, ..Settings::default() };
+    let _server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
+    let lease = stage.setup(0)?;
+    assert_eq!((lease.gateways.len(), lease.dns_servers.len(), lease.domain_name.as_str()), (0, 0, ""));
+    assert!(container.address()?.is_some());
+    assert_eq!(container.namespace.default_routes()?, []);
+    stage.teardown(0).map(drop)
+}
+
+fn a_lease_without_end() -> Result {
+    let stage = stage(1, &[])?;
+    let settings = Settings { lease: Duration::from_secs(u32::MAX.into()), ..Settings::default() };
+    let _server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
+    stage.setup(0)?;
+    let address = stage.topology.containers[0].address()?.ok_or("no address")?;
+    assert_eq!((address.valid, address.preferred), (u32::MAX, u32::MAX));
+    stage.teardown(0).map(drop)
+}
+
+/// A macvlan hears its siblings and not its parent, so only who speaks in the container reaches this server.
+fn server_on_a_sibling() -> Result {
+    let stage = stage(2, &[])?;
+    let sibling = &stage.topology.containers[1].namespace;
+    sibling.add_address(LINK, SERVER, 16)?;
+    let _server = Server::start(sibling, LINK, Settings::default())?;
+    stage.setup(0)?;
+    assert!(stage.topology.containers[0].address()?.is_some());
+    stage.teardown(0).map(drop)
+}
+
+fn server_on_the_same_bridge() -> Result {
+    let stage = stage(0, &[])?;
+    let host = &stage.topology.host;
+    let (server, container) = (Namespace::new("server")?, Namespace::new("container")?);
+    host.veth("one", &server, SERVER_LINK)?;
+    host.veth("two", &container, LINK)?;
+    host.bridge("br0", &["one", "two"])?;
+    server.add_address(SERVER_LINK, SERVER, 16)?;
+    let _server = Server::start(&server, SERVER_LINK, Settings::default())?;
+    let mac = Mac(container.link(LINK)?.mac.try_into().map_err(|_| "no MAC")?);
+    let container = Container { namespace: container, mac };
+    let config = NetworkConfig { host_iface: "br0".to_owned(), ..container.config() };
+    grpc::setup(&stage.unit.socket(), &config).map_err(|status| status.message)?;
+    assert!(container.address()?.is_some());
+    grpc::teardown(&stage.unit.socket(), &config).map_err(|status| status.message)?;
+    Ok(())
+}

@@ -1,0 +1,193 @@
+//! Bad input: an answer at once that says what is wrong, nothing left behind, and nobody else disturbed.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rustix::fs::Mode;
+use smol_dhcp_proxy::rpc::{Call, Code, NetworkConfig};
+use smol_dhcp_proxy::rt;
+
+use crate::lab::server::{Server, Settings};
+use crate::lab::topology::SERVER_LINK;
+use crate::lab::{Result, grpc, sandbox};
+use crate::{Named, stage};
+
+pub(crate) const TRIALS: &[Named] = &[
+    ("refusals::each_bad_setup_is_answered_at_once", each_bad_setup),
+    ("refusals::without_a_server_setup_ends_in_time", without_a_server),
+    ("refusals::garbage_harms_only_its_own_connection", garbage),
+    ("refusals::teardown_of_the_unknown_succeeds", teardown_of_the_unknown),
+];
+
+const AT_ONCE: Duration = Duration::from_millis(30);
+
+/// How a row of the table spoils a good request.
+type Spoil = Box<dyn Fn(&mut NetworkConfig)>;
+
+/// What is wrong, how, and words of the answer.
+fn table() -> Result<Vec<(&'static str, Spoil, &'static str)>> {
+    let folder = sandbox::folder("bad")?;
+    let path = |name: &str| folder.join(name).display().to_string();
+    rustix::fs::mkfifoat(rustix::fs::CWD, folder.join("fifo"), Mode::RUSR | Mode::WUSR)?;
+    File::create(folder.join("file"))?;
+    symlink(folder.join("nowhere"), folder.join("dangling"))?;
+
+    fn spoil(change: impl Fn(&mut NetworkConfig) + 'static) -> Spoil {
+        Box::new(change)
+    }
+    fn mac(mac: &'static str) -> Spoil {
+        spoil(move |config| config.container_mac_addr = mac.to_owned())
+    }
+    fn link(name: &'static str) -> Spoil {
+        spoil(move |config| config.container_iface = name.to_owned())
+    }
+    fn ns_path(path: String) -> Spoil {
+        spoil(move |config| config.ns_path = path.clone())
+    }
+    Ok(vec![
+        ("an empty MAC", mac(""), "unable to parse mac address : cannot parse integer from empty string"),
+        ("a short MAC", mac("123"), "unable to parse mac address 123"),
+        ("a MAC of five bytes", mac("02:88:00:00:00"), "unable to parse mac address"),
+        ("a MAC of seven bytes", mac("02:88:00:00:00:01:02"), "unable to parse mac address"),
+        ("a MAC that is no hexadecimal", mac("02:88:00:00:00:zz"), "unable to parse mac address"),
+        ("no interface in the container", link(""), "No such device"),
+        ("an interface that the container lacks", link("eth7"), "No such device"),
+        ("an interface with another MAC", mac("02:99:00:00:00:01"), "02:88:00:00:00:01"),
+        ("an interface name too long", link("a123456789012345"), "a123456789012345"),
+        ("an interface name with a slash", link("a/b"), "a/b"),
+        ("an interface name with a NUL", link("a\0b"), "interface"),
+        ("no interface on the host", spoil(|config| config.host_iface.clear()), "No such device"),
+        ("an interface that the host lacks", spoil(|config| config.host_iface = "eth7".to_owned()), "No such device"),
+        ("IPv6", spoil(|config| config.version = 1), "6"),
+        ("IP of a version yet to come", spoil(|config| config.version = 7), "7"),
+        ("no namespace", ns_path(String::new()), "namespace"),
+        ("a namespace that is not there", ns_path(path("nowhere")), "nowhere"),
+        ("a dangling link", ns_path(path("dangling")), "dangling"),
+        ("a FIFO as namespace", ns_path(path("fifo")), "fifo"),
+        ("a file as namespace", ns_path(path("file")), "file"),
+        ("a folder as namespace", ns_path(folder.display().to_string()), "bad"),
+        ("a device as namespace", ns_path("/dev/null".to_owned()), "/dev/null"),
+        ("another kind of namespace", ns_path("/proc/self/ns/mnt".to_owned()), "/proc/self/ns/mnt"),
+    ])
+}
+
+fn each_bad_setup() -> Result {
+    let stage = stage(2, &[])?;
+    let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    // Once through everything, so that what is made on first use has been made.
+    stage.setup(1)?;
+    stage.teardown(1)?;
+    let at_rest = stage.daemon.settled_descriptors()?;
+    let (threads, heard) = (stage.daemon.status("Threads")?, server.heard().len());
+
+    let mut faults = Vec::new();
+    for (what, spoil, words) in table()? {
+        let mut config = stage.config(0);
+        spoil(&mut config);
+        let ask = || {
+            let start = rt::now();
+            (grpc::setup(&stage.unit.socket(), &config), rt::now() - start)
+        };
+        // Other trials run beside this one, and may have the processors now.
+        let (answer, took) = (0..3).map(|_| ask()).min_by_key(|(_, took)| *took).expect("three of them");
+        match answer {
+            Ok(lease) => faults.push(format!("{what}: a lease: {lease:?}")),
+            Err(status) if !matches!(status.code, Code::InvalidArgument | Code::NotFound | Code::Internal) => {
+                faults.push(format!("{what}: {:?}: {}", status.code, status.message));
+            }
+            Err(status) if !status.message.contains(words) => {
+                faults.push(format!("{what}: it does not say {words:?}: {}", status.message));
+            }
+            Err(_) if took > AT_ONCE => faults.push(format!("{what}: answered after {took:?}")),
+            Err(_) => {}
+        }
+        let left = stage.daemon.settled_descriptors()?;
+        if left != at_rest {
+            faults.push(format!("{what}: descriptors are left: {left:?}"));
+        }
+    }
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+
+    assert_eq!(stage.daemon.status("Threads")?, threads);
+    assert_eq!(stage.topology.containers[0].address()?, None);
+    assert_eq!(server.heard().len(), heard, "no server is asked for what cannot be");
+    let file: serde_json::Value = serde_json::from_slice(&fs::read(stage.unit.lease_file())?)?;
+    assert_eq!(file, serde_json::json!({}));
+
+    // And while bad calls go on and on, a good one is as fast as ever.
+    let bad = NetworkConfig { container_mac_addr: "123".to_owned(), ..stage.config(0) };
+    let took = std::thread::scope(|scope| {
+        let good = scope.spawn(|| {
+            let start = rt::now();
+            stage.setup(1).map(|_| rt::now() - start)
+        });
+        while !good.is_finished() {
+            let _ = grpc::setup(&stage.unit.socket(), &bad);
+        }
+        good.join().expect("no panic in Setup")
+    })?;
+    assert!(took < Duration::from_millis(300), "a good Setup took {took:?} among bad ones");
+    Ok(())
+}
+
+fn without_a_server() -> Result {
+    let stage = stage(1, &["-t", "1.5"])?;
+    let at_rest = stage.daemon.settled_descriptors()?;
+    let start = rt::now();
+    let status = grpc::setup(&stage.unit.socket(), &stage.config(0)).expect_err("nobody gives leases here");
+    let took = rt::now() - start;
+    assert_eq!(status.code, Code::Aborted, "{}", status.message);
+    assert!(status.message.to_lowercase().contains("offer"), "it should say how far it got: {}", status.message);
+    assert!(took > Duration::from_millis(1400) && took < Duration::from_millis(2500), "{took:?}");
+    assert_eq!(stage.topology.containers[0].address()?, None);
+    // The alarm of the boot clock is made with the first exchange and stays.
+    assert!(stage.daemon.settled_descriptors()?.len() <= at_rest.len() + 1);
+    Ok(())
+}
+
+fn garbage() -> Result {
+    let stage = stage(1, &[])?;
+    let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    let at_rest = stage.daemon.settled_descriptors()?;
+    let mut good = grpc::Channel::connect(&stage.unit.socket()).map_err(|status| status.message)?;
+
+    let noise: Vec<u8> = (0..100_000_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    for bytes in [&noise[..], b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\0"] {
+        let mut stream = UnixStream::connect(stage.unit.socket())?;
+        // It may hang up before it has read all.
+        let _ = stream.write_all(bytes);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+    let long = NetworkConfig { container_id: "x".repeat(10 << 20), ..stage.config(0) };
+    let refused = grpc::setup(&stage.unit.socket(), &long).expect_err("ten megabytes are no container's id");
+    assert!(matches!(refused.code, Code::ResourceExhausted | Code::Unavailable), "{refused:?}");
+
+    good.call(&Call::Setup(stage.config(0))).map_err(|status| status.message)?;
+    good.call(&Call::Teardown(stage.config(0))).map_err(|status| status.message)?;
+    drop(good);
+    // The alarm of the boot clock is made with the first exchange and stays.
+    let left = stage.daemon.settled_descriptors()?;
+    assert!(left.len() <= at_rest.len() + 1, "{left:?}");
+    Ok(())
+}
+
+fn teardown_of_the_unknown() -> Result {
+    let mut stage = stage(1, &[])?;
+    let blank = stage.teardown(0)?;
+    assert_eq!((blank.yiaddr.as_str(), blank.lease_time), ("", 0));
+
+    // The same where the namespace has gone before.
+    let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    stage.setup(0)?;
+    let config = NetworkConfig { container_id: String::new(), host_iface: String::new(), ..stage.config(0) };
+    stage.topology.containers.clear();
+    grpc::teardown(&stage.unit.socket(), &config).map_err(|status| status.message)?;
+    let file: serde_json::Value = serde_json::from_slice(&fs::read(stage.unit.lease_file())?)?;
+    assert_eq!(file, serde_json::json!({}));
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! Nothing to do means nothing done: no thread, no descriptor, no wakeup between exchanges.
+
+use std::time::Duration;
+
+use crate::lab::Result;
+use crate::lab::daemon::Daemon;
+use crate::lab::server::{Server, Settings};
+use crate::lab::topology::SERVER_LINK;
+use crate::{Named, stage};
+
+pub(crate) const TRIALS: &[Named] = &[
+    ("resting::leases_cost_no_descriptor_no_thread_and_no_wakeup", leases_rest),
+    ("resting::an_idle_daemon_sleeps", idle_sleeps),
+];
+
+fn leases_rest() -> Result {
+    let stage = stage(5, &[])?;
+    let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    stage.setup(0)?;
+    let one = stage.daemon.settled_descriptors()?;
+    for container in 1..5 {
+        stage.setup(container)?;
+    }
+    assert_eq!(stage.daemon.settled_descriptors()?, one);
+    assert_eq!(stage.daemon.status("Threads")?, 2, "the executor's and async-io's parked helper");
+    asleep_for_fifteen_seconds(&stage.daemon)
+}
+
+fn idle_sleeps() -> Result {
+    let stage = stage(0, &[])?;
+    assert_eq!(stage.daemon.status("Threads")?, 2, "the executor's and async-io's parked helper");
+    asleep_for_fifteen_seconds(&stage.daemon)
+}
+
+fn asleep_for_fifteen_seconds(daemon: &Daemon) -> Result {
+    // What the last call left to do takes a moment.
+    std::thread::sleep(Duration::from_millis(300));
+    let before = daemon.context_switches()?;
+    std::thread::sleep(Duration::from_secs(15));
+    assert_eq!(daemon.context_switches()?, before);
+    Ok(())
+}
