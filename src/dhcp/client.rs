@@ -1,6 +1,7 @@
 //! The states of RFC 2131 figure 5, and what moves a client from one to the next.
 
 use super::backoff::Backoff;
+use super::exchange::{Exchange, Search};
 use super::frame::{self, BROADCAST, Received};
 use super::message::{Reply, Request};
 use super::option;
@@ -59,19 +60,6 @@ enum State {
     Stopped,
 }
 
-/// One thing said under one xid, as often as it takes.
-#[derive(Clone, Copy, Debug)]
-struct Exchange {
-    xid: u32,
-    /// When it was first said; a lease counts from here (RFC 2131 4.4.1).
-    since: Instant,
-    /// What the last message had in its `secs` field.
-    secs: u16,
-    sent: u32,
-    /// When to say it again, or to stop saying it.
-    next: Instant,
-}
-
 /// A lease in use and when it wants attention: its own times, T1 and T2 with fuzz.
 #[derive(Debug)]
 struct Held {
@@ -79,21 +67,6 @@ struct Held {
     renew_at: Instant,
     rebind_at: Instant,
     expires_at: Instant,
-}
-
-/// The search for a lease, over all of its rounds from DISCOVER to ACK.
-#[derive(Debug)]
-struct Search {
-    since: Instant,
-    /// When whoever waits for the first lease stops waiting; `None` when nobody does.
-    deadline: Option<Instant>,
-    /// The address that we would like best.
-    wanted: Option<Ipv4Addr>,
-    discovers: u32,
-    /// Rounds that ended after an OFFER: with a NAK, or without an ACK.
-    failures: u32,
-    /// How the last of them ended.
-    trouble: Option<Why>,
 }
 
 impl Client {
@@ -145,9 +118,11 @@ impl Client {
         if self.poll_timeout().is_none_or(|due| now < due) {
             return;
         }
-        let state = std::mem::replace(&mut self.state, State::Stopped);
-        self.state = match state {
-            _ if self.search.deadline.is_some_and(|deadline| deadline <= now) => self.give_up(&state, now),
+        if let Some(deadline) = self.search.deadline.filter(|deadline| *deadline <= now) {
+            self.state = self.give_up(deadline);
+            return;
+        }
+        self.state = match std::mem::replace(&mut self.state, State::Stopped) {
             State::Init { .. } => self.discover(None, now),
             State::Selecting { exchange } => self.discover(Some(exchange), now),
             State::Requesting { exchange, address, server } if exchange.sent < REQUESTS_PER_OFFER => {
@@ -155,7 +130,9 @@ impl Client {
             }
             State::Requesting { address, server, .. } => self.start_over(Why::NoAck { address, server }, now),
             State::InitReboot { address, .. } => self.ask_again_for(address, None, now),
-            State::Rebooting { exchange, address } if exchange.asks_again_for_it(now) => {
+            State::Rebooting { exchange, address }
+                if exchange.sent < REBOOT_REQUESTS && now < exchange.since + REBOOT_PATIENCE =>
+            {
                 self.ask_again_for(address, Some(exchange), now)
             }
             State::Rebooting { address, .. } => {
@@ -183,7 +160,10 @@ impl Client {
         }
         self.state = match self.lease().cloned() {
             Some(lease) => self.give_back(lease, now),
-            None => self.stop(Event::Released),
+            None => {
+                self.outbox.clear(); // No need to ask any more.
+                self.stop(Event::Released)
+            }
         };
     }
 
@@ -439,11 +419,11 @@ impl Client {
         self.discover(None, now)
     }
 
-    fn give_up(&mut self, state: &State, now: Instant) -> State {
-        let why = match (state, self.search.trouble.take()) {
+    fn give_up(&mut self, deadline: Instant) -> State {
+        let why = match (&self.state, self.search.trouble.take()) {
             (State::Requesting { address, server, .. }, _) => Why::NoAck { address: *address, server: *server },
             (_, Some(trouble)) => trouble,
-            (_, None) => Why::NoOffer { within: now - self.search.since, discovers: self.search.discovers },
+            (_, None) => Why::NoOffer { within: deadline - self.search.since, discovers: self.search.discovers },
         };
         self.stop(Event::GaveUp(why))
     }
@@ -486,30 +466,6 @@ impl Client {
     }
 
     fn exchange_or_new(&mut self, exchange: Option<Exchange>, now: Instant) -> Exchange {
-        exchange.unwrap_or_else(|| Exchange { xid: self.backoff.xid(), since: now, secs: 1, sent: 0, next: now })
-    }
-}
-
-impl Exchange {
-    /// Counts one more message, in an effort that began at `began`, and sets the time for the next.
-    fn say(&mut self, began: Instant, now: Instant, next: Instant) {
-        self.sent = self.sent.saturating_add(1);
-        // At least 1: some servers and relays hold back while it is 0, waiting for others to serve the client.
-        self.secs = u16::try_from((now - began).as_secs()).unwrap_or(u16::MAX).max(1);
-        self.next = next;
-    }
-
-    fn message(&self, message_type: Type) -> Request {
-        Request::new(message_type, self.xid, self.secs)
-    }
-
-    fn asks_again_for_it(&self, now: Instant) -> bool {
-        self.sent < REBOOT_REQUESTS && now < self.since + REBOOT_PATIENCE
-    }
-}
-
-impl Search {
-    fn new(since: Instant, wanted: Option<Ipv4Addr>) -> Self {
-        Self { since, deadline: None, wanted, discovers: 0, failures: 0, trouble: None }
+        exchange.unwrap_or_else(|| Exchange::new(self.backoff.xid(), now))
     }
 }

@@ -26,6 +26,7 @@
 //! | file | what it knows |
 //! |---|---|
 //! | `client.rs` | the states of RFC 2131 figure 5 and what moves between them |
+//! | `exchange.rs` | what is under way, and since when |
 //! | `lease.rs` | what an ACK promises, and until when |
 //! | `backoff.rs` | how long to wait before saying it again |
 //! | `message.rs`, `option.rs` | DHCP messages and their options |
@@ -37,6 +38,7 @@ use std::time::Duration;
 
 mod backoff;
 mod client;
+mod exchange;
 mod frame;
 mod lease;
 mod message;
