@@ -1,1 +1,228 @@
-//! dhcp
+//! A DHCPv4 client (RFC 2131) as a pure state machine: frames and the time go in, frames, events and deadlines come out.
+//!
+//! Nothing here opens a socket, reads a clock or rolls dice: the caller brings all three. After every input
+//! ([`Client::new`], [`Client::handle_packet`], [`Client::handle_timeout`], [`Client::release`]) drain the outputs:
+//!
+//! ```
+//! use smol_dhcp_proxy::dhcp::{Client, Config, Transmit};
+//! use smol_dhcp_proxy::time::Instant;
+//! use std::time::Duration;
+//!
+//! let mac = [0x02, 0, 0, 0, 0, 1];
+//! let now = Instant::from_boot(Duration::from_secs(100));
+//! let mut client = Client::new(Config::new(mac, b"\0container".to_vec()), 7, now);
+//!
+//! let mut out = Vec::new();
+//! while let Some(transmit) = client.poll_transmit(&mut out) {
+//!     assert_eq!(transmit, Transmit::Frame); // a DISCOVER: send `out` on the packet socket
+//! }
+//! while let Some(event) = client.poll_event() {
+//!     unreachable!("{event:?} before any answer"); // apply it to the link
+//! }
+//! let wake = client.poll_timeout(); // then call handle_timeout; a frame before that goes to handle_packet
+//! assert!(wake > Some(now));
+//! ```
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `client.rs` | the states of RFC 2131 figure 5 and what moves between them |
+//! | `exchange.rs` | what is under way, and since when |
+//! | `lease.rs` | what an ACK promises, and until when |
+//! | `backoff.rs` | how long to wait before saying it again |
+//! | `message.rs`, `option.rs` | DHCP messages and their options |
+//! | `frame.rs` | Ethernet, ARP, IPv4 and UDP around them |
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+mod backoff;
+mod client;
+mod exchange;
+mod frame;
+mod lease;
+mod message;
+mod option;
+
+pub use client::Client;
+pub use frame::frame;
+pub use lease::{Lease, Route};
+
+/// An Ethernet address.
+pub type Mac = [u8; 6];
+
+/// Who asks, and for what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The interface's own address; goes into `chaddr`, and replies for any other are ignored.
+    pub mac: Mac,
+    /// The whole value of option 61, its type byte included (RFC 2132 9.14). Empty: the option is left out.
+    /// At most 255 bytes are sent.
+    pub client_id: Vec<u8>,
+    /// Option 12. At most 255 bytes are sent.
+    pub host_name: Option<String>,
+    /// How long the first acquisition may take before [`Event::GaveUp`]; also means that somebody waits, which
+    /// makes the retransmissions brisk. `None`: patiently, for ever.
+    pub deadline: Option<Duration>,
+    /// Asks servers and relays to broadcast their replies (the flag of RFC 2131 4.1), for interfaces that hear
+    /// no unicast before they have an address, and for some relays.
+    pub broadcast: bool,
+    /// An address to ask for in the DISCOVER (option 50); the server may well offer another.
+    pub requested: Option<Ipv4Addr>,
+    /// The largest DHCP message that we can hear, in bytes (option 57).
+    pub max_message_size: u16,
+    /// Whether delays are randomized as RFC 2131 4.1 and 4.4.5 want it. Off only in tests, to have round figures.
+    pub fuzz: bool,
+}
+
+impl Config {
+    /// For one interface and one client identifier (all of option 61), with the usual choice for the rest:
+    /// no host name, no deadline, no broadcast flag, no particular address.
+    pub fn new(mac: Mac, client_id: Vec<u8>) -> Self {
+        Self {
+            mac,
+            client_id,
+            host_name: None,
+            deadline: None,
+            broadcast: false,
+            requested: None,
+            // An Ethernet frame's worth. RFC 2132 9.10 does not say whether headers count; this fits either way.
+            max_message_size: 1472,
+            fuzz: true,
+        }
+    }
+
+    /// As much of the client identifier as one option holds.
+    fn sent_client_id(&self) -> &[u8] {
+        &self.client_id[..self.client_id.len().min(255)]
+    }
+}
+
+/// What [`Client::poll_transmit`] has put into the caller's buffer, and how it wants to travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transmit {
+    /// A whole Ethernet frame, for a packet socket on the interface.
+    Frame,
+    /// A UDP payload from port 68 to port 67, for the kernel to route. Where that cannot be, [`frame`] wraps it
+    /// for the packet socket, to [`Lease::server_mac`].
+    Datagram {
+        /// The leased address.
+        source: Ipv4Addr,
+        /// The server that leased it.
+        destination: Ipv4Addr,
+    },
+}
+
+/// What happened to the lease.
+#[expect(clippy::large_enum_variant, reason = "events are few, and gone as soon as they are read")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A lease where there was none: the first one, or the next one after [`Event::Lost`]. Whether the address
+    /// is still the one that was lost is for the caller to compare.
+    Bound(Lease),
+    /// The same settings for a longer time.
+    Renewed(Lease),
+    /// The server extended the lease and changed its settings, perhaps the address itself.
+    Changed {
+        /// What held until now.
+        old: Lease,
+        /// What holds from now on.
+        new: Lease,
+    },
+    /// The address must not be used any more. The client looks for a new lease by itself.
+    Lost {
+        /// What has ended.
+        old: Lease,
+        /// Why it has ended.
+        why: Lost,
+    },
+    /// No lease within [`Config::deadline`]; the client has stopped for good.
+    GaveUp(Why),
+    /// The end of [`Client::release`]: all that can be said to the server has been handed out (drain
+    /// [`Client::poll_transmit`] before acting on this); the client has stopped for good.
+    Released,
+}
+
+/// How a lease ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Nobody extended it in time.
+    Expired,
+    /// A server said no (DHCPNAK).
+    Refused {
+        /// Who.
+        server: Ipv4Addr,
+        /// The server's own words (option 56), control characters replaced.
+        message: Option<String>,
+    },
+}
+
+/// How far an acquisition got that came to nothing. Its text is made for the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// No server offered anything.
+    NoOffer {
+        /// For how long.
+        within: Duration,
+        /// How many DISCOVERs were sent.
+        discovers: u32,
+    },
+    /// A server offered an address, and then did not confirm it.
+    NoAck {
+        /// The offered address.
+        address: Ipv4Addr,
+        /// Who offered it.
+        server: Ipv4Addr,
+    },
+    /// A server answered the request with DHCPNAK.
+    Refused {
+        /// Who.
+        server: Ipv4Addr,
+        /// The server's own words (option 56), control characters replaced.
+        message: Option<String>,
+    },
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoOffer { within, discovers } => {
+                let plural = if *discovers == 1 { "" } else { "s" };
+                write!(f, "no DHCPOFFER within {} s ({discovers} DISCOVER{plural} sent)", within.as_secs_f64())
+            }
+            Self::NoAck { address, server } => write!(f, "offer of {address} from {server} but no DHCPACK"),
+            Self::Refused { server, message: None } => write!(f, "refused by {server}"),
+            Self::Refused { server, message: Some(message) } => write!(f, "refused by {server}: {message}"),
+        }
+    }
+}
+
+/// Why a frame was left unread. Never an error: a network is full of frames that are not for us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ignored {
+    /// Addressed to another station.
+    NotForUs,
+    /// Not UDP over IPv4 to port 68, nor the ARP reply that a release waits for.
+    NotDhcp,
+    /// A fragment; servers keep to what [`Config::max_message_size`] allows.
+    Fragment,
+    /// Shorter than its own headers say, or otherwise not what it claims to be.
+    Malformed,
+    /// An IPv4 or UDP checksum is wrong.
+    Checksum,
+    /// For another client: `chaddr` or client identifier differ.
+    OtherClient,
+    /// Another transaction's, or late: nothing with this `xid` is under way.
+    OtherExchange,
+    /// From a server that we are not talking to.
+    OtherServer(Ipv4Addr),
+    /// A message type that has no place in the client's state.
+    Unexpected {
+        /// The type (option 53).
+        message_type: u8,
+        /// The state, by its name in RFC 2131 figure 5.
+        state: &'static str,
+    },
+    /// A reply that lacks something it cannot be used without.
+    Incomplete(&'static str),
+}

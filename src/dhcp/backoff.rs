@@ -1,0 +1,132 @@
+//! How long to wait before saying it again (RFC 2131 4.1, 4.4.5), with chance from the caller's seed.
+
+use std::time::Duration;
+
+/// The waits of one client, and its other random choices: the same seed makes the same ones.
+#[derive(Clone, Debug)]
+pub(super) struct Backoff {
+    seed: u64,
+    fuzz: bool,
+}
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+impl Backoff {
+    pub(super) fn new(seed: u64, fuzz: bool) -> Self {
+        Self { seed, fuzz }
+    }
+
+    /// A transaction id: random, so that clients that start together do not take each other's replies (RFC 2131 4.1).
+    pub(super) fn xid(&mut self) -> u32 {
+        (self.random() >> 32) as u32
+    }
+
+    /// The wait after the `sent`-th broadcast of an acquisition (1 is the first).
+    ///
+    /// RFC 2131 4.1 wants 4, 8, 16, 32, 64 s, each a second more or less. We confess to less patience while
+    /// somebody waits: 1-2 s first, for the frame that was simply lost, and never more than 8 s, because a switch
+    /// port that is deaf for 30 s (spanning tree) must not outlast a deadline of 45 s. With nobody waiting
+    /// and nobody answering for ten rounds, every five minutes is enough.
+    pub(super) fn broadcast(&mut self, sent: u32, somebody_waits: bool) -> Duration {
+        match (somebody_waits, sent) {
+            (true, 0 | 1) => self.up_to_earlier(secs(2), secs(1)),
+            (true, 2) => self.around(secs(4), secs(1)),
+            (true, _) => self.around(secs(8), secs(1)),
+            (false, 0..=4) => self.around(secs(2 << sent.max(1)), secs(1)),
+            (false, 5..=10) => self.around(secs(64), secs(1)),
+            (false, _) => self.around(secs(300), secs(30)),
+        }
+    }
+
+    /// The wait before starting over when `failures` rounds in a row came to nothing after an OFFER (a NAK, or no
+    /// ACK): none the first time, then doubling, so that a server that always refuses is not asked all day long.
+    pub(super) fn start_over(&mut self, failures: u32, somebody_waits: bool) -> Duration {
+        let longest = if somebody_waits { 8 } else { 128 };
+        match failures {
+            0 | 1 => Duration::ZERO,
+            n => self.up_to_earlier(secs((1 << (n - 1).min(7)).min(longest)), Duration::from_millis(500)),
+        }
+    }
+
+    /// The wait before the next REQUEST of a renewal: half of what remains, and at least a minute (RFC 2131 4.4.5).
+    pub(super) fn renewal(remaining: Duration) -> Duration {
+        (remaining / 2).max(secs(60))
+    }
+
+    /// T1 or T2, up to a second earlier, so that hosts that booted together drift apart (RFC 2131 4.4.5).
+    /// Short ones are kept to the letter, and never remains never.
+    pub(super) fn lease_timer(&mut self, after: Duration) -> Duration {
+        if after < secs(60) || after == Duration::MAX { after } else { self.up_to_earlier(after, secs(1)) }
+    }
+
+    fn around(&mut self, middle: Duration, fuzz: Duration) -> Duration {
+        if self.fuzz { middle.saturating_sub(fuzz) + self.below(fuzz * 2) } else { middle }
+    }
+
+    fn up_to_earlier(&mut self, latest: Duration, fuzz: Duration) -> Duration {
+        if self.fuzz { latest.saturating_sub(self.below(fuzz)) } else { latest }
+    }
+
+    /// Uniform in `0..limit`, to the microsecond.
+    fn below(&mut self, limit: Duration) -> Duration {
+        let micros = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX).max(1);
+        Duration::from_micros(self.random() % micros)
+    }
+
+    /// SplitMix64: tiny, and good enough to keep hosts apart. Nothing here is a secret.
+    fn random(&mut self) -> u64 {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.seed;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule(somebody_waits: bool, rounds: u32) -> Vec<u64> {
+        let mut backoff = Backoff::new(0, false);
+        (1..=rounds).map(|sent| backoff.broadcast(sent, somebody_waits).as_secs()).collect()
+    }
+
+    #[test]
+    fn the_schedules() {
+        assert_eq!(schedule(true, 6), [2, 4, 8, 8, 8, 8]);
+        assert_eq!(schedule(false, 12), [4, 8, 16, 32, 64, 64, 64, 64, 64, 64, 300, 300]);
+        let mut backoff = Backoff::new(0, false);
+        let waits = (1..=10).map(|n| backoff.start_over(n, false).as_secs());
+        assert_eq!(waits.collect::<Vec<_>>(), [0, 2, 4, 8, 16, 32, 64, 128, 128, 128]);
+        assert_eq!(backoff.start_over(u32::MAX, true), secs(8));
+    }
+
+    #[test]
+    fn fuzz_stays_within_its_second_for_any_seed() {
+        for seed in 0..10_000 {
+            let mut backoff = Backoff::new(seed, true);
+            assert!((secs(1)..=secs(2)).contains(&backoff.broadcast(1, true)));
+            assert!((secs(3)..=secs(5)).contains(&backoff.broadcast(2, true)));
+            assert!((secs(63)..=secs(65)).contains(&backoff.broadcast(7, false)));
+            assert!((secs(270)..=secs(330)).contains(&backoff.broadcast(11, false)));
+            assert!((secs(1799)..=secs(1800)).contains(&backoff.lease_timer(secs(1800))));
+            assert_eq!(backoff.lease_timer(secs(10)), secs(10));
+        }
+    }
+
+    #[test]
+    fn a_port_deaf_for_30_s_hears_a_discover_before_45_s() {
+        for seed in 0..10_000 {
+            let mut backoff = Backoff::new(seed, true);
+            let mut at = Duration::ZERO;
+            let heard = (1..).find_map(|sent| {
+                at += backoff.broadcast(sent, true);
+                (at > secs(30)).then_some(at)
+            });
+            assert!(heard.is_some_and(|at| at < secs(45)), "{heard:?}");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What a client keeps in mind while it asks: the exchange under way, and the search that it is part of.
+
+use super::Why;
+use super::message::Request;
+use crate::time::Instant;
+use smoltcp::wire::DhcpMessageType;
+use std::net::Ipv4Addr;
+
+/// One thing said under one xid, as often as it takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Exchange {
+    pub(super) xid: u32,
+    /// When it was first said; a lease counts from here (RFC 2131 4.4.1).
+    pub(super) since: Instant,
+    /// What the last message had in its `secs` field.
+    pub(super) secs: u16,
+    pub(super) sent: u32,
+    /// When to say it again, or to stop saying it.
+    pub(super) next: Instant,
+}
+
+impl Exchange {
+    pub(super) fn new(xid: u32, now: Instant) -> Self {
+        Self { xid, since: now, secs: 1, sent: 0, next: now }
+    }
+
+    /// Counts one more message, in an effort that began at `began`, and sets the time for the next.
+    pub(super) fn say(&mut self, began: Instant, now: Instant, next: Instant) {
+        self.sent = self.sent.saturating_add(1);
+        // At least 1: some servers and relays hold back while it is 0, waiting for others to serve the client.
+        self.secs = u16::try_from((now - began).as_secs()).unwrap_or(u16::MAX).max(1);
+        self.next = next;
+    }
+
+    pub(super) fn message(&self, message_type: DhcpMessageType) -> Request {
+        Request::new(message_type, self.xid, self.secs)
+    }
+}
+
+/// The search for a lease, over all of its rounds from DISCOVER to ACK.
+#[derive(Debug)]
+pub(super) struct Search {
+    pub(super) since: Instant,
+    /// When whoever waits for the first lease stops waiting; `None` when nobody does.
+    pub(super) deadline: Option<Instant>,
+    /// The address that we would like best.
+    pub(super) wanted: Option<Ipv4Addr>,
+    pub(super) discovers: u32,
+    /// Rounds that ended after an OFFER: with a NAK, or without an ACK.
+    pub(super) failures: u32,
+    /// How the last of them ended.
+    pub(super) trouble: Option<Why>,
+}
+
+impl Search {
+    pub(super) fn new(since: Instant, wanted: Option<Ipv4Addr>) -> Self {
+        Self { since, deadline: None, wanted, discovers: 0, failures: 0, trouble: None }
+    }
+}

@@ -1,0 +1,134 @@
+//! Ethernet, ARP, IPv4 and UDP around a DHCP message, in both directions; nothing here can panic on what a network sends.
+
+use super::{Ignored, Mac};
+use smoltcp::wire::{
+    ArpOperation, ArpPacket, ArpRepr, DHCP_CLIENT_PORT, DHCP_SERVER_PORT, EthernetAddress, EthernetFrame,
+    EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, UdpPacket,
+};
+use std::net::Ipv4Addr;
+
+pub(super) const BROADCAST: Mac = [0xff; 6];
+
+const ETHERNET: usize = 14;
+const IPV4: usize = 20;
+const UDP: usize = 8;
+
+/// What a frame turned out to hold.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Received<'a> {
+    /// The payload of a UDP datagram to port 68, and the station that put it on this link.
+    Dhcp { payload: &'a [u8], from: Mac },
+    /// Somebody told us where an address lives.
+    Arp { address: Ipv4Addr, at: Mac },
+}
+
+/// Takes off the headers of a frame that `mac` has heard.
+///
+/// The IPv4 destination is not looked at: a server may send to an address that we do not have yet (RFC 2131 4.1);
+/// whose reply it is, the message itself says. Nor is the source port: relays take liberties with it.
+pub(super) fn open(frame: &[u8], mac: Mac) -> Result<Received<'_>, Ignored> {
+    let ethernet = EthernetFrame::new_checked(frame).map_err(|_| Ignored::Malformed)?;
+    if ![mac, BROADCAST].contains(&ethernet.dst_addr().0) {
+        return Err(Ignored::NotForUs);
+    }
+    match ethernet.ethertype() {
+        EthernetProtocol::Ipv4 => open_ipv4(ethernet.payload(), ethernet.src_addr().0),
+        EthernetProtocol::Arp => open_arp(ethernet.payload(), mac),
+        _ => Err(Ignored::NotDhcp),
+    }
+}
+
+fn open_ipv4(packet: &[u8], from: Mac) -> Result<Received<'_>, Ignored> {
+    let ip = Ipv4Packet::new_checked(packet).map_err(|_| Ignored::Malformed)?;
+    if ip.version() != 4 {
+        return Err(Ignored::Malformed);
+    }
+    if ip.next_header() != IpProtocol::Udp {
+        return Err(Ignored::NotDhcp);
+    }
+    if !ip.verify_checksum() {
+        return Err(Ignored::Checksum);
+    }
+    if ip.more_frags() || ip.frag_offset() != 0 {
+        return Err(Ignored::Fragment);
+    }
+    let udp = UdpPacket::new_checked(ip.payload()).map_err(|_| Ignored::Malformed)?;
+    if udp.dst_port() != DHCP_CLIENT_PORT {
+        return Err(Ignored::NotDhcp);
+    }
+    // Between interfaces of one host (veth, macvlan) the kernel leaves the checksum to a network card that is not
+    // there: the field then still holds the bare sum over the pseudo-header. That is no damage; anything else is.
+    let (source, destination) = (IpAddress::Ipv4(ip.src_addr()), IpAddress::Ipv4(ip.dst_addr()));
+    if !udp.verify_checksum(&source, &destination) && !udp.verify_partial_checksum(&source, &destination) {
+        return Err(Ignored::Checksum);
+    }
+    Ok(Received::Dhcp { payload: udp.payload(), from })
+}
+
+fn open_arp<'a>(packet: &[u8], mac: Mac) -> Result<Received<'a>, Ignored> {
+    let arp = ArpPacket::new_checked(packet).map_err(|_| Ignored::Malformed)?;
+    match ArpRepr::parse(&arp) {
+        Ok(ArpRepr::EthernetIpv4 {
+            operation: ArpOperation::Reply,
+            source_hardware_addr,
+            source_protocol_addr,
+            target_hardware_addr,
+            ..
+        }) if target_hardware_addr.0 == mac => {
+            Ok(Received::Arp { address: source_protocol_addr, at: source_hardware_addr.0 })
+        }
+        _ => Err(Ignored::NotDhcp),
+    }
+}
+
+/// Wraps the payload of a [`Transmit::Datagram`](super::Transmit::Datagram) into an Ethernet frame from
+/// `source` (port 68) to `destination` (port 67), for where the kernel cannot send it because its port 68 is taken.
+///
+/// What exceeds an IPv4 datagram is cut off; a DHCP client's messages never do.
+pub fn frame(payload: &[u8], source: (Mac, Ipv4Addr), destination: (Mac, Ipv4Addr)) -> Vec<u8> {
+    let payload = &payload[..payload.len().min(usize::from(u16::MAX) - IPV4 - UDP)];
+    let mut buffer = vec![0; ETHERNET + IPV4 + UDP + payload.len()];
+
+    let mut ethernet = ethernet(&mut buffer, source.0, destination.0, EthernetProtocol::Ipv4);
+    let mut ip = Ipv4Packet::new_unchecked(ethernet.payload_mut());
+    ip.set_version(4);
+    ip.set_header_len(IPV4 as u8);
+    ip.set_total_len((IPV4 + UDP + payload.len()) as u16);
+    ip.set_dont_frag(true);
+    ip.set_hop_limit(64);
+    ip.set_next_header(IpProtocol::Udp);
+    ip.set_src_addr(source.1);
+    ip.set_dst_addr(destination.1);
+    ip.fill_checksum();
+
+    let mut udp = UdpPacket::new_unchecked(ip.payload_mut());
+    udp.set_src_port(DHCP_CLIENT_PORT);
+    udp.set_dst_port(DHCP_SERVER_PORT);
+    udp.set_len((UDP + payload.len()) as u16);
+    udp.payload_mut().copy_from_slice(payload);
+    udp.fill_checksum(&IpAddress::Ipv4(source.1), &IpAddress::Ipv4(destination.1));
+    buffer
+}
+
+/// The question to all on the link: who has `wanted`? Tell `source`.
+pub(super) fn arp_request(source: (Mac, Ipv4Addr), wanted: Ipv4Addr) -> Vec<u8> {
+    let request = ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Request,
+        source_hardware_addr: EthernetAddress(source.0),
+        source_protocol_addr: source.1,
+        target_hardware_addr: EthernetAddress([0; 6]),
+        target_protocol_addr: wanted,
+    };
+    let mut buffer = vec![0; ETHERNET + request.buffer_len()];
+    let mut ethernet = ethernet(&mut buffer, source.0, BROADCAST, EthernetProtocol::Arp);
+    request.emit(&mut ArpPacket::new_unchecked(ethernet.payload_mut()));
+    buffer
+}
+
+fn ethernet(buffer: &mut [u8], from: Mac, to: Mac, protocol: EthernetProtocol) -> EthernetFrame<&mut [u8]> {
+    let mut ethernet = EthernetFrame::new_unchecked(buffer);
+    ethernet.set_src_addr(EthernetAddress(from));
+    ethernet.set_dst_addr(EthernetAddress(to));
+    ethernet.set_ethertype(protocol);
+    ethernet
+}

@@ -1,0 +1,207 @@
+//! What a DHCPACK promises: an address, the settings around it, and until when.
+
+use super::message::Reply;
+use super::option::{self, class_prefix, mask, network};
+use super::{Ignored, Mac};
+use crate::time::Instant;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+/// A way to somewhere that is not the default route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The network, its host bits zero.
+    pub destination: Ipv4Addr,
+    /// Bits of its mask, 0 to 32.
+    pub prefix_len: u8,
+    /// The next hop; `None` for what is on the link itself (RFC 3442).
+    pub gateway: Option<Ipv4Addr>,
+}
+
+/// One lease, as the server's last DHCPACK gave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Our address (`yiaddr`).
+    pub address: Ipv4Addr,
+    /// Bits of the subnet mask (option 1), 1 to 32. Where the server gives none, or one with holes, the address's
+    /// class decides, as RFC 950 has it and as other clients do.
+    pub prefix_len: u8,
+    /// Option 28, else the last address of the subnet; `None` where it has no room for one (RFC 3021).
+    pub broadcast: Option<Ipv4Addr>,
+    /// Default gateways, the preferred one first: option 3 or, where options 121 or 249 silence it (RFC 3442),
+    /// the gateways of their default routes. May lie outside of the subnet.
+    pub routers: Vec<Ipv4Addr>,
+    /// All other routes, from option 121, else 249, else 33.
+    pub routes: Vec<Route>,
+    /// Option 6.
+    pub dns_servers: Vec<Ipv4Addr>,
+    /// Option 15, syntactically a domain name.
+    pub domain_name: Option<String>,
+    /// Option 119, each syntactically a domain name.
+    pub search: Vec<String>,
+    /// Option 12: the name that the server gives us.
+    pub host_name: Option<String>,
+    /// Option 26, bytes, as the server said it: whether the link can do that is for the link to say.
+    pub mtu: Option<u16>,
+    /// Option 42.
+    pub ntp_servers: Vec<Ipv4Addr>,
+    /// Option 54: whom to ask at T1 and to tell at release.
+    pub server_id: Ipv4Addr,
+    /// `siaddr`, the next server in bootstrap; not the DHCP server, though often the same.
+    pub next_server: Option<Ipv4Addr>,
+    /// The station that the ACK came from: the server or, between networks, the router towards it.
+    /// `None` in a lease from a file that does not know.
+    pub server_mac: Option<Mac>,
+    /// Option 51; `None` for ever.
+    pub lease_time: Option<Duration>,
+    /// T1 after `acquired_at` (option 58, repaired), shorter than `t2`. `Duration::MAX` in an infinite lease.
+    pub t1: Duration,
+    /// T2 after `acquired_at` (option 59, repaired), shorter than `lease_time`. `Duration::MAX` in an infinite lease.
+    pub t2: Duration,
+    /// From when the times count: when the request was first sent, which is never later than the server's own
+    /// reckoning (RFC 2131 4.4.1).
+    pub acquired_at: Instant,
+}
+
+impl Lease {
+    /// The subnet mask.
+    pub fn mask(&self) -> Ipv4Addr {
+        mask(self.prefix_len)
+    }
+
+    /// When to ask the server for more time (T1); `None` in an infinite lease.
+    pub fn renew_at(&self) -> Option<Instant> {
+        self.lease_time.map(|_| self.acquired_at + self.t1)
+    }
+
+    /// When to ask any server (T2); `None` in an infinite lease.
+    pub fn rebind_at(&self) -> Option<Instant> {
+        self.lease_time.map(|_| self.acquired_at + self.t2)
+    }
+
+    /// When the address must no longer be used; `None` in an infinite lease.
+    pub fn expires_at(&self) -> Option<Instant> {
+        self.lease_time.map(|time| self.acquired_at + time)
+    }
+
+    /// Whether `address` is on our own subnet.
+    pub fn is_on_link(&self, address: Ipv4Addr) -> bool {
+        network(address, self.prefix_len) == network(self.address, self.prefix_len)
+    }
+
+    /// Whether `other` differs in nothing but its times and its server.
+    pub fn same_settings(&self, other: &Self) -> bool {
+        let other_with_our_times = Self {
+            server_id: self.server_id,
+            next_server: self.next_server,
+            server_mac: self.server_mac,
+            lease_time: self.lease_time,
+            t1: self.t1,
+            t2: self.t2,
+            acquired_at: self.acquired_at,
+            ..other.clone()
+        };
+        *self == other_with_our_times
+    }
+
+    /// Reads the lease in a DHCPACK (or what would be one, in a DHCPOFFER) from `server`, counted from `since`.
+    pub(super) fn read(reply: &Reply, server: Ipv4Addr, since: Instant) -> Result<Self, Ignored> {
+        let options = &reply.options;
+        let address = reply.address;
+        if address.is_unspecified() || address.is_broadcast() || address.is_multicast() || address.is_loopback() {
+            return Err(Ignored::Incomplete("address"));
+        }
+        // RFC 2131 table 3: every lease says how long; without it there is no telling when to stop.
+        let seconds = options.long(option::LEASE_TIME).filter(|&time| time > 0);
+        let lease_time = match seconds.ok_or(Ignored::Incomplete("lease time"))? {
+            u32::MAX => None, // RFC 2131 3.3
+            seconds => Some(Duration::from_secs(seconds.into())),
+        };
+        let (t1, t2) = match lease_time {
+            Some(time) => timers(time, options.long(option::RENEWAL_TIME), options.long(option::REBINDING_TIME)),
+            None => (Duration::MAX, Duration::MAX),
+        };
+        let prefix_len = options.address(option::SUBNET_MASK).and_then(prefix_len);
+        let prefix_len = prefix_len.unwrap_or_else(|| class_prefix(address));
+        let (routers, routes) = match options.classless_routes() {
+            Some(routes) => {
+                let (default, routes): (Vec<_>, Vec<_>) =
+                    routes.into_iter().partition(|route| route.prefix_len == 0 && route.gateway.is_some());
+                (default.into_iter().filter_map(|route| route.gateway).collect(), routes)
+            }
+            None => (options.addresses(option::ROUTERS), options.static_routes()),
+        };
+        Ok(Self {
+            address,
+            prefix_len,
+            broadcast: options.address(option::BROADCAST_ADDRESS).or_else(|| broadcast(address, prefix_len)),
+            routers,
+            routes,
+            dns_servers: options.addresses(option::DNS_SERVERS),
+            domain_name: options.name(option::DOMAIN_NAME),
+            search: options.names(option::DOMAIN_SEARCH),
+            host_name: options.name(option::HOST_NAME),
+            mtu: options.short(option::MTU),
+            ntp_servers: options.addresses(option::NTP_SERVERS),
+            server_id: server,
+            next_server: reply.next_server,
+            server_mac: Some(reply.from),
+            lease_time,
+            t1,
+            t2,
+            acquired_at: since,
+        })
+    }
+}
+
+/// T1 and T2 such that 0 < T1 < T2 < lease: what the server says where that makes sense, else RFC 2131 4.4.5's
+/// half and seven eighths. Some servers send none, some send zeros, some send both beyond the lease.
+fn timers(lease: Duration, t1: Option<u32>, t2: Option<u32>) -> (Duration, Duration) {
+    let within = |seconds: Option<u32>, limit: Duration| {
+        seconds.map(|seconds| Duration::from_secs(seconds.into())).filter(|time| !time.is_zero() && *time < limit)
+    };
+    let t2 = within(t2, lease).unwrap_or(lease * 7 / 8);
+    let t1 = within(t1, t2).unwrap_or(lease / 2);
+    // Only the default T1 can still be too late here: then T2 was too early to be meant.
+    (t1, if t1 < t2 { t2 } else { lease * 7 / 8 })
+}
+
+/// The length of a mask without holes, other than 0.0.0.0.
+fn prefix_len(mask: Ipv4Addr) -> Option<u8> {
+    let bits = mask.to_bits();
+    (bits.leading_ones() == bits.count_ones()).then_some(bits.count_ones() as u8)
+}
+
+fn broadcast(address: Ipv4Addr, prefix_len: u8) -> Option<Ipv4Addr> {
+    (prefix_len <= 30).then(|| address | !mask(prefix_len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timers_are_kept_or_repaired() {
+        let timers = |t1, t2| {
+            let (t1, t2) = timers(Duration::from_secs(800), t1, t2);
+            (t1.as_secs(), t2.as_secs())
+        };
+        let default = (400, 700);
+        assert_eq!(timers(Some(10), Some(20)), (10, 20), "as the server says");
+        assert_eq!(timers(None, None), default, "missing");
+        assert_eq!(timers(Some(0), Some(0)), default, "zero");
+        assert_eq!(timers(Some(800), Some(900)), default, "beyond the lease");
+        assert_eq!(timers(Some(600), Some(500)), (400, 500), "inverted: T1 is repaired");
+        assert_eq!(timers(Some(200), Some(100)), default, "inverted, both early");
+        assert_eq!(timers(None, Some(300)), default, "T2 before the default T1");
+        assert_eq!(timers(Some(750), None), default, "T1 after the default T2");
+    }
+
+    #[test]
+    fn masks_have_no_holes() {
+        assert_eq!(prefix_len(Ipv4Addr::new(255, 255, 240, 0)), Some(20));
+        assert_eq!(prefix_len(Ipv4Addr::new(255, 0, 255, 0)), None);
+        assert_eq!(broadcast(Ipv4Addr::new(10, 0, 0, 5), 24), Some(Ipv4Addr::new(10, 0, 0, 255)));
+        assert_eq!(broadcast(Ipv4Addr::new(10, 0, 0, 5), 31), None);
+    }
+}

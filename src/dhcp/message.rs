@@ -1,0 +1,123 @@
+//! DHCP messages (RFC 2131 section 2): reading a server's, writing ours.
+
+use super::option::{self, Options};
+use super::{Config, Ignored, Mac};
+use smoltcp::wire::{ArpHardware, DhcpFlags, DhcpMessageType, DhcpOpCode, DhcpPacket, EthernetAddress};
+use std::net::Ipv4Addr;
+
+/// Where the fixed fields end and the options begin; smoltcp's accessors reach no further than this.
+const HEADER: usize = 240;
+const SNAME: std::ops::Range<usize> = 44..108;
+const FILE: std::ops::Range<usize> = 108..236;
+const MAGIC: u32 = 0x6382_5363;
+/// BOOTP's length (RFC 951, section 3): some relays still drop what is shorter.
+const SHORTEST: usize = 300;
+
+/// A server's message to us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reply {
+    pub(super) message_type: DhcpMessageType,
+    pub(super) xid: u32,
+    /// `yiaddr`: the address meant for us.
+    pub(super) address: Ipv4Addr,
+    /// `siaddr`: the next server in bootstrap.
+    pub(super) next_server: Option<Ipv4Addr>,
+    /// The station that put the message on this link: the server, or the router or relay in between.
+    pub(super) from: Mac,
+    pub(super) options: Options,
+}
+
+impl Reply {
+    /// Reads a UDP payload that `from` sent; fails unless it is a DHCP reply for this very client.
+    pub(super) fn read(payload: &[u8], from: Mac, config: &Config) -> Result<Self, Ignored> {
+        let packet = DhcpPacket::new_checked(payload).map_err(|_| Ignored::Malformed)?;
+        if packet.opcode() != DhcpOpCode::Reply || packet.magic_number() != MAGIC {
+            return Err(Ignored::Malformed);
+        }
+        if packet.client_hardware_address().0 != config.mac {
+            return Err(Ignored::OtherClient);
+        }
+        let options = Options::collect(&payload[HEADER..], &payload[FILE], &payload[SNAME]);
+        // RFC 6842 section 3: an echoed client identifier tells apart clients that share one MAC (ipvlan).
+        if options.bytes(option::CLIENT_ID).is_some_and(|id| id != config.sent_client_id()) {
+            return Err(Ignored::OtherClient);
+        }
+        let message_type = options.byte(option::MESSAGE_TYPE).ok_or(Ignored::Incomplete("message type"))?;
+        Ok(Self {
+            message_type: message_type.into(),
+            xid: packet.transaction_id(),
+            address: packet.your_ip(),
+            next_server: Some(packet.server_ip()).filter(|address| !address.is_unspecified()),
+            from,
+            options,
+        })
+    }
+
+    /// The server's identifier (option 54).
+    pub(super) fn server(&self) -> Option<Ipv4Addr> {
+        self.options.address(option::SERVER_ID)
+    }
+}
+
+/// A message of ours; what is `None` or empty is left out.
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    pub(super) message_type: DhcpMessageType,
+    pub(super) xid: u32,
+    /// Seconds since the client began.
+    pub(super) secs: u16,
+    /// `ciaddr`: the address that we have and answer ARP for.
+    pub(super) ciaddr: Option<Ipv4Addr>,
+    /// Option 50.
+    pub(super) requested: Option<Ipv4Addr>,
+    /// Option 54.
+    pub(super) server: Option<Ipv4Addr>,
+}
+
+impl Request {
+    /// A message that names no addresses yet.
+    pub(super) fn new(message_type: DhcpMessageType, xid: u32, secs: u16) -> Self {
+        Self { message_type, xid, secs, ciaddr: None, requested: None, server: None }
+    }
+
+    /// The UDP payload. Which fields and options go with which message is RFC 2131 table 5.
+    pub(super) fn write(&self, config: &Config) -> Vec<u8> {
+        let mut out = vec![0; HEADER];
+        let mut packet = DhcpPacket::new_unchecked(&mut out[..]);
+        packet.set_opcode(DhcpOpCode::Request);
+        packet.set_hardware_type(ArpHardware::Ethernet);
+        packet.set_hardware_len(6);
+        packet.set_transaction_id(self.xid);
+        packet.set_secs(self.secs);
+        packet.set_client_hardware_address(EthernetAddress(config.mac));
+        packet.set_magic_number(MAGIC);
+        match self.ciaddr {
+            Some(address) => packet.set_client_ip(address),
+            // RFC 2131 4.1: who has an address hears unicast, and has no use for the flag.
+            None if config.broadcast => packet.set_flags(DhcpFlags::BROADCAST),
+            None => {}
+        }
+
+        option::put(&mut out, option::MESSAGE_TYPE, &[self.message_type.into()]);
+        if !config.client_id.is_empty() {
+            option::put(&mut out, option::CLIENT_ID, &config.client_id);
+        }
+        if let Some(server) = self.server {
+            option::put(&mut out, option::SERVER_ID, &server.octets());
+        }
+        if let Some(requested) = self.requested {
+            option::put(&mut out, option::REQUESTED_ADDRESS, &requested.octets());
+        }
+        // A RELEASE asks for nothing.
+        if self.message_type != DhcpMessageType::Release {
+            if let Some(name) = config.host_name.as_deref().filter(|name| !name.is_empty()) {
+                option::put(&mut out, option::HOST_NAME, name.as_bytes());
+            }
+            option::put(&mut out, option::MAX_MESSAGE_SIZE, &config.max_message_size.to_be_bytes());
+            option::put(&mut out, option::PARAMETER_REQUEST_LIST, &option::WANTED);
+        }
+        out.push(option::END);
+        out.resize(out.len().max(SHORTEST), option::PAD);
+        out
+    }
+}

@@ -1,0 +1,259 @@
+//! DHCP options (RFC 2132): collected from wherever a message hides them, and read by type.
+//!
+//! A reader gives `None` for an option that is missing or that cannot be right: one bad option is dropped,
+//! never the message around it.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use super::lease::Route;
+
+pub(super) const PAD: u8 = 0;
+pub(super) const SUBNET_MASK: u8 = 1;
+pub(super) const ROUTERS: u8 = 3;
+pub(super) const DNS_SERVERS: u8 = 6;
+pub(super) const HOST_NAME: u8 = 12;
+pub(super) const DOMAIN_NAME: u8 = 15;
+pub(super) const MTU: u8 = 26;
+pub(super) const BROADCAST_ADDRESS: u8 = 28;
+pub(super) const STATIC_ROUTES: u8 = 33;
+pub(super) const NTP_SERVERS: u8 = 42;
+pub(super) const REQUESTED_ADDRESS: u8 = 50;
+pub(super) const LEASE_TIME: u8 = 51;
+pub(super) const OVERLOAD: u8 = 52;
+pub(super) const MESSAGE_TYPE: u8 = 53;
+pub(super) const SERVER_ID: u8 = 54;
+pub(super) const PARAMETER_REQUEST_LIST: u8 = 55;
+pub(super) const MESSAGE: u8 = 56;
+pub(super) const MAX_MESSAGE_SIZE: u8 = 57;
+pub(super) const RENEWAL_TIME: u8 = 58;
+pub(super) const REBINDING_TIME: u8 = 59;
+pub(super) const CLIENT_ID: u8 = 61;
+pub(super) const DOMAIN_SEARCH: u8 = 119;
+pub(super) const CLASSLESS_ROUTES: u8 = 121;
+pub(super) const CLASSLESS_ROUTES_MICROSOFT: u8 = 249;
+pub(super) const END: u8 = 255;
+
+/// What we ask for (option 55), in this order: classless routes before those that they silence (RFC 3442, page 5).
+///
+/// 108 is not among them: only a host that can do without IPv4 may ask for it (RFC 8925 3.2), and Podman waits
+/// for an IPv4 address.
+pub(super) const WANTED: [u8; 14] = [
+    SUBNET_MASK,
+    CLASSLESS_ROUTES,
+    CLASSLESS_ROUTES_MICROSOFT,
+    STATIC_ROUTES,
+    ROUTERS,
+    DNS_SERVERS,
+    HOST_NAME,
+    DOMAIN_NAME,
+    MTU,
+    BROADCAST_ADDRESS,
+    NTP_SERVERS,
+    RENEWAL_TIME,
+    REBINDING_TIME,
+    DOMAIN_SEARCH,
+];
+
+/// More names than any resolver looks through; bounds what compressed names can unfold to.
+const MAX_NAMES: usize = 32;
+
+/// The options of one message, each code once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Options(BTreeMap<u8, Vec<u8>>);
+
+impl Options {
+    /// Reads the options field and, where option 52 says so, the `file` and `sname` fields after it.
+    ///
+    /// All parts of an option are joined in that order, adjacent or not (RFC 3396 sections 5 and 7).
+    pub(super) fn collect(options: &[u8], file: &[u8], sname: &[u8]) -> Self {
+        let mut all = Self::default();
+        all.add(options);
+        let overload = all.byte(OVERLOAD).unwrap_or(0);
+        if matches!(overload, 1 | 3) {
+            all.add(file);
+        }
+        if matches!(overload, 2 | 3) {
+            all.add(sname);
+        }
+        all
+    }
+
+    /// Goes as far as the field makes sense: to its END, to its last byte, or to a length that overruns it.
+    fn add(&mut self, mut field: &[u8]) {
+        loop {
+            match field {
+                [PAD, rest @ ..] => field = rest,
+                [] | [END, ..] | [_] => return,
+                [code, length, rest @ ..] => {
+                    let Some((value, rest)) = rest.split_at_checked(usize::from(*length)) else { return };
+                    self.0.entry(*code).or_default().extend_from_slice(value);
+                    field = rest;
+                }
+            }
+        }
+    }
+
+    pub(super) fn bytes(&self, code: u8) -> Option<&[u8]> {
+        self.0.get(&code).map(Vec::as_slice)
+    }
+
+    fn array<const N: usize>(&self, code: u8) -> Option<[u8; N]> {
+        self.bytes(code)?.try_into().ok()
+    }
+
+    pub(super) fn byte(&self, code: u8) -> Option<u8> {
+        self.array(code).map(|[byte]| byte)
+    }
+
+    pub(super) fn short(&self, code: u8) -> Option<u16> {
+        self.array(code).map(u16::from_be_bytes)
+    }
+
+    pub(super) fn long(&self, code: u8) -> Option<u32> {
+        self.array(code).map(u32::from_be_bytes)
+    }
+
+    /// One address; 0.0.0.0 is none.
+    pub(super) fn address(&self, code: u8) -> Option<Ipv4Addr> {
+        self.array::<4>(code).map(Ipv4Addr::from).filter(|address| !address.is_unspecified())
+    }
+
+    /// A list of addresses; empty where it is missing or not made of whole addresses.
+    pub(super) fn addresses(&self, code: u8) -> Vec<Ipv4Addr> {
+        let (addresses, rest) = self.bytes(code).unwrap_or_default().as_chunks::<4>();
+        if !rest.is_empty() {
+            return Vec::new();
+        }
+        addresses.iter().map(|octets| Ipv4Addr::from(*octets)).filter(|address| !address.is_unspecified()).collect()
+    }
+
+    /// A text for people: never trusted, so control characters are replaced.
+    pub(super) fn text(&self, code: u8) -> Option<String> {
+        let text = String::from_utf8_lossy(self.bytes(code)?).replace(char::is_control, " ");
+        Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+    }
+
+    /// A host or domain name, fit to be written into a configuration file. Some servers end it with NUL or a dot.
+    pub(super) fn name(&self, code: u8) -> Option<String> {
+        let name = std::str::from_utf8(self.bytes(code)?).ok()?;
+        let name = name.trim_end_matches('\0');
+        checked_name(name.strip_suffix('.').unwrap_or(name))
+    }
+
+    /// A list of names in the DNS wire format, compressed within the whole option (RFC 3397 section 2).
+    pub(super) fn names(&self, code: u8) -> Vec<String> {
+        let field = self.bytes(code).unwrap_or_default();
+        let mut names = Vec::new();
+        let mut at = 0;
+        while at < field.len() && names.len() < MAX_NAMES {
+            match dns_name(field, at) {
+                Some((name, next)) => (names.push(name), at = next).1,
+                None => return Vec::new(),
+            }
+        }
+        names
+    }
+
+    /// Option 121, or 249 in its place (RFC 3442). `None` also where it is not made of whole routes.
+    pub(super) fn classless_routes(&self) -> Option<Vec<Route>> {
+        [CLASSLESS_ROUTES, CLASSLESS_ROUTES_MICROSOFT].into_iter().find_map(|code| classless_routes(self.bytes(code)?))
+    }
+
+    /// Option 33 (RFC 2132 5.8): pairs of destination and router, without masks.
+    pub(super) fn static_routes(&self) -> Vec<Route> {
+        let (pairs, rest) = self.bytes(STATIC_ROUTES).unwrap_or_default().as_chunks::<8>();
+        if !rest.is_empty() {
+            return Vec::new();
+        }
+        let route = |[a, b, c, d, gateway @ ..]: &[u8; 8]| {
+            let destination = Ipv4Addr::new(*a, *b, *c, *d);
+            // The class tells the mask, as it did when this option was written; an address within a network of
+            // its class can only mean that one host.
+            let classful = class_prefix(destination);
+            let prefix_len = if network(destination, classful) == destination { classful } else { 32 };
+            Route { destination, prefix_len, gateway: Some(Ipv4Addr::from(*gateway)) }
+        };
+        // RFC 2132 5.8: a default route does not belong here.
+        pairs.iter().map(route).filter(|route| !route.destination.is_unspecified()).collect()
+    }
+}
+
+/// Adds an option to a message under construction; what exceeds its 255 bytes is cut off.
+pub(super) fn put(message: &mut Vec<u8>, code: u8, value: &[u8]) {
+    let value = &value[..value.len().min(usize::from(u8::MAX))];
+    message.extend([code, value.len() as u8]);
+    message.extend(value);
+}
+
+/// The prefix length that an address had before there were masks (RFC 791 3.2).
+pub(super) fn class_prefix(address: Ipv4Addr) -> u8 {
+    match address.octets()[0] {
+        0..=127 => 8,
+        128..=191 => 16,
+        192..=223 => 24,
+        _ => 32,
+    }
+}
+
+/// The address of the network of `prefix_len` bits (at most 32) that `address` is in.
+pub(super) fn network(address: Ipv4Addr, prefix_len: u8) -> Ipv4Addr {
+    address & mask(prefix_len)
+}
+
+/// The mask of a prefix of at most 32 bits.
+pub(super) fn mask(prefix_len: u8) -> Ipv4Addr {
+    Ipv4Addr::from_bits(u32::MAX.checked_shl(32 - u32::from(prefix_len.min(32))).unwrap_or(0))
+}
+
+fn classless_routes(mut field: &[u8]) -> Option<Vec<Route>> {
+    let mut routes = Vec::new();
+    while let [prefix_len @ 0..=32, rest @ ..] = field {
+        let (significant, rest) = rest.split_at_checked(usize::from(prefix_len.div_ceil(8)))?;
+        let (gateway, rest) = rest.split_first_chunk::<4>()?;
+        let mut octets = [0; 4];
+        octets[..significant.len()].copy_from_slice(significant);
+        routes.push(Route {
+            // RFC 3442, page 5: bits beyond the mask are to be cleared by the client.
+            destination: network(Ipv4Addr::from(octets), *prefix_len),
+            prefix_len: *prefix_len,
+            // RFC 3442, page 4: router 0.0.0.0 means that the destination is on the link itself.
+            gateway: Some(Ipv4Addr::from(*gateway)).filter(|gateway| !gateway.is_unspecified()),
+        });
+        field = rest;
+    }
+    (field.is_empty() && !routes.is_empty()).then_some(routes)
+}
+
+/// The name at `start`, and where the next one begins. A pointer leads back, never forward, so this ends.
+fn dns_name(field: &[u8], start: usize) -> Option<(String, usize)> {
+    let mut labels = Vec::new();
+    let (mut at, mut segment, mut next) = (start, start, None);
+    loop {
+        match *field.get(at..)? {
+            [0, ..] => break,
+            [length @ 1..=63, ref rest @ ..] => {
+                let label = rest.get(..usize::from(length))?;
+                labels.push(std::str::from_utf8(label).ok()?);
+                at += 1 + label.len();
+            }
+            [high @ 0xc0..=0xff, low, ..] => {
+                let target = usize::from(u16::from_be_bytes([high & 0x3f, low]));
+                if target >= segment {
+                    return None;
+                }
+                next = next.or(Some(at + 2));
+                (at, segment) = (target, target);
+            }
+            _ => return None,
+        }
+    }
+    Some((checked_name(&labels.join("."))?, next.unwrap_or(at + 1)))
+}
+
+/// Lets pass only what a host or domain name is made of (RFC 1123 2.1, and the underscore of real life).
+fn checked_name(name: &str) -> Option<String> {
+    let letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(letter);
+    (name.len() <= 253 && name.split('.').all(label)).then(|| name.to_owned())
+}

@@ -1,0 +1,19 @@
+//! Conversations between the DHCP client and made-up servers, on a made-up clock: one test for each rule.
+#![cfg(feature = "proxy")]
+#![expect(unreachable_pub, clippy::unwrap_used, reason = "nothing of a test is public, and it may fail")]
+
+#[path = "conversations/double.rs"]
+mod double;
+
+#[path = "conversations/acquire.rs"]
+mod acquire;
+#[path = "conversations/hostile.rs"]
+mod hostile;
+#[path = "conversations/options.rs"]
+mod options;
+#[path = "conversations/reboot.rs"]
+mod reboot;
+#[path = "conversations/release.rs"]
+mod release;
+#[path = "conversations/renew.rs"]
+mod renew;

@@ -1,0 +1,239 @@
+//! From nothing to a lease, or to a reason why not (RFC 2131 3.1, 4.4.1).
+
+use super::double::{Lost::*, Says::*, *};
+use dhcproto::v4::{DhcpOption, MessageType, OptionCode};
+use smol_dhcp_proxy::dhcp::{Ignored, Route};
+
+#[test]
+fn the_example_of_the_design() {
+    let mut c = Conversation::start().without_fuzz();
+    c.at(0).sends(discover());
+    c.at(2).sends(discover());
+    c.at(3).hears(offer(IP)).sends(request(IP));
+    c.at(3).hears(ack(IP, hours(1))).says(Bound(IP));
+    c.at(1803).sends(renew(IP)); // T1
+    c.at(1804).hears(nak()).says(Lost(IP, Refused)).sends(discover());
+}
+
+/// The schedule while a caller waits, and what the caller is told at the end.
+#[test]
+fn seven_discovers_fit_into_45_s() {
+    let mut c = Conversation::start().without_fuzz();
+    for second in [0, 2, 6, 14, 22, 30, 38] {
+        c.at(second).sends(discover());
+    }
+    c.at(45).says(gave_up("no DHCPOFFER within 45 s (7 DISCOVERs sent)"));
+    c.at(1_000_000);
+}
+
+/// RFC 2131 4.1: 4, 8, 16, 32, 64 s; and some mercy on a network without a server.
+#[test]
+fn with_nobody_waiting_it_is_patient() {
+    let mut c = Conversation::start().without_fuzz().patient();
+    for second in [0, 4, 12, 28, 60, 124, 188, 252, 316, 380, 444, 744, 1044] {
+        c.at(second).sends(discover());
+    }
+}
+
+/// RFC 2131 4.1: `secs` counts from the start and the REQUEST repeats that of the DISCOVER; so does the xid.
+#[test]
+fn secs_and_xid_of_a_request_are_those_of_the_discover() {
+    let mut c = Conversation::start().without_fuzz();
+    c.at(0).sends(discover());
+    assert_eq!(c.last().secs(), 1, "never 0");
+    let xid = c.last().xid();
+    c.at(2).sends(discover());
+    c.at(6).sends(discover());
+    c.at(13).hears(offer(IP)).sends(request(IP));
+    assert_eq!((c.last().secs(), c.last().xid()), (6, xid));
+    c.at(15).sends(request(IP));
+    assert_eq!((c.last().secs(), c.last().xid()), (6, xid));
+}
+
+/// RFC 2131 4.4.1: a client may take the first offer, and then has no ear for others.
+#[test]
+fn the_first_offer_wins() {
+    let mut c = Conversation::start();
+    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP));
+    let unexpected = Ignored::Unexpected { message_type: 2, state: "REQUESTING" };
+    c.ignores(offer(OTHER_IP).from(OTHER_SERVER), unexpected);
+    c.ignores(ack(OTHER_IP, hours(1)).from(OTHER_SERVER), Ignored::OtherServer(OTHER_SERVER));
+    c.ignores(nak().from(OTHER_SERVER), Ignored::OtherServer(OTHER_SERVER));
+    c.hears(ack(IP, hours(1))).says(Bound(IP));
+}
+
+/// RFC 2131 table 3: an offer names its server and a time.
+#[test]
+fn an_offer_that_could_not_become_a_lease_is_no_offer() {
+    let mut c = Conversation::start();
+    c.at(0).sends(discover());
+    c.ignores(offer(IP).without(OptionCode::ServerIdentifier), Ignored::Incomplete("server identifier"));
+    c.ignores(offer(IP).without(OptionCode::AddressLeaseTime), Ignored::Incomplete("lease time"));
+    c.ignores(offer(IP).without(OptionCode::MessageType), Ignored::Incomplete("message type"));
+    c.ignores(offer(NOBODY), Ignored::Incomplete("address"));
+    c.ignores(offer([255; 4].into()), Ignored::Incomplete("address"));
+    c.ignores(offer([127, 0, 0, 1].into()), Ignored::Incomplete("address"));
+    c.hears(offer(IP)).sends(request(IP));
+}
+
+/// RFC 2131 table 3: without a time there is no telling when to stop using the address.
+#[test]
+fn an_ack_without_a_time_is_no_lease() {
+    let mut c = Conversation::start().without_fuzz();
+    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP));
+    c.ignores(ack(IP, hours(1)).without(OptionCode::AddressLeaseTime), Ignored::Incomplete("lease time"));
+    c.ignores(ack(IP, seconds(0)), Ignored::Incomplete("lease time"));
+    c.at(2).sends(request(IP)).ignores(ack(IP, seconds(1)), Ignored::Incomplete("time left"));
+    c.hears(ack(IP, hours(1))).says(Bound(IP));
+}
+
+/// RFC 2131 3.1 (5): who gets no answer to the REQUEST starts over.
+#[test]
+fn a_request_without_answer_goes_back_to_discover() {
+    let mut c = Conversation::start().without_fuzz();
+    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP));
+    let first = c.last().xid();
+    c.at(2).sends(request(IP));
+    c.at(6).sends(request(IP));
+    c.at(14).sends(discover());
+    assert_ne!(c.last().xid(), first, "a new xid for a new exchange");
+    c.ignores(ack(IP, hours(1)).late(), Ignored::OtherExchange);
+    c.at(15).hears(offer(OTHER_IP)).sends(request(OTHER_IP));
+    c.hears(ack(OTHER_IP, hours(1))).says(Bound(OTHER_IP));
+}
+
+#[test]
+fn an_offer_without_ack_is_what_the_caller_is_told() {
+    let mut c = Conversation::start().without_fuzz().configured(|config| config.deadline = Some(seconds(10)));
+    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP));
+    c.at(2).sends(request(IP));
+    c.at(6).sends(request(IP));
+    c.at(10).says(gave_up("offer of 10.0.0.5 from 10.0.0.1 but no DHCPACK"));
+}
+
+/// RFC 2131 3.1 (5): a NAK means INIT; and a server that always refuses is asked ever more seldom.
+#[test]
+fn refusals_make_it_slower_and_are_what_the_caller_is_told() {
+    let mut c = Conversation::start().without_fuzz();
+    let nak = || nak().with(DhcpOption::Message("not\nyours".to_owned()));
+    let refused_at = |c: &mut Conversation, second: u32| {
+        c.at(second).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(nak());
+    };
+    refused_at(&mut c, 0);
+    refused_at(&mut c, 0); // at once
+    refused_at(&mut c, 2);
+    refused_at(&mut c, 6);
+    refused_at(&mut c, 14);
+    refused_at(&mut c, 22);
+    refused_at(&mut c, 30);
+    refused_at(&mut c, 38);
+    c.at(45).says(gave_up("refused by 10.0.0.1: not yours"));
+}
+
+/// A refused address is not what we want any more.
+#[test]
+fn a_nak_makes_it_forget_the_address_that_it_wanted() {
+    let mut c = Conversation::start().configured(|config| config.requested = Some(IP));
+    c.at(0).sends(discover().wanting(IP)).hears(offer(IP)).sends(request(IP)).hears(nak()).sends(discover());
+}
+
+/// RFC 2131 4.1, 4.4.1: replies are told by xid and chaddr; RFC 6842 3: and by the client identifier.
+#[test]
+fn replies_to_others_are_ignored() {
+    let mut c = Conversation::start();
+    c.at(0).sends(discover());
+    c.ignores(offer(IP).late(), Ignored::OtherExchange);
+    c.ignores(offer(IP).message(|m| _ = m.set_chaddr(&[2, 0, 0, 0, 0, 6])), Ignored::OtherClient);
+    c.ignores(offer(IP).with(DhcpOption::ClientIdentifier(b"\0other".to_vec())), Ignored::OtherClient);
+    c.hears(offer(IP).with(DhcpOption::ClientIdentifier(CLIENT_ID.to_vec()))).sends(request(IP));
+}
+
+#[test]
+fn what_is_no_dhcp_reply_is_ignored() {
+    let mut c = Conversation::start();
+    c.at(0).sends(discover());
+    c.ignores(offer(IP).frame(|f| f[0..6].copy_from_slice(&[2, 0, 0, 0, 0, 6])), Ignored::NotForUs);
+    c.ignores(offer(IP).frame(|f| f[12..14].copy_from_slice(&[0x81, 0x00])), Ignored::NotDhcp); // a VLAN tag
+    c.ignores(offer(IP).frame(|f| f.truncate(60)), Ignored::Malformed);
+    c.ignores(offer(IP).frame(|f| f[22] ^= 1), Ignored::Checksum); // the IPv4 header
+    c.ignores(offer(IP).frame(|f| fragment(f, 0x2000)), Ignored::Fragment); // the first of several
+    c.ignores(offer(IP).frame(|f| fragment(f, 1)), Ignored::Fragment); // the last
+    c.ignores(offer(IP).frame(|f| f[100] ^= 1), Ignored::Checksum); // the payload
+    c.ignores(offer(IP).payload(|p| p[0] = 1), Ignored::Malformed); // a request
+    c.ignores(offer(IP).payload(|p| p[236] = 0), Ignored::Malformed); // no magic cookie: BOOTP
+    c.ignores(ack(IP, hours(1)), Ignored::Unexpected { message_type: 5, state: "SELECTING" });
+    c.ignores(
+        offer(IP).with(DhcpOption::MessageType(MessageType::Inform)),
+        Ignored::Unexpected { message_type: 8, state: "SELECTING" },
+    );
+    c.ignores_frame(&arp_reply(SERVER, SERVER_MAC), Ignored::NotDhcp);
+    c.ignores_frame(&[], Ignored::Malformed);
+}
+
+fn fragment(frame: &mut [u8], flags_and_offset: u16) {
+    frame[20..22].copy_from_slice(&flags_and_offset.to_be_bytes());
+    smoltcp::wire::Ipv4Packet::new_unchecked(&mut frame[14..]).fill_checksum();
+}
+
+/// RFC 768: 0 is no checksum. Linux between interfaces of one host: the bare pseudo-header sum is no damage.
+#[test]
+fn checksums_that_nobody_has_filled_in_are_accepted() {
+    let unfilled = |frame: &mut Vec<u8>| {
+        let udp_length = u32::from(u16::from_be_bytes([frame[38], frame[39]]));
+        let addresses = frame[26..34].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+        let sum = addresses.sum::<u32>() + 17 + udp_length;
+        let folded = ((sum & 0xffff) + (sum >> 16)) as u16;
+        frame[40..42].copy_from_slice(&folded.to_be_bytes());
+    };
+    let mut c = Conversation::start();
+    c.at(0).sends(discover()).hears(offer(IP).frame(unfilled)).sends(request(IP));
+    c.hears(ack(IP, hours(1)).frame(|frame| frame[40..42].fill(0))).says(Bound(IP));
+}
+
+/// RFC 2131 4.1: the reply may come by broadcast or to an address that is not ours yet.
+#[test]
+fn broadcast_replies_are_heard() {
+    let mut c = Conversation::start().configured(|config| config.broadcast = true);
+    c.at(0).sends(discover());
+    assert!(c.last().flags().broadcast());
+    c.hears(offer(IP).frame(|frame| frame[0..6].fill(0xff))).sends(request(IP));
+    assert!(c.last().flags().broadcast());
+}
+
+#[test]
+fn what_the_configuration_asks_for_is_asked_for() {
+    let mut c = Conversation::start().configured(|config| {
+        config.host_name = Some("web".to_owned());
+        config.requested = Some(OTHER_IP);
+    });
+    c.at(0).sends(discover().wanting(OTHER_IP));
+    assert!(!c.last().flags().broadcast());
+    let expect = |c: &Conversation| {
+        let options = c.last().opts();
+        assert_eq!(options.get(OptionCode::Hostname), Some(&DhcpOption::Hostname("web".to_owned())));
+        assert_eq!(options.get(OptionCode::MaxMessageSize), Some(&DhcpOption::MaxMessageSize(1472)));
+        let Some(DhcpOption::ParameterRequestList(list)) = options.get(OptionCode::ParameterRequestList) else {
+            panic!("no option 55")
+        };
+        let list: Vec<u8> = list.iter().map(|code| u8::from(*code)).collect();
+        assert_eq!(list, [1, 121, 249, 33, 3, 6, 12, 15, 26, 28, 42, 58, 59, 119]);
+    };
+    expect(&c);
+    c.hears(offer(IP)).sends(request(IP));
+    expect(&c);
+}
+
+/// Everything that the lease says, once, as a plain server says it.
+#[test]
+fn a_plain_lease() {
+    let mut c = Conversation::bound(hours(2));
+    let lease = c.lease().clone();
+    assert_eq!((lease.address, lease.mask(), lease.prefix_len), (IP, [255, 255, 255, 0].into(), 24));
+    assert_eq!(lease.broadcast, Some([10, 0, 0, 255].into()));
+    assert_eq!((lease.server_id, lease.server_mac, lease.next_server), (SERVER, Some(SERVER_MAC), None));
+    assert_eq!((lease.routers, lease.routes), (vec![SERVER], Vec::<Route>::new()));
+    assert_eq!(lease.lease_time, Some(hours(2)));
+    assert_eq!((lease.t1, lease.t2), (hours(1), seconds(6300)));
+    assert_eq!(lease.acquired_at, start_of_time());
+    assert!(!c.client().is_listening());
+}

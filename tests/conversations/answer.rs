@@ -1,0 +1,142 @@
+//! What servers say, written with dhcproto, and the frames that it comes in.
+
+use super::*;
+use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
+use dhcproto::{Encodable, Encoder};
+use smoltcp::wire::{
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, IpAddress, IpProtocol,
+    Ipv4Packet, UdpPacket,
+};
+
+/// A server's message; addressed as an answer to the client's last one.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    message: Message,
+    pub late: bool,
+    edit_payload: Option<fn(&mut Vec<u8>)>,
+    edit_frame: Option<fn(&mut Vec<u8>)>,
+}
+
+fn answer(message_type: MessageType, options: &[DhcpOption]) -> Answer {
+    let mut message = Message::default();
+    message.set_opcode(Opcode::BootReply).set_chaddr(&MAC);
+    let answer = Answer { message, late: false, edit_payload: None, edit_frame: None };
+    let answer = answer.with(DhcpOption::MessageType(message_type)).with(DhcpOption::ServerIdentifier(SERVER));
+    options.iter().cloned().fold(answer, Answer::with)
+}
+
+pub fn lease_options(time: Duration) -> [DhcpOption; 3] {
+    [
+        DhcpOption::AddressLeaseTime(u32::try_from(time.as_secs()).unwrap_or(u32::MAX)),
+        DhcpOption::SubnetMask(Ipv4Addr::new(255, 255, 255, 0)),
+        DhcpOption::Router(vec![SERVER]),
+    ]
+}
+
+pub fn offer(ip: Ipv4Addr) -> Answer {
+    answer(MessageType::Offer, &lease_options(hours(1))).of(ip)
+}
+
+pub fn ack(ip: Ipv4Addr, time: Duration) -> Answer {
+    answer(MessageType::Ack, &lease_options(time)).of(ip)
+}
+
+pub fn nak() -> Answer {
+    answer(MessageType::Nak, &[])
+}
+
+impl Answer {
+    pub fn of(mut self, ip: Ipv4Addr) -> Self {
+        self.message.set_yiaddr(ip);
+        self
+    }
+
+    pub fn from(self, server: Ipv4Addr) -> Self {
+        self.with(DhcpOption::ServerIdentifier(server))
+    }
+
+    pub fn with(mut self, option: DhcpOption) -> Self {
+        self.message.opts_mut().insert(option);
+        self
+    }
+
+    pub fn without(mut self, code: OptionCode) -> Self {
+        self.message.opts_mut().remove(code);
+        self
+    }
+
+    /// To the transaction before the last one.
+    pub fn late(self) -> Self {
+        Self { late: true, ..self }
+    }
+
+    pub fn message(mut self, edit: impl FnOnce(&mut Message)) -> Self {
+        edit(&mut self.message);
+        self
+    }
+
+    pub fn payload(self, edit: fn(&mut Vec<u8>)) -> Self {
+        Self { edit_payload: Some(edit), ..self }
+    }
+
+    pub fn frame(self, edit: fn(&mut Vec<u8>)) -> Self {
+        Self { edit_frame: Some(edit), ..self }
+    }
+
+    pub fn payload_for(&self, xid: u32) -> Vec<u8> {
+        let mut message = self.message.clone();
+        message.set_xid(xid);
+        let mut payload = Vec::new();
+        message.encode(&mut Encoder::new(&mut payload)).unwrap();
+        self.edit_payload.inspect(|edit| edit(&mut payload));
+        payload
+    }
+
+    pub fn write(&self, xid: u32) -> Vec<u8> {
+        let mut frame = server_frame(&self.payload_for(xid), SERVER, self.message.yiaddr());
+        self.edit_frame.inspect(|edit| edit(&mut frame));
+        frame
+    }
+}
+
+/// A frame from the server's port 67 to the client's port 68.
+pub fn server_frame(payload: &[u8], from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
+    let mut bytes = vec![0; 14 + 20 + 8 + payload.len()];
+    let mut frame = EthernetFrame::new_unchecked(&mut bytes[..]);
+    frame.set_src_addr(EthernetAddress(SERVER_MAC));
+    frame.set_dst_addr(EthernetAddress(MAC));
+    frame.set_ethertype(EthernetProtocol::Ipv4);
+    let mut ip = Ipv4Packet::new_unchecked(frame.payload_mut());
+    ip.set_version(4);
+    ip.set_header_len(20);
+    ip.set_total_len(28 + payload.len() as u16);
+    ip.set_hop_limit(64);
+    ip.set_next_header(IpProtocol::Udp);
+    ip.set_src_addr(from);
+    ip.set_dst_addr(to);
+    ip.fill_checksum();
+    let mut udp = UdpPacket::new_unchecked(ip.payload_mut());
+    udp.set_src_port(67);
+    udp.set_dst_port(68);
+    udp.set_len(8 + payload.len() as u16);
+    udp.payload_mut().copy_from_slice(payload);
+    udp.fill_checksum(&IpAddress::Ipv4(from), &IpAddress::Ipv4(to));
+    bytes
+}
+
+pub fn arp_reply(address: Ipv4Addr, at: Mac) -> Vec<u8> {
+    let reply = ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Reply,
+        source_hardware_addr: EthernetAddress(at),
+        source_protocol_addr: address,
+        target_hardware_addr: EthernetAddress(MAC),
+        target_protocol_addr: IP,
+    };
+    let mut bytes = vec![0; 14 + 28];
+    let mut frame = EthernetFrame::new_unchecked(&mut bytes[..]);
+    frame.set_src_addr(EthernetAddress(at));
+    frame.set_dst_addr(EthernetAddress(MAC));
+    frame.set_ethertype(EthernetProtocol::Arp);
+    reply.emit(&mut ArpPacket::new_unchecked(frame.payload_mut()));
+    bytes
+}

@@ -1,0 +1,288 @@
+//! The other end of the line: says what servers say, hears what the client says, and holds the clock.
+//!
+//! It is strict: a message or an event that a test does not mention fails it.
+
+use dhcproto::v4::Message;
+use smol_dhcp_proxy::dhcp::{self, Client, Config, Event, Ignored, Lease, Mac};
+use smol_dhcp_proxy::time::Instant;
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+mod answer;
+mod said;
+pub use answer::*;
+pub use said::*;
+
+pub const IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
+pub const OTHER_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 6);
+pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+pub const OTHER_SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+pub const NOBODY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+
+pub const MAC: Mac = [2, 0, 0, 0, 0, 5];
+pub const SERVER_MAC: Mac = [2, 0, 0, 0, 0, 1];
+pub const BROADCAST_MAC: Mac = [0xff; 6];
+pub const CLIENT_ID: &[u8] = b"\0container";
+
+pub fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+pub fn hours(n: u64) -> Duration {
+    seconds(n * 3600)
+}
+
+pub fn config() -> Config {
+    Config { deadline: Some(seconds(45)), ..Config::new(MAC, CLIENT_ID.to_vec()) }
+}
+
+/// The moment that all conversations count from; not zero, so that nothing passes by accident.
+pub fn start_of_time() -> Instant {
+    Instant::from_boot(seconds(1000))
+}
+
+/// An event, as far as tests care. The whole lease is in [`Conversation::lease`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Says {
+    Bound(Ipv4Addr),
+    Renewed(Ipv4Addr),
+    Changed(Ipv4Addr, Ipv4Addr),
+    Lost(Ipv4Addr, Lost),
+    GaveUp(String),
+    Released,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Lost {
+    Expired,
+    Refused,
+}
+
+pub fn gave_up(why: &str) -> Says {
+    Says::GaveUp(why.to_owned())
+}
+
+impl From<Event> for Says {
+    fn from(event: Event) -> Self {
+        match event {
+            Event::Bound(lease) => Self::Bound(lease.address),
+            Event::Renewed(lease) => Self::Renewed(lease.address),
+            Event::Changed { old, new } => Self::Changed(old.address, new.address),
+            Event::Lost { old, why: dhcp::Lost::Expired } => Self::Lost(old.address, Lost::Expired),
+            Event::Lost { old, why: dhcp::Lost::Refused { .. } } => Self::Lost(old.address, Lost::Refused),
+            Event::GaveUp(why) => Self::GaveUp(why.to_string()),
+            Event::Released => Self::Released,
+        }
+    }
+}
+
+/// A client, its clock, and what it has said that the test has not yet mentioned.
+pub struct Conversation {
+    config: Config,
+    begin: Box<dyn Fn(Config) -> Client>,
+    client: Option<Client>,
+    now: Instant,
+    said: VecDeque<Said>,
+    says: VecDeque<Event>,
+    /// The last message with an xid of its own, and the xid before it.
+    last: Option<Message>,
+    earlier_xid: u32,
+}
+
+impl Conversation {
+    /// With a client that knows nothing, and a caller who waits 45 s.
+    pub fn start() -> Self {
+        Self::with(|config| Client::new(config, 7, start_of_time()))
+    }
+
+    /// With a client that was bound to `ip` in earlier times.
+    pub fn reboot(ip: Ipv4Addr) -> Self {
+        Self::with(move |config| Client::reboot(config, ip, 7, start_of_time()))
+    }
+
+    /// With a client whose lease was kept in a file.
+    pub fn resume(lease: Lease) -> Self {
+        Self::with(move |config| Client::resume(config, lease.clone(), 7, start_of_time()))
+    }
+
+    fn with(begin: impl Fn(Config) -> Client + 'static) -> Self {
+        Self {
+            config: config(),
+            begin: Box::new(begin),
+            client: None,
+            now: start_of_time(),
+            said: VecDeque::new(),
+            says: VecDeque::new(),
+            last: None,
+            earlier_xid: 0,
+        }
+    }
+
+    /// All delays are round figures.
+    pub fn without_fuzz(self) -> Self {
+        self.configured(|config| config.fuzz = false)
+    }
+
+    /// Nobody waits for the lease.
+    pub fn patient(self) -> Self {
+        self.configured(|config| config.deadline = None)
+    }
+
+    pub fn configured(mut self, edit: impl FnOnce(&mut Config)) -> Self {
+        edit(&mut self.config);
+        self
+    }
+
+    /// A conversation in which `IP` was acquired without delay at 0 s.
+    pub fn bound(time: Duration) -> Self {
+        Self::bound_by(ack(IP, time))
+    }
+
+    pub fn bound_by(ack: Answer) -> Self {
+        let mut c = Self::start().without_fuzz();
+        c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack).says(Says::Bound(IP));
+        c
+    }
+
+    pub fn client(&mut self) -> &mut Client {
+        self.client.get_or_insert_with(|| (self.begin)(self.config.clone()))
+    }
+
+    /// Lets time pass until `seconds` after the start. Whatever happens on the way fails the test.
+    pub fn at(&mut self, seconds: impl Into<f64>) -> &mut Self {
+        let then = start_of_time() + Duration::from_secs_f64(seconds.into());
+        assert!(then >= self.now, "time runs forward");
+        while let Some(due) = self.client().poll_timeout().filter(|due| *due < then) {
+            self.quiet();
+            assert!(due >= self.now, "a deadline in the past");
+            self.now = due;
+            self.client().handle_timeout(due);
+            self.drain();
+            let next = self.client().poll_timeout();
+            assert!(next.is_none_or(|next| next > due), "the deadline {due:?} does not go away");
+        }
+        if then > self.now {
+            self.quiet();
+        }
+        self.now = then;
+        self.client().handle_timeout(then);
+        self.drain();
+        self
+    }
+
+    /// The machine was asleep: the clock jumps, and nobody did anything meanwhile.
+    pub fn wakes_at(&mut self, seconds: impl Into<f64>) -> &mut Self {
+        self.quiet();
+        self.now = start_of_time() + Duration::from_secs_f64(seconds.into());
+        let now = self.now;
+        self.client().handle_timeout(now);
+        self.drain();
+        self
+    }
+
+    pub fn sends(&mut self, expected: Said) -> &mut Self {
+        let said = self.said.pop_front();
+        assert_eq!(said.as_ref(), Some(&expected), "{}", self.whereabouts());
+        self
+    }
+
+    pub fn says(&mut self, expected: Says) -> &mut Self {
+        let event = self.says.pop_front().map(Says::from);
+        assert_eq!(event.as_ref(), Some(&expected), "{}", self.whereabouts());
+        self
+    }
+
+    /// The event itself, for tests that look at the whole of it.
+    pub fn event(&mut self) -> Event {
+        self.says.pop_front().expect("an event")
+    }
+
+    pub fn hears(&mut self, answer: Answer) -> &mut Self {
+        let frame = self.frame(&answer);
+        self.hears_frame(&frame)
+    }
+
+    pub fn hears_frame(&mut self, frame: &[u8]) -> &mut Self {
+        let result = self.handle(frame);
+        assert_eq!(result, Ok(()), "{}", self.whereabouts());
+        self
+    }
+
+    /// Hears something that changes nothing, for this reason.
+    pub fn ignores(&mut self, answer: Answer, why: Ignored) -> &mut Self {
+        let frame = self.frame(&answer);
+        self.ignores_frame(&frame, why)
+    }
+
+    pub fn ignores_frame(&mut self, frame: &[u8], why: Ignored) -> &mut Self {
+        let before = (self.client().state(), self.client().poll_timeout());
+        assert_eq!(self.handle(frame), Err(why));
+        self.quiet();
+        assert_eq!((self.client().state(), self.client().poll_timeout()), before);
+        self
+    }
+
+    pub fn releases(&mut self) -> &mut Self {
+        let now = self.now;
+        self.client().release(now);
+        self.drain();
+        self
+    }
+
+    pub fn lease(&mut self) -> &Lease {
+        self.client().lease().expect("a lease")
+    }
+
+    /// The last DHCP message that the client sent.
+    pub fn last(&self) -> &Message {
+        self.last.as_ref().expect("a message")
+    }
+
+    /// Nothing is left that the test has not mentioned.
+    pub fn quiet(&self) {
+        assert!(self.said.is_empty(), "unexpected {}: {:?}", self.whereabouts(), self.said);
+        assert!(self.says.is_empty(), "unexpected {}: {:?}", self.whereabouts(), self.says);
+    }
+
+    pub fn frame(&mut self, answer: &Answer) -> Vec<u8> {
+        let xid = if answer.late { self.earlier_xid } else { self.last().xid() };
+        answer.write(xid)
+    }
+
+    fn whereabouts(&self) -> String {
+        let state = self.client.as_ref().map_or("nowhere", Client::state);
+        format!("after {:?}, in {state}", self.now - start_of_time())
+    }
+
+    fn handle(&mut self, frame: &[u8]) -> Result<(), Ignored> {
+        let now = self.now;
+        let result = self.client().handle_packet(frame, now);
+        self.drain();
+        result
+    }
+
+    fn drain(&mut self) {
+        let mut bytes = Vec::new();
+        while let Some(transmit) = self.client().poll_transmit(&mut bytes) {
+            let (said, message) = Said::read(transmit, &bytes);
+            self.said.push_back(said);
+            let Some(message) = message else { continue };
+            let xid = message.xid();
+            if let Some(last) = self.last.replace(message).filter(|last| last.xid() != xid) {
+                self.earlier_xid = last.xid();
+            }
+        }
+        while let Some(event) = self.client().poll_event() {
+            self.says.push_back(event);
+        }
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.quiet();
+        }
+    }
+}

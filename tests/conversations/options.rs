@@ -1,0 +1,280 @@
+//! What a lease says, read from well-made, odd and broken options (RFC 2132, 3396, 3397, 3442).
+
+use super::double::*;
+use dhcproto::v4::{DhcpOption, Message, OptionCode, UnknownOption};
+use dhcproto::{Decodable, Decoder, Name};
+use proptest::prelude::*;
+use smol_dhcp_proxy::dhcp::{Lease, Route};
+use std::net::Ipv4Addr;
+
+fn lease(ack: Answer) -> Lease {
+    Conversation::bound_by(ack).lease().clone()
+}
+
+/// A lease whose ACK also has `value` under `code`, byte for byte.
+fn with(options: &[(u8, &[u8])]) -> Lease {
+    let raw = |(code, value): &(u8, &[u8])| UnknownOption::new(OptionCode::from(*code), value.to_vec());
+    lease(options.iter().fold(ack(IP, hours(1)), |ack, option| ack.with(DhcpOption::Unknown(raw(option)))))
+}
+
+fn route(destination: [u8; 4], prefix_len: u8, gateway: Option<[u8; 4]>) -> Route {
+    Route { destination: destination.into(), prefix_len, gateway: gateway.map(Ipv4Addr::from) }
+}
+
+/// Puts `options` where the options of a message begin, and nothing after them.
+fn replace_options(payload: &mut Vec<u8>, options: &[u8]) {
+    payload.truncate(240);
+    payload.extend(options);
+}
+
+const ACK: [u8; 3] = [53, 1, 5];
+const SERVER_ID: [u8; 6] = [54, 4, 10, 0, 0, 1];
+const TIME: [u8; 6] = [51, 4, 0, 0, 14, 16];
+
+#[test]
+fn odd_lengths_drop_the_option_and_not_the_message() {
+    let plain = with(&[]);
+    for (code, value) in [
+        (1, &[255, 255, 255][..]),
+        (3, &[10, 0, 0, 1, 10]),
+        (6, &[8, 8, 8]),
+        (26, &[5]),
+        (28, &[1, 2, 3, 4, 5]),
+        (33, &[1, 2, 3, 4]),
+        (42, &[1]),
+        (58, &[0, 0, 10]),
+        (59, &[]),
+        (119, &[3, b'a']),
+        (121, &[33, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
+        (121, &[24, 10, 0, 0]),
+        (249, &[]),
+    ] {
+        let lease = with(&[(code, value)]);
+        match code {
+            1 => assert_eq!(lease.prefix_len, 8, "10.0.0.5 is of class A"),
+            3 => assert_eq!(lease, Lease { routers: vec![], ..plain.clone() }),
+            _ => assert_eq!(lease, plain, "option {code}"),
+        }
+    }
+}
+
+/// RFC 950: no mask, or a mask with holes, means that of the address's class.
+#[test]
+fn missing_masks_come_from_the_class() {
+    let prefix_len = |address: [u8; 4], mask: [u8; 4]| {
+        let mut c = Conversation::start();
+        let ack = ack(address.into(), hours(1)).with(DhcpOption::SubnetMask(mask.into()));
+        c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack);
+        c.event();
+        c.lease().prefix_len
+    };
+    assert_eq!(prefix_len([10, 0, 0, 5], [0; 4]), 8);
+    assert_eq!(prefix_len([172, 16, 0, 5], [255, 0, 255, 0]), 16);
+    assert_eq!(prefix_len([192, 168, 0, 5], [0, 0, 0, 255]), 24);
+    assert_eq!(prefix_len([192, 168, 0, 5], [255; 4]), 32);
+}
+
+#[test]
+fn a_32_bit_mask_has_no_broadcast_address() {
+    assert_eq!(with(&[(1, &[255, 255, 255, 255])]).broadcast, None);
+    assert_eq!(with(&[(28, &[10, 0, 255, 255])]).broadcast, Some([10, 0, 255, 255].into()));
+}
+
+/// RFC 3442: destination in as many bytes as its prefix needs; router 0.0.0.0 is the link; 3 and 33 fall silent.
+#[test]
+fn classless_routes_silence_the_others() {
+    let routes: &[u8] = &[
+        0, 10, 0, 0, 9, // default
+        24, 192, 168, 7, 10, 0, 0, 2, // through a router
+        16, 172, 16, 0, 0, 0, 0, // on the link
+        12, 172, 255, 10, 0, 0, 3, // bits beyond the mask
+        32, 8, 8, 8, 8, 10, 0, 0, 4,
+    ];
+    let expected = vec![
+        route([192, 168, 7, 0], 24, Some([10, 0, 0, 2])),
+        route([172, 16, 0, 0], 16, None),
+        route([172, 240, 0, 0], 12, Some([10, 0, 0, 3])),
+        route([8, 8, 8, 8], 32, Some([10, 0, 0, 4])),
+    ];
+    let static_routes: &[u8] = &[192, 168, 9, 0, 10, 0, 0, 8];
+    for code in [121, 249] {
+        let lease = with(&[(33, static_routes), (code, routes)]);
+        assert_eq!(lease.routes, expected);
+        assert_eq!(lease.routers, [Ipv4Addr::new(10, 0, 0, 9)], "not option 3's");
+    }
+    let lease = with(&[(121, &[8, 10, 10, 0, 0, 2]), (249, routes)]);
+    assert_eq!((lease.routers.len(), lease.routes), (0, vec![route([10, 0, 0, 0], 8, Some([10, 0, 0, 2]))]));
+}
+
+/// RFC 2132 5.8.
+#[test]
+fn static_routes_have_the_mask_of_their_class() {
+    let lease = with(&[(33, &[192, 168, 9, 0, 10, 0, 0, 8, 172, 16, 3, 4, 10, 0, 0, 7, 0, 0, 0, 0, 10, 0, 0, 6])]);
+    let expected = [route([192, 168, 9, 0], 24, Some([10, 0, 0, 8])), route([172, 16, 3, 4], 32, Some([10, 0, 0, 7]))];
+    assert_eq!(lease.routes, expected);
+}
+
+/// RFC 3397: names are compressed against the whole option, and pointers can be made to lie.
+#[test]
+fn search_lists() {
+    let search = |value| with(&[(119, value)]).search;
+    assert_eq!(search(b"\x03eng\x05apple\x03com\x00\x09marketing\xc0\x04"), ["eng.apple.com", "marketing.apple.com"]);
+    assert!(search(b"\xc0\x00").is_empty(), "points at itself");
+    assert!(search(b"\x01a\xc0\x00").is_empty(), "a loop");
+    assert!(search(b"\x01a\xc0\x05\x01b\x00").is_empty(), "forward");
+    assert!(search(b"\x01a").is_empty(), "no end");
+    assert!(search(b"\x03a b\x00").is_empty(), "no name");
+    assert!(search(b"\x00").is_empty(), "the root");
+    let mut many = b"\x3f".to_vec();
+    many.extend([b'x'; 63]);
+    many.push(0);
+    (0..90).for_each(|_| many.extend(b"\xc0\x00"));
+    assert_eq!(search(&many).len(), 32);
+}
+
+/// Names end up in resolv.conf: whatever is no name stays out.
+#[test]
+fn names_are_names() {
+    let domain = |value: &[u8]| with(&[(15, value)]).domain_name;
+    assert_eq!(domain(b"example.org").as_deref(), Some("example.org"));
+    assert_eq!(domain(b"example.org.\0").as_deref(), Some("example.org"));
+    for bad in [&b""[..], b"a b", b"a\nnameserver 6.6.6.6", b"a..b", b".", b"\xff", b"a\0b", &[b'x'; 64]] {
+        assert_eq!(domain(bad), None, "{bad:?}");
+    }
+    assert_eq!(with(&[(12, b"web_1")]).host_name.as_deref(), Some("web_1"));
+}
+
+/// RFC 3396: an option may come in pieces, anywhere.
+#[test]
+fn pieces_are_joined_even_across_other_options() {
+    let ack = ack(IP, hours(1)).payload(|payload| {
+        replace_options(
+            payload,
+            &[&[6, 2, 8, 8][..], &ACK, &SERVER_ID, &[6, 3, 8, 8, 9], &TIME, &[6, 3, 9, 9, 9, 255]].concat(),
+        );
+    });
+    assert_eq!(lease(ack).dns_servers, [Ipv4Addr::new(8, 8, 8, 8), Ipv4Addr::new(9, 9, 9, 9)]);
+}
+
+/// RFC 2131 4.1, RFC 2132 9.3: more options in `file`, then in `sname`; pieces go on from field to field.
+#[test]
+fn overloaded_fields_are_read() {
+    fn overload(payload: &mut Vec<u8>, fields: u8) {
+        replace_options(payload, &[&ACK[..], &SERVER_ID, &TIME, &[52, 1, fields, 6, 1, 9, 255]].concat());
+        payload[108..115].copy_from_slice(&[6, 2, 9, 9, 26, 2, 5]); // file: the last option is completed ..
+        payload[115..117].copy_from_slice(&[120, 255]); // .. and ended here: MTU 1400
+        payload[44..53].copy_from_slice(&[0, 6, 1, 9, 12, 1, b'w', 0, 255]); // sname
+    }
+    let read = |edit| {
+        let lease = lease(ack(IP, hours(1)).payload(edit));
+        (lease.dns_servers, lease.mtu, lease.host_name)
+    };
+    let (dns, mtu, host) = (Ipv4Addr::new(9, 9, 9, 9), Some(1400), Some("w".to_owned()));
+    assert_eq!(read(|payload| overload(payload, 1)), (vec![], mtu, None));
+    assert_eq!(read(|payload| overload(payload, 2)), (vec![], None, host.clone()));
+    assert_eq!(read(|payload| overload(payload, 3)), (vec![dns], mtu, host));
+    assert_eq!(read(|payload| overload(payload, 4)), (vec![], None, None));
+}
+
+/// Padding, a missing END, a last option that overruns: what came before it counts.
+#[test]
+fn sloppy_ends_are_forgiven() {
+    for end in [&[255][..], &[], &[0, 0, 0], &[6], &[6, 4], &[6, 4, 1, 2, 3], &[255, 6, 4, 1, 1, 1, 1]] {
+        let mut c = Conversation::start();
+        c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP));
+        let xid = c.last().xid();
+        let mut payload = ack(IP, hours(1)).payload_for(xid);
+        replace_options(&mut payload, &[&[0, 0][..], &ACK, &[0], &SERVER_ID, &TIME, end].concat());
+        c.hears_frame(&server_frame(&payload, SERVER, IP)).says(Says::Bound(IP));
+        assert_eq!(c.lease().dns_servers, [Ipv4Addr::UNSPECIFIED; 0]);
+    }
+}
+
+/// RFC 8925 3.2: only who asked for option 108 may act on it; we did not.
+#[test]
+fn option_108_is_nothing_to_us() {
+    // By hand: dhcproto has another number for it.
+    let asked = ack(IP, hours(1)).payload(|payload| _ = payload.splice(240..240, [108, 4, 0, 0, 7, 8]));
+    assert_eq!(lease(asked), with(&[]));
+}
+
+#[test]
+fn the_next_server_is_not_the_dhcp_server() {
+    let lease = lease(ack(IP, hours(1)).message(|message| _ = message.set_siaddr(OTHER_SERVER)));
+    assert_eq!((lease.server_id, lease.next_server), (SERVER, Some(OTHER_SERVER)));
+}
+
+fn address() -> impl Strategy<Value = Ipv4Addr> {
+    (1..=u32::MAX).prop_map(Ipv4Addr::from)
+}
+
+fn addresses() -> impl Strategy<Value = Vec<Ipv4Addr>> {
+    prop::collection::vec(address(), 1..70)
+}
+
+fn name() -> impl Strategy<Value = String> {
+    "[a-z][a-z0-9-]{0,20}(\\.[a-z0-9]{1,20}){0,4}"
+}
+
+prop_compose! {
+    fn settings()(
+        routers in addresses(),
+        dns in addresses(),
+        ntp in addresses(),
+        prefix_len in 1..=32_u32,
+        broadcast in address(),
+        mtu in any::<u16>(),
+        domain in name(),
+        host in name(),
+        search in prop::collection::vec(name(), 1..6),
+        time in 4..u32::MAX,
+    ) -> Vec<DhcpOption> {
+        vec![
+            DhcpOption::SubnetMask((u32::MAX << (32 - prefix_len)).into()),
+            DhcpOption::Router(routers),
+            DhcpOption::DomainNameServer(dns),
+            DhcpOption::NtpServers(ntp),
+            DhcpOption::BroadcastAddr(broadcast),
+            DhcpOption::InterfaceMtu(mtu),
+            DhcpOption::DomainName(domain),
+            DhcpOption::Hostname(host),
+            DhcpOption::DomainSearch(search.iter().map(|name| Name::from_ascii(name).unwrap()).collect()),
+            DhcpOption::AddressLeaseTime(time),
+            DhcpOption::Renewal(time / 2),
+            DhcpOption::Rebinding(time / 4 * 3),
+        ]
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever dhcproto writes, the client reads as dhcproto does.
+    #[test]
+    fn dhcproto_reads_the_same(settings in settings()) {
+        let ack = settings.into_iter().fold(ack(IP, hours(1)), Answer::with);
+        let lease = lease(ack.clone());
+        let message = Message::decode(&mut Decoder::new(&ack.payload_for(1))).unwrap();
+        for (_, option) in message.opts().iter() {
+            match option {
+                DhcpOption::SubnetMask(mask) => prop_assert_eq!(&lease.mask(), mask),
+                DhcpOption::Router(routers) => prop_assert_eq!(&lease.routers, routers),
+                DhcpOption::DomainNameServer(servers) => prop_assert_eq!(&lease.dns_servers, servers),
+                DhcpOption::NtpServers(servers) => prop_assert_eq!(&lease.ntp_servers, servers),
+                DhcpOption::BroadcastAddr(address) => prop_assert_eq!(lease.broadcast, Some(*address)),
+                DhcpOption::InterfaceMtu(mtu) => prop_assert_eq!(lease.mtu, Some(*mtu)),
+                DhcpOption::DomainName(name) => prop_assert_eq!(lease.domain_name.as_ref(), Some(name)),
+                DhcpOption::Hostname(name) => prop_assert_eq!(lease.host_name.as_ref(), Some(name)),
+                DhcpOption::DomainSearch(names) => {
+                    let names: Vec<_> = names.iter().map(|name| name.to_ascii().trim_end_matches('.').to_owned()).collect();
+                    prop_assert_eq!(&lease.search, &names);
+                }
+                DhcpOption::AddressLeaseTime(time) => prop_assert_eq!(lease.lease_time, Some(seconds((*time).into()))),
+                DhcpOption::Renewal(time) => prop_assert_eq!(lease.t1, seconds((*time).into())),
+                DhcpOption::Rebinding(time) => prop_assert_eq!(lease.t2, seconds((*time).into())),
+                DhcpOption::MessageType(_) | DhcpOption::ServerIdentifier(_) | DhcpOption::End => {}
+                other => prop_assert!(false, "{:?}", other),
+            }
+        }
+    }
+}

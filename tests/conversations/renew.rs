@@ -1,0 +1,144 @@
+//! Keeping a lease (RFC 2131 4.4.5), and losing it.
+
+use super::double::{Lost::*, Says::*, *};
+use dhcproto::v4::{DhcpOption, OptionCode};
+use smol_dhcp_proxy::dhcp::{Event, Ignored};
+
+#[test]
+fn renewal_at_t1_is_a_unicast_without_server_or_requested_address() {
+    let mut c = Conversation::bound(hours(1));
+    let acquisition = c.last().xid();
+    c.at(1800).sends(renew(IP));
+    assert_ne!(c.last().xid(), acquisition, "a new xid for a new exchange");
+    assert!(c.client().is_listening());
+    c.at(1801).hears(ack(IP, hours(1))).says(Renewed(IP));
+    assert!(!c.client().is_listening());
+    c.at(3600).sends(renew(IP)); // T1 of a lease that counts from 1800, when it was asked for
+}
+
+/// What the server says about T1 and T2 is followed to the letter.
+#[test]
+fn t1_and_t2_of_the_server() {
+    let ack = || ack(IP, seconds(120)).with(DhcpOption::Renewal(10)).with(DhcpOption::Rebinding(70));
+    let mut c = Conversation::bound_by(ack());
+    c.at(10).sends(renew(IP)).hears(ack()).says(Renewed(IP));
+    c.at(20).sends(renew(IP));
+    c.at(80).sends(rebind(IP));
+    c.at(130).says(Lost(IP, Expired)).sends(discover().wanting(IP));
+}
+
+/// Half of what remains, and at least a minute; at T2 by broadcast from the leased address; at the end, INIT.
+#[test]
+fn silence_until_the_end() {
+    let mut c = Conversation::bound(hours(1));
+    for second in [1800.0, 2475.0, 2812.5, 2981.25, 3065.625, 3125.625] {
+        c.at(second).sends(renew(IP));
+    }
+    c.at(3150).sends(rebind(IP)); // T2
+    c.at(3375).sends(rebind(IP));
+    c.at(3487.5).sends(rebind(IP));
+    c.at(3547.5).sends(rebind(IP));
+    c.at(3600).says(Lost(IP, Expired)).sends(discover().wanting(IP));
+    c.at(3604).sends(discover().wanting(IP)); // nobody waits: 4, 8, 16 .. s
+    c.at(3612).sends(discover().wanting(IP));
+    c.hears(offer(OTHER_IP)).sends(request(OTHER_IP)).hears(ack(OTHER_IP, hours(1))).says(Bound(OTHER_IP));
+}
+
+#[test]
+fn any_server_may_answer_a_rebind() {
+    let mut c = Conversation::bound(hours(1));
+    c.at(1800).sends(renew(IP));
+    c.wakes_at(3150).sends(rebind(IP));
+    c.at(3151).hears(ack(IP, hours(1)).from(OTHER_SERVER)).says(Renewed(IP));
+    assert_eq!(c.lease().server_id, OTHER_SERVER);
+}
+
+#[test]
+fn any_server_may_refuse_a_rebind() {
+    let mut c = Conversation::bound(hours(1));
+    c.wakes_at(3150).sends(rebind(IP)).hears(nak().from(OTHER_SERVER)).says(Lost(IP, Refused)).sends(discover());
+}
+
+#[test]
+fn only_our_server_may_refuse_a_renewal() {
+    let mut c = Conversation::bound(hours(1));
+    c.at(1800).sends(renew(IP));
+    c.ignores(nak().from(OTHER_SERVER), Ignored::OtherServer(OTHER_SERVER));
+    c.ignores(nak().without(OptionCode::ServerIdentifier), Ignored::Incomplete("server identifier"));
+    c.hears(nak()).says(Lost(IP, Refused)).sends(discover());
+}
+
+#[test]
+fn late_and_repeated_replies_change_nothing() {
+    let mut c = Conversation::bound(hours(1));
+    c.ignores(ack(IP, hours(9)), Ignored::OtherExchange);
+    c.ignores(nak(), Ignored::OtherExchange);
+    c.at(1800).sends(renew(IP)).ignores(nak().late(), Ignored::OtherExchange);
+    c.hears(ack(IP, hours(1))).says(Renewed(IP)).ignores(ack(IP, hours(1)), Ignored::OtherExchange);
+}
+
+#[test]
+fn a_renewal_may_bring_another_address_or_other_settings() {
+    let mut c = Conversation::bound(hours(1));
+    c.at(1800).sends(renew(IP)).hears(ack(OTHER_IP, hours(1))).says(Changed(IP, OTHER_IP));
+    c.at(3600).sends(renew(OTHER_IP));
+    c.hears(ack(OTHER_IP, hours(1)).with(DhcpOption::InterfaceMtu(1400)));
+    let Event::Changed { old, new } = c.event() else { panic!("not Changed") };
+    assert_eq!((old.mtu, new.mtu, old.address), (None, Some(1400), new.address));
+}
+
+/// RFC 2131 3.3: 0xffffffff seconds are for ever.
+#[test]
+fn an_infinite_lease_never_wants_anything() {
+    let mut c = Conversation::bound_by(ack(IP, seconds(u64::MAX)).with(DhcpOption::Renewal(10)));
+    assert_eq!((c.lease().lease_time, c.lease().renew_at(), c.lease().expires_at()), (None, None, None));
+    assert_eq!(c.client().poll_timeout(), None);
+    c.at(4_000_000_000_u32);
+    c.releases().sends(goodbye(IP)).says(Released);
+}
+
+/// CLOCK_BOOTTIME runs through suspend: on waking the client does what the hour demands, once.
+#[test]
+fn a_machine_that_slept_skips_what_it_missed() {
+    let mut c = Conversation::bound(hours(1));
+    c.wakes_at(3200).sends(rebind(IP));
+    let mut c = Conversation::bound(hours(1));
+    c.wakes_at(9999).says(Lost(IP, Expired)).sends(discover().wanting(IP));
+}
+
+/// An answer that was still in the queue when the lease ran out comes too late.
+#[test]
+fn time_comes_before_frames() {
+    let mut c = Conversation::bound(hours(1));
+    c.at(1800).sends(renew(IP));
+    c.wakes_at(3150).sends(rebind(IP));
+    let frame = c.frame(&ack(IP, hours(1)));
+    let end = start_of_time() + hours(1);
+    assert_eq!(c.client().handle_packet(&frame, end), Err(Ignored::OtherExchange));
+    c.wakes_at(3600).says(Lost(IP, Expired)).sends(discover().wanting(IP));
+}
+
+/// RFC 2131 4.4.1: a lease counts from the first REQUEST for it.
+#[test]
+fn a_lease_counts_from_when_it_was_asked_for() {
+    let mut c = Conversation::start().without_fuzz();
+    c.at(0).sends(discover());
+    c.at(1).hears(offer(IP)).sends(request(IP));
+    c.at(3).sends(request(IP));
+    c.at(4).hears(ack(IP, hours(1))).says(Bound(IP));
+    c.at(1801).sends(renew(IP));
+    c.at(2476).sends(renew(IP)).hears(ack(IP, hours(1))).says(Renewed(IP));
+    assert_eq!(c.lease().acquired_at, start_of_time() + seconds(1801));
+}
+
+/// With nobody waiting, a server that goes on refusing hears two messages in ever longer intervals.
+#[test]
+fn a_nak_loop_is_slow() {
+    let mut c = Conversation::bound(hours(1));
+    c.at(1800).sends(renew(IP)).hears(nak()).says(Lost(IP, Refused));
+    let mut at = 1800;
+    for wait in [0, 0, 2, 4, 8, 16, 32, 64, 128, 128, 128] {
+        at += wait;
+        c.at(at).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(nak());
+    }
+}
