@@ -3,14 +3,16 @@
 //! async-io keeps one helper thread of its own, parked while nothing is due; all of our code runs
 //! on the thread that called [`block_on`]. A second runtime is a second file beside this one.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::{Rc, Weak};
-use std::task::{Poll, Waker};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use async_io::Async;
@@ -18,6 +20,7 @@ use rustix::time::{
     ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create,
     timerfd_settime,
 };
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::time::Instant;
 
@@ -87,7 +90,7 @@ impl Runtime {
 struct Alarm {
     timer: Async<OwnedFd>,
     sleepers: RefCell<BTreeMap<(Instant, u64), Waker>>,
-    next_id: std::cell::Cell<u64>,
+    next_id: Cell<u64>,
 }
 
 impl Alarm {
@@ -206,10 +209,14 @@ impl Listener {
         Async::new(listener).map(Self)
     }
 
-    /// Waits for a connection.
-    pub async fn accept(&self) -> io::Result<Stream> {
-        let (stream, _) = self.0.accept().await?;
-        Ok(stream.into())
+    /// Takes the next connection when there is one, else wakes the task of `context` when there may be.
+    pub fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Stream>> {
+        loop {
+            if let Some(accepted) = self.try_accept().transpose() {
+                return Poll::Ready(accepted);
+            }
+            ready!(self.0.poll_readable(context))?;
+        }
     }
 
     /// Takes a connection that already waits, without waiting for one.
@@ -220,6 +227,62 @@ impl Listener {
             Err(error) => Err(error),
         }
     }
+
+    /// Lets nobody connect any more; who already waits can still be taken. For all who share the socket: never on one
+    /// that systemd holds too.
+    pub fn refuse(&self) -> io::Result<()> {
+        // On a listening Unix socket this makes connect(2) fail with ECONNREFUSED and leaves the backlog alone.
+        Ok(rustix::net::shutdown(self.0.get_ref(), rustix::net::Shutdown::Read)?)
+    }
+}
+
+/// SIGTERM and SIGINT, as long as this lives; after that they end the process again, as they do by default.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Async<UnixStream>,
+    interrupt: Async<UnixStream>,
+    over: Arc<AtomicBool>,
+}
+
+/// A wish that the process end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGTERM, the service manager's.
+    Terminate,
+    /// SIGINT, that of the one at the keyboard.
+    Interrupt,
+}
+
+impl Signals {
+    /// Catches the signals from now on.
+    pub fn new() -> io::Result<Self> {
+        let over = Arc::new(AtomicBool::new(false));
+        let catch = |signal| {
+            let (reader, writer) = UnixStream::pair()?;
+            signal_hook::flag::register_conditional_default(signal, Arc::clone(&over))?;
+            signal_hook::low_level::pipe::register(signal, writer)?;
+            Async::new(reader)
+        };
+        Ok(Self { terminate: catch(SIGTERM)?, interrupt: catch(SIGINT)?, over })
+    }
+
+    /// Waits for the next one. Several of a kind that nobody waited for count as one.
+    pub async fn next(&self) -> io::Result<Signal> {
+        let terminate = async { drain(&self.terminate).await.map(|()| Signal::Terminate) };
+        let interrupt = async { drain(&self.interrupt).await.map(|()| Signal::Interrupt) };
+        futures_lite::future::or(terminate, interrupt).await
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Waits for at least one byte, and takes all that are there.
+async fn drain(pipe: &Async<UnixStream>) -> io::Result<()> {
+    pipe.read_with(|mut pipe| pipe.read(&mut [0; 64])).await.map(|_| ())
 }
 
 /// A descriptor of any kind, watched for readiness.

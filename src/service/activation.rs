@@ -1,0 +1,175 @@
+//! Takes over the listening sockets that systemd opened for us (sd_listen_fds(3)).
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::{env, io};
+
+use rustix::fs::FileType;
+use rustix::io::{Errno, FdFlags};
+use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
+
+use super::Error;
+use super::bind::SocketFile;
+
+/// The first inherited descriptor; the others follow without a gap.
+const FIRST: RawFd = 3;
+
+/// The name that systemd gives to descriptors without one.
+const NAMELESS: &str = "unknown";
+
+/// A listening Unix stream socket, handed over or made by [`bind`](fn@super::bind).
+#[derive(Debug)]
+pub struct Socket {
+    /// From LISTEN_FDNAMES (`FileDescriptorName=` in the socket unit), `unknown` where there is none.
+    pub name: String,
+    /// What we made on disk. Before `listener`, because it must be unlinked while the inode number cannot be reused.
+    pub(super) file: Option<SocketFile>,
+    /// Blocking or not as it came; [`rt::Listener`](crate::rt::Listener) takes either.
+    pub listener: UnixListener,
+}
+
+/// Takes over the sockets that were handed to this process, in order; none where nobody handed us any.
+///
+/// None of them survives an exec, and each is checked to be a listening Unix stream socket. Those are
+/// taken once: a second call is an error where the first one found any. Call it before the process opens descriptors
+/// of its own. The environment is left as it is, because it can only be changed safely by a single-threaded program;
+/// LISTEN_PID keeps children from mistaking it for theirs.
+///
+/// # Errors
+///
+/// [`Error::Environment`] for values without meaning, [`Error::Descriptor`] for a descriptor of another kind (which is
+/// left open, being somebody else's), [`Error::Taken`] at the second call.
+pub fn listen_fds() -> Result<Vec<Socket>, Error> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+
+    let Some(handed) = parse(std::process::id(), own_pidfd_id, |name| env::var_os(name))? else {
+        return Ok(Vec::new());
+    };
+    if TAKEN.swap(true, Ordering::SeqCst) {
+        return Err(Error::Taken);
+    }
+    let mut names = handed.names.into_iter();
+    (FIRST..FIRST + handed.count)
+        .map(|fd| {
+            let listener = UnixListener::from(adopt(fd)?);
+            Ok(Socket { name: names.next().unwrap_or_else(|| NAMELESS.to_owned()), file: None, listener })
+        })
+        .collect()
+}
+
+/// What the environment says about this process.
+#[derive(Debug, PartialEq, Eq)]
+struct Handed {
+    count: RawFd,
+    /// As many, or none at all.
+    names: Vec<String>,
+}
+
+/// Reads the protocol's variables: the descriptors that are for the process `pid`, if any are.
+fn parse(
+    pid: u32,
+    own_pidfd_id: impl FnOnce() -> Option<u64>,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<Option<Handed>, Error> {
+    let text = |name, expected| match variable(name).map(OsString::into_string) {
+        None => Ok(None),
+        Some(Ok(value)) => Ok(Some(value)),
+        Some(Err(value)) => {
+            Err(Error::Environment { variable: name, value: value.to_string_lossy().into_owned(), expected })
+        }
+    };
+    let number = |name, expected| {
+        let Some(value) = text(name, expected)? else { return Ok(None) };
+        match value.parse::<u64>() {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => Err(Error::Environment { variable: name, value, expected }),
+        }
+    };
+
+    let Some(count) = number("LISTEN_FDS", "a number of descriptors")?.filter(|&count| count > 0) else {
+        return Ok(None);
+    };
+    match number("LISTEN_PID", "a process id")? {
+        Some(for_pid) if for_pid == u64::from(pid) => {}
+        for_pid => {
+            log::debug!("{count} inherited sockets are for process {for_pid:?}, not for us ({pid})");
+            return Ok(None);
+        }
+    }
+    // Process ids are reused, these are not. A kernel that cannot tell leaves us with the process id.
+    if let Some(for_id) = number("LISTEN_PIDFDID", "the inode number of a pidfd")?
+        && let Some(own_id) = own_pidfd_id()
+        && for_id != own_id
+    {
+        log::debug!("{count} inherited sockets are for the process of pidfd {for_id}, not for us ({own_id})");
+        return Ok(None);
+    }
+
+    let count = RawFd::try_from(count).ok().filter(|count| count.checked_add(FIRST).is_some()).ok_or_else(|| {
+        Error::Environment { variable: "LISTEN_FDS", value: count.to_string(), expected: "a number of descriptors" }
+    })?;
+    let Some(value) = text("LISTEN_FDNAMES", "names separated by colons")? else {
+        return Ok(Some(Handed { count, names: Vec::new() }));
+    };
+    let names: Vec<_> = value.split(':').map(str::to_owned).collect();
+    if RawFd::try_from(names.len()) == Ok(count) {
+        return Ok(Some(Handed { count, names }));
+    }
+    Err(Error::Environment { variable: "LISTEN_FDNAMES", value, expected: "as many names as LISTEN_FDS says" })
+}
+
+/// The number that tells this process from all others since boot, where the kernel has one (Linux 6.9, pidfs).
+fn own_pidfd_id() -> Option<u64> {
+    /// `PID_FS_MAGIC` of linux/magic.h. On older kernels all pidfds share one meaningless inode.
+    const PIDFS: u64 = 0x5049_4446;
+
+    let pidfd = pidfd_open(getpid(), PidfdFlags::empty()).ok()?;
+    let kind = rustix::fs::fstatfs(&pidfd).ok()?.f_type;
+    (u64::try_from(kind) == Ok(PIDFS)).then(|| rustix::fs::fstat(&pidfd).ok().map(|stat| stat.st_ino))?
+}
+
+/// Becomes the owner of the inherited descriptor `number`.
+fn adopt(number: RawFd) -> Result<OwnedFd, Error> {
+    #[expect(unsafe_code, reason = "a number in the environment is all that tells of an inherited descriptor")]
+    // SAFETY: LISTEN_PID says that `number` was opened for this process, `listen_fds` comes here once for each, and
+    // what fails the check (such as a number that is not open at all) is not closed but forgotten.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+
+    let checked = check(fd.as_fd()).and_then(|()| Ok(rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC)?));
+    let is = match checked {
+        Ok(()) => return Ok(fd),
+        Err(error) => error.to_string(),
+    };
+    let _ = fd.into_raw_fd();
+    Err(Error::Descriptor { fd: number, is })
+}
+
+/// Is it what a service can accept connections from? If not, the error says what it is.
+fn check(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let kind = match rustix::fs::fstat(fd) {
+        Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+        Err(Errno::BADF) => return Err(io::Error::other("not open")),
+        Err(error) => return Err(error.into()),
+    };
+    let is = if kind != FileType::Socket {
+        match kind {
+            FileType::RegularFile => "a regular file",
+            FileType::Directory => "a directory",
+            FileType::Fifo => "a pipe",
+            FileType::CharacterDevice => "a character device",
+            _ => "not a socket",
+        }
+    } else if sockopt::socket_domain(fd)? != AddressFamily::UNIX {
+        "a socket of another family"
+    } else if sockopt::socket_type(fd)? != SocketType::STREAM {
+        "a Unix socket of another type"
+    } else if !sockopt::socket_acceptconn(fd)? {
+        "a stream socket that does not listen (Accept=yes in the socket unit hands over connections)"
+    } else {
+        return Ok(());
+    };
+    Err(io::Error::other(is))
+}

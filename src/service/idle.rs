@@ -1,0 +1,163 @@
+//! When to leave: guards keep a service alive, and a wait begins when the last one is dropped. No clock in here.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use event_listener::Event;
+
+use crate::time::Instant;
+
+/// Whether a service has anything left to do. Clones share one state.
+#[derive(Clone, Debug)]
+pub struct Idle(Rc<Shared>);
+
+/// Keeps the service alive until it is dropped: a connection, a call in flight, a lease owns one.
+#[derive(Debug)]
+#[must_use = "dropped at once, it keeps nothing alive"]
+pub struct Activity(Rc<Shared>);
+
+/// The answer of [`Idle::state`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// At least one [`Activity`] lives.
+    Busy,
+    /// Nothing to do; time to leave at this moment unless something comes.
+    Until(Instant),
+    /// Nothing to do, for long enough.
+    Expired,
+}
+
+#[derive(Debug)]
+struct Shared {
+    timeout: Duration,
+    guards: Cell<usize>,
+    /// When the wait began; none while busy, and after that until somebody tells us the time.
+    since: Cell<Option<Instant>>,
+    quiet: Event,
+}
+
+impl Idle {
+    /// Nothing to do yet, so the first wait begins with the first [`state`](Self::state); it never ends where `timeout` is none.
+    pub fn new(timeout: Option<Duration>) -> Self {
+        Self(Rc::new(Shared {
+            timeout: timeout.unwrap_or(Duration::MAX),
+            guards: Cell::new(0),
+            since: Cell::new(None),
+            quiet: Event::new(),
+        }))
+    }
+
+    /// A new guard.
+    pub fn activity(&self) -> Activity {
+        self.0.guards.set(self.0.guards.get() + 1);
+        self.0.since.set(None);
+        Activity(Rc::clone(&self.0))
+    }
+
+    /// Where the service stands at `now`.
+    ///
+    /// Dropping a guard cannot tell the time, so the wait begins when this is first asked after the last drop;
+    /// whoever waits for [`quiet`](Self::quiet) and then asks loses nothing.
+    pub fn state(&self, now: Instant) -> State {
+        if self.is_busy() {
+            return State::Busy;
+        }
+        let since = self.0.since.get().unwrap_or(now);
+        self.0.since.set(Some(since));
+        let until = since + self.0.timeout;
+        if now < until { State::Until(until) } else { State::Expired }
+    }
+
+    /// Whether a guard lives.
+    pub fn is_busy(&self) -> bool {
+        self.0.guards.get() > 0
+    }
+
+    /// Waits for the next drop of a last guard.
+    pub async fn quiet(&self) {
+        self.0.quiet.listen().await;
+    }
+}
+
+impl Clone for Activity {
+    fn clone(&self) -> Self {
+        Idle(Rc::clone(&self.0)).activity()
+    }
+}
+
+impl Drop for Activity {
+    fn drop(&mut self) {
+        let left = self.0.guards.get() - 1;
+        self.0.guards.set(left);
+        if left == 0 {
+            self.0.quiet.notify(usize::MAX);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_boot(Duration::from_secs(seconds))
+    }
+
+    fn ten_seconds() -> Idle {
+        Idle::new(Some(Duration::from_secs(10)))
+    }
+
+    #[test]
+    fn a_start_without_any_guard_expires_too() {
+        let idle = ten_seconds();
+        assert_eq!(idle.state(at(5)), State::Until(at(15)));
+        assert_eq!(idle.state(at(14)), State::Until(at(15)));
+        assert_eq!(idle.state(at(15)), State::Expired);
+    }
+
+    #[test]
+    fn the_wait_starts_with_the_drop_of_the_last_guard() {
+        let idle = ten_seconds();
+        let first = idle.activity();
+        let second = first.clone();
+        assert_eq!(idle.state(at(100)), State::Busy);
+        drop(first);
+        assert_eq!(idle.state(at(200)), State::Busy);
+        drop(second);
+        assert_eq!(idle.state(at(300)), State::Until(at(310)));
+    }
+
+    #[test]
+    fn a_guard_that_came_and_went_unseen_restarts_the_wait() {
+        let idle = ten_seconds();
+        assert_eq!(idle.state(at(0)), State::Until(at(10)));
+        drop(idle.activity());
+        assert_eq!(idle.state(at(9)), State::Until(at(19)));
+    }
+
+    #[test]
+    fn without_a_timeout_it_never_expires() {
+        let idle = Idle::new(None);
+        assert_eq!(idle.state(at(1)), State::Until(Instant::from_boot(Duration::MAX)));
+        assert!(matches!(idle.state(at(u64::MAX / 2)), State::Until(_)));
+    }
+
+    #[test]
+    fn a_timeout_of_zero_expires_at_once() {
+        assert_eq!(Idle::new(Some(Duration::ZERO)).state(at(1)), State::Expired);
+    }
+
+    #[test]
+    fn the_last_drop_wakes_whoever_waits_and_others_do_not() {
+        let idle = ten_seconds();
+        let (first, second) = (idle.activity(), idle.activity());
+        let mut quiet = std::pin::pin!(idle.quiet());
+        let mut poll = || futures_lite::future::block_on(futures_lite::future::poll_once(quiet.as_mut()));
+        assert_eq!(poll(), None);
+        drop(first);
+        assert_eq!(poll(), None);
+        drop(second);
+        assert_eq!(poll(), Some(()));
+    }
+}

@@ -1,0 +1,325 @@
+//! The accept loop: connections in, until it is quiet for long enough or a signal comes.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use event_listener::{Event, EventListener};
+use futures_lite::future::{or, yield_now};
+
+use super::bind::SocketFile;
+use super::{Activity, Idle, Notify, Socket, State, bind};
+use crate::rt::{self, Listener, Runtime, Signal, Signals, Stream, Timer};
+
+/// After a failed accept, such as one for want of descriptors: long enough not to spin, short for whoever waits.
+const REST: Duration = Duration::from_millis(100);
+
+/// What [`serve`] goes by.
+#[derive(Debug)]
+pub struct Options {
+    /// Says when to leave. Connections hold a guard of it, and whatever else is to keep the service alive takes one too.
+    pub idle: Idle,
+    /// Who is told.
+    pub notify: Notify,
+    /// How long connections may go on after a signal.
+    pub drain: Duration,
+}
+
+impl Options {
+    /// The usual bound of a drain, well below the 90 seconds that systemd waits before it kills.
+    pub const DRAIN: Duration = Duration::from_secs(5);
+
+    /// Leaves when `idle` says so, notifies as the environment says, and drains as usual.
+    pub fn new(idle: Idle) -> Self {
+        Self { idle, notify: Notify::from_env(), drain: Self::DRAIN }
+    }
+}
+
+/// What a handler gets.
+#[derive(Debug)]
+pub struct Connection {
+    /// The connection itself.
+    pub stream: Stream,
+    /// Keeps the service from leaving. A handler that drops it early says that its connection is no reason to stay.
+    pub activity: Activity,
+    /// Resolves when the service begins to drain, which is the time to finish and hang up.
+    pub closing: Closing,
+}
+
+/// Why [`serve`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Nothing was left to do.
+    Idle,
+    /// A signal asked for it.
+    Signal(Signal),
+}
+
+/// Serves every connection to `sockets` with a future from `handler`, until it is time to leave.
+///
+/// - Nothing to do for as long as `options.idle` allows, also right after the start: returns [`Reason::Idle`]. The
+///   last thing before that is a look at the backlogs, and whoever waits there is served.
+/// - SIGTERM or SIGINT: accepts no more, resolves every [`Connection::closing`], waits until all connections are done but
+///   at most for `options.drain`, ends those that are not, and returns [`Reason::Signal`]. A second signal ends the
+///   wait at once. Guards that belong to no connection are not waited for.
+/// - A handler's future that is still running when its [`Activity`] is gone ends when this returns.
+///
+/// A socket that was handed over stays as it is, and who waits in its backlog is served by the next instance. One from
+/// [`bind`](fn@super::bind) is unlinked first, then refuses, then is emptied: nobody who got a connection loses it.
+///
+/// # Errors
+///
+/// Only what makes serving impossible from the start. A failed accept is logged, and tried again after a rest.
+pub async fn serve<F>(
+    runtime: &Runtime,
+    sockets: Vec<Socket>,
+    options: Options,
+    handler: impl Fn(Connection) -> F,
+) -> io::Result<Reason>
+where
+    F: Future<Output = ()> + 'static,
+{
+    let Options { idle, notify, drain } = options;
+    let signals = Signals::new()?;
+    let mut doors = sockets.into_iter().map(Door::new).collect::<io::Result<Vec<_>>>()?;
+    let connections = Connections::new(runtime, &idle, handler);
+    let _watchdog = notify.watchdog_interval().map(|interval| {
+        let notify = notify.clone();
+        runtime.spawn(async move {
+            loop {
+                notify.watchdog();
+                rt::sleep(interval).await;
+            }
+        })
+    });
+    let mut timer = Timer::never();
+    notify.ready();
+
+    let signal = loop {
+        match idle.state(rt::now()) {
+            State::Busy => timer.reset(None),
+            State::Until(until) => timer.reset(Some(until - rt::now())),
+            State::Expired => {
+                // From here to the return nothing is awaited: nobody can slip in between the look and the leaving.
+                let late = last_look(&mut doors);
+                if late.is_empty() {
+                    log::info!("nothing left to do, leaving");
+                    notify.stopping();
+                    return Ok(Reason::Idle);
+                }
+                late.into_iter().for_each(|stream| connections.start(stream));
+                continue;
+            }
+        }
+        let signal = async { Next::Signal(signals.next().await) };
+        let arrival = async { Next::Arrival(accept(&doors).await) };
+        let quiet = async {
+            or(idle.quiet(), timer.fired()).await;
+            Next::Time
+        };
+        match or(signal, or(arrival, quiet)).await {
+            Next::Signal(signal) => break signal?,
+            Next::Arrival(Ok(stream)) => {
+                connections.start(stream);
+                // A flood of arrivals must not starve those who are already here.
+                yield_now().await;
+            }
+            Next::Arrival(Err(error)) => {
+                log::warn!("cannot accept a connection: {error}");
+                rt::sleep(REST).await;
+            }
+            Next::Time => {}
+        }
+    };
+
+    log::info!("asked to leave ({signal:?})");
+    notify.stopping();
+    doors.iter_mut().flat_map(Door::close).for_each(|stream| connections.start(stream));
+    drop(doors);
+    connections.drain(drain, &signals).await;
+    Ok(Reason::Signal(signal))
+}
+
+/// What the accept loop waits for.
+enum Next {
+    Signal(io::Result<Signal>),
+    Arrival(io::Result<Stream>),
+    /// Of looking at the clock.
+    Time,
+}
+
+/// The next connection at any door.
+async fn accept(doors: &[Door]) -> io::Result<Stream> {
+    poll_fn(|context| {
+        let arrival = doors.iter().map(|door| door.listener.poll_accept(context)).find(Poll::is_ready);
+        arrival.unwrap_or(Poll::Pending)
+    })
+    .await
+}
+
+/// Who has come at the last moment? Where that is nobody, no door is left through which a connection could get lost.
+fn last_look(doors: &mut Vec<Door>) -> Vec<Stream> {
+    let waiting: Vec<_> = doors.iter().filter_map(Door::look).collect();
+    if !waiting.is_empty() {
+        return waiting;
+    }
+    let paths: Vec<_> = doors.iter().filter_map(|door| Some(door.file.as_ref()?.path().to_owned())).collect();
+    let late: Vec<_> = doors.iter_mut().flat_map(Door::close).collect();
+    if !late.is_empty() {
+        // Somebody came within these microseconds, and may want us to stay: open again.
+        doors.retain(|door| door.handed_over);
+        for path in paths {
+            match bind(&path).map_err(io::Error::other).and_then(Door::new) {
+                Ok(door) => doors.push(door),
+                Err(error) => log::warn!("serving the last connections only: {error}"),
+            }
+        }
+    }
+    late
+}
+
+/// A listening socket at work.
+struct Door {
+    /// What is on disk, where we made it; gone once closed.
+    file: Option<SocketFile>,
+    listener: Listener,
+    /// systemd holds the socket too: it stays open, and its backlog never gets lost.
+    handed_over: bool,
+}
+
+impl Door {
+    fn new(Socket { file, listener, .. }: Socket) -> io::Result<Self> {
+        Ok(Self { handed_over: file.is_none(), file, listener: Listener::new(listener)? })
+    }
+
+    /// The next one who waits, if any.
+    fn look(&self) -> Option<Stream> {
+        self.listener.try_accept().unwrap_or_else(|error| {
+            log::debug!("the backlog cannot be read: {error}");
+            None
+        })
+    }
+
+    /// Takes a socket of our own out of the world, and returns who had come before.
+    fn close(&mut self) -> Vec<Stream> {
+        if self.handed_over {
+            return Vec::new();
+        }
+        self.file = None;
+        if let Err(error) = self.listener.refuse() {
+            log::warn!("cannot stop listening: {error}");
+        }
+        std::iter::from_fn(|| self.look()).collect()
+    }
+}
+
+/// All connections that are being served, and how to end them.
+struct Connections<'a, H> {
+    runtime: &'a Runtime,
+    /// What they keep alive.
+    idle: &'a Idle,
+    handler: H,
+    /// Counts them, with guards of its own.
+    open: Idle,
+    closing: Rc<Gate>,
+    cut: Rc<Gate>,
+}
+
+impl<'a, H, F> Connections<'a, H>
+where
+    H: Fn(Connection) -> F,
+    F: Future<Output = ()> + 'static,
+{
+    fn new(runtime: &'a Runtime, idle: &'a Idle, handler: H) -> Self {
+        Self { runtime, idle, handler, open: Idle::new(None), closing: Rc::default(), cut: Rc::default() }
+    }
+
+    fn start(&self, stream: Stream) {
+        let guard = self.open.activity();
+        let cut = Closing::new(&self.cut);
+        let closing = Closing::new(&self.closing);
+        let handled = (self.handler)(Connection { stream, activity: self.idle.activity(), closing });
+        let task = async move {
+            or(handled, cut).await;
+            drop(guard);
+        };
+        self.runtime.spawn(task).detach();
+    }
+
+    /// Returns when all are done, by themselves or because `bound` or the patience of whoever sends signals is over.
+    async fn drain(&self, bound: Duration, signals: &Signals) {
+        self.closing.open();
+        let hurry = async {
+            let _ = signals.next().await;
+        };
+        or(self.done(), or(hurry, rt::sleep(bound))).await;
+        if self.open.is_busy() {
+            log::warn!("ending connections that did not finish in time");
+            self.cut.open();
+            self.done().await;
+        }
+    }
+
+    async fn done(&self) {
+        while self.open.is_busy() {
+            self.open.quiet().await;
+        }
+    }
+}
+
+impl<H> Drop for Connections<'_, H> {
+    fn drop(&mut self) {
+        self.cut.open();
+    }
+}
+
+/// Opens once, for everybody.
+#[derive(Debug, Default)]
+struct Gate {
+    opened: Cell<bool>,
+    event: Event,
+}
+
+impl Gate {
+    fn open(&self) {
+        self.opened.set(true);
+        self.event.notify(usize::MAX);
+    }
+}
+
+/// Resolves when the service begins to drain.
+#[derive(Debug)]
+pub struct Closing {
+    gate: Rc<Gate>,
+    listener: Option<EventListener>,
+}
+
+impl Closing {
+    fn new(gate: &Rc<Gate>) -> Self {
+        Self { gate: Rc::clone(gate), listener: None }
+    }
+}
+
+impl Clone for Closing {
+    fn clone(&self) -> Self {
+        Self::new(&self.gate)
+    }
+}
+
+impl Future for Closing {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let closing = &mut *self;
+        while !closing.gate.opened.get() {
+            let listener = closing.listener.get_or_insert_with(|| closing.gate.event.listen());
+            ready!(Pin::new(listener).poll(context));
+            closing.listener = None;
+        }
+        Poll::Ready(())
+    }
+}
