@@ -242,3 +242,69 @@ impl<T: AsFd> Watched<T> {
         self.0.read_with(operation).await
     }
 }
+
+/// A [`Stream`] as h2 takes it.
+#[cfg(feature = "proxy")]
+pub type H2Stream = tokio_util::compat::Compat<Fair>;
+
+/// Dresses a stream in the traits that h2 asks for; they are tokio's, but no part of its runtime comes with them.
+#[cfg(feature = "proxy")]
+pub fn h2_stream(stream: Stream) -> H2Stream {
+    tokio_util::compat::FuturesAsyncReadCompatExt::compat(Fair { stream, turns: 0 })
+}
+
+/// A stream that stops now and then to let others run.
+///
+/// h2 reads for as long as there is something to read. A client that writes faster than we parse would hold the one
+/// thread for good.
+#[cfg(feature = "proxy")]
+#[derive(Debug)]
+pub struct Fair {
+    stream: Stream,
+    turns: u8,
+}
+
+/// Reads in a row before others may run.
+#[cfg(feature = "proxy")]
+const TURNS: u8 = 4;
+
+#[cfg(feature = "proxy")]
+mod fair {
+    use std::pin::Pin;
+    use std::task::Context;
+
+    use futures_lite::{AsyncRead, AsyncWrite};
+
+    use super::{Fair, Poll, TURNS, io};
+
+    impl AsyncRead for Fair {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buffer: &mut [u8],
+        ) -> Poll<io::Result<usize>> {
+            if self.turns == TURNS {
+                self.turns = 0;
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+            self.turns = if read.is_ready() { self.turns + 1 } else { 0 };
+            read
+        }
+    }
+
+    impl AsyncWrite for Fair {
+        fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.stream).poll_write(context, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_flush(context)
+        }
+
+        fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_close(context)
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! One client's HTTP/2 connection, from its preface to its end, as one future: h2, the calls in it, and their bounds.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_lite::future;
+use h2::RecvStream;
+use h2::server::{Builder, Connection, Handshake, SendResponse};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+
+use super::{Call, Code, Reply, Status, wire};
+use crate::rt::{self, H2Stream, Stream, Timer};
+
+/// How long a request may take to arrive. It is a few hundred bytes from the same machine.
+const ARRIVAL: Duration = Duration::from_secs(10);
+
+/// How long a client may take to hang up after it was told to (GOAWAY).
+const GRACE: Duration = Duration::from_secs(1);
+
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// Serves one client until the connection is over, whoever ended it.
+///
+/// Each request becomes one future of `call`, all polled within this one. When the client resets its stream or the
+/// connection dies, the future is dropped at once: that is how a call hears that nobody waits for it any more. So it
+/// is too when `serve` itself is dropped, or when the time of a `grpc-timeout` is up.
+///
+/// A connection without a call in flight for as long as `quiet` gets a GOAWAY, and so does every connection when
+/// `closing` resolves. Calls in flight go on; a request that crossed the GOAWAY on its way is served; one that comes
+/// later the client knows to be unserved and sends elsewhere (RFC 9113 section 6.8). A client that still holds on to
+/// the connection a second after its last call is cut off. PINGs are answered, but they are no reason to stay, and a
+/// client that never says a whole request is quiet.
+pub async fn serve<F>(stream: Stream, quiet: Duration, closing: impl Future, call: impl Fn(Call) -> F)
+where
+    F: Future<Output = Result<Reply, Status>>,
+{
+    let mut http = Http::Greeting(bounds().handshake(rt::h2_stream(stream)));
+    let mut calls: Vec<Pin<Box<dyn Future<Output = ()> + '_>>> = Vec::new();
+    let mut closing = pin!(closing);
+    let mut leaving = false;
+    let mut patience = Timer::never();
+    patience.reset(Some(quiet));
+
+    poll_fn(|context| {
+        loop {
+            let mut busy = !calls.is_empty();
+            while let Poll::Ready(next) = http.poll_request(context, leaving) {
+                let Some((request, respond)) = next else { return Poll::Ready(()) };
+                calls.push(Box::pin(answer(request, respond, &call)));
+                busy = true;
+            }
+            calls.retain_mut(|call| call.as_mut().poll(context).is_pending());
+
+            // While a call is in flight the timer means nothing; it starts anew when the last one has ended.
+            let idle = calls.is_empty();
+            if idle && busy {
+                patience.reset(Some(if leaving { GRACE } else { quiet }));
+            }
+            let tired = idle && pin!(patience.fired()).poll(context).is_ready();
+            if leaving {
+                return if tired { Poll::Ready(()) } else { Poll::Pending };
+            }
+            if !tired && closing.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            leaving = true;
+            patience.reset(Some(GRACE));
+        }
+    })
+    .await;
+}
+
+/// What a client may make us keep: some 1.5 MB at worst, most of it request bodies that are never finished.
+fn bounds() -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .max_concurrent_streams(64)
+        .initial_window_size(wire::MESSAGE_LIMIT as u32)
+        .initial_connection_window_size(65_535)
+        .max_header_list_size(8 * 1024)
+        .max_send_buffer_size(64 * 1024)
+        // Streams opened and reset faster than they are looked at end the connection.
+        .max_pending_accept_reset_streams(16)
+        .max_concurrent_reset_streams(16)
+        .max_local_error_reset_streams(Some(64));
+    builder
+}
+
+/// The connection, before and after the client's preface.
+enum Http {
+    Greeting(Handshake<H2Stream>),
+    Speaking(Connection<H2Stream, Bytes>),
+}
+
+impl Http {
+    /// Drives the connection; the next request, or none when the connection is over.
+    fn poll_request(
+        &mut self,
+        context: &mut Context<'_>,
+        leaving: bool,
+    ) -> Poll<Option<(Request<RecvStream>, SendResponse<Bytes>)>> {
+        let next = loop {
+            match self {
+                Self::Greeting(greeting) => match ready!(Pin::new(greeting).poll(context)) {
+                    Ok(connection) => *self = Self::Speaking(connection),
+                    Err(error) => break Some(Err(error)),
+                },
+                Self::Speaking(connection) => {
+                    // The first time it says GOAWAY, which may be the first thing we say at all; then it does nothing.
+                    if leaving {
+                        connection.graceful_shutdown();
+                    }
+                    break ready!(pin!(connection.accept()).poll(context));
+                }
+            }
+        };
+        Poll::Ready(next.and_then(|request| request.inspect_err(|error| log::debug!("connection lost: {error}")).ok()))
+    }
+}
+
+/// Takes one request through: reads it, lets `call` do it, answers it. Ends early when the client resets it.
+async fn answer<F>(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, call: &impl Fn(Call) -> F)
+where
+    F: Future<Output = Result<Reply, Status>>,
+{
+    let (head, body) = request.into_parts();
+    if let Some(refusal) = refuse(&head) {
+        // An error here, and below, is a client that has left.
+        let _ = respond.send_response(refusal, true);
+        return;
+    }
+    let work = async {
+        let body = future::or(read(body), async {
+            rt::sleep(ARRIVAL).await;
+            Err(Status::new(Code::DeadlineExceeded, "the request did not arrive in time"))
+        });
+        call(Call::decode(head.uri.path(), &body.await?)?).await
+    };
+    let in_time = future::or(work, expiry(&head.headers));
+    let hung_up = async {
+        // Whether it was reset or the connection died, nobody waits.
+        let _ = poll_fn(|context| respond.poll_reset(context)).await;
+        None
+    };
+    let outcome = future::or(hung_up, async { Some(in_time.await) }).await;
+    if let Some(outcome) = outcome {
+        let _ = reply(respond, outcome);
+    }
+}
+
+/// The answer to what is HTTP but not gRPC: plain HTTP, as the gRPC protocol wants it.
+fn refuse(head: &http::request::Parts) -> Option<Response<()>> {
+    let is_grpc = |value: &HeaderValue| {
+        // With a suffix it names the encoding of the messages, and "+proto" is the only one that we know.
+        matches!(value.as_bytes(), b"application/grpc" | b"application/grpc+proto")
+            || value.as_bytes().starts_with(b"application/grpc;")
+    };
+    let status = if head.method != Method::POST {
+        StatusCode::METHOD_NOT_ALLOWED
+    } else if !head.headers.get(CONTENT_TYPE).is_some_and(is_grpc) {
+        StatusCode::UNSUPPORTED_MEDIA_TYPE
+    } else {
+        return None;
+    };
+    let mut refusal = Response::new(());
+    *refusal.status_mut() = status;
+    Some(refusal)
+}
+
+/// The whole body of a request, if it is within bounds.
+async fn read(mut body: RecvStream) -> Result<Vec<u8>, Status> {
+    let mut whole = Vec::new();
+    while let Some(piece) = body.data().await {
+        let lost = |error: h2::Error| Status::new(Code::Cancelled, error.to_string());
+        let piece = piece.map_err(lost)?;
+        if whole.len() + piece.len() > wire::PREFIX + wire::MESSAGE_LIMIT {
+            return Err(wire::too_long());
+        }
+        whole.extend_from_slice(&piece);
+        body.flow_control().release_capacity(piece.len()).map_err(lost)?;
+    }
+    Ok(whole)
+}
+
+/// Ends when the time is up that the client has set for its call, if it has set one.
+async fn expiry(headers: &HeaderMap) -> Result<Reply, Status> {
+    let timeout = headers.get("grpc-timeout").and_then(|value| wire::timeout(value.to_str().ok()?));
+    match timeout {
+        Some(timeout) => rt::sleep(timeout).await,
+        None => future::pending().await,
+    }
+    Err(Status::new(Code::DeadlineExceeded, "the caller's time is up"))
+}
+
+/// Sends headers, message and trailers; or, for an error, everything in the headers.
+fn reply(mut respond: SendResponse<Bytes>, outcome: Result<Reply, Status>) -> Result<(), h2::Error> {
+    let mut response = Response::new(());
+    response.headers_mut().insert(CONTENT_TYPE, GRPC);
+    match outcome {
+        Ok(reply) => {
+            let mut stream = respond.send_response(response, false)?;
+            stream.send_data(reply.encode(), false)?;
+            stream.send_trailers(HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from(Code::Ok as u16))]))
+        }
+        Err(status) => {
+            let message = HeaderValue::try_from(status.encoded_message()).expect("what is encoded is printable ASCII");
+            response.headers_mut().insert(GRPC_STATUS, HeaderValue::from(status.code as u16));
+            response.headers_mut().insert(GRPC_MESSAGE, message);
+            respond.send_response(response, true).map(drop)
+        }
+    }
+}
