@@ -250,32 +250,36 @@ pub type H2Stream = tokio_util::compat::Compat<Fair>;
 /// Dresses a stream in the traits that h2 asks for; they are tokio's, but no part of its runtime comes with them.
 #[cfg(feature = "proxy")]
 pub fn h2_stream(stream: Stream) -> H2Stream {
-    tokio_util::compat::FuturesAsyncReadCompatExt::compat(Fair { stream, turns: 0 })
+    tokio_util::compat::FuturesAsyncReadCompatExt::compat(Fair { stream, reads: 0, pause: None })
 }
 
-/// A stream that stops now and then to let others run.
+/// A stream that pauses now and then to let others run.
 ///
 /// h2 reads for as long as there is something to read. A client that writes faster than we parse would hold the one
-/// thread for good.
+/// thread for good; an honest one says what it has to say in a read or two.
 #[cfg(feature = "proxy")]
 #[derive(Debug)]
 pub struct Fair {
     stream: Stream,
-    turns: u8,
+    /// Successful reads in a row.
+    reads: u8,
+    pause: Option<async_io::Timer>,
 }
-
-/// Reads in a row before others may run.
-#[cfg(feature = "proxy")]
-const TURNS: u8 = 4;
 
 #[cfg(feature = "proxy")]
 mod fair {
     use std::pin::Pin;
-    use std::task::Context;
+    use std::task::{Context, ready};
 
     use futures_lite::{AsyncRead, AsyncWrite};
 
-    use super::{Fair, Poll, TURNS, io};
+    use super::{Duration, Fair, Future, Poll, io};
+
+    /// Reads in a row before a pause; each takes 8 KB or so.
+    const READS: u8 = 4;
+
+    /// It has to be one that the reactor ends: who merely wakes itself runs again before any other socket was looked at.
+    const PAUSE: Duration = Duration::from_millis(1);
 
     impl AsyncRead for Fair {
         fn poll_read(
@@ -283,13 +287,14 @@ mod fair {
             context: &mut Context<'_>,
             buffer: &mut [u8],
         ) -> Poll<io::Result<usize>> {
-            if self.turns == TURNS {
-                self.turns = 0;
-                context.waker().wake_by_ref();
-                return Poll::Pending;
+            if self.reads == READS {
+                let pause = self.pause.get_or_insert_with(|| async_io::Timer::after(PAUSE));
+                ready!(Pin::new(pause).poll(context));
+                self.pause = None;
+                self.reads = 0;
             }
             let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-            self.turns = if read.is_ready() { self.turns + 1 } else { 0 };
+            self.reads = if read.is_ready() { self.reads + 1 } else { 0 };
             read
         }
     }

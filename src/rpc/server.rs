@@ -15,9 +15,6 @@ use http::{Method, Request, Response, StatusCode};
 use super::{Call, Code, Reply, Status, wire};
 use crate::rt::{self, H2Stream, Stream, Timer};
 
-/// How long a request may take to arrive. It is a few hundred bytes from the same machine.
-const ARRIVAL: Duration = Duration::from_secs(10);
-
 /// How long a client may take to hang up after it was told to (GOAWAY).
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -34,8 +31,8 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// A connection without a call in flight for as long as `quiet` gets a GOAWAY, and so does every connection when
 /// `closing` resolves. Calls in flight go on; a request that crossed the GOAWAY on its way is served; one that comes
 /// later the client knows to be unserved and sends elsewhere (RFC 9113 section 6.8). A client that still holds on to
-/// the connection a second after its last call is cut off. PINGs are answered, but they are no reason to stay, and a
-/// client that never says a whole request is quiet.
+/// the connection a second after its last call is cut off. PINGs are answered, but they are no reason to stay; and
+/// a request that takes longer than `quiet` to arrive is answered with DEADLINE_EXCEEDED.
 pub async fn serve<F>(stream: Stream, quiet: Duration, closing: impl Future, call: impl Fn(Call) -> F)
 where
     F: Future<Output = Result<Reply, Status>>,
@@ -52,7 +49,7 @@ where
             let mut busy = !calls.is_empty();
             while let Poll::Ready(next) = http.poll_request(context, leaving) {
                 let Some((request, respond)) = next else { return Poll::Ready(()) };
-                calls.push(Box::pin(answer(request, respond, &call)));
+                calls.push(Box::pin(answer(request, respond, quiet, &call)));
                 busy = true;
             }
             calls.retain_mut(|call| call.as_mut().poll(context).is_pending());
@@ -125,8 +122,12 @@ impl Http {
 }
 
 /// Takes one request through: reads it, lets `call` do it, answers it. Ends early when the client resets it.
-async fn answer<F>(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, call: &impl Fn(Call) -> F)
-where
+async fn answer<F>(
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    quiet: Duration,
+    call: &impl Fn(Call) -> F,
+) where
     F: Future<Output = Result<Reply, Status>>,
 {
     let (head, body) = request.into_parts();
@@ -137,7 +138,7 @@ where
     }
     let work = async {
         let body = future::or(read(body), async {
-            rt::sleep(ARRIVAL).await;
+            rt::sleep(quiet).await;
             Err(Status::new(Code::DeadlineExceeded, "the request did not arrive in time"))
         });
         call(Call::decode(head.uri.path(), &body.await?)?).await

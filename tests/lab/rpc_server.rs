@@ -1,0 +1,119 @@
+//! `rpc::serve` on a thread, one connection each, and a handler that answers by what it is asked.
+
+#![allow(dead_code, unreachable_pub, reason = "shared by tests that each use a part of it")]
+
+use std::future::Future;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use event_listener::Event;
+use smol_dhcp_proxy::rpc::{self, Call, Code, Lease, NetworkConfig, OperationResponse, Reply, Status};
+use smol_dhcp_proxy::rt;
+
+/// Longer than any test takes.
+pub const NEVER: Duration = Duration::from_secs(600);
+
+/// Longer than anything takes that works.
+pub const SOON: Duration = Duration::from_secs(10);
+
+/// A server with one connection.
+pub struct Server {
+    over: Receiver<()>,
+    close: Arc<Event>,
+    thread: JoinHandle<()>,
+}
+
+impl Server {
+    /// Serves one end of a socket pair and hands out the other.
+    pub fn start<F>(quiet: Duration, handler: impl Fn(Call) -> F + Send + 'static) -> (Self, UnixStream)
+    where
+        F: Future<Output = Result<Reply, Status>>,
+    {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let close = Arc::new(Event::new());
+        let closing = close.listen();
+        let (ended, over) = channel();
+        let thread = std::thread::spawn(move || {
+            rt::block_on(async |_| rpc::serve(ours.try_into().unwrap(), quiet, closing, handler).await);
+            let _ = ended.send(());
+        });
+        (Self { over, close, thread }, theirs)
+    }
+
+    /// Tells it to finish.
+    pub fn close(&self) {
+        self.close.notify(usize::MAX);
+    }
+
+    /// Waits until `serve` has returned, which it must do by now.
+    pub fn join(self) {
+        self.over.recv_timeout(SOON).expect("serve has returned");
+        self.thread.join().unwrap();
+    }
+
+    /// Whether `serve` is still at it.
+    pub fn is_running(&self) -> bool {
+        self.over.try_recv().is_err()
+    }
+}
+
+/// What [`answer`] says to a config: a lease that quotes it, or the error that its host interface asks for, "5 text".
+pub async fn answer(call: Call) -> Result<Reply, Status> {
+    let config = match call {
+        Call::Clean => return Ok(Reply::Operation(OperationResponse { success: true })),
+        Call::Setup(config) | Call::Teardown(config) => config,
+    };
+    if let Some((code, message)) = config.host_iface.split_once(' ') {
+        return Err(Status::new(Code::from(code.parse::<u32>().unwrap()), message));
+    }
+    Ok(Reply::Lease(quoting(&config)))
+}
+
+/// The lease that [`answer`] gives.
+pub fn quoting(config: &NetworkConfig) -> Lease {
+    Lease {
+        lease_time: 3600,
+        yiaddr: "10.88.1.2".into(),
+        subnet_mask: "255.255.0.0".into(),
+        gateways: vec!["10.88.0.1".into()],
+        mac_address: config.container_mac_addr.clone(),
+        host_name: config.host_name.clone(),
+        ..Default::default()
+    }
+}
+
+/// A config with this MAC address.
+pub fn config(mac: &str) -> NetworkConfig {
+    NetworkConfig { container_mac_addr: mac.into(), host_name: "weiß".into(), ..Default::default() }
+}
+
+/// Reports what becomes of a call that never ends by itself.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Fate {
+    Begun,
+    Dropped,
+}
+
+/// A handler whose calls never end, and what became of them.
+pub fn endless()
+-> (impl Fn(Call) -> std::pin::Pin<Box<dyn Future<Output = Result<Reply, Status>>>> + Send, Receiver<Fate>) {
+    struct Guard(Sender<Fate>);
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            let _ = self.0.send(Fate::Dropped);
+        }
+    }
+    let (fates, seen) = channel();
+    let handler = move |_| {
+        let fates = fates.clone();
+        Box::pin(async move {
+            fates.send(Fate::Begun).unwrap();
+            let _guard = Guard(fates);
+            futures_lite::future::pending().await
+        }) as std::pin::Pin<Box<dyn Future<Output = _>>>
+    };
+    (handler, seen)
+}
