@@ -76,7 +76,10 @@ enter_private_namespaces() {
     mkdir -p $lab/bin
     [ -z "${DAEMON:-}" ] || cp "$DAEMON" $lab/bin/smol-dhcp-proxy
     [ -z "${NETAVARK_BIN:-}" ] || cp "$NETAVARK_BIN"/netavark* $lab/bin/
-    [ -z "${NETAVARK_SOURCE:-}" ] || cp -r "$NETAVARK_SOURCE/test-dhcp" $lab/
+    [ -z "${NETAVARK_SOURCE:-}" ] || {
+        cp -r "$NETAVARK_SOURCE/test-dhcp" $lab/
+        cp -r "$NETAVARK_SOURCE/contrib/systemd/system" $lab/netavark-units
+    }
     cp -r "$repo/units" "$here"/*.bash $lab/
     mount -t tmpfs -o mode=1777 tmpfs /tmp
     cd $lab
