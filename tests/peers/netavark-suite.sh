@@ -22,17 +22,14 @@ check "the count of host names is relaxed" grep -q 'foobar.* -ge 2' $suite/002-s
 printf '#!/bin/sh\nshift\nexec %s/bin/smol-dhcp-proxy "$@"\n' $lab > $lab/bin/as-netavark
 chmod +x $lab/bin/as-netavark
 export NETAVARK=$lab/bin/as-netavark NETAVARK_DHCP_PROXY_CLIENT=$lab/bin/netavark-dhcp-proxy-client
-# dnsmasq also writes to /var/log, and the machine's own is not for us.
-mount -t tmpfs tmpfs /var/log
 
-# Every test makes a network namespace with a random name and works in there alone, so the files may run together;
-# this one only spares them a race for making /run/netns.
-ip netns add first
-
+# Every test makes a network namespace with a random name and works in there alone. What the files would share are
+# the places where its dnsmasq writes, so each file gets these, and its mounts, for itself.
+in_own_mounts=(unshare --mount sh -c 'mount -t tmpfs tmpfs /var/log && mount -t tmpfs tmpfs /var/lib/misc && exec "$@"' sh)
 files=("$suite"/*.bats)
 pids=()
 for file in "${files[@]}"; do
-    TERM=dumb bats --tap "$file" > "$file.log" 2>&1 &
+    TERM=dumb "${in_own_mounts[@]}" bats --tap "$file" > "$file.log" 2>&1 &
     pids+=($!)
 done
 failed=0

@@ -19,6 +19,8 @@ rig_prepare() {
 
     # A cgroup of its own, from which a cgroup namespace can start.
     mount -t cgroup2 cgroup2 $machine/cgroup || skip "there is no cgroup v2 here"
+    # Empty ones of runs that were killed are swept: rmdir leaves alone whatever has a process.
+    find $machine/cgroup -depth -type d -path '*/smol-dhcp-proxy-test-*' -mmin +10 -exec rmdir {} + 2> /dev/null || true
     cgroup=$machine/cgroup/smol-dhcp-proxy-test-$RANDOM$RANDOM
     mkdir $cgroup || skip "cgroups cannot be made here"
 
