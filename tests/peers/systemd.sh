@@ -1,0 +1,177 @@
+#!/bin/bash
+# The project's own unit files under a real systemd: start by the socket, lease and renewal within the sandbox, leaving.
+# Usage: tests/peers/systemd.sh        (takes about a minute; see lib.bash for the environment)
+#
+# A throw-away systemd (systemd-rig.bash) is the host; its eth0 leads to a DHCP server in the script's own namespace, and
+# each container is a network namespace with a macvlan on eth0, called for by netavark's real client.
+set -euo pipefail
+source "$(dirname "$(readlink -f "$0")")/lib.bash"
+need_real_root "a systemd that is process 1"
+need_daemon
+need_netavark
+need_netavark_source
+need systemctl journalctl systemd-analyze dnsmasq tcpdump jq ip nsenter unshare
+enter_private_namespaces "$@"
+source $lab/systemd-rig.bash
+
+service=smol-dhcp-proxy.service socket=smol-dhcp-proxy.socket
+server_log=$lab/dnsmasq.log leases=$lab/dnsmasq.leases wire=$lab/wire
+etc=$root/etc/systemd/system sock=/run/podman/nv-proxy.sock
+
+# --- The host, with the units as a package would install them.
+
+rig_prepare
+cp $lab/bin/* $root/usr/bin/
+cp $lab/units/*.socket $lab/units/*.service $etc/
+systemctl --root=$root --quiet enable $socket
+rig_boot
+trap 'code=$?; [ $code = 0 ] || rig_logs $server_log $wire; rig_stop || true; exit $code' EXIT
+ip link add s0 type veth peer name eth0 netns "$rig_pid"
+in_rig ip link set eth0 up
+# Leases of an hour whose T1 is 10 s and T2 is 20 s.
+dhcp_server s0 $server_log $leases --dhcp-option-force=58,10 --dhcp-option-force=59,20
+tcpdump -lnn -i s0 udp dst port 67 > $wire 2> $lab/tcpdump.log &
+wait_for 5 "the DHCP server runs, and a witness on the wire" \
+    bash -c "grep -q 'sockets bound' $server_log && grep -q listening $lab/tcpdump.log"
+
+property() { in_rig systemctl show --value -p "$1" "${2:-$service}"; }
+is() { [ "$(property "$1")" = "$2" ]; }
+main() { cat "/proc/$rig_pid/root/proc/$(property MainPID)/$1"; }
+is_running() { in_rig systemctl -q is-active $service; }
+is_gone() { is ActiveState inactive; }
+is_quiet() { [ -z "$(in_rig journalctl -q -p notice -u $service -u $socket)" ]; }
+
+# container NAME: a network namespace with a macvlan "eth0" of its own.
+container() {
+    in_rig ip netns add "$1"
+    in_rig ip link add link eth0 name "m$1" type macvlan mode bridge
+    in_rig ip link set "m$1" netns "$1" name eth0
+    in_rig ip -n "$1" link set eth0 up
+}
+# ask setup|teardown MAC NS_PATH ID: one call of netavark's client; the answer is left in $lab/answer.
+ask() {
+    jq -n --arg mac "$2" --arg path "$3" --arg id "$4" '{ host_iface: "eth0", container_iface: "eth0",
+        container_mac_addr: $mac, host_name: $id, domain_name: "", version: 0, ns_path: $path, container_id: $id }' |
+        in_rig tee /run/call.json > /dev/null
+    in_rig netavark-dhcp-proxy-client --uds $sock -f /run/call.json "$1" > $lab/answer
+}
+# call setup|teardown NAME [NS_PATH]: for the container of that name.
+call() {
+    local path=${3:-/run/netns/$2}
+    ask "$1" "$(in_rig nsenter --net="$path" ip -j link show dev eth0 | jq -r '.[0].address')" "$path" "$2"
+}
+unknown() { ask teardown 02:00:00:00:00:99 /run/netns/none ""; }
+address() { in_rig ip -j -n "$1" -4 addr show dev eth0 | jq -r '.[0].addr_info[0].local // empty'; }
+program() { in_rig readlink "/proc/$(property MainPID "$1")/exe"; }
+exposure() { in_rig systemd-analyze security --no-pager "$1" | sed -n 's/.*Overall.*: \([0-9.]*\) .*/\1/p'; }
+count() { grep -c "$1" "$2" || true; }
+
+# --- The first call starts it; no network namespace was ever made on this host.
+
+check "the socket listens, the service does not run" is_gone
+check "the socket is 0660" [ "$(in_rig stat -c %a $sock)" = 660 ]
+check "/run/netns does not exist yet" in_rig test ! -e /run/netns
+check "a Teardown of the unknown is answered" unknown
+check "the service was started by it" is_running
+check "it told systemd that it is ready (Type=notify)" is Type notify
+in_rig touch /run/podman/podman.sock
+check "five capabilities" grep -q 'CapBnd:.00000000002[08]3400' <(main status)
+check "no new privileges, and a system call filter" \
+    bash -c 'grep -q "NoNewPrivs:.1" <<< "$0" && grep -q "Seccomp:.2" <<< "$0"' "$(main status)"
+
+# --- A lease within the sandbox, in the first namespace of the host, made after the service started.
+
+container one
+check "Setup" call setup one
+first=$(address one)
+check "the container has the leased address: $first" [ "$first" = "$(jq -r .yiaddr $lab/answer)" -a -n "$first" ]
+check "and a default route" grep -q 'default via 10.88.0.1 dev eth0' <(in_rig ip -n one route)
+in_rig tee /run/systemd/system/box.service > /dev/null <<< $'[Service]\nPrivateNetwork=yes\nExecStart=sleep 600'
+check "a second container, known by its process alone" in_rig systemctl start box.service
+box=/proc/$(property MainPID box.service)/ns/net
+in_rig ip link add link eth0 name mbox type macvlan mode bridge
+in_rig ip link set mbox netns "$(property MainPID box.service)" name eth0
+in_rig nsenter --net="$box" ip link set eth0 up
+check "Setup in a namespace named $box" call setup box "$box"
+check "Teardown there" call teardown box "$box"
+wait_for 2 "its server heard DHCPRELEASE" grep -q 'DHCPRELEASE' $server_log
+
+discovers=$(count DHCPDISCOVER $server_log)
+wait_for 40 "two renewals at T1" bash -c "[ \$(grep -c 'DHCPACK(s0) $first ' $server_log) -ge 3 ]"
+check "without a single new DISCOVER" [ "$(count DHCPDISCOVER $server_log)" = "$discovers" ]
+check "each by unicast from the leased address" \
+    [ "$(count "$first.68 > 10.88.0.1.67: BOOTP/DHCP, Request" $wire)" -ge 2 ]
+check "the address never changed" [ "$(address one)" = "$first" ]
+
+check "the service sees the namespace's mount" [ "$(count nsfs <(main mountinfo))" != 0 ]
+check "Teardown" call teardown one
+wait_for 2 "the server heard DHCPRELEASE" grep -q "DHCPRELEASE(s0) $first" $server_log
+wait_for 2 "and has forgotten the lease" bash -c "! grep -q '$first ' $leases"
+check "the address is gone" [ -z "$(address one)" ]
+in_rig ip netns del one
+check "the service holds no copy of the namespace's mount" [ "$(count nsfs <(main mountinfo))" = 0 ]
+
+# --- It leaves, and comes back.
+
+mkdir -p $etc/$service.d
+printf '[Service]\nExecStart=\nExecStart=/usr/bin/smol-dhcp-proxy -a 1.5\n' > $etc/$service.d/idle.conf
+in_rig systemctl daemon-reload
+container two
+check "Setup" call setup two
+check "systemctl stop with a lease at hand" in_rig systemctl -q stop $service
+check "it ended well" is Result success
+check "with exit code 0" is ExecMainStatus 0
+check "Podman's own socket in that folder is still there" in_rig test -e /run/podman/podman.sock
+check "the next call starts it again" unknown
+wait_for 10 "and it leaves after -a" is_gone
+check "it ended well" is Result success
+check "without a restart" is NRestarts 0
+check "the socket goes on" in_rig systemctl -q is-active $socket
+container three
+check "Setup is answered by the next instance" call setup three
+third=$(address three)
+sleep 3
+check "it stays for the lease" is_running
+check "Teardown" call teardown three
+wait_for 2 "the server heard DHCPRELEASE" grep -q "DHCPRELEASE(s0) $third" $server_log
+wait_for 10 "with the last lease gone it leaves" is_gone
+check "nothing in the journal is above info" is_quiet
+
+# --- Beside netavark's own units: never both sockets, and the drop-in takes its service over and gives it back.
+
+theirs=netavark-dhcp-proxy
+cp "$lab/netavark-units/$theirs.socket" $etc/
+sed 's|@@NETAVARK@@|/usr/bin/netavark|' "$lab/netavark-units/$theirs.service.in" > $etc/$theirs.service
+in_rig systemctl daemon-reload
+check "netavark's own socket starts" in_rig systemctl start $theirs.socket
+check "and ours has stopped (Conflicts=)" [ "$(property ActiveState $socket)" = inactive ]
+check "netavark's own service answers" unknown
+check "it is netavark" [ "$(program $theirs.service)" = /usr/bin/netavark ]
+cp -r $lab/units/$theirs.service.d $etc/
+check "the drop-in is installed" in_rig sh -c "systemctl daemon-reload && systemctl try-restart $theirs.service"
+check "its service answers" unknown
+check "it is smol-dhcp-proxy" [ "$(program $theirs.service)" = /usr/bin/smol-dhcp-proxy ]
+exposed=$(exposure $theirs.service)
+check "its exposure is that of our own unit: $exposed" [ -n "$exposed" -a "$exposed" = "$(exposure $service)" ]
+container four
+check "Setup" call setup four
+check "the container has an address" [ -n "$(address four)" ]
+check "Teardown" call teardown four
+rm $etc/$theirs.service.d/smol-dhcp-proxy.conf
+check "the drop-in is removed" in_rig sh -c "systemctl daemon-reload && systemctl try-restart $theirs.service"
+check "its service answers" unknown
+check "it is netavark again" [ "$(program $theirs.service)" = /usr/bin/netavark ]
+check "our socket starts" in_rig systemctl start $socket
+check "and netavark's has stopped" [ "$(property ActiveState $theirs.socket)" = inactive ]
+check "and so has its service" [ "$(property ActiveState $theirs.service)" = inactive ]
+check "our service answers" unknown
+check "it is smol-dhcp-proxy" [ "$(program $service)" = /usr/bin/smol-dhcp-proxy ]
+
+# --- A crash is mended.
+
+container five
+check "Setup" call setup five
+in_rig systemctl kill --kill-who=main --signal=KILL $service
+wait_for 5 "after kill -9 it is started again" is NRestarts 1
+wait_for 5 "and runs" is_running
+check "the next call is answered" unknown
