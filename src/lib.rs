@@ -1,5 +1,7 @@
 //! smol-dhcp-proxy
 
+#![warn(clippy::unwrap_used)]
+
 pub mod rt;
 pub mod service;
 pub mod time;

@@ -1,3 +1,7 @@
 //! Command line in, exit code out; all else is the library's.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    smol_dhcp_proxy::proxy::run(std::env::args_os().skip(1))
+}

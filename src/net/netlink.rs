@@ -64,6 +64,11 @@ impl Error {
         self.source.kind()
     }
 
+    /// As the system's error, where nothing but its errno or its text is wanted.
+    pub fn into_io(self) -> io::Error {
+        if self.explanation.is_none() { self.source } else { io::Error::new(self.source.kind(), self.to_string()) }
+    }
+
     /// What the kernel said beside the errno (netlink's extended acknowledgement).
     pub fn explanation(&self) -> Option<&str> {
         self.explanation.as_deref()

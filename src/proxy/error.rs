@@ -1,14 +1,16 @@
 //! What can go wrong with a call, by whose fault it is, and what the caller is told.
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::dhcp;
 use crate::net::netns;
 use crate::rpc::{Code, Status};
+use crate::service;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(super) enum Error {
     /// The caller's fault.
     #[error(transparent)]
     BadRequest(#[from] BadRequest),
@@ -20,6 +22,9 @@ pub enum Error {
         /// How far it got.
         why: dhcp::Why,
     },
+    /// The container's, or whoever removed it meanwhile.
+    #[error("gave up: {0}")]
+    Vanished(String),
     /// A newer call for the same container took over.
     #[error("given up for a newer call for the same container")]
     Superseded,
@@ -35,7 +40,7 @@ pub enum Error {
 
 /// A call that nobody could have served. The texts keep what netavark's users and test suite match.
 #[derive(Debug, thiserror::Error)]
-pub enum BadRequest {
+pub(super) enum BadRequest {
     /// Not six hexadecimal bytes.
     #[error("unable to parse mac address {input}: {why}")]
     Mac {
@@ -91,9 +96,18 @@ pub enum BadRequest {
 
 impl Error {
     /// For `map_err`: a system call failed while `doing` something.
-    pub fn fault(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+    pub(super) fn fault(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let doing = doing.into();
         move |source| Self::Fault { doing, source }
+    }
+
+    /// Notes a failed call in the log. Callers' mistakes are theirs to read; ours are for the administrator.
+    pub(super) fn log(&self, call: &str) {
+        match self {
+            Self::BadRequest(_) | Self::Superseded => log::info!("{call} refused: {self}"),
+            Self::NoAnswer { .. } | Self::Vanished(_) => log::warn!("{call} failed: {self}"),
+            Self::Fault { .. } => log::error!("{call} failed: {self}"),
+        }
     }
 }
 
@@ -103,9 +117,31 @@ impl From<Error> for Status {
         let code = match &error {
             Error::BadRequest(_) => Code::InvalidArgument,
             Error::NoAnswer { why: dhcp::Why::Refused { .. }, .. } => Code::NotFound,
-            Error::NoAnswer { .. } | Error::Superseded => Code::Aborted,
+            Error::NoAnswer { .. } | Error::Vanished(_) | Error::Superseded => Code::Aborted,
             Error::Fault { .. } => Code::Internal,
         };
         Status { code, message: error.to_string() }
     }
+}
+
+/// Why the daemon could not start.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    /// What the service library says.
+    #[error(transparent)]
+    Service(#[from] service::Error),
+    /// netavark's words.
+    #[error("Received more than one FD from systemd: the socket unit must have one ListenStream= and no other")]
+    TooManySockets,
+    /// The lease file cannot be made.
+    #[error("cannot create the lease file {}: {source}", path.display())]
+    LeaseFile {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Serving could not begin.
+    #[error("cannot serve: {0}")]
+    Serve(io::Error),
 }

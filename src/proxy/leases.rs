@@ -13,7 +13,7 @@ use crate::rpc::wire::Lease;
 
 /// The file that tells Podman's users which leases there are.
 #[derive(Debug)]
-pub struct LeaseFile {
+pub(super) struct LeaseFile {
     path: PathBuf,
     /// Beside the file, for rename(2) is atomic within one file system; always the same name, so that a
     /// crash leaves at most one behind, and the next write takes it over.
@@ -22,20 +22,20 @@ pub struct LeaseFile {
 
 /// One lease as the file has it: netavark's fields, and what is ours beside them.
 #[derive(Debug, Serialize)]
-pub struct Entry<'a> {
+pub(super) struct Entry<'a> {
     /// The lease as the caller of Setup got it.
     #[serde(flatten)]
-    pub lease: &'a Lease,
+    pub(super) lease: &'a Lease,
     /// The container's network namespace.
-    pub ns_path: &'a Path,
+    pub(super) ns_path: &'a Path,
     /// The container's interface.
-    pub container_iface: &'a str,
+    pub(super) container_iface: &'a str,
 }
 
 impl LeaseFile {
     /// Names the file. It is made, empty, only where there is none: one that is there may be all that
     /// is known of the leases of a daemon that crashed.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
         let mut temporary = OsString::from(path);
         temporary.push(".new");
         let file = Self { path: path.to_owned(), temporary: temporary.into() };
@@ -49,7 +49,7 @@ impl LeaseFile {
     }
 
     /// Replaces the file: whoever reads it sees all of the old content or all of the new.
-    pub fn replace<'a>(&self, leases: impl IntoIterator<Item = Entry<'a>>) -> io::Result<()> {
+    pub(super) fn replace<'a>(&self, leases: impl IntoIterator<Item = Entry<'a>>) -> io::Result<()> {
         let mut by_mac: BTreeMap<&str, Vec<Entry<'a>>> = BTreeMap::new();
         for entry in leases {
             by_mac.entry(&entry.lease.mac_address).or_default().push(entry);
@@ -62,8 +62,7 @@ impl LeaseFile {
     }
 
     fn replace_with(&self, content: &[u8]) -> io::Result<()> {
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.temporary)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.temporary)?;
         // The mode above counts only for a file that was not there.
         file.set_permissions(Permissions::from_mode(0o600))?;
         file.write_all(content)?;
@@ -142,8 +141,22 @@ mod tests {
         assert_eq!(objects.len(), 2);
         assert_eq!((&objects[0]["yiaddr"], &objects[0]["ns_path"]), (&"10.0.0.5".into(), &"/run/netns/a".into()));
         for key in [
-            "t1", "t2", "lease_time", "mtu", "domain_name", "mac_address", "is_v6", "siaddr", "yiaddr", "srv_id",
-            "subnet_mask", "broadcast_addr", "dns_servers", "gateways", "ntp_servers", "host_name",
+            "t1",
+            "t2",
+            "lease_time",
+            "mtu",
+            "domain_name",
+            "mac_address",
+            "is_v6",
+            "siaddr",
+            "yiaddr",
+            "srv_id",
+            "subnet_mask",
+            "broadcast_addr",
+            "dns_servers",
+            "gateways",
+            "ntp_servers",
+            "host_name",
         ] {
             assert!(!objects[1][key].is_null(), "{key} is missing");
         }

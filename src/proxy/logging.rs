@@ -5,7 +5,7 @@ use std::io::Write;
 use log::{Level, LevelFilter};
 
 /// Starts logging as `RUST_LOG` says, from info on where it says nothing.
-pub fn start() {
+pub(super) fn start() {
     let journal = stderr_is_the_journal();
     env_logger::Builder::new()
         .filter_level(LevelFilter::Info)

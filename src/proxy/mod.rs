@@ -1,1 +1,101 @@
-//! proxy
+//! The application: joins the `service` library, gRPC, the DHCP client and the Linux layer into the daemon.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `config.rs` | the command line |
+//! | `request.rs` | what a caller may ask for |
+//! | `table.rs` | all sessions, and who may touch which |
+//! | `session.rs` | one lease: client, sockets and link in one loop |
+//! | `site.rs` | where a lease lives, and the sockets into it |
+//! | `settings.rs` | what a lease puts on the link, and how to undo it |
+//! | `reply.rs`, `leases.rs` | the lease in the caller's terms, and in the file |
+//! | `error.rs` | whose fault it is, and the words for it |
+
+pub mod config;
+mod error;
+mod leases;
+mod logging;
+mod reply;
+mod request;
+mod session;
+mod settings;
+mod site;
+mod table;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::rpc;
+use crate::rt;
+use crate::service::{self, Connection, Idle, Options, activation};
+
+use config::{Command, Config};
+use error::StartError;
+use leases::LeaseFile;
+use table::Table;
+
+/// How long a client may keep a connection without a call, however long the daemon itself stays.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// The whole program: arguments (without the program's name) in, exit code out.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let config = match config::parse(arguments, std::env::var_os(config::RUN_DIR_ENV)) {
+        Ok(Command::Serve(config)) => config,
+        Ok(Command::Help) => return print(config::HELP),
+        Ok(Command::Version) => return print(concat!("smol-dhcp-proxy ", env!("CARGO_PKG_VERSION"), "\n")),
+        Err(error) => {
+            complain(&format!("{error}\nTry --help."));
+            return ExitCode::from(2);
+        }
+    };
+    logging::start();
+    match serve(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(config: &Config) -> Result<(), StartError> {
+    let mut sockets = activation::listen_fds()?;
+    match sockets.len() {
+        0 => sockets.push(service::bind(&config.socket_path())?),
+        1 => {}
+        _ => return Err(StartError::TooManySockets),
+    }
+    let file = LeaseFile::open(&config.lease_file)
+        .map_err(|source| StartError::LeaseFile { path: config.lease_file.clone(), source })?;
+    let idle = Idle::new(config.activity);
+    let options = Options::new(idle.clone());
+    let quiet = config.activity.map_or(QUIET, |activity| activity.min(QUIET));
+    rt::block_on(async |runtime| {
+        let table = Table::new(runtime.clone(), idle, options.notify.clone(), file, config.acquisition);
+        let handler = |Connection { stream, activity, closing }| {
+            let table = Rc::clone(&table);
+            async move {
+                rpc::serve(stream, quiet, closing, |call| Rc::clone(&table).serve(call)).await;
+                drop(activity);
+            }
+        };
+        service::serve(&runtime, sockets, options, handler).await
+    })
+    .map_err(StartError::Serve)?;
+    Ok(())
+}
+
+fn print(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn complain(text: &str) {
+    // Where nobody hears it, there is nothing else to do.
+    let _ = writeln!(std::io::stderr(), "smol-dhcp-proxy: {text}");
+}

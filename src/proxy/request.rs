@@ -9,12 +9,12 @@ use super::error::BadRequest;
 
 /// An Ethernet address; compared without case because it is compared as bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Mac(pub [u8; 6]);
+pub(super) struct Mac(pub(super) [u8; 6]);
 
 impl Mac {
     /// Reads six hexadecimal bytes with `:` or `-` between them. The texts of the errors are those that
     /// netavark's users and test suite know.
-    pub fn parse(text: &str) -> Result<Self, BadRequest> {
+    pub(super) fn parse(text: &str) -> Result<Self, BadRequest> {
         let unreadable = |why: &str| BadRequest::Mac { input: text.to_owned(), why: why.to_owned() };
         let bytes = text
             .split([':', '-'])
@@ -43,30 +43,30 @@ impl fmt::Debug for Mac {
 
 /// What a lease belongs to. Teardown comes without a container id, so that cannot be it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key {
+pub(super) struct Key {
     /// The container interface's address.
-    pub mac: Mac,
+    pub(super) mac: Mac,
     /// The container's network namespace, as the caller names it.
-    pub netns: PathBuf,
+    pub(super) netns: PathBuf,
 }
 
 /// A Setup whose form is right; whether its interfaces exist is asked next.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub(super) struct Request {
     /// The lease's key.
-    pub key: Key,
+    pub(super) key: Key,
     /// The address as the caller wrote it, for replies and the lease file.
-    pub mac_text: String,
+    pub(super) mac_text: String,
     /// The parent on the host. DHCP is spoken from the container's interface; this one only has to exist.
-    pub host_interface: String,
+    pub(super) host_interface: String,
     /// The interface in the container that gets the lease.
-    pub container_interface: String,
+    pub(super) container_interface: String,
     /// Option 61: type 0 and the container's id, which outlives a restart while the MAC does not.
-    pub client_id: Vec<u8>,
+    pub(super) client_id: Vec<u8>,
     /// Option 12.
-    pub host_name: Option<String>,
+    pub(super) host_name: Option<String>,
     /// The caller's domain, which the reply gives back.
-    pub domain_name: String,
+    pub(super) domain_name: String,
 }
 
 /// The longest value of one DHCP option (RFC 2132 section 2).
@@ -74,7 +74,7 @@ const OPTION_MAX: usize = 255;
 
 impl Request {
     /// Checks everything that can be checked without asking the kernel.
-    pub fn parse(config: NetworkConfig) -> Result<Self, BadRequest> {
+    pub(super) fn parse(config: NetworkConfig) -> Result<Self, BadRequest> {
         let mac = Mac::parse(&config.container_mac_addr)?;
         match config.version {
             0 => {}
@@ -106,21 +106,21 @@ impl Request {
 
 /// Which leases a Teardown means: those of a MAC, in one network namespace where it is named.
 #[derive(Clone, Debug)]
-pub struct Selector {
+pub(super) struct Selector {
     mac: Mac,
     netns: Option<PathBuf>,
 }
 
 impl Selector {
     /// None where the MAC is no MAC: no lease can have it, and Teardown of the unknown succeeds.
-    pub fn parse(config: &NetworkConfig) -> Option<Self> {
+    pub(super) fn parse(config: &NetworkConfig) -> Option<Self> {
         let mac = Mac::parse(&config.container_mac_addr).ok()?;
         let netns = (!config.ns_path.is_empty()).then(|| Path::new(&config.ns_path).to_owned());
         Some(Self { mac, netns })
     }
 
     /// Whether it means the lease of `key`.
-    pub fn matches(&self, key: &Key) -> bool {
+    pub(super) fn matches(&self, key: &Key) -> bool {
         self.mac == key.mac && self.netns.as_ref().is_none_or(|netns| *netns == key.netns)
     }
 }

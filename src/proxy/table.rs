@@ -1,0 +1,300 @@
+//! All sessions, by MAC and network namespace: who may start one, who ends it, and what the lease file says of them.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use event_listener::{Event, EventListener};
+use futures_lite::future::or;
+
+use crate::rpc::{Call, Lease, NetworkConfig, OperationResponse, Reply, Status};
+use crate::rt::{Runtime, Task};
+use crate::service::{Activity, Idle, Notify};
+
+use super::error::Error;
+use super::leases::{Entry, LeaseFile};
+use super::request::{Key, Request, Selector};
+use super::session::Session;
+
+/// The leases of this daemon.
+#[derive(Debug)]
+pub(super) struct Table {
+    runtime: Runtime,
+    idle: Idle,
+    notify: Notify,
+    file: LeaseFile,
+    /// How long one acquisition may take.
+    patience: Option<Duration>,
+    places: RefCell<BTreeMap<Key, Place>>,
+}
+
+/// What there is for one key.
+#[derive(Debug)]
+enum Place {
+    /// A call is making or ending a lease; whoever else wants to has to wait for it.
+    Taken(Rc<Taken>),
+    /// A lease.
+    Held(Box<Held>),
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    /// Tells the one who makes a lease to leave off.
+    cancel: Event,
+    /// Tells everybody that the place is free or holds a lease.
+    over: Event,
+}
+
+/// A lease that a task keeps.
+#[derive(Debug)]
+struct Held {
+    /// What the lease file says; none while the lease is lost.
+    lease: Option<Lease>,
+    container_interface: String,
+    /// Tells the task to stop; it gives the session back then.
+    stop: Event,
+    task: Task<Session>,
+    _activity: Activity,
+}
+
+impl Table {
+    /// An empty table, whose file is left alone until there is something to write.
+    pub(super) fn new(
+        runtime: Runtime,
+        idle: Idle,
+        notify: Notify,
+        file: LeaseFile,
+        patience: Option<Duration>,
+    ) -> Rc<Self> {
+        Rc::new(Self { runtime, idle, notify, file, patience, places: RefCell::default() })
+    }
+
+    /// Serves one call. Dropping the future cancels it: a Setup leaves nothing behind, a Teardown goes on alone.
+    pub(super) async fn serve(self: Rc<Self>, call: Call) -> Result<Reply, Status> {
+        match call {
+            Call::Setup(config) => Ok(Reply::Lease(self.setup(config).await.inspect_err(|error| error.log("Setup"))?)),
+            Call::Teardown(config) => Ok(Reply::Lease(self.teardown(&config).await)),
+            Call::Clean => {
+                self.end_all(|_| true).await;
+                Ok(Reply::Operation(OperationResponse { success: true }))
+            }
+        }
+    }
+
+    async fn setup(self: &Rc<Self>, config: NetworkConfig) -> Result<Lease, Error> {
+        let request = Request::parse(config)?;
+        let (key, container_interface) = (request.key.clone(), request.container_interface.clone());
+        // Declared before the session, so dropped after it: the place is free when nothing of the session is left.
+        let (claim, held) = self.claim(&key).await;
+        let wish = match held {
+            // A container that is set up again; its server may well give it the same address.
+            Some(held) => {
+                let session = held.stop().await;
+                let address = session.address();
+                session.end(false).await;
+                self.save();
+                address
+            }
+            None => None,
+        };
+        let acquisition = Session::acquire(self.runtime.clone(), request, self.patience, wish);
+        let cancelled = async {
+            claim.cancelled().await;
+            Err(Error::Superseded)
+        };
+        let mut session = or(cancelled, acquisition).await?;
+        let lease = session.reply().expect("acquired");
+        session.settle();
+        claim.settle(self.hold(key, container_interface, session));
+        self.save();
+        Ok(lease)
+    }
+
+    /// Never fails: what is not there is as good as torn down.
+    async fn teardown(self: &Rc<Self>, config: &NetworkConfig) -> Lease {
+        match Selector::parse(config) {
+            Some(selector) => self.end_all(|key| selector.matches(key)).await.unwrap_or_default(),
+            None => Lease::default(),
+        }
+    }
+
+    /// Ends and releases all sessions that `chosen` chooses, and cancels those in the making. Returns one of the leases.
+    async fn end_all(self: &Rc<Self>, chosen: impl Fn(&Key) -> bool) -> Option<Lease> {
+        let keys: Vec<_> = self.places.borrow().keys().filter(|key| chosen(key)).cloned().collect();
+        let endings: Vec<_> = keys
+            .into_iter()
+            .map(|key| {
+                let table = Rc::clone(self);
+                Finish(Some(self.runtime.spawn(async move { table.end(&key).await })))
+            })
+            .collect();
+        let mut ended = None;
+        for ending in endings {
+            ended = ending.await.or(ended);
+        }
+        ended
+    }
+
+    async fn end(self: &Rc<Self>, key: &Key) -> Option<Lease> {
+        let (claim, held) = self.claim(key).await;
+        let held = held?;
+        let lease = held.lease.clone();
+        held.stop().await.end(true).await;
+        drop(claim);
+        self.save();
+        lease
+    }
+
+    /// Takes a place, cancelling whoever makes a lease there and waiting for whoever ends one; returns the lease
+    /// that it held.
+    async fn claim(self: &Rc<Self>, key: &Key) -> (Claim, Option<Box<Held>>) {
+        loop {
+            let over = {
+                let mut places = self.places.borrow_mut();
+                if let Some(Place::Taken(taken)) = places.get(key) {
+                    let over = taken.over.listen();
+                    taken.cancel.notify(usize::MAX);
+                    over
+                } else {
+                    let taken = Rc::<Taken>::default();
+                    let cancelled = RefCell::new(taken.cancel.listen());
+                    let held = match places.insert(key.clone(), Place::Taken(Rc::clone(&taken))) {
+                        Some(Place::Held(held)) => Some(held),
+                        Some(Place::Taken(_)) | None => None,
+                    };
+                    let claim = Claim { table: Rc::clone(self), key: key.clone(), taken, cancelled };
+                    return (claim, held);
+                }
+            };
+            over.await;
+        }
+    }
+
+    /// Starts the task that keeps a session.
+    fn hold(self: &Rc<Self>, key: Key, container_interface: String, mut session: Session) -> Held {
+        let lease = session.reply();
+        let stop = Event::new();
+        let stopped = stop.listen();
+        let table = Rc::clone(self);
+        let task = self.runtime.spawn(async move {
+            let kept = async {
+                session.keep(|session| table.update(&key, session.reply())).await;
+                table.forget(&key);
+            };
+            or(kept, stopped).await;
+            session
+        });
+        Held { lease, container_interface, stop, task, _activity: self.idle.activity() }
+    }
+
+    fn update(&self, key: &Key, lease: Option<Lease>) {
+        if let Some(Place::Held(held)) = self.places.borrow_mut().get_mut(key) {
+            held.lease = lease;
+        }
+        self.save();
+    }
+
+    /// Called by the task that kept the lease, as its last act.
+    fn forget(&self, key: &Key) {
+        let place = self.places.borrow_mut().remove(key);
+        match place {
+            Some(Place::Held(held)) => {
+                held.task.detach();
+                self.save();
+            }
+            // Somebody is waiting for this task to end, and has the place.
+            Some(taken) => drop(self.places.borrow_mut().insert(key.clone(), taken)),
+            None => {}
+        }
+    }
+
+    /// Writes the file. A failure is no reason to refuse or to end a lease that works.
+    fn save(&self) {
+        let places = self.places.borrow();
+        let held = || {
+            places.iter().filter_map(|(key, place)| match place {
+                Place::Held(held) => Some((key, held, held.lease.as_ref()?)),
+                Place::Taken(_) => None,
+            })
+        };
+        let entries = held().map(|(key, held, lease)| Entry {
+            lease,
+            ns_path: &key.netns,
+            container_iface: &held.container_interface,
+        });
+        if let Err(error) = self.file.replace(entries) {
+            log::error!("cannot write the lease file: {error}; it does not show the last change");
+        }
+        self.notify.status(match held().count() {
+            1 => "1 lease".to_owned(),
+            leases => format!("{leases} leases"),
+        });
+    }
+}
+
+impl Held {
+    /// Stops the task, and takes the session from it.
+    async fn stop(self: Box<Self>) -> Session {
+        self.stop.notify(usize::MAX);
+        self.task.await
+    }
+}
+
+/// A place that one call has to itself. Dropped, the place is empty.
+#[derive(Debug)]
+struct Claim {
+    table: Rc<Table>,
+    key: Key,
+    taken: Rc<Taken>,
+    cancelled: RefCell<EventListener>,
+}
+
+impl Claim {
+    /// Waits until somebody else wants the place.
+    async fn cancelled(&self) {
+        std::future::poll_fn(|context| Pin::new(&mut *self.cancelled.borrow_mut()).poll(context)).await;
+    }
+
+    /// Leaves a lease in the place.
+    fn settle(self, held: Held) {
+        self.table.places.borrow_mut().insert(self.key.clone(), Place::Held(Box::new(held)));
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut places = self.table.places.borrow_mut();
+        if matches!(places.get(&self.key), Some(Place::Taken(taken)) if Rc::ptr_eq(taken, &self.taken)) {
+            places.remove(&self.key);
+        }
+        drop(places);
+        self.taken.over.notify(usize::MAX);
+    }
+}
+
+/// Waits for a task, and lets it go on alone when nobody waits any more.
+struct Finish<T>(Option<Task<T>>);
+
+impl<T> Future for Finish<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let task = self.0.as_mut().expect("polled only until it is ready");
+        let done = Pin::new(task).poll(context);
+        if done.is_ready() {
+            self.0 = None;
+        }
+        done
+    }
+}
+
+impl<T> Drop for Finish<T> {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.take() {
+            task.detach();
+        }
+    }
+}
