@@ -33,6 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         };
         or(echo, closing).await;
         drop(activity);
-    })?;
+    })
+    .map_err(|error| error.to_string())?;
     Ok(())
 }

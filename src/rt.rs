@@ -118,16 +118,16 @@ impl Alarm {
     }
 
     fn arm(&self) {
-        let Some(&(earliest, _)) = self.sleepers.borrow().keys().next() else { return };
-        let at = earliest.since_boot();
-        let spec = Itimerspec {
-            it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
-            // An it_value of zero would disarm (timerfd_create(2)).
-            it_value: Timespec {
+        let earliest = self.sleepers.borrow().keys().next().map(|&(earliest, _)| earliest.since_boot());
+        let it_value = match earliest {
+            // Zero disarms (timerfd_create(2)), so a nanosecond late rather than never.
+            Some(at) => Timespec {
                 tv_sec: at.as_secs().try_into().unwrap_or(i64::MAX),
                 tv_nsec: i64::from(at.subsec_nanos()).max(1),
             },
+            None => Timespec { tv_sec: 0, tv_nsec: 0 },
         };
+        let spec = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value };
         timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &spec)
             .expect("the timerfd is ours and the time is valid");
     }
@@ -149,10 +149,10 @@ impl Sleeper<'_> {
             (deadline, id)
         });
         let mut sleepers = self.alarm.sleepers.borrow_mut();
-        sleepers.insert(key, waker.clone());
+        let new = sleepers.insert(key, waker.clone()).is_none();
         let earliest = sleepers.keys().next() == Some(&key);
         drop(sleepers);
-        if earliest {
+        if new && earliest {
             self.alarm.arm();
         }
         Poll::Pending
@@ -161,8 +161,14 @@ impl Sleeper<'_> {
 
 impl Drop for Sleeper<'_> {
     fn drop(&mut self) {
-        if let Some(key) = self.key {
-            self.alarm.sleepers.borrow_mut().remove(&key);
+        let Some(key) = self.key else { return };
+        let mut sleepers = self.alarm.sleepers.borrow_mut();
+        let earliest = sleepers.keys().next() == Some(&key);
+        sleepers.remove(&key);
+        drop(sleepers);
+        if earliest {
+            // Nobody is to be woken for one who is gone.
+            self.alarm.arm();
         }
     }
 }
@@ -374,5 +380,109 @@ mod fair {
         fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
             Pin::new(&mut self.stream).poll_close(context)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::SocketAddr;
+
+    use futures_lite::future::{or, poll_once};
+
+    use super::*;
+
+    const STEP: Duration = Duration::from_millis(20);
+
+    #[test]
+    fn sleepers_on_the_boot_clock_wake_in_order_and_never_early() {
+        block_on(async |runtime| {
+            let start = now();
+            let log = Rc::new(RefCell::new(Vec::new()));
+            let sleepers: Vec<_> = [3, 1, 2, 1]
+                .into_iter()
+                .map(|steps| {
+                    let (runtime2, log) = (runtime.clone(), Rc::clone(&log));
+                    runtime.spawn(async move {
+                        runtime2.sleep_until(start + STEP * steps).await.unwrap();
+                        assert!(now() >= start + STEP * steps);
+                        log.borrow_mut().push(steps);
+                    })
+                })
+                .collect();
+            for sleeper in sleepers {
+                sleeper.await;
+            }
+            assert_eq!(*log.borrow(), [1, 1, 2, 3]);
+        });
+    }
+
+    #[test]
+    fn a_past_deadline_is_over_at_once_and_one_beyond_time_never_is() {
+        block_on(async |runtime| {
+            assert!(poll_once(runtime.sleep_until(now())).await.is_some());
+            let never = async { runtime.sleep_until(Instant::from_boot(Duration::MAX)).await.is_ok() };
+            let soon = async { runtime.sleep_until(now() + STEP).await.is_err() };
+            assert!(!or(never, soon).await, "the sooner one must win");
+        });
+    }
+
+    #[test]
+    fn a_sleeper_that_is_dropped_leaves_the_timer_to_the_others() {
+        block_on(async |runtime| {
+            let armed = |alarm: &Alarm| rustix::time::timerfd_gettime(&alarm.timer).unwrap().it_value;
+            let mut sleep = Box::pin(runtime.sleep_until(now() + Duration::from_secs(1000)));
+            assert!(poll_once(&mut sleep).await.is_none());
+            let alarm = runtime.alarm().unwrap();
+            assert!(armed(&alarm).tv_sec > 900);
+            drop(sleep);
+            assert!(alarm.sleepers.borrow().is_empty());
+            assert_eq!((armed(&alarm).tv_sec, armed(&alarm).tv_nsec), (0, 0), "nobody is left to be woken");
+        });
+    }
+
+    #[test]
+    fn a_timer_can_be_set_again_after_it_fired_and_while_it_runs() {
+        block_on(async |_| {
+            let mut timer = Timer::never();
+            assert!(poll_once(timer.fired()).await.is_none());
+            for _ in 0..2 {
+                let start = now();
+                timer.reset(Some(Duration::from_secs(1000)));
+                assert!(poll_once(timer.fired()).await.is_none());
+                timer.reset(Some(STEP));
+                timer.fired().await;
+                assert!(now() - start >= STEP);
+            }
+            timer.reset(Some(Duration::ZERO));
+            timer.reset(None);
+            assert!(poll_once(timer.fired()).await.is_none());
+        });
+    }
+
+    #[test]
+    fn a_refusing_listener_gives_out_its_backlog_and_takes_no_more() {
+        block_on(async |_| {
+            let address = SocketAddr::from_abstract_name(format!("rt-test-{}", std::process::id())).unwrap();
+            let listener = Listener::new(UnixListener::bind_addr(&address).unwrap()).unwrap();
+            assert!(listener.try_accept().unwrap().is_none());
+            let client = UnixStream::connect_addr(&address).unwrap();
+            listener.refuse().unwrap();
+            let refused = UnixStream::connect_addr(&address).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+            assert!(poll_fn(|context| listener.poll_accept(context)).await.is_ok());
+            assert!(!matches!(listener.try_accept(), Ok(Some(_))));
+            drop(client);
+        });
+    }
+
+    #[test]
+    fn what_still_runs_when_main_returns_is_dropped() {
+        let guard = Rc::new(());
+        let held = Rc::clone(&guard);
+        block_on(async |runtime| {
+            runtime.spawn(async move { (held, std::future::pending::<()>().await) }).detach();
+        });
+        assert_eq!(Rc::strong_count(&guard), 1);
     }
 }

@@ -22,9 +22,11 @@ mod refusals;
 #[path = "system/resting.rs"]
 mod resting;
 
+use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
@@ -85,10 +87,10 @@ fn conclude(trial: impl FnOnce() -> Result) -> Result<Completion, Failed> {
     Err(format!("{reason}\n{}", take_evidence()).into())
 }
 
-/// The program under test: what cargo built for this test, or what `SMOL_DHCP_PROXY` names.
+/// The program under test: what `DAEMON` names, as for the scripts, or what cargo built for this test.
 fn program() -> &'static Path {
-    static NAMED: std::sync::OnceLock<Option<std::ffi::OsString>> = std::sync::OnceLock::new();
-    let named = NAMED.get_or_init(|| std::env::var_os("SMOL_DHCP_PROXY"));
+    static NAMED: OnceLock<Option<OsString>> = OnceLock::new();
+    let named = NAMED.get_or_init(|| std::env::var_os("DAEMON"));
     Path::new(named.as_deref().unwrap_or(env!("CARGO_BIN_EXE_smol-dhcp-proxy").as_ref()))
 }
 

@@ -89,13 +89,11 @@ fn parse(
         }
     };
 
-    let Some(count) = number("LISTEN_FDS", "a number of descriptors")?.filter(|&count| count > 0) else {
-        return Ok(None);
-    };
     match number("LISTEN_PID", "a process id")? {
+        None => return Ok(None),
         Some(for_pid) if for_pid == u64::from(pid) => {}
-        for_pid => {
-            log::debug!("{count} inherited sockets are for process {for_pid:?}, not for us ({pid})");
+        Some(for_pid) => {
+            log::debug!("the inherited sockets are for process {for_pid}, not for us ({pid})");
             return Ok(None);
         }
     }
@@ -104,10 +102,13 @@ fn parse(
         && let Some(own_id) = own_pidfd_id()
         && for_id != own_id
     {
-        log::debug!("{count} inherited sockets are for the process of pidfd {for_id}, not for us ({own_id})");
+        log::debug!("the inherited sockets are for the process of pidfd {for_id}, not for us ({own_id})");
         return Ok(None);
     }
 
+    let Some(count) = number("LISTEN_FDS", "a number of descriptors")?.filter(|&count| count > 0) else {
+        return Ok(None);
+    };
     let count = RawFd::try_from(count).ok().filter(|count| count.checked_add(FIRST).is_some()).ok_or_else(|| {
         Error::Environment { variable: "LISTEN_FDS", value: count.to_string(), expected: "a number of descriptors" }
     })?;
@@ -172,4 +173,92 @@ fn check(fd: BorrowedFd<'_>) -> io::Result<()> {
         return Ok(());
     };
     Err(io::Error::other(is))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
+
+    use super::*;
+
+    const PID: u32 = 4711;
+
+    /// `parse` for process 4711 whose pidfd is 99.
+    fn read(variables: &[(&str, &str)]) -> Result<Option<(RawFd, Vec<String>)>, String> {
+        let variable = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+        parse(PID, || Some(99), variable).map(|found| found.map(|h| (h.count, h.names))).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn nothing_handed_over_is_manual_mode() {
+        assert_eq!(read(&[]), Ok(None));
+        assert_eq!(read(&[("LISTEN_FDS", "1")]), Ok(None));
+        assert_eq!(read(&[("LISTEN_PID", "4711")]), Ok(None));
+        assert_eq!(read(&[("LISTEN_PID", "4711"), ("LISTEN_FDS", "0")]), Ok(None));
+    }
+
+    #[test]
+    fn descriptors_come_with_their_names() {
+        let unnamed = [("LISTEN_PID", "4711"), ("LISTEN_FDS", "2")];
+        assert_eq!(read(&unnamed), Ok(Some((2, vec![]))));
+        let named = [("LISTEN_PID", "4711"), ("LISTEN_FDS", "2"), ("LISTEN_FDNAMES", "one:")];
+        assert_eq!(read(&named), Ok(Some((2, vec!["one".into(), "".into()]))));
+    }
+
+    #[test]
+    fn those_of_another_process_are_not_ours_whatever_else_is_said_of_them() {
+        assert_eq!(read(&[("LISTEN_PID", "4712"), ("LISTEN_FDS", "1")]), Ok(None));
+        assert_eq!(read(&[("LISTEN_PID", "4712"), ("LISTEN_FDS", "garbage")]), Ok(None));
+        let fds = [("LISTEN_PID", "4711"), ("LISTEN_FDS", "1")];
+        assert_eq!(read(&[fds[0], fds[1], ("LISTEN_PIDFDID", "98")]), Ok(None));
+        assert_eq!(read(&[fds[0], fds[1], ("LISTEN_PIDFDID", "99")]), Ok(Some((1, vec![]))));
+        // A kernel without such numbers cannot tell; the process id has to do.
+        let unknown = parse(
+            PID,
+            || None,
+            |name| match name {
+                "LISTEN_PID" => Some("4711".into()),
+                _ => Some("1".into()),
+            },
+        );
+        assert_eq!(unknown.unwrap(), Some(Handed { count: 1, names: vec!["1".into()] }));
+    }
+
+    #[test]
+    fn garbage_is_explained() {
+        use std::os::unix::ffi::OsStringExt;
+
+        let pid = ("LISTEN_PID", "4711");
+        let error = |variables: &[(&str, &str)]| read(variables).unwrap_err();
+        assert_eq!(error(&[("LISTEN_PID", "me")]), r#"LISTEN_PID is "me", expected a process id"#);
+        assert_eq!(error(&[pid, ("LISTEN_FDS", "-1")]), r#"LISTEN_FDS is "-1", expected a number of descriptors"#);
+        assert!(error(&[pid, ("LISTEN_FDS", "")]).contains("LISTEN_FDS"));
+        assert!(error(&[pid, ("LISTEN_FDS", "2147483645")]).contains("LISTEN_FDS"));
+        assert!(error(&[pid, ("LISTEN_FDS", "99999999999999999999")]).contains("LISTEN_FDS"));
+        assert!(error(&[pid, ("LISTEN_PIDFDID", "x")]).contains("LISTEN_PIDFDID"));
+        assert!(error(&[pid, ("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "a:b")]).contains("LISTEN_FDNAMES"));
+        let binary = parse(PID, || None, |_| Some(OsString::from_vec(vec![0xff])));
+        assert!(matches!(binary, Err(Error::Environment { variable: "LISTEN_PID", .. })));
+    }
+
+    #[test]
+    fn our_own_pidfd_id_is_stable() {
+        assert_eq!(own_pidfd_id(), own_pidfd_id());
+    }
+
+    #[test]
+    fn only_a_listening_unix_stream_socket_passes() {
+        let is = |fd: BorrowedFd<'_>| check(fd).map_err(|error| error.to_string());
+        let name = format!("activation-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(name).unwrap();
+        assert_eq!(is(UnixListener::bind_addr(&address).unwrap().as_fd()), Ok(()));
+        assert!(is(UnixStream::pair().unwrap().0.as_fd()).unwrap_err().contains("does not listen"));
+        assert!(is(UnixDatagram::unbound().unwrap().as_fd()).unwrap_err().contains("another type"));
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(is(tcp.as_fd()).unwrap_err().contains("another family"));
+        let null = std::fs::File::open("/dev/null").unwrap();
+        assert!(is(null.as_fd()).unwrap_err().contains("character device"));
+        assert!(is(std::io::pipe().unwrap().0.as_fd()).unwrap_err().contains("pipe"));
+    }
 }

@@ -135,3 +135,136 @@ impl Drop for SocketFile {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+    use std::os::unix::net::UnixStream;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    /// A directory that goes with the test.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new() -> Self {
+            static COUNT: AtomicU32 = AtomicU32::new(0);
+            let name = format!("bind-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
+            Self(std::env::temp_dir().join(name))
+        }
+
+        fn socket(&self) -> PathBuf {
+            self.0.join("socket")
+        }
+
+        /// A socket file as kill -9 leaves it.
+        fn stale(&self) -> PathBuf {
+            fs::create_dir_all(&self.0).unwrap();
+            drop(UnixListener::bind(self.socket()).unwrap());
+            self.socket()
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn makes_its_directory_and_removes_the_socket_at_the_end() {
+        let scratch = Scratch::new();
+        let path = scratch.0.join("some/where/socket");
+        let socket = bind(&path).unwrap();
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        assert!(metadata.file_type().is_socket());
+        assert_eq!(metadata.permissions().mode() & 0o7777, 0o660);
+        UnixStream::connect(&path).unwrap();
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_mode_of_the_file_is_that_of_the_socket_from_the_first_moment() {
+        // What `bind` relies on, so that there is no moment between bind(2) and chmod(2) with a wider mode.
+        let scratch = Scratch::new();
+        fs::create_dir_all(&scratch.0).unwrap();
+        let socket = new_socket(SocketFlags::CLOEXEC).unwrap();
+        rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600)).unwrap();
+        rustix::net::bind(&socket, &SocketAddrUnix::new(scratch.socket()).unwrap()).unwrap();
+        assert_eq!(fs::metadata(scratch.socket()).unwrap().permissions().mode() & 0o7777, 0o600);
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced() {
+        let scratch = Scratch::new();
+        let path = scratch.stale();
+        let _socket = bind(&path).unwrap();
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn a_living_socket_is_not_taken_over() {
+        let scratch = Scratch::new();
+        let _first = bind(&scratch.socket()).unwrap();
+        let second = bind(&scratch.socket()).unwrap_err();
+        assert!(matches!(&second, Error::InUse(path) if *path == scratch.socket()), "{second}");
+        UnixStream::connect(scratch.socket()).unwrap();
+    }
+
+    #[test]
+    fn what_is_not_a_socket_stays() {
+        let scratch = Scratch::new();
+        fs::create_dir_all(&scratch.0).unwrap();
+        fs::write(scratch.socket(), "precious").unwrap();
+        assert!(matches!(bind(&scratch.socket()), Err(Error::NotASocket(_))));
+        assert_eq!(fs::read(scratch.socket()).unwrap(), b"precious");
+        // Nor is a link followed to a socket that somebody else left.
+        let link = scratch.0.join("link");
+        std::os::unix::fs::symlink(scratch.socket(), &link).unwrap();
+        assert!(matches!(bind(&link), Err(Error::NotASocket(_))));
+    }
+
+    #[test]
+    fn only_what_we_made_is_unlinked() {
+        let scratch = Scratch::new();
+        let socket = bind(&scratch.socket()).unwrap();
+        fs::remove_file(scratch.socket()).unwrap();
+        let other = UnixListener::bind(scratch.socket()).unwrap();
+        drop(socket);
+        UnixStream::connect(scratch.socket()).unwrap();
+        drop(other);
+    }
+
+    #[test]
+    fn paths_that_cannot_be_are_explained() {
+        let long = PathBuf::from(format!("/tmp/{}", "x".repeat(LONGEST_PATH)));
+        let error = bind(&long).unwrap_err().to_string();
+        assert!(error.contains("112 bytes") && error.contains("107"), "{error}");
+        assert!(matches!(bind(Path::new("/")), Err(Error::NotASocket(_))));
+        assert!(matches!(bind(Path::new("/dev/null/socket")), Err(Error::Io { .. })));
+        assert!(bind(Path::new("")).is_err());
+        assert!(bind(Path::new("nul\0byte")).is_err());
+    }
+
+    #[test]
+    fn of_many_who_start_at_once_one_wins_and_keeps_its_socket() {
+        let scratch = Scratch::new();
+        for _ in 0..50 {
+            let path = scratch.stale();
+            let start = std::sync::Barrier::new(4);
+            let sockets: Vec<_> = thread::scope(|scope| {
+                let racer = || {
+                    start.wait();
+                    bind(&path)
+                };
+                let racers: Vec<_> = (0..4).map(|_| scope.spawn(racer)).collect();
+                racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+            });
+            let losers = sockets.iter().filter(|result| matches!(result, Err(Error::InUse(_)))).count();
+            assert_eq!(losers, 3, "{sockets:?}");
+            UnixStream::connect(&path).expect("the winner's socket is the one that can be found");
+        }
+    }
+}

@@ -89,3 +89,51 @@ fn socket_address(value: &OsStr) -> io::Result<SocketAddr> {
         _ => Err(io::Error::new(io::ErrorKind::Unsupported, "neither a path nor an abstract name")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notify(variables: &[(&str, &str)]) -> Notify {
+        Notify::parse(7, |name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()))
+    }
+
+    #[test]
+    fn messages_arrive_at_an_abstract_address() {
+        let name = format!("notify-test-{}", std::process::id());
+        let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        manager.set_nonblocking(true).unwrap();
+        let notify = notify(&[("NOTIFY_SOCKET", &format!("@{name}"))]);
+        notify.ready();
+        notify.status("two\nlines");
+        notify.stopping();
+        for expected in ["READY=1", "STATUS=two lines", "STOPPING=1"] {
+            let mut buffer = [0; 64];
+            let length = manager.recv(&mut buffer).unwrap();
+            assert_eq!(std::str::from_utf8(&buffer[..length]), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn nobody_to_tell_is_no_trouble() {
+        for address in ["/nonexistent/socket", "vsock:2:1234", "", "relative", "@"] {
+            notify(&[("NOTIFY_SOCKET", address)]).ready();
+        }
+        Notify::none().ready();
+    }
+
+    #[test]
+    fn the_watchdog_is_fed_twice_as_often_as_asked_and_only_when_asked() {
+        let socket = ("NOTIFY_SOCKET", "@x");
+        let interval = |variables: &[(&str, &str)]| notify(variables).watchdog_interval();
+        let usec = ("WATCHDOG_USEC", "3000000");
+        assert_eq!(interval(&[socket, usec]), Some(Duration::from_millis(1500)));
+        assert_eq!(interval(&[socket, usec, ("WATCHDOG_PID", "7")]), Some(Duration::from_millis(1500)));
+        assert_eq!(interval(&[socket, usec, ("WATCHDOG_PID", "8")]), None);
+        assert_eq!(interval(&[socket, usec, ("WATCHDOG_PID", "x")]), None);
+        assert_eq!(interval(&[socket, ("WATCHDOG_USEC", "0")]), None);
+        assert_eq!(interval(&[socket, ("WATCHDOG_USEC", "soon")]), None);
+        assert_eq!(interval(&[socket]), None);
+        assert_eq!(interval(&[usec]), None);
+    }
+}

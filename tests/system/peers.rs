@@ -26,10 +26,11 @@ fn run(script: &Path) -> Result {
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock();
     let mut command = Command::new(script);
-    if std::env::var_os("DAEMON").is_none() {
-        command.env("DAEMON", crate::program());
-    }
-    let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{}: {error}", script.display()))?;
+    let output = command
+        .env("DAEMON", crate::program())
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("{}: {error}", script.display()))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     match output.status.code() {
         Some(0) => Ok(()),
