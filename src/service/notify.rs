@@ -8,7 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// How long systemd may leave our message in its full queue. It should read at once, and we have better to do than wait.
+/// How long a message that systemd must not miss may wait for room in its queue. All others do not wait: this is
+/// the thread that serves everybody.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A line to the service manager; every method does nothing where there is none.
@@ -45,23 +46,23 @@ impl Notify {
 
     /// The service can accept connections.
     pub fn ready(&self) {
-        self.send("READY=1");
+        self.send("READY=1", Some(PATIENCE));
     }
 
     /// One line about what the service is doing, shown by `systemctl status`.
     pub fn status(&self, text: impl AsRef<str>) {
         // A line feed would begin another assignment.
-        self.send(&format!("STATUS={}", text.as_ref().replace('\n', " ")));
+        self.send(&format!("STATUS={}", text.as_ref().replace('\n', " ")), None);
     }
 
     /// The service is about to leave. From here on systemd queues the next start.
     pub fn stopping(&self) {
-        self.send("STOPPING=1");
+        self.send("STOPPING=1", Some(PATIENCE));
     }
 
     /// The service is alive.
     pub fn watchdog(&self) {
-        self.send("WATCHDOG=1");
+        self.send("WATCHDOG=1", None);
     }
 
     /// How often [`watchdog`](Self::watchdog) is due: twice in the time that systemd waits for it; none where it does not.
@@ -69,10 +70,13 @@ impl Notify {
         self.address.as_ref().and(self.watchdog).map(|limit| limit / 2)
     }
 
-    fn send(&self, message: &str) {
+    fn send(&self, message: &str, patience: Option<Duration>) {
         let Some(address) = &self.address else { return };
         let sent = UnixDatagram::unbound().and_then(|socket| {
-            socket.set_write_timeout(Some(PATIENCE))?;
+            match patience {
+                Some(patience) => socket.set_write_timeout(Some(patience))?,
+                None => socket.set_nonblocking(true)?,
+            }
             socket.send_to_addr(message.as_bytes(), address)
         });
         if let Err(error) = sent {
@@ -112,6 +116,23 @@ mod tests {
             let length = manager.recv(&mut buffer).unwrap();
             assert_eq!(std::str::from_utf8(&buffer[..length]), Ok(expected));
         }
+    }
+
+    #[test]
+    fn a_manager_that_does_not_read_holds_nobody_up() {
+        let name = format!("notify-full-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let _manager = UnixDatagram::bind_addr(&address).unwrap();
+        let filler = UnixDatagram::unbound().unwrap();
+        filler.set_nonblocking(true).unwrap();
+        while filler.send_to_addr(b"x", &address).is_ok() {}
+        let notify = notify(&[("NOTIFY_SOCKET", &format!("@{name}"))]);
+        let before = crate::rt::now();
+        for _ in 0..100 {
+            notify.status("busy");
+            notify.watchdog();
+        }
+        assert!(crate::rt::now() - before < PATIENCE);
     }
 
     #[test]
