@@ -312,37 +312,39 @@ impl<T: AsFd> Watched<T> {
     }
 }
 
-/// A [`Stream`] as h2 takes it.
 #[cfg(feature = "proxy")]
-pub type H2Stream = tokio_util::compat::Compat<Fair>;
+pub use fair::{H2Stream, h2_stream};
 
-/// Dresses a stream in the traits that h2 asks for; they are tokio's, but no part of its runtime comes with them.
-#[cfg(feature = "proxy")]
-pub fn h2_stream(stream: Stream) -> H2Stream {
-    tokio_util::compat::FuturesAsyncReadCompatExt::compat(Fair { stream, reads: 0, pause: None })
-}
-
-/// A stream that pauses now and then to let others run.
-///
-/// h2 reads for as long as there is something to read. A client that writes faster than we parse would hold the one
-/// thread for good; an honest one says what it has to say in a read or two.
-#[cfg(feature = "proxy")]
-#[derive(Debug)]
-pub struct Fair {
-    stream: Stream,
-    /// Successful reads in a row.
-    reads: u8,
-    pause: Option<async_io::Timer>,
-}
-
+/// The h2 stream adapter.
 #[cfg(feature = "proxy")]
 mod fair {
     use std::pin::Pin;
     use std::task::{Context, ready};
 
     use futures_lite::{AsyncRead, AsyncWrite};
+    use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
-    use super::{Duration, Fair, Future, Poll, io};
+    use super::{Duration, Future, Poll, Stream, io};
+
+    /// A [`Stream`] as h2 takes it: in tokio's traits, without tokio's runtime, and fair to others on this thread.
+    pub type H2Stream = Compat<Fair>;
+
+    /// Dresses a stream for h2.
+    pub fn h2_stream(stream: Stream) -> H2Stream {
+        Fair { stream, reads: 0, pause: None }.compat()
+    }
+
+    /// A stream that pauses now and then to let others run.
+    ///
+    /// h2 reads for as long as there is something to read. A client that writes faster than we parse would hold the
+    /// one thread for good; an honest one says what it has to say in a read or two.
+    #[derive(Debug)]
+    pub struct Fair {
+        stream: Stream,
+        /// Successful reads in a row.
+        reads: u8,
+        pause: Option<async_io::Timer>,
+    }
 
     /// Reads in a row before a pause; each takes 8 KB or so.
     const READS: u8 = 4;

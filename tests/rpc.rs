@@ -1,6 +1,7 @@
 //! gRPC conversations between a real HTTP/2 client and `rpc::serve`, over socket pairs; and once with netavark's own client.
 
 #![cfg(feature = "proxy")]
+#![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
 
 #[path = "lab/grpc.rs"]
 mod grpc;

@@ -1,9 +1,11 @@
 //! `rpc::serve` on a thread, one connection each, and a handler that answers by what it is asked.
 
 #![allow(dead_code, unreachable_pub, reason = "shared by tests that each use a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
 
 use std::future::Future;
 use std::os::unix::net::UnixStream;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -90,16 +92,18 @@ pub fn config(mac: &str) -> NetworkConfig {
     NetworkConfig { container_mac_addr: mac.into(), host_name: "weiß".into(), ..Default::default() }
 }
 
-/// Reports what becomes of a call that never ends by itself.
+/// What becomes of a call.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Fate {
     Begun,
     Dropped,
 }
 
+/// A call that never ends by itself.
+pub type Endless = Pin<Box<dyn Future<Output = Result<Reply, Status>>>>;
+
 /// A handler whose calls never end, and what became of them.
-pub fn endless()
--> (impl Fn(Call) -> std::pin::Pin<Box<dyn Future<Output = Result<Reply, Status>>>> + Send, Receiver<Fate>) {
+pub fn endless() -> (impl Fn(Call) -> Endless + Send, Receiver<Fate>) {
     struct Guard(Sender<Fate>);
     impl Drop for Guard {
         fn drop(&mut self) {
@@ -107,13 +111,13 @@ pub fn endless()
         }
     }
     let (fates, seen) = channel();
-    let handler = move |_| {
+    let handler = move |_| -> Endless {
         let fates = fates.clone();
         Box::pin(async move {
-            fates.send(Fate::Begun).unwrap();
+            let _ = fates.send(Fate::Begun);
             let _guard = Guard(fates);
             futures_lite::future::pending().await
-        }) as std::pin::Pin<Box<dyn Future<Output = _>>>
+        })
     };
     (handler, seen)
 }
