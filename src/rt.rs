@@ -331,7 +331,7 @@ mod fair {
 
     /// Dresses a stream for h2.
     pub fn h2_stream(stream: Stream) -> H2Stream {
-        Fair { stream, reads: 0, pause: None }.compat()
+        Fair { stream, reads: 0, pause: None, full: false }.compat()
     }
 
     /// A stream that pauses now and then to let others run.
@@ -344,6 +344,8 @@ mod fair {
         /// Successful reads in a row.
         reads: u8,
         pause: Option<async_io::Timer>,
+        /// The last write found the socket full.
+        full: bool,
     }
 
     /// Reads in a row before a pause; each takes 8 KB or so.
@@ -372,7 +374,13 @@ mod fair {
 
     impl AsyncWrite for Fair {
         fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-            Pin::new(&mut self.stream).poll_write(context, bytes)
+            let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+            // h2 tries a blocked write once more before it goes to sleep, and sleeps even where that one succeeds. It
+            // counts on the wakeup that the first try asked for, but async-net forgets that with the second.
+            if std::mem::replace(&mut self.full, written.is_pending()) && written.is_ready() {
+                context.waker().wake_by_ref();
+            }
+            written
         }
 
         fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -381,6 +389,43 @@ mod fair {
 
         fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
             Pin::new(&mut self.stream).poll_close(context)
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use std::io::Read;
+        use std::os::unix::net::UnixStream;
+        use std::sync::Arc;
+        use std::sync::atomic::{AtomicBool, Ordering};
+        use std::task::{Wake, Waker};
+
+        use super::*;
+
+        #[derive(Default)]
+        struct Woken(AtomicBool);
+
+        impl Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Ordering::SeqCst);
+            }
+        }
+
+        #[test]
+        fn a_write_that_was_blocked_and_then_succeeds_wakes() {
+            // A hundred times, because now and then the reactor is quick enough to do the waking itself.
+            for _ in 0..100 {
+                let (ours, mut theirs) = UnixStream::pair().unwrap();
+                let mut stream = h2_stream(ours.try_into().unwrap()).into_inner();
+                let woken = Arc::new(Woken::default());
+                let waker = Waker::from(woken.clone());
+                let mut write = |bytes| Pin::new(&mut stream).poll_write(&mut Context::from_waker(&waker), bytes);
+                while write(&[0; 4096]).is_ready() {}
+                woken.0.store(false, Ordering::SeqCst);
+                assert!(theirs.read(&mut vec![0; 1 << 20]).unwrap() > 4096);
+                assert!(write(&[0; 4096]).is_ready());
+                assert!(woken.0.load(Ordering::SeqCst));
+            }
         }
     }
 }
