@@ -2,10 +2,13 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -24,7 +27,7 @@ pub struct Unit {
     folder: PathBuf,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
-    notify: UnixDatagram,
+    manager: Manager,
 }
 
 impl Unit {
@@ -34,19 +37,18 @@ impl Unit {
         sandbox::keep_evidence(folder.join("log"));
         let mut all = vec!["--dir".to_owned(), folder.display().to_string()];
         all.extend(arguments.iter().map(|&argument| argument.to_owned()));
-        let notify = UnixDatagram::bind(folder.join("notify"))?;
-        notify.set_nonblocking(true)?;
+        let notify = folder.join("notify");
         Ok(Self {
             // Blocking, as systemd hands it over.
             listener: UnixListener::bind(folder.join("nv-proxy.sock"))?,
             program: program.into(),
             environment: vec![
                 ("RUST_LOG".to_owned(), "debug".to_owned()),
-                ("NOTIFY_SOCKET".to_owned(), folder.join("notify").display().to_string()),
+                ("NOTIFY_SOCKET".to_owned(), notify.display().to_string()),
             ],
+            manager: Manager::listen(&notify)?,
             folder,
             arguments: all,
-            notify,
         })
     }
 
@@ -72,16 +74,8 @@ impl Unit {
     }
 
     /// What the daemon told the service manager since the last call, one line each.
-    pub fn notifications(&self) -> Result<Vec<String>> {
-        let mut lines = Vec::new();
-        let mut buffer = [0; 4096];
-        loop {
-            match self.notify.recv(&mut buffer) {
-                Ok(length) => lines.extend(String::from_utf8_lossy(&buffer[..length]).lines().map(str::to_owned)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(lines),
-                Err(error) => return Err(error.into()),
-            }
-        }
+    pub fn notifications(&self) -> Vec<String> {
+        std::mem::take(&mut *self.manager.lines.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Waits for somebody who connects, as systemd does before it starts the service. The connection stays in the queue.
@@ -116,9 +110,42 @@ impl Unit {
             if let Some(status) = daemon.child.try_wait()? {
                 return Err(format!("the daemon left with {status}:\n{}", self.log()?).into());
             }
-            Ok(self.notifications()?.iter().any(|line| line == "READY=1").then_some(()))
+            Ok(self.notifications().iter().any(|line| line == "READY=1").then_some(()))
         })?;
         Ok(daemon)
+    }
+}
+
+/// The ear of the service manager: it reads at once, as systemd does, for the queue of such a socket is short.
+#[derive(Debug)]
+struct Manager {
+    lines: Arc<Mutex<Vec<String>>>,
+    socket: UnixDatagram,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Manager {
+    fn listen(path: &Path) -> Result<Self> {
+        let (socket, lines) = (UnixDatagram::bind(path)?, Arc::new(Mutex::new(Vec::new())));
+        let (ear, heard) = (socket.try_clone()?, Arc::clone(&lines));
+        let thread = std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            // Nothing is what a socket hears that has been shut down.
+            while let Ok(length @ 1..) = ear.recv(&mut buffer) {
+                let message = String::from_utf8_lossy(&buffer[..length]);
+                heard.lock().unwrap_or_else(PoisonError::into_inner).extend(message.lines().map(str::to_owned));
+            }
+        });
+        Ok(Self { lines, socket, thread: Some(thread) })
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        let _ = self.socket.shutdown(Shutdown::Both);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
