@@ -100,7 +100,7 @@ pub fn parse(
 }
 
 impl Config {
-    /// The socket's path, where a directory stands for [`SOCKET_NAME`] in it.
+    /// The socket's path, where a directory stands for `nv-proxy.sock` in it.
     pub fn socket_path(&self) -> PathBuf {
         if ends_in_slash(&self.socket) || self.socket.is_dir() {
             self.socket.join(SOCKET_NAME)
