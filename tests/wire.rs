@@ -286,7 +286,7 @@ fn floods_end_or_pass() {
     for piece in floods() {
         let (server, mut stream) = start(NEVER);
         stream.write_all(&hello()).unwrap();
-        flood(&stream, &piece, 4 << 20);
+        flood(&stream, &piece, 1 << 20);
         drop(stream);
         server.join();
     }
