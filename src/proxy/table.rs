@@ -89,16 +89,21 @@ impl Table {
         let (key, container_interface) = (request.key.clone(), request.container_interface.clone());
         // Declared before the session, so dropped after it: the place is free when nothing of the session is left.
         let (claim, held) = self.claim(&key).await;
-        let wish = match held {
+        let (claim, wish) = match held {
             // A container that is set up again; its server may well give it the same address.
             Some(held) => {
-                let session = held.stop().await;
-                let address = session.address();
-                session.end(false).await;
-                self.save();
-                address
+                let table = Rc::clone(self);
+                // Goes on when the caller hangs up: until it is over nobody else may have the place.
+                let ending = self.runtime.spawn(async move {
+                    let session = held.stop().await;
+                    let address = session.address();
+                    session.end(false).await;
+                    table.save();
+                    (claim, address)
+                });
+                Finish(Some(ending)).await
             }
-            None => None,
+            None => (claim, None),
         };
         let acquisition = Session::acquire(self.runtime.clone(), request, self.patience, wish);
         let cancelled = async {
