@@ -30,7 +30,7 @@ pub(super) struct Session {
     /// Open while an exchange is under way, for a socket would keep the container's namespace alive.
     wire: Option<Wire>,
     settings: Settings,
-    /// The lease on the link.
+    /// The lease on the link, or the last one that was there.
     lease: Option<dhcp::Lease>,
     settled: bool,
     told_of_taken_port: bool,
@@ -88,7 +88,7 @@ impl Session {
 
     /// What the caller of Setup gets, and the lease file has; none while the lease is lost.
     pub(super) fn reply(&self) -> Option<Lease> {
-        self.lease.as_ref().map(|lease| reply::reply(&self.request, lease))
+        self.client.lease().map(|lease| reply::reply(&self.request, lease))
     }
 
     /// The address that the container has.
