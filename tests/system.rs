@@ -5,14 +5,22 @@
 #[path = "lab/mod.rs"]
 mod lab;
 
+#[path = "system/calls.rs"]
+mod calls;
 #[path = "system/expiry.rs"]
 mod expiry;
+#[path = "system/file.rs"]
+mod file;
 #[path = "system/lab_itself.rs"]
 mod lab_itself;
 #[path = "system/lease.rs"]
 mod lease;
 #[path = "system/leaving.rs"]
 mod leaving;
+#[path = "system/link.rs"]
+mod link;
+#[path = "system/manual.rs"]
+mod manual;
 #[path = "system/odd.rs"]
 mod odd;
 #[path = "system/peers.rs"]
@@ -45,11 +53,15 @@ fn main() -> ExitCode {
     // Most trials mostly wait.
     arguments.test_threads.get_or_insert(8);
 
-    let groups: [&[Named]; 7] = [
+    let groups: [&[Named]; 11] = [
         lab_itself::TRIALS,
         lease::TRIALS,
         refusals::TRIALS,
+        calls::TRIALS,
         leaving::TRIALS,
+        manual::TRIALS,
+        link::TRIALS,
+        file::TRIALS,
         expiry::TRIALS,
         resting::TRIALS,
         odd::TRIALS,

@@ -78,6 +78,11 @@ impl Unit {
         std::mem::take(&mut *self.manager.lines.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// What the lease file says.
+    pub fn leases(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::from_slice(&fs::read(self.lease_file())?)?)
+    }
+
     /// Waits for somebody who connects, as systemd does before it starts the service. The connection stays in the queue.
     pub fn await_connection(&self, within: Duration) -> Result {
         let timeout = Timespec { tv_sec: i64::try_from(within.as_secs())?, tv_nsec: within.subsec_nanos().into() };
@@ -153,6 +158,12 @@ impl Drop for Manager {
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
+}
+
+impl From<Child> for Daemon {
+    fn from(child: Child) -> Self {
+        Self { child }
+    }
 }
 
 impl Daemon {

@@ -111,6 +111,13 @@ impl Namespace {
         self.run(|| set_state(name, up))
     }
 
+    /// Gives a link another name; it has to be down for that.
+    pub fn rename_link(&self, name: &str, new_name: &str) -> Result {
+        let mut link = named(new_name);
+        link.header.index = self.link(name)?.index;
+        self.run(|| request(NEW_LINK, 0, &link))
+    }
+
     /// Deletes a link.
     pub fn delete_link(&self, name: &str) -> Result {
         self.run(|| request(DEL_LINK, 0, &named(name)))

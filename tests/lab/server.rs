@@ -100,6 +100,8 @@ pub struct Server {
 struct State {
     settings: Settings,
     silent: bool,
+    /// Kinds that it hears and does not answer.
+    unanswered: Vec<MessageType>,
     given: u32,
     leases: BTreeMap<Mac, Ipv4Addr>,
     /// Addresses that a client found in use.
@@ -125,6 +127,7 @@ impl Server {
         let state = State {
             settings,
             silent: port.is_none(),
+            unanswered: Vec::new(),
             given: 0,
             leases: BTreeMap::new(),
             declined: BTreeSet::new(),
@@ -147,6 +150,11 @@ impl Server {
     /// Stops answering, or answers again. It hears on.
     pub fn set_silent(&self, silent: bool) {
         self.lock().silent = silent;
+    }
+
+    /// Leaves messages of these kinds unanswered, and those of others no more. It hears on.
+    pub fn leave_unanswered(&self, kinds: &[MessageType]) {
+        self.lock().unanswered = kinds.to_vec();
     }
 
     /// Changes what it gives out from now on.
@@ -240,7 +248,7 @@ impl State {
             message,
         };
         self.heard.push(heard.clone());
-        if self.silent {
+        if self.silent || self.unanswered.contains(&heard.kind) {
             return None;
         }
         let (kind, address) = self.decide(&heard)?;

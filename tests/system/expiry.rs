@@ -5,12 +5,13 @@ use std::time::Duration;
 use dhcproto::v4::MessageType;
 
 use crate::lab::server::{Server, Settings};
-use crate::lab::topology::SERVER_LINK;
+use crate::lab::topology::{LINK, SERVER_LINK};
 use crate::lab::{Result, eventually};
 use crate::{Named, stage};
 
 pub(crate) const TRIALS: &[Named] = &[
     ("expiry::after_a_crash_the_kernel_removes_the_address", after_a_crash),
+    ("expiry::after_a_crash_the_route_goes_with_its_address_alone", after_a_crash_with_another_address),
     ("expiry::a_nak_removes_the_address_and_another_is_got", a_nak),
     ("expiry::without_an_answer_the_address_goes_at_its_time", without_an_answer),
 ];
@@ -35,6 +36,24 @@ fn after_a_crash() -> Result {
     eventually("address and route are gone", Duration::from_secs(u64::from(left) + 3), || {
         Ok((container.address()?.is_none() && container.namespace.default_routes()?.is_empty()).then_some(()))
     })
+}
+
+/// Another address keeps the link in use, and the kernel would keep a route that does not name its source.
+fn after_a_crash_with_another_address() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0].namespace;
+    let _server = Server::start(&stage.topology.server, SERVER_LINK, settings(6, 4, 5))?;
+    // Of the same network, so that the router stays in reach.
+    container.add_address(LINK, "10.88.77.1".parse()?, 16)?;
+    let before = (container.addresses()?, container.routes()?);
+    stage.setup(0)?;
+    stage.daemon.crash()?;
+    assert_eq!((container.addresses()?.len(), container.default_routes()?.len()), (2, 1));
+    eventually("the leased address is gone", Duration::from_secs(9), || {
+        Ok((container.addresses()?.len() == 1).then_some(()))
+    })?;
+    assert_eq!((container.addresses()?, container.routes()?), before);
+    Ok(())
 }
 
 fn a_nak() -> Result {

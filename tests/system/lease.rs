@@ -65,7 +65,7 @@ fn setup_and_teardown() -> Result {
 }
 
 /// Address, prefix, broadcast, lifetime and route are as the lease says.
-fn check_link(container: &Container, lease: &Lease, seconds: u32) -> Result {
+pub(crate) fn check_link(container: &Container, lease: &Lease, seconds: u32) -> Result {
     let address = container.address()?.ok_or("the link has no address")?;
     assert_eq!(address.address.to_string(), lease.yiaddr);
     assert_eq!(address.prefix, 16);
@@ -79,7 +79,7 @@ fn check_link(container: &Container, lease: &Lease, seconds: u32) -> Result {
 }
 
 /// The server got a RELEASE that it must honour, and the link is as it was.
-fn check_released(server: &Server, count: usize, container: &Container, lease: &Lease) -> Result {
+pub(crate) fn check_released(server: &Server, count: usize, container: &Container, lease: &Lease) -> Result {
     let release = server.await_message(MessageType::Release, count, SOON)?;
     let address: Ipv4Addr = lease.yiaddr.parse()?;
     assert_eq!((release.source, release.message.ciaddr()), (address, address), "{release:?}");

@@ -18,6 +18,8 @@ pub(crate) const TRIALS: &[Named] = &[
     ("leaving::a_pinging_channel_does_not_keep_it", a_pinging_channel),
     ("leaving::hanging_up_in_mid_setup_leaves_nothing", hanging_up_in_mid_setup),
     ("leaving::sigterm_is_answered_cleanly", sigterm),
+    ("leaving::sigterm_lets_a_setup_finish", sigterm_lets_a_setup_finish),
+    ("leaving::sigterm_waits_for_no_server", sigterm_waits_for_no_server),
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -122,4 +124,55 @@ fn sigterm() -> Result {
     // The container runs on, and so does its lease.
     assert!(stage.topology.containers[0].address()?.is_some());
     Ok(())
+}
+
+fn sigterm_lets_a_setup_finish() -> Result {
+    let mut stage = stage(2, &[])?;
+    let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    stage.setup(1)?;
+    server.set_silent(true);
+    let socket = stage.unit.socket();
+    let config = stage.config(0);
+    std::thread::scope(|scope| {
+        let setup = scope.spawn(|| grpc::setup(&socket, &config));
+        server.await_message(MessageType::Discover, 2, SOON)?;
+        stage.daemon.signal(Signal::SIGTERM)?;
+        eventually("it says that it leaves", SOON, || {
+            Ok(stage.unit.notifications().iter().any(|line| line == "STOPPING=1").then_some(()))
+        })?;
+        server.set_silent(false);
+        let lease = setup.join().expect("no panic in Setup").map_err(|status| status.message)?;
+        let status = stage.daemon.await_exit(SOON)?;
+        assert_eq!(status.code(), Some(0), "{status}");
+        // Both are answered, so both are kept, on the links and in the file.
+        for container in &stage.topology.containers {
+            assert!(container.address()?.is_some());
+            assert_eq!(container.namespace.default_routes()?.len(), 1);
+        }
+        assert_eq!(stage.topology.containers[0].address()?.map(|a| a.address.to_string()), Some(lease.yiaddr));
+        assert_eq!(stage.unit.leases()?.as_object().map(serde_json::Map::len), Some(2));
+        assert_eq!(server.heard_of(MessageType::Release).len(), 0);
+        Ok(())
+    })
+}
+
+fn sigterm_waits_for_no_server() -> Result {
+    let mut stage = stage(1, &[])?;
+    let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    server.leave_unanswered(&[MessageType::Request]);
+    let socket = stage.unit.socket();
+    let config = stage.config(0);
+    std::thread::scope(|scope| {
+        let setup = scope.spawn(|| grpc::setup(&socket, &config));
+        server.await_message(MessageType::Request, 1, SOON)?;
+        let start = rt::now();
+        stage.daemon.signal(Signal::SIGTERM)?;
+        let status = stage.daemon.await_exit(Duration::from_secs(8))?;
+        assert!(rt::now() - start >= Duration::from_secs(4), "it gave the Setup no time");
+        assert_eq!(status.code(), Some(0), "{status}");
+        setup.join().expect("no panic in Setup").expect_err("there was no lease");
+        assert_eq!(stage.topology.containers[0].address()?, None);
+        assert_eq!(stage.unit.leases()?, serde_json::json!({}));
+        Ok(())
+    })
 }

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use rustix::fs::Mode;
@@ -33,6 +33,7 @@ fn table() -> Result<Vec<(&'static str, Spoil, &'static str)>> {
     let path = |name: &str| folder.join(name).display().to_string();
     rustix::fs::mkfifoat(rustix::fs::CWD, folder.join("fifo"), Mode::RUSR | Mode::WUSR)?;
     File::create(folder.join("file"))?;
+    let _listener = UnixListener::bind(folder.join("socket"))?;
     symlink(folder.join("nowhere"), folder.join("dangling"))?;
 
     fn spoil(change: impl Fn(&mut NetworkConfig) + 'static) -> Spoil {
@@ -70,6 +71,10 @@ fn table() -> Result<Vec<(&'static str, Spoil, &'static str)>> {
         ("a file as namespace", ns_path(path("file")), "file"),
         ("a folder as namespace", ns_path(folder.display().to_string()), "bad"),
         ("a device as namespace", ns_path("/dev/null".to_owned()), "/dev/null"),
+        ("a socket as namespace", ns_path(path("socket")), "socket"),
+        ("a namespace's path with a NUL", ns_path("/proc/self\0/ns/net".to_owned()), "/proc/self"),
+        ("a namespace's path too long", ns_path(format!("/{}", "x".repeat(5000))), "xxx"),
+        ("the loopback", link("lo"), "00:00:00:00:00:00"),
         ("another kind of namespace", ns_path("/proc/self/ns/mnt".to_owned()), "/proc/self/ns/mnt"),
     ])
 }
@@ -84,7 +89,8 @@ fn each_bad_setup() -> Result {
     let (threads, heard) = (stage.daemon.status("Threads")?, server.heard().len());
 
     let mut faults = Vec::new();
-    for (what, spoil, words) in table()? {
+    let table = table()?;
+    for (what, spoil, words) in &table {
         let mut config = stage.config(0);
         spoil(&mut config);
         let ask = || {
@@ -98,7 +104,7 @@ fn each_bad_setup() -> Result {
             Err(status) if status.code != Code::InvalidArgument => {
                 faults.push(format!("{what}: {:?}: {}", status.code, status.message));
             }
-            Err(status) if !status.message.contains(words) => {
+            Err(status) if !status.message.contains(*words) => {
                 faults.push(format!("{what}: it does not say {words:?}: {}", status.message));
             }
             Err(_) if took > AT_ONCE => faults.push(format!("{what}: answered after {took:?}")),
@@ -108,24 +114,28 @@ fn each_bad_setup() -> Result {
         if left != at_rest {
             faults.push(format!("{what}: descriptors are left: {left:?}"));
         }
+        assert_eq!(stage.topology.containers[0].address()?, None, "{what}");
     }
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
 
     assert_eq!(stage.daemon.status("Threads")?, threads);
-    assert_eq!(stage.topology.containers[0].address()?, None);
     assert_eq!(server.heard().len(), heard, "no server is asked for what cannot be");
     let file: serde_json::Value = serde_json::from_slice(&fs::read(stage.unit.lease_file())?)?;
     assert_eq!(file, serde_json::json!({}));
 
-    // And while bad calls go on and on, a good one is as fast as ever.
-    let bad = NetworkConfig { container_mac_addr: "123".to_owned(), ..stage.config(0) };
+    // And while bad calls of every kind go on and on, a good one is as fast as ever.
+    let mut bad = table.iter().cycle().map(|(_, spoil, _)| {
+        let mut config = stage.config(0);
+        spoil(&mut config);
+        config
+    });
     let took = std::thread::scope(|scope| {
         let good = scope.spawn(|| {
             let start = rt::now();
             stage.setup(1).map(|_| rt::now() - start)
         });
         while !good.is_finished() {
-            let _ = grpc::setup(&stage.unit.socket(), &bad);
+            let _ = grpc::setup(&stage.unit.socket(), &bad.next().expect("it goes on for ever"));
         }
         good.join().expect("no panic in Setup")
     })?;

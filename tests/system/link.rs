@@ -1,0 +1,152 @@
+//! The container's link: what a lease puts on it, what was there before, and what others do to it meanwhile.
+
+use std::time::Duration;
+
+use dhcproto::v4::MessageType;
+use smol_dhcp_proxy::rpc::Code;
+
+use crate::lab::server::{Server, Settings};
+use crate::lab::topology::{LINK, SERVER, SERVER_LINK};
+use crate::lab::{Result, eventually, grpc};
+use crate::lease::{check_link, check_released};
+use crate::{Named, stage};
+
+pub(crate) const TRIALS: &[Named] = &[
+    ("link::what_fails_midway_is_undone", fails_midway),
+    ("link::the_same_default_route_that_is_there_stays", same_default_route),
+    ("link::everything_at_once_is_undone", everything_is_undone),
+    ("link::a_renamed_interface_is_renewed_all_the_same", renamed),
+    ("link::down_and_up_during_a_renewal", down_and_up),
+    ("link::an_interface_that_is_deleted_ends_its_lease", deleted),
+];
+
+const SOON: Duration = Duration::from_secs(5);
+
+fn short() -> Settings {
+    let seconds = Duration::from_secs;
+    Settings { lease: seconds(60), t1: Some(seconds(2)), t2: Some(seconds(4)), ..Settings::default() }
+}
+
+/// The kernel refuses a router that is everybody, after MTU and address have been set.
+fn fails_midway() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0];
+    let settings = Settings { router: Some("10.88.255.255".parse()?), mtu: Some(1400), ..Settings::default() };
+    let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
+    let at_rest = stage.daemon.settled_descriptors()?;
+    let refused = grpc::setup(&stage.unit.socket(), &stage.config(0)).expect_err("there is no such route");
+    assert_eq!(refused.code, Code::Internal, "{refused:?}");
+    assert!(refused.message.contains("route"), "{refused:?}");
+    let release = server.await_message(MessageType::Release, 1, SOON)?;
+    let address = std::net::Ipv4Addr::new(10, 88, 1, 1);
+    assert_eq!((release.source, release.message.ciaddr()), (address, address));
+    eventually("the server forgets the lease", SOON, || Ok(server.lease_of(container.mac).is_none().then_some(())))?;
+    assert_eq!(container.address()?, None);
+    assert_eq!(container.namespace.routes()?, []);
+    assert_eq!(container.namespace.link(LINK)?.mtu, 1500);
+    assert_eq!(stage.unit.leases()?, serde_json::json!({}));
+    // The alarm of the boot clock is made with the first exchange and stays.
+    let left = stage.daemon.settled_descriptors()?;
+    assert!(left.len() <= at_rest.len() + 1, "{left:?}");
+
+    server.change(|settings| settings.router = Some(SERVER));
+    let lease = stage.setup(0)?;
+    check_link(container, &lease, 3600)
+}
+
+fn same_default_route() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0].namespace;
+    let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    container.add_address(LINK, "10.88.77.1".parse()?, 16)?;
+    container.add_default_route(LINK, SERVER, 100)?;
+    let before = (container.addresses()?, container.routes()?);
+    stage.setup(0)?;
+    assert_eq!(container.default_routes()?.len(), 1, "one that does the same is enough");
+    stage.teardown(0)?;
+    assert_eq!((container.addresses()?, container.routes()?), before);
+    Ok(())
+}
+
+fn everything_is_undone() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0].namespace;
+    let settings = Settings { mtu: Some(1300), ..Settings::default() };
+    let _server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
+    // An address of the same network and an MTU of the container's own.
+    container.add_address(LINK, "10.88.77.1".parse()?, 16)?;
+    container.set_mtu(LINK, 1450)?;
+    let before = (container.addresses()?, container.routes()?, container.link(LINK)?);
+    for _ in 0..2 {
+        stage.setup(0)?;
+        assert_eq!((container.addresses()?.len(), container.link(LINK)?.mtu), (2, 1300));
+        stage.teardown(0)?;
+        assert_eq!((container.addresses()?, container.routes()?, container.link(LINK)?), before);
+    }
+
+    // An MTU that the container has set since is the container's.
+    stage.setup(0)?;
+    container.set_mtu(LINK, 1250)?;
+    stage.teardown(0)?;
+    assert_eq!(container.link(LINK)?.mtu, 1250);
+    Ok(())
+}
+
+fn renamed() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0];
+    let server = Server::start(&stage.topology.server, SERVER_LINK, short())?;
+    let lease = stage.setup(0)?;
+    container.namespace.set_state(LINK, false)?;
+    container.namespace.rename_link(LINK, "uplink")?;
+    container.namespace.set_state("uplink", true)?;
+    let renewal = server.await_message(MessageType::Request, 2, SOON)?;
+    assert!(renewal.is_unicast() && renewal.source.to_string() == lease.yiaddr, "{renewal:?}");
+    // The kernel took the route when the link went down.
+    eventually("the default route is back", SOON, || {
+        Ok((container.namespace.default_routes()?.len() == 1).then_some(()))
+    })?;
+    check_link(container, &lease, 60)?;
+    assert_eq!(server.heard_of(MessageType::Discover).len(), 1);
+    stage.teardown(0)?;
+    check_released(&server, 1, container, &lease)
+}
+
+fn down_and_up() -> Result {
+    let mut stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0];
+    let server = Server::start(&stage.topology.server, SERVER_LINK, short())?;
+    let lease = stage.setup(0)?;
+    server.set_silent(true);
+    server.await_message(MessageType::Request, 2, SOON)?;
+    container.namespace.set_state(LINK, false)?;
+    // The daemon must not spin on sockets whose link is down.
+    let before = stage.daemon.context_switches()?;
+    std::thread::sleep(Duration::from_millis(500));
+    let switches = stage.daemon.context_switches()? - before;
+    assert!(switches < 50, "{switches} context switches in half a second");
+    container.namespace.set_state(LINK, true)?;
+    server.set_silent(false);
+    let rebinding = server.await_message(MessageType::Request, 3, SOON)?;
+    assert_eq!(rebinding.source.to_string(), lease.yiaddr);
+    eventually("the default route is back", SOON, || {
+        Ok((container.namespace.default_routes()?.len() == 1).then_some(()))
+    })?;
+    check_link(container, &lease, 60)?;
+    assert_eq!(server.heard_of(MessageType::Discover).len(), 1);
+    assert!(stage.daemon.is_running()?);
+    stage.teardown(0).map(drop)
+}
+
+fn deleted() -> Result {
+    let mut stage = stage(2, &["-a", "0.5"])?;
+    let server = Server::start(&stage.topology.server, SERVER_LINK, short())?;
+    stage.setup(0)?;
+    stage.topology.containers[0].namespace.delete_link(LINK)?;
+    eventually("the lease is forgotten at its renewal", SOON, || {
+        Ok((stage.unit.leases()? == serde_json::json!({})).then_some(()))
+    })?;
+    assert_eq!(server.heard_of(MessageType::Request).len(), 1);
+    assert!(stage.daemon.await_exit(SOON)?.success(), "nothing holds it any more");
+    Ok(())
+}

@@ -1,0 +1,179 @@
+//! The daemon started by hand: command line, exit codes, and a socket of its own.
+
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::lab::daemon::Daemon;
+use crate::lab::{Result, eventually, grpc, sandbox};
+use crate::{Named, program};
+
+pub(crate) const TRIALS: &[Named] = &[
+    ("manual::help_version_and_a_wrong_command_line", command_line),
+    ("manual::the_socket_is_made_and_unlinked", makes_and_unlinks),
+    ("manual::directories_come_from_uds_and_environment", directories),
+    ("manual::a_stale_socket_is_replaced_and_a_live_one_is_not", stale_and_live),
+    ("manual::two_listening_sockets_are_refused", two_sockets),
+    ("manual::a_lease_file_of_before_is_left_alone", lease_file_is_left_alone),
+];
+
+const SOON: Duration = Duration::from_secs(5);
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(program());
+    command.args(arguments).env_remove("NETAVARK_PROXY_RUN_DIR_ENV").env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
+    Ok(told(command(arguments).output()?))
+}
+
+fn told(Output { status, stdout, stderr }: Output) -> (Option<i32>, String, String) {
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (status.code(), text(stdout), text(stderr))
+}
+
+/// Starts it and waits until it accepts at `socket`.
+fn start(command: &mut Command, socket: &Path) -> Result<Daemon> {
+    let log = sandbox::folder("manual")?.join("log");
+    sandbox::keep_evidence(log.clone());
+    let mut daemon = Daemon::from(command.stderr(File::create(log)?).spawn()?);
+    eventually("the daemon listens", SOON, || {
+        assert!(daemon.is_running()?, "it left");
+        Ok(UnixStream::connect(socket).ok().map(drop))
+    })?;
+    Ok(daemon)
+}
+
+fn socket_in(folder: &Path) -> PathBuf {
+    folder.join("nv-proxy.sock")
+}
+
+fn text(path: &Path) -> Result<&str> {
+    Ok(path.to_str().ok_or("not UTF-8")?)
+}
+
+fn command_line() -> Result {
+    for help in ["-h", "--help"] {
+        let (code, out, errors) = run(&[help])?;
+        assert_eq!((code, errors.as_str()), (Some(0), ""));
+        for option in ["--dir", "--uds", "--timeout", "--activity-timeout", "NETAVARK_PROXY_RUN_DIR_ENV", "RUST_LOG"] {
+            assert!(out.contains(option), "{option} is not in:\n{out}");
+        }
+    }
+    for version in ["-V", "--version"] {
+        let expected = format!("smol-dhcp-proxy {}\n", env!("CARGO_PKG_VERSION"));
+        assert_eq!(run(&[version])?, (Some(0), expected, String::new()));
+    }
+    for (wrong, words) in [(&["--colour"][..], "--colour"), (&["-a", "soon"], "soon"), (&["extra"], "extra")] {
+        let (code, out, errors) = run(wrong)?;
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{wrong:?}");
+        assert!(errors.contains(words), "{wrong:?}: {errors}");
+    }
+    // A folder that cannot be made is no fault of the command line's.
+    let (code, _, errors) = run(&["--dir", "/dev/null/folder"])?;
+    assert_eq!(code, Some(1), "{errors}");
+    assert!(errors.contains("/dev/null/folder"), "{errors}");
+    Ok(())
+}
+
+fn makes_and_unlinks() -> Result {
+    let folder = sandbox::folder("manual")?.join("not").join("yet");
+    let (socket, file) = (socket_in(&folder), folder.join("nv-proxy.lease"));
+    let arguments = ["--dir", text(&folder)?, "-a", "0.5"];
+    let mut daemon = start(&mut command(&arguments), &socket)?;
+    assert_eq!(fs::metadata(&socket)?.permissions().mode() & 0o7777, 0o660);
+    assert_eq!(fs::metadata(&file)?.permissions().mode() & 0o7777, 0o600);
+    assert_eq!(fs::read(&file)?, b"{}");
+    assert!(grpc::clean(&socket).map_err(|status| status.message)?);
+    assert_eq!(daemon.await_exit(SOON)?.code(), Some(0));
+    assert!(!socket.exists(), "it made the socket, so it removes it");
+    assert!(file.exists());
+
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut daemon = start(&mut command(&["--dir", text(&folder)?]), &socket)?;
+        daemon.signal(signal)?;
+        assert_eq!(daemon.await_exit(SOON)?.code(), Some(0), "{signal}");
+        assert!(!socket.exists());
+    }
+
+    // What somebody else has put there meanwhile is not its own.
+    let mut daemon = start(&mut command(&["--dir", text(&folder)?]), &socket)?;
+    fs::remove_file(&socket)?;
+    fs::write(&socket, "another's")?;
+    daemon.signal(Signal::SIGTERM)?;
+    assert_eq!(daemon.await_exit(SOON)?.code(), Some(0));
+    assert_eq!(fs::read(&socket)?, b"another's");
+    let (code, _, errors) = run(&["--dir", text(&folder)?])?;
+    assert_eq!(code, Some(1), "{errors}");
+    assert_eq!(fs::read(&socket)?, b"another's", "no socket, so nothing to replace");
+    Ok(())
+}
+
+fn directories() -> Result {
+    let (one, other, third) = (sandbox::folder("one")?, sandbox::folder("other")?, sandbox::folder("third")?);
+    // A directory means the usual name in it, and the lease file stays where --dir says.
+    let _first = start(&mut command(&["--dir", text(&one)?, "--uds", text(&other)?]), &socket_in(&other))?;
+    assert!(one.join("nv-proxy.lease").exists() && !socket_in(&one).exists());
+    assert!(!other.join("nv-proxy.lease").exists());
+
+    let socket = one.join("any.name");
+    let _second = start(&mut command(&["-d", text(&one)?, "-u", text(&socket)?]), &socket)?;
+    assert!(fs::metadata(&socket)?.file_type().is_socket());
+
+    let mut command = command(&["--dir", text(&one)?]);
+    let _third = start(command.env("NETAVARK_PROXY_RUN_DIR_ENV", &third), &socket_in(&third))?;
+    assert!(third.join("nv-proxy.lease").exists(), "the variable wins");
+    Ok(())
+}
+
+fn stale_and_live() -> Result {
+    let folder = sandbox::folder("manual")?;
+    let socket = socket_in(&folder);
+    let arguments = ["--dir", text(&folder)?];
+    start(&mut command(&arguments), &socket)?.crash()?;
+    assert!(socket.exists() && UnixStream::connect(&socket).is_err(), "a crash leaves its socket behind");
+
+    let _living = start(&mut command(&arguments), &socket)?;
+    let (code, _, errors) = run(&arguments)?;
+    assert_eq!(code, Some(1), "{errors}");
+    assert!(errors.contains(text(&socket)?) && errors.contains("another process listens"), "{errors}");
+    assert!(grpc::clean(&socket).map_err(|status| status.message)?, "the first one serves on");
+    Ok(())
+}
+
+fn two_sockets() -> Result {
+    let folder = sandbox::folder("manual")?;
+    let listen = |name: &str| UnixListener::bind(folder.join(name)).map(OwnedFd::from);
+    let mut command = Command::new("/bin/sh");
+    command
+        .args(["-c", r#"LISTEN_PID=$$ LISTEN_FDS=2 exec "$0" "$@" 3<&0 4<&1 0</dev/null 1>&2"#])
+        .arg(program())
+        .args(["--dir", text(&folder)?])
+        .stdin(listen("one")?)
+        .stdout(listen("two")?)
+        .stderr(Stdio::piped());
+    let (code, _, errors) = told(command.spawn()?.wait_with_output()?);
+    assert_eq!(code, Some(1), "{errors}");
+    assert!(errors.contains("Received more than one FD from systemd"), "{errors}");
+    Ok(())
+}
+
+fn lease_file_is_left_alone() -> Result {
+    let folder = sandbox::folder("manual")?;
+    let file = folder.join("nv-proxy.lease");
+    let before = br#"{"02:88:00:00:00:01":[{"yiaddr":"10.88.1.1"}]}"#;
+    fs::write(&file, before)?;
+    let mut daemon = start(&mut command(&["--dir", text(&folder)?, "-a", "0.2"]), &socket_in(&folder))?;
+    assert_eq!(fs::read(&file)?, before);
+    assert!(daemon.await_exit(SOON)?.success());
+    assert_eq!(fs::read(&file)?, before, "it is all that is known of the leases of a daemon that crashed");
+    Ok(())
+}
