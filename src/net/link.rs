@@ -1,15 +1,15 @@
 //! Interfaces and their IPv4 addresses.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator, Parseable, parse_u32};
+use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator, parse_u32};
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope, CacheInfo};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkHeader, LinkMessage};
+use netlink_packet_route::address::{AddressHeader, AddressScope, CacheInfo};
+use netlink_packet_route::link::{LinkFlags, LinkHeader};
 use nix::libc;
 
-use super::netlink::{Netlink, Result, message, text};
+use super::netlink::{Body, Netlink, Result, attributes, ipv4, message, text};
 
 /// Names are at most this many bytes (`IFNAMSIZ` less the terminating zero).
 const NAME_MAX: usize = libc::IFNAMSIZ - 1;
@@ -53,7 +53,7 @@ impl Link {
             carrier: header.flags.contains(LinkFlags::LowerUp),
             kind: None,
         };
-        for attribute in NlasIterator::new(body.get(header.buffer_len()..).unwrap_or_default()) {
+        for attribute in attributes(body, &header) {
             let attribute = attribute?;
             match attribute.kind() {
                 libc::IFLA_IFNAME => link.name = text(&attribute),
@@ -98,6 +98,29 @@ pub struct Address {
     pub preferred: Option<Duration>,
 }
 
+impl Address {
+    /// Reads a message's body, whose header is read already; none where it tells of no address of ours.
+    fn parse(header: &AddressHeader, body: &[u8]) -> Result<Option<Self>> {
+        let (mut address, mut broadcast) = (None, None);
+        let (mut valid, mut preferred) = (FOREVER, FOREVER);
+        for attribute in attributes(body, header) {
+            let attribute = attribute?;
+            match attribute.kind() {
+                libc::IFA_LOCAL => address = ipv4(&attribute),
+                libc::IFA_BROADCAST => broadcast = ipv4(&attribute),
+                libc::IFA_CACHEINFO => {
+                    let info = CacheInfo::parse(attribute.value())?;
+                    (valid, preferred) = (info.ifa_valid, info.ifa_preferred);
+                }
+                _ => {}
+            }
+        }
+        let lifetime = |seconds: u32| (seconds != FOREVER).then(|| Duration::from_secs(seconds.into()));
+        let (valid, preferred) = (lifetime(valid), lifetime(preferred));
+        Ok(address.map(|address| Self { address, prefix: header.prefix_len, broadcast, valid, preferred }))
+    }
+}
+
 /// Whether something is there because of us. What was there before is not ours to undo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Made {
@@ -114,8 +137,8 @@ impl Netlink {
         if name.is_empty() || name.len() > NAME_MAX || name.contains(['/', '\0']) {
             return Ok(None);
         }
-        let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        let mut message = Body::new(LinkHeader::default());
+        message.push(libc::IFLA_IFNAME, name.as_bytes());
         self.link(&message)
     }
 
@@ -125,12 +148,10 @@ impl Netlink {
         if i32::try_from(index).unwrap_or(0) == 0 {
             return Ok(None);
         }
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        self.link(&message)
+        self.link(&Body::new(LinkHeader { index, ..LinkHeader::default() }))
     }
 
-    fn link(&self, message: &LinkMessage) -> Result<Option<Link>> {
+    fn link(&self, message: &Body<LinkHeader>) -> Result<Option<Link>> {
         match self.request(message::GET_LINK, 0, message) {
             Ok(answers) => answers.first().map(|body| Link::parse(body)).transpose(),
             Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
@@ -140,21 +161,19 @@ impl Netlink {
 
     /// Sets an interface's MTU, in bytes. What the driver or the interface below does not take is `EINVAL`.
     pub fn set_mtu(&self, index: u32, mtu: u32) -> Result<()> {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        message.attributes.push(LinkAttribute::Mtu(mtu));
+        let mut message = Body::new(LinkHeader { index, ..LinkHeader::default() });
+        message.push(libc::IFLA_MTU, &mtu.to_ne_bytes());
         self.request(message::NEW_LINK, 0, &message).map(drop)
     }
 
     /// The IPv4 addresses of an interface.
     pub fn addresses(&self, index: u32) -> Result<Vec<Address>> {
-        let mut message = AddressMessage::default();
-        message.header.family = AddressFamily::Inet;
+        let all = Body::new(AddressHeader { family: AddressFamily::Inet, ..AddressHeader::default() });
         let mut addresses = Vec::new();
-        for body in self.dump(message::GET_ADDRESS, &message)? {
-            let message = AddressMessage::parse(&body)?;
-            if message.header.index == index {
-                addresses.extend(read_address(&message));
+        for body in self.dump(message::GET_ADDRESS, &all)? {
+            let header = AddressHeader::parse(&body)?;
+            if header.index == index {
+                addresses.extend(Address::parse(&header, &body)?);
             }
         }
         Ok(addresses)
@@ -176,11 +195,15 @@ impl Netlink {
         valid: Option<Duration>,
     ) -> Result<Made> {
         let mut message = address_message(index, address, prefix);
-        message.attributes.extend(broadcast.map(AddressAttribute::Broadcast));
+        if let Some(broadcast) = broadcast {
+            message.push(libc::IFA_BROADCAST, &broadcast.octets());
+        }
         let mut lifetimes = CacheInfo::default();
         lifetimes.ifa_valid = valid.map_or(FOREVER, seconds);
         lifetimes.ifa_preferred = lifetimes.ifa_valid;
-        message.attributes.push(AddressAttribute::CacheInfo(lifetimes));
+        let mut bytes = vec![0; lifetimes.buffer_len()];
+        lifetimes.emit(&mut bytes);
+        message.push(libc::IFA_CACHEINFO, &bytes);
         match self.request(message::NEW_ADDRESS, NLM_F_CREATE | NLM_F_EXCL, &message) {
             Ok(_) => Ok(Made::New),
             Err(error) if error.errno() == Some(libc::EEXIST) => {
@@ -207,38 +230,18 @@ fn seconds(lifetime: Duration) -> u32 {
     u32::try_from(whole).unwrap_or(FOREVER).clamp(1, FOREVER - 1)
 }
 
-fn address_message(index: u32, address: Ipv4Addr, prefix: u8) -> AddressMessage {
-    let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet;
-    message.header.prefix_len = prefix;
-    message.header.scope = AddressScope::Universe;
-    message.header.index = index;
+fn address_message(index: u32, address: Ipv4Addr, prefix: u8) -> Body<AddressHeader> {
+    let mut message = Body::new(AddressHeader {
+        family: AddressFamily::Inet,
+        prefix_len: prefix,
+        scope: AddressScope::Universe,
+        index,
+        ..AddressHeader::default()
+    });
     // Peers of a point-to-point link would differ; for us both are the same.
-    message.attributes.push(AddressAttribute::Local(address.into()));
-    message.attributes.push(AddressAttribute::Address(address.into()));
+    message.push(libc::IFA_LOCAL, &address.octets());
+    message.push(libc::IFA_ADDRESS, &address.octets());
     message
-}
-
-fn read_address(message: &AddressMessage) -> Option<Address> {
-    let mut address = None;
-    let mut broadcast = None;
-    let (mut valid, mut preferred) = (FOREVER, FOREVER);
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Local(IpAddr::V4(local)) => address = Some(*local),
-            AddressAttribute::Broadcast(to) => broadcast = Some(*to),
-            AddressAttribute::CacheInfo(info) => (valid, preferred) = (info.ifa_valid, info.ifa_preferred),
-            _ => {}
-        }
-    }
-    let lifetime = |seconds: u32| (seconds != FOREVER).then(|| Duration::from_secs(seconds.into()));
-    Some(Address {
-        address: address?,
-        prefix: message.header.prefix_len,
-        broadcast,
-        valid: lifetime(valid),
-        preferred: lifetime(preferred),
-    })
 }
 
 /// The outcome of a removal, where `absent` are the errors that mean it was not there.

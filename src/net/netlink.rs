@@ -2,12 +2,13 @@
 
 use std::cell::Cell;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use netlink_packet_core::{
-    DecodeError, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NlaBuffer, NlasIterator, parse_i32,
-    parse_u32,
+    DecodeError, DefaultNla, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NlaBuffer, NlasIterator,
+    parse_i32, parse_u32,
 };
 use nix::libc;
 use nix::sys::socket::SetSockOpt;
@@ -91,6 +92,43 @@ impl From<DecodeError> for Error {
     fn from(error: DecodeError) -> Self {
         io::Error::new(io::ErrorKind::InvalidData, error.to_string()).into()
     }
+}
+
+/// A message's body: what all of its kind begin with, and attributes behind that.
+///
+/// netlink-packet-route has whole messages as well, but these bring every attribute that rtnetlink knows.
+#[derive(Clone, Debug)]
+pub(super) struct Body<H> {
+    pub(super) header: H,
+    attributes: Vec<DefaultNla>,
+}
+
+impl<H: Emitable> Body<H> {
+    pub(super) fn new(header: H) -> Self {
+        Self { header, attributes: Vec::new() }
+    }
+
+    /// Adds an attribute.
+    pub(super) fn push(&mut self, kind: u16, value: &[u8]) {
+        self.attributes.push(DefaultNla::new(kind, value.to_vec()));
+    }
+}
+
+impl<H: Emitable> Emitable for Body<H> {
+    fn buffer_len(&self) -> usize {
+        self.header.buffer_len() + self.attributes.as_slice().buffer_len()
+    }
+
+    fn emit(&self, buffer: &mut [u8]) {
+        let (header, attributes) = buffer.split_at_mut(self.header.buffer_len());
+        self.header.emit(header);
+        self.attributes.as_slice().emit(attributes);
+    }
+}
+
+/// The attributes in a message's body, of which `header` was read.
+pub(super) fn attributes<'a>(body: &'a [u8], header: &impl Emitable) -> NlasIterator<&'a [u8]> {
+    NlasIterator::new(body.get(header.buffer_len()..).unwrap_or_default())
 }
 
 /// A `NETLINK_ROUTE` socket. It speaks of the namespace it was opened in, wherever it is used.
@@ -266,6 +304,11 @@ const NLMSGERR_ATTR_MSG: u16 = 1;
 /// A string attribute, with or without its terminating zero.
 pub(super) fn text(attribute: &NlaBuffer<&[u8]>) -> String {
     String::from_utf8_lossy(attribute.value()).trim_end_matches('\0').to_owned()
+}
+
+/// An attribute that is an IPv4 address.
+pub(super) fn ipv4(attribute: &NlaBuffer<&[u8]>) -> Option<Ipv4Addr> {
+    <[u8; 4]>::try_from(attribute.value()).ok().map(Ipv4Addr::from)
 }
 
 fn invalid(what: &str) -> Error {

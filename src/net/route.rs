@@ -2,15 +2,13 @@
 
 use std::net::Ipv4Addr;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, Parseable};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, parse_u32};
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
+use netlink_packet_route::route::{RouteFlags, RouteHeader, RouteProtocol, RouteScope, RouteType};
 use nix::libc;
 
 use super::link::{Made, was_there};
-use super::netlink::{Error, Netlink, Result, message};
+use super::netlink::{Body, Error, Netlink, Result, attributes, ipv4, message};
 
 /// A unicast route through one interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +59,35 @@ impl Route {
         }
     }
 
+    /// Reads a message's body; none where the route is of another table or kind, or has several next hops.
+    fn parse(body: &[u8]) -> Result<Option<Self>> {
+        let header = RouteHeader::parse(body)?;
+        if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
+            return Ok(None);
+        }
+        let mut route = Route {
+            destination: Ipv4Addr::UNSPECIFIED,
+            prefix: header.destination_prefix_length,
+            gateway: None,
+            index: 0,
+            metric: 0,
+            source: None,
+            protocol: header.protocol,
+        };
+        for attribute in attributes(body, &header) {
+            let attribute = attribute?;
+            match attribute.kind() {
+                libc::RTA_DST => route.destination = ipv4(&attribute).unwrap_or(route.destination),
+                libc::RTA_GATEWAY => route.gateway = ipv4(&attribute),
+                libc::RTA_PREFSRC => route.source = ipv4(&attribute),
+                libc::RTA_OIF => route.index = parse_u32(attribute.value())?,
+                libc::RTA_PRIORITY => route.metric = parse_u32(attribute.value())?,
+                _ => {}
+            }
+        }
+        Ok((route.index != 0).then_some(route))
+    }
+
     /// Whether `present` does what this one is wanted for: the same way, and no shorter-lived.
     fn is_served_by(&self, present: &Route) -> bool {
         let way = |route: &Route| (route.destination, route.prefix, route.gateway, route.index);
@@ -79,9 +106,9 @@ const ATTEMPTS: usize = 8;
 impl Netlink {
     /// The unicast routes of the main table. One of several next hops is left out, as we make none and undo none.
     pub fn routes(&self) -> Result<Vec<Route>> {
-        let bodies = self.dump(message::GET_ROUTE, &message_for_all())?;
-        // What this library cannot decode is some other program's, and no reason to stop.
-        Ok(bodies.iter().filter_map(|body| read_route(&RouteMessage::parse(body.as_slice()).ok()?)).collect())
+        let all = RouteHeader { address_family: AddressFamily::Inet, ..RouteHeader::default() };
+        let bodies = self.dump(message::GET_ROUTE, &Body::new(all))?;
+        bodies.iter().filter_map(|body| Route::parse(body).transpose()).collect()
     }
 
     /// Adds a route, unless one to the same end is there already. Returns the route that is there now.
@@ -132,53 +159,25 @@ impl Netlink {
     }
 }
 
-fn message_for_all() -> RouteMessage {
-    let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message
-}
-
-fn route_message(route: &Route) -> RouteMessage {
-    let mut message = message_for_all();
-    message.header.destination_prefix_length = route.prefix;
-    message.header.protocol = route.protocol;
-    message.header.kind = RouteType::Unicast;
-    message.header.scope = if route.gateway.is_some() { RouteScope::Universe } else { RouteScope::Link };
-    let attributes = &mut message.attributes;
-    if route.prefix > 0 {
-        attributes.push(RouteAttribute::Destination(RouteAddress::Inet(route.destination)));
-    }
-    attributes.extend(route.gateway.map(|gateway| RouteAttribute::Gateway(RouteAddress::Inet(gateway))));
-    attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(RouteAddress::Inet(source))));
-    attributes.push(RouteAttribute::Oif(route.index));
-    attributes.push(RouteAttribute::Priority(route.metric));
-    message
-}
-
-fn read_route(message: &RouteMessage) -> Option<Route> {
-    let header = &message.header;
-    if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
-        return None;
-    }
-    let mut route = Route {
-        destination: Ipv4Addr::UNSPECIFIED,
-        prefix: header.destination_prefix_length,
-        gateway: None,
-        index: 0,
-        metric: 0,
-        source: None,
-        protocol: header.protocol,
-    };
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(to)) => route.destination = *to,
-            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => route.gateway = Some(*gateway),
-            RouteAttribute::PrefSource(RouteAddress::Inet(source)) => route.source = Some(*source),
-            RouteAttribute::Oif(index) => route.index = *index,
-            RouteAttribute::Priority(metric) => route.metric = *metric,
-            _ => {}
+fn route_message(route: &Route) -> Body<RouteHeader> {
+    let mut message = Body::new(RouteHeader {
+        address_family: AddressFamily::Inet,
+        destination_prefix_length: route.prefix,
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: route.protocol,
+        scope: if route.gateway.is_some() { RouteScope::Universe } else { RouteScope::Link },
+        kind: RouteType::Unicast,
+        ..RouteHeader::default()
+    });
+    let destination = (route.prefix > 0).then_some(route.destination);
+    let addresses =
+        [(libc::RTA_DST, destination), (libc::RTA_GATEWAY, route.gateway), (libc::RTA_PREFSRC, route.source)];
+    for (kind, address) in addresses {
+        if let Some(address) = address {
+            message.push(kind, &address.octets());
         }
     }
-    (route.index != 0).then_some(route)
+    message.push(libc::RTA_OIF, &route.index.to_ne_bytes());
+    message.push(libc::RTA_PRIORITY, &route.metric.to_ne_bytes());
+    message
 }
