@@ -47,7 +47,7 @@ impl Sub<Instant> for Instant {
 
 impl fmt::Debug for Instant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "boot+{:.3}s", self.0.as_secs_f64())
+        write!(f, "boot+{:.3?}", self.0)
     }
 }
 

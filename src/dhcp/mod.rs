@@ -188,7 +188,9 @@ impl fmt::Display for Why {
         match self {
             Self::NoOffer { within, discovers } => {
                 let plural = if *discovers == 1 { "" } else { "s" };
-                write!(f, "no DHCPOFFER within {} s ({discovers} DISCOVER{plural} sent)", within.as_secs_f64())
+                let (seconds, millis) = (within.as_secs(), within.subsec_millis());
+                let fraction = if millis == 0 { String::new() } else { format!(".{millis:03}") };
+                write!(f, "no DHCPOFFER within {seconds}{fraction} s ({discovers} DISCOVER{plural} sent)")
             }
             Self::NoAck { address, server } => write!(f, "offer of {address} from {server} but no DHCPACK"),
             Self::Refused { server, message: None } => write!(f, "refused by {server}"),

@@ -123,9 +123,20 @@ fn seconds(parser: &mut lexopt::Parser, option: &str) -> Result<Duration, lexopt
     let value = parser.value()?;
     value
         .to_str()
-        .and_then(|text| text.parse::<f64>().ok())
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .and_then(decimal_seconds)
         .ok_or_else(|| format!("{option} takes seconds, such as 30 or 2.5, not {value:?}").into())
+}
+
+/// Reads seconds such as 30, 2.5 or .5. By hand, for the floating-point numbers of the standard library take 30 kB.
+fn decimal_seconds(text: &str) -> Option<Duration> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let are_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.len() + fraction.len() == 0 || !are_digits(whole) || !are_digits(fraction) {
+        return None;
+    }
+    // Nine digits are nanoseconds; more is more than anybody can mean.
+    let nanoseconds: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+    Some(Duration::new(format!("0{whole}").parse().ok()?, nanoseconds.parse().ok()?))
 }
 
 fn some_unless_zero(time: Duration) -> Option<Duration> {
@@ -177,6 +188,11 @@ mod tests {
     fn seconds_may_have_a_fraction_and_zero_means_no_limit() {
         let config = config(&["-t", "2.5", "-a0"], None);
         assert_eq!((config.acquisition, config.activity), (Some(Duration::from_millis(2500)), None));
+        for (text, nanoseconds) in
+            [("0.000000001", 1), ("0.0000000019", 1), (".5", 500_000_000), ("007.", 7_000_000_000), ("0.", 0)]
+        {
+            assert_eq!(decimal_seconds(text), Some(Duration::from_nanos(nanoseconds)), "{text}");
+        }
     }
 
     #[test]
@@ -186,6 +202,12 @@ mod tests {
             (&["-t", "-1"], "--timeout takes seconds, such as 30 or 2.5, not \"-1\""),
             (&["-t", "nan"], "--timeout takes seconds, such as 30 or 2.5, not \"nan\""),
             (&["-t", "1e30"], "--timeout takes seconds, such as 30 or 2.5, not \"1e30\""),
+            (&["-t", "."], "--timeout takes seconds, such as 30 or 2.5, not \".\""),
+            (&["-t", "1.2.3"], "--timeout takes seconds, such as 30 or 2.5, not \"1.2.3\""),
+            (
+                &["-t", "18446744073709551616"],
+                "--timeout takes seconds, such as 30 or 2.5, not \"18446744073709551616\"",
+            ),
             (&["--dir", ""], "--dir needs a path, not an empty string"),
             (&["--colour"], "invalid option '--colour'"),
             (&["extra"], "unexpected argument \"extra\""),
