@@ -176,7 +176,12 @@ impl Client {
 
     /// The next thing that has happened.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if self.events.is_empty() {
+            // A lease lives for days, and room for events is 2 kB of its memory.
+            self.events = VecDeque::new();
+        }
+        event
     }
 
     /// When [`Client::handle_timeout`] wants to be called next; `None` while time alone changes nothing.

@@ -67,7 +67,7 @@ impl Session {
             match session.next_event().await {
                 Ok(Event::Bound(lease)) => {
                     session.put_on_link(lease)?;
-                    session.rest();
+                    // `keep` closes the sockets, which takes the kernel ten milliseconds, while the caller has its answer.
                     return Ok(session);
                 }
                 Ok(Event::GaveUp(why)) => {
