@@ -84,16 +84,17 @@ impl Netns {
         let fd = openat(CWD, link, NAMESPACE_FLAGS, Mode::empty()).map_err(os(&open_error))?;
         // A bind-mounted namespace does not tell its kind by readlink(2), but setns(2) does: told to expect a network
         // namespace, it refuses every other with EINVAL before it changes anything.
-        let cookie = visit(fd.as_fd(), cookie).map_err(|error| match error.raw_os_error() {
+        let enter_error = |error: io::Error| match error.raw_os_error() {
             Some(libc::EINVAL) => Error::OtherKind { path: path.into() },
             _ => Error::Enter { path: path.into(), source: error },
-        })?;
+        };
+        let cookie = visit(fd.as_fd(), cookie).map_err(enter_error)?.map_err(enter_error)?;
         Self::identified(fd, cookie).map_err(open_error)
     }
 
     /// The namespace that this thread is in.
     pub fn current() -> io::Result<Self> {
-        Self::identified(here()?, cookie())
+        Self::identified(here()?, cookie()?)
     }
 
     fn identified(fd: OwnedFd, cookie: Option<u64>) -> io::Result<Self> {
@@ -161,10 +162,16 @@ impl Drop for Return<'_> {
     }
 }
 
-/// The cookie of the namespace that this thread is in, where the kernel knows of cookies.
-fn cookie() -> Option<u64> {
-    let probe = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok()?;
-    NetnsCookie.get(&probe).ok()
+/// The cookie of the namespace that this thread is in, where the kernel knows of cookies. That it does not is the only
+/// failure to be overlooked: a namespace whose cookie could not be read, for want of descriptors say, would look like
+/// another one.
+fn cookie() -> io::Result<Option<u64>> {
+    let probe = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    match NetnsCookie.get(&probe) {
+        Ok(cookie) => Ok(Some(cookie)),
+        Err(nix::errno::Errno::ENOPROTOOPT) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 fn os(error: impl Fn(io::Error) -> Error) -> impl FnOnce(rustix::io::Errno) -> Error {

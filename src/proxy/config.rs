@@ -88,7 +88,7 @@ pub fn parse(
             other => return Err(other.unexpected()),
         }
     }
-    if let Some(run_dir) = run_dir {
+    if let Some(run_dir) = run_dir.filter(|run_dir| !run_dir.is_empty()) {
         dir = run_dir.into();
     }
     Ok(Command::Serve(Config {
@@ -173,6 +173,7 @@ mod tests {
 
     #[test]
     fn the_environment_wins_over_dir_and_uds_names_the_socket_alone() {
+        assert_eq!(config(&["--dir", "/a"], Some("")).lease_file, Path::new("/a/nv-proxy.lease"));
         let config = config(&["--dir", "/a", "-u", "/c/my.sock"], Some("/b"));
         assert_eq!(config.lease_file, Path::new("/b/nv-proxy.lease"));
         assert_eq!(config.socket_path(), Path::new("/c/my.sock"));

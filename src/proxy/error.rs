@@ -1,12 +1,16 @@
 //! What can go wrong with a call, by whose fault it is, and what the caller is told.
 
 use std::io;
-use std::path::PathBuf;
+
+use nix::libc;
 
 use crate::dhcp;
 use crate::net::netns;
 use crate::rpc::{Code, Status};
 use crate::service;
+
+/// As much of an error's text as the log gets, in characters.
+const LOGGED: usize = 300;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +26,12 @@ pub(super) enum Error {
         /// How far it got.
         why: dhcp::Why,
     },
+    /// The container's interface is down: nothing can be sent or heard on it.
+    #[error("{0} is down")]
+    LinkDown(String),
+    /// The daemon was asked to leave while the call was waiting.
+    #[error("the daemon is being stopped; call again")]
+    Leaving,
     /// The container's, or whoever removed it meanwhile.
     #[error("gave up: {0}")]
     Vanished(String),
@@ -63,7 +73,7 @@ pub(super) enum BadRequest {
     NoNetns,
     /// `ns_path` does not lead to a network namespace.
     #[error("ns_path: {0}")]
-    Netns(#[from] netns::Error),
+    Netns(netns::Error),
     /// A value that no DHCP option can carry.
     #[error("{field} is too long: at most {limit} bytes fit into a DHCP option")]
     TooLong {
@@ -103,10 +113,29 @@ impl Error {
 
     /// Notes a failed call in the log. Callers' mistakes are theirs to read; ours are for the administrator.
     pub(super) fn log(&self, call: &str) {
+        // A caller's words may be in it, line feeds and all.
+        let text: String = self.to_string().escape_debug().take(LOGGED).collect();
         match self {
-            Self::BadRequest(_) | Self::Superseded => log::info!("{call} refused: {self}"),
-            Self::NoAnswer { .. } | Self::Vanished(_) => log::warn!("{call} failed: {self}"),
-            Self::Fault { .. } => log::error!("{call} failed: {self}"),
+            Self::BadRequest(_) | Self::Superseded | Self::Leaving => log::info!("{call} refused: {text}"),
+            Self::NoAnswer { .. } | Self::LinkDown(_) | Self::Vanished(_) => log::warn!("{call} failed: {text}"),
+            Self::Fault { .. } => log::error!("{call} failed: {text}"),
+        }
+    }
+}
+
+/// A path that leads to no network namespace is the caller's mistake; that we cannot go there is not.
+impl From<netns::Error> for Error {
+    fn from(error: netns::Error) -> Self {
+        // A path that is too long, goes round in circles, or has a NUL in it leads nowhere, too.
+        const NOWHERE: [i32; 5] = [libc::ENOENT, libc::ENOTDIR, libc::ELOOP, libc::ENAMETOOLONG, libc::EINVAL];
+        match error {
+            netns::Error::Open { path, source }
+                if !source.raw_os_error().is_some_and(|errno| NOWHERE.contains(&errno)) =>
+            {
+                Self::fault(format!("opening {}", path.display()))(source)
+            }
+            netns::Error::Enter { path, source } => Self::fault(format!("entering {}", path.display()))(source),
+            error => BadRequest::Netns(error).into(),
         }
     }
 }
@@ -117,7 +146,8 @@ impl From<Error> for Status {
         let code = match &error {
             Error::BadRequest(_) => Code::InvalidArgument,
             Error::NoAnswer { why: dhcp::Why::Refused { .. }, .. } => Code::NotFound,
-            Error::NoAnswer { .. } | Error::Vanished(_) | Error::Superseded => Code::Aborted,
+            Error::NoAnswer { .. } | Error::LinkDown(_) | Error::Vanished(_) | Error::Superseded => Code::Aborted,
+            Error::Leaving => Code::Unavailable,
             Error::Fault { .. } => Code::Internal,
         };
         Status { code, message: error.to_string() }
@@ -133,14 +163,6 @@ pub(super) enum StartError {
     /// netavark's words.
     #[error("Received more than one FD from systemd: the socket unit must have one ListenStream= and no other")]
     TooManySockets,
-    /// The lease file cannot be made.
-    #[error("cannot create the lease file {}: {source}", path.display())]
-    LeaseFile {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
     /// Serving could not begin.
     #[error("cannot serve: {0}")]
     Serve(io::Error),

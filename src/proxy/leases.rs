@@ -1,5 +1,6 @@
 //! The lease file: netavark's shape, replaced as a whole, valid JSON at every instant.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -8,6 +9,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::rpc::wire::Lease;
 
@@ -18,6 +20,9 @@ pub(super) struct LeaseFile {
     /// Beside the file, for rename(2) is atomic within one file system; always the same name, so that a
     /// crash leaves at most one behind, and the next write takes it over.
     temporary: PathBuf,
+    /// What earlier instances wrote, as they wrote it, by MAC. It may be all that is known of leases that are still on
+    /// their links, so it stays until somebody sets up or tears down the same container.
+    earlier: RefCell<BTreeMap<String, Vec<Value>>>,
 }
 
 /// One lease as the file has it: netavark's fields, and what is ours beside them.
@@ -33,26 +38,54 @@ pub(super) struct Entry<'a> {
 }
 
 impl LeaseFile {
-    /// Names the file. It is made, empty, only where there is none: one that is there may be all that
-    /// is known of the leases of a daemon that crashed.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    /// Reads what is there, or makes an empty file where there is none. A file that cannot be read or made is logged, and
+    /// no reason not to serve.
+    pub(super) fn open(path: &Path) -> Self {
         let mut temporary = OsString::from(path);
         temporary.push(".new");
-        let file = Self { path: path.to_owned(), temporary: temporary.into() };
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)?;
+        let file = Self { path: path.to_owned(), temporary: temporary.into(), earlier: RefCell::default() };
+        let read = || -> io::Result<BTreeMap<String, Vec<Value>>> { Ok(serde_json::from_slice(&fs::read(path)?)?) };
+        match read() {
+            Ok(earlier) => *file.earlier.borrow_mut() = earlier,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let made = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| file.replace([]));
+                if let Err(error) = made {
+                    log::error!("cannot create the lease file {}: {error}", path.display());
+                }
+            }
+            Err(error) => log::warn!("cannot read the lease file {}: {error}", path.display()),
         }
-        if !path.try_exists()? {
-            file.replace([])?;
+        file
+    }
+
+    /// Forgets the leases of earlier instances that are `over`, judged by their MAC and network namespace. Tells whether
+    /// there were any; the file shows it from the next [`replace`](Self::replace) on.
+    pub(super) fn forget(&self, over: impl Fn(&str, Option<&Path>) -> bool) -> bool {
+        let mut earlier = self.earlier.borrow_mut();
+        let count = |earlier: &BTreeMap<_, Vec<_>>| earlier.values().map(Vec::len).sum::<usize>();
+        let before = count(&earlier);
+        for (mac, leases) in &mut *earlier {
+            leases.retain(|lease| !over(mac, lease.get("ns_path").and_then(Value::as_str).map(Path::new)));
         }
-        Ok(file)
+        earlier.retain(|_, leases| !leases.is_empty());
+        count(&earlier) < before
     }
 
     /// Replaces the file: whoever reads it sees all of the old content or all of the new.
     pub(super) fn replace<'a>(&self, leases: impl IntoIterator<Item = Entry<'a>>) -> io::Result<()> {
-        let mut by_mac: BTreeMap<&str, Vec<Entry<'a>>> = BTreeMap::new();
+        #[derive(Serialize)]
+        #[serde(untagged)]
+        enum Any<'a> {
+            Ours(Entry<'a>),
+            Earlier(&'a Value),
+        }
+        let earlier = self.earlier.borrow();
+        let mut by_mac: BTreeMap<&str, Vec<Any<'_>>> = BTreeMap::new();
+        for (mac, leases) in &*earlier {
+            by_mac.entry(mac).or_default().extend(leases.iter().map(Any::Earlier));
+        }
         for entry in leases {
-            by_mac.entry(&entry.lease.mac_address).or_default().push(entry);
+            by_mac.entry(&entry.lease.mac_address).or_default().push(Any::Ours(entry));
         }
         let content = serde_json::to_vec(&by_mac)?;
         self.replace_with(&content).inspect_err(|_| {
@@ -77,8 +110,6 @@ impl LeaseFile {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt;
-
-    use serde_json::Value;
 
     use super::*;
 
@@ -117,23 +148,40 @@ mod tests {
     #[test]
     fn a_new_file_is_an_empty_object_that_only_its_owner_reads() {
         let directory = Directory::new("new");
-        LeaseFile::open(&directory.file()).unwrap();
+        LeaseFile::open(&directory.file());
         assert_eq!(directory.json(), serde_json::json!({}));
         assert_eq!(fs::metadata(directory.file()).unwrap().mode() & 0o7777, 0o600);
     }
 
     #[test]
-    fn a_file_that_is_there_is_left_alone_until_something_changes() {
+    fn what_earlier_instances_wrote_stays_until_it_is_over() {
         let directory = Directory::new("there");
-        fs::write(directory.file(), r#"{"aa:bb:cc:dd:ee:ff":[]}"#).unwrap();
-        LeaseFile::open(&directory.file()).unwrap();
-        assert_eq!(directory.json(), serde_json::json!({"aa:bb:cc:dd:ee:ff": []}));
+        let netavarks = r#"{"aa:bb:cc:dd:ee:ff":[{"yiaddr":"10.0.0.5"}],"a0:00:00:00:00:01":[{"ns_path":"/x"}]}"#;
+        fs::write(directory.file(), netavarks).unwrap();
+        let file = LeaseFile::open(&directory.file());
+        let lease = lease("aa:bb:cc:dd:ee:ff", "10.0.0.6");
+        file.replace([entry(&lease, "/run/netns/a")]).unwrap();
+        let yiaddr = |index: usize| directory.json()["aa:bb:cc:dd:ee:ff"][index]["yiaddr"].clone();
+        assert_eq!((yiaddr(0), yiaddr(1)), ("10.0.0.5".into(), "10.0.0.6".into()));
+        assert!(!file.forget(|_, netns| netns == Some(Path::new("/y"))));
+        assert!(file.forget(|mac, netns| mac == "a0:00:00:00:00:01" && netns == Some(Path::new("/x"))));
+        assert!(file.forget(|mac, netns| mac == "aa:bb:cc:dd:ee:ff" && netns.is_none()));
+        file.replace([]).unwrap();
+        assert_eq!(directory.json(), serde_json::json!({}));
+    }
+
+    #[test]
+    fn garbage_is_no_reason_not_to_start() {
+        let directory = Directory::new("garbage");
+        fs::write(directory.file(), "\0\0{").unwrap();
+        LeaseFile::open(&directory.file()).replace([]).unwrap();
+        assert_eq!(directory.json(), serde_json::json!({}));
     }
 
     #[test]
     fn the_shape_is_the_peers_with_one_object_for_each_netns() {
         let directory = Directory::new("shape");
-        let file = LeaseFile::open(&directory.file()).unwrap();
+        let file = LeaseFile::open(&directory.file());
         let (a, b) = (lease("aa:bb:cc:dd:ee:ff", "10.0.0.5"), lease("aa:bb:cc:dd:ee:ff", "10.0.0.6"));
         file.replace([entry(&a, "/run/netns/a"), entry(&b, "/run/netns/b")]).unwrap();
         let json = directory.json();
@@ -166,7 +214,7 @@ mod tests {
     #[test]
     fn a_failed_write_leaves_the_old_file_as_it_was() {
         let directory = Directory::new("failed");
-        let file = LeaseFile::open(&directory.file()).unwrap();
+        let file = LeaseFile::open(&directory.file());
         // A directory where the temporary file should be: no write can succeed, root or not.
         fs::create_dir(directory.file().with_extension("lease.new")).unwrap();
         let lease = lease("aa:bb:cc:dd:ee:ff", "10.0.0.5");

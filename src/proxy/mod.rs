@@ -68,8 +68,7 @@ fn serve(config: &Config) -> Result<(), StartError> {
         1 => {}
         _ => return Err(StartError::TooManySockets),
     }
-    let file = LeaseFile::open(&config.lease_file)
-        .map_err(|source| StartError::LeaseFile { path: config.lease_file.clone(), source })?;
+    let file = LeaseFile::open(&config.lease_file);
     let idle = Idle::new(config.activity);
     let options = Options::new(idle.clone());
     let quiet = config.activity.map_or(QUIET, |activity| activity.min(QUIET));
@@ -78,7 +77,8 @@ fn serve(config: &Config) -> Result<(), StartError> {
         let handler = |Connection { stream, activity, closing }| {
             let table = Rc::clone(&table);
             async move {
-                rpc::serve(stream, quiet, closing, |call| Rc::clone(&table).serve(call)).await;
+                let call = |call| Rc::clone(&table).serve(call, closing.clone());
+                rpc::serve(stream, quiet, closing.clone(), call).await;
                 drop(activity);
             }
         };

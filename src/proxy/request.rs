@@ -61,7 +61,8 @@ pub(super) struct Request {
     pub(super) host_interface: String,
     /// The interface in the container that gets the lease.
     pub(super) container_interface: String,
-    /// Option 61: type 0 and the container's id, which outlives a restart while the MAC does not.
+    /// Option 61: type 0 and the container's id, which outlives a restart while the MAC does not. Empty, and so left
+    /// out, where there is no id: a bare type would be the same for all such containers.
     pub(super) client_id: Vec<u8>,
     /// Option 12.
     pub(super) host_name: Option<String>,
@@ -84,8 +85,11 @@ impl Request {
         if config.ns_path.is_empty() {
             return Err(BadRequest::NoNetns);
         }
-        let mut client_id = vec![0];
-        client_id.extend_from_slice(config.container_id.as_bytes());
+        let mut client_id = Vec::new();
+        if !config.container_id.is_empty() {
+            client_id.push(0);
+            client_id.extend_from_slice(config.container_id.as_bytes());
+        }
         if client_id.len() > OPTION_MAX {
             return Err(BadRequest::TooLong { field: "container_id", limit: OPTION_MAX - 1 });
         }
@@ -104,11 +108,17 @@ impl Request {
     }
 }
 
-/// Which leases a Teardown means: those of a MAC, in one network namespace where it is named.
+/// Which leases a call means: those of a MAC, in one network namespace where it is named.
 #[derive(Clone, Debug)]
 pub(super) struct Selector {
     mac: Mac,
     netns: Option<PathBuf>,
+}
+
+impl From<&Key> for Selector {
+    fn from(key: &Key) -> Self {
+        Self { mac: key.mac, netns: Some(key.netns.clone()) }
+    }
 }
 
 impl Selector {
@@ -119,9 +129,19 @@ impl Selector {
         Some(Self { mac, netns })
     }
 
+    /// The same with another name for the network namespace, if it names one.
+    pub(super) fn with_netns(self, name: impl FnOnce(&Path) -> PathBuf) -> Self {
+        Self { netns: self.netns.map(|netns| name(&netns)), ..self }
+    }
+
     /// Whether it means the lease of `key`.
     pub(super) fn matches(&self, key: &Key) -> bool {
-        self.mac == key.mac && self.netns.as_ref().is_none_or(|netns| *netns == key.netns)
+        self.means(key.mac, Some(&key.netns))
+    }
+
+    /// Whether it means a lease of `mac`, in a network namespace that may be unknown.
+    pub(super) fn means(&self, mac: Mac, netns: Option<&Path>) -> bool {
+        self.mac == mac && self.netns.as_deref().zip(netns).is_none_or(|(wanted, netns)| wanted == netns)
     }
 }
 
@@ -145,6 +165,8 @@ mod tests {
         let request = Request::parse(config()).unwrap();
         assert_eq!(request.key.mac, Mac([0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0x0f]));
         assert_eq!(request.client_id, b"\x000123abc");
+        let nameless = Request::parse(NetworkConfig { container_id: String::new(), ..config() }).unwrap();
+        assert_eq!(nameless.client_id, b"", "one byte would be no client identifier, and everybody's");
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! One lease at work: the client, the sockets while they are needed, the link, and the loop that joins them.
 
+use std::fmt;
 use std::future::pending;
-use std::io;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use futures_lite::future::or;
+use futures_lite::future::{or, yield_now};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::dhcp::{self, Client, Event, Lost};
@@ -16,6 +17,9 @@ use super::reply;
 use super::request::Request;
 use super::settings::Settings;
 use super::site::{Site, Unreachable, Wire};
+
+/// How soon a link that cannot be used, or is not what the lease says, is looked at again.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// A container's lease and all that keeps it.
 ///
@@ -31,8 +35,12 @@ pub(super) struct Session {
     wire: Option<Wire>,
     settings: Settings,
     /// The lease on the link, or the last one that was there.
-    lease: Option<dhcp::Lease>,
+    last: Option<dhcp::Lease>,
     settled: bool,
+    /// The link may not be what the lease says.
+    stale: bool,
+    /// The last trouble, so that one that lasts is told of once.
+    trouble: String,
     told_of_taken_port: bool,
 }
 
@@ -41,42 +49,46 @@ impl Session {
     pub(super) async fn acquire(
         runtime: Runtime,
         request: Request,
+        site: Site,
         patience: Option<Duration>,
-        wish: Option<std::net::Ipv4Addr>,
+        wish: Option<Ipv4Addr>,
     ) -> Result<Self, Error> {
-        let (site, wire) = Site::find(&request)?;
         let config = dhcp::Config {
             host_name: request.host_name.clone(),
-            deadline: patience,
+            // A caller without a deadline waits all the same, which is to be known.
+            deadline: Some(patience.unwrap_or(Duration::MAX)),
             requested: wish,
             ..dhcp::Config::new(request.key.mac.0, request.client_id.clone())
         };
+        let wire = Some(site.open(&request)?);
         let client = Client::new(config, seed()?, rt::now());
         let mut session = Self {
             runtime,
             request,
             site,
             client,
-            wire: Some(wire),
+            wire,
             settings: Settings::default(),
-            lease: None,
+            last: None,
             settled: false,
+            stale: false,
+            trouble: String::new(),
             told_of_taken_port: false,
         };
         loop {
-            match session.next_event().await {
-                Ok(Event::Bound(lease)) => {
-                    session.put_on_link(lease)?;
+            match session.next_event().await.map_err(Error::Vanished)? {
+                Event::Bound(lease) => {
+                    log::info!("{session}: {}", Brief(&lease));
+                    session.put_on_link(&lease)?;
+                    session.last = Some(lease);
                     // `keep` closes the sockets, which takes the kernel ten milliseconds, while the caller has its answer.
                     return Ok(session);
                 }
-                Ok(Event::GaveUp(why)) => {
+                Event::GaveUp(why) => {
                     return Err(Error::NoAnswer { interface: session.request.container_interface.clone(), why });
                 }
-                // All other events need a lease.
-                Ok(event) => log::debug!("{session}: {event:?} without a lease"),
-                Err(Unreachable::Gone(why)) => return Err(Error::Vanished(why)),
-                Err(Unreachable::Fault(error)) => return Err(error),
+                // All others need a lease.
+                event => log::debug!("{session}: {event:?} without a lease"),
             }
         }
     }
@@ -91,9 +103,14 @@ impl Session {
         self.client.lease().map(|lease| reply::reply(&self.request, lease))
     }
 
-    /// The address that the container has.
-    pub(super) fn address(&self) -> Option<std::net::Ipv4Addr> {
-        self.lease.as_ref().map(|lease| lease.address)
+    /// The address that the container has, or had.
+    pub(super) fn address(&self) -> Option<Ipv4Addr> {
+        self.last.as_ref().map(|lease| lease.address)
+    }
+
+    /// Who the server thinks has the lease.
+    pub(super) fn client_id(&self) -> &[u8] {
+        &self.request.client_id
     }
 
     /// Keeps the lease for as long as the container is there, and tells `changed` what has become of it. May be
@@ -102,33 +119,16 @@ impl Session {
         loop {
             let event = match self.next_event().await {
                 Ok(event) => event,
-                Err(Unreachable::Gone(why)) => {
+                Err(why) => {
                     log::info!("{self}: {why}; its lease is left to run out");
-                    self.settings = Settings::default();
+                    self.take_off_link();
                     return;
-                }
-                Err(Unreachable::Fault(error)) => {
-                    log::warn!("{self}: {error}");
-                    continue;
                 }
             };
             match event {
-                Event::Bound(lease) | Event::Renewed(lease) | Event::Changed { new: lease, .. } => {
-                    if let Err(error) = self.put_on_link(lease) {
-                        log::error!("{self}: {error}");
-                    }
-                }
+                Event::Bound(lease) | Event::Renewed(lease) | Event::Changed { new: lease, .. } => self.adopt(lease),
                 Event::Lost { old, why } => {
-                    let why = match why {
-                        Lost::Expired => "nobody extended it in time".to_owned(),
-                        Lost::Refused { server, message } => {
-                            format!(
-                                "refused by {server}{}",
-                                message.map(|text| format!(": {text}")).unwrap_or_default()
-                            )
-                        }
-                    };
-                    log::warn!("{self}: lost the lease of {}: {why}; looking for another", old.address);
+                    log::warn!("{self}: lost the lease of {}: {}; looking for another", old.address, LostBy(&why));
                     self.take_off_link();
                 }
                 Event::GaveUp(_) | Event::Released => return,
@@ -137,17 +137,12 @@ impl Session {
         }
     }
 
-    /// Ends it: takes the lease off the link and, before that, `release`s it to the server. When this returns, the
-    /// RELEASE has left the interface, and nothing of ours holds the container's namespace.
+    /// Ends it: `release`s the lease to the server and then takes it off the link. When this returns, the RELEASE has
+    /// left the interface, and nothing of ours holds the container's namespace.
     pub(super) async fn end(mut self, release: bool) {
         // Should this be dropped on the way, dropping does the rest.
         self.settled = false;
-        if let Err(error) = self.reach() {
-            log::info!("{self}: {error}; nothing to be released");
-            self.settled = true;
-            return;
-        }
-        if release {
+        if release && self.can_release() {
             self.client.release(rt::now());
             loop {
                 self.send();
@@ -162,36 +157,59 @@ impl Session {
         self.settled = true;
     }
 
-    /// Puts a lease on the link, in place of the one that may be there.
-    fn put_on_link(&mut self, lease: dhcp::Lease) -> Result<(), Error> {
-        let mac = &self.request.mac_text;
-        let time = lease.lease_time.map_or("ever".to_owned(), |time| format!("{} s", time.as_secs()));
-        let text = format!("{}/{} from {} for {time}", lease.address, lease.prefix_len, lease.server_id);
-        match self.lease.replace(lease.clone()) {
-            Some(old) if same_place(&old, &lease) => log::info!("{self}: renewed {text}"),
-            // netavark's words, which its users look for.
-            Some(_) => log::info!("ip or gateway for mac {mac} changed, update address: {text}"),
-            None => log::info!("{self}: {text}"),
+    /// Whether there is a lease to be released, and a way to the server.
+    fn can_release(&mut self) -> bool {
+        let Some(address) = self.client.lease().map(|lease| lease.address) else { return false };
+        match self.reach() {
+            Ok(()) => return true,
+            Err(Unreachable::Gone(why)) => log::info!("{self}: {why}; {address} is left to run out"),
+            Err(Unreachable::Fault(error)) => log::warn!("{self}: cannot release {address}: {error}"),
         }
-        self.reach().map_err(|error| match error {
-            Unreachable::Gone(why) => Error::Vanished(why),
-            Unreachable::Fault(error) => error,
-        })?;
-        let wire = self.wire.as_ref().expect("reached");
-        self.settings.apply(&wire.netlink, self.site.index, &lease, rt::now())
+        false
+    }
+
+    /// A lease in place of the one that was there.
+    fn adopt(&mut self, lease: dhcp::Lease) {
+        let place = |lease: &dhcp::Lease| (lease.address, lease.prefix_len, lease.routers.clone());
+        if self.last.as_ref().is_some_and(|last| place(last) == place(&lease)) {
+            log::info!("{self}: renewed {}", Brief(&lease));
+        } else {
+            // netavark's words, which its users look for.
+            let mac = &self.request.mac_text;
+            log::info!("ip or gateway for mac {mac} changed, update address: {}", Brief(&lease));
+        }
+        let applied = self.put_on_link(&lease);
+        self.last = Some(lease);
+        self.note(applied);
+    }
+
+    /// Makes the link what the lease says.
+    fn put_on_link(&mut self, lease: &dhcp::Lease) -> Result<(), Error> {
+        let netlink = self.site.netlink(&self.request)?;
+        self.settings.apply(&netlink, self.site.index, lease, rt::now())
     }
 
     fn take_off_link(&mut self) {
+        self.stale = false;
         if self.settings.is_empty() {
             return;
         }
-        match self.reach() {
-            Ok(()) => {
-                let wire = self.wire.as_ref().expect("reached");
-                self.settings.undo(&wire.netlink, self.site.index);
-            }
-            Err(error) => log::debug!("{self}: nothing to take off the link: {error}"),
+        match self.site.netlink(&self.request) {
+            Ok(netlink) => self.settings.undo(&netlink, self.site.index),
+            // With the namespace or the interface all that was on it has gone.
+            Err(Unreachable::Gone(_)) => self.settings = Settings::default(),
+            Err(Unreachable::Fault(error)) => log::warn!("{self}: cannot take the lease off the link: {error}"),
         }
+    }
+
+    /// Remembers whether the link is in order, to look again if not.
+    fn note(&mut self, outcome: Result<(), Error>) {
+        let trouble = outcome.err().map(|error| error.to_string()).unwrap_or_default();
+        self.stale = !trouble.is_empty();
+        if self.stale && self.trouble != trouble {
+            log::warn!("{self}: {trouble}");
+        }
+        self.trouble = trouble;
     }
 
     /// Opens the sockets, unless they are open.
@@ -202,26 +220,29 @@ impl Session {
         Ok(())
     }
 
-    /// Closes the sockets, unless an answer may be under way.
-    fn rest(&mut self) {
-        if !self.client.is_listening() {
-            self.wire = None;
-        }
-    }
-
-    /// The client's next event. A drop on the way loses nothing.
-    async fn next_event(&mut self) -> Result<Event, Unreachable> {
+    /// The client's next event, or why the container cannot be reached any more. A drop on the way loses nothing.
+    async fn next_event(&mut self) -> Result<Event, String> {
         loop {
-            let reached = if self.client.is_listening() { self.reach() } else { Ok(()) };
-            match reached {
-                Err(Unreachable::Fault(error)) => log::warn!("{self}: {error}"),
-                reached => reached?,
+            if self.client.is_listening() {
+                match self.reach() {
+                    Ok(()) => {}
+                    Err(Unreachable::Gone(why)) => return Err(why),
+                    Err(Unreachable::Fault(error)) => self.note(Err(error)),
+                }
+            } else {
+                self.wire = None;
+            }
+            if self.stale && self.wire.is_some() == self.client.is_listening() {
+                let applied = match self.client.lease().cloned() {
+                    Some(lease) => self.put_on_link(&lease),
+                    None => Ok(()),
+                };
+                self.note(applied);
             }
             self.send();
             if let Some(event) = self.client.poll_event() {
                 return Ok(event);
             }
-            self.rest();
             self.wait().await;
         }
     }
@@ -242,41 +263,55 @@ impl Session {
         }
     }
 
-    /// Waits for a frame or for the client's next deadline, and tells the client.
+    /// Waits for a frame or for the next deadline, and tells the client.
     async fn wait(&mut self) {
+        enum Heard {
+            Frame(Vec<u8>),
+            Time,
+            Fault(std::io::Error),
+        }
+        let in_trouble = self.stale || (self.client.is_listening() && self.wire.is_none());
+        let retry = in_trouble.then(|| rt::now() + RETRY);
         let Self { runtime, client, wire, .. } = self;
-        let due = client.poll_timeout();
+        let due = [client.poll_timeout(), retry].into_iter().flatten().min();
         let time = async {
-            match due {
-                Some(due) => runtime.sleep_until(due).await.map(|()| None),
-                None => pending().await,
+            let Some(due) = due else { return pending().await };
+            if let Err(error) = runtime.sleep_until(due).await {
+                log::error!("cannot sleep on the boot clock: {error}");
+                rt::sleep(RETRY).await;
             }
+            Heard::Time
         };
         let frame = async {
-            match wire {
-                Some(wire) => wire.hear(<[u8]>::to_vec).await.map(Some),
-                None => pending().await,
-            }
+            let Some(wire) = wire else { return pending().await };
+            wire.hear(<[u8]>::to_vec).await.map_or_else(Heard::Fault, Heard::Frame)
         };
-        let heard: io::Result<_> = or(frame, time).await;
-        match heard {
-            Ok(Some(frame)) => {
+        match or(frame, time).await {
+            Heard::Frame(frame) => {
                 if let Err(ignored) = client.handle_packet(&frame, rt::now()) {
                     log::trace!("ignored a frame: {ignored:?}");
                 }
+                // Whoever floods this interface is not to hold up the others.
+                yield_now().await;
             }
-            Ok(None) => client.handle_timeout(rt::now()),
-            Err(error) => {
-                // The interface went down, or away. Opened anew, the sockets tell which.
+            Heard::Time => {
+                client.handle_timeout(rt::now());
+                // Opened anew, the sockets show whether the container is still there; held open, they would be what
+                // keeps its namespace alive.
+                *wire = None;
+            }
+            Heard::Fault(error) => {
+                // The interface went down, or away. The kernel takes routes off one that goes down.
                 log::debug!("{self}: {error}");
                 self.wire = None;
+                self.stale = true;
             }
         }
     }
 }
 
-impl std::fmt::Display for Session {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} in {}", self.request.container_interface, self.request.key.netns.display())
     }
 }
@@ -287,20 +322,39 @@ impl Drop for Session {
             return;
         }
         log::info!("{self}: giving the lease back");
-        if let Err(error) = self.reach() {
-            log::debug!("{self}: {error}");
-            return;
+        if self.can_release() {
+            // One that would have to wait for ARP is not waited for in here; the ACK has told us where to send it.
+            self.client.release(rt::now());
+            self.send();
         }
-        // A RELEASE that would have to wait for ARP is not waited for in here; its ACK has told us where to send it.
-        self.client.release(rt::now());
-        self.send();
         self.take_off_link();
     }
 }
 
-/// Whether two leases have the same address and gateways, so that nothing moves for the container.
-fn same_place(old: &dhcp::Lease, new: &dhcp::Lease) -> bool {
-    (old.address, old.prefix_len, &old.routers) == (new.address, new.prefix_len, &new.routers)
+/// A lease in a few words.
+struct Brief<'a>(&'a dhcp::Lease);
+
+impl fmt::Display for Brief<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dhcp::Lease { address, prefix_len, server_id, lease_time, .. } = self.0;
+        match lease_time {
+            Some(time) => write!(f, "{address}/{prefix_len} from {server_id} for {} s", time.as_secs()),
+            None => write!(f, "{address}/{prefix_len} from {server_id} for ever"),
+        }
+    }
+}
+
+/// Why a lease was lost, in a few words.
+struct LostBy<'a>(&'a Lost);
+
+impl fmt::Display for LostBy<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Lost::Expired => write!(f, "nobody extended it in time"),
+            Lost::Refused { server, message: None } => write!(f, "refused by {server}"),
+            Lost::Refused { server, message: Some(message) } => write!(f, "refused by {server}: {message}"),
+        }
+    }
 }
 
 /// Chance for one client: its transaction ids and its jitter.

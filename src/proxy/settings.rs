@@ -21,6 +21,8 @@ pub(super) struct Settings {
     address: Option<(Ipv4Addr, u8)>,
     routes: Vec<Route>,
     mtu: Option<Mtu>,
+    /// The MTU that was warned about.
+    refused_mtu: Option<u16>,
 }
 
 /// An MTU that we changed.
@@ -43,7 +45,7 @@ impl Settings {
         let wanted = routes(lease, index);
         if self.address.is_some_and(|ours| ours != (lease.address, lease.prefix_len)) {
             // The old one first: of two addresses in one subnet the older takes the younger with it when it goes.
-            self.undo(netlink, index);
+            self.undo_address(netlink, index);
         }
         let (kept, stale) = std::mem::take(&mut self.routes).into_iter().partition(|route| is_among(route, &wanted));
         self.routes = kept;
@@ -51,11 +53,12 @@ impl Settings {
 
         self.set_mtu(netlink, index, lease);
         self.set_address(netlink, index, lease, now)?;
-        for route in wanted {
-            let fault = fault(format!("adding a route to {}/{}", route.destination, route.prefix));
-            let (route, made) = netlink.add_route(&route).map_err(fault)?;
-            // A route of ours that went with its address is made a second time.
-            if made == Made::New && !self.routes.contains(&route) {
+        for wanted in wanted {
+            let fault = fault(format!("adding a route to {}/{}", wanted.destination, wanted.prefix));
+            let (route, made) = netlink.add_route(&wanted).map_err(fault)?;
+            // One by DHCP from this very address is an earlier instance's, and goes with the lease.
+            let ours = made == Made::New || (route.protocol, route.source) == (wanted.protocol, wanted.source);
+            if ours && !self.routes.contains(&route) {
                 self.routes.push(route);
             }
         }
@@ -72,54 +75,76 @@ impl Settings {
             // Somebody else's, and meant to stay.
             return Ok(());
         }
-        // The kernel's own clock ends the address with the lease, also when nobody is there to do so.
+        // The kernel's own clock ends the address with the lease, also when nobody is there to do so. One that is there
+        // and has a lifetime is a lease's, too: an earlier instance left it, and it is ours now.
         let valid = lease.expires_at().map(|expiry| expiry - now);
-        let made = netlink.set_address(index, address, prefix, lease.broadcast, valid).map_err(fault())?;
-        if made == Made::New {
-            self.address = Some((address, prefix));
-        }
+        netlink.set_address(index, address, prefix, lease.broadcast, valid).map_err(fault())?;
+        self.address = Some((address, prefix));
         Ok(())
     }
 
     /// An MTU that the link does not take is the server's mistake, and no reason to go without a lease.
     fn set_mtu(&mut self, netlink: &Netlink, index: u32, lease: &Lease) {
-        let Some(mtu) = lease.mtu else { return };
-        let refuse = |why: &str| log::warn!("ignoring the MTU of {mtu} bytes from {}: {why}", lease.server_id);
-        if mtu < MTU_MIN {
-            return refuse("less than 576 is no MTU for IPv4");
-        }
-        let link = match netlink.link_by_index(index) {
-            Ok(Some(link)) => link,
-            Ok(None) => return,
-            Err(error) => return refuse(&error.to_string()),
-        };
-        let ours = u32::from(mtu);
-        if link.mtu == ours {
+        let Some(mtu) = lease.mtu else { return self.undo_mtu(netlink, index) };
+        if self.refused_mtu == Some(mtu) {
             return;
         }
+        self.refused_mtu = self.try_mtu(netlink, index, mtu).err().map(|why| {
+            log::warn!("ignoring the MTU of {mtu} bytes from {}: {why}", lease.server_id);
+            mtu
+        });
+    }
+
+    fn try_mtu(&mut self, netlink: &Netlink, index: u32, mtu: u16) -> Result<(), String> {
+        if mtu < MTU_MIN {
+            return Err("less than 576 is no MTU for IPv4".to_owned());
+        }
+        let Some(link) = netlink.link_by_index(index).map_err(|error| error.to_string())? else { return Ok(()) };
+        let ours = u32::from(mtu);
+        // One that is not what we set is what somebody else wants.
+        if link.mtu == ours || self.mtu.is_some_and(|set| set.ours != link.mtu) {
+            return Ok(());
+        }
         if !link.takes_mtu(ours) {
-            return refuse(&format!("{} takes at most {}", link.name, link.max_mtu));
+            return Err(format!("{} takes from {} to {}", link.name, link.min_mtu, link.max_mtu));
         }
-        match netlink.set_mtu(index, ours) {
-            Ok(()) => self.mtu = Some(Mtu { before: self.mtu.map_or(link.mtu, |mtu| mtu.before), ours }),
-            Err(error) => refuse(&format!("{} does not take it: {error}", link.name)),
-        }
+        netlink.set_mtu(index, ours).map_err(|error| format!("{} does not take it: {error}", link.name))?;
+        self.mtu = Some(Mtu { before: self.mtu.map_or(link.mtu, |mtu| mtu.before), ours });
+        Ok(())
     }
 
     /// Takes everything of ours off the link. What cannot be removed is logged: there is nothing else to be done.
     pub(super) fn undo(&mut self, netlink: &Netlink, index: u32) {
         remove(netlink, std::mem::take(&mut self.routes));
-        if let Some((address, prefix)) = self.address.take()
-            && let Err(error) = netlink.remove_address(index, address, prefix)
-        {
+        self.undo_address(netlink, index);
+        self.undo_mtu(netlink, index);
+    }
+
+    fn undo_address(&mut self, netlink: &Netlink, index: u32) {
+        let Some((address, prefix)) = self.address.take() else { return };
+        let addresses = || netlink.addresses(index).unwrap_or_default();
+        let before = addresses();
+        if let Err(error) = netlink.remove_address(index, address, prefix) {
             log::warn!("cannot remove the address {address}/{prefix}: {error}");
+            return;
         }
-        if let Some(mtu) = self.mtu.take() {
-            // Unless somebody has set another one since.
-            let ours = netlink.link_by_index(index).is_ok_and(|link| link.is_some_and(|link| link.mtu == mtu.ours));
-            if ours && let Err(error) = netlink.set_mtu(index, mtu.before) {
-                log::warn!("cannot set the MTU back to {}: {error}", mtu.before);
+        // Younger ones of the same subnet go with it (unless `promote_secondaries` is set), and they are not ours.
+        let after = addresses();
+        let left = |one: Ipv4Addr| one == address || after.iter().any(|after| after.address == one);
+        for lost in before.iter().filter(|before| !left(before.address)) {
+            let restored = netlink.set_address(index, lost.address, lost.prefix, lost.broadcast, lost.valid);
+            if let Err(error) = restored {
+                log::warn!("cannot bring back the address {}/{}: {error}", lost.address, lost.prefix);
             }
+        }
+    }
+
+    fn undo_mtu(&mut self, netlink: &Netlink, index: u32) {
+        let Some(mtu) = self.mtu.take() else { return };
+        // Unless somebody has set another one since.
+        let ours = netlink.link_by_index(index).is_ok_and(|link| link.is_some_and(|link| link.mtu == mtu.ours));
+        if ours && let Err(error) = netlink.set_mtu(index, mtu.before) {
+            log::warn!("cannot set the MTU back to {}: {error}", mtu.before);
         }
     }
 }

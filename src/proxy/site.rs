@@ -2,12 +2,14 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use nix::libc;
 
 use crate::dhcp::{self, Transmit};
 use crate::net::link::Link;
-use crate::net::netlink::Netlink;
-use crate::net::netns::{self, Netns, NetnsId};
+use crate::net::netlink::{self, Netlink};
+use crate::net::netns::{Netns, NetnsId};
 use crate::net::raw::RawSocket;
 use crate::net::udp::Port;
 use crate::rt::Watched;
@@ -38,82 +40,105 @@ pub(super) enum Unreachable {
     Fault(#[from] Error),
 }
 
+impl From<Unreachable> for Error {
+    fn from(unreachable: Unreachable) -> Self {
+        match unreachable {
+            Unreachable::Gone(why) => Self::Vanished(why),
+            Unreachable::Fault(error) => error,
+        }
+    }
+}
+
 impl Site {
     /// Finds what a request speaks of: whatever is wrong with it is found before any server is asked.
-    pub(super) fn find(request: &Request) -> Result<(Self, Wire), Error> {
+    pub(super) fn find(request: &Request) -> Result<Self, Error> {
         // First the host's interface: this thread is in the host's namespace.
         let host = Netlink::open().map_err(Error::fault("opening a netlink socket"))?;
         host.link_by_name(&request.host_interface)
-            .map_err(|error| Error::fault(format!("looking for {}", request.host_interface))(error.into_io()))?
+            .map_err(looking_for(&request.host_interface))?
             .ok_or_else(|| no_interface("host_iface", &request.host_interface, "the daemon's network namespace"))?;
-        let netns = Netns::open(&request.key.netns).map_err(BadRequest::from)?;
-        let (netlink, link) = look(&netns, |netlink| netlink.link_by_name(&request.container_interface))
-            .map_err(Error::fault(format!("looking for {}", request.container_interface)))?;
-        let link = link.ok_or_else(|| {
-            no_interface("container_iface", &request.container_interface, "the container's network namespace")
-        })?;
+        let netns = Netns::open(&request.key.netns)?;
+        let link = netlink_in(&netns)?
+            .link_by_name(&request.container_interface)
+            .map_err(looking_for(&request.container_interface))?
+            .ok_or_else(|| {
+                no_interface("container_iface", &request.container_interface, "the container's network namespace")
+            })?;
         if link.mac != Some(request.key.mac.0) {
             return Err(BadRequest::OtherMac {
                 interface: request.container_interface.clone(),
-                has: link.mac.map_or("no Ethernet address".to_owned(), |mac| Mac(mac).to_string()),
+                has: mac_text(&link),
                 wanted: request.key.mac.to_string(),
             }
             .into());
         }
-        let wire = Wire::open(&netns, netlink, &link)?;
-        Ok((Self { netns: netns.id(), index: link.index }, wire))
+        Ok(Self { netns: netns.id(), index: link.index })
     }
 
-    /// Opens the sockets again, if it is still the same interface in the same namespace.
+    /// Opens the sockets of an exchange, if it is still the same interface in the same namespace.
     pub(super) fn open(&self, request: &Request) -> Result<Wire, Unreachable> {
+        let (netns, _, link) = self.reach(request)?;
+        if link.mac != Some(request.key.mac.0) {
+            return Err(Unreachable::Gone(format!("{} has the address {} now", link.name, mac_text(&link))));
+        }
+        Ok(Wire::open(&netns, &link)?)
+    }
+
+    /// Opens a netlink socket to change the interface with, if it is still the same namespace. The interface may be
+    /// down, or have another hardware address by now.
+    pub(super) fn netlink(&self, request: &Request) -> Result<Netlink, Unreachable> {
+        self.reach(request).map(|(_, netlink, _)| netlink)
+    }
+
+    fn reach(&self, request: &Request) -> Result<(Netns, Netlink, Link), Unreachable> {
         let path = &request.key.netns;
-        let netns = Netns::open(path).map_err(|error| gone_or_fault(error, path))?;
+        let netns = Netns::open(path).map_err(|error| match Error::from(error) {
+            // It led to a namespace once: to nothing, or to the bare file below the mount, it leads when that has ended.
+            Error::BadRequest(error) => Unreachable::Gone(error.to_string()),
+            error => Unreachable::Fault(error),
+        })?;
         if netns.id() != self.netns {
             return Err(Unreachable::Gone(format!("{} is another network namespace now", path.display())));
         }
-        let (netlink, link) = look(&netns, |netlink| netlink.link_by_index(self.index))
-            .map_err(Error::fault(format!("looking for {}", request.container_interface)))?;
-        match link.filter(|link| link.mac == Some(request.key.mac.0)) {
-            Some(link) => Ok(Wire::open(&netns, netlink, &link)?),
-            None => {
-                Err(Unreachable::Gone(format!("{} is no longer in {}", request.container_interface, path.display())))
-            }
+        let netlink = netlink_in(&netns)?;
+        match netlink.link_by_index(self.index).map_err(looking_for(&request.container_interface))? {
+            Some(link) => Ok((netns, netlink, link)),
+            None => Err(Unreachable::Gone(format!("{} is not there any more", request.container_interface))),
         }
     }
+}
+
+/// One path for one namespace, whatever links lead to its directory: /var/run is /run. Its last part stays as it is,
+/// for what is below /proc cannot be named in any other way.
+pub(super) fn canonical(path: &Path) -> PathBuf {
+    let resolved = path.parent().zip(path.file_name()).map(|(parent, name)| (parent.canonicalize(), name));
+    match resolved {
+        Some((Ok(parent), name)) => parent.join(name),
+        _ => path.to_owned(),
+    }
+}
+
+fn netlink_in(netns: &Netns) -> Result<Netlink, Error> {
+    let opened = netns.enter(Netlink::open).map_err(Error::fault("entering the container's network namespace"))?;
+    opened.map_err(Error::fault("opening a netlink socket"))
+}
+
+fn looking_for(interface: &str) -> impl FnOnce(netlink::Error) -> Error {
+    let doing = format!("looking for {interface}");
+    move |error| Error::fault(doing)(error.into_io())
 }
 
 fn no_interface(field: &'static str, name: &str, place: &'static str) -> Error {
     BadRequest::NoInterface { field, name: name.to_owned(), place }.into()
 }
 
-/// A namespace's path that leads nowhere, or to the bare file that it was mounted on, means that it has ended.
-fn gone_or_fault(error: netns::Error, path: &Path) -> Unreachable {
-    match error {
-        netns::Error::Open { source, .. } if source.kind() != io::ErrorKind::NotFound => {
-            Error::fault(format!("opening {}", path.display()))(source).into()
-        }
-        netns::Error::Enter { source, .. } => Error::fault(format!("entering {}", path.display()))(source).into(),
-        netns::Error::Open { .. } | netns::Error::NotANamespace { .. } | netns::Error::OtherKind { .. } => {
-            Unreachable::Gone(error.to_string())
-        }
-    }
+fn mac_text(link: &Link) -> String {
+    link.mac.map_or_else(|| "no Ethernet address".to_owned(), |mac| Mac(mac).to_string())
 }
 
-/// Opens a netlink socket in `netns` and asks it for a link.
-fn look(
-    netns: &Netns,
-    ask: impl FnOnce(&Netlink) -> crate::net::netlink::Result<Option<Link>>,
-) -> io::Result<(Netlink, Option<Link>)> {
-    let netlink = netns.enter(Netlink::open)??;
-    let link = ask(&netlink).map_err(|error| error.into_io())?;
-    Ok((netlink, link))
-}
-
-/// The sockets of one exchange, all in the container's network namespace.
+/// The sockets of one exchange, both in the container's network namespace.
 #[derive(Debug)]
 pub(super) struct Wire {
-    /// For addresses and routes.
-    pub(super) netlink: Netlink,
     packets: Watched<RawSocket>,
     /// UDP port 68, unless the container uses it itself.
     port: Option<Port>,
@@ -121,17 +146,20 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    fn open(netns: &Netns, netlink: Netlink, link: &Link) -> Result<Self, Error> {
+    fn open(netns: &Netns, link: &Link) -> Result<Self, Error> {
         let (packets, port) = netns
             .enter(|| (RawSocket::open(link.index), Port::open(&link.name)))
             .map_err(Error::fault("entering the container's network namespace"))?;
-        let packets = packets.and_then(Watched::new).map_err(Error::fault(format!("listening on {}", link.name)))?;
+        let packets = packets.and_then(Watched::new).map_err(|error| match error.raw_os_error() {
+            Some(libc::ENETDOWN) => Error::LinkDown(link.name.clone()),
+            _ => Error::fault(format!("listening on {}", link.name))(error),
+        })?;
         let port = match port {
             Ok(port) => Some(port),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
             Err(error) => return Err(Error::fault(format!("taking UDP port 68 on {}", link.name))(error)),
         };
-        Ok(Self { netlink, packets, port, frame: RefCell::new(Box::new([0; FRAME])) })
+        Ok(Self { packets, port, frame: RefCell::new(Box::new([0; FRAME])) })
     }
 
     /// Whether the container uses the client's port itself.

@@ -1,23 +1,28 @@
 //! All sessions, by MAC and network namespace: who may start one, who ends it, and what the lease file says of them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use event_listener::{Event, EventListener};
-use futures_lite::future::or;
+use futures_lite::future::{or, yield_now};
 
 use crate::rpc::{Call, Lease, NetworkConfig, OperationResponse, Reply, Status};
-use crate::rt::{Runtime, Task};
-use crate::service::{Activity, Idle, Notify};
+use crate::rt::{self, Runtime, Task};
+use crate::service::{Activity, Closing, Idle, Notify};
 
 use super::error::Error;
 use super::leases::{Entry, LeaseFile};
-use super::request::{Key, Request, Selector};
+use super::request::{Key, Mac, Request, Selector};
 use super::session::Session;
+use super::site::{Site, canonical};
+
+/// How long a Setup may still take when the daemon is asked to leave: less than its connection has.
+const LAST_CHANCE: Duration = Duration::from_secs(3);
 
 /// The leases of this daemon.
 #[derive(Debug)]
@@ -29,6 +34,8 @@ pub(super) struct Table {
     /// How long one acquisition may take.
     patience: Option<Duration>,
     places: RefCell<BTreeMap<Key, Place>>,
+    /// How many leases the service manager was told of.
+    told: Cell<Option<usize>>,
 }
 
 /// What there is for one key.
@@ -69,23 +76,37 @@ impl Table {
         file: LeaseFile,
         patience: Option<Duration>,
     ) -> Rc<Self> {
-        Rc::new(Self { runtime, idle, notify, file, patience, places: RefCell::default() })
+        Rc::new(Self { runtime, idle, notify, file, patience, places: RefCell::default(), told: Cell::default() })
     }
 
-    /// Serves one call. Dropping the future cancels it: a Setup leaves nothing behind, a Teardown goes on alone.
-    pub(super) async fn serve(self: Rc<Self>, call: Call) -> Result<Reply, Status> {
+    /// Serves one call. Dropping the future cancels it: a Setup leaves nothing behind, a Teardown goes on alone. When
+    /// `closing` resolves, a Setup has to come to an end.
+    pub(super) async fn serve(self: Rc<Self>, call: Call, closing: Closing) -> Result<Reply, Status> {
         match call {
-            Call::Setup(config) => Ok(Reply::Lease(self.setup(config).await.inspect_err(|error| error.log("Setup"))?)),
+            Call::Setup(config) => {
+                let leaving = async {
+                    closing.await;
+                    rt::sleep(LAST_CHANCE).await;
+                    Err(Error::Leaving)
+                };
+                Ok(Reply::Lease(or(self.setup(config), leaving).await.inspect_err(|error| error.log("Setup"))?))
+            }
             Call::Teardown(config) => Ok(Reply::Lease(self.teardown(&config).await)),
             Call::Clean => {
                 self.end_all(|_| true).await;
+                if self.file.forget(|_, _| true) {
+                    self.save();
+                }
                 Ok(Reply::Operation(OperationResponse { success: true }))
             }
         }
     }
 
     async fn setup(self: &Rc<Self>, config: NetworkConfig) -> Result<Lease, Error> {
-        let request = Request::parse(config)?;
+        let mut request = Request::parse(config)?;
+        request.key.netns = canonical(&request.key.netns);
+        // A call that nobody could serve leaves alone what is there.
+        let site = Site::find(&request)?;
         let (key, container_interface) = (request.key.clone(), request.container_interface.clone());
         // Declared before the session, so dropped after it: the place is free when nothing of the session is left.
         let (claim, held) = self.claim(&key).await;
@@ -93,19 +114,18 @@ impl Table {
             // A container that is set up again; its server may well give it the same address.
             Some(held) => {
                 let table = Rc::clone(self);
+                let client_id = request.client_id.clone();
                 // Goes on when the caller hangs up: until it is over nobody else may have the place.
                 let ending = self.runtime.spawn(async move {
-                    let session = held.stop().await;
-                    let address = session.address();
-                    session.end(false).await;
-                    table.save();
-                    (claim, address)
+                    // To the server another client identifier is another client, and the old one will not be back.
+                    let wish = table.dismiss(held, |session| session.client_id() != client_id).await;
+                    (claim, wish)
                 });
                 Finish(Some(ending)).await
             }
             None => (claim, None),
         };
-        let acquisition = Session::acquire(self.runtime.clone(), request, self.patience, wish);
+        let acquisition = Session::acquire(self.runtime.clone(), request, site, self.patience, wish);
         let cancelled = async {
             claim.cancelled().await;
             Err(Error::Superseded)
@@ -113,6 +133,7 @@ impl Table {
         let mut session = or(cancelled, acquisition).await?;
         let lease = session.reply().expect("acquired");
         session.settle();
+        self.forget_earlier(&Selector::from(&key));
         claim.settle(self.hold(key, container_interface, session));
         self.save();
         Ok(lease)
@@ -120,10 +141,13 @@ impl Table {
 
     /// Never fails: what is not there is as good as torn down.
     async fn teardown(self: &Rc<Self>, config: &NetworkConfig) -> Lease {
-        match Selector::parse(config) {
-            Some(selector) => self.end_all(|key| selector.matches(key)).await.unwrap_or_default(),
-            None => Lease::default(),
+        let Some(selector) = Selector::parse(config) else { return Lease::default() };
+        let selector = selector.with_netns(canonical);
+        let ended = self.end_all(|key| selector.matches(key)).await;
+        if self.forget_earlier(&selector) {
+            self.save();
         }
+        ended.unwrap_or_default()
     }
 
     /// Ends and releases all sessions that `chosen` chooses, and cancels those in the making. Returns one of the leases.
@@ -147,10 +171,25 @@ impl Table {
         let (claim, held) = self.claim(key).await;
         let held = held?;
         let lease = held.lease.clone();
-        held.stop().await.end(true).await;
+        self.dismiss(held, |_| true).await;
         drop(claim);
-        self.save();
         lease
+    }
+
+    /// Ends a lease whose place is taken, released or not, and returns its address.
+    async fn dismiss(&self, held: Box<Held>, release: impl FnOnce(&Session) -> bool) -> Option<Ipv4Addr> {
+        // The caller may hang up, but this has to be done before the daemon leaves.
+        let _activity = self.idle.activity();
+        let session = held.stop().await;
+        let (address, release) = (session.address(), release(&session));
+        session.end(release).await;
+        self.save();
+        address
+    }
+
+    /// Leaves out of the file what earlier instances wrote of the same container. Tells whether there was any.
+    fn forget_earlier(&self, selector: &Selector) -> bool {
+        self.file.forget(|mac, netns| Mac::parse(mac).is_ok_and(|mac| selector.means(mac, netns)))
     }
 
     /// Takes a place, cancelling whoever makes a lease there and waiting for whoever ends one; returns the lease
@@ -186,6 +225,8 @@ impl Table {
         let table = Rc::clone(self);
         let task = self.runtime.spawn(async move {
             let kept = async {
+                // Setup is answered first: `keep` begins with closing the sockets, which takes the kernel a while.
+                yield_now().await;
                 session.keep(|session| table.update(&key, session.reply())).await;
                 table.forget(&key);
             };
@@ -233,10 +274,10 @@ impl Table {
         if let Err(error) = self.file.replace(entries) {
             log::error!("cannot write the lease file: {error}; it does not show the last change");
         }
-        self.notify.status(match held().count() {
-            1 => "1 lease".to_owned(),
-            leases => format!("{leases} leases"),
-        });
+        let count = held().count();
+        if self.told.replace(Some(count)) != Some(count) {
+            self.notify.status(if count == 1 { "1 lease".to_owned() } else { format!("{count} leases") });
+        }
     }
 }
 
