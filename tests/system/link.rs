@@ -1,11 +1,13 @@
 //! The container's link: what a lease puts on it, what was there before, and what others do to it meanwhile.
 
+use std::path::Path;
 use std::time::Duration;
 
 use dhcproto::v4::MessageType;
-use smol_dhcp_proxy::rpc::Code;
+use smol_dhcp_proxy::rpc::{Code, Lease, NetworkConfig, Status};
 
 use crate::lab::server::{Server, Settings};
+use crate::lab::stage::Stage;
 use crate::lab::topology::{LINK, SERVER, SERVER_LINK};
 use crate::lab::{Result, eventually, grpc};
 use crate::lease::{check_link, check_released};
@@ -17,6 +19,8 @@ pub(crate) const TRIALS: &[Named] = &[
     ("link::everything_at_once_is_undone", everything_is_undone),
     ("link::a_renamed_interface_is_renewed_all_the_same", renamed),
     ("link::down_and_up_during_a_renewal", down_and_up),
+    ("link::teardown_of_a_link_that_is_down", teardown_while_down),
+    ("link::setup_after_a_crash_takes_over_what_is_there", after_a_crash),
     ("link::an_interface_that_is_deleted_ends_its_lease", deleted),
 ];
 
@@ -149,4 +153,32 @@ fn deleted() -> Result {
     assert_eq!(server.heard_of(MessageType::Request).len(), 1);
     assert!(stage.daemon.await_exit(SOON)?.success(), "nothing holds it any more");
     Ok(())
+}
+
+fn teardown_while_down() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0];
+    let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    stage.setup(0)?;
+    container.namespace.set_state(LINK, false)?;
+    stage.teardown(0)?;
+    assert_eq!(container.address()?, None, "the RELEASE cannot leave, but the address can");
+    assert_eq!(stage.unit.leases()?, serde_json::json!({}));
+    Ok(())
+}
+
+fn after_a_crash() -> Result {
+    let Stage { daemon, unit, topology } = stage(1, &[])?;
+    let container = &topology.containers[0];
+    let server = Server::start(&topology.server, SERVER_LINK, short())?;
+    let ask = |call: fn(&Path, &NetworkConfig) -> Result<Lease, Status>| {
+        call(&unit.socket(), &container.config()).map_err(|status| status.message)
+    };
+    let lease = ask(grpc::setup)?;
+    daemon.crash()?;
+    let _next = unit.start_ready(&topology.host)?;
+    assert_eq!(ask(grpc::setup)?.yiaddr, lease.yiaddr);
+    check_link(container, &lease, 60)?;
+    ask(grpc::teardown)?;
+    check_released(&server, 1, container, &lease)
 }
