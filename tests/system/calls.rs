@@ -19,6 +19,7 @@ pub(crate) const TRIALS: &[Named] = &[
     ("calls::a_second_setup_keeps_the_address", a_second_setup),
     ("calls::a_setup_takes_over_from_one_in_flight", a_setup_takes_over),
     ("calls::teardown_ends_a_setup_in_flight", teardown_ends_a_setup),
+    ("calls::teardown_ends_a_renewal_in_flight", teardown_ends_a_renewal),
     ("calls::clean_ends_everything", clean_ends_everything),
     ("calls::one_mac_in_two_namespaces_is_two_leases", one_mac_in_two_namespaces),
     ("calls::teardown_needs_neither_case_nor_namespace", teardown_needs_little),
@@ -109,6 +110,20 @@ fn teardown_ends_a_setup() -> Result {
     })?
     .expect_err("its container is torn down");
     assert_eq!(refused.code, Code::Aborted, "{refused:?}");
+    check_nothing_left(&stage, 0, &at_rest)
+}
+
+fn teardown_ends_a_renewal() -> Result {
+    let stage = stage(2, &[])?;
+    let container = &stage.topology.containers[0];
+    let (lease, t1) = (Duration::from_secs(60), Some(Duration::from_secs(1)));
+    let server = Server::start(&stage.topology.server, SERVER_LINK, Settings { lease, t1, ..Settings::default() })?;
+    let at_rest = practised(&server, &stage, 1)?;
+    let lease = stage.setup(0)?;
+    server.leave_unanswered(&[MessageType::Request]);
+    server.await_message(MessageType::Request, 3, SOON)?;
+    stage.teardown(0)?;
+    check_released(&server, 2, container, &lease)?;
     check_nothing_left(&stage, 0, &at_rest)
 }
 

@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
+use dhcproto::v4::MessageType;
 use rustix::fs::Mode;
 use smol_dhcp_proxy::rpc::{Call, Code, NetworkConfig};
 use smol_dhcp_proxy::rt;
@@ -18,6 +19,7 @@ use crate::{Named, stage};
 pub(crate) const TRIALS: &[Named] = &[
     ("refusals::each_bad_setup_is_answered_at_once", each_bad_setup),
     ("refusals::without_a_server_setup_ends_in_time", without_a_server),
+    ("refusals::the_answer_says_how_far_it_got", how_far_it_got),
     ("refusals::garbage_harms_only_its_own_connection", garbage),
     ("refusals::teardown_of_the_unknown_succeeds", teardown_of_the_unknown),
 ];
@@ -155,6 +157,31 @@ fn without_a_server() -> Result {
     assert_eq!(stage.topology.containers[0].address()?, None);
     // The alarm of the boot clock is made with the first exchange and stays.
     assert!(stage.daemon.settled_descriptors()?.len() <= at_rest.len() + 1);
+    Ok(())
+}
+
+fn how_far_it_got() -> Result {
+    let stage = stage(1, &["-t", "4"])?;
+    let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    let ask = || grpc::setup(&stage.unit.socket(), &stage.config(0)).expect_err("there is no ACK here");
+
+    server.leave_unanswered(&[MessageType::Request]);
+    let no_ack = ask();
+    assert_eq!(no_ack.code, Code::Aborted, "{}", no_ack.message);
+    assert!(no_ack.message.contains("10.88.1.1") && no_ack.message.contains("10.88.0.1"), "{}", no_ack.message);
+
+    // The server thinks otherwise of its offer, and makes no other.
+    let refused = std::thread::scope(|scope| -> Result<_> {
+        let refused = scope.spawn(ask);
+        let asked = server.heard_of(MessageType::Request).len();
+        server.await_message(MessageType::Request, asked + 1, Duration::from_secs(5))?;
+        server.forget();
+        server.leave_unanswered(&[MessageType::Discover]);
+        Ok(refused.join().expect("no panic in Setup"))
+    })?;
+    assert_eq!(refused.code, Code::NotFound, "{}", refused.message);
+    assert!(refused.message.contains("no such lease"), "the server's words: {}", refused.message);
+    assert_eq!(stage.topology.containers[0].address()?, None);
     Ok(())
 }
 
