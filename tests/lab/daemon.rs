@@ -31,12 +31,13 @@ pub struct Unit {
 }
 
 impl Unit {
-    /// A socket in a folder of its own, served by `program` with `arguments`; `--dir` is added to them.
+    /// A socket in a folder of its own, served by `program` with `arguments`; `--dir` is added behind them.
     pub fn new(program: impl Into<PathBuf>, arguments: &[&str]) -> Result<Self> {
         let folder = sandbox::folder("run")?;
         sandbox::keep_evidence(folder.join("log"));
-        let mut all = vec!["--dir".to_owned(), folder.display().to_string()];
-        all.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        // Behind: the first argument may be a sub-command, as it is for netavark.
+        let mut all: Vec<_> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        all.extend(["--dir".to_owned(), folder.display().to_string()]);
         let notify = folder.join("notify");
         Ok(Self {
             // Blocking, as systemd hands it over.
@@ -206,6 +207,11 @@ impl Daemon {
         number(&fs::read_to_string(self.proc("status"))?, name)
     }
 
+    /// Its share of memory, in kB: pages of its own, and of shared ones its part (`Pss` in proc_pid_smaps(5)).
+    pub fn proportional_memory(&self) -> Result<u64> {
+        number(&fs::read_to_string(self.proc("smaps_rollup"))?, "Pss")
+    }
+
     /// The context switches of all its threads so far.
     pub fn context_switches(&self) -> Result<u64> {
         let mut sum = 0;
@@ -260,5 +266,5 @@ impl Drop for Daemon {
 fn number(status: &str, name: &str) -> Result<u64> {
     let mut lines = status.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let value = lines.next().and_then(|line| line.split_whitespace().next());
-    Ok(value.ok_or_else(|| format!("no {name} in /proc/PID/status"))?.parse()?)
+    Ok(value.ok_or_else(|| format!("no {name} among its figures in /proc"))?.parse()?)
 }
