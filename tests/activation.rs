@@ -441,7 +441,7 @@ fn stubborn_daemon() {
     let Some(path) = env::var_os("STUBBORN_SOCKET") else { return };
     let drain = Duration::from_millis(env::var("STUBBORN_DRAIN").unwrap().parse().unwrap());
     let socket = service::bind(Path::new(&path)).unwrap();
-    let options = Options { drain, ..Options::new(Idle::new(None)) };
+    let options = Options { drain, ..Options::new(Idle::new(None)).unwrap() };
     let lease = options.idle.activity();
     let handler = |Connection { mut stream, closing, .. }| async move {
         closing.await;

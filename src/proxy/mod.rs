@@ -63,14 +63,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn serve(config: &Config) -> Result<(), StartError> {
     let mut sockets = activation::listen_fds()?;
+    let idle = Idle::new(config.activity);
+    let options = Options::new(idle.clone()).map_err(StartError::Serve)?;
     match sockets.len() {
         0 => sockets.push(service::bind(&config.socket_path())?),
         1 => {}
         _ => return Err(StartError::TooManySockets),
     }
     let file = LeaseFile::open(&config.lease_file);
-    let idle = Idle::new(config.activity);
-    let options = Options::new(idle.clone());
     let quiet = config.activity.map_or(QUIET, |activity| activity.min(QUIET));
     rt::block_on(async |runtime| {
         let table = Table::new(runtime.clone(), idle, options.notify.clone(), file, config.acquisition);

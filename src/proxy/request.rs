@@ -55,6 +55,8 @@ pub(super) struct Key {
 pub(super) struct Request {
     /// The lease's key.
     pub(super) key: Key,
+    /// The network namespace as the caller wrote it. The key may have another name for it.
+    pub(super) ns_path: PathBuf,
     /// The address as the caller wrote it, for replies and the lease file.
     pub(super) mac_text: String,
     /// The parent on the host. DHCP is spoken from the container's interface; this one only has to exist.
@@ -97,7 +99,8 @@ impl Request {
             return Err(BadRequest::TooLong { field: "host_name", limit: OPTION_MAX });
         }
         Ok(Self {
-            key: Key { mac, netns: config.ns_path.into() },
+            key: Key { mac, netns: PathBuf::from(&config.ns_path) },
+            ns_path: config.ns_path.into(),
             mac_text: config.container_mac_addr,
             host_interface: config.host_iface,
             container_interface: config.container_iface,

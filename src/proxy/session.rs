@@ -312,7 +312,7 @@ impl Session {
 
 impl fmt::Display for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} in {}", self.request.container_interface, self.request.key.netns.display())
+        write!(f, "{} in {}", self.request.container_interface, self.request.ns_path.display())
     }
 }
 

@@ -57,7 +57,7 @@ impl Site {
         host.link_by_name(&request.host_interface)
             .map_err(looking_for(&request.host_interface))?
             .ok_or_else(|| no_interface("host_iface", &request.host_interface, "the daemon's network namespace"))?;
-        let netns = Netns::open(&request.key.netns)?;
+        let netns = Netns::open(&request.ns_path)?;
         let link = netlink_in(&netns)?
             .link_by_name(&request.container_interface)
             .map_err(looking_for(&request.container_interface))?
@@ -91,7 +91,7 @@ impl Site {
     }
 
     fn reach(&self, request: &Request) -> Result<(Netns, Netlink, Link), Unreachable> {
-        let path = &request.key.netns;
+        let path = &request.ns_path;
         let netns = Netns::open(path).map_err(|error| match Error::from(error) {
             // It led to a namespace once: to nothing, or to the bare file below the mount, it leads when that has ended.
             Error::BadRequest(error) => Unreachable::Gone(error.to_string()),

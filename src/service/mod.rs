@@ -74,10 +74,11 @@ where
     F: Future<Output = ()> + 'static,
 {
     let mut sockets = activation::listen_fds()?;
+    let options = Options::new(Idle::new(config.idle)).map_err(|source| Error::io("cannot catch signals", source))?;
+    let options = Options { drain: config.drain, ..options };
     if sockets.is_empty() {
         sockets.push(bind(&config.path)?);
     }
-    let options = Options { drain: config.drain, ..Options::new(Idle::new(config.idle)) };
     rt::block_on(async |runtime| serve(&runtime, sockets, options, handler).await)
         .map_err(|source| Error::io("cannot serve", source))
 }

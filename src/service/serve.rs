@@ -27,15 +27,24 @@ pub struct Options {
     pub notify: Notify,
     /// How long connections may go on after a signal.
     pub drain: Duration,
+    /// The signals to leave at.
+    pub signals: Signals,
 }
 
 impl Options {
     /// The usual bound of a drain, well below the 90 seconds that systemd waits before it kills.
     pub const DRAIN: Duration = Duration::from_secs(5);
 
-    /// Leaves when `idle` says so, notifies as the environment says, and drains as usual.
-    pub fn new(idle: Idle) -> Self {
-        Self { idle, notify: Notify::from_env(), drain: Self::DRAIN }
+    /// Leaves when `idle` says so and at SIGTERM or SIGINT, notifies as the environment says, and drains as usual.
+    ///
+    /// Signals are caught from here on. Make this before the socket, lest one that comes in between end the process and
+    /// leave the socket's file behind.
+    ///
+    /// # Errors
+    ///
+    /// The signals could not be caught.
+    pub fn new(idle: Idle) -> io::Result<Self> {
+        Ok(Self { idle, notify: Notify::from_env(), drain: Self::DRAIN, signals: Signals::new()? })
     }
 }
 
@@ -83,8 +92,7 @@ pub async fn serve<F>(
 where
     F: Future<Output = ()> + 'static,
 {
-    let Options { idle, notify, drain } = options;
-    let signals = Signals::new()?;
+    let Options { idle, notify, drain, signals } = options;
     let mut doors = sockets.into_iter().map(Door::new).collect::<io::Result<Vec<_>>>()?;
     let connections = Connections::new(runtime, &idle, handler);
     let _watchdog = notify.watchdog_interval().map(|interval| {
