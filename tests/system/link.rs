@@ -107,9 +107,9 @@ fn renamed() -> Result {
     let renewal = server.await_message(MessageType::Request, 2, SOON)?;
     assert!(renewal.is_unicast() && renewal.source.to_string() == lease.yiaddr, "{renewal:?}");
     // The kernel took the route when the link went down.
-    // The route comes back with the link, the full time with the answer.
-    eventually("the lease has its full time", SOON, || {
-        Ok(container.address()?.is_some_and(|address| address.valid >= 59).then_some(()))
+    eventually("the route is back, and the lease has its full time", SOON, || {
+        let full = container.address()?.is_some_and(|address| address.valid >= 59);
+        Ok((full && container.namespace.default_routes()?.len() == 1).then_some(()))
     })?;
     check_link(container, &lease, 60)?;
     assert_eq!(server.heard_of(MessageType::Discover).len(), 1);
@@ -135,8 +135,9 @@ fn down_and_up() -> Result {
     let rebinding = server.await_message(MessageType::Request, 3, SOON)?;
     assert_eq!(rebinding.source.to_string(), lease.yiaddr);
     // The route comes back with the link, the full time with the answer.
-    eventually("the lease has its full time", SOON, || {
-        Ok(container.address()?.is_some_and(|address| address.valid >= 59).then_some(()))
+    eventually("the route is back, and the lease has its full time", SOON, || {
+        let full = container.address()?.is_some_and(|address| address.valid >= 59);
+        Ok((full && container.namespace.default_routes()?.len() == 1).then_some(()))
     })?;
     check_link(container, &lease, 60)?;
     assert_eq!(server.heard_of(MessageType::Discover).len(), 1);
