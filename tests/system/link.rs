@@ -136,6 +136,7 @@ fn down_and_up() -> Result {
     server.set_silent(false);
     let rebinding = server.await_message(MessageType::Request, 3, SOON)?;
     assert_eq!(rebinding.source.to_string(), lease.yiaddr);
+    eventually("the lease is renewed", SOON, || Ok(container.address()?.filter(|address| address.valid > 58)))?;
     eventually("the default route is back", SOON, || {
         Ok((container.namespace.default_routes()?.len() == 1).then_some(()))
     })?;
