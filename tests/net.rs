@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     let trials = trials.into_iter().map(|(name, trial)| {
         let outside = outside.clone();
         Trial::ignorable_test(name, move || match outside {
-            Some(reason) => conclude(Err(lab::Skip(reason).into())),
+            Some(reason) => conclude(Err(lab::Skip::Lacking(reason).into())),
             None => conclude(trial()),
         })
     });
@@ -42,11 +42,9 @@ fn main() -> ExitCode {
 fn conclude(result: lab::Result) -> Result<Completion, Failed> {
     match result {
         Ok(()) => Ok(Completion::Completed),
-        Err(error) => match error.downcast_ref::<lab::Skip>() {
-            Some(reason) if std::env::var_os("SMOL_DHCP_PROXY_REQUIRE").is_none() => {
-                Ok(Completion::ignored_with(reason))
-            }
-            _ => Err(error.into()),
+        Err(error) => match lab::Skip::reason(&*error) {
+            Some(reason) => Ok(Completion::ignored_with(reason)),
+            None => Err(error.into()),
         },
     }
 }

@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     let trials = named.chain(peers::trials()).map(|(name, trial): (String, Box<dyn FnOnce() -> Result + Send>)| {
         let outside = outside.clone();
         Trial::ignorable_test(name, move || match outside {
-            Some(reason) => conclude(|| Err(Skip(reason).into())),
+            Some(reason) => conclude(|| Err(Skip::Lacking(reason).into())),
             None => conclude(trial),
         })
     });
@@ -85,11 +85,9 @@ fn conclude(trial: impl FnOnce() -> Result) -> Result<Completion, Failed> {
     take_evidence();
     let reason = match catch_unwind(AssertUnwindSafe(trial)) {
         Ok(Ok(())) => return Ok(Completion::Completed),
-        Ok(Err(error)) => match error.downcast_ref::<Skip>() {
-            Some(reason) if std::env::var_os("SMOL_DHCP_PROXY_REQUIRE").is_none() => {
-                return Ok(Completion::ignored_with(reason));
-            }
-            _ => error.to_string(),
+        Ok(Err(error)) => match Skip::reason(&*error) {
+            Some(reason) => return Ok(Completion::ignored_with(reason)),
+            None => error.to_string(),
         },
         Err(panic) => match panic.downcast_ref::<String>() {
             Some(message) => message.clone(),

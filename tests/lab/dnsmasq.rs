@@ -21,7 +21,8 @@ impl<'a> Dnsmasq<'a> {
     /// Starts it on the link `name` of `namespace`, with a lease of that many seconds (it takes 120 at least) and more
     /// options as its command line knows them. Skips where there is no dnsmasq.
     pub fn start(namespace: &'a Namespace, name: &str, lease: u32, more: &[&str]) -> Result<Self> {
-        let program = find("dnsmasq").ok_or_else(|| Skip("dnsmasq is not installed (Debian: dnsmasq-base)".into()))?;
+        let program =
+            find("dnsmasq").ok_or_else(|| Skip::Lacking("dnsmasq is not installed (Debian: dnsmasq-base)".into()))?;
         let folder = sandbox::folder("dnsmasq")?;
         sandbox::keep_evidence(folder.join("log"));
         let file = |name| folder.join(name).display().to_string();

@@ -25,13 +25,29 @@ pub mod wire;
 /// What can go wrong here is told to a person; nobody tells one error from another, but for [`Skip`].
 pub type Result<T = (), E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
-/// The error of a trial that cannot run on this machine.
+/// The error of a trial that cannot run here.
 #[derive(Debug)]
-pub struct Skip(pub String);
+pub enum Skip {
+    /// A part is missing that could be here. Where SMOL_DHCP_PROXY_REQUIRE=1 says that all parts are, it is a failure.
+    Lacking(String),
+    /// This machine or this user cannot do it, whatever is installed.
+    Impossible(String),
+}
+
+impl Skip {
+    /// The reason, where a trial that ended with `error` counts as skipped.
+    pub fn reason<'a>(error: &'a (dyn Error + Send + Sync + 'static)) -> Option<&'a str> {
+        match error.downcast_ref()? {
+            Self::Lacking(_) if std::env::var_os("SMOL_DHCP_PROXY_REQUIRE").is_some() => None,
+            Self::Lacking(reason) | Self::Impossible(reason) => Some(reason),
+        }
+    }
+}
 
 impl fmt::Display for Skip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        let (Self::Lacking(reason) | Self::Impossible(reason)) = self;
+        f.write_str(reason)
     }
 }
 

@@ -72,7 +72,8 @@ fn dropped_namespace_is_gone() -> Result {
 }
 
 fn server_serves_udhcpc() -> Result {
-    let busybox = find("busybox").ok_or_else(|| Skip("busybox is not installed (Debian: busybox-static)".into()))?;
+    let busybox =
+        find("busybox").ok_or_else(|| Skip::Lacking("busybox is not installed (Debian: busybox-static)".into()))?;
     let topology = Topology::new(1)?;
     let container = &topology.containers[0];
     let server = Server::start(&topology.server, SERVER_LINK, Settings::default())?;

@@ -20,7 +20,8 @@ pub(crate) fn trials() -> Vec<(String, Box<dyn FnOnce() -> Result + Send>)> {
     scripts.into_iter().map(trial).collect()
 }
 
-/// Runs a script: exit code 0 is a pass, 77 a skip whose reason is its last line.
+/// Runs a script: exit code 0 is a pass, 77 a skip whose reason is its last line. Scripts know SMOL_DHCP_PROXY_REQUIRE
+/// themselves.
 fn run(script: &Path) -> Result {
     // They start whole systems; one at a time.
     static ONE: Mutex<()> = Mutex::new(());
@@ -34,7 +35,7 @@ fn run(script: &Path) -> Result {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     match output.status.code() {
         Some(0) => Ok(()),
-        Some(77) => Err(Skip(text.lines().last().unwrap_or("no reason given").to_owned()).into()),
+        Some(77) => Err(Skip::Impossible(text.lines().last().unwrap_or("no reason given").to_owned()).into()),
         _ => Err(format!("{}\n{text}{}", output.status, String::from_utf8_lossy(&output.stderr)).into()),
     }
 }
