@@ -68,7 +68,7 @@ fn a_nak() -> Result {
         Ok(address.filter(|address| *address != first.yiaddr))
     })?;
     assert_eq!(second, "10.88.1.2");
-    assert_eq!(container.namespace.default_routes()?.len(), 1);
+    eventually("and its route", SOON, || Ok((container.namespace.default_routes()?.len() == 1).then_some(())))?;
     let log = stage.unit.log()?;
     let words = format!("ip or gateway for mac {} changed", container.mac);
     assert!(log.to_lowercase().contains(&words), "the log does not say: {words}");
