@@ -79,6 +79,13 @@ impl Unit {
         std::mem::take(&mut *self.manager.lines.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Waits until the daemon has told the service manager `line`; what it told before that is forgotten.
+    pub fn await_notification(&self, line: &str) -> Result {
+        eventually(line, Duration::from_secs(5), || {
+            Ok(self.notifications().iter().any(|told| told == line).then_some(()))
+        })
+    }
+
     /// What the lease file says.
     pub fn leases(&self) -> Result<serde_json::Value> {
         Ok(serde_json::from_slice(&fs::read(self.lease_file())?)?)

@@ -120,14 +120,15 @@ show_on_failure() {
     done; exit $code' EXIT
 }
 
-# dhcp_server INTERFACE LOG LEASES [OPTION...]: dnsmasq at 10.88.0.1/16, in the namespace of the caller.
+# dhcp_server INTERFACE LOG LEASES [OPTION...]: dnsmasq at 10.88.0.1/16, in the namespace of the caller, with leases of
+# $lease_time, an hour where that is not set.
 dhcp_server() {
     local interface=$1 log=$2 leases=$3
     shift 3
     ip addr add 10.88.0.1/16 dev "$interface"
     ip link set "$interface" up
     dnsmasq --keep-in-foreground --conf-file=/dev/null --port=0 --interface="$interface" --bind-interfaces \
-        --dhcp-range=10.88.1.0,10.88.200.0,255.255.0.0,1h --dhcp-option=3,10.88.0.1 --dhcp-option=6,10.88.0.53 \
+        --dhcp-range=10.88.1.0,10.88.200.0,255.255.0.0,${lease_time:-1h} --dhcp-option=3,10.88.0.1 --dhcp-option=6,10.88.0.53 \
         --dhcp-authoritative --no-ping --log-dhcp --dhcp-leasefile="$leases" --log-facility="$log" --pid-file= \
         --user=root --group=root "$@" &
 }

@@ -34,7 +34,7 @@ fn idle_timeout_fires() -> Result {
     let took = rt::now() - start;
     assert!(status.success(), "{status}");
     assert!(took > Duration::from_millis(700) && took < Duration::from_millis(2500), "{took:?}");
-    assert!(stage.unit.notifications().iter().any(|line| line == "STOPPING=1"));
+    stage.unit.await_notification("STOPPING=1")?;
     assert!(stage.unit.socket().exists(), "the socket file is systemd's");
     Ok(())
 }
@@ -120,7 +120,7 @@ fn sigterm() -> Result {
     stage.daemon.signal(Signal::SIGTERM)?;
     let status = stage.daemon.await_exit(SOON)?;
     assert!(status.success(), "{status}");
-    assert!(stage.unit.notifications().iter().any(|line| line == "STOPPING=1"));
+    stage.unit.await_notification("STOPPING=1")?;
     // The container runs on, and so does its lease.
     assert!(stage.topology.containers[0].address()?.is_some());
     Ok(())

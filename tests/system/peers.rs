@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 
 use crate::lab::{Result, Skip};
 
@@ -23,9 +22,6 @@ pub(crate) fn trials() -> Vec<(String, Box<dyn FnOnce() -> Result + Send>)> {
 /// Runs a script: exit code 0 is a pass, 77 a skip whose reason is its last line. Scripts know SMOL_DHCP_PROXY_REQUIRE
 /// themselves.
 fn run(script: &Path) -> Result {
-    // They start whole systems; one at a time.
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock();
     let mut command = Command::new(script);
     let output = command
         .env("DAEMON", crate::program())
