@@ -1,6 +1,6 @@
-//! The echo example as a real process, with this test in the part of systemd: activation, idle exit, signals.
+//! The examples as real processes, with this test in the part of systemd: activation, idle exit, signals.
 //!
-//! `cargo test` builds the example first; `cargo test --test activation` alone takes it as it was last built.
+//! `cargo test` builds the examples first; `cargo test --test activation` alone takes them as they were last built.
 
 #![allow(clippy::unwrap_used, reason = "a test that meets an error ends, and says where")]
 
@@ -18,17 +18,16 @@ use std::{env, thread};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use smol_dhcp_proxy::rt;
-use smol_dhcp_proxy::service::{self, Connection, Idle, Options, Reason};
 
 /// Longer than anything here takes on the slowest machine; reached only by a fault.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The example, beside the folder of this test's own executable.
-fn echo() -> PathBuf {
+/// An example, beside the folder of this test's own executable.
+fn example(name: &str) -> PathBuf {
     let tests = env::current_exe().unwrap();
-    let echo = tests.parent().unwrap().parent().unwrap().join("examples/echo");
-    assert!(echo.exists(), "{} is missing: cargo build --example echo", echo.display());
-    echo
+    let example = tests.parent().unwrap().parent().unwrap().join("examples").join(name);
+    assert!(example.exists(), "{} is missing: cargo build --examples", example.display());
+    example
 }
 
 /// A directory that goes with the test, and in it a socket that plays the service manager's.
@@ -72,7 +71,7 @@ impl Lab {
 
     /// The daemon as a manual start would have it.
     fn command(&self, idle: &str) -> Command {
-        let mut command = Command::new(echo());
+        let mut command = Command::new(example("echo"));
         command.arg(self.path()).arg(idle).env("NOTIFY_SOCKET", self.directory.join("notify")).stderr(Stdio::piped());
         command
     }
@@ -87,7 +86,7 @@ impl Lab {
     /// The daemon with `first` as its descriptor 3, and with `variables` as the shell sets them.
     fn handed(&self, first: impl AsFd, idle: &str, variables: &str) -> Command {
         let mut command = Command::new("sh");
-        command.arg("-c").arg(format!(r#"{variables} exec "$0" "$@" 3<&0 0</dev/null"#)).arg(echo());
+        command.arg("-c").arg(format!(r#"{variables} exec "$0" "$@" 3<&0 0</dev/null"#)).arg(example("echo"));
         command.arg(self.path()).arg(idle).env("NOTIFY_SOCKET", self.directory.join("notify"));
         command.stdin(first.as_fd().try_clone_to_owned().unwrap()).stderr(Stdio::piped());
         command
@@ -342,7 +341,7 @@ fn several_descriptors_are_all_served() {
     let (first, second) = (lab.listener(), UnixListener::bind(lab.directory.join("second")).unwrap());
     let mut command = Command::new("sh");
     let script = r#"LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=a:b exec "$0" "$@" 3<&0 4<&1 0</dev/null 1>&2"#;
-    command.arg("-c").arg(script).arg(echo()).arg(lab.path()).arg("0.1").stderr(Stdio::piped());
+    command.arg("-c").arg(script).arg(example("echo")).arg(lab.path()).arg("0.1").stderr(Stdio::piped());
     command.stdin(OwnedFd::from(first)).stdout(OwnedFd::from(second));
     let daemon = Daemon::start(command);
     let held = UnixStream::connect(lab.path()).unwrap();
@@ -434,29 +433,10 @@ fn the_service_manager_hears_what_it_asked_for() {
     daemon.ends_well();
 }
 
-/// Not a test by itself: the daemon of those below, in a process of its own because signals are for whole processes.
-#[test]
-#[ignore = "started by other tests"]
-fn stubborn_daemon() {
-    let Some(path) = env::var_os("STUBBORN_SOCKET") else { return };
-    let drain = Duration::from_millis(env::var("STUBBORN_DRAIN").unwrap().parse().unwrap());
-    let socket = service::bind(Path::new(&path)).unwrap();
-    let options = Options { drain, ..Options::new(Idle::new(None)).unwrap() };
-    let lease = options.idle.activity();
-    let handler = |Connection { mut stream, closing, .. }| async move {
-        closing.await;
-        let _ = futures_lite::AsyncWriteExt::write_all(&mut stream, b"closing").await;
-        std::future::pending::<()>().await;
-    };
-    let reason = rt::block_on(async |runtime| service::serve(&runtime, vec![socket], options, handler).await).unwrap();
-    drop(lease);
-    assert_eq!(reason, Reason::Signal(rt::Signal::Terminate));
-}
-
+/// A daemon whose connections never end by themselves.
 fn stubborn(lab: &Lab, drain: &str) -> Daemon {
-    let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["--exact", "stubborn_daemon", "--ignored"]).env("NOTIFY_SOCKET", lab.directory.join("notify"));
-    command.env("STUBBORN_SOCKET", lab.path()).env("STUBBORN_DRAIN", drain);
+    let mut command = Command::new(example("linger"));
+    command.arg(lab.path()).arg(drain).env("NOTIFY_SOCKET", lab.directory.join("notify"));
     let daemon = Daemon::start({
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         command
