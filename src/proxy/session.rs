@@ -16,7 +16,7 @@ use super::error::Error;
 use super::reply;
 use super::request::Request;
 use super::settings::Settings;
-use super::site::{Site, Unreachable, Wire};
+use super::site::{Site, Unreachable, Wire, is_link_away};
 
 /// How soon a link that cannot be used, or is not what the lease says, is looked at again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -259,6 +259,9 @@ impl Session {
             }
             if let Err(error) = wire.send(transmit, &bytes, self.request.key.mac, peer) {
                 log::warn!("{self}: cannot send in state {}: {error}", self.client.state());
+                if is_link_away(&error) {
+                    self.doubt_link();
+                }
             }
         }
     }
@@ -301,12 +304,17 @@ impl Session {
                 *wire = None;
             }
             Heard::Fault(error) => {
-                // The interface went down, or away. The kernel takes routes off one that goes down.
                 log::debug!("{self}: {error}");
-                self.wire = None;
-                self.stale = true;
+                self.doubt_link();
             }
         }
+    }
+
+    /// The interface went down, or away: the next look shows which, and what has to be put back. The kernel takes the
+    /// routes off one that goes down.
+    fn doubt_link(&mut self) {
+        self.wire = None;
+        self.stale = true;
     }
 }
 

@@ -81,6 +81,9 @@ impl Site {
         if link.mac != Some(request.key.mac.0) {
             return Err(Unreachable::Gone(format!("{} has the address {} now", link.name, mac_text(&link))));
         }
+        if !link.up {
+            return Err(Error::LinkDown(link.name).into());
+        }
         Ok(Wire::open(&netns, &link)?)
     }
 
@@ -136,6 +139,12 @@ fn mac_text(link: &Link) -> String {
     link.mac.map_or_else(|| "no Ethernet address".to_owned(), |mac| Mac(mac).to_string())
 }
 
+/// Whether a failure to send says that the interface is down or gone, in the words of the packet socket or of UDP.
+pub(super) fn is_link_away(error: &io::Error) -> bool {
+    const AWAY: [i32; 4] = [libc::ENETDOWN, libc::ENXIO, libc::ENETUNREACH, libc::ENODEV];
+    error.raw_os_error().is_some_and(|errno| AWAY.contains(&errno))
+}
+
 /// The sockets of one exchange, both in the container's network namespace.
 #[derive(Debug)]
 pub(super) struct Wire {
@@ -150,10 +159,7 @@ impl Wire {
         let (packets, port) = netns
             .enter(|| (RawSocket::open(link.index), Port::open(&link.name)))
             .map_err(Error::fault("entering the container's network namespace"))?;
-        let packets = packets.and_then(Watched::new).map_err(|error| match error.raw_os_error() {
-            Some(libc::ENETDOWN) => Error::LinkDown(link.name.clone()),
-            _ => Error::fault(format!("listening on {}", link.name))(error),
-        })?;
+        let packets = packets.and_then(Watched::new).map_err(Error::fault(format!("listening on {}", link.name)))?;
         let port = match port {
             Ok(port) => Some(port),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
