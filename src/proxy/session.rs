@@ -223,6 +223,10 @@ impl Session {
     /// The client's next event, or why the container cannot be reached any more. A drop on the way loses nothing.
     async fn next_event(&mut self) -> Result<Event, String> {
         loop {
+            // Before the sockets are closed, lest the caller of Setup wait for that.
+            if let Some(event) = self.client.poll_event() {
+                return Ok(event);
+            }
             if self.client.is_listening() {
                 match self.reach() {
                     Ok(()) => {}
@@ -240,9 +244,6 @@ impl Session {
                 self.note(applied);
             }
             self.send();
-            if let Some(event) = self.client.poll_event() {
-                return Ok(event);
-            }
             self.wait().await;
         }
     }
