@@ -1,6 +1,5 @@
 //! Where a lease lives: an interface in a container's network namespace, and the sockets into it.
 
-use std::cell::RefCell;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -151,7 +150,6 @@ pub(super) struct Wire {
     packets: Watched<RawSocket>,
     /// UDP port 68, unless the container uses it itself.
     port: Option<Port>,
-    frame: RefCell<Box<[u8; FRAME]>>,
 }
 
 impl Wire {
@@ -165,7 +163,7 @@ impl Wire {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
             Err(error) => return Err(Error::fault(format!("taking UDP port 68 on {}", link.name))(error)),
         };
-        Ok(Self { packets, port, frame: RefCell::new(Box::new([0; FRAME])) })
+        Ok(Self { packets, port })
     }
 
     /// Whether the container uses the client's port itself.
@@ -186,9 +184,13 @@ impl Wire {
         }
     }
 
-    /// Waits for a frame and passes it on.
-    pub(super) async fn hear<T>(&self, hear: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
-        let length = self.packets.read_with(|socket| socket.recv(&mut self.frame.borrow_mut()[..])).await?;
-        Ok(hear(&self.frame.borrow()[..length]))
+    /// Waits for a frame.
+    pub(super) async fn hear(&self) -> io::Result<Vec<u8>> {
+        let frame = |socket: &RawSocket| {
+            let mut frame = [0; FRAME];
+            let length = socket.recv(&mut frame)?;
+            Ok(frame[..length].to_vec())
+        };
+        self.packets.read_with(frame).await
     }
 }
