@@ -169,19 +169,14 @@ impl Client {
 
     /// Puts the next thing to send into `out` (whose old contents are gone) and says how it wants to travel.
     pub fn poll_transmit(&mut self, out: &mut Vec<u8>) -> Option<Transmit> {
-        let (transmit, bytes) = self.outbox.pop_front()?;
+        let (transmit, bytes) = pop(&mut self.outbox)?;
         *out = bytes;
         Some(transmit)
     }
 
     /// The next thing that has happened.
     pub fn poll_event(&mut self) -> Option<Event> {
-        let event = self.events.pop_front();
-        if self.events.is_empty() {
-            // A lease lives for days, and room for events is 2 kB of its memory.
-            self.events = VecDeque::new();
-        }
-        event
+        pop(&mut self.events)
     }
 
     /// When [`Client::handle_timeout`] wants to be called next; `None` while time alone changes nothing.
@@ -241,6 +236,15 @@ impl Client {
             State::Releasing { .. } | State::Stopped => None,
         }
     }
+}
+
+/// The next of what is to be handed out. An empty queue keeps no room: a lease lives for days and says little.
+fn pop<T>(queue: &mut VecDeque<T>) -> Option<T> {
+    let next = queue.pop_front();
+    if queue.is_empty() {
+        *queue = VecDeque::new();
+    }
+    next
 }
 
 /// What we hear. The state changes only once all is known to be in order.
@@ -307,10 +311,11 @@ impl Client {
         if new.expires_at().is_some_and(|expiry| expiry <= now) {
             return Err(Ignored::Incomplete("time left"));
         }
+        let told = Box::new(new.clone());
         self.events.push_back(match old {
-            None => Event::Bound(new.clone()),
-            Some(old) if old.same_settings(&new) => Event::Renewed(new.clone()),
-            Some(old) => Event::Changed { old, new: new.clone() },
+            None => Event::Bound(told),
+            Some(old) if old.same_settings(&new) => Event::Renewed(told),
+            Some(old) => Event::Changed { old: Box::new(old), new: told },
         });
         Ok(self.hold(new, now))
     }
@@ -420,7 +425,7 @@ impl Client {
     /// To INIT because the lease has ended. Nobody waits now. An address that just ran out would be welcome again.
     fn lose(&mut self, old: Lease, why: Lost, now: Instant) -> State {
         self.search = Search::new(now, matches!(why, Lost::Expired).then_some(old.address));
-        self.events.push_back(Event::Lost { old, why });
+        self.events.push_back(Event::Lost { old: Box::new(old), why });
         self.discover(None, now)
     }
 

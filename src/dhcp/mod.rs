@@ -114,25 +114,24 @@ pub enum Transmit {
 }
 
 /// What happened to the lease.
-#[expect(clippy::large_enum_variant, reason = "events are few, and gone as soon as they are read")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A lease where there was none: the first one, or the next one after [`Event::Lost`]. Whether the address
     /// is still the one that was lost is for the caller to compare.
-    Bound(Lease),
+    Bound(Box<Lease>),
     /// The same settings for a longer time.
-    Renewed(Lease),
+    Renewed(Box<Lease>),
     /// The server extended the lease and changed its settings, perhaps the address itself.
     Changed {
         /// What held until now.
-        old: Lease,
+        old: Box<Lease>,
         /// What holds from now on.
-        new: Lease,
+        new: Box<Lease>,
     },
     /// The address must not be used any more. The client looks for a new lease by itself.
     Lost {
         /// What has ended.
-        old: Lease,
+        old: Box<Lease>,
         /// Why it has ended.
         why: Lost,
     },

@@ -140,8 +140,8 @@ pub struct Netlink {
 
 /// The longest wait for an answer that the kernel should have had ready.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The kernel cuts its dumps to the size of the buffer, up to this.
-const BUFFER: usize = 32 * 1024;
+/// The longest answer. The kernel cuts a dump into pieces no longer than this; an interface takes some 1.5 kB.
+const BUFFER: usize = 8 * 1024;
 /// A dump during which the table changed is asked for again, this often.
 const DUMP_ATTEMPTS: usize = 4;
 
@@ -185,12 +185,12 @@ impl Netlink {
         header.message_type = kind;
         header.flags = flags | NLM_F_REQUEST;
         header.sequence_number = sequence;
-        let mut buffer = vec![0; HEADER + body.buffer_len()];
-        header.emit(&mut buffer[..HEADER]);
-        body.emit(&mut buffer[HEADER..]);
-        retry_on_intr(|| send(&self.socket, &buffer, SendFlags::empty()))?;
+        let mut request = vec![0; HEADER + body.buffer_len()];
+        header.emit(&mut request[..HEADER]);
+        body.emit(&mut request[HEADER..]);
+        retry_on_intr(|| send(&self.socket, &request, SendFlags::empty()))?;
 
-        buffer.resize(BUFFER, 0);
+        let mut buffer = [0; BUFFER];
         let mut table = Table::Stood;
         loop {
             let (_, length, sender) = retry_on_intr(|| recvfrom(&self.socket, &mut buffer[..], RecvFlags::TRUNC))?;

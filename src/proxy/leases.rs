@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -87,18 +87,19 @@ impl LeaseFile {
         for entry in leases {
             by_mac.entry(&entry.lease.mac_address).or_default().push(Any::Ours(entry));
         }
-        let content = serde_json::to_vec(&by_mac)?;
-        self.replace_with(&content).inspect_err(|_| {
+        self.replace_with(&by_mac).inspect_err(|_| {
             // Half a file helps nobody, least of all on a full disk.
             let _ = fs::remove_file(&self.temporary);
         })
     }
 
-    fn replace_with(&self, content: &[u8]) -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.temporary)?;
+    fn replace_with(&self, content: &impl Serialize) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.temporary)?;
         // The mode above counts only for a file that was not there.
         file.set_permissions(Permissions::from_mode(0o600))?;
-        file.write_all(content)?;
+        let mut writer = BufWriter::with_capacity(4096, &file);
+        serde_json::to_writer(&mut writer, content)?;
+        writer.flush()?;
         file.sync_all()?;
         fs::rename(&self.temporary, &self.path)?;
         // The new name has to survive a power cut as well (fsync(2)).

@@ -16,7 +16,7 @@ use super::error::Error;
 use super::reply;
 use super::request::Request;
 use super::settings::Settings;
-use super::site::{Site, Unreachable, Wire};
+use super::site::{Site, Unreachable, Wire, is_link_away};
 
 /// How soon a link that cannot be used, or is not what the lease says, is looked at again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -34,8 +34,8 @@ pub(super) struct Session {
     /// Open while an exchange is under way, for a socket would keep the container's namespace alive.
     wire: Option<Wire>,
     settings: Settings,
-    /// The lease on the link, or the last one that was there.
-    last: Option<dhcp::Lease>,
+    /// What of the lease is on the link, or of the last one that was there.
+    last: Option<Place>,
     settled: bool,
     /// The link may not be what the lease says.
     stale: bool,
@@ -80,7 +80,7 @@ impl Session {
                 Event::Bound(lease) => {
                     log::info!("{session}: {}", Brief(&lease));
                     session.put_on_link(&lease)?;
-                    session.last = Some(lease);
+                    session.last = Some(Place::of(&lease));
                     // `keep` closes the sockets, which takes the kernel ten milliseconds, while the caller has its answer.
                     return Ok(session);
                 }
@@ -105,7 +105,7 @@ impl Session {
 
     /// The address that the container has, or had.
     pub(super) fn address(&self) -> Option<Ipv4Addr> {
-        self.last.as_ref().map(|lease| lease.address)
+        self.last.as_ref().map(|last| last.address)
     }
 
     /// Who the server thinks has the lease.
@@ -126,7 +126,7 @@ impl Session {
                 }
             };
             match event {
-                Event::Bound(lease) | Event::Renewed(lease) | Event::Changed { new: lease, .. } => self.adopt(lease),
+                Event::Bound(lease) | Event::Renewed(lease) | Event::Changed { new: lease, .. } => self.adopt(&lease),
                 Event::Lost { old, why } => {
                     log::warn!("{self}: lost the lease of {}: {}; looking for another", old.address, LostBy(&why));
                     self.take_off_link();
@@ -169,17 +169,17 @@ impl Session {
     }
 
     /// A lease in place of the one that was there.
-    fn adopt(&mut self, lease: dhcp::Lease) {
-        let place = |lease: &dhcp::Lease| (lease.address, lease.prefix_len, lease.routers.clone());
-        if self.last.as_ref().is_some_and(|last| place(last) == place(&lease)) {
-            log::info!("{self}: renewed {}", Brief(&lease));
+    fn adopt(&mut self, lease: &dhcp::Lease) {
+        let place = Some(Place::of(lease));
+        if self.last == place {
+            log::info!("{self}: renewed {}", Brief(lease));
         } else {
             // netavark's words, which its users look for.
             let mac = &self.request.mac_text;
-            log::info!("ip or gateway for mac {mac} changed, update address: {}", Brief(&lease));
+            log::info!("ip or gateway for mac {mac} changed, update address: {}", Brief(lease));
         }
-        let applied = self.put_on_link(&lease);
-        self.last = Some(lease);
+        let applied = self.put_on_link(lease);
+        self.last = place;
         self.note(applied);
     }
 
@@ -223,6 +223,10 @@ impl Session {
     /// The client's next event, or why the container cannot be reached any more. A drop on the way loses nothing.
     async fn next_event(&mut self) -> Result<Event, String> {
         loop {
+            // Before the sockets are closed, lest the caller of Setup wait for that.
+            if let Some(event) = self.client.poll_event() {
+                return Ok(event);
+            }
             if self.client.is_listening() {
                 match self.reach() {
                     Ok(()) => {}
@@ -240,9 +244,6 @@ impl Session {
                 self.note(applied);
             }
             self.send();
-            if let Some(event) = self.client.poll_event() {
-                return Ok(event);
-            }
             self.wait().await;
         }
     }
@@ -259,6 +260,9 @@ impl Session {
             }
             if let Err(error) = wire.send(transmit, &bytes, self.request.key.mac, peer) {
                 log::warn!("{self}: cannot send in state {}: {error}", self.client.state());
+                if is_link_away(&error) {
+                    self.doubt_link();
+                }
             }
         }
     }
@@ -284,7 +288,7 @@ impl Session {
         };
         let frame = async {
             let Some(wire) = wire else { return pending().await };
-            wire.hear(<[u8]>::to_vec).await.map_or_else(Heard::Fault, Heard::Frame)
+            wire.hear().await.map_or_else(Heard::Fault, Heard::Frame)
         };
         match or(frame, time).await {
             Heard::Frame(frame) => {
@@ -301,12 +305,17 @@ impl Session {
                 *wire = None;
             }
             Heard::Fault(error) => {
-                // The interface went down, or away. The kernel takes routes off one that goes down.
                 log::debug!("{self}: {error}");
-                self.wire = None;
-                self.stale = true;
+                self.doubt_link();
             }
         }
+    }
+
+    /// The interface went down, or away: the next look shows which, and what has to be put back. The kernel takes the
+    /// routes off one that goes down.
+    fn doubt_link(&mut self) {
+        self.wire = None;
+        self.stale = true;
     }
 }
 
@@ -328,6 +337,21 @@ impl Drop for Session {
             self.send();
         }
         self.take_off_link();
+    }
+}
+
+/// Where a lease puts its container.
+#[derive(Debug, PartialEq)]
+struct Place {
+    address: Ipv4Addr,
+    prefix_len: u8,
+    /// The one that the default route leads to.
+    router: Option<Ipv4Addr>,
+}
+
+impl Place {
+    fn of(lease: &dhcp::Lease) -> Self {
+        Self { address: lease.address, prefix_len: lease.prefix_len, router: lease.routers.first().copied() }
     }
 }
 

@@ -62,6 +62,7 @@ impl Settings {
                 self.routes.push(route);
             }
         }
+        self.routes.shrink_to_fit();
         Ok(())
     }
 

@@ -1,6 +1,5 @@
 //! Where a lease lives: an interface in a container's network namespace, and the sockets into it.
 
-use std::cell::RefCell;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -81,6 +80,9 @@ impl Site {
         if link.mac != Some(request.key.mac.0) {
             return Err(Unreachable::Gone(format!("{} has the address {} now", link.name, mac_text(&link))));
         }
+        if !link.up {
+            return Err(Error::LinkDown(link.name).into());
+        }
         Ok(Wire::open(&netns, &link)?)
     }
 
@@ -136,13 +138,18 @@ fn mac_text(link: &Link) -> String {
     link.mac.map_or_else(|| "no Ethernet address".to_owned(), |mac| Mac(mac).to_string())
 }
 
+/// Whether a failure to send says that the interface is down or gone, in the words of the packet socket or of UDP.
+pub(super) fn is_link_away(error: &io::Error) -> bool {
+    const AWAY: [i32; 4] = [libc::ENETDOWN, libc::ENXIO, libc::ENETUNREACH, libc::ENODEV];
+    error.raw_os_error().is_some_and(|errno| AWAY.contains(&errno))
+}
+
 /// The sockets of one exchange, both in the container's network namespace.
 #[derive(Debug)]
 pub(super) struct Wire {
     packets: Watched<RawSocket>,
     /// UDP port 68, unless the container uses it itself.
     port: Option<Port>,
-    frame: RefCell<Box<[u8; FRAME]>>,
 }
 
 impl Wire {
@@ -150,16 +157,13 @@ impl Wire {
         let (packets, port) = netns
             .enter(|| (RawSocket::open(link.index), Port::open(&link.name)))
             .map_err(Error::fault("entering the container's network namespace"))?;
-        let packets = packets.and_then(Watched::new).map_err(|error| match error.raw_os_error() {
-            Some(libc::ENETDOWN) => Error::LinkDown(link.name.clone()),
-            _ => Error::fault(format!("listening on {}", link.name))(error),
-        })?;
+        let packets = packets.and_then(Watched::new).map_err(Error::fault(format!("listening on {}", link.name)))?;
         let port = match port {
             Ok(port) => Some(port),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
             Err(error) => return Err(Error::fault(format!("taking UDP port 68 on {}", link.name))(error)),
         };
-        Ok(Self { packets, port, frame: RefCell::new(Box::new([0; FRAME])) })
+        Ok(Self { packets, port })
     }
 
     /// Whether the container uses the client's port itself.
@@ -180,9 +184,13 @@ impl Wire {
         }
     }
 
-    /// Waits for a frame and passes it on.
-    pub(super) async fn hear<T>(&self, hear: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
-        let length = self.packets.read_with(|socket| socket.recv(&mut self.frame.borrow_mut()[..])).await?;
-        Ok(hear(&self.frame.borrow()[..length]))
+    /// Waits for a frame.
+    pub(super) async fn hear(&self) -> io::Result<Vec<u8>> {
+        let frame = |socket: &RawSocket| {
+            let mut frame = [0; FRAME];
+            let length = socket.recv(&mut frame)?;
+            Ok(frame[..length].to_vec())
+        };
+        self.packets.read_with(frame).await
     }
 }

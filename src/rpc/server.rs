@@ -143,7 +143,8 @@ async fn answer<F>(
         });
         call(Call::decode(head.uri.path(), &body.await?)?).await
     };
-    let in_time = future::or(work, expiry(&head.headers));
+    // Pinned here, for a block that owns what it awaits has room for it twice, and this is some kilobytes.
+    let in_time = pin!(future::or(work, expiry(&head.headers)));
     let hung_up = async {
         // Whether it was reset or the connection died, nobody waits.
         let _ = poll_fn(|context| respond.poll_reset(context)).await;

@@ -1,6 +1,6 @@
 //! The packet socket hears what it should, and the UDP port stands in and is never read.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
@@ -18,7 +18,11 @@ use super::lab::{Result, eventually};
 
 pub(super) const TRIALS: &[NamedTrial] = &[
     ("raw::it_hears_only_what_it_should", it_hears_only_what_it_should),
-    ("raw::an_interface_that_is_down_or_gone_is_an_error", an_interface_that_is_down_or_gone_is_an_error),
+    (
+        "raw::an_interface_that_is_down_or_gone_is_an_error_to_send_on",
+        an_interface_that_is_down_or_gone_is_an_error_to_send_on,
+    ),
+    ("raw::it_hears_no_other_interface", it_hears_no_other_interface),
     ("udp::it_sends_from_the_address_it_is_told_to", it_sends_from_the_address_it_is_told_to),
     ("udp::a_port_in_use_is_not_shared", a_port_in_use_is_not_shared),
     ("udp::while_it_is_open_nobody_is_told_that_the_port_is_not", while_it_is_open_nobody_is_told_that_the_port_is_not),
@@ -127,30 +131,56 @@ fn it_hears_only_what_it_should() -> Result {
     Ok(())
 }
 
-fn an_interface_that_is_down_or_gone_is_an_error() -> Result {
+fn an_interface_that_is_down_or_gone_is_an_error_to_send_on() -> Result {
     let (server, container, netns) = two_ends()?;
-    let errno = |result: io::Result<RawSocket>| result.err().and_then(|error| error.raw_os_error());
-    assert_eq!(errno(netns.enter(|| RawSocket::open(9999))?), Some(libc::ENODEV));
+    let errno = |result: io::Result<()>| result.err().and_then(|error| error.raw_os_error());
+    assert_eq!(errno(netns.enter(|| RawSocket::open(9999).map(drop))?), Some(libc::ENODEV));
     let (raw, _) = open_raw(&netns)?;
-    let index = container.link("eth0")?.index;
+    let frame = frame(BROADCAST, 0x0806, &[], 1);
+    let silent = |raw: &RawSocket| raw.recv(&mut [0; 64]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
 
+    // Who only listens is not told.
     container.set_state("eth0", false)?;
-    let error = raw.recv(&mut [0; 64]).err().ok_or("heard something")?;
-    assert_eq!(error.raw_os_error(), Some(libc::ENETDOWN), "{error}");
-    let error = raw.send(&frame(BROADCAST, 0x0806, &[], 1)).err().ok_or("sent something")?;
-    assert_eq!(error.raw_os_error(), Some(libc::ENETDOWN), "{error}");
-    assert_eq!(errno(netns.enter(|| RawSocket::open(index))?), Some(libc::ENETDOWN));
+    assert!(silent(&raw));
+    assert_eq!(errno(raw.send(&frame)), Some(libc::ENETDOWN));
+    let (late, _) = open_raw(&netns)?;
+    assert_eq!(errno(late.send(&frame)), Some(libc::ENETDOWN));
 
-    // Up again, the same socket hears again.
+    // Up again, the same sockets hear again.
     container.set_state("eth0", true)?;
     let tap = server.run(|| Tap::open("wire"))?;
-    tap.send(&frame(BROADCAST, 0x0806, &[], 1))?;
-    let heard = || Ok(raw.recv(&mut [0; 64]).is_ok().then_some(()));
-    eventually("a frame on the restored interface", Duration::from_secs(5), heard)?;
+    for raw in [&raw, &late] {
+        tap.send(&frame)?;
+        let heard = || Ok(raw.recv(&mut [0; 64]).is_ok().then_some(()));
+        eventually("a frame on the restored interface", Duration::from_secs(5), heard)?;
+    }
 
     container.delete_link("eth0")?;
-    let error = raw.send(&frame(BROADCAST, 0x0806, &[], 1)).err().ok_or("sent something")?;
-    assert_eq!(error.raw_os_error(), Some(libc::ENXIO), "{error}");
+    assert_eq!(errno(raw.send(&frame)), Some(libc::ENXIO));
+    Ok(())
+}
+
+/// The socket is tied to its interface by its filter alone.
+fn it_hears_no_other_interface() -> Result {
+    let (server, container, netns) = two_ends()?;
+    server.veth("wire1", &container, "eth1")?;
+    let (here, there) = (server.run(|| Tap::open("wire"))?, server.run(|| Tap::open("wire1"))?);
+    // So early that the filter may still be on its way, and later.
+    there.send(&frame(BROADCAST, 0x0806, &[], 1))?;
+    let (raw, _) = open_raw(&netns)?;
+    there.send(&frame(BROADCAST, 0x0806, &[], 2))?;
+    here.send(&frame(BROADCAST, 0x0806, &[], 3))?;
+    let mut buffer = [0; 1600];
+    let mut next = || {
+        let length = raw.recv(&mut buffer).ok();
+        // The kernel's own frames do not end in one of our marks.
+        Ok(length.and_then(|length| buffer[..length].last().copied()).filter(|mark| *mark != 0))
+    };
+    assert_eq!(eventually("a frame on the right interface", Duration::from_secs(5), &mut next)?, 3);
+    // What is sent leaves by the right one, too.
+    raw.send(&frame(BROADCAST, 0x0806, &[], 4))?;
+    let arrived = || Ok(here.receive()?.filter(|frame| frame.last() == Some(&4)));
+    eventually("our frame at the right other end", Duration::from_secs(5), arrived)?;
     Ok(())
 }
 
