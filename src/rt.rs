@@ -16,6 +16,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use async_io::Async;
+use futures_lite::future::{or, yield_now};
 use rustix::time::{
     ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create,
     timerfd_settime,
@@ -43,7 +44,14 @@ pub fn now() -> Instant {
 pub fn block_on<T>(main: impl AsyncFnOnce(Runtime) -> T) -> T {
     let inner = Rc::new(Inner { executor: smol::LocalExecutor::new(), alarm: OnceCell::new() });
     let runtime = Runtime(Rc::downgrade(&inner));
-    smol::block_on(inner.executor.run(main(runtime)))
+    // One task at a time, `main` looked at in between. The executor's own `run` keeps a queue of 8 kB to steal from.
+    let tasks = async {
+        loop {
+            inner.executor.tick().await;
+            yield_now().await;
+        }
+    };
+    smol::block_on(or(main(runtime), tasks))
 }
 
 /// A handle on the runtime that [`block_on`] drives.
@@ -276,7 +284,7 @@ impl Signals {
     pub async fn next(&self) -> io::Result<Signal> {
         let terminate = async { drain(&self.terminate).await.map(|()| Signal::Terminate) };
         let interrupt = async { drain(&self.interrupt).await.map(|()| Signal::Interrupt) };
-        futures_lite::future::or(terminate, interrupt).await
+        or(terminate, interrupt).await
     }
 }
 

@@ -196,6 +196,11 @@ impl Client {
         (due != NEVER).then_some(due)
     }
 
+    /// Who asks, and for what.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// The lease in use, if any.
     pub fn lease(&self) -> Option<&Lease> {
         match &self.state {

@@ -1,5 +1,6 @@
 //! The lease file: netavark's shape, replaced as a whole, valid JSON at every instant.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -8,7 +9,8 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use prost::Message;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::rpc::wire::Lease;
@@ -30,11 +32,33 @@ pub(super) struct LeaseFile {
 pub(super) struct Entry<'a> {
     /// The lease as the caller of Setup got it.
     #[serde(flatten)]
-    pub(super) lease: &'a Lease,
+    pub(super) lease: &'a Packed,
     /// The container's network namespace.
     pub(super) ns_path: &'a Path,
     /// The container's interface.
     pub(super) container_iface: &'a str,
+}
+
+/// A lease in its wire form: a seventh of the memory, for what is kept as long as the container and seldom read.
+#[derive(Debug)]
+pub(super) struct Packed(Box<[u8]>);
+
+impl Packed {
+    pub(super) fn unpack(&self) -> Lease {
+        Lease::decode(&*self.0).expect("these bytes were a lease")
+    }
+}
+
+impl From<&Lease> for Packed {
+    fn from(lease: &Lease) -> Self {
+        Self(lease.encode_to_vec().into())
+    }
+}
+
+impl Serialize for Packed {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.unpack().serialize(serializer)
+    }
 }
 
 impl LeaseFile {
@@ -80,12 +104,12 @@ impl LeaseFile {
             Earlier(&'a Value),
         }
         let earlier = self.earlier.borrow();
-        let mut by_mac: BTreeMap<&str, Vec<Any<'_>>> = BTreeMap::new();
+        let mut by_mac: BTreeMap<Cow<'_, str>, Vec<Any<'_>>> = BTreeMap::new();
         for (mac, leases) in &*earlier {
-            by_mac.entry(mac).or_default().extend(leases.iter().map(Any::Earlier));
+            by_mac.entry(mac.into()).or_default().extend(leases.iter().map(Any::Earlier));
         }
         for entry in leases {
-            by_mac.entry(&entry.lease.mac_address).or_default().push(Any::Ours(entry));
+            by_mac.entry(entry.lease.unpack().mac_address.into()).or_default().push(Any::Ours(entry));
         }
         self.replace_with(&by_mac).inspect_err(|_| {
             // Half a file helps nobody, least of all on a full disk.
@@ -138,11 +162,12 @@ mod tests {
         }
     }
 
-    fn lease(mac: &str, address: &str) -> Lease {
-        Lease { mac_address: mac.into(), yiaddr: address.into(), lease_time: 120, ..Lease::default() }
+    fn lease(mac: &str, address: &str) -> Packed {
+        let lease = Lease { mac_address: mac.into(), yiaddr: address.into(), lease_time: 120, ..Lease::default() };
+        Packed::from(&lease)
     }
 
-    fn entry<'a>(lease: &'a Lease, netns: &'a str) -> Entry<'a> {
+    fn entry<'a>(lease: &'a Packed, netns: &'a str) -> Entry<'a> {
         Entry { lease, ns_path: Path::new(netns), container_iface: "eth0" }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use crate::rpc::wire::NetworkConfig;
 
@@ -47,7 +48,7 @@ pub(super) struct Key {
     /// The container interface's address.
     pub(super) mac: Mac,
     /// The container's network namespace, as the caller names it.
-    pub(super) netns: PathBuf,
+    pub(super) netns: Rc<Path>,
 }
 
 /// A Setup whose form is right; whether its interfaces exist is asked next.
@@ -56,7 +57,7 @@ pub(super) struct Request {
     /// The lease's key.
     pub(super) key: Key,
     /// The network namespace as the caller wrote it. The key may have another name for it.
-    pub(super) ns_path: PathBuf,
+    pub(super) ns_path: Rc<Path>,
     /// The address as the caller wrote it, for replies and the lease file.
     pub(super) mac_text: String,
     /// The parent on the host. DHCP is spoken from the container's interface; this one only has to exist.
@@ -98,9 +99,10 @@ impl Request {
         if config.host_name.len() > OPTION_MAX {
             return Err(BadRequest::TooLong { field: "host_name", limit: OPTION_MAX });
         }
+        let ns_path: Rc<Path> = Path::new(&config.ns_path).into();
         Ok(Self {
-            key: Key { mac, netns: PathBuf::from(&config.ns_path) },
-            ns_path: config.ns_path.into(),
+            key: Key { mac, netns: Rc::clone(&ns_path) },
+            ns_path,
             mac_text: config.container_mac_addr,
             host_interface: config.host_iface,
             container_interface: config.container_iface,
@@ -120,7 +122,7 @@ pub(super) struct Selector {
 
 impl From<&Key> for Selector {
     fn from(key: &Key) -> Self {
-        Self { mac: key.mac, netns: Some(key.netns.clone()) }
+        Self { mac: key.mac, netns: Some(key.netns.to_path_buf()) }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::rt::{self, Runtime};
 
 use super::error::Error;
 use super::reply;
-use super::request::Request;
+use super::request::{Key, Request};
 use super::settings::Settings;
 use super::site::{Site, Unreachable, Wire, is_link_away};
 
@@ -48,17 +48,17 @@ impl Session {
     /// Gets a lease and puts it on the link, within `patience` where there is such. All or nothing.
     pub(super) async fn acquire(
         runtime: Runtime,
-        request: Request,
+        mut request: Request,
         site: Site,
         patience: Option<Duration>,
         wish: Option<Ipv4Addr>,
     ) -> Result<Self, Error> {
         let config = dhcp::Config {
-            host_name: request.host_name.clone(),
+            host_name: request.host_name.take(),
             // A caller without a deadline waits all the same, which is to be known.
             deadline: Some(patience.unwrap_or(Duration::MAX)),
             requested: wish,
-            ..dhcp::Config::new(request.key.mac.0, request.client_id.clone())
+            ..dhcp::Config::new(request.key.mac.0, std::mem::take(&mut request.client_id))
         };
         let wire = Some(site.open(&request)?);
         let client = Client::new(config, seed()?, rt::now());
@@ -108,9 +108,19 @@ impl Session {
         self.last.as_ref().map(|last| last.address)
     }
 
+    /// What the lease belongs to.
+    pub(super) fn key(&self) -> &Key {
+        &self.request.key
+    }
+
+    /// The interface that has the lease.
+    pub(super) fn container_interface(&self) -> &str {
+        &self.request.container_interface
+    }
+
     /// Who the server thinks has the lease.
     pub(super) fn client_id(&self) -> &[u8] {
-        &self.request.client_id
+        &self.client.config().client_id
     }
 
     /// Keeps the lease for as long as the container is there, and tells `changed` what has become of it. May be
@@ -288,7 +298,8 @@ impl Session {
         };
         let frame = async {
             let Some(wire) = wire else { return pending().await };
-            wire.hear().await.map_or_else(Heard::Fault, Heard::Frame)
+            // Boxed, for while there is no wire, which is nearly always, it takes no room then.
+            Box::pin(wire.hear()).await.map_or_else(Heard::Fault, Heard::Frame)
         };
         match or(frame, time).await {
             Heard::Frame(frame) => {

@@ -16,7 +16,7 @@ use crate::rt::{self, Runtime, Task};
 use crate::service::{Activity, Closing, Idle, Notify};
 
 use super::error::Error;
-use super::leases::{Entry, LeaseFile};
+use super::leases::{Entry, LeaseFile, Packed};
 use super::request::{Key, Mac, Request, Selector};
 use super::session::Session;
 use super::site::{Site, canonical};
@@ -59,7 +59,7 @@ struct Taken {
 #[derive(Debug)]
 struct Held {
     /// What the lease file says; none while the lease is lost.
-    lease: Option<Lease>,
+    lease: Option<Packed>,
     container_interface: String,
     /// Tells the task to stop; it gives the session back then.
     stop: Event,
@@ -104,10 +104,13 @@ impl Table {
 
     async fn setup(self: &Rc<Self>, config: NetworkConfig) -> Result<Lease, Error> {
         let mut request = Request::parse(config)?;
-        request.key.netns = canonical(&request.key.netns);
+        let netns = canonical(&request.ns_path);
+        if *netns != *request.ns_path {
+            request.key.netns = netns.into();
+        }
         // A call that nobody could serve leaves alone what is there.
         let site = Site::find(&request)?;
-        let (key, container_interface) = (request.key.clone(), request.container_interface.clone());
+        let key = request.key.clone();
         // Declared before the session, so dropped after it: the place is free when nothing of the session is left.
         let (claim, held) = self.claim(&key).await;
         let (claim, wish) = match held {
@@ -134,7 +137,7 @@ impl Table {
         let lease = session.reply().expect("acquired");
         session.settle();
         self.forget_earlier(&Selector::from(&key));
-        claim.settle(self.hold(key, container_interface, session));
+        claim.settle(self.hold(session));
         self.save();
         Ok(lease)
     }
@@ -170,7 +173,7 @@ impl Table {
     async fn end(self: &Rc<Self>, key: &Key) -> Option<Lease> {
         let (claim, held) = self.claim(key).await;
         let held = held?;
-        let lease = held.lease.clone();
+        let lease = held.lease.as_ref().map(Packed::unpack);
         self.dismiss(held, |_| true).await;
         drop(claim);
         lease
@@ -218,8 +221,9 @@ impl Table {
     }
 
     /// Starts the task that keeps a session.
-    fn hold(self: &Rc<Self>, key: Key, container_interface: String, mut session: Session) -> Held {
-        let lease = session.reply();
+    fn hold(self: &Rc<Self>, mut session: Session) -> Held {
+        let lease = session.reply().as_ref().map(Packed::from);
+        let container_interface = session.container_interface().to_owned();
         let stop = Event::new();
         let stopped = stop.listen();
         let table = Rc::clone(self);
@@ -227,8 +231,8 @@ impl Table {
             let kept = async {
                 // Setup is answered first: `keep` begins with closing the sockets, which takes the kernel a while.
                 yield_now().await;
-                session.keep(|session| table.update(&key, session.reply())).await;
-                table.forget(&key);
+                session.keep(|session| table.update(session.key(), session.reply())).await;
+                table.forget(session.key());
             };
             or(kept, stopped).await;
             session
@@ -238,7 +242,7 @@ impl Table {
 
     fn update(&self, key: &Key, lease: Option<Lease>) {
         if let Some(Place::Held(held)) = self.places.borrow_mut().get_mut(key) {
-            held.lease = lease;
+            held.lease = lease.as_ref().map(Packed::from);
         }
         self.save();
     }
