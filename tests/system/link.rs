@@ -8,7 +8,7 @@ use smol_dhcp_proxy::rpc::{Code, Lease, NetworkConfig, Status};
 
 use crate::lab::server::{Server, Settings};
 use crate::lab::stage::Stage;
-use crate::lab::topology::{LINK, SERVER, SERVER_LINK};
+use crate::lab::topology::{Container, LINK, SERVER, SERVER_LINK};
 use crate::lab::{Result, eventually, grpc};
 use crate::lease::{check_link, check_released};
 use crate::{Named, stage};
@@ -29,6 +29,15 @@ const SOON: Duration = Duration::from_secs(5);
 fn short() -> Settings {
     let seconds = Duration::from_secs;
     Settings { lease: seconds(60), t1: Some(seconds(2)), t2: Some(seconds(4)), ..Settings::default() }
+}
+
+/// The kernel takes the routes off a link that goes down: they come back, and the lease has its full time.
+fn await_renewal(container: &Container, lease: &Lease) -> Result {
+    eventually("the route is back, and the lease has its full time", SOON, || {
+        let full = container.address()?.is_some_and(|address| address.valid >= 59);
+        Ok((full && container.namespace.default_routes()?.len() == 1).then_some(()))
+    })?;
+    check_link(container, lease, 60)
 }
 
 /// The kernel refuses a router that is everybody, after MTU and address have been set.
@@ -106,12 +115,7 @@ fn renamed() -> Result {
     container.namespace.set_state("uplink", true)?;
     let renewal = server.await_message(MessageType::Request, 2, SOON)?;
     assert!(renewal.is_unicast() && renewal.source.to_string() == lease.yiaddr, "{renewal:?}");
-    // The kernel took the route when the link went down.
-    eventually("the route is back, and the lease has its full time", SOON, || {
-        let full = container.address()?.is_some_and(|address| address.valid >= 59);
-        Ok((full && container.namespace.default_routes()?.len() == 1).then_some(()))
-    })?;
-    check_link(container, &lease, 60)?;
+    await_renewal(container, &lease)?;
     assert_eq!(server.heard_of(MessageType::Discover).len(), 1);
     stage.teardown(0)?;
     check_released(&server, 1, container, &lease)
@@ -134,12 +138,7 @@ fn down_and_up() -> Result {
     server.set_silent(false);
     let rebinding = server.await_message(MessageType::Request, 3, SOON)?;
     assert_eq!(rebinding.source.to_string(), lease.yiaddr);
-    // The route comes back with the link, the full time with the answer.
-    eventually("the route is back, and the lease has its full time", SOON, || {
-        let full = container.address()?.is_some_and(|address| address.valid >= 59);
-        Ok((full && container.namespace.default_routes()?.len() == 1).then_some(()))
-    })?;
-    check_link(container, &lease, 60)?;
+    await_renewal(container, &lease)?;
     assert_eq!(server.heard_of(MessageType::Discover).len(), 1);
     assert!(stage.daemon.is_running()?);
     stage.teardown(0).map(drop)
