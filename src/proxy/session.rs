@@ -21,6 +21,10 @@ use super::site::{Site, Unreachable, Wire, is_link_away};
 /// How soon a link that cannot be used, or is not what the lease says, is looked at again.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// How long sockets stay open before the container is looked for again. They hear nothing of an interface that has gone,
+/// and an unanswered renewal would hold on to its namespace for hours.
+const LISTEN: Duration = Duration::from_secs(10);
+
 /// A container's lease and all that keeps it.
 ///
 /// Until it is [settled](Session::settle), dropping it undoes everything: the lease is given back and the link is
@@ -285,9 +289,10 @@ impl Session {
             Fault(std::io::Error),
         }
         let in_trouble = self.stale || (self.client.is_listening() && self.wire.is_none());
-        let retry = in_trouble.then(|| rt::now() + RETRY);
+        let look = if in_trouble { Some(RETRY) } else { self.wire.as_ref().map(|_| LISTEN) };
+        let look = look.map(|delay| rt::now() + delay);
         let Self { runtime, client, wire, .. } = self;
-        let due = [client.poll_timeout(), retry].into_iter().flatten().min();
+        let due = [client.poll_timeout(), look].into_iter().flatten().min();
         let time = async {
             let Some(due) = due else { return pending().await };
             if let Err(error) = runtime.sleep_until(due).await {

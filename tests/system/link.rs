@@ -22,6 +22,7 @@ pub(crate) const TRIALS: &[Named] = &[
     ("link::teardown_of_a_link_that_is_down", teardown_while_down),
     ("link::setup_after_a_crash_takes_over_what_is_there", after_a_crash),
     ("link::an_interface_that_is_deleted_ends_its_lease", deleted),
+    ("link::one_that_is_deleted_while_nobody_answers_does_too", deleted_while_nobody_answers),
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -153,6 +154,21 @@ fn deleted() -> Result {
         Ok((stage.unit.leases()? == serde_json::json!({})).then_some(()))
     })?;
     assert_eq!(server.heard_of(MessageType::Request).len(), 1);
+    assert!(stage.daemon.await_exit(SOON)?.success(), "nothing holds it any more");
+    Ok(())
+}
+
+fn deleted_while_nobody_answers() -> Result {
+    let mut stage = stage(1, &["-a", "0.5"])?;
+    let settings = Settings { t2: Some(Duration::from_secs(40)), ..short() };
+    let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
+    stage.setup(0)?;
+    server.set_silent(true);
+    server.await_message(MessageType::Request, 2, SOON)?;
+    stage.topology.containers[0].namespace.delete_link(LINK)?;
+    eventually("the lease is forgotten long before T2", Duration::from_secs(15), || {
+        Ok((stage.unit.leases()? == serde_json::json!({})).then_some(()))
+    })?;
     assert!(stage.daemon.await_exit(SOON)?.success(), "nothing holds it any more");
     Ok(())
 }
