@@ -289,8 +289,11 @@ impl Session {
             Fault(std::io::Error),
         }
         let in_trouble = self.stale || (self.client.is_listening() && self.wire.is_none());
-        let look = if in_trouble { Some(RETRY) } else { self.wire.as_ref().map(|_| LISTEN) };
-        let look = look.map(|delay| rt::now() + delay);
+        // Counted from their opening: in a namespace that only they keep alive, others may well go on talking.
+        let look = match &self.wire {
+            Some(wire) if !in_trouble => Some(wire.opened + LISTEN),
+            _ => in_trouble.then(|| rt::now() + RETRY),
+        };
         let Self { runtime, client, wire, .. } = self;
         let due = [client.poll_timeout(), look].into_iter().flatten().min();
         let time = async {

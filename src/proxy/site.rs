@@ -11,7 +11,8 @@ use crate::net::netlink::{self, Netlink};
 use crate::net::netns::{Netns, NetnsId};
 use crate::net::raw::RawSocket;
 use crate::net::udp::Port;
-use crate::rt::Watched;
+use crate::rt::{self, Watched};
+use crate::time::Instant;
 
 use super::error::{BadRequest, Error};
 use super::request::{Mac, Request};
@@ -150,6 +151,8 @@ pub(super) struct Wire {
     packets: Watched<RawSocket>,
     /// UDP port 68, unless the container uses it itself.
     port: Option<Port>,
+    /// When the container was last seen to be there.
+    pub(super) opened: Instant,
 }
 
 impl Wire {
@@ -163,7 +166,7 @@ impl Wire {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
             Err(error) => return Err(Error::fault(format!("taking UDP port 68 on {}", link.name))(error)),
         };
-        Ok(Self { packets, port })
+        Ok(Self { packets, port, opened: rt::now() })
     }
 
     /// Whether the container uses the client's port itself.
