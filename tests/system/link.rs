@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use dhcproto::v4::MessageType;
+use smol_dhcp_proxy::net::raw::RawSocket;
 use smol_dhcp_proxy::rpc::{Code, Lease, NetworkConfig, Status};
 
 use crate::lab::server::{Server, Settings};
@@ -23,6 +24,7 @@ pub(crate) const TRIALS: &[Named] = &[
     ("link::setup_after_a_crash_takes_over_what_is_there", after_a_crash),
     ("link::an_interface_that_is_deleted_ends_its_lease", deleted),
     ("link::one_that_is_deleted_while_nobody_answers_does_too", deleted_while_nobody_answers),
+    ("link::so_does_a_namespace_where_others_go_on_talking", gone_while_others_talk),
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -167,6 +169,26 @@ fn deleted_while_nobody_answers() -> Result {
     server.await_message(MessageType::Request, 2, SOON)?;
     stage.topology.containers[0].namespace.delete_link(LINK)?;
     eventually("the lease is forgotten long before T2", Duration::from_secs(15), || {
+        Ok((stage.unit.leases()? == serde_json::json!({})).then_some(()))
+    })?;
+    assert!(stage.daemon.await_exit(SOON)?.success(), "nothing holds it any more");
+    Ok(())
+}
+
+/// With the container's namespace gone but for the daemon's own sockets, the network goes on talking to them.
+fn gone_while_others_talk() -> Result {
+    let mut stage = stage(1, &["-a", "0.5"])?;
+    let settings = Settings { t2: Some(Duration::from_secs(40)), ..short() };
+    let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
+    let index = stage.topology.server.link(SERVER_LINK)?.index;
+    let talker = stage.topology.server.run(|| Ok(RawSocket::open(index)?))?;
+    let arp = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 9], &[8, 6], &[0; 46]].concat();
+    stage.setup(0)?;
+    server.set_silent(true);
+    server.await_message(MessageType::Request, 2, SOON)?;
+    drop(stage.topology.containers.remove(0));
+    eventually("the lease is forgotten long before T2", Duration::from_secs(15), || {
+        talker.send(&arp)?;
         Ok((stage.unit.leases()? == serde_json::json!({})).then_some(()))
     })?;
     assert!(stage.daemon.await_exit(SOON)?.success(), "nothing holds it any more");
