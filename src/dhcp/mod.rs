@@ -61,6 +61,9 @@ pub struct Config {
     pub client_id: Vec<u8>,
     /// Option 12. At most 255 bytes are sent.
     pub host_name: Option<String>,
+    /// Option 81: the whole name, which the server may enter into the DNS. It takes the place of `host_name`, for the
+    /// two are never sent together (RFC 4702 3.1). One that is no domain name is not sent.
+    pub fqdn: Option<String>,
     /// How long the first acquisition may take before [`Event::GaveUp`]; also means that somebody waits, which
     /// makes the retransmissions brisk. `None`: patiently, for ever.
     pub deadline: Option<Duration>,
@@ -69,6 +72,8 @@ pub struct Config {
     pub broadcast: bool,
     /// An address to ask for in the DISCOVER (option 50); the server may well offer another.
     pub requested: Option<Ipv4Addr>,
+    /// How to find out whether somebody else has the address.
+    pub probe: Probe,
     /// The largest DHCP message that we can hear, in bytes (option 57).
     pub max_message_size: u16,
     /// Whether delays are randomized as RFC 2131 4.1 and 4.4.5 want it. Off only in tests, to have round figures.
@@ -83,9 +88,11 @@ impl Config {
             mac,
             client_id,
             host_name: None,
+            fqdn: None,
             deadline: None,
             broadcast: false,
             requested: None,
+            probe: Probe::WithRequest,
             // An Ethernet frame's worth. RFC 2132 9.10 does not say whether headers count; this fits either way.
             max_message_size: 1472,
             fuzz: true,
@@ -96,6 +103,19 @@ impl Config {
     fn sent_client_id(&self) -> &[u8] {
         &self.client_id[..self.client_id.len().min(255)]
     }
+}
+
+/// Asking the link by ARP whether an address is free before it is used (RFC 2131 4.4.1, RFC 5227 2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// Nobody is asked, and nobody's claim is heard.
+    Off,
+    /// One probe that costs no time: it goes out together with the REQUEST, and whoever has not answered when the ACK
+    /// is here is late. Late is not lost: the client goes on listening for 2 s.
+    WithRequest,
+    /// As many as this between ACK and [`Event::Bound`], with the waits of RFC 5227 1.1: up to a second before the
+    /// first, one or two seconds between them, two after the last. 0 means [`Probe::Off`].
+    Before(u8),
 }
 
 /// What [`Client::poll_transmit`] has put into the caller's buffer, and how it wants to travel.
@@ -154,11 +174,18 @@ pub enum Lost {
         /// The server's own words (option 56), control characters replaced.
         message: Option<String>,
     },
+    /// Another station uses the address (RFC 5227); the server was told (DHCPDECLINE).
+    Conflict {
+        /// Who.
+        by: Mac,
+    },
 }
 
 /// How far an acquisition got that came to nothing. Its text is made for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Why {
+    /// The interface had no carrier: there was nobody to talk to.
+    NoCarrier,
     /// No server offered anything.
     NoOffer {
         /// For how long.
@@ -180,21 +207,46 @@ pub enum Why {
         /// The server's own words (option 56), control characters replaced.
         message: Option<String>,
     },
+    /// The address that a server gave is another station's.
+    InUse {
+        /// The address.
+        address: Ipv4Addr,
+        /// Who gave it to us.
+        server: Ipv4Addr,
+        /// Who has it.
+        by: Mac,
+    },
 }
 
-impl fmt::Display for Why {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Why {
+    /// Its text with the name of the interface, where that says more.
+    pub fn on(&self, interface: &str) -> String {
+        self.text(&format!(" on {interface}"))
+    }
+
+    fn text(&self, on: &str) -> String {
         match self {
+            Self::NoCarrier => format!("no carrier{on}"),
             Self::NoOffer { within, discovers } => {
                 let plural = if *discovers == 1 { "" } else { "s" };
                 let (seconds, millis) = (within.as_secs(), within.subsec_millis());
                 let fraction = if millis == 0 { String::new() } else { format!(".{millis:03}") };
-                write!(f, "no DHCPOFFER within {seconds}{fraction} s ({discovers} DISCOVER{plural} sent)")
+                format!("no DHCPOFFER within {seconds}{fraction} s ({discovers} DISCOVER{plural} sent{on})")
             }
-            Self::NoAck { address, server } => write!(f, "offer of {address} from {server} but no DHCPACK"),
-            Self::Refused { server, message: None } => write!(f, "refused by {server}"),
-            Self::Refused { server, message: Some(message) } => write!(f, "refused by {server}: {message}"),
+            Self::NoAck { address, server } => format!("offer of {address} from {server} but no DHCPACK"),
+            Self::Refused { server, message: None } => format!("refused by {server}"),
+            Self::Refused { server, message: Some(message) } => format!("refused by {server}: {message}"),
+            Self::InUse { address, server, by: [a, b, c, d, e, g] } => {
+                let by = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}");
+                format!("offer of {address} from {server}, but {by} uses that address")
+            }
         }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text(""))
     }
 }
 

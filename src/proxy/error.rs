@@ -19,7 +19,7 @@ pub(super) enum Error {
     #[error(transparent)]
     BadRequest(#[from] BadRequest),
     /// The DHCP server's or the network's: no lease in time, or a refusal.
-    #[error("{why} on {interface}")]
+    #[error("{}", why.on(interface))]
     NoAnswer {
         /// The container's interface.
         interface: String,

@@ -14,7 +14,7 @@ use crate::rt::{self, Runtime};
 
 use super::error::Error;
 use super::reply;
-use super::request::{Key, Request};
+use super::request::{Key, Mac, Request};
 use super::settings::Settings;
 use super::site::{Site, Unreachable, Wire, is_link_away};
 
@@ -396,6 +396,7 @@ impl fmt::Display for LostBy<'_> {
             Lost::Expired => write!(f, "nobody extended it in time"),
             Lost::Refused { server, message: None } => write!(f, "refused by {server}"),
             Lost::Refused { server, message: Some(message) } => write!(f, "refused by {server}: {message}"),
+            Lost::Conflict { by } => write!(f, "{} uses that address", Mac(*by)),
         }
     }
 }

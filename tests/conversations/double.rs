@@ -57,6 +57,7 @@ pub enum Says {
 pub enum Lost {
     Expired,
     Refused,
+    Conflict,
 }
 
 pub fn gave_up(why: &str) -> Says {
@@ -71,6 +72,7 @@ impl From<Event> for Says {
             Event::Changed { old, new } => Self::Changed(old.address, new.address),
             Event::Lost { old, why: dhcp::Lost::Expired } => Self::Lost(old.address, Lost::Expired),
             Event::Lost { old, why: dhcp::Lost::Refused { .. } } => Self::Lost(old.address, Lost::Refused),
+            Event::Lost { old, why: dhcp::Lost::Conflict { .. } } => Self::Lost(old.address, Lost::Conflict),
             Event::GaveUp(why) => Self::GaveUp(why.to_string()),
             Event::Released => Self::Released,
         }
