@@ -7,10 +7,18 @@ mod double;
 
 #[path = "conversations/acquire.rs"]
 mod acquire;
+#[path = "conversations/carrier.rs"]
+mod carrier;
+#[path = "conversations/conflict.rs"]
+mod conflict;
 #[path = "conversations/hostile.rs"]
 mod hostile;
 #[path = "conversations/options.rs"]
 mod options;
+#[path = "conversations/pace.rs"]
+mod pace;
+#[path = "conversations/rapid.rs"]
+mod rapid;
 #[path = "conversations/reboot.rs"]
 mod reboot;
 #[path = "conversations/release.rs"]

@@ -40,14 +40,23 @@ impl Backoff {
         }
     }
 
-    /// The wait before starting over when `failures` rounds in a row came to nothing after an OFFER (a NAK, or no
-    /// ACK): none the first time, then doubling, so that a server that always refuses is not asked all day long.
-    pub(super) fn start_over(&mut self, failures: u32, somebody_waits: bool) -> Duration {
+    /// The wait before starting over after so many setbacks in a row (a NAK, no ACK, a conflict): none after the first, then doubling, so that a server that always refuses is not asked all day long.
+    pub(super) fn start_over(&mut self, setbacks: u32, somebody_waits: bool) -> Duration {
         let longest = if somebody_waits { 8 } else { 128 };
-        match failures {
+        match setbacks {
             0 | 1 => Duration::ZERO,
             n => self.up_to_earlier(secs((1 << (n - 1).min(7)).min(longest)), Duration::from_millis(500)),
         }
+    }
+
+    /// The wait before the first of several ARP probes: PROBE_WAIT (RFC 5227 1.1).
+    pub(super) fn probe_wait(&mut self) -> Duration {
+        self.up_to_earlier(secs(1), secs(1))
+    }
+
+    /// The wait between two ARP probes: PROBE_MIN to PROBE_MAX (RFC 5227 1.1).
+    pub(super) fn probe_interval(&mut self) -> Duration {
+        self.up_to_earlier(secs(2), secs(1))
     }
 
     /// The wait before the next REQUEST of a renewal: half of what remains, and at least a minute (RFC 2131 4.4.5).

@@ -32,6 +32,12 @@ impl Exchange {
         self.next = next;
     }
 
+    /// The same with another thing said in it: a REQUEST has the xid and the `secs` of its DISCOVER (RFC 2131 4.1,
+    /// table 5), and what it leads to counts from now on.
+    pub(super) fn anew(self, now: Instant) -> Self {
+        Self { since: now, sent: 0, ..self }
+    }
+
     pub(super) fn message(&self, message_type: DhcpMessageType) -> Request {
         Request::new(message_type, self.xid, self.secs)
     }
@@ -46,14 +52,14 @@ pub(super) struct Search {
     /// The address that we would like best.
     pub(super) wanted: Option<Ipv4Addr>,
     pub(super) discovers: u32,
-    /// Rounds that ended after an OFFER: with a NAK, or without an ACK.
-    pub(super) failures: u32,
-    /// How the last of them ended.
+    /// DISCOVERs since the carrier was last there: they are sent ever more seldom.
+    pub(super) pace: u32,
+    /// How the last round ended, where it got as far as an OFFER.
     pub(super) trouble: Option<Why>,
 }
 
 impl Search {
     pub(super) fn new(since: Instant, wanted: Option<Ipv4Addr>) -> Self {
-        Self { since, deadline: None, wanted, discovers: 0, failures: 0, trouble: None }
+        Self { since, deadline: None, wanted, discovers: 0, pace: 0, trouble: None }
     }
 }

@@ -18,8 +18,49 @@ const UDP: usize = 8;
 pub(super) enum Received<'a> {
     /// The payload of a UDP datagram to port 68, and the station that put it on this link.
     Dhcp { payload: &'a [u8], from: Mac },
-    /// Somebody told us where an address lives.
-    Arp { address: Ipv4Addr, at: Mac },
+    /// Somebody asks for a station, or answers.
+    Arp(Arp),
+}
+
+/// An ARP packet (RFC 826). Whether it asks or answers, its sender claims the sender's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Arp {
+    pub(super) is_reply: bool,
+    pub(super) sender: (Mac, Ipv4Addr),
+    /// Whose station is wanted; in a reply, who is told.
+    pub(super) target: (Mac, Ipv4Addr),
+}
+
+impl Arp {
+    /// The question of `mac`, which has no address yet, whether somebody has `address` (RFC 5227 2.1.1).
+    pub(super) fn probe(mac: Mac, address: Ipv4Addr) -> Self {
+        Self::question((mac, Ipv4Addr::UNSPECIFIED), address)
+    }
+
+    /// The news that `mac` has `address` from now on, for the caches of its neighbours (RFC 5227 2.3).
+    pub(super) fn announcement(mac: Mac, address: Ipv4Addr) -> Self {
+        Self::question((mac, address), address)
+    }
+
+    /// The question who has `wanted`.
+    pub(super) fn question(sender: (Mac, Ipv4Addr), wanted: Ipv4Addr) -> Self {
+        Self { is_reply: false, sender, target: ([0; 6], wanted) }
+    }
+
+    /// As a frame to all on the link.
+    pub(super) fn write(self) -> Vec<u8> {
+        let representation = ArpRepr::EthernetIpv4 {
+            operation: if self.is_reply { ArpOperation::Reply } else { ArpOperation::Request },
+            source_hardware_addr: EthernetAddress(self.sender.0),
+            source_protocol_addr: self.sender.1,
+            target_hardware_addr: EthernetAddress(self.target.0),
+            target_protocol_addr: self.target.1,
+        };
+        let mut buffer = vec![0; ETHERNET + representation.buffer_len()];
+        let mut ethernet = ethernet(&mut buffer, self.sender.0, BROADCAST, EthernetProtocol::Arp);
+        representation.emit(&mut ArpPacket::new_unchecked(ethernet.payload_mut()));
+        buffer
+    }
 }
 
 /// Takes off the headers of a frame that `mac` has heard.
@@ -33,7 +74,7 @@ pub(super) fn open(frame: &[u8], mac: Mac) -> Result<Received<'_>, Ignored> {
     }
     match ethernet.ethertype() {
         EthernetProtocol::Ipv4 => open_ipv4(ethernet.payload(), ethernet.src_addr().0),
-        EthernetProtocol::Arp => open_arp(ethernet.payload(), mac),
+        EthernetProtocol::Arp => open_arp(ethernet.payload()),
         _ => Err(Ignored::NotDhcp),
     }
 }
@@ -65,20 +106,23 @@ fn open_ipv4(packet: &[u8], from: Mac) -> Result<Received<'_>, Ignored> {
     Ok(Received::Dhcp { payload: udp.payload(), from })
 }
 
-fn open_arp<'a>(packet: &[u8], mac: Mac) -> Result<Received<'a>, Ignored> {
-    let arp = ArpPacket::new_checked(packet).map_err(|_| Ignored::Malformed)?;
-    match ArpRepr::parse(&arp) {
-        Ok(ArpRepr::EthernetIpv4 {
-            operation: ArpOperation::Reply,
-            source_hardware_addr,
-            source_protocol_addr,
-            target_hardware_addr,
-            ..
-        }) if target_hardware_addr.0 == mac => {
-            Ok(Received::Arp { address: source_protocol_addr, at: source_hardware_addr.0 })
-        }
-        _ => Err(Ignored::NotDhcp),
-    }
+fn open_arp<'a>(packet: &[u8]) -> Result<Received<'a>, Ignored> {
+    let packet = ArpPacket::new_checked(packet).map_err(|_| Ignored::Malformed)?;
+    let ArpRepr::EthernetIpv4 {
+        operation: operation @ (ArpOperation::Request | ArpOperation::Reply),
+        source_hardware_addr,
+        source_protocol_addr,
+        target_hardware_addr,
+        target_protocol_addr,
+    } = ArpRepr::parse(&packet).map_err(|_| Ignored::NotDhcp)?
+    else {
+        return Err(Ignored::NotDhcp);
+    };
+    Ok(Received::Arp(Arp {
+        is_reply: operation == ArpOperation::Reply,
+        sender: (source_hardware_addr.0, source_protocol_addr),
+        target: (target_hardware_addr.0, target_protocol_addr),
+    }))
 }
 
 /// Wraps the payload of a [`Transmit::Datagram`](super::Transmit::Datagram) into an Ethernet frame from
@@ -107,21 +151,6 @@ pub fn frame(payload: &[u8], source: (Mac, Ipv4Addr), destination: (Mac, Ipv4Add
     udp.set_len((UDP + payload.len()) as u16);
     udp.payload_mut().copy_from_slice(payload);
     udp.fill_checksum(&IpAddress::Ipv4(source.1), &IpAddress::Ipv4(destination.1));
-    buffer
-}
-
-/// The question to all on the link: who has `wanted`? Tell `source`.
-pub(super) fn arp_request(source: (Mac, Ipv4Addr), wanted: Ipv4Addr) -> Vec<u8> {
-    let request = ArpRepr::EthernetIpv4 {
-        operation: ArpOperation::Request,
-        source_hardware_addr: EthernetAddress(source.0),
-        source_protocol_addr: source.1,
-        target_hardware_addr: EthernetAddress([0; 6]),
-        target_protocol_addr: wanted,
-    };
-    let mut buffer = vec![0; ETHERNET + request.buffer_len()];
-    let mut ethernet = ethernet(&mut buffer, source.0, BROADCAST, EthernetProtocol::Arp);
-    request.emit(&mut ArpPacket::new_unchecked(ethernet.payload_mut()));
     buffer
 }
 

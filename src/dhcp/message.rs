@@ -53,6 +53,11 @@ impl Reply {
         })
     }
 
+    /// Whether an ACK is the whole answer to a DISCOVER (option 80, RFC 4039).
+    pub(super) fn is_rapid(&self) -> bool {
+        self.options.bytes(option::RAPID_COMMIT).is_some()
+    }
+
     /// The server's identifier (option 54).
     pub(super) fn server(&self) -> Option<Ipv4Addr> {
         self.options.address(option::SERVER_ID)
@@ -72,12 +77,19 @@ pub(super) struct Request {
     pub(super) requested: Option<Ipv4Addr>,
     /// Option 54.
     pub(super) server: Option<Ipv4Addr>,
+    /// Option 56, for whoever reads the server's log.
+    pub(super) words: Option<String>,
 }
 
 impl Request {
     /// A message that names no addresses yet.
     pub(super) fn new(message_type: DhcpMessageType, xid: u32, secs: u16) -> Self {
-        Self { message_type, xid, secs, ciaddr: None, requested: None, server: None }
+        Self { message_type, xid, secs, ciaddr: None, requested: None, server: None, words: None }
+    }
+
+    /// Whether the client wants an answer; with DECLINE and RELEASE it has none to wait for.
+    fn is_question(&self) -> bool {
+        !matches!(self.message_type, DhcpMessageType::Decline | DhcpMessageType::Release)
     }
 
     /// The UDP payload. Which fields and options go with which message is RFC 2131 table 5.
@@ -94,7 +106,7 @@ impl Request {
         match self.ciaddr {
             Some(address) => packet.set_client_ip(address),
             // RFC 2131 4.1: who has an address hears unicast, and has no use for the flag.
-            None if config.broadcast => packet.set_flags(DhcpFlags::BROADCAST),
+            None if config.broadcast && self.is_question() => packet.set_flags(DhcpFlags::BROADCAST),
             None => {}
         }
 
@@ -108,8 +120,14 @@ impl Request {
         if let Some(requested) = self.requested {
             option::put(&mut out, option::REQUESTED_ADDRESS, &requested.octets());
         }
-        // A RELEASE asks for nothing.
-        if self.message_type != DhcpMessageType::Release {
+        if let Some(words) = &self.words {
+            option::put(&mut out, option::MESSAGE, words.as_bytes());
+        }
+        if self.message_type == DhcpMessageType::Discover {
+            // Asked for in every DISCOVER; a server that does not know it answers with an OFFER all the same.
+            option::put(&mut out, option::RAPID_COMMIT, &[]);
+        }
+        if self.is_question() {
             if let Some(name) = config.host_name.as_deref().filter(|name| !name.is_empty()) {
                 option::put(&mut out, option::HOST_NAME, name.as_bytes());
             }

@@ -25,7 +25,10 @@
 //!
 //! | file | what it knows |
 //! |---|---|
-//! | `client.rs` | the states of RFC 2131 figure 5 and what moves between them |
+//! | `client.rs` | the states of RFC 2131 figure 5, and what they wait for |
+//! | `client/hear.rs` | what a frame means in each of them |
+//! | `client/arrows.rs` | what is done on the way from one to the next |
+//! | `allowance.rs` | how much may be said in an hour |
 //! | `exchange.rs` | what is under way, and since when |
 //! | `lease.rs` | what an ACK promises, and until when |
 //! | `backoff.rs` | how long to wait before saying it again |
@@ -36,6 +39,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+mod allowance;
 mod backoff;
 mod client;
 mod exchange;

@@ -29,6 +29,8 @@ pub(super) const MAX_MESSAGE_SIZE: u8 = 57;
 pub(super) const RENEWAL_TIME: u8 = 58;
 pub(super) const REBINDING_TIME: u8 = 59;
 pub(super) const CLIENT_ID: u8 = 61;
+/// No value; its presence says it all (RFC 4039 section 4).
+pub(super) const RAPID_COMMIT: u8 = 80;
 pub(super) const DOMAIN_SEARCH: u8 = 119;
 pub(super) const CLASSLESS_ROUTES: u8 = 121;
 pub(super) const CLASSLESS_ROUTES_MICROSOFT: u8 = 249;

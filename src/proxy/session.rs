@@ -258,6 +258,10 @@ impl Session {
                 self.note(applied);
             }
             self.send();
+            if !self.client.is_listening() {
+                // That was the last word; nobody answers it.
+                self.wire = None;
+            }
             self.wait().await;
         }
     }

@@ -219,7 +219,7 @@ fn what_the_configuration_asks_for_is_asked_for() {
         assert_eq!(list, [1, 121, 249, 33, 3, 6, 12, 15, 26, 28, 42, 58, 59, 119]);
     };
     expect(&c);
-    c.hears(offer(IP)).sends(request(IP));
+    c.hears(offer(OTHER_IP)).sends(request(OTHER_IP));
     expect(&c);
 }
 
@@ -235,5 +235,6 @@ fn a_plain_lease() {
     assert_eq!(lease.lease_time, Some(hours(2)));
     assert_eq!((lease.t1, lease.t2), (hours(1), seconds(6300)));
     assert_eq!(lease.acquired_at, start_of_time());
+    c.at(2); // until the second announcement it listens for others who have the address
     assert!(!c.client().is_listening());
 }

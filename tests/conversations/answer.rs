@@ -124,19 +124,29 @@ pub fn server_frame(payload: &[u8], from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
     bytes
 }
 
+/// The station `at` says that it has `address`.
 pub fn arp_reply(address: Ipv4Addr, at: Mac) -> Vec<u8> {
-    let reply = ArpRepr::EthernetIpv4 {
-        operation: ArpOperation::Reply,
-        source_hardware_addr: EthernetAddress(at),
-        source_protocol_addr: address,
-        target_hardware_addr: EthernetAddress(MAC),
-        target_protocol_addr: IP,
+    arp(ArpOperation::Reply, (at, address), (MAC, IP))
+}
+
+/// The station `at`, which has no address yet, asks whether anybody has this one.
+pub fn arp_probe(address: Ipv4Addr, at: Mac) -> Vec<u8> {
+    arp(ArpOperation::Request, (at, NOBODY), ([0; 6], address))
+}
+
+fn arp(operation: ArpOperation, sender: (Mac, Ipv4Addr), target: (Mac, Ipv4Addr)) -> Vec<u8> {
+    let packet = ArpRepr::EthernetIpv4 {
+        operation,
+        source_hardware_addr: EthernetAddress(sender.0),
+        source_protocol_addr: sender.1,
+        target_hardware_addr: EthernetAddress(target.0),
+        target_protocol_addr: target.1,
     };
     let mut bytes = vec![0; 14 + 28];
     let mut frame = EthernetFrame::new_unchecked(&mut bytes[..]);
-    frame.set_src_addr(EthernetAddress(at));
+    frame.set_src_addr(EthernetAddress(sender.0));
     frame.set_dst_addr(EthernetAddress(MAC));
     frame.set_ethertype(EthernetProtocol::Arp);
-    reply.emit(&mut ArpPacket::new_unchecked(frame.payload_mut()));
+    packet.emit(&mut ArpPacket::new_unchecked(frame.payload_mut()));
     bytes
 }

@@ -2,7 +2,7 @@
 //!
 //! It is strict: a message or an event that a test does not mention fails it.
 
-use dhcproto::v4::Message;
+use dhcproto::v4::{Message, MessageType};
 use smol_dhcp_proxy::dhcp::{self, Client, Config, Event, Ignored, Lease, Mac};
 use smol_dhcp_proxy::time::Instant;
 use std::collections::VecDeque;
@@ -89,7 +89,10 @@ pub struct Conversation {
     says: VecDeque<Event>,
     /// The last message with an xid of its own, and the xid before it.
     last: Option<Message>,
+    declined: Option<Message>,
     earlier_xid: u32,
+    /// Whether the test speaks of ARP probes and announcements; the others are about DHCP alone.
+    with_arp: bool,
 }
 
 impl Conversation {
@@ -117,8 +120,16 @@ impl Conversation {
             said: VecDeque::new(),
             says: VecDeque::new(),
             last: None,
+            declined: None,
             earlier_xid: 0,
+            with_arp: false,
         }
+    }
+
+    /// The test mentions each probe and each announcement.
+    pub fn with_arp(mut self) -> Self {
+        self.with_arp = true;
+        self
     }
 
     /// All delays are round figures.
@@ -225,6 +236,14 @@ impl Conversation {
         self
     }
 
+    /// The interface loses its carrier, or has it again.
+    pub fn carrier(&mut self, present: bool) -> &mut Self {
+        let now = self.now;
+        self.client().handle_carrier(present, now);
+        self.drain();
+        self
+    }
+
     pub fn releases(&mut self) -> &mut Self {
         let now = self.now;
         self.client().release(now);
@@ -239,6 +258,11 @@ impl Conversation {
     /// The last DHCP message that the client sent.
     pub fn last(&self) -> &Message {
         self.last.as_ref().expect("a message")
+    }
+
+    /// The last DECLINE that the client sent; what follows it at once has an xid of its own.
+    pub fn declined(&self) -> &Message {
+        self.declined.as_ref().expect("a DECLINE")
     }
 
     /// Nothing is left that the test has not mentioned.
@@ -268,8 +292,14 @@ impl Conversation {
         let mut bytes = Vec::new();
         while let Some(transmit) = self.client().poll_transmit(&mut bytes) {
             let (said, message) = Said::read(transmit, &bytes);
-            self.said.push_back(said);
+            if self.with_arp || !said.is_claim() {
+                self.said.push_back(said);
+            }
             let Some(message) = message else { continue };
+            if message.opts().msg_type() == Some(MessageType::Decline) {
+                self.declined = Some(message);
+                continue;
+            }
             let xid = message.xid();
             if let Some(last) = self.last.replace(message).filter(|last| last.xid() != xid) {
                 self.earlier_xid = last.xid();

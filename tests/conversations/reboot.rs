@@ -17,7 +17,7 @@ fn silence_leads_to_discover() {
     c.at(0).sends(may_i_keep(IP));
     c.at(2).sends(may_i_keep(IP));
     c.at(5).sends(discover().wanting(IP));
-    c.hears(offer(OTHER_IP)).sends(request(OTHER_IP)).hears(ack(OTHER_IP, hours(1))).says(Bound(OTHER_IP));
+    c.hears(offer(OTHER_IP)).at(5.1).sends(request(OTHER_IP)).hears(ack(OTHER_IP, hours(1))).says(Bound(OTHER_IP));
 }
 
 /// RFC 2131 3.2 (4): a client that moved to another network hears so, and forgets the address.

@@ -56,11 +56,32 @@ pub fn goodbye(ip: Ipv4Addr) -> Said {
     Said { path, ..said("Release", ip, None, Some(SERVER)) }
 }
 
+/// Refusing an address that is somebody else's.
+pub fn decline(ip: Ipv4Addr) -> Said {
+    said("Decline", NOBODY, Some(ip), Some(SERVER))
+}
+
+/// ARP from `IP`: where is `ip`?
 pub fn who_has(ip: Ipv4Addr) -> Said {
     said(&format!("who has {ip}"), IP, None, None)
 }
 
+/// ARP from no address yet: has somebody got `ip`?
+pub fn probe(ip: Ipv4Addr) -> Said {
+    said(&format!("who has {ip}"), NOBODY, None, None)
+}
+
+/// ARP: `ip` is mine.
+pub fn announcement(ip: Ipv4Addr) -> Said {
+    said(&format!("who has {ip}"), ip, None, None)
+}
+
 impl Said {
+    /// Whether it is about who has the client's own address, which only some tests care about.
+    pub fn is_claim(&self) -> bool {
+        self.what.strip_prefix("who has ").is_some_and(|ip| self.ciaddr == NOBODY || self.ciaddr.to_string() == ip)
+    }
+
     pub fn wanting(self, ip: Ipv4Addr) -> Self {
         Self { requested: Some(ip), ..self }
     }
@@ -102,7 +123,7 @@ impl Said {
         assert_eq!((message.yiaddr(), message.siaddr(), message.giaddr()), (NOBODY, NOBODY, NOBODY));
         let id = message.opts().get(OptionCode::ClientIdentifier);
         assert_eq!(id, Some(&DhcpOption::ClientIdentifier(CLIENT_ID.to_vec())));
-        assert_eq!(message.secs() == 0, what == MessageType::Release);
+        assert_eq!(message.secs() == 0, matches!(what, MessageType::Release | MessageType::Decline));
 
         let requested = message.opts().get(OptionCode::RequestedIpAddress).map(|option| match option {
             DhcpOption::RequestedIpAddress(ip) => *ip,
@@ -124,8 +145,8 @@ impl Said {
         else {
             panic!("{arp:?}")
         };
-        assert_eq!((operation, source_hardware_addr.0, source_protocol_addr), (ArpOperation::Request, MAC, IP));
+        assert_eq!((operation, source_hardware_addr.0), (ArpOperation::Request, MAC));
         assert_eq!(frame.dst_addr().0, BROADCAST_MAC);
-        who_has(target_protocol_addr)
+        said(&format!("who has {target_protocol_addr}"), source_protocol_addr, None, None)
     }
 }

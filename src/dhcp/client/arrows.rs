@@ -1,0 +1,315 @@
+//! The arrows of RFC 2131 figure 5: each does what is to be done on the way, and names the state that it leads to.
+
+use super::{Client, Held, NEVER, Offer, REBOOT_PATIENCE, State, Vigil};
+use crate::dhcp::backoff::Backoff;
+use crate::dhcp::exchange::{Exchange, Search};
+use crate::dhcp::frame::{self, Arp, BROADCAST};
+use crate::dhcp::message::Request;
+use crate::dhcp::{Event, Lease, Lost, Mac, Probe, Transmit, Why};
+use crate::time::Instant;
+use smoltcp::wire::DhcpMessageType as Type;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+/// How long anybody on the link has to answer ARP: to a release that looks for its server, and after a renewal.
+const ARP_PATIENCE: Duration = Duration::from_millis(200);
+/// From the last probe to the use of the address, and from one announcement to the next: ANNOUNCE_WAIT and
+/// ANNOUNCE_INTERVAL (RFC 5227 1.1).
+const ANNOUNCE: Duration = Duration::from_secs(2);
+/// How long a DISCOVER is repeated under one xid. A lease by rapid commit counts from the first of them.
+const ROUND: Duration = Duration::from_secs(60);
+/// A lease that was held longer than this has made good for earlier setbacks.
+const STABLE: Duration = Duration::from_secs(128);
+/// RFC 2131 3.1 (5): the least to wait after a DECLINE.
+const AFTER_DECLINE: Duration = Duration::from_secs(10);
+
+/// Looking for a lease.
+impl Client {
+    /// To SELECTING, or to it again when an `exchange` is under way.
+    pub(super) fn discover(&mut self, exchange: Option<Exchange>, now: Instant) -> State {
+        let exchange = exchange.filter(|exchange| now - exchange.since < ROUND);
+        let mut exchange = self.exchange_or_new(exchange, now);
+        self.search.discovers = self.search.discovers.saturating_add(1);
+        // Counted over all rounds: a server that offers and then falls silent does not make us hasty.
+        self.search.pace = self.search.pace.saturating_add(1);
+        let wait = self.backoff.broadcast(self.search.pace, self.search.deadline.is_some());
+        exchange.say(self.search.since, now, now + wait);
+        let discover = Request { requested: self.search.wanted, ..exchange.message(Type::Discover) };
+        self.broadcast(&discover, now);
+        State::Selecting { exchange, second_best: None }
+    }
+
+    /// To REQUESTING, or to it again.
+    pub(super) fn request(
+        &mut self,
+        mut exchange: Exchange,
+        offer: Offer,
+        taken_by: Option<Mac>,
+        now: Instant,
+    ) -> State {
+        exchange.sent += 1;
+        exchange.next = now + self.backoff.broadcast(exchange.sent, self.search.deadline.is_some());
+        let request = exchange.message(Type::Request);
+        self.broadcast(&Request { requested: Some(offer.address), server: Some(offer.server), ..request }, now);
+        self.probe_alongside(offer.address);
+        State::Requesting { exchange, offer, taken_by }
+    }
+
+    /// To REBOOTING, or to it again. No server identifier: any server that knows may answer (RFC 2131 4.3.2).
+    pub(super) fn ask_again_for(
+        &mut self,
+        address: Ipv4Addr,
+        exchange: Option<Exchange>,
+        taken_by: Option<Mac>,
+        now: Instant,
+    ) -> State {
+        let mut exchange = self.exchange_or_new(exchange, now);
+        let next = match exchange.sent {
+            0 => now + self.backoff.broadcast(1, true),
+            _ => exchange.since + REBOOT_PATIENCE,
+        };
+        exchange.say(exchange.since, now, next);
+        self.broadcast(&Request { requested: Some(address), ..exchange.message(Type::Request) }, now);
+        self.probe_alongside(address);
+        State::Rebooting { exchange, address, taken_by }
+    }
+
+    /// To INIT after a round that came to nothing, and on from there the later the more of them there were.
+    pub(super) fn start_over(&mut self, why: Why, now: Instant) -> State {
+        let in_use = matches!(why, Why::InUse { .. });
+        if in_use || matches!(why, Why::Refused { .. }) {
+            self.search.wanted = None;
+        }
+        self.search.trouble = Some(why);
+        self.set_back(in_use, now)
+    }
+
+    /// To INIT because the lease has ended. Nobody waits now. An address that just ran out would be welcome again.
+    pub(super) fn lose(&mut self, old: Lease, why: Lost, now: Instant) -> State {
+        if now - old.acquired_at > STABLE {
+            self.setbacks = 0;
+        }
+        self.search = Search::new(now, (why == Lost::Expired).then_some(old.address));
+        let next = match why {
+            Lost::Expired => State::Init { at: now },
+            Lost::Refused { .. } => self.set_back(false, now),
+            Lost::Conflict { .. } => self.set_back(true, now),
+        };
+        self.events.push_back(Event::Lost { old: Box::new(old), why });
+        next
+    }
+
+    /// The first setback is forgiven, and after it nothing waits: an address that was just declined is marked in its
+    /// server, and RFC 2131 3.1 (5) wants 10 s there only lest client and server go round in circles. From the second
+    /// one on it is kept, unless somebody waits.
+    fn set_back(&mut self, in_use: bool, now: Instant) -> State {
+        self.setbacks = self.setbacks.saturating_add(1);
+        let somebody_waits = self.search.deadline.is_some();
+        let wait = self.backoff.start_over(self.setbacks, somebody_waits);
+        let long = in_use && !somebody_waits && self.setbacks > 1;
+        State::Init { at: now + if long { wait.max(AFTER_DECLINE) } else { wait } }
+    }
+
+    pub(super) fn give_up(&mut self, state: &State, deadline: Instant) -> State {
+        let why = match (state, self.search.trouble.take()) {
+            _ if !self.carrier => Why::NoCarrier,
+            (State::Requesting { offer, .. }, _) => Why::NoAck { address: offer.address, server: offer.server },
+            (_, Some(trouble)) => trouble,
+            (_, None) => Why::NoOffer { within: deadline - self.search.since, discovers: self.search.discovers },
+        };
+        self.stop(Event::GaveUp(why))
+    }
+
+    pub(super) fn stop(&mut self, last_word: Event) -> State {
+        self.search.deadline = None;
+        self.events.push_back(last_word);
+        State::Stopped
+    }
+
+    /// The carrier is back: what was under way is said again, and what had not come to a lease starts anew.
+    pub(super) fn resound(&mut self, now: Instant) {
+        self.search.pace = 0;
+        match &mut self.state {
+            State::Selecting { .. } | State::Requesting { .. } => self.state = State::Init { at: now },
+            State::Rebooting { address, .. } => self.state = State::InitReboot { at: now, address: *address },
+            State::Init { at } | State::InitReboot { at, .. } => *at = now,
+            State::Renewing { exchange, .. } | State::Rebinding { exchange, .. } => exchange.next = now,
+            State::Probing { left, next, .. } => {
+                if let Probe::Before(probes) = self.config.probe {
+                    (*left, *next) = (probes, now);
+                }
+            }
+            State::Bound { .. } | State::Releasing { .. } | State::Stopped => {}
+        }
+    }
+}
+
+/// Asking by ARP whether an address is free, and saying that it is not any more (RFC 5227).
+impl Client {
+    /// Asks together with something else, which costs no time.
+    pub(super) fn probe_alongside(&mut self, address: Ipv4Addr) {
+        if self.config.probe == Probe::WithRequest {
+            self.say_by_arp(Arp::probe(self.config.mac, address));
+        }
+    }
+
+    /// To PROBING. RFC 5227 2.1.1: not all at once after a power cut.
+    pub(super) fn probe(&mut self, lease: Box<Lease>, probes: u8, now: Instant) -> State {
+        State::Probing { lease, left: probes, next: now + self.backoff.probe_wait() }
+    }
+
+    /// From probe to probe, and to BOUND after the last.
+    pub(super) fn probe_on(&mut self, lease: Box<Lease>, left: u8, now: Instant) -> State {
+        if lease.expires_at().is_some_and(|expiry| expiry <= now) {
+            return State::Init { at: now };
+        }
+        let Some(left) = left.checked_sub(1) else { return self.settle(*lease, now) };
+        self.say_by_arp(Arp::probe(self.config.mac, lease.address));
+        let wait = if left == 0 { ANNOUNCE } else { self.backoff.probe_interval() };
+        State::Probing { lease, left, next: now + wait }
+    }
+
+    /// Announces a new address and goes on listening until it has been announced a second time (RFC 5227 2.3), for
+    /// its owner may be slow to answer.
+    pub(super) fn claim(&mut self, address: Ipv4Addr, now: Instant) -> Option<Vigil> {
+        self.announce(address);
+        Some(Vigil { until: now + ANNOUNCE, announce: true })
+    }
+
+    pub(super) fn announce(&mut self, address: Ipv4Addr) {
+        self.say_by_arp(Arp::announcement(self.config.mac, address));
+    }
+
+    /// Listens on after a renewal, for the answer to the probe that went with it.
+    pub(super) fn await_arp(&self, now: Instant) -> Option<Vigil> {
+        (self.config.probe != Probe::Off).then(|| Vigil { until: now + ARP_PATIENCE, announce: false })
+    }
+
+    /// RFC 2131 4.4.4 and table 5: by broadcast, from no address, with `secs` 0, and no wishes.
+    pub(super) fn decline(&mut self, address: Ipv4Addr, server: Ipv4Addr, by: Mac, now: Instant) {
+        let [a, b, c, d, e, g] = by;
+        let words = format!("in use by {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}");
+        let message = Request {
+            requested: Some(address),
+            server: Some(server),
+            words: Some(words),
+            ..Request::new(Type::Decline, self.backoff.xid(), 0)
+        };
+        self.broadcast(&message, now);
+    }
+
+    fn say_by_arp(&mut self, arp: Arp) {
+        self.say(Transmit::Frame, arp.write());
+    }
+}
+
+/// Keeping a lease, and giving it back.
+impl Client {
+    /// To BOUND with the first lease of a search.
+    pub(super) fn settle(&mut self, lease: Lease, now: Instant) -> State {
+        self.events.push_back(Event::Bound(Box::new(lease.clone())));
+        let vigil = self.claim(lease.address, now);
+        self.hold(lease, vigil, now)
+    }
+
+    /// To BOUND with a new lease.
+    pub(super) fn hold(&mut self, lease: Lease, vigil: Option<Vigil>, now: Instant) -> State {
+        self.search = Search::new(now, None);
+        let held = Held {
+            renew_at: lease.acquired_at + self.backoff.lease_timer(lease.t1),
+            rebind_at: lease.acquired_at + self.backoff.lease_timer(lease.t2),
+            expires_at: lease.expires_at().unwrap_or(NEVER),
+            lease,
+        };
+        State::Bound { held, vigil }
+    }
+
+    /// From BOUND to RENEWING at T1, to REBINDING at T2, to INIT at the end; who has slept skips what was missed.
+    pub(super) fn follow_the_clock(&mut self, held: Held, now: Instant) -> State {
+        if held.expires_at <= now {
+            self.lose(held.lease, Lost::Expired, now)
+        } else if held.rebind_at <= now {
+            self.rebind(held, None, now)
+        } else {
+            self.renew(held, None, now)
+        }
+    }
+
+    /// To RENEWING, or to it again: to the server itself, from our address. Neither server identifier nor
+    /// requested address go with it (RFC 2131 4.3.2).
+    pub(super) fn renew(&mut self, held: Held, exchange: Option<Exchange>, now: Instant) -> State {
+        let mut exchange = self.exchange_or_new(exchange, now);
+        if self.carrier {
+            exchange.say(exchange.since, now, now + Backoff::renewal(held.rebind_at - now));
+            let (source, destination) = (held.lease.address, held.lease.server_id);
+            let request = Request { ciaddr: Some(source), ..exchange.message(Type::Request) };
+            self.allowance.spend(now);
+            self.say(Transmit::Datagram { source, destination }, request.write(&self.config));
+            self.probe_own(source, exchange);
+        }
+        State::Renewing { exchange, held }
+    }
+
+    /// To REBINDING, or to it again: the same to everybody.
+    pub(super) fn rebind(&mut self, held: Held, exchange: Option<Exchange>, now: Instant) -> State {
+        let mut exchange = self.exchange_or_new(exchange, now);
+        if self.carrier {
+            exchange.say(exchange.since, now, now + Backoff::renewal(held.expires_at - now));
+            let address = held.lease.address;
+            self.broadcast(&Request { ciaddr: Some(address), ..exchange.message(Type::Request) }, now);
+            self.probe_own(address, exchange);
+        }
+        State::Rebinding { exchange, held }
+    }
+
+    /// RFC 5227 2.4 has a host watch its address for as long as it uses it. We hold no socket between exchanges, so
+    /// instead we ask after it once in each renewal.
+    fn probe_own(&mut self, address: Ipv4Addr, exchange: Exchange) {
+        if self.config.probe != Probe::Off && exchange.sent == 1 {
+            self.say_by_arp(Arp::probe(self.config.mac, address));
+        }
+    }
+
+    /// Says RELEASE where we know whom to send it to, else asks for that first.
+    pub(super) fn give_back(&mut self, lease: Lease, now: Instant) -> State {
+        let on_link = lease.is_on_link(lease.server_id).then_some(lease.server_id);
+        match (lease.server_mac, on_link.or(lease.routers.first().copied())) {
+            (Some(mac), _) => self.say_release(&lease, mac, now),
+            (None, Some(next_hop)) => {
+                self.say_by_arp(Arp::question((self.config.mac, lease.address), next_hop));
+                State::Releasing { lease, next_hop, until: now + ARP_PATIENCE }
+            }
+            (None, None) => self.stop(Event::Released),
+        }
+    }
+
+    /// RFC 2131 4.4.6 and table 5: our address and the server's identifier, `secs` 0, and no wishes.
+    pub(super) fn say_release(&mut self, lease: &Lease, mac: Mac, now: Instant) -> State {
+        let message = Request::new(Type::Release, self.backoff.xid(), 0);
+        let message = Request { ciaddr: Some(lease.address), server: Some(lease.server_id), ..message };
+        let (source, destination) = ((self.config.mac, lease.address), (mac, lease.server_id));
+        let frame = frame::frame(&message.write(&self.config), source, destination);
+        self.allowance.spend(now);
+        self.say(Transmit::Frame, frame);
+        self.stop(Event::Released)
+    }
+
+    /// To all, from the address that we have, or from none (RFC 2131 4.1).
+    fn broadcast(&mut self, message: &Request, now: Instant) {
+        let source = (self.config.mac, message.ciaddr.unwrap_or(Ipv4Addr::UNSPECIFIED));
+        let frame = frame::frame(&message.write(&self.config), source, (BROADCAST, Ipv4Addr::BROADCAST));
+        self.allowance.spend(now);
+        self.say(Transmit::Frame, frame);
+    }
+
+    /// Without a carrier it would go nowhere, or into a queue that opens at a time when it is not true any more.
+    fn say(&mut self, transmit: Transmit, bytes: Vec<u8>) {
+        if self.carrier {
+            self.outbox.push_back((transmit, bytes));
+        }
+    }
+
+    fn exchange_or_new(&mut self, exchange: Option<Exchange>, now: Instant) -> Exchange {
+        exchange.unwrap_or_else(|| Exchange::new(self.backoff.xid(), now))
+    }
+}

@@ -1,0 +1,178 @@
+//! What the client hears, and what that means in its state. The state changes only once all is known to be in order.
+
+use super::{Client, Offer, State};
+use crate::dhcp::exchange::Exchange;
+use crate::dhcp::frame::Arp;
+use crate::dhcp::message::Reply;
+use crate::dhcp::{Event, Ignored, Lease, Lost, Probe, Why, option};
+use crate::time::Instant;
+use smoltcp::wire::DhcpMessageType as Type;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+/// How long the first OFFER waits for one of the address that we would rather have.
+const PREFERENCE: Duration = Duration::from_millis(100);
+
+impl Client {
+    pub(super) fn handle_reply(&mut self, reply: &Reply, now: Instant) -> Result<(), Ignored> {
+        // A late or repeated reply finds another xid, or none (RFC 2131 4.1).
+        let exchange = self.exchange().filter(|exchange| exchange.xid == reply.xid).ok_or(Ignored::OtherExchange)?;
+        let server = reply.server().ok_or(Ignored::Incomplete("server identifier"));
+        self.state = match (&self.state, reply.message_type) {
+            (State::Selecting { second_best, .. }, Type::Offer) => {
+                let is_second = second_best.is_some();
+                self.accept_offer(reply, server?, is_second, exchange, now)?
+            }
+            // RFC 4039 3.1: an ACK to a DISCOVER counts only with the option that we have sent.
+            (State::Selecting { .. }, Type::Ack) if reply.is_rapid() => {
+                self.accept_ack(reply, server?, None, exchange, now)?
+            }
+            (State::Requesting { offer, .. }, Type::Ack | Type::Nak) if server != Ok(offer.server) => {
+                return Err(server.map_or_else(|missing| missing, Ignored::OtherServer));
+            }
+            (State::Requesting { .. } | State::Rebooting { .. }, Type::Ack) => {
+                self.accept_ack(reply, server?, None, exchange, now)?
+            }
+            (State::Renewing { held, .. } | State::Rebinding { held, .. }, Type::Ack) => {
+                let old = held.lease.clone();
+                self.accept_ack(reply, server?, Some(old), exchange, now)?
+            }
+            // RFC 2131 4.3.2: in RENEWING only the server that we ask has a say; in REBINDING we ask them all.
+            (State::Renewing { held, .. }, Type::Nak) if server != Ok(held.lease.server_id) => {
+                return Err(server.map_or_else(|missing| missing, Ignored::OtherServer));
+            }
+            (State::Renewing { held, .. } | State::Rebinding { held, .. }, Type::Nak) => {
+                let (old, message) = (held.lease.clone(), reply.options.text(option::MESSAGE));
+                self.lose(old, Lost::Refused { server: server?, message }, now)
+            }
+            (State::Requesting { .. } | State::Rebooting { .. }, Type::Nak) => {
+                let message = reply.options.text(option::MESSAGE);
+                self.start_over(Why::Refused { server: server?, message }, now)
+            }
+            (_, message_type) => {
+                return Err(Ignored::Unexpected { message_type: message_type.into(), state: self.state() });
+            }
+        };
+        Ok(())
+    }
+
+    /// SELECTING -> REQUESTING. Only an offer that could become a lease counts.
+    ///
+    /// The first one wins (RFC 2131 4.4.1 leaves the choice to us), unless there is an address that we had before: then
+    /// its server has a moment to speak.
+    fn accept_offer(
+        &mut self,
+        reply: &Reply,
+        server: Ipv4Addr,
+        is_second: bool,
+        discover: Exchange,
+        now: Instant,
+    ) -> Result<State, Ignored> {
+        let address = Lease::read(reply, server, now)?.address;
+        let offer = Offer { address, server };
+        if self.search.wanted.is_none_or(|wanted| wanted == address) {
+            return Ok(self.request(discover.anew(now), offer, None, now));
+        }
+        if is_second {
+            return Err(Ignored::Unexpected { message_type: Type::Offer.into(), state: self.state() });
+        }
+        Ok(State::Selecting { exchange: discover, second_best: Some((offer, now + PREFERENCE)) })
+    }
+
+    /// SELECTING, REQUESTING, REBOOTING, RENEWING or REBINDING -> BOUND, if nobody else has the address.
+    fn accept_ack(
+        &mut self,
+        reply: &Reply,
+        server: Ipv4Addr,
+        old: Option<Lease>,
+        request: Exchange,
+        now: Instant,
+    ) -> Result<State, Ignored> {
+        let new = Lease::read(reply, server, request.since)?;
+        if new.expires_at().is_some_and(|expiry| expiry <= now) {
+            return Err(Ignored::Incomplete("time left"));
+        }
+        let taken_by = match &self.state {
+            State::Requesting { offer, taken_by, .. } if offer.address == new.address => *taken_by,
+            State::Rebooting { address, taken_by, .. } if *address == new.address => *taken_by,
+            _ => None,
+        };
+        Ok(match (old, taken_by, self.config.probe) {
+            // Figure 5: REQUESTING -> INIT, with a DECLINE.
+            (None, Some(by), _) => {
+                self.decline(new.address, server, by, now);
+                self.start_over(Why::InUse { address: new.address, server, by }, now)
+            }
+            (None, None, Probe::Before(probes @ 1..)) => self.probe(Box::new(new), probes, now),
+            (None, None, _) => {
+                if matches!(self.state, State::Selecting { .. }) {
+                    // There was no REQUEST for the probe to go with.
+                    self.probe_alongside(new.address);
+                }
+                self.settle(new, now)
+            }
+            (Some(old), ..) => self.extend(old, new, now),
+        })
+    }
+
+    pub(super) fn handle_arp(&mut self, arp: Arp, now: Instant) -> Result<(), Ignored> {
+        if let State::Releasing { lease, next_hop, .. } = &self.state {
+            if !arp.is_reply || arp.sender.1 != *next_hop || arp.target.0 != self.config.mac {
+                return Err(Ignored::NotDhcp);
+            }
+            let lease = Lease { server_mac: Some(arp.sender.0), ..lease.clone() };
+            self.state = self.say_release(&lease, arp.sender.0, now);
+            return Ok(());
+        }
+        let by = arp.sender.0;
+        // Our own words may come back to us; they are no conflict (RFC 5227 2.1.1).
+        if self.config.probe == Probe::Off || by == self.config.mac {
+            return Err(Ignored::NotDhcp);
+        }
+        let claims = |address| arp.sender.1 == address;
+        // Who probes for an address that is not in use yet would use it as soon as we do (RFC 5227 2.1.1).
+        let wants =
+            |address| claims(address) || (!arp.is_reply && arp.sender.1.is_unspecified() && arp.target.1 == address);
+        match &mut self.state {
+            State::Requesting { offer: Offer { address, .. }, taken_by, .. }
+            | State::Rebooting { address, taken_by, .. }
+                if wants(*address) =>
+            {
+                *taken_by = Some(by);
+            }
+            State::Probing { lease, .. } if wants(lease.address) => {
+                let (address, server) = (lease.address, lease.server_id);
+                self.decline(address, server, by, now);
+                self.state = self.start_over(Why::InUse { address, server, by }, now);
+            }
+            // RFC 5227 2.4 (a): of the answers to a conflict that it allows, the one that ends it.
+            State::Bound { held, vigil: Some(_) } | State::Renewing { held, .. } | State::Rebinding { held, .. }
+                if claims(held.lease.address) =>
+            {
+                let old = held.lease.clone();
+                self.decline(old.address, old.server_id, by, now);
+                self.state = self.lose(old, Lost::Conflict { by }, now);
+            }
+            _ => return Err(Ignored::NotDhcp),
+        }
+        Ok(())
+    }
+
+    /// RENEWING or REBINDING -> BOUND.
+    fn extend(&mut self, old: Lease, new: Lease, now: Instant) -> State {
+        let moved = old.address != new.address;
+        let told = Box::new(new.clone());
+        self.events.push_back(if old.same_settings(&new) {
+            Event::Renewed(told)
+        } else {
+            Event::Changed { old: Box::new(old), new: told }
+        });
+        let vigil = if moved {
+            self.probe_alongside(new.address);
+            self.claim(new.address, now)
+        } else {
+            self.await_arp(now)
+        };
+        self.hold(new, vigil, now)
+    }
+}

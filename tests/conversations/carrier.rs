@@ -1,0 +1,86 @@
+//! A link without anybody at its other end: nothing is said into it, and all is said again when there is (RFC 2131 3.7).
+
+use super::double::{Lost::*, Says::*, *};
+
+/// A client that heard at once that there is no carrier.
+fn without_carrier(config: impl FnOnce(&mut smol_dhcp_proxy::dhcp::Config)) -> Conversation {
+    let mut c = Conversation::start().without_fuzz().configured(config);
+    c.at(0).sends(discover()).carrier(false);
+    c
+}
+
+#[test]
+fn a_late_carrier_is_waited_for() {
+    let mut c = without_carrier(|_| ());
+    assert!(c.client().is_listening());
+    c.at(20).carrier(true).sends(discover());
+    c.at(22).sends(discover()); // as brisk as if it had just begun
+    c.at(26).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1))).says(Bound(IP));
+}
+
+#[test]
+fn without_one_that_is_the_reason() {
+    let mut c = without_carrier(|config| config.deadline = Some(seconds(3)));
+    c.at(3).says(gave_up("no carrier"));
+    c.carrier(true).at(100);
+    let why = smol_dhcp_proxy::dhcp::Why::NoCarrier;
+    assert_eq!(why.on("eth0"), "no carrier on eth0");
+}
+
+/// What was under way on another network, for all we know, begins anew.
+#[test]
+fn what_had_not_come_to_a_lease_starts_over() {
+    let mut c = Conversation::start().without_fuzz();
+    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).carrier(false);
+    c.at(5).carrier(true).sends(discover());
+
+    let mut c = Conversation::reboot(IP).without_fuzz();
+    c.at(0).sends(may_i_keep(IP)).carrier(false);
+    c.at(10).carrier(true).sends(may_i_keep(IP));
+    c.at(12).sends(may_i_keep(IP));
+}
+
+/// An offer that was still in the queue is as good as ever; but there is no use in answering it.
+#[test]
+fn nothing_is_said_into_a_dead_link() {
+    let mut c = without_carrier(|_| ());
+    c.hears(offer(IP));
+    c.at(10).carrier(true).sends(discover());
+}
+
+/// A renewal is said again, and a lease runs out without a carrier as with one.
+#[test]
+fn a_renewal_waits_for_it() {
+    let mut c = Conversation::bound(hours(1));
+    c.at(1800).sends(renew(IP)).carrier(false);
+    c.at(2000).carrier(true).sends(renew(IP)).hears(ack(IP, hours(1))).says(Renewed(IP));
+
+    let mut c = Conversation::bound(hours(1));
+    c.at(1800).sends(renew(IP)).carrier(false);
+    c.at(3200).carrier(true).sends(rebind(IP));
+
+    let mut c = Conversation::bound(hours(1));
+    c.at(1800).sends(renew(IP)).carrier(false);
+    c.at(3600).says(Lost(IP, Expired));
+    assert!(c.client().is_listening());
+    c.at(5000).carrier(true).sends(discover().wanting(IP));
+}
+
+/// T1 comes whether or not there is a carrier: from then on it listens for one.
+#[test]
+fn a_bound_client_does_not_care_until_t1() {
+    let mut c = Conversation::bound(hours(1));
+    c.at(10).carrier(false);
+    assert!(!c.client().is_listening());
+    c.at(1800);
+    assert!(c.client().is_listening());
+    c.at(1900).carrier(true).sends(renew(IP));
+}
+
+/// A link that flaps may not make it a chatterbox: see `pace.rs` for the limit.
+#[test]
+fn the_same_news_twice_is_no_news() {
+    let mut c = Conversation::start().without_fuzz();
+    c.at(0).sends(discover()).carrier(true).carrier(true);
+    c.at(2).sends(discover());
+}

@@ -1,0 +1,204 @@
+//! Somebody else has the address (RFC 5227, RFC 2131 3.1 (5), 4.4.1).
+
+use super::double::{Lost::*, Says::*, *};
+use smol_dhcp_proxy::dhcp::{Event, Ignored, Lost, Probe};
+
+/// The station that has the address already.
+const OWNER: [u8; 6] = [2, 0, 0, 0, 0, 9];
+
+/// The owner's answer to a probe.
+fn mine(ip: std::net::Ipv4Addr) -> Vec<u8> {
+    arp_reply(ip, OWNER)
+}
+
+fn with_probes(probes: u8) -> Conversation {
+    Conversation::start().without_fuzz().with_arp().configured(|config| config.probe = Probe::Before(probes))
+}
+
+fn bound() -> Conversation {
+    let mut c = Conversation::start().without_fuzz().with_arp();
+    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).sends(probe(IP));
+    c.hears(ack(IP, hours(1))).says(Bound(IP)).sends(announcement(IP));
+    c
+}
+
+/// The probe goes out with the REQUEST, the claim after the ACK; for two seconds more it listens.
+#[test]
+fn asking_costs_no_time() {
+    let mut c = bound();
+    assert!(c.client().is_listening());
+    c.at(2).sends(announcement(IP));
+    assert!(!c.client().is_listening());
+    c.at(1799);
+}
+
+/// RFC 2131 3.1 (5): an address that is in use is declined, and the next one asked for, at once the first time.
+#[test]
+fn an_owner_that_answers_before_the_ack() {
+    let mut c = Conversation::start().without_fuzz().with_arp();
+    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).sends(probe(IP));
+    c.at(0.005).hears_frame(&mine(IP));
+    c.at(0.01).hears(ack(IP, hours(1))).sends(decline(IP)).sends(discover());
+    c.hears(offer(OTHER_IP)).sends(request(OTHER_IP)).sends(probe(OTHER_IP));
+    c.hears(ack(OTHER_IP, hours(1))).says(Bound(OTHER_IP)).sends(announcement(OTHER_IP));
+    c.at(2.01).sends(announcement(OTHER_IP));
+}
+
+/// The ACK came first: the address is given up again.
+#[test]
+fn an_owner_that_answers_after_the_ack() {
+    let mut c = bound();
+    c.at(0.005).hears_frame(&mine(IP)).sends(decline(IP)).sends(discover());
+    assert!(matches!(c.event(), Event::Lost { why: Lost::Conflict { by: OWNER }, old } if old.address == IP));
+}
+
+/// RFC 5227 2.1.1: whoever probes for the address at the same time will use it.
+#[test]
+fn somebody_who_wants_the_same_address() {
+    let mut c = Conversation::start().without_fuzz().with_arp();
+    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).sends(probe(IP));
+    c.hears_frame(&arp_probe(IP, OWNER)).hears(ack(IP, hours(1))).sends(decline(IP)).sends(discover());
+}
+
+/// Once it is ours, a probe is a question, and the kernel answers it.
+#[test]
+fn a_probe_for_an_address_in_use_is_no_conflict() {
+    let mut c = bound();
+    c.ignores_frame(&arp_probe(IP, OWNER), Ignored::NotDhcp);
+    c.at(2).sends(announcement(IP));
+}
+
+/// RFC 5227 2.1.1: our own frames may come back to us, and other people's addresses are their own.
+#[test]
+fn no_conflicts() {
+    let mut c = bound();
+    c.ignores_frame(&arp_reply(IP, MAC), Ignored::NotDhcp);
+    c.ignores_frame(&mine(OTHER_IP), Ignored::NotDhcp);
+    c.at(2).sends(announcement(IP)).ignores_frame(&mine(IP), Ignored::NotDhcp); // nobody listens any more
+}
+
+/// RFC 5227 1.1, 2.1.1: up to 1 s, then the probes 1-2 s apart, then 2 s; only then is the address used.
+#[test]
+fn probes_with_all_their_waits() {
+    let mut c = with_probes(3);
+    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1)));
+    for second in [1, 3, 5] {
+        c.at(second).sends(probe(IP));
+    }
+    assert!(c.client().lease().is_none() && c.client().is_listening());
+    c.at(7).says(Bound(IP)).sends(announcement(IP));
+    c.at(9).sends(announcement(IP));
+    c.at(1800).sends(renew(IP)).sends(probe(IP)); // counted from the REQUEST, not from the end of the probes
+    c.hears(ack(IP, hours(1))).says(Renewed(IP));
+}
+
+#[test]
+fn an_answer_to_any_of_the_probes() {
+    for second in [0.5, 1.0, 4.0, 6.5] {
+        let mut c = with_probes(3);
+        c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1)));
+        for probed in [1.0, 3.0, 5.0].into_iter().filter(|probed| *probed <= second) {
+            c.at(probed).sends(probe(IP));
+        }
+        c.at(second).hears_frame(&mine(IP)).sends(decline(IP)).sends(discover());
+    }
+}
+
+/// What has not answered at the caller's deadline is free.
+#[test]
+fn probing_does_not_outlast_the_deadline() {
+    let mut c = with_probes(3).configured(|config| config.deadline = Some(seconds(4)));
+    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1)));
+    c.at(1).sends(probe(IP));
+    c.at(3).sends(probe(IP));
+    c.at(4).says(Bound(IP)).sends(announcement(IP));
+    c.at(6).sends(announcement(IP));
+}
+
+/// A lease that is ours and not yet used is given back all the same.
+#[test]
+fn a_release_while_probing() {
+    let mut c = with_probes(1);
+    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1)));
+    c.at(0.5).releases().sends(goodbye(IP)).says(Released);
+}
+
+#[test]
+fn turned_off_it_neither_asks_nor_hears() {
+    for probes in [Probe::Off, Probe::Before(0)] {
+        let mut c = Conversation::start().without_fuzz().with_arp().configured(|config| config.probe = probes);
+        c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).ignores_frame(&mine(IP), Ignored::NotDhcp);
+        c.hears(ack(IP, hours(1))).says(Bound(IP)).sends(announcement(IP));
+        c.ignores_frame(&mine(IP), Ignored::NotDhcp);
+        c.at(2).sends(announcement(IP));
+        c.at(1800).sends(renew(IP)).hears(ack(IP, hours(1))).says(Renewed(IP));
+        assert!(!c.client().is_listening());
+    }
+}
+
+/// RFC 5227 2.4, as far as a host without a socket between renewals can obey it.
+#[test]
+fn a_bound_address_is_asked_after_in_each_renewal() {
+    let mut c = bound();
+    c.at(2).sends(announcement(IP));
+    c.at(1800).sends(renew(IP)).sends(probe(IP));
+    c.at(2475).sends(renew(IP)); // once is enough
+    c.hears(ack(IP, hours(1))).says(Renewed(IP));
+    assert!(c.client().is_listening());
+    c.at(2475.1).hears_frame(&mine(IP)).says(Lost(IP, Conflict)).sends(decline(IP)).sends(discover());
+
+    let mut c = bound();
+    c.at(2).sends(announcement(IP));
+    c.at(1800).sends(renew(IP)).sends(probe(IP)).hears_frame(&mine(IP));
+    c.says(Lost(IP, Conflict)).sends(decline(IP)).sends(discover());
+}
+
+/// An address of earlier times may be somebody else's by now.
+#[test]
+fn a_remembered_address_is_asked_after() {
+    let mut c = Conversation::reboot(IP).without_fuzz().with_arp();
+    c.at(0).sends(may_i_keep(IP)).sends(probe(IP)).hears_frame(&mine(IP));
+    c.hears(ack(IP, hours(1))).sends(decline(IP)).sends(discover());
+}
+
+/// An address that comes with a renewal is as new as one that comes with a lease.
+#[test]
+fn another_address_in_a_renewal_is_asked_after() {
+    let mut c = bound();
+    c.at(2).sends(announcement(IP));
+    c.at(1800).sends(renew(IP)).sends(probe(IP));
+    c.hears(ack(OTHER_IP, hours(1))).says(Changed(IP, OTHER_IP)).sends(probe(OTHER_IP)).sends(announcement(OTHER_IP));
+    c.hears_frame(&mine(OTHER_IP)).says(Lost(OTHER_IP, Conflict)).sends(decline(OTHER_IP)).sends(discover());
+}
+
+/// A server that gives everybody the same address is not asked all day long.
+#[test]
+fn conflicts_in_a_row_slow_it_down() {
+    let conflict = |c: &mut Conversation| {
+        c.sends(discover()).hears(offer(IP)).sends(request(IP)).hears_frame(&mine(IP));
+        c.hears(ack(IP, hours(1))).sends(decline(IP));
+    };
+    let mut c = Conversation::start().without_fuzz();
+    for second in [0, 0, 2, 6, 14, 22, 30, 38] {
+        conflict(c.at(second));
+    }
+    c.at(45).says(gave_up("offer of 10.0.0.5 from 10.0.0.1, but 02:00:00:00:00:09 uses that address"));
+
+    // With nobody waiting, at least the ten seconds of RFC 2131 3.1 (5).
+    let mut c = Conversation::start().without_fuzz().patient();
+    for second in [0, 0, 10, 20, 30, 46, 78] {
+        conflict(c.at(second));
+    }
+}
+
+/// RFC 2131 4.4.4, table 5: what a DECLINE says, and no more.
+#[test]
+fn a_decline_says_what_and_why() {
+    let mut c = bound();
+    c.hears_frame(&mine(IP)).says(Lost(IP, Conflict)).sends(decline(IP));
+    let mut codes: Vec<u8> = c.declined().opts().iter().map(|(code, _)| u8::from(*code)).collect();
+    codes.retain(|code| *code != 255);
+    assert_eq!(codes, [50, 53, 54, 56, 61]);
+    assert!(!c.declined().flags().broadcast());
+    c.sends(discover());
+}
