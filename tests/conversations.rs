@@ -13,6 +13,8 @@ mod carrier;
 mod conflict;
 #[path = "conversations/hostile.rs"]
 mod hostile;
+#[path = "conversations/name.rs"]
+mod name;
 #[path = "conversations/options.rs"]
 mod options;
 #[path = "conversations/pace.rs"]

@@ -320,8 +320,8 @@ impl Client {
             {
                 self.ask_again_for(address, Some(exchange), taken_by, now)
             }
-            (State::Rebooting { address, .. }, None) => {
-                self.search.wanted = Some(address);
+            (State::Rebooting { address, taken_by, .. }, None) => {
+                self.search.wanted = taken_by.is_none().then_some(address);
                 State::Init { at: now }
             }
             (State::Probing { lease, left, .. }, None) => self.probe_on(lease, left, now),

@@ -13,6 +13,9 @@ const MAGIC: u32 = 0x6382_5363;
 /// BOOTP's length (RFC 951, section 3): some relays still drop what is shorter.
 const SHORTEST: usize = 300;
 
+/// The least that option 57 may say (RFC 2132 9.10).
+const SMALLEST_MAX: u16 = 576;
+
 /// A server's message to us.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reply {
@@ -124,18 +127,26 @@ impl Request {
             option::put(&mut out, option::MESSAGE, words.as_bytes());
         }
         if self.message_type == DhcpMessageType::Discover {
-            // Asked for in every DISCOVER; a server that does not know it answers with an OFFER all the same.
+            // RFC 4039 3.1: asked for in every DISCOVER; a server that does not know it answers with an OFFER all the same.
             option::put(&mut out, option::RAPID_COMMIT, &[]);
         }
+        // RFC 2131 table 5: who gives an address back, or turns it down, asks for nothing.
         if self.is_question() {
-            if let Some(name) = config.host_name.as_deref().filter(|name| !name.is_empty()) {
-                option::put(&mut out, option::HOST_NAME, name.as_bytes());
-            }
-            option::put(&mut out, option::MAX_MESSAGE_SIZE, &config.max_message_size.to_be_bytes());
+            put_name(&mut out, config);
+            option::put(&mut out, option::MAX_MESSAGE_SIZE, &config.max_message_size.max(SMALLEST_MAX).to_be_bytes());
             option::put(&mut out, option::PARAMETER_REQUEST_LIST, &option::WANTED);
         }
         out.push(option::END);
         out.resize(out.len().max(SHORTEST), option::PAD);
         out
+    }
+}
+
+/// Says what the client is called, in one way only: RFC 4702 3.1 wants no option 12 beside option 81.
+fn put_name(out: &mut Vec<u8>, config: &Config) {
+    if let Some(fqdn) = config.fqdn.as_deref().and_then(option::client_fqdn) {
+        option::put(out, option::CLIENT_FQDN, &fqdn);
+    } else if let Some(name) = config.host_name.as_deref().filter(|name| !name.is_empty()) {
+        option::put(out, option::HOST_NAME, name.as_bytes());
     }
 }

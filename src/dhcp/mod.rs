@@ -65,8 +65,8 @@ pub struct Config {
     pub client_id: Vec<u8>,
     /// Option 12. At most 255 bytes are sent.
     pub host_name: Option<String>,
-    /// Option 81: the whole name, which the server may enter into the DNS. It takes the place of `host_name`, for the
-    /// two are never sent together (RFC 4702 3.1). One that is no domain name is not sent.
+    /// Option 81: the whole name, which the server is asked to enter into the DNS. It takes the place of `host_name`,
+    /// for the two are never sent together (RFC 4702 3.1); one that is no domain name, or too long, gives way to it.
     pub fqdn: Option<String>,
     /// How long the first acquisition may take before [`Event::GaveUp`]; also means that somebody waits, which
     /// makes the retransmissions brisk. `None`: patiently, for ever.

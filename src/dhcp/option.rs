@@ -29,8 +29,9 @@ pub(super) const MAX_MESSAGE_SIZE: u8 = 57;
 pub(super) const RENEWAL_TIME: u8 = 58;
 pub(super) const REBINDING_TIME: u8 = 59;
 pub(super) const CLIENT_ID: u8 = 61;
-/// No value; its presence says it all (RFC 4039 section 4).
+/// No value; its presence says it all (RFC 4039 4).
 pub(super) const RAPID_COMMIT: u8 = 80;
+pub(super) const CLIENT_FQDN: u8 = 81;
 pub(super) const DOMAIN_SEARCH: u8 = 119;
 pub(super) const CLASSLESS_ROUTES: u8 = 121;
 pub(super) const CLASSLESS_ROUTES_MICROSOFT: u8 = 249;
@@ -187,6 +188,25 @@ pub(super) fn put(message: &mut Vec<u8>, code: u8, value: &[u8]) {
     message.extend([code, value.len() as u8]);
     message.extend(value);
 }
+
+/// The value of option 81 (RFC 4702 2): the whole name, for the server to enter into the DNS. `None` where it is no domain
+/// name, or one that is too long for a single option.
+pub(super) fn client_fqdn(name: &str) -> Option<Vec<u8>> {
+    let name = checked_name(name.strip_suffix('.').unwrap_or(name))?;
+    // The server is asked to do all of the entering (S), the name is in the DNS wire format (E); the two codes that
+    // follow mean nothing any more.
+    let mut value = vec![FQDN_SERVER_UPDATES | FQDN_WIRE_FORMAT, 0, 0];
+    for label in name.split('.') {
+        value.push(label.len() as u8); // at most 63
+        value.extend(label.as_bytes());
+    }
+    value.push(0); // the root: nothing is missing
+    (value.len() <= usize::from(u8::MAX)).then_some(value)
+}
+
+/// Flags of option 81 (RFC 4702 2.1).
+const FQDN_SERVER_UPDATES: u8 = 0x01;
+const FQDN_WIRE_FORMAT: u8 = 0x04;
 
 /// The prefix length that an address had before there were masks (RFC 791 3.2).
 pub(super) fn class_prefix(address: Ipv4Addr) -> u8 {

@@ -77,6 +77,14 @@ fn a_bound_client_does_not_care_until_t1() {
     c.at(1900).carrier(true).sends(renew(IP));
 }
 
+/// The link was elsewhere for a moment: RFC 2131 3.7 wants to know whether the lease still holds.
+#[test]
+fn a_bound_client_that_hears_of_its_return_asks_at_once() {
+    let mut c = Conversation::bound(hours(1));
+    c.at(1).carrier(false);
+    c.at(10).carrier(true).sends(renew(IP)).hears(ack(IP, hours(1))).says(Renewed(IP));
+}
+
 /// A link that flaps may not make it a chatterbox: see `pace.rs` for the limit.
 #[test]
 fn the_same_news_twice_is_no_news() {

@@ -161,6 +161,14 @@ fn a_remembered_address_is_asked_after() {
     c.hears(ack(IP, hours(1))).sends(decline(IP)).sends(discover());
 }
 
+#[test]
+fn a_remembered_address_that_somebody_else_has_is_forgotten() {
+    let mut c = Conversation::reboot(IP).without_fuzz();
+    c.at(0).sends(may_i_keep(IP)).hears_frame(&mine(IP));
+    c.at(2).sends(may_i_keep(IP));
+    c.at(5).sends(discover());
+}
+
 /// An address that comes with a renewal is as new as one that comes with a lease.
 #[test]
 fn another_address_in_a_renewal_is_asked_after() {
@@ -188,6 +196,16 @@ fn conflicts_in_a_row_slow_it_down() {
     let mut c = Conversation::start().without_fuzz().patient();
     for second in [0, 0, 10, 20, 30, 46, 78] {
         conflict(c.at(second));
+    }
+}
+
+/// RFC 5227 2.1.1: after ten of them, one attempt a minute, whoever waits.
+#[test]
+fn after_ten_conflicts_it_is_patient() {
+    let mut c = Conversation::start().without_fuzz().configured(|config| config.deadline = Some(hours(9)));
+    for second in [0, 0, 2, 6, 14, 22, 30, 38, 46, 54, 114, 174, 234] {
+        c.at(second).sends(discover()).hears(offer(IP)).sends(request(IP)).hears_frame(&mine(IP));
+        c.hears(ack(IP, hours(1))).sends(decline(IP));
     }
 }
 

@@ -20,6 +20,10 @@ const ANNOUNCE: Duration = Duration::from_secs(2);
 const ROUND: Duration = Duration::from_secs(60);
 /// A lease that was held longer than this has made good for earlier setbacks.
 const STABLE: Duration = Duration::from_secs(128);
+/// From that many conflicts on, one new address in [`RATE_LIMIT`] is enough: MAX_CONFLICTS and RATE_LIMIT_INTERVAL
+/// (RFC 5227 1.1, 2.1.1).
+const MAX_CONFLICTS: u32 = 10;
+const RATE_LIMIT: Duration = Duration::from_secs(60);
 /// RFC 2131 3.1 (5): the least to wait after a DECLINE.
 const AFTER_DECLINE: Duration = Duration::from_secs(10);
 
@@ -106,8 +110,12 @@ impl Client {
         self.setbacks = self.setbacks.saturating_add(1);
         let somebody_waits = self.search.deadline.is_some();
         let wait = self.backoff.start_over(self.setbacks, somebody_waits);
-        let long = in_use && !somebody_waits && self.setbacks > 1;
-        State::Init { at: now + if long { wait.max(AFTER_DECLINE) } else { wait } }
+        let least = match (in_use, self.setbacks) {
+            (true, MAX_CONFLICTS..) => RATE_LIMIT,
+            (true, 2..) if !somebody_waits => AFTER_DECLINE,
+            _ => Duration::ZERO,
+        };
+        State::Init { at: now + wait.max(least) }
     }
 
     pub(super) fn give_up(&mut self, state: &State, deadline: Instant) -> State {
@@ -139,7 +147,9 @@ impl Client {
                     (*left, *next) = (probes, now);
                 }
             }
-            State::Bound { .. } | State::Releasing { .. } | State::Stopped => {}
+            // Perhaps another network: only the server can tell, and RFC 2131 4.4.5 allows to ask before T1.
+            State::Bound { held, .. } => held.renew_at = now,
+            State::Releasing { .. } | State::Stopped => {}
         }
     }
 }
@@ -263,7 +273,8 @@ impl Client {
     }
 
     /// RFC 5227 2.4 has a host watch its address for as long as it uses it. We hold no socket between exchanges, so
-    /// instead we ask after it once in each renewal.
+    /// instead we ask after it once in each renewal; RFC 5227 2.1 forbids such probes only to hosts that do watch, for
+    /// those have no need of them.
     fn probe_own(&mut self, address: Ipv4Addr, exchange: Exchange) {
         if self.config.probe != Probe::Off && exchange.sent == 1 {
             self.say_by_arp(Arp::probe(self.config.mac, address));
