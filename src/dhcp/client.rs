@@ -226,6 +226,11 @@ impl Client {
         }
     }
 
+    /// Whether a server has leased us an address, in use already or not: there is something to [release](Self::release).
+    pub fn is_leased(&self) -> bool {
+        matches!(self.state, State::Probing { .. }) || self.lease().is_some()
+    }
+
     /// Whether the interface is needed: something is to be sent, or an answer may be under way. While this is false
     /// nobody needs to hold a socket.
     pub fn is_listening(&self) -> bool {

@@ -120,7 +120,9 @@ fn probing_does_not_outlast_the_deadline() {
 fn a_release_while_probing() {
     let mut c = with_probes(1);
     c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1)));
+    assert!(c.client().is_leased() && c.client().lease().is_none());
     c.at(0.5).releases().sends(goodbye(IP)).says(Released);
+    assert!(!c.client().is_leased());
 }
 
 #[test]
