@@ -159,11 +159,16 @@ impl Client {
     /// first thing after its return is to say again what was not heard: on this network or, for all we know, on
     /// another one (RFC 2131 3.7).
     pub fn handle_carrier(&mut self, present: bool, now: Instant) {
-        self.handle_timeout(now);
         if present && !self.carrier {
+            // What has run out meanwhile is not said again.
+            self.handle_timeout(now);
             self.resound(now);
         }
         self.carrier = present;
+        if !present {
+            // What nobody has taken yet goes nowhere: so a client that begins without a carrier says nothing.
+            self.outbox.clear();
+        }
         self.handle_timeout(now);
     }
 
