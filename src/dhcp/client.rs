@@ -311,7 +311,9 @@ impl Client {
         let over = self.search.deadline.filter(|deadline| *deadline <= now);
         self.state = match (std::mem::replace(&mut self.state, State::Stopped), over) {
             // What has not answered until now is taken as free; the vigil goes on.
-            (State::Probing { lease, .. }, Some(_)) => self.settle(*lease, now),
+            (State::Probing { lease, .. }, Some(_)) if lease.expires_at().is_none_or(|expiry| now < expiry) => {
+                self.settle(*lease, now)
+            }
             (state, Some(deadline)) => self.give_up(&state, deadline),
             (State::Init { .. }, None) => self.discover(None, now),
             (State::Selecting { exchange, second_best: Some((offer, until)) }, None) if until <= now => {
