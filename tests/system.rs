@@ -23,6 +23,8 @@ mod link;
 mod manual;
 #[path = "system/odd.rs"]
 mod odd;
+#[path = "system/options.rs"]
+mod options;
 #[path = "system/peers.rs"]
 mod peers;
 #[path = "system/refusals.rs"]
@@ -53,7 +55,7 @@ fn main() -> ExitCode {
     // Most trials mostly wait.
     arguments.test_threads.get_or_insert(8);
 
-    let groups: [&[Named]; 11] = [
+    let groups: [&[Named]; 12] = [
         lab_itself::TRIALS,
         lease::TRIALS,
         refusals::TRIALS,
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         expiry::TRIALS,
         resting::TRIALS,
         odd::TRIALS,
+        options::TRIALS,
     ];
     let named = groups.concat().into_iter().map(|(name, trial)| (name.to_owned(), Box::new(trial) as _));
     let outside = sandbox.as_ref().err().map(ToString::to_string);

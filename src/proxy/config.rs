@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use lexopt::prelude::{Long, Short};
 
+use crate::dhcp::Probe;
+
 /// Where the socket and the lease file live, unless told otherwise.
 const RUN_DIR: &str = "/run/podman";
 /// Overrides `--dir`, as it does in netavark.
@@ -18,6 +20,8 @@ const LEASE_FILE_NAME: &str = "nv-proxy.lease";
 const ACQUISITION: Duration = Duration::from_secs(45);
 /// How long the daemon stays with nothing to do.
 const ACTIVITY: Duration = Duration::from_secs(300);
+/// ARP probes before an address is used; RFC 5227 wants three. Each takes up to two seconds of a caller's time.
+const PROBES_MAX: u8 = 10;
 
 /// The text of `--help`.
 pub const HELP: &str = "\
@@ -33,6 +37,10 @@ Options:
   -t, --timeout SECONDS         time for one acquisition; 0 = as long as the caller waits [default: 45]
   -a, --activity-timeout SECONDS
                                 leave after this long with no lease, no call and no connection; 0 = never [default: 300]
+      --arp-probe N             ask N times (1 to 10) whether somebody else has the address, as RFC 5227 wants it, some
+                                two seconds each, and only then use it; 0 = never ask [default: once, at no cost of time]
+      --broadcast               ask for replies by broadcast, as some relays and ipvlan need it
+      --fqdn                    tell the server the whole name (option 81) where the caller says the domain
   -h, --help                    print this help
   -V, --version                 print the version
 
@@ -63,10 +71,23 @@ pub struct Config {
     pub socket: PathBuf,
     /// The lease file.
     pub lease_file: PathBuf,
-    /// How long one acquisition may take; without it, as long as the caller waits.
-    pub acquisition: Option<Duration>,
     /// How long to stay with nothing to do; without it, for ever.
     pub activity: Option<Duration>,
+    /// How to speak DHCP.
+    pub habits: Habits,
+}
+
+/// How the daemon speaks DHCP for its containers, whatever container it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Habits {
+    /// How long one acquisition may take; without it, as long as the caller waits.
+    pub acquisition: Option<Duration>,
+    /// How to find out whether somebody else has an address.
+    pub probe: Probe,
+    /// Whether to ask for replies by broadcast.
+    pub broadcast: bool,
+    /// Whether to send a whole name where there is one.
+    pub fqdn: bool,
 }
 
 /// Reads the arguments (without the program's name) and the value of [`RUN_DIR_ENV`].
@@ -77,12 +98,16 @@ pub fn parse(
     let mut parser = lexopt::Parser::from_args(arguments);
     let (mut dir, mut uds) = (PathBuf::from(RUN_DIR), None);
     let (mut acquisition, mut activity) = (ACQUISITION, ACTIVITY);
+    let (mut probe, mut broadcast, mut fqdn) = (Probe::WithRequest, false, false);
     while let Some(argument) = parser.next()? {
         match argument {
             Short('d') | Long("dir") => dir = path(&mut parser, "--dir")?,
             Short('u') | Long("uds") => uds = Some(path(&mut parser, "--uds")?),
             Short('t') | Long("timeout") => acquisition = seconds(&mut parser, "--timeout")?,
             Short('a') | Long("activity-timeout") => activity = seconds(&mut parser, "--activity-timeout")?,
+            Long("arp-probe") => probe = probes(&mut parser, "--arp-probe")?,
+            Long("broadcast") => broadcast = true,
+            Long("fqdn") => fqdn = true,
             Short('h') | Long("help") => return Ok(Command::Help),
             Short('V') | Long("version") => return Ok(Command::Version),
             other => return Err(other.unexpected()),
@@ -94,8 +119,8 @@ pub fn parse(
     Ok(Command::Serve(Config {
         lease_file: dir.join(LEASE_FILE_NAME),
         socket: uds.unwrap_or_else(|| dir.join(SOCKET_NAME)),
-        acquisition: some_unless_zero(acquisition),
         activity: some_unless_zero(activity),
+        habits: Habits { acquisition: some_unless_zero(acquisition), probe, broadcast, fqdn },
     }))
 }
 
@@ -125,6 +150,15 @@ fn seconds(parser: &mut lexopt::Parser, option: &str) -> Result<Duration, lexopt
         .to_str()
         .and_then(decimal_seconds)
         .ok_or_else(|| format!("{option} takes seconds, such as 30 or 2.5, not {value:?}").into())
+}
+
+fn probes(parser: &mut lexopt::Parser, option: &str) -> Result<Probe, lexopt::Error> {
+    let value = parser.value()?;
+    match value.to_str().and_then(|text| text.parse().ok()) {
+        Some(0) => Ok(Probe::Off),
+        Some(count @ 1..=PROBES_MAX) => Ok(Probe::Before(count)),
+        _ => Err(format!("{option} takes a number from 0 to {PROBES_MAX}, not {value:?}").into()),
+    }
 }
 
 /// Reads seconds such as 30, 2.5 or .5. By hand, for the floating-point numbers of the standard library take 30 kB.
@@ -165,10 +199,25 @@ mod tests {
             Config {
                 socket: "/run/podman/nv-proxy.sock".into(),
                 lease_file: "/run/podman/nv-proxy.lease".into(),
-                acquisition: Some(Duration::from_secs(45)),
                 activity: Some(Duration::from_secs(300)),
+                habits: Habits {
+                    acquisition: Some(Duration::from_secs(45)),
+                    probe: Probe::WithRequest,
+                    broadcast: false,
+                    fqdn: false,
+                },
             }
         );
+    }
+
+    #[test]
+    fn habits_are_chosen_one_by_one() {
+        let probe = |count| config(&["--arp-probe", count], None).habits.probe;
+        assert_eq!((probe("0"), probe("1"), probe("10")), (Probe::Off, Probe::Before(1), Probe::Before(10)));
+        assert_eq!(config(&["--arp-probe=3"], None).habits.probe, Probe::Before(3));
+        let usual = config(&[], None).habits;
+        assert_eq!(config(&["--broadcast"], None).habits, Habits { broadcast: true, ..usual.clone() });
+        assert_eq!(config(&["--fqdn"], None).habits, Habits { fqdn: true, ..usual });
     }
 
     #[test]
@@ -188,7 +237,7 @@ mod tests {
     #[test]
     fn seconds_may_have_a_fraction_and_zero_means_no_limit() {
         let config = config(&["-t", "2.5", "-a0"], None);
-        assert_eq!((config.acquisition, config.activity), (Some(Duration::from_millis(2500)), None));
+        assert_eq!((config.habits.acquisition, config.activity), (Some(Duration::from_millis(2500)), None));
         for (text, nanoseconds) in
             [("0.000000001", 1), ("0.0000000019", 1), (".5", 500_000_000), ("007.", 7_000_000_000), ("0.", 0)]
         {
@@ -209,6 +258,12 @@ mod tests {
                 &["-t", "18446744073709551616"],
                 "--timeout takes seconds, such as 30 or 2.5, not \"18446744073709551616\"",
             ),
+            (&["--arp-probe", "11"], "--arp-probe takes a number from 0 to 10, not \"11\""),
+            (&["--arp-probe", "-1"], "--arp-probe takes a number from 0 to 10, not \"-1\""),
+            (&["--arp-probe", "300"], "--arp-probe takes a number from 0 to 10, not \"300\""),
+            (&["--arp-probe", ""], "--arp-probe takes a number from 0 to 10, not \"\""),
+            (&["--arp-probe"], "missing argument for option '--arp-probe'"),
+            (&["--fqdn=yes"], "unexpected argument for option '--fqdn': \"yes\""),
             (&["--dir", ""], "--dir needs a path, not an empty string"),
             (&["--colour"], "invalid option '--colour'"),
             (&["extra"], "unexpected argument \"extra\""),

@@ -73,7 +73,7 @@ fn serve(config: &Config) -> Result<(), StartError> {
     let file = LeaseFile::open(&config.lease_file);
     let quiet = config.activity.map_or(QUIET, |activity| activity.min(QUIET));
     rt::block_on(async |runtime| {
-        let table = Table::new(runtime.clone(), idle, options.notify.clone(), file, config.acquisition);
+        let table = Table::new(runtime.clone(), idle, options.notify.clone(), file, config.habits.clone());
         let handler = |Connection { stream, activity, closing }| {
             let table = Rc::clone(&table);
             async move {

@@ -113,6 +113,19 @@ impl Request {
     }
 }
 
+impl Request {
+    /// The host's name with its domain, which may be part of it or beside it; none where there is no domain.
+    pub(super) fn whole_name(&self) -> Option<String> {
+        let host = self.host_name.as_deref()?.trim_end_matches('.');
+        let domain = self.domain_name.trim_matches('.');
+        if domain.is_empty() {
+            return host.contains('.').then(|| host.to_owned());
+        }
+        let has_domain = host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
+        Some(if has_domain { host.to_owned() } else { format!("{host}.{domain}") })
+    }
+}
+
 /// Which leases a call means: those of a MAC, in one network namespace where it is named.
 #[derive(Clone, Debug)]
 pub(super) struct Selector {
@@ -196,6 +209,26 @@ mod tests {
         assert!(refused(NetworkConfig { ns_path: String::new(), ..config() }).starts_with("ns_path is empty"));
         let long = "x".repeat(255);
         assert!(refused(NetworkConfig { container_id: long, ..config() }).starts_with("container_id is too long"));
+    }
+
+    #[test]
+    fn a_whole_name_has_its_domain_once() {
+        let whole = |host: &str, domain: &str| {
+            let named = NetworkConfig { host_name: host.into(), domain_name: domain.into(), ..config() };
+            Request::parse(named).unwrap().whole_name()
+        };
+        let expected = Some("web.lab.example".to_owned());
+        for (host, domain) in [
+            ("web", "lab.example"),
+            ("web.lab.example", "lab.example"),
+            ("web.lab.example", ""),
+            ("web.lab.example.", ""),
+            ("web.", ".lab.example."),
+        ] {
+            assert_eq!(whole(host, domain), expected, "{host} and {domain}");
+        }
+        assert_eq!(whole("weblab.example", "lab.example"), Some("weblab.example.lab.example".to_owned()));
+        assert_eq!((whole("web", ""), whole("", "lab.example"), whole("", "")), (None, None, None));
     }
 
     #[test]

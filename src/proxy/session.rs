@@ -12,6 +12,7 @@ use crate::dhcp::{self, Client, Event, Lost};
 use crate::rpc::Lease;
 use crate::rt::{self, Runtime};
 
+use super::config::Habits;
 use super::error::Error;
 use super::reply;
 use super::request::{Key, Mac, Request};
@@ -49,19 +50,22 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Gets a lease and puts it on the link, within `patience` where there is such. All or nothing.
+    /// Gets a lease, `wish` if the server will, and puts it on the link. All or nothing.
     pub(super) async fn acquire(
         runtime: Runtime,
         mut request: Request,
         site: Site,
-        patience: Option<Duration>,
+        habits: &Habits,
         wish: Option<Ipv4Addr>,
     ) -> Result<Self, Error> {
         let config = dhcp::Config {
+            fqdn: habits.fqdn.then(|| request.whole_name()).flatten(),
             host_name: request.host_name.take(),
             // A caller without a deadline waits all the same, which is to be known.
-            deadline: Some(patience.unwrap_or(Duration::MAX)),
+            deadline: Some(habits.acquisition.unwrap_or(Duration::MAX)),
+            broadcast: habits.broadcast,
             requested: wish,
+            probe: habits.probe,
             ..dhcp::Config::new(request.key.mac.0, std::mem::take(&mut request.client_id))
         };
         let wire = Some(site.open(&request)?);

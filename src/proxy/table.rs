@@ -15,6 +15,7 @@ use crate::rpc::{Call, Lease, NetworkConfig, OperationResponse, Reply, Status};
 use crate::rt::{self, Runtime, Task};
 use crate::service::{Activity, Closing, Idle, Notify};
 
+use super::config::Habits;
 use super::error::Error;
 use super::leases::{Entry, LeaseFile, Packed};
 use super::request::{Key, Mac, Request, Selector};
@@ -31,8 +32,7 @@ pub(super) struct Table {
     idle: Idle,
     notify: Notify,
     file: LeaseFile,
-    /// How long one acquisition may take.
-    patience: Option<Duration>,
+    habits: Habits,
     places: RefCell<BTreeMap<Key, Place>>,
     /// How many leases the service manager was told of.
     told: Cell<Option<usize>>,
@@ -69,14 +69,8 @@ struct Held {
 
 impl Table {
     /// An empty table, whose file is left alone until there is something to write.
-    pub(super) fn new(
-        runtime: Runtime,
-        idle: Idle,
-        notify: Notify,
-        file: LeaseFile,
-        patience: Option<Duration>,
-    ) -> Rc<Self> {
-        Rc::new(Self { runtime, idle, notify, file, patience, places: RefCell::default(), told: Cell::default() })
+    pub(super) fn new(runtime: Runtime, idle: Idle, notify: Notify, file: LeaseFile, habits: Habits) -> Rc<Self> {
+        Rc::new(Self { runtime, idle, notify, file, habits, places: RefCell::default(), told: Cell::default() })
     }
 
     /// Serves one call. Dropping the future cancels it: a Setup leaves nothing behind, a Teardown goes on alone. When
@@ -128,7 +122,7 @@ impl Table {
             }
             None => (claim, None),
         };
-        let acquisition = Session::acquire(self.runtime.clone(), request, site, self.patience, wish);
+        let acquisition = Session::acquire(self.runtime.clone(), request, site, &self.habits, wish);
         let cancelled = async {
             claim.cancelled().await;
             Err(Error::Superseded)

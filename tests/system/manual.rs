@@ -67,7 +67,8 @@ fn command_line() -> Result {
     for help in ["-h", "--help"] {
         let (code, out, errors) = run(&[help])?;
         assert_eq!((code, errors.as_str()), (Some(0), ""));
-        for option in ["--dir", "--uds", "--timeout", "--activity-timeout", "NETAVARK_PROXY_RUN_DIR_ENV", "RUST_LOG"] {
+        let options = ["--dir", "--uds", "--timeout", "--activity-timeout", "--arp-probe", "--broadcast", "--fqdn"];
+        for option in options.into_iter().chain(["NETAVARK_PROXY_RUN_DIR_ENV", "RUST_LOG"]) {
             assert!(out.contains(option), "{option} is not in:\n{out}");
         }
     }
