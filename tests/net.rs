@@ -9,6 +9,8 @@ mod lab;
 mod links;
 #[path = "net/namespaces.rs"]
 mod namespaces;
+#[path = "net/news.rs"]
+mod news;
 #[path = "net/sockets.rs"]
 mod sockets;
 
@@ -25,7 +27,7 @@ fn main() -> ExitCode {
     // One after the other, because some of them count the descriptors of the process.
     arguments.test_threads = Some(1);
     let outside = sandbox.as_ref().err().map(ToString::to_string);
-    let trials = [namespaces::TRIALS, links::TRIALS, sockets::TRIALS].concat();
+    let trials = [namespaces::TRIALS, links::TRIALS, sockets::TRIALS, news::TRIALS].concat();
     let trials = trials.into_iter().map(|(name, trial)| {
         let outside = outside.clone();
         Trial::ignorable_test(name, move || match outside {

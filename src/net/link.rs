@@ -40,7 +40,7 @@ pub struct Link {
 
 impl Link {
     /// Reads a message's body. Only what is used is decoded, so that nothing else that a newer kernel tells can fail.
-    fn parse(body: &[u8]) -> Result<Self> {
+    pub(super) fn parse(body: &[u8]) -> Result<Self> {
         let header = LinkHeader::parse(body)?;
         let mut link = Link {
             index: header.index,

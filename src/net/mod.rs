@@ -21,6 +21,7 @@
 //! An open socket keeps its namespace alive as surely as a process in it would; nothing here outlives its owner.
 
 pub mod link;
+pub mod monitor;
 pub mod netlink;
 pub mod netns;
 mod option;

@@ -15,7 +15,9 @@ use nix::sys::socket::SetSockOpt;
 use rustix::io::retry_on_intr;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recvfrom, send, socket_with};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketFlags, SocketType, recvfrom, send, socket_with,
+};
 
 use super::option::{ExplainErrors, OmitRequest};
 
@@ -141,7 +143,7 @@ pub struct Netlink {
 /// The longest wait for an answer that the kernel should have had ready.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The longest answer. The kernel cuts a dump into pieces no longer than this; an interface takes some 1.5 kB.
-const BUFFER: usize = 8 * 1024;
+pub(super) const BUFFER: usize = 8 * 1024;
 /// A dump during which the table changed is asked for again, this often.
 const DUMP_ATTEMPTS: usize = 4;
 
@@ -194,11 +196,9 @@ impl Netlink {
         let mut table = Table::Stood;
         loop {
             let (_, length, sender) = retry_on_intr(|| recvfrom(&self.socket, &mut buffer[..], RecvFlags::TRUNC))?;
-            // Port 0 is the kernel. Others in the namespace can send here as well, and are not listened to.
-            let Some(Ok(0)) = sender.map(|sender| SocketAddrNetlink::try_from(sender).map(|address| address.pid()))
-            else {
+            if !is_from_kernel(sender) {
                 continue;
-            };
+            }
             let datagram = buffer.get(..length).ok_or_else(|| invalid("an answer longer than the buffer"))?;
             for message in Messages(datagram) {
                 let message = message?;
@@ -225,6 +225,12 @@ impl AsFd for Netlink {
     }
 }
 
+/// Port 0 is the kernel. Others in the namespace can send here as well, and are not listened to.
+pub(super) fn is_from_kernel(sender: Option<SocketAddrAny>) -> bool {
+    let port = sender.map(|sender| SocketAddrNetlink::try_from(sender).map(|address| address.pid()));
+    matches!(port, Some(Ok(0)))
+}
+
 /// Whether a table stood still while it was read.
 #[derive(PartialEq)]
 enum Table {
@@ -232,15 +238,16 @@ enum Table {
     Changed,
 }
 
-struct Message<'a> {
-    kind: u16,
+/// One message: what its header says, and the rest.
+pub(super) struct Message<'a> {
+    pub(super) kind: u16,
     flags: u16,
     sequence: u32,
-    body: &'a [u8],
+    pub(super) body: &'a [u8],
 }
 
 /// The messages in one datagram; what is cut short is an error, and the last item.
-struct Messages<'a>(&'a [u8]);
+pub(super) struct Messages<'a>(pub(super) &'a [u8]);
 
 impl<'a> Iterator for Messages<'a> {
     type Item = Result<Message<'a>>;

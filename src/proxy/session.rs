@@ -17,7 +17,7 @@ use super::error::Error;
 use super::reply;
 use super::request::{Key, Mac, Request};
 use super::settings::Settings;
-use super::site::{Site, Unreachable, Wire, is_link_away};
+use super::site::{Heard, LinkState, Site, Unreachable, Wire, is_link_away};
 
 /// How soon a link that cannot be used, or is not what the lease says, is looked at again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -38,6 +38,8 @@ pub(super) struct Session {
     client: Client,
     /// Open while an exchange is under way, for a socket would keep the container's namespace alive.
     wire: Option<Wire>,
+    /// How the link was when it was last looked at.
+    link: LinkState,
     settings: Settings,
     /// What of the lease is on the link, or of the last one that was there.
     last: Option<Place>,
@@ -68,14 +70,19 @@ impl Session {
             probe: habits.probe,
             ..dhcp::Config::new(request.key.mac.0, std::mem::take(&mut request.client_id))
         };
-        let wire = Some(site.open(&request)?);
+        let wire = site.open(&request)?;
+        // A carrier may come by itself; who sets an interface up did so before he called.
+        if wire.state == LinkState::Down {
+            return Err(Error::LinkDown(request.container_interface));
+        }
         let client = Client::new(config, seed()?, rt::now());
         let mut session = Self {
             runtime,
             request,
             site,
             client,
-            wire,
+            wire: Some(wire),
+            link: LinkState::Ready,
             settings: Settings::default(),
             last: None,
             settled: false,
@@ -83,6 +90,7 @@ impl Session {
             trouble: String::new(),
             told_of_taken_port: false,
         };
+        session.mind_link();
         loop {
             match session.next_event().await.map_err(Error::Vanished)? {
                 Event::Bound(lease) => {
@@ -167,7 +175,8 @@ impl Session {
                 match self.client.poll_event() {
                     Some(Event::Released) => break,
                     Some(_) => {}
-                    None => self.wait().await,
+                    None if self.is_ready() => self.wait().await,
+                    None => break,
                 }
             }
         }
@@ -179,7 +188,8 @@ impl Session {
     fn can_release(&mut self) -> bool {
         let Some(address) = self.client.lease().map(|lease| lease.address) else { return false };
         match self.reach() {
-            Ok(()) => return true,
+            Ok(()) if self.is_ready() => return true,
+            Ok(()) => log::warn!("{self}: cannot release {address}: nothing can be sent there"),
             Err(Unreachable::Gone(why)) => log::info!("{self}: {why}; {address} is left to run out"),
             Err(Unreachable::Fault(error)) => log::warn!("{self}: cannot release {address}: {error}"),
         }
@@ -234,8 +244,25 @@ impl Session {
     fn reach(&mut self) -> Result<(), Unreachable> {
         if self.wire.is_none() {
             self.wire = Some(self.site.open(&self.request)?);
+            self.mind_link();
         }
         Ok(())
+    }
+
+    /// Tells the client whether the link carries anything.
+    fn mind_link(&mut self) {
+        let Some(state) = self.wire.as_ref().map(|wire| wire.state) else { return };
+        if std::mem::replace(&mut self.link, state) != state {
+            log::info!("{self}: {state}");
+        }
+        // What the kernel takes off a link that goes down has to be put back.
+        self.stale |= state == LinkState::Down;
+        self.client.handle_carrier(state == LinkState::Ready, rt::now());
+    }
+
+    /// Whether the sockets are open, and something can be said there.
+    fn is_ready(&self) -> bool {
+        self.wire.as_ref().is_some_and(|wire| wire.state == LinkState::Ready)
     }
 
     /// The client's next event, or why the container cannot be reached any more. A drop on the way loses nothing.
@@ -251,10 +278,14 @@ impl Session {
                     Err(Unreachable::Gone(why)) => return Err(why),
                     Err(Unreachable::Fault(error)) => self.note(Err(error)),
                 }
+                // That there is no carrier may have been the last straw.
+                if let Some(event) = self.client.poll_event() {
+                    return Ok(event);
+                }
             } else {
                 self.wire = None;
             }
-            if self.stale && self.wire.is_some() == self.client.is_listening() {
+            if self.stale && !self.is_down() && self.wire.is_some() == self.client.is_listening() {
                 let applied = match self.client.lease().cloned() {
                     Some(lease) => self.put_on_link(&lease),
                     None => Ok(()),
@@ -289,14 +320,14 @@ impl Session {
         }
     }
 
-    /// Waits for a frame or for the next deadline, and tells the client.
+    /// Whether the link is down, of which the sockets will tell the end.
+    fn is_down(&self) -> bool {
+        self.wire.as_ref().is_some_and(|wire| wire.state == LinkState::Down)
+    }
+
+    /// Waits for a frame, for news of the link or for the next deadline, and tells the client.
     async fn wait(&mut self) {
-        enum Heard {
-            Frame(Vec<u8>),
-            Time,
-            Fault(std::io::Error),
-        }
-        let in_trouble = self.stale || (self.client.is_listening() && self.wire.is_none());
+        let in_trouble = !self.is_down() && (self.stale || (self.client.is_listening() && self.wire.is_none()));
         // Counted from their opening: in a namespace that only they keep alive, others may well go on talking.
         let look = match &self.wire {
             Some(wire) if !in_trouble => Some(wire.opened + LISTEN),
@@ -310,30 +341,37 @@ impl Session {
                 log::error!("cannot sleep on the boot clock: {error}");
                 rt::sleep(RETRY).await;
             }
-            Heard::Time
+            None
         };
-        let frame = async {
+        let heard = async {
             let Some(wire) = wire else { return pending().await };
             // Boxed, for while there is no wire, which is nearly always, it takes no room then.
-            Box::pin(wire.hear()).await.map_or_else(Heard::Fault, Heard::Frame)
+            Some(Box::pin(wire.hear()).await)
         };
-        match or(frame, time).await {
-            Heard::Frame(frame) => {
+        match or(heard, time).await {
+            Some(Ok(Heard::Frame(frame))) => {
                 if let Err(ignored) = client.handle_packet(&frame, rt::now()) {
                     log::trace!("ignored a frame: {ignored:?}");
                 }
                 // Whoever floods this interface is not to hold up the others.
                 yield_now().await;
             }
-            Heard::Time => {
+            Some(Ok(Heard::Link(state))) => {
+                if let Some(wire) = wire {
+                    wire.state = state;
+                }
+                self.mind_link();
+            }
+            Some(Ok(Heard::LinkInDoubt)) => self.doubt_link(),
+            Some(Err(error)) => {
+                log::debug!("{self}: {error}");
+                self.doubt_link();
+            }
+            None => {
                 client.handle_timeout(rt::now());
                 // Opened anew, the sockets show whether the container is still there; held open, they would be what
                 // keeps its namespace alive.
                 *wire = None;
-            }
-            Heard::Fault(error) => {
-                log::debug!("{self}: {error}");
-                self.doubt_link();
             }
         }
     }

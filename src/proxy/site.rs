@@ -1,12 +1,16 @@
 //! Where a lease lives: an interface in a container's network namespace, and the sockets into it.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use futures_lite::future::or;
 use nix::libc;
 
 use crate::dhcp::{self, Transmit};
+
 use crate::net::link::Link;
+use crate::net::monitor::{Monitor, News};
 use crate::net::netlink::{self, Netlink};
 use crate::net::netns::{Netns, NetnsId};
 use crate::net::raw::RawSocket;
@@ -75,16 +79,17 @@ impl Site {
         Ok(Self { netns: netns.id(), index: link.index })
     }
 
-    /// Opens the sockets of an exchange, if it is still the same interface in the same namespace.
+    /// Opens the sockets of an exchange, if it is still the same interface in the same namespace. It may be down, or
+    /// without carrier.
     pub(super) fn open(&self, request: &Request) -> Result<Wire, Unreachable> {
-        let (netns, _, link) = self.reach(request)?;
+        let (netns, netlink, link) = self.reach(request)?;
         if link.mac != Some(request.key.mac.0) {
             return Err(Unreachable::Gone(format!("{} has the address {} now", link.name, mac_text(&link))));
         }
-        if !link.up {
-            return Err(Error::LinkDown(link.name).into());
-        }
-        Ok(Wire::open(&netns, &link)?)
+        let mut wire = Wire::open(&netns, &link)?;
+        // What changes from now on, the wire is told; so this is how things stand.
+        wire.state = LinkState::of(&self.look(&netlink, request)?);
+        Ok(wire)
     }
 
     /// Opens a netlink socket to change the interface with, if it is still the same namespace. The interface may be
@@ -104,10 +109,13 @@ impl Site {
             return Err(Unreachable::Gone(format!("{} is another network namespace now", path.display())));
         }
         let netlink = netlink_in(&netns)?;
-        match netlink.link_by_index(self.index).map_err(looking_for(&request.container_interface))? {
-            Some(link) => Ok((netns, netlink, link)),
-            None => Err(Unreachable::Gone(format!("{} is not there any more", request.container_interface))),
-        }
+        let link = self.look(&netlink, request)?;
+        Ok((netns, netlink, link))
+    }
+
+    fn look(&self, netlink: &Netlink, request: &Request) -> Result<Link, Unreachable> {
+        let link = netlink.link_by_index(self.index).map_err(looking_for(&request.container_interface))?;
+        link.ok_or_else(|| Unreachable::Gone(format!("{} is not there any more", request.container_interface)))
     }
 }
 
@@ -145,10 +153,56 @@ pub(super) fn is_link_away(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|errno| AWAY.contains(&errno))
 }
 
-/// The sockets of one exchange, both in the container's network namespace.
+/// Whether anything can be said on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LinkState {
+    /// Somebody set it down, and the kernel took its routes away.
+    Down,
+    /// It is up, and nothing is at the other end.
+    NoCarrier,
+    /// It is in use.
+    Ready,
+}
+
+impl LinkState {
+    fn of(link: &Link) -> Self {
+        match (link.up, link.carrier) {
+            (false, _) => Self::Down,
+            (true, false) => Self::NoCarrier,
+            (true, true) => Self::Ready,
+        }
+    }
+}
+
+impl fmt::Display for LinkState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Down => "the link is down",
+            Self::NoCarrier => "there is no carrier",
+            Self::Ready => "there is a carrier again",
+        })
+    }
+}
+
+/// What is heard on a wire.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// An Ethernet frame.
+    Frame(Vec<u8>),
+    /// The interface is like this now.
+    Link(LinkState),
+    /// The interface has gone, or something has happened to it that was not told.
+    LinkInDoubt,
+}
+
+/// The sockets of one exchange, all in the container's network namespace.
 #[derive(Debug)]
 pub(super) struct Wire {
     packets: Watched<RawSocket>,
+    /// Tells when somebody takes the interface down, or pulls its cable.
+    monitor: Watched<Monitor>,
+    /// How the interface was, the last time that anything was heard of it.
+    pub(super) state: LinkState,
     /// UDP port 68, unless the container uses it itself.
     port: Option<Port>,
     /// When the container was last seen to be there.
@@ -157,16 +211,17 @@ pub(super) struct Wire {
 
 impl Wire {
     fn open(netns: &Netns, link: &Link) -> Result<Self, Error> {
-        let (packets, port) = netns
-            .enter(|| (RawSocket::open(link.index), Port::open(&link.name)))
+        let (monitor, packets, port) = netns
+            .enter(|| (Monitor::open(link.index), RawSocket::open(link.index), Port::open(&link.name)))
             .map_err(Error::fault("entering the container's network namespace"))?;
+        let monitor = monitor.and_then(Watched::new).map_err(Error::fault(format!("watching {}", link.name)))?;
         let packets = packets.and_then(Watched::new).map_err(Error::fault(format!("listening on {}", link.name)))?;
         let port = match port {
             Ok(port) => Some(port),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
             Err(error) => return Err(Error::fault(format!("taking UDP port 68 on {}", link.name))(error)),
         };
-        Ok(Self { packets, port, opened: rt::now() })
+        Ok(Self { packets, monitor, state: LinkState::of(link), port, opened: rt::now() })
     }
 
     /// Whether the container uses the client's port itself.
@@ -187,13 +242,20 @@ impl Wire {
         }
     }
 
-    /// Waits for a frame.
-    pub(super) async fn hear(&self) -> io::Result<Vec<u8>> {
+    /// Waits for a frame, or for news of the interface.
+    pub(super) async fn hear(&self) -> io::Result<Heard> {
         let frame = |socket: &RawSocket| {
             let mut frame = [0; FRAME];
             let length = socket.recv(&mut frame)?;
-            Ok(frame[..length].to_vec())
+            Ok(Heard::Frame(frame[..length].to_vec()))
         };
-        self.packets.read_with(frame).await
+        let news = |monitor: &Monitor| {
+            Ok(match monitor.recv()? {
+                News::Is(link) => Heard::Link(LinkState::of(&link)),
+                News::Gone | News::Missed => Heard::LinkInDoubt,
+            })
+        };
+        // In this order: there may always be another frame.
+        or(self.monitor.read_with(news), self.packets.read_with(frame)).await
     }
 }
