@@ -40,6 +40,8 @@ Options:
       --arp-probe N             ask N times (1 to 10) whether somebody else has the address, as RFC 5227 wants it, some
                                 two seconds each, and only then use it; 0 = never ask [default: once, at no cost of time]
       --broadcast               ask for replies by broadcast, as some relays and ipvlan need it
+      --client-id WHAT          what the server knows a container by (option 61): container = its id, mac = its address,
+                                duid = this machine's DUID and its address, by RFC 4361 [default: container]
       --fqdn                    tell the server the whole name (option 81) where the caller says the domain
   -h, --help                    print this help
   -V, --version                 print the version
@@ -86,8 +88,21 @@ pub struct Habits {
     pub probe: Probe,
     /// Whether to ask for replies by broadcast.
     pub broadcast: bool,
+    /// What client identifiers are made of.
+    pub client_id: ClientId,
     /// Whether to send a whole name where there is one.
     pub fqdn: bool,
+}
+
+/// What the DHCP server knows a container by (option 61).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientId {
+    /// Its id, as netavark does it: another one for each container, the same when it is started again.
+    Container,
+    /// Its MAC: the same for a container that is made anew with the same MAC.
+    Mac,
+    /// The machine's DUID and the MAC (RFC 4361).
+    Duid,
 }
 
 /// Reads the arguments (without the program's name) and the value of [`RUN_DIR_ENV`].
@@ -98,7 +113,7 @@ pub fn parse(
     let mut parser = lexopt::Parser::from_args(arguments);
     let (mut dir, mut uds) = (PathBuf::from(RUN_DIR), None);
     let (mut acquisition, mut activity) = (ACQUISITION, ACTIVITY);
-    let (mut probe, mut broadcast, mut fqdn) = (Probe::WithRequest, false, false);
+    let (mut probe, mut broadcast, mut client_id, mut fqdn) = (Probe::WithRequest, false, ClientId::Container, false);
     while let Some(argument) = parser.next()? {
         match argument {
             Short('d') | Long("dir") => dir = path(&mut parser, "--dir")?,
@@ -107,6 +122,7 @@ pub fn parse(
             Short('a') | Long("activity-timeout") => activity = seconds(&mut parser, "--activity-timeout")?,
             Long("arp-probe") => probe = probes(&mut parser, "--arp-probe")?,
             Long("broadcast") => broadcast = true,
+            Long("client-id") => client_id = client_id_of(&mut parser, "--client-id")?,
             Long("fqdn") => fqdn = true,
             Short('h') | Long("help") => return Ok(Command::Help),
             Short('V') | Long("version") => return Ok(Command::Version),
@@ -120,7 +136,7 @@ pub fn parse(
         lease_file: dir.join(LEASE_FILE_NAME),
         socket: uds.unwrap_or_else(|| dir.join(SOCKET_NAME)),
         activity: some_unless_zero(activity),
-        habits: Habits { acquisition: some_unless_zero(acquisition), probe, broadcast, fqdn },
+        habits: Habits { acquisition: some_unless_zero(acquisition), probe, broadcast, client_id, fqdn },
     }))
 }
 
@@ -158,6 +174,16 @@ fn probes(parser: &mut lexopt::Parser, option: &str) -> Result<Probe, lexopt::Er
         Some(0) => Ok(Probe::Off),
         Some(count @ 1..=PROBES_MAX) => Ok(Probe::Before(count)),
         _ => Err(format!("{option} takes a number from 0 to {PROBES_MAX}, not {value:?}").into()),
+    }
+}
+
+fn client_id_of(parser: &mut lexopt::Parser, option: &str) -> Result<ClientId, lexopt::Error> {
+    let value = parser.value()?;
+    match value.to_str() {
+        Some("container") => Ok(ClientId::Container),
+        Some("mac") => Ok(ClientId::Mac),
+        Some("duid") => Ok(ClientId::Duid),
+        _ => Err(format!("{option} takes container, mac or duid, not {value:?}").into()),
     }
 }
 
@@ -204,6 +230,7 @@ mod tests {
                     acquisition: Some(Duration::from_secs(45)),
                     probe: Probe::WithRequest,
                     broadcast: false,
+                    client_id: ClientId::Container,
                     fqdn: false,
                 },
             }
@@ -215,6 +242,8 @@ mod tests {
         let probe = |count| config(&["--arp-probe", count], None).habits.probe;
         assert_eq!((probe("0"), probe("1"), probe("10")), (Probe::Off, Probe::Before(1), Probe::Before(10)));
         assert_eq!(config(&["--arp-probe=3"], None).habits.probe, Probe::Before(3));
+        let client_id = |what| config(&["--client-id", what], None).habits.client_id;
+        assert_eq!(["container", "mac", "duid"].map(client_id), [ClientId::Container, ClientId::Mac, ClientId::Duid]);
         let usual = config(&[], None).habits;
         assert_eq!(config(&["--broadcast"], None).habits, Habits { broadcast: true, ..usual.clone() });
         assert_eq!(config(&["--fqdn"], None).habits, Habits { fqdn: true, ..usual });
@@ -263,6 +292,7 @@ mod tests {
             (&["--arp-probe", "300"], "--arp-probe takes a number from 0 to 10, not \"300\""),
             (&["--arp-probe", ""], "--arp-probe takes a number from 0 to 10, not \"\""),
             (&["--arp-probe"], "missing argument for option '--arp-probe'"),
+            (&["--client-id", "MAC"], "--client-id takes container, mac or duid, not \"MAC\""),
             (&["--fqdn=yes"], "unexpected argument for option '--fqdn': \"yes\""),
             (&["--dir", ""], "--dir needs a path, not an empty string"),
             (&["--colour"], "invalid option '--colour'"),

@@ -163,6 +163,12 @@ pub(super) enum StartError {
     /// netavark's words.
     #[error("Received more than one FD from systemd: the socket unit must have one ListenStream= and no other")]
     TooManySockets,
+    /// There is nothing to make a DUID of.
+    #[error(
+        "--client-id duid is made of the machine's id, and /etc/machine-id cannot be used: {0}. systemd-machine-id-setup \
+         makes one; --client-id mac and container need none"
+    )]
+    MachineId(String),
     /// Serving could not begin.
     #[error("cannot serve: {0}")]
     Serve(io::Error),

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `config.rs` | the command line |
 //! | `request.rs` | what a caller may ask for |
+//! | `identity.rs` | who the DHCP server takes a container for |
 //! | `table.rs` | all sessions, and who may touch which |
 //! | `session.rs` | one lease: client, sockets and link in one loop |
 //! | `site.rs` | where a lease lives, and the sockets into it |
@@ -13,6 +14,7 @@
 
 pub mod config;
 mod error;
+mod identity;
 mod leases;
 mod logging;
 mod reply;
@@ -34,6 +36,7 @@ use crate::service::{self, Connection, Idle, Options, activation};
 
 use config::{Command, Config};
 use error::StartError;
+use identity::Identity;
 use leases::LeaseFile;
 use table::Table;
 
@@ -62,6 +65,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn serve(config: &Config) -> Result<(), StartError> {
+    let identity = Identity::find(config.habits.client_id)?;
     let mut sockets = activation::listen_fds()?;
     let idle = Idle::new(config.activity);
     let options = Options::new(idle.clone()).map_err(StartError::Serve)?;
@@ -73,7 +77,8 @@ fn serve(config: &Config) -> Result<(), StartError> {
     let file = LeaseFile::open(&config.lease_file);
     let quiet = config.activity.map_or(QUIET, |activity| activity.min(QUIET));
     rt::block_on(async |runtime| {
-        let table = Table::new(runtime.clone(), idle, options.notify.clone(), file, config.habits.clone());
+        let (notify, habits) = (options.notify.clone(), config.habits.clone());
+        let table = Table::new(runtime.clone(), idle, notify, file, habits, identity);
         let handler = |Connection { stream, activity, closing }| {
             let table = Rc::clone(&table);
             async move {

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use crate::rpc::wire::NetworkConfig;
 
 use super::error::BadRequest;
+use super::identity::Identity;
 
 /// An Ethernet address; compared without case because it is compared as bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,8 +65,7 @@ pub(super) struct Request {
     pub(super) host_interface: String,
     /// The interface in the container that gets the lease.
     pub(super) container_interface: String,
-    /// Option 61: type 0 and the container's id, which outlives a restart while the MAC does not. Empty, and so left
-    /// out, where there is no id: a bare type would be the same for all such containers.
+    /// Option 61, or nothing.
     pub(super) client_id: Vec<u8>,
     /// Option 12.
     pub(super) host_name: Option<String>,
@@ -78,7 +78,7 @@ const OPTION_MAX: usize = 255;
 
 impl Request {
     /// Checks everything that can be checked without asking the kernel.
-    pub(super) fn parse(config: NetworkConfig) -> Result<Self, BadRequest> {
+    pub(super) fn parse(config: NetworkConfig, identity: &Identity) -> Result<Self, BadRequest> {
         let mac = Mac::parse(&config.container_mac_addr)?;
         match config.version {
             0 => {}
@@ -88,11 +88,7 @@ impl Request {
         if config.ns_path.is_empty() {
             return Err(BadRequest::NoNetns);
         }
-        let mut client_id = Vec::new();
-        if !config.container_id.is_empty() {
-            client_id.push(0);
-            client_id.extend_from_slice(config.container_id.as_bytes());
-        }
+        let client_id = identity.client_id(&config.container_id, mac);
         if client_id.len() > OPTION_MAX {
             return Err(BadRequest::TooLong { field: "container_id", limit: OPTION_MAX - 1 });
         }
@@ -178,13 +174,15 @@ mod tests {
         }
     }
 
+    fn parsed(config: NetworkConfig) -> Result<Request, BadRequest> {
+        Request::parse(config, &Identity::Container)
+    }
+
     #[test]
     fn a_mac_is_read_in_any_case_and_with_either_separator() {
-        let request = Request::parse(config()).unwrap();
+        let request = parsed(config()).unwrap();
         assert_eq!(request.key.mac, Mac([0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0x0f]));
         assert_eq!(request.client_id, b"\x000123abc");
-        let nameless = Request::parse(NetworkConfig { container_id: String::new(), ..config() }).unwrap();
-        assert_eq!(nameless.client_id, b"", "one byte would be no client identifier, and everybody's");
     }
 
     #[test]
@@ -203,7 +201,7 @@ mod tests {
 
     #[test]
     fn versions_but_four_and_a_missing_netns_are_refused() {
-        let refused = |config| Request::parse(config).unwrap_err().to_string();
+        let refused = |config| parsed(config).unwrap_err().to_string();
         assert_eq!(refused(NetworkConfig { version: 1, ..config() }), "ipv6 not yet supported");
         assert_eq!(refused(NetworkConfig { version: 7, ..config() }), "invalid protocol version");
         assert!(refused(NetworkConfig { ns_path: String::new(), ..config() }).starts_with("ns_path is empty"));
@@ -215,7 +213,7 @@ mod tests {
     fn a_whole_name_has_its_domain_once() {
         let whole = |host: &str, domain: &str| {
             let named = NetworkConfig { host_name: host.into(), domain_name: domain.into(), ..config() };
-            Request::parse(named).unwrap().whole_name()
+            parsed(named).unwrap().whole_name()
         };
         let expected = Some("web.lab.example".to_owned());
         for (host, domain) in [
@@ -233,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_teardown_means_the_mac_in_the_netns_that_it_names_if_any() {
-        let key = Request::parse(config()).unwrap().key;
+        let key = parsed(config()).unwrap().key;
         let selects = |config: NetworkConfig| Selector::parse(&config).is_some_and(|selector| selector.matches(&key));
         assert!(selects(config()));
         assert!(selects(NetworkConfig { container_mac_addr: "aa:bb:cc:dd:ee:0f".into(), ..config() }));

@@ -17,6 +17,7 @@ use crate::service::{Activity, Closing, Idle, Notify};
 
 use super::config::Habits;
 use super::error::Error;
+use super::identity::Identity;
 use super::leases::{Entry, LeaseFile, Packed};
 use super::request::{Key, Mac, Request, Selector};
 use super::session::Session;
@@ -33,6 +34,7 @@ pub(super) struct Table {
     notify: Notify,
     file: LeaseFile,
     habits: Habits,
+    identity: Identity,
     places: RefCell<BTreeMap<Key, Place>>,
     /// How many leases the service manager was told of.
     told: Cell<Option<usize>>,
@@ -69,8 +71,24 @@ struct Held {
 
 impl Table {
     /// An empty table, whose file is left alone until there is something to write.
-    pub(super) fn new(runtime: Runtime, idle: Idle, notify: Notify, file: LeaseFile, habits: Habits) -> Rc<Self> {
-        Rc::new(Self { runtime, idle, notify, file, habits, places: RefCell::default(), told: Cell::default() })
+    pub(super) fn new(
+        runtime: Runtime,
+        idle: Idle,
+        notify: Notify,
+        file: LeaseFile,
+        habits: Habits,
+        identity: Identity,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            runtime,
+            idle,
+            notify,
+            file,
+            habits,
+            identity,
+            places: RefCell::default(),
+            told: Cell::default(),
+        })
     }
 
     /// Serves one call. Dropping the future cancels it: a Setup leaves nothing behind, a Teardown goes on alone. When
@@ -97,7 +115,7 @@ impl Table {
     }
 
     async fn setup(self: &Rc<Self>, config: NetworkConfig) -> Result<Lease, Error> {
-        let mut request = Request::parse(config)?;
+        let mut request = Request::parse(config, &self.identity)?;
         let netns = canonical(&request.ns_path);
         if *netns != *request.ns_path {
             request.key.netns = netns.into();

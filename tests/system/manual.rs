@@ -67,8 +67,9 @@ fn command_line() -> Result {
     for help in ["-h", "--help"] {
         let (code, out, errors) = run(&[help])?;
         assert_eq!((code, errors.as_str()), (Some(0), ""));
-        let options = ["--dir", "--uds", "--timeout", "--activity-timeout", "--arp-probe", "--broadcast", "--fqdn"];
-        for option in options.into_iter().chain(["NETAVARK_PROXY_RUN_DIR_ENV", "RUST_LOG"]) {
+        let usual = ["--dir", "--uds", "--timeout", "--activity-timeout", "NETAVARK_PROXY_RUN_DIR_ENV", "RUST_LOG"];
+        let habits = ["--arp-probe", "--broadcast", "--client-id", "--fqdn"];
+        for option in usual.into_iter().chain(habits) {
             assert!(out.contains(option), "{option} is not in:\n{out}");
         }
     }
