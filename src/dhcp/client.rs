@@ -17,7 +17,7 @@ mod hear;
 /// REQUESTs for one offer before looking for another. RFC 2131 3.1 (5) speaks of four within a minute; somebody
 /// waits less than that, and a server that has just made an offer is near.
 const REQUESTS_PER_OFFER: u32 = 3;
-/// How long a remembered address is asked for before any other will do.
+/// How long a remembered address is asked for before any other will do (RFC 2131 3.2 (3)).
 const REBOOT_PATIENCE: Duration = Duration::from_secs(5);
 /// REQUESTs within [`REBOOT_PATIENCE`].
 const REBOOT_REQUESTS: u32 = 2;
@@ -99,7 +99,7 @@ impl Client {
         Self::start(config, State::Init { at: now }, seed, now)
     }
 
-    /// A client that wants `address` again, which is not in use now (INIT-REBOOT, RFC 2131 3.2): it asks for it
+    /// A client that wants `address` again, which is not in use now (INIT-REBOOT, RFC 2131 4.4.2): it asks for it
     /// without a DISCOVER, twice within 5 s, and then looks for any.
     pub fn reboot(config: Config, address: Ipv4Addr, seed: u64, now: Instant) -> Self {
         Self::start(config, State::InitReboot { at: now, address }, seed, now)

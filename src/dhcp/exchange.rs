@@ -6,7 +6,7 @@ use crate::time::Instant;
 use smoltcp::wire::DhcpMessageType;
 use std::net::Ipv4Addr;
 
-/// One thing said under one xid, as often as it takes.
+/// One thing said under one xid, as often as it takes (RFC 2131 4.1 leaves it to us whether the xid changes).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Exchange {
     pub(super) xid: u32,
@@ -27,13 +27,14 @@ impl Exchange {
     /// Counts one more message, in an effort that began at `began`, and sets the time for the next.
     pub(super) fn say(&mut self, began: Instant, now: Instant, next: Instant) {
         self.sent = self.sent.saturating_add(1);
-        // At least 1: some servers and relays hold back while it is 0, waiting for others to serve the client.
+        // At least 1, which RFC 2131 table 5 leaves to us: some servers and relays hold back while it is 0, waiting for
+        // others to serve the client.
         self.secs = u16::try_from((now - began).as_secs()).unwrap_or(u16::MAX).max(1);
         self.next = next;
     }
 
-    /// The same with another thing said in it: a REQUEST has the xid and the `secs` of its DISCOVER (RFC 2131 4.1,
-    /// table 5), and what it leads to counts from now on.
+    /// The same with another thing said in it: a REQUEST has the `secs` of its DISCOVER (RFC 2131 3.1 (3)) and its xid
+    /// (RFC 2131 4.4.1), and what it leads to counts from now on.
     pub(super) fn anew(self, now: Instant) -> Self {
         Self { since: now, sent: 0, ..self }
     }

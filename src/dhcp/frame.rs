@@ -32,7 +32,8 @@ pub(super) struct Arp {
 }
 
 impl Arp {
-    /// The question of `mac`, which has no address yet, whether somebody has `address` (RFC 5227 2.1.1).
+    /// The question of `mac`, which has no address yet, whether somebody has `address` (RFC 2131 4.4.1,
+    /// RFC 5227 2.1.1).
     pub(super) fn probe(mac: Mac, address: Ipv4Addr) -> Self {
         Self::question((mac, Ipv4Addr::UNSPECIFIED), address)
     }
@@ -106,6 +107,7 @@ fn open_ipv4(packet: &[u8], from: Mac) -> Result<Received<'_>, Ignored> {
     Ok(Received::Dhcp { payload: udp.payload(), from })
 }
 
+/// Whether it was sent to us or to all makes no difference (RFC 5227 1.2.1).
 fn open_arp<'a>(packet: &[u8]) -> Result<Received<'a>, Ignored> {
     let packet = ArpPacket::new_checked(packet).map_err(|_| Ignored::Malformed)?;
     let ArpRepr::EthernetIpv4 {
@@ -126,7 +128,8 @@ fn open_arp<'a>(packet: &[u8]) -> Result<Received<'a>, Ignored> {
 }
 
 /// Wraps the payload of a [`Transmit::Datagram`](super::Transmit::Datagram) into an Ethernet frame from
-/// `source` (port 68) to `destination` (port 67), for where the kernel cannot send it because its port 68 is taken.
+/// `source` (port 68) to `destination` (port 67: RFC 2131 4.1), for where the kernel cannot send it because its
+/// port 68 is taken.
 ///
 /// What exceeds an IPv4 datagram is cut off; a DHCP client's messages never do.
 pub fn frame(payload: &[u8], source: (Mac, Ipv4Addr), destination: (Mac, Ipv4Addr)) -> Vec<u8> {

@@ -121,8 +121,10 @@ impl Lease {
             Some(time) => timers(time, options.long(option::RENEWAL_TIME), options.long(option::REBINDING_TIME)),
             None => (Duration::MAX, Duration::MAX),
         };
+        // What the server does not say is what it is without one (RFC 2131 3.5).
         let prefix_len = options.address(option::SUBNET_MASK).and_then(prefix_len);
         let prefix_len = prefix_len.unwrap_or_else(|| class_prefix(address));
+        // RFC 3442 page 5: classless routes silence options 3 and 33.
         let (routers, routes) = match options.classless_routes() {
             Some(routes) => {
                 let (default, routes): (Vec<_>, Vec<_>) =

@@ -1,4 +1,4 @@
-//! DHCP messages (RFC 2131 section 2): reading a server's, writing ours.
+//! DHCP messages (RFC 2131 2): reading a server's, writing ours.
 
 use super::option::{self, Options};
 use super::{Config, Ignored, Mac};
@@ -9,14 +9,15 @@ use std::net::Ipv4Addr;
 const HEADER: usize = 240;
 const SNAME: std::ops::Range<usize> = 44..108;
 const FILE: std::ops::Range<usize> = 108..236;
+/// What the options of DHCP begin with (RFC 2131 3).
 const MAGIC: u32 = 0x6382_5363;
-/// BOOTP's length (RFC 951, section 3): some relays still drop what is shorter.
+/// BOOTP's length (RFC 951 3): some relays still drop what is shorter.
 const SHORTEST: usize = 300;
 
 /// The least that option 57 may say (RFC 2132 9.10).
 const SMALLEST_MAX: u16 = 576;
 
-/// A server's message to us.
+/// A server's message to us. One that does not say of what type it is, is none (RFC 2131 3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reply {
     pub(super) message_type: DhcpMessageType,
@@ -31,7 +32,8 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    /// Reads a UDP payload that `from` sent; fails unless it is a DHCP reply for this very client.
+    /// Reads a UDP payload that `from` sent; fails unless it is a DHCP reply for this very client
+    /// (RFC 2131 table 3).
     pub(super) fn read(payload: &[u8], from: Mac, config: &Config) -> Result<Self, Ignored> {
         let packet = DhcpPacket::new_checked(payload).map_err(|_| Ignored::Malformed)?;
         if packet.opcode() != DhcpOpCode::Reply || packet.magic_number() != MAGIC {
@@ -41,7 +43,7 @@ impl Reply {
             return Err(Ignored::OtherClient);
         }
         let options = Options::collect(&payload[HEADER..], &payload[FILE], &payload[SNAME]);
-        // RFC 6842 section 3: an echoed client identifier tells apart clients that share one MAC (ipvlan).
+        // RFC 6842 3: an echoed client identifier tells apart clients that share one MAC (ipvlan).
         if options.bytes(option::CLIENT_ID).is_some_and(|id| id != config.sent_client_id()) {
             return Err(Ignored::OtherClient);
         }
@@ -74,7 +76,7 @@ pub(super) struct Request {
     pub(super) xid: u32,
     /// Seconds since the client began.
     pub(super) secs: u16,
-    /// `ciaddr`: the address that we have and answer ARP for.
+    /// `ciaddr`: the address that we have and answer ARP for, once it is ours (RFC 2131 3.5).
     pub(super) ciaddr: Option<Ipv4Addr>,
     /// Option 50.
     pub(super) requested: Option<Ipv4Addr>,
@@ -97,6 +99,7 @@ impl Request {
 
     /// The UDP payload. Which fields and options go with which message is RFC 2131 table 5.
     pub(super) fn write(&self, config: &Config) -> Vec<u8> {
+        // With zeros in all that is not for us to fill in, and in all flags but one.
         let mut out = vec![0; HEADER];
         let mut packet = DhcpPacket::new_unchecked(&mut out[..]);
         packet.set_opcode(DhcpOpCode::Request);
@@ -104,6 +107,7 @@ impl Request {
         packet.set_hardware_len(6);
         packet.set_transaction_id(self.xid);
         packet.set_secs(self.secs);
+        // RFC 2131 4.4.1: where replies find us.
         packet.set_client_hardware_address(EthernetAddress(config.mac));
         packet.set_magic_number(MAGIC);
         match self.ciaddr {
@@ -114,6 +118,7 @@ impl Request {
         }
 
         option::put(&mut out, option::MESSAGE_TYPE, &[self.message_type.into()]);
+        // The same in all messages (RFC 2131 4.2, RFC 4361 6.4).
         if !config.client_id.is_empty() {
             option::put(&mut out, option::CLIENT_ID, &config.client_id);
         }
@@ -127,15 +132,17 @@ impl Request {
             option::put(&mut out, option::MESSAGE, words.as_bytes());
         }
         if self.message_type == DhcpMessageType::Discover {
-            // RFC 4039 3.1: asked for in every DISCOVER; a server that does not know it answers with an OFFER all the same.
+            // RFC 4039 3 and 4: in every DISCOVER, and nowhere else. Servers that do not know it make an OFFER as ever.
             option::put(&mut out, option::RAPID_COMMIT, &[]);
         }
         // RFC 2131 table 5: who gives an address back, or turns it down, asks for nothing.
         if self.is_question() {
             put_name(&mut out, config);
+            // The same wishes each time (RFC 2131 3.5).
             option::put(&mut out, option::MAX_MESSAGE_SIZE, &config.max_message_size.max(SMALLEST_MAX).to_be_bytes());
             option::put(&mut out, option::PARAMETER_REQUEST_LIST, &option::WANTED);
         }
+        // RFC 2131 4.1: END comes last.
         out.push(option::END);
         out.resize(out.len().max(SHORTEST), option::PAD);
         out

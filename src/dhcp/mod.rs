@@ -97,7 +97,8 @@ impl Config {
             broadcast: false,
             requested: None,
             probe: Probe::WithRequest,
-            // An Ethernet frame's worth. RFC 2132 9.10 does not say whether headers count; this fits either way.
+            // An Ethernet frame's worth, for routes need room (RFC 3442 page 6); 576 would do for RFC 2131 2.
+            // RFC 2132 9.10 does not say whether headers count; this fits either way.
             max_message_size: 1472,
             fuzz: true,
         }
@@ -115,7 +116,8 @@ pub enum Probe {
     /// Nobody is asked, and nobody's claim is heard.
     Off,
     /// One probe that costs no time: it goes out together with the REQUEST, and whoever has not answered when the ACK
-    /// is here is late. Late is not lost: the client goes on listening for 2 s.
+    /// is here is late. Late is not lost: the client goes on listening for 2 s. The waits of RFC 5227 2.1.1 would cost
+    /// seven seconds, which RFC 5227 2.2 leaves to us.
     WithRequest,
     /// As many as this between ACK and [`Event::Bound`], with the waits of RFC 5227 1.1: up to a second before the
     /// first, one or two seconds between them, two after the last. 0 means [`Probe::Off`].
@@ -137,7 +139,7 @@ pub enum Transmit {
     },
 }
 
-/// What happened to the lease.
+/// What happened to the lease: what users want to know (RFC 2131 4.4.5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A lease where there was none: the first one, or the next one after [`Event::Lost`]. Whether the address
@@ -185,7 +187,8 @@ pub enum Lost {
     },
 }
 
-/// How far an acquisition got that came to nothing. Its text is made for the user.
+/// How far an acquisition got that came to nothing, and with how much effort (RFC 2131 4.1). Its text is made for the
+/// user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Why {
     /// The interface had no carrier: there was nobody to talk to.

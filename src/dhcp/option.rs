@@ -8,36 +8,35 @@ use std::net::Ipv4Addr;
 
 use super::lease::Route;
 
-pub(super) const PAD: u8 = 0;
-pub(super) const SUBNET_MASK: u8 = 1;
-pub(super) const ROUTERS: u8 = 3;
-pub(super) const DNS_SERVERS: u8 = 6;
-pub(super) const HOST_NAME: u8 = 12;
-pub(super) const DOMAIN_NAME: u8 = 15;
-pub(super) const MTU: u8 = 26;
-pub(super) const BROADCAST_ADDRESS: u8 = 28;
-pub(super) const STATIC_ROUTES: u8 = 33;
-pub(super) const NTP_SERVERS: u8 = 42;
-pub(super) const REQUESTED_ADDRESS: u8 = 50;
-pub(super) const LEASE_TIME: u8 = 51;
-pub(super) const OVERLOAD: u8 = 52;
-pub(super) const MESSAGE_TYPE: u8 = 53;
-pub(super) const SERVER_ID: u8 = 54;
-pub(super) const PARAMETER_REQUEST_LIST: u8 = 55;
-pub(super) const MESSAGE: u8 = 56;
-pub(super) const MAX_MESSAGE_SIZE: u8 = 57;
-pub(super) const RENEWAL_TIME: u8 = 58;
-pub(super) const REBINDING_TIME: u8 = 59;
-pub(super) const CLIENT_ID: u8 = 61;
-/// No value; its presence says it all (RFC 4039 4).
-pub(super) const RAPID_COMMIT: u8 = 80;
-pub(super) const CLIENT_FQDN: u8 = 81;
-pub(super) const DOMAIN_SEARCH: u8 = 119;
-pub(super) const CLASSLESS_ROUTES: u8 = 121;
+pub(super) const PAD: u8 = 0; // RFC 2132 3.1
+pub(super) const SUBNET_MASK: u8 = 1; // RFC 2132 3.3
+pub(super) const ROUTERS: u8 = 3; // RFC 2132 3.5
+pub(super) const DNS_SERVERS: u8 = 6; // RFC 2132 3.8
+pub(super) const HOST_NAME: u8 = 12; // RFC 2132 3.14
+pub(super) const DOMAIN_NAME: u8 = 15; // RFC 2132 3.17
+pub(super) const MTU: u8 = 26; // RFC 2132 5.1
+pub(super) const BROADCAST_ADDRESS: u8 = 28; // RFC 2132 5.3
+pub(super) const STATIC_ROUTES: u8 = 33; // RFC 2132 5.8
+pub(super) const NTP_SERVERS: u8 = 42; // RFC 2132 8.3
+pub(super) const REQUESTED_ADDRESS: u8 = 50; // RFC 2132 9.1
+pub(super) const LEASE_TIME: u8 = 51; // RFC 2132 9.2
+pub(super) const OVERLOAD: u8 = 52; // RFC 2132 9.3
+pub(super) const MESSAGE_TYPE: u8 = 53; // RFC 2132 9.6
+pub(super) const SERVER_ID: u8 = 54; // RFC 2132 9.7
+pub(super) const PARAMETER_REQUEST_LIST: u8 = 55; // RFC 2132 9.8
+pub(super) const MESSAGE: u8 = 56; // RFC 2132 9.9
+pub(super) const MAX_MESSAGE_SIZE: u8 = 57; // RFC 2132 9.10
+pub(super) const RENEWAL_TIME: u8 = 58; // RFC 2132 9.11
+pub(super) const REBINDING_TIME: u8 = 59; // RFC 2132 9.12
+pub(super) const CLIENT_ID: u8 = 61; // RFC 2132 9.14
+pub(super) const RAPID_COMMIT: u8 = 80; // RFC 4039 4; no value, its presence says it all
+pub(super) const CLIENT_FQDN: u8 = 81; // RFC 4702 2.1
+pub(super) const DOMAIN_SEARCH: u8 = 119; // RFC 3397 2
+pub(super) const CLASSLESS_ROUTES: u8 = 121; // RFC 3442 page 3
 pub(super) const CLASSLESS_ROUTES_MICROSOFT: u8 = 249;
-pub(super) const END: u8 = 255;
+pub(super) const END: u8 = 255; // RFC 2132 3.2
 
-/// What we ask for (option 55), in this order: classless routes before those that they silence (RFC 3442, page 5).
+/// What we ask for (RFC 2131 4.4.1), in this order: classless routes before those that they silence (RFC 3442 page 5).
 ///
 /// 108 is not among them: only a host that can do without IPv4 may ask for it (RFC 8925 3.2), and Podman waits
 /// for an IPv4 address.
@@ -68,7 +67,8 @@ pub(super) struct Options(BTreeMap<u8, Vec<u8>>);
 impl Options {
     /// Reads the options field and, where option 52 says so, the `file` and `sname` fields after it.
     ///
-    /// All parts of an option are joined in that order, adjacent or not (RFC 3396 sections 5 and 7).
+    /// In that order (RFC 2131 4.1) all parts of an option are joined, adjacent or not (RFC 3396 5 and 7, which
+    /// RFC 3442 page 6 asks for).
     pub(super) fn collect(options: &[u8], file: &[u8], sname: &[u8]) -> Self {
         let mut all = Self::default();
         all.add(options);
@@ -82,7 +82,8 @@ impl Options {
         all
     }
 
-    /// Goes as far as the field makes sense: to its END, to its last byte, or to a length that overruns it.
+    /// Goes as far as the field makes sense (RFC 2132 2): to its END, its last byte, or a length that overruns it.
+    /// Instances of one option are joined (RFC 2131 4.1).
     fn add(&mut self, mut field: &[u8]) {
         loop {
             match field {
@@ -137,14 +138,15 @@ impl Options {
         Some(text.trim().to_owned()).filter(|text| !text.is_empty())
     }
 
-    /// A host or domain name, fit to be written into a configuration file. Some servers end it with NUL or a dot.
+    /// A host or domain name, fit to be written into a configuration file. Some servers end it with NUL (RFC 2132 2),
+    /// some with a dot.
     pub(super) fn name(&self, code: u8) -> Option<String> {
         let name = std::str::from_utf8(self.bytes(code)?).ok()?;
         let name = name.trim_end_matches('\0');
         checked_name(name.strip_suffix('.').unwrap_or(name))
     }
 
-    /// A list of names in the DNS wire format, compressed within the whole option (RFC 3397 section 2).
+    /// A list of names in the DNS wire format, compressed within the whole option (RFC 3397 2).
     pub(super) fn names(&self, code: u8) -> Vec<String> {
         let field = self.bytes(code).unwrap_or_default();
         let mut names = Vec::new();
@@ -182,19 +184,19 @@ impl Options {
     }
 }
 
-/// Adds an option to a message under construction; what exceeds its 255 bytes is cut off.
+/// Adds an option to a message under construction; what exceeds its 255 bytes is cut off (RFC 2132 2).
 pub(super) fn put(message: &mut Vec<u8>, code: u8, value: &[u8]) {
     let value = &value[..value.len().min(usize::from(u8::MAX))];
     message.extend([code, value.len() as u8]);
     message.extend(value);
 }
 
-/// The value of option 81 (RFC 4702 2): the whole name, for the server to enter into the DNS. `None` where it is no domain
-/// name, or one that is too long for a single option.
+/// The value of option 81 (RFC 4702 2.1, 2.2 and 2.3): the whole name, for the server to enter into the DNS. `None`
+/// where it is no domain name, or one that is too long for a single option.
 pub(super) fn client_fqdn(name: &str) -> Option<Vec<u8>> {
     let name = checked_name(name.strip_suffix('.').unwrap_or(name))?;
-    // The server is asked to do all of the entering (S), the name is in the DNS wire format (E); the two codes that
-    // follow mean nothing any more.
+    // The server is asked to do all of the entering (S: RFC 4702 3.3), the name is in the DNS wire format (E); the two
+    // codes that follow mean nothing any more.
     let mut value = vec![FQDN_SERVER_UPDATES | FQDN_WIRE_FORMAT, 0, 0];
     for label in name.split('.') {
         value.push(label.len() as u8); // at most 63
@@ -228,6 +230,7 @@ pub(super) fn mask(prefix_len: u8) -> Ipv4Addr {
     Ipv4Addr::from_bits(u32::MAX.checked_shl(32 - u32::from(prefix_len.min(32))).unwrap_or(0))
 }
 
+/// Each a prefix length, as many bytes as that needs, and a router (RFC 3442 page 3).
 fn classless_routes(mut field: &[u8]) -> Option<Vec<Route>> {
     let mut routes = Vec::new();
     while let [prefix_len @ 0..=32, rest @ ..] = field {
@@ -236,10 +239,10 @@ fn classless_routes(mut field: &[u8]) -> Option<Vec<Route>> {
         let mut octets = [0; 4];
         octets[..significant.len()].copy_from_slice(significant);
         routes.push(Route {
-            // RFC 3442, page 5: bits beyond the mask are to be cleared by the client.
+            // RFC 3442 page 5: bits beyond the mask are to be cleared by the client.
             destination: network(Ipv4Addr::from(octets), *prefix_len),
             prefix_len: *prefix_len,
-            // RFC 3442, page 4: router 0.0.0.0 means that the destination is on the link itself.
+            // RFC 3442 page 4: router 0.0.0.0 means that the destination is on the link itself.
             gateway: Some(Ipv4Addr::from(*gateway)).filter(|gateway| !gateway.is_unspecified()),
         });
         field = rest;

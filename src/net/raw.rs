@@ -127,7 +127,7 @@ const fn filter(index: u32) -> [SockFilter; 18] {
 /// Offsets in a frame, in bytes.
 const ETHERTYPE: u32 = 12;
 const IP: u32 = 14;
-/// The DHCP client's port (RFC 2131 section 4.1).
+/// The DHCP client's port (RFC 2131 4.1).
 const CLIENT_PORT: u32 = 68;
 
 const fn load_byte(at: u32) -> SockFilter {

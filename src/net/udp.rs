@@ -8,7 +8,7 @@ use nix::libc;
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
-/// The client's port (RFC 2131 section 4.1).
+/// The client's port (RFC 2131 4.1).
 const CLIENT: u16 = 68;
 /// The server's port.
 const SERVER: u16 = 67;

@@ -33,8 +33,8 @@ impl Identity {
         })
     }
 
-    /// All of option 61 for a container. Empty, and so left out, where it has no id that it is to be made of: a bare type
-    /// would be the same for all such containers.
+    /// All of option 61 for a container, which is no other one's on its link (RFC 2131 4.2). Empty, and so left out,
+    /// where it has no id that it is to be made of: a bare type would be the same for all such containers.
     pub(super) fn client_id(&self, container_id: &str, mac: Mac) -> Vec<u8> {
         match self {
             Self::Container if container_id.is_empty() => Vec::new(),

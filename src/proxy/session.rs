@@ -26,7 +26,7 @@ const RETRY: Duration = Duration::from_secs(5);
 /// and an unanswered renewal would hold on to its namespace for hours.
 const LISTEN: Duration = Duration::from_secs(10);
 
-/// A container's lease and all that keeps it.
+/// A container's lease and all that keeps it: each interface has its own (RFC 2131 3.6).
 ///
 /// Until it is [settled](Session::settle), dropping it undoes everything: the lease is given back and the link is
 /// as it was. Once settled it stays when the process goes, for the kernel and the server know when it ends.
@@ -109,7 +109,7 @@ impl Session {
         }
     }
 
-    /// From now on a drop leaves the lease and the link alone.
+    /// From now on a drop leaves the lease and the link alone (RFC 2131 3.2 (4)).
     pub(super) fn settle(&mut self) {
         self.settled = true;
     }

@@ -150,7 +150,8 @@ impl Settings {
     }
 }
 
-/// The routes of a lease: those on the link itself first, for others may lead over them (RFC 3442), the default last.
+/// The routes of a lease (RFC 3442 page 5): those on the link itself first, for others may lead over them, the default
+/// last.
 fn routes(lease: &Lease, index: u32) -> Vec<Route> {
     let route = |to: Ipv4Addr, prefix, gateway| Route::from_lease(to, prefix, gateway, index, lease.address, METRIC);
     let (link, far): (Vec<_>, Vec<_>) = lease.routes.iter().partition(|route| route.gateway.is_none());

@@ -29,7 +29,8 @@ const AFTER_DECLINE: Duration = Duration::from_secs(10);
 
 /// Looking for a lease.
 impl Client {
-    /// To SELECTING, or to it again when an `exchange` is under way.
+    /// To SELECTING (RFC 2131 4.4.1), or to it again when an `exchange` is under way and nobody has offered anything
+    /// (RFC 2131 3.1 (3)).
     pub(super) fn discover(&mut self, exchange: Option<Exchange>, now: Instant) -> State {
         let exchange = exchange.filter(|exchange| now - exchange.since < ROUND);
         let mut exchange = self.exchange_or_new(exchange, now);
@@ -43,7 +44,8 @@ impl Client {
         State::Selecting { exchange, second_best: None }
     }
 
-    /// To REQUESTING, or to it again.
+    /// To REQUESTING, or to it again (RFC 2131 3.1 (5)): for the address and from the server of the offer
+    /// (RFC 2131 4.3.2).
     pub(super) fn request(
         &mut self,
         mut exchange: Exchange,
@@ -78,7 +80,8 @@ impl Client {
         State::Rebooting { exchange, address, taken_by }
     }
 
-    /// To INIT after a round that came to nothing, and on from there the later the more of them there were.
+    /// To INIT after a round that came to nothing (RFC 2131 3.1 (5)), and on from there the later the more of them
+    /// there were.
     pub(super) fn start_over(&mut self, why: Why, now: Instant) -> State {
         let in_use = matches!(why, Why::InUse { .. });
         if in_use || matches!(why, Why::Refused { .. }) {
@@ -88,7 +91,8 @@ impl Client {
         self.set_back(in_use, now)
     }
 
-    /// To INIT because the lease has ended. Nobody waits now. An address that just ran out would be welcome again.
+    /// To INIT because the lease has ended (RFC 2131 4.4.5). Nobody waits now. An address that just ran out would be
+    /// welcome again.
     pub(super) fn lose(&mut self, old: Lease, why: Lost, now: Instant) -> State {
         if now - old.acquired_at > STABLE {
             self.setbacks = 0;
@@ -118,6 +122,7 @@ impl Client {
         State::Init { at: now + wait.max(least) }
     }
 
+    /// Tells whoever has waited until now how far it got (RFC 2131 3.1 (5)).
     pub(super) fn give_up(&mut self, state: &State, deadline: Instant) -> State {
         let why = match (state, self.search.trouble.take()) {
             _ if !self.carrier => Why::NoCarrier,
@@ -179,8 +184,8 @@ impl Client {
         State::Probing { lease, left, next: now + wait }
     }
 
-    /// Announces a new address and goes on listening until it has been announced a second time (RFC 5227 2.3), for
-    /// its owner may be slow to answer.
+    /// Announces a new address (RFC 2131 4.4.1) and goes on listening until it has been announced a second time
+    /// (RFC 5227 2.3), for its owner may be slow to answer.
     pub(super) fn claim(&mut self, address: Ipv4Addr, now: Instant) -> Option<Vigil> {
         self.announce(address);
         Some(Vigil { until: now + ANNOUNCE, announce: true })
@@ -234,7 +239,8 @@ impl Client {
         State::Bound { held, vigil }
     }
 
-    /// From BOUND to RENEWING at T1, to REBINDING at T2, to INIT at the end; who has slept skips what was missed.
+    /// From BOUND to RENEWING at T1, to REBINDING at T2, to INIT at the end (RFC 2131 4.4.5); who has slept skips what
+    /// was missed.
     pub(super) fn follow_the_clock(&mut self, held: Held, now: Instant) -> State {
         if held.expires_at <= now {
             self.lose(held.lease, Lost::Expired, now)
@@ -245,8 +251,8 @@ impl Client {
         }
     }
 
-    /// To RENEWING, or to it again: to the server itself, from our address. Neither server identifier nor
-    /// requested address go with it (RFC 2131 4.3.2).
+    /// To RENEWING, or to it again: to the server itself, whose identifier is its address (RFC 2131 4.1), from ours.
+    /// Neither server identifier nor requested address go with it (RFC 2131 4.3.2).
     pub(super) fn renew(&mut self, held: Held, exchange: Option<Exchange>, now: Instant) -> State {
         let mut exchange = self.exchange_or_new(exchange, now);
         if self.carrier {
@@ -260,7 +266,7 @@ impl Client {
         State::Renewing { exchange, held }
     }
 
-    /// To REBINDING, or to it again: the same to everybody.
+    /// To REBINDING, or to it again: the same to everybody (RFC 2131 4.3.2).
     pub(super) fn rebind(&mut self, held: Held, exchange: Option<Exchange>, now: Instant) -> State {
         let mut exchange = self.exchange_or_new(exchange, now);
         if self.carrier {
@@ -305,7 +311,7 @@ impl Client {
         self.stop(Event::Released)
     }
 
-    /// To all, from the address that we have, or from none (RFC 2131 4.1).
+    /// To all (RFC 2131 4.4.4), from the address that we have, or from none (RFC 2131 4.1).
     fn broadcast(&mut self, message: &Request, now: Instant) {
         let source = (self.config.mac, message.ciaddr.unwrap_or(Ipv4Addr::UNSPECIFIED));
         let frame = frame::frame(&message.write(&self.config), source, (BROADCAST, Ipv4Addr::BROADCAST));

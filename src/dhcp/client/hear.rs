@@ -14,8 +14,9 @@ use std::time::Duration;
 const PREFERENCE: Duration = Duration::from_millis(100);
 
 impl Client {
+    /// What a server says, by the state that it finds us in (RFC 2131 figure 5).
     pub(super) fn handle_reply(&mut self, reply: &Reply, now: Instant) -> Result<(), Ignored> {
-        // A late or repeated reply finds another xid, or none (RFC 2131 4.1).
+        // A late or repeated reply finds another xid, or none (RFC 2131 4.4.1 and figure 4).
         let exchange = self.exchange().filter(|exchange| exchange.xid == reply.xid).ok_or(Ignored::OtherExchange)?;
         let server = reply.server().ok_or(Ignored::Incomplete("server identifier"));
         self.state = match (&self.state, reply.message_type) {
@@ -23,13 +24,14 @@ impl Client {
                 let is_second = second_best.is_some();
                 self.accept_offer(reply, server?, is_second, exchange, now)?
             }
-            // RFC 4039 3.1: an ACK to a DISCOVER counts only with the option that we have sent.
+            // RFC 4039 3: an ACK to a DISCOVER counts at once, but only with the option that we have sent.
             (State::Selecting { .. }, Type::Ack) if reply.is_rapid() => {
                 self.accept_ack(reply, server?, None, exchange, now)?
             }
             (State::Requesting { offer, .. }, Type::Ack | Type::Nak) if server != Ok(offer.server) => {
                 return Err(server.map_or_else(|missing| missing, Ignored::OtherServer));
             }
+            // RFC 2131 4.4.2: an old address may be confirmed by any server.
             (State::Requesting { .. } | State::Rebooting { .. }, Type::Ack) => {
                 self.accept_ack(reply, server?, None, exchange, now)?
             }
@@ -45,10 +47,12 @@ impl Client {
                 let (old, message) = (held.lease.clone(), reply.options.text(option::MESSAGE));
                 self.lose(old, Lost::Refused { server: server?, message }, now)
             }
+            // RFC 2131 3.1 (5): what was offered, or was ours, cannot be had.
             (State::Requesting { .. } | State::Rebooting { .. }, Type::Nak) => {
                 let message = reply.options.text(option::MESSAGE);
                 self.start_over(Why::Refused { server: server?, message }, now)
             }
+            // Among them an ACK to a DISCOVER that did not ask for one (RFC 2131 4.4.1).
             (_, message_type) => {
                 return Err(Ignored::Unexpected { message_type: message_type.into(), state: self.state() });
             }
@@ -56,7 +60,7 @@ impl Client {
         Ok(())
     }
 
-    /// SELECTING -> REQUESTING. Only an offer that could become a lease counts.
+    /// SELECTING -> REQUESTING. Only an offer that could become a lease counts (RFC 2131 4.3.2, figure 5).
     ///
     /// The first one wins (RFC 2131 4.4.1 leaves the choice to us), unless there is an address that we had before: then
     /// its server has a moment to speak.
@@ -88,6 +92,7 @@ impl Client {
         request: Exchange,
         now: Instant,
     ) -> Result<State, Ignored> {
+        // RFC 2131 4.3.2: what the ACK says, whatever the OFFER has said.
         let new = Lease::read(reply, server, request.since)?;
         if new.expires_at().is_some_and(|expiry| expiry <= now) {
             return Err(Ignored::Incomplete("time left"));
@@ -98,7 +103,7 @@ impl Client {
             _ => None,
         };
         Ok(match (old, taken_by, self.config.probe) {
-            // Figure 5: REQUESTING -> INIT, with a DECLINE.
+            // RFC 2131 4.4.1 and figure 5: REQUESTING -> INIT, with a DECLINE.
             (None, Some(by), _) => {
                 self.decline(new.address, server, by, now);
                 self.start_over(Why::InUse { address: new.address, server, by }, now)
@@ -106,7 +111,7 @@ impl Client {
             (None, None, Probe::Before(probes @ 1..)) => self.probe(Box::new(new), probes, now),
             (None, None, _) => {
                 if matches!(self.state, State::Selecting { .. }) {
-                    // There was no REQUEST for the probe to go with.
+                    // There was no REQUEST for the probe to go with (RFC 4039 3.1).
                     self.probe_alongside(new.address);
                 }
                 self.settle(new, now)
@@ -145,7 +150,8 @@ impl Client {
                 self.decline(address, server, by, now);
                 self.state = self.start_over(Why::InUse { address, server, by }, now);
             }
-            // RFC 5227 2.4 (a): of the answers to a conflict that it allows, the one that ends it.
+            // RFC 5227 2.4 (a): of the answers to a conflict that it allows, the one that ends it. After a rapid commit
+            // it is the DECLINE of RFC 4039 3.1.
             State::Bound { held, vigil: Some(_) } | State::Renewing { held, .. } | State::Rebinding { held, .. }
                 if claims(held.lease.address) =>
             {
@@ -158,7 +164,7 @@ impl Client {
         Ok(())
     }
 
-    /// RENEWING or REBINDING -> BOUND.
+    /// RENEWING or REBINDING -> BOUND; with another address, which then is the only one (RFC 2131 4.4.5).
     fn extend(&mut self, old: Lease, new: Lease, now: Instant) -> State {
         let moved = old.address != new.address;
         let told = Box::new(new.clone());
