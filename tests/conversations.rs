@@ -11,6 +11,8 @@ mod acquire;
 mod carrier;
 #[path = "conversations/conflict.rs"]
 mod conflict;
+#[path = "conversations/duties.rs"]
+mod duties;
 #[path = "conversations/hostile.rs"]
 mod hostile;
 #[path = "conversations/name.rs"]
