@@ -6,6 +6,7 @@
 //! | `request.rs` | what a caller may ask for |
 //! | `identity.rs` | who the DHCP server takes a container for |
 //! | `table.rs` | all sessions, and who may touch which |
+//! | `memory.rs` | which address a container had |
 //! | `session.rs` | one lease: client, sockets and link in one loop |
 //! | `site.rs` | where a lease lives, and the sockets into it |
 //! | `settings.rs` | what a lease puts on the link, and how to undo it |
@@ -17,6 +18,7 @@ mod error;
 mod identity;
 mod leases;
 mod logging;
+mod memory;
 mod reply;
 mod request;
 mod session;

@@ -8,6 +8,7 @@ use crate::rpc::wire::NetworkConfig;
 
 use super::error::BadRequest;
 use super::identity::Identity;
+use super::memory::Who;
 
 /// An Ethernet address; compared without case because it is compared as bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -110,6 +111,11 @@ impl Request {
 }
 
 impl Request {
+    /// The names that the container goes by.
+    pub(super) fn who(&self) -> Who<'_> {
+        Who { network: &self.host_interface, client_id: &self.client_id, mac: self.key.mac }
+    }
+
     /// The host's name with its domain, which may be part of it or beside it; none where there is no domain.
     pub(super) fn whole_name(&self) -> Option<String> {
         let host = self.host_name.as_deref()?.trim_end_matches('.');

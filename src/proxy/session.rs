@@ -14,6 +14,7 @@ use crate::rt::{self, Runtime};
 
 use super::config::Habits;
 use super::error::Error;
+use super::memory::Who;
 use super::reply;
 use super::request::{Key, Mac, Request};
 use super::settings::Settings;
@@ -119,9 +120,9 @@ impl Session {
         self.client.lease().map(|lease| reply::reply(&self.request, lease))
     }
 
-    /// The address that the container has, or had.
+    /// The address that the container has.
     pub(super) fn address(&self) -> Option<Ipv4Addr> {
-        self.last.as_ref().map(|last| last.address)
+        self.client.lease().map(|lease| lease.address)
     }
 
     /// What the lease belongs to.
@@ -134,9 +135,9 @@ impl Session {
         &self.request.container_interface
     }
 
-    /// Who the server thinks has the lease.
-    pub(super) fn client_id(&self) -> &[u8] {
-        &self.client.config().client_id
+    /// Who has the lease.
+    pub(super) fn who(&self) -> Who<'_> {
+        Who { client_id: &self.client.config().client_id, ..self.request.who() }
     }
 
     /// Keeps the lease for as long as the container is there, and tells `changed` what has become of it. May be
@@ -282,10 +283,8 @@ impl Session {
                 if let Some(event) = self.client.poll_event() {
                     return Ok(event);
                 }
-            } else {
-                self.wire = None;
             }
-            if self.stale && !self.is_down() && self.wire.is_some() == self.client.is_listening() {
+            if self.stale && !self.is_down() && (self.wire.is_some() || !self.client.is_listening()) {
                 let applied = match self.client.lease().cloned() {
                     Some(lease) => self.put_on_link(&lease),
                     None => Ok(()),
@@ -294,7 +293,7 @@ impl Session {
             }
             self.send();
             if !self.client.is_listening() {
-                // That was the last word; nobody answers it.
+                // Nobody is to answer any more.
                 self.wire = None;
             }
             self.wait().await;
@@ -306,7 +305,7 @@ impl Session {
     fn send(&mut self) {
         let mut bytes = Vec::new();
         while let Some(transmit) = self.client.poll_transmit(&mut bytes) {
-            let Some(wire) = &self.wire else { continue };
+            let Some(wire) = self.wire.as_ref().filter(|wire| wire.state == LinkState::Ready) else { continue };
             let peer = self.client.lease().and_then(|lease| lease.server_mac);
             if wire.port_is_taken() && !std::mem::replace(&mut self.told_of_taken_port, true) {
                 log::info!("{self}: the container uses UDP port 68 itself, so a packet socket has to do for all");
@@ -353,8 +352,6 @@ impl Session {
                 if let Err(ignored) = client.handle_packet(&frame, rt::now()) {
                     log::trace!("ignored a frame: {ignored:?}");
                 }
-                // Whoever floods this interface is not to hold up the others.
-                yield_now().await;
             }
             Some(Ok(Heard::Link(state))) => {
                 if let Some(wire) = wire {
@@ -368,12 +365,17 @@ impl Session {
                 self.doubt_link();
             }
             None => {
-                client.handle_timeout(rt::now());
+                let now = rt::now();
+                client.handle_timeout(now);
                 // Opened anew, the sockets show whether the container is still there; held open, they would be what
                 // keeps its namespace alive.
-                *wire = None;
+                if wire.as_ref().is_some_and(|wire| wire.opened + LISTEN <= now) {
+                    *wire = None;
+                }
             }
         }
+        // Whoever floods this interface is not to hold up the others.
+        yield_now().await;
     }
 
     /// The interface went down, or away: the next look shows which, and what has to be put back. The kernel takes the

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -19,6 +18,7 @@ use super::config::Habits;
 use super::error::Error;
 use super::identity::Identity;
 use super::leases::{Entry, LeaseFile, Packed};
+use super::memory::Memory;
 use super::request::{Key, Mac, Request, Selector};
 use super::session::Session;
 use super::site::{Site, canonical};
@@ -36,6 +36,7 @@ pub(super) struct Table {
     habits: Habits,
     identity: Identity,
     places: RefCell<BTreeMap<Key, Place>>,
+    memory: RefCell<Memory>,
     /// How many leases the service manager was told of.
     told: Cell<Option<usize>>,
 }
@@ -79,16 +80,8 @@ impl Table {
         habits: Habits,
         identity: Identity,
     ) -> Rc<Self> {
-        Rc::new(Self {
-            runtime,
-            idle,
-            notify,
-            file,
-            habits,
-            identity,
-            places: RefCell::default(),
-            told: Cell::default(),
-        })
+        let (places, memory, told) = Default::default();
+        Rc::new(Self { runtime, idle, notify, file, habits, identity, places, memory, told })
     }
 
     /// Serves one call. Dropping the future cancels it: a Setup leaves nothing behind, a Teardown goes on alone. When
@@ -124,22 +117,20 @@ impl Table {
         let site = Site::find(&request)?;
         let key = request.key.clone();
         // Declared before the session, so dropped after it: the place is free when nothing of the session is left.
-        let (claim, held) = self.claim(&key).await;
-        let (claim, wish) = match held {
-            // A container that is set up again; its server may well give it the same address.
-            Some(held) => {
-                let table = Rc::clone(self);
-                let client_id = request.client_id.clone();
-                // Goes on when the caller hangs up: until it is over nobody else may have the place.
-                let ending = self.runtime.spawn(async move {
-                    // To the server another client identifier is another client, and the old one will not be back.
-                    let wish = table.dismiss(held, |session| session.client_id() != client_id).await;
-                    (claim, wish)
-                });
-                Finish(Some(ending)).await
-            }
-            None => (claim, None),
-        };
+        let (mut claim, held) = self.claim(&key).await;
+        // A container that is set up again.
+        if let Some(held) = held {
+            let table = Rc::clone(self);
+            let client_id = request.client_id.clone();
+            // Goes on when the caller hangs up: until it is over nobody else may have the place.
+            let ending = self.runtime.spawn(async move {
+                // To the server another client identifier is another client, and the old one will not be back.
+                table.dismiss(held, |session| session.who().client_id != client_id).await;
+                claim
+            });
+            claim = Finish(Some(ending)).await;
+        }
+        let wish = self.memory.borrow().recall(request.who());
         let acquisition = Session::acquire(self.runtime.clone(), request, site, &self.habits, wish);
         let cancelled = async {
             claim.cancelled().await;
@@ -191,15 +182,22 @@ impl Table {
         lease
     }
 
-    /// Ends a lease whose place is taken, released or not, and returns its address.
-    async fn dismiss(&self, held: Box<Held>, release: impl FnOnce(&Session) -> bool) -> Option<Ipv4Addr> {
+    /// Ends a lease whose place is taken, released or not.
+    async fn dismiss(&self, held: Box<Held>, release: impl FnOnce(&Session) -> bool) {
         // The caller may hang up, but this has to be done before the daemon leaves.
         let _activity = self.idle.activity();
         let session = held.stop().await;
-        let (address, release) = (session.address(), release(&session));
+        self.remember(&session);
+        let release = release(&session);
         session.end(release).await;
         self.save();
-        address
+    }
+
+    /// Keeps in mind what a container had that is about to lose it.
+    fn remember(&self, session: &Session) {
+        if let Some(address) = session.address() {
+            self.memory.borrow_mut().remember(session.who(), address);
+        }
     }
 
     /// Leaves out of the file what earlier instances wrote of the same container. Tells whether there was any.
@@ -244,6 +242,7 @@ impl Table {
                 // Setup is answered first: `keep` begins with closing the sockets, which takes the kernel a while.
                 yield_now().await;
                 session.keep(|session| table.update(session.key(), session.reply())).await;
+                table.remember(&session);
                 table.forget(session.key());
             };
             or(kept, stopped).await;

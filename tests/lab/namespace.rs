@@ -5,11 +5,12 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::thread;
+use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
-use super::{Result, links, sandbox};
+use super::{Result, eventually, links, sandbox};
 
 /// A network namespace, its loopback up. Dropped, it is gone as soon as nobody else holds it.
 #[derive(Debug)]
@@ -55,6 +56,15 @@ impl Namespace {
     /// Starts a program inside the namespace.
     pub fn spawn(&self, command: &mut Command) -> Result<Child> {
         self.run(|| command.spawn().map_err(|error| format!("{command:?}: {error}").into()))
+    }
+
+    /// Waits until nobody has a packet socket here any more: the daemon listens on for two seconds after a lease.
+    pub fn await_rest(&self) -> Result {
+        eventually("the packet sockets are closed", Duration::from_secs(5), || {
+            let sockets = self.run(|| Ok(fs::read_to_string("/proc/thread-self/net/packet")?))?;
+            // The first line is a heading.
+            Ok((sockets.lines().count() <= 1).then_some(()))
+        })
     }
 
     /// A counter of `/proc/net/snmp`, such as `("Icmp", "OutDestUnreachs")`.

@@ -276,8 +276,12 @@ impl State {
     fn decide(&mut self, heard: &Heard) -> Option<(MessageType, Option<Ipv4Addr>)> {
         let (message, client) = (&heard.message, heard.client());
         let lease = self.leases.get(&client).copied();
+        let requested = match message.opts().get(OptionCode::RequestedIpAddress) {
+            Some(DhcpOption::RequestedIpAddress(address)) => Some(*address),
+            _ => None,
+        };
         match heard.kind {
-            MessageType::Discover => Some((MessageType::Offer, Some(self.assign(client)))),
+            MessageType::Discover => Some((MessageType::Offer, Some(self.assign(client, requested)))),
             MessageType::Request => {
                 let wanted = match message.opts().get(OptionCode::ServerIdentifier) {
                     Some(DhcpOption::ServerIdentifier(server)) if *server != self.settings.address => {
@@ -285,10 +289,7 @@ impl State {
                         return None;
                     }
                     _ if !message.ciaddr().is_unspecified() => Some(message.ciaddr()),
-                    _ => match message.opts().get(OptionCode::RequestedIpAddress) {
-                        Some(DhcpOption::RequestedIpAddress(address)) => Some(*address),
-                        _ => None,
-                    },
+                    _ => requested,
                 };
                 match lease {
                     Some(lease) if Some(lease) == wanted => Some((MessageType::Ack, Some(lease))),
@@ -307,9 +308,20 @@ impl State {
         }
     }
 
-    fn assign(&mut self, client: Mac) -> Ipv4Addr {
+    /// The address that the client has; else the one that it wants, if that was given back; else the next one
+    /// (RFC 2131 section 4.3.1).
+    fn assign(&mut self, client: Mac, wanted: Option<Ipv4Addr>) -> Ipv4Addr {
         if let Some(lease) = self.leases.get(&client) {
             return *lease;
+        }
+        let first = self.settings.first.to_bits();
+        let is_free = |wanted: &Ipv4Addr| {
+            let was_given = (first..first + self.given).contains(&wanted.to_bits());
+            was_given && !self.declined.contains(wanted) && !self.leases.values().any(|leased| leased == wanted)
+        };
+        if let Some(wanted) = wanted.filter(is_free) {
+            self.leases.insert(client, wanted);
+            return wanted;
         }
         loop {
             let address = Ipv4Addr::from_bits(self.settings.first.to_bits() + self.given);

@@ -79,7 +79,8 @@ impl Container {
             container_iface: LINK.to_owned(),
             container_mac_addr: self.mac.to_string(),
             ns_path: self.namespace.path().display().to_string(),
-            container_id: "6f1e".repeat(16),
+            // As long as Podman's, and another one for each container.
+            container_id: "6f1e".repeat(13) + &self.mac.to_string().replace(':', ""),
             host_name: "box".to_owned(),
             ..NetworkConfig::default()
         }

@@ -4,15 +4,16 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use dhcproto::v4::{DhcpOption, MessageType, OptionCode};
-use smol_dhcp_proxy::rpc::Lease;
+use smol_dhcp_proxy::rpc::{Lease, NetworkConfig};
 use smol_dhcp_proxy::rt;
 
 use crate::lab::dnsmasq::Dnsmasq;
 use crate::lab::forwarder::Path;
+use crate::lab::namespace::Namespace;
 use crate::lab::server::{Heard, Server, Settings};
 use crate::lab::stage::Stage;
 use crate::lab::topology::{Container, LINK, SERVER, SERVER_LINK, Topology};
-use crate::lab::{Result, eventually};
+use crate::lab::{Result, eventually, grpc};
 use crate::{Named, program, stage};
 
 pub(crate) const TRIALS: &[Named] = &[
@@ -22,6 +23,7 @@ pub(crate) const TRIALS: &[Named] = &[
     ("lease::release_arrives_over_a_path_with_delay", release_over_a_path),
     ("lease::thirty_at_once", thirty_at_once),
     ("lease::acquired_although_frames_are_lost", acquired_although_frames_are_lost),
+    ("lease::the_last_address_is_asked_for_again", the_last_address),
     ("lease::nothing_holds_the_namespace_after_teardown", nothing_holds_the_namespace),
 ];
 
@@ -220,6 +222,56 @@ fn acquired_although_frames_are_lost() -> Result {
         let address = stage.topology.containers[container].address()?.ok_or("no address")?;
         assert_eq!(address.address.to_string(), lease.yiaddr);
     }
+    Ok(())
+}
+
+/// This server gives a new address to whoever does not ask for one that was given back.
+fn the_last_address() -> Result {
+    let mut stage = stage(3, &[])?;
+    let settings = Settings { lease: Duration::from_secs(60), t1: Some(Duration::from_secs(1)), ..Settings::default() };
+    let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
+    let container = |stage: &Stage, number: usize| stage.config(number);
+    let setup = |stage: &Stage, config: &NetworkConfig| {
+        grpc::setup(&stage.unit.socket(), config).map(|lease| lease.yiaddr).map_err(|status| status.message)
+    };
+    let wanted = || {
+        let discover = server.heard_of(MessageType::Discover).pop();
+        discover.and_then(|heard| heard.message.opts().get(OptionCode::RequestedIpAddress).cloned())
+    };
+    let first: Ipv4Addr = "10.88.1.1".parse()?;
+    assert_eq!(setup(&stage, &container(&stage, 0))?, "10.88.1.1");
+    assert_eq!(wanted(), None);
+    stage.teardown(0)?;
+    assert_eq!(setup(&stage, &container(&stage, 1))?, "10.88.1.2", "the next one, not the one that is free");
+    stage.teardown(1)?;
+
+    // The same container again.
+    assert_eq!(setup(&stage, &container(&stage, 0))?, "10.88.1.1");
+    assert_eq!(wanted(), Some(DhcpOption::RequestedIpAddress(first)));
+    stage.teardown(0)?;
+    // Another id, the same MAC.
+    let anew = NetworkConfig { container_id: "c0de".repeat(16), ..container(&stage, 0) };
+    assert_eq!(setup(&stage, &anew)?, "10.88.1.1");
+    stage.teardown(0)?;
+    // Another MAC, the same id.
+    let restarted = NetworkConfig { container_id: container(&stage, 1).container_id, ..container(&stage, 2) };
+    assert_eq!(setup(&stage, &restarted)?, "10.88.1.2");
+
+    // One that vanished without a word: its server has the lease still, and gives it to nobody else.
+    let gone = stage.topology.containers.remove(2);
+    let (mac, config) = (gone.mac, gone.config());
+    drop(gone);
+    eventually("the lease is forgotten", Duration::from_secs(15), || {
+        Ok((stage.unit.leases()? == serde_json::json!({})).then_some(()))
+    })?;
+    let namespace = Namespace::new("container")?;
+    // A namespace whose last socket is closed ends in the background, and holds the MAC until then.
+    eventually("the container is made anew", SOON, || {
+        Ok(stage.topology.host.macvlan(LINK, &namespace, LINK, mac).ok())
+    })?;
+    let back = NetworkConfig { ns_path: namespace.path().display().to_string(), ..config };
+    assert_eq!(setup(&stage, &back)?, "10.88.1.2");
+    assert_eq!(wanted(), Some(DhcpOption::RequestedIpAddress("10.88.1.2".parse()?)));
     Ok(())
 }
 

@@ -18,9 +18,13 @@ fn leases_rest() -> Result {
     let stage = stage(5, &["-a", "1"])?;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     stage.setup(0)?;
+    stage.topology.containers[0].namespace.await_rest()?;
     let one = stage.daemon.settled_descriptors()?;
     for container in 1..5 {
         stage.setup(container)?;
+    }
+    for container in &stage.topology.containers {
+        container.namespace.await_rest()?;
     }
     assert_eq!(stage.daemon.settled_descriptors()?, one);
     assert_eq!(stage.daemon.status("Threads")?, 2, "the executor's and async-io's parked helper");
