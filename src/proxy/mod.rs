@@ -7,6 +7,7 @@
 //! | `identity.rs` | who the DHCP server takes a container for |
 //! | `table.rs` | all sessions, and who may touch which |
 //! | `memory.rs` | which address a container had |
+//! | `pace.rs` | when it is a lease's turn to be renewed |
 //! | `session.rs` | one lease: client, sockets and link in one loop |
 //! | `site.rs` | where a lease lives, and the sockets into it |
 //! | `settings.rs` | what a lease puts on the link, and how to undo it |
@@ -19,6 +20,7 @@ mod identity;
 mod leases;
 mod logging;
 mod memory;
+mod pace;
 mod reply;
 mod request;
 mod session;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::pending;
 use std::net::Ipv4Addr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use futures_lite::future::{or, yield_now};
@@ -11,10 +12,12 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use crate::dhcp::{self, Client, Event, Lost};
 use crate::rpc::Lease;
 use crate::rt::{self, Runtime};
+use crate::time::Instant;
 
 use super::config::Habits;
 use super::error::Error;
 use super::memory::Who;
+use super::pace::Pace;
 use super::reply;
 use super::request::{Key, Mac, Request};
 use super::settings::Settings;
@@ -27,13 +30,21 @@ const RETRY: Duration = Duration::from_secs(5);
 /// and an unanswered renewal would hold on to its namespace for hours.
 const LISTEN: Duration = Duration::from_secs(10);
 
+/// What all sessions share.
+#[derive(Debug)]
+pub(super) struct Commons {
+    pub(super) runtime: Runtime,
+    pub(super) habits: Habits,
+    pub(super) pace: Pace,
+}
+
 /// A container's lease and all that keeps it: each interface has its own (RFC 2131 3.6).
 ///
 /// Until it is [settled](Session::settle), dropping it undoes everything: the lease is given back and the link is
 /// as it was. Once settled it stays when the process goes, for the kernel and the server know when it ends.
 #[derive(Debug)]
 pub(super) struct Session {
-    runtime: Runtime,
+    commons: Rc<Commons>,
     request: Request,
     site: Site,
     client: Client,
@@ -45,6 +56,8 @@ pub(super) struct Session {
     /// What of the lease is on the link, or of the last one that was there.
     last: Option<Place>,
     settled: bool,
+    /// What was due when nobody waited for it, and its turn.
+    turn: Option<(Instant, Instant)>,
     /// The link may not be what the lease says.
     stale: bool,
     /// The last trouble, so that one that lasts is told of once.
@@ -52,15 +65,24 @@ pub(super) struct Session {
     told_of_taken_port: bool,
 }
 
+impl Commons {
+    async fn sleep_until(&self, time: Instant) {
+        if let Err(error) = self.runtime.sleep_until(time).await {
+            log::error!("cannot sleep on the boot clock: {error}");
+            rt::sleep(RETRY).await;
+        }
+    }
+}
+
 impl Session {
     /// Gets a lease, `wish` if the server will, and puts it on the link. All or nothing.
     pub(super) async fn acquire(
-        runtime: Runtime,
+        commons: Rc<Commons>,
         mut request: Request,
         site: Site,
-        habits: &Habits,
         wish: Option<Ipv4Addr>,
     ) -> Result<Self, Error> {
+        let habits = &commons.habits;
         let config = dhcp::Config {
             fqdn: habits.fqdn.then(|| request.whole_name()).flatten(),
             host_name: request.host_name.take(),
@@ -78,7 +100,7 @@ impl Session {
         }
         let client = Client::new(config, seed()?, rt::now());
         let mut session = Self {
-            runtime,
+            commons,
             request,
             site,
             client,
@@ -87,6 +109,7 @@ impl Session {
             settings: Settings::default(),
             last: None,
             settled: false,
+            turn: None,
             stale: false,
             trouble: String::new(),
             told_of_taken_port: false,
@@ -332,13 +355,18 @@ impl Session {
             Some(wire) if !in_trouble => Some(wire.opened + LISTEN),
             _ => in_trouble.then(|| rt::now() + RETRY),
         };
-        let Self { runtime, client, wire, .. } = self;
-        let due = [client.poll_timeout(), look].into_iter().flatten().min();
+        let Self { commons, client, wire, settled, turn, .. } = self;
+        let (clients, due) = (client.poll_timeout(), [client.poll_timeout(), look].into_iter().flatten().min());
         let time = async {
             let Some(due) = due else { return pending().await };
-            if let Err(error) = runtime.sleep_until(due).await {
-                log::error!("cannot sleep on the boot clock: {error}");
-                rt::sleep(RETRY).await;
+            commons.sleep_until(due).await;
+            if *settled && clients == Some(due) {
+                // Kept for when a frame disturbs the wait for it.
+                let (_, turn) = match turn.filter(|(of, _)| *of == due) {
+                    Some(turn) => turn,
+                    None => *turn.insert((due, commons.pace.turn(rt::now()))),
+                };
+                commons.sleep_until(turn).await;
             }
             None
         };

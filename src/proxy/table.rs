@@ -19,8 +19,9 @@ use super::error::Error;
 use super::identity::Identity;
 use super::leases::{Entry, LeaseFile, Packed};
 use super::memory::Memory;
+use super::pace::Pace;
 use super::request::{Key, Mac, Request, Selector};
-use super::session::Session;
+use super::session::{Commons, Session};
 use super::site::{Site, canonical};
 
 /// How long a Setup may still take when the daemon is asked to leave: less than its connection has.
@@ -29,11 +30,10 @@ const LAST_CHANCE: Duration = Duration::from_secs(3);
 /// The leases of this daemon.
 #[derive(Debug)]
 pub(super) struct Table {
-    runtime: Runtime,
+    commons: Rc<Commons>,
     idle: Idle,
     notify: Notify,
     file: LeaseFile,
-    habits: Habits,
     identity: Identity,
     places: RefCell<BTreeMap<Key, Place>>,
     memory: RefCell<Memory>,
@@ -80,8 +80,9 @@ impl Table {
         habits: Habits,
         identity: Identity,
     ) -> Rc<Self> {
+        let commons = Rc::new(Commons { runtime, habits, pace: Pace::new() });
         let (places, memory, told) = Default::default();
-        Rc::new(Self { runtime, idle, notify, file, habits, identity, places, memory, told })
+        Rc::new(Self { commons, idle, notify, file, identity, places, memory, told })
     }
 
     /// Serves one call. Dropping the future cancels it: a Setup leaves nothing behind, a Teardown goes on alone. When
@@ -123,7 +124,7 @@ impl Table {
             let table = Rc::clone(self);
             let client_id = request.client_id.clone();
             // Goes on when the caller hangs up: until it is over nobody else may have the place.
-            let ending = self.runtime.spawn(async move {
+            let ending = self.commons.runtime.spawn(async move {
                 // To the server another client identifier is another client, and the old one will not be back.
                 table.dismiss(held, |session| session.who().client_id != client_id).await;
                 claim
@@ -131,7 +132,7 @@ impl Table {
             claim = Finish(Some(ending)).await;
         }
         let wish = self.memory.borrow().recall(request.who());
-        let acquisition = Session::acquire(self.runtime.clone(), request, site, &self.habits, wish);
+        let acquisition = Session::acquire(Rc::clone(&self.commons), request, site, wish);
         let cancelled = async {
             claim.cancelled().await;
             Err(Error::Superseded)
@@ -163,7 +164,7 @@ impl Table {
             .into_iter()
             .map(|key| {
                 let table = Rc::clone(self);
-                Finish(Some(self.runtime.spawn(async move { table.end(&key).await })))
+                Finish(Some(self.commons.runtime.spawn(async move { table.end(&key).await })))
             })
             .collect();
         let mut ended = None;
@@ -237,7 +238,7 @@ impl Table {
         let stop = Event::new();
         let stopped = stop.listen();
         let table = Rc::clone(self);
-        let task = self.runtime.spawn(async move {
+        let task = self.commons.runtime.spawn(async move {
             let kept = async {
                 // Setup is answered first: `keep` begins with closing the sockets, which takes the kernel a while.
                 yield_now().await;

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use dhcproto::v4::{DhcpOption, MessageType, OptionCode};
+use nix::sys::signal::Signal;
 use smol_dhcp_proxy::rpc::{Lease, NetworkConfig};
 use smol_dhcp_proxy::rt;
 
@@ -23,6 +24,7 @@ pub(crate) const TRIALS: &[Named] = &[
     ("lease::release_arrives_over_a_path_with_delay", release_over_a_path),
     ("lease::thirty_at_once", thirty_at_once),
     ("lease::acquired_although_frames_are_lost", acquired_although_frames_are_lost),
+    ("lease::renewals_that_come_together_are_paced", renewals_together),
     ("lease::the_last_address_is_asked_for_again", the_last_address),
     ("lease::nothing_holds_the_namespace_after_teardown", nothing_holds_the_namespace),
 ];
@@ -222,6 +224,36 @@ fn acquired_although_frames_are_lost() -> Result {
         let address = stage.topology.containers[container].address()?.ok_or("no address")?;
         assert_eq!(address.address.to_string(), lease.yiaddr);
     }
+    Ok(())
+}
+
+/// The daemon sleeps through ten T1s, as with a machine that is suspended.
+fn renewals_together() -> Result {
+    const LEASES: u16 = 10;
+    let stage = stage(LEASES, &[])?;
+    let seconds = Duration::from_secs;
+    let settings = Settings { lease: seconds(60), t1: Some(seconds(4)), t2: Some(seconds(40)), ..Settings::default() };
+    let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
+    for container in 0..LEASES.into() {
+        stage.setup(container)?;
+    }
+    for container in &stage.topology.containers {
+        container.namespace.await_rest()?;
+    }
+    let acquired = server.heard_of(MessageType::Request);
+    stage.daemon.signal(Signal::SIGSTOP)?;
+    let asleep = acquired.last().ok_or("no REQUEST")?.at + seconds(4) - rt::now();
+    std::thread::sleep(asleep);
+    let heard = server.heard_of(MessageType::Request).len();
+    stage.daemon.signal(Signal::SIGCONT)?;
+    let woken = rt::now();
+    server.await_message(MessageType::Request, heard + usize::from(LEASES), SOON)?;
+    let times: Vec<_> = server.heard_of(MessageType::Request)[heard..].iter().map(|heard| heard.at - woken).collect();
+    assert!(heard == acquired.len(), "none of them was renewed before");
+    // Twenty milliseconds apart; this machine may be busy when one of them arrives.
+    let took = times[times.len() - 1] - times[0];
+    assert!(took >= Duration::from_millis(160), "ten renewals within {took:?}: {times:?}");
+    assert!(took < Duration::from_millis(1500), "ten renewals took {took:?}: {times:?}");
     Ok(())
 }
 
