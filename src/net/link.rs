@@ -159,6 +159,12 @@ impl Netlink {
         }
     }
 
+    /// All interfaces.
+    pub fn links(&self) -> Result<Vec<Link>> {
+        let bodies = self.dump(message::GET_LINK, &Body::new(LinkHeader::default()))?;
+        bodies.iter().map(|body| Link::parse(body)).collect()
+    }
+
     /// Sets an interface's MTU, in bytes. What the driver or the interface below does not take is `EINVAL`.
     pub fn set_mtu(&self, index: u32, mtu: u32) -> Result<()> {
         let mut message = Body::new(LinkHeader { index, ..LinkHeader::default() });

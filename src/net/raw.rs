@@ -1,6 +1,7 @@
 //! A packet socket that hears, on one interface, what a DHCP client must hear, and sends whole Ethernet frames.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -80,6 +81,13 @@ impl AsFd for RawSocket {
     }
 }
 
+/// The station that an ARP frame is from, by its own words; none where it is no ARP.
+pub fn arp_sender(frame: &[u8]) -> Option<[u8; 6]> {
+    let at = ETHERTYPE as usize;
+    let is_arp = frame.get(at..at + 2)? == (libc::ETH_P_ARP as u16).to_be_bytes();
+    is_arp.then(|| frame.get(ARP_SENDER)?.try_into().ok()).flatten()
+}
+
 /// The interface's address as the C library reports it, because safe code cannot make one from a number.
 fn link_address(index: u32) -> io::Result<LinkAddr> {
     getifaddrs()?
@@ -127,6 +135,7 @@ const fn filter(index: u32) -> [SockFilter; 18] {
 /// Offsets in a frame, in bytes.
 const ETHERTYPE: u32 = 12;
 const IP: u32 = 14;
+const ARP_SENDER: Range<usize> = 22..28;
 /// The DHCP client's port (RFC 2131 4.1).
 const CLIENT_PORT: u32 = 68;
 

@@ -376,11 +376,7 @@ impl Session {
             Some(Box::pin(wire.hear()).await)
         };
         match or(heard, time).await {
-            Some(Ok(Heard::Frame(frame))) => {
-                if let Err(ignored) = client.handle_packet(&frame, rt::now()) {
-                    log::trace!("ignored a frame: {ignored:?}");
-                }
-            }
+            Some(Ok(Heard::Frame(frame))) => self.hear(&frame),
             Some(Ok(Heard::Link(state))) => {
                 if let Some(wire) = wire {
                     wire.state = state;
@@ -404,6 +400,16 @@ impl Session {
         }
         // Whoever floods this interface is not to hold up the others.
         yield_now().await;
+    }
+
+    /// Lets the client hear a frame.
+    fn hear(&mut self, frame: &[u8]) {
+        if self.wire.as_ref().is_some_and(|wire| self.site.is_said_by_container(&self.request, wire, frame)) {
+            return;
+        }
+        if let Err(ignored) = self.client.handle_packet(frame, rt::now()) {
+            log::trace!("ignored a frame: {ignored:?}");
+        }
     }
 
     /// The interface went down, or away: the next look shows which, and what has to be put back. The kernel takes the

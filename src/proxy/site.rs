@@ -1,5 +1,6 @@
 //! Where a lease lives: an interface in a container's network namespace, and the sockets into it.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use crate::net::link::Link;
 use crate::net::monitor::{Monitor, News};
 use crate::net::netlink::{self, Netlink};
 use crate::net::netns::{Netns, NetnsId};
-use crate::net::raw::RawSocket;
+use crate::net::raw::{self, RawSocket};
 use crate::net::udp::Port;
 use crate::rt::{self, Watched};
 use crate::time::Instant;
@@ -90,6 +91,18 @@ impl Site {
         // What changes from now on, the wire is told; so this is how things stand.
         wire.state = LinkState::of(&self.look(&netlink, request)?);
         Ok(wire)
+    }
+
+    /// Whether the container itself says a frame that is heard on the wire. By ARP, Linux answers on each interface for
+    /// the addresses of all of them (`arp_ignore` in its ip-sysctl), which is no conflict (RFC 5227 2.4).
+    pub(super) fn is_said_by_container(&self, request: &Request, wire: &Wire, frame: &[u8]) -> bool {
+        let Some(sender) = raw::arp_sender(frame).filter(|sender| *sender != request.key.mac.0) else { return false };
+        let stations = || -> Result<_, Unreachable> {
+            let links = self.netlink(request)?.links().map_err(looking_for("the container's interfaces"))?;
+            Ok(links.into_iter().filter_map(|link| link.mac).collect())
+        };
+        // Who cannot be asked is taken for a stranger.
+        wire.stations.get_or_init(|| stations().unwrap_or_default()).contains(&sender)
     }
 
     /// Opens a netlink socket to change the interface with, if it is still the same namespace. The interface may be
@@ -205,6 +218,8 @@ pub(super) struct Wire {
     pub(super) state: LinkState,
     /// UDP port 68, unless the container uses it itself.
     port: Option<Port>,
+    /// The hardware addresses of all of the container's interfaces, asked for when it matters.
+    stations: OnceCell<Vec<dhcp::Mac>>,
     /// When the container was last seen to be there.
     pub(super) opened: Instant,
 }
@@ -221,7 +236,8 @@ impl Wire {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
             Err(error) => return Err(Error::fault(format!("taking UDP port 68 on {}", link.name))(error)),
         };
-        Ok(Self { packets, monitor, state: LinkState::of(link), port, opened: rt::now() })
+        let state = LinkState::of(link);
+        Ok(Self { packets, monitor, state, port, stations: OnceCell::new(), opened: rt::now() })
     }
 
     /// Whether the container uses the client's port itself.

@@ -23,6 +23,7 @@ pub(crate) const TRIALS: &[Named] = &[
     ("odd::a_lease_without_end", a_lease_without_end),
     ("odd::a_server_on_a_sibling_macvlan", server_on_a_sibling),
     ("odd::a_server_on_the_same_bridge", server_on_the_same_bridge),
+    ("odd::a_container_twice_on_one_network", twice_on_one_network),
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -148,5 +149,30 @@ fn server_on_the_same_bridge() -> Result {
     grpc::setup(&stage.unit.socket(), &config).map_err(|status| status.message)?;
     assert!(container.address()?.is_some());
     grpc::teardown(&stage.unit.socket(), &config).map_err(|status| status.message)?;
+    Ok(())
+}
+
+/// Each of its links answers ARP for the other's address too; nobody is to take that for a conflict.
+fn twice_on_one_network() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0];
+    let settings = Settings { lease: Duration::from_secs(60), t1: Some(Duration::from_secs(2)), ..Settings::default() };
+    let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
+    let mac = Mac([0x02, 0x99, 0, 0, 0, 1]);
+    stage.topology.host.macvlan(LINK, &container.namespace, "eth1", mac)?;
+    let second = NetworkConfig {
+        container_iface: "eth1".to_owned(),
+        container_mac_addr: mac.to_string(),
+        container_id: "c0de".repeat(16),
+        ..container.config()
+    };
+    stage.setup(0)?;
+    grpc::setup(&stage.unit.socket(), &second).map_err(|status| status.message)?;
+    // Two to get the leases, two to renew each of them.
+    server.await_message(MessageType::Request, 6, Duration::from_secs(10))?;
+    assert_eq!(server.heard_of(MessageType::Decline).len(), 0);
+    assert_eq!(container.namespace.addresses()?.len(), 2);
+    assert_eq!(container.namespace.default_routes()?.len(), 2);
+    assert_eq!(server.heard_of(MessageType::Discover).len(), 2);
     Ok(())
 }
