@@ -10,17 +10,12 @@ use super::request::Request;
 
 /// What Setup answers and the lease file has. Times are in seconds; `u32::MAX` is for ever (RFC 2131 section 3.3).
 pub(super) fn reply(request: &Request, lease: &dhcp::Lease) -> Lease {
-    // netavark takes domain_name as the one search domain of the container.
-    let domain_name = match request.domain_name.as_str() {
-        "" => lease.domain_name.clone().unwrap_or_default(),
-        callers => callers.to_owned(),
-    };
     Lease {
         t1: seconds(lease.t1),
         t2: seconds(lease.t2),
         lease_time: lease.lease_time.map_or(u32::MAX, seconds),
         mtu: lease.mtu.map_or(0, u32::from),
-        domain_name,
+        domain_name: domains(&request.domain_name, lease),
         mac_address: request.mac_text.clone(),
         is_v6: false,
         siaddr: lease.next_server.unwrap_or(Ipv4Addr::UNSPECIFIED).to_string(),
@@ -35,10 +30,67 @@ pub(super) fn reply(request: &Request, lease: &dhcp::Lease) -> Lease {
     }
 }
 
+/// The caller's domain, or the server's where the caller names none, and the server's search list behind it.
+///
+/// netavark hands domain_name on as one search domain, and Podman writes that behind the word `search` as it is, where
+/// blanks divide one domain from the next (resolv.conf(5)): so a list with blanks arrives as a list.
+fn domains(callers: &str, lease: &dhcp::Lease) -> String {
+    let domain = match callers {
+        "" => lease.domain_name.as_deref(),
+        callers => Some(callers),
+    };
+    let mut domains: Vec<&str> = Vec::new();
+    for domain in domain.into_iter().chain(lease.search.iter().map(String::as_str)) {
+        if !domains.iter().any(|there| there.eq_ignore_ascii_case(domain)) {
+            domains.push(domain);
+        }
+    }
+    domains.join(" ")
+}
+
 fn seconds(time: Duration) -> u32 {
     u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
 }
 
 fn texts(addresses: &[Ipv4Addr]) -> Vec<String> {
     addresses.iter().map(Ipv4Addr::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Instant;
+
+    fn lease(domain: Option<&str>, search: &[&str]) -> dhcp::Lease {
+        dhcp::Lease {
+            address: Ipv4Addr::new(10, 0, 0, 5),
+            prefix_len: 24,
+            broadcast: None,
+            routers: Vec::new(),
+            routes: Vec::new(),
+            dns_servers: Vec::new(),
+            domain_name: domain.map(str::to_owned),
+            search: search.iter().map(|&name| name.to_owned()).collect(),
+            host_name: None,
+            mtu: None,
+            ntp_servers: Vec::new(),
+            server_id: Ipv4Addr::new(10, 0, 0, 1),
+            next_server: None,
+            server_mac: None,
+            lease_time: None,
+            t1: Duration::MAX,
+            t2: Duration::MAX,
+            acquired_at: Instant::from_boot(Duration::ZERO),
+        }
+    }
+
+    #[test]
+    fn the_callers_domain_counts_for_more_and_the_search_list_follows() {
+        let searched = lease(Some("lab.example"), &["a.example", "LAB.example", "b.example", "a.example"]);
+        assert_eq!(domains("", &searched), "lab.example a.example b.example");
+        assert_eq!(domains("my.example", &searched), "my.example a.example LAB.example b.example");
+        assert_eq!(domains("", &lease(None, &["a.example"])), "a.example");
+        assert_eq!(domains("", &lease(Some("lab.example"), &[])), "lab.example");
+        assert_eq!(domains("", &lease(None, &[])), "");
+    }
 }

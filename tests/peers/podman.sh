@@ -22,7 +22,8 @@ show_on_failure $server_log $leases $daemon_log $lab/podman.log
 ip netns add server
 ip link add eth0 type veth peer name s0 netns server
 ip link set eth0 up
-nsenter --net=/run/netns/server bash -c "source $lab/lib.bash; dhcp_server s0 $server_log $leases; wait" &
+nsenter --net=/run/netns/server bash -c "source $lab/lib.bash; dhcp_server s0 $server_log $leases --dhcp-option=15,lab.example \
+    --dhcp-option=119,lab.example,search.example; wait" &
 
 # The daemon is started by the first call, as systemd would do it.
 mkdir -p /run/podman
@@ -70,6 +71,8 @@ check "its default route goes over the server's router" \
     bash -c 'grep -q "default via 10.88.0.1 dev eth0" <<< "$0"' "$(inside box ip route)"
 check "its name server is the server's" \
     bash -c 'grep -q "^nameserver 10.88.0.53" <<< "$0"' "$(inside box cat /etc/resolv.conf)"
+check "it searches the server's domains, each once" \
+    bash -c 'grep -qx "search lab.example search.example" <<< "$0"' "$(inside box cat /etc/resolv.conf)"
 check "the server's lease is there" grep -q "$address" $leases
 
 check "a second container starts while the first one runs" start other
