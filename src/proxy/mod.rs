@@ -11,9 +11,11 @@
 //! | `session.rs` | one lease: client, sockets and link in one loop |
 //! | `site.rs` | where a lease lives, and the sockets into it |
 //! | `settings.rs` | what a lease puts on the link, and how to undo it |
+//! | `change.rs` | what a renewal has changed |
 //! | `reply.rs`, `leases.rs` | the lease in the caller's terms, and in the file |
 //! | `error.rs` | whose fault it is, and the words for it |
 
+mod change;
 pub mod config;
 mod error;
 mod identity;

@@ -59,29 +59,11 @@ fn texts(addresses: &[Ipv4Addr]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::Instant;
+    use crate::proxy::change::tests::lease as plain;
 
     fn lease(domain: Option<&str>, search: &[&str]) -> dhcp::Lease {
-        dhcp::Lease {
-            address: Ipv4Addr::new(10, 0, 0, 5),
-            prefix_len: 24,
-            broadcast: None,
-            routers: Vec::new(),
-            routes: Vec::new(),
-            dns_servers: Vec::new(),
-            domain_name: domain.map(str::to_owned),
-            search: search.iter().map(|&name| name.to_owned()).collect(),
-            host_name: None,
-            mtu: None,
-            ntp_servers: Vec::new(),
-            server_id: Ipv4Addr::new(10, 0, 0, 1),
-            next_server: None,
-            server_mac: None,
-            lease_time: None,
-            t1: Duration::MAX,
-            t2: Duration::MAX,
-            acquired_at: Instant::from_boot(Duration::ZERO),
-        }
+        let (domain_name, search) = (domain.map(str::to_owned), search.iter().map(|&name| name.to_owned()).collect());
+        dhcp::Lease { domain_name, search, ..plain() }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::rpc::Lease;
 use crate::rt::{self, Runtime};
 use crate::time::Instant;
 
+use super::change::Change;
 use super::config::Habits;
 use super::error::Error;
 use super::memory::Who;
@@ -176,7 +177,14 @@ impl Session {
                 }
             };
             match event {
-                Event::Bound(lease) | Event::Renewed(lease) | Event::Changed { new: lease, .. } => self.adopt(&lease),
+                Event::Bound(lease) | Event::Renewed(lease) => self.adopt(&lease),
+                Event::Changed { old, new } => {
+                    self.adopt(&new);
+                    let change = Change(&old, &new).to_string();
+                    if !change.is_empty() {
+                        log::info!("{self}: {} changed {change}", new.server_id);
+                    }
+                }
                 Event::Lost { old, why } => {
                     log::warn!("{self}: lost the lease of {}: {}; looking for another", old.address, LostBy(&why));
                     self.take_off_link();

@@ -24,6 +24,7 @@ pub(crate) const TRIALS: &[Named] = &[
     ("lease::release_arrives_over_a_path_with_delay", release_over_a_path),
     ("lease::thirty_at_once", thirty_at_once),
     ("lease::acquired_although_frames_are_lost", acquired_although_frames_are_lost),
+    ("lease::a_renewal_applies_what_has_changed", a_renewal_with_changes),
     ("lease::renewals_that_come_together_are_paced", renewals_together),
     ("lease::the_last_address_is_asked_for_again", the_last_address),
     ("lease::nothing_holds_the_namespace_after_teardown", nothing_holds_the_namespace),
@@ -224,6 +225,49 @@ fn acquired_although_frames_are_lost() -> Result {
         let address = stage.topology.containers[container].address()?.ok_or("no address")?;
         assert_eq!(address.address.to_string(), lease.yiaddr);
     }
+    Ok(())
+}
+
+fn a_renewal_with_changes() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0];
+    let seconds = Duration::from_secs;
+    let settings = Settings { lease: seconds(60), t1: Some(seconds(2)), ..Settings::default() };
+    let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
+    let lease = stage.setup(0)?;
+    let (router, dns): (Ipv4Addr, Ipv4Addr) = ("10.88.0.9".parse()?, "10.88.0.53".parse()?);
+    server.change(|settings| {
+        settings.router = Some(router);
+        settings.dns = vec![dns, SERVER];
+        settings.mtu = Some(1400);
+        settings.domain = None;
+    });
+    server.await_message(MessageType::Request, 2, SOON)?;
+
+    let entry = eventually("the lease file has the change", SOON, || {
+        let entry = stage.unit.leases()?[container.mac.to_string()][0].clone();
+        Ok((entry["mtu"] == 1400).then_some(entry))
+    })?;
+    assert_eq!(entry["yiaddr"], lease.yiaddr);
+    assert_eq!((&entry["gateways"], &entry["domain_name"]), (&serde_json::json!(["10.88.0.9"]), &"".into()));
+    assert_eq!(entry["dns_servers"], serde_json::json!(["10.88.0.53", "10.88.0.1"]));
+    assert_eq!(container.namespace.link(LINK)?.mtu, 1400);
+    let routes = container.namespace.default_routes()?;
+    assert_eq!(routes.iter().map(|route| route.gateway).collect::<Vec<_>>(), [Some(router)]);
+    let log = stage.unit.log()?;
+    for words in [
+        "10.88.0.1 changed default router 10.88.0.1 -> 10.88.0.9; MTU none -> 1400; \
+         DNS servers 10.88.0.1 -> 10.88.0.53, 10.88.0.1; domain lab.example -> none",
+        &format!("ip or gateway for mac {} changed", container.mac),
+    ] {
+        assert_eq!(log.matches(words).count(), 1, "the log does not say once: {words}");
+    }
+
+    // And back, with all of it undone at the end.
+    server.change(|settings| settings.mtu = None);
+    eventually("the MTU is back", SOON, || Ok((container.namespace.link(LINK)?.mtu == 1500).then_some(())))?;
+    stage.teardown(0)?;
+    assert_eq!(container.namespace.routes()?, []);
     Ok(())
 }
 

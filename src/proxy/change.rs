@@ -1,0 +1,109 @@
+//! What a renewal has changed, for the log.
+
+use std::fmt;
+
+use crate::dhcp::{Lease, Route};
+
+/// Two leases of one container, the earlier one first. Its text names every setting that differs, old and new; it is
+/// empty where none does that anybody but the kernel cares for.
+pub(super) struct Change<'a>(pub(super) &'a Lease, pub(super) &'a Lease);
+
+impl fmt::Display for Change<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(old, new) = self;
+        let settings = |lease: &Lease| {
+            [
+                ("default router", list(lease.routers.first())),
+                ("other routes", list(lease.routes.iter().map(Way))),
+                ("MTU", list(&lease.mtu)),
+                ("DNS servers", list(&lease.dns_servers)),
+                ("domain", list(&lease.domain_name)),
+                ("search list", list(&lease.search)),
+                ("NTP servers", list(&lease.ntp_servers)),
+            ]
+        };
+        let mut separator = "";
+        for ((name, old), (_, new)) in settings(old).into_iter().zip(settings(new)).filter(|(old, new)| old != new) {
+            write!(f, "{separator}{name} {old} -> {new}")?;
+            separator = "; ";
+        }
+        Ok(())
+    }
+}
+
+fn list(items: impl IntoIterator<Item: fmt::Display>) -> String {
+    let items: Vec<_> = items.into_iter().map(|item| item.to_string()).collect();
+    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
+}
+
+struct Way<'a>(&'a Route);
+
+impl fmt::Display for Way<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Route { destination, prefix_len, gateway } = self.0;
+        match gateway {
+            Some(gateway) => write!(f, "{destination}/{prefix_len} via {gateway}"),
+            None => write!(f, "{destination}/{prefix_len} on the link"),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::time::Instant;
+
+    pub(in crate::proxy) fn lease() -> Lease {
+        Lease {
+            address: Ipv4Addr::new(10, 0, 0, 5),
+            prefix_len: 24,
+            broadcast: None,
+            routers: vec![Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)],
+            routes: Vec::new(),
+            dns_servers: vec![Ipv4Addr::new(10, 0, 0, 53)],
+            domain_name: Some("lab.example".to_owned()),
+            search: Vec::new(),
+            host_name: None,
+            mtu: None,
+            ntp_servers: Vec::new(),
+            server_id: Ipv4Addr::new(10, 0, 0, 1),
+            next_server: None,
+            server_mac: None,
+            lease_time: None,
+            t1: Duration::MAX,
+            t2: Duration::MAX,
+            acquired_at: Instant::from_boot(Duration::ZERO),
+        }
+    }
+
+    #[test]
+    fn each_setting_that_differs_is_named_and_no_other() {
+        let change = |new: Lease| Change(&lease(), &new).to_string();
+        assert_eq!(change(lease()), "");
+        // Times are no settings, and only the first router is used.
+        let only = vec![Ipv4Addr::new(10, 0, 0, 1)];
+        assert_eq!(change(Lease { routers: only, lease_time: Some(Duration::from_secs(60)), ..lease() }), "");
+        assert_eq!(change(Lease { routers: Vec::new(), ..lease() }), "default router 10.0.0.1 -> none");
+        let destination = Ipv4Addr::new(10, 9, 0, 0);
+        let on_link = Route { destination, prefix_len: 16, gateway: None };
+        let far = Route { gateway: Some(Ipv4Addr::new(10, 0, 0, 9)), ..on_link };
+        let new = Lease {
+            routes: vec![on_link, far],
+            mtu: Some(1400),
+            dns_servers: vec![Ipv4Addr::new(10, 0, 0, 53), Ipv4Addr::new(10, 0, 0, 54)],
+            domain_name: None,
+            search: vec!["a.example".to_owned()],
+            ntp_servers: vec![Ipv4Addr::new(10, 0, 0, 123)],
+            ..lease()
+        };
+        assert_eq!(
+            change(new),
+            "other routes none -> 10.9.0.0/16 on the link, 10.9.0.0/16 via 10.0.0.9; MTU none -> 1400; \
+             DNS servers 10.0.0.53 -> 10.0.0.53, 10.0.0.54; domain lab.example -> none; search list none -> a.example; \
+             NTP servers none -> 10.0.0.123"
+        );
+    }
+}
