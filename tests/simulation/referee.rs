@@ -1,0 +1,451 @@
+//! Watches one client, and fails the run as soon as it breaks a rule. Knows of the client only what can be seen from outside.
+
+use super::wire::*;
+use smol_dhcp_proxy::dhcp::{Client, Config, Event, Ignored, Lease, Lost, Mac, Probe};
+use smol_dhcp_proxy::time::Instant;
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+const HOUR: Duration = Duration::from_secs(3600);
+/// The most messages within any hour.
+const MOST: usize = 150;
+/// Who has said this much within an hour may have to wait for the next message, this long.
+const MUCH: usize = 50;
+const CAP_WAIT: Duration = Duration::from_secs(41);
+/// T1 and T2 may come this much early.
+const FUZZ: Duration = Duration::from_secs(1);
+const A_MINUTE: Duration = Duration::from_secs(60);
+/// How long an offer may lie while a better one is hoped for.
+const OFFER_RESTS: Duration = Duration::from_millis(100);
+
+/// What is being done to the client.
+#[derive(Clone, Copy, Debug)]
+pub enum Input {
+    Start,
+    Timeout,
+    /// A server's message, whole; anything else that is no ARP has `None`.
+    Frame(Option<Reply>),
+    Arp(Arp),
+    Carrier(bool),
+    Release,
+}
+
+/// An address in use, as the events tell it.
+#[derive(Clone, Copy, Debug)]
+pub struct Used {
+    pub address: Ipv4Addr,
+    pub server: Ipv4Addr,
+    pub honest: bool,
+    pub since: Instant,
+    acquired_at: Instant,
+    renew_at: Option<Instant>,
+    rebind_at: Option<Instant>,
+    pub expires_at: Option<Instant>,
+}
+
+/// One xid, and when it was first used for what.
+#[derive(Clone, Copy, Debug)]
+struct Exchange {
+    xid: u32,
+    discover: Option<Instant>,
+    request: Option<Instant>,
+    /// Whom the REQUEST was for.
+    server: Option<Ipv4Addr>,
+}
+
+#[derive(Debug)]
+pub struct Referee {
+    mac: Mac,
+    broadcast: bool,
+    probe: Probe,
+    client_id: Option<u32>,
+    born: Instant,
+    /// How late the driver is, at most.
+    lag: Duration,
+    pub in_use: Option<Used>,
+    pub over: bool,
+    pub carrier: bool,
+    carrier_since: Instant,
+    pub awake_since: Instant,
+    unbound_since: Instant,
+    asked_at: Instant,
+    offer_since: Option<Instant>,
+    exchange: Option<Exchange>,
+    /// The xid of an exchange that has come to its end.
+    stale: Option<u32>,
+    offers: VecDeque<(u32, Ipv4Addr, Ipv4Addr)>,
+    claims: VecDeque<(Ipv4Addr, Mac)>,
+    ack: Option<Reply>,
+    sent: VecDeque<Instant>,
+    /// The most messages that any hour has seen.
+    pub busiest: usize,
+}
+
+fn remember<T>(list: &mut VecDeque<T>, item: T) {
+    list.truncate(31);
+    list.push_front(item);
+}
+
+impl Referee {
+    pub fn new(config: &Config, lease: Option<(&Lease, bool)>, lag: Duration, now: Instant) -> Self {
+        Self {
+            mac: config.mac,
+            broadcast: config.broadcast,
+            probe: config.probe,
+            client_id: None,
+            born: now,
+            lag,
+            in_use: lease.map(|(lease, honest)| used(lease, honest, now)),
+            over: false,
+            carrier: true,
+            carrier_since: now,
+            awake_since: now,
+            unbound_since: now,
+            asked_at: Instant::from_boot(Duration::ZERO),
+            offer_since: None,
+            exchange: None,
+            stale: None,
+            offers: VecDeque::new(),
+            claims: VecDeque::new(),
+            ack: None,
+            sent: VecDeque::new(),
+            busiest: 0,
+        }
+    }
+
+    /// The xid of the last message that asked for something.
+    pub fn xid(&self) -> u32 {
+        self.exchange.map_or(0, |exchange| exchange.xid)
+    }
+
+    /// How long it has been without an address although it could have asked for one.
+    pub fn searching_for(&self, now: Instant) -> Duration {
+        match self.in_use.is_some() || self.over || !self.carrier {
+            true => Duration::ZERO,
+            false => now - self.unbound_since.max(self.carrier_since).max(self.awake_since),
+        }
+    }
+
+    /// One step: what was done to the client, and all that came of it. `before` is its state before that.
+    pub fn judge(
+        &mut self,
+        (input, before, was_listening): (Input, &'static str, bool),
+        result: Result<(), Ignored>,
+        (said, events): (&[Said], &[Event]),
+        client: &Client,
+        now: Instant,
+    ) {
+        if let Input::Carrier(present) = input {
+            if present && !self.carrier {
+                self.carrier_since = now;
+            }
+            self.carrier = present;
+        }
+        self.hear(input, before, result.is_ok(), now);
+        assert!(said.len() <= 6 && events.len() <= 3, "{} things said, {} events at once", said.len(), events.len());
+        assert!(said.is_empty() || self.carrier, "{:?} without a carrier", said[0]);
+        assert!((said.is_empty() && events.is_empty()) || !self.over, "{said:?} {events:?} from a stopped client");
+        if let Err(why) = &result {
+            assert!(said.is_empty() && events.is_empty() && client.state() == before, "{why:?} changed something");
+        }
+
+        let held = self.in_use;
+        for event in events {
+            self.judge_event(event, input, before, said, now);
+        }
+        for said in said {
+            match said {
+                Said::Dhcp(heard) => self.judge_message(heard, held, now),
+                Said::Arp(arp) => self.judge_arp(arp, held),
+            }
+        }
+        if let Input::Arp(Arp { from: by, from_ip, .. }) = input
+            && (before, was_listening, self.probe != Probe::Off) == ("BOUND", true, true)
+            && by != self.mac
+            && held.is_some_and(|held| held.address == from_ip)
+        {
+            let lost =
+                |event: &Event| matches!(event, Event::Lost { why: Lost::Conflict { by: them }, .. } if *them == by);
+            assert!(events.iter().any(lost), "a conflict while BOUND and listening is of no consequence");
+        }
+        self.judge_rest(input, client, now);
+    }
+
+    fn hear(&mut self, input: Input, before: &str, accepted: bool, now: Instant) {
+        match input {
+            Input::Arp(arp) => {
+                // A probe says that its sender is about to use the address (RFC 5227 2.1.1).
+                let claimed = if arp.from_ip.is_unspecified() { arp.wanted } else { arp.from_ip };
+                remember(&mut self.claims, (claimed, arp.from));
+            }
+            Input::Frame(Some(reply)) if reply.message_type == OFFER && before == "SELECTING" => {
+                if let (Some(server), Some(address)) = (reply.server, reply.yiaddr) {
+                    remember(&mut self.offers, (reply.xid, server, address));
+                }
+                if accepted {
+                    self.offer_since.get_or_insert(now);
+                }
+            }
+            Input::Frame(Some(reply)) if reply.message_type == ACK && accepted => self.ack = Some(reply),
+            Input::Frame(Some(reply)) if reply.message_type == NAK && accepted => {
+                self.stale = Some(reply.xid);
+                let server = reply.server.expect("a NAK without a server identifier was accepted");
+                let asked = match before {
+                    "REQUESTING" => self.exchange.and_then(|exchange| exchange.server),
+                    "RENEWING" => self.in_use.map(|held| held.server),
+                    _ => None,
+                };
+                assert!(asked.is_none_or(|asked| asked == server), "a NAK of {server} was accepted in {before}");
+            }
+            Input::Frame(Some(reply)) => {
+                let answers = matches!(reply.message_type, OFFER | ACK | NAK);
+                assert!(answers || !accepted, "message type {} was accepted", reply.message_type);
+            }
+            Input::Frame(None) => assert!(!accepted, "garbage was accepted"),
+            Input::Start | Input::Timeout | Input::Carrier(_) | Input::Release => {}
+        }
+    }
+
+    fn judge_event(&mut self, event: &Event, input: Input, before: &str, said: &[Said], now: Instant) {
+        let held = self.in_use;
+        match event {
+            Event::Bound(lease) => {
+                assert!(held.is_none(), "Bound with a lease in use");
+                self.judge_lease(lease, before, now);
+            }
+            Event::Renewed(lease) => {
+                let held = held.expect("Renewed without a lease in use");
+                assert_eq!(held.address, lease.address, "Renewed with another address");
+                self.judge_lease(lease, before, now);
+            }
+            Event::Changed { old, new } => {
+                let held = held.expect("Changed without a lease in use");
+                assert_eq!(held.address, old.address, "Changed from another address");
+                self.judge_lease(new, before, now);
+            }
+            Event::Lost { old, why } => {
+                let held = held.expect("Lost without a lease in use");
+                assert_eq!(held.address, old.address, "Lost another address");
+                match (why, input) {
+                    (Lost::Expired, _) => {
+                        assert!(held.expires_at.is_some_and(|expiry| expiry <= now), "Expired before its time");
+                    }
+                    (Lost::Refused { server, .. }, Input::Frame(Some(Reply { message_type: NAK, server: by, .. }))) => {
+                        assert_eq!(by, Some(*server), "the wrong server is said to have refused");
+                    }
+                    (Lost::Refused { .. }, input) => panic!("refused by {input:?}"),
+                    (Lost::Conflict { by }, _) => {
+                        assert!(self.claims.contains(&(old.address, *by)), "a conflict that nobody made");
+                        let declined = |said: &Said| {
+                            matches!(said, Said::Dhcp(heard)
+                                if heard.message_type == DECLINE && heard.requested == Some(old.address))
+                        };
+                        let may_wait = !self.carrier || self.sent.len() >= MUCH;
+                        assert!(may_wait || said.iter().any(declined), "a conflict without DECLINE");
+                    }
+                }
+                (self.in_use, self.unbound_since) = (None, now);
+                self.stale = self.exchange.map(|exchange| exchange.xid);
+            }
+            Event::GaveUp(_) => {
+                assert!(held.is_none(), "GaveUp with a lease in use");
+                self.over = true;
+            }
+            Event::Released => (self.in_use, self.over) = (None, true),
+        }
+    }
+
+    /// The lease is what the last ACK says, no longer, and by somebody who was asked.
+    fn judge_lease(&mut self, lease: &Lease, before: &str, now: Instant) {
+        let ack = self.ack.expect("a lease without an ACK");
+        let exchange = self.exchange.expect("a lease that nobody asked for");
+        assert_eq!(ack.xid, exchange.xid, "an ACK to another exchange");
+        assert_eq!(Some(lease.address), ack.yiaddr, "not the acknowledged address");
+        assert_eq!(Some(lease.server_id), ack.server, "not the server that acknowledged");
+        let seconds = ack.lease.expect("an ACK without a lease time");
+        let time = (seconds != u32::MAX).then_some(Duration::from_secs(seconds.into()));
+        assert_eq!(lease.lease_time, time, "not the time that was granted");
+        if before == "REQUESTING" {
+            assert_eq!(exchange.server, ack.server, "an ACK of a server that was not asked");
+        }
+        assert!(before != "SELECTING" || ack.rapid, "an ACK to a DISCOVER, not rapid");
+        if let (Some(time), Some(t1), Some(t2)) = (time, ack.t1, ack.t2) {
+            let [t1, t2] = [t1, t2].map(|t| Duration::from_secs(t.into()));
+            let sane = !t1.is_zero() && t1 < t2 && t2 < time;
+            assert!(!sane || (lease.t1, lease.t2) == (t1, t2), "T1 and T2 are not the server's");
+            assert!(!lease.t1.is_zero() && lease.t1 < lease.t2 && lease.t2 < time, "T1 and T2 make no sense");
+        }
+        // RFC 2131 4.4.1: from when the answered message was sent, and the first of several is the careful choice.
+        let asked = if ack.rapid && exchange.request.is_none() { exchange.discover } else { exchange.request };
+        let asked = asked.expect("an answer to something");
+        assert!(lease.acquired_at <= asked, "the lease counts from {:?}, asked at {asked:?}", lease.acquired_at);
+        assert!(asked - lease.acquired_at <= CAP_WAIT, "the lease counts from long before it was asked for");
+        assert!(lease.routers.len() + lease.routes.len() + lease.dns_servers.len() <= 2, "more than was said");
+        self.in_use = Some(used(lease, ack.honest, now));
+        self.stale = Some(exchange.xid);
+    }
+
+    /// RFC 2131 table 5, and who may be asked what and when.
+    fn judge_message(&mut self, heard: &Heard, held: Option<Used>, now: Instant) {
+        while self.sent.front().is_some_and(|sent| now - *sent >= HOUR) {
+            self.sent.pop_front();
+        }
+        self.sent.push_back(now);
+        self.busiest = self.busiest.max(self.sent.len());
+        assert!(self.sent.len() <= MOST, "{} messages within an hour", self.sent.len());
+
+        assert_eq!(heard.chaddr, self.mac, "chaddr");
+        assert_eq!(heard.client_id, *self.client_id.get_or_insert(heard.client_id), "the client identifier changes");
+        assert!(heard.names <= 1, "options 12 and 81 together");
+        let asks = matches!(heard.message_type, DISCOVER | REQUEST);
+        assert_eq!(heard.wishes, asks, "options 55 and 57");
+        assert_eq!(heard.broadcast_flag, self.broadcast && heard.ciaddr.is_none() && asks, "the flag");
+        assert_eq!(heard.secs > 0, asks, "secs {}", heard.secs);
+        assert!(u64::from(heard.secs) <= (now - self.born).as_secs().max(1), "secs {}", heard.secs);
+        match heard.message_type {
+            DISCOVER => {
+                assert_eq!((heard.ciaddr, heard.server), (None, None), "in a DISCOVER");
+                assert!(self.in_use.is_none(), "DISCOVER with a lease in use");
+                self.judge_broadcast(heard);
+                self.enter_exchange(heard, now);
+            }
+            REQUEST => {
+                self.enter_exchange(heard, now);
+                match (heard.ciaddr, heard.requested, heard.server) {
+                    (None, Some(address), server) => {
+                        assert!(self.in_use.is_none(), "REQUEST of another address with a lease in use");
+                        self.judge_broadcast(heard);
+                        let offered = |server| self.offers.contains(&(heard.xid, server, address));
+                        assert!(server.is_none_or(offered), "REQUEST of {address}, which was not offered");
+                        assert!(!heard.rapid, "rapid commit is for a DISCOVER");
+                    }
+                    (Some(address), None, None) => self.judge_renewal(heard, address, now),
+                    (None, None, _) => panic!("a REQUEST for nothing"),
+                    (Some(_), ..) => panic!("options 50 or 54 in a renewal"),
+                }
+                self.offer_since = None;
+            }
+            DECLINE => {
+                let (Some(address), Some(_), None) = (heard.requested, heard.server, heard.ciaddr) else {
+                    panic!("a DECLINE needs options 50 and 54 and no ciaddr")
+                };
+                assert!(self.claims.iter().any(|(claimed, _)| *claimed == address), "DECLINE of what nobody claims");
+                self.judge_broadcast(heard);
+                self.stale = self.exchange.map(|exchange| exchange.xid);
+            }
+            RELEASE => {
+                let held = held.expect("RELEASE without a lease");
+                assert_eq!((heard.ciaddr, heard.server), (Some(held.address), Some(held.server)), "in a RELEASE");
+                assert_eq!((heard.requested, heard.from_ip), (None, heard.ciaddr), "in a RELEASE");
+                assert!(self.over, "RELEASE, and the address is still in use");
+            }
+            other => panic!("a client does not send type {other}"),
+        }
+    }
+
+    fn judge_broadcast(&self, heard: &Heard) {
+        assert_eq!((heard.to_mac, heard.to_ip), (BROADCAST, Some(Ipv4Addr::BROADCAST)), "not a broadcast");
+        assert_eq!((heard.from_ip, heard.datagram), (heard.ciaddr, false), "from somewhere else");
+    }
+
+    /// RENEWING speaks to its server, REBINDING to all, and neither of them out of turn.
+    fn judge_renewal(&mut self, heard: &Heard, address: Ipv4Addr, now: Instant) {
+        let held = self.in_use.expect("renewing without a lease");
+        assert_eq!(held.address, address, "renewing another address");
+        assert_eq!(heard.from_ip, heard.ciaddr, "from another address than the leased one");
+        let (renew, rebind) = held.renew_at.zip(held.rebind_at).expect("an infinite lease wants no renewal");
+        assert!(now + FUZZ >= renew, "a renewal before T1");
+        match heard.datagram {
+            true => {
+                assert!(now < rebind, "unicast after T2");
+                assert_eq!(heard.to_ip, Some(held.server), "unicast to another server");
+            }
+            false => {
+                assert!(now + FUZZ >= rebind, "broadcast before T2");
+                self.judge_broadcast(heard);
+            }
+        }
+        self.asked_at = now;
+    }
+
+    fn enter_exchange(&mut self, heard: &Heard, now: Instant) {
+        assert_ne!(self.stale, Some(heard.xid), "the xid of an exchange that is over");
+        let new = Exchange { xid: heard.xid, discover: None, request: None, server: None };
+        let mut exchange = self.exchange.filter(|exchange| exchange.xid == heard.xid).unwrap_or(new);
+        match heard.message_type {
+            DISCOVER => exchange.discover.get_or_insert(now),
+            _ => exchange.request.get_or_insert(now),
+        };
+        exchange.server = heard.server;
+        self.exchange = Some(exchange);
+    }
+
+    /// An ARP probe is for what we are about to use, an announcement for what we use (RFC 5227 2.1, 2.3).
+    fn judge_arp(&self, arp: &Arp, held: Option<Used>) {
+        let ours = |address| [held, self.in_use].iter().flatten().any(|used| used.address == address);
+        assert!(!arp.reply && arp.to == BROADCAST && arp.from == self.mac, "{arp:?}");
+        assert!(arp.from_ip.is_unspecified() || ours(arp.from_ip), "ARP from an address that is not ours: {arp:?}");
+    }
+
+    fn judge_rest(&mut self, input: Input, client: &Client, now: Instant) {
+        let due = client.poll_timeout();
+        if matches!(input, Input::Timeout | Input::Start) {
+            assert!(due.is_none_or(|due| due > now), "the deadline does not go away in {}", client.state());
+        }
+        assert!(due.is_none_or(|due| due >= now), "a deadline in the past in {}", client.state());
+        assert!(!self.over || due.is_none(), "a stopped client waits for something");
+        assert_eq!(client.state() == "STOPPED", self.over, "a client says that it has stopped, and only then");
+        if client.state() != "SELECTING" {
+            self.offer_since = None;
+        }
+        let quiet = self.carrier && self.sent.len() < MUCH;
+        if let Some(since) = self.offer_since.filter(|_| quiet) {
+            let by = since.max(self.awake_since).max(self.carrier_since) + OFFER_RESTS + self.lag;
+            assert!(now <= by, "an OFFER is left lying");
+        }
+        let known = client.lease().map(|lease| (lease.address, lease.acquired_at));
+        let used = self.in_use.map(|used| (used.address, used.acquired_at));
+        assert_eq!(known, used, "the lease in use is another one than the events say");
+        let Some(used) = self.in_use else { return };
+        let Some(expiry) = used.expires_at else { return };
+        assert!(now < expiry, "an address in use after its time");
+        assert!(due.is_some_and(|due| due <= expiry), "nobody watches over the expiry in {}", client.state());
+        assert!(
+            !self.carrier || now <= self.speaks_by(used, now),
+            "silent in {} although the lease wants renewal",
+            client.state()
+        );
+    }
+
+    /// When the next REQUEST is due that asks for more time: at T1, again after half of what is left but not before a
+    /// minute has gone by, at T2, and when the carrier is back.
+    fn speaks_by(&self, used: Used, now: Instant) -> Instant {
+        let (Some(renew), Some(rebind), Some(expiry)) = (used.renew_at, used.rebind_at, used.expires_at) else {
+            return now;
+        };
+        let asked = self.asked_at;
+        let by = if asked < self.carrier_since || asked + FUZZ < renew {
+            renew.max(self.carrier_since)
+        } else if asked + FUZZ < rebind {
+            rebind.min(asked + ((rebind - asked) / 2).max(A_MINUTE))
+        } else {
+            asked + ((expiry - asked) / 2).max(A_MINUTE)
+        };
+        let cap = if self.sent.len() >= MUCH { CAP_WAIT } else { Duration::ZERO };
+        by.max(used.since).max(self.awake_since) + self.lag + cap
+    }
+}
+
+fn used(lease: &Lease, honest: bool, now: Instant) -> Used {
+    Used {
+        address: lease.address,
+        server: lease.server_id,
+        honest,
+        since: now,
+        acquired_at: lease.acquired_at,
+        renew_at: lease.renew_at(),
+        rebind_at: lease.rebind_at(),
+        expires_at: lease.expires_at(),
+    }
+}

@@ -1,0 +1,191 @@
+//! What goes wrong in a world, and how it ends.
+
+use super::hostile;
+use super::plan::*;
+use super::referee::Input;
+use super::wire::*;
+use super::world::{Happening, START, STRANGER, World};
+use smol_dhcp_proxy::dhcp::Ignored;
+use std::time::Duration;
+
+impl World {
+    pub fn begin(&mut self, n: usize) {
+        let (_, end, trouble) = self.plan.troubles[n];
+        self.trace(|_| format!("begins: {trouble:?}"));
+        self.troubles += 1;
+        match trouble {
+            Trouble::Loss(loss) => self.loss = loss,
+            Trouble::Mess { twice, damaged, late } => self.mess = (twice, damaged, late),
+            Trouble::Down(which) => self.servers[which].up = false,
+            Trouble::Forgets(which) => {
+                self.servers[which].forget();
+                self.trustworthy = false;
+            }
+            Trouble::Renumbers(which) => self.servers[which].renumber(),
+            Trouble::Refuses(which) => self.servers[which].refuses = true,
+            Trouble::Hostile(style) => (self.hostile, self.trustworthy) = (Some(style), false),
+            Trouble::Needles => {
+                (self.needles, self.trustworthy) = (true, false);
+                for who in 0..self.hosts.len() {
+                    self.thread_needle(who, self.hosts[who].client.state());
+                }
+            }
+            Trouble::NoCarrier(who) => self.happen(Happening::Carrier { who, back: false }),
+            Trouble::Owner(delay) => self.owner = Some(delay),
+            Trouble::Sleep => self.asleep_until = self.asleep_until.max(START + end),
+            Trouble::Restart(who) => self.restart(who),
+            Trouble::Recreate(who) => self.release(who),
+        }
+    }
+
+    pub fn end(&mut self, n: usize) {
+        let (.., trouble) = self.plan.troubles[n];
+        self.trace(|_| format!("ends: {trouble:?}"));
+        self.troubles -= 1;
+        self.fair_since = self.now;
+        match trouble {
+            Trouble::Loss(_) => self.loss = self.plan.loss,
+            Trouble::Mess { .. } => self.mess = (0, 0, 0),
+            Trouble::Down(which) => self.servers[which].up = true,
+            Trouble::Refuses(which) => self.servers[which].refuses = false,
+            Trouble::Hostile(_) => self.hostile = None,
+            Trouble::Needles => self.needles = false,
+            Trouble::NoCarrier(who) => self.happen(Happening::Carrier { who, back: true }),
+            Trouble::Owner(_) => self.owner = None,
+            Trouble::Sleep => self.wake(),
+            Trouble::Forgets(_) | Trouble::Renumbers(_) | Trouble::Restart(_) | Trouble::Recreate(_) => {}
+        }
+    }
+
+    /// The daemon starts anew, and goes on with the lease that it finds in its file.
+    fn restart(&mut self, who: usize) {
+        let host = &self.hosts[who];
+        let Some(mut lease) = host.client.lease().cloned().filter(|_| host.referee.in_use.is_some()) else { return };
+        if self.chance.percent(50) {
+            lease.server_mac = None; // A file of another make.
+        }
+        let honest = host.referee.in_use.is_some_and(|used| used.honest);
+        self.resume(who, lease, honest);
+    }
+
+    fn wake(&mut self) {
+        for host in &mut self.hosts {
+            host.referee.awake_since = self.now;
+        }
+    }
+
+    /// Something will befall this client soon, the sooner the shorter its state may last.
+    pub fn thread_needle(&mut self, who: usize, state: &str) {
+        let wait = match state {
+            "INIT" | "SELECTING" | "REQUESTING" | "REBOOTING" | "PROBING" => self.chance.magnitude(micros(10), secs(2)),
+            "RELEASING" => self.chance.magnitude(micros(10), micros(200_000)),
+            "BOUND" => self.chance.magnitude(micros(1000), HOUR * 6),
+            _ => self.chance.magnitude(micros(10), HOUR),
+        };
+        let life = self.hosts[who].life;
+        self.schedule(self.now + wait, Happening::Needle { who, life });
+    }
+
+    pub fn needle(&mut self, who: usize) {
+        match self.chance.below(14) {
+            0..=7 => self.say_anything(who),
+            8 => self.claim(who),
+            9 => {
+                let back = self.now + self.chance.magnitude(micros(10), secs(600));
+                self.happen(Happening::Carrier { who, back: false });
+                self.schedule(back, Happening::Carrier { who, back: true });
+            }
+            10 => self.release(who),
+            11 => {
+                // Called too early, a client does nothing.
+                let client = &mut self.hosts[who].client;
+                if client.poll_timeout().is_none_or(|due| due > self.now) {
+                    let before = (client.state(), client.poll_timeout());
+                    client.handle_timeout(self.now);
+                    assert_eq!((client.state(), client.poll_timeout()), before, "not yet due");
+                    self.step(who, Input::Frame(None), |_, _| Err(Ignored::NotDhcp));
+                }
+            }
+            12 => {
+                let length = self.chance.below(700) as usize;
+                let mut frame: Vec<u8> = (0..length).map(|_| self.chance.next() as u8).collect();
+                if let Some(to) = frame.get_mut(..14) {
+                    to[..6].copy_from_slice(&self.hosts[who].config.mac);
+                    to[12..].copy_from_slice(&[8, 0]);
+                }
+                self.deliver(who, &frame, Input::Frame(None));
+            }
+            _ => {
+                self.restart(who);
+                if self.chance.percent(50) {
+                    self.release(who);
+                }
+            }
+        }
+    }
+
+    /// A message of any type, with the right xid.
+    fn say_anything(&mut self, who: usize) {
+        let host = &self.hosts[who];
+        let (xid, mac, names) = (host.referee.xid(), host.config.mac, self.names());
+        let message_type = self.chance.between(1, 9) as u8;
+        let mut reply = hostile::anything(message_type, xid, mac, &names, &mut self.chance);
+        if self.chance.percent(50) {
+            let used = self.hosts[who].referee.in_use;
+            reply.yiaddr = Some(used.map_or(self.hosts[who].about, |used| used.address));
+            reply.server = used.map_or(reply.server, |used| Some(used.server));
+        }
+        let frame = reply.write((hostile::MAC, hostile::ADDRESS), (mac, reply.yiaddr.unwrap_or(NOBODY)));
+        self.deliver(who, &frame, Input::Frame(Some(reply)));
+    }
+
+    /// A stranger has the address that all this is about.
+    fn claim(&mut self, who: usize) {
+        let host = &self.hosts[who];
+        let reply = self.chance.percent(50);
+        let to = if reply { host.config.mac } else { BROADCAST };
+        let address = host.referee.in_use.map_or(host.about, |used| used.address);
+        let arp = Arp { reply, from: STRANGER, from_ip: address, to, wanted: address };
+        if !address.is_unspecified() {
+            self.hosts[who].about = address;
+            self.deliver(who, &arp.write(), Input::Arp(arp));
+        }
+    }
+
+    /// All is well by now, and in the end everything is given back.
+    pub fn finale(&mut self) {
+        let now = self.now;
+        let mut given_back = Vec::new();
+        for who in 0..self.hosts.len() {
+            let host = &self.hosts[who];
+            let Some(used) = host.referee.in_use else {
+                assert!(host.referee.over || host.referee.searching_for(now) < secs(60), "no lease in the end");
+                continue;
+            };
+            let server = self.servers.iter().position(|server| server.address == used.server && used.honest);
+            if let Some(server) = server {
+                let theirs = self.servers[server].lease_of(host.config.mac, now);
+                let (address, until) = theirs.expect("the server knows nothing of the lease");
+                let longer = until.is_none_or(|until| used.expires_at.is_some_and(|expiry| expiry <= until));
+                assert!(longer && address == used.address, "the server knows of another lease: {address} {until:?}");
+                given_back.push((server, who));
+            }
+            self.release(who);
+        }
+        self.run_until(now + Duration::from_millis(950));
+        for (server, who) in given_back {
+            let host = &self.hosts[who];
+            assert!(host.referee.over, "released, and still not stopped");
+            let theirs = self.servers[server].lease_of(host.config.mac, self.now);
+            assert!(theirs.is_none(), "the server did not hear that the lease is free");
+        }
+        for who in 0..self.hosts.len() {
+            for _ in 0..4 {
+                self.say_anything(who);
+                self.claim(who);
+            }
+            self.cut(who, false);
+            self.cut(who, true);
+        }
+    }
+}

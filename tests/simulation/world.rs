@@ -1,0 +1,509 @@
+//! The virtual network, its clock, and the machine that the clients live on.
+
+use super::chance::Chance;
+use super::coverage::*;
+use super::hostile::{self, Style};
+use super::plan::*;
+use super::referee::{Input, Referee};
+use super::server::Server;
+use super::wire::*;
+use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lease, Mac};
+use smol_dhcp_proxy::time::Instant;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+/// The moment that all runs count from; not zero, so that nothing passes by accident.
+pub const START: Instant = Instant::from_boot(secs(1000));
+/// Whoever has the addresses that are not to be had.
+const OWNER: Mac = [2, 0, 0, 9, 9, 9];
+pub const STRANGER: Mac = [2, 0, 0, 7, 7, 7];
+
+#[derive(Debug)]
+pub enum Happening {
+    ToClient { who: usize, frame: Vec<u8>, input: Input },
+    ToServer { which: usize, heard: Heard },
+    Begin(usize),
+    End(usize),
+    Born { who: usize, life: u32 },
+    Needle { who: usize, life: u32 },
+    Carrier { who: usize, back: bool },
+}
+
+pub struct Scheduled {
+    at: Instant,
+    number: u64,
+    what: Happening,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    /// The earliest is the greatest, as a heap wants it; at one moment, whoever was there first.
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (Reverse(self.at), Reverse(self.number)).cmp(&(Reverse(other.at), Reverse(other.number)))
+    }
+}
+
+/// One client, and what drives it.
+pub struct Host {
+    pub config: Config,
+    pub client: Client,
+    pub referee: Referee,
+    pub hears_all: bool,
+    /// Counts the clients that this one was.
+    pub life: u32,
+    /// How many reasons there are for its interface to have no carrier.
+    pub cut: u32,
+    /// The address that the last message was about.
+    pub about: Ipv4Addr,
+    pub last_address: Option<Ipv4Addr>,
+}
+
+pub struct World {
+    pub plan: Plan,
+    pub chance: Chance,
+    pub trace: bool,
+    pub now: Instant,
+    pub number: u64,
+    pub queue: BinaryHeap<Scheduled>,
+    pub hosts: Vec<Host>,
+    pub servers: Vec<Server>,
+    pub loss: u64,
+    pub mess: (u64, u64, u64),
+    pub hostile: Option<Style>,
+    pub needles: bool,
+    pub owner: Option<Duration>,
+    pub asleep_until: Instant,
+    /// How many troubles there are.
+    pub troubles: u32,
+    pub fair_since: Instant,
+    /// Nothing has happened that could give an address to two clients.
+    pub trustworthy: bool,
+    pub coverage: Coverage,
+    pub buffer: Vec<u8>,
+}
+
+impl World {
+    pub fn new(seed: u64, trace: bool) -> Self {
+        let mut chance = Chance::new(seed);
+        let plan = Plan::new(&mut chance);
+        let mut world = Self {
+            trace,
+            now: START,
+            number: 0,
+            queue: BinaryHeap::new(),
+            hosts: Vec::new(),
+            servers: plan.servers.clone(),
+            loss: plan.loss,
+            mess: (0, 0, 0),
+            hostile: None,
+            needles: false,
+            owner: None,
+            asleep_until: START,
+            troubles: 0,
+            fair_since: START,
+            trustworthy: true,
+            coverage: Coverage::default(),
+            buffer: Vec::new(),
+            chance,
+            plan,
+        };
+        world.trace(|world| format!("{:#?}", world.plan));
+        for n in 0..world.plan.troubles.len() {
+            let (begin, end, _) = world.plan.troubles[n];
+            world.schedule(START + begin, Happening::Begin(n));
+            world.schedule(START + end, Happening::End(n));
+        }
+        for (config, hears_all) in world.plan.clients.clone() {
+            let client = Client::new(config.clone(), world.chance.next(), world.now);
+            let referee = Referee::new(&config, None, world.plan.lag, world.now);
+            let (about, last_address) = (NOBODY, config.requested);
+            world.hosts.push(Host { config, client, referee, hears_all, life: 0, cut: 0, about, last_address });
+        }
+        world
+    }
+
+    /// Lives through it all.
+    pub fn run(&mut self) {
+        for who in 0..self.hosts.len() {
+            self.step(who, Input::Start, |_, _| Ok(()));
+        }
+        let end = START + self.plan.length;
+        self.run_until(START + (self.plan.length - HOUR));
+        self.loss = 0;
+        self.run_until(end);
+        self.finale();
+        for host in &self.hosts {
+            self.coverage.busiest = self.coverage.busiest.max(host.referee.busiest);
+        }
+    }
+
+    pub fn run_until(&mut self, end: Instant) {
+        loop {
+            let wakes =
+                |host: &Host| host.client.poll_timeout().map(|due| (due + self.plan.lag).max(self.asleep_until));
+            let timer = (0..self.hosts.len()).filter_map(|who| Some((wakes(&self.hosts[who])?, who))).min();
+            let event = self.queue.peek().map(|next| next.at);
+            let timer = timer.filter(|(at, _)| event.is_none_or(|event| *at <= event));
+            match (timer, event) {
+                (Some((at, who)), _) if at < end => {
+                    self.now = self.now.max(at);
+                    self.fire(who);
+                }
+                (None, Some(at)) if at < end => {
+                    self.now = at;
+                    let next = self.queue.pop().expect("it has been seen");
+                    self.happen(next.what);
+                }
+                _ => break,
+            }
+        }
+        self.now = end;
+    }
+
+    pub fn schedule(&mut self, at: Instant, what: Happening) {
+        self.number += 1;
+        self.queue.push(Scheduled { at, number: self.number, what });
+    }
+
+    pub fn trace(&self, line: impl FnOnce(&Self) -> String) {
+        if self.trace {
+            println!("{:>14.6} {}", (self.now - START).as_secs_f64(), line(self));
+        }
+    }
+
+    pub fn happen(&mut self, what: Happening) {
+        let asleep = self.now < self.asleep_until;
+        match what {
+            Happening::ToServer { which, heard } => self.serve(which, &heard),
+            Happening::Begin(n) => self.begin(n),
+            Happening::End(n) => self.end(n),
+            Happening::ToClient { .. } if asleep => {}
+            what if asleep => self.schedule(self.asleep_until, what),
+            Happening::ToClient { who, frame, input } => {
+                let host = &self.hosts[who];
+                if host.referee.carrier && (host.hears_all || host.client.is_listening()) {
+                    self.deliver(who, &frame, input);
+                }
+            }
+            Happening::Born { who, life } if self.hosts[who].life == life => self.bear(who),
+            Happening::Needle { who, life } if self.needles && self.hosts[who].life == life => self.needle(who),
+            Happening::Born { .. } | Happening::Needle { .. } => {}
+            Happening::Carrier { who, back } => self.cut(who, back),
+        }
+    }
+}
+
+/// The clients.
+impl World {
+    fn fire(&mut self, who: usize) {
+        let state = self.hosts[who].client.state();
+        self.coverage.count(state, TIMEOUT);
+        self.step(who, Input::Timeout, |client, now| {
+            client.handle_timeout(now);
+            Ok(())
+        });
+    }
+
+    pub fn deliver(&mut self, who: usize, frame: &[u8], input: Input) {
+        if self.hosts[who].client.poll_timeout().is_some_and(|due| due <= self.now) {
+            self.fire(who); // Time first, as the daemon has it.
+        }
+        let host = &self.hosts[who];
+        let event = match input {
+            Input::Frame(Some(reply)) if reply.xid == host.referee.xid() => Some(usize::from(reply.message_type) - 1),
+            Input::Arp(arp) if arp.from_ip == host.about && arp.from != host.config.mac => Some(CONFLICT),
+            _ => None,
+        };
+        if let Some(event) = event {
+            self.coverage.count(host.client.state(), event);
+        }
+        self.step(who, input, |client, now| client.handle_packet(frame, now));
+    }
+
+    /// Does something to a client, sees to all that comes of it, and lets the referee judge.
+    pub fn step(
+        &mut self,
+        who: usize,
+        input: Input,
+        act: impl FnOnce(&mut Client, Instant) -> Result<(), smol_dhcp_proxy::dhcp::Ignored>,
+    ) {
+        let (now, host) = (self.now, &mut self.hosts[who]);
+        let (before, listening) = (host.client.state(), host.client.is_listening());
+        let result = act(&mut host.client, now);
+        let (mut said, mut events) = (Vec::new(), Vec::new());
+        while let Some(transmit) = host.client.poll_transmit(&mut self.buffer) {
+            assert!(self.buffer.len() <= 1000, "{} bytes", self.buffer.len());
+            said.push(read(transmit, &self.buffer));
+        }
+        while let Some(event) = host.client.poll_event() {
+            events.push(event);
+        }
+        if self.trace {
+            let after = host.client.state();
+            println!(
+                "{:>14.6} client {who}: {before} -> {after} by {input:?}: {result:?}",
+                (now - START).as_secs_f64()
+            );
+            said.iter().for_each(|said| println!("{:17}{said:?}", ""));
+            events.iter().for_each(|event| println!("{:17}{event:?}", ""));
+        }
+        host.referee.judge((input, before, listening), result, (&said, &events), &host.client, now);
+        for said in &said {
+            match said {
+                Said::Dhcp(heard) => {
+                    self.coverage.messages += 1;
+                    self.hosts[who].about = heard.requested.or(heard.ciaddr).unwrap_or(self.hosts[who].about);
+                    self.send(heard);
+                }
+                Said::Arp(arp) => self.ask_all(who, arp),
+            }
+        }
+        for event in &events {
+            self.note(who, event);
+        }
+        let state = self.hosts[who].client.state();
+        if self.needles && (state != before || self.chance.percent(10)) {
+            self.thread_needle(who, state);
+        }
+        self.judge_all(who);
+    }
+
+    fn note(&mut self, who: usize, event: &Event) {
+        let host = &mut self.hosts[who];
+        match event {
+            Event::Bound(lease) | Event::Changed { new: lease, .. } => {
+                host.last_address = Some(lease.address);
+                self.coverage.acquired += 1;
+            }
+            Event::Renewed(_) => self.coverage.renewed += 1,
+            Event::Lost { .. } => self.coverage.lost += 1,
+            Event::GaveUp(_) | Event::Released => {
+                self.coverage.gave_up += u64::from(matches!(event, Event::GaveUp(_)));
+                let longest = if self.troubles == 0 { secs(60) } else { secs(1800) };
+                let wait = self.chance.magnitude(secs(1), longest);
+                let life = host.life;
+                self.schedule(self.now + wait, Happening::Born { who, life });
+            }
+        }
+    }
+
+    /// What concerns more than one client.
+    fn judge_all(&self, who: usize) {
+        let host = &self.hosts[who];
+        let searching = host.referee.searching_for(self.now).min(self.now - self.fair_since);
+        // Every five minutes and a half it asks, and three of five times it gets what it asks for.
+        let patience = if self.loss == 0 { secs(20 * 60) } else { HOUR * 4 };
+        assert!(self.troubles > 0 || searching <= patience, "no lease, with all being fair for {searching:?}");
+        if let Some(used) = host.referee.in_use.filter(|_| self.trustworthy) {
+            let same = |other: &&Host| other.referee.in_use.is_some_and(|theirs| theirs.address == used.address);
+            assert_eq!(self.hosts.iter().filter(same).count(), 1, "{} is two clients'", used.address);
+        }
+    }
+
+    /// The next client of this host: one that knows nothing, or one that had an address.
+    fn bear(&mut self, who: usize) {
+        self.coverage.busiest = self.coverage.busiest.max(self.hosts[who].referee.busiest);
+        let (now, seed, reboots) = (self.now, self.chance.next(), self.chance.percent(60));
+        let host = &mut self.hosts[who];
+        host.life += 1;
+        host.config.requested = host.last_address;
+        host.referee = Referee::new(&host.config, None, self.plan.lag, now);
+        host.client = match host.last_address.filter(|_| reboots) {
+            Some(address) => Client::reboot(host.config.clone(), address, seed, now),
+            None => Client::new(host.config.clone(), seed, now),
+        };
+        self.after_birth(who);
+    }
+
+    /// The daemon was started anew, and has a lease in its file.
+    pub fn resume(&mut self, who: usize, lease: Lease, honest: bool) {
+        let (now, seed) = (self.now, self.chance.next());
+        self.coverage.busiest = self.coverage.busiest.max(self.hosts[who].referee.busiest);
+        let host = &mut self.hosts[who];
+        host.life += 1;
+        host.referee = Referee::new(&host.config, Some((&lease, honest)), self.plan.lag, now);
+        host.client = Client::resume(host.config.clone(), lease, seed, now);
+        self.after_birth(who);
+    }
+
+    fn after_birth(&mut self, who: usize) {
+        if self.hosts[who].cut > 0 {
+            // The daemon looks at the link before it lets the client speak.
+            self.hosts[who].client.handle_carrier(false, self.now);
+            self.step(who, Input::Carrier(false), |_, _| Ok(()));
+        } else {
+            self.step(who, Input::Start, |_, _| Ok(()));
+        }
+    }
+
+    /// The carrier goes, or comes back once all reasons for its absence have gone.
+    pub fn cut(&mut self, who: usize, back: bool) {
+        let host = &mut self.hosts[who];
+        host.cut = if back { host.cut - 1 } else { host.cut + 1 };
+        let present = host.cut == 0;
+        if present == host.referee.carrier {
+            return;
+        }
+        self.coverage.count(host.client.state(), if present { CARRIER } else { NO_CARRIER });
+        self.step(who, Input::Carrier(present), |client, now| {
+            client.handle_carrier(present, now);
+            Ok(())
+        });
+    }
+
+    pub fn release(&mut self, who: usize) {
+        self.step(who, Input::Release, |client, now| {
+            client.release(now);
+            Ok(())
+        });
+    }
+}
+
+/// The network.
+impl World {
+    /// When a frame arrives, if it does: perhaps not at all, perhaps twice.
+    fn arrivals(&mut self) -> [Option<Instant>; 2] {
+        let once = |world: &mut Self| {
+            let (low, high) = world.plan.delay;
+            let delay = world.chance.time(low, high);
+            let late = world.chance.per_mille(world.mess.2);
+            let late = if late { world.chance.magnitude(micros(1000), secs(60)) } else { Duration::ZERO };
+            world.now + delay + late
+        };
+        if self.chance.per_mille(self.loss) {
+            return [None, None];
+        }
+        let first = once(self);
+        let second = self.chance.per_mille(self.mess.0).then(|| once(self));
+        [Some(first), second]
+    }
+
+    /// A client's message is on the wire.
+    fn send(&mut self, heard: &Heard) {
+        let farewell = matches!(heard.message_type, RELEASE | DECLINE);
+        for which in 0..self.servers.len() {
+            let address = self.servers[which].address;
+            if heard.to_ip.is_some_and(|to| !to.is_broadcast() && to != address) {
+                continue;
+            }
+            for at in self.arrivals().into_iter().flatten() {
+                // A farewell that came much later would end the next lease: no server can tell.
+                let at = if farewell { at.min(self.now + self.plan.delay.1) } else { at };
+                // A damaged message is one that no server reads.
+                if !self.chance.per_mille(self.mess.1) {
+                    self.schedule(at, Happening::ToServer { which, heard: *heard });
+                }
+            }
+        }
+        if let Some(style) = self.hostile {
+            let names = self.names();
+            let reply = hostile::mischief(style, heard, &names, &mut self.chance);
+            if let Some(reply) = reply {
+                let frame =
+                    reply.write((hostile::MAC, hostile::ADDRESS), (heard.chaddr, reply.yiaddr.unwrap_or(NOBODY)));
+                let delay = self.chance.magnitude(micros(20), micros(5000));
+                self.put_on_wire(heard.chaddr, &frame, Input::Frame(Some(reply)), self.now + delay);
+            }
+        }
+    }
+
+    pub fn names(&self) -> Vec<Ipv4Addr> {
+        self.servers.iter().map(|server| server.address).chain([hostile::ADDRESS]).collect()
+    }
+
+    fn serve(&mut self, which: usize, heard: &Heard) {
+        let server = &mut self.servers[which];
+        if !server.up {
+            return;
+        }
+        let Some(reply) = server.hear(heard, self.now) else { return };
+        let from = (server.mac, server.address);
+        self.trace(|_| format!("server {which} heard {heard:?}, says {reply:?}"));
+        // RFC 2131 4.1.
+        let to = match (reply.yiaddr, heard.ciaddr) {
+            (_, Some(ciaddr)) => (heard.chaddr, ciaddr),
+            (Some(yiaddr), None) if !heard.broadcast_flag => (heard.chaddr, yiaddr),
+            _ => (BROADCAST, Ipv4Addr::BROADCAST),
+        };
+        let frame = reply.write(from, to);
+        for at in self.arrivals().into_iter().flatten() {
+            self.put_on_wire(to.0, &frame, Input::Frame(Some(reply)), at);
+        }
+    }
+
+    /// Brings a frame to whom it concerns, or to all.
+    pub fn put_on_wire(&mut self, to: Mac, frame: &[u8], input: Input, at: Instant) {
+        for who in 0..self.hosts.len() {
+            let mac = self.hosts[who].config.mac;
+            if to != BROADCAST && to != mac {
+                continue;
+            }
+            let mut frame = frame.to_vec();
+            let foreign = matches!(input, Input::Frame(Some(reply)) if reply.chaddr != mac);
+            let damaged = self.chance.per_mille(self.mess.1);
+            if damaged {
+                self.damage(&mut frame);
+            }
+            let input = if foreign || damaged { Input::Frame(None) } else { input };
+            self.schedule(at, Happening::ToClient { who, frame, input });
+        }
+    }
+
+    /// One byte is another, or the end is missing. Neither the sender's MAC, which the Ethernet checksum protects where
+    /// there is one, nor the UDP checksum, which may look unfilled then.
+    fn damage(&mut self, frame: &mut Vec<u8>) {
+        if self.chance.percent(20) {
+            frame.truncate(self.chance.below(frame.len() as u64) as usize);
+            return;
+        }
+        let at = self.chance.below(frame.len() as u64) as usize;
+        let at = if (6..12).contains(&at) || (40..42).contains(&at) { 12 } else { at };
+        frame[at] ^= self.chance.between(1, 256) as u8;
+    }
+
+    /// An ARP packet of a client goes to all: servers, other clients and what else has an address answers.
+    fn ask_all(&mut self, who: usize, arp: &Arp) {
+        let (now, asker) = (self.now, self.hosts[who].config.mac);
+        let mut answers = Vec::new();
+        for server in self.servers.iter().filter(|server| server.up && server.address == arp.wanted) {
+            answers.push((server.mac, micros(200)));
+        }
+        for host in &self.hosts {
+            let has_it = host.referee.in_use.is_some_and(|used| used.address == arp.wanted);
+            if has_it && host.config.mac != asker && host.referee.carrier && now >= self.asleep_until {
+                answers.push((host.config.mac, micros(200))); // The kernel does that.
+            }
+        }
+        let taken = self.servers.iter().any(|server| (0..3).any(|n| server.host(n) == arp.wanted));
+        if let Some(delay) = self.owner.filter(|_| taken) {
+            answers.push((OWNER, delay));
+        }
+        for (from, delay) in answers {
+            let answer = Arp { reply: true, from, from_ip: arp.wanted, to: asker, wanted: arp.from_ip };
+            if !self.chance.per_mille(self.loss) {
+                self.put_on_wire(asker, &answer.write(), Input::Arp(answer), now + delay);
+            }
+        }
+        for other in 0..self.hosts.len() {
+            if other != who && !self.chance.per_mille(self.loss) {
+                let what = Happening::ToClient { who: other, frame: arp.write(), input: Input::Arp(*arp) };
+                self.schedule(now + micros(100), what);
+            }
+        }
+    }
+}
