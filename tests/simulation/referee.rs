@@ -38,7 +38,7 @@ pub struct Used {
     pub server: Ipv4Addr,
     pub honest: bool,
     pub since: Instant,
-    acquired_at: Instant,
+    pub acquired_at: Instant,
     renew_at: Option<Instant>,
     rebind_at: Option<Instant>,
     pub expires_at: Option<Instant>,
@@ -70,6 +70,8 @@ pub struct Referee {
     pub awake_since: Instant,
     unbound_since: Instant,
     asked_at: Instant,
+    /// The carrier was away: what the server thinks of the lease is to be asked, be it T1 or not.
+    may_have_moved: bool,
     offer_since: Option<Instant>,
     exchange: Option<Exchange>,
     /// The xid of an exchange that has come to its end.
@@ -103,6 +105,7 @@ impl Referee {
             awake_since: now,
             unbound_since: now,
             asked_at: Instant::from_boot(Duration::ZERO),
+            may_have_moved: false,
             offer_since: None,
             exchange: None,
             stale: None,
@@ -139,6 +142,7 @@ impl Referee {
         if let Input::Carrier(present) = input {
             if present && !self.carrier {
                 self.carrier_since = now;
+                self.may_have_moved = self.in_use.is_some();
             }
             self.carrier = present;
         }
@@ -161,13 +165,13 @@ impl Referee {
             }
         }
         if let Input::Arp(Arp { from: by, from_ip, .. }) = input
-            && (before, was_listening, self.probe != Probe::Off) == ("BOUND", true, true)
-            && by != self.mac
+            && matches!(before, "BOUND" | "RENEWING" | "REBINDING")
+            && (was_listening, self.probe != Probe::Off, by != self.mac) == (true, true, true)
             && held.is_some_and(|held| held.address == from_ip)
         {
             let lost =
                 |event: &Event| matches!(event, Event::Lost { why: Lost::Conflict { by: them }, .. } if *them == by);
-            assert!(events.iter().any(lost), "a conflict while BOUND and listening is of no consequence");
+            assert!(events.iter().any(lost), "a conflict over an address in use is of no consequence");
         }
         self.judge_rest(input, client, now);
     }
@@ -266,6 +270,7 @@ impl Referee {
         let seconds = ack.lease.expect("an ACK without a lease time");
         let time = (seconds != u32::MAX).then_some(Duration::from_secs(seconds.into()));
         assert_eq!(lease.lease_time, time, "not the time that was granted");
+        assert!(lease.expires_at().is_none_or(|expiry| now < expiry), "a lease that is over already");
         if before == "REQUESTING" {
             assert_eq!(exchange.server, ack.server, "an ACK of a server that was not asked");
         }
@@ -280,9 +285,12 @@ impl Referee {
         let asked = if ack.rapid && exchange.request.is_none() { exchange.discover } else { exchange.request };
         let asked = asked.expect("an answer to something");
         assert!(lease.acquired_at <= asked, "the lease counts from {:?}, asked at {asked:?}", lease.acquired_at);
-        assert!(asked - lease.acquired_at <= CAP_WAIT, "the lease counts from long before it was asked for");
+        assert!(
+            self.may_have_moved || asked - lease.acquired_at <= CAP_WAIT,
+            "the lease counts from long before it was asked for"
+        );
         assert!(lease.routers.len() + lease.routes.len() + lease.dns_servers.len() <= 2, "more than was said");
-        self.in_use = Some(used(lease, ack.honest, now));
+        (self.in_use, self.may_have_moved) = (Some(used(lease, ack.honest, now)), false);
         self.stale = Some(exchange.xid);
     }
 
@@ -297,6 +305,7 @@ impl Referee {
 
         assert_eq!(heard.chaddr, self.mac, "chaddr");
         assert_eq!(heard.client_id, *self.client_id.get_or_insert(heard.client_id), "the client identifier changes");
+        assert!(!heard.words || heard.message_type == DECLINE, "option 56");
         assert!(heard.names <= 1, "options 12 and 81 together");
         let asks = matches!(heard.message_type, DISCOVER | REQUEST);
         assert_eq!(heard.wishes, asks, "options 55 and 57");
@@ -335,8 +344,9 @@ impl Referee {
                 self.stale = self.exchange.map(|exchange| exchange.xid);
             }
             RELEASE => {
-                let held = held.expect("RELEASE without a lease");
-                assert_eq!((heard.ciaddr, heard.server), (Some(held.address), Some(held.server)), "in a RELEASE");
+                let acknowledged = self.ack.map(|ack| (ack.yiaddr, ack.server));
+                let held = held.map(|held| (Some(held.address), Some(held.server))).or(acknowledged);
+                assert_eq!(held, Some((heard.ciaddr, heard.server)), "in a RELEASE");
                 assert_eq!((heard.requested, heard.from_ip), (None, heard.ciaddr), "in a RELEASE");
                 assert!(self.over, "RELEASE, and the address is still in use");
             }
@@ -354,8 +364,9 @@ impl Referee {
         let held = self.in_use.expect("renewing without a lease");
         assert_eq!(held.address, address, "renewing another address");
         assert_eq!(heard.from_ip, heard.ciaddr, "from another address than the leased one");
-        let (renew, rebind) = held.renew_at.zip(held.rebind_at).expect("an infinite lease wants no renewal");
-        assert!(now + FUZZ >= renew, "a renewal before T1");
+        let never = Instant::from_boot(Duration::MAX);
+        let (renew, rebind) = (held.renew_at.unwrap_or(never), held.rebind_at.unwrap_or(never));
+        assert!(now + FUZZ >= renew || self.may_have_moved, "a renewal before T1");
         match heard.datagram {
             true => {
                 assert!(now < rebind, "unicast after T2");
@@ -372,7 +383,10 @@ impl Referee {
     fn enter_exchange(&mut self, heard: &Heard, now: Instant) {
         assert_ne!(self.stale, Some(heard.xid), "the xid of an exchange that is over");
         let new = Exchange { xid: heard.xid, discover: None, request: None, server: None };
-        let mut exchange = self.exchange.filter(|exchange| exchange.xid == heard.xid).unwrap_or(new);
+        let mut exchange = self.exchange.filter(|exchange| exchange.xid == heard.xid).unwrap_or_else(|| {
+            self.offer_since = None; // It was made to another DISCOVER.
+            new
+        });
         match heard.message_type {
             DISCOVER => exchange.discover.get_or_insert(now),
             _ => exchange.request.get_or_insert(now),
@@ -407,7 +421,8 @@ impl Referee {
         let known = client.lease().map(|lease| (lease.address, lease.acquired_at));
         let used = self.in_use.map(|used| (used.address, used.acquired_at));
         assert_eq!(known, used, "the lease in use is another one than the events say");
-        let Some(used) = self.in_use else { return };
+        // On its way out it asks for nothing, and is gone in a moment.
+        let Some(used) = self.in_use.filter(|_| client.state() != "RELEASING") else { return };
         let Some(expiry) = used.expires_at else { return };
         assert!(now < expiry, "an address in use after its time");
         assert!(due.is_some_and(|due| due <= expiry), "nobody watches over the expiry in {}", client.state());
@@ -425,8 +440,10 @@ impl Referee {
             return now;
         };
         let asked = self.asked_at;
-        let by = if asked < self.carrier_since || asked + FUZZ < renew {
-            renew.max(self.carrier_since)
+        let by = if self.may_have_moved && asked < self.carrier_since {
+            self.carrier_since
+        } else if asked + FUZZ < renew && !self.may_have_moved {
+            renew
         } else if asked + FUZZ < rebind {
             rebind.min(asked + ((rebind - asked) / 2).max(A_MINUTE))
         } else {

@@ -49,6 +49,8 @@ pub struct Server {
     /// The third byte of its network: another one with each renumbering.
     network: u8,
     hosts: u8,
+    /// Since when it remembers what it does.
+    pub remembers_since: Instant,
     entries: Vec<Entry>,
     declined: Vec<(Ipv4Addr, Instant)>,
 }
@@ -67,20 +69,22 @@ impl Server {
             refuses: false,
             network: 0,
             hosts,
+            remembers_since: Instant::from_boot(Duration::ZERO),
             entries: Vec::new(),
             declined: Vec::new(),
         }
     }
 
     /// The server has lost its memory.
-    pub fn forget(&mut self) {
+    pub fn forget(&mut self, now: Instant) {
         self.entries.clear();
+        self.remembers_since = now;
     }
 
     /// All leases are of the past: the network has another number now, one that it never had before.
-    pub fn renumber(&mut self) {
+    pub fn renumber(&mut self, now: Instant) {
         self.network = self.network.wrapping_add(1);
-        self.forget();
+        self.forget(now);
     }
 
     /// The `n`-th address that it may give to somebody.

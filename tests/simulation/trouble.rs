@@ -3,6 +3,7 @@
 use super::hostile;
 use super::plan::*;
 use super::referee::Input;
+use super::server::Server;
 use super::wire::*;
 use super::world::{Happening, START, STRANGER, World};
 use smol_dhcp_proxy::dhcp::Ignored;
@@ -18,10 +19,10 @@ impl World {
             Trouble::Mess { twice, damaged, late } => self.mess = (twice, damaged, late),
             Trouble::Down(which) => self.servers[which].up = false,
             Trouble::Forgets(which) => {
-                self.servers[which].forget();
+                self.servers[which].forget(self.now);
                 self.trustworthy = false;
             }
-            Trouble::Renumbers(which) => self.servers[which].renumber(),
+            Trouble::Renumbers(which) => self.servers[which].renumber(self.now),
             Trouble::Refuses(which) => self.servers[which].refuses = true,
             Trouble::Hostile(style) => (self.hostile, self.trustworthy) = (Some(style), false),
             Trouble::Needles => {
@@ -162,8 +163,8 @@ impl World {
                 assert!(host.referee.over || host.referee.searching_for(now) < secs(60), "no lease in the end");
                 continue;
             };
-            let server = self.servers.iter().position(|server| server.address == used.server && used.honest);
-            if let Some(server) = server {
+            let leased = |server: &Server| server.address == used.server && server.remembers_since < used.acquired_at;
+            if let Some(server) = self.servers.iter().position(leased).filter(|_| used.honest) {
                 let theirs = self.servers[server].lease_of(host.config.mac, now);
                 let (address, until) = theirs.expect("the server knows nothing of the lease");
                 let longer = until.is_none_or(|until| used.expires_at.is_some_and(|expiry| expiry <= until));

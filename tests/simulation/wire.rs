@@ -34,6 +34,8 @@ pub struct Heard {
     pub wishes: bool,
     /// Options 12 and 81.
     pub names: u8,
+    /// Option 56.
+    pub words: bool,
     /// Option 61, summed up.
     pub client_id: u32,
     /// To one server from the leased address, as a datagram that the kernel routes.
@@ -133,6 +135,7 @@ fn read_message(payload: &[u8]) -> Heard {
             53 => heard.message_type = value[0],
             54 => heard.server = some_ip(value),
             55 | 57 => wishes += 1,
+            56 => heard.words = true,
             61 => heard.client_id = value.iter().fold(1, |sum: u32, byte| sum.rotate_left(5) ^ u32::from(*byte)),
             80 => heard.rapid = true,
             code => panic!("option {code} in a client's message"),
@@ -256,7 +259,7 @@ impl Arp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode, UnknownOption};
+    use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
     use dhcproto::{Decodable, Decoder, Encodable, Encoder};
 
     const CLIENT: Mac = [2, 0, 0, 0, 0, 5];
@@ -312,7 +315,7 @@ mod tests {
             DhcpOption::ServerIdentifier(server),
             DhcpOption::ParameterRequestList(vec![OptionCode::Router]),
             DhcpOption::MaxMessageSize(1472),
-            DhcpOption::Unknown(UnknownOption::new(OptionCode::from(80), Vec::new())),
+            DhcpOption::RapidCommit,
         ];
         for option in options {
             message.opts_mut().insert(option);

@@ -67,7 +67,7 @@ pub struct Host {
     /// Counts the clients that this one was.
     pub life: u32,
     /// How many reasons there are for its interface to have no carrier.
-    pub cut: u32,
+    pub cut: i32,
     /// The address that the last message was about.
     pub about: Ipv4Addr,
     pub last_address: Option<Ipv4Addr>,
@@ -91,6 +91,8 @@ pub struct World {
     /// How many troubles there are.
     pub troubles: u32,
     pub fair_since: Instant,
+    /// When the last RELEASE or DECLINE arrives.
+    pub farewell_at: Instant,
     /// Nothing has happened that could give an address to two clients.
     pub trustworthy: bool,
     pub coverage: Coverage,
@@ -116,6 +118,7 @@ impl World {
             asleep_until: START,
             troubles: 0,
             fair_since: START,
+            farewell_at: START,
             trustworthy: true,
             coverage: Coverage::default(),
             buffer: Vec::new(),
@@ -355,7 +358,7 @@ impl World {
     pub fn cut(&mut self, who: usize, back: bool) {
         let host = &mut self.hosts[who];
         host.cut = if back { host.cut - 1 } else { host.cut + 1 };
-        let present = host.cut == 0;
+        let present = host.cut <= 0; // Asleep, the end may be heard before the beginning.
         if present == host.referee.carrier {
             return;
         }
@@ -402,8 +405,9 @@ impl World {
                 continue;
             }
             for at in self.arrivals().into_iter().flatten() {
-                // A farewell that came much later would end the next lease: no server can tell.
-                let at = if farewell { at.min(self.now + self.plan.delay.1) } else { at };
+                // A farewell that something later overtakes would end the next lease: no server can tell.
+                let at = if farewell { self.now + self.plan.delay.1 } else { at.max(self.farewell_at) };
+                self.farewell_at = if farewell { at } else { self.farewell_at };
                 // A damaged message is one that no server reads.
                 if !self.chance.per_mille(self.mess.1) {
                     self.schedule(at, Happening::ToServer { which, heard: *heard });
@@ -455,7 +459,8 @@ impl World {
             }
             let mut frame = frame.to_vec();
             let foreign = matches!(input, Input::Frame(Some(reply)) if reply.chaddr != mac);
-            let damaged = self.chance.per_mille(self.mess.1);
+            // ARP has no checksum of its own: damage to it is for Ethernet's to find.
+            let damaged = matches!(input, Input::Frame(_)) && self.chance.per_mille(self.mess.1);
             if damaged {
                 self.damage(&mut frame);
             }
