@@ -120,7 +120,7 @@ fn time_comes_before_frames() {
     c.wakes_at(3600).says(Lost(IP, Expired)).sends(discover().wanting(IP));
 }
 
-/// RFC 2131 4.4.1: a lease counts from the first REQUEST for it.
+/// RFC 2131 4.4.1: a lease counts from the first REQUEST with the xid of the ACK.
 #[test]
 fn a_lease_counts_from_when_it_was_asked_for() {
     let mut c = Conversation::start().without_fuzz();
@@ -130,7 +130,16 @@ fn a_lease_counts_from_when_it_was_asked_for() {
     c.at(4).hears(ack(IP, hours(1))).says(Bound(IP));
     c.at(1801).sends(renew(IP));
     c.at(2476).sends(renew(IP)).hears(ack(IP, hours(1))).says(Renewed(IP));
-    assert_eq!(c.lease().acquired_at, start_of_time() + seconds(1801));
+    assert_eq!(c.lease().acquired_at, start_of_time() + seconds(2476), "a minute later it is another exchange");
+}
+
+/// Hours may lie between the REQUESTs of one renewal: a server that has come to lease for minutes still gives us those.
+#[test]
+fn a_server_that_shortens_its_leases_is_understood() {
+    let mut c = Conversation::bound(hours(96));
+    c.at(172_800).sends(renew(IP));
+    c.at(237_600).sends(renew(IP)).hears(ack(IP, seconds(600))).says(Renewed(IP));
+    c.at(237_900).sends(renew(IP));
 }
 
 /// With nobody waiting, a server that goes on refusing hears two messages in ever longer intervals.

@@ -16,7 +16,8 @@ const ARP_PATIENCE: Duration = Duration::from_millis(200);
 /// From the last probe to the use of the address, and from one announcement to the next: ANNOUNCE_WAIT and
 /// ANNOUNCE_INTERVAL (RFC 5227 1.1).
 const ANNOUNCE: Duration = Duration::from_secs(2);
-/// How long a DISCOVER is repeated under one xid. A lease by rapid commit counts from the first of them.
+/// How long a DISCOVER, or the REQUEST of a renewal, is repeated under one xid. A lease counts from the first message
+/// with the xid of its ACK; were that hours ago, a server that now leases for less would have given us nothing.
 const ROUND: Duration = Duration::from_secs(60);
 /// A lease that was held longer than this has made good for earlier setbacks.
 const STABLE: Duration = Duration::from_secs(128);
@@ -32,7 +33,6 @@ impl Client {
     /// To SELECTING (RFC 2131 4.4.1), or to it again when an `exchange` is under way and nobody has offered anything
     /// (RFC 2131 3.1 (3)).
     pub(super) fn discover(&mut self, exchange: Option<Exchange>, now: Instant) -> State {
-        let exchange = exchange.filter(|exchange| now - exchange.since < ROUND);
         let mut exchange = self.exchange_or_new(exchange, now);
         self.search.discovers = self.search.discovers.saturating_add(1);
         // Counted over all rounds: a server that offers and then falls silent does not make us hasty.
@@ -254,26 +254,28 @@ impl Client {
     /// To RENEWING, or to it again: to the server itself, whose identifier is its address (RFC 2131 4.1), from ours.
     /// Neither server identifier nor requested address go with it (RFC 2131 4.3.2).
     pub(super) fn renew(&mut self, held: Held, exchange: Option<Exchange>, now: Instant) -> State {
+        let is_first = exchange.is_none_or(|exchange| exchange.sent == 0);
         let mut exchange = self.exchange_or_new(exchange, now);
         if self.carrier {
-            exchange.say(exchange.since, now, now + Backoff::renewal(held.rebind_at - now));
+            exchange.say(held.renew_at, now, now + Backoff::renewal(held.rebind_at - now));
             let (source, destination) = (held.lease.address, held.lease.server_id);
             let request = Request { ciaddr: Some(source), ..exchange.message(Type::Request) };
             self.allowance.spend(now);
             self.say(Transmit::Datagram { source, destination }, request.write(&self.config));
-            self.probe_own(source, exchange);
+            self.probe_own(source, is_first);
         }
         State::Renewing { exchange, held }
     }
 
     /// To REBINDING, or to it again: the same to everybody (RFC 2131 4.3.2).
     pub(super) fn rebind(&mut self, held: Held, exchange: Option<Exchange>, now: Instant) -> State {
+        let is_first = exchange.is_none_or(|exchange| exchange.sent == 0);
         let mut exchange = self.exchange_or_new(exchange, now);
         if self.carrier {
-            exchange.say(exchange.since, now, now + Backoff::renewal(held.expires_at - now));
+            exchange.say(held.renew_at, now, now + Backoff::renewal(held.expires_at - now));
             let address = held.lease.address;
             self.broadcast(&Request { ciaddr: Some(address), ..exchange.message(Type::Request) }, now);
-            self.probe_own(address, exchange);
+            self.probe_own(address, is_first);
         }
         State::Rebinding { exchange, held }
     }
@@ -281,8 +283,8 @@ impl Client {
     /// RFC 5227 2.4 has a host watch its address for as long as it uses it. We hold no socket between exchanges, so
     /// instead we ask after it once in each renewal; RFC 5227 2.1 forbids such probes only to hosts that do watch, for
     /// those have no need of them.
-    fn probe_own(&mut self, address: Ipv4Addr, exchange: Exchange) {
-        if self.config.probe != Probe::Off && exchange.sent == 1 {
+    fn probe_own(&mut self, address: Ipv4Addr, is_first: bool) {
+        if self.config.probe != Probe::Off && is_first {
             self.say_by_arp(Arp::probe(self.config.mac, address));
         }
     }
@@ -327,6 +329,7 @@ impl Client {
     }
 
     fn exchange_or_new(&mut self, exchange: Option<Exchange>, now: Instant) -> Exchange {
+        let exchange = exchange.filter(|exchange| now - exchange.since < ROUND);
         exchange.unwrap_or_else(|| Exchange::new(self.backoff.xid(), now))
     }
 }
