@@ -49,16 +49,31 @@ pub enum Trouble {
     Sleep,
     /// The daemon starts anew, and goes on with the lease in its file.
     Restart(usize),
+    /// The same, and at once the container is removed. The file does not say where the server is.
+    Leaves(usize),
     /// A container is removed, and made again later.
     Recreate(usize),
+    /// A client asks for its address of earlier times again and again, because the carrier flickers.
+    Flickers(usize),
+    /// A server gives leases of another length.
+    Terms(usize, u32),
+}
+
+/// How a client comes into the world.
+#[derive(Clone, Debug)]
+pub struct Beginning {
+    pub config: Config,
+    /// Whether its socket hears more than it needs.
+    pub hears_all: bool,
+    /// It had an address in earlier times.
+    pub reboots: bool,
 }
 
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub length: Duration,
     pub servers: Vec<Server>,
-    /// The clients, and whether their sockets hear more than they need.
-    pub clients: Vec<(Config, bool)>,
+    pub clients: Vec<Beginning>,
     /// Of each frame on the way.
     pub delay: (Duration, Duration),
     /// Of a thousand frames, always.
@@ -80,7 +95,7 @@ impl Plan {
         let mut plan = Self {
             length,
             servers: (0..servers).map(|which| server(which, terms, chance)).collect(),
-            clients: (0..clients).map(|which| (client(which, chance), chance.percent(30))).collect(),
+            clients: (0..clients).map(|which| client(which, chance)).collect(),
             delay: (micros(delay.0), micros(delay.1)),
             loss: chance.pick(&[0, 0, 0, 50, 250]),
             lag: micros(lag * 1000),
@@ -106,7 +121,7 @@ impl Plan {
     fn trouble(&self, chance: &mut Chance) -> Trouble {
         let server = chance.below(self.servers.len() as u64) as usize;
         let client = chance.below(self.clients.len() as u64) as usize;
-        match chance.below(20) {
+        match chance.below(22) {
             0..=1 => Trouble::Loss(chance.between(100, 1001)),
             2..=3 => {
                 let mut some = |of| chance.pick(&[0, of, of / 4]);
@@ -121,8 +136,11 @@ impl Plan {
             13..=14 => Trouble::NoCarrier(client),
             15 => Trouble::Owner(chance.magnitude(micros(100), secs(3))),
             16 => Trouble::Sleep,
-            17..=18 => Trouble::Restart(client),
-            _ => Trouble::Recreate(client),
+            17 => Trouble::Restart(client),
+            18 => Trouble::Leaves(client),
+            19 => Trouble::Recreate(client),
+            20 => Trouble::Flickers(client),
+            _ => Trouble::Terms(server, chance.pick(&[300, 3600, 20_000, 172_800])),
         }
     }
 }
@@ -155,7 +173,7 @@ fn server(which: u8, terms: Terms, chance: &mut Chance) -> Server {
     server
 }
 
-fn client(which: u8, chance: &mut Chance) -> Config {
+fn client(which: u8, chance: &mut Chance) -> Beginning {
     let mac = [2, 0, 0, 0, 0, 0x10 + which];
     let mut config = Config::new(mac, if chance.percent(80) { vec![0, b'c', which] } else { Vec::new() });
     config.deadline = chance.percent(50).then_some(secs(45));
@@ -163,10 +181,10 @@ fn client(which: u8, chance: &mut Chance) -> Config {
     config.host_name = chance.percent(30).then(|| "c1".to_owned());
     config.fqdn = chance.percent(10).then(|| "c1.example.org".to_owned());
     config.probe = match chance.below(20) {
-        0..=14 => Probe::WithRequest,
-        15 => Probe::Off,
+        0..=12 => Probe::WithRequest,
+        13 => Probe::Off,
         _ => Probe::Before(chance.between(1, 4) as u8),
     };
-    config.requested = chance.percent(20).then(|| [10, 0, 0, 10 + chance.below(4) as u8].into());
-    config
+    config.requested = chance.percent(40).then(|| [10, 0, 0, 10 + chance.below(4) as u8].into());
+    Beginning { reboots: config.requested.is_some() && chance.percent(60), hears_all: chance.percent(30), config }
 }

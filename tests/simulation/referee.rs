@@ -147,6 +147,7 @@ impl Referee {
             self.carrier = present;
         }
         self.hear(input, before, result.is_ok(), now);
+        self.judge_deafness(input, before, result.is_ok());
         assert!(said.len() <= 6 && events.len() <= 3, "{} things said, {} events at once", said.len(), events.len());
         assert!(said.is_empty() || self.carrier, "{:?} without a carrier", said[0]);
         assert!((said.is_empty() && events.is_empty()) || !self.over, "{said:?} {events:?} from a stopped client");
@@ -209,6 +210,20 @@ impl Referee {
             Input::Frame(None) => assert!(!accepted, "garbage was accepted"),
             Input::Start | Input::Timeout | Input::Carrier(_) | Input::Release => {}
         }
+    }
+
+    /// What a client has asked an honest server for, and gets in time, it takes.
+    fn judge_deafness(&self, input: Input, before: &str, accepted: bool) {
+        let Input::Frame(Some(reply @ Reply { message_type: ACK, honest: true, .. })) = input else { return };
+        let Some(exchange) = self.exchange.filter(|exchange| exchange.xid == reply.xid) else { return };
+        let asked = match before {
+            "REQUESTING" => reply.server == exchange.server,
+            "REBOOTING" | "RENEWING" | "REBINDING" => true,
+            _ => false,
+        };
+        // A lease of a minute may be over before it is here.
+        let lasts = reply.lease.is_some_and(|lease| lease > 120);
+        assert!(!asked || !lasts || accepted, "an honest ACK is ignored in {before}");
     }
 
     fn judge_event(&mut self, event: &Event, input: Input, before: &str, said: &[Said], now: Instant) {
@@ -311,7 +326,9 @@ impl Referee {
         assert_eq!(heard.wishes, asks, "options 55 and 57");
         assert_eq!(heard.broadcast_flag, self.broadcast && heard.ciaddr.is_none() && asks, "the flag");
         assert_eq!(heard.secs > 0, asks, "secs {}", heard.secs);
-        assert!(u64::from(heard.secs) <= (now - self.born).as_secs().max(1), "secs {}", heard.secs);
+        let renewing_since = self.in_use.and_then(|used| used.renew_at).unwrap_or(self.born);
+        let secs = (now + FUZZ - self.born.min(renewing_since)).as_secs().max(1);
+        assert!(u64::from(heard.secs) <= secs, "secs {}", heard.secs);
         match heard.message_type {
             DISCOVER => {
                 assert_eq!((heard.ciaddr, heard.server), (None, None), "in a DISCOVER");

@@ -28,14 +28,26 @@ impl World {
             Trouble::Needles => {
                 (self.needles, self.trustworthy) = (true, false);
                 for who in 0..self.hosts.len() {
-                    self.thread_needle(who, self.hosts[who].client.state());
+                    self.thread_needles(who, self.hosts[who].client.state());
                 }
             }
             Trouble::NoCarrier(who) => self.happen(Happening::Carrier { who, back: false }),
             Trouble::Owner(delay) => self.owner = Some(delay),
             Trouble::Sleep => self.asleep_until = self.asleep_until.max(START + end),
-            Trouble::Restart(who) => self.restart(who),
+            Trouble::Restart(who) => {
+                let knows_server = self.chance.percent(50);
+                self.restart(who, knows_server);
+            }
+            Trouble::Leaves(who) => {
+                self.restart(who, false);
+                self.release(who);
+            }
             Trouble::Recreate(who) => self.release(who),
+            Trouble::Flickers(who) => self.flicker(who),
+            Trouble::Terms(which, lease) => {
+                (self.servers[which].terms.t1, self.servers[which].terms.t2) = (None, None);
+                self.servers[which].terms.lease = lease;
+            }
         }
     }
 
@@ -54,19 +66,37 @@ impl World {
             Trouble::NoCarrier(who) => self.happen(Happening::Carrier { who, back: true }),
             Trouble::Owner(_) => self.owner = None,
             Trouble::Sleep => self.wake(),
-            Trouble::Forgets(_) | Trouble::Renumbers(_) | Trouble::Restart(_) | Trouble::Recreate(_) => {}
+            Trouble::Terms(which, _) => self.servers[which].terms = self.plan.servers[which].terms,
+            Trouble::Forgets(_) | Trouble::Renumbers(_) | Trouble::Restart(_) => {}
+            Trouble::Leaves(_) | Trouble::Recreate(_) | Trouble::Flickers(_) => {}
         }
     }
 
     /// The daemon starts anew, and goes on with the lease that it finds in its file.
-    fn restart(&mut self, who: usize) {
+    fn restart(&mut self, who: usize, knows_server: bool) {
         let host = &self.hosts[who];
         let Some(mut lease) = host.client.lease().cloned().filter(|_| host.referee.in_use.is_some()) else { return };
-        if self.chance.percent(50) {
+        if !knows_server {
             lease.server_mac = None; // A file of another make.
         }
         let honest = host.referee.in_use.is_some_and(|used| used.honest);
         self.resume(who, lease, honest);
+    }
+
+    /// A machine that has just booted, at a port that cannot make up its mind.
+    fn flicker(&mut self, who: usize) {
+        if self.asleep_until > self.now || self.hosts[who].cut != 0 {
+            return;
+        }
+        self.release(who);
+        self.bear(who, true);
+        let mut at = self.now;
+        for _ in 0..self.chance.between(20, 70) {
+            at = at + self.chance.magnitude(micros(100), micros(300_000));
+            self.schedule(at, Happening::Carrier { who, back: false });
+            at = at + micros(50);
+            self.schedule(at, Happening::Carrier { who, back: true });
+        }
     }
 
     fn wake(&mut self) {
@@ -75,20 +105,28 @@ impl World {
         }
     }
 
-    /// Something will befall this client soon, the sooner the shorter its state may last.
-    pub fn thread_needle(&mut self, who: usize, state: &str) {
-        let wait = match state {
-            "INIT" | "SELECTING" | "REQUESTING" | "REBOOTING" | "PROBING" => self.chance.magnitude(micros(10), secs(2)),
-            "RELEASING" => self.chance.magnitude(micros(10), micros(200_000)),
-            "BOUND" => self.chance.magnitude(micros(1000), HOUR * 6),
-            _ => self.chance.magnitude(micros(10), HOUR),
+    /// Things will befall this client soon, the sooner and the more of them the shorter its state may last.
+    pub fn thread_needles(&mut self, who: usize, state: &str) {
+        let (number, longest) = match state {
+            "RELEASING" => (8, micros(200_000)),
+            "INIT" | "PROBING" => (3, secs(2)),
+            "SELECTING" | "REQUESTING" => (2, secs(2)),
+            "INIT-REBOOT" | "REBOOTING" => (8, secs(3)),
+            "REBINDING" => (10, HOUR),
+            "BOUND" => (1, HOUR * 6),
+            _ => (2, HOUR),
         };
         let life = self.hosts[who].life;
-        self.schedule(self.now + wait, Happening::Needle { who, life });
+        for _ in 0..number {
+            let wait = self.chance.magnitude(micros(10), longest);
+            self.schedule(self.now + wait, Happening::Needle { who, life });
+        }
     }
 
     pub fn needle(&mut self, who: usize) {
+        let hears = self.hosts[who].referee.carrier;
         match self.chance.below(14) {
+            0..=8 | 12 if !hears => {}
             0..=7 => self.say_anything(who),
             8 => self.claim(who),
             9 => {
@@ -117,7 +155,8 @@ impl World {
                 self.deliver(who, &frame, Input::Frame(None));
             }
             _ => {
-                self.restart(who);
+                let knows_server = self.chance.percent(30);
+                self.restart(who, knows_server);
                 if self.chance.percent(50) {
                     self.release(who);
                 }

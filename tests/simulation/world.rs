@@ -131,8 +131,12 @@ impl World {
             world.schedule(START + begin, Happening::Begin(n));
             world.schedule(START + end, Happening::End(n));
         }
-        for (config, hears_all) in world.plan.clients.clone() {
-            let client = Client::new(config.clone(), world.chance.next(), world.now);
+        for Beginning { config, hears_all, reboots } in world.plan.clients.clone() {
+            let seed = world.chance.next();
+            let client = match config.requested.filter(|_| reboots) {
+                Some(address) => Client::reboot(config.clone(), address, seed, world.now),
+                None => Client::new(config.clone(), seed, world.now),
+            };
             let referee = Referee::new(&config, None, world.plan.lag, world.now);
             let (about, last_address) = (NOBODY, config.requested);
             world.hosts.push(Host { config, client, referee, hears_all, life: 0, cut: 0, about, last_address });
@@ -203,7 +207,10 @@ impl World {
                     self.deliver(who, &frame, input);
                 }
             }
-            Happening::Born { who, life } if self.hosts[who].life == life => self.bear(who),
+            Happening::Born { who, life } if self.hosts[who].life == life => {
+                let reboots = self.chance.percent(60);
+                self.bear(who, reboots);
+            }
             Happening::Needle { who, life } if self.needles && self.hosts[who].life == life => self.needle(who),
             Happening::Born { .. } | Happening::Needle { .. } => {}
             Happening::Carrier { who, back } => self.cut(who, back),
@@ -281,7 +288,7 @@ impl World {
         }
         let state = self.hosts[who].client.state();
         if self.needles && (state != before || self.chance.percent(10)) {
-            self.thread_needle(who, state);
+            self.thread_needles(who, state);
         }
         self.judge_all(who);
     }
@@ -319,9 +326,9 @@ impl World {
     }
 
     /// The next client of this host: one that knows nothing, or one that had an address.
-    fn bear(&mut self, who: usize) {
+    pub fn bear(&mut self, who: usize, reboots: bool) {
         self.coverage.busiest = self.coverage.busiest.max(self.hosts[who].referee.busiest);
-        let (now, seed, reboots) = (self.now, self.chance.next(), self.chance.percent(60));
+        let (now, seed) = (self.now, self.chance.next());
         let host = &mut self.hosts[who];
         host.life += 1;
         host.config.requested = host.last_address;
