@@ -15,7 +15,7 @@ impl fmt::Display for Change<'_> {
             [
                 ("default router", list(lease.routers.first())),
                 ("other routes", list(lease.routes.iter().map(Way))),
-                ("MTU", list(&lease.mtu)),
+                ("MTU", list(lease.mtu)),
                 ("DNS servers", list(&lease.dns_servers)),
                 ("domain", list(&lease.domain_name)),
                 ("search list", list(&lease.search)),
