@@ -24,7 +24,7 @@ use smol_dhcp_proxy::rpc::{Call, Status};
 use smol_dhcp_proxy::rt;
 
 use lab::daemon::{Daemon, Unit};
-use lab::dnsmasq::Dnsmasq;
+use lab::real_server::{Kind, Plan, RealServer};
 use lab::sandbox::{self, Sandbox};
 use lab::stage::Stage;
 use lab::topology::{SERVER_LINK, Topology};
@@ -128,8 +128,8 @@ fn netavark() -> Result<PathBuf> {
     Ok(path)
 }
 
-fn dnsmasq(topology: &Topology) -> Result<Dnsmasq<'_>> {
-    Dnsmasq::start(&topology.server, SERVER_LINK, LEASE, &[])
+fn dnsmasq(topology: &Topology) -> Result<RealServer<'_>> {
+    RealServer::start(Kind::Dnsmasq, &topology.server, SERVER_LINK, &Plan { lease: LEASE, ..Plan::default() })
 }
 
 fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<Duration> {

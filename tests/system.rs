@@ -31,6 +31,8 @@ mod peers;
 mod refusals;
 #[path = "system/resting.rs"]
 mod resting;
+#[path = "system/servers.rs"]
+mod servers;
 
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -55,7 +57,7 @@ fn main() -> ExitCode {
     // Most trials mostly wait.
     arguments.test_threads.get_or_insert(8);
 
-    let groups: [&[Named]; 12] = [
+    let groups: [&[Named]; 13] = [
         lab_itself::TRIALS,
         lease::TRIALS,
         refusals::TRIALS,
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
         resting::TRIALS,
         odd::TRIALS,
         options::TRIALS,
+        servers::TRIALS,
     ];
     let named = groups.concat().into_iter().map(|(name, trial)| (name.to_owned(), Box::new(trial) as _));
     let outside = sandbox.as_ref().err().map(ToString::to_string);

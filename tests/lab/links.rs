@@ -14,7 +14,7 @@ use netlink_packet_route::route::{
 };
 use smol_dhcp_proxy::net::netlink::Netlink;
 use smol_dhcp_proxy::net::netlink::message::{
-    DEL_LINK, GET_ADDRESS, GET_LINK, GET_ROUTE, NEW_ADDRESS, NEW_LINK, NEW_ROUTE,
+    DEL_ADDRESS, DEL_LINK, GET_ADDRESS, GET_LINK, GET_ROUTE, NEW_ADDRESS, NEW_LINK, NEW_ROUTE,
 };
 
 use super::Result;
@@ -131,12 +131,23 @@ impl Namespace {
 
     /// Gives a link an address.
     pub fn add_address(&self, name: &str, address: Ipv4Addr, prefix: u8) -> Result {
+        let message = self.address_message(name, address, prefix)?;
+        self.run(|| request(NEW_ADDRESS, NLM_F_CREATE | NLM_F_EXCL, &message))
+    }
+
+    /// Takes an address off a link.
+    pub fn remove_address(&self, name: &str, address: Ipv4Addr, prefix: u8) -> Result {
+        let message = self.address_message(name, address, prefix)?;
+        self.run(|| request(DEL_ADDRESS, 0, &message))
+    }
+
+    fn address_message(&self, name: &str, address: Ipv4Addr, prefix: u8) -> Result<AddressMessage> {
         let mut message = AddressMessage::default();
         message.header.family = AddressFamily::Inet;
         message.header.prefix_len = prefix;
         message.header.index = self.link(name)?.index;
         message.attributes = vec![AddressAttribute::Local(address.into()), AddressAttribute::Address(address.into())];
-        self.run(|| request(NEW_ADDRESS, NLM_F_CREATE | NLM_F_EXCL, &message))
+        Ok(message)
     }
 
     /// Adds a default route by `gateway`, which an address of the link `name` reaches.
