@@ -21,6 +21,8 @@ mod leaving;
 mod link;
 #[path = "system/manual.rs"]
 mod manual;
+#[path = "system/networks.rs"]
+mod networks;
 #[path = "system/odd.rs"]
 mod odd;
 #[path = "system/options.rs"]
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         odd::TRIALS,
         options::TRIALS,
         servers::TRIALS,
+        networks::TRIALS,
     ];
     let named = groups.concat().into_iter().map(|(name, trial)| (name.to_owned(), Box::new(trial) as _));
     let outside = sandbox.as_ref().err().map(ToString::to_string);
