@@ -27,6 +27,8 @@ mod networks;
 mod odd;
 #[path = "system/options.rs"]
 mod options;
+#[path = "system/peer_fails.rs"]
+mod peer_fails;
 #[path = "system/peers.rs"]
 mod peers;
 #[path = "system/refusals.rs"]
@@ -59,7 +61,7 @@ fn main() -> ExitCode {
     // Most trials mostly wait.
     arguments.test_threads.get_or_insert(8);
 
-    let groups: [&[Named]; 13] = [
+    let groups: [&[Named]; 15] = [
         lab_itself::TRIALS,
         lease::TRIALS,
         refusals::TRIALS,
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         options::TRIALS,
         servers::TRIALS,
         networks::TRIALS,
+        peer_fails::TRIALS,
     ];
     let named = groups.concat().into_iter().map(|(name, trial)| (name.to_owned(), Box::new(trial) as _));
     let outside = sandbox.as_ref().err().map(ToString::to_string);
