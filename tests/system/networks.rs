@@ -1,4 +1,4 @@
-//! Networks out of the ordinary: servers in odd places, two networks, slow, lossy and deaf ways, a conflict.
+//! Networks out of the ordinary: servers in odd places, two networks, slow, lossy and deaf ways, no carrier, a conflict.
 
 use std::net::Ipv4Addr;
 use std::path;
@@ -6,14 +6,14 @@ use std::thread;
 use std::time::Duration;
 
 use dhcproto::v4::{DhcpOption, MessageType, OptionCode};
-use smol_dhcp_proxy::rpc::{Lease, NetworkConfig, Status};
+use smol_dhcp_proxy::rpc::{Code, Lease, NetworkConfig, Status};
 use smol_dhcp_proxy::rt;
 
 use crate::lab::forwarder::Path;
-use crate::lab::scene::{self, SECOND_SERVER, Scene, Slow};
+use crate::lab::scene::{self, BRIDGE_CONTAINER, SECOND_SERVER, Scene, Slow};
 use crate::lab::server::Settings;
 use crate::lab::stage::Stage;
-use crate::lab::topology::{SERVER, Topology};
+use crate::lab::topology::{SERVER, SERVER_LINK, Topology};
 use crate::lab::{Result, eventually, grpc};
 use crate::lease::{check_link, check_released, check_renewal};
 use crate::{Named, program};
@@ -25,6 +25,8 @@ pub(crate) const TRIALS: &[Named] = &[
     ("networks::a_path_with_delay", a_path_with_delay),
     ("networks::kept_although_frames_are_lost", kept_although_frames_are_lost),
     ("networks::a_server_that_forgets_its_offer", forgotten_offer),
+    ("networks::a_carrier_that_comes_late", late_carrier),
+    ("networks::a_carrier_that_never_comes", no_carrier),
     ("networks::a_port_that_is_deaf_for_thirty_seconds", deaf_port),
     ("networks::an_owner_whose_answer_comes_after_the_ack", || conflict(Slow::ToOwner)),
     ("networks::an_owner_whose_answer_comes_before_the_ack", || conflict(Slow::ToServer)),
@@ -133,6 +135,34 @@ fn forgotten_offer() -> Result {
     let lease = scene.setup_with_forgotten_offer()?.map_err(|status| status.message)?;
     assert_eq!(scene.server.heard_of(MessageType::Discover).len(), 2, "{:?}", scene.server.heard_kinds());
     check_link(scene.container(), &lease, 3600)
+}
+
+fn late_carrier() -> Result {
+    let scene = scene::plain(ours, Settings::default())?;
+    let server = &scene.stage.topology.server;
+    server.set_state(SERVER_LINK, false)?;
+    let (lease, carrier) = thread::scope(|scope| -> Result<_> {
+        let setup = scope.spawn(|| scene.stage.setup(0));
+        thread::sleep(Duration::from_secs(2));
+        server.set_state(SERVER_LINK, true)?;
+        let carrier = rt::now();
+        Ok((setup.join().expect("no panic in Setup")?, carrier))
+    })?;
+    let took = rt::now() - carrier;
+    assert!(took < Duration::from_secs(1), "{took:?} after the carrier came");
+    assert_eq!(scene.server.heard_of(MessageType::Discover).len(), 1);
+    check_link(scene.container(), &lease, 3600)
+}
+
+fn no_carrier() -> Result {
+    let scene = scene::bridge(|topology| Stage::new(topology, program(), &["-t", "1"]), Settings::default())?;
+    let host = &scene.stage.topology.host;
+    host.set_state(BRIDGE_CONTAINER, false)?;
+    let refused = scene.setup().expect_err("there is no carrier");
+    assert_eq!((refused.code, refused.message.as_str()), (Code::Aborted, "no carrier on eth0"));
+    assert_eq!(scene.server.heard_kinds(), []);
+    host.set_state(BRIDGE_CONTAINER, true)?;
+    scene.stage.setup(0).map(drop)
 }
 
 fn deaf_port() -> Result {
