@@ -22,6 +22,7 @@ pub(crate) const TRIALS: &[Named] = &[
     ("networks::a_server_on_a_sibling_macvlan", server_on_a_sibling),
     ("networks::a_server_on_the_same_bridge", server_on_the_same_bridge),
     ("networks::two_networks_on_one_container", two_networks),
+    ("networks::two_interfaces_in_one_network", two_interfaces),
     ("networks::a_path_with_delay", a_path_with_delay),
     ("networks::kept_although_frames_are_lost", kept_although_frames_are_lost),
     ("networks::a_server_that_forgets_its_offer", forgotten_offer),
@@ -78,6 +79,30 @@ fn two_networks() -> Result {
 
     ask(grpc::teardown, &second)?;
     second_server.await_message(MessageType::Release, 1, SOON)?;
+    assert_eq!((container.addresses()?, container.routes()?), (vec![], vec![]));
+    Ok(())
+}
+
+/// An address of one interface is known to the other as well, and Linux answers for it there: that is no conflict.
+fn two_interfaces() -> Result {
+    let (scene, second) = scene::two_interfaces(ours, short())?;
+    let (socket, container) = (scene.stage.unit.socket(), &scene.container().namespace);
+    let first = scene.stage.setup(0)?;
+    let lease = grpc::setup(&socket, &second).map_err(|status| status.message)?;
+    assert_ne!(first.yiaddr, lease.yiaddr);
+    let metrics: Vec<_> = container.default_routes()?.iter().map(|route| (route.gateway, route.metric)).collect();
+    assert_eq!(metrics, [(Some(SERVER), 100), (Some(SERVER), 101)]);
+    for address in [&first.yiaddr, &lease.yiaddr] {
+        let words = format!(": renewed {address}/16");
+        eventually(&words, SOON * 2, || Ok((scene.stage.unit.log()?.matches(&words).count() > 1).then_some(())))?;
+    }
+    let kinds = scene.server.heard_kinds();
+    assert!(!kinds.contains(&MessageType::Decline), "{kinds:?}");
+    scene.stage.teardown(0)?;
+    let left = container.addresses()?;
+    assert_eq!(left.iter().map(|address| address.address.to_string()).collect::<Vec<_>>(), [lease.yiaddr]);
+    grpc::teardown(&socket, &second).map_err(|status| status.message)?;
+    scene.server.await_message(MessageType::Release, 2, SOON)?;
     assert_eq!((container.addresses()?, container.routes()?), (vec![], vec![]));
     Ok(())
 }
