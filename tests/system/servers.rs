@@ -8,7 +8,7 @@ use dhcproto::v4::MessageType;
 use crate::lab::namespace::Namespace;
 use crate::lab::real_server::{self, Kind, Plan, RealServer};
 use crate::lab::server::Server;
-use crate::lab::topology::{SERVER, SERVER_LINK};
+use crate::lab::topology::{LINK, SERVER, SERVER_LINK};
 use crate::lab::{Result, eventually};
 use crate::lease::{check_link, check_renewal};
 use crate::{Named, stage};
@@ -24,6 +24,9 @@ pub(crate) const TRIALS: &[Named] = &[
     ("servers::udhcpd_is_silent_on_an_address_of_no_pool", || {
         replaces(Kind::Udhcpd, 9, another_pool, "nobody extended it")
     }),
+    ("servers::dnsmasq_hears_of_a_conflict", || hears_of_a_conflict(Kind::Dnsmasq)),
+    ("servers::kea_hears_of_a_conflict", || hears_of_a_conflict(Kind::Kea)),
+    ("servers::udhcpd_hears_of_a_conflict", || hears_of_a_conflict(Kind::Udhcpd)),
     ("servers::dnsmasq_behind_a_relay", || behind_a_relay(Kind::Dnsmasq)),
     ("servers::kea_behind_a_relay", || behind_a_relay(Kind::Kea)),
     ("servers::udhcpd_behind_a_relay", || behind_a_relay(Kind::Udhcpd)),
@@ -118,6 +121,31 @@ fn another_pool(plan: &mut Plan, _old: Ipv4Addr) {
 
 fn kept_for_another(plan: &mut Plan, old: Ipv4Addr) {
     plan.reserved = Some(old);
+}
+
+/// The address that the server gives has an owner: it is told, and gives another one.
+fn hears_of_a_conflict(kind: Kind) -> Result {
+    let stage = stage(2, &[])?;
+    let [container, other] = &stage.topology.containers[..] else { unreachable!() };
+    let server = RealServer::start(kind, &stage.topology.server, SERVER_LINK, &plan())?;
+    let witness = Server::eavesdrop(&stage.topology.server, SERVER_LINK)?;
+    // It will give the same address again, or, as Kea does, the next one.
+    let last: Ipv4Addr = stage.setup(0)?.yiaddr.parse()?;
+    stage.teardown(0)?;
+    server.await_listed(last, false)?;
+    let owned = [last, Ipv4Addr::from_bits(last.to_bits() + 1)];
+    for address in owned {
+        other.namespace.add_address(LINK, address, 16)?;
+    }
+    stage.setup(0)?;
+    let decline = witness.await_message(MessageType::Decline, 1, SOON)?;
+    assert!(decline.names_server() && decline.requests_address(), "{decline:?}");
+    let new = eventually("the container has another address", Duration::from_secs(20), || {
+        Ok(container.address()?.map(|address| address.address).filter(|address| !owned.contains(address)))
+    })?;
+    server.await_listed(new, true)?;
+    stage.teardown(0)?;
+    server.await_listed(new, false)
 }
 
 /// The server sits in another network: `container - host - 10.88.0.1 relay and router 10.99.0.1 - 10.99.0.2 server`.
