@@ -8,7 +8,7 @@
 //! | options 58 and 59 | in each answer; forced ones from 3 s up | where configured | none of its own |
 //! | before an offer | pings for 3 s, unless told not to | nothing | asks by ARP for 2 s, unless told otherwise |
 //! | renewal of an address of no pool | NAK | silence | silence |
-//! | renewal of an address kept for another | NAK | NAK | ACK |
+//! | renewal of an address kept for another | NAK | NAK | silence |
 //! | renewal through a router | ACK | ACK | ACK to the client's MAC, which no router carries |
 //! | lease file | at once, a line for each client | at once, a line for each change | by a timer, a signal, or at its end |
 //! | after a RELEASE | the line is gone | a line with a lifetime of 0 | the entry has expired |
