@@ -41,6 +41,7 @@ pub struct Plan {
     pub lease: u32,
     /// Options 58 and 59; left to the server where none. dnsmasq takes none below 3.
     pub t1_t2: Option<(u32, u32)>,
+    pub domain: Option<&'static str>,
     /// An address that is kept for another machine.
     pub reserved: Option<Ipv4Addr>,
 }
@@ -51,6 +52,7 @@ impl Default for Plan {
             pool: Ipv4Addr::new(10, 88, 1, 0)..=Ipv4Addr::new(10, 88, 200, 0),
             lease: 3600,
             t1_t2: None,
+            domain: None,
             reserved: None,
         }
     }
@@ -88,7 +90,7 @@ impl<'a> RealServer<'a> {
 
     /// Whether its lease file says that `address` is leased.
     pub fn lists(&self, address: Ipv4Addr) -> Result<bool> {
-        self.kind.lists(&self.folder.join("leases"), address)
+        Ok(self.kind.lists(&self.leases()?, address))
     }
 
     /// Waits until its lease file says that `address` is leased, or that it is not.
@@ -97,9 +99,21 @@ impl<'a> RealServer<'a> {
         eventually(&what, Duration::from_secs(5), || Ok((self.lists(address)? == listed).then_some(())))
     }
 
+    /// Its lease file, for a person to read.
+    pub fn leases(&self) -> Result<String> {
+        self.kind.leases(&self.folder.join("leases"))
+    }
+
     /// All that it has logged.
     pub fn log(&self) -> Result<String> {
         self.program.log()
+    }
+
+    /// Waits until `words` is in its log `times` times.
+    pub fn await_log(&self, words: &str, times: usize) -> Result {
+        eventually(&format!("{:?} logs {words} for time {times}", self.kind), Duration::from_secs(5), || {
+            Ok((self.program.count(words)? >= times).then_some(()))
+        })
     }
 }
 
@@ -113,6 +127,9 @@ impl Kind {
                 let mut text = format!("dhcp-range={first},{last},255.255.0.0,{lease}\ndhcp-option=3,{SERVER}\n");
                 if let Some((t1, t2)) = plan.t1_t2 {
                     text += &format!("dhcp-option-force=58,{t1}\ndhcp-option-force=59,{t2}\n");
+                }
+                if let Some(domain) = plan.domain {
+                    text += &format!("domain={domain}\n");
                 }
                 if let Some(address) = plan.reserved {
                     text += &format!("dhcp-host={OTHER},{address}\n");
@@ -154,6 +171,9 @@ impl Kind {
                     kea["renew-timer"] = t1.into();
                     kea["rebind-timer"] = t2.into();
                 }
+                if let Some(domain) = plan.domain {
+                    kea["option-data"] = serde_json::json!([{ "name": "domain-name", "data": domain }]);
+                }
                 if let Some(address) = plan.reserved {
                     let reservation = serde_json::json!({ "hw-address": OTHER, "ip-address": address.to_string() });
                     kea["subnet4"][0]["reservations"] = serde_json::json!([reservation]);
@@ -181,6 +201,9 @@ impl Kind {
                     // It knows these two by number alone, and their values as hexadecimal bytes.
                     text += &format!("opt 0x3a {t1:08x}\nopt 0x3b {t2:08x}\n");
                 }
+                if let Some(domain) = plan.domain {
+                    text += &format!("opt domain {domain}\n");
+                }
                 if let Some(address) = plan.reserved {
                     text += &format!("static_lease {OTHER} {address}\n");
                 }
@@ -193,26 +216,34 @@ impl Kind {
         }
     }
 
-    fn lists(self, leases: &Path, address: Ipv4Addr) -> Result<bool> {
+    fn leases(self, file: &Path) -> Result<String> {
+        match self {
+            // There is none before the first lease.
+            Self::Dnsmasq | Self::Kea => Ok(fs::read_to_string(file).unwrap_or_default()),
+            // A binary one, which busybox prints.
+            Self::Udhcpd => {
+                let printed = Command::new(busybox()?).args(["dumpleases", "-f"]).arg(file).output()?;
+                Ok(String::from_utf8(printed.stdout)?)
+            }
+        }
+    }
+
+    fn lists(self, leases: &str, address: Ipv4Addr) -> bool {
         let address = address.to_string();
-        let text = || fs::read_to_string(leases).unwrap_or_default();
-        Ok(match self {
+        match self {
             // Expiry, MAC, address, name, client identifier.
-            Self::Dnsmasq => text().lines().any(|line| line.split(' ').nth(2) == Some(&address)),
+            Self::Dnsmasq => leases.lines().any(|line| line.split(' ').nth(2) == Some(&address)),
             // Address, MAC, client identifier, lifetime: the last line counts, and a lifetime of 0 ends the lease.
             Self::Kea => {
-                let text = text();
-                let mut lines = text.lines().rev().map(|line| line.split(',').collect::<Vec<_>>());
+                let mut lines = leases.lines().rev().map(|line| line.split(',').collect::<Vec<_>>());
                 let last = lines.find(|columns| columns[0] == address);
                 last.is_some_and(|columns| columns.get(3).is_some_and(|lifetime| *lifetime != "0"))
             }
-            // The file is binary; busybox prints it: MAC, address, name, what is left of the lease.
+            // MAC, address, name, what is left of the lease.
             Self::Udhcpd => {
-                let printed = Command::new(busybox()?).args(["dumpleases", "-f"]).arg(leases).output()?;
-                let printed = String::from_utf8(printed.stdout)?;
-                printed.lines().any(|line| line.contains(&format!(" {address} ")) && !line.contains("expired"))
+                leases.lines().any(|line| line.contains(&format!(" {address} ")) && !line.contains("expired"))
             }
-        })
+        }
     }
 }
 

@@ -37,7 +37,7 @@ const SOON: Duration = Duration::from_secs(10);
 const LEASE: u32 = 120;
 
 fn plan() -> Plan {
-    Plan { lease: LEASE, t1_t2: Some((3, 8)), ..Plan::default() }
+    Plan { lease: LEASE, t1_t2: Some((3, 8)), domain: Some("lab.example"), ..Plan::default() }
 }
 
 /// Acquired, renewed by unicast, rebound by whoever has the same lease file, released in that file.
@@ -52,6 +52,7 @@ fn renews_and_rebinds(kind: Kind) -> Result {
     let address = lease.yiaddr.parse()?;
     assert!(plan().pool.contains(&address), "{lease:?}");
     assert_eq!((lease.t1, lease.t2, lease.lease_time), (3, 8, LEASE));
+    assert_eq!((lease.domain_name.as_str(), lease.srv_id.as_str()), ("lab.example", "10.88.0.1"));
     check_link(container, &lease, LEASE)?;
     server.await_listed(address, true)?;
 
