@@ -24,7 +24,8 @@ use smol_dhcp_proxy::rpc::{Call, Status};
 use smol_dhcp_proxy::rt;
 
 use lab::daemon::{Daemon, Unit};
-use lab::dnsmasq::Dnsmasq;
+use lab::peer::netavark;
+use lab::real_server::{Kind, Plan, RealServer};
 use lab::sandbox::{self, Sandbox};
 use lab::stage::Stage;
 use lab::topology::{SERVER_LINK, Topology};
@@ -116,20 +117,8 @@ fn run(ours: PathBuf, extent: &Extent) -> Result<bool> {
     Ok(print(&programs, &figures, extent))
 }
 
-fn netavark() -> Result<PathBuf> {
-    let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".cache"));
-    let cache = || env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
-    let folder = match env::var_os("NETAVARK_BIN") {
-        Some(folder) => folder.into(),
-        None => cache().ok_or("no HOME")?.join("smol-dhcp-proxy/netavark-2.1.0/bin"),
-    };
-    let path = folder.join("netavark");
-    fs::metadata(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    Ok(path)
-}
-
-fn dnsmasq(topology: &Topology) -> Result<Dnsmasq<'_>> {
-    Dnsmasq::start(&topology.server, SERVER_LINK, LEASE, &[])
+fn dnsmasq(topology: &Topology) -> Result<RealServer<'_>> {
+    RealServer::start(Kind::Dnsmasq, &topology.server, SERVER_LINK, &Plan { lease: LEASE, ..Plan::default() })
 }
 
 fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<Duration> {

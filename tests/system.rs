@@ -21,16 +21,22 @@ mod leaving;
 mod link;
 #[path = "system/manual.rs"]
 mod manual;
+#[path = "system/networks.rs"]
+mod networks;
 #[path = "system/odd.rs"]
 mod odd;
 #[path = "system/options.rs"]
 mod options;
+#[path = "system/peer_fails.rs"]
+mod peer_fails;
 #[path = "system/peers.rs"]
 mod peers;
 #[path = "system/refusals.rs"]
 mod refusals;
 #[path = "system/resting.rs"]
 mod resting;
+#[path = "system/servers.rs"]
+mod servers;
 
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -55,7 +61,7 @@ fn main() -> ExitCode {
     // Most trials mostly wait.
     arguments.test_threads.get_or_insert(8);
 
-    let groups: [&[Named]; 12] = [
+    let groups: [&[Named]; 15] = [
         lab_itself::TRIALS,
         lease::TRIALS,
         refusals::TRIALS,
@@ -68,6 +74,9 @@ fn main() -> ExitCode {
         resting::TRIALS,
         odd::TRIALS,
         options::TRIALS,
+        servers::TRIALS,
+        networks::TRIALS,
+        peer_fails::TRIALS,
     ];
     let named = groups.concat().into_iter().map(|(name, trial)| (name.to_owned(), Box::new(trial) as _));
     let outside = sandbox.as_ref().err().map(ToString::to_string);

@@ -2,19 +2,21 @@
 
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, Parseable};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoMacVlan, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoMacVlan, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage, MacVlanMode,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use smol_dhcp_proxy::net::netlink::Netlink;
 use smol_dhcp_proxy::net::netlink::message::{
-    DEL_LINK, GET_ADDRESS, GET_LINK, GET_ROUTE, NEW_ADDRESS, NEW_LINK, NEW_ROUTE,
+    DEL_ADDRESS, DEL_LINK, GET_ADDRESS, GET_LINK, GET_ROUTE, NEW_ADDRESS, NEW_LINK, NEW_ROUTE,
 };
 
 use super::Result;
@@ -86,8 +88,20 @@ impl Namespace {
 
     /// Makes a bridge with the links `ports` on it; it is set up.
     pub fn bridge(&self, name: &str, ports: &[&str]) -> Result {
+        self.make_bridge(name, ports, vec![])
+    }
+
+    /// The same with spanning tree: a port is deaf and mute until it has listened and learned, each for `delay`.
+    pub fn spanning_tree_bridge(&self, name: &str, ports: &[&str], delay: Duration) -> Result {
+        // In hundredths of a second.
+        let delay = InfoBridge::ForwardDelay(u32::try_from(delay.as_millis() / 10)?);
+        self.make_bridge(name, ports, vec![delay, InfoBridge::StpState(BridgeStpState::KernelStp)])
+    }
+
+    fn make_bridge(&self, name: &str, ports: &[&str], settings: Vec<InfoBridge>) -> Result {
         let mut link = named(name);
-        link.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
+        let info = vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(InfoData::Bridge(settings))];
+        link.attributes.push(LinkAttribute::LinkInfo(info));
         self.run(|| create(link))?;
         let bridge = self.link(name)?.index;
         for port in ports {
@@ -131,12 +145,23 @@ impl Namespace {
 
     /// Gives a link an address.
     pub fn add_address(&self, name: &str, address: Ipv4Addr, prefix: u8) -> Result {
+        let message = self.address_message(name, address, prefix)?;
+        self.run(|| request(NEW_ADDRESS, NLM_F_CREATE | NLM_F_EXCL, &message))
+    }
+
+    /// Takes an address off a link.
+    pub fn remove_address(&self, name: &str, address: Ipv4Addr, prefix: u8) -> Result {
+        let message = self.address_message(name, address, prefix)?;
+        self.run(|| request(DEL_ADDRESS, 0, &message))
+    }
+
+    fn address_message(&self, name: &str, address: Ipv4Addr, prefix: u8) -> Result<AddressMessage> {
         let mut message = AddressMessage::default();
         message.header.family = AddressFamily::Inet;
         message.header.prefix_len = prefix;
         message.header.index = self.link(name)?.index;
         message.attributes = vec![AddressAttribute::Local(address.into()), AddressAttribute::Address(address.into())];
-        self.run(|| request(NEW_ADDRESS, NLM_F_CREATE | NLM_F_EXCL, &message))
+        Ok(message)
     }
 
     /// Adds a default route by `gateway`, which an address of the link `name` reaches.

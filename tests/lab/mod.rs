@@ -1,7 +1,7 @@
 //! A laboratory: real networks in namespaces of our own, a DHCP server, and the daemon started as systemd would.
 //!
 //! Shared by `tests/system.rs` and `examples/demo.rs`. Nothing here needs another program, but for
-//! [`dnsmasq`], which skips where it is not installed. Whatever is started is ended when its value is dropped.
+//! [`real_server`] and [`peer`], which skip where they are not installed. Whatever is started is ended when its value is dropped.
 #![allow(dead_code, unreachable_pub, reason = "each user takes a part of it")]
 
 use std::error::Error;
@@ -11,12 +11,15 @@ use std::time::Duration;
 use smol_dhcp_proxy::rt;
 
 pub mod daemon;
-pub mod dnsmasq;
 pub mod forwarder;
 pub mod grpc;
 pub mod links;
 pub mod namespace;
+pub mod peer;
+pub mod program;
+pub mod real_server;
 pub mod sandbox;
+pub mod scene;
 pub mod server;
 pub mod stage;
 pub mod topology;

@@ -50,6 +50,11 @@ impl Topology {
         Self::finish(host, server, Some(forwarder), containers)
     }
 
+    /// The same with whatever lies between the [`LINK`] of `host` and the [`SERVER_LINK`] of `server`.
+    pub fn between(host: Namespace, server: Namespace, containers: u16) -> Result<Self> {
+        Self::finish(host, server, None, containers)
+    }
+
     fn finish(host: Namespace, server: Namespace, forwarder: Option<Forwarder>, containers: u16) -> Result<Self> {
         server.add_address(SERVER_LINK, SERVER, 16)?;
         let mut topology = Self { forwarder, containers: Vec::new(), host, server };

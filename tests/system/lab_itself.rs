@@ -7,8 +7,8 @@ use std::time::Duration;
 use dhcproto::v4::MessageType;
 
 use crate::Named;
-use crate::lab::dnsmasq::{Dnsmasq, find};
 use crate::lab::forwarder::Path;
+use crate::lab::program::find;
 use crate::lab::server::{Server, Settings};
 use crate::lab::topology::{LINK, SERVER, SERVER_LINK, Topology};
 use crate::lab::{Result, Skip, eventually};
@@ -16,7 +16,6 @@ use crate::lab::{Result, Skip, eventually};
 pub(crate) const TRIALS: &[Named] = &[
     ("lab::container_reaches_server", container_reaches_server),
     ("lab::a_path_delays_and_checksums_stay_right", a_path_delays),
-    ("lab::dnsmasq_starts", dnsmasq_starts),
     ("lab::server_serves_udhcpc", server_serves_udhcpc),
     ("lab::dropped_namespace_is_gone", dropped_namespace_is_gone),
 ];
@@ -52,13 +51,6 @@ fn exchange(topology: &Topology, container: usize) -> Result<Duration> {
     let (length, from) = server.recv_from(&mut buffer)?;
     assert_eq!((&buffer[..length], from.ip().to_string().as_str()), (&b"hello"[..], "10.88.77.1"));
     Ok(smol_dhcp_proxy::rt::now() - start)
-}
-
-fn dnsmasq_starts() -> Result {
-    let topology = Topology::new(0)?;
-    let dnsmasq = Dnsmasq::start(&topology.server, SERVER_LINK, 3600, &[])?;
-    assert_eq!(dnsmasq.count("DHCPACK")?, 0);
-    Ok(())
 }
 
 fn dropped_namespace_is_gone() -> Result {

@@ -8,7 +8,6 @@ use nix::sys::signal::Signal;
 use smol_dhcp_proxy::rpc::{Lease, NetworkConfig};
 use smol_dhcp_proxy::rt;
 
-use crate::lab::dnsmasq::Dnsmasq;
 use crate::lab::forwarder::Path;
 use crate::lab::namespace::Namespace;
 use crate::lab::server::{Heard, Server, Settings};
@@ -20,10 +19,8 @@ use crate::{Named, program, stage};
 pub(crate) const TRIALS: &[Named] = &[
     ("lease::setup_and_teardown", setup_and_teardown),
     ("lease::renews_by_unicast_and_rebinds_by_broadcast", renews_and_rebinds),
-    ("lease::renews_and_rebinds_with_dnsmasq", renews_and_rebinds_with_dnsmasq),
     ("lease::release_arrives_over_a_path_with_delay", release_over_a_path),
     ("lease::thirty_at_once", thirty_at_once),
-    ("lease::acquired_although_frames_are_lost", acquired_although_frames_are_lost),
     ("lease::a_renewal_applies_what_has_changed", a_renewal_with_changes),
     ("lease::renewals_that_come_together_are_paced", renewals_together),
     ("lease::the_last_address_is_asked_for_again", the_last_address),
@@ -135,50 +132,11 @@ fn renews_and_rebinds() -> Result {
 }
 
 /// A REQUEST in RENEWING or REBINDING carries the address in ciaddr and neither option 50 nor 54 (RFC 2131, table 4).
-fn check_renewal(request: &Heard, lease: &Lease) -> Result {
+pub(crate) fn check_renewal(request: &Heard, lease: &Lease) -> Result {
     let address: Ipv4Addr = lease.yiaddr.parse()?;
     assert_eq!((request.source, request.message.ciaddr()), (address, address), "{request:?}");
     assert!(!request.names_server() && !request.requests_address(), "{request:?}");
     Ok(())
-}
-
-fn renews_and_rebinds_with_dnsmasq() -> Result {
-    let stage = stage(1, &[])?;
-    let container = &stage.topology.containers[0];
-    // dnsmasq's shortest lease is two minutes, but its options can be forced.
-    let times = ["--dhcp-option-force=58,10", "--dhcp-option-force=59,20"];
-    let mut dnsmasq = Dnsmasq::start(&stage.topology.server, SERVER_LINK, 120, &times)?;
-    let witness = Server::eavesdrop(&stage.topology.server, SERVER_LINK)?;
-    let unreachable = container.namespace.counter("Icmp", "OutDestUnreachs")?;
-    let lease = stage.setup(0)?;
-    check_link(container, &lease, 120)?;
-    let acquired = witness.await_message(MessageType::Request, 1, SOON)?;
-
-    let renewal = witness.await_message(MessageType::Request, 2, Duration::from_secs(15))?;
-    check_renewal(&renewal, &lease)?;
-    assert!(renewal.is_unicast() && renewal.at - acquired.at + HEARING >= Duration::from_secs(10), "{renewal:?}");
-    // dnsmasq logs an ACK before it sends it.
-    let renewed = || Ok(container.address()?.filter(|address| address.valid > 115).map(drop));
-    eventually("the address lives as long as the renewed lease", SOON, renewed)?;
-
-    // The server is away at T1 and back at T2.
-    dnsmasq.stop()?;
-    let unanswered = witness.await_message(MessageType::Request, 3, Duration::from_secs(15))?;
-    assert!(unanswered.is_unicast(), "{unanswered:?}");
-    dnsmasq.start_again()?;
-    let rebinding = witness.await_message(MessageType::Request, 4, Duration::from_secs(15))?;
-    check_renewal(&rebinding, &lease)?;
-    assert!(!rebinding.is_unicast(), "{rebinding:?}");
-    dnsmasq.await_log("DHCPACK", 3, SOON)?;
-
-    assert_eq!(witness.heard_of(MessageType::Discover).len(), 1);
-    eventually("the address lives as long as the new lease", SOON, renewed)?;
-    check_link(container, &lease, 120)?;
-    assert_eq!(container.namespace.counter("Icmp", "OutDestUnreachs")?, unreachable);
-    assert!(dnsmasq.leases()?.contains(&lease.yiaddr));
-    stage.teardown(0)?;
-    dnsmasq.await_log("DHCPRELEASE", 1, SOON)?;
-    eventually("dnsmasq forgets the address", SOON, || Ok((!dnsmasq.leases()?.contains(&lease.yiaddr)).then_some(())))
 }
 
 fn release_over_a_path() -> Result {
@@ -213,19 +171,6 @@ fn thirty_at_once() -> Result {
         stage.teardown(container)?;
     }
     server.await_message(MessageType::Release, 30, SOON).map(drop)
-}
-
-fn acquired_although_frames_are_lost() -> Result {
-    let path = Path { delay: Duration::from_millis(1), loss: 300, seed: 3 };
-    let stage = Stage::new(Topology::behind(path, 3)?, program(), &[])?;
-    let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
-    for container in 0..3 {
-        let lease = stage.setup(container)?;
-        // The lease counts from the first REQUEST (RFC 2131 section 4.4.1), however late the ACK, so no second is sure.
-        let address = stage.topology.containers[container].address()?.ok_or("no address")?;
-        assert_eq!(address.address.to_string(), lease.yiaddr);
-    }
-    Ok(())
 }
 
 fn a_renewal_with_changes() -> Result {

@@ -6,9 +6,8 @@ use std::time::Duration;
 use dhcproto::v4::MessageType;
 use smol_dhcp_proxy::rpc::NetworkConfig;
 
-use crate::lab::namespace::Namespace;
 use crate::lab::server::{Server, Settings};
-use crate::lab::topology::{Container, LINK, SERVER, SERVER_LINK};
+use crate::lab::topology::{LINK, SERVER, SERVER_LINK};
 use crate::lab::wire::Mac;
 use crate::lab::{Result, grpc};
 use crate::{Named, stage};
@@ -21,8 +20,6 @@ pub(crate) const TRIALS: &[Named] = &[
     ("odd::an_address_that_is_there", an_address_that_is_there),
     ("odd::a_server_without_router", no_router),
     ("odd::a_lease_without_end", a_lease_without_end),
-    ("odd::a_server_on_a_sibling_macvlan", server_on_a_sibling),
-    ("odd::a_server_on_the_same_bridge", server_on_the_same_bridge),
     ("odd::a_container_twice_on_one_network", twice_on_one_network),
 ];
 
@@ -121,35 +118,6 @@ fn a_lease_without_end() -> Result {
     let address = stage.topology.containers[0].address()?.ok_or("no address")?;
     assert_eq!((address.valid, address.preferred), (u32::MAX, u32::MAX));
     stage.teardown(0).map(drop)
-}
-
-/// A macvlan hears its siblings and not its parent, so only who speaks in the container reaches this server.
-fn server_on_a_sibling() -> Result {
-    let stage = stage(2, &[])?;
-    let sibling = &stage.topology.containers[1].namespace;
-    sibling.add_address(LINK, SERVER, 16)?;
-    let _server = Server::start(sibling, LINK, Settings::default())?;
-    stage.setup(0)?;
-    assert!(stage.topology.containers[0].address()?.is_some());
-    stage.teardown(0).map(drop)
-}
-
-fn server_on_the_same_bridge() -> Result {
-    let stage = stage(0, &[])?;
-    let host = &stage.topology.host;
-    let (server, container) = (Namespace::new("server")?, Namespace::new("container")?);
-    host.veth("one", &server, SERVER_LINK)?;
-    host.veth("two", &container, LINK)?;
-    host.bridge("br0", &["one", "two"])?;
-    server.add_address(SERVER_LINK, SERVER, 16)?;
-    let _server = Server::start(&server, SERVER_LINK, Settings::default())?;
-    let mac = Mac(container.link(LINK)?.mac.try_into().map_err(|_| "no MAC")?);
-    let container = Container { namespace: container, mac };
-    let config = NetworkConfig { host_iface: "br0".to_owned(), ..container.config() };
-    grpc::setup(&stage.unit.socket(), &config).map_err(|status| status.message)?;
-    assert!(container.address()?.is_some());
-    grpc::teardown(&stage.unit.socket(), &config).map_err(|status| status.message)?;
-    Ok(())
 }
 
 /// Each of its links answers ARP for the other's address too; nobody is to take that for a conflict.

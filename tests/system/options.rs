@@ -9,7 +9,7 @@ use dhcproto::v4::{DhcpOption, MessageType, OptionCode};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use smol_dhcp_proxy::rpc::{Lease, NetworkConfig};
 
-use crate::lab::dnsmasq::Dnsmasq;
+use crate::lab::real_server::{Kind, Plan, RealServer};
 use crate::lab::server::{Server, Settings};
 use crate::lab::stage::Stage;
 use crate::lab::topology::SERVER_LINK;
@@ -32,11 +32,12 @@ fn setup(stage: &Stage, config: &NetworkConfig) -> Result<Lease> {
 
 fn the_whole_name() -> Result {
     let stage = stage(2, &["--fqdn"])?;
-    let dnsmasq = Dnsmasq::start(&stage.topology.server, SERVER_LINK, 120, &["--domain=lab.example"])?;
+    let plan = Plan { domain: Some("lab.example"), ..Plan::default() };
+    let dnsmasq = RealServer::start(Kind::Dnsmasq, &stage.topology.server, SERVER_LINK, &plan)?;
     let witness = Server::eavesdrop(&stage.topology.server, SERVER_LINK)?;
     let named = NetworkConfig { domain_name: "lab.example".to_owned(), ..stage.config(0) };
     let lease = setup(&stage, &named)?;
-    dnsmasq.await_log("client provides name: box.lab.example", 2, SOON)?;
+    dnsmasq.await_log("client provides name: box.lab.example", 2)?;
     let heard = witness.await_message(MessageType::Request, 1, SOON)?;
     assert!(heard.message.opts().get(OptionCode::ClientFQDN).is_some(), "{heard:?}");
     assert_eq!(heard.message.opts().get(OptionCode::Hostname), None, "never both");
@@ -67,7 +68,7 @@ fn replies_by_broadcast() -> Result {
 /// The first container's host crashes, so that nothing is given back, and one with another id takes its MAC.
 fn address_before_and_after(arguments: &[&str]) -> Result<(Lease, Lease)> {
     let Stage { daemon, unit, topology } = stage(1, arguments)?;
-    let _dnsmasq = Dnsmasq::start(&topology.server, SERVER_LINK, 120, &[])?;
+    let _dnsmasq = RealServer::start(Kind::Dnsmasq, &topology.server, SERVER_LINK, &Plan::default())?;
     let container = &topology.containers[0];
     let ask = |config: NetworkConfig| grpc::setup(&unit.socket(), &config).map_err(|status| status.message);
     let before = ask(container.config())?;
@@ -89,7 +90,7 @@ fn the_duid() -> Result {
     // systemd's own tests have this machine, and its DUID.
     let machine = MachineId::say("0102030405060708090a0b0c0d0e0f10\n")?;
     let stage = stage(1, &["--client-id", "duid"])?;
-    let dnsmasq = Dnsmasq::start(&stage.topology.server, SERVER_LINK, 120, &[])?;
+    let dnsmasq = RealServer::start(Kind::Dnsmasq, &stage.topology.server, SERVER_LINK, &Plan::default())?;
     stage.setup(0)?;
     let leases = dnsmasq.leases()?;
     let identifier = "ff:00:00:00:01:00:02:00:00:ab:11:61:77:40:de:13:42:c3:a2";

@@ -1,0 +1,232 @@
+//! Networks out of the ordinary: servers in odd places, two networks, slow, lossy and deaf ways, no carrier, a conflict.
+
+use std::net::Ipv4Addr;
+use std::path;
+use std::thread;
+use std::time::Duration;
+
+use dhcproto::v4::{DhcpOption, MessageType, OptionCode};
+use smol_dhcp_proxy::rpc::{Code, Lease, NetworkConfig, Status};
+use smol_dhcp_proxy::rt;
+
+use crate::lab::forwarder::Path;
+use crate::lab::scene::{self, BRIDGE_CONTAINER, SECOND_SERVER, Scene, Slow};
+use crate::lab::server::Settings;
+use crate::lab::stage::Stage;
+use crate::lab::topology::{SERVER, SERVER_LINK, Topology};
+use crate::lab::{Result, eventually, grpc};
+use crate::lease::{check_link, check_released, check_renewal};
+use crate::{Named, program};
+
+pub(crate) const TRIALS: &[Named] = &[
+    ("networks::a_server_on_a_sibling_macvlan", server_on_a_sibling),
+    ("networks::a_server_on_the_same_bridge", server_on_the_same_bridge),
+    ("networks::two_networks_on_one_container", two_networks),
+    ("networks::two_interfaces_in_one_network", two_interfaces),
+    ("networks::a_path_with_delay", a_path_with_delay),
+    ("networks::kept_although_frames_are_lost", kept_although_frames_are_lost),
+    ("networks::a_server_that_forgets_its_offer", forgotten_offer),
+    ("networks::a_carrier_that_comes_late", late_carrier),
+    ("networks::a_carrier_that_never_comes", no_carrier),
+    ("networks::a_port_that_is_deaf_for_thirty_seconds", deaf_port),
+    ("networks::an_owner_whose_answer_comes_after_the_ack", || conflict(Slow::ToOwner)),
+    ("networks::an_owner_whose_answer_comes_before_the_ack", || conflict(Slow::ToServer)),
+];
+
+const SOON: Duration = Duration::from_secs(5);
+
+fn ours(topology: Topology) -> Result<Stage> {
+    Stage::new(topology, program(), &[])
+}
+
+fn acquires_and_releases(scene: &Scene) -> Result {
+    let lease = scene.stage.setup(0)?;
+    check_link(scene.container(), &lease, 3600)?;
+    scene.stage.teardown(0)?;
+    check_released(&scene.server, 1, scene.container(), &lease)
+}
+
+fn server_on_a_sibling() -> Result {
+    acquires_and_releases(&scene::sibling(ours)?)
+}
+
+fn server_on_the_same_bridge() -> Result {
+    acquires_and_releases(&scene::bridge(ours, Settings::default())?)
+}
+
+fn two_networks() -> Result {
+    let (scene, second, second_server) = scene::two_networks(ours)?;
+    let (socket, container) = (scene.stage.unit.socket(), &scene.container().namespace);
+    let ask = |call: fn(&path::Path, &NetworkConfig) -> Result<Lease, Status>, config| {
+        call(&socket, config).map_err(|status| status.message)
+    };
+    let first = scene.stage.config(0);
+    ask(grpc::setup, &first)?;
+    ask(grpc::setup, &second)?;
+    let metrics = || -> Result<Vec<_>> {
+        Ok(container.default_routes()?.iter().map(|route| (route.gateway, route.metric)).collect())
+    };
+    assert_eq!(metrics()?, [(Some(SERVER), 100), (Some(SECOND_SERVER), 101)]);
+
+    let addresses = container.addresses()?;
+    assert_eq!(addresses.len(), 2, "{addresses:?}");
+    ask(grpc::teardown, &first)?;
+    scene.server.await_message(MessageType::Release, 1, SOON)?;
+    let left = container.addresses()?;
+    assert_eq!(left.iter().map(|address| address.address).collect::<Vec<_>>(), [Ipv4Addr::new(10, 77, 1, 1)]);
+    assert_eq!(metrics()?, [(Some(SECOND_SERVER), 101)]);
+    assert_eq!(second_server.heard_of(MessageType::Release).len(), 0);
+
+    ask(grpc::teardown, &second)?;
+    second_server.await_message(MessageType::Release, 1, SOON)?;
+    assert_eq!((container.addresses()?, container.routes()?), (vec![], vec![]));
+    Ok(())
+}
+
+/// An address of one interface is known to the other as well, and Linux answers for it there: that is no conflict.
+fn two_interfaces() -> Result {
+    let (scene, second) = scene::two_interfaces(ours, short())?;
+    let (socket, container) = (scene.stage.unit.socket(), &scene.container().namespace);
+    let first = scene.stage.setup(0)?;
+    let lease = grpc::setup(&socket, &second).map_err(|status| status.message)?;
+    assert_ne!(first.yiaddr, lease.yiaddr);
+    let metrics: Vec<_> = container.default_routes()?.iter().map(|route| (route.gateway, route.metric)).collect();
+    assert_eq!(metrics, [(Some(SERVER), 100), (Some(SERVER), 101)]);
+    for address in [&first.yiaddr, &lease.yiaddr] {
+        let words = format!(": renewed {address}/16");
+        eventually(&words, SOON * 2, || Ok((scene.stage.unit.log()?.matches(&words).count() > 1).then_some(())))?;
+    }
+    let kinds = scene.server.heard_kinds();
+    assert!(!kinds.contains(&MessageType::Decline), "{kinds:?}");
+    scene.stage.teardown(0)?;
+    let left = container.addresses()?;
+    assert_eq!(left.iter().map(|address| address.address.to_string()).collect::<Vec<_>>(), [lease.yiaddr]);
+    grpc::teardown(&socket, &second).map_err(|status| status.message)?;
+    scene.server.await_message(MessageType::Release, 2, SOON)?;
+    assert_eq!((container.addresses()?, container.routes()?), (vec![], vec![]));
+    Ok(())
+}
+
+/// Leases whose T1 comes soon, and whose end does not.
+fn short() -> Settings {
+    let seconds = Duration::from_secs;
+    Settings { lease: seconds(60), t1: Some(seconds(2)), t2: Some(seconds(4)), ..Settings::default() }
+}
+
+fn a_path_with_delay() -> Result {
+    let path = Path { delay: Duration::from_millis(5), ..Path::default() };
+    let scene = scene::behind(ours, Some(path), 1, short())?;
+    let lease = scene.stage.setup(0)?;
+    check_link(scene.container(), &lease, 60)?;
+    for count in 2..=3 {
+        let renewal = scene.server.await_message(MessageType::Request, count, SOON)?;
+        check_renewal(&renewal, &lease)?;
+        assert!(renewal.is_unicast(), "{renewal:?}");
+    }
+    eventually("the address lives longer", SOON, || {
+        Ok(scene.container().address()?.filter(|address| address.valid > 58).map(drop))
+    })?;
+    assert_eq!(scene.server.heard_of(MessageType::Discover).len(), 1);
+    scene.stage.teardown(0)?;
+    check_released(&scene.server, 1, scene.container(), &lease)
+}
+
+/// Where three of ten frames are lost, three containers get their leases and keep their addresses: extended at T1, at T2,
+/// or, where both were lost, by asking for the same address again.
+fn kept_although_frames_are_lost() -> Result {
+    let path = Path { delay: Duration::from_millis(1), loss: 300, seed: 11 };
+    let seconds = Duration::from_secs;
+    let settings = Settings { lease: seconds(12), t1: Some(seconds(3)), t2: Some(seconds(7)), ..Settings::default() };
+    let scene = scene::behind(ours, Some(path), 3, settings)?;
+    let Scene { stage, server, .. } = &scene;
+    let leases: Vec<Option<_>> = thread::scope(|scope| {
+        // One in about thirty is so unlucky that its 45 s pass. It may ask again.
+        let setup = |container| (0..3).find_map(|_| stage.setup(container).ok());
+        let setups: Vec<_> = (0..3).map(|container| scope.spawn(move || setup(container))).collect();
+        setups.into_iter().map(|setup| setup.join().expect("no panic in Setup")).collect()
+    });
+    for lease in leases {
+        let words = format!(": renewed {}/16", lease.ok_or("no lease")?.yiaddr);
+        eventually(&words, seconds(60), || Ok(stage.unit.log()?.contains(&words).then_some(())))?;
+    }
+    let renewals = server.heard_of(MessageType::Request).into_iter().filter(|request| request.is_unicast());
+    assert!(renewals.count() > 0, "none was heard at T1");
+    assert!(!stage.unit.log()?.contains("changed, update address"));
+    Ok(())
+}
+
+fn forgotten_offer() -> Result {
+    let scene = scene::plain(ours, Settings::default())?;
+    let lease = scene.setup_with_forgotten_offer()?.map_err(|status| status.message)?;
+    assert_eq!(scene.server.heard_of(MessageType::Discover).len(), 2, "{:?}", scene.server.heard_kinds());
+    check_link(scene.container(), &lease, 3600)
+}
+
+fn late_carrier() -> Result {
+    let scene = scene::plain(ours, Settings::default())?;
+    let server = &scene.stage.topology.server;
+    server.set_state(SERVER_LINK, false)?;
+    let (lease, carrier) = thread::scope(|scope| -> Result<_> {
+        let setup = scope.spawn(|| scene.stage.setup(0));
+        thread::sleep(Duration::from_secs(2));
+        server.set_state(SERVER_LINK, true)?;
+        let carrier = rt::now();
+        Ok((setup.join().expect("no panic in Setup")?, carrier))
+    })?;
+    let took = rt::now() - carrier;
+    assert!(took < Duration::from_secs(1), "{took:?} after the carrier came");
+    assert_eq!(scene.server.heard_of(MessageType::Discover).len(), 1);
+    check_link(scene.container(), &lease, 3600)
+}
+
+fn no_carrier() -> Result {
+    let scene = scene::bridge(|topology| Stage::new(topology, program(), &["-t", "1"]), Settings::default())?;
+    let host = &scene.stage.topology.host;
+    host.set_state(BRIDGE_CONTAINER, false)?;
+    let refused = scene.setup().expect_err("there is no carrier");
+    assert_eq!((refused.code, refused.message.as_str()), (Code::Aborted, "no carrier on eth0"));
+    assert_eq!(scene.server.heard_kinds(), []);
+    host.set_state(BRIDGE_CONTAINER, true)?;
+    scene.stage.setup(0).map(drop)
+}
+
+fn deaf_port() -> Result {
+    let scene = scene::spanning_tree(ours, Duration::from_secs(15))?;
+    let start = rt::now();
+    let lease = scene.stage.setup(0)?;
+    let took = rt::now() - start;
+    assert!(took > Duration::from_secs(25), "the port was not deaf: {took:?}");
+    assert!(took < Duration::from_secs(45), "{took:?}");
+    check_link(scene.container(), &lease, 3600)
+}
+
+/// Somebody has the address that the server offers: it is declined, and another one is found.
+fn conflict(slow: Slow) -> Result {
+    let (scene, owner) = scene::owned(ours, slow)?;
+    let owned = Settings::default().first;
+    let lease = scene.stage.setup(0)?;
+    if slow == Slow::ToServer {
+        assert_ne!(lease.yiaddr, owned.to_string(), "who knows in time does not say yes");
+    }
+    let decline = scene.server.await_message(MessageType::Decline, 1, SOON)?;
+    assert!(decline.names_server() && decline.message.ciaddr().is_unspecified(), "{decline:?}");
+    assert_eq!(
+        decline.message.opts().get(OptionCode::RequestedIpAddress),
+        Some(&DhcpOption::RequestedIpAddress(owned))
+    );
+    let new = eventually("the container has another address", Duration::from_secs(25), || {
+        Ok(scene.container().address()?.filter(|address| address.address != owned))
+    })?;
+    assert_eq!(scene.server.lease_of(scene.container().mac), Some(new.address));
+    if slow == Slow::ToOwner {
+        let words = format!("lost the lease of {owned}: {owner} uses that address");
+        eventually(&words, SOON, || Ok(scene.stage.unit.log()?.contains(&words).then_some(())))?;
+    }
+    eventually("one default route", SOON, || {
+        Ok((scene.container().namespace.default_routes()?.len() == 1).then_some(()))
+    })?;
+    scene.stage.teardown(0)?;
+    let release = scene.server.await_message(MessageType::Release, 1, SOON)?;
+    assert_eq!(release.message.ciaddr(), new.address);
+    Ok(())
+}
