@@ -1,0 +1,152 @@
+//! The lease that a client has to make of an ACK, read with dhcproto: what is on the wire is its word, what follows from it is
+//! said here once more, in other words than in `src/dhcp`.
+
+use super::{CLIENT_ID, MAC};
+use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
+use smol_dhcp_proxy::dhcp::{Lease, Mac, Route};
+use smol_dhcp_proxy::time::Instant;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+/// The value of one option, where the message has it.
+macro_rules! option {
+    ($message:expr, $code:ident) => {
+        match $message.opts().get(OptionCode::$code) {
+            Some(DhcpOption::$code(value)) => Some(value.clone()),
+            _ => None,
+        }
+    };
+}
+pub(crate) use option;
+
+/// What must come of `message`, asked for at `acquired_at` and heard from `server_mac`.
+pub fn lease(message: &Message, server_mac: Mac, acquired_at: Instant) -> Result<Lease, &'static str> {
+    if message.opcode() != Opcode::BootReply || message.chaddr() != MAC {
+        return Err("not for us");
+    }
+    if option!(message, ClientIdentifier).is_some_and(|id| id != CLIENT_ID) {
+        return Err("for another client");
+    }
+    if option!(message, MessageType) != Some(MessageType::Ack) {
+        return Err("no ACK");
+    }
+    let server_id = option!(message, ServerIdentifier).and_then(some).ok_or("no server")?;
+    let seconds = option!(message, AddressLeaseTime).filter(|time| *time > 0).ok_or("no time")?;
+    let address = some(message.yiaddr()).filter(|ip| !ip.is_broadcast()).ok_or("no address")?;
+    if matches!(address.octets()[0], 127 | 224..=239) {
+        return Err("no address for a host");
+    }
+
+    let mask = option!(message, SubnetMask).and_then(some).map(u32::from);
+    let prefix_len = match (mask.map(|mask| (mask.leading_ones(), mask.trailing_zeros())), address.octets()[0]) {
+        (Some((ones, zeros)), _) if ones + zeros == 32 => ones as u8,
+        (_, 0..128) => 8,
+        (_, 128..192) => 16,
+        (_, 192..224) => 24,
+        _ => 32,
+    };
+    let hosts = u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
+    let last = Some(Ipv4Addr::from(u32::from(address) | hosts)).filter(|_| hosts > 1);
+
+    let classless = option!(message, ClasslessStaticRoute).filter(|routes| !routes.is_empty());
+    let (routers, routes) = match classless {
+        Some(all) => {
+            let is_default = |prefix_len: u8, gateway: Ipv4Addr| prefix_len == 0 && !gateway.is_unspecified();
+            let default = all.iter().filter(|(to, gateway)| is_default(to.prefix_len(), *gateway));
+            let others = all.iter().filter(|(to, gateway)| !is_default(to.prefix_len(), *gateway));
+            let route = |(to, gateway): &(_, Ipv4Addr)| route(to, *gateway);
+            (default.map(|(_, gateway)| *gateway).collect(), others.map(route).collect())
+        }
+        None => (
+            addresses(option!(message, Router)),
+            option!(message, StaticRoutingTable).unwrap_or_default().into_iter().filter_map(static_route).collect(),
+        ),
+    };
+
+    let infinite = seconds == u32::MAX;
+    let lease_time = Duration::from_secs(seconds.into());
+    let (t1, t2) = match (option!(message, Renewal), option!(message, Rebinding)) {
+        _ if infinite => (Duration::MAX, Duration::MAX),
+        (t1, t2) => timers(lease_time, t1.unwrap_or(0), t2.unwrap_or(0)),
+    };
+
+    Ok(Lease {
+        address,
+        prefix_len,
+        broadcast: option!(message, BroadcastAddr).and_then(some).or(last),
+        routers,
+        routes,
+        dns_servers: addresses(option!(message, DomainNameServer)),
+        domain_name: option!(message, DomainName).and_then(|name| host_name(&name)),
+        search: option!(message, DomainSearch).and_then(|names| search(&names)).unwrap_or_default(),
+        host_name: option!(message, Hostname).and_then(|name| host_name(&name)),
+        mtu: option!(message, InterfaceMtu),
+        ntp_servers: addresses(option!(message, NtpServers)),
+        server_id,
+        next_server: some(message.siaddr()),
+        server_mac: Some(server_mac),
+        lease_time: (!infinite).then_some(lease_time),
+        t1,
+        t2,
+        acquired_at,
+    })
+}
+
+fn some(address: Ipv4Addr) -> Option<Ipv4Addr> {
+    (address != Ipv4Addr::UNSPECIFIED).then_some(address)
+}
+
+fn addresses(list: Option<Vec<Ipv4Addr>>) -> Vec<Ipv4Addr> {
+    list.into_iter().flatten().filter_map(some).collect()
+}
+
+/// dhcproto keeps the bits beyond the mask, and has a type of its own for the network.
+fn route(to: &(impl std::fmt::Display + ?Sized), gateway: Ipv4Addr) -> Route {
+    let text = to.to_string();
+    let (address, prefix_len) = text.split_once('/').unwrap();
+    let prefix_len: u8 = prefix_len.parse().unwrap();
+    let hosts = u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
+    let destination = (u32::from(address.parse::<Ipv4Addr>().unwrap()) & !hosts).into();
+    Route { destination, prefix_len, gateway: some(gateway) }
+}
+
+fn static_route((destination, gateway): (Ipv4Addr, Ipv4Addr)) -> Option<Route> {
+    let prefix_len = match destination.octets() {
+        [0, 0, 0, 0] => return None,
+        [0..128, 0, 0, 0] => 8,
+        [128..192, _, 0, 0] => 16,
+        [192..224, _, _, 0] => 24,
+        _ => 32,
+    };
+    Some(Route { destination, prefix_len, gateway: Some(gateway) })
+}
+
+/// As the server says where 0 < T1 < T2 < lease; what breaks this order is replaced by a half and seven eighths, T1 first.
+fn timers(lease: Duration, t1: u32, t2: u32) -> (Duration, Duration) {
+    let [half, most] = [lease / 2, lease * 7 / 8];
+    let [t1, t2] = [t1, t2].map(|seconds| Duration::from_secs(seconds.into()));
+    let t2 = if t2.is_zero() || t2 >= lease { most } else { t2 };
+    match () {
+        () if !t1.is_zero() && t1 < t2 => (t1, t2),
+        () if half < t2 => (half, t2),
+        () => (half, most),
+    }
+}
+
+/// A name that may be written into a file, or none.
+fn host_name(name: &str) -> Option<String> {
+    let name = name.trim_end_matches('\0');
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let allowed = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
+    let good = |label: &str| !label.is_empty() && label.len() < 64 && label.chars().all(allowed);
+    (name.len() < 254 && name.split('.').all(good)).then(|| name.to_owned())
+}
+
+/// One bad name spoils the list.
+fn search(names: &[dhcproto::Name]) -> Option<Vec<String>> {
+    let text = |name: &dhcproto::Name| {
+        let labels: Option<Vec<_>> = name.iter().map(|label| std::str::from_utf8(label).ok()).collect();
+        host_name(&labels?.join(".")).filter(|text| text.split('.').count() == name.iter().count())
+    };
+    names.iter().take(32).map(text).collect()
+}
