@@ -164,3 +164,50 @@ fn ethernet(buffer: &mut [u8], from: Mac, to: Mac, protocol: EthernetProtocol) -
     ethernet.set_ethertype(protocol);
     ethernet
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    const US: Mac = [2, 0, 0, 0, 0, 5];
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// What is wrapped is unwrapped again, at the other end: a frame's ports change places, and its sum stays.
+        #[test]
+        fn what_is_wrapped_is_opened(
+            payload in vec(any::<u8>(), 0..1500),
+            (from, source, destination) in any::<(Mac, [u8; 4], [u8; 4])>(),
+        ) {
+            let mut bytes = frame(&payload, (from, source.into()), (US, destination.into()));
+            prop_assert_eq!(open(&bytes, US), Err(Ignored::NotDhcp), "it is addressed to a server");
+            bytes[34..38].rotate_left(2);
+            prop_assert_eq!(open(&bytes, US), Ok(Received::Dhcp { payload: &payload, from }));
+        }
+
+        /// One flipped bit anywhere under a checksum is damage, and one in the Ethernet header finds somebody else.
+        #[test]
+        fn no_single_bit_is_lost(
+            payload in vec(any::<u8>(), 0..300),
+            at in any::<prop::sample::Index>(),
+            bit in 0..8_u8,
+        ) {
+            let mut bytes = frame(&payload, (US, Ipv4Addr::LOCALHOST), (US, Ipv4Addr::LOCALHOST));
+            bytes[34..38].rotate_left(2);
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            let from_somebody_else = (6..12).contains(&at);
+            prop_assert_eq!(open(&bytes, US).is_ok(), from_somebody_else);
+        }
+
+        #[test]
+        fn arp_is_read_as_written(is_reply in any::<bool>(), sender in any::<(Mac, [u8; 4])>(), target in any::<(Mac, [u8; 4])>()) {
+            let arp = Arp { is_reply, sender: (sender.0, sender.1.into()), target: (target.0, target.1.into()) };
+            let bytes = arp.write();
+            prop_assert_eq!(open(&bytes, US), Ok(Received::Arp(arp)));
+        }
+    }
+}

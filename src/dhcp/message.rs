@@ -157,3 +157,59 @@ fn put_name(out: &mut Vec<u8>, config: &Config) {
         option::put(out, option::HOST_NAME, name.as_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    fn address() -> impl Strategy<Value = Option<Ipv4Addr>> {
+        prop::option::of((1..=u32::MAX).prop_map(Ipv4Addr::from))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// What a request was made of is what its bytes say, field by field and option by option.
+        #[test]
+        fn what_is_written_is_read(
+            (xid, secs, mac, max_message_size) in any::<(u32, u16, Mac, u16)>(),
+            (ciaddr, requested, server) in (address(), address(), address()),
+            client_id in vec(any::<u8>(), 0..300),
+            host_name in prop::option::of("[a-z]{0,300}"),
+            fqdn in prop::option::of("[a-z]{1,9}\\.[a-z ]{1,9}"),
+            (broadcast, kind) in (any::<bool>(), prop::sample::select(vec![1, 3, 4, 7])),
+        ) {
+            let config = Config { host_name, fqdn, broadcast, max_message_size, ..Config::new(mac, client_id) };
+            let request = Request { ciaddr, requested, server, ..Request::new(kind.into(), xid, secs) };
+            let payload = request.write(&config);
+
+            prop_assert!(payload.len() >= SHORTEST);
+            let packet = DhcpPacket::new_checked(&payload[..]).expect("a message");
+            prop_assert_eq!((packet.opcode(), packet.magic_number()), (DhcpOpCode::Request, MAGIC));
+            prop_assert_eq!((packet.transaction_id(), packet.secs()), (xid, secs));
+            prop_assert_eq!(packet.client_hardware_address().0, mac);
+            prop_assert_eq!(packet.client_ip(), ciaddr.unwrap_or(Ipv4Addr::UNSPECIFIED));
+
+            let asks = matches!(kind, 1 | 3);
+            let flagged = packet.flags().contains(DhcpFlags::BROADCAST);
+            prop_assert_eq!(flagged, broadcast && asks && ciaddr.is_none());
+            let options = Options::collect(&payload[HEADER..], &payload[FILE], &payload[SNAME]);
+            prop_assert_eq!(options.byte(option::MESSAGE_TYPE), Some(kind));
+            prop_assert_eq!(options.bytes(option::CLIENT_ID).unwrap_or_default(), config.sent_client_id());
+            prop_assert_eq!(options.address(option::REQUESTED_ADDRESS), requested);
+            prop_assert_eq!(options.address(option::SERVER_ID), server);
+            prop_assert_eq!(options.bytes(option::RAPID_COMMIT).is_some(), kind == 1);
+            let wanted = options.bytes(option::PARAMETER_REQUEST_LIST);
+            prop_assert_eq!(wanted, asks.then_some(&option::WANTED[..]));
+            let largest = asks.then_some(max_message_size.max(SMALLEST_MAX));
+            prop_assert_eq!(options.short(option::MAX_MESSAGE_SIZE), largest);
+            let whole_name = config.fqdn.as_deref().and_then(option::client_fqdn).filter(|_| asks);
+            let name = config.host_name.as_deref().map(|name| &name.as_bytes()[..name.len().min(255)]);
+            let name = name.filter(|name| asks && whole_name.is_none() && !name.is_empty());
+            prop_assert_eq!(options.bytes(option::CLIENT_FQDN), whole_name.as_deref());
+            prop_assert_eq!(options.bytes(option::HOST_NAME), name);
+        }
+    }
+}

@@ -282,3 +282,81 @@ fn checked_name(name: &str) -> Option<String> {
     let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(letter);
     (name.len() <= 253 && name.split('.').all(label)).then(|| name.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::{btree_map, vec};
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// What is put into a field comes out of it again, as far as one option holds it.
+        #[test]
+        fn what_is_put_is_collected(options in btree_map(1..END, vec(any::<u8>(), 0..300), 0..20), padding in 0..4_usize) {
+            let mut field = Vec::new();
+            for (code, value) in &options {
+                put(&mut field, *code, value);
+                field.resize(field.len() + padding, PAD);
+            }
+            let cut = options.into_iter().map(|(code, value)| (code, value[..value.len().min(255)].to_vec())).collect();
+            prop_assert_eq!(Options::collect(&field, &[], &[]), Options(cut));
+        }
+
+        /// RFC 3396 7: however a value is cut, and whatever lies between its pieces, it is whole again.
+        #[test]
+        fn pieces_are_joined(
+            value in vec(any::<u8>(), 0..1000),
+            cuts in vec(any::<prop::sample::Index>(), 0..6),
+            fields in vec(0..3_usize, 12),
+        ) {
+            let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.index(value.len() + 1)).collect();
+            cuts.sort_unstable();
+            let mut in_field = [vec![OVERLOAD, 1, 3], Vec::new(), Vec::new()];
+            let mut at = 0;
+            // A later piece is never in an earlier field.
+            let mut fields = fields;
+            fields.sort_unstable();
+            for (piece, field) in cuts.into_iter().chain([value.len()]).zip(fields) {
+                for chunk in value[at..piece].chunks(255) {
+                    put(&mut in_field[field], MESSAGE, chunk);
+                    put(&mut in_field[field], HOST_NAME, b"x");
+                }
+                at = piece;
+            }
+            let [options, file, sname] = &in_field;
+            let all = Options::collect(options, file, sname);
+            prop_assert_eq!(all.bytes(MESSAGE).unwrap_or_default(), &value);
+        }
+
+        /// The readers are total, and let nothing through that is not what it says.
+        #[test]
+        fn readers_are_total(value in vec(any::<u8>(), 0..70), code in 1..END) {
+            let mut field = Vec::new();
+            put(&mut field, code, &value);
+            let options = Options::collect(&field, &field, &field);
+            prop_assert_eq!(options.byte(code).is_some(), value.len() == 1);
+            prop_assert_eq!(options.short(code).is_some(), value.len() == 2);
+            prop_assert_eq!(options.long(code).is_some(), value.len() == 4);
+            prop_assert!(options.addresses(code).len() <= value.len() / 4);
+            prop_assert!(options.text(code).is_none_or(|text| !text.contains(char::is_control)));
+            prop_assert!(options.name(code).is_none_or(|name| checked_name(&name) == Some(name)));
+            prop_assert!(options.names(code).into_iter().all(|name| checked_name(&name) == Some(name)));
+            let routes = classless_routes(&value).unwrap_or_default();
+            prop_assert!(routes.iter().all(|route| network(route.destination, route.prefix_len) == route.destination));
+        }
+
+        /// RFC 4702 2: the name that goes into option 81 is the one that a reader of DNS names finds in it.
+        #[test]
+        fn a_name_survives_option_81(name in "[a-z0-9_-]{1,63}(\\.[a-z0-9_-]{1,63}){0,3}") {
+            match client_fqdn(&name) {
+                Some(value) => {
+                    prop_assert_eq!(&value[..3], &[5, 0, 0]);
+                    prop_assert_eq!(dns_name(&value[3..], 0), Some((name, value.len() - 3)));
+                }
+                None => prop_assert!(name.len() > 250),
+            }
+        }
+    }
+}
