@@ -1,0 +1,84 @@
+//! Bytes of any kind: the client stays within its invariants, for the committed inputs and for some random ones.
+//!
+//! `tests/fuzz/libfuzzer` lets a real fuzzer look for more, for as long as one likes (nightly Rust, `cargo install
+//! cargo-fuzz`; `tests/corpus/README.md` says how the committed inputs were found):
+//!
+//! ```text
+//! cargo +nightly fuzz run --fuzz-dir tests/fuzz/libfuzzer packet -- -max_total_time=300
+//! cargo +nightly fuzz run --fuzz-dir tests/fuzz/libfuzzer operations -- -max_total_time=300
+//! ```
+#![cfg(feature = "proxy")]
+#![expect(unreachable_pub, clippy::unwrap_used, reason = "nothing of a test is public, and it may fail")]
+
+#[path = "fuzz/harness.rs"]
+mod harness;
+#[path = "fuzz/recorded.rs"]
+mod recorded;
+#[path = "fuzz/watch.rs"]
+mod watch;
+
+use harness::{AS_ARP, AS_FRAME, AS_PAYLOAD, AS_REPLY};
+use proptest::prelude::*;
+use std::path::Path;
+
+/// Runs every input of a folder, naming the one that fails; there are some.
+fn replay(folder: &str, run: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(folder);
+    let mut files: Vec<_> = folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= 10, "{} inputs in {}", files.len(), folder.display());
+    for file in files {
+        let input = std::fs::read(&file).unwrap();
+        let outcome = std::panic::catch_unwind(|| run(&input));
+        assert!(outcome.is_ok(), "{} fails", file.display());
+    }
+}
+
+#[test]
+fn committed_packets() {
+    replay("packet", harness::packet);
+}
+
+#[test]
+fn committed_operations() {
+    replay("operations", harness::operations);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 1500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_packets(
+        head in (any::<u8>(), any::<u8>(), prop::sample::select(vec![AS_FRAME, AS_PAYLOAD, AS_REPLY, AS_ARP])),
+        rest in prop::collection::vec(any::<u8>(), 0..700),
+    ) {
+        harness::packet(&[&[head.0, head.1, head.2][..], &rest].concat());
+    }
+
+    #[test]
+    fn random_operations(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+        harness::operations(&bytes);
+    }
+
+    /// What real servers said, damaged: in every state, whole frames and payloads whose checksums are right.
+    #[test]
+    fn damaged_recordings(
+        choice in any::<u8>(),
+        state in any::<u8>(),
+        form in prop::sample::select(vec![AS_FRAME, AS_PAYLOAD, AS_REPLY]),
+        frame in any::<prop::sample::Index>(),
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
+    ) {
+        let (_, frame) = frame.get(&recorded::ALL);
+        let mut bytes = if form == AS_FRAME { frame.clone() } else { recorded::payload(frame).to_vec() };
+        for (at, byte) in edits {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        harness::packet(&[&[choice, state, form][..], &bytes].concat());
+    }
+}
