@@ -8,7 +8,7 @@ use crate::rpc::Lease;
 
 use super::request::Request;
 
-/// What Setup answers and the lease file has. Times are in seconds; `u32::MAX` is for ever (RFC 2131 section 3.3).
+/// What Setup answers and the lease file has. Times are in seconds; `u32::MAX` is for ever (RFC 2131 3.3).
 pub(super) fn reply(request: &Request, lease: &dhcp::Lease) -> Lease {
     Lease {
         t1: seconds(lease.t1),

@@ -74,7 +74,7 @@ pub(super) struct Request {
     pub(super) domain_name: String,
 }
 
-/// The longest value of one DHCP option (RFC 2132 section 2).
+/// The longest value of one DHCP option (RFC 2132 2).
 const OPTION_MAX: usize = 255;
 
 impl Request {
