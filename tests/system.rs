@@ -7,6 +7,8 @@ mod lab;
 
 #[path = "system/calls.rs"]
 mod calls;
+#[path = "system/conflict.rs"]
+mod conflict;
 #[path = "system/expiry.rs"]
 mod expiry;
 #[path = "system/file.rs"]
@@ -61,7 +63,7 @@ fn main() -> ExitCode {
     // Most trials mostly wait.
     arguments.test_threads.get_or_insert(8);
 
-    let groups: [&[Named]; 15] = [
+    let groups: [&[Named]; 16] = [
         lab_itself::TRIALS,
         lease::TRIALS,
         refusals::TRIALS,
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         resting::TRIALS,
         odd::TRIALS,
         options::TRIALS,
+        conflict::TRIALS,
         servers::TRIALS,
         networks::TRIALS,
         peer_fails::TRIALS,

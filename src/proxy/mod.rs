@@ -11,11 +11,10 @@
 //! | `session.rs` | one lease: client, sockets and link in one loop |
 //! | `site.rs` | where a lease lives, and the sockets into it |
 //! | `settings.rs` | what a lease puts on the link, and how to undo it |
-//! | `change.rs` | what a renewal has changed |
 //! | `reply.rs`, `leases.rs` | the lease in the caller's terms, and in the file |
+//! | `words.rs` | leases in the log |
 //! | `error.rs` | whose fault it is, and the words for it |
 
-mod change;
 pub mod config;
 mod error;
 mod identity;
@@ -29,6 +28,7 @@ mod session;
 mod settings;
 mod site;
 mod table;
+mod words;
 
 use std::ffi::OsString;
 use std::io::Write;

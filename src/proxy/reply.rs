@@ -59,7 +59,7 @@ fn texts(addresses: &[Ipv4Addr]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::change::tests::lease as plain;
+    use crate::proxy::words::tests::lease as plain;
 
     fn lease(domain: Option<&str>, search: &[&str]) -> dhcp::Lease {
         let (domain_name, search) = (domain.map(str::to_owned), search.iter().map(|&name| name.to_owned()).collect());

@@ -14,15 +14,15 @@ use crate::rpc::Lease;
 use crate::rt::{self, Runtime};
 use crate::time::Instant;
 
-use super::change::Change;
 use super::config::Habits;
 use super::error::Error;
 use super::memory::Who;
 use super::pace::Pace;
 use super::reply;
-use super::request::{Key, Mac, Request};
+use super::request::{Key, Request};
 use super::settings::Settings;
 use super::site::{Heard, LinkState, Site, Unreachable, Wire, is_link_away};
+use super::words::{Brief, Change, LostBy};
 
 /// How soon a link that cannot be used, or is not what the lease says, is looked at again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -30,6 +30,9 @@ const RETRY: Duration = Duration::from_secs(5);
 /// How long sockets stay open before the container is looked for again. They hear nothing of an interface that has gone,
 /// and an unanswered renewal would hold on to its namespace for hours.
 const LISTEN: Duration = Duration::from_secs(10);
+
+/// As much of the queue as is read before a Setup is answered: who floods the interface is not to hold it up for good.
+const ARRIVED: usize = 100;
 
 /// What all sessions share.
 #[derive(Debug)]
@@ -99,7 +102,9 @@ impl Session {
         if wire.state == LinkState::Down {
             return Err(Error::LinkDown(request.container_interface));
         }
-        let client = Client::new(config, seed()?, rt::now());
+        let now = rt::now();
+        let deadline = now + habits.acquisition.unwrap_or(Duration::MAX);
+        let client = Client::new(config, seed()?, now);
         let mut session = Self {
             commons,
             request,
@@ -116,20 +121,41 @@ impl Session {
             told_of_taken_port: false,
         };
         session.mind_link();
+        session.bind(deadline).await?;
+        Ok(session)
+    }
+
+    /// Asks until there is a lease that nobody disputes, and puts it on the link.
+    async fn bind(&mut self, deadline: Instant) -> Result<(), Error> {
+        let (commons, interface) = (Rc::clone(&self.commons), self.request.container_interface.clone());
+        let no_answer = |why| Error::NoAnswer { interface: interface.clone(), why };
+        // Once bound, the client asks on for ever; the caller does not wait for ever.
+        let mut disputed: Option<dhcp::Why> = None;
         loop {
-            match session.next_event().await.map_err(Error::Vanished)? {
+            let late = async {
+                let Some(why) = disputed.clone() else { return pending().await };
+                commons.sleep_until(deadline).await;
+                Err(no_answer(why))
+            };
+            let event = async { self.next_event().await.map_err(Error::Vanished) };
+            match or(event, late).await? {
                 Event::Bound(lease) => {
-                    log::info!("{session}: {}", Brief(&lease));
-                    session.put_on_link(&lease)?;
-                    session.last = Some(Place::of(&lease));
-                    // `keep` closes the sockets, which takes the kernel ten milliseconds, while the caller has its answer.
-                    return Ok(session);
+                    log::info!("{self}: {}", Brief(&lease));
+                    self.put_on_link(&lease)?;
+                    self.last = Some(Place::of(&lease));
+                    // By now there may be an answer of somebody who has the address; later ones `keep` hears.
+                    self.hear_what_arrived();
+                    if self.client.lease().is_some() {
+                        return Ok(());
+                    }
                 }
-                Event::GaveUp(why) => {
-                    return Err(Error::NoAnswer { interface: session.request.container_interface.clone(), why });
+                Event::Lost { old, why: why @ Lost::Conflict { by } } => {
+                    self.lose(&old, &why);
+                    disputed = Some(dhcp::Why::InUse { address: old.address, server: old.server_id, by });
                 }
-                // All others need a lease.
-                event => log::debug!("{session}: {event:?} without a lease"),
+                Event::GaveUp(why) => return Err(no_answer(why)),
+                // All others need a lease that is kept.
+                event => log::debug!("{self}: {event:?} in a Setup"),
             }
         }
     }
@@ -185,10 +211,7 @@ impl Session {
                         log::info!("{self}: {} changed {change}", new.server_id);
                     }
                 }
-                Event::Lost { old, why } => {
-                    log::warn!("{self}: lost the lease of {}: {}; looking for another", old.address, LostBy(&why));
-                    self.take_off_link();
-                }
+                Event::Lost { old, why } => self.lose(&old, &why),
                 Event::GaveUp(_) | Event::Released => return,
             }
             changed(self);
@@ -241,6 +264,12 @@ impl Session {
         let applied = self.put_on_link(lease);
         self.last = place;
         self.note(applied);
+    }
+
+    /// No lease in place of the one that was there.
+    fn lose(&mut self, old: &dhcp::Lease, why: &Lost) {
+        log::warn!("{self}: lost the lease of {}: {}; looking for another", old.address, LostBy(why));
+        self.take_off_link();
     }
 
     /// Makes the link what the lease says.
@@ -410,6 +439,14 @@ impl Session {
         yield_now().await;
     }
 
+    /// Lets the client hear what is in the queue, and waits for no more.
+    fn hear_what_arrived(&mut self) {
+        for _ in 0..ARRIVED {
+            let Some(frame) = self.wire.as_ref().and_then(Wire::arrived) else { return };
+            self.hear(&frame);
+        }
+    }
+
     /// Lets the client hear a frame.
     fn hear(&mut self, frame: &[u8]) {
         if self.wire.as_ref().is_some_and(|wire| self.site.is_said_by_container(&self.request, wire, frame)) {
@@ -461,33 +498,6 @@ struct Place {
 impl Place {
     fn of(lease: &dhcp::Lease) -> Self {
         Self { address: lease.address, prefix_len: lease.prefix_len, router: lease.routers.first().copied() }
-    }
-}
-
-/// A lease in a few words.
-struct Brief<'a>(&'a dhcp::Lease);
-
-impl fmt::Display for Brief<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let dhcp::Lease { address, prefix_len, server_id, lease_time, .. } = self.0;
-        match lease_time {
-            Some(time) => write!(f, "{address}/{prefix_len} from {server_id} for {} s", time.as_secs()),
-            None => write!(f, "{address}/{prefix_len} from {server_id} for ever"),
-        }
-    }
-}
-
-/// Why a lease was lost, in a few words.
-struct LostBy<'a>(&'a Lost);
-
-impl fmt::Display for LostBy<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Lost::Expired => write!(f, "nobody extended it in time"),
-            Lost::Refused { server, message: None } => write!(f, "refused by {server}"),
-            Lost::Refused { server, message: Some(message) } => write!(f, "refused by {server}: {message}"),
-            Lost::Conflict { by } => write!(f, "{} uses that address", Mac(*by)),
-        }
     }
 }
 

@@ -260,18 +260,25 @@ impl Wire {
 
     /// Waits for a frame, or for news of the interface.
     pub(super) async fn hear(&self) -> io::Result<Heard> {
-        let frame = |socket: &RawSocket| {
-            let mut frame = [0; FRAME];
-            let length = socket.recv(&mut frame)?;
-            Ok(Heard::Frame(frame[..length].to_vec()))
-        };
         let news = |monitor: &Monitor| {
             Ok(match monitor.recv()? {
                 News::Is(link) => Heard::Link(LinkState::of(&link)),
                 News::Gone | News::Missed => Heard::LinkInDoubt,
             })
         };
+        let frame = |packets: &RawSocket| frame(packets).map(Heard::Frame);
         // In this order: there may always be another frame.
         or(self.monitor.read_with(news), self.packets.read_with(frame)).await
     }
+
+    /// A frame that has arrived already, if there is one.
+    pub(super) fn arrived(&self) -> Option<Vec<u8>> {
+        frame(self.packets.get_ref()).ok()
+    }
+}
+
+fn frame(packets: &RawSocket) -> io::Result<Vec<u8>> {
+    let mut frame = [0; FRAME];
+    let length = packets.recv(&mut frame)?;
+    Ok(frame[..length].to_vec())
 }

@@ -11,12 +11,14 @@ use std::time::Duration;
 
 use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Decoder, Encodable};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, poll};
 use smol_dhcp_proxy::rt;
 use smol_dhcp_proxy::time::Instant;
 
 use super::namespace::Namespace;
-use super::wire::{Datagram, Mac, Tap};
+use super::wire::{Datagram, Mac, Tap, arp_claim};
 use super::{Result, eventually};
 
 /// What the server gives out.
@@ -35,6 +37,13 @@ pub struct Settings {
     pub dns: Vec<Ipv4Addr>,
     pub domain: Option<String>,
     pub mtu: Option<u16>,
+}
+
+/// Somebody who claims an address, and the process that is to hear of it together with the ACK.
+#[derive(Clone, Debug)]
+struct Dispute {
+    by: Mac,
+    client: u32,
 }
 
 impl Default for Settings {
@@ -106,6 +115,9 @@ struct State {
     leases: BTreeMap<Mac, Ipv4Addr>,
     /// Addresses that a client found in use.
     declined: BTreeSet<Ipv4Addr>,
+    disputes: Vec<Dispute>,
+    /// What is to be sent behind the answer, and the process that is to see both at once.
+    claim: Option<(Vec<u8>, u32)>,
     heard: Vec<Heard>,
     fault: Option<String>,
 }
@@ -131,6 +143,8 @@ impl Server {
             given: 0,
             leases: BTreeMap::new(),
             declined: BTreeSet::new(),
+            disputes: Vec::new(),
+            claim: None,
             heard: Vec::new(),
             fault: None,
         };
@@ -160,6 +174,12 @@ impl Server {
     /// Changes what it gives out from now on.
     pub fn change(&self, change: impl FnOnce(&mut Settings)) {
         change(&mut self.lock().settings);
+    }
+
+    /// The next so many addresses that it gives are claimed by somebody else, right behind the ACK. To the process
+    /// `client`, which is stopped meanwhile, both come at once.
+    pub fn dispute(&self, times: usize, by: Mac, client: u32) {
+        self.lock().disputes = vec![Dispute { by, client }; times];
     }
 
     /// Forgets its leases: who renews now gets a NAK, and then another address.
@@ -227,9 +247,20 @@ fn listen(tap: &Tap, stopped: &UnixStream, state: &Mutex<State>) -> Result {
             let Some(datagram) = Datagram::parse(&frame).filter(|datagram| datagram.destination.port() == 67) else {
                 continue;
             };
-            let answer = lock(state).hear(&datagram, tap.mac);
-            if let Some(answer) = answer {
-                tap.send(&answer.to_frame())?;
+            let (answer, claim) = {
+                let mut state = lock(state);
+                (state.hear(&datagram, tap.mac), state.claim.take())
+            };
+            let Some(answer) = answer else { continue };
+            match claim {
+                None => tap.send(&answer.to_frame())?,
+                Some((claim, client)) => {
+                    let client = Pid::from_raw(i32::try_from(client)?);
+                    kill(client, Signal::SIGSTOP)?;
+                    tap.send(&answer.to_frame())?;
+                    tap.send(&claim)?;
+                    kill(client, Signal::SIGCONT)?;
+                }
             }
         }
     }
@@ -253,6 +284,10 @@ impl State {
         }
         let (kind, address) = self.decide(&heard)?;
         let reply = self.reply(&heard.message, kind, address);
+        if let (MessageType::Ack, Some(address)) = (kind, address) {
+            self.claim =
+                self.disputes.pop().map(|Dispute { by, client }| (arp_claim(by, address, heard.client()), client));
+        }
         // RFC 2131 section 4.1: to a client with an address, there; else by broadcast where the client asks
         // for it or gets a NAK; else to the address that it is about to have, without ARP.
         let known = heard.message.ciaddr();

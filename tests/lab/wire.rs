@@ -11,8 +11,8 @@ use nix::sys::socket::{
 };
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpProtocol, Ipv4Packet, Ipv4Repr, UdpPacket,
-    UdpRepr,
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpProtocol,
+    Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr,
 };
 
 use super::Result;
@@ -101,6 +101,39 @@ impl Tap {
 impl AsFd for Tap {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// The frame in which `by` answers `to` by ARP that it has `address`. A broadcast would come to a macvlan later than what
+/// is sent to it alone: the kernel hands those on in the background.
+pub fn arp_claim(by: Mac, address: Ipv4Addr, to: Mac) -> Vec<u8> {
+    let arp = ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Reply,
+        source_hardware_addr: EthernetAddress(by.0),
+        source_protocol_addr: address,
+        target_hardware_addr: EthernetAddress(to.0),
+        target_protocol_addr: Ipv4Addr::UNSPECIFIED,
+    };
+    let ethernet = EthernetRepr {
+        src_addr: EthernetAddress(by.0),
+        dst_addr: EthernetAddress(to.0),
+        ethertype: EthernetProtocol::Arp,
+    };
+    let mut bytes = vec![0; ethernet.buffer_len() + arp.buffer_len()];
+    let mut frame = EthernetFrame::new_unchecked(&mut bytes);
+    ethernet.emit(&mut frame);
+    arp.emit(&mut ArpPacket::new_unchecked(frame.payload_mut()));
+    bytes
+}
+
+/// Who asks by ARP, and for which address, if a frame is such a question.
+pub fn arp_question(frame: &[u8]) -> Option<(Mac, Ipv4Addr)> {
+    let frame = EthernetFrame::new_checked(frame).ok().filter(|frame| frame.ethertype() == EthernetProtocol::Arp)?;
+    match ArpRepr::parse(&ArpPacket::new_checked(frame.payload()).ok()?).ok()? {
+        ArpRepr::EthernetIpv4 {
+            operation: ArpOperation::Request, source_hardware_addr, target_protocol_addr, ..
+        } => Some((Mac(source_hardware_addr.0), target_protocol_addr)),
+        _ => None,
     }
 }
 

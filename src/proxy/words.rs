@@ -1,11 +1,40 @@
-//! What a renewal has changed, for the log.
+//! What the log says of leases.
 
 use std::fmt;
 
-use crate::dhcp::{Lease, Route};
+use crate::dhcp::{Lease, Lost, Route};
 
-/// Two leases of one container, the earlier one first. Its text names every setting that differs, old and new; it is
-/// empty where none does that anybody but the kernel cares for.
+use super::request::Mac;
+
+/// A lease in a few words.
+pub(super) struct Brief<'a>(pub(super) &'a Lease);
+
+impl fmt::Display for Brief<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Lease { address, prefix_len, server_id, lease_time, .. } = self.0;
+        match lease_time {
+            Some(time) => write!(f, "{address}/{prefix_len} from {server_id} for {} s", time.as_secs()),
+            None => write!(f, "{address}/{prefix_len} from {server_id} for ever"),
+        }
+    }
+}
+
+/// Why a lease was lost, in a few words.
+pub(super) struct LostBy<'a>(pub(super) &'a Lost);
+
+impl fmt::Display for LostBy<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Lost::Expired => write!(f, "nobody extended it in time"),
+            Lost::Refused { server, message: None } => write!(f, "refused by {server}"),
+            Lost::Refused { server, message: Some(message) } => write!(f, "refused by {server}: {message}"),
+            Lost::Conflict { by } => write!(f, "{} uses that address", Mac(*by)),
+        }
+    }
+}
+
+/// What a renewal has changed: the lease before and after it. Its text names every setting that differs, and is empty
+/// where none does.
 pub(super) struct Change<'a>(pub(super) &'a Lease, pub(super) &'a Lease);
 
 impl fmt::Display for Change<'_> {

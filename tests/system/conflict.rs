@@ -1,0 +1,183 @@
+//! Addresses that somebody else has, by ARP: before the answer to Setup, right with it, and later.
+
+use std::net::Ipv4Addr;
+use std::os::unix::net::UnixStream;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use dhcproto::v4::{DhcpOption, MessageType, OptionCode};
+use rustix::event::{PollFd, PollFlags, poll};
+use smol_dhcp_proxy::rpc::Code;
+use smol_dhcp_proxy::rt;
+
+use crate::lab::namespace::Namespace;
+use crate::lab::server::{Heard, Server, Settings};
+use crate::lab::topology::{LINK, SERVER_LINK};
+use crate::lab::wire::{Mac, Tap, arp_claim, arp_question};
+use crate::lab::{Result, eventually, grpc};
+use crate::lease::{check_link, check_released};
+use crate::{Named, stage};
+
+pub(crate) const TRIALS: &[Named] = &[
+    ("conflict::the_owner_is_there_from_the_start", owner_from_the_start),
+    ("conflict::the_owner_speaks_right_behind_the_ack", right_behind_the_ack),
+    ("conflict::an_owner_that_answers_after_5_ms", owner_after_five_ms),
+    ("conflict::one_that_comes_later_is_found_at_the_renewal", owner_comes_later),
+    ("conflict::when_every_address_is_taken_the_caller_is_told", every_address_taken),
+    ("conflict::probes_beforehand_wait_for_a_slow_owner", probes_beforehand),
+    ("conflict::without_probes_nobody_is_asked", without_probes),
+];
+
+const SOON: Duration = Duration::from_secs(5);
+const FIRST: Ipv4Addr = Ipv4Addr::new(10, 88, 1, 1);
+const SECOND: Ipv4Addr = Ipv4Addr::new(10, 88, 1, 2);
+const STRANGER: Mac = Mac([0x02, 0x77, 0, 0, 0, 1]);
+
+/// A DECLINE is about the address and tells its server so; it is no RELEASE (RFC 2131 table 5).
+fn check_declined(heard: &Heard, address: Ipv4Addr) {
+    let option = |code| heard.message.opts().get(code).cloned();
+    assert_eq!(option(OptionCode::RequestedIpAddress), Some(DhcpOption::RequestedIpAddress(address)), "{heard:?}");
+    assert!(heard.names_server() && heard.message.ciaddr().is_unspecified(), "{heard:?}");
+}
+
+fn owner_from_the_start() -> Result {
+    let stage = stage(2, &[])?;
+    let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    // The kernel answers for it.
+    stage.topology.containers[1].namespace.add_address(LINK, FIRST, 16)?;
+    let start = rt::now();
+    assert_eq!(stage.setup(0)?.yiaddr, SECOND.to_string());
+    assert!(rt::now() - start < Duration::from_secs(1), "the first conflict costs nobody any time");
+    check_declined(&server.await_message(MessageType::Decline, 1, SOON)?, FIRST);
+    let address = stage.topology.containers[0].address()?.ok_or("no address")?;
+    assert_eq!(address.address, SECOND);
+    Ok(())
+}
+
+/// The lease is on the link before the claim is read, and taken off it before the caller is answered.
+fn right_behind_the_ack() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0];
+    let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    server.dispute(1, STRANGER, stage.daemon.id());
+    let lease = stage.setup(0)?;
+    assert_eq!(lease.yiaddr, SECOND.to_string());
+    check_link(container, &lease, 3600)?;
+    check_declined(&server.await_message(MessageType::Decline, 1, SOON)?, FIRST);
+    stage.teardown(0)?;
+    check_released(&server, 1, container, &lease)
+}
+
+/// A station that has an address and takes its time to say so; dropped, it is gone.
+struct Owner {
+    stop: Option<UnixStream>,
+    thread: Option<JoinHandle<Result>>,
+}
+
+impl Owner {
+    fn start(namespace: &Namespace, link: &str, address: Ipv4Addr, delay: Duration) -> Result<Self> {
+        let (stop, stopped) = UnixStream::pair()?;
+        let tap = namespace.run(|| Tap::open(link))?;
+        let thread = std::thread::spawn(move || {
+            loop {
+                let mut ready = [PollFd::new(&tap, PollFlags::IN), PollFd::new(&stopped, PollFlags::IN)];
+                poll(&mut ready, None)?;
+                if !ready[1].revents().is_empty() {
+                    return Ok(());
+                }
+                while let Some(frame) = tap.receive()? {
+                    if let Some((asker, _)) = arp_question(&frame).filter(|(_, wanted)| *wanted == address) {
+                        std::thread::sleep(delay);
+                        tap.send(&arp_claim(STRANGER, address, asker))?;
+                    }
+                }
+            }
+        });
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn owner_after_five_ms() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0];
+    let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    let _owner = Owner::start(&stage.topology.server, SERVER_LINK, FIRST, Duration::from_millis(5))?;
+    stage.setup(0)?;
+    check_declined(&server.await_message(MessageType::Decline, 1, SOON)?, FIRST);
+    eventually("another address", SOON, || {
+        Ok(container.address()?.filter(|address| address.address == SECOND).map(drop))
+    })?;
+    eventually("the lease file has it", SOON, || {
+        let leases = stage.unit.leases()?;
+        Ok((leases[container.mac.to_string()][0]["yiaddr"] == SECOND.to_string()).then_some(()))
+    })?;
+    assert_eq!(container.namespace.default_routes()?.len(), 1);
+    assert_eq!(server.heard_of(MessageType::Release).len(), 0, "what is declined is not given back");
+    stage.teardown(0).map(drop)
+}
+
+fn owner_comes_later() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0];
+    let seconds = Duration::from_secs;
+    let settings = Settings { lease: seconds(60), t1: Some(seconds(4)), ..Settings::default() };
+    let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
+    stage.setup(0)?;
+    container.namespace.await_rest()?;
+    let _owner = Owner::start(&stage.topology.server, SERVER_LINK, FIRST, Duration::from_millis(5))?;
+    check_declined(&server.await_message(MessageType::Decline, 1, SOON)?, FIRST);
+    eventually("another address", SOON, || {
+        Ok(container.address()?.filter(|address| address.address == SECOND).map(drop))
+    })?;
+    let words = format!("lost the lease of {FIRST}: {STRANGER} uses that address");
+    assert!(stage.unit.log()?.contains(&words), "the log does not say: {words}");
+    Ok(())
+}
+
+fn every_address_taken() -> Result {
+    let stage = stage(1, &["-t", "3"])?;
+    let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    server.dispute(10, STRANGER, stage.daemon.id());
+    let start = rt::now();
+    let answer = grpc::setup(&stage.unit.socket(), &stage.config(0));
+    let took = rt::now() - start;
+    let status = answer.err().ok_or("a lease of an address that is taken")?;
+    assert_eq!(status.code, Code::Aborted, "{status:?}");
+    assert!(status.message.contains(&format!("{STRANGER} uses that address")), "{status:?}");
+    assert!(took > Duration::from_millis(2900) && took < Duration::from_millis(4000), "{took:?}");
+    assert_eq!(stage.topology.containers[0].address()?, None);
+    assert_eq!(stage.unit.leases()?, serde_json::json!({}));
+    Ok(())
+}
+
+fn probes_beforehand() -> Result {
+    let stage = stage(1, &["--arp-probe", "1"])?;
+    let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    let _owner = Owner::start(&stage.topology.server, SERVER_LINK, FIRST, Duration::from_millis(300))?;
+    let start = rt::now();
+    assert_eq!(stage.setup(0)?.yiaddr, SECOND.to_string());
+    assert!(rt::now() - start >= Duration::from_secs(2), "RFC 5227 wants two seconds after the last probe");
+    check_declined(&server.await_message(MessageType::Decline, 1, SOON)?, FIRST);
+    Ok(())
+}
+
+fn without_probes() -> Result {
+    let stage = stage(2, &["--arp-probe", "0"])?;
+    let container = &stage.topology.containers[0];
+    let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    stage.topology.containers[1].namespace.add_address(LINK, FIRST, 16)?;
+    assert_eq!(stage.setup(0)?.yiaddr, FIRST.to_string());
+    container.namespace.await_rest()?;
+    assert_eq!(container.address()?.map(|address| address.address), Some(FIRST));
+    assert_eq!(server.heard_of(MessageType::Decline).len(), 0);
+    Ok(())
+}
