@@ -6,6 +6,7 @@ use std::time::Duration;
 use dhcproto::v4::MessageType;
 use smol_dhcp_proxy::net::raw::RawSocket;
 use smol_dhcp_proxy::rpc::{Code, Lease, NetworkConfig, Status};
+use smol_dhcp_proxy::rt;
 
 use crate::lab::server::{Server, Settings};
 use crate::lab::stage::Stage;
@@ -20,6 +21,11 @@ pub(crate) const TRIALS: &[Named] = &[
     ("link::everything_at_once_is_undone", everything_is_undone),
     ("link::a_renamed_interface_is_renewed_all_the_same", renamed),
     ("link::down_and_up_during_a_renewal", down_and_up),
+    ("link::a_setup_waits_for_the_carrier", setup_waits_for_carrier),
+    ("link::without_a_carrier_setup_says_so", without_carrier),
+    ("link::a_setup_on_a_link_that_is_down_fails_at_once", setup_while_down),
+    ("link::a_setup_whose_interface_is_deleted_fails_at_once", deleted_during_setup),
+    ("link::a_renewal_goes_on_when_the_carrier_is_back", renewal_and_carrier),
     ("link::teardown_of_a_link_that_is_down", teardown_while_down),
     ("link::setup_after_a_crash_takes_over_what_is_there", after_a_crash),
     ("link::an_interface_that_is_deleted_ends_its_lease", deleted),
@@ -28,6 +34,8 @@ pub(crate) const TRIALS: &[Named] = &[
 ];
 
 const SOON: Duration = Duration::from_secs(5);
+/// The kernel tells of a carrier at most once in a second.
+const TOLD: Duration = Duration::from_millis(1500);
 
 fn short() -> Settings {
     let seconds = Duration::from_secs;
@@ -147,6 +155,92 @@ fn down_and_up() -> Result {
     stage.teardown(0).map(drop)
 }
 
+/// What a Setup is answered, and how long after `then` was done to the stage half a second later.
+fn setup_during(stage: &Stage, then: impl FnOnce() -> Result) -> Result<(Result<Lease, Status>, Duration)> {
+    std::thread::scope(|scope| {
+        let setup = scope.spawn(|| (grpc::setup(&stage.unit.socket(), &stage.config(0)), rt::now()));
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(!setup.is_finished(), "it did not wait");
+        let start = rt::now();
+        then()?;
+        let (answer, end) = setup.join().expect("no panic in Setup");
+        Ok((answer, end - start))
+    })
+}
+
+fn setup_waits_for_carrier() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0];
+    let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    stage.topology.server.set_state(SERVER_LINK, false)?;
+    let carrier = || stage.topology.server.set_state(SERVER_LINK, true);
+    let (lease, took) = setup_during(&stage, carrier)?;
+    check_link(container, &lease.map_err(|status| status.message)?, 3600)?;
+    assert!(took < TOLD, "{took:?} after the carrier came");
+    assert_eq!(server.heard_of(MessageType::Discover).len(), 1);
+    Ok(())
+}
+
+fn without_carrier() -> Result {
+    let stage = stage(1, &["-t", "1"])?;
+    stage.topology.server.set_state(SERVER_LINK, false)?;
+    let start = rt::now();
+    let refused = grpc::setup(&stage.unit.socket(), &stage.config(0)).expect_err("there is no carrier");
+    let took = rt::now() - start;
+    assert_eq!((refused.code, refused.message.as_str()), (Code::Aborted, "no carrier on eth0"));
+    assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(2), "{took:?}");
+    Ok(())
+}
+
+fn setup_while_down() -> Result {
+    let stage = stage(1, &[])?;
+    stage.topology.containers[0].namespace.set_state(LINK, false)?;
+    let start = rt::now();
+    let refused = grpc::setup(&stage.unit.socket(), &stage.config(0)).expect_err("the link is down");
+    assert_eq!((refused.code, refused.message.as_str()), (Code::Aborted, "eth0 is down"));
+    assert!(rt::now() - start < Duration::from_secs(1));
+    Ok(())
+}
+
+fn deleted_during_setup() -> Result {
+    let stage = stage(1, &[])?;
+    let (answer, took) = setup_during(&stage, || stage.topology.containers[0].namespace.delete_link(LINK))?;
+    let refused = answer.err().ok_or("a lease for an interface that is gone")?;
+    assert_eq!(refused.code, Code::Aborted);
+    assert!(refused.message.contains("eth0 is not there any more"), "{refused:?}");
+    assert!(took < TOLD, "{took:?}");
+    Ok(())
+}
+
+/// Be it that its cable was pulled or that it was set down: with its return the REQUEST is said again, long before T2.
+fn renewal_and_carrier() -> Result {
+    for is_set_down in [false, true] {
+        let stage = stage(1, &[])?;
+        let container = &stage.topology.containers[0];
+        let (namespace, link) = match is_set_down {
+            true => (&container.namespace, LINK),
+            false => (&stage.topology.server, SERVER_LINK),
+        };
+        let settings = Settings { t2: Some(Duration::from_secs(40)), ..short() };
+        let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
+        let lease = stage.setup(0)?;
+        server.set_silent(true);
+        server.await_message(MessageType::Request, 2, SOON)?;
+        namespace.set_state(link, false)?;
+        let words = if is_set_down { "the link is down" } else { "there is no carrier" };
+        eventually(words, SOON, || Ok(stage.unit.log()?.contains(words).then_some(())))?;
+        server.set_silent(false);
+        namespace.set_state(link, true)?;
+        let back = rt::now();
+        let again = server.await_message(MessageType::Request, 3, SOON)?;
+        assert!(again.is_unicast() && again.source.to_string() == lease.yiaddr, "{again:?}");
+        assert!(again.at - back < TOLD, "{:?}", again.at - back);
+        await_renewal(container, &lease)?;
+        assert!(stage.unit.log()?.contains("there is a carrier again"));
+    }
+    Ok(())
+}
+
 fn deleted() -> Result {
     let mut stage = stage(2, &["-a", "0.5"])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, short())?;
@@ -168,7 +262,7 @@ fn deleted_while_nobody_answers() -> Result {
     server.set_silent(true);
     server.await_message(MessageType::Request, 2, SOON)?;
     stage.topology.containers[0].namespace.delete_link(LINK)?;
-    eventually("the lease is forgotten long before T2", Duration::from_secs(15), || {
+    eventually("the lease is forgotten at once", Duration::from_secs(2), || {
         Ok((stage.unit.leases()? == serde_json::json!({})).then_some(()))
     })?;
     assert!(stage.daemon.await_exit(SOON)?.success(), "nothing holds it any more");
