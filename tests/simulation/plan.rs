@@ -39,21 +39,26 @@ pub enum Trouble {
     /// A server refuses whatever it has offered.
     Refuses(usize),
     Hostile(Style),
-    /// Chance says anything at any moment, and nature is no kinder.
-    Needles,
+    /// Chance says anything at any moment, and nature is no kinder; perhaps while no server is there.
+    Needles {
+        alone: bool,
+    },
     /// A client's interface has no carrier.
     NoCarrier(usize),
     /// The first addresses of every pool are somebody's, who says so after this while.
     Owner(Duration),
     /// The machine sleeps.
     Sleep,
+    /// The machine sleeps until T2 of a client, finds no server, and chance says anything.
+    Oversleeps(usize),
     /// The daemon starts anew, and goes on with the lease in its file.
     Restart(usize),
     /// The same, and at once the container is removed. The file does not say where the server is.
     Leaves(usize),
     /// A container is removed, and made again later.
     Recreate(usize),
-    /// A client asks for its address of earlier times again and again, because the carrier flickers.
+    /// A client asks for its address of earlier times again and again, because the carrier flickers; nobody hears it,
+    /// and chance says anything.
     Flickers(usize),
     /// A server gives leases of another length.
     Terms(usize, u32),
@@ -110,6 +115,8 @@ impl Plan {
             let long = match trouble {
                 Trouble::Hostile(_) | Trouble::Refuses(_) => chance.magnitude(secs(20), HOUR * 3),
                 Trouble::NoCarrier(_) => chance.magnitude(micros(1000), DAY),
+                Trouble::Flickers(_) => chance.magnitude(secs(2), secs(300)),
+                Trouble::Oversleeps(_) => chance.magnitude(DAY, DAY * 4),
                 Trouble::Sleep => chance.magnitude(secs(1), DAY * 3),
                 _ => chance.magnitude(secs(5), DAY),
             };
@@ -121,7 +128,7 @@ impl Plan {
     fn trouble(&self, chance: &mut Chance) -> Trouble {
         let server = chance.below(self.servers.len() as u64) as usize;
         let client = chance.below(self.clients.len() as u64) as usize;
-        match chance.below(22) {
+        match chance.below(23) {
             0..=1 => Trouble::Loss(chance.between(100, 1001)),
             2..=3 => {
                 let mut some = |of| chance.pick(&[0, of, of / 4]);
@@ -132,7 +139,7 @@ impl Plan {
             7 => Trouble::Renumbers(server),
             8 => Trouble::Refuses(server),
             9..=10 => Trouble::Hostile(chance.pick(&STYLES)),
-            11..=12 => Trouble::Needles,
+            11..=12 => Trouble::Needles { alone: chance.percent(50) },
             13..=14 => Trouble::NoCarrier(client),
             15 => Trouble::Owner(chance.magnitude(micros(100), secs(3))),
             16 => Trouble::Sleep,
@@ -140,6 +147,7 @@ impl Plan {
             18 => Trouble::Leaves(client),
             19 => Trouble::Recreate(client),
             20 => Trouble::Flickers(client),
+            21 => Trouble::Oversleeps(client),
             _ => Trouble::Terms(server, chance.pick(&[300, 3600, 20_000, 172_800])),
         }
     }

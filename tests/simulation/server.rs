@@ -143,7 +143,7 @@ impl Server {
                 let free_here = self.is_ours(address) && self.is_free(address, heard.chaddr, now);
                 if self.refuses {
                     Some(self.reply(NAK, heard, None))
-                } else if known_here || (self.forgiving && free_here && !ours) {
+                } else if known_here || (self.forgiving && known.is_none() && free_here && !ours) {
                     Some(self.grant(heard, address, now))
                 } else if ours || known.is_some() || self.authoritative {
                     Some(self.reply(NAK, heard, None))

@@ -6,7 +6,8 @@ use super::referee::Input;
 use super::server::Server;
 use super::wire::*;
 use super::world::{Happening, START, STRANGER, World};
-use smol_dhcp_proxy::dhcp::Ignored;
+use smol_dhcp_proxy::dhcp::{Ignored, Lease};
+use smol_dhcp_proxy::time::Instant;
 use std::time::Duration;
 
 impl World {
@@ -25,15 +26,21 @@ impl World {
             Trouble::Renumbers(which) => self.servers[which].renumber(self.now),
             Trouble::Refuses(which) => self.servers[which].refuses = true,
             Trouble::Hostile(style) => (self.hostile, self.trustworthy) = (Some(style), false),
-            Trouble::Needles => {
-                (self.needles, self.trustworthy) = (true, false);
-                for who in 0..self.hosts.len() {
-                    self.thread_needles(who, self.hosts[who].client.state());
-                }
+            Trouble::Needles { alone } => {
+                self.begin_needles();
+                self.servers.iter_mut().filter(|_| alone).for_each(|server| server.up = false);
             }
             Trouble::NoCarrier(who) => self.happen(Happening::Carrier { who, back: false }),
             Trouble::Owner(delay) => self.owner = Some(delay),
-            Trouble::Sleep => self.asleep_until = self.asleep_until.max(START + end),
+            Trouble::Sleep => self.sleep(START + end),
+            Trouble::Oversleeps(who) => {
+                self.begin_needles();
+                self.servers.iter_mut().for_each(|server| server.up = false);
+                let rebind_at = self.hosts[who].client.lease().and_then(Lease::rebind_at);
+                if let Some(at) = rebind_at.filter(|at| *at < START + end) {
+                    self.sleep(at);
+                }
+            }
             Trouble::Restart(who) => {
                 let knows_server = self.chance.percent(50);
                 self.restart(who, knows_server);
@@ -47,6 +54,7 @@ impl World {
             Trouble::Terms(which, lease) => {
                 (self.servers[which].terms.t1, self.servers[which].terms.t2) = (None, None);
                 self.servers[which].terms.lease = lease;
+                self.trustworthy = false;
             }
         }
     }
@@ -62,13 +70,20 @@ impl World {
             Trouble::Down(which) => self.servers[which].up = true,
             Trouble::Refuses(which) => self.servers[which].refuses = false,
             Trouble::Hostile(_) => self.hostile = None,
-            Trouble::Needles => self.needles = false,
+            Trouble::Needles { .. } | Trouble::Oversleeps(_) => {
+                self.needles -= 1;
+                self.servers.iter_mut().for_each(|server| server.up = true);
+            }
+            Trouble::Flickers(_) => (self.flickers, self.loss) = (self.flickers - 1, self.plan.loss),
             Trouble::NoCarrier(who) => self.happen(Happening::Carrier { who, back: true }),
             Trouble::Owner(_) => self.owner = None,
-            Trouble::Sleep => self.wake(),
-            Trouble::Terms(which, _) => self.servers[which].terms = self.plan.servers[which].terms,
-            Trouble::Forgets(_) | Trouble::Renumbers(_) | Trouble::Restart(_) => {}
-            Trouble::Leaves(_) | Trouble::Recreate(_) | Trouble::Flickers(_) => {}
+            Trouble::Terms(which, _) => {
+                self.servers[which].terms = self.plan.servers[which].terms;
+                // A shorter lease whose ACK was lost is all that it knows of.
+                self.servers[which].remembers_since = self.now;
+            }
+            Trouble::Sleep | Trouble::Forgets(_) | Trouble::Renumbers(_) | Trouble::Restart(_) => {}
+            Trouble::Leaves(_) | Trouble::Recreate(_) => {}
         }
     }
 
@@ -85,34 +100,45 @@ impl World {
 
     /// A machine that has just booted, at a port that cannot make up its mind.
     fn flicker(&mut self, who: usize) {
+        (self.flickers, self.loss, self.trustworthy) = (self.flickers + 1, 1000, false);
         if self.asleep_until > self.now || self.hosts[who].cut != 0 {
             return;
         }
         self.release(who);
         self.bear(who, true);
         let mut at = self.now;
-        for _ in 0..self.chance.between(20, 70) {
-            at = at + self.chance.magnitude(micros(100), micros(300_000));
+        for _ in 0..self.chance.between(40, 100) {
+            at = at + self.chance.magnitude(micros(100), micros(100_000));
             self.schedule(at, Happening::Carrier { who, back: false });
             at = at + micros(50);
             self.schedule(at, Happening::Carrier { who, back: true });
         }
     }
 
-    fn wake(&mut self) {
+    fn begin_needles(&mut self) {
+        (self.needles, self.trustworthy) = (self.needles + 1, false);
+        for who in 0..self.hosts.len() {
+            self.thread_needles(who, self.hosts[who].client.state());
+        }
+    }
+
+    fn sleep(&mut self, until: Instant) {
+        self.asleep_until = self.asleep_until.max(until);
         for host in &mut self.hosts {
-            host.referee.awake_since = self.now;
+            host.referee.awake_since = self.asleep_until;
         }
     }
 
     /// Things will befall this client soon, the sooner and the more of them the shorter its state may last.
     pub fn thread_needles(&mut self, who: usize, state: &str) {
         let (number, longest) = match state {
-            "RELEASING" => (8, micros(200_000)),
-            "INIT" | "PROBING" => (3, secs(2)),
+            "RELEASING" => (24, micros(200_000)),
+            "INIT" => (6, secs(2)),
+            "PROBING" => (3, secs(2)),
             "SELECTING" | "REQUESTING" => (2, secs(2)),
-            "INIT-REBOOT" | "REBOOTING" => (8, secs(3)),
-            "REBINDING" => (10, HOUR),
+            "INIT-REBOOT" => (4, secs(40)),
+            "REBOOTING" => (4, secs(3)),
+            "REBINDING" => (60, HOUR),
             "BOUND" => (1, HOUR * 6),
             _ => (2, HOUR),
         };
@@ -124,13 +150,14 @@ impl World {
     }
 
     pub fn needle(&mut self, who: usize) {
-        let hears = self.hosts[who].referee.carrier;
+        let (hears, state) = (self.hosts[who].referee.carrier, self.hosts[who].client.state());
         match self.chance.below(14) {
             0..=8 | 12 if !hears => {}
             0..=7 => self.say_anything(who),
             8 => self.claim(who),
             9 => {
-                let back = self.now + self.chance.magnitude(micros(10), secs(600));
+                let longest = if state == "RELEASING" { micros(20_000) } else { secs(60) };
+                let back = self.now + self.chance.magnitude(micros(10), longest);
                 self.happen(Happening::Carrier { who, back: false });
                 self.schedule(back, Happening::Carrier { who, back: true });
             }

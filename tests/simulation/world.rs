@@ -85,7 +85,8 @@ pub struct World {
     pub loss: u64,
     pub mess: (u64, u64, u64),
     pub hostile: Option<Style>,
-    pub needles: bool,
+    pub needles: u32,
+    pub flickers: u32,
     pub owner: Option<Duration>,
     pub asleep_until: Instant,
     /// How many troubles there are.
@@ -113,7 +114,8 @@ impl World {
             loss: plan.loss,
             mess: (0, 0, 0),
             hostile: None,
-            needles: false,
+            needles: 0,
+            flickers: 0,
             owner: None,
             asleep_until: START,
             troubles: 0,
@@ -211,7 +213,9 @@ impl World {
                 let reboots = self.chance.percent(60);
                 self.bear(who, reboots);
             }
-            Happening::Needle { who, life } if self.needles && self.hosts[who].life == life => self.needle(who),
+            Happening::Needle { who, life } if self.needles + self.flickers > 0 && self.hosts[who].life == life => {
+                self.needle(who)
+            }
             Happening::Born { .. } | Happening::Needle { .. } => {}
             Happening::Carrier { who, back } => self.cut(who, back),
         }
@@ -287,7 +291,8 @@ impl World {
             self.note(who, event);
         }
         let state = self.hosts[who].client.state();
-        if self.needles && (state != before || self.chance.percent(10)) {
+        let flickers = self.flickers > 0 && state == "INIT-REBOOT";
+        if (self.needles > 0 || flickers) && (state != before || self.chance.percent(10)) {
             self.thread_needles(who, state);
         }
         self.judge_all(who);
