@@ -12,10 +12,16 @@
 
 #[path = "simulation/chance.rs"]
 mod chance;
+#[path = "simulation/codec.rs"]
+mod codec;
 #[path = "simulation/coverage.rs"]
 mod coverage;
+#[path = "simulation/deaf.rs"]
+mod deaf;
 #[path = "simulation/hostile.rs"]
 mod hostile;
+#[path = "simulation/manners.rs"]
+mod manners;
 #[path = "simulation/plan.rs"]
 mod plan;
 #[path = "simulation/referee.rs"]

@@ -1,5 +1,6 @@
 //! Watches one client, and fails the run as soon as it breaks a rule. Knows of the client only what can be seen from outside.
 
+use super::manners::Manners;
 use super::wire::*;
 use smol_dhcp_proxy::dhcp::{Client, Config, Event, Ignored, Lease, Lost, Mac, Probe};
 use smol_dhcp_proxy::time::Instant;
@@ -59,6 +60,7 @@ pub struct Referee {
     mac: Mac,
     broadcast: bool,
     probe: Probe,
+    manners: Manners,
     client_id: Option<u32>,
     born: Instant,
     /// How late the driver is, at most.
@@ -95,6 +97,7 @@ impl Referee {
             mac: config.mac,
             broadcast: config.broadcast,
             probe: config.probe,
+            manners: Manners::new(config),
             client_id: None,
             born: now,
             lag,
@@ -174,6 +177,7 @@ impl Referee {
                 |event: &Event| matches!(event, Event::Lost { why: Lost::Conflict { by: them }, .. } if *them == by);
             assert!(events.iter().any(lost), "a conflict over an address in use is of no consequence");
         }
+        self.manners.judge((input, before, self.carrier), (said, events), client, now);
         self.judge_rest(input, client, now);
     }
 
