@@ -33,7 +33,7 @@ pub const AS_REPLY: u8 = 2;
 /// They come after a good Ethernet header as ARP.
 pub const AS_ARP: u8 = 3;
 
-/// One frame, heard in each state in turn or in a chosen one, then time passes, and the frame is heard again.
+/// One frame, heard in a chosen state; then time passes, and the frame is heard again and again.
 ///
 /// The first byte chooses the client, the second the state, the third what the rest is.
 pub fn packet(data: &[u8]) {
@@ -68,10 +68,8 @@ pub fn operations(data: &[u8]) {
     let mut bytes = Bytes(data);
     let config = config(bytes.byte());
     let seed = bytes.short().into();
-    let mut client = match bytes.byte() % 4 {
-        0 => Watched::reboot(config, bytes.pick(&ADDRESSES), seed, start_of_time()),
-        _ => Watched::new(config, seed, start_of_time()),
-    };
+    let mut client = Watched::new(config, seed, start_of_time());
+    lead_to(&mut client, bytes.byte());
     for _ in 0..MOST_CALLS {
         if bytes.is_empty() {
             break;
@@ -82,12 +80,22 @@ pub fn operations(data: &[u8]) {
 
 /// One call, as the next bytes say.
 fn call(client: &mut Watched, bytes: &mut Bytes<'_>) {
-    match bytes.byte() % 16 {
+    // Of a client that has stopped there is not much to see, though not nothing.
+    if client.is_stopped() && bytes.byte() < 0xe0 {
+        return restart(client, bytes);
+    }
+    match bytes.byte() % 24 {
         0..=2 => client.wakes(client.due().unwrap_or(client.now())),
         3 => client.wakes(client.now() + Duration::from_millis(bytes.short().into())),
         4 => client.wakes(client.now() + Duration::from_secs(bytes.short().into())),
         5 => client.wakes(client.now() + Duration::from_secs(u64::from(bytes.short()) << 20)),
-        6..=9 => {
+        6 | 7 => {
+            let lease = client.last_lease().filter(|_| client.is_leased());
+            let times = lease.map(|lease| [lease.renew_at(), lease.rebind_at(), lease.rebind_at(), lease.expires_at()]);
+            let then = times.and_then(|times| bytes.pick(&times)).unwrap_or(client.now());
+            client.wakes(then.max(client.now()));
+        }
+        16.. => {
             let payload = reply(client, bytes);
             client.hears(&from_server(&payload, SERVER_MAC));
         }
@@ -106,14 +114,25 @@ fn call(client: &mut Watched, bytes: &mut Bytes<'_>) {
             client.hears(&frame);
         }
         12 => client.carrier(bytes.byte() % 2 == 1),
-        13 if bytes.byte() < 0x40 => client.releases(),
+        13 if bytes.byte() < 0x20 => client.releases(),
         13 => {
-            let length = usize::from(bytes.byte());
+            let length = usize::from(bytes.byte() % 64);
             let frame = bytes.take(length).to_vec();
             client.hears(&frame);
         }
         14 => restart(client, bytes),
-        _ => client.hears_again(),
+        15 => {
+            let kinds = [bytes.pick(&[2, 5]), bytes.pick(&[6, 6, 5])];
+            let rounds = if bytes.byte() < 0xe0 { 10 } else { 200 };
+            for _ in 0..rounds {
+                client.wakes(client.due().unwrap_or(client.now()));
+                for message_type in kinds {
+                    let reply = Reply { message_type, times: [3, 0, 0], ..Reply::default() };
+                    client.hears(&reply.frame(client.xid()));
+                }
+            }
+        }
+        8 | 9 => client.hears_again(),
     }
 }
 
@@ -133,7 +152,7 @@ pub fn start_of_time() -> Instant {
     Instant::from_boot(Duration::from_secs(1000))
 }
 
-fn config(choice: u8) -> Config {
+pub fn config(choice: u8) -> Config {
     let bit = |n: u8| choice & (1 << n) != 0;
     Config {
         deadline: bit(0).then_some(Duration::from_secs(45)),
@@ -147,18 +166,27 @@ fn config(choice: u8) -> Config {
     }
 }
 
+/// The states that [`lead_to`] knows the way to, by its number; the last one without a carrier.
+pub const STATES: [&str; 8] =
+    ["SELECTING", "REQUESTING", "REBOOTING", "BOUND", "RENEWING", "REBINDING", "RELEASING", "BOUND"];
+
 /// Walks a client that has just begun to one of its states.
-fn lead_to(client: &mut Watched, state: u8) {
+pub fn lead_to(client: &mut Watched, state: u8) {
     let good = |message_type| Reply { message_type, ..Reply::default() };
-    let bound = |client: &mut Watched| {
+    let offered = |client: &mut Watched| {
         client.hears(&good(2).frame(client.xid()));
+        // Another server might offer what the client would rather have.
+        client.wakes(client.now() + Duration::from_millis(150));
+    };
+    let bound = |client: &mut Watched| {
+        offered(client);
         client.hears(&good(5).frame(client.xid()));
         // What is announced or probed first is over by then.
         (0..5).for_each(|_| client.wakes(client.now() + Duration::from_secs(3)));
     };
     match state % 8 {
         0 => {}
-        1 => client.hears(&good(2).frame(client.xid())),
+        1 => offered(client),
         2 => *client = Watched::reboot(client.config().clone(), ADDRESSES[0], 1, start_of_time()),
         3 => bound(client),
         4 => {
@@ -186,9 +214,18 @@ fn lead_to(client: &mut Watched, state: u8) {
 
 /// A reply of a server, as the next bytes say: mostly one that the client can use.
 fn reply(client: &Watched, bytes: &mut Bytes<'_>) -> Vec<u8> {
-    let mut reply = Reply { message_type: bytes.pick(&[2, 5, 5, 6, 2, 5, 4, 99]), ..Reply::default() };
-    let xid = bytes.pick(&[client.xid(), client.xid(), client.xid(), client.earlier_xid()]);
-    let unusual = bytes.byte();
+    let apt = if client.state() == "SELECTING" { 2 } else { 5 };
+    let message_type = bytes.pick(&[apt, apt, apt, apt, apt, apt, apt, apt, 2, 5, 6, 6, 6, 6, 4, 99]);
+    let mut reply = Reply { message_type, ..Reply::default() };
+    let mut xid = client.xid();
+    let unusual = match bytes.byte() {
+        0..0xa0 => 0,
+        0xa0..0xf0 => 1 << (bytes.byte() % 8),
+        0xf0.. => bytes.byte(),
+    };
+    if unusual == 0xff {
+        xid = client.earlier_xid();
+    }
     let unusually = |bit: u8| unusual & (1 << bit) != 0;
     if unusually(0) {
         reply.address = bytes.pick(&ADDRESSES);
@@ -210,7 +247,7 @@ fn reply(client: &Watched, bytes: &mut Bytes<'_>) -> Vec<u8> {
     }
     let mut payload = reply.payload(xid);
     if unusually(6) {
-        let length = usize::from(bytes.byte());
+        let length = usize::from(bytes.byte() % 32);
         payload.pop();
         payload.extend(bytes.take(length));
     }

@@ -80,6 +80,18 @@ impl Watched {
         self.last_lease.as_ref()
     }
 
+    pub fn state(&self) -> &'static str {
+        self.client.state()
+    }
+
+    pub fn is_leased(&self) -> bool {
+        self.held.is_some()
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
     pub fn xid(&self) -> u32 {
         self.xid
     }
@@ -200,6 +212,7 @@ impl Watched {
             (event, held) => panic!("{event:?} while holding {held:?}"),
         };
         if let Some(lease) = &self.held {
+            assert!(lease.expires_at().is_none_or(|expiry| expiry > self.now), "a lease that has ended already");
             assert!((1..=32).contains(&lease.prefix_len));
             assert!(Duration::ZERO < lease.t1 && (lease.t1 < lease.t2 || lease.lease_time.is_none()));
             assert!(lease.lease_time.is_none_or(|time| lease.t2 < time));
@@ -240,8 +253,8 @@ impl Watched {
         assert_eq!(source, message.ciaddr());
         match options.msg_type().expect("a type") {
             MessageType::Discover => assert!(!server && ciaddr.is_none() && self.held.is_none()),
-            MessageType::Request if ciaddr.is_none() => assert!(requested),
-            MessageType::Request => assert!(!requested && !server),
+            MessageType::Request if ciaddr.is_none() => assert!(requested && self.held.is_none()),
+            MessageType::Request => assert!(!requested && !server && self.held.is_some()),
             MessageType::Decline => assert!(requested && server && ciaddr.is_none()),
             MessageType::Release => assert!(server && !requested && self.stopped),
             other => panic!("{other:?} is no message of a client"),
@@ -258,7 +271,6 @@ impl Watched {
     fn check_options(&self, message: &Message) {
         let (config, options) = (self.config(), message.opts());
         assert_eq!((message.opcode(), message.chaddr()), (Opcode::BootRequest, &config.mac[..]));
-        let release = options.has_msg_type(MessageType::Release);
         let id = Some(config.client_id.clone()).filter(|id| !id.is_empty()).map(DhcpOption::ClientIdentifier);
         assert_eq!(options.get(OptionCode::ClientIdentifier), id.as_ref());
         if message.ciaddr().is_unspecified() && !options.has_msg_type(MessageType::Decline) {
@@ -268,7 +280,16 @@ impl Watched {
         let largest = asks.then_some(DhcpOption::MaxMessageSize(config.max_message_size));
         assert_eq!(options.get(OptionCode::MaxMessageSize), largest.as_ref());
         assert_eq!(options.contains(OptionCode::ParameterRequestList), asks);
-        assert!(message.secs() >= 1 || release || !asks);
+        assert!(message.secs() >= 1 || !asks);
+        assert_eq!(options.contains(OptionCode::RapidCommit), options.has_msg_type(MessageType::Discover));
+        // RFC 4702 3.1: one name or the other.
+        let whole_name = match options.get(OptionCode::ClientFQDN) {
+            Some(DhcpOption::ClientFQDN(fqdn)) => Some(fqdn.domain().to_ascii()),
+            _ => None,
+        };
+        assert_eq!(whole_name, config.fqdn.as_ref().filter(|_| asks).map(|name| format!("{name}.")));
+        let name = config.host_name.clone().filter(|_| asks && whole_name.is_none()).map(DhcpOption::Hostname);
+        assert_eq!(options.get(OptionCode::Hostname), name.as_ref());
     }
 
     fn count(&mut self, xid: u32) {
