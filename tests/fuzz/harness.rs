@@ -95,10 +95,7 @@ fn call(client: &mut Watched, bytes: &mut Bytes<'_>) {
             let then = times.and_then(|times| bytes.pick(&times)).unwrap_or(client.now());
             client.wakes(then.max(client.now()));
         }
-        16.. => {
-            let payload = reply(client, bytes);
-            client.hears(&from_server(&payload, SERVER_MAC));
-        }
+        8 | 9 => client.hears_again(),
         10 => {
             let payload = reply(client, bytes);
             let mut frame = from_server(&payload, bytes.pick(&[SERVER_MAC, STRANGER, MAC]));
@@ -123,16 +120,29 @@ fn call(client: &mut Watched, bytes: &mut Bytes<'_>) {
         14 => restart(client, bytes),
         15 => {
             let kinds = [bytes.pick(&[2, 5]), bytes.pick(&[6, 6, 5])];
-            let rounds = if bytes.byte() < 0xe0 { 10 } else { 200 };
-            for _ in 0..rounds {
-                client.wakes(client.due().unwrap_or(client.now()));
-                for message_type in kinds {
-                    let reply = Reply { message_type, times: [3, 0, 0], ..Reply::default() };
-                    client.hears(&reply.frame(client.xid()));
-                }
+            if bytes.byte() < 0xe0 {
+                storm(client, kinds, 10);
+            } else {
+                // It takes its time, so it is the last thing that happens.
+                storm(client, kinds, 200);
+                *bytes = Bytes(&[]);
             }
         }
-        8 | 9 => client.hears_again(),
+        16.. => {
+            let payload = reply(client, bytes);
+            client.hears(&from_server(&payload, SERVER_MAC));
+        }
+    }
+}
+
+/// A server that leases for a moment, or takes back what it gave, as fast as the client asks.
+fn storm(client: &mut Watched, kinds: [u8; 2], rounds: u32) {
+    for _ in 0..rounds {
+        client.wakes(client.due().unwrap_or(client.now()));
+        for message_type in kinds {
+            let reply = Reply { message_type, times: [3, 0, 0], ..Reply::default() };
+            client.hears(&reply.frame(client.xid()));
+        }
     }
 }
 
