@@ -59,9 +59,13 @@ impl Backoff {
         self.up_to_earlier(secs(2), secs(1))
     }
 
-    /// The wait before the next REQUEST of a renewal: half of what remains, and at least a minute (RFC 2131 4.4.5).
-    pub(super) fn renewal(remaining: Duration) -> Duration {
-        (remaining / 2).max(secs(60))
+    /// The wait before the next REQUEST of a renewal: half of what remains until T2 or the end, and at least a minute
+    /// (RFC 2131 4.4.5).
+    ///
+    /// Where all the time from T1 to T2, or from T2 to the end, is less than four minutes, that minute would leave one
+    /// try or two, and a lost frame would cost the lease. We confess to a quarter of that time there.
+    pub(super) fn renewal(remaining: Duration, of: Duration) -> Duration {
+        (remaining / 2).max((of / 4).clamp(secs(2), secs(60)))
     }
 
     /// T1 or T2, up to a second earlier, so that hosts that booted together drift apart (RFC 2131 4.4.5).
@@ -111,6 +115,21 @@ mod tests {
         let waits = (1..=10).map(|n| backoff.start_over(n, false).as_secs());
         assert_eq!(waits.collect::<Vec<_>>(), [0, 2, 4, 8, 16, 32, 64, 128, 128, 128]);
         assert_eq!(backoff.start_over(u32::MAX, true), secs(8));
+    }
+
+    #[test]
+    fn a_short_lease_has_several_tries() {
+        let tries = |of: u64| {
+            let (mut at, mut tries) = (Duration::ZERO, vec![]);
+            while at < secs(of) {
+                tries.push(at.as_millis());
+                at += Backoff::renewal(secs(of) - at, secs(of));
+            }
+            tries
+        };
+        assert_eq!(tries(450), [0, 225_000, 337_500, 397_500], "of an hour's lease: never less than a minute");
+        assert_eq!(tries(45), [0, 22_500, 33_750], "of two minutes");
+        assert_eq!(tries(3), [0, 2_000]);
     }
 
     #[test]

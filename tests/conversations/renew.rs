@@ -24,7 +24,11 @@ fn t1_and_t2_of_the_server() {
     let mut c = Conversation::bound_by(ack());
     c.at(10).sends(renew(IP)).hears(ack()).says(Renewed(IP));
     c.at(20).sends(renew(IP));
+    c.at(50).sends(renew(IP));
+    c.at(65).sends(renew(IP));
     c.at(80).sends(rebind(IP));
+    c.at(105).sends(rebind(IP));
+    c.at(117.5).sends(rebind(IP));
     c.at(130).says(Lost(IP, Expired)).sends(discover().wanting(IP));
 }
 

@@ -257,7 +257,11 @@ impl Client {
         let is_first = exchange.is_none_or(|exchange| exchange.sent == 0);
         let mut exchange = self.exchange_or_new(exchange, now);
         if self.carrier {
-            exchange.say(held.renew_at, now, now + Backoff::renewal(held.rebind_at - now));
+            exchange.say(
+                held.renew_at,
+                now,
+                now + Backoff::renewal(held.rebind_at - now, held.lease.t2 - held.lease.t1),
+            );
             let (source, destination) = (held.lease.address, held.lease.server_id);
             let request = Request { ciaddr: Some(source), ..exchange.message(Type::Request) };
             self.allowance.spend(now);
@@ -272,7 +276,11 @@ impl Client {
         let is_first = exchange.is_none_or(|exchange| exchange.sent == 0);
         let mut exchange = self.exchange_or_new(exchange, now);
         if self.carrier {
-            exchange.say(held.renew_at, now, now + Backoff::renewal(held.expires_at - now));
+            exchange.say(
+                held.renew_at,
+                now,
+                now + Backoff::renewal(held.expires_at - now, held.expires_at - held.rebind_at),
+            );
             let address = held.lease.address;
             self.broadcast(&Request { ciaddr: Some(address), ..exchange.message(Type::Request) }, now);
             self.probe_own(address, is_first);
