@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::namespace::Namespace;
 use super::program::{Program, need};
 use super::topology::SERVER;
@@ -58,6 +60,80 @@ impl Default for Plan {
     }
 }
 
+impl Plan {
+    fn for_dnsmasq(&self, link: &str, leases: &str) -> String {
+        let (first, last, lease) = (self.pool.start(), self.pool.end(), self.lease);
+        // A ping before each offer would cost three seconds.
+        let mut text = format!(
+            "interface={link}\ndhcp-leasefile={leases}\nlog-dhcp\ndhcp-authoritative\nno-ping\n\
+             dhcp-range={first},{last},255.255.0.0,{lease}\ndhcp-option=3,{SERVER}\n"
+        );
+        if let Some((t1, t2)) = self.t1_t2 {
+            text += &format!("dhcp-option-force=58,{t1}\ndhcp-option-force=59,{t2}\n");
+        }
+        if let Some(domain) = self.domain {
+            text += &format!("domain={domain}\n");
+        }
+        if let Some(address) = self.reserved {
+            text += &format!("dhcp-host={OTHER},{address}\n");
+        }
+        text
+    }
+
+    fn for_kea(&self, link: &str, leases: &str) -> String {
+        let mut kea = json!({
+            // A link that has just been made may not run yet. The wait is in milliseconds.
+            "interfaces-config": {
+                "interfaces": [link],
+                "service-sockets-max-retries": 100,
+                "service-sockets-retry-wait-time": 20,
+            },
+            // No second process that tidies the lease file.
+            "lease-database": { "type": "memfile", "name": leases, "lfc-interval": 0 },
+            "authoritative": true,
+            "valid-lifetime": self.lease,
+            "subnet4": [{
+                "id": 1,
+                "subnet": "10.88.0.0/16",
+                "pools": [{ "pool": format!("{} - {}", self.pool.start(), self.pool.end()) }],
+                "option-data": [{ "name": "routers", "data": SERVER.to_string() }],
+            }],
+            "loggers": [{ "name": "kea-dhcp4", "severity": "INFO", "output_options": [{ "output": "stderr" }] }],
+        });
+        if let Some((t1, t2)) = self.t1_t2 {
+            kea["renew-timer"] = t1.into();
+            kea["rebind-timer"] = t2.into();
+        }
+        if let Some(domain) = self.domain {
+            kea["option-data"] = json!([{ "name": "domain-name", "data": domain }]);
+        }
+        if let Some(address) = self.reserved {
+            kea["subnet4"][0]["reservations"] = json!([{ "hw-address": OTHER, "ip-address": address.to_string() }]);
+        }
+        json!({ "Dhcp4": kea }).to_string()
+    }
+
+    fn for_udhcpd(&self, link: &str, leases: &str) -> String {
+        let (first, last, lease) = (self.pool.start(), self.pool.end(), self.lease);
+        // It writes its leases each second, and gives leases as short as they are wished.
+        let mut text = format!(
+            "interface {link}\nlease_file {leases}\npidfile {leases}.pid\nauto_time 1\nmin_lease 1\nmax_leases 100\n\
+             start {first}\nend {last}\nopt subnet 255.255.0.0\nopt router {SERVER}\nopt lease {lease}\n"
+        );
+        if let Some((t1, t2)) = self.t1_t2 {
+            // It knows these two by number alone, and their values as hexadecimal bytes.
+            text += &format!("opt 0x3a {t1:08x}\nopt 0x3b {t2:08x}\n");
+        }
+        if let Some(domain) = self.domain {
+            text += &format!("opt domain {domain}\n");
+        }
+        if let Some(address) = self.reserved {
+            text += &format!("static_lease {OTHER} {address}\n");
+        }
+        text
+    }
+}
+
 /// A running server; dropped, it is killed.
 #[derive(Debug)]
 pub struct RealServer<'a> {
@@ -71,8 +147,9 @@ impl<'a> RealServer<'a> {
     /// Starts it on the link `link` of `namespace`. Skips where it is not installed.
     pub fn start(kind: Kind, namespace: &'a Namespace, link: &str, plan: &Plan) -> Result<Self> {
         let folder = sandbox::folder("server")?;
-        let (command, ready) = kind.prepare(&folder, link, plan)?;
-        let program = Program::start(namespace, command, &folder, ready)?;
+        let command = kind.command(&folder)?;
+        fs::write(folder.join(SETTINGS), kind.settings(&folder, link, plan))?;
+        let program = Program::start(namespace, command, &folder, kind.ready())?;
         Ok(Self { kind, program, folder, link: link.to_owned() })
     }
 
@@ -83,8 +160,7 @@ impl<'a> RealServer<'a> {
 
     /// Starts it again after [`RealServer::stop`], with the leases that it had.
     pub fn start_again(&mut self, plan: &Plan) -> Result {
-        // Each reads all of its plan from files, so the command is the same.
-        self.kind.prepare(&self.folder, &self.link, plan)?;
+        fs::write(self.folder.join(SETTINGS), self.kind.settings(&self.folder, &self.link, plan))?;
         self.program.start_again()
     }
 
@@ -101,7 +177,7 @@ impl<'a> RealServer<'a> {
 
     /// Its lease file, for a person to read.
     pub fn leases(&self) -> Result<String> {
-        self.kind.leases(&self.folder.join("leases"))
+        self.kind.leases(&self.folder.join(LEASES))
     }
 
     /// All that it has logged.
@@ -118,101 +194,48 @@ impl<'a> RealServer<'a> {
 }
 
 impl Kind {
-    /// Writes what it reads at its start; tells how it is started, and what it says when it listens.
-    fn prepare(self, folder: &Path, link: &str, plan: &Plan) -> Result<(Command, &'static str)> {
-        let (settings, leases) = (folder.join("settings"), folder.join("leases").display().to_string());
-        let (first, last, lease) = (plan.pool.start(), plan.pool.end(), plan.lease);
+    /// How it is started: all but its settings.
+    fn command(self, folder: &Path) -> Result<Command> {
+        let settings = folder.join(SETTINGS);
+        let mut command;
         match self {
             Self::Dnsmasq => {
-                let mut text = format!("dhcp-range={first},{last},255.255.0.0,{lease}\ndhcp-option=3,{SERVER}\n");
-                if let Some((t1, t2)) = plan.t1_t2 {
-                    text += &format!("dhcp-option-force=58,{t1}\ndhcp-option-force=59,{t2}\n");
-                }
-                if let Some(domain) = plan.domain {
-                    text += &format!("domain={domain}\n");
-                }
-                if let Some(address) = plan.reserved {
-                    text += &format!("dhcp-host={OTHER},{address}\n");
-                }
-                fs::write(&settings, text)?;
-                let mut command = dnsmasq()?;
-                command
-                    .args(["--log-dhcp", "--dhcp-authoritative", "--no-ping"])
-                    .arg(format!("--interface={link}"))
-                    .arg(format!("--dhcp-leasefile={leases}"))
-                    .arg(format!("--conf-file={}", settings.display()));
-                Ok((command, DNSMASQ_READY))
+                command = dnsmasq()?;
+                command.arg("-C").arg(settings);
             }
             Self::Kea => {
-                let mut kea = serde_json::json!({
-                    // A link that has just been made may not run yet. The wait is in milliseconds.
-                    "interfaces-config": {
-                        "interfaces": [link],
-                        "service-sockets-max-retries": 100,
-                        "service-sockets-retry-wait-time": 20,
-                    },
-                    // No second process that tidies the lease file.
-                    "lease-database": { "type": "memfile", "name": leases, "lfc-interval": 0 },
-                    "authoritative": true,
-                    "valid-lifetime": lease,
-                    "subnet4": [{
-                        "id": 1,
-                        "subnet": "10.88.0.0/16",
-                        "pools": [{ "pool": format!("{first} - {last}") }],
-                        "option-data": [{ "name": "routers", "data": SERVER.to_string() }],
-                    }],
-                    "loggers": [{
-                        "name": "kea-dhcp4",
-                        "severity": "INFO",
-                        "output_options": [{ "output": "stderr" }],
-                    }],
-                });
-                if let Some((t1, t2)) = plan.t1_t2 {
-                    kea["renew-timer"] = t1.into();
-                    kea["rebind-timer"] = t2.into();
-                }
-                if let Some(domain) = plan.domain {
-                    kea["option-data"] = serde_json::json!([{ "name": "domain-name", "data": domain }]);
-                }
-                if let Some(address) = plan.reserved {
-                    let reservation = serde_json::json!({ "hw-address": OTHER, "ip-address": address.to_string() });
-                    kea["subnet4"][0]["reservations"] = serde_json::json!([reservation]);
-                }
-                fs::write(&settings, serde_json::json!({ "Dhcp4": kea }).to_string())?;
-                // AppArmor confines the program at its usual place to its usual files.
+                // AppArmor confines the program at its usual place to its usual files. The copy is made by another
+                // process: while this one wrote it, a child of another thread might hold it open.
                 let program = folder.join("kea-dhcp4");
-                if !program.exists() {
-                    // By another process: while this one writes it, a child of another thread might hold it open.
-                    Command::new("cp").arg(need("kea-dhcp4", "kea-dhcp4-server")?).arg(&program).status()?;
-                }
-                let mut command = Command::new(program);
+                Command::new("cp").arg(need("kea-dhcp4", "kea-dhcp4-server")?).arg(&program).status()?;
+                command = Command::new(program);
                 command.arg("-c").arg(settings).env("KEA_PIDFILE_DIR", folder).env("KEA_LOCKFILE_DIR", "none");
-                Ok((command, "DHCP4_STARTED"))
             }
             Self::Udhcpd => {
-                let pid = folder.join("pid");
-                let mut text = format!(
-                    "interface {link}\nstart {first}\nend {last}\nmax_leases 100\nmin_lease 1\n\
-                     lease_file {leases}\nauto_time 1\npidfile {}\n\
-                     opt subnet 255.255.0.0\nopt router {SERVER}\nopt lease {lease}\n",
-                    pid.display()
-                );
-                if let Some((t1, t2)) = plan.t1_t2 {
-                    // It knows these two by number alone, and their values as hexadecimal bytes.
-                    text += &format!("opt 0x3a {t1:08x}\nopt 0x3b {t2:08x}\n");
-                }
-                if let Some(domain) = plan.domain {
-                    text += &format!("opt domain {domain}\n");
-                }
-                if let Some(address) = plan.reserved {
-                    text += &format!("static_lease {OTHER} {address}\n");
-                }
-                fs::write(&settings, text)?;
-                let mut command = Command::new(busybox()?);
+                command = Command::new(busybox()?);
                 // Ten milliseconds for an answer by ARP before each offer.
                 command.args(["udhcpd", "-f", "-a", "10"]).arg(settings);
-                Ok((command, "udhcpd: started"))
             }
+        }
+        Ok(command)
+    }
+
+    /// What it says when it listens.
+    fn ready(self) -> &'static str {
+        match self {
+            Self::Dnsmasq => "sockets bound exclusively",
+            Self::Kea => "DHCP4_STARTED",
+            Self::Udhcpd => "udhcpd: started",
+        }
+    }
+
+    /// What it reads at its start.
+    fn settings(self, folder: &Path, link: &str, plan: &Plan) -> String {
+        let leases = folder.join(LEASES).display().to_string();
+        match self {
+            Self::Dnsmasq => plan.for_dnsmasq(link, &leases),
+            Self::Kea => plan.for_kea(link, &leases),
+            Self::Udhcpd => plan.for_udhcpd(link, &leases),
         }
     }
 
@@ -257,7 +280,9 @@ pub fn relay(namespace: &Namespace, from: Ipv4Addr, to: Ipv4Addr) -> Result<Prog
 
 /// The machine that an address is kept for.
 const OTHER: &str = "02:99:00:00:00:01";
-const DNSMASQ_READY: &str = "sockets bound exclusively";
+/// The files of a server in its folder.
+const SETTINGS: &str = "settings";
+const LEASES: &str = "leases";
 
 fn dnsmasq() -> Result<Command> {
     let mut command = Command::new(need("dnsmasq", "dnsmasq-base")?);

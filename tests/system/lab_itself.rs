@@ -8,10 +8,10 @@ use dhcproto::v4::MessageType;
 
 use crate::Named;
 use crate::lab::forwarder::Path;
-use crate::lab::program::find;
+use crate::lab::program::need;
 use crate::lab::server::{Server, Settings};
 use crate::lab::topology::{LINK, SERVER, SERVER_LINK, Topology};
-use crate::lab::{Result, Skip, eventually};
+use crate::lab::{Result, eventually};
 
 pub(crate) const TRIALS: &[Named] = &[
     ("lab::container_reaches_server", container_reaches_server),
@@ -64,8 +64,7 @@ fn dropped_namespace_is_gone() -> Result {
 }
 
 fn server_serves_udhcpc() -> Result {
-    let busybox =
-        find("busybox").ok_or_else(|| Skip::Lacking("busybox is not installed (Debian: busybox-static)".into()))?;
+    let busybox = need("busybox", "busybox-static")?;
     let topology = Topology::new(1)?;
     let container = &topology.containers[0];
     let server = Server::start(&topology.server, SERVER_LINK, Settings::default())?;
