@@ -43,7 +43,7 @@ fn client_reads(frame: &[u8]) -> Option<Lease> {
     client.lease().cloned()
 }
 
-/// Hands `frame` to a client that has just said something, with the xid that it has at `xid_at`.
+/// Hands `frame` to a client that has just said something, in answer to the xid that is at `xid_at` there.
 fn hears(client: &mut Client, frame: &[u8], xid_at: usize, now: Instant) {
     let mut said = Vec::new();
     client.poll_transmit(&mut said).expect("a question");
@@ -198,6 +198,16 @@ fn recorded_refusals_read_the_same() {
 fn recorded(name: &str) -> &'static [u8] {
     let found = recorded::ALL.iter().find(|(other, _)| other == name);
     &found.unwrap_or_else(|| panic!("no {name}")).1
+}
+
+/// RFC 4039: dnsmasq's answer to a DISCOVER is an ACK.
+#[test]
+fn a_recorded_rapid_commit_binds_at_once() {
+    let frame = recorded("dnsmasq-rapid-commit: ACK");
+    let mut client = Client::new(config(), 1, START);
+    hears(&mut client, frame, 46, START);
+    assert_eq!(client.lease(), client_reads(frame).as_ref());
+    assert_eq!(client.state(), "BOUND");
 }
 
 /// What the servers were told to say is what the client understands; so both readers are not wrong in the same way.

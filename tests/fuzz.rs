@@ -1,12 +1,14 @@
 //! Bytes of any kind: the client stays within its invariants, for the committed inputs and for some random ones.
 //!
-//! `tests/fuzz/libfuzzer` lets a real fuzzer look for more, for as long as one likes (nightly Rust, `cargo install
-//! cargo-fuzz`; `tests/corpus/README.md` says how the committed inputs were found):
+//! `tests/fuzz/libfuzzer` lets a real fuzzer look for more, for as long as one likes, and keeps what it finds in FOUND, an
+//! empty folder at first (nightly Rust; `cargo install cargo-fuzz`):
 //!
 //! ```text
-//! cargo +nightly fuzz run --fuzz-dir tests/fuzz/libfuzzer packet -- -max_total_time=300
-//! cargo +nightly fuzz run --fuzz-dir tests/fuzz/libfuzzer operations -- -max_total_time=300
+//! cargo +nightly fuzz run --fuzz-dir tests/fuzz/libfuzzer packet FOUND tests/corpus/packet -- -max_total_time=300
+//! cargo +nightly fuzz run --fuzz-dir tests/fuzz/libfuzzer operations FOUND tests/corpus/operations -- -max_total_time=300
 //! ```
+//!
+//! How the committed inputs came about is in `tests/corpus/README.md`.
 #![cfg(feature = "proxy")]
 #![expect(unreachable_pub, clippy::unwrap_used, reason = "nothing of a test is public, and it may fail")]
 
