@@ -347,7 +347,7 @@ mod tests {
             prop_assert!(routes.iter().all(|route| network(route.destination, route.prefix_len) == route.destination));
         }
 
-        /// RFC 4702 2: the name that goes into option 81 is the one that a reader of DNS names finds in it.
+        /// RFC 4702 2.3: the name that goes into option 81 is the one that a reader of DNS names finds in it.
         #[test]
         fn a_name_survives_option_81(name in "[a-z0-9_-]{1,63}(\\.[a-z0-9_-]{1,63}){0,3}") {
             match client_fqdn(&name) {

@@ -136,7 +136,7 @@ fn a_path_with_delay() -> Result {
 fn kept_although_frames_are_lost() -> Result {
     let path = Path { delay: Duration::from_millis(1), loss: 300, seed: 11 };
     let seconds = Duration::from_secs;
-    let settings = Settings { lease: seconds(12), t1: Some(seconds(3)), t2: Some(seconds(7)), ..Settings::default() };
+    let settings = Settings { lease: seconds(30), t1: Some(seconds(3)), t2: Some(seconds(20)), ..Settings::default() };
     let scene = scene::behind(ours, Some(path), 3, settings)?;
     let Scene { stage, server, .. } = &scene;
     let leases: Vec<Option<_>> = thread::scope(|scope| {
