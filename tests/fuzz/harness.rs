@@ -7,7 +7,7 @@ use smol_dhcp_proxy::time::Instant;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-pub const MAC: Mac = [2, 0, 0, 0, 0, 5];
+const MAC: Mac = [2, 0, 0, 0, 0, 5];
 const SERVER_MAC: Mac = [2, 0, 0, 0, 0, 1];
 const STRANGER: Mac = [2, 0, 0, 0, 0, 9];
 const BROADCAST: Mac = [0xff; 6];
@@ -283,7 +283,7 @@ fn arp(client: &Watched, bytes: &mut Bytes<'_>) -> Vec<u8> {
 }
 
 /// A frame from a server's port 67 to our port 68. Ports that change places leave the checksum as it is.
-pub fn from_server(payload: &[u8], from: Mac) -> Vec<u8> {
+fn from_server(payload: &[u8], from: Mac) -> Vec<u8> {
     let mut frame = dhcp::frame(payload, (from, SERVERS[0]), (MAC, ADDRESSES[0]));
     frame[34..38].rotate_left(2);
     frame
