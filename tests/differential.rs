@@ -82,7 +82,7 @@ fn dhcproto_reads(payload: &[u8]) -> Option<Lease> {
 #[test]
 fn made_up_messages_read_the_same() {
     let seen = RefCell::new((BTreeMap::<Fault, u32>::new(), 0, 0));
-    let cases = 2500;
+    let cases = 1500;
     let mut runner = TestRunner::new(Cases { cases, failure_persistence: None, ..Cases::default() });
     let outcome = runner.run(&made_up::messages(), |payload| {
         let (healed, faults) = heal(&payload);
