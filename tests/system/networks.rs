@@ -180,8 +180,9 @@ fn late_carrier() -> Result {
 }
 
 fn no_carrier() -> Result {
-    let scene = scene::bridge(|topology| Stage::new(topology, program(), &["-t", "1"]), Settings::default())?;
-    scene.stage.topology.host.set_state(BRIDGE_CONTAINER, false)?;
+    let scene = scene::bridge(|topology| Stage::new(topology, program(), &["-t", "3"]), Settings::default())?;
+    let host = &scene.stage.topology.host;
+    host.set_state(BRIDGE_CONTAINER, false)?;
     let refused = scene.setup().expect_err("there is no carrier");
     assert_eq!((refused.code, refused.message.as_str()), (Code::Aborted, "no carrier on eth0"));
     assert_eq!(scene.server.heard_kinds(), []);
