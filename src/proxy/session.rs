@@ -241,12 +241,14 @@ impl Session {
 
     /// Whether there is a lease to be released, and a way to the server.
     fn can_release(&mut self) -> bool {
-        let Some(address) = self.client.lease().map(|lease| lease.address) else { return false };
+        if !self.client.is_leased() {
+            return false;
+        }
         match self.reach() {
             Ok(()) if self.is_ready() => return true,
-            Ok(()) => log::warn!("{self}: cannot release {address}: nothing can be sent there"),
-            Err(Unreachable::Gone(why)) => log::info!("{self}: {why}; {address} is left to run out"),
-            Err(Unreachable::Fault(error)) => log::warn!("{self}: cannot release {address}: {error}"),
+            Ok(()) => log::warn!("{self}: cannot release its lease: nothing can be sent there"),
+            Err(Unreachable::Gone(why)) => log::info!("{self}: {why}; its lease is left to run out"),
+            Err(Unreachable::Fault(error)) => log::warn!("{self}: cannot release its lease: {error}"),
         }
         false
     }
@@ -473,7 +475,7 @@ impl fmt::Display for Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if self.settled || (self.client.lease().is_none() && self.settings.is_empty()) {
+        if self.settled || (!self.client.is_leased() && self.settings.is_empty()) {
             return;
         }
         log::info!("{self}: giving the lease back");

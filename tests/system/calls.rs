@@ -11,6 +11,7 @@ use crate::lab::namespace::Namespace;
 use crate::lab::server::{Server, Settings};
 use crate::lab::stage::Stage;
 use crate::lab::topology::{Container, LINK, SERVER, SERVER_LINK};
+use crate::lab::wire::{Tap, arp_question};
 use crate::lab::{Result, eventually};
 use crate::lease::{check_link, check_released};
 use crate::{Named, stage};
@@ -25,6 +26,7 @@ pub(crate) const TRIALS: &[Named] = &[
     ("calls::teardown_needs_neither_case_nor_namespace", teardown_needs_little),
     ("calls::hanging_up_before_the_offer", hanging_up_before_the_offer),
     ("calls::hanging_up_between_offer_and_ack", hanging_up_between_offer_and_ack),
+    ("calls::hanging_up_while_the_address_is_probed", hanging_up_while_probing),
     ("calls::hanging_up_around_the_ack", hanging_up_around_the_ack),
     ("calls::hanging_up_on_a_second_setup", hanging_up_on_a_second_setup),
 ];
@@ -245,6 +247,27 @@ fn hanging_up_between_offer_and_ack() -> Result {
     stage.teardown(0)?;
     drop(channel);
     check_nothing_left(&stage, 0, &at_rest)
+}
+
+/// The lease is ours already, though not in use yet.
+fn hanging_up_while_probing() -> Result {
+    let stage = stage(1, &["--arp-probe", "10"])?;
+    let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    let tap = stage.topology.server.run(|| Tap::open(SERVER_LINK))?;
+    let mut channel = Channel::connect(&stage.unit.socket()).map_err(words)?;
+    let pending = channel.begin(&Call::Setup(stage.config(0))).map_err(words)?;
+    let lease = eventually("the address is asked for", SOON, || {
+        let Some(frame) = tap.receive()? else { return Ok(None) };
+        Ok(arp_question(&frame).map(|(_, wanted)| wanted))
+    })?;
+    drop((pending, channel));
+    let release = server.await_message(MessageType::Release, 1, SOON)?;
+    assert_eq!((release.source, release.message.ciaddr()), (lease, lease));
+    eventually("the server forgets the lease", SOON, || {
+        Ok(server.lease_of(stage.topology.containers[0].mac).is_none().then_some(()))
+    })?;
+    assert_eq!(stage.topology.containers[0].address()?, None);
+    Ok(())
 }
 
 /// At whatever moment the caller leaves, the container has its lease as a whole, or nothing of it.
