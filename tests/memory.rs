@@ -2,7 +2,7 @@
 //!
 //! One test in a program of its own, for it counts every allocation of the whole process.
 #![cfg(feature = "proxy")]
-#![expect(unreachable_pub, clippy::print_stdout, reason = "nothing of a test is public, and it may talk")]
+#![expect(unreachable_pub, reason = "nothing of a test is public")]
 
 #[expect(dead_code, reason = "what the simulation needs besides")]
 #[path = "simulation/server.rs"]
@@ -49,7 +49,7 @@ impl Container {
         let id = format!("\0container {n}").into_bytes();
         let terms = Terms { lease: DAY.as_secs() as u32, t1: None, t2: None, mtu: Some(1400) };
         let mut server = Server::new(0, 1, terms);
-        server.rapid = n % 2 == 0;
+        server.rapid = n.is_multiple_of(2);
         Self { mac, client: Client::new(Config::new(mac, id), u64::from(n), now), server, now, foreign: 0 }
     }
 

@@ -22,6 +22,8 @@ mod deaf;
 mod hostile;
 #[path = "simulation/manners.rs"]
 mod manners;
+#[path = "simulation/network.rs"]
+mod network;
 #[path = "simulation/plan.rs"]
 mod plan;
 #[path = "simulation/referee.rs"]

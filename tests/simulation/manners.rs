@@ -61,8 +61,8 @@ impl Manners {
             };
             let taken = self.asked.is_some_and(|(_, address, taken)| taken && address == fresh);
             assert!(!taken || before == "SELECTING", "{fresh} is used, although somebody else has it");
-            // What is given back at once is not announced.
-            if carrier && events.last() != Some(&Event::Released) {
+            // What is given back at once is not announced, nor what was settled just before the carrier came back.
+            if carrier && !matches!(input, Input::Carrier(_)) && events.last() != Some(&Event::Released) {
                 assert!(announces(said, fresh), "a new address is not announced");
                 self.announce_at = Some(now + AGAIN);
             }

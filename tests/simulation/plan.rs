@@ -114,6 +114,8 @@ impl Plan {
                 if chance.percent(40) { chance.time(Duration::ZERO, secs(20)) } else { secs(chance.below(end)) };
             let long = match trouble {
                 Trouble::Hostile(_) | Trouble::Refuses(_) => chance.magnitude(secs(20), HOUR * 3),
+                Trouble::Forgets(_) | Trouble::Renumbers(_) => secs(1),
+                Trouble::Restart(_) | Trouble::Leaves(_) | Trouble::Recreate(_) => secs(1),
                 Trouble::NoCarrier(_) => chance.magnitude(micros(1000), DAY),
                 Trouble::Flickers(_) => chance.magnitude(secs(2), secs(300)),
                 Trouble::Oversleeps(_) => chance.magnitude(DAY, DAY * 4),
@@ -157,9 +159,9 @@ impl Plan {
 fn terms(chance: &mut Chance) -> Terms {
     let lease = match chance.below(1000) {
         0..30 => u32::MAX,
-        30..33 => chance.between(60, 300) as u32,
-        33..50 => chance.between(300, 3600) as u32,
-        50..250 => chance.between(3600, 6 * 3600) as u32,
+        30..36 => chance.between(60, 300) as u32,
+        36..80 => chance.between(300, 3600) as u32,
+        80..280 => chance.between(3600, 6 * 3600) as u32,
         _ => chance.between(6 * 3600, 4 * 86_400) as u32,
     };
     let part = |of: u64| Some((u64::from(lease) * of / 100) as u32);

@@ -235,17 +235,17 @@ impl Referee {
         match event {
             Event::Bound(lease) => {
                 assert!(held.is_none(), "Bound with a lease in use");
-                self.judge_lease(lease, before, now);
+                self.judge_lease(lease, input, before, now);
             }
             Event::Renewed(lease) => {
                 let held = held.expect("Renewed without a lease in use");
                 assert_eq!(held.address, lease.address, "Renewed with another address");
-                self.judge_lease(lease, before, now);
+                self.judge_lease(lease, input, before, now);
             }
             Event::Changed { old, new } => {
                 let held = held.expect("Changed without a lease in use");
                 assert_eq!(held.address, old.address, "Changed from another address");
-                self.judge_lease(new, before, now);
+                self.judge_lease(new, input, before, now);
             }
             Event::Lost { old, why } => {
                 let held = held.expect("Lost without a lease in use");
@@ -280,7 +280,7 @@ impl Referee {
     }
 
     /// The lease is what the last ACK says, no longer, and by somebody who was asked.
-    fn judge_lease(&mut self, lease: &Lease, before: &str, now: Instant) {
+    fn judge_lease(&mut self, lease: &Lease, input: Input, before: &str, now: Instant) {
         let ack = self.ack.expect("a lease without an ACK");
         let exchange = self.exchange.expect("a lease that nobody asked for");
         assert_eq!(ack.xid, exchange.xid, "an ACK to another exchange");
@@ -309,7 +309,7 @@ impl Referee {
             "the lease counts from long before it was asked for"
         );
         assert!(lease.routers.len() + lease.routes.len() + lease.dns_servers.len() <= 2, "more than was said");
-        (self.in_use, self.may_have_moved) = (Some(used(lease, ack.honest, now)), false);
+        (self.in_use, self.may_have_moved) = (Some(used(lease, ack.honest, now)), matches!(input, Input::Carrier(_)));
         self.stale = Some(exchange.xid);
     }
 

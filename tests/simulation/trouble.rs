@@ -15,7 +15,9 @@ impl World {
         let (_, end, trouble) = self.plan.troubles[n];
         self.trace(|_| format!("begins: {trouble:?}"));
         self.troubles += 1;
+        let asleep = self.now < self.asleep_until;
         match trouble {
+            Trouble::Restart(_) | Trouble::Leaves(_) | Trouble::Recreate(_) if asleep => {}
             Trouble::Loss(loss) => self.loss = loss,
             Trouble::Mess { twice, damaged, late } => self.mess = (twice, damaged, late),
             Trouble::Down(which) => self.servers[which].up = false,
@@ -101,7 +103,7 @@ impl World {
     /// A machine that has just booted, at a port that cannot make up its mind.
     fn flicker(&mut self, who: usize) {
         (self.flickers, self.loss, self.trustworthy) = (self.flickers + 1, 1000, false);
-        if self.asleep_until > self.now || self.hosts[who].cut != 0 {
+        if self.now < self.asleep_until || self.hosts[who].cut != 0 {
             return;
         }
         self.release(who);

@@ -2,7 +2,7 @@
 
 use super::chance::Chance;
 use super::coverage::*;
-use super::hostile::{self, Style};
+use super::hostile::Style;
 use super::plan::*;
 use super::referee::{Input, Referee};
 use super::server::Server;
@@ -17,7 +17,7 @@ use std::time::Duration;
 /// The moment that all runs count from; not zero, so that nothing passes by accident.
 pub const START: Instant = Instant::from_boot(secs(1000));
 /// Whoever has the addresses that are not to be had.
-const OWNER: Mac = [2, 0, 0, 9, 9, 9];
+pub const OWNER: Mac = [2, 0, 0, 9, 9, 9];
 pub const STRANGER: Mac = [2, 0, 0, 7, 7, 7];
 
 #[derive(Debug)]
@@ -386,141 +386,5 @@ impl World {
             client.release(now);
             Ok(())
         });
-    }
-}
-
-/// The network.
-impl World {
-    /// When a frame arrives, if it does: perhaps not at all, perhaps twice.
-    fn arrivals(&mut self) -> [Option<Instant>; 2] {
-        let once = |world: &mut Self| {
-            let (low, high) = world.plan.delay;
-            let delay = world.chance.time(low, high);
-            let late = world.chance.per_mille(world.mess.2);
-            let late = if late { world.chance.magnitude(micros(1000), secs(60)) } else { Duration::ZERO };
-            world.now + delay + late
-        };
-        if self.chance.per_mille(self.loss) {
-            return [None, None];
-        }
-        let first = once(self);
-        let second = self.chance.per_mille(self.mess.0).then(|| once(self));
-        [Some(first), second]
-    }
-
-    /// A client's message is on the wire.
-    fn send(&mut self, heard: &Heard) {
-        let farewell = matches!(heard.message_type, RELEASE | DECLINE);
-        for which in 0..self.servers.len() {
-            let address = self.servers[which].address;
-            if heard.to_ip.is_some_and(|to| !to.is_broadcast() && to != address) {
-                continue;
-            }
-            for at in self.arrivals().into_iter().flatten() {
-                // A farewell that something later overtakes would end the next lease: no server can tell.
-                let at = if farewell { self.now + self.plan.delay.1 } else { at.max(self.farewell_at) };
-                self.farewell_at = if farewell { at } else { self.farewell_at };
-                // A damaged message is one that no server reads.
-                if !self.chance.per_mille(self.mess.1) {
-                    self.schedule(at, Happening::ToServer { which, heard: *heard });
-                }
-            }
-        }
-        if let Some(style) = self.hostile {
-            let names = self.names();
-            let reply = hostile::mischief(style, heard, &names, &mut self.chance);
-            if let Some(reply) = reply {
-                let frame =
-                    reply.write((hostile::MAC, hostile::ADDRESS), (heard.chaddr, reply.yiaddr.unwrap_or(NOBODY)));
-                let delay = self.chance.magnitude(micros(20), micros(5000));
-                self.put_on_wire(heard.chaddr, &frame, Input::Frame(Some(reply)), self.now + delay);
-            }
-        }
-    }
-
-    pub fn names(&self) -> Vec<Ipv4Addr> {
-        self.servers.iter().map(|server| server.address).chain([hostile::ADDRESS]).collect()
-    }
-
-    fn serve(&mut self, which: usize, heard: &Heard) {
-        let server = &mut self.servers[which];
-        if !server.up {
-            return;
-        }
-        let Some(reply) = server.hear(heard, self.now) else { return };
-        let from = (server.mac, server.address);
-        self.trace(|_| format!("server {which} heard {heard:?}, says {reply:?}"));
-        // RFC 2131 4.1.
-        let to = match (reply.yiaddr, heard.ciaddr) {
-            (_, Some(ciaddr)) => (heard.chaddr, ciaddr),
-            (Some(yiaddr), None) if !heard.broadcast_flag => (heard.chaddr, yiaddr),
-            _ => (BROADCAST, Ipv4Addr::BROADCAST),
-        };
-        let frame = reply.write(from, to);
-        for at in self.arrivals().into_iter().flatten() {
-            self.put_on_wire(to.0, &frame, Input::Frame(Some(reply)), at);
-        }
-    }
-
-    /// Brings a frame to whom it concerns, or to all.
-    pub fn put_on_wire(&mut self, to: Mac, frame: &[u8], input: Input, at: Instant) {
-        for who in 0..self.hosts.len() {
-            let mac = self.hosts[who].config.mac;
-            if to != BROADCAST && to != mac {
-                continue;
-            }
-            let mut frame = frame.to_vec();
-            let foreign = matches!(input, Input::Frame(Some(reply)) if reply.chaddr != mac);
-            // ARP has no checksum of its own: damage to it is for Ethernet's to find.
-            let damaged = matches!(input, Input::Frame(_)) && self.chance.per_mille(self.mess.1);
-            if damaged {
-                self.damage(&mut frame);
-            }
-            let input = if foreign || damaged { Input::Frame(None) } else { input };
-            self.schedule(at, Happening::ToClient { who, frame, input });
-        }
-    }
-
-    /// One byte is another, or the end is missing. Neither the sender's MAC, which the Ethernet checksum protects where
-    /// there is one, nor the UDP checksum, which may look unfilled then.
-    fn damage(&mut self, frame: &mut Vec<u8>) {
-        if self.chance.percent(20) {
-            frame.truncate(self.chance.below(frame.len() as u64) as usize);
-            return;
-        }
-        let at = self.chance.below(frame.len() as u64) as usize;
-        let at = if (6..12).contains(&at) || (40..42).contains(&at) { 12 } else { at };
-        frame[at] ^= self.chance.between(1, 256) as u8;
-    }
-
-    /// An ARP packet of a client goes to all: servers, other clients and what else has an address answers.
-    fn ask_all(&mut self, who: usize, arp: &Arp) {
-        let (now, asker) = (self.now, self.hosts[who].config.mac);
-        let mut answers = Vec::new();
-        for server in self.servers.iter().filter(|server| server.up && server.address == arp.wanted) {
-            answers.push((server.mac, micros(200)));
-        }
-        for host in &self.hosts {
-            let has_it = host.referee.in_use.is_some_and(|used| used.address == arp.wanted);
-            if has_it && host.config.mac != asker && host.referee.carrier && now >= self.asleep_until {
-                answers.push((host.config.mac, micros(200))); // The kernel does that.
-            }
-        }
-        let taken = self.servers.iter().any(|server| (0..3).any(|n| server.host(n) == arp.wanted));
-        if let Some(delay) = self.owner.filter(|_| taken) {
-            answers.push((OWNER, delay));
-        }
-        for (from, delay) in answers {
-            let answer = Arp { reply: true, from, from_ip: arp.wanted, to: asker, wanted: arp.from_ip };
-            if !self.chance.per_mille(self.loss) {
-                self.put_on_wire(asker, &answer.write(), Input::Arp(answer), now + delay);
-            }
-        }
-        for other in 0..self.hosts.len() {
-            if other != who && !self.chance.per_mille(self.loss) {
-                let what = Happening::ToClient { who: other, frame: arp.write(), input: Input::Arp(*arp) };
-                self.schedule(now + micros(100), what);
-            }
-        }
     }
 }
