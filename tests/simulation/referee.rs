@@ -455,20 +455,21 @@ impl Referee {
     }
 
     /// When the next REQUEST is due that asks for more time: at T1, again after half of what is left but not before a
-    /// minute has gone by, at T2, and when the carrier is back.
+    /// minute has gone by, or a quarter of a short time, at T2, and when the carrier is back.
     fn speaks_by(&self, used: Used, now: Instant) -> Instant {
         let (Some(renew), Some(rebind), Some(expiry)) = (used.renew_at, used.rebind_at, used.expires_at) else {
             return now;
         };
         let asked = self.asked_at;
+        let least = |time: Duration| (time / 4).clamp(Duration::from_secs(2), A_MINUTE) + FUZZ;
         let by = if self.may_have_moved && asked < self.carrier_since {
             self.carrier_since
         } else if asked + FUZZ < renew && !self.may_have_moved {
             renew
         } else if asked + FUZZ < rebind {
-            rebind.min(asked + ((rebind - asked) / 2).max(A_MINUTE))
+            rebind.min(asked + ((rebind - asked) / 2).max(least(rebind - renew)))
         } else {
-            asked + ((expiry - asked) / 2).max(A_MINUTE)
+            asked + ((expiry - asked) / 2).max(least(expiry - rebind))
         };
         let cap = if self.sent.len() >= MUCH { CAP_WAIT } else { Duration::ZERO };
         by.max(used.since).max(self.awake_since) + self.lag + cap
