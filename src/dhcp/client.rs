@@ -320,7 +320,10 @@ impl Client {
                 self.request(exchange.anew(now), offer, None, now)
             }
             (State::Selecting { exchange, .. }, None) => self.discover(Some(exchange), now),
-            (State::Requesting { exchange, offer, taken_by }, None) if exchange.sent < REQUESTS_PER_OFFER => {
+            // Who has slept over it does not ask for an offer of long ago: a lease would count from then.
+            (State::Requesting { exchange, offer, taken_by }, None)
+                if exchange.sent < REQUESTS_PER_OFFER && now - exchange.since < arrows::ROUND =>
+            {
                 self.request(exchange, offer, taken_by, now)
             }
             (State::Requesting { offer, .. }, None) => {

@@ -238,3 +238,11 @@ fn a_plain_lease() {
     c.at(2); // until the second announcement it listens for others who have the address
     assert!(!c.client().is_listening());
 }
+
+/// RFC 2131 4.4.1: a lease counts from the REQUEST, and one from before a long sleep may be over when its ACK comes.
+#[test]
+fn a_machine_that_slept_over_an_offer_looks_for_another() {
+    let mut c = Conversation::start().without_fuzz().patient();
+    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP));
+    c.wakes_at(9999).sends(discover());
+}

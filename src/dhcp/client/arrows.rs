@@ -18,7 +18,7 @@ const ARP_PATIENCE: Duration = Duration::from_millis(200);
 const ANNOUNCE: Duration = Duration::from_secs(2);
 /// How long a DISCOVER, or the REQUEST of a renewal, is repeated under one xid. A lease counts from the first message
 /// with the xid of its ACK; were that hours ago, a server that now leases for less would have given us nothing.
-const ROUND: Duration = Duration::from_secs(60);
+pub(super) const ROUND: Duration = Duration::from_secs(60);
 /// A lease that was held longer than this has made good for earlier setbacks.
 const STABLE: Duration = Duration::from_secs(128);
 /// From that many conflicts on, one new address in [`RATE_LIMIT`] is enough: MAX_CONFLICTS and RATE_LIMIT_INTERVAL
