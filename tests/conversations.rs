@@ -13,8 +13,6 @@ mod carrier;
 mod conflict;
 #[path = "conversations/duties.rs"]
 mod duties;
-#[path = "conversations/hostile.rs"]
-mod hostile;
 #[path = "conversations/name.rs"]
 mod name;
 #[path = "conversations/options.rs"]

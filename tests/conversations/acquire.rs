@@ -2,7 +2,7 @@
 
 use super::double::{Lost::*, Says::*, *};
 use dhcproto::v4::{DhcpOption, MessageType, OptionCode};
-use smol_dhcp_proxy::dhcp::{Ignored, Route};
+use smol_dhcp_proxy::dhcp::{Client, Ignored, Route};
 
 #[test]
 fn the_example_of_the_design() {
@@ -245,4 +245,23 @@ fn a_machine_that_slept_over_an_offer_looks_for_another() {
     let mut c = Conversation::start().without_fuzz().patient();
     c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP));
     c.wakes_at(9999).sends(discover());
+}
+
+/// What a client does must be the same every time: chance comes from the seed alone.
+#[test]
+fn the_same_seed_says_the_same() {
+    let frames = |seed| {
+        let mut client = Client::new(config(), seed, start_of_time());
+        let mut frames = Vec::new();
+        let mut out = Vec::new();
+        while let Some(due) = client.poll_timeout() {
+            client.handle_timeout(due);
+            while client.poll_transmit(&mut out).is_some() {
+                frames.push((due, out.clone()));
+            }
+        }
+        frames
+    };
+    assert_eq!(frames(1), frames(1));
+    assert_ne!(frames(1), frames(2));
 }
