@@ -50,7 +50,9 @@ impl Link {
             min_mtu: 0,
             max_mtu: u32::MAX,
             up: header.flags.contains(LinkFlags::Up),
-            carrier: header.flags.contains(LinkFlags::LowerUp),
+            // With the former alone the kernel may still throw away what is sent, for up to a second (netdevice(7),
+            // IFF_RUNNING: RFC 2863's operational state).
+            carrier: header.flags.contains(LinkFlags::LowerUp | LinkFlags::Running),
             kind: None,
         };
         for attribute in attributes(body, &header) {

@@ -353,7 +353,10 @@ impl Session {
                 };
                 self.note(applied);
             }
-            self.send();
+            if !self.send() {
+                // The next look tells more.
+                continue;
+            }
             if !self.client.is_listening() {
                 // Nobody is to answer any more.
                 self.wire = None;
@@ -363,8 +366,9 @@ impl Session {
     }
 
     /// Sends all that the client wants sent. What cannot be sent is as good as lost on the way, and the client knows
-    /// when to say it again.
-    fn send(&mut self) {
+    /// when to say it again. Tells whether the link is there as far as one can see from here.
+    fn send(&mut self) -> bool {
+        let mut in_doubt = false;
         let mut bytes = Vec::new();
         while let Some(transmit) = self.client.poll_transmit(&mut bytes) {
             let Some(wire) = self.wire.as_ref().filter(|wire| wire.state == LinkState::Ready) else { continue };
@@ -376,9 +380,11 @@ impl Session {
                 log::warn!("{self}: cannot send in state {}: {error}", self.client.state());
                 if is_link_away(&error) {
                     self.doubt_link();
+                    in_doubt = true;
                 }
             }
         }
+        !in_doubt
     }
 
     /// Whether the link is down, of which the sockets will tell the end.

@@ -83,6 +83,7 @@ fn renews_and_rebinds(kind: Kind) -> Result {
     eventually("the address lives as long as the rebound lease", SOON, renewed)?;
     let next = await_request("to renew again", &witness, |request| request.at > rebinding.at)?;
     assert!(next.is_unicast() && next.destination == twin, "it renews with who rebound it: {next:?}");
+    eventually("the address lives as long as the renewed lease", SOON, renewed)?;
 
     check_link(container, &lease, LEASE)?;
     assert_eq!(witness.heard_of(MessageType::Discover).len(), 1);
