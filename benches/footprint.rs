@@ -107,6 +107,10 @@ fn run(ours: PathBuf, extent: &Extent) -> Result<bool> {
         }
     }
     for (stage, figures) in stages.iter().zip(&mut figures) {
+        // What is open for a moment after a lease is not what it costs to keep.
+        for container in &stage.topology.containers {
+            container.namespace.await_rest()?;
+        }
         figures.leased = Memory::of(&stage.daemon)?;
     }
     for container in 0..extent.leases.into() {
