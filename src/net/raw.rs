@@ -1,7 +1,7 @@
 //! A packet socket that hears, on one interface, what a DHCP client must hear, and sends whole Ethernet frames.
 
 use std::io;
-use std::ops::Range;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -81,11 +81,14 @@ impl AsFd for RawSocket {
     }
 }
 
-/// The station that an ARP frame is from, by its own words; none where it is no ARP.
-pub fn arp_sender(frame: &[u8]) -> Option<[u8; 6]> {
+/// The station that an ARP frame is from, and the address that it says it has; none where it is no ARP.
+pub fn arp_sender(frame: &[u8]) -> Option<([u8; 6], Ipv4Addr)> {
     let at = ETHERTYPE as usize;
-    let is_arp = frame.get(at..at + 2)? == (libc::ETH_P_ARP as u16).to_be_bytes();
-    is_arp.then(|| frame.get(ARP_SENDER)?.try_into().ok()).flatten()
+    if frame.get(at..at + 2)? != (libc::ETH_P_ARP as u16).to_be_bytes() {
+        return None;
+    }
+    let (station, rest) = frame.get(ARP_SENDER..)?.split_first_chunk()?;
+    Some((*station, Ipv4Addr::from(*rest.first_chunk::<4>()?)))
 }
 
 /// The interface's address as the C library reports it, because safe code cannot make one from a number.
@@ -135,7 +138,7 @@ const fn filter(index: u32) -> [SockFilter; 18] {
 /// Offsets in a frame, in bytes.
 const ETHERTYPE: u32 = 12;
 const IP: u32 = 14;
-const ARP_SENDER: Range<usize> = 22..28;
+const ARP_SENDER: usize = 22;
 /// The DHCP client's port (RFC 2131 4.1).
 const CLIENT_PORT: u32 = 68;
 

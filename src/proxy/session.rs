@@ -457,7 +457,8 @@ impl Session {
 
     /// Lets the client hear a frame.
     fn hear(&mut self, frame: &[u8]) {
-        if self.wire.as_ref().is_some_and(|wire| self.site.is_said_by_container(&self.request, wire, frame)) {
+        let (site, request, ours) = (&self.site, &self.request, self.address());
+        if self.wire.as_ref().is_some_and(|wire| site.is_claimed_by_container(request, wire, ours, frame)) {
             return;
         }
         if let Err(ignored) = self.client.handle_packet(frame, rt::now()) {

@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::fmt;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use futures_lite::future::or;
@@ -93,10 +94,20 @@ impl Site {
         Ok(wire)
     }
 
-    /// Whether the container itself says a frame that is heard on the wire. By ARP, Linux answers on each interface for
-    /// the addresses of all of them (`arp_ignore` in its ip-sysctl), which is no conflict (RFC 5227 2.4).
-    pub(super) fn is_said_by_container(&self, request: &Request, wire: &Wire, frame: &[u8]) -> bool {
-        let Some(sender) = raw::arp_sender(frame).filter(|sender| *sender != request.key.mac.0) else { return false };
+    /// Whether the container itself claims an address, `ours` if we have one, in a frame that is heard on the wire. By ARP,
+    /// Linux answers on each interface for the addresses of all of them (`arp_ignore` in its ip-sysctl), which is no
+    /// conflict (RFC 5227 2.4).
+    pub(super) fn is_claimed_by_container(
+        &self,
+        request: &Request,
+        wire: &Wire,
+        ours: Option<Ipv4Addr>,
+        frame: &[u8],
+    ) -> bool {
+        let Some((sender, address)) = raw::arp_sender(frame) else { return false };
+        if sender == request.key.mac.0 || ours.is_some_and(|ours| ours != address) {
+            return false;
+        }
         let stations = || -> Result<_, Unreachable> {
             let links = self.netlink(request)?.links().map_err(looking_for("the container's interfaces"))?;
             Ok(links.into_iter().filter_map(|link| link.mac).collect())
