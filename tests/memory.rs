@@ -16,6 +16,7 @@ use smol_dhcp_proxy::dhcp::{Client, Config, Event, Mac};
 use smol_dhcp_proxy::time::Instant;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use std::alloc::System;
+use std::io::Write;
 use std::time::Duration;
 use wire::{Said, read};
 
@@ -101,9 +102,11 @@ fn a_thousand_leases_for_a_year() {
 
     let foreign: usize = containers.iter().map(|container| container.foreign).sum();
     let each = (allocations - foreign) as f64 / f64::from(renewals);
-    println!("{LEASES} leases: {} bytes each with their servers", (start - before) / LEASES as usize);
-    println!("{renewals} renewals in a year, {each:.1} allocations by the client in each");
-    println!("live bytes at the start {start}, at the end {finish}");
+    let mut out = std::io::stdout();
+    let each_lease = (start - before) / LEASES as usize;
+    writeln!(out, "{LEASES} leases: {each_lease} bytes each with their servers").expect("a place to write to");
+    writeln!(out, "{renewals} renewals in a year, {each:.1} allocations by the client in each").expect("the same");
+    writeln!(out, "live bytes at the start {start}, at the end {finish}").expect("the same");
     assert!(renewals >= LEASES * 2 * 364, "the leases were not renewed");
     assert_eq!(start, finish, "memory grows, or shrinks");
 }

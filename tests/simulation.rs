@@ -38,6 +38,7 @@ mod wire;
 mod world;
 
 use coverage::Coverage;
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -59,11 +60,15 @@ fn weeks() {
     }
     let runs = number("RUNS").unwrap_or(RUNS);
     let coverage = live_through(runs);
-    println!("{}", coverage.table());
-    println!(
+    // Not by println!, which cargo keeps to itself while the test passes.
+    let mut out = std::io::stdout();
+    writeln!(out, "{}", coverage.table()).unwrap();
+    writeln!(
+        out,
         "{runs} runs: {} leases acquired, {} renewals, {} leases lost, {} clients gave up; {} messages, at most {} in an hour",
         coverage.acquired, coverage.renewed, coverage.lost, coverage.gave_up, coverage.messages, coverage.busiest
-    );
+    )
+    .unwrap();
     if runs >= RUNS {
         assert_eq!(coverage.rarer_than(OFTEN), [], "pairs of state and event that are too rare");
     }
