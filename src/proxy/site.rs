@@ -4,10 +4,11 @@ use std::cell::OnceCell;
 use std::fmt;
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use futures_lite::future::or;
 use nix::libc;
+use rustix::event::epoll;
 
 use crate::dhcp::{self, Transmit};
 
@@ -222,9 +223,7 @@ pub(super) enum Heard {
 /// The sockets of one exchange, all in the container's network namespace.
 #[derive(Debug)]
 pub(super) struct Wire {
-    packets: Watched<RawSocket>,
-    /// Tells when somebody takes the interface down, or pulls its cable.
-    monitor: Watched<Monitor>,
+    ears: Watched<Ears>,
     /// How the interface was, the last time that anything was heard of it.
     pub(super) state: LinkState,
     /// UDP port 68, unless the container uses it itself.
@@ -240,15 +239,15 @@ impl Wire {
         let (monitor, packets, port) = netns
             .enter(|| (Monitor::open(link.index), RawSocket::open(link.index), Port::open(&link.name)))
             .map_err(Error::fault("entering the container's network namespace"))?;
-        let monitor = monitor.and_then(Watched::new).map_err(Error::fault(format!("watching {}", link.name)))?;
-        let packets = packets.and_then(Watched::new).map_err(Error::fault(format!("listening on {}", link.name)))?;
+        let ears = packets.and_then(|packets| Watched::new(Ears::new(packets, monitor?)?));
+        let ears = ears.map_err(Error::fault(format!("listening on {}", link.name)))?;
         let port = match port {
             Ok(port) => Some(port),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
             Err(error) => return Err(Error::fault(format!("taking UDP port 68 on {}", link.name))(error)),
         };
         let state = LinkState::of(link);
-        Ok(Self { packets, monitor, state, port, stations: OnceCell::new(), opened: rt::now() })
+        Ok(Self { ears, state, port, stations: OnceCell::new(), opened: rt::now() })
     }
 
     /// Whether the container uses the client's port itself.
@@ -260,10 +259,10 @@ impl Wire {
     /// cannot send it for us.
     pub(super) fn send(&self, transmit: Transmit, bytes: &[u8], mac: Mac, peer: Option<dhcp::Mac>) -> io::Result<()> {
         match (transmit, &self.port, peer) {
-            (Transmit::Frame, ..) => self.packets.get_ref().send(bytes),
+            (Transmit::Frame, ..) => self.ears.get_ref().packets.send(bytes),
             (Transmit::Datagram { source, destination }, Some(port), _) => port.send(source, destination, bytes),
             (Transmit::Datagram { source, destination }, None, Some(peer)) => {
-                self.packets.get_ref().send(&dhcp::frame(bytes, (mac.0, source), (peer, destination)))
+                self.ears.get_ref().packets.send(&dhcp::frame(bytes, (mac.0, source), (peer, destination)))
             }
             (Transmit::Datagram { .. }, None, None) => Err(io::ErrorKind::AddrInUse.into()),
         }
@@ -271,25 +270,53 @@ impl Wire {
 
     /// Waits for a frame, or for news of the interface.
     pub(super) async fn hear(&self) -> io::Result<Heard> {
-        let news = |monitor: &Monitor| {
-            Ok(match monitor.recv()? {
-                News::Is(link) => Heard::Link(LinkState::of(&link)),
-                News::Gone | News::Missed => Heard::LinkInDoubt,
-            })
-        };
-        let frame = |packets: &RawSocket| frame(packets).map(Heard::Frame);
-        // In this order: there may always be another frame.
-        or(self.monitor.read_with(news), self.packets.read_with(frame)).await
+        self.ears.read_with(Ears::hear).await
     }
 
     /// A frame that has arrived already, if there is one.
     pub(super) fn arrived(&self) -> Option<Vec<u8>> {
-        frame(self.packets.get_ref()).ok()
+        self.ears.get_ref().frame().ok()
     }
 }
 
-fn frame(packets: &RawSocket) -> io::Result<Vec<u8>> {
-    let mut frame = [0; FRAME];
-    let length = packets.recv(&mut frame)?;
-    Ok(frame[..length].to_vec())
+/// What listens on a wire, as one descriptor to be watched: each more would cost a lease as much again.
+#[derive(Debug)]
+struct Ears {
+    packets: RawSocket,
+    /// Tells when somebody takes the interface down, or pulls its cable.
+    monitor: Monitor,
+    /// Readable when one of them is (epoll(7)).
+    either: OwnedFd,
+}
+
+impl Ears {
+    fn new(packets: RawSocket, monitor: Monitor) -> io::Result<Self> {
+        let either = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        for ear in [packets.as_fd(), monitor.as_fd()] {
+            epoll::add(&either, ear, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+        }
+        Ok(Self { packets, monitor, either })
+    }
+
+    /// News first, for there may always be another frame; `WouldBlock` where there is neither.
+    fn hear(&self) -> io::Result<Heard> {
+        match self.monitor.recv() {
+            Ok(News::Is(link)) => Ok(Heard::Link(LinkState::of(&link))),
+            Ok(News::Gone | News::Missed) => Ok(Heard::LinkInDoubt),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.frame().map(Heard::Frame),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn frame(&self) -> io::Result<Vec<u8>> {
+        let mut frame = [0; FRAME];
+        let length = self.packets.recv(&mut frame)?;
+        Ok(frame[..length].to_vec())
+    }
+}
+
+impl AsFd for Ears {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.either.as_fd()
+    }
 }

@@ -33,8 +33,8 @@ pub(crate) const TRIALS: &[Named] = &[
 
 const SOON: Duration = Duration::from_secs(5);
 
-/// How many an exchange opens.
-const SOCKETS: usize = 3;
+/// How many an exchange opens, and what watches over two of them.
+const SOCKETS: usize = 4;
 
 fn words(status: Status) -> String {
     format!("{:?}: {}", status.code, status.message)
