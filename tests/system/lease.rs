@@ -221,7 +221,7 @@ fn renewals_together() -> Result {
     const LEASES: u16 = 10;
     let stage = stage(LEASES, &[])?;
     let seconds = Duration::from_secs;
-    let settings = Settings { lease: seconds(60), t1: Some(seconds(4)), t2: Some(seconds(40)), ..Settings::default() };
+    let settings = Settings { lease: seconds(60), t1: Some(seconds(6)), t2: Some(seconds(40)), ..Settings::default() };
     let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
     for container in 0..LEASES.into() {
         stage.setup(container)?;
@@ -231,18 +231,18 @@ fn renewals_together() -> Result {
     }
     let acquired = server.heard_of(MessageType::Request);
     stage.daemon.signal(Signal::SIGSTOP)?;
-    let asleep = acquired.last().ok_or("no REQUEST")?.at + seconds(4) - rt::now();
+    let asleep = acquired.last().ok_or("no REQUEST")?.at + seconds(6) - rt::now();
     std::thread::sleep(asleep);
     let heard = server.heard_of(MessageType::Request).len();
-    stage.daemon.signal(Signal::SIGCONT)?;
+    assert_eq!(heard, acquired.len(), "some of them were renewed before");
     let woken = rt::now();
+    stage.daemon.signal(Signal::SIGCONT)?;
     server.await_message(MessageType::Request, heard + usize::from(LEASES), SOON)?;
     let times: Vec<_> = server.heard_of(MessageType::Request)[heard..].iter().map(|heard| heard.at - woken).collect();
-    assert!(heard == acquired.len(), "none of them was renewed before");
-    // Twenty milliseconds apart; this machine may be busy when one of them arrives.
-    let took = times[times.len() - 1] - times[0];
-    assert!(took >= Duration::from_millis(160), "ten renewals within {took:?}: {times:?}");
-    assert!(took < Duration::from_millis(1500), "ten renewals took {took:?}: {times:?}");
+    // Twenty milliseconds from one turn to the next; each may arrive late, where the machine is busy, and none early.
+    let last = times[times.len() - 1];
+    assert!(last >= Duration::from_millis(180), "ten renewals at once: {times:?}");
+    assert!(last < Duration::from_millis(1500), "ten renewals took {last:?}: {times:?}");
     Ok(())
 }
 
