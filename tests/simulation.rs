@@ -30,6 +30,8 @@ mod plan;
 mod referee;
 #[path = "simulation/server.rs"]
 mod server;
+#[path = "simulation/spread.rs"]
+mod spread;
 #[path = "simulation/trouble.rs"]
 mod trouble;
 #[path = "simulation/wire.rs"]
