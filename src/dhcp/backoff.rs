@@ -13,6 +13,9 @@ const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
+/// T1 and T2 come up to this much early.
+pub(super) const FUZZ: Duration = secs(1);
+
 impl Backoff {
     pub(super) fn new(seed: u64, fuzz: bool) -> Self {
         Self { seed, fuzz }
@@ -36,11 +39,17 @@ impl Backoff {
             (true, _) => self.around(secs(8), secs(1)),
             (false, 0..=4) => self.around(secs(2 << sent.max(1)), secs(1)),
             (false, 5..=10) => self.around(secs(64), secs(1)),
-            (false, _) => self.around(secs(300), secs(30)),
+            (false, _) => self.seldom(),
         }
     }
 
-    /// The wait before starting over after so many setbacks in a row (a NAK, no ACK, a conflict): none after the first, then doubling, so that a server that always refuses is not asked all day long.
+    /// Often enough where nobody waits and nobody answers.
+    pub(super) fn seldom(&mut self) -> Duration {
+        self.around(secs(300), secs(30))
+    }
+
+    /// The wait before starting over after so many setbacks in a row (a NAK, no ACK, a conflict): none after the first,
+    /// then doubling, so that a server that always refuses is not asked all day long.
     pub(super) fn start_over(&mut self, setbacks: u32, somebody_waits: bool) -> Duration {
         let longest = if somebody_waits { 8 } else { 128 };
         match setbacks {
@@ -71,7 +80,7 @@ impl Backoff {
     /// T1 or T2, up to a second earlier, so that hosts that booted together drift apart (RFC 2131 4.4.5).
     /// Short ones are kept to the letter, and never remains never.
     pub(super) fn lease_timer(&mut self, after: Duration) -> Duration {
-        if after < secs(60) || after == Duration::MAX { after } else { self.up_to_earlier(after, secs(1)) }
+        if after < secs(60) || after == Duration::MAX { after } else { self.up_to_earlier(after, FUZZ) }
     }
 
     fn around(&mut self, middle: Duration, fuzz: Duration) -> Duration {

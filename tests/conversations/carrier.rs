@@ -85,6 +85,19 @@ fn a_bound_client_that_hears_of_its_return_asks_at_once() {
     c.at(10).carrier(true).sends(renew(IP)).hears(ack(IP, hours(1))).says(Renewed(IP));
 }
 
+/// A port that has just come back may be deaf for a while, and the network another one: half of the time until T2 would be
+/// long then, and in a lease for ever it would never end.
+#[test]
+fn who_asks_before_t1_and_hears_nothing_asks_again() {
+    for lease in [hours(24), seconds(u64::MAX)] {
+        let mut c = Conversation::bound(lease);
+        c.at(1).carrier(false);
+        c.at(10).carrier(true).sends(renew(IP));
+        c.at(310).sends(renew(IP));
+        c.at(610).sends(renew(IP)).hears(ack(IP, lease)).says(Renewed(IP));
+    }
+}
+
 /// A link that flaps may not make it a chatterbox: see `pace.rs` for the limit.
 #[test]
 fn the_same_news_twice_is_no_news() {

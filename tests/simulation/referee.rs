@@ -16,6 +16,8 @@ const MUCH: usize = 50;
 const CAP_WAIT: Duration = Duration::from_secs(41);
 /// T1 and T2 may come this much early.
 const FUZZ: Duration = Duration::from_secs(1);
+/// Who asks before T1 and hears nothing asks again after this long at the latest.
+const SELDOM: Duration = Duration::from_secs(330);
 const A_MINUTE: Duration = Duration::from_secs(60);
 /// How long an offer may lie while a better one is hoped for.
 const OFFER_RESTS: Duration = Duration::from_millis(100);
@@ -444,7 +446,11 @@ impl Referee {
         assert_eq!(known, used, "the lease in use is another one than the events say");
         // On its way out it asks for nothing, and is gone in a moment.
         let Some(used) = self.in_use.filter(|_| client.state() != "RELEASING") else { return };
-        let Some(expiry) = used.expires_at else { return };
+        let Some(expiry) = used.expires_at else {
+            let asks_again = due.is_some_and(|due| due <= now + SELDOM + CAP_WAIT);
+            assert!(asks_again || !self.carrier || !self.may_have_moved, "asked once, and then never again");
+            return;
+        };
         assert!(now < expiry, "an address in use after its time");
         assert!(due.is_some_and(|due| due <= expiry), "nobody watches over the expiry in {}", client.state());
         assert!(
@@ -467,7 +473,8 @@ impl Referee {
         } else if asked + FUZZ < renew && !self.may_have_moved {
             renew
         } else if asked + FUZZ < rebind {
-            rebind.min(asked + ((rebind - asked) / 2).max(least(rebind - renew)))
+            let half = ((rebind - asked) / 2).max(least(rebind - renew));
+            rebind.min(asked + if asked + FUZZ < renew { half.min(SELDOM) } else { half })
         } else {
             asked + ((expiry - asked) / 2).max(least(expiry - rebind))
         };

@@ -1,7 +1,7 @@
 //! The arrows of RFC 2131 figure 5: each does what is to be done on the way, and names the state that it leads to.
 
 use super::{Client, Held, NEVER, Offer, REBOOT_PATIENCE, State, Vigil};
-use crate::dhcp::backoff::Backoff;
+use crate::dhcp::backoff::{Backoff, FUZZ};
 use crate::dhcp::exchange::{Exchange, Search};
 use crate::dhcp::frame::{self, Arp, BROADCAST};
 use crate::dhcp::message::Request;
@@ -257,11 +257,12 @@ impl Client {
         let is_first = exchange.is_none_or(|exchange| exchange.sent == 0);
         let mut exchange = self.exchange_or_new(exchange, now);
         if self.carrier {
-            exchange.say(
-                held.renew_at,
-                now,
-                now + Backoff::renewal(held.rebind_at - now, held.lease.t2 - held.lease.t1),
-            );
+            let wait = Backoff::renewal(held.rebind_at - now, held.lease.t2.saturating_sub(held.lease.t1));
+            // RFC 2131 4.4.5 speaks of silence after T1. Who asks earlier does so because the network may be another one:
+            // half of the time until T2 would be half a day then and, in a lease for ever, no end of time.
+            let is_early = held.lease.renew_at().is_none_or(|t1| now + FUZZ < t1);
+            let wait = if is_early { wait.min(self.backoff.seldom()) } else { wait };
+            exchange.say(held.renew_at, now, now + wait);
             let (source, destination) = (held.lease.address, held.lease.server_id);
             let request = Request { ciaddr: Some(source), ..exchange.message(Type::Request) };
             self.allowance.spend(now);
