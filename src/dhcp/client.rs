@@ -166,7 +166,11 @@ impl Client {
         }
         self.carrier = present;
         if !present {
-            // What nobody has taken yet goes nowhere: so a client that begins without a carrier says nothing.
+            // What nobody has taken yet goes nowhere: so a client that begins without a carrier says nothing, and does
+            // not count it either.
+            if matches!(self.state, State::Selecting { .. }) && !self.outbox.is_empty() {
+                self.search.discovers = self.search.discovers.saturating_sub(1);
+            }
             self.outbox.clear();
         }
         self.handle_timeout(now);
@@ -311,7 +315,9 @@ impl Client {
         let over = self.search.deadline.filter(|deadline| *deadline <= now);
         self.state = match (std::mem::replace(&mut self.state, State::Stopped), over) {
             // What has not answered until now is taken as free; the vigil goes on.
-            (State::Probing { lease, .. }, Some(_)) if lease.expires_at().is_none_or(|expiry| now < expiry) => {
+            (State::Probing { lease, .. }, Some(_))
+                if self.carrier && lease.expires_at().is_none_or(|expiry| now < expiry) =>
+            {
                 self.settle(*lease, now)
             }
             (state, Some(deadline)) => self.give_up(&state, deadline),

@@ -98,6 +98,26 @@ fn who_asks_before_t1_and_hears_nothing_asks_again() {
     }
 }
 
+/// What was made ready before the news and never sent is not counted.
+#[test]
+fn what_was_not_sent_is_not_counted() {
+    let mut c = Conversation::start().without_fuzz().configured(|config| config.deadline = Some(seconds(3)));
+    let now = start_of_time();
+    c.client().handle_carrier(false, now);
+    c.at(1).carrier(true).sends(discover());
+    c.at(3).says(gave_up("no DHCPOFFER within 3 s (1 DISCOVER sent)"));
+}
+
+/// Probes that nobody could answer prove nothing.
+#[test]
+fn probing_ends_with_the_deadline_too() {
+    let mut c = Conversation::start().without_fuzz().configured(|config| {
+        (config.probe, config.deadline) = (smol_dhcp_proxy::dhcp::Probe::Before(3), Some(seconds(4)));
+    });
+    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1))).carrier(false);
+    c.at(4).says(gave_up("no carrier"));
+}
+
 /// A link that flaps may not make it a chatterbox: see `pace.rs` for the limit.
 #[test]
 fn the_same_news_twice_is_no_news() {
