@@ -1,7 +1,7 @@
 //! Somebody else has the address (RFC 5227, RFC 2131 3.1 (5), 4.4.1).
 
 use super::double::{Lost::*, Says::*, *};
-use smol_dhcp_proxy::dhcp::{Event, Ignored, Lost, Probe};
+use smol_dhcp_proxy::dhcp::{self, Event, Ignored, Probe};
 
 /// The station that has the address already.
 const OWNER: [u8; 6] = [2, 0, 0, 0, 0, 9];
@@ -49,7 +49,7 @@ fn an_owner_that_answers_before_the_ack() {
 fn an_owner_that_answers_after_the_ack() {
     let mut c = bound();
     c.at(0.005).hears_frame(&mine(IP)).sends(decline(IP)).sends(discover());
-    assert!(matches!(c.event(), Event::Lost { why: Lost::Conflict { by: OWNER }, old } if old.address == IP));
+    assert!(matches!(c.event(), Event::Lost { why: dhcp::Lost::Conflict { by: OWNER }, old } if old.address == IP));
 }
 
 /// RFC 5227 2.1.1: whoever probes for the address at the same time will use it.
@@ -221,4 +221,22 @@ fn a_decline_says_what_and_why() {
     assert_eq!(codes, [50, 53, 54, 56, 61]);
     assert!(!c.declined().flags().broadcast());
     c.sends(discover());
+}
+
+/// The ACK gives another address than the one that was asked for, and so does a renewal: that one is probed as well.
+#[test]
+fn an_address_that_was_not_asked_for_is_probed_too() {
+    let mut c = Conversation::start().without_fuzz().with_arp();
+    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).sends(probe(IP));
+    c.hears(ack(OTHER_IP, hours(1))).says(Bound(OTHER_IP)).sends(probe(OTHER_IP)).sends(announcement(OTHER_IP));
+    c.at(0.005).hears_frame(&mine(OTHER_IP)).says(Lost(OTHER_IP, Conflict)).sends(decline(OTHER_IP)).sends(discover());
+
+    let mut c = with_probes(1);
+    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1)));
+    c.at(1).sends(probe(IP));
+    c.at(3).says(Bound(IP)).sends(announcement(IP));
+    c.at(5).sends(announcement(IP));
+    c.at(1800).sends(renew(IP)).sends(probe(IP)).hears(ack(OTHER_IP, hours(1))).says(Changed(IP, OTHER_IP));
+    c.sends(probe(OTHER_IP)).sends(announcement(OTHER_IP));
+    c.at(1802).sends(announcement(OTHER_IP));
 }

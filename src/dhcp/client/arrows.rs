@@ -292,7 +292,7 @@ impl Client {
     /// RFC 5227 2.4 has a host watch its address for as long as it uses it. We hold no socket between exchanges, so
     /// instead we ask after it once in each renewal; RFC 5227 2.1 forbids such probes only to hosts that do watch, for
     /// those have no need of them.
-    fn probe_own(&mut self, address: Ipv4Addr, is_first: bool) {
+    pub(super) fn probe_own(&mut self, address: Ipv4Addr, is_first: bool) {
         if self.config.probe != Probe::Off && is_first {
             self.say_by_arp(Arp::probe(self.config.mac, address));
         }

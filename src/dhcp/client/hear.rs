@@ -97,10 +97,10 @@ impl Client {
         if new.expires_at().is_some_and(|expiry| expiry <= now) {
             return Err(Ignored::Incomplete("time left"));
         }
-        let taken_by = match &self.state {
-            State::Requesting { offer, taken_by, .. } if offer.address == new.address => *taken_by,
-            State::Rebooting { address, taken_by, .. } if *address == new.address => *taken_by,
-            _ => None,
+        let (is_asked_for, taken_by) = match &self.state {
+            State::Requesting { offer, taken_by, .. } if offer.address == new.address => (true, *taken_by),
+            State::Rebooting { address, taken_by, .. } if *address == new.address => (true, *taken_by),
+            _ => (false, None),
         };
         Ok(match (old, taken_by, self.config.probe) {
             // RFC 2131 4.4.1 and figure 5: REQUESTING -> INIT, with a DECLINE.
@@ -110,8 +110,8 @@ impl Client {
             }
             (None, None, Probe::Before(probes @ 1..)) => self.probe(Box::new(new), probes, now),
             (None, None, _) => {
-                if matches!(self.state, State::Selecting { .. }) {
-                    // There was no REQUEST for the probe to go with (RFC 4039 3.1).
+                if !is_asked_for {
+                    // There was no REQUEST for the probe to go with (RFC 4039 3.1), or it was for another address.
                     self.probe_alongside(new.address);
                 }
                 self.settle(new, now)
@@ -174,7 +174,8 @@ impl Client {
             Event::Changed { old: Box::new(old), new: told }
         });
         let vigil = if moved {
-            self.probe_alongside(new.address);
+            // The server does not wait for probes and their waits: one has to do.
+            self.probe_own(new.address, true);
             self.claim(new.address, now)
         } else {
             self.await_arp(now)
