@@ -53,6 +53,16 @@ fn a_kept_lease_goes_on_where_the_clock_says() {
     c.at(0).says(Lost(IP, Expired)).sends(discover().wanting(IP));
 }
 
+/// A lease comes from the caller, who may have it from anywhere.
+#[test]
+fn a_kept_lease_that_makes_no_sense_is_no_reason_to_panic() {
+    let odd = Lease { t1: seconds(500), t2: seconds(400), ..kept(0, None) };
+    let mut c = Conversation::resume(odd.clone()).without_fuzz();
+    c.at(500).sends(rebind(IP));
+    let mut c = Conversation::resume(odd).without_fuzz();
+    c.at(10).carrier(false).carrier(true).sends(renew(IP));
+}
+
 #[test]
 fn a_kept_lease_can_be_released() {
     let mut c = Conversation::resume(kept(0, Some(SERVER_MAC)));
