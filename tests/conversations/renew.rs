@@ -157,3 +157,18 @@ fn a_nak_loop_is_slow() {
         c.at(at).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(nak());
     }
 }
+
+/// Nor does a short lease, renewed all day long, have to wait for what happened the day before.
+#[test]
+fn a_refusal_of_long_ago_is_forgiven() {
+    let mut c = Conversation::bound(seconds(120));
+    for at in (60..=1200).step_by(60) {
+        c.at(at).sends(renew(IP));
+        if at % 240 == 0 {
+            c.hears(nak()).says(Lost(IP, Refused)).sends(discover()).hears(offer(IP)).sends(request(IP));
+            c.hears(ack(IP, seconds(120))).says(Bound(IP));
+        } else {
+            c.hears(ack(IP, seconds(120))).says(Renewed(IP));
+        }
+    }
+}

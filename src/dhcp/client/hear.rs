@@ -166,6 +166,8 @@ impl Client {
 
     /// RENEWING or REBINDING -> BOUND; with another address, which then is the only one (RFC 2131 4.4.5).
     fn extend(&mut self, old: Lease, new: Lease, now: Instant) -> State {
+        // So that a lease of a minute has made good for earlier setbacks after a while, too.
+        self.setbacks = self.setbacks.saturating_sub(1);
         let moved = old.address != new.address;
         let told = Box::new(new.clone());
         self.events.push_back(if old.same_settings(&new) {
