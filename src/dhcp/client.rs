@@ -32,7 +32,7 @@ pub struct Client {
     allowance: Allowance,
     carrier: bool,
     search: Search,
-    /// Rounds that ended with a NAK, without an ACK or with a conflict, the last ones in a row.
+    /// Rounds that ended with a NAK, without an ACK or with a conflict, less what renewals have made good since.
     setbacks: u32,
     state: State,
     outbox: VecDeque<(Transmit, Vec<u8>)>,

@@ -204,7 +204,11 @@ mod tests {
         }
 
         #[test]
-        fn arp_is_read_as_written(is_reply in any::<bool>(), sender in any::<(Mac, [u8; 4])>(), target in any::<(Mac, [u8; 4])>()) {
+        fn arp_is_read_as_written(
+            is_reply in any::<bool>(),
+            sender in any::<(Mac, [u8; 4])>(),
+            target in any::<(Mac, [u8; 4])>(),
+        ) {
             let arp = Arp { is_reply, sender: (sender.0, sender.1.into()), target: (target.0, target.1.into()) };
             let bytes = arp.write();
             prop_assert_eq!(open(&bytes, US), Ok(Received::Arp(arp)));

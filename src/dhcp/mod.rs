@@ -1,7 +1,8 @@
 //! A DHCPv4 client (RFC 2131) as a pure state machine: frames and the time go in, frames, events and deadlines come out.
 //!
-//! Nothing here opens a socket, reads a clock or rolls dice: the caller brings all three. After every input
-//! ([`Client::new`], [`Client::handle_packet`], [`Client::handle_timeout`], [`Client::release`]) drain the outputs:
+//! Nothing here opens a socket, reads a clock or rolls dice: the caller brings all three. After every input (the
+//! beginning by [`Client::new`], [`Client::reboot`] or [`Client::resume`], [`Client::handle_packet`],
+//! [`Client::handle_timeout`], [`Client::handle_carrier`], [`Client::release`]) drain the outputs:
 //!
 //! ```
 //! use smol_dhcp_proxy::dhcp::{Client, Config, Transmit};
@@ -74,7 +75,8 @@ pub struct Config {
     /// Asks servers and relays to broadcast their replies (the flag of RFC 2131 4.1), for interfaces that hear
     /// no unicast before they have an address, and for some relays.
     pub broadcast: bool,
-    /// An address to ask for in the DISCOVER (option 50); the server may well offer another.
+    /// An address to ask for in the DISCOVER (option 50). The server may well offer another, which then waits 100 ms for
+    /// somebody to offer this one.
     pub requested: Option<Ipv4Addr>,
     /// How to find out whether somebody else has the address.
     pub probe: Probe,
@@ -262,7 +264,7 @@ impl fmt::Display for Why {
 pub enum Ignored {
     /// Addressed to another station.
     NotForUs,
-    /// Not UDP over IPv4 to port 68, nor the ARP reply that a release waits for.
+    /// Not UDP over IPv4 to port 68, nor ARP that says anything about our address or answers a question of ours.
     NotDhcp,
     /// A fragment; servers keep to what [`Config::max_message_size`] allows.
     Fragment,

@@ -230,7 +230,7 @@ pub(super) fn mask(prefix_len: u8) -> Ipv4Addr {
     Ipv4Addr::from_bits(u32::MAX.checked_shl(32 - u32::from(prefix_len.min(32))).unwrap_or(0))
 }
 
-/// Each a prefix length, as many bytes as that needs, and a router (RFC 3442 page 3).
+/// Each a prefix length, as many bytes as that needs, and a router (RFC 3442 page 4).
 fn classless_routes(mut field: &[u8]) -> Option<Vec<Route>> {
     let mut routes = Vec::new();
     while let [prefix_len @ 0..=32, rest @ ..] = field {
@@ -294,7 +294,10 @@ mod tests {
 
         /// What is put into a field comes out of it again, as far as one option holds it.
         #[test]
-        fn what_is_put_is_collected(options in btree_map(1..END, vec(any::<u8>(), 0..300), 0..20), padding in 0..4_usize) {
+        fn what_is_put_is_collected(
+            options in btree_map(1..END, vec(any::<u8>(), 0..300), 0..20),
+            padding in 0..4_usize,
+        ) {
             let mut field = Vec::new();
             for (code, value) in &options {
                 put(&mut field, *code, value);
