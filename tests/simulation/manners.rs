@@ -59,7 +59,7 @@ impl Manners {
                 Event::Changed { old, new } if old.address != new.address => new.address,
                 _ => continue,
             };
-            let taken = self.asked.is_some_and(|(_, address, taken)| taken && address == fresh);
+            let taken = self.asked.take().is_some_and(|(_, address, taken)| taken && address == fresh);
             assert!(!taken || before == "SELECTING", "{fresh} is used, although somebody else has it");
             // What is given back at once is not announced, nor what was settled just before the carrier came back.
             if carrier && !matches!(input, Input::Carrier(_)) && events.last() != Some(&Event::Released) {
