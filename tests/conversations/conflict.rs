@@ -58,6 +58,10 @@ fn somebody_who_wants_the_same_address() {
     let mut c = Conversation::start().without_fuzz().with_arp();
     c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).sends(probe(IP));
     c.hears_frame(&arp_probe(IP, OWNER)).hears(ack(IP, hours(1))).sends(decline(IP)).sends(discover());
+
+    let mut c = with_probes(3);
+    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1)));
+    c.at(1).sends(probe(IP)).hears_frame(&arp_probe(IP, OWNER)).sends(decline(IP)).sends(discover());
 }
 
 /// Once it is ours, a probe is a question, and the kernel answers it.

@@ -158,6 +158,16 @@ fn a_nak_loop_is_slow() {
     }
 }
 
+/// Who has held a lease for long starts afresh when it is refused.
+#[test]
+fn a_lease_that_held_makes_good_for_earlier_setbacks() {
+    let mut c = Conversation::bound(hours(1));
+    for n in 1..5 {
+        c.at(n * 1800).sends(renew(IP)).hears(nak()).says(Lost(IP, Refused)).sends(discover());
+        c.hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1))).says(Bound(IP));
+    }
+}
+
 /// Nor does a short lease, renewed all day long, have to wait for what happened the day before.
 #[test]
 fn a_refusal_of_long_ago_is_forgiven() {
