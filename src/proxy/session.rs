@@ -20,7 +20,7 @@ use super::memory::Who;
 use super::pace::Pace;
 use super::reply;
 use super::request::{Key, Request};
-use super::settings::Settings;
+use super::settings::{Place, Settings};
 use super::site::{Heard, LinkState, Site, Unreachable, Wire, is_link_away};
 use super::words::{Brief, Change, LostBy};
 
@@ -492,21 +492,6 @@ impl Drop for Session {
             self.send();
         }
         self.take_off_link();
-    }
-}
-
-/// Where a lease puts its container.
-#[derive(Debug, PartialEq)]
-struct Place {
-    address: Ipv4Addr,
-    prefix_len: u8,
-    /// The one that the default route leads to.
-    router: Option<Ipv4Addr>,
-}
-
-impl Place {
-    fn of(lease: &dhcp::Lease) -> Self {
-        Self { address: lease.address, prefix_len: lease.prefix_len, router: lease.routers.first().copied() }
     }
 }
 

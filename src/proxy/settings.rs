@@ -32,6 +32,21 @@ struct Mtu {
     ours: u32,
 }
 
+/// Where a lease puts its container.
+#[derive(Debug, PartialEq)]
+pub(super) struct Place {
+    address: Ipv4Addr,
+    prefix_len: u8,
+    /// The one that the default route leads to.
+    router: Option<Ipv4Addr>,
+}
+
+impl Place {
+    pub(super) fn of(lease: &dhcp::Lease) -> Self {
+        Self { address: lease.address, prefix_len: lease.prefix_len, router: lease.routers.first().copied() }
+    }
+}
+
 impl Settings {
     /// Whether there is anything to undo.
     pub(super) fn is_empty(&self) -> bool {
