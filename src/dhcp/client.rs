@@ -162,6 +162,7 @@ impl Client {
         if present && !self.carrier {
             // What has run out meanwhile is not said again.
             self.handle_timeout(now);
+            self.carrier = true;
             self.resound(now);
         }
         self.carrier = present;
@@ -298,6 +299,7 @@ impl Client {
             // Without a carrier it goes on to RENEWING all the same, to listen for its return.
             State::Bound { held, vigil } => {
                 let renew_at = held.renew_at.max(self.allowance.when(1));
+                let vigil = vigil.filter(|vigil| self.carrier || !vigil.announce);
                 let vigil_ends = vigil.map_or(NEVER, |vigil| vigil.until);
                 (NEVER, 0, held.expires_at.min(renew_at).min(vigil_ends))
             }

@@ -205,6 +205,16 @@ fn conflicts_in_a_row_slow_it_down() {
     }
 }
 
+/// RFC 5227 2.3: the second announcement waits for somebody to hear it.
+#[test]
+fn without_a_carrier_nobody_hears_an_announcement() {
+    let mut c = bound();
+    c.at(1).carrier(false);
+    c.at(10);
+    assert!(c.client().is_listening());
+    c.carrier(true).sends(announcement(IP)).sends(renew(IP)).sends(probe(IP));
+}
+
 /// RFC 5227 2.1.1: after ten of them, one attempt a minute, whoever waits.
 #[test]
 fn after_ten_conflicts_it_is_patient() {

@@ -153,7 +153,14 @@ impl Client {
                 }
             }
             // Perhaps another network: only the server can tell, and RFC 2131 4.4.5 allows to ask before T1.
-            State::Bound { held, .. } => held.renew_at = now,
+            State::Bound { held, vigil } => {
+                held.renew_at = now;
+                // The second announcement has waited for somebody to hear it (RFC 5227 2.3).
+                if vigil.take().is_some_and(|vigil| vigil.announce) {
+                    let address = held.lease.address;
+                    self.announce(address);
+                }
+            }
             State::Releasing { .. } | State::Stopped => {}
         }
     }

@@ -39,7 +39,7 @@ impl Client {
                 let old = held.lease.clone();
                 self.accept_ack(reply, server?, Some(old), exchange, now)?
             }
-            // RFC 2131 4.3.2: in RENEWING only the server that we ask has a say; in REBINDING we ask them all.
+            // RFC 2131 4.3.2: in RENEWING only the server that we ask may refuse; in REBINDING we ask them all.
             (State::Renewing { held, .. }, Type::Nak) if server != Ok(held.lease.server_id) => {
                 return Err(server.map_or_else(|missing| missing, Ignored::OtherServer));
             }
