@@ -209,6 +209,17 @@ impl Daemon {
         })
     }
 
+    /// Waits until it has `expected` open and nothing else. That they stay the same for a moment is not enough where the
+    /// daemon has first to be told, by a connection that ends, and the machine is busy.
+    pub fn await_descriptors(&self, expected: &[String]) -> Result {
+        let mut names = Vec::new();
+        eventually("the daemon's descriptors are as before", Duration::from_secs(5), || {
+            names = self.descriptor_names()?;
+            Ok((names == expected).then_some(()))
+        })
+        .map_err(|error| format!("{error}: {names:?}, not {expected:?}").into())
+    }
+
     /// A number of /proc/PID/status, such as `Threads` or `RssAnon` (in kB).
     pub fn status(&self, name: &str) -> Result<u64> {
         number(&fs::read_to_string(self.proc("status"))?, name)

@@ -46,8 +46,7 @@ fn check_nothing_left(stage: &Stage, container: usize, at_rest: &[String]) -> Re
     assert_eq!(container.address()?, None);
     assert_eq!(container.namespace.default_routes()?, []);
     assert_eq!(stage.unit.leases()?, serde_json::json!({}));
-    assert_eq!(stage.daemon.settled_descriptors()?, at_rest);
-    Ok(())
+    stage.daemon.await_descriptors(at_rest)
 }
 
 /// A daemon that has been once through everything, so that what is made on first use has been made.
@@ -69,7 +68,7 @@ fn a_second_setup() -> Result {
     assert_eq!(second.yiaddr, first.yiaddr);
     check_link(container, &second, 3600)?;
     container.namespace.await_rest()?;
-    assert_eq!(stage.daemon.settled_descriptors()?, open);
+    stage.daemon.await_descriptors(&open)?;
     let leases = stage.unit.leases()?;
     let entries = leases.as_object().ok_or("no object")?;
     assert!(entries.len() == 1 && entries.values().all(|entry| entry.as_array().is_some_and(|all| all.len() == 1)));

@@ -26,7 +26,7 @@ fn leases_rest() -> Result {
     for container in &stage.topology.containers {
         container.namespace.await_rest()?;
     }
-    assert_eq!(stage.daemon.settled_descriptors()?, one);
+    stage.daemon.await_descriptors(&one)?;
     assert_eq!(stage.daemon.status("Threads")?, 2, "the executor's and async-io's parked helper");
     asleep_for_fifteen_seconds(&stage.daemon)
 }
