@@ -311,7 +311,9 @@ impl Referee {
             "the lease counts from long before it was asked for"
         );
         assert!(lease.routers.len() + lease.routes.len() + lease.dns_servers.len() <= 2, "more than was said");
-        (self.in_use, self.may_have_moved) = (Some(used(lease, ack.honest, now)), matches!(input, Input::Carrier(_)));
+        // Somebody has lied where an answer to the DISCOVER is taken for one to a REQUEST.
+        let honest = ack.honest && !(ack.rapid && before == "REQUESTING");
+        (self.in_use, self.may_have_moved) = (Some(used(lease, honest, now)), matches!(input, Input::Carrier(_)));
         self.stale = Some(exchange.xid);
     }
 
