@@ -102,14 +102,14 @@ impl World {
     }
 
     /// One byte is another, or the end is missing. Neither the sender's MAC, which the Ethernet checksum protects where
-    /// there is one, nor the UDP checksum, which may look unfilled then.
+    /// there is one, nor UDP's length and checksum, which may look like an unfilled one then.
     fn damage(&mut self, frame: &mut Vec<u8>) {
         if self.chance.percent(20) {
             frame.truncate(self.chance.below(frame.len() as u64) as usize);
             return;
         }
         let at = self.chance.below(frame.len() as u64) as usize;
-        let at = if (6..12).contains(&at) || (40..42).contains(&at) { 12 } else { at };
+        let at = if (6..12).contains(&at) || (38..42).contains(&at) { 12 } else { at };
         frame[at] ^= self.chance.between(1, 256) as u8;
     }
 
