@@ -163,6 +163,15 @@ pub enum Event {
         /// Why it has ended.
         why: Lost,
     },
+    /// An address that was never used: somebody else has it. The server was told (DHCPDECLINE), and the search goes on.
+    Declined {
+        /// The address.
+        address: Ipv4Addr,
+        /// Who gave it to us.
+        server: Ipv4Addr,
+        /// Who has it.
+        by: Mac,
+    },
     /// No lease within [`Config::deadline`]; the client has stopped for good.
     GaveUp(Why),
     /// The end of [`Client::release`]: all that can be said to the server has been handed out (drain

@@ -154,6 +154,7 @@ impl Session {
                     disputed = Some(dhcp::Why::InUse { address: old.address, server: old.server_id, by });
                 }
                 Event::GaveUp(why) => return Err(no_answer(why)),
+                Event::Declined { address, server, by } => self.tell_declined(address, server, by),
                 // All others need a lease that is kept.
                 event => log::debug!("{self}: {event:?} in a Setup"),
             }
@@ -212,6 +213,10 @@ impl Session {
                     }
                 }
                 Event::Lost { old, why } => self.lose(&old, &why),
+                Event::Declined { address, server, by } => {
+                    self.tell_declined(address, server, by);
+                    continue;
+                }
                 Event::GaveUp(_) | Event::Released => return,
             }
             changed(self);
@@ -272,6 +277,11 @@ impl Session {
     fn lose(&mut self, old: &dhcp::Lease, why: &Lost) {
         log::warn!("{self}: lost the lease of {}: {}; looking for another", old.address, LostBy(why));
         self.take_off_link();
+    }
+
+    /// An address that was not put on the link.
+    fn tell_declined(&self, address: Ipv4Addr, server: Ipv4Addr, by: dhcp::Mac) {
+        log::warn!("{self}: declined {address} from {server}: {}", LostBy(&Lost::Conflict { by }));
     }
 
     /// Makes the link what the lease says.
@@ -401,11 +411,13 @@ impl Session {
             _ => in_trouble.then(|| rt::now() + RETRY),
         };
         let Self { commons, client, wire, settled, turn, .. } = self;
+        // Turns are for what opens sockets. What goes on on open ones has had its turn.
+        let takes_turn = *settled && wire.is_none();
         let (clients, due) = (client.poll_timeout(), [client.poll_timeout(), look].into_iter().flatten().min());
         let time = async {
             let Some(due) = due else { return pending().await };
             commons.sleep_until(due).await;
-            if *settled && clients == Some(due) {
+            if takes_turn && clients == Some(due) {
                 // Kept for when a frame disturbs the wait for it.
                 let (_, turn) = match turn.filter(|(of, _)| *of == due) {
                     Some(turn) => turn,

@@ -38,7 +38,7 @@ fn an_owner_that_answers_before_the_ack() {
     let mut c = Conversation::start().without_fuzz().with_arp();
     c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).sends(probe(IP));
     c.at(0.005).hears_frame(&mine(IP));
-    c.at(0.01).hears(ack(IP, hours(1))).sends(decline(IP)).sends(discover());
+    c.at(0.01).hears(ack(IP, hours(1))).sends(decline(IP)).says(Declined(IP)).sends(discover());
     c.hears(offer(OTHER_IP)).sends(request(OTHER_IP)).sends(probe(OTHER_IP));
     c.hears(ack(OTHER_IP, hours(1))).says(Bound(OTHER_IP)).sends(announcement(OTHER_IP));
     c.at(2.01).sends(announcement(OTHER_IP));
@@ -57,11 +57,15 @@ fn an_owner_that_answers_after_the_ack() {
 fn somebody_who_wants_the_same_address() {
     let mut c = Conversation::start().without_fuzz().with_arp();
     c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).sends(probe(IP));
-    c.hears_frame(&arp_probe(IP, OWNER)).hears(ack(IP, hours(1))).sends(decline(IP)).sends(discover());
+    c.hears_frame(&arp_probe(IP, OWNER))
+        .hears(ack(IP, hours(1)))
+        .sends(decline(IP))
+        .says(Declined(IP))
+        .sends(discover());
 
     let mut c = with_probes(3);
     c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1)));
-    c.at(1).sends(probe(IP)).hears_frame(&arp_probe(IP, OWNER)).sends(decline(IP)).sends(discover());
+    c.at(1).sends(probe(IP)).hears_frame(&arp_probe(IP, OWNER)).sends(decline(IP)).says(Declined(IP)).sends(discover());
 }
 
 /// Once it is ours, a probe is a question, and the kernel answers it.
@@ -104,7 +108,7 @@ fn an_answer_to_any_of_the_probes() {
         for probed in [1.0, 3.0, 5.0].into_iter().filter(|probed| *probed <= second) {
             c.at(probed).sends(probe(IP));
         }
-        c.at(second).hears_frame(&mine(IP)).sends(decline(IP)).sends(discover());
+        c.at(second).hears_frame(&mine(IP)).sends(decline(IP)).says(Declined(IP)).sends(discover());
     }
 }
 
@@ -164,7 +168,7 @@ fn a_bound_address_is_asked_after_in_each_renewal() {
 fn a_remembered_address_is_asked_after() {
     let mut c = Conversation::reboot(IP).without_fuzz().with_arp();
     c.at(0).sends(may_i_keep(IP)).sends(probe(IP)).hears_frame(&mine(IP));
-    c.hears(ack(IP, hours(1))).sends(decline(IP)).sends(discover());
+    c.hears(ack(IP, hours(1))).sends(decline(IP)).says(Declined(IP)).sends(discover());
 }
 
 #[test]
@@ -190,7 +194,7 @@ fn another_address_in_a_renewal_is_asked_after() {
 fn conflicts_in_a_row_slow_it_down() {
     let conflict = |c: &mut Conversation| {
         c.sends(discover()).hears(offer(IP)).sends(request(IP)).hears_frame(&mine(IP));
-        c.hears(ack(IP, hours(1))).sends(decline(IP));
+        c.hears(ack(IP, hours(1))).sends(decline(IP)).says(Declined(IP));
     };
     let mut c = Conversation::start().without_fuzz();
     for second in [0, 0, 2, 6, 14, 22, 30, 38] {
@@ -221,7 +225,7 @@ fn after_ten_conflicts_it_is_patient() {
     let mut c = Conversation::start().without_fuzz().configured(|config| config.deadline = Some(hours(9)));
     for second in [0, 0, 2, 6, 14, 22, 30, 38, 46, 54, 114, 174, 234] {
         c.at(second).sends(discover()).hears(offer(IP)).sends(request(IP)).hears_frame(&mine(IP));
-        c.hears(ack(IP, hours(1))).sends(decline(IP));
+        c.hears(ack(IP, hours(1))).sends(decline(IP)).says(Declined(IP));
     }
 }
 

@@ -49,6 +49,7 @@ pub enum Says {
     Renewed(Ipv4Addr),
     Changed(Ipv4Addr, Ipv4Addr),
     Lost(Ipv4Addr, Lost),
+    Declined(Ipv4Addr),
     GaveUp(String),
     Released,
 }
@@ -73,6 +74,7 @@ impl From<Event> for Says {
             Event::Lost { old, why: dhcp::Lost::Expired } => Self::Lost(old.address, Lost::Expired),
             Event::Lost { old, why: dhcp::Lost::Refused { .. } } => Self::Lost(old.address, Lost::Refused),
             Event::Lost { old, why: dhcp::Lost::Conflict { .. } } => Self::Lost(old.address, Lost::Conflict),
+            Event::Declined { address, .. } => Self::Declined(address),
             Event::GaveUp(why) => Self::GaveUp(why.to_string()),
             Event::Released => Self::Released,
         }

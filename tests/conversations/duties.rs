@@ -363,7 +363,7 @@ fn probing() -> Conversation {
 fn an_arp_reply_to_all_is_heard() {
     let mut to_all = arp_reply(IP, OWNER);
     to_all[..6].fill(0xff);
-    probing().hears_frame(&to_all).hears(ack(IP, hours(1))).sends(decline(IP)).sends(discover());
+    probing().hears_frame(&to_all).hears(ack(IP, hours(1))).sends(decline(IP)).says(Declined(IP)).sends(discover());
 }
 
 /// RFC 5227 2.1.1: the owner need not answer; asking for somebody else, it says where it is.
@@ -371,7 +371,7 @@ fn an_arp_reply_to_all_is_heard() {
 fn a_question_of_the_owner_is_a_conflict_too() {
     let mut question = arp_probe(SERVER, OWNER);
     question[28..32].copy_from_slice(&IP.octets()); // the sender's address
-    probing().hears_frame(&question).hears(ack(IP, hours(1))).sends(decline(IP)).sends(discover());
+    probing().hears_frame(&question).hears(ack(IP, hours(1))).sends(decline(IP)).says(Declined(IP)).sends(discover());
 }
 
 /// RFC 5227 2.1.1, 2.3, byte for byte.

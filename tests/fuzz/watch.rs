@@ -200,6 +200,7 @@ impl Watched {
                 assert_eq!(*told, old);
                 None
             }
+            (Event::Declined { .. }, None) => None,
             (Event::GaveUp(why), None) => {
                 assert!(!why.to_string().is_empty());
                 self.stopped = true;

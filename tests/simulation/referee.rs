@@ -273,6 +273,10 @@ impl Referee {
                 (self.in_use, self.unbound_since) = (None, now);
                 self.stale = self.exchange.map(|exchange| exchange.xid);
             }
+            Event::Declined { address, by, .. } => {
+                assert!(held.is_none(), "Declined with a lease in use");
+                assert!(self.claims.contains(&(*address, *by)), "a conflict that nobody made");
+            }
             Event::GaveUp(_) => {
                 assert!(held.is_none(), "GaveUp with a lease in use");
                 self.over = true;

@@ -49,6 +49,8 @@ fn owner_from_the_start() -> Result {
     assert_eq!(stage.setup(0)?.yiaddr, SECOND.to_string());
     assert!(rt::now() - start < Duration::from_secs(1), "the first conflict costs nobody any time");
     check_declined(&server.await_message(MessageType::Decline, 1, SOON)?, FIRST);
+    let words = format!("{} uses that address", stage.topology.containers[1].mac);
+    assert!(stage.unit.log()?.contains(&words), "the log does not say: {words}");
     let address = stage.topology.containers[0].address()?.ok_or("no address")?;
     assert_eq!(address.address, SECOND);
     Ok(())

@@ -176,7 +176,8 @@ fn late_carrier() -> Result {
         Ok((setup.join().expect("no panic in Setup")?, carrier))
     })?;
     let took = rt::now() - carrier;
-    assert!(took < Duration::from_secs(1), "{took:?} after the carrier came");
+    // The kernel tells of a carrier up to a second after it has come.
+    assert!(took < Duration::from_millis(1500), "{took:?} after the carrier came");
     assert_eq!(scene.server.heard_of(MessageType::Discover).len(), 1);
     check_link(scene.container(), &lease, 3600)
 }

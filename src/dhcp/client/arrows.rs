@@ -220,6 +220,13 @@ impl Client {
         self.broadcast(&message, now);
     }
 
+    /// To INIT with an address that was ours, and never used.
+    pub(super) fn refuse(&mut self, address: Ipv4Addr, server: Ipv4Addr, by: Mac, now: Instant) -> State {
+        self.decline(address, server, by, now);
+        self.events.push_back(Event::Declined { address, server, by });
+        self.start_over(Why::InUse { address, server, by }, now)
+    }
+
     fn say_by_arp(&mut self, arp: Arp) {
         self.say(Transmit::Frame, arp.write());
     }

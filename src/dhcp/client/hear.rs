@@ -104,10 +104,7 @@ impl Client {
         };
         Ok(match (old, taken_by, self.config.probe) {
             // RFC 2131 4.4.1 and figure 5: REQUESTING -> INIT, with a DECLINE.
-            (None, Some(by), _) => {
-                self.decline(new.address, server, by, now);
-                self.start_over(Why::InUse { address: new.address, server, by }, now)
-            }
+            (None, Some(by), _) => self.refuse(new.address, server, by, now),
             (None, None, Probe::Before(probes @ 1..)) => self.probe(Box::new(new), probes, now),
             (None, None, _) => {
                 if !is_asked_for {
@@ -147,8 +144,7 @@ impl Client {
             }
             State::Probing { lease, .. } if wants(lease.address) => {
                 let (address, server) = (lease.address, lease.server_id);
-                self.decline(address, server, by, now);
-                self.state = self.start_over(Why::InUse { address, server, by }, now);
+                self.state = self.refuse(address, server, by, now);
             }
             // RFC 5227 2.4 (a): of the answers to a conflict that it allows, the one that ends it. After a rapid commit
             // it is the DECLINE of RFC 4039 3.1.
