@@ -92,25 +92,29 @@ impl World {
             let mut frame = frame.to_vec();
             let foreign = matches!(input, Input::Frame(Some(reply)) if reply.chaddr != mac);
             // ARP has no checksum of its own: damage to it is for Ethernet's to find.
-            let damaged = matches!(input, Input::Frame(_)) && self.chance.per_mille(self.mess.1);
-            if damaged {
-                self.damage(&mut frame);
-            }
+            let damaged =
+                matches!(input, Input::Frame(_)) && self.chance.per_mille(self.mess.1) && self.damage(&mut frame);
             let input = if foreign || damaged { Input::Frame(None) } else { input };
             self.schedule(at, Happening::ToClient { who, frame, input });
         }
     }
 
     /// One byte is another, or the end is missing. Neither the sender's MAC, which the Ethernet checksum protects where
-    /// there is one, nor UDP's length and checksum, which may look like an unfilled one then.
-    fn damage(&mut self, frame: &mut Vec<u8>) {
+    /// there is one, nor UDP's length and checksum: an unfilled checksum is believed, and one frame in 65,536 looks as if
+    /// it had one. False where it does so already.
+    fn damage(&mut self, frame: &mut Vec<u8>) -> bool {
+        let pseudo_header = 17 + frame.len() as u32 - 34;
+        if sum(&frame[26..34], pseudo_header).to_be_bytes() == frame[40..42] {
+            return false;
+        }
         if self.chance.percent(20) {
             frame.truncate(self.chance.below(frame.len() as u64) as usize);
-            return;
+            return true;
         }
         let at = self.chance.below(frame.len() as u64) as usize;
         let at = if (6..12).contains(&at) || (38..42).contains(&at) { 12 } else { at };
         frame[at] ^= self.chance.between(1, 256) as u8;
+        true
     }
 
     /// An ARP packet of a client goes to all: servers, other clients and what else has an address answers.
