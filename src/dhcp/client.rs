@@ -236,6 +236,20 @@ impl Client {
         }
     }
 
+    /// The address that somebody else's claim by ARP would cost us: one that we have, or are about to have.
+    pub fn address_at_stake(&self) -> Option<Ipv4Addr> {
+        match &self.state {
+            State::Requesting { offer, .. } => Some(offer.address),
+            State::Rebooting { address, .. } => Some(*address),
+            State::Probing { lease, .. } => Some(lease.address),
+            State::Bound { held, .. } | State::Renewing { held, .. } | State::Rebinding { held, .. } => {
+                Some(held.lease.address)
+            }
+            State::Init { .. } | State::Selecting { .. } | State::InitReboot { .. } => None,
+            State::Releasing { .. } | State::Stopped => None,
+        }
+    }
+
     /// Whether a server has leased us an address, in use already or not: there is something to [release](Self::release).
     pub fn is_leased(&self) -> bool {
         matches!(self.state, State::Probing { .. }) || self.lease().is_some()

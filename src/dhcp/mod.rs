@@ -254,9 +254,8 @@ impl Why {
             Self::NoAck { address, server } => format!("offer of {address} from {server} but no DHCPACK"),
             Self::Refused { server, message: None } => format!("refused by {server}"),
             Self::Refused { server, message: Some(message) } => format!("refused by {server}: {message}"),
-            Self::InUse { address, server, by: [a, b, c, d, e, g] } => {
-                let by = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}");
-                format!("offer of {address} from {server}, but {by} uses that address")
+            Self::InUse { address, server, by } => {
+                format!("offer of {address} from {server}, but {} uses that address", mac_text(*by))
             }
         }
     }
@@ -266,6 +265,10 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text(""))
     }
+}
+
+fn mac_text([a, b, c, d, e, g]: Mac) -> String {
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
 }
 
 /// Why a frame was left unread. Never an error: a network is full of frames that are not for us.

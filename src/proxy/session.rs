@@ -469,8 +469,7 @@ impl Session {
 
     /// Lets the client hear a frame.
     fn hear(&mut self, frame: &[u8]) {
-        let (site, request, ours) = (&self.site, &self.request, self.address());
-        if self.wire.as_ref().is_some_and(|wire| site.is_claimed_by_container(request, wire, ours, frame)) {
+        if self.site.is_claimed_by_container(&self.request, self.client.address_at_stake(), frame) {
             return;
         }
         if let Err(ignored) = self.client.handle_packet(frame, rt::now()) {

@@ -1,6 +1,5 @@
 //! Where a lease lives: an interface in a container's network namespace, and the sockets into it.
 
-use std::cell::OnceCell;
 use std::fmt;
 use std::io;
 use std::net::Ipv4Addr;
@@ -11,7 +10,6 @@ use nix::libc;
 use rustix::event::epoll;
 
 use crate::dhcp::{self, Transmit};
-
 use crate::net::link::Link;
 use crate::net::monitor::{Monitor, News};
 use crate::net::netlink::{self, Netlink};
@@ -95,26 +93,26 @@ impl Site {
         Ok(wire)
     }
 
-    /// Whether the container itself claims an address, `ours` if we have one, in a frame that is heard on the wire. By ARP,
-    /// Linux answers on each interface for the addresses of all of them (`arp_ignore` in its ip-sysctl), which is no
-    /// conflict (RFC 5227 2.4).
-    pub(super) fn is_claimed_by_container(
-        &self,
-        request: &Request,
-        wire: &Wire,
-        ours: Option<Ipv4Addr>,
-        frame: &[u8],
-    ) -> bool {
-        let Some((sender, address)) = raw::arp_sender(frame) else { return false };
-        if sender == request.key.mac.0 || ours.is_some_and(|ours| ours != address) {
+    /// Whether the container itself claims the address `at_stake`, in a frame that is heard on the wire. By ARP, Linux
+    /// answers on each interface for the addresses of all of them (`arp_ignore` in its ip-sysctl), which is no conflict
+    /// (RFC 5227 2.4).
+    pub(super) fn is_claimed_by_container(&self, request: &Request, at_stake: Option<Ipv4Addr>, frame: &[u8]) -> bool {
+        let Some((station, address)) = raw::arp_sender(frame) else { return false };
+        if station == request.key.mac.0 || at_stake != Some(address) {
             return false;
         }
-        let stations = || -> Result<_, Unreachable> {
-            let links = self.netlink(request)?.links().map_err(looking_for("the container's interfaces"))?;
-            Ok(links.into_iter().filter_map(|link| link.mac).collect())
+        let links = || -> Result<Vec<Link>, Unreachable> {
+            Ok(self.netlink(request)?.links().map_err(looking_for("the container's interfaces"))?)
         };
-        // Who cannot be asked is taken for a stranger.
-        wire.stations.get_or_init(|| stations().unwrap_or_default()).contains(&sender)
+        match links() {
+            Ok(links) => links.iter().any(|link| link.mac == Some(station)),
+            // A good address that is declined is lost to the network for a while; one that is not is asked after again
+            // at the next renewal.
+            Err(error) => {
+                log::warn!("taking no notice of {}, which claims {address}: {error}", Mac(station));
+                true
+            }
+        }
     }
 
     /// Opens a netlink socket to change the interface with, if it is still the same namespace. The interface may be
@@ -228,8 +226,6 @@ pub(super) struct Wire {
     pub(super) state: LinkState,
     /// UDP port 68, unless the container uses it itself.
     port: Option<Port>,
-    /// The hardware addresses of all of the container's interfaces, asked for when it matters.
-    stations: OnceCell<Vec<dhcp::Mac>>,
     /// When the container was last seen to be there.
     pub(super) opened: Instant,
 }
@@ -247,7 +243,7 @@ impl Wire {
             Err(error) => return Err(Error::fault(format!("taking UDP port 68 on {}", link.name))(error)),
         };
         let state = LinkState::of(link);
-        Ok(Self { ears, state, port, stations: OnceCell::new(), opened: rt::now() })
+        Ok(Self { ears, state, port, opened: rt::now() })
     }
 
     /// Whether the container uses the client's port itself.

@@ -27,6 +27,7 @@ fn bound() -> Conversation {
 fn asking_costs_no_time() {
     let mut c = bound();
     assert!(c.client().is_listening());
+    assert_eq!(c.client().address_at_stake(), Some(IP));
     c.at(2).sends(announcement(IP));
     assert!(!c.client().is_listening());
     c.at(1799);
@@ -37,6 +38,7 @@ fn asking_costs_no_time() {
 fn an_owner_that_answers_before_the_ack() {
     let mut c = Conversation::start().without_fuzz().with_arp();
     c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).sends(probe(IP));
+    assert_eq!(c.client().address_at_stake(), Some(IP));
     c.at(0.005).hears_frame(&mine(IP));
     c.at(0.01).hears(ack(IP, hours(1))).sends(decline(IP)).says(Declined(IP)).sends(discover());
     c.hears(offer(OTHER_IP)).sends(request(OTHER_IP)).sends(probe(OTHER_IP));

@@ -18,7 +18,7 @@ wire=$lab/wire
 tcpdump -lnn -i s0 udp dst port 67 > $wire 2> $lab/tcpdump.log &
 wait_for 5 "a witness listens on the wire" grep -q listening $lab/tcpdump.log
 
-main() { cat "/proc/$rig_pid/root/proc/$(property MainPID)/$1"; }
+main() { in_rig cat "/proc/$(property MainPID)/$1"; }
 is_quiet() { [ -z "$(in_rig journalctl -q -p notice -u $service -u $socket)" ]; }
 program() { in_rig readlink "/proc/$(property MainPID "$1")/exe"; }
 exposure() { in_rig systemd-analyze security --no-pager "$1" | sed -n 's/.*Overall.*: \([0-9.]*\) .*/\1/p'; }

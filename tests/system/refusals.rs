@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Command;
 use std::time::Duration;
 
 use dhcproto::v4::MessageType;
@@ -11,9 +12,10 @@ use rustix::fs::Mode;
 use smol_dhcp_proxy::rpc::{Call, Code, NetworkConfig};
 use smol_dhcp_proxy::rt;
 
+use crate::lab::program::need;
 use crate::lab::server::{Server, Settings};
 use crate::lab::topology::SERVER_LINK;
-use crate::lab::{Result, grpc, sandbox};
+use crate::lab::{Result, eventually, grpc, sandbox};
 use crate::{Named, stage};
 
 pub(crate) const TRIALS: &[Named] = &[
@@ -22,6 +24,7 @@ pub(crate) const TRIALS: &[Named] = &[
     ("refusals::the_answer_says_how_far_it_got", how_far_it_got),
     ("refusals::garbage_harms_only_its_own_connection", garbage),
     ("refusals::teardown_of_the_unknown_succeeds", teardown_of_the_unknown),
+    ("refusals::without_descriptors_nothing_is_left_behind", without_descriptors),
 ];
 
 const AT_ONCE: Duration = Duration::from_millis(30);
@@ -227,4 +230,53 @@ fn teardown_of_the_unknown() -> Result {
     let file: serde_json::Value = serde_json::from_slice(&fs::read(stage.unit.lease_file())?)?;
     assert_eq!(file, serde_json::json!({}));
     Ok(())
+}
+
+/// The limit lies behind each descriptor that a Setup opens, one after the other: it is refused, and leaves nothing, until
+/// it has all that it needs.
+fn without_descriptors() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0];
+    let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    let limit = |descriptors: u64| -> Result {
+        let process = stage.daemon.id().to_string();
+        let status = Command::new(need("prlimit", "util-linux")?)
+            .args(["--pid", &process, &format!("--nofile={descriptors}:")])
+            .status()?;
+        if status.success() { Ok(()) } else { Err(format!("prlimit: {status}").into()) }
+    };
+    // What is made on first use has been made.
+    stage.setup(0)?;
+    stage.teardown(0)?;
+    let at_rest = stage.daemon.settled_descriptors()?;
+    let numbers: Vec<u64> = at_rest.iter().filter_map(|name| name.split(' ').next()?.parse().ok()).collect();
+    // It limits the numbers of descriptors; the lowest free one is for the call's own connection.
+    let lowest = (0..).find(|number| !numbers.contains(number)).ok_or("no free number")?;
+    let mut refusals = Vec::new();
+    for extra in 1..30 {
+        limit(lowest + extra)?;
+        let answer = grpc::setup(&stage.unit.socket(), &stage.config(0));
+        limit(1024)?;
+        match answer {
+            Ok(_) => {
+                stage.teardown(0)?;
+                break;
+            }
+            Err(refused) => {
+                assert!(refused.message.contains("Too many open files"), "{refused:?}");
+                assert_eq!(refused.code, Code::Internal, "{refused:?}");
+                refusals.push(refused.message);
+            }
+        }
+        assert_eq!(container.address()?, None, "after {refusals:?}");
+        assert_eq!(stage.unit.leases()?, serde_json::json!({}), "after {refusals:?}");
+        eventually("the server has its address back", Duration::from_secs(5), || {
+            Ok(server.lease_of(container.mac).is_none().then_some(()))
+        })?;
+        stage.daemon.await_descriptors(&at_rest)?;
+    }
+    // Among them one that comes after the ACK: the lease is given back.
+    assert!(refusals.iter().any(|refused| refused.contains("port 68")) && refusals.len() > 7, "{refusals:?}");
+    stage.setup(0)?;
+    stage.teardown(0).map(drop)
 }

@@ -5,7 +5,7 @@ use crate::dhcp::backoff::{Backoff, FUZZ};
 use crate::dhcp::exchange::{Exchange, Search};
 use crate::dhcp::frame::{self, Arp, BROADCAST};
 use crate::dhcp::message::Request;
-use crate::dhcp::{Event, Lease, Lost, Mac, Probe, Transmit, Why};
+use crate::dhcp::{Event, Lease, Lost, Mac, Probe, Transmit, Why, mac_text};
 use crate::time::Instant;
 use smoltcp::wire::DhcpMessageType as Type;
 use std::net::Ipv4Addr;
@@ -209,12 +209,10 @@ impl Client {
 
     /// RFC 2131 4.4.4 and table 5: by broadcast, from no address, with `secs` 0, and no wishes.
     pub(super) fn decline(&mut self, address: Ipv4Addr, server: Ipv4Addr, by: Mac, now: Instant) {
-        let [a, b, c, d, e, g] = by;
-        let words = format!("in use by {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}");
         let message = Request {
             requested: Some(address),
             server: Some(server),
-            words: Some(words),
+            words: Some(format!("in use by {}", mac_text(by))),
             ..Request::new(Type::Decline, self.backoff.xid(), 0)
         };
         self.broadcast(&message, now);
@@ -281,7 +279,9 @@ impl Client {
             let request = Request { ciaddr: Some(source), ..exchange.message(Type::Request) };
             self.allowance.spend(now);
             self.say(Transmit::Datagram { source, destination }, request.write(&self.config));
-            self.probe_own(source, is_first);
+            if is_first {
+                self.probe_own(source);
+            }
         }
         State::Renewing { exchange, held }
     }
@@ -298,7 +298,9 @@ impl Client {
             );
             let address = held.lease.address;
             self.broadcast(&Request { ciaddr: Some(address), ..exchange.message(Type::Request) }, now);
-            self.probe_own(address, is_first);
+            if is_first {
+                self.probe_own(address);
+            }
         }
         State::Rebinding { exchange, held }
     }
@@ -306,8 +308,8 @@ impl Client {
     /// RFC 5227 2.4 has a host watch its address for as long as it uses it. We hold no socket between exchanges, so
     /// instead we ask after it once in each renewal; RFC 5227 2.1 forbids such probes only to hosts that do watch, for
     /// those have no need of them.
-    pub(super) fn probe_own(&mut self, address: Ipv4Addr, is_first: bool) {
-        if self.config.probe != Probe::Off && is_first {
+    pub(super) fn probe_own(&mut self, address: Ipv4Addr) {
+        if self.config.probe != Probe::Off {
             self.say_by_arp(Arp::probe(self.config.mac, address));
         }
     }

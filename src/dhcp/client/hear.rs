@@ -173,7 +173,7 @@ impl Client {
         });
         let vigil = if moved {
             // The server does not wait for probes and their waits: one has to do.
-            self.probe_own(new.address, true);
+            self.probe_own(new.address);
             self.claim(new.address, now)
         } else {
             self.await_arp(now)
