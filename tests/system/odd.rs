@@ -4,12 +4,10 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use dhcproto::v4::MessageType;
-use smol_dhcp_proxy::rpc::NetworkConfig;
 
+use crate::lab::Result;
 use crate::lab::server::{Server, Settings};
 use crate::lab::topology::{LINK, SERVER, SERVER_LINK};
-use crate::lab::wire::Mac;
-use crate::lab::{Result, grpc};
 use crate::{Named, stage};
 
 pub(crate) const TRIALS: &[Named] = &[
@@ -20,7 +18,6 @@ pub(crate) const TRIALS: &[Named] = &[
     ("odd::an_address_that_is_there", an_address_that_is_there),
     ("odd::a_server_without_router", no_router),
     ("odd::a_lease_without_end", a_lease_without_end),
-    ("odd::a_container_twice_on_one_network", twice_on_one_network),
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -118,29 +115,4 @@ fn a_lease_without_end() -> Result {
     let address = stage.topology.containers[0].address()?.ok_or("no address")?;
     assert_eq!((address.valid, address.preferred), (u32::MAX, u32::MAX));
     stage.teardown(0).map(drop)
-}
-
-/// Each of its links answers ARP for the other's address too; nobody is to take that for a conflict.
-fn twice_on_one_network() -> Result {
-    let stage = stage(1, &[])?;
-    let container = &stage.topology.containers[0];
-    let settings = Settings { lease: Duration::from_secs(60), t1: Some(Duration::from_secs(2)), ..Settings::default() };
-    let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
-    let mac = Mac([0x02, 0x99, 0, 0, 0, 1]);
-    stage.topology.host.macvlan(LINK, &container.namespace, "eth1", mac)?;
-    let second = NetworkConfig {
-        container_iface: "eth1".to_owned(),
-        container_mac_addr: mac.to_string(),
-        container_id: "c0de".repeat(16),
-        ..container.config()
-    };
-    stage.setup(0)?;
-    grpc::setup(&stage.unit.socket(), &second).map_err(|status| status.message)?;
-    // Two to get the leases, two to renew each of them.
-    server.await_message(MessageType::Request, 6, Duration::from_secs(10))?;
-    assert_eq!(server.heard_of(MessageType::Decline).len(), 0);
-    assert_eq!(container.namespace.addresses()?.len(), 2);
-    assert_eq!(container.namespace.default_routes()?.len(), 2);
-    assert_eq!(server.heard_of(MessageType::Discover).len(), 2);
-    Ok(())
 }
