@@ -21,7 +21,21 @@ pub(super) struct Allowance {
 
 impl Allowance {
     pub(super) fn new(now: Instant) -> Self {
-        Self { whole_at: now }
+        Self::whole_at(now)
+    }
+
+    /// One that will be whole again then.
+    pub(super) fn whole_at(whole_at: Instant) -> Self {
+        Self { whole_at }
+    }
+
+    pub(super) fn is_whole_at(self) -> Instant {
+        self.whole_at
+    }
+
+    /// When one is whole again that could not be used up any further by `now`, last words included.
+    pub(super) fn exhausted(now: Instant) -> Instant {
+        now + EACH * (BURST + 2)
     }
 
     /// From when on that many messages may be sent; none need no allowance.

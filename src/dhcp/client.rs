@@ -5,6 +5,7 @@ use super::backoff::Backoff;
 use super::exchange::{Exchange, Search};
 use super::frame::{self, Received};
 use super::message::Reply;
+use super::rest::NEVER;
 use super::{Config, Event, Ignored, Lease, Mac, Probe, Transmit, Why};
 use crate::time::Instant;
 use std::collections::VecDeque;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 mod arrows;
 mod hear;
+mod resume;
 
 /// REQUESTs for one offer before looking for another. RFC 2131 3.1 (5) speaks of four within a minute; somebody
 /// waits less than that, and a server that has just made an offer is near.
@@ -21,8 +23,8 @@ const REQUESTS_PER_OFFER: u32 = 3;
 const REBOOT_PATIENCE: Duration = Duration::from_secs(5);
 /// REQUESTs within [`REBOOT_PATIENCE`].
 const REBOOT_REQUESTS: u32 = 2;
-/// The end of an infinite lease.
-const NEVER: Instant = Instant::from_boot(Duration::MAX);
+/// How long after the last message an answer to it may still be under way, where nobody waits for it.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// A DHCPv4 client for one interface. See the [module](super) for how to drive it.
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub struct Client {
     search: Search,
     /// Rounds that ended with a NAK, without an ACK or with a conflict, less what renewals have made good since.
     setbacks: u32,
+    /// When nobody needs to listen for an answer any more; `None` when that is so already. Not every state cares.
+    deaf_at: Option<Instant>,
     state: State,
     outbox: VecDeque<(Transmit, Vec<u8>)>,
     events: VecDeque<Event>,
@@ -73,13 +77,28 @@ struct Offer {
     server: Ipv4Addr,
 }
 
-/// A lease in use and when it wants attention: its own times, T1 and T2 with fuzz.
+/// A lease in use and when it wants attention: T1 and T2 with fuzz.
 #[derive(Debug)]
 struct Held {
     lease: Lease,
     renew_at: Instant,
     rebind_at: Instant,
-    expires_at: Instant,
+}
+
+impl Held {
+    fn expires_at(&self) -> Instant {
+        self.lease.expires_at().unwrap_or(NEVER)
+    }
+}
+
+/// How much a state wants to hear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listening {
+    No,
+    /// Until [`Client::deaf_at`].
+    ForAWhile,
+    /// For as long as the state lasts.
+    Yes,
 }
 
 /// For a while after an ACK we listen whether somebody else has the address.
@@ -105,16 +124,6 @@ impl Client {
         Self::start(config, State::InitReboot { at: now, address }, seed, now)
     }
 
-    /// A client whose `lease` is in use, acquired since the machine booted: it goes on where the clock says that
-    /// it is, be it BOUND, RENEWING, REBINDING or expired ([`Event::Lost`]). Nobody waits, so
-    /// [`Config::deadline`] has no meaning here.
-    pub fn resume(config: Config, lease: Lease, seed: u64, now: Instant) -> Self {
-        let mut client = Self::start(Config { deadline: None, ..config }, State::Stopped, seed, now);
-        client.state = client.hold(lease, None, now);
-        client.handle_timeout(now);
-        client
-    }
-
     fn start(config: Config, state: State, seed: u64, now: Instant) -> Self {
         let mut search = Search::new(now, config.requested);
         search.deadline = config.deadline.map(|patience| now + patience);
@@ -126,6 +135,7 @@ impl Client {
             carrier: true,
             search,
             setbacks: 0,
+            deaf_at: None,
             state,
             outbox: VecDeque::new(),
             events: VecDeque::new(),
@@ -164,6 +174,9 @@ impl Client {
             self.handle_timeout(now);
             self.carrier = true;
             self.resound(now);
+        }
+        if self.carrier && !present {
+            self.listen_on(now);
         }
         self.carrier = present;
         if !present {
@@ -257,18 +270,46 @@ impl Client {
 
     /// Whether the interface is needed: something is to be sent, or an answer may be under way. While this is false
     /// nobody needs to hold a socket.
+    ///
+    /// Where nobody waits for the client, that ends 10 s after its last message or, while there is no carrier to say
+    /// anything into, after the loss of it. What was hoped for is welcome later on, too, if it is heard.
     pub fn is_listening(&self) -> bool {
-        let listening = match &self.state {
-            State::Selecting { .. } | State::Requesting { .. } | State::Rebooting { .. } | State::Probing { .. } => {
-                true
-            }
-            State::Renewing { .. } | State::Rebinding { .. } | State::Releasing { .. } => true,
-            State::Bound { vigil, .. } => vigil.is_some(),
-            State::Init { .. } | State::InitReboot { .. } | State::Stopped => false,
+        let listening = match self.listening() {
+            Listening::No => false,
+            Listening::ForAWhile => self.deaf_at.is_some(),
+            Listening::Yes => true,
         };
-        // Who waits for a carrier in order to say something has to hear of its return.
-        let deaf = !self.carrier && matches!(self.state, State::Init { .. } | State::InitReboot { .. });
-        listening || deaf || !self.outbox.is_empty()
+        listening || !self.outbox.is_empty()
+    }
+
+    /// What the state wants to hear of the network, by itself.
+    fn listening(&self) -> Listening {
+        let (patient, carrier) = (self.search.deadline.is_none(), self.carrier);
+        match &self.state {
+            // Who waits for a carrier in order to say something has to hear of its return.
+            State::Init { .. } | State::InitReboot { .. } if carrier => Listening::No,
+            State::Init { .. } | State::InitReboot { .. } if patient => Listening::ForAWhile,
+            State::Init { .. } | State::InitReboot { .. } => Listening::Yes,
+            // An offer in hand is about to be asked for.
+            State::Selecting { second_best: Some(_), .. } if carrier => Listening::Yes,
+            State::Selecting { .. } if patient => Listening::ForAWhile,
+            State::Requesting { .. } | State::Rebooting { .. } | State::Probing { .. } if patient && !carrier => {
+                Listening::ForAWhile
+            }
+            State::Selecting { .. } | State::Requesting { .. } | State::Rebooting { .. } | State::Probing { .. } => {
+                Listening::Yes
+            }
+            State::Bound { vigil: None, .. } => Listening::No,
+            State::Bound { .. } if !carrier => Listening::ForAWhile,
+            State::Bound { .. } | State::Releasing { .. } => Listening::Yes,
+            State::Renewing { .. } | State::Rebinding { .. } => Listening::ForAWhile,
+            State::Stopped => Listening::No,
+        }
+    }
+
+    /// From now on an answer may be under way, or a carrier.
+    fn listen_on(&mut self, now: Instant) {
+        self.deaf_at = Some(now + ANSWER);
     }
 
     /// The state's name, for logs; that of RFC 2131 figure 5 where it has one.
@@ -315,19 +356,23 @@ impl Client {
                 let renew_at = held.renew_at.max(self.allowance.when(1));
                 let vigil = vigil.filter(|vigil| self.carrier || !vigil.announce);
                 let vigil_ends = vigil.map_or(NEVER, |vigil| vigil.until);
-                (NEVER, 0, held.expires_at.min(renew_at).min(vigil_ends))
+                (NEVER, 0, held.expires_at().min(renew_at).min(vigil_ends))
             }
-            State::Renewing { exchange, held } => (exchange.next.min(held.rebind_at), 1, held.expires_at),
-            State::Rebinding { exchange, held } => (exchange.next, 1, held.expires_at),
+            State::Renewing { exchange, held } => (exchange.next.min(held.rebind_at), 1, held.expires_at()),
+            State::Rebinding { exchange, held } => (exchange.next, 1, held.expires_at()),
             State::Releasing { until, .. } => (NEVER, 0, *until),
             State::Stopped => (NEVER, 0, NEVER),
         };
         let say_at = if self.carrier { say_at.max(self.allowance.when(messages)) } else { NEVER };
-        say_at.min(end).min(self.search.deadline.unwrap_or(NEVER))
+        let deaf_at = self.deaf_at.filter(|_| self.listening() == Listening::ForAWhile);
+        say_at.min(end).min(deaf_at.unwrap_or(NEVER)).min(self.search.deadline.unwrap_or(NEVER))
     }
 
     /// Does one thing that is due.
     fn step(&mut self, now: Instant) {
+        if self.listening() == Listening::ForAWhile && self.deaf_at.is_some_and(|deaf_at| deaf_at <= now) {
+            return self.stop_listening(now);
+        }
         let over = self.search.deadline.filter(|deadline| *deadline <= now);
         self.state = match (std::mem::replace(&mut self.state, State::Stopped), over) {
             // What has not answered until now is taken as free; the vigil goes on.
@@ -362,14 +407,14 @@ impl Client {
                 State::Init { at: now }
             }
             (State::Probing { lease, left, .. }, None) => self.probe_on(lease, left, now),
-            (State::Bound { held, vigil: Some(vigil) }, None) if vigil.until <= now && now < held.expires_at => {
+            (State::Bound { held, vigil: Some(vigil) }, None) if vigil.until <= now && now < held.expires_at() => {
                 if vigil.announce {
                     self.announce(held.lease.address);
                 }
                 State::Bound { held, vigil: None }
             }
             (State::Renewing { exchange, held }, None) if now < held.rebind_at => self.renew(held, Some(exchange), now),
-            (State::Rebinding { exchange, held }, None) if now < held.expires_at => {
+            (State::Rebinding { exchange, held }, None) if now < held.expires_at() => {
                 self.rebind(held, Some(exchange), now)
             }
             (State::Bound { held, .. } | State::Renewing { held, .. } | State::Rebinding { held, .. }, None) => {

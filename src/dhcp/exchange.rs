@@ -5,6 +5,7 @@ use super::message::Request;
 use crate::time::Instant;
 use smoltcp::wire::DhcpMessageType;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 /// One thing said under one xid, as often as it takes (RFC 2131 4.1 leaves it to us whether the xid changes).
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,11 @@ pub(super) struct Exchange {
 impl Exchange {
     pub(super) fn new(xid: u32, now: Instant) -> Self {
         Self { xid, since: now, secs: 1, sent: 0, next: now }
+    }
+
+    /// One that began long ago under an xid that nobody remembers: all that counts is when it goes on.
+    pub(super) fn of_before(xid: u32, next: Instant) -> Self {
+        Self { sent: 1, next, ..Self::new(xid, Instant::from_boot(Duration::ZERO)) }
     }
 
     /// Counts one more message, in an effort that began at `began`, and sets the time for the next.

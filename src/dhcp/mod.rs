@@ -29,6 +29,7 @@
 //! | `client.rs` | the states of RFC 2131 figure 5, and what they wait for |
 //! | `client/hear.rs` | what a frame means in each of them |
 //! | `client/arrows.rs` | what is done on the way from one to the next |
+//! | `rest.rs`, `client/resume.rs` | what has to be remembered to go on later, and how to go on |
 //! | `allowance.rs` | how much may be said in an hour |
 //! | `exchange.rs` | what is under way, and since when |
 //! | `lease.rs` | what an ACK promises, and until when |
@@ -48,10 +49,12 @@ mod frame;
 mod lease;
 mod message;
 mod option;
+mod rest;
 
 pub use client::Client;
 pub use frame::frame;
 pub use lease::{Lease, Route};
+pub use rest::{Phase, Rest};
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];

@@ -1,6 +1,6 @@
 //! The arrows of RFC 2131 figure 5: each does what is to be done on the way, and names the state that it leads to.
 
-use super::{Client, Held, NEVER, Offer, REBOOT_PATIENCE, State, Vigil};
+use super::{Client, Held, Offer, REBOOT_PATIENCE, State, Vigil};
 use crate::dhcp::backoff::{Backoff, FUZZ};
 use crate::dhcp::exchange::{Exchange, Search};
 use crate::dhcp::frame::{self, Arp, BROADCAST};
@@ -245,7 +245,6 @@ impl Client {
         let held = Held {
             renew_at: lease.acquired_at + self.backoff.lease_timer(lease.t1),
             rebind_at: lease.acquired_at + self.backoff.lease_timer(lease.t2),
-            expires_at: lease.expires_at().unwrap_or(NEVER),
             lease,
         };
         State::Bound { held, vigil }
@@ -254,13 +253,29 @@ impl Client {
     /// From BOUND to RENEWING at T1, to REBINDING at T2, to INIT at the end (RFC 2131 4.4.5); who has slept skips what
     /// was missed.
     pub(super) fn follow_the_clock(&mut self, held: Held, now: Instant) -> State {
-        if held.expires_at <= now {
+        self.listen_on(now);
+        if held.expires_at() <= now {
             self.lose(held.lease, Lost::Expired, now)
         } else if held.rebind_at <= now {
             self.rebind(held, None, now)
         } else {
             self.renew(held, None, now)
         }
+    }
+
+    /// An answer is not under way any more, nor is the carrier back: what is still to be said is said later, on sockets
+    /// that are opened then, and what was under way starts anew.
+    pub(super) fn stop_listening(&mut self, now: Instant) {
+        self.deaf_at = None;
+        self.state = match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Selecting { exchange, .. } => State::Init { at: exchange.next },
+            State::Requesting { .. } => State::Init { at: now },
+            State::Rebooting { address, .. } => State::InitReboot { at: now, address },
+            // Acknowledged on a network that is not there any more, and never used.
+            State::Probing { lease, .. } => State::InitReboot { at: now, address: lease.address },
+            State::Bound { held, .. } => State::Bound { held, vigil: None },
+            state => state,
+        };
     }
 
     /// To RENEWING, or to it again: to the server itself, whose identifier is its address (RFC 2131 4.1), from ours.
@@ -278,6 +293,7 @@ impl Client {
             let (source, destination) = (held.lease.address, held.lease.server_id);
             let request = Request { ciaddr: Some(source), ..exchange.message(Type::Request) };
             self.allowance.spend(now);
+            self.listen_on(now);
             self.say(Transmit::Datagram { source, destination }, request.write(&self.config));
             if is_first {
                 self.probe_own(source);
@@ -294,7 +310,7 @@ impl Client {
             exchange.say(
                 held.renew_at,
                 now,
-                now + Backoff::renewal(held.expires_at - now, held.expires_at - held.rebind_at),
+                now + Backoff::renewal(held.expires_at() - now, held.expires_at() - held.rebind_at),
             );
             let address = held.lease.address;
             self.broadcast(&Request { ciaddr: Some(address), ..exchange.message(Type::Request) }, now);
@@ -343,6 +359,7 @@ impl Client {
         let source = (self.config.mac, message.ciaddr.unwrap_or(Ipv4Addr::UNSPECIFIED));
         let frame = frame::frame(&message.write(&self.config), source, (BROADCAST, Ipv4Addr::BROADCAST));
         self.allowance.spend(now);
+        self.listen_on(now);
         self.say(Transmit::Frame, frame);
     }
 

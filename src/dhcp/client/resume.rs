@@ -1,0 +1,94 @@
+//! From a client to what it has to remember, and back.
+
+use super::{Client, Held, State};
+use crate::dhcp::allowance::Allowance;
+use crate::dhcp::exchange::{Exchange, Search};
+use crate::dhcp::{Config, Lost, Phase, Rest};
+use crate::time::Instant;
+use std::net::Ipv4Addr;
+
+impl Client {
+    /// What to remember if nobody were to listen from now on; a client that is [resumed](Self::resume) with it does
+    /// and says the same at the same times. `None` while somebody waits, while an answer decides what the next step is
+    /// (REQUESTING, REBOOTING, PROBING, RELEASING), while there is something to be handed out, and after the end.
+    ///
+    /// While the client is [listening](Self::is_listening) something would be missed, though nothing that is not asked
+    /// for again. Nor is it remembered that there was no carrier: who resumes the client tells it.
+    pub fn rest(&self) -> Option<Rest> {
+        if self.search.deadline.is_some() || !self.outbox.is_empty() || !self.events.is_empty() {
+            return None;
+        }
+        let init = |at: Instant, wanted: Option<Ipv4Addr>| Phase::Init {
+            at,
+            since: self.search.since,
+            wanted,
+            pace: self.search.pace,
+        };
+        let phase = match &self.state {
+            State::Init { at } => init(*at, self.search.wanted),
+            State::InitReboot { at, address } => init(*at, Some(*address)),
+            // About to ask for what was offered.
+            State::Selecting { second_best: Some(_), .. } if self.carrier => return None,
+            State::Selecting { exchange, .. } => init(exchange.next, self.search.wanted),
+            State::Renewing { exchange, held: Held { lease, renew_at, rebind_at } } if exchange.sent > 0 => {
+                let (lease, next) = (lease.clone(), exchange.next);
+                Phase::Renewing { lease, renew_at: *renew_at, rebind_at: *rebind_at, next }
+            }
+            State::Rebinding { exchange, held: Held { lease, renew_at, rebind_at } } if exchange.sent > 0 => {
+                let (lease, next) = (lease.clone(), exchange.next);
+                Phase::Rebinding { lease, renew_at: *renew_at, rebind_at: *rebind_at, next }
+            }
+            // Who had no carrier to ask with since T1 is as far as it was before.
+            State::Bound { held, .. } | State::Renewing { held, .. } | State::Rebinding { held, .. } => {
+                Phase::Bound { lease: held.lease.clone(), renew_at: held.renew_at, rebind_at: held.rebind_at }
+            }
+            State::Requesting { .. } | State::Rebooting { .. } | State::Probing { .. } => return None,
+            State::Releasing { .. } | State::Stopped => return None,
+        };
+        Some(Rest { phase, setbacks: self.setbacks, whole_at: self.allowance.is_whole_at() })
+    }
+
+    /// A client that goes on where another one [rested](Self::rest), since the machine booted, with what is due by
+    /// now. Nobody waits, so [`Config::deadline`] has no meaning here.
+    ///
+    /// A lease that has run out meanwhile is told ([`Event::Lost`](crate::dhcp::Event::Lost)); then its address is asked
+    /// for as by [`Client::reboot`], for its server may well keep it for us (RFC 2131 4.4.2).
+    pub fn resume(config: Config, rest: Rest, seed: u64, now: Instant) -> Self {
+        let Rest { phase, setbacks, whole_at } = rest.within_reason(now);
+        let mut client = Self::start(Config { deadline: None, ..config }, State::Stopped, seed, now);
+        (client.setbacks, client.allowance) = (setbacks, Allowance::whole_at(whole_at));
+        client.state = match phase {
+            Phase::Bound { lease, renew_at, rebind_at } => {
+                State::Bound { held: Held { lease, renew_at, rebind_at }, vigil: None }
+            }
+            Phase::Renewing { lease, renew_at, rebind_at, next } => {
+                let exchange = Exchange::of_before(client.backoff.xid(), next);
+                State::Renewing { exchange, held: Held { lease, renew_at, rebind_at } }
+            }
+            Phase::Rebinding { lease, renew_at, rebind_at, next } => {
+                let exchange = Exchange::of_before(client.backoff.xid(), next);
+                State::Rebinding { exchange, held: Held { lease, renew_at, rebind_at } }
+            }
+            Phase::Init { at, since, wanted, pace } => {
+                client.search = Search { pace, ..Search::new(since, wanted) };
+                State::Init { at }
+            }
+        };
+        client.reboot_if_expired(now);
+        client.handle_timeout(now);
+        client
+    }
+
+    fn reboot_if_expired(&mut self, now: Instant) {
+        self.state = match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Bound { held, .. } | State::Renewing { held, .. } | State::Rebinding { held, .. }
+                if held.expires_at() <= now =>
+            {
+                let address = held.lease.address;
+                self.lose(held.lease, Lost::Expired, now);
+                State::InitReboot { at: now, address }
+            }
+            state => state,
+        };
+    }
+}

@@ -1,0 +1,118 @@
+//! What a client has to remember to go on later, in this process or in another one.
+
+use super::Lease;
+use super::allowance::Allowance;
+use super::backoff::LONGEST;
+use crate::time::Instant;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+/// A moment that does not come: the end of an infinite lease.
+pub(super) const NEVER: Instant = Instant::from_boot(Duration::MAX);
+
+/// All that is left of a [`Client`](super::Client) while nothing is in flight: [`Client::rest`](super::Client::rest)
+/// makes it, [`Client::resume`](super::Client::resume) goes on with it. Its instants are those of the boot clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rest {
+    /// Where it was.
+    pub phase: Phase,
+    /// Rounds that ended with a NAK, without an ACK or with a conflict, less what renewals have made good since.
+    pub setbacks: u32,
+    /// When as many messages as ever may be sent at once again. In the past: by now.
+    pub whole_at: Instant,
+}
+
+/// The states of RFC 2131 figure 5 that outlast an exchange.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// BOUND: a lease that nothing is to be done for until T1.
+    Bound {
+        /// The lease in use.
+        lease: Lease,
+        /// T1; `Duration::MAX` after the boot in an infinite lease.
+        renew_at: Instant,
+        /// T2; `Duration::MAX` after the boot in an infinite lease.
+        rebind_at: Instant,
+    },
+    /// RENEWING: its server has been asked for more time, and has not answered.
+    Renewing {
+        /// The lease in use.
+        lease: Lease,
+        /// T1, from which the seconds of the renewal count.
+        renew_at: Instant,
+        /// T2.
+        rebind_at: Instant,
+        /// When to ask again, unless T2 or the end comes first.
+        next: Instant,
+    },
+    /// REBINDING: all servers have been asked for more time, and none has answered.
+    Rebinding {
+        /// The lease in use.
+        lease: Lease,
+        /// T1, from which the seconds of the renewal count.
+        renew_at: Instant,
+        /// T2.
+        rebind_at: Instant,
+        /// When to ask again, unless the end comes first.
+        next: Instant,
+    },
+    /// INIT: there is no lease, nobody waits for one, and the last DISCOVER, if there was one, has not been answered.
+    Init {
+        /// When to send the next DISCOVER.
+        at: Instant,
+        /// When the search began, from which its seconds count.
+        since: Instant,
+        /// The address that would be the most welcome.
+        wanted: Option<Ipv4Addr>,
+        /// DISCOVERs since the carrier was last there: they are sent ever more seldom.
+        pace: u32,
+    },
+}
+
+impl Rest {
+    /// When to [resume](super::Client::resume): what a client made of this would answer to
+    /// [`poll_timeout`](super::Client::poll_timeout). Earlier there is nothing for it to do.
+    pub fn due(&self) -> Option<Instant> {
+        let (say_at, messages) = match self.phase {
+            Phase::Bound { renew_at, .. } => (renew_at, 1),
+            Phase::Renewing { rebind_at, next, .. } => (next.min(rebind_at), 1),
+            Phase::Rebinding { next, .. } => (next, 1),
+            Phase::Init { at, .. } => (at, 2),
+        };
+        let end = self.lease().and_then(Lease::expires_at).unwrap_or(NEVER);
+        let due = say_at.max(Allowance::whole_at(self.whole_at).when(messages)).min(end);
+        (due != NEVER).then_some(due)
+    }
+
+    /// The lease in use, if any.
+    pub fn lease(&self) -> Option<&Lease> {
+        match &self.phase {
+            Phase::Bound { lease, .. } | Phase::Renewing { lease, .. } | Phase::Rebinding { lease, .. } => Some(lease),
+            Phase::Init { .. } => None,
+        }
+    }
+
+    /// Who gave the lease in use.
+    pub fn server(&self) -> Option<Ipv4Addr> {
+        self.lease().map(|lease| lease.server_id)
+    }
+
+    /// Has a lease that waits for T1 renewed at `now`, which RFC 2131 4.4.5 allows. In any other phase something else
+    /// is due, and stays so.
+    pub fn renew_now(&mut self, now: Instant) {
+        if let Phase::Bound { renew_at, .. } = &mut self.phase {
+            *renew_at = now.min(*renew_at);
+        }
+    }
+
+    /// The same, without waits that no client would have chosen by `now`: for one that comes out of a file, which may
+    /// have been written by anybody. What a client said of itself is not changed by this.
+    #[must_use]
+    pub fn within_reason(mut self, now: Instant) -> Self {
+        self.whole_at = self.whole_at.min(Allowance::exhausted(now));
+        if let Phase::Init { at, since, .. } = &mut self.phase {
+            (*at, *since) = ((*at).min(now + LONGEST), (*since).min(now));
+        }
+        self
+    }
+}
