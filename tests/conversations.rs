@@ -27,3 +27,5 @@ mod reboot;
 mod release;
 #[path = "conversations/renew.rs"]
 mod renew;
+#[path = "conversations/rest.rs"]
+mod rest;

@@ -3,7 +3,7 @@
 //! It is strict: a message or an event that a test does not mention fails it.
 
 use dhcproto::v4::{Message, MessageType};
-use smol_dhcp_proxy::dhcp::{self, Client, Config, Event, Ignored, Lease, Mac};
+use smol_dhcp_proxy::dhcp::{self, Client, Config, Event, Ignored, Lease, Mac, Phase, Rest};
 use smol_dhcp_proxy::time::Instant;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -40,6 +40,13 @@ pub fn config() -> Config {
 /// The moment that all conversations count from; not zero, so that nothing passes by accident.
 pub fn start_of_time() -> Instant {
     Instant::from_boot(seconds(1000))
+}
+
+/// What is left of a client that was BOUND with this lease, without fuzz.
+pub fn bound_with(lease: Lease) -> Rest {
+    let never = Instant::from_boot(Duration::MAX);
+    let (renew_at, rebind_at) = (lease.renew_at().unwrap_or(never), lease.rebind_at().unwrap_or(never));
+    Rest { phase: Phase::Bound { lease, renew_at, rebind_at }, setbacks: 0, whole_at: start_of_time() }
 }
 
 /// An event, as far as tests care. The whole lease is in [`Conversation::lease`].
@@ -100,7 +107,12 @@ pub struct Conversation {
 impl Conversation {
     /// With a client that knows nothing, and a caller who waits 45 s.
     pub fn start() -> Self {
-        Self::with(|config| Client::new(config, 7, start_of_time()))
+        Self::seeded(7)
+    }
+
+    /// The same with chance of another kind.
+    pub fn seeded(seed: u64) -> Self {
+        Self::with(move |config| Client::new(config, seed, start_of_time()))
     }
 
     /// With a client that was bound to `ip` in earlier times.
@@ -108,9 +120,9 @@ impl Conversation {
         Self::with(move |config| Client::reboot(config, ip, 7, start_of_time()))
     }
 
-    /// With a client whose lease was kept in a file.
-    pub fn resume(lease: Lease) -> Self {
-        Self::with(move |config| Client::resume(config, lease.clone(), 7, start_of_time()))
+    /// With a client that goes on with what another one has left.
+    pub fn resume(rest: Rest) -> Self {
+        Self::with(move |config| Client::resume(config, rest.clone(), 7, start_of_time()))
     }
 
     fn with(begin: impl Fn(Config) -> Client + 'static) -> Self {
@@ -192,6 +204,39 @@ impl Conversation {
         self.now = start_of_time() + Duration::from_secs_f64(seconds.into());
         let now = self.now;
         self.client().handle_timeout(now);
+        self.drain();
+        self
+    }
+
+    /// What the client would have to remember, which holds all that another one needs to go on.
+    pub fn rest(&mut self) -> Rest {
+        self.quiet();
+        let (now, config) = (self.now, self.config.clone());
+        let rest = self.client().rest().expect("a rest");
+        let resumed = Client::resume(config, rest.clone(), 8, now);
+        if rest.due().is_none_or(|due| due > now) {
+            assert_eq!(resumed.rest().as_ref(), Some(&rest), "it is not the same any more");
+            assert_eq!(resumed.poll_timeout(), rest.due());
+        }
+        rest
+    }
+
+    /// Lets the client go, and goes on with another one at `seconds` after the start.
+    pub fn rests_until(&mut self, seconds: impl Into<f64>) -> &mut Self {
+        let rest = self.rest();
+        self.now = start_of_time() + Duration::from_secs_f64(seconds.into());
+        self.client = Some(Client::resume(self.config.clone(), rest, 8, self.now));
+        self.drain();
+        self
+    }
+
+    /// The same, and there is no carrier: what the client had ready goes nowhere.
+    pub fn rests_until_without_carrier(&mut self, seconds: impl Into<f64>) -> &mut Self {
+        let rest = self.client().rest().expect("a rest");
+        self.now = start_of_time() + Duration::from_secs_f64(seconds.into());
+        let mut client = Client::resume(self.config.clone(), rest, 8, self.now);
+        client.handle_carrier(false, self.now);
+        self.client = Some(client);
         self.drain();
         self
     }

@@ -44,34 +44,34 @@ fn kept(age: u64, server_mac: Option<Mac>) -> Lease {
 
 #[test]
 fn a_kept_lease_goes_on_where_the_clock_says() {
-    let mut c = Conversation::resume(kept(0, None)).without_fuzz();
+    let mut c = Conversation::resume(bound_with(kept(0, None))).without_fuzz();
     c.at(300).sends(renew(IP)).hears(ack(IP, hours(1))).says(Renewed(IP));
 
-    Conversation::resume(kept(400, None)).without_fuzz().at(0).sends(renew(IP));
-    Conversation::resume(kept(550, None)).without_fuzz().at(0).sends(rebind(IP));
-    let mut c = Conversation::resume(kept(600, None)).without_fuzz();
-    c.at(0).says(Lost(IP, Expired)).sends(discover().wanting(IP));
+    Conversation::resume(bound_with(kept(400, None))).without_fuzz().at(0).sends(renew(IP));
+    Conversation::resume(bound_with(kept(550, None))).without_fuzz().at(0).sends(rebind(IP));
+    let mut c = Conversation::resume(bound_with(kept(600, None))).without_fuzz();
+    c.at(0).says(Lost(IP, Expired)).sends(may_i_keep(IP));
 }
 
 /// A lease comes from the caller, who may have it from anywhere.
 #[test]
 fn a_kept_lease_that_makes_no_sense_is_no_reason_to_panic() {
     let odd = Lease { t1: seconds(500), t2: seconds(400), ..kept(0, None) };
-    let mut c = Conversation::resume(odd.clone()).without_fuzz();
+    let mut c = Conversation::resume(bound_with(odd.clone())).without_fuzz();
     c.at(500).sends(rebind(IP));
-    let mut c = Conversation::resume(odd).without_fuzz();
+    let mut c = Conversation::resume(bound_with(odd)).without_fuzz();
     c.at(10).carrier(false).carrier(true).sends(renew(IP));
 }
 
 #[test]
 fn a_kept_lease_can_be_released() {
-    let mut c = Conversation::resume(kept(0, Some(SERVER_MAC)));
+    let mut c = Conversation::resume(bound_with(kept(0, Some(SERVER_MAC))));
     c.at(1).releases().sends(goodbye(IP)).says(Released);
 }
 
 #[test]
 fn a_release_without_the_servers_mac_asks_for_it() {
-    let mut c = Conversation::resume(kept(0, None));
+    let mut c = Conversation::resume(bound_with(kept(0, None)));
     c.at(1).releases().sends(who_has(SERVER));
     let stranger = arp_reply(OTHER_SERVER, SERVER_MAC);
     c.ignores_frame(&stranger, Ignored::NotDhcp);
@@ -80,7 +80,7 @@ fn a_release_without_the_servers_mac_asks_for_it() {
 
 #[test]
 fn a_release_waits_200_ms_for_the_mac_and_no_longer() {
-    let mut c = Conversation::resume(kept(0, None));
+    let mut c = Conversation::resume(bound_with(kept(0, None)));
     c.at(1).releases().sends(who_has(SERVER)).releases();
     c.at(1.2).says(Released);
 }
@@ -88,10 +88,10 @@ fn a_release_waits_200_ms_for_the_mac_and_no_longer() {
 #[test]
 fn a_server_beyond_the_router_is_released_through_the_router() {
     let far = [192, 0, 2, 1].into();
-    let mut c = Conversation::resume(Lease { server_id: far, ..kept(0, None) });
+    let mut c = Conversation::resume(bound_with(Lease { server_id: far, ..kept(0, None) }));
     c.at(1).releases().sends(who_has(SERVER)).hears_frame(&arp_reply(SERVER, SERVER_MAC));
     c.sends(goodbye(IP).to(far)).says(Released);
 
-    let mut c = Conversation::resume(Lease { server_id: far, routers: vec![], ..kept(0, None) });
+    let mut c = Conversation::resume(bound_with(Lease { server_id: far, routers: vec![], ..kept(0, None) }));
     c.at(1).releases().says(Released);
 }
