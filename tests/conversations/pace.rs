@@ -2,14 +2,22 @@
 
 use super::double::{Says::*, *};
 use dhcproto::v4::DhcpOption;
-use smol_dhcp_proxy::dhcp::{Client, Config};
+use smol_dhcp_proxy::dhcp::{Client, Config, Rest};
 use smol_dhcp_proxy::time::Instant;
 
-/// Lets a client talk to a server with one answer to each message for a day; when it sent what.
-fn talk(mut config: Config, server: impl Fn(&dhcproto::v4::Message) -> Option<Answer>) -> Vec<Instant> {
+/// Lets a client talk to a server with one answer to each message for a day, and does so once more with clients that
+/// rest whenever they can; when they sent what.
+fn talk(config: Config, server: impl Fn(&dhcproto::v4::Message) -> Option<Answer>) -> Vec<Instant> {
+    let (sent, rested) = (talk_on(config.clone(), false, &server), talk_on(config, true, &server));
+    let (most, rested) = (most_in_an_hour(&sent), most_in_an_hour(&rested));
+    assert!(rested.abs_diff(most) <= 10, "{rested} within an hour instead of {most}, because it rests");
+    sent
+}
+
+fn talk_on(mut config: Config, rests: bool, server: impl Fn(&dhcproto::v4::Message) -> Option<Answer>) -> Vec<Instant> {
     config.deadline = None;
     let mut now = start_of_time();
-    let mut client = Client::new(config, 7, now);
+    let mut client = Client::new(config.clone(), 7, now);
     let mut sent = Vec::new();
     let mut bytes = Vec::new();
     while now < start_of_time() + hours(24) {
@@ -22,8 +30,12 @@ fn talk(mut config: Config, server: impl Fn(&dhcproto::v4::Message) -> Option<An
             }
         }
         while client.poll_event().is_some() {}
-        now = client.poll_timeout().expect("it never stops trying");
-        client.handle_timeout(now);
+        let rest = client.rest().filter(|_| rests);
+        now = rest.as_ref().map_or(client.poll_timeout(), Rest::due).expect("it never stops trying");
+        match rest {
+            Some(rest) => client = Client::resume(config.clone(), rest, 8, now),
+            None => client.handle_timeout(now),
+        }
     }
     sent
 }

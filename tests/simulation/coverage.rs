@@ -17,7 +17,7 @@ pub const STATES: [&str; 11] = [
 ];
 
 /// The message types 1 to 8 with the right xid, and what else can happen.
-pub const EVENTS: [&str; 12] = [
+pub const EVENTS: [&str; 13] = [
     "DISCOVER",
     "OFFER",
     "REQUEST",
@@ -30,14 +30,23 @@ pub const EVENTS: [&str; 12] = [
     "no carrier",
     "carrier",
     "conflict",
+    "rest",
 ];
 pub const TIMEOUT: usize = 8;
 pub const NO_CARRIER: usize = 9;
 pub const CARRIER: usize = 10;
 pub const CONFLICT: usize = 11;
+pub const REST: usize = 12;
 
 /// What cannot happen, and why.
-pub const NEVER: [(&str, &str, &str); 1] = [("STOPPED", "timeout", "a stopped client waits for nothing")];
+pub const NEVER: [(&str, &str, &str); 6] = [
+    ("STOPPED", "timeout", "a stopped client waits for nothing"),
+    ("REQUESTING", "rest", "an answer decides what the next step is"),
+    ("REBOOTING", "rest", "an answer decides what the next step is"),
+    ("PROBING", "rest", "the address is not in use yet"),
+    ("RELEASING", "rest", "it is over in a moment"),
+    ("STOPPED", "rest", "there is nothing to go on with"),
+];
 
 #[derive(Clone, Debug, Default)]
 pub struct Coverage {

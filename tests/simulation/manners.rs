@@ -76,6 +76,11 @@ impl Manners {
         }
     }
 
+    /// Who is let go announces nothing any more.
+    pub fn rests(&mut self) {
+        self.announce_at = None;
+    }
+
     /// Remembers that the address that was asked for is somebody else's.
     fn hear(&mut self, input: Input, before: &str) {
         let Input::Arp(arp) = input else { return };

@@ -72,6 +72,8 @@ pub struct Beginning {
     pub hears_all: bool,
     /// It had an address in earlier times.
     pub reboots: bool,
+    /// Its owner lets it go whenever it can.
+    pub rests: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -196,5 +198,10 @@ fn client(which: u8, chance: &mut Chance) -> Beginning {
         _ => Probe::Before(chance.between(1, 4) as u8),
     };
     config.requested = chance.percent(40).then(|| [10, 0, 0, 10 + chance.below(4) as u8].into());
-    Beginning { reboots: config.requested.is_some() && chance.percent(60), hears_all: chance.percent(30), config }
+    Beginning {
+        reboots: config.requested.is_some() && chance.percent(60),
+        hears_all: chance.percent(30),
+        rests: chance.percent(60),
+        config,
+    }
 }

@@ -183,6 +183,26 @@ impl Referee {
         self.judge_rest(input, client, now);
     }
 
+    /// The client is let go, and its exchange with it.
+    pub fn rests(&mut self) {
+        self.manners.rests();
+        self.stale = self.exchange.take().map(|exchange| exchange.xid).or(self.stale);
+        self.offer_since = None;
+    }
+
+    /// Another one goes on, perhaps too late, perhaps with a renewal that could have waited, and sees for itself whether
+    /// there is a carrier.
+    pub fn wakes(&mut self, carrier: bool, is_late: bool, renews_early: bool, now: Instant) {
+        if is_late {
+            self.awake_since = self.awake_since.max(now);
+        }
+        if carrier && !self.carrier {
+            // It came back unseen, so the next question comes when it would have come without one.
+            (self.carrier, self.asked_at) = (true, now);
+        }
+        self.may_have_moved |= renews_early;
+    }
+
     fn hear(&mut self, input: Input, before: &str, accepted: bool, now: Instant) {
         match input {
             Input::Arp(arp) => {

@@ -91,6 +91,7 @@ impl World {
 
     /// The daemon starts anew, and goes on with the lease that it finds in its file.
     fn restart(&mut self, who: usize, knows_server: bool) {
+        self.wake(who);
         let host = &self.hosts[who];
         let Some(mut lease) = host.client.lease().cloned().filter(|_| host.referee.in_use.is_some()) else { return };
         if !knows_server {
@@ -152,6 +153,12 @@ impl World {
     }
 
     pub fn needle(&mut self, who: usize) {
+        if self.hosts[who].resting.is_some() {
+            if self.chance.percent(50) {
+                return;
+            }
+            self.wake(who);
+        }
         let (hears, state) = (self.hosts[who].referee.carrier, self.hosts[who].client.state());
         match self.chance.below(14) {
             0..=8 | 12 if !hears => {}
@@ -226,6 +233,8 @@ impl World {
         let now = self.now;
         let mut given_back = Vec::new();
         for who in 0..self.hosts.len() {
+            self.hosts[who].rests = false;
+            self.wake(who);
             let host = &self.hosts[who];
             let Some(used) = host.referee.in_use else {
                 assert!(host.referee.over || host.referee.searching_for(now) < secs(60), "no lease in the end");

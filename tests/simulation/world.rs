@@ -4,10 +4,10 @@ use super::chance::Chance;
 use super::coverage::*;
 use super::hostile::Style;
 use super::plan::*;
-use super::referee::{Input, Referee};
+use super::referee::{Input, Referee, Used};
 use super::server::Server;
 use super::wire::*;
-use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lease, Mac};
+use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lease, Mac, Phase, Rest};
 use smol_dhcp_proxy::time::Instant;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -16,6 +16,7 @@ use std::time::Duration;
 
 /// The moment that all runs count from; not zero, so that nothing passes by accident.
 pub const START: Instant = Instant::from_boot(secs(1000));
+const NEVER_COMES: Instant = Instant::from_boot(Duration::MAX);
 /// Whoever has the addresses that are not to be had.
 pub const OWNER: Mac = [2, 0, 0, 9, 9, 9];
 pub const STRANGER: Mac = [2, 0, 0, 7, 7, 7];
@@ -68,6 +69,10 @@ pub struct Host {
     pub life: u32,
     /// How many reasons there are for its interface to have no carrier.
     pub cut: i32,
+    /// What is left of the client while there is none, and when there will be one again. Who still asks `client` then
+    /// asks what is not there any more.
+    pub resting: Option<(Rest, Instant)>,
+    pub rests: bool,
     /// The address that the last message was about.
     pub about: Ipv4Addr,
     pub last_address: Option<Ipv4Addr>,
@@ -133,7 +138,7 @@ impl World {
             world.schedule(START + begin, Happening::Begin(n));
             world.schedule(START + end, Happening::End(n));
         }
-        for Beginning { config, hears_all, reboots } in world.plan.clients.clone() {
+        for Beginning { config, hears_all, reboots, rests } in world.plan.clients.clone() {
             let seed = world.chance.next();
             let client = match config.requested.filter(|_| reboots) {
                 Some(address) => Client::reboot(config.clone(), address, seed, world.now),
@@ -141,7 +146,18 @@ impl World {
             };
             let referee = Referee::new(&config, None, world.plan.lag, world.now);
             let (about, last_address) = (NOBODY, config.requested);
-            world.hosts.push(Host { config, client, referee, hears_all, life: 0, cut: 0, about, last_address });
+            world.hosts.push(Host {
+                config,
+                client,
+                referee,
+                hears_all,
+                life: 0,
+                cut: 0,
+                resting: None,
+                rests,
+                about,
+                last_address,
+            });
         }
         world
     }
@@ -163,8 +179,11 @@ impl World {
 
     pub fn run_until(&mut self, end: Instant) {
         loop {
-            let wakes =
-                |host: &Host| host.client.poll_timeout().map(|due| (due + self.plan.lag).max(self.asleep_until));
+            let wakes = |host: &Host| {
+                let timer = || host.client.poll_timeout().map(|due| due + self.plan.lag);
+                let at = host.resting.as_ref().map_or_else(timer, |(_, at)| Some(*at));
+                at.map(|at| at.max(self.asleep_until))
+            };
             let timer = (0..self.hosts.len()).filter_map(|who| Some((wakes(&self.hosts[who])?, who))).min();
             let event = self.queue.peek().map(|next| next.at);
             let timer = timer.filter(|(at, _)| event.is_none_or(|event| *at <= event));
@@ -205,7 +224,8 @@ impl World {
             what if asleep => self.schedule(self.asleep_until, what),
             Happening::ToClient { who, frame, input } => {
                 let host = &self.hosts[who];
-                if host.referee.carrier && (host.hears_all || host.client.is_listening()) {
+                let hears = host.resting.is_none() && (host.hears_all || host.client.is_listening());
+                if host.referee.carrier && hears {
                     self.deliver(who, &frame, input);
                 }
             }
@@ -225,6 +245,10 @@ impl World {
 /// The clients.
 impl World {
     fn fire(&mut self, who: usize) {
+        if self.hosts[who].resting.is_some() {
+            self.wake(who);
+            return self.perhaps_rest(who);
+        }
         let state = self.hosts[who].client.state();
         self.coverage.count(state, TIMEOUT);
         self.step(who, Input::Timeout, |client, now| {
@@ -236,6 +260,9 @@ impl World {
     pub fn deliver(&mut self, who: usize, frame: &[u8], input: Input) {
         if self.hosts[who].client.poll_timeout().is_some_and(|due| due <= self.now) {
             self.fire(who); // Time first, as the daemon has it.
+            if self.hosts[who].resting.is_some() {
+                return;
+            }
         }
         let host = &self.hosts[who];
         let event = match input {
@@ -296,6 +323,56 @@ impl World {
             self.thread_needles(who, state);
         }
         self.judge_all(who);
+        self.perhaps_rest(who);
+    }
+
+    /// The owner lets the client go: most of the time when nothing is in flight, now and then at any moment.
+    fn perhaps_rest(&mut self, who: usize) {
+        let host = &self.hosts[who];
+        let likely = if host.client.is_listening() { 2 } else { 70 };
+        if !host.rests || !self.chance.percent(likely) {
+            return;
+        }
+        let Some(rest) = self.hosts[who].client.rest() else { return };
+        let (now, lag) = (self.now, self.plan.lag);
+        let at = match (rest.due(), self.chance.below(20)) {
+            // There is no carrier, or nothing ever to be done: it is for the owner to say when it looks again.
+            (None, _) => now + self.chance.magnitude(secs(1), DAY * 2),
+            (Some(due), _) if due <= now => now + self.chance.magnitude(secs(1), HOUR),
+            (Some(due), 0..=2) => now + self.chance.magnitude(micros(1), due - now),
+            (Some(due), 3..=4) => due + self.chance.magnitude(secs(1), DAY),
+            (Some(due), _) => due + lag,
+        };
+        self.trace(|_| format!("client {who} rests until {:.6}: {rest:?}", (at - START).as_secs_f64()));
+        let host = &mut self.hosts[who];
+        if rest.due().is_none_or(|due| due > now) {
+            let resumed = Client::resume(host.config.clone(), rest.clone(), 0, now);
+            assert_eq!(resumed.rest().as_ref(), Some(&rest), "it is not the same any more");
+            assert_eq!(resumed.poll_timeout(), rest.due(), "the owner would come at another time");
+        }
+        // A DISCOVER needs more of the allowance than the REQUEST of INIT-REBOOT.
+        let asks = host.client.is_listening() || host.client.state() == "INIT-REBOOT" || !host.referee.carrier;
+        assert!(asks || host.client.poll_timeout() == rest.due(), "it would have gone on at another time");
+        self.coverage.count(host.client.state(), REST);
+        host.referee.rests();
+        host.resting = Some((rest, at));
+    }
+
+    /// Another client goes on where the last one has rested, and stays for what it is needed for.
+    pub fn wake(&mut self, who: usize) {
+        let (now, lag, seed) = (self.now, self.plan.lag, self.chance.next());
+        let Some((mut rest, _)) = self.hosts[who].resting.take() else { return };
+        let early = rest.clone();
+        if self.chance.percent(20) && nearly_due(&rest, now) {
+            rest.renew_now(now);
+        }
+        let host = &mut self.hosts[who];
+        let is_late = rest.due().is_some_and(|due| due + lag < now);
+        host.referee.wakes(host.cut <= 0, is_late, early != rest, now);
+        host.client = Client::resume(host.config.clone(), rest, seed, now);
+        let rests = std::mem::take(&mut host.rests);
+        self.after_birth(who);
+        self.hosts[who].rests = rests;
     }
 
     fn note(&mut self, who: usize, event: &Event) {
@@ -326,7 +403,10 @@ impl World {
         let patience = if self.loss == 0 { secs(20 * 60) } else { HOUR * 4 };
         assert!(self.troubles > 0 || searching <= patience, "no lease, with all being fair for {searching:?}");
         if let Some(used) = host.referee.in_use.filter(|_| self.trustworthy) {
-            let same = |other: &&Host| other.referee.in_use.is_some_and(|theirs| theirs.address == used.address);
+            // The kernel takes the address from who rests for too long.
+            let lasts = |theirs: &Used| theirs.expires_at.is_none_or(|expiry| self.now < expiry);
+            let theirs = |other: &Host| other.referee.in_use.filter(lasts);
+            let same = |other: &&Host| theirs(other).is_some_and(|theirs| theirs.address == used.address);
             assert_eq!(self.hosts.iter().filter(same).count(), 1, "{} is two clients'", used.address);
         }
     }
@@ -337,6 +417,7 @@ impl World {
         let (now, seed) = (self.now, self.chance.next());
         let host = &mut self.hosts[who];
         host.life += 1;
+        host.resting = None;
         host.config.requested = host.last_address;
         host.referee = Referee::new(&host.config, None, self.plan.lag, now);
         host.client = match host.last_address.filter(|_| reboots) {
@@ -353,7 +434,9 @@ impl World {
         let host = &mut self.hosts[who];
         host.life += 1;
         host.referee = Referee::new(&host.config, Some((&lease, honest)), self.plan.lag, now);
-        host.client = Client::resume(host.config.clone(), lease, seed, now);
+        let (renew_at, rebind_at) = (lease.renew_at().unwrap_or(NEVER_COMES), lease.rebind_at().unwrap_or(NEVER_COMES));
+        let rest = Rest { phase: Phase::Bound { lease, renew_at, rebind_at }, setbacks: 0, whole_at: now };
+        host.client = Client::resume(host.config.clone(), rest, seed, now);
         self.after_birth(who);
     }
 
@@ -372,7 +455,7 @@ impl World {
         let host = &mut self.hosts[who];
         host.cut = if back { host.cut - 1 } else { host.cut + 1 };
         let present = host.cut <= 0; // Asleep, the end may be heard before the beginning.
-        if present == host.referee.carrier {
+        if present == host.referee.carrier || host.resting.is_some() {
             return;
         }
         self.coverage.count(host.client.state(), if present { CARRIER } else { NO_CARRIER });
@@ -383,9 +466,16 @@ impl World {
     }
 
     pub fn release(&mut self, who: usize) {
+        self.wake(who);
         self.step(who, Input::Release, |client, now| {
             client.release(now);
             Ok(())
         });
     }
+}
+
+/// Whether nine tenths of the time until T1 have gone by.
+fn nearly_due(rest: &Rest, now: Instant) -> bool {
+    let lease = rest.lease().filter(|lease| lease.lease_time.is_some());
+    lease.is_some_and(|lease| lease.acquired_at + lease.t1 * 9 / 10 <= now)
 }
