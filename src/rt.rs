@@ -9,6 +9,7 @@ use std::future::{Future, poll_fn};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,6 +39,12 @@ pub fn now() -> Instant {
         time.tv_sec.try_into().expect("the boot clock starts at zero"),
         time.tv_nsec.try_into().expect("nanoseconds are below a billion"),
     ))
+}
+
+/// Reads `CLOCK_REALTIME`, as the time since 1970. It is set and it steps: only for whoever has to be told a date.
+pub fn wall_clock() -> Duration {
+    let time = clock_gettime(ClockId::Realtime);
+    Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
 }
 
 /// Runs `main` and all that it spawns on this thread, until `main` returns; what is still running then is dropped.
@@ -320,6 +327,51 @@ impl<T: AsFd> Watched<T> {
     }
 }
 
+/// The most that is kept of what a program says.
+const OUTPUT_LIMIT: usize = 64 * 1024;
+
+/// Runs a program to its end, with nothing to read; returns how it ended and what it said on stdout and stderr.
+///
+/// # Errors
+///
+/// It could not be started, or took longer than `bound`. Then, and when this future is dropped, it is killed.
+pub async fn run(mut command: Command, bound: Duration) -> io::Result<(ExitStatus, Vec<u8>)> {
+    let (reader, writer) = io::pipe()?;
+    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    let mut running = Running(command.spawn()?);
+    // It has our ends of the pipe; as long as they are open there is no end of file.
+    drop(command);
+    let reader = Async::new(reader)?;
+    let listen = async {
+        let (mut said, mut buffer) = (Vec::new(), [0; 1024]);
+        loop {
+            let length = reader.read_with(|mut pipe| pipe.read(&mut buffer)).await?;
+            if length == 0 {
+                return io::Result::Ok(said);
+            }
+            said.extend_from_slice(&buffer[..length.min(OUTPUT_LIMIT - said.len())]);
+        }
+    };
+    let late = async {
+        sleep(bound).await;
+        Err(io::ErrorKind::TimedOut.into())
+    };
+    let said = or(listen, late).await?;
+    // Programs close their output by ending, so this takes a moment at most.
+    Ok((running.0.wait()?, said))
+}
+
+/// A program that does not outlive its owner, nor leaves anything to be reaped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both do nothing where it was waited for.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[cfg(feature = "proxy")]
 pub use fair::{H2Stream, h2_stream};
 
@@ -449,6 +501,9 @@ mod tests {
 
     const STEP: Duration = Duration::from_millis(20);
 
+    /// Longer than anything here takes.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
     #[test]
     fn sleepers_on_the_boot_clock_wake_in_order_and_never_early() {
         block_on(async |runtime| {
@@ -528,6 +583,45 @@ mod tests {
             assert!(poll_fn(|context| listener.poll_accept(context)).await.is_ok());
             assert!(!matches!(listener.try_accept(), Ok(Some(_))));
             drop(client);
+        });
+    }
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn a_program_runs_to_its_end_and_all_that_it_says_is_heard() {
+        block_on(async |_| {
+            let (status, said) = run(shell("read x; echo out; echo err >&2; exit 7"), PATIENCE).await.unwrap();
+            assert_eq!((status.code(), said.as_slice()), (Some(7), b"out\nerr\n".as_slice()));
+            let (status, said) = run(shell("head -c 1000000 /dev/zero"), PATIENCE).await.unwrap();
+            assert_eq!((status.code(), said.len()), (Some(0), OUTPUT_LIMIT));
+            assert_eq!(run(Command::new("/nonexistent"), PATIENCE).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+        });
+    }
+
+    #[test]
+    fn a_program_is_killed_and_reaped_when_its_time_is_up_or_nobody_waits() {
+        let gone = |pid: &str| !std::path::Path::new("/proc").join(pid.trim()).exists();
+        let script = |path: &std::path::Path| shell(&format!("echo $$ > {}; exec sleep 1000", path.display()));
+        block_on(async |_| {
+            let path = std::env::temp_dir().join(format!("rt-test-{}", std::process::id()));
+            let error = run(script(&path), Duration::from_millis(500)).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert!(gone(&std::fs::read_to_string(&path).unwrap()));
+
+            std::fs::remove_file(&path).unwrap();
+            let written = async {
+                while !std::fs::read_to_string(&path).is_ok_and(|pid| pid.ends_with('\n')) {
+                    sleep(STEP).await;
+                }
+            };
+            or(written, async { drop(run(script(&path), PATIENCE).await) }).await;
+            assert!(gone(&std::fs::read_to_string(&path).unwrap()));
+            std::fs::remove_file(&path).unwrap();
         });
     }
 

@@ -18,7 +18,7 @@ use super::bind::SocketFile;
 const FIRST: RawFd = 3;
 
 /// The name that systemd gives to descriptors without one.
-const NAMELESS: &str = "unknown";
+pub(super) const NAMELESS: &str = "unknown";
 
 /// A listening Unix stream socket, handed over or made by [`bind`](fn@super::bind).
 #[derive(Debug)]

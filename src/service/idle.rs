@@ -30,7 +30,7 @@ pub enum State {
 
 #[derive(Debug)]
 struct Shared {
-    timeout: Duration,
+    timeout: Cell<Duration>,
     guards: Cell<usize>,
     /// When the wait began; none while busy, and after that until somebody tells us the time.
     since: Cell<Option<Instant>>,
@@ -41,7 +41,7 @@ impl Idle {
     /// Nothing to do yet, so the first wait begins with the first [`state`](Self::state); it never ends where `timeout` is none.
     pub fn new(timeout: Option<Duration>) -> Self {
         Self(Rc::new(Shared {
-            timeout: timeout.unwrap_or(Duration::MAX),
+            timeout: Cell::new(timeout.unwrap_or(Duration::MAX)),
             guards: Cell::new(0),
             since: Cell::new(None),
             quiet: Event::new(),
@@ -65,8 +65,14 @@ impl Idle {
         }
         let since = self.0.since.get().unwrap_or(now);
         self.0.since.set(Some(since));
-        let until = since + self.0.timeout;
+        let until = since + self.0.timeout.get();
         if now < until { State::Until(until) } else { State::Expired }
+    }
+
+    /// Changes how long the wait is, also the one that has begun; it never ends where `timeout` is none.
+    pub fn set_timeout(&self, timeout: Option<Duration>) {
+        self.0.timeout.set(timeout.unwrap_or(Duration::MAX));
+        self.0.quiet.notify(usize::MAX);
     }
 
     /// Whether a guard lives.
@@ -74,7 +80,7 @@ impl Idle {
         self.0.guards.get() > 0
     }
 
-    /// Waits for the next drop of a last guard.
+    /// Waits for the next drop of a last guard, or for another timeout: [`state`](Self::state) may have changed.
     pub async fn quiet(&self) {
         self.0.quiet.listen().await;
     }
@@ -146,6 +152,31 @@ mod tests {
     #[test]
     fn a_timeout_of_zero_expires_at_once() {
         assert_eq!(Idle::new(Some(Duration::ZERO)).state(at(1)), State::Expired);
+    }
+
+    #[test]
+    fn another_timeout_counts_from_where_the_wait_began() {
+        let idle = ten_seconds();
+        assert_eq!(idle.state(at(100)), State::Until(at(110)));
+        idle.set_timeout(Some(Duration::from_secs(3)));
+        assert_eq!(idle.state(at(102)), State::Until(at(103)));
+        assert_eq!(idle.state(at(103)), State::Expired);
+        idle.set_timeout(None);
+        assert!(matches!(idle.state(at(1000)), State::Until(_)));
+        idle.set_timeout(Some(Duration::ZERO));
+        assert_eq!(idle.state(at(1000)), State::Expired);
+        let _guard = idle.activity();
+        assert_eq!(idle.state(at(1000)), State::Busy);
+    }
+
+    #[test]
+    fn another_timeout_wakes_whoever_waits() {
+        let idle = ten_seconds();
+        let mut quiet = std::pin::pin!(idle.quiet());
+        let mut poll = || futures_lite::future::block_on(futures_lite::future::poll_once(quiet.as_mut()));
+        assert_eq!(poll(), None);
+        idle.set_timeout(None);
+        assert_eq!(poll(), Some(()));
     }
 
     #[test]

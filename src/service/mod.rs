@@ -20,7 +20,7 @@
 //!
 //! The parts, for services that need more than [`run`]: [`activation`] takes over what systemd opened and [`bind`](fn@bind)
 //! opens a socket where there is no systemd; [`idle`] says when it is time to go; [`serve`](fn@serve) accepts until then;
-//! [`notify`] keeps systemd informed.
+//! [`Prepare`] is asked before, and [`Wakeup`] brings the service back later; [`notify`] keeps systemd informed.
 
 pub mod activation;
 mod bind;
@@ -28,6 +28,7 @@ mod error;
 pub mod idle;
 pub mod notify;
 mod serve;
+mod wakeup;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,7 +38,8 @@ pub use bind::bind;
 pub use error::Error;
 pub use idle::{Activity, Idle, State};
 pub use notify::Notify;
-pub use serve::{Closing, Connection, Options, Reason, serve};
+pub use serve::{Closing, Connection, Options, Prepare, Reason, serve};
+pub use wakeup::{NoWakeup, Wakeup};
 
 use crate::rt;
 

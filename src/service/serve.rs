@@ -1,6 +1,7 @@
 //! The accept loop: connections in, until it is quiet for long enough or a signal comes.
 
 use std::cell::Cell;
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -29,6 +30,8 @@ pub struct Options {
     pub drain: Duration,
     /// The signals to leave at.
     pub signals: Signals,
+    /// What is still to be done when it is time to leave for want of work. None at first.
+    pub prepare: Option<Prepare>,
 }
 
 impl Options {
@@ -44,7 +47,40 @@ impl Options {
     ///
     /// The signals could not be caught.
     pub fn new(idle: Idle) -> io::Result<Self> {
-        Ok(Self { idle, notify: Notify::from_env(), drain: Self::DRAIN, signals: Signals::new()? })
+        Ok(Self { idle, notify: Notify::from_env(), drain: Self::DRAIN, signals: Signals::new()?, prepare: None })
+    }
+}
+
+/// What a service does before it leaves because it is idle: the place to save its state, and to have itself woken later
+/// (see [`Wakeup`](super::Wakeup)).
+///
+/// It is asked for a future whenever [`Idle`] says that it is time. While that runs, the service still accepts and still
+/// hears signals, and either drops the future: what it does has to bear being left half done and begun again. When it is
+/// done, the service leaves if it is still time to, and otherwise asks again the next time. To object, keep an
+/// [`Activity`]: as long as that lives the service stays.
+#[derive(Clone)]
+pub struct Prepare(Rc<dyn Fn() -> Preparation>);
+
+/// One run of a [`Prepare`].
+type Preparation = Pin<Box<dyn Future<Output = ()>>>;
+
+impl Prepare {
+    /// Does what the futures of `prepare` do.
+    pub fn new<F>(prepare: impl Fn() -> F + 'static) -> Self
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        Self(Rc::new(move || Box::pin(prepare())))
+    }
+
+    fn begin(&self) -> Preparation {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Prepare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Prepare(..)")
     }
 }
 
@@ -70,8 +106,9 @@ pub enum Reason {
 
 /// Serves every connection to `sockets` with a future from `handler`, until it is time to leave.
 ///
-/// - Nothing to do for as long as `options.idle` allows, also right after the start: returns [`Reason::Idle`]. The
-///   last thing before that is a look at the backlogs, and whoever waits there is served.
+/// - Nothing to do for as long as `options.idle` allows, also right after the start: does what `options.prepare` asks
+///   for, and returns [`Reason::Idle`] if there is still nothing to do. The last thing before that is a look at the
+///   backlogs, and whoever waits there is served.
 /// - SIGTERM or SIGINT: accepts no more, resolves every [`Connection::closing`], waits until all connections are done but
 ///   at most for `options.drain`, ends those that are not, and returns [`Reason::Signal`]. A second signal ends the
 ///   wait at once. Guards that belong to no connection are not waited for.
@@ -92,7 +129,7 @@ pub async fn serve<F>(
 where
     F: Future<Output = ()> + 'static,
 {
-    let Options { idle, notify, drain, signals } = options;
+    let Options { idle, notify, drain, signals, prepare } = options;
     let mut doors = sockets.into_iter().map(Door::new).collect::<io::Result<Vec<_>>>()?;
     let connections = Connections::new(runtime, &idle, handler);
     let _watchdog = notify.watchdog_interval().map(|interval| {
@@ -107,10 +144,14 @@ where
     let mut timer = Timer::never();
     notify.ready();
 
+    // Whether nothing has happened since all was prepared.
+    let mut prepared = prepare.is_none();
     let signal = loop {
+        let mut preparation = None;
         match idle.state(rt::now()) {
             State::Busy => timer.reset(None),
             State::Until(until) => timer.reset(Some(until - rt::now())),
+            State::Expired if !prepared => preparation = prepare.as_ref().map(Prepare::begin),
             State::Expired => {
                 // From here to the return nothing is awaited: nobody can slip in between the look and the leaving.
                 let late = last_look(&mut doors);
@@ -120,14 +161,20 @@ where
                     return Ok(Reason::Idle);
                 }
                 late.into_iter().for_each(|stream| connections.start(stream));
+                prepared = prepare.is_none();
                 continue;
             }
         }
+        prepared = prepare.is_none();
         let signal = async { Next::Signal(signals.next().await) };
         let arrival = async { Next::Arrival(accept(&doors).await) };
         let quiet = async {
-            or(idle.quiet(), timer.fired()).await;
-            Next::Time
+            let Some(preparation) = preparation else {
+                or(idle.quiet(), timer.fired()).await;
+                return Next::Time;
+            };
+            preparation.await;
+            Next::Prepared
         };
         match or(signal, or(arrival, quiet)).await {
             Next::Signal(signal) => break signal?,
@@ -140,6 +187,7 @@ where
                 log::warn!("cannot accept a connection: {error}");
                 rt::sleep(REST).await;
             }
+            Next::Prepared => prepared = true,
             Next::Time => {}
         }
     };
@@ -156,6 +204,8 @@ where
 enum Next {
     Signal(io::Result<Signal>),
     Arrival(io::Result<Stream>),
+    /// Of leaving, if it is still time to.
+    Prepared,
     /// Of looking at the clock.
     Time,
 }

@@ -1,0 +1,278 @@
+//! Has systemd start this service again at a given time, so that it need not wait for that time itself.
+//!
+//! What is used are systemd's own programs, systemctl and systemd-run: they need no bus, and they are there wherever
+//! systemd is.
+
+use std::cell::OnceCell;
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+use std::{env, fs};
+
+use futures_lite::future::zip;
+
+use super::Socket;
+use super::activation::NAMELESS;
+use crate::rt;
+
+/// How long one of systemd's programs may take; some milliseconds are usual, and a busy boot is not.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How much later than asked for the timer may elapse, so that systemd can wake for several at once. Its own choice
+/// would be a minute.
+const ACCURACY: &str = "AccuracySec=100ms";
+
+/// What systemctl exits with where a unit is not there (systemctl(1)).
+const NOT_LOADED: i32 = 5;
+
+/// The timer of the unit that this process runs in: `x.timer` for `x.service`.
+///
+/// It is a transient one: made by [`arm`](Self::arm), gone when it has elapsed, and never on disk. No other unit is
+/// touched.
+#[derive(Clone, Debug)]
+pub struct Wakeup {
+    unit: String,
+    /// It is a unit of a user's manager, not of the system's.
+    user: bool,
+    /// The socket units that start it; empty until systemd is asked where their names were changed.
+    sockets: OnceCell<Vec<String>>,
+}
+
+/// Why systemd cannot wake this process. The text begins in the middle of a sentence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NoWakeup {
+    /// There is no systemd, or it is older than version 248, or it has nothing to do with this process.
+    NoManager,
+    /// This process is not what systemd started: a child of it, say, or of a shell.
+    NotMain,
+    /// The control group is not a service's.
+    NoUnit,
+    /// Nobody would start it for the next caller: the listening socket is not one of a socket unit.
+    NoSocket,
+}
+
+impl fmt::Display for NoWakeup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoManager => "systemd did not start it",
+            Self::NotMain => "systemd did not start it, but one of its ancestors",
+            Self::NoUnit => "it does not run in a systemd service",
+            Self::NoSocket => "its socket is not from a systemd socket unit",
+        })
+    }
+}
+
+impl std::error::Error for NoWakeup {}
+
+impl Wakeup {
+    /// Finds the unit whose main process this is, and which `sockets` belong to.
+    ///
+    /// # Errors
+    ///
+    /// There is none, and [`NoWakeup`] says why.
+    pub fn find(sockets: &[Socket]) -> Result<Self, NoWakeup> {
+        let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let names = sockets.iter().filter(|socket| socket.file.is_none()).map(|socket| socket.name.as_str());
+        Self::parse(std::process::id(), |name| env::var_os(name), &cgroups, &names.collect::<Vec<_>>())
+    }
+
+    fn parse(
+        pid: u32,
+        variable: impl Fn(&str) -> Option<OsString>,
+        cgroups: &str,
+        names: &[&str],
+    ) -> Result<Self, NoWakeup> {
+        // Children inherit both variables, and the number in one of them tells that they are not meant.
+        let (Some(started), Some(_)) = (variable("SYSTEMD_EXEC_PID"), variable("INVOCATION_ID")) else {
+            return Err(NoWakeup::NoManager);
+        };
+        if started != *pid.to_string() {
+            return Err(NoWakeup::NotMain);
+        }
+        let (unit, of_a_user) = unit_in(cgroups).ok_or(NoWakeup::NoUnit)?;
+        // systemd names a descriptor after its socket unit, where that does not say otherwise (FileDescriptorName=).
+        // Others who hand sockets over, systemd-socket-activate for one, leave the name away.
+        let named: Vec<_> = names.iter().filter(|name| name.ends_with(".socket")).map(ToString::to_string).collect();
+        if names.iter().all(|&name| name == NAMELESS) {
+            return Err(NoWakeup::NoSocket);
+        }
+        let sockets = if named.len() == names.len() { OnceCell::from(named) } else { OnceCell::new() };
+        Ok(Self { unit, user: of_a_user || variable("MANAGERPID").is_some(), sockets })
+    }
+
+    /// Was it the timer that started this process? systemd says so since version 252; before, nobody knows.
+    pub fn woken_by_timer() -> bool {
+        env::var_os("TRIGGER_UNIT").is_some_and(|unit| unit.as_encoded_bytes().ends_with(b".timer"))
+            && env::var_os("SYSTEMD_EXEC_PID").is_some_and(|pid| pid == *std::process::id().to_string())
+    }
+
+    /// The unit's name, such as `echo.service`.
+    pub fn unit(&self) -> &str {
+        &self.unit
+    }
+
+    /// The timer's name, such as `echo.timer`: where `systemctl list-timers` shows the next wake.
+    pub fn timer(&self) -> String {
+        format!("{}.timer", self.unit.trim_end_matches(SERVICE))
+    }
+
+    /// Has the unit started `delay` from now, and once more at `fallback`, a later delay, in case that the first start
+    /// fails. Replaces what was armed before.
+    ///
+    /// Both are late by up to a tenth of a second, and by as long as the machine is suspended at that time. A timer that
+    /// elapses while the service still runs starts nothing: whoever arms it for something near has to look again at what
+    /// is due before it leaves, and whoever stays after all arms it again later.
+    ///
+    /// # Errors
+    ///
+    /// No socket unit starts this unit, or systemd refuses, in its own words. Then nothing is armed any more.
+    pub async fn arm(&self, delay: Duration, fallback: Option<Duration>) -> io::Result<()> {
+        self.sockets().await?;
+        self.disarm().await?;
+        let now = rt::wall_clock();
+        let mut command = self.program("systemd-run");
+        command.args(["--quiet", "--no-ask-password", "--timer-property", ACCURACY, "--unit", &self.unit]);
+        for delay in [Some(delay), fallback].into_iter().flatten() {
+            // The first stands still while the machine sleeps, the second moves with the clock on the wall: each makes up
+            // for the other, and to be started too early does no harm.
+            command.arg(format!("--on-active={}ms", up(delay, Duration::from_millis(1))));
+            command.arg(format!("--on-calendar=@{}", up(now.saturating_add(delay), Duration::from_secs(1))));
+        }
+        said(command).await?.expect_success()?;
+        Ok(())
+    }
+
+    /// Takes back what was armed. To have nothing armed is fine.
+    ///
+    /// # Errors
+    ///
+    /// systemd refuses, in its own words.
+    pub async fn disarm(&self) -> io::Result<()> {
+        let mut command = self.program("systemctl");
+        command.args(["--no-ask-password", "stop", &self.timer()]);
+        let answer = said(command).await?;
+        if answer.status.code() == Some(NOT_LOADED) { Ok(()) } else { answer.expect_success().map(drop) }
+    }
+
+    /// Whether more is being stopped than this service: the system, the user's manager, or the sockets that start it.
+    ///
+    /// For a service that was asked to leave, and wonders whether it is welcome back. Where systemd does not answer, it is.
+    pub async fn is_being_stopped(&self) -> bool {
+        let asked = async {
+            let sockets = self.sockets().await?;
+            let mut jobs = self.program("systemctl");
+            jobs.args(["list-jobs", "--no-legend", "--plain"]);
+            let mut states = self.program("systemctl");
+            states.args(["show", "--property=Id,ActiveState"]).args(sockets);
+            let (jobs, states) = zip(said(jobs), said(states)).await;
+            Ok(all_stop(sockets, &jobs?.expect_success()?, &states?.expect_success()?))
+        };
+        asked.await.unwrap_or_else(|error: io::Error| {
+            log::debug!("systemd does not say what is being stopped: {error}");
+            false
+        })
+    }
+
+    /// The socket units that start this unit.
+    async fn sockets(&self) -> io::Result<&[String]> {
+        if let Some(sockets) = self.sockets.get() {
+            return Ok(sockets);
+        }
+        let mut command = self.program("systemctl");
+        command.args(["show", "--property=TriggeredBy", "--value", &self.unit]);
+        let triggers = said(command).await?.expect_success()?;
+        let sockets: Vec<_> =
+            triggers.split_whitespace().filter(|unit| unit.ends_with(".socket")).map(str::to_owned).collect();
+        if sockets.is_empty() {
+            return Err(io::Error::other(format!("no socket unit starts {}", self.unit)));
+        }
+        Ok(self.sockets.get_or_init(|| sockets))
+    }
+
+    /// One of systemd's programs, to be run without anything that it does not need.
+    fn program(&self, name: &str) -> Command {
+        let mut command = Command::new(name);
+        command.env_clear().env("LANG", "C").env("PATH", env::var_os("PATH").unwrap_or("/usr/bin:/bin".into()));
+        if self.user {
+            for variable in ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"] {
+                command.envs(env::var_os(variable).map(|value| (variable, value)));
+            }
+            command.arg("--user");
+        }
+        command
+    }
+}
+
+/// What a program answered.
+struct Answer {
+    program: String,
+    status: ExitStatus,
+    said: String,
+}
+
+impl Answer {
+    /// What it said, where it succeeded.
+    fn expect_success(self) -> io::Result<String> {
+        if self.status.success() {
+            return Ok(self.said);
+        }
+        let Self { program, status, said } = self;
+        Err(io::Error::other(match said.lines().next() {
+            Some(line) => format!("{program}: {line}"),
+            None => format!("{program}: {status}"),
+        }))
+    }
+}
+
+async fn said(command: Command) -> io::Result<Answer> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    match rt::run(command, PATIENCE).await {
+        Ok((status, said)) => Ok(Answer { program, status, said: String::from_utf8_lossy(&said).into_owned() }),
+        Err(error) => Err(io::Error::new(error.kind(), format!("{program}: {error}"))),
+    }
+}
+
+const SERVICE: &str = ".service";
+
+/// The service that a process with this /proc/self/cgroup runs in, and whether a user's manager is above it.
+///
+/// systemd puts each unit into a control group of its own, named after it; what the service makes below is its own affair.
+fn unit_in(cgroups: &str) -> Option<(String, bool)> {
+    // Version 2 of control groups, or the hierarchy that systemd keeps beside version 1 (cgroups(7)).
+    let paths = |marker| cgroups.lines().filter_map(move |line| line.split_once(marker)).map(|(_, path)| path);
+    paths("0::").chain(paths(":name=systemd:")).find_map(|path| {
+        let mut above: Vec<_> = path.split('/').collect();
+        let at = above.iter().rposition(|name| name.len() > SERVICE.len() && name.ends_with(SERVICE))?;
+        let name = above[at];
+        above.truncate(at);
+        let of_a_user = above.iter().any(|name| name.starts_with("user@") && name.ends_with(SERVICE));
+        // What could be mistaken for one of the kernel's own files has an underscore in front.
+        Some((name.strip_prefix('_').unwrap_or(name).to_owned(), of_a_user))
+    })
+}
+
+/// Is everything stopped that could start us, now or soon? From the lines of `systemctl list-jobs` ("1 x.socket stop
+/// running") and the properties of the sockets, one after another.
+fn all_stop(sockets: &[String], jobs: &str, states: &str) -> bool {
+    let job = |unit: &str| {
+        let mut lines = jobs.lines().map(|line| line.split_whitespace().skip(1));
+        lines.find_map(|mut words| (words.next() == Some(unit)).then(|| words.next()).flatten())
+    };
+    let is_down = |unit: &String| {
+        let mut properties = states.split("\n\n").map(|properties| properties.lines().collect::<Vec<_>>());
+        let properties = properties.find(|lines| lines.contains(&&*format!("Id={unit}"))).unwrap_or_default();
+        ["inactive", "failed", "deactivating"]
+            .iter()
+            .any(|state| properties.contains(&&*format!("ActiveState={state}")))
+    };
+    let stops = |socket: &String| job(socket).map_or_else(|| is_down(socket), |job| job == "stop");
+    job("shutdown.target") == Some("start") || sockets.iter().all(stops)
+}
+
+/// How many `unit`s there are in `time`, the last one perhaps not whole.
+fn up(time: Duration, unit: Duration) -> u128 {
+    time.as_nanos().div_ceil(unit.as_nanos())
+}
