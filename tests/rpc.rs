@@ -19,7 +19,7 @@ use bytes::Bytes;
 use event_listener::Event;
 use grpc::Channel;
 use rpc_server::{Fate, NEVER, SOON, Server, answer, config, endless, quoting};
-use smol_dhcp_proxy::rpc::{self, Call, Code, NetworkConfig, OperationResponse, Reply, Status};
+use smol_dhcp_proxy::rpc::{self, Answer, Call, Code, NetworkConfig, OperationResponse, Reply, Status};
 use smol_dhcp_proxy::rt;
 
 const MAC: &str = "02:00:00:00:00:01";
@@ -53,6 +53,21 @@ fn every_error_arrives_with_its_text() {
             assert_eq!(channel.call(&failing(code, text)), Err(Status::new(code, text)));
         }
     }
+}
+
+#[test]
+fn a_warning_arrives_beside_the_reply_and_only_then() {
+    let (_server, mut channel) = pair(NEVER);
+    let mut ask = |call: Call| {
+        let pending = channel.begin(&call).unwrap();
+        channel.answer(pending).unwrap()
+    };
+    for text in ["the disk is full", "50 % — größer\nals 東京\t\u{0}", ""] {
+        let config = NetworkConfig { host_iface: format!("0 {text}"), ..config(MAC) };
+        let expected = Answer { reply: Reply::Lease(quoting(&config)), warning: Some(text.into()) };
+        assert_eq!(ask(Call::Setup(config)), expected);
+    }
+    assert_eq!(ask(Call::Clean).warning, None);
 }
 
 #[test]
@@ -295,7 +310,7 @@ fn netavarks_own_client_understands_us() {
         rt::block_on(async |runtime| {
             let listener = rt::Listener::new(listener).unwrap();
             let mut connections = Vec::new();
-            for _ in 0..3 {
+            for _ in 0..4 {
                 let stream = std::future::poll_fn(|context| listener.poll_accept(context)).await.unwrap();
                 let closing = futures_lite::future::pending::<()>();
                 connections.push(runtime.spawn(rpc::serve(stream, SOON, closing, answer)));
@@ -318,6 +333,10 @@ fn netavarks_own_client_understands_us() {
     assert_eq!(lease["mac_address"], MAC);
     let (good, text) = run("eth0", "teardown");
     assert!(good, "{text}");
+    let (good, text) = run("0 the disk is full: größer", "setup");
+    let lease: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    assert!(good, "a warning is nothing to it");
+    assert_eq!(lease["yiaddr"], "10.88.1.2");
     let (good, text) = run("3 No such device: größer", "setup");
     assert!(!good && text.contains("No such device: größer"), "{text}");
     server.join().unwrap();

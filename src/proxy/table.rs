@@ -10,7 +10,7 @@ use std::time::Duration;
 use event_listener::{Event, EventListener};
 use futures_lite::future::{or, yield_now};
 
-use crate::rpc::{Call, Lease, NetworkConfig, OperationResponse, Reply, Status};
+use crate::rpc::{Answer, Call, Lease, NetworkConfig, OperationResponse, Reply, Status};
 use crate::rt::{self, Runtime, Task};
 use crate::service::{Activity, Closing, Idle, Notify};
 
@@ -87,25 +87,26 @@ impl Table {
 
     /// Serves one call. Dropping the future cancels it: a Setup leaves nothing behind, a Teardown goes on alone. When
     /// `closing` resolves, a Setup has to come to an end.
-    pub(super) async fn serve(self: Rc<Self>, call: Call, closing: Closing) -> Result<Reply, Status> {
-        match call {
+    pub(super) async fn serve(self: Rc<Self>, call: Call, closing: Closing) -> Result<Answer, Status> {
+        let reply = match call {
             Call::Setup(config) => {
                 let leaving = async {
                     closing.await;
                     rt::sleep(LAST_CHANCE).await;
                     Err(Error::Leaving)
                 };
-                Ok(Reply::Lease(or(self.setup(config), leaving).await.inspect_err(|error| error.log("Setup"))?))
+                Reply::Lease(or(self.setup(config), leaving).await.inspect_err(|error| error.log("Setup"))?)
             }
-            Call::Teardown(config) => Ok(Reply::Lease(self.teardown(&config).await)),
+            Call::Teardown(config) => Reply::Lease(self.teardown(&config).await),
             Call::Clean => {
                 self.end_all(|_| true).await;
                 if self.file.forget(|_, _| true) {
                     self.save();
                 }
-                Ok(Reply::Operation(OperationResponse { success: true }))
+                Reply::Operation(OperationResponse { success: true })
             }
-        }
+        };
+        Ok(reply.into())
     }
 
     async fn setup(self: &Rc<Self>, config: NetworkConfig) -> Result<Lease, Error> {

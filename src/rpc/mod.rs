@@ -1,7 +1,7 @@
 //! gRPC over a Unix stream: the surface that netavark's client calls, and nothing that knows what a call means.
 //!
 //! [`serve`] speaks HTTP/2 with one client and turns each of its requests into a [`Call`]; whoever passes it a handler
-//! answers with a [`Reply`] or a [`Status`]. The words on the wire are [`wire`]'s, the ways to say no are [`status`]'s.
+//! ends it with an [`Answer`] or a [`Status`]. The words on the wire are [`wire`]'s, the ways to say no are [`status`]'s.
 //!
 //! One limit is h2's and not ours: a request whose `:authority` is no URI authority is reset with PROTOCOL_ERROR before
 //! we hear of it. grpc-python makes such a one of a `unix:` path; the channel option `grpc.default_authority=localhost`
@@ -13,4 +13,4 @@ pub mod wire;
 
 pub use server::serve;
 pub use status::{Code, Status};
-pub use wire::{Call, Empty, Lease, NetworkConfig, OperationResponse, Reply, Version};
+pub use wire::{Answer, Call, Empty, Lease, NetworkConfig, OperationResponse, Reply, Version};

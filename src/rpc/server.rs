@@ -12,7 +12,8 @@ use h2::server::{Builder, Connection, Handshake, SendResponse};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 
-use super::{Call, Code, Reply, Status, wire};
+use super::status::percent_encoded;
+use super::{Answer, Call, Code, Status, wire};
 use crate::rt::{self, H2Stream, Stream, Timer};
 
 /// How long a client may take to hang up after it was told to (GOAWAY).
@@ -21,6 +22,7 @@ const GRACE: Duration = Duration::from_secs(1);
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const WARNING: HeaderName = HeaderName::from_static("warning");
 
 /// Serves one client until the connection is over, whoever ended it.
 ///
@@ -35,7 +37,7 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// a request that takes longer than `quiet` to arrive is answered with DEADLINE_EXCEEDED.
 pub async fn serve<F>(stream: Stream, quiet: Duration, closing: impl Future, call: impl Fn(Call) -> F)
 where
-    F: Future<Output = Result<Reply, Status>>,
+    F: Future<Output = Result<Answer, Status>>,
 {
     let mut http = Http::Greeting(bounds().handshake(rt::h2_stream(stream)));
     let mut calls: Vec<Pin<Box<dyn Future<Output = ()> + '_>>> = Vec::new();
@@ -128,7 +130,7 @@ async fn answer<F>(
     quiet: Duration,
     call: &impl Fn(Call) -> F,
 ) where
-    F: Future<Output = Result<Reply, Status>>,
+    F: Future<Output = Result<Answer, Status>>,
 {
     let (head, body) = request.into_parts();
     if let Some(refusal) = refuse(&head) {
@@ -191,7 +193,7 @@ async fn read(mut body: RecvStream) -> Result<Vec<u8>, Status> {
 }
 
 /// Ends when the time is up that the client has set for its call, if it has set one.
-async fn expiry(headers: &HeaderMap) -> Result<Reply, Status> {
+async fn expiry(headers: &HeaderMap) -> Result<Answer, Status> {
     let timeout = headers.get("grpc-timeout").and_then(|value| wire::timeout(value.to_str().ok()?));
     match timeout {
         Some(timeout) => rt::sleep(timeout).await,
@@ -201,20 +203,25 @@ async fn expiry(headers: &HeaderMap) -> Result<Reply, Status> {
 }
 
 /// Sends headers, message and trailers; or, for an error, everything in the headers.
-fn reply(mut respond: SendResponse<Bytes>, outcome: Result<Reply, Status>) -> Result<(), h2::Error> {
+fn reply(mut respond: SendResponse<Bytes>, outcome: Result<Answer, Status>) -> Result<(), h2::Error> {
     let mut response = Response::new(());
     response.headers_mut().insert(CONTENT_TYPE, GRPC);
     match outcome {
-        Ok(reply) => {
+        Ok(Answer { reply, warning }) => {
             let mut stream = respond.send_response(response, false)?;
             stream.send_data(reply.encode(), false)?;
-            stream.send_trailers(HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from(Code::Ok as u16))]))
+            let mut trailers = HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from(Code::Ok as u16))]);
+            trailers.extend(warning.map(|warning| (WARNING, text(&warning))));
+            stream.send_trailers(trailers)
         }
         Err(status) => {
-            let message = HeaderValue::try_from(status.encoded_message()).expect("what is encoded is printable ASCII");
             response.headers_mut().insert(GRPC_STATUS, HeaderValue::from(status.code as u16));
-            response.headers_mut().insert(GRPC_MESSAGE, message);
+            response.headers_mut().insert(GRPC_MESSAGE, text(&status.message));
             respond.send_response(response, true).map(drop)
         }
     }
+}
+
+fn text(text: &str) -> HeaderValue {
+    HeaderValue::try_from(percent_encoded(text)).expect("what is encoded is printable ASCII")
 }

@@ -81,26 +81,27 @@ impl Status {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
     }
-
-    /// The value of `grpc-message`: printable ASCII as it is, every other byte of the UTF-8 text, and `%`, as `%XX`.
-    ///
-    /// A message beyond [`MESSAGE_LIMIT`] is cut: it may quote what the caller sent, and a caller's HTTP/2 stack refuses
-    /// the whole answer when its headers grow too long.
-    pub fn encoded_message(&self) -> String {
-        let end = (0..=MESSAGE_LIMIT.min(self.message.len())).rfind(|&at| self.message.is_char_boundary(at));
-        let message = &self.message[..end.unwrap_or(0)];
-        let mut encoded = String::with_capacity(message.len());
-        for byte in message.bytes() {
-            match byte {
-                b' '..=b'~' if byte != b'%' => encoded.push(byte.into()),
-                _ => write!(encoded, "%{byte:02X}").expect("a String takes everything"),
-            }
-        }
-        encoded
-    }
 }
 
-/// How many bytes of a message are sent.
+/// A text as the value of a header, such as `grpc-message`: printable ASCII as it is, every other byte of the UTF-8
+/// text, and `%`, as `%XX`.
+///
+/// What is beyond [`MESSAGE_LIMIT`] is cut: it may quote what the caller sent, and a caller's HTTP/2 stack refuses
+/// the whole answer when its headers grow too long.
+pub fn percent_encoded(text: &str) -> String {
+    let end = (0..=MESSAGE_LIMIT.min(text.len())).rfind(|&at| text.is_char_boundary(at));
+    let text = &text[..end.unwrap_or(0)];
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => encoded.push(byte.into()),
+            _ => write!(encoded, "%{byte:02X}").expect("a String takes everything"),
+        }
+    }
+    encoded
+}
+
+/// How many bytes of a text are sent.
 pub const MESSAGE_LIMIT: usize = 1024;
 
 impl fmt::Display for Status {
@@ -115,24 +116,20 @@ impl std::error::Error for Status {}
 mod tests {
     use super::*;
 
-    fn encoded(message: &str) -> String {
-        Status::new(Code::Internal, message).encoded_message()
-    }
-
     #[test]
     fn plain_text_travels_as_it_is() {
-        assert_eq!(encoded("No such device (os error 19)~"), "No such device (os error 19)~");
+        assert_eq!(percent_encoded("No such device (os error 19)~"), "No such device (os error 19)~");
     }
 
     #[test]
     fn everything_else_travels_byte_by_byte() {
-        assert_eq!(encoded("100 %\n\u{7f}é€"), "100 %25%0A%7F%C3%A9%E2%82%AC");
+        assert_eq!(percent_encoded("100 %\n\u{7f}é€"), "100 %25%0A%7F%C3%A9%E2%82%AC");
     }
 
     #[test]
     fn a_long_message_is_cut_between_two_characters() {
-        assert_eq!(encoded(&"é".repeat(5000)).len(), MESSAGE_LIMIT * 3);
-        assert_eq!(encoded(&format!("x{}", "é".repeat(5000))).len(), 1 + (MESSAGE_LIMIT - 2) * 3);
+        assert_eq!(percent_encoded(&"é".repeat(5000)).len(), MESSAGE_LIMIT * 3);
+        assert_eq!(percent_encoded(&format!("x{}", "é".repeat(5000))).len(), 1 + (MESSAGE_LIMIT - 2) * 3);
     }
 
     #[test]

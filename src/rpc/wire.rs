@@ -75,6 +75,22 @@ impl Reply {
     }
 }
 
+/// How a call that succeeded ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// What was asked for.
+    pub reply: Reply,
+    /// What the caller should know beside it, in words for people. Travels as the trailer `warning`, encoded like
+    /// `grpc-message`; who does not know it does not see it.
+    pub warning: Option<String>,
+}
+
+impl From<Reply> for Answer {
+    fn from(reply: Reply) -> Self {
+        Self { reply, warning: None }
+    }
+}
+
 /// Puts a message behind its five bytes.
 fn frame(message: &impl Message) -> Bytes {
     let length = message.encoded_len();

@@ -19,7 +19,7 @@ use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
 use http::{HeaderMap, Request};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use smol_dhcp_proxy::rpc::wire::message;
-use smol_dhcp_proxy::rpc::{Call, Code, Lease, NetworkConfig, Reply, Status};
+use smol_dhcp_proxy::rpc::{Answer, Call, Code, Lease, NetworkConfig, Reply, Status};
 use smol_dhcp_proxy::rt;
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
@@ -116,15 +116,18 @@ impl Channel {
         Ok(Pending { response, stream, is_clean })
     }
 
-    /// Waits for the answer to a call.
+    /// Waits for the reply to a call.
     pub fn finish(&mut self, pending: Pending) -> Result<Reply, Status> {
+        self.answer(pending).map(|answer| answer.reply)
+    }
+
+    /// Waits for the whole answer to a call.
+    pub fn answer(&mut self, pending: Pending) -> Result<Answer, Status> {
         let Pending { response, stream: _stream, is_clean } = pending;
         let (body, trailers) = self.run(Box::pin(receive(response)))??;
         check(&trailers)?;
-        match is_clean {
-            false => message(&body).map(Reply::Lease),
-            true => message(&body).map(Reply::Operation),
-        }
+        let reply = if is_clean { Reply::Operation(message(&body)?) } else { Reply::Lease(message(&body)?) };
+        Ok(Answer { reply, warning: trailers.get("warning").map(|warning| percent_decoded(warning.as_bytes())) })
     }
 
     /// Takes a call back: resets its stream and leaves the connection open.

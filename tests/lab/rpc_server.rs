@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use event_listener::Event;
-use smol_dhcp_proxy::rpc::{self, Call, Code, Lease, NetworkConfig, OperationResponse, Reply, Status};
+use smol_dhcp_proxy::rpc::{self, Answer, Call, Code, Lease, NetworkConfig, OperationResponse, Reply, Status};
 use smol_dhcp_proxy::rt;
 
 /// Longer than any test takes.
@@ -32,7 +32,7 @@ impl Server {
     /// Serves one end of a socket pair and hands out the other.
     pub fn start<F>(quiet: Duration, handler: impl Fn(Call) -> F + Send + 'static) -> (Self, UnixStream)
     where
-        F: Future<Output = Result<Reply, Status>>,
+        F: Future<Output = Result<Answer, Status>>,
     {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let close = Arc::new(Event::new());
@@ -62,16 +62,19 @@ impl Server {
     }
 }
 
-/// What [`answer`] says to a config: a lease that quotes it, or the error that its host interface asks for, "5 text".
-pub async fn answer(call: Call) -> Result<Reply, Status> {
+/// What [`answer`] says to a config: a lease that quotes it, or the error that its host interface asks for, "5 text";
+/// "0 text" is a lease with a warning.
+pub async fn answer(call: Call) -> Result<Answer, Status> {
     let config = match call {
-        Call::Clean => return Ok(Reply::Operation(OperationResponse { success: true })),
+        Call::Clean => return Ok(Reply::Operation(OperationResponse { success: true }).into()),
         Call::Setup(config) | Call::Teardown(config) => config,
     };
-    if let Some((code, message)) = config.host_iface.split_once(' ') {
-        return Err(Status::new(Code::from(code.parse::<u32>().unwrap()), message));
+    let reply = Reply::Lease(quoting(&config));
+    match config.host_iface.split_once(' ') {
+        None => Ok(reply.into()),
+        Some(("0", warning)) => Ok(Answer { reply, warning: Some(warning.into()) }),
+        Some((code, message)) => Err(Status::new(Code::from(code.parse::<u32>().unwrap()), message)),
     }
-    Ok(Reply::Lease(quoting(&config)))
 }
 
 /// The lease that [`answer`] gives.
@@ -100,7 +103,7 @@ pub enum Fate {
 }
 
 /// A call that never ends by itself.
-pub type Endless = Pin<Box<dyn Future<Output = Result<Reply, Status>>>>;
+pub type Endless = Pin<Box<dyn Future<Output = Result<Answer, Status>>>>;
 
 /// A handler whose calls never end, and what became of them.
 pub fn endless() -> (impl Fn(Call) -> Endless + Send, Receiver<Fate>) {
