@@ -1,0 +1,153 @@
+#!/bin/bash
+# A service that has systemd wake it (examples/alarm.rs), under a real systemd and in the sandbox of the project's own units.
+# Usage: tests/peers/wakeup.sh        (takes about a minute; see lib.bash for the environment, and ALARM is the example)
+#
+# The clock on the wall is the machine's and cannot be set in here, nor can the machine be suspended: of the two ways in
+# which a wake is asked for, the trial waits for the one that counts seconds and looks at what the other one says.
+set -euo pipefail
+source "$(dirname "$(readlink -f "$0")")/lib.bash"
+need_real_root "a systemd that is process 1"
+need_daemon
+for ALARM in "${ALARM:-}" {"$(dirname "$DAEMON")","$(dirname "$DAEMON")/../debug"}/examples/alarm; do
+    [ ! -x "$ALARM" ] || break
+done
+[ -x "$ALARM" ] || lacks "there is no $ALARM (cargo build --example alarm)"
+# It takes the program's place in the units.
+DAEMON=$ALARM
+need_netavark
+need_netavark_source
+need systemctl journalctl systemd-socket-activate jq perl nsenter unshare
+enter_private_namespaces "$@"
+source $lab/systemd-rig.bash
+
+service=smol-dhcp-proxy.service socket=smol-dhcp-proxy.socket timer=smol-dhcp-proxy.timer
+etc=$root/etc/systemd/system sock=/run/podman/nv-proxy.sock said=$root/var/log/alarm
+rig_prepare
+cp $lab/bin/smol-dhcp-proxy $root/usr/bin/
+cp $lab/units/*.socket $lab/units/*.service $etc/
+systemctl --root=$root --quiet enable $socket
+
+# alarm ARGUMENTS [LINE...]: the arguments of the service from now on, and more lines for its [Service] section.
+alarm() {
+    mkdir -p $etc/$service.d
+    printf '[Service]\nExecStart=\nExecStart=/usr/bin/smol-dhcp-proxy %%t/podman/nv-proxy.sock %s\n' "$1" > $etc/$service.d/alarm.conf
+    shift
+    printf '%s\n' 'StandardError=append:/var/log/alarm' "$@" >> $etc/$service.d/alarm.conf
+    [ -z "${rig_pid:-}" ] || in_rig systemctl daemon-reload
+}
+property() { in_rig systemctl show --value -p "$1" "${2:-$service}"; }
+is() { [ "$(property "$1" "${3:-$service}")" = "$2" ]; }
+is_running() { in_rig systemctl -q is-active "${1:-$service}"; }
+is_gone() { is ActiveState inactive "${1:-$service}"; }
+is_armed() { is ActiveState active "${1:-$timer}"; }
+is_disarmed() { is LoadState not-found "${1:-$timer}"; }
+says() { grep -q -F "alarm: $1" $said; }
+says_not() { ! says "$1"; }
+mute() { : > $said; }
+talk() {
+    in_rig perl -MIO::Socket::UNIX -e '
+        my $socket = IO::Socket::UNIX->new(Peer => $ARGV[0]) or die "$ARGV[0]: $!";
+        $socket->syswrite("hello"); $socket->sysread(my $answer, 5); exit($answer ne "hello")' "${1:-$sock}"
+}
+# When the service started last, and when it was gone, in microseconds since the boot.
+started() { property ExecMainStartTimestampMonotonic; }
+gone() { property InactiveEnterTimestampMonotonic; }
+started_after() { [ "$(started)" -gt "$1" ] && is_gone; }
+
+# --- A wake, from a first caller on.
+
+alarm "0.2 3 5"
+rig_boot
+trap 'code=$?; [ $code = 0 ] || rig_logs $said; rig_stop || true; exit $code' EXIT
+check "a first caller is answered" talk
+check "the service knows its unit" says "runs as $service"
+wait_for 5 "it leaves" is_gone
+check "it is woken for nothing but work" says prepared
+check "in good order" is Result success
+check "systemctl list-timers shows when it is back: $(in_rig systemctl list-timers --no-legend $timer)" \
+    grep -q "$timer *$service" <(in_rig systemctl list-timers --no-legend $timer)
+check "it counts seconds and knows the date, each twice" \
+    [ "$(property TimersMonotonic $timer | grep -c OnActiveUSec) $(property TimersCalendar $timer | grep -c OnCalendar)" = "2 2" ]
+for wake in 1 2 3; do
+    before=$(started) left=$(gone)
+    [ $wake != 2 ] || check "(a daemon-reload changes nothing)" in_rig systemctl daemon-reload
+    wait_for 6 "wake $wake" started_after "$before"
+    late=$((($(started) - left) / 1000 - 3000))
+    # It armed before it left, and systemd notices its end some milliseconds later.
+    check "on time, $late ms after leaving and 3 s" [ $late -ge -300 -a $late -lt 300 ]
+    check "by the timer" says "woken by $timer"
+    check "and it leaves at once, after $((($(gone) - $(started)) / 1000)) ms" [ $(($(gone) - $(started))) -lt 200000 ]
+done
+
+# --- Asked for again, and taken back.
+
+alarm "0.2 600"
+mute
+check "with a wake that is far away, a call" talk
+wait_for 5 "replaces the one that was near" says prepared
+wait_for 5 "it leaves" is_gone
+sleep 4
+check "and nobody woke it at the old time" says_not woken
+check "the new one is armed" is_armed
+alarm "0.2 0"
+mute
+check "with no wake wanted, a call" talk
+wait_for 5 "takes it back" says prepared
+wait_for 5 "it leaves" is_gone
+check "nothing is armed" is_disarmed
+mute
+check "once more, with nothing to take back" talk
+wait_for 5 "that is fine too" says prepared
+wait_for 5 "it leaves" is_gone
+check "in good order" is Result success
+
+# --- A wake that fails is made good by the second one.
+
+alarm "0.2 2 4" 'Restart=no' "ExecStartPre=/bin/sh -c '! test -e /run/podman/fails || ! rm /run/podman/fails'"
+mute
+check "a call" talk
+wait_for 5 "it leaves" is_gone
+in_rig touch /run/podman/fails
+left=$(gone)
+mute
+wait_for 5 "the first wake fails" is ActiveState failed
+check "without a word from the service" says_not woken
+wait_for 5 "the second makes it good" says "woken by $timer"
+wait_for 5 "it leaves" is_gone
+late=$((($(started) - left) / 1000 - 4000))
+check "on time, $late ms after leaving and 4 s" [ $late -ge -300 -a $late -lt 300 ]
+
+# --- What is being stopped?
+
+# asked WHAT EXPECTED UNIT...: while the service runs, these units are stopped.
+asked() {
+    local what=$1 expected=$2
+    shift 2
+    in_rig systemctl start $socket
+    talk
+    mute
+    check "systemctl stop $*" in_rig systemctl stop "$@"
+    check "is $what: $(cat $said)" says "asked to leave, and all is being stopped: $expected"
+    check "in good order" is Result success
+}
+alarm "60 2 4"
+asked "the service alone" false $service
+check "it is to be woken" is_armed
+wait_for 5 "and is" says "woken by $timer"
+wait_for 5 "and leaves" is_gone
+for units in $socket "$timer $socket $service" "$service $socket" "$socket $service"; do
+    # Unquoted: several.
+    asked "all that starts it" true $units
+    in_rig systemctl -q stop $timer || true
+done
+in_rig systemctl start $socket
+check "a call" talk
+mute
+check "systemctl restart of both" in_rig systemctl restart $socket $service
+check "is no end: $(cat $said)" says "asked to leave, and all is being stopped: false"
+check "systemctl stop of a service that sleeps" in_rig systemctl stop $service
+wait_for 5 "leaves the wake armed" is_armed
+wait_for 5 "and is woken" says "woken by $timer"
+wait_for 5 "and leaves" is_gone
+in_rig systemctl -q stop $timer
+exit 0
