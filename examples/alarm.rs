@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Err(reason) => say(&format!("cannot be woken: {reason}")),
     }
     let idle = Idle::new(Some(timeout));
-    // A connection says why it was not the timer's doing; without one there is nothing to wait for.
+    // Without a connection there is nothing to wait for.
     if Wakeup::woken_by_timer() {
         idle.set_timeout(Some(Duration::ZERO));
     }
@@ -52,16 +52,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         }
     });
-    let options = Options { prepare: Some(prepare), ..Options::new(idle)? };
+    let options = Options { prepare: Some(prepare), ..Options::new(idle.clone())? };
     if sockets.is_empty() {
         sockets.push(service::bind(Path::new(&path)).map_err(|error| error.to_string())?);
     }
-    let handler = |Connection { stream, activity, closing }| async move {
-        let echo = async {
-            let _ = futures_lite::io::copy(stream.clone(), stream).await;
-        };
-        or(echo, closing).await;
-        drop(activity);
+    let handler = |Connection { stream, activity, closing }| {
+        idle.set_timeout(Some(timeout));
+        async move {
+            let echo = async {
+                let _ = futures_lite::io::copy(stream.clone(), stream).await;
+            };
+            or(echo, closing).await;
+            drop(activity);
+        }
     };
     rt::block_on(async |runtime| {
         let reason = service::serve(&runtime, sockets, options, handler).await?;

@@ -335,12 +335,12 @@ const OUTPUT_LIMIT: usize = 64 * 1024;
 /// # Errors
 ///
 /// It could not be started, or took longer than `bound`. Then, and when this future is dropped, it is killed.
-pub async fn run(mut command: Command, bound: Duration) -> io::Result<(ExitStatus, Vec<u8>)> {
+pub async fn run(command: &mut Command, bound: Duration) -> io::Result<(ExitStatus, Vec<u8>)> {
     let (reader, writer) = io::pipe()?;
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
     let mut running = Running(command.spawn()?);
-    // It has our ends of the pipe; as long as they are open there is no end of file.
-    drop(command);
+    // As long as it keeps our ends of the pipe there is no end of file.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
     let reader = Async::new(reader)?;
     let listen = async {
         let (mut said, mut buffer) = (Vec::new(), [0; 1024]);
@@ -595,11 +595,14 @@ mod tests {
     #[test]
     fn a_program_runs_to_its_end_and_all_that_it_says_is_heard() {
         block_on(async |_| {
-            let (status, said) = run(shell("read x; echo out; echo err >&2; exit 7"), PATIENCE).await.unwrap();
+            let (status, said) = run(&mut shell("read x; echo out; echo err >&2; exit 7"), PATIENCE).await.unwrap();
             assert_eq!((status.code(), said.as_slice()), (Some(7), b"out\nerr\n".as_slice()));
-            let (status, said) = run(shell("head -c 1000000 /dev/zero"), PATIENCE).await.unwrap();
+            let (status, said) = run(&mut shell("head -c 1000000 /dev/zero"), PATIENCE).await.unwrap();
             assert_eq!((status.code(), said.len()), (Some(0), OUTPUT_LIMIT));
-            assert_eq!(run(Command::new("/nonexistent"), PATIENCE).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+            assert_eq!(
+                run(&mut Command::new("/nonexistent"), PATIENCE).await.unwrap_err().kind(),
+                io::ErrorKind::NotFound
+            );
         });
     }
 
@@ -609,7 +612,7 @@ mod tests {
         let script = |path: &std::path::Path| shell(&format!("echo $$ > {}; exec sleep 1000", path.display()));
         block_on(async |_| {
             let path = std::env::temp_dir().join(format!("rt-test-{}", std::process::id()));
-            let error = run(script(&path), Duration::from_millis(500)).await.unwrap_err();
+            let error = run(&mut script(&path), Duration::from_millis(500)).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
             assert!(gone(&std::fs::read_to_string(&path).unwrap()));
 
@@ -619,7 +622,7 @@ mod tests {
                     sleep(STEP).await;
                 }
             };
-            or(written, async { drop(run(script(&path), PATIENCE).await) }).await;
+            or(written, async { drop(run(&mut script(&path), PATIENCE).await) }).await;
             assert!(gone(&std::fs::read_to_string(&path).unwrap()));
             std::fs::remove_file(&path).unwrap();
         });

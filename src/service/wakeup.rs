@@ -7,11 +7,13 @@ use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 use std::{env, fs};
 
-use futures_lite::future::zip;
+use futures_lite::future::{or, zip};
+use signal_hook::consts::SIGTERM;
 
 use super::Socket;
 use super::activation::NAMELESS;
@@ -23,6 +25,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How much later than asked for the timer may elapse, so that systemd can wake for several at once. Its own choice
 /// would be a minute.
 const ACCURACY: &str = "AccuracySec=100ms";
+
+/// When a timer that has not started by then is made to, with systemctl: systemd-run knows no way to say that a job must
+/// not wait.
+const HURRY: Duration = Duration::from_millis(100);
+
+/// How often a program is started that SIGTERM ends. systemd sends it to our process first and then to all others of the
+/// service (systemd.kill(5)), which by then may include the first program that we start because of it.
+const TRIES: usize = 3;
 
 /// What systemctl exits with where a unit is not there (systemctl(1)).
 const NOT_LOADED: i32 = 5;
@@ -103,7 +113,10 @@ impl Wakeup {
         Ok(Self { unit, user: of_a_user || variable("MANAGERPID").is_some(), sockets })
     }
 
-    /// Was it the timer that started this process? systemd says so since version 252; before, nobody knows.
+    /// Was it a timer that started this process? systemd says so since version 252; before, nobody knows.
+    ///
+    /// It says so again at later starts that were not the timer's doing, until it reads its units anew. So this is a
+    /// reason not to wait for callers, and none not to serve those who are there.
     pub fn woken_by_timer() -> bool {
         env::var_os("TRIGGER_UNIT").is_some_and(|unit| unit.as_encoded_bytes().ends_with(b".timer"))
             && env::var_os("SYSTEMD_EXEC_PID").is_some_and(|pid| pid == *std::process::id().to_string())
@@ -122,9 +135,11 @@ impl Wakeup {
     /// Has the unit started `delay` from now, and once more at `fallback`, a later delay, in case that the first start
     /// fails. Replaces what was armed before.
     ///
-    /// Both are late by up to a tenth of a second, and by as long as the machine is suspended at that time. A timer that
-    /// elapses while the service still runs starts nothing: whoever arms it for something near has to look again at what
-    /// is due before it leaves, and whoever stays after all arms it again later.
+    /// Each is late by up to a tenth of a second, or a second more when the machine slept or systemd read its units anew
+    /// (`daemon-reload`) in between; a machine that sleeps is not woken. It may also be early, when the clock on the wall
+    /// was set forward, and it may come twice within a second: a service that is back has to arm or
+    /// [`disarm`](Self::disarm) it before it leaves again. A timer that elapses while the service still runs starts nothing: whoever
+    /// arms it for something near looks again at what is due before it leaves, and whoever stays after all arms it later.
     ///
     /// # Errors
     ///
@@ -134,15 +149,22 @@ impl Wakeup {
         self.disarm().await?;
         let now = rt::wall_clock();
         let mut command = self.program("systemd-run");
-        command.args(["--quiet", "--no-ask-password", "--timer-property", ACCURACY, "--unit", &self.unit]);
+        command.args(["--quiet", "--no-ask-password"]);
+        command.args(["--timer-property", ACCURACY, "--unit", &self.unit]);
         for delay in [Some(delay), fallback].into_iter().flatten() {
-            // The first stands still while the machine sleeps, the second moves with the clock on the wall: each makes up
-            // for the other, and to be started too early does no harm.
+            // The first stands still while the machine sleeps, and begins anew at a daemon-reload; the second moves with the
+            // clock on the wall. Each makes up for the other, and to be started too early does no harm.
             command.arg(format!("--on-active={}ms", up(delay, Duration::from_millis(1))));
             command.arg(format!("--on-calendar=@{}", up(now.saturating_add(delay), Duration::from_secs(1))));
         }
-        said(command).await?.expect_success()?;
-        Ok(())
+        let hurry = async {
+            loop {
+                rt::sleep(HURRY).await;
+                // In vain where it came too early or was not needed.
+                let _ = self.now("start").await;
+            }
+        };
+        or(said(command), hurry).await?.expect_success().map(drop)
     }
 
     /// Takes back what was armed. To have nothing armed is fine.
@@ -151,9 +173,7 @@ impl Wakeup {
     ///
     /// systemd refuses, in its own words.
     pub async fn disarm(&self) -> io::Result<()> {
-        let mut command = self.program("systemctl");
-        command.args(["--no-ask-password", "stop", &self.timer()]);
-        let answer = said(command).await?;
+        let answer = self.now("stop").await?;
         if answer.status.code() == Some(NOT_LOADED) { Ok(()) } else { answer.expect_success().map(drop) }
     }
 
@@ -174,6 +194,16 @@ impl Wakeup {
             log::debug!("systemd does not say what is being stopped: {error}");
             false
         })
+    }
+
+    /// Starts or stops the timer, whatever it would have to wait for.
+    ///
+    /// A timer is started before its service and stopped after it. While the service itself is being stopped, either would
+    /// wait for this very process to end.
+    async fn now(&self, verb: &str) -> io::Result<Answer> {
+        let mut command = self.program("systemctl");
+        command.args(["--no-ask-password", "--job-mode=ignore-dependencies", verb, &self.timer()]);
+        said(command).await
     }
 
     /// The socket units that start this unit.
@@ -227,12 +257,18 @@ impl Answer {
     }
 }
 
-async fn said(command: Command) -> io::Result<Answer> {
+/// Runs a program to its end.
+async fn said(mut command: Command) -> io::Result<Answer> {
     let program = command.get_program().to_string_lossy().into_owned();
-    match rt::run(command, PATIENCE).await {
-        Ok((status, said)) => Ok(Answer { program, status, said: String::from_utf8_lossy(&said).into_owned() }),
-        Err(error) => Err(io::Error::new(error.kind(), format!("{program}: {error}"))),
+    for _ in 0..TRIES {
+        let (status, said) = rt::run(&mut command, PATIENCE)
+            .await
+            .map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))?;
+        if status.signal() != Some(SIGTERM) {
+            return Ok(Answer { program, status, said: String::from_utf8_lossy(&said).into_owned() });
+        }
     }
+    Err(io::Error::other(format!("{program}: ended by SIGTERM")))
 }
 
 const SERVICE: &str = ".service";

@@ -70,11 +70,13 @@ check "it counts seconds and knows the date, each twice" \
     [ "$(property TimersMonotonic $timer | grep -c OnActiveUSec) $(property TimersCalendar $timer | grep -c OnCalendar)" = "2 2" ]
 for wake in 1 2 3; do
     before=$(started) left=$(gone)
-    [ $wake != 2 ] || check "(a daemon-reload changes nothing)" in_rig systemctl daemon-reload
+    latest=300
+    # systemd counts its seconds anew then (its issue 31914), and the date, in whole seconds, holds.
+    [ $wake != 2 ] || { check "(after a daemon-reload)" in_rig systemctl daemon-reload && latest=1400; }
     wait_for 6 "wake $wake" started_after "$before"
     late=$((($(started) - left) / 1000 - 3000))
     # It armed before it left, and systemd notices its end some milliseconds later.
-    check "on time, $late ms after leaving and 3 s" [ $late -ge -300 -a $late -lt 300 ]
+    check "on time, $late ms after leaving and 3 s" [ $late -ge -300 -a $late -lt $latest ]
     check "by the timer" says "woken by $timer"
     check "and it leaves at once, after $((($(gone) - $(started)) / 1000)) ms" [ $(($(gone) - $(started))) -lt 200000 ]
 done
@@ -103,7 +105,7 @@ check "in good order" is Result success
 
 # --- A wake that fails is made good by the second one.
 
-alarm "0.2 2 4" 'Restart=no' "ExecStartPre=/bin/sh -c '! test -e /run/podman/fails || ! rm /run/podman/fails'"
+alarm "0.2 2 5" 'Restart=no' "ExecStartPre=/bin/sh -c 'test ! -e /run/podman/fails'"
 mute
 check "a call" talk
 wait_for 5 "it leaves" is_gone
@@ -111,11 +113,14 @@ in_rig touch /run/podman/fails
 left=$(gone)
 mute
 wait_for 5 "the first wake fails" is ActiveState failed
-check "without a word from the service" says_not woken
+# It comes in two ways, and the second is up to a second later.
+sleep 1.3
+check "in both ways" [ "$(property ActiveState) $(cat $said)" = "failed " ]
+in_rig rm /run/podman/fails
 wait_for 5 "the second makes it good" says "woken by $timer"
 wait_for 5 "it leaves" is_gone
-late=$((($(started) - left) / 1000 - 4000))
-check "on time, $late ms after leaving and 4 s" [ $late -ge -300 -a $late -lt 300 ]
+late=$((($(started) - left) / 1000 - 5000))
+check "on time, $late ms after leaving and 5 s" [ $late -ge -300 -a $late -lt 300 ]
 
 # --- What is being stopped?
 
@@ -126,7 +131,7 @@ asked() {
     in_rig systemctl start $socket
     talk
     mute
-    check "systemctl stop $*" in_rig systemctl stop "$@"
+    check "systemctl stop $*" in_rig systemctl -q stop "$@"
     check "is $what: $(cat $said)" says "asked to leave, and all is being stopped: $expected"
     check "in good order" is Result success
 }
@@ -135,19 +140,104 @@ asked "the service alone" false $service
 check "it is to be woken" is_armed
 wait_for 5 "and is" says "woken by $timer"
 wait_for 5 "and leaves" is_gone
+alarm "60 600"
 for units in $socket "$timer $socket $service" "$service $socket" "$socket $service"; do
+    in_rig systemctl start $socket
+    talk
+    check "the wake is armed" in_rig systemctl -q stop $service
     # Unquoted: several.
     asked "all that starts it" true $units
     in_rig systemctl -q stop $timer || true
 done
+alarm "60 2 4"
 in_rig systemctl start $socket
 check "a call" talk
 mute
 check "systemctl restart of both" in_rig systemctl restart $socket $service
 check "is no end: $(cat $said)" says "asked to leave, and all is being stopped: false"
-check "systemctl stop of a service that sleeps" in_rig systemctl stop $service
+check "systemctl stop of a service that sleeps" in_rig systemctl -q stop $service
 wait_for 5 "leaves the wake armed" is_armed
 wait_for 5 "and is woken" says "woken by $timer"
 wait_for 5 "and leaves" is_gone
 in_rig systemctl -q stop $timer
+# --- Under other names.
+
+alarm "0.2 2 4"
+printf '[Socket]\nFileDescriptorName=calls\n' > $root/run.conf
+mkdir -p $etc/$socket.d && mv $root/run.conf $etc/$socket.d/name.conf
+in_rig systemctl daemon-reload
+in_rig systemctl restart $socket
+mute
+check "the socket's descriptor has a name of its own, and a call" talk
+wait_for 5 "leads to a wake nevertheless" says "woken by $timer"
+wait_for 5 "it leaves" is_gone
+rm -r $etc/$socket.d
+in_rig systemctl daemon-reload
+in_rig systemctl -q stop $timer
+
+theirs=netavark-dhcp-proxy
+cp $lab/netavark-units/$theirs.socket $etc/
+sed 's|@@NETAVARK@@|/usr/bin/false|' $lab/netavark-units/$theirs.service.in > $etc/$theirs.service
+cp -r $lab/units/$theirs.service.d $etc/
+cp $etc/$service.d/alarm.conf $etc/$theirs.service.d/z.conf
+in_rig systemctl daemon-reload
+in_rig systemctl start $theirs.socket
+mute
+check "netavark's own unit with our drop-in: a call" talk
+check "the service knows its unit" says "runs as $theirs.service"
+wait_for 5 "it leaves" is_gone $theirs.service
+check "its own timer is armed" is_armed $theirs.timer
+check "and no other" is_disarmed
+wait_for 5 "it is woken" says "woken by $theirs.timer"
+wait_for 5 "it leaves" is_gone $theirs.service
+in_rig systemctl -q stop $theirs.timer $theirs.socket
+
+# --- A user's manager, whose units are not the system's.
+
+units=$root/etc/user-units
+mkdir -p $units
+sed -e '/^Conflicts=/d' -e '/^After=netavark/d' -e '/^Before=netavark/d' $etc/$socket > $units/$socket
+printf '[Service]\nType=notify\nExecStart=/usr/bin/smol-dhcp-proxy none 0.2 2 4\nStandardError=append:/var/log/alarm\n' > $units/$service
+cat > $etc/manager.service << 'UNIT'
+[Service]
+Type=notify
+User=nobody
+Delegate=yes
+RuntimeDirectory=u
+Environment=XDG_RUNTIME_DIR=/run/u HOME=/run/u SYSTEMD_UNIT_PATH=/etc/user-units:
+ExecStart=/lib/systemd/systemd --user --unit=sockets.target
+UNIT
+in_user() { in_rig setpriv --reuid nobody --clear-groups env XDG_RUNTIME_DIR=/run/u "$@"; }
+chmod 666 $said
+in_rig systemctl daemon-reload
+check "a user's manager" in_rig systemctl start manager.service
+check "has our socket" in_user systemctl --user start $socket
+mute
+check "a call" talk /run/u/podman/nv-proxy.sock
+check "the service knows its unit" says "runs as $service"
+wait_for 5 "it leaves" says prepared
+wait_for 5 "its timer is the user's" in_user systemctl --user -q is-active $timer
+check "and not the system's" is_disarmed
+wait_for 5 "it is woken" says "woken by $timer"
+check "and in_user systemctl --user stop" in_user systemctl --user -q stop $timer
+talk /run/u/podman/nv-proxy.sock
+mute
+check "the manager itself is stopped" in_rig systemctl stop manager.service
+check "which the service sees: $(cat $said)" says "asked to leave, and all is being stopped: true"
+
+# --- Where there is no wake.
+
+# alone WHY COMMAND...: started in another way, it says why it cannot be woken, and stays.
+alone() {
+    local why=$1
+    shift
+    mute
+    in_rig "$@" 2>> $said &
+    local job=$!
+    wait_for 5 "it cannot be woken: $why" says "cannot be woken: $why"
+    wait_for 5 "and stays" says stays
+    kill $job
+    wait $job || true
+}
+alone "systemd did not start it" /usr/bin/smol-dhcp-proxy /run/alone.sock 0.1 2
 exit 0
