@@ -312,3 +312,134 @@ fn all_stop(sockets: &[String], jobs: &str, states: &str) -> bool {
 fn up(time: Duration, unit: Duration) -> u128 {
     time.as_nanos().div_ceil(unit.as_nanos())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PID: u32 = 4711;
+    const OURS: (&str, &str) = ("SYSTEMD_EXEC_PID", "4711");
+    const INVOCATION: (&str, &str) = ("INVOCATION_ID", "0123456789abcdef0123456789abcdef");
+
+    /// What `parse` finds for process 4711: the unit, whether it is a user's, and the socket units as far as known.
+    fn found(
+        variables: &[(&str, &str)],
+        cgroups: &str,
+        names: &[&str],
+    ) -> Result<(String, bool, Option<Vec<String>>), NoWakeup> {
+        let variable = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+        Wakeup::parse(PID, variable, cgroups, names).map(|found| (found.unit, found.user, found.sockets.into_inner()))
+    }
+
+    #[test]
+    fn the_main_process_of_a_unit_with_a_socket_can_be_woken() {
+        let cgroups = "0::/system.slice/echo.service\n";
+        let named = found(&[OURS, INVOCATION], cgroups, &["echo.socket", "more.socket"]).unwrap();
+        assert_eq!(named, ("echo.service".into(), false, Some(vec!["echo.socket".into(), "more.socket".into()])));
+        let renamed = found(&[OURS, INVOCATION], cgroups, &["echo.socket", "control"]).unwrap();
+        assert_eq!(renamed, ("echo.service".into(), false, None), "systemd has to be asked");
+        let of_a_user = found(&[OURS, INVOCATION, ("MANAGERPID", "700")], cgroups, &["echo.socket"]).unwrap();
+        assert!(of_a_user.1);
+    }
+
+    #[test]
+    fn whoever_cannot_be_woken_is_told_why() {
+        let (cgroups, names) = ("0::/system.slice/echo.service\n", ["echo.socket"].as_slice());
+        let why = |variables: &[_], cgroups, names| found(variables, cgroups, names).unwrap_err();
+        assert_eq!(why(&[], cgroups, names), NoWakeup::NoManager);
+        assert_eq!(why(&[INVOCATION], cgroups, names), NoWakeup::NoManager);
+        assert_eq!(why(&[OURS], cgroups, names), NoWakeup::NoManager);
+        for other in ["4712", "04711", "", "me"] {
+            assert_eq!(why(&[("SYSTEMD_EXEC_PID", other), INVOCATION], cgroups, names), NoWakeup::NotMain);
+        }
+        assert_eq!(why(&[OURS, INVOCATION], "0::/user.slice/session-1.scope\n", names), NoWakeup::NoUnit);
+        assert_eq!(why(&[OURS, INVOCATION], "", names), NoWakeup::NoUnit);
+        assert_eq!(why(&[OURS, INVOCATION], cgroups, &[]), NoWakeup::NoSocket);
+        assert_eq!(why(&[OURS, INVOCATION], cgroups, &[NAMELESS]), NoWakeup::NoSocket);
+    }
+
+    #[test]
+    fn the_unit_is_the_last_service_in_the_path_of_the_control_group() {
+        let unit = |cgroups: &str| unit_in(cgroups);
+        let system = |name: &str| Some((name.to_owned(), false));
+        let of_a_user = |name: &str| Some((name.to_owned(), true));
+        assert_eq!(unit("0::/system.slice/echo.service"), system("echo.service"));
+        assert_eq!(unit("0::/system.slice/echo.service/payload/x"), system("echo.service"));
+        assert_eq!(unit("0::/system.slice/system-echo.slice/echo@a-b\\x2d.service"), system("echo@a-b\\x2d.service"));
+        assert_eq!(unit("0::/../echo.service"), system("echo.service"));
+        assert_eq!(unit("0::/system.slice/_cpu.service"), system("cpu.service"));
+        assert_eq!(unit("0::/system.slice/__echo.service"), system("_echo.service"));
+        let path = "/user.slice/user-7.slice/user@7.service";
+        assert_eq!(unit(&format!("0::{path}/app.slice/echo.service")), of_a_user("echo.service"));
+        assert_eq!(unit(&format!("0::{path}/init.scope")), system("user@7.service"));
+        for none in ["0::/", "0::/.service", "0::/a.services/b", "1:cpu:/echo.service", "nonsense", ""] {
+            assert_eq!(unit(none), None, "{none:?}");
+        }
+    }
+
+    #[test]
+    fn the_hierarchy_of_systemd_counts_where_version_2_says_nothing() {
+        let hybrid = "12:cpu,cpuacct:/a.service\n1:name=systemd:/system.slice/echo.service\n0::/\n";
+        assert_eq!(unit_in(hybrid), Some(("echo.service".into(), false)));
+    }
+
+    #[test]
+    fn all_stops_when_the_sockets_or_the_system_do() {
+        let sockets = ["a.socket".to_owned(), "b.socket".to_owned()];
+        let up = "Id=a.socket\nActiveState=active\n\nId=b.socket\nActiveState=active\n";
+        let one_down = "Id=a.socket\nActiveState=inactive\n\nId=b.socket\nActiveState=active\n";
+        let down = "Id=b.socket\nActiveState=deactivating\n\nId=a.socket\nActiveState=failed\n";
+        let all = |jobs, states| all_stop(&sockets, jobs, states);
+        assert!(!all("", up));
+        assert!(!all("", one_down), "one is enough to start us");
+        assert!(all("", down));
+        assert!(!all("", ""), "nothing is known of them");
+        assert!(!all("garbage\n\n1\n", up));
+        assert!(!all("7 a.service stop running\n", up));
+        assert!(!all("7 a.socket stop waiting\n", up));
+        assert!(all("7 a.socket stop waiting\n8 b.socket  stop waiting\n", up));
+        assert!(all("7 b.socket stop waiting\n", one_down));
+        assert!(!all("7 a.socket restart running\n8 b.socket start waiting\n", down), "they will be back");
+        assert!(all("9 shutdown.target start waiting\n", up));
+        assert!(!all("9 shutdown.target stop waiting\n", up));
+    }
+
+    #[test]
+    fn times_are_rounded_up() {
+        let second = Duration::from_secs(1);
+        assert_eq!([Duration::ZERO, Duration::from_nanos(1), second].map(|time| up(time, second)), [0, 1, 1]);
+        assert_eq!(up(Duration::from_micros(1500), Duration::from_millis(1)), 2);
+        assert_eq!(up(Duration::MAX, second), u128::from(u64::MAX) + 1);
+    }
+
+    #[test]
+    fn a_failure_says_what_the_program_said_first() {
+        rt::block_on(async |_| {
+            let shell = |script: &str| {
+                let mut command = Command::new("sh");
+                command.args(["-c", script]);
+                said(command)
+            };
+            let failure = async |script| shell(script).await.unwrap().expect_success().unwrap_err().to_string();
+            assert_eq!(failure("echo no >&2; echo more; false").await, "sh: no");
+            assert_eq!(failure("exit 3").await, "sh: exit status: 3");
+            assert_eq!(shell("echo yes").await.unwrap().expect_success().unwrap(), "yes\n");
+            let missing = said(Command::new("/nonexistent")).await.err().unwrap();
+            assert!(missing.to_string().starts_with("/nonexistent: "), "{missing}");
+        });
+    }
+
+    #[test]
+    fn a_program_that_a_signal_for_us_has_hit_is_started_again() {
+        let path = env::temp_dir().join(format!("wakeup-test-{}", std::process::id()));
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(r#"test -e "$0" && echo second || { touch "$0"; kill -TERM $$; }"#).arg(&path);
+        let answer = rt::block_on(async |_| said(command).await).unwrap();
+        assert_eq!(answer.expect_success().unwrap(), "second\n");
+        fs::remove_file(path).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "kill -TERM $$"]);
+        let error = rt::block_on(async |_| said(command).await).err().unwrap();
+        assert_eq!(error.to_string(), "sh: ended by SIGTERM");
+    }
+}

@@ -219,7 +219,7 @@ wait_for 5 "it leaves" says prepared
 wait_for 5 "its timer is the user's" in_user systemctl --user -q is-active $timer
 check "and not the system's" is_disarmed
 wait_for 5 "it is woken" says "woken by $timer"
-check "and in_user systemctl --user stop" in_user systemctl --user -q stop $timer
+check "it stops and the wake is taken back" in_user systemctl --user -q stop $service $timer
 talk /run/u/podman/nv-proxy.sock
 mute
 check "the manager itself is stopped" in_rig systemctl stop manager.service
@@ -239,5 +239,32 @@ alone() {
     kill $job
     wait $job || true
 }
-alone "systemd did not start it" /usr/bin/smol-dhcp-proxy /run/alone.sock 0.1 2
-exit 0
+alone "systemd did not start it" smol-dhcp-proxy /run/alone.sock 0.1 2
+# unit WHY COMMAND: as the process of a service.
+unit() {
+    mute
+    printf '[Service]\nExecStart=%s\nStandardError=append:/var/log/alarm\n' "$2" > $etc/other.service
+    in_rig systemctl daemon-reload
+    in_rig systemctl start other.service
+    [ -z "${3:-}" ] || wait_for 5 "it is called" talk "$3"
+    wait_for 5 "it cannot be woken: $1" says "cannot be woken: $1"
+    wait_for 5 "and stays" says stays
+    in_rig systemctl stop other.service
+}
+plain="systemd-socket-activate -l /run/other-plain.sock"
+unit "systemd did not start it" "$plain smol-dhcp-proxy none 0.1 2" /run/other-plain.sock
+unit "systemd did not start it, but one of its ancestors" "/bin/sh -c 'smol-dhcp-proxy /run/other.sock 0.1 2; true'"
+unit "its socket is not from a systemd socket unit" "smol-dhcp-proxy /run/other.sock 0.1 2"
+activate="systemd-socket-activate -E SYSTEMD_EXEC_PID -E INVOCATION_ID -l /run/other-activated.sock"
+unit "its socket is not from a systemd socket unit" "$activate smol-dhcp-proxy none 0.1 2" /run/other-activated.sock
+check "and no timer was made" is_disarmed other.timer
+
+# --- The machine is switched off.
+
+alarm "60 2 4"
+in_rig systemctl start $socket
+talk
+mute
+check "systemctl poweroff" in_rig systemctl poweroff
+wait_for 20 "ends it all" bash -c "! kill -0 $rig_pid"
+check "which the service sees: $(cat $said)" says "asked to leave, and all is being stopped: true"
