@@ -36,7 +36,11 @@ Options:
   -u, --uds PATH                the socket; a directory means nv-proxy.sock in it
   -t, --timeout SECONDS         time for one acquisition; 0 = as long as the caller waits [default: 45]
   -a, --activity-timeout SECONDS
-                                leave after this long with no lease, no call and no connection; 0 = never [default: 300]
+                                leave after this long with no call, no connection and nothing to do for a lease; 0 = never
+                                [default: 300]
+      --sleep WHEN              leave while there are leases, and have systemd's timer start the service again for the next
+                                renewal: auto = where systemd started it by its socket, never [default: auto]
+      --on-stop WHAT            what becomes of leases at SIGTERM: keep, release [default: keep]
       --arp-probe N             ask N times (1 to 10) whether somebody else has the address, as RFC 5227 wants it, some
                                 two seconds each, and only then use it; 0 = never ask [default: once, at no cost of time]
       --broadcast               ask for replies by broadcast, as some relays and ipvlan need it
@@ -75,8 +79,30 @@ pub struct Config {
     pub lease_file: PathBuf,
     /// How long to stay with nothing to do; without it, for ever.
     pub activity: Option<Duration>,
+    /// Whether to sleep while there are leases.
+    pub sleep: Sleep,
+    /// What becomes of leases when it is stopped.
+    pub on_stop: OnStop,
     /// How to speak DHCP.
     pub habits: Habits,
+}
+
+/// Whether the process may leave while it has leases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sleep {
+    /// Where it can be woken.
+    Auto,
+    /// It may not.
+    Never,
+}
+
+/// What becomes of leases at SIGTERM and SIGINT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStop {
+    /// They stay where they are, and the next instance goes on with them.
+    Keep,
+    /// They are given back.
+    Release,
 }
 
 /// How the daemon speaks DHCP for its containers, whatever container it is.
@@ -113,6 +139,7 @@ pub fn parse(
     let mut parser = lexopt::Parser::from_args(arguments);
     let (mut dir, mut uds) = (PathBuf::from(RUN_DIR), None);
     let (mut acquisition, mut activity) = (ACQUISITION, ACTIVITY);
+    let (mut sleep, mut on_stop) = (Sleep::Auto, OnStop::Keep);
     let (mut probe, mut broadcast, mut client_id, mut fqdn) = (Probe::WithRequest, false, ClientId::Container, false);
     while let Some(argument) = parser.next()? {
         match argument {
@@ -120,9 +147,20 @@ pub fn parse(
             Short('u') | Long("uds") => uds = Some(path(&mut parser, "--uds")?),
             Short('t') | Long("timeout") => acquisition = seconds(&mut parser, "--timeout")?,
             Short('a') | Long("activity-timeout") => activity = seconds(&mut parser, "--activity-timeout")?,
+            Long("sleep") => {
+                sleep =
+                    one_of(&mut parser, "--sleep", "auto or never", &[("auto", Sleep::Auto), ("never", Sleep::Never)])?;
+            }
+            Long("on-stop") => {
+                let choices = [("keep", OnStop::Keep), ("release", OnStop::Release)];
+                on_stop = one_of(&mut parser, "--on-stop", "keep or release", &choices)?;
+            }
             Long("arp-probe") => probe = probes(&mut parser, "--arp-probe")?,
             Long("broadcast") => broadcast = true,
-            Long("client-id") => client_id = client_id_of(&mut parser, "--client-id")?,
+            Long("client-id") => {
+                let choices = [("container", ClientId::Container), ("mac", ClientId::Mac), ("duid", ClientId::Duid)];
+                client_id = one_of(&mut parser, "--client-id", "container, mac or duid", &choices)?;
+            }
             Long("fqdn") => fqdn = true,
             Short('h') | Long("help") => return Ok(Command::Help),
             Short('V') | Long("version") => return Ok(Command::Version),
@@ -136,6 +174,8 @@ pub fn parse(
         lease_file: dir.join(LEASE_FILE_NAME),
         socket: uds.unwrap_or_else(|| dir.join(SOCKET_NAME)),
         activity: some_unless_zero(activity),
+        sleep,
+        on_stop,
         habits: Habits { acquisition: some_unless_zero(acquisition), probe, broadcast, client_id, fqdn },
     }))
 }
@@ -177,14 +217,15 @@ fn probes(parser: &mut lexopt::Parser, option: &str) -> Result<Probe, lexopt::Er
     }
 }
 
-fn client_id_of(parser: &mut lexopt::Parser, option: &str) -> Result<ClientId, lexopt::Error> {
+fn one_of<T: Copy>(
+    parser: &mut lexopt::Parser,
+    option: &str,
+    words: &str,
+    choices: &[(&str, T)],
+) -> Result<T, lexopt::Error> {
     let value = parser.value()?;
-    match value.to_str() {
-        Some("container") => Ok(ClientId::Container),
-        Some("mac") => Ok(ClientId::Mac),
-        Some("duid") => Ok(ClientId::Duid),
-        _ => Err(format!("{option} takes container, mac or duid, not {value:?}").into()),
-    }
+    let choice = choices.iter().find(|(word, _)| value == *word).map(|(_, choice)| *choice);
+    choice.ok_or_else(|| format!("{option} takes {words}, not {value:?}").into())
 }
 
 /// Reads seconds such as 30, 2.5 or .5. By hand, for the floating-point numbers of the standard library take 30 kB.
@@ -226,6 +267,8 @@ mod tests {
                 socket: "/run/podman/nv-proxy.sock".into(),
                 lease_file: "/run/podman/nv-proxy.lease".into(),
                 activity: Some(Duration::from_secs(300)),
+                sleep: Sleep::Auto,
+                on_stop: OnStop::Keep,
                 habits: Habits {
                     acquisition: Some(Duration::from_secs(45)),
                     probe: Probe::WithRequest,
@@ -247,6 +290,12 @@ mod tests {
         let usual = config(&[], None).habits;
         assert_eq!(config(&["--broadcast"], None).habits, Habits { broadcast: true, ..usual.clone() });
         assert_eq!(config(&["--fqdn"], None).habits, Habits { fqdn: true, ..usual });
+    }
+
+    #[test]
+    fn sleep_and_stop_are_chosen() {
+        let config = config(&["--sleep", "never", "--on-stop=release"], None);
+        assert_eq!((config.sleep, config.on_stop), (Sleep::Never, OnStop::Release));
     }
 
     #[test]
@@ -293,6 +342,8 @@ mod tests {
             (&["--arp-probe", ""], "--arp-probe takes a number from 0 to 10, not \"\""),
             (&["--arp-probe"], "missing argument for option '--arp-probe'"),
             (&["--client-id", "MAC"], "--client-id takes container, mac or duid, not \"MAC\""),
+            (&["--sleep", "always"], "--sleep takes auto or never, not \"always\""),
+            (&["--on-stop", ""], "--on-stop takes keep or release, not \"\""),
             (&["--fqdn=yes"], "unexpected argument for option '--fqdn': \"yes\""),
             (&["--dir", ""], "--dir needs a path, not an empty string"),
             (&["--colour"], "invalid option '--colour'"),

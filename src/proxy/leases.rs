@@ -1,115 +1,129 @@
-//! The lease file: netavark's shape, replaced as a whole, valid JSON at every instant.
+//! The lease file: netavark's shape, replaced as a whole, valid JSON at every instant, and read once, at the start.
 
-use std::borrow::Cow;
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use prost::Message;
-use serde::{Serialize, Serializer};
+use rustix::fs::OFlags;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::rpc::wire::Lease;
 
-/// The file that tells Podman's users which leases there are.
+use super::record::Record;
+
+/// What tells one boot of a machine from the next (proc_sys_kernel(5)): an instant on the boot clock means nothing
+/// without it.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// More is no lease file: a hundred thousand leases are half of it.
+const LONGEST: u64 = 256 << 20;
+
+/// The file that tells Podman's users which leases there are, and the next instance how to go on with them.
 #[derive(Debug)]
 pub(super) struct LeaseFile {
     path: PathBuf,
     /// Beside the file, for rename(2) is atomic within one file system; always the same name, so that a
     /// crash leaves at most one behind, and the next write takes it over.
     temporary: PathBuf,
-    /// What earlier instances wrote, as they wrote it, by MAC. It may be all that is known of leases that are still on
-    /// their links, so it stays until somebody sets up or tears down the same container.
-    earlier: RefCell<BTreeMap<String, Vec<Value>>>,
+    boot_id: String,
 }
 
 /// One lease as the file has it: netavark's fields, and what is ours beside them.
 #[derive(Debug, Serialize)]
-pub(super) struct Entry<'a> {
-    /// The lease as the caller of Setup got it.
+struct Entry<'a> {
     #[serde(flatten)]
-    pub(super) lease: &'a Packed,
-    /// The container's network namespace.
-    pub(super) ns_path: &'a Path,
-    /// The container's interface.
-    pub(super) container_iface: &'a str,
+    record: Record,
+    boot_id: &'a str,
+    /// Whether the link is known to be as the record says: only who leaves in good order can tell.
+    asleep: bool,
 }
 
-/// A lease in its wire form: a seventh of the memory, for what is kept as long as the container and seldom read.
-#[derive(Debug)]
-pub(super) struct Packed(Box<[u8]>);
-
-impl Packed {
-    pub(super) fn unpack(&self) -> Lease {
-        Lease::decode(&*self.0).expect("these bytes were a lease")
-    }
-}
-
-impl From<&Lease> for Packed {
-    fn from(lease: &Lease) -> Self {
-        Self(lease.encode_to_vec().into())
-    }
-}
-
-impl Serialize for Packed {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.unpack().serialize(serializer)
-    }
+/// What a file said.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Leases since this boot, and whether they were left in good order.
+    pub(super) leases: Vec<(Record, bool)>,
+    /// Leases of earlier boots, and of others who wrote such a file: all that is left of them are their addresses.
+    pub(super) over: Vec<Record>,
 }
 
 impl LeaseFile {
-    /// Reads what is there, or makes an empty file where there is none. A file that cannot be read or made is logged, and
-    /// no reason not to serve.
-    pub(super) fn open(path: &Path) -> Self {
-        let mut temporary = OsString::from(path);
-        temporary.push(".new");
-        let file = Self { path: path.to_owned(), temporary: temporary.into(), earlier: RefCell::default() };
-        let read = || -> io::Result<BTreeMap<String, Vec<Value>>> { Ok(serde_json::from_slice(&fs::read(path)?)?) };
-        match read() {
-            Ok(earlier) => *file.earlier.borrow_mut() = earlier,
+    /// The file at `path`, which is not touched yet.
+    pub(super) fn new(path: &Path) -> Self {
+        let boot_id = fs::read_to_string(BOOT_ID).unwrap_or_else(|error| {
+            log::warn!("cannot read {BOOT_ID}: {error}; leases cannot be told from those of before the last boot");
+            String::new()
+        });
+        Self { path: path.to_owned(), temporary: beside(path, ".new"), boot_id: boot_id.trim().to_owned() }
+    }
+
+    /// Reads what is there, or makes an empty file where there is none. Nothing in it, nor that it cannot be read or
+    /// made, is a reason not to serve: what is of no use is moved aside, and the log says where to.
+    pub(super) fn read(&self) -> Found {
+        let path = self.path.display();
+        let (entries, trouble) = match read_regular(&self.path) {
+            Ok(bytes) => entries(&bytes),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let made = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| file.replace([]));
+                let made = self.path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| self.replace([]));
                 if let Err(error) = made {
-                    log::error!("cannot create the lease file {}: {error}", path.display());
+                    log::error!("cannot create the lease file {path}: {error}");
                 }
+                return Found::default();
             }
-            Err(error) => log::warn!("cannot read the lease file {}: {error}", path.display()),
+            Err(error) => (Vec::new(), Some(error.to_string())),
+        };
+        let mut found = Found::default();
+        let mut unused = 0;
+        for entry in entries {
+            let Ok(mut record) = Record::deserialize(&entry) else {
+                unused += 1;
+                continue;
+            };
+            record.lease = Lease::deserialize(&entry).unwrap_or_default();
+            let boot_id = entry.get("boot_id").and_then(Value::as_str);
+            if boot_id == Some(&*self.boot_id) && !self.boot_id.is_empty() && record.clone().recall().is_some() {
+                found.leases.push((record, entry.get("asleep") == Some(&Value::Bool(true))));
+            } else {
+                // What was before the last boot is no riddle.
+                unused += usize::from(boot_id.is_none_or(|boot_id| boot_id == self.boot_id));
+                found.over.push(record);
+            }
         }
-        file
+        if trouble.is_some() || unused > 0 {
+            let why = trouble.unwrap_or_else(|| format!("{unused} of its entries cannot be continued"));
+            match self.move_aside() {
+                Ok(aside) => log::warn!("the lease file {path}: {why}; as it was it is now {}", aside.display()),
+                Err(error) => log::error!("the lease file {path}: {why}; nor can it be moved aside: {error}"),
+            }
+        }
+        found
     }
 
-    /// Forgets the leases of earlier instances that are `over`, judged by their MAC and network namespace. Tells whether
-    /// there were any; the file shows it from the next [`replace`](Self::replace) on.
-    pub(super) fn forget(&self, over: impl Fn(&str, Option<&Path>) -> bool) -> bool {
-        let mut earlier = self.earlier.borrow_mut();
-        let count = |earlier: &BTreeMap<_, Vec<_>>| earlier.values().map(Vec::len).sum::<usize>();
-        let before = count(&earlier);
-        for (mac, leases) in &mut *earlier {
-            leases.retain(|lease| !over(mac, lease.get("ns_path").and_then(Value::as_str).map(Path::new)));
+    /// Keeps the file under another name. The old name goes on to exist where that is possible, for what is of use in it
+    /// is written there next.
+    fn move_aside(&self) -> io::Result<PathBuf> {
+        let aside = beside(&self.path, ".unused");
+        match fs::remove_file(&aside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => fs::remove_dir(&aside)?,
+            _ => {}
         }
-        earlier.retain(|_, leases| !leases.is_empty());
-        count(&earlier) < before
+        fs::hard_link(&self.path, &aside).or_else(|_| fs::rename(&self.path, &aside))?;
+        Ok(aside)
     }
 
-    /// Replaces the file: whoever reads it sees all of the old content or all of the new.
-    pub(super) fn replace<'a>(&self, leases: impl IntoIterator<Item = Entry<'a>>) -> io::Result<()> {
-        #[derive(Serialize)]
-        #[serde(untagged)]
-        enum Any<'a> {
-            Ours(Entry<'a>),
-            Earlier(&'a Value),
-        }
-        let earlier = self.earlier.borrow();
-        let mut by_mac: BTreeMap<Cow<'_, str>, Vec<Any<'_>>> = BTreeMap::new();
-        for (mac, leases) in &*earlier {
-            by_mac.entry(mac.into()).or_default().extend(leases.iter().map(Any::Earlier));
-        }
-        for entry in leases {
-            by_mac.entry(entry.lease.unpack().mac_address.into()).or_default().push(Any::Ours(entry));
+    /// Replaces the file: whoever reads it sees all of the old content or all of the new. With each record comes whether
+    /// it is asleep.
+    pub(super) fn replace(&self, records: impl IntoIterator<Item = (Record, bool)>) -> io::Result<()> {
+        let mut by_mac: BTreeMap<String, Vec<Entry<'_>>> = BTreeMap::new();
+        for (record, asleep) in records {
+            let entry = Entry { boot_id: &self.boot_id, asleep, record };
+            by_mac.entry(entry.record.lease.mac_address.clone()).or_default().push(entry);
         }
         self.replace_with(&by_mac).inspect_err(|_| {
             // Half a file helps nobody, least of all on a full disk.
@@ -132,11 +146,67 @@ impl LeaseFile {
     }
 }
 
+/// All of a file of ours, if it is a file.
+pub(super) fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    // A FIFO would hang the thread (open(2)).
+    let nonblocking = OFlags::NONBLOCK.bits() as i32;
+    let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    if metadata.len() > LONGEST {
+        return Err(io::Error::other("it is too long"));
+    }
+    let mut bytes = Vec::new();
+    file.take(LONGEST).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut beside = OsString::from(path);
+    beside.push(suffix);
+    beside.into()
+}
+
+/// The entries of a file, up to where it stops making sense, and what is wrong there.
+fn entries(bytes: &[u8]) -> (Vec<Value>, Option<String>) {
+    struct Entries<'a>(&'a mut Vec<Value>);
+
+    impl<'de> Visitor<'de> for Entries<'_> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object with an array of leases for each MAC address")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+            while let Some((_, leases)) = map.next_entry::<String, Vec<Value>>()? {
+                self.0.extend(leases);
+            }
+            Ok(())
+        }
+    }
+
+    let mut entries = Vec::new();
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let read = json.deserialize_map(Entries(&mut entries)).and_then(|()| json.end());
+    (entries, read.err().map(|error| error.to_string()))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
     use std::os::unix::fs::MetadataExt;
+    use std::time::Duration;
+
+    use serde_json::json;
 
     use super::*;
+    use crate::dhcp::{self, Phase};
+    use crate::proxy::record::tests::record as record_of;
+    use crate::proxy::request::Mac;
+    use crate::proxy::words::tests::lease as plain;
 
     struct Directory(PathBuf);
 
@@ -151,6 +221,10 @@ mod tests {
             self.0.join("nv-proxy.lease")
         }
 
+        fn aside(&self) -> PathBuf {
+            self.0.join("nv-proxy.lease.unused")
+        }
+
         fn json(&self) -> Value {
             serde_json::from_slice(&fs::read(self.file()).unwrap()).unwrap()
         }
@@ -162,58 +236,45 @@ mod tests {
         }
     }
 
-    fn lease(mac: &str, address: &str) -> Packed {
-        let lease = Lease { mac_address: mac.into(), yiaddr: address.into(), lease_time: 120, ..Lease::default() };
-        Packed::from(&lease)
-    }
-
-    fn entry<'a>(lease: &'a Packed, netns: &'a str) -> Entry<'a> {
-        Entry { lease, ns_path: Path::new(netns), container_iface: "eth0" }
+    /// A lease of an hour.
+    fn record() -> Record {
+        let lease = dhcp::Lease {
+            lease_time: Some(Duration::from_secs(3600)),
+            t1: Duration::from_secs(1800),
+            t2: Duration::from_secs(3150),
+            ..plain()
+        };
+        let (renew_at, rebind_at) = (lease.acquired_at + lease.t1, lease.acquired_at + lease.t2);
+        record_of(Phase::Bound { lease, renew_at, rebind_at })
     }
 
     #[test]
     fn a_new_file_is_an_empty_object_that_only_its_owner_reads() {
         let directory = Directory::new("new");
-        LeaseFile::open(&directory.file());
-        assert_eq!(directory.json(), serde_json::json!({}));
+        let found = LeaseFile::new(&directory.file()).read();
+        assert!(found.leases.is_empty() && found.over.is_empty());
+        assert_eq!(directory.json(), json!({}));
         assert_eq!(fs::metadata(directory.file()).unwrap().mode() & 0o7777, 0o600);
     }
 
     #[test]
-    fn what_earlier_instances_wrote_stays_until_it_is_over() {
-        let directory = Directory::new("there");
-        let netavarks = r#"{"aa:bb:cc:dd:ee:ff":[{"yiaddr":"10.0.0.5"}],"a0:00:00:00:00:01":[{"ns_path":"/x"}]}"#;
-        fs::write(directory.file(), netavarks).unwrap();
-        let file = LeaseFile::open(&directory.file());
-        let lease = lease("aa:bb:cc:dd:ee:ff", "10.0.0.6");
-        file.replace([entry(&lease, "/run/netns/a")]).unwrap();
-        let yiaddr = |index: usize| directory.json()["aa:bb:cc:dd:ee:ff"][index]["yiaddr"].clone();
-        assert_eq!((yiaddr(0), yiaddr(1)), ("10.0.0.5".into(), "10.0.0.6".into()));
-        assert!(!file.forget(|_, netns| netns == Some(Path::new("/y"))));
-        assert!(file.forget(|mac, netns| mac == "a0:00:00:00:00:01" && netns == Some(Path::new("/x"))));
-        assert!(file.forget(|mac, netns| mac == "aa:bb:cc:dd:ee:ff" && netns.is_none()));
-        file.replace([]).unwrap();
-        assert_eq!(directory.json(), serde_json::json!({}));
-    }
-
-    #[test]
-    fn garbage_is_no_reason_not_to_start() {
-        let directory = Directory::new("garbage");
-        fs::write(directory.file(), "\0\0{").unwrap();
-        LeaseFile::open(&directory.file()).replace([]).unwrap();
-        assert_eq!(directory.json(), serde_json::json!({}));
+    fn what_is_written_is_read_again() {
+        let directory = Directory::new("again");
+        let file = LeaseFile::new(&directory.file());
+        file.replace([(record(), true), (record().ending(), false)]).unwrap();
+        let found = LeaseFile::new(&directory.file()).read();
+        assert_eq!(found.leases, [(record(), true), (record().ending(), false)]);
+        assert!(found.over.is_empty() && !directory.aside().exists());
     }
 
     #[test]
     fn the_shape_is_the_peers_with_one_object_for_each_netns() {
         let directory = Directory::new("shape");
-        let file = LeaseFile::open(&directory.file());
-        let (a, b) = (lease("aa:bb:cc:dd:ee:ff", "10.0.0.5"), lease("aa:bb:cc:dd:ee:ff", "10.0.0.6"));
-        file.replace([entry(&a, "/run/netns/a"), entry(&b, "/run/netns/b")]).unwrap();
+        let file = LeaseFile::new(&directory.file());
+        file.replace([(record(), false), (record(), false)]).unwrap();
         let json = directory.json();
-        let objects = json["aa:bb:cc:dd:ee:ff"].as_array().unwrap();
+        let objects = json[&record().lease.mac_address].as_array().unwrap();
         assert_eq!(objects.len(), 2);
-        assert_eq!((&objects[0]["yiaddr"], &objects[0]["ns_path"]), (&"10.0.0.5".into(), &"/run/netns/a".into()));
         for key in [
             "t1",
             "t2",
@@ -234,17 +295,84 @@ mod tests {
         ] {
             assert!(!objects[1][key].is_null(), "{key} is missing");
         }
+        assert_eq!((&objects[0]["state"], &objects[0]["asleep"]), (&json!("BOUND"), &json!(false)));
         assert!(!directory.file().with_extension("lease.new").exists());
+    }
+
+    #[test]
+    fn leases_of_before_the_last_boot_leave_their_addresses() {
+        let directory = Directory::new("boot");
+        let file = LeaseFile::new(&directory.file());
+        file.replace([(record(), true)]).unwrap();
+        let text = fs::read_to_string(directory.file()).unwrap().replace(&file.boot_id, "another");
+        fs::write(directory.file(), text).unwrap();
+        let found = file.read();
+        assert_eq!((found.leases.len(), found.over.len()), (0, 1));
+        assert_eq!(found.over[0].address(), Some(Ipv4Addr::new(10, 0, 0, 5)));
+        assert!(!directory.aside().exists(), "that was to be expected");
+    }
+
+    #[test]
+    fn netavarks_file_leaves_its_addresses_and_is_kept_aside() {
+        let directory = Directory::new("netavark");
+        let netavarks = r#"{"aa:bb:cc:dd:ee:ff":[{"mac_address":"aa:bb:cc:dd:ee:ff","yiaddr":"10.0.0.5"}]}"#;
+        fs::write(directory.file(), netavarks).unwrap();
+        let found = LeaseFile::new(&directory.file()).read();
+        assert!(found.leases.is_empty());
+        assert_eq!(found.over[0].address(), Some(Ipv4Addr::new(10, 0, 0, 5)));
+        assert_eq!(found.over[0].who().map(|who| who.mac), Some(Mac([0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff])));
+        assert_eq!(fs::read_to_string(directory.aside()).unwrap(), netavarks);
+    }
+
+    #[test]
+    fn what_was_cut_off_is_used_as_far_as_it_goes() {
+        let directory = Directory::new("cut");
+        let file = LeaseFile::new(&directory.file());
+        let mut other = record();
+        other.lease.mac_address = "02:00:00:00:00:02".to_owned();
+        file.replace([(record(), true), (other, true)]).unwrap();
+        let bytes = fs::read(directory.file()).unwrap();
+        let first_ends = bytes.windows(3).position(|bytes| bytes == b"}],").unwrap() + 2;
+        for length in 0..bytes.len() {
+            fs::write(directory.file(), &bytes[..length]).unwrap();
+            let found = file.read();
+            assert!(found.leases.len() <= 2 && found.over.is_empty());
+            assert_eq!(!found.leases.is_empty(), length >= first_ends, "{length}");
+            assert_eq!(fs::read(directory.aside()).unwrap(), &bytes[..length]);
+        }
+    }
+
+    #[test]
+    fn nothing_that_is_there_is_a_reason_not_to_start() {
+        let directory = Directory::new("garbage");
+        let file = LeaseFile::new(&directory.file());
+        for garbage in ["", "\0\0{", "[]", "7", r#"{"x":7}"#, r#"{"x":[7]}"#, r#"{"x":[{}]} more"#] {
+            fs::write(directory.file(), garbage).unwrap();
+            assert!(file.read().leases.is_empty());
+            assert_eq!(fs::read_to_string(directory.aside()).unwrap(), garbage);
+            file.replace([]).unwrap();
+            assert_eq!(directory.json(), json!({}));
+        }
+        // Of what is no file, nothing is read at all.
+        fs::remove_file(directory.file()).unwrap();
+        fs::create_dir(directory.file()).unwrap();
+        assert!(file.read().leases.is_empty());
+        assert!(directory.aside().is_dir());
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+        rustix::fs::mknodat(rustix::fs::CWD, directory.file(), kind, mode, 0).unwrap();
+        assert!(file.read().leases.is_empty());
+        file.replace([]).unwrap();
+        assert_eq!(directory.json(), json!({}));
     }
 
     #[test]
     fn a_failed_write_leaves_the_old_file_as_it_was() {
         let directory = Directory::new("failed");
-        let file = LeaseFile::open(&directory.file());
+        let file = LeaseFile::new(&directory.file());
+        file.replace([]).unwrap();
         // A directory where the temporary file should be: no write can succeed, root or not.
         fs::create_dir(directory.file().with_extension("lease.new")).unwrap();
-        let lease = lease("aa:bb:cc:dd:ee:ff", "10.0.0.5");
-        assert!(file.replace([entry(&lease, "/run/netns/a")]).is_err());
-        assert_eq!(directory.json(), serde_json::json!({}));
+        assert!(file.replace([(record(), false)]).is_err());
+        assert_eq!(directory.json(), json!({}));
     }
 }

@@ -1,9 +1,16 @@
 //! The last address of each container, to be asked for when the container comes back.
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, RandomState};
+use std::fs::{self, OpenOptions};
+use std::hash::Hasher;
+use std::io::{self, Write};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
+use siphasher::sip::SipHasher24;
+
+use super::leases::read_regular;
 use super::request::Mac;
 
 /// How many containers are remembered; the one whose lease ended longest ago is forgotten first.
@@ -13,7 +20,7 @@ const CONTAINERS: usize = 1000;
 /// Podman gives it another MAC at each start, and who makes it anew gives it another id.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Who<'a> {
-    /// The parent interface; a container on two networks has two addresses.
+    /// The parent interface; a container on two networks has two addresses. Empty where that is not known.
     pub(super) network: &'a str,
     /// Option 61; empty where there is none.
     pub(super) client_id: &'a [u8],
@@ -21,12 +28,18 @@ pub(super) struct Who<'a> {
     pub(super) mac: Mac,
 }
 
-/// What is left of leases that are over: 24 bytes each.
-#[derive(Debug, Default)]
+/// What is left of leases that are over: 24 bytes each, and a line of a file beside the lease file, which has no room for
+/// them, because netavark's users take an empty object there for the end of the last lease.
+///
+/// The file is read when somebody first asks, and written a line at a time. Losing it costs a wish, so nothing that is
+/// wrong with it is more than a line in the log.
+#[derive(Debug)]
 pub(super) struct Memory {
-    hasher: RandomState,
-    /// The last one is the latest.
-    entries: VecDeque<Entry>,
+    path: PathBuf,
+    /// The last one is the latest; none before the file was read.
+    entries: Option<VecDeque<Entry>>,
+    /// How many lines the file has.
+    lines: usize,
 }
 
 #[derive(Debug)]
@@ -43,29 +56,114 @@ struct Names {
 }
 
 impl Memory {
+    /// A memory that is kept in `path`.
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, entries: None, lines: 0 }
+    }
+
     /// Remembers the address of a container, and no other one of it.
     pub(super) fn remember(&mut self, who: Who<'_>, address: Ipv4Addr) {
-        let names = self.names(who);
-        self.entries.retain(|entry| entry.names != names);
-        if self.entries.len() == CONTAINERS {
-            self.entries.pop_front();
+        let names = Names::of(who);
+        let entries = self.entries();
+        entries.retain(|entry| entry.names != names);
+        if entries.len() == CONTAINERS {
+            entries.pop_front();
         }
-        self.entries.push_back(Entry { names, address });
+        entries.push_back(Entry { names, address });
+        if let Err(error) = self.write_last() {
+            log::warn!(
+                "cannot write {}: {error}; the last address of a container may be forgotten",
+                self.path.display()
+            );
+        }
     }
 
     /// The address of the one with these names; else the latest of those with the same client identifier; else of those
-    /// with the same MAC.
-    pub(super) fn recall(&self, who: Who<'_>) -> Option<Ipv4Addr> {
-        let names = self.names(who);
-        let is_it: [&dyn Fn(Names) -> bool; 3] =
-            [&|there| there == names, &|there| there.client == names.client, &|there| there.mac == names.mac];
-        is_it.into_iter().find_map(|is_it| Some(self.entries.iter().rev().find(|entry| is_it(entry.names))?.address))
+    /// with the same MAC, here or on a network that is not known.
+    pub(super) fn recall(&mut self, who: Who<'_>) -> Option<Ipv4Addr> {
+        let names = Names::of(who);
+        let anywhere = Names::of(Who { network: "", client_id: &[], mac: who.mac });
+        let is_it: [&dyn Fn(Names) -> bool; 4] = [
+            &|there| there == names,
+            &|there| there.client == names.client,
+            &|there| there.mac == names.mac,
+            &|there| there == anywhere,
+        ];
+        let entries = self.entries();
+        is_it.into_iter().find_map(|is_it| Some(entries.iter().rev().find(|entry| is_it(entry.names))?.address))
     }
 
-    fn names(&self, Who { network, client_id, mac }: Who<'_>) -> Names {
-        let by_mac = self.hasher.hash_one((network, mac));
-        let client = if client_id.is_empty() { by_mac } else { self.hasher.hash_one((network, client_id)) };
-        Names { client, mac: by_mac }
+    fn entries(&mut self) -> &mut VecDeque<Entry> {
+        let (path, lines) = (&self.path, &mut self.lines);
+        self.entries.get_or_insert_with(|| {
+            let text = read(path).unwrap_or_else(|error| {
+                log::warn!("cannot read {}: {error}; asking for no address in particular", path.display());
+                String::new()
+            });
+            *lines = text.lines().count();
+            let mut entries: VecDeque<Entry> = VecDeque::new();
+            for entry in text.lines().rev().filter_map(Entry::parse) {
+                if entries.len() < CONTAINERS && !entries.iter().any(|later| later.names == entry.names) {
+                    entries.push_front(entry);
+                }
+            }
+            entries
+        })
+    }
+
+    /// Puts the latest entry into the file, which is written anew when most of it is out of date.
+    fn write_last(&mut self) -> io::Result<()> {
+        let Some(entries) = &self.entries else { return Ok(()) };
+        let mut options = OpenOptions::new();
+        options.create(true).mode(0o600);
+        if self.lines < 2 * CONTAINERS {
+            self.lines += 1;
+            let line = entries.back().map(Entry::line).unwrap_or_default();
+            return options.append(true).open(&self.path)?.write_all(line.as_bytes());
+        }
+        self.lines = entries.len();
+        let (text, new) = (entries.iter().map(Entry::line).collect::<String>(), self.path.with_extension("known.new"));
+        options.write(true).truncate(true).open(&new)?.write_all(text.as_bytes())?;
+        fs::rename(&new, &self.path)
+    }
+}
+
+impl Entry {
+    fn line(&self) -> String {
+        let Self { names: Names { client, mac }, address } = self;
+        format!("{client:016x} {mac:016x} {address}\n")
+    }
+
+    /// None for a line that was cut off, or is no line of ours.
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split(' ');
+        let mut hash = || u64::from_str_radix(words.next()?, 16).ok();
+        let names = Names { client: hash()?, mac: hash()? };
+        Some(Self { names, address: words.next()?.parse().ok()? })
+    }
+}
+
+impl Names {
+    /// The same in each instance, on each machine.
+    fn of(Who { network, client_id, mac }: Who<'_>) -> Self {
+        let hash = |kind: u8, name: &[u8]| {
+            let mut hasher = SipHasher24::new();
+            hasher.write_u64(network.len() as u64);
+            hasher.write(network.as_bytes());
+            hasher.write_u8(kind);
+            hasher.write(name);
+            hasher.finish()
+        };
+        let mac = hash(0, &mac.0);
+        Self { client: if client_id.is_empty() { mac } else { hash(1, client_id) }, mac }
+    }
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    match read_regular(path) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(error),
     }
 }
 
@@ -81,9 +179,14 @@ mod tests {
         Ipv4Addr::from_bits(0x0a00_0000 + number)
     }
 
+    /// A memory whose file cannot be written, which is no reason not to remember.
+    fn memory() -> Memory {
+        Memory::new("/nonexistent/nv-proxy.known".into())
+    }
+
     #[test]
     fn a_container_is_known_by_either_name() {
-        let mut memory = Memory::default();
+        let mut memory = memory();
         memory.remember(who("eth0", b"\0one", 1), address(1));
         memory.remember(who("eth0", b"\0two", 2), address(2));
         assert_eq!(memory.recall(who("eth0", b"\0one", 1)), Some(address(1)));
@@ -96,7 +199,7 @@ mod tests {
 
     #[test]
     fn without_client_identifiers_the_mac_decides() {
-        let mut memory = Memory::default();
+        let mut memory = memory();
         memory.remember(who("eth0", b"", 1), address(1));
         memory.remember(who("eth0", b"", 2), address(2));
         assert_eq!(memory.recall(who("eth0", b"", 1)), Some(address(1)));
@@ -105,19 +208,19 @@ mod tests {
 
     #[test]
     fn the_latest_address_counts_and_both_names_count_for_more_than_one() {
-        let mut memory = Memory::default();
+        let mut memory = memory();
         memory.remember(who("eth0", b"\0one", 1), address(1));
         memory.remember(who("eth0", b"\0one", 2), address(2));
         memory.remember(who("eth0", b"\0one", 1), address(3));
         assert_eq!(memory.recall(who("eth0", b"\0one", 2)), Some(address(2)));
         assert_eq!(memory.recall(who("eth0", b"\0one", 1)), Some(address(3)));
         assert_eq!(memory.recall(who("eth0", b"\0one", 9)), Some(address(3)));
-        assert_eq!(memory.entries.len(), 2);
+        assert_eq!(memory.entries().len(), 2);
     }
 
     #[test]
     fn it_is_bounded_and_forgets_the_oldest() {
-        let mut memory = Memory::default();
+        let mut memory = memory();
         let nth = |number: u32| Who { client_id: &[], network: "eth0", mac: Mac(mac(number)) };
         fn mac(number: u32) -> [u8; 6] {
             let [a, b, c, d] = number.to_be_bytes();
@@ -126,8 +229,30 @@ mod tests {
         for number in 0..1500 {
             memory.remember(nth(number), address(number));
         }
-        assert_eq!((memory.entries.len(), size_of::<Entry>()), (1000, 24));
+        assert_eq!((memory.entries().len(), size_of::<Entry>()), (1000, 24));
         assert_eq!(memory.recall(nth(499)), None);
         assert_eq!((memory.recall(nth(500)), memory.recall(nth(1499))), (Some(address(500)), Some(address(1499))));
+    }
+
+    #[test]
+    fn the_file_outlives_the_process_and_stays_small() {
+        let folder = std::env::temp_dir().join(format!("smol-dhcp-proxy-memory-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("nv-proxy.known");
+        let mut memory = Memory::new(path.clone());
+        for number in 0..5000 {
+            memory.remember(who("eth0", b"\0one", (number % 7) as u8), address(number));
+        }
+        memory.remember(who("", b"", 9), address(9999));
+        fs::write(&path, [fs::read(&path).unwrap(), b"0123 4567".to_vec()].concat()).unwrap();
+        assert!(fs::read_to_string(&path).unwrap().lines().count() <= 2001);
+        let mut next = Memory::new(path.clone());
+        assert_eq!(
+            next.recall(who("eth0", b"\0one", 1)),
+            Some(address(4999 - (4999 % 7) + 1 - 7 * u32::from(4999 % 7 < 1)))
+        );
+        assert_eq!(next.recall(who("eth0", b"\0new", 9)), Some(address(9999)), "from a network that is not known");
+        assert_eq!(next.entries().len(), 8);
+        fs::remove_dir_all(&folder).unwrap();
     }
 }

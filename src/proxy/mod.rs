@@ -5,13 +5,15 @@
 //! | `config.rs` | the command line |
 //! | `request.rs` | what a caller may ask for |
 //! | `identity.rs` | who the DHCP server takes a container for |
-//! | `table.rs` | all sessions, and who may touch which |
-//! | `memory.rs` | which address a container had |
-//! | `pace.rs` | when it is a lease's turn to be renewed |
-//! | `session.rs` | one lease: client, sockets and link in one loop |
+//! | `table.rs` | all leases, and who may touch which |
+//! | `schedule.rs` | when a lease is woken, and when the process may leave |
+//! | `pace.rs` | whose turn it is |
+//! | `session.rs` | one lease awake: client, sockets and link in one loop |
 //! | `site.rs` | where a lease lives, and the sockets into it |
 //! | `settings.rs` | what a lease puts on the link, and how to undo it |
-//! | `reply.rs`, `leases.rs` | the lease in the caller's terms, and in the file |
+//! | `record.rs`, `leases.rs` | one lease at rest, and the file of them all |
+//! | `memory.rs` | which address a container had |
+//! | `reply.rs` | the lease in the caller's terms |
 //! | `words.rs` | leases in the log |
 //! | `error.rs` | whose fault it is, and the words for it |
 
@@ -22,8 +24,10 @@ mod leases;
 mod logging;
 mod memory;
 mod pace;
+mod record;
 mod reply;
 mod request;
+mod schedule;
 mod session;
 mod settings;
 mod site;
@@ -38,12 +42,13 @@ use std::time::Duration;
 
 use crate::rpc;
 use crate::rt;
-use crate::service::{self, Connection, Idle, Options, activation};
+use crate::service::{self, Connection, Idle, Options, Prepare, Reason, Wakeup, activation};
 
 use config::{Command, Config};
 use error::StartError;
 use identity::Identity;
 use leases::LeaseFile;
+use schedule::Sleep;
 use table::Table;
 
 /// How long a client may keep a connection without a call, however long the daemon itself stays.
@@ -74,29 +79,46 @@ fn serve(config: &Config) -> Result<(), StartError> {
     let identity = Identity::find(config.habits.client_id)?;
     let mut sockets = activation::listen_fds()?;
     let idle = Idle::new(config.activity);
-    let options = Options::new(idle.clone()).map_err(StartError::Serve)?;
+    let mut options = Options::new(idle.clone()).map_err(StartError::Serve)?;
     match sockets.len() {
         0 => sockets.push(service::bind(&config.socket_path())?),
         1 => {}
         _ => return Err(StartError::TooManySockets),
     }
-    let file = LeaseFile::open(&config.lease_file);
+    let wakeup = match (config.sleep, config.activity) {
+        (config::Sleep::Never, _) => Err("--sleep never".to_owned()),
+        (_, None) => Err("-a 0".to_owned()),
+        _ => Wakeup::find(&sockets).map_err(|why| why.to_string()),
+    };
+    let sleep = Sleep::new(wakeup, config.activity.unwrap_or_default());
+    let file = (LeaseFile::new(&config.lease_file), config.lease_file.with_extension("known"));
     let quiet = config.activity.map_or(QUIET, |activity| activity.min(QUIET));
     rt::block_on(async |runtime| {
-        let (notify, habits) = (options.notify.clone(), config.habits.clone());
-        let table = Table::new(runtime.clone(), idle, notify, file, habits, identity);
-        let handler = |Connection { stream, activity, closing }| {
-            let table = Rc::clone(&table);
+        let habits = (config.habits.clone(), identity);
+        let table = Table::new(runtime.clone(), idle.clone(), options.notify.clone(), file, habits, sleep);
+        table.take_over();
+        // Who was woken for the leases leaves as soon as the work is done, unless somebody calls.
+        if table.is_woken() {
+            idle.set_timeout(Some(Duration::ZERO));
+        }
+        let preparing = Rc::clone(&table);
+        options.prepare = Some(Prepare::new(move || Rc::clone(&preparing).prepare_to_leave()));
+        let (serving, activity) = (Rc::clone(&table), config.activity);
+        let handler = move |Connection { stream, activity: guard, closing }| {
+            idle.set_timeout(activity);
+            let table = Rc::clone(&serving);
             async move {
                 let call = |call| Rc::clone(&table).serve(call, closing.clone());
                 rpc::serve(stream, quiet, closing.clone(), call).await;
-                drop(activity);
+                drop(guard);
             }
         };
-        service::serve(&runtime, sockets, options, handler).await
+        if let Reason::Signal(_) = service::serve(&runtime, sockets, options, handler).await? {
+            table.stop(config.on_stop).await;
+        }
+        Ok(())
     })
-    .map_err(StartError::Serve)?;
-    Ok(())
+    .map_err(StartError::Serve)
 }
 
 fn print(text: &str) -> ExitCode {

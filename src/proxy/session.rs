@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_lite::future::{or, yield_now};
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::dhcp::{self, Client, Event, Lost};
+use crate::dhcp::{self, Client, Event, Lost, Phase};
 use crate::rpc::Lease;
 use crate::rt::{self, Runtime};
 use crate::time::Instant;
@@ -17,18 +17,20 @@ use crate::time::Instant;
 use super::config::Habits;
 use super::error::Error;
 use super::memory::Who;
-use super::pace::Pace;
+use super::record::{Record, Remembered, State};
 use super::reply;
-use super::request::{Key, Request};
+use super::request::Request;
 use super::settings::{Place, Settings};
-use super::site::{Heard, LinkState, Site, Unreachable, Wire, is_link_away};
+use super::site::{Heard, LinkState, Site, Unreachable, Wire, is_link_away, looking_for};
 use super::words::{Brief, Change, LostBy};
 
-/// How soon a link that cannot be used, or is not what the lease says, is looked at again.
+/// How soon sockets that could not be opened, or a link that is not what the lease says, are looked at again; the link
+/// twice as late each time, up to [`SELDOM`].
 const RETRY: Duration = Duration::from_secs(5);
+const SELDOM: Duration = Duration::from_secs(300);
 
 /// How long sockets stay open before the container is looked for again. They hear nothing of an interface that has gone,
-/// and an unanswered renewal would hold on to its namespace for hours.
+/// and a caller who waits would hold on to its namespace.
 const LISTEN: Duration = Duration::from_secs(10);
 
 /// As much of the queue as is read before a Setup is answered: who floods the interface is not to hold it up for good.
@@ -39,13 +41,13 @@ const ARRIVED: usize = 100;
 pub(super) struct Commons {
     pub(super) runtime: Runtime,
     pub(super) habits: Habits,
-    pub(super) pace: Pace,
 }
 
-/// A container's lease and all that keeps it: each interface has its own (RFC 2131 3.6).
+/// A container's lease while something is done for it: each interface has its own (RFC 2131 3.6).
 ///
 /// Until it is [settled](Session::settle), dropping it undoes everything: the lease is given back and the link is
-/// as it was. Once settled it stays when the process goes, for the kernel and the server know when it ends.
+/// as it was. Once settled it stays when the process goes, for the kernel and the server know when it ends, and a
+/// [record](Session::record) says how to go on.
 #[derive(Debug)]
 pub(super) struct Session {
     commons: Rc<Commons>,
@@ -60,73 +62,99 @@ pub(super) struct Session {
     /// What of the lease is on the link, or of the last one that was there.
     last: Option<Place>,
     settled: bool,
-    /// What was due when nobody waited for it, and its turn.
-    turn: Option<(Instant, Instant)>,
     /// The link may not be what the lease says.
     stale: bool,
+    /// How often in a row the link was not as it should be when the session came to rest.
+    looks: u32,
     /// The last trouble, so that one that lasts is told of once.
     trouble: String,
     told_of_taken_port: bool,
 }
 
+/// What has become of a session that was kept.
+#[derive(Debug)]
+pub(super) enum Kept {
+    /// There is nothing to do until its record is due.
+    Rests(Box<Record>),
+    /// The container is not there any more.
+    Gone,
+}
+
+/// What comes next in a session.
+enum Next {
+    Event(Event),
+    Rest(Box<Record>),
+    Gone(String),
+}
+
 impl Commons {
-    async fn sleep_until(&self, time: Instant) {
+    pub(super) async fn sleep_until(&self, time: Instant) {
         if let Err(error) = self.runtime.sleep_until(time).await {
             log::error!("cannot sleep on the boot clock: {error}");
             rt::sleep(RETRY).await;
         }
     }
+
+    /// Who asks for a container, by the habits of this daemon.
+    fn config(&self, request: &mut Request) -> dhcp::Config {
+        let habits = &self.habits;
+        dhcp::Config {
+            fqdn: habits.fqdn.then(|| request.whole_name()).flatten(),
+            host_name: request.host_name.take(),
+            broadcast: habits.broadcast,
+            probe: habits.probe,
+            ..dhcp::Config::new(request.key.mac.0, std::mem::take(&mut request.client_id))
+        }
+    }
 }
 
 impl Session {
-    /// Gets a lease, `wish` if the server will, and puts it on the link. All or nothing.
+    fn new(commons: Rc<Commons>, request: Request, site: Site, client: Client, settings: Settings) -> Self {
+        Self {
+            last: client.lease().map(Place::of),
+            commons,
+            request,
+            site,
+            client,
+            wire: None,
+            link: LinkState::Ready,
+            settings,
+            settled: false,
+            stale: false,
+            looks: 0,
+            trouble: String::new(),
+            told_of_taken_port: false,
+        }
+    }
+
+    /// Gets a lease, `wish` if the server will, and puts it on the link. All or nothing. Each lease is made known to
+    /// `leased` before anything is changed for it.
     pub(super) async fn acquire(
         commons: Rc<Commons>,
         mut request: Request,
         site: Site,
         wish: Option<Ipv4Addr>,
+        leased: impl AsyncFn(&Self),
     ) -> Result<Self, Error> {
-        let habits = &commons.habits;
-        let config = dhcp::Config {
-            fqdn: habits.fqdn.then(|| request.whole_name()).flatten(),
-            host_name: request.host_name.take(),
-            // A caller without a deadline waits all the same, which is to be known.
-            deadline: Some(habits.acquisition.unwrap_or(Duration::MAX)),
-            broadcast: habits.broadcast,
-            requested: wish,
-            probe: habits.probe,
-            ..dhcp::Config::new(request.key.mac.0, std::mem::take(&mut request.client_id))
-        };
+        let patience = commons.habits.acquisition.unwrap_or(Duration::MAX);
+        // A caller without a deadline waits all the same, which is to be known.
+        let config = dhcp::Config { deadline: Some(patience), requested: wish, ..commons.config(&mut request) };
         let wire = site.open(&request)?;
         // A carrier may come by itself; who sets an interface up did so before he called.
         if wire.state == LinkState::Down {
             return Err(Error::LinkDown(request.container_interface));
         }
         let now = rt::now();
-        let deadline = now + habits.acquisition.unwrap_or(Duration::MAX);
         let client = Client::new(config, seed()?, now);
-        let mut session = Self {
-            commons,
-            request,
-            site,
-            client,
-            wire: Some(wire),
-            link: LinkState::Ready,
-            settings: Settings::default(),
-            last: None,
-            settled: false,
-            turn: None,
-            stale: false,
-            trouble: String::new(),
-            told_of_taken_port: false,
-        };
+        let mut session = Self::new(commons, request, site, client, Settings::default());
+        session.wire = Some(wire);
         session.mind_link();
-        session.bind(deadline).await?;
+        session.bind(now + patience, leased).await?;
         Ok(session)
     }
 
     /// Asks until there is a lease that nobody disputes, and puts it on the link.
-    async fn bind(&mut self, deadline: Instant) -> Result<(), Error> {
+    async fn bind(&mut self, deadline: Instant, leased: impl AsyncFn(&Self)) -> Result<(), Error> {
         let (commons, interface) = (Rc::clone(&self.commons), self.request.container_interface.clone());
         let no_answer = |why| Error::NoAnswer { interface: interface.clone(), why };
         // Once bound, the client asks on for ever; the caller does not wait for ever.
@@ -137,10 +165,17 @@ impl Session {
                 commons.sleep_until(deadline).await;
                 Err(no_answer(why))
             };
-            let event = async { self.next_event().await.map_err(Error::Vanished) };
+            let event = async {
+                match self.next().await {
+                    Next::Event(event) => Ok(event),
+                    Next::Gone(why) => Err(Error::Vanished(why)),
+                    Next::Rest(_) => unreachable!("only what is settled rests"),
+                }
+            };
             match or(event, late).await? {
                 Event::Bound(lease) => {
                     log::info!("{self}: {}", Brief(&lease));
+                    leased(self).await;
                     self.put_on_link(&lease)?;
                     self.last = Some(Place::of(&lease));
                     // By now there may be an answer of somebody who has the address; later ones `keep` hears.
@@ -161,29 +196,51 @@ impl Session {
         }
     }
 
+    /// Goes on with what was remembered. None where there is nothing to go on with.
+    pub(super) fn revive(commons: &Rc<Commons>, remembered: Remembered) -> Result<Option<Self>, Unreachable> {
+        let Remembered { mut request, site, mut settings, looks, state } = remembered;
+        let (config, seed, now) = (commons.config(&mut request), seed()?, rt::now());
+        let client = match state {
+            State::Resting(rest) | State::Ending(rest) => Client::resume(config, rest, seed, now),
+            State::Intent => {
+                // Whatever the Setup came to, and was not written down: what has a lifetime was leased.
+                let netlink = site.check(&request)?;
+                let there =
+                    netlink.addresses(site.index).map_err(|error| looking_for(&request.container_interface)(error))?;
+                let Some(leased) = there.into_iter().find(|there| there.valid.is_some()) else { return Ok(None) };
+                settings.adopt(leased.address, leased.prefix);
+                Client::reboot(config, leased.address, seed, now)
+            }
+        };
+        let mut session = Self::new(Rc::clone(commons), request, site, client, settings);
+        session.settled = true;
+        session.stale = looks.is_some();
+        session.looks = looks.unwrap_or(0);
+        // If it was taken then, that was told.
+        session.told_of_taken_port = true;
+        Ok(Some(session))
+    }
+
+    /// How to go on with it later; none while that cannot be said.
+    pub(super) fn record(&self) -> Option<Record> {
+        let rest = self.client.rest()?;
+        // Who has nothing to say until T1 need not know of a carrier.
+        let is_well = !self.stale && (self.link == LinkState::Ready || matches!(rest.phase, Phase::Bound { .. }));
+        let look = (!is_well).then(|| {
+            let pause = RETRY.saturating_mul(1 << self.looks.min(16)).min(SELDOM);
+            (rt::now() + pause, self.looks.saturating_add(1))
+        });
+        Some(Record::resting((&self.request, &self.site), self.client.config(), &rest, &self.settings, look))
+    }
+
     /// From now on a drop leaves the lease and the link alone (RFC 2131 3.2 (4)).
     pub(super) fn settle(&mut self) {
         self.settled = true;
     }
 
-    /// What the caller of Setup gets, and the lease file has; none while the lease is lost.
+    /// What the caller of Setup gets; none while the lease is lost.
     pub(super) fn reply(&self) -> Option<Lease> {
         self.client.lease().map(|lease| reply::reply(&self.request, lease))
-    }
-
-    /// The address that the container has.
-    pub(super) fn address(&self) -> Option<Ipv4Addr> {
-        self.client.lease().map(|lease| lease.address)
-    }
-
-    /// What the lease belongs to.
-    pub(super) fn key(&self) -> &Key {
-        &self.request.key
-    }
-
-    /// The interface that has the lease.
-    pub(super) fn container_interface(&self) -> &str {
-        &self.request.container_interface
     }
 
     /// Who has the lease.
@@ -191,18 +248,22 @@ impl Session {
         Who { client_id: &self.client.config().client_id, ..self.request.who() }
     }
 
-    /// Keeps the lease for as long as the container is there, and tells `changed` what has become of it. May be
-    /// dropped at any time, and called again.
-    pub(super) async fn keep(&mut self, changed: impl Fn(&Self)) {
+    /// Does what there is to do for the lease, as long as the container is there, and makes known to `changed` what has
+    /// become of it, before anything is changed for it. May be dropped at any time, and called again.
+    pub(super) async fn keep(&mut self, changed: impl AsyncFn(&Self)) -> Kept {
         loop {
-            let event = match self.next_event().await {
-                Ok(event) => event,
-                Err(why) => {
+            let event = match self.next().await {
+                Next::Event(event) => event,
+                Next::Rest(record) => return Kept::Rests(record),
+                Next::Gone(why) => {
                     log::info!("{self}: {why}; its lease is left to run out");
                     self.take_off_link();
-                    return;
+                    return Kept::Gone;
                 }
             };
+            if !matches!(event, Event::Declined { .. }) {
+                changed(self).await;
+            }
             match event {
                 Event::Bound(lease) | Event::Renewed(lease) => self.adopt(&lease),
                 Event::Changed { old, new } => {
@@ -213,13 +274,9 @@ impl Session {
                     }
                 }
                 Event::Lost { old, why } => self.lose(&old, &why),
-                Event::Declined { address, server, by } => {
-                    self.tell_declined(address, server, by);
-                    continue;
-                }
-                Event::GaveUp(_) | Event::Released => return,
+                Event::Declined { address, server, by } => self.tell_declined(address, server, by),
+                Event::GaveUp(_) | Event::Released => return Kept::Gone,
             }
-            changed(self);
         }
     }
 
@@ -268,7 +325,8 @@ impl Session {
             let mac = &self.request.mac_text;
             log::info!("ip or gateway for mac {mac} changed, update address: {}", Brief(lease));
         }
-        let applied = self.put_on_link(lease);
+        // One that is away now is found out in the next exchange.
+        let applied = self.put_on_link(lease).map_err(Error::from);
         self.last = place;
         self.note(applied);
     }
@@ -285,9 +343,9 @@ impl Session {
     }
 
     /// Makes the link what the lease says.
-    fn put_on_link(&mut self, lease: &dhcp::Lease) -> Result<(), Error> {
-        let netlink = self.site.netlink(&self.request)?;
-        self.settings.apply(&netlink, self.site.index, lease, rt::now())
+    fn put_on_link(&mut self, lease: &dhcp::Lease) -> Result<(), Unreachable> {
+        let netlink = self.site.check(&self.request)?;
+        Ok(self.settings.apply(&netlink, self.site.index, lease, rt::now())?)
     }
 
     fn take_off_link(&mut self) {
@@ -307,7 +365,8 @@ impl Session {
     fn note(&mut self, outcome: Result<(), Error>) {
         let trouble = outcome.err().map(|error| error.to_string()).unwrap_or_default();
         self.stale = !trouble.is_empty();
-        if self.stale && self.trouble != trouble {
+        // What was so the last time has been told then.
+        if self.stale && self.trouble != trouble && self.looks == 0 {
             log::warn!("{self}: {trouble}");
         }
         self.trouble = trouble;
@@ -338,30 +397,31 @@ impl Session {
         self.wire.as_ref().is_some_and(|wire| wire.state == LinkState::Ready)
     }
 
-    /// The client's next event, or why the container cannot be reached any more. A drop on the way loses nothing.
-    async fn next_event(&mut self) -> Result<Event, String> {
+    /// What comes next: an event, rest, or the news that the container cannot be reached any more. A drop on the way
+    /// loses nothing.
+    async fn next(&mut self) -> Next {
         loop {
             // Before the sockets are closed, lest the caller of Setup wait for that.
             if let Some(event) = self.client.poll_event() {
-                return Ok(event);
+                return Next::Event(event);
             }
             if self.client.is_listening() {
                 match self.reach() {
                     Ok(()) => {}
-                    Err(Unreachable::Gone(why)) => return Err(why),
+                    Err(Unreachable::Gone(why)) => return Next::Gone(why),
                     Err(Unreachable::Fault(error)) => self.note(Err(error)),
                 }
                 // That there is no carrier may have been the last straw.
                 if let Some(event) = self.client.poll_event() {
-                    return Ok(event);
+                    return Next::Event(event);
                 }
             }
             if self.stale && !self.is_down() && (self.wire.is_some() || !self.client.is_listening()) {
-                let applied = match self.client.lease().cloned() {
-                    Some(lease) => self.put_on_link(&lease),
-                    None => Ok(()),
-                };
-                self.note(applied);
+                match self.set_link_right() {
+                    Err(Unreachable::Gone(why)) => return Next::Gone(why),
+                    Err(Unreachable::Fault(error)) => self.note(Err(error)),
+                    Ok(()) => self.note(Ok(())),
+                }
             }
             if !self.send() {
                 // The next look tells more.
@@ -370,8 +430,22 @@ impl Session {
             if !self.client.is_listening() {
                 // Nobody is to answer any more.
                 self.wire = None;
+                if let Some(record) = self.record().filter(|_| self.settled) {
+                    return Next::Rest(Box::new(record));
+                }
             }
             self.wait().await;
+        }
+    }
+
+    /// Makes the link what the lease says, or what it was where there is none.
+    fn set_link_right(&mut self) -> Result<(), Unreachable> {
+        match self.client.lease().cloned() {
+            Some(lease) => self.put_on_link(&lease),
+            None => {
+                self.take_off_link();
+                Ok(())
+            }
         }
     }
 
@@ -404,27 +478,17 @@ impl Session {
 
     /// Waits for a frame, for news of the link or for the next deadline, and tells the client.
     async fn wait(&mut self) {
-        let in_trouble = !self.is_down() && (self.stale || (self.client.is_listening() && self.wire.is_none()));
+        let in_trouble = self.client.is_listening() && self.wire.is_none();
         // Counted from their opening: in a namespace that only they keep alive, others may well go on talking.
         let look = match &self.wire {
-            Some(wire) if !in_trouble => Some(wire.opened + LISTEN),
-            _ => in_trouble.then(|| rt::now() + RETRY),
+            Some(wire) => Some(wire.opened + LISTEN),
+            None => in_trouble.then(|| rt::now() + RETRY),
         };
-        let Self { commons, client, wire, settled, turn, .. } = self;
-        // Turns are for what opens sockets. What goes on on open ones has had its turn.
-        let takes_turn = *settled && wire.is_none();
-        let (clients, due) = (client.poll_timeout(), [client.poll_timeout(), look].into_iter().flatten().min());
+        let Self { commons, client, wire, .. } = self;
+        let due = [client.poll_timeout(), look].into_iter().flatten().min();
         let time = async {
             let Some(due) = due else { return pending().await };
             commons.sleep_until(due).await;
-            if takes_turn && clients == Some(due) {
-                // Kept for when a frame disturbs the wait for it.
-                let (_, turn) = match turn.filter(|(of, _)| *of == due) {
-                    Some(turn) => turn,
-                    None => *turn.insert((due, commons.pace.turn(rt::now()))),
-                };
-                commons.sleep_until(turn).await;
-            }
             None
         };
         let heard = async {

@@ -2,6 +2,9 @@
 
 use std::net::Ipv4Addr;
 
+use prost::Message;
+use serde::{Deserialize, Serialize};
+
 use crate::dhcp::{self, Lease};
 use crate::net::link::Made;
 use crate::net::netlink::{Error as NetlinkError, Netlink};
@@ -9,6 +12,7 @@ use crate::net::route::Route;
 use crate::time::Instant;
 
 use super::error::Error;
+use super::record::OnLink;
 
 /// The metric of a default route by DHCP, as netavark sets it.
 const METRIC: u32 = 100;
@@ -32,6 +36,55 @@ struct Mtu {
     ours: u32,
 }
 
+/// A route as it is remembered.
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Way {
+    /// With the length of its prefix, as in 10.0.0.0/8.
+    #[prost(string, tag = "1")]
+    to: String,
+    /// Empty for what is on the link itself.
+    #[prost(string, tag = "2")]
+    via: String,
+    /// 0 where it is not on a link yet.
+    #[prost(uint32, tag = "3")]
+    metric: u32,
+}
+
+impl Way {
+    fn new((to, prefix_len): (Ipv4Addr, u8), via: Option<Ipv4Addr>, metric: u32) -> Self {
+        let via = via.map(|via| via.to_string()).unwrap_or_default();
+        Self { to: format!("{to}/{prefix_len}"), via, metric }
+    }
+
+    /// Destination and gateway; none where they make no sense.
+    fn ends(&self) -> Option<((Ipv4Addr, u8), Option<Ipv4Addr>)> {
+        let via = if self.via.is_empty() { None } else { Some(self.via.parse().ok()?) };
+        Some((network(&self.to)?, via))
+    }
+}
+
+impl From<&dhcp::Route> for Way {
+    fn from(route: &dhcp::Route) -> Self {
+        Self::new((route.destination, route.prefix_len), route.gateway, 0)
+    }
+}
+
+impl TryFrom<&Way> for dhcp::Route {
+    type Error = ();
+
+    fn try_from(way: &Way) -> Result<Self, ()> {
+        let ((destination, prefix_len), gateway) = way.ends().ok_or(())?;
+        Ok(Self { destination, prefix_len, gateway })
+    }
+}
+
+/// Reads an address with the length of a prefix.
+fn network(text: &str) -> Option<(Ipv4Addr, u8)> {
+    let (address, length) = text.split_once('/')?;
+    Some((address.parse().ok()?, length.parse().ok().filter(|length| *length <= 32)?))
+}
+
 /// Where a lease puts its container.
 #[derive(Debug, PartialEq)]
 pub(super) struct Place {
@@ -48,6 +101,43 @@ impl Place {
 }
 
 impl Settings {
+    /// What there is to undo, to be remembered.
+    pub(super) fn remember(&self) -> OnLink {
+        OnLink {
+            address: self.address.map(|(address, prefix)| format!("{address}/{prefix}")).unwrap_or_default(),
+            routes: self
+                .routes
+                .iter()
+                .map(|way| Way::new((way.destination, way.prefix), way.gateway, way.metric))
+                .collect(),
+            mtu_before: self.mtu.map(|mtu| mtu.before),
+            mtu: self.mtu.map(|mtu| mtu.ours),
+            refused_mtu: self.refused_mtu.map(u32::from),
+        }
+    }
+
+    /// What was remembered of the interface `index`, whose lease is for `leased`; none where it makes no sense.
+    pub(super) fn recall(on_link: &OnLink, index: u32, leased: Option<Ipv4Addr>) -> Option<Self> {
+        let address = if on_link.address.is_empty() { None } else { Some(network(&on_link.address)?) };
+        // All that are ours were made like this, the address being ours or not.
+        let source = address.map(|(address, _)| address).or(leased).unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let route = |way: &Way| {
+            let ((to, prefix), via) = way.ends()?;
+            Some(Route::from_lease(to, prefix, via, index, source, way.metric))
+        };
+        Some(Self {
+            address,
+            routes: on_link.routes.iter().map(route).collect::<Option<_>>()?,
+            mtu: on_link.mtu_before.zip(on_link.mtu).map(|(before, ours)| Mtu { before, ours }),
+            refused_mtu: on_link.refused_mtu.and_then(|mtu| mtu.try_into().ok()),
+        })
+    }
+
+    /// Takes an address that was found on the link for a lease's.
+    pub(super) fn adopt(&mut self, address: Ipv4Addr, prefix: u8) {
+        self.address = Some((address, prefix));
+    }
+
     /// Whether there is anything to undo.
     pub(super) fn is_empty(&self) -> bool {
         self.address.is_none() && self.routes.is_empty() && self.mtu.is_none()

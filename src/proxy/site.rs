@@ -29,7 +29,8 @@ const FRAME: usize = 14 + 1500;
 /// open, for a descriptor would keep a container's namespace alive.
 #[derive(Debug)]
 pub(super) struct Site {
-    netns: NetnsId,
+    /// Which network namespace it is.
+    pub(super) netns: NetnsId,
     /// The number of the interface.
     pub(super) index: u32,
 }
@@ -84,9 +85,7 @@ impl Site {
     /// without carrier.
     pub(super) fn open(&self, request: &Request) -> Result<Wire, Unreachable> {
         let (netns, netlink, link) = self.reach(request)?;
-        if link.mac != Some(request.key.mac.0) {
-            return Err(Unreachable::Gone(format!("{} has the address {} now", link.name, mac_text(&link))));
-        }
+        is_it(&link, request)?;
         let mut wire = Wire::open(&netns, &link)?;
         // What changes from now on, the wire is told; so this is how things stand.
         wire.state = LinkState::of(&self.look(&netlink, request)?);
@@ -121,6 +120,12 @@ impl Site {
         self.reach(request).map(|(_, netlink, _)| netlink)
     }
 
+    /// The same, if it is still the same interface in every respect.
+    pub(super) fn check(&self, request: &Request) -> Result<Netlink, Unreachable> {
+        let (_, netlink, link) = self.reach(request)?;
+        is_it(&link, request).map(|()| netlink)
+    }
+
     fn reach(&self, request: &Request) -> Result<(Netns, Netlink, Link), Unreachable> {
         let path = &request.ns_path;
         let netns = Netns::open(path).map_err(|error| match Error::from(error) {
@@ -142,6 +147,14 @@ impl Site {
     }
 }
 
+/// Whether the interface still has the address that its lease is for.
+fn is_it(link: &Link, request: &Request) -> Result<(), Unreachable> {
+    if link.mac == Some(request.key.mac.0) {
+        return Ok(());
+    }
+    Err(Unreachable::Gone(format!("{} has the address {} now", link.name, mac_text(link))))
+}
+
 /// One path for one namespace, whatever links lead to its directory: /var/run is /run. Its last part stays as it is,
 /// for what is below /proc cannot be named in any other way.
 pub(super) fn canonical(path: &Path) -> PathBuf {
@@ -157,7 +170,7 @@ fn netlink_in(netns: &Netns) -> Result<Netlink, Error> {
     opened.map_err(Error::fault("opening a netlink socket"))
 }
 
-fn looking_for(interface: &str) -> impl FnOnce(netlink::Error) -> Error {
+pub(super) fn looking_for(interface: &str) -> impl FnOnce(netlink::Error) -> Error {
     let doing = format!("looking for {interface}");
     move |error| Error::fault(doing)(error.into_io())
 }

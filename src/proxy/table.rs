@@ -1,7 +1,8 @@
-//! All sessions, by MAC and network namespace: who may start one, who ends it, and what the lease file says of them.
+//! All leases, by MAC and network namespace: who may make one, who ends it, and what the lease file says of them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -13,76 +14,160 @@ use futures_lite::future::{or, yield_now};
 use crate::rpc::{Answer, Call, Lease, NetworkConfig, OperationResponse, Reply, Status};
 use crate::rt::{self, Runtime, Task};
 use crate::service::{Activity, Closing, Idle, Notify};
+use crate::time::Instant;
 
 use super::config::Habits;
 use super::error::Error;
 use super::identity::Identity;
-use super::leases::{Entry, LeaseFile, Packed};
-use super::memory::Memory;
+use super::leases::LeaseFile;
+use super::memory::{Memory, Who};
 use super::pace::Pace;
-use super::request::{Key, Mac, Request, Selector};
+use super::record::{Packed, Record};
+use super::request::{Key, Request, Selector};
+use super::schedule::Sleep;
 use super::session::{Commons, Session};
-use super::site::{Site, canonical};
+use super::site::{Site, Unreachable, canonical};
 
 /// How long a Setup may still take when the daemon is asked to leave: less than its connection has.
 const LAST_CHANCE: Duration = Duration::from_secs(3);
 
+/// How soon what nobody waits for is in the file, and how soon one that could not be written is tried again.
+const SOON: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_secs(10);
+
 /// The leases of this daemon.
 #[derive(Debug)]
 pub(super) struct Table {
-    commons: Rc<Commons>,
-    idle: Idle,
+    pub(super) commons: Rc<Commons>,
+    pub(super) idle: Idle,
+    pub(super) pace: Pace,
+    pub(super) sleep: Sleep,
+    /// Tells the schedule that something is due at another time.
+    pub(super) changed: Event,
+    pub(super) slots: RefCell<BTreeMap<Key, Slot>>,
     notify: Notify,
     file: LeaseFile,
     identity: Identity,
-    places: RefCell<BTreeMap<Key, Place>>,
     memory: RefCell<Memory>,
+    /// The file does not say all that it should.
+    unsaved: Cell<bool>,
+    /// Somebody is going to write it.
+    saving: Cell<bool>,
+    /// Why it could not be written the last time.
+    trouble: RefCell<Option<String>>,
     /// How many leases the service manager was told of.
     told: Cell<Option<usize>>,
 }
 
 /// What there is for one key.
 #[derive(Debug)]
-enum Place {
+pub(super) struct Slot {
+    /// How to go on with it, as the lease file has it; none before the file has anything.
+    pub(super) record: Option<Packed>,
+    pub(super) place: Place,
+}
+
+/// Whose turn it is.
+#[derive(Debug)]
+pub(super) enum Place {
     /// A call is making or ending a lease; whoever else wants to has to wait for it.
     Taken(Rc<Taken>),
-    /// A lease.
-    Held(Box<Held>),
+    /// A task does something for the lease.
+    Awake(Box<Awake>),
+    /// There is nothing to do until it is due.
+    Resting(Resting),
+}
+
+/// What is known of a lease that rests without looking into its record.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Resting {
+    /// None where it is for ever.
+    pub(super) due: Option<Instant>,
+    /// From when on it may be renewed together with others.
+    pub(super) may_renew_from: Option<Instant>,
+    /// The link is as the record says.
+    pub(super) known: bool,
 }
 
 #[derive(Debug, Default)]
-struct Taken {
+pub(super) struct Taken {
     /// Tells the one who makes a lease to leave off.
     cancel: Event,
     /// Tells everybody that the place is free or holds a lease.
     over: Event,
 }
 
-/// A lease that a task keeps.
+/// A lease that a task does something for.
 #[derive(Debug)]
-struct Held {
-    /// What the lease file says; none while the lease is lost.
-    lease: Option<Packed>,
-    container_interface: String,
-    /// Tells the task to stop; it gives the session back then.
-    stop: Event,
-    task: Task<Session>,
-    _activity: Activity,
+pub(super) struct Awake {
+    /// Tells the task to stop; it gives the session back then, if it has one.
+    pub(super) stop: Event,
+    pub(super) task: Task<Option<Session>>,
+    pub(super) _activity: Activity,
+}
+
+/// A lease that was there when somebody took its place.
+enum Before {
+    Awake(Box<Awake>),
+    Resting,
 }
 
 impl Table {
-    /// An empty table, whose file is left alone until there is something to write.
+    /// An empty table.
     pub(super) fn new(
         runtime: Runtime,
         idle: Idle,
         notify: Notify,
-        file: LeaseFile,
-        habits: Habits,
-        identity: Identity,
+        (file, known): (LeaseFile, PathBuf),
+        (habits, identity): (Habits, Identity),
+        sleep: Sleep,
     ) -> Rc<Self> {
-        let commons = Rc::new(Commons { runtime, habits, pace: Pace::new() });
-        let (places, memory, told) = Default::default();
-        Rc::new(Self { commons, idle, notify, file, identity, places, memory, told })
+        Rc::new(Self {
+            commons: Rc::new(Commons { runtime, habits }),
+            idle,
+            pace: Pace::new(),
+            sleep,
+            changed: Event::new(),
+            slots: RefCell::default(),
+            notify,
+            file,
+            identity,
+            memory: RefCell::new(Memory::new(known)),
+            unsaved: Cell::default(),
+            saving: Cell::default(),
+            trouble: RefCell::default(),
+            told: Cell::default(),
+        })
+    }
+
+    /// Takes over what earlier instances have left, and sees to it that everything is done in its time from now on.
+    pub(super) fn take_over(self: &Rc<Self>) {
+        let found = self.file.read();
+        for record in &found.over {
+            self.remember(record.who(), record);
+        }
+        let mut changed = !found.over.is_empty();
+        self.sleep
+            .was_asleep(found.leases.iter().any(|(_, asleep)| *asleep), found.leases.iter().all(|(_, asleep)| *asleep));
+        for (record, asleep) in found.leases {
+            let Some(key) = record.key() else { continue };
+            if record.is_gone() {
+                log::info!("{}: its network namespace is gone; its lease is left to run out", record.place());
+                self.remember(record.who(), &record);
+                changed = true;
+                continue;
+            }
+            let record = if asleep { record } else { record.with_look() };
+            let place = Place::Resting(Resting::of(&record, asleep));
+            self.slots.borrow_mut().insert(key, Slot { record: Some(Packed::from(&record)), place });
+        }
+        if changed {
+            self.save_within(SOON);
+        }
+        self.mind_staying();
+        self.tell();
+        let table = Rc::clone(self);
+        self.commons.runtime.spawn(async move { table.keep_schedule().await }).detach();
     }
 
     /// Serves one call. Dropping the future cancels it: a Setup leaves nothing behind, a Teardown goes on alone. When
@@ -100,40 +185,40 @@ impl Table {
             Call::Teardown(config) => Reply::Lease(self.teardown(&config).await),
             Call::Clean => {
                 self.end_all(|_| true).await;
-                if self.file.forget(|_, _| true) {
-                    self.save();
-                }
-                Reply::Operation(OperationResponse { success: true })
+                Reply::Operation(OperationResponse { success: self.trouble.borrow().is_none() })
             }
         };
-        Ok(reply.into())
+        Ok(Answer { reply, warning: self.trouble.borrow().clone() })
     }
 
     async fn setup(self: &Rc<Self>, config: NetworkConfig) -> Result<Lease, Error> {
         let mut request = Request::parse(config, &self.identity)?;
         let netns = canonical(&request.ns_path);
-        if *netns != *request.ns_path {
+        if *netns != *request.ns_path && netns.to_str().is_some() {
             request.key.netns = netns.into();
         }
         // A call that nobody could serve leaves alone what is there.
         let site = Site::find(&request)?;
         let key = request.key.clone();
         // Declared before the session, so dropped after it: the place is free when nothing of the session is left.
-        let (mut claim, held) = self.claim(&key).await;
+        let (mut claim, before) = self.claim(&key).await;
         // A container that is set up again.
-        if let Some(held) = held {
+        if let Some(before) = before {
             let table = Rc::clone(self);
             let client_id = request.client_id.clone();
             // Goes on when the caller hangs up: until it is over nobody else may have the place.
             let ending = self.commons.runtime.spawn(async move {
                 // To the server another client identifier is another client, and the old one will not be back.
-                table.dismiss(held, |session| session.who().client_id != client_id).await;
+                table.dismiss(&claim, before, |who| who.client_id != client_id).await;
                 claim
             });
             claim = Finish(Some(ending)).await;
         }
-        let wish = self.memory.borrow().recall(request.who());
-        let acquisition = Session::acquire(Rc::clone(&self.commons), request, site, wish);
+        let wish = self.memory.borrow_mut().recall(request.who());
+        self.note(&key, &Record::intent(&request, &site));
+        self.persist().await;
+        let leased = async |session: &Session| self.noted(&key, session).await;
+        let acquisition = Session::acquire(Rc::clone(&self.commons), request, site, wish, leased);
         let cancelled = async {
             claim.cancelled().await;
             Err(Error::Superseded)
@@ -141,9 +226,9 @@ impl Table {
         let mut session = or(cancelled, acquisition).await?;
         let lease = session.reply().expect("acquired");
         session.settle();
-        self.forget_earlier(&Selector::from(&key));
-        claim.settle(self.hold(session));
-        self.save();
+        claim.settle(self.hold(key.clone(), session));
+        self.save_within(SOON);
+        self.tell();
         Ok(lease)
     }
 
@@ -151,16 +236,12 @@ impl Table {
     async fn teardown(self: &Rc<Self>, config: &NetworkConfig) -> Lease {
         let Some(selector) = Selector::parse(config) else { return Lease::default() };
         let selector = selector.with_netns(canonical);
-        let ended = self.end_all(|key| selector.matches(key)).await;
-        if self.forget_earlier(&selector) {
-            self.save();
-        }
-        ended.unwrap_or_default()
+        self.end_all(|key| selector.matches(key)).await.unwrap_or_default()
     }
 
-    /// Ends and releases all sessions that `chosen` chooses, and cancels those in the making. Returns one of the leases.
-    async fn end_all(self: &Rc<Self>, chosen: impl Fn(&Key) -> bool) -> Option<Lease> {
-        let keys: Vec<_> = self.places.borrow().keys().filter(|key| chosen(key)).cloned().collect();
+    /// Ends and releases all leases that `chosen` chooses, and cancels those in the making. Returns one of them.
+    pub(super) async fn end_all(self: &Rc<Self>, chosen: impl Fn(&Key) -> bool) -> Option<Lease> {
+        let keys: Vec<_> = self.slots.borrow().keys().filter(|key| chosen(key)).cloned().collect();
         let endings: Vec<_> = keys
             .into_iter()
             .map(|key| {
@@ -176,131 +257,186 @@ impl Table {
     }
 
     async fn end(self: &Rc<Self>, key: &Key) -> Option<Lease> {
-        let (claim, held) = self.claim(key).await;
-        let held = held?;
-        let lease = held.lease.as_ref().map(Packed::unpack);
-        self.dismiss(held, |_| true).await;
-        drop(claim);
+        let (claim, before) = self.claim(key).await;
+        let before = before?;
+        let lease = self.record(key).map(|record| record.lease).filter(|lease| !lease.yiaddr.is_empty());
+        self.dismiss(&claim, before, |_| true).await;
         lease
     }
 
     /// Ends a lease whose place is taken, released or not.
-    async fn dismiss(&self, held: Box<Held>, release: impl FnOnce(&Session) -> bool) {
+    async fn dismiss(self: &Rc<Self>, claim: &Claim, before: Before, release: impl FnOnce(Who<'_>) -> bool) {
         // The caller may hang up, but this has to be done before the daemon leaves.
         let _activity = self.idle.activity();
-        let session = held.stop().await;
-        self.remember(&session);
-        let release = release(&session);
-        session.end(release).await;
-        self.save();
-    }
-
-    /// Keeps in mind what a container had that is about to lose it.
-    fn remember(&self, session: &Session) {
-        if let Some(address) = session.address() {
-            self.memory.borrow_mut().remember(session.who(), address);
+        let session = match before {
+            Before::Awake(awake) => awake.stop().await,
+            Before::Resting => None,
+        };
+        let Some(record) = self.record(&claim.key) else { return };
+        self.remember(record.who(), &record);
+        let release = record.who().is_none_or(release);
+        if release {
+            // From here on a crash does not bring it back.
+            self.note(&claim.key, &record.clone().ending());
+            self.persist().await;
+        }
+        let place = record.place();
+        match session.map_or_else(|| self.revive(record), |session| Ok(Some(session))) {
+            Ok(Some(session)) => session.end(release).await,
+            Ok(None) => {}
+            Err(Unreachable::Gone(why)) => log::info!("{place}: {why}; its lease is left to run out"),
+            Err(Unreachable::Fault(error)) => log::warn!("{place}: cannot end its lease: {error}"),
         }
     }
 
-    /// Leaves out of the file what earlier instances wrote of the same container. Tells whether there was any.
-    fn forget_earlier(&self, selector: &Selector) -> bool {
-        self.file.forget(|mac, netns| Mac::parse(mac).is_ok_and(|mac| selector.means(mac, netns)))
+    /// A session that goes on with a record. None where there is nothing to go on with.
+    pub(super) fn revive(&self, record: Record) -> Result<Option<Session>, Unreachable> {
+        match record.recall() {
+            Some(remembered) => Session::revive(&self.commons, remembered),
+            None => Ok(None),
+        }
     }
 
-    /// Takes a place, cancelling whoever makes a lease there and waiting for whoever ends one; returns the lease
-    /// that it held.
-    async fn claim(self: &Rc<Self>, key: &Key) -> (Claim, Option<Box<Held>>) {
+    /// Keeps in mind what a container had that is about to lose it.
+    pub(super) fn remember(&self, who: Option<Who<'_>>, record: &Record) {
+        if let (Some(who), Some(address)) = (who, record.address()) {
+            self.memory.borrow_mut().remember(who, address);
+        }
+    }
+
+    /// Takes a place, cancelling whoever makes a lease there and waiting for whoever ends one; tells what it held.
+    async fn claim(self: &Rc<Self>, key: &Key) -> (Claim, Option<Before>) {
         loop {
             let over = {
-                let mut places = self.places.borrow_mut();
-                if let Some(Place::Taken(taken)) = places.get(key) {
+                let mut slots = self.slots.borrow_mut();
+                if let Some(Slot { place: Place::Taken(taken), .. }) = slots.get(key) {
                     let over = taken.over.listen();
                     taken.cancel.notify(usize::MAX);
                     over
                 } else {
                     let taken = Rc::<Taken>::default();
                     let cancelled = RefCell::new(taken.cancel.listen());
-                    let held = match places.insert(key.clone(), Place::Taken(Rc::clone(&taken))) {
-                        Some(Place::Held(held)) => Some(held),
-                        Some(Place::Taken(_)) | None => None,
+                    let mine = Place::Taken(Rc::clone(&taken));
+                    let before = match slots.get_mut(key) {
+                        Some(slot) => match std::mem::replace(&mut slot.place, mine) {
+                            Place::Awake(awake) => Some(Before::Awake(awake)),
+                            Place::Resting(_) | Place::Taken(_) => Some(Before::Resting),
+                        },
+                        None => {
+                            slots.insert(key.clone(), Slot { record: None, place: mine });
+                            None
+                        }
                     };
-                    let claim = Claim { table: Rc::clone(self), key: key.clone(), taken, cancelled };
-                    return (claim, held);
+                    return (Claim { table: Rc::clone(self), key: key.clone(), taken, cancelled }, before);
                 }
             };
             over.await;
         }
     }
 
-    /// Starts the task that keeps a session.
-    fn hold(self: &Rc<Self>, mut session: Session) -> Held {
-        let lease = session.reply().as_ref().map(Packed::from);
-        let container_interface = session.container_interface().to_owned();
-        let stop = Event::new();
-        let stopped = stop.listen();
-        let table = Rc::clone(self);
-        let task = self.commons.runtime.spawn(async move {
-            let kept = async {
-                // Setup is answered first: `keep` begins with closing the sockets, which takes the kernel a while.
-                yield_now().await;
-                session.keep(|session| table.update(session.key(), session.reply())).await;
-                table.remember(&session);
-                table.forget(session.key());
+    /// What is remembered of a lease.
+    pub(super) fn record(&self, key: &Key) -> Option<Record> {
+        self.slots.borrow().get(key)?.record.as_ref().map(Packed::unpack)
+    }
+
+    /// Notes how to go on with a lease; the file has it from the next write on.
+    pub(super) fn note(&self, key: &Key, record: &Record) {
+        if let Some(slot) = self.slots.borrow_mut().get_mut(key) {
+            slot.record = Some(Packed::from(record));
+            self.unsaved.set(true);
+        }
+    }
+
+    /// Puts into the file what has become of a session.
+    pub(super) async fn noted(self: &Rc<Self>, key: &Key, session: &Session) {
+        if let Some(record) = session.record() {
+            self.note(key, &record);
+            self.persist().await;
+            self.tell();
+        }
+    }
+
+    /// Writes the file, once for all who want it written at the same time. A failure is no reason to refuse or to end a
+    /// lease that works.
+    async fn persist(self: &Rc<Self>) {
+        yield_now().await;
+        if self.unsaved.get() {
+            self.save(false);
+        }
+    }
+
+    /// Writes the file in a while, if nobody does so before.
+    pub(super) fn save_within(self: &Rc<Self>, delay: Duration) {
+        self.unsaved.set(true);
+        if !self.saving.replace(true) {
+            let table = Rc::clone(self);
+            let later = async move {
+                rt::sleep(delay).await;
+                table.saving.set(false);
+                if table.unsaved.get() {
+                    table.save(false);
+                }
             };
-            or(kept, stopped).await;
-            session
-        });
-        Held { lease, container_interface, stop, task, _activity: self.idle.activity() }
-    }
-
-    fn update(&self, key: &Key, lease: Option<Lease>) {
-        if let Some(Place::Held(held)) = self.places.borrow_mut().get_mut(key) {
-            held.lease = lease.as_ref().map(Packed::from);
-        }
-        self.save();
-    }
-
-    /// Called by the task that kept the lease, as its last act.
-    fn forget(&self, key: &Key) {
-        let place = self.places.borrow_mut().remove(key);
-        match place {
-            Some(Place::Held(held)) => {
-                held.task.detach();
-                self.save();
-            }
-            // Somebody is waiting for this task to end, and has the place.
-            Some(taken) => drop(self.places.borrow_mut().insert(key.clone(), taken)),
-            None => {}
+            self.commons.runtime.spawn(later).detach();
         }
     }
 
-    /// Writes the file. A failure is no reason to refuse or to end a lease that works.
-    fn save(&self) {
-        let places = self.places.borrow();
-        let held = || {
-            places.iter().filter_map(|(key, place)| match place {
-                Place::Held(held) => Some((key, held, held.lease.as_ref()?)),
-                Place::Taken(_) => None,
-            })
+    /// Writes the file; `leaving` says that it is the last time. Tells whether all is in it.
+    pub(super) fn save(self: &Rc<Self>, leaving: bool) -> bool {
+        let written = {
+            let slots = self.slots.borrow();
+            let records = slots.values().filter_map(|slot| {
+                let known = matches!(slot.place, Place::Resting(Resting { known: true, .. }));
+                Some((slot.record.as_ref()?.unpack(), leaving && known))
+            });
+            self.file.replace(records)
         };
-        let entries = held().map(|(key, held, lease)| Entry {
-            lease,
-            ns_path: &key.netns,
-            container_iface: &held.container_interface,
-        });
-        if let Err(error) = self.file.replace(entries) {
-            log::error!("cannot write the lease file: {error}; it does not show the last change");
+        self.unsaved.set(written.is_err());
+        self.sleep.is_in_file.set(leaving && written.is_ok());
+        let trouble = written.err().map(|error| format!("cannot write the lease file: {error}"));
+        if let Some(trouble) = &trouble {
+            if self.trouble.borrow().is_none() {
+                log::error!("{trouble}; it does not show the last change");
+            }
+            self.save_within(AGAIN);
         }
-        let count = held().count();
+        *self.trouble.borrow_mut() = trouble;
+        !self.unsaved.get()
+    }
+
+    /// Whether the file does not say all that the next instance is to know.
+    pub(super) fn is_unsaved(&self) -> bool {
+        self.unsaved.get()
+    }
+
+    /// Tells the service manager how many leases there are.
+    pub(super) fn tell(&self) {
+        let count = self.slots.borrow().values().filter(|slot| slot.record.is_some()).count();
         if self.told.replace(Some(count)) != Some(count) {
             self.notify.status(if count == 1 { "1 lease".to_owned() } else { format!("{count} leases") });
         }
     }
 }
 
-impl Held {
+impl Place {
+    /// When there is something to be done; none where somebody is at it, or that is never.
+    pub(super) fn due(&self) -> Option<Instant> {
+        match self {
+            Self::Resting(resting) => resting.due,
+            Self::Taken(_) | Self::Awake(_) => None,
+        }
+    }
+}
+
+impl Resting {
+    pub(super) fn of(record: &Record, known: bool) -> Self {
+        Self { due: record.due(), may_renew_from: record.may_renew_from(), known }
+    }
+}
+
+impl Awake {
     /// Stops the task, and takes the session from it.
-    async fn stop(self: Box<Self>) -> Session {
+    async fn stop(self: Box<Self>) -> Option<Session> {
         self.stop.notify(usize::MAX);
         self.task.await
     }
@@ -322,18 +458,25 @@ impl Claim {
     }
 
     /// Leaves a lease in the place.
-    fn settle(self, held: Held) {
-        self.table.places.borrow_mut().insert(self.key.clone(), Place::Held(Box::new(held)));
+    fn settle(self, awake: Awake) {
+        if let Some(slot) = self.table.slots.borrow_mut().get_mut(&self.key) {
+            slot.place = Place::Awake(Box::new(awake));
+        }
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let mut places = self.table.places.borrow_mut();
-        if matches!(places.get(&self.key), Some(Place::Taken(taken)) if Rc::ptr_eq(taken, &self.taken)) {
-            places.remove(&self.key);
+        let is_mine = |slot: &Slot| matches!(&slot.place, Place::Taken(taken) if Rc::ptr_eq(taken, &self.taken));
+        let removed = {
+            let mut slots = self.table.slots.borrow_mut();
+            if slots.get(&self.key).is_some_and(is_mine) { slots.remove(&self.key) } else { None }
+        };
+        if removed.is_some_and(|slot| slot.record.is_some()) {
+            self.table.save(false);
         }
-        drop(places);
+        self.table.mind_staying();
+        self.table.tell();
         self.taken.over.notify(usize::MAX);
     }
 }

@@ -2,7 +2,7 @@
 
 use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Decoder};
-use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lease, Transmit};
+use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lease, Phase, Rest, Transmit};
 use smol_dhcp_proxy::time::Instant;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -42,7 +42,11 @@ impl Watched {
     }
 
     pub fn resume(config: Config, lease: Lease, seed: u64, now: Instant) -> Self {
-        Self::watch(Client::resume(config, lease.clone(), seed, now), Some(lease), now)
+        let never = Instant::from_boot(Duration::MAX);
+        let (renew_at, rebind_at) = (lease.renew_at().unwrap_or(never), lease.rebind_at().unwrap_or(never));
+        let phase = Phase::Bound { lease: lease.clone(), renew_at, rebind_at };
+        let rest = Rest { phase, setbacks: 0, whole_at: now };
+        Self::watch(Client::resume(config, rest, seed, now), Some(lease), now)
     }
 
     fn watch(client: Client, held: Option<Lease>, now: Instant) -> Self {

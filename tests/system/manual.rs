@@ -21,7 +21,7 @@ pub(crate) const TRIALS: &[Named] = &[
     ("manual::directories_come_from_uds_and_environment", directories),
     ("manual::a_stale_socket_is_replaced_and_a_live_one_is_not", stale_and_live),
     ("manual::two_listening_sockets_are_refused", two_sockets),
-    ("manual::a_lease_file_of_before_is_left_alone", lease_file_is_left_alone),
+    ("manual::netavarks_lease_file_is_moved_aside", netavarks_file),
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -171,14 +171,14 @@ fn two_sockets() -> Result {
     Ok(())
 }
 
-fn lease_file_is_left_alone() -> Result {
+fn netavarks_file() -> Result {
     let folder = sandbox::folder("manual")?;
     let file = folder.join("nv-proxy.lease");
     let before = br#"{"02:88:00:00:00:01":[{"yiaddr":"10.88.1.1"}]}"#;
     fs::write(&file, before)?;
     let mut daemon = start(&mut command(&["--dir", text(&folder)?, "-a", "0.2"]), &socket_in(&folder))?;
-    assert_eq!(fs::read(&file)?, before);
     assert!(daemon.await_exit(SOON)?.success());
-    assert_eq!(fs::read(&file)?, before, "it is all that is known of the leases of a daemon that crashed");
+    assert_eq!(fs::read(&file)?, b"{}");
+    assert_eq!(fs::read(folder.join("nv-proxy.lease.unused"))?, before);
     Ok(())
 }

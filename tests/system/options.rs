@@ -65,7 +65,8 @@ fn replies_by_broadcast() -> Result {
     Ok(())
 }
 
-/// The first container's host crashes, so that nothing is given back, and one with another id takes its MAC.
+/// The first container's host crashes and loses all that it remembers, so that nothing is given back, and one with
+/// another id takes its MAC.
 fn address_before_and_after(arguments: &[&str]) -> Result<(Lease, Lease)> {
     let Stage { daemon, unit, topology } = stage(1, arguments)?;
     let _dnsmasq = RealServer::start(Kind::Dnsmasq, &topology.server, SERVER_LINK, &Plan::default())?;
@@ -73,6 +74,7 @@ fn address_before_and_after(arguments: &[&str]) -> Result<(Lease, Lease)> {
     let ask = |config: NetworkConfig| grpc::setup(&unit.socket(), &config).map_err(|status| status.message);
     let before = ask(container.config())?;
     daemon.crash()?;
+    std::fs::remove_file(unit.lease_file())?;
     let _next = unit.start_ready(&topology.host)?;
     let after = ask(NetworkConfig { container_id: "c0de".repeat(16), ..container.config() })?;
     Ok((before, after))

@@ -10,12 +10,13 @@ use std::net::Ipv4Addr;
 impl Client {
     /// What to remember if nobody were to listen from now on; a client that is [resumed](Self::resume) with it does
     /// and says the same at the same times. `None` while somebody waits, while an answer decides what the next step is
-    /// (REQUESTING, REBOOTING, PROBING, RELEASING), while there is something to be handed out, and after the end.
+    /// (REQUESTING, REBOOTING, PROBING, RELEASING), and after the end.
     ///
     /// While the client is [listening](Self::is_listening) something would be missed, though nothing that is not asked
-    /// for again. Nor is it remembered that there was no carrier: who resumes the client tells it.
+    /// for again; what is still to be handed out is not in it. Nor is it remembered that there was no carrier: who
+    /// resumes the client tells it.
     pub fn rest(&self) -> Option<Rest> {
-        if self.search.deadline.is_some() || !self.outbox.is_empty() || !self.events.is_empty() {
+        if self.search.deadline.is_some() {
             return None;
         }
         let init = |at: Instant, wanted: Option<Ipv4Addr>| Phase::Init {

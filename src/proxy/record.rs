@@ -1,0 +1,633 @@
+//! A lease as it is remembered while nothing is to be done for it: in the table, and in the lease file.
+
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use prost::Message;
+use serde::{Deserialize, Serialize};
+
+use crate::dhcp::{self, Phase, Rest};
+use crate::net::netns::NetnsId;
+use crate::rpc::wire::Lease;
+use crate::time::Instant;
+
+use super::memory::Who;
+use super::reply::reply;
+use super::request::{Key, Mac, Request};
+use super::settings::{Settings, Way};
+use super::site::Site;
+
+/// All that it takes to go on with a lease, in netavark's fields and in ours. Instants are milliseconds on the boot clock,
+/// and none stands for never.
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Record {
+    /// The lease as the caller of Setup got it; one without an address where there is none.
+    #[prost(message, required, tag = "1")]
+    #[serde(flatten, skip_deserializing)]
+    pub(super) lease: Lease,
+    /// The state of RFC 2131 figure 5 that it rests in, INTENT before there is one, or ENDING.
+    #[prost(string, tag = "2")]
+    pub(super) state: String,
+
+    // The container.
+    /// Its network namespace, by name and by what tells it from another of that name.
+    #[prost(string, tag = "3")]
+    pub(super) ns_path: String,
+    #[prost(uint64, optional, tag = "4")]
+    ns_cookie: Option<u64>,
+    #[prost(uint64, tag = "5")]
+    ns_dev: u64,
+    #[prost(uint64, tag = "6")]
+    ns_ino: u64,
+    #[prost(string, tag = "7")]
+    container_iface: String,
+    #[prost(uint32, tag = "8")]
+    container_ifindex: u32,
+    #[prost(string, tag = "9")]
+    host_iface: String,
+    /// Option 61.
+    #[prost(bytes = "vec", tag = "10")]
+    #[serde(with = "hex")]
+    client_id: Vec<u8>,
+    /// What the caller of Setup called the container.
+    #[prost(string, tag = "11")]
+    caller_host_name: String,
+    #[prost(string, tag = "12")]
+    caller_domain: String,
+
+    // The lease, as far as netavark's fields do not say it.
+    #[prost(uint64, tag = "13")]
+    acquired_at: u64,
+    #[prost(string, tag = "14")]
+    server_mac: String,
+    #[prost(string, tag = "15")]
+    server_domain: String,
+    #[prost(string, repeated, tag = "16")]
+    search: Vec<String>,
+    #[prost(message, repeated, tag = "17")]
+    routes: Vec<Way>,
+
+    // The client.
+    #[prost(uint64, optional, tag = "18")]
+    renew_at: Option<u64>,
+    #[prost(uint64, optional, tag = "19")]
+    rebind_at: Option<u64>,
+    /// When what was not answered is said again.
+    #[prost(uint64, optional, tag = "20")]
+    next_at: Option<u64>,
+    /// Since when a lease is looked for.
+    #[prost(uint64, tag = "21")]
+    since: u64,
+    #[prost(string, tag = "22")]
+    wanted: String,
+    #[prost(uint32, tag = "23")]
+    pace: u32,
+    #[prost(uint32, tag = "24")]
+    setbacks: u32,
+    #[prost(uint64, tag = "25")]
+    whole_at: u64,
+
+    // The link.
+    #[prost(message, required, tag = "26")]
+    on_link: OnLink,
+    /// When the link is looked at again that was not as it should be, and how often that was so.
+    #[prost(uint64, optional, tag = "27")]
+    look_at: Option<u64>,
+    #[prost(uint32, tag = "28")]
+    looks: u32,
+
+    /// When the client wants to be woken, all considered.
+    #[prost(uint64, optional, tag = "29")]
+    due_at: Option<u64>,
+}
+
+/// What is on the link because of a lease (`Settings`).
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct OnLink {
+    /// With the length of its prefix, as in 10.0.0.5/24.
+    #[prost(string, tag = "1")]
+    pub(super) address: String,
+    #[prost(message, repeated, tag = "2")]
+    pub(super) routes: Vec<Way>,
+    #[prost(uint32, optional, tag = "3")]
+    pub(super) mtu_before: Option<u32>,
+    #[prost(uint32, optional, tag = "4")]
+    pub(super) mtu: Option<u32>,
+    #[prost(uint32, optional, tag = "5")]
+    pub(super) refused_mtu: Option<u32>,
+}
+
+/// What a record is about, where it makes sense.
+#[derive(Debug)]
+pub(super) struct Remembered {
+    pub(super) request: Request,
+    pub(super) site: Site,
+    pub(super) settings: Settings,
+    /// Whether the link has to be looked at, and how often that was so.
+    pub(super) looks: Option<u32>,
+    pub(super) state: State,
+}
+
+/// How far a lease has got.
+#[derive(Debug)]
+pub(super) enum State {
+    /// A Setup was under way.
+    Intent,
+    /// A Teardown was under way.
+    Ending(Rest),
+    /// It was at rest.
+    Resting(Rest),
+}
+
+const INTENT: &str = "INTENT";
+const ENDING: &str = "ENDING";
+const BOUND: &str = "BOUND";
+const RENEWING: &str = "RENEWING";
+const REBINDING: &str = "REBINDING";
+const INIT: &str = "INIT";
+
+impl Record {
+    /// That a container is about to get a lease.
+    pub(super) fn intent(request: &Request, site: &Site) -> Self {
+        let lease = Lease { mac_address: request.mac_text.clone(), ..Lease::default() };
+        let host_name = request.host_name.as_deref();
+        Self {
+            lease,
+            state: INTENT.to_owned(),
+            due_at: Some(0),
+            ..Self::about(request, site, (&request.client_id, host_name))
+        }
+    }
+
+    /// A lease at rest. `look` is when to look at its link again, and how often that was so.
+    pub(super) fn resting(
+        (request, site): (&Request, &Site),
+        config: &dhcp::Config,
+        rest: &Rest,
+        settings: &Settings,
+        look: Option<(Instant, u32)>,
+    ) -> Self {
+        let blank = Lease { mac_address: request.mac_text.clone(), ..Lease::default() };
+        let mut record = Self {
+            lease: rest.lease().map_or(blank, |lease| reply(request, lease)),
+            setbacks: rest.setbacks,
+            whole_at: millis(rest.whole_at).unwrap_or(0),
+            due_at: rest.due().and_then(millis),
+            on_link: settings.remember(),
+            look_at: look.and_then(|(at, _)| millis(at)),
+            looks: look.map_or(0, |(_, looks)| looks),
+            ..Self::about(request, site, (&config.client_id, config.host_name.as_deref()))
+        };
+        let (state, times, next) = match &rest.phase {
+            Phase::Bound { lease, renew_at, rebind_at } => (BOUND, Some((lease, renew_at, rebind_at)), None),
+            Phase::Renewing { lease, renew_at, rebind_at, next } => {
+                (RENEWING, Some((lease, renew_at, rebind_at)), Some(*next))
+            }
+            Phase::Rebinding { lease, renew_at, rebind_at, next } => {
+                (REBINDING, Some((lease, renew_at, rebind_at)), Some(*next))
+            }
+            Phase::Init { at, since, wanted, pace } => {
+                record.since = millis(*since).unwrap_or(0);
+                record.wanted = text(*wanted);
+                record.pace = *pace;
+                (INIT, None, Some(*at))
+            }
+        };
+        record.state = state.to_owned();
+        record.next_at = next.and_then(millis);
+        if let Some((lease, renew_at, rebind_at)) = times {
+            record.renew_at = millis(*renew_at);
+            record.rebind_at = millis(*rebind_at);
+            record.acquired_at = millis(lease.acquired_at).unwrap_or(0);
+            record.server_mac = text(lease.server_mac.map(Mac));
+            record.server_domain = lease.domain_name.clone().unwrap_or_default();
+            record.search.clone_from(&lease.search);
+            record.routes = lease.routes.iter().map(Way::from).collect();
+        }
+        record
+    }
+
+    fn about(request: &Request, site: &Site, (client_id, host_name): (&[u8], Option<&str>)) -> Self {
+        Self {
+            ns_path: request.key.netns.display().to_string(),
+            ns_cookie: site.netns.cookie,
+            ns_dev: site.netns.dev,
+            ns_ino: site.netns.ino,
+            container_iface: request.container_interface.clone(),
+            container_ifindex: site.index,
+            host_iface: request.host_interface.clone(),
+            client_id: client_id.to_vec(),
+            caller_host_name: host_name.unwrap_or_default().to_owned(),
+            caller_domain: request.domain_name.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// The same, about to be given back. What has no lease stays as it is.
+    pub(super) fn ending(mut self) -> Self {
+        if self.state != INTENT {
+            // The rest of it says what there is to be given back, and does not depend on the state it was in.
+            self.next_at = None;
+            self.due_at = Some(0);
+            self.state = ENDING.to_owned();
+        }
+        self
+    }
+
+    /// Whether a Teardown of it was under way.
+    pub(super) fn is_ending(&self) -> bool {
+        self.state == ENDING
+    }
+
+    /// The same, to be renewed at `now` if not before.
+    pub(super) fn renewed_by(mut self, now: Instant) -> Self {
+        if self.renew_at.map(instant) > Some(now) {
+            self.renew_at = millis(now);
+            self.due_at = self.due_at.min(millis(now));
+        }
+        self
+    }
+
+    /// What the lease belongs to, where that is said.
+    pub(super) fn key(&self) -> Option<Key> {
+        let mac = Mac::parse(&self.lease.mac_address).ok()?;
+        (!self.ns_path.is_empty()).then(|| Key { mac, netns: Path::new(&self.ns_path).into() })
+    }
+
+    /// The names that the container goes by.
+    pub(super) fn who(&self) -> Option<Who<'_>> {
+        let mac = Mac::parse(&self.lease.mac_address).ok()?;
+        Some(Who { network: &self.host_iface, client_id: &self.client_id, mac })
+    }
+
+    /// The address that the container has, or had last.
+    pub(super) fn address(&self) -> Option<Ipv4Addr> {
+        self.lease.yiaddr.parse().or_else(|_| self.wanted.parse()).ok()
+    }
+
+    /// Whether the path leads to another network namespace now, or to none, as far as that can be seen from outside. It
+    /// may be so all the same where this is false, for inode numbers are used again.
+    pub(super) fn is_gone(&self) -> bool {
+        match fs::metadata(&self.ns_path) {
+            Ok(there) => (there.dev(), there.ino()) != (self.ns_dev, self.ns_ino),
+            Err(error) => matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        }
+    }
+
+    /// The same, with a link that is to be looked at now.
+    pub(super) fn with_look(mut self) -> Self {
+        self.look_at.get_or_insert(0);
+        self
+    }
+
+    /// The container's interface and its namespace, for the log.
+    pub(super) fn place(&self) -> String {
+        format!("{} in {}", self.container_iface, self.ns_path)
+    }
+
+    /// When there is something to be done; none where that is never.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due_at.into_iter().chain(self.look_at).min().map(instant)
+    }
+
+    /// From when on it may be renewed together with others: a tenth of T1 before its time (RFC 2131 4.4.5).
+    pub(super) fn may_renew_from(&self) -> Option<Instant> {
+        let renew_at = self.renew_at.filter(|_| self.state == BOUND)?;
+        Some(instant(renew_at.saturating_sub(u64::from(self.lease.t1) * 100)))
+    }
+
+    /// The end of the time in which it is due: T2, where it is T1 that comes next.
+    pub(super) fn too_late(&self) -> Option<Instant> {
+        match &*self.state {
+            BOUND | RENEWING => self.rebind_at.map(instant),
+            _ => self.expires_at().map(instant),
+        }
+    }
+
+    fn expires_at(&self) -> Option<u64> {
+        let is_finite = self.lease.lease_time != u32::MAX && !self.lease.yiaddr.is_empty();
+        is_finite.then(|| self.acquired_at.saturating_add(u64::from(self.lease.lease_time) * 1000))
+    }
+
+    /// Parses it all; none where it makes no sense, for a file is anybody's.
+    pub(super) fn recall(self) -> Option<Remembered> {
+        let key = self.key()?;
+        let state = match &*self.state {
+            INTENT => State::Intent,
+            ENDING => State::Ending(self.rest(BOUND)?),
+            state => State::Resting(self.rest(state)?),
+        };
+        let netns = NetnsId { dev: self.ns_dev, ino: self.ns_ino, cookie: self.ns_cookie };
+        let site = Site { netns, index: self.container_ifindex };
+        let settings = Settings::recall(&self.on_link, self.container_ifindex, self.lease.yiaddr.parse().ok())?;
+        let request = Request {
+            ns_path: Rc::clone(&key.netns),
+            key,
+            mac_text: self.lease.mac_address,
+            host_interface: self.host_iface,
+            container_interface: self.container_iface,
+            client_id: self.client_id,
+            host_name: (!self.caller_host_name.is_empty()).then_some(self.caller_host_name),
+            domain_name: self.caller_domain,
+        };
+        Some(Remembered { request, site, settings, looks: self.look_at.map(|_| self.looks), state })
+    }
+
+    fn rest(&self, state: &str) -> Option<Rest> {
+        let never = || Instant::from_boot(Duration::MAX);
+        let times = || -> Option<_> {
+            let timer = |at: Option<u64>| at.map_or_else(never, instant);
+            Some((self.dhcp_lease()?, timer(self.renew_at), timer(self.rebind_at)))
+        };
+        let next = self.next_at.map(instant);
+        let phase = match state {
+            // One that is ending may have been looking for a lease.
+            BOUND if self.lease.yiaddr.is_empty() => self.init(never()),
+            BOUND => {
+                let (lease, renew_at, rebind_at) = times()?;
+                Phase::Bound { lease, renew_at, rebind_at }
+            }
+            RENEWING => {
+                let (lease, renew_at, rebind_at) = times()?;
+                Phase::Renewing { lease, renew_at, rebind_at, next: next? }
+            }
+            REBINDING => {
+                let (lease, renew_at, rebind_at) = times()?;
+                Phase::Rebinding { lease, renew_at, rebind_at, next: next? }
+            }
+            INIT => self.init(next?),
+            _ => return None,
+        };
+        Some(Rest { phase, setbacks: self.setbacks, whole_at: instant(self.whole_at) })
+    }
+
+    fn init(&self, at: Instant) -> Phase {
+        Phase::Init { at, since: instant(self.since), wanted: self.wanted.parse().ok(), pace: self.pace }
+    }
+
+    fn dhcp_lease(&self) -> Option<dhcp::Lease> {
+        let Lease { t1, t2, lease_time, mtu, host_name, .. } = &self.lease;
+        let address: Ipv4Addr = self.lease.yiaddr.parse().ok()?;
+        let mask: Ipv4Addr = self.lease.subnet_mask.parse().ok()?;
+        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        let is_infinite = *lease_time == u32::MAX;
+        let timer = |time: u32| if is_infinite { Duration::MAX } else { seconds(time) };
+        let lease = dhcp::Lease {
+            address,
+            prefix_len: u8::try_from(mask.to_bits().leading_ones()).ok().filter(|&length| length > 0)?,
+            broadcast: optional(&self.lease.broadcast_addr)?,
+            routers: addresses(&self.lease.gateways)?,
+            routes: self.routes.iter().map(|way| dhcp::Route::try_from(way).ok()).collect::<Option<_>>()?,
+            dns_servers: addresses(&self.lease.dns_servers)?,
+            domain_name: non_empty(&self.server_domain),
+            search: self.search.clone(),
+            host_name: non_empty(host_name),
+            mtu: u16::try_from(*mtu).ok().filter(|&mtu| mtu > 0),
+            ntp_servers: addresses(&self.lease.ntp_servers)?,
+            server_id: self.lease.srv_id.parse().ok()?,
+            next_server: optional(&self.lease.siaddr)?.filter(|server: &Ipv4Addr| !server.is_unspecified()),
+            server_mac: Mac::parse(&self.server_mac).ok().map(|mac| mac.0),
+            lease_time: (!is_infinite).then(|| seconds(*lease_time)),
+            t1: timer(*t1),
+            t2: timer(*t2),
+            acquired_at: instant(self.acquired_at),
+        };
+        (is_infinite || (lease.t1 <= lease.t2 && Some(lease.t2) <= lease.lease_time)).then_some(lease)
+    }
+}
+
+/// A record in its wire form: a fraction of the memory, for what is kept as long as the container and seldom looked at.
+#[derive(Clone, Debug)]
+pub(super) struct Packed(Box<[u8]>);
+
+impl Packed {
+    pub(super) fn unpack(&self) -> Record {
+        Record::decode(&*self.0).expect("these bytes were a record")
+    }
+}
+
+impl From<&Record> for Packed {
+    fn from(record: &Record) -> Self {
+        Self(record.encode_to_vec().into())
+    }
+}
+
+fn millis(at: Instant) -> Option<u64> {
+    // Nothing in a file is to last longer than this, and everything that comes from one can be added to.
+    u64::try_from(at.since_boot().as_millis()).ok().filter(|&millis| millis <= FAR)
+}
+
+/// Some thousand years.
+const FAR: u64 = 1 << 45;
+
+fn instant(millis: u64) -> Instant {
+    Instant::from_boot(Duration::from_millis(millis.min(FAR)))
+}
+
+fn text(value: Option<impl ToString>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
+}
+
+fn non_empty(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// None where it is neither empty nor an address.
+fn optional(text: &str) -> Option<Option<Ipv4Addr>> {
+    if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) }
+}
+
+fn addresses(texts: &[String]) -> Option<Vec<Ipv4Addr>> {
+    texts.iter().map(|text| text.parse().ok()).collect()
+}
+
+/// Bytes as hexadecimal digits.
+mod hex {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let wrong = || serde::de::Error::custom("not pairs of hexadecimal digits");
+        let pairs = text.as_bytes().chunks(2).map(|pair| {
+            let digits = std::str::from_utf8(pair).ok().filter(|digits| digits.len() == 2 && !digits.contains('+'));
+            digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()).ok_or_else(wrong)
+        });
+        pairs.collect()
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::proxy::words::tests::lease as plain;
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_boot(Duration::from_millis(millis))
+    }
+
+    fn about() -> (Request, Site, dhcp::Config) {
+        let netns: Rc<Path> = Path::new("/run/netns/a").into();
+        let request = Request {
+            key: Key { mac: Mac([2, 0, 0, 0, 0, 1]), netns: Rc::clone(&netns) },
+            ns_path: netns,
+            mac_text: "02-00:00:00:00:01".to_owned(),
+            host_interface: "eth0".to_owned(),
+            container_interface: "eth1".to_owned(),
+            client_id: b"\0id".to_vec(),
+            host_name: Some("web".to_owned()),
+            domain_name: "my.example".to_owned(),
+        };
+        let site = Site { netns: NetnsId { dev: 4, ino: 4_026_532_000, cookie: Some(77) }, index: 3 };
+        let config = dhcp::Config {
+            host_name: Some("web".to_owned()),
+            ..dhcp::Config::new([2, 0, 0, 0, 0, 1], b"\0id".to_vec())
+        };
+        (request, site, config)
+    }
+
+    fn full() -> dhcp::Lease {
+        let (on_link, far) = ("10.9.0.0".parse().unwrap(), "10.10.0.0".parse().unwrap());
+        dhcp::Lease {
+            broadcast: Some(Ipv4Addr::new(10, 0, 0, 255)),
+            routes: vec![
+                dhcp::Route { destination: on_link, prefix_len: 16, gateway: None },
+                dhcp::Route { destination: far, prefix_len: 16, gateway: Some(Ipv4Addr::new(10, 0, 0, 7)) },
+            ],
+            search: vec!["a.example".to_owned(), "b.example".to_owned()],
+            host_name: Some("given".to_owned()),
+            mtu: Some(1400),
+            ntp_servers: vec![Ipv4Addr::new(10, 0, 0, 123)],
+            next_server: Some(Ipv4Addr::new(10, 0, 0, 2)),
+            server_mac: Some([2, 9, 9, 9, 9, 9]),
+            lease_time: Some(Duration::from_secs(3600)),
+            t1: Duration::from_secs(1800),
+            t2: Duration::from_secs(3150),
+            acquired_at: at(1_000_000),
+            ..plain()
+        }
+    }
+
+    /// A record of `phase`, with an address on the link.
+    pub(in crate::proxy) fn record(phase: Phase) -> Record {
+        let (request, site, config) = about();
+        let rest = Rest { phase, setbacks: 2, whole_at: at(1_500_000) };
+        let mut settings = Settings::default();
+        settings.adopt(Ipv4Addr::new(10, 0, 0, 5), 24);
+        Record::resting((&request, &site), &config, &rest, &settings, None)
+    }
+
+    fn phases() -> [Phase; 5] {
+        let (lease, never) = (full(), Instant::from_boot(Duration::MAX));
+        let (renew_at, rebind_at, next) = (at(2_800_000), at(4_150_000), at(3_000_000));
+        let wanted = Some(lease.address);
+        [
+            Phase::Bound { lease: lease.clone(), renew_at, rebind_at },
+            Phase::Renewing { lease: lease.clone(), renew_at, rebind_at, next },
+            Phase::Rebinding { lease, renew_at, rebind_at, next },
+            Phase::Init { at: next, since: at(2_900_000), wanted, pace: 3 },
+            Phase::Bound { lease: plain(), renew_at: never, rebind_at: never },
+        ]
+    }
+
+    fn from_json(json: &Value) -> Record {
+        Record { lease: Lease::deserialize(json).unwrap(), ..Record::deserialize(json).unwrap() }
+    }
+
+    #[test]
+    fn what_is_remembered_is_what_there_was() {
+        for phase in phases() {
+            let record = record(phase.clone());
+            assert_eq!(Packed::from(&record).unpack(), record);
+            assert_eq!(from_json(&serde_json::to_value(&record).unwrap()), record);
+            let Remembered { request, site, settings, looks, state } = record.recall().unwrap();
+            let expected = about();
+            assert_eq!((request.key, request.mac_text), (expected.0.key, expected.0.mac_text));
+            assert_eq!((request.client_id, request.host_name), (expected.0.client_id, expected.0.host_name));
+            assert_eq!((site.netns, site.index, looks), (expected.1.netns, 3, None));
+            assert_eq!(settings.remember().address, "10.0.0.5/24");
+            match state {
+                State::Resting(rest) => assert_eq!(rest, Rest { phase, setbacks: 2, whole_at: at(1_500_000) }),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn it_is_due_when_its_state_says() {
+        let dues = phases().map(|phase| record(phase).due());
+        let next = Some(at(3_000_000));
+        assert_eq!(dues, [Some(at(2_800_000)), next, next, next, None]);
+        let bound = record(phases()[0].clone());
+        // A tenth of 1800 s.
+        assert_eq!(bound.may_renew_from(), Some(at(2_800_000 - 180_000)));
+        assert_eq!(bound.clone().renewed_by(at(2_700_000)).due(), Some(at(2_700_000)));
+        assert_eq!(bound.clone().renewed_by(at(2_900_000)).due(), Some(at(2_800_000)));
+        assert_eq!(bound.clone().with_look().due(), Some(at(0)));
+        assert_eq!(bound.clone().ending().due(), Some(at(0)));
+        assert_eq!(bound.too_late(), Some(at(4_150_000)));
+    }
+
+    #[test]
+    fn calls_that_were_under_way_are_known() {
+        let (request, site, _) = about();
+        let intent = Record::intent(&request, &site);
+        assert_eq!((intent.lease.yiaddr.as_str(), intent.due()), ("", Some(at(0))));
+        assert!(matches!(intent.clone().ending().recall().unwrap().state, State::Intent));
+        for phase in phases() {
+            let lease = record(phase.clone()).ending();
+            assert!(lease.is_ending());
+            assert!(matches!(lease.recall().unwrap().state, State::Ending(_)), "{phase:?}");
+        }
+    }
+
+    #[test]
+    fn netavarks_fields_are_as_the_caller_got_them() {
+        let json = serde_json::to_value(record(phases()[0].clone())).unwrap();
+        assert_eq!(
+            (&json["yiaddr"], &json["t1"], &json["domain_name"]),
+            (&json!("10.0.0.5"), &json!(1800), &json!("my.example a.example b.example"))
+        );
+        assert_eq!((&json["mac_address"], &json["client_id"]), (&json!("02-00:00:00:00:01"), &json!("006964")));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn whatever_a_file_says_is_parsed_or_left(
+            phase in 0..5_usize,
+            key in any::<prop::sample::Index>(),
+            value in prop_oneof![
+                Just(Value::Null), any::<u64>().prop_map(Value::from), any::<i64>().prop_map(Value::from), ".{0,20}".prop_map(Value::from),
+                Just(json!([])), Just(json!(["x"])), Just(json!([{"to": "0.0.0.0/99"}])), Just(json!("0.0.0.0")), Just(json!("BOUND")),
+            ],
+        ) {
+            let mut json = serde_json::to_value(record(phases()[phase].clone())).unwrap();
+            let keys: Vec<String> = json.as_object().unwrap().keys().cloned().collect();
+            json[key.get(&keys)] = value;
+            if let Ok(mut record) = Record::deserialize(&json) {
+                record.lease = Lease::deserialize(&json).unwrap_or_default();
+                let _ = (record.due(), record.may_renew_from(), record.too_late(), record.address(), record.is_gone());
+                if let Some(remembered) = record.recall()
+                    && let State::Resting(rest) = remembered.state {
+                        let config = dhcp::Config::new([2, 0, 0, 0, 0, 1], Vec::new());
+                        let mut client = dhcp::Client::resume(config, rest, 1, at(2_900_000));
+                        client.handle_timeout(at(5_000_000));
+                    }
+            }
+        }
+    }
+}

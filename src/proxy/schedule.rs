@@ -1,0 +1,365 @@
+//! What is done when: leases rest until they are due, and while all of them rest, the process need not be there.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use event_listener::Event;
+use futures_lite::future::{or, yield_now};
+
+use crate::rt;
+use crate::service::{Activity, Wakeup};
+use crate::time::Instant;
+
+use super::config::OnStop;
+use super::request::Key;
+use super::session::{Kept, Session};
+use super::site::Unreachable;
+use super::table::{Awake, Place, Resting, Slot, Table};
+
+/// How soon is tried again what failed for want of something.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// How soon a lease that was just laid down may be due again.
+const NO_SOONER: Duration = Duration::from_secs(1);
+
+/// A deadline that is nearer than this is waited for, whatever the patience: to leave takes a moment, and a timer that
+/// elapses within it is lost.
+const NEAR: Duration = Duration::from_secs(2);
+
+/// How long all leases may take to be given back when the daemon is stopped, well below the 90 seconds that systemd
+/// waits before it kills.
+const RELEASE: Duration = Duration::from_secs(30);
+
+/// Whether the process may leave while there are leases, and who wakes it then.
+#[derive(Debug)]
+pub(super) struct Sleep {
+    /// Or why there is nobody.
+    wakeup: RefCell<Result<Rc<Wakeup>, String>>,
+    /// How near a deadline has to be to be waited for.
+    patience: Duration,
+    /// Keeps the process for the sake of leases.
+    staying: RefCell<Option<Activity>>,
+    /// There may be a timer.
+    armed: Cell<bool>,
+    /// The file says of all leases that they are asleep.
+    pub(super) is_in_file: Cell<bool>,
+    told: Cell<bool>,
+}
+
+impl Sleep {
+    /// Sleeps where there is somebody to wake it, but stays for what is due within `patience`.
+    pub(super) fn new(wakeup: Result<Wakeup, String>, patience: Duration) -> Self {
+        Self {
+            wakeup: RefCell::new(wakeup.map(Rc::new)),
+            patience: patience.max(NEAR),
+            staying: RefCell::default(),
+            armed: Cell::default(),
+            is_in_file: Cell::default(),
+            told: Cell::default(),
+        }
+    }
+
+    /// Takes in what the file said: whether some leases were asleep, and whether all were.
+    pub(super) fn was_asleep(&self, some: bool, all: bool) {
+        self.armed.set(some);
+        self.is_in_file.set(all);
+    }
+
+    /// Whether there is somebody to wake the process.
+    pub(super) fn is_possible(&self) -> bool {
+        self.wakeup.borrow().is_ok()
+    }
+
+    fn wakeup(&self) -> Option<Rc<Wakeup>> {
+        self.wakeup.borrow().as_ref().ok().cloned()
+    }
+}
+
+impl Table {
+    /// Does what is due, when it is due.
+    pub(super) async fn keep_schedule(self: Rc<Self>) {
+        loop {
+            let changed = self.changed.listen();
+            let due = self.next_due();
+            let now = rt::now();
+            match due {
+                Some(due) if due <= now => self.wake_due(now),
+                Some(due) => or(changed, self.commons.sleep_until(due)).await,
+                None => changed.await,
+            }
+        }
+    }
+
+    /// Whether this process was started for the sake of the leases, and may leave when they are served.
+    pub(super) fn is_woken(&self) -> bool {
+        let is_due = || self.next_due().is_some_and(|due| due <= rt::now());
+        self.sleep.is_possible() && (Wakeup::woken_by_timer() || is_due())
+    }
+
+    /// When the next lease is due that rests.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.slots.borrow().values().filter_map(|slot| slot.place.due()).min()
+    }
+
+    /// Wakes all leases that are due, each in its turn, and with them those that may be renewed early: each of them would
+    /// else wake the process by itself (RFC 2131 4.4.5 allows it).
+    fn wake_due(self: &Rc<Self>, now: Instant) {
+        let together = self.sleep.is_possible();
+        let is_time = |resting: &Resting| {
+            let early = resting.may_renew_from.filter(|_| together);
+            [resting.due, early].into_iter().flatten().any(|at| at <= now)
+        };
+        let mut due: Vec<_> = {
+            let slots = self.slots.borrow();
+            let resting = slots.iter().filter_map(|(key, slot)| match &slot.place {
+                Place::Resting(resting) if is_time(resting) => Some((resting.due, key.clone())),
+                _ => None,
+            });
+            resting.collect()
+        };
+        due.sort();
+        for (_, key) in due {
+            let turn = self.pace.turn(now);
+            let awake = self.wake(key.clone(), turn);
+            if let Some(slot) = self.slots.borrow_mut().get_mut(&key) {
+                slot.place = Place::Awake(Box::new(awake));
+            }
+        }
+        self.mind_staying();
+    }
+
+    /// Starts the task that does what there is to do for a session.
+    pub(super) fn hold(self: &Rc<Self>, key: Key, mut session: Session) -> Awake {
+        self.start(|table, stopped| async move {
+            let kept = async {
+                // Setup is answered first: it begins with closing the sockets, which takes the kernel a while.
+                yield_now().await;
+                let kept = session.keep(async |session| table.noted(&key, session).await).await;
+                table.conclude(&key, &session, kept);
+            };
+            or(kept, stopped).await;
+            Some(session)
+        })
+    }
+
+    /// Starts the task that does what there is to do for a lease that rested, when it is its turn.
+    fn wake(self: &Rc<Self>, key: Key, turn: Instant) -> Awake {
+        self.start(|table, stopped| async move {
+            let mut session = None;
+            let work = async {
+                table.commons.sleep_until(turn).await;
+                let Some(record) = table.record(&key) else { return };
+                let (place, ends) = (record.place(), record.is_ending());
+                let now = rt::now();
+                let is_time = record.may_renew_from().is_some_and(|from| from <= now);
+                match table.revive(if is_time { record.renewed_by(now) } else { record }) {
+                    Ok(Some(revived)) if ends => {
+                        log::info!("{place}: finishing its Teardown");
+                        revived.end(true).await;
+                        table.forget(&key);
+                    }
+                    Ok(Some(revived)) => {
+                        let session = session.insert(revived);
+                        let kept = session.keep(async |session| table.noted(&key, session).await).await;
+                        table.conclude(&key, session, kept);
+                    }
+                    Ok(None) => {
+                        log::info!("{place}: its Setup came to nothing");
+                        table.forget(&key);
+                    }
+                    Err(Unreachable::Gone(why)) => {
+                        log::info!("{place}: {why}; its lease is left to run out");
+                        table.forget(&key);
+                    }
+                    Err(Unreachable::Fault(error)) => {
+                        log::warn!("{place}: {error}");
+                        table.lay_down(
+                            &key,
+                            Resting { due: Some(rt::now() + RETRY), may_renew_from: None, known: false },
+                        );
+                    }
+                }
+            };
+            or(work, stopped).await;
+            session
+        })
+    }
+
+    fn start<F>(self: &Rc<Self>, work: impl FnOnce(Rc<Self>, event_listener::EventListener) -> F) -> Awake
+    where
+        F: Future<Output = Option<Session>> + 'static,
+    {
+        let stop = Event::new();
+        let work = work(Rc::clone(self), stop.listen());
+        Awake { stop, task: self.commons.runtime.spawn(work), _activity: self.idle.activity() }
+    }
+
+    /// The last act of a task: what it did is done, and its lease rests or is over.
+    fn conclude(self: &Rc<Self>, key: &Key, session: &Session, kept: Kept) {
+        match kept {
+            Kept::Rests(record) => {
+                self.note(key, &record);
+                let resting = Resting::of(&record, true);
+                // One that makes no sense is not to keep us busy for good.
+                let due = resting.due.map(|due| due.max(rt::now() + NO_SOONER));
+                self.lay_down(key, Resting { due, ..resting });
+            }
+            Kept::Gone => {
+                if let Some(record) = self.record(key) {
+                    self.remember(Some(session.who()), &record);
+                }
+                self.forget(key);
+            }
+        }
+    }
+
+    /// Called by the task itself: from now on nothing is done for the lease until it is due.
+    fn lay_down(self: &Rc<Self>, key: &Key, resting: Resting) {
+        if let Some(slot) = self.slots.borrow_mut().get_mut(key)
+            // Else somebody waits for this task to end, and has the place.
+            && matches!(slot.place, Place::Awake(_))
+            && let Place::Awake(awake) = std::mem::replace(&mut slot.place, Place::Resting(resting))
+        {
+            awake.task.detach();
+        }
+        self.save_within(Duration::from_secs(1));
+        self.mind_staying();
+        self.changed.notify(usize::MAX);
+    }
+
+    /// Called by the task itself: the lease is over.
+    fn forget(self: &Rc<Self>, key: &Key) {
+        let removed = {
+            let mut slots = self.slots.borrow_mut();
+            match slots.get(key) {
+                Some(Slot { place: Place::Awake(_), .. }) => slots.remove(key),
+                // Somebody waits for this task to end, and has the place.
+                _ => None,
+            }
+        };
+        if let Some(Slot { place: Place::Awake(awake), .. }) = removed {
+            awake.task.detach();
+            self.save(false);
+            self.tell();
+        }
+        self.mind_staying();
+    }
+
+    /// Stays or need not stay for the sake of the leases that there are.
+    pub(super) fn mind_staying(&self) {
+        let wanted = !self.slots.borrow().is_empty() && !self.sleep.is_possible();
+        if wanted {
+            self.stay();
+            if let Err(why) = &*self.sleep.wakeup.borrow()
+                && !self.sleep.told.replace(true)
+            {
+                log::info!("staying for as long as there are leases: {why}");
+            }
+        } else {
+            self.sleep.staying.take();
+        }
+    }
+
+    fn stay(&self) {
+        self.sleep.staying.borrow_mut().get_or_insert_with(|| self.idle.activity());
+    }
+
+    /// From now on leases are a reason to stay.
+    fn give_up_sleeping(&self, why: String) {
+        *self.sleep.wakeup.borrow_mut() = Err(why);
+        self.mind_staying();
+    }
+
+    /// Called when idleness says that it is time to leave: has the process woken for the next deadline, or keeps it.
+    pub(super) async fn prepare_to_leave(self: Rc<Self>) {
+        while let Some(wakeup) = self.sleep.wakeup() {
+            let due = self.next_due();
+            let done = match due {
+                Some(due) if due - rt::now() <= self.sleep.patience => return self.stay(),
+                Some(due) => self.arm(&wakeup, due).await,
+                None => self.disarm(&wakeup).await,
+            };
+            if let Err(error) = done {
+                return self.give_up_sleeping(error.to_string());
+            }
+            // What has come up meanwhile counts.
+            if self.next_due() != due && !self.idle.is_busy() {
+                continue;
+            }
+            break;
+        }
+        let is_in_file = !self.is_unsaved() && (self.sleep.is_in_file.get() || self.slots.borrow().is_empty());
+        if !self.idle.is_busy() && !is_in_file && !self.save(true) {
+            // Where nobody can read of them, they would be lost.
+            self.give_up_sleeping("the lease file cannot be written".to_owned());
+        }
+    }
+
+    /// What becomes of the leases when the process is asked to leave.
+    pub(super) async fn stop(self: Rc<Self>, on_stop: OnStop) {
+        let wakeup = self.sleep.wakeup();
+        if on_stop == OnStop::Release {
+            let release = async { self.end_all(|_| true).await.is_some() };
+            or(release, async {
+                rt::sleep(RELEASE).await;
+                false
+            })
+            .await;
+            let left = self.slots.borrow().len();
+            if left > 0 {
+                log::warn!("{left} leases could not be given back in time");
+            } else if let Some(wakeup) = &wakeup
+                && let Err(error) = wakeup.disarm().await
+            {
+                log::warn!("{error}");
+            }
+        } else if !self.slots.borrow().is_empty() {
+            self.keep_on_stop(wakeup.as_deref()).await;
+        }
+        self.save(true);
+    }
+
+    async fn keep_on_stop(&self, wakeup: Option<&Wakeup>) {
+        let count = self.slots.borrow().len();
+        let Some(wakeup) = wakeup else {
+            log::info!("{count} leases stay, and the next start goes on with them");
+            return;
+        };
+        if wakeup.is_being_stopped().await {
+            log::info!("{count} leases stay until they run out: all that could wake us is being stopped, too");
+            return;
+        }
+        let is_awake = |slot: &Slot| matches!(slot.place, Place::Awake(_) | Place::Taken(_));
+        let soon = self.slots.borrow().values().any(is_awake).then(|| rt::now() + RETRY);
+        let Some(due) = self.next_due().into_iter().chain(soon).min() else { return };
+        let (unit, timer) = (wakeup.unit(), wakeup.timer());
+        match self.arm(wakeup, due.max(rt::now() + NEAR)).await {
+            Ok(()) => log::info!(
+                "{count} leases stay, and {timer} starts {unit} again when the next one is due; to stop everything: \
+                 systemctl stop {timer} and the socket, too"
+            ),
+            Err(error) => log::warn!("{count} leases stay, and nobody is there to renew them: {error}"),
+        }
+    }
+
+    /// Has the process woken at `due` and, in case that fails, once more before it is too late.
+    async fn arm(&self, wakeup: &Wakeup, due: Instant) -> io::Result<()> {
+        let is_it = |slot: &&Slot| slot.place.due() == Some(due);
+        let too_late =
+            self.slots.borrow().values().find(is_it).and_then(|slot| slot.record.as_ref()?.unpack().too_late());
+        let now = rt::now();
+        let fallback = too_late.map(|too_late| due - now + (too_late - due) / 4);
+        self.sleep.armed.set(true);
+        wakeup.arm(due - now, fallback).await
+    }
+
+    async fn disarm(&self, wakeup: &Wakeup) -> io::Result<()> {
+        if self.sleep.armed.get() {
+            wakeup.disarm().await?;
+            self.sleep.armed.set(false);
+        }
+        Ok(())
+    }
+}
