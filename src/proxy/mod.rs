@@ -7,7 +7,7 @@
 //! | `identity.rs` | who the DHCP server takes a container for |
 //! | `table.rs` | all leases, and who may touch which |
 //! | `schedule.rs` | when a lease is woken, and when the process may leave |
-//! | `pace.rs` | whose turn it is |
+//! | `pace.rs`, `silence.rs` | whose turn it is, and whom nobody need ask |
 //! | `session.rs` | one lease awake: client, sockets and link in one loop |
 //! | `site.rs` | where a lease lives, and the sockets into it |
 //! | `settings.rs` | what a lease puts on the link, and how to undo it |
@@ -30,6 +30,7 @@ mod request;
 mod schedule;
 mod session;
 mod settings;
+mod silence;
 mod site;
 mod table;
 mod words;

@@ -105,6 +105,9 @@ pub(super) struct Record {
     /// When the client wants to be woken, all considered.
     #[prost(uint64, optional, tag = "29")]
     due_at: Option<u64>,
+    /// When it was found that its server does not answer.
+    #[prost(uint64, optional, tag = "30")]
+    silent_since: Option<u64>,
 }
 
 /// What is on the link because of a lease (`Settings`).
@@ -244,6 +247,44 @@ impl Record {
     /// Whether a Teardown of it was under way.
     pub(super) fn is_ending(&self) -> bool {
         self.state == ENDING
+    }
+
+    /// T1.
+    pub(super) fn t1(&self) -> Option<Instant> {
+        self.renew_at.map(instant)
+    }
+
+    /// The server that its lease is from.
+    pub(super) fn server(&self) -> Option<Ipv4Addr> {
+        self.lease.srv_id.parse().ok()
+    }
+
+    /// Whether it is in use and nothing is to be done for it but to renew it.
+    pub(super) fn is_bound(&self) -> bool {
+        self.state == BOUND && self.look_at.is_none()
+    }
+
+    /// Whether its server was asked for more time, and did not answer.
+    pub(super) fn is_unanswered(&self) -> bool {
+        [RENEWING, REBINDING].contains(&&*self.state) && self.look_at.is_none()
+    }
+
+    /// Since when its server does not answer, as far as this lease has found.
+    pub(super) fn silence(&self) -> Option<Instant> {
+        self.silent_since.map(instant)
+    }
+
+    /// The same, whose server was found at `now` not to answer.
+    pub(super) fn with_silence(mut self, now: Instant) -> Self {
+        self.silent_since = millis(now);
+        self
+    }
+
+    /// The same, put off until a time that is not too late for a first REQUEST: half of the time until T2 is left.
+    pub(super) fn put_off(mut self, until: Instant) -> Option<Self> {
+        let (renew_at, rebind_at) = (self.renew_at?, self.rebind_at?);
+        self.due_at = Some(millis(until)?.min(renew_at + rebind_at.saturating_sub(renew_at) / 2));
+        Some(self)
     }
 
     /// The same, to be renewed at `now` if not before.

@@ -13,6 +13,7 @@ use crate::service::{Activity, Wakeup};
 use crate::time::Instant;
 
 use super::config::OnStop;
+use super::record::Record;
 use super::request::Key;
 use super::session::{Kept, Session};
 use super::site::Unreachable;
@@ -104,7 +105,8 @@ impl Table {
     }
 
     /// Wakes all leases that are due, each in its turn, and with them those that may be renewed early: each of them would
-    /// else wake the process by itself (RFC 2131 4.4.5 allows it).
+    /// else wake the process by itself (RFC 2131 4.4.5 allows it). For the same reason nobody asks a silent server before
+    /// it is time.
     fn wake_due(self: &Rc<Self>, now: Instant) {
         let together = self.sleep.is_possible();
         let is_time = |resting: &Resting| {
@@ -120,14 +122,57 @@ impl Table {
             resting.collect()
         };
         due.sort();
-        for (_, key) in due {
-            let turn = self.pace.turn(now);
-            let awake = self.wake(key.clone(), turn);
+        for (due, key) in due {
+            if together && self.hold_back(&key, now) {
+                continue;
+            }
+            let is_due = due.is_some_and(|due| due <= now);
+            log::trace!("{key:?} is woken{}", if is_due { "" } else { ", though it is early" });
+            let awake = self.wake(key.clone(), self.pace.turn(now));
             if let Some(slot) = self.slots.borrow_mut().get_mut(&key) {
                 slot.place = Place::Awake(Box::new(awake));
             }
         }
         self.mind_staying();
+    }
+
+    /// Whether a renewal has to wait because its server does not answer anybody else, either.
+    fn hold_back(&self, key: &Key, now: Instant) -> bool {
+        let Some(record) = self.record(key) else { return false };
+        let Some(server) = record.server().filter(|_| record.is_bound() || record.is_unanswered()) else {
+            return false;
+        };
+        let until = self.silence.borrow().until(server, now).filter(|_| record.is_bound());
+        let Some(record) = until.and_then(|until| record.put_off(until)) else {
+            self.silence.borrow_mut().asked(server, now);
+            return false;
+        };
+        let resting = Resting::of(&record, true);
+        let is_held = resting.due > Some(now);
+        if is_held {
+            self.note(key, &record);
+            if let Some(slot) = self.slots.borrow_mut().get_mut(key) {
+                slot.place = Place::Resting(Resting { may_renew_from: resting.due, ..resting });
+            }
+        }
+        is_held
+    }
+
+    /// A server has answered: who waited for it to do so need not wait any longer.
+    pub(super) fn hear_from(&self, record: &Record) {
+        let Some(server) = record.server() else { return };
+        if !self.silence.borrow_mut().spoke(server, rt::now()) {
+            return;
+        }
+        for slot in self.slots.borrow_mut().values_mut() {
+            if let (Place::Resting(resting), Some(record)) = (&mut slot.place, &slot.record) {
+                let record = record.unpack();
+                if record.server() == Some(server) && record.is_bound() {
+                    resting.due = record.t1();
+                }
+            }
+        }
+        self.changed.notify(usize::MAX);
     }
 
     /// Starts the task that does what there is to do for a session.
@@ -200,6 +245,13 @@ impl Table {
     fn conclude(self: &Rc<Self>, key: &Key, session: &Session, kept: Kept) {
         match kept {
             Kept::Rests(record) => {
+                let record = match record.server().filter(|_| record.is_unanswered()) {
+                    Some(server) => {
+                        self.silence.borrow_mut().is_silent(server, rt::now());
+                        record.with_silence(rt::now())
+                    }
+                    None => *record,
+                };
                 self.note(key, &record);
                 let resting = Resting::of(&record, true);
                 // One that makes no sense is not to keep us busy for good.

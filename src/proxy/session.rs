@@ -325,10 +325,13 @@ impl Session {
             let mac = &self.request.mac_text;
             log::info!("ip or gateway for mac {mac} changed, update address: {}", Brief(lease));
         }
-        // One that is away now is found out in the next exchange.
-        let applied = self.put_on_link(lease).map_err(Error::from);
+        let applied = self.put_on_link(lease);
         self.last = place;
-        self.note(applied);
+        match applied {
+            // The next look at the link tells what has become of it.
+            Err(Unreachable::Gone(_)) => self.stale = true,
+            applied => self.note(applied.map_err(Error::from)),
+        }
     }
 
     /// No lease in place of the one that was there.

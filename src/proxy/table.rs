@@ -26,6 +26,7 @@ use super::record::{Packed, Record};
 use super::request::{Key, Request, Selector};
 use super::schedule::Sleep;
 use super::session::{Commons, Session};
+use super::silence::Silence;
 use super::site::{Site, Unreachable, canonical};
 
 /// How long a Setup may still take when the daemon is asked to leave: less than its connection has.
@@ -42,6 +43,7 @@ pub(super) struct Table {
     pub(super) idle: Idle,
     pub(super) pace: Pace,
     pub(super) sleep: Sleep,
+    pub(super) silence: RefCell<Silence>,
     /// Tells the schedule that something is due at another time.
     pub(super) changed: Event,
     pub(super) slots: RefCell<BTreeMap<Key, Slot>>,
@@ -127,6 +129,7 @@ impl Table {
             idle,
             pace: Pace::new(),
             sleep,
+            silence: RefCell::default(),
             changed: Event::new(),
             slots: RefCell::default(),
             notify,
@@ -156,6 +159,9 @@ impl Table {
                 self.remember(record.who(), &record);
                 changed = true;
                 continue;
+            }
+            if let Some((server, since)) = record.server().zip(record.silence()) {
+                self.silence.borrow_mut().is_silent(server, since);
             }
             let record = if asleep { record } else { record.with_look() };
             let place = Place::Resting(Resting::of(&record, asleep));
@@ -353,6 +359,9 @@ impl Table {
             self.note(key, &record);
             self.persist().await;
             self.tell();
+            if record.is_bound() {
+                self.hear_from(&record);
+            }
         }
     }
 
