@@ -1,0 +1,161 @@
+//! What is remembered is what there was, whatever has become of the file meanwhile.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::proxy::words::tests::lease as plain;
+
+fn at(millis: u64) -> Instant {
+    Instant::from_boot(Duration::from_millis(millis))
+}
+
+fn about() -> (Request, Site, dhcp::Config) {
+    let netns: Rc<Path> = Path::new("/run/netns/a").into();
+    let request = Request {
+        key: Key { mac: Mac([2, 0, 0, 0, 0, 1]), netns: Rc::clone(&netns) },
+        ns_path: netns,
+        mac_text: "02-00:00:00:00:01".to_owned(),
+        host_interface: "eth0".to_owned(),
+        container_interface: "eth1".to_owned(),
+        client_id: b"\0id".to_vec(),
+        host_name: Some("web".to_owned()),
+        domain_name: "my.example".to_owned(),
+    };
+    let site = Site { netns: NetnsId { dev: 4, ino: 4_026_532_000, cookie: Some(77) }, index: 3 };
+    let config =
+        dhcp::Config { host_name: Some("web".to_owned()), ..dhcp::Config::new([2, 0, 0, 0, 0, 1], b"\0id".to_vec()) };
+    (request, site, config)
+}
+
+fn full() -> dhcp::Lease {
+    let (on_link, far) = ("10.9.0.0".parse().unwrap(), "10.10.0.0".parse().unwrap());
+    dhcp::Lease {
+        broadcast: Some(Ipv4Addr::new(10, 0, 0, 255)),
+        routes: vec![
+            dhcp::Route { destination: on_link, prefix_len: 16, gateway: None },
+            dhcp::Route { destination: far, prefix_len: 16, gateway: Some(Ipv4Addr::new(10, 0, 0, 7)) },
+        ],
+        search: vec!["a.example".to_owned(), "b.example".to_owned()],
+        host_name: Some("given".to_owned()),
+        mtu: Some(1400),
+        ntp_servers: vec![Ipv4Addr::new(10, 0, 0, 123)],
+        next_server: Some(Ipv4Addr::new(10, 0, 0, 2)),
+        server_mac: Some([2, 9, 9, 9, 9, 9]),
+        lease_time: Some(Duration::from_secs(3600)),
+        t1: Duration::from_secs(1800),
+        t2: Duration::from_secs(3150),
+        acquired_at: at(1_000_000),
+        ..plain()
+    }
+}
+
+/// A record of `phase`, with an address on the link.
+pub(in crate::proxy) fn record(phase: Phase) -> Record {
+    let (request, site, config) = about();
+    let rest = Rest { phase, setbacks: 2, whole_at: at(1_500_000) };
+    let mut settings = Settings::default();
+    settings.adopt(Ipv4Addr::new(10, 0, 0, 5), 24);
+    Record::resting((&request, &site), &config, &rest, &settings, None)
+}
+
+fn phases() -> [Phase; 5] {
+    let (lease, never) = (full(), Instant::from_boot(Duration::MAX));
+    let (renew_at, rebind_at, next) = (at(2_800_000), at(4_150_000), at(3_000_000));
+    let wanted = Some(lease.address);
+    [
+        Phase::Bound { lease: lease.clone(), renew_at, rebind_at },
+        Phase::Renewing { lease: lease.clone(), renew_at, rebind_at, next },
+        Phase::Rebinding { lease, renew_at, rebind_at, next },
+        Phase::Init { at: next, since: at(2_900_000), wanted, pace: 3 },
+        Phase::Bound { lease: plain(), renew_at: never, rebind_at: never },
+    ]
+}
+
+fn from_json(json: &Value) -> Record {
+    Record { lease: Lease::deserialize(json).unwrap(), ..Record::deserialize(json).unwrap() }
+}
+
+#[test]
+fn what_is_remembered_is_what_there_was() {
+    for phase in phases() {
+        let record = record(phase.clone());
+        assert_eq!(Packed::from(&record).unpack(), record);
+        assert_eq!(from_json(&serde_json::to_value(&record).unwrap()), record);
+        let Remembered { request, site, settings, looks, state } = record.recall().unwrap();
+        let expected = about();
+        assert_eq!((request.key, request.mac_text), (expected.0.key, expected.0.mac_text));
+        assert_eq!((request.client_id, request.host_name), (expected.0.client_id, expected.0.host_name));
+        assert_eq!((site.netns, site.index, looks), (expected.1.netns, 3, None));
+        assert_eq!(settings.remember().address, "10.0.0.5/24");
+        match state {
+            State::Resting(rest) => assert_eq!(rest, Rest { phase, setbacks: 2, whole_at: at(1_500_000) }),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn it_is_due_when_its_state_says() {
+    let dues = phases().map(|phase| record(phase).due());
+    let next = Some(at(3_000_000));
+    assert_eq!(dues, [Some(at(2_800_000)), next, next, next, None]);
+    let bound = record(phases()[0].clone());
+    // A tenth of 1800 s.
+    assert_eq!(bound.may_renew_from(), Some(at(2_800_000 - 180_000)));
+    assert_eq!(bound.clone().renewed_by(at(2_700_000)).due(), Some(at(2_700_000)));
+    assert_eq!(bound.clone().renewed_by(at(2_900_000)).due(), Some(at(2_800_000)));
+    assert_eq!(bound.clone().with_look().due(), Some(at(0)));
+    assert_eq!(bound.clone().ending().due(), Some(at(0)));
+    assert_eq!(bound.too_late(), Some(at(4_150_000)));
+}
+
+#[test]
+fn calls_that_were_under_way_are_known() {
+    let (request, site, _) = about();
+    let intent = Record::intent(&request, &site);
+    assert_eq!((intent.lease.yiaddr.as_str(), intent.due()), ("", Some(at(0))));
+    assert!(matches!(intent.clone().ending().recall().unwrap().state, State::Intent));
+    for phase in phases() {
+        let lease = record(phase.clone()).ending();
+        assert!(lease.is_ending());
+        assert!(matches!(lease.recall().unwrap().state, State::Ending(_)), "{phase:?}");
+    }
+}
+
+#[test]
+fn netavarks_fields_are_as_the_caller_got_them() {
+    let json = serde_json::to_value(record(phases()[0].clone())).unwrap();
+    assert_eq!(
+        (&json["yiaddr"], &json["t1"], &json["domain_name"]),
+        (&json!("10.0.0.5"), &json!(1800), &json!("my.example a.example b.example"))
+    );
+    assert_eq!((&json["mac_address"], &json["client_id"]), (&json!("02-00:00:00:00:01"), &json!("006964")));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn whatever_a_file_says_is_parsed_or_left(
+        phase in 0..5_usize,
+        key in any::<prop::sample::Index>(),
+        value in prop_oneof![
+            Just(Value::Null), any::<u64>().prop_map(Value::from), any::<i64>().prop_map(Value::from), ".{0,20}".prop_map(Value::from),
+            Just(json!([])), Just(json!(["x"])), Just(json!([{"to": "0.0.0.0/99"}])), Just(json!("0.0.0.0")), Just(json!("BOUND")),
+        ],
+    ) {
+        let mut json = serde_json::to_value(record(phases()[phase].clone())).unwrap();
+        let keys: Vec<String> = json.as_object().unwrap().keys().cloned().collect();
+        json[key.get(&keys)] = value;
+        if let Ok(mut record) = Record::deserialize(&json) {
+            record.lease = Lease::deserialize(&json).unwrap_or_default();
+            let _ = (record.due(), record.may_renew_from(), record.too_late(), record.address(), record.is_gone());
+            if let Some(remembered) = record.recall()
+                && let State::Resting(rest) = remembered.state {
+                    let config = dhcp::Config::new([2, 0, 0, 0, 0, 1], Vec::new());
+                    let mut client = dhcp::Client::resume(config, rest, 1, at(2_900_000));
+                    client.handle_timeout(at(5_000_000));
+                }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The first lease of a container, for which a caller waits.
+
+use std::future::pending;
+use std::net::Ipv4Addr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_lite::future::or;
+
+use super::{Commons, Next, Session, seed};
+use crate::dhcp::{self, Client, Event, Lost};
+use crate::proxy::error::Error;
+use crate::proxy::request::Request;
+use crate::proxy::settings::{Place, Settings};
+use crate::proxy::site::{LinkState, Site};
+use crate::proxy::words::Brief;
+use crate::rt;
+use crate::time::Instant;
+
+impl Session {
+    /// Gets a lease, `wish` if the server will, and puts it on the link. All or nothing. Each lease is made known to
+    /// `leased` before anything is changed for it.
+    pub(in crate::proxy) async fn acquire(
+        commons: Rc<Commons>,
+        mut request: Request,
+        site: Site,
+        wish: Option<Ipv4Addr>,
+        leased: impl AsyncFn(&Self),
+    ) -> Result<Self, Error> {
+        let patience = commons.habits.acquisition.unwrap_or(Duration::MAX);
+        // A caller without a deadline waits all the same, which is to be known.
+        let config = dhcp::Config { deadline: Some(patience), requested: wish, ..commons.config(&mut request) };
+        let wire = site.open(&request)?;
+        // A carrier may come by itself; who sets an interface up did so before he called.
+        if wire.state == LinkState::Down {
+            return Err(Error::LinkDown(request.container_interface));
+        }
+        let now = rt::now();
+        let client = Client::new(config, seed()?, now);
+        let mut session = Self::new(commons, request, site, client, Settings::default());
+        session.wire = Some(wire);
+        session.mind_link();
+        session.bind(now + patience, leased).await?;
+        Ok(session)
+    }
+
+    /// Asks until there is a lease that nobody disputes, and puts it on the link.
+    async fn bind(&mut self, deadline: Instant, leased: impl AsyncFn(&Self)) -> Result<(), Error> {
+        let (commons, interface) = (Rc::clone(&self.commons), self.request.container_interface.clone());
+        let no_answer = |why| Error::NoAnswer { interface: interface.clone(), why };
+        // Once bound, the client asks on for ever; the caller does not wait for ever.
+        let mut disputed: Option<dhcp::Why> = None;
+        loop {
+            let late = async {
+                let Some(why) = disputed.clone() else { return pending().await };
+                commons.sleep_until(deadline).await;
+                Err(no_answer(why))
+            };
+            let event = async {
+                match self.next().await {
+                    Next::Event(event) => Ok(event),
+                    Next::Gone(why) => Err(Error::Vanished(why)),
+                    Next::Rest(_) => unreachable!("only what is settled rests"),
+                }
+            };
+            match or(event, late).await? {
+                Event::Bound(lease) => {
+                    log::info!("{self}: {}", Brief(&lease));
+                    leased(self).await;
+                    self.put_on_link(&lease)?;
+                    self.last = Some(Place::of(&lease));
+                    // By now there may be an answer of somebody who has the address; later ones `keep` hears.
+                    self.hear_what_arrived();
+                    if self.client.lease().is_some() {
+                        return Ok(());
+                    }
+                }
+                Event::Lost { old, why: why @ Lost::Conflict { by } } => {
+                    self.lose(&old, &why);
+                    disputed = Some(dhcp::Why::InUse { address: old.address, server: old.server_id, by });
+                }
+                Event::GaveUp(why) => return Err(no_answer(why)),
+                Event::Declined { address, server, by } => self.tell_declined(address, server, by),
+                // All others need a lease that is kept.
+                event => log::debug!("{self}: {event:?} in a Setup"),
+            }
+        }
+    }
+}
