@@ -105,14 +105,38 @@ impl Rest {
         }
     }
 
-    /// The same, without waits that no client would have chosen by `now`: for one that comes out of a file, which may
-    /// have been written by anybody. What a client said of itself is not changed by this.
+    /// The same, without a lease of later than `now` and without waits that no client would have chosen: for one that
+    /// comes out of a file, which may have been written by anybody. What a client said of itself is not changed by this.
     #[must_use]
-    pub fn within_reason(mut self, now: Instant) -> Self {
-        self.whole_at = self.whole_at.min(Allowance::exhausted(now));
-        if let Phase::Init { at, since, .. } = &mut self.phase {
-            (*at, *since) = ((*at).min(now + LONGEST), (*since).min(now));
-        }
-        self
+    pub fn within_reason(self, now: Instant) -> Self {
+        let whole_at = self.whole_at.min(Allowance::exhausted(now));
+        let phase = match self.phase {
+            Phase::Bound { lease, renew_at, rebind_at } => {
+                let (lease, rebind_at) = mended(lease, rebind_at, now);
+                Phase::Bound { lease, renew_at, rebind_at }
+            }
+            Phase::Rebinding { lease, renew_at, rebind_at, next } if lease.lease_time.is_some() => {
+                let (lease, rebind_at) = mended(lease, rebind_at, now);
+                Phase::Rebinding { lease, renew_at, rebind_at, next }
+            }
+            // A lease for ever is never rebound, and nothing else ends a long silence.
+            Phase::Renewing { lease, renew_at, rebind_at, next }
+            | Phase::Rebinding { lease, renew_at, rebind_at, next } => {
+                let next = if lease.lease_time.is_none() { next.min(now + LONGEST) } else { next };
+                let (lease, rebind_at) = mended(lease, rebind_at, now);
+                Phase::Renewing { lease, renew_at, rebind_at, next }
+            }
+            Phase::Init { at, since, wanted, pace } => {
+                Phase::Init { at: at.min(now + LONGEST), since: since.min(now), wanted, pace }
+            }
+        };
+        Self { phase, whole_at, ..self }
     }
+}
+
+/// A lease of `now` at the latest, and its T2, which does not come after its end, nor ever in one without an end.
+fn mended(lease: Lease, rebind_at: Instant, now: Instant) -> (Lease, Instant) {
+    let lease = Lease { acquired_at: lease.acquired_at.min(now), ..lease };
+    let rebind_at = lease.expires_at().map_or(NEVER, |expiry| expiry.min(rebind_at));
+    (lease, rebind_at)
 }

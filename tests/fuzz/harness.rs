@@ -2,7 +2,7 @@
 //! plain tests for seconds.
 
 use super::watch::Watched;
-use smol_dhcp_proxy::dhcp::{self, Config, Lease, Mac, Probe};
+use smol_dhcp_proxy::dhcp::{self, Config, Lease, Mac, Phase, Probe, Rest};
 use smol_dhcp_proxy::time::Instant;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -21,6 +21,7 @@ const ADDRESSES: [Ipv4Addr; 6] = [
 ];
 const SERVERS: [Ipv4Addr; 3] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::UNSPECIFIED];
 const TIMES: [u32; 12] = [3600, 0, 1, 2, 3, 7, 59, 120, 600, 86_400, u32::MAX - 1, u32::MAX];
+const NEVER: Instant = Instant::from_boot(Duration::MAX);
 /// Ends every input, however long it is.
 const MOST_CALLS: usize = 300;
 
@@ -128,6 +129,7 @@ fn call(client: &mut Watched, bytes: &mut Bytes<'_>) {
                 *bytes = Bytes(&[]);
             }
         }
+        23 => rest(client, bytes),
         16.. => {
             let payload = reply(client, bytes);
             client.hears(&from_server(&payload, SERVER_MAC));
@@ -153,9 +155,67 @@ fn restart(client: &mut Watched, bytes: &mut Bytes<'_>) {
     *client = match (bytes.byte() % 4, client.last_lease().cloned()) {
         (0, _) | (_, None) => Watched::new(config, seed, now),
         (1, Some(lease)) => Watched::reboot(config, lease.address, seed, now),
-        (2, Some(lease)) => Watched::resume(config, Lease { server_mac: None, ..lease }, seed, now),
-        (_, Some(lease)) => Watched::resume(config, lease, seed, now),
+        (2, Some(lease)) => Watched::resume(config, bound_with(Lease { server_mac: None, ..lease }), seed, now),
+        (_, Some(lease)) => Watched::resume(config, bound_with(lease), seed, now),
     };
+}
+
+/// The client rests, for no time or until later; or another one goes on with what a file says that nobody has written.
+fn rest(client: &mut Watched, bytes: &mut Bytes<'_>) {
+    let now = client.now();
+    match bytes.byte() % 5 {
+        0 => client.rests(now),
+        1 => client.rests(client.due().unwrap_or(now)),
+        2 => client.rests(now + Duration::from_secs(bytes.short().into())),
+        3 => client.rests(now + Duration::from_secs(u64::from(bytes.short()) << 20)),
+        _ => {
+            let lease = client.last_lease().cloned().unwrap_or_else(a_lease);
+            let rest = any_rest(lease, now, bytes);
+            *client = Watched::resume(config(bytes.byte()), rest, bytes.short().into(), now);
+        }
+    }
+}
+
+fn any_rest(mut lease: Lease, now: Instant, bytes: &mut Bytes<'_>) -> Rest {
+    let times = [lease.renew_at(), lease.rebind_at(), lease.expires_at()];
+    let ends = [Instant::from_boot(Duration::ZERO), NEVER, now];
+    let instant = |bytes: &mut Bytes<'_>| match bytes.byte() % 8 {
+        choice @ 0..=2 => ends[usize::from(choice)],
+        choice @ 3..=5 => times[usize::from(choice - 3)].unwrap_or(NEVER),
+        6 => now + Duration::from_millis(bytes.short().into()),
+        _ => Instant::from_boot(now.since_boot().saturating_sub(Duration::from_secs(bytes.short().into()))),
+    };
+    let [renew_at, rebind_at, next, whole_at] = [(); 4].map(|()| instant(bytes));
+    if bytes.byte() % 2 == 0 {
+        lease.acquired_at = instant(bytes);
+        let mut time = || Duration::from_secs(bytes.pick(&TIMES).into());
+        (lease.t1, lease.t2, lease.lease_time) = (time(), time(), Some(time()));
+        lease.lease_time = lease.lease_time.filter(|_| bytes.byte() % 4 > 0);
+    }
+    let (pace, setbacks) = (bytes.pick(&TIMES), bytes.pick(&TIMES));
+    let phase = match bytes.byte() % 4 {
+        0 => Phase::Bound { lease, renew_at, rebind_at },
+        1 => Phase::Renewing { lease, renew_at, rebind_at, next },
+        2 => Phase::Rebinding { lease, renew_at, rebind_at, next },
+        _ => {
+            let wanted = (bytes.byte() % 2 == 0).then_some(lease.address);
+            Phase::Init { at: next, since: renew_at, wanted, pace }
+        }
+    };
+    Rest { phase, setbacks, whole_at }.within_reason(now)
+}
+
+/// For a client that has never had one.
+fn a_lease() -> Lease {
+    let mut client = Watched::new(config(0), 0, start_of_time());
+    lead_to(&mut client, 3);
+    client.last_lease().cloned().expect("a client that is led to BOUND has a lease")
+}
+
+/// What is left of a client that had this lease and did nothing yet.
+fn bound_with(lease: Lease) -> Rest {
+    let (renew_at, rebind_at) = (lease.renew_at().unwrap_or(NEVER), lease.rebind_at().unwrap_or(NEVER));
+    Rest { phase: Phase::Bound { lease, renew_at, rebind_at }, setbacks: 0, whole_at: start_of_time() }
 }
 
 pub fn start_of_time() -> Instant {
@@ -211,7 +271,7 @@ pub fn lead_to(client: &mut Watched, state: u8) {
             bound(client);
             if let Some(lease) = client.last_lease().cloned() {
                 let (config, now) = (client.config().clone(), client.now());
-                *client = Watched::resume(config, Lease { server_mac: None, ..lease }, 1, now);
+                *client = Watched::resume(config, bound_with(Lease { server_mac: None, ..lease }), 1, now);
                 client.releases();
             }
         }

@@ -2,7 +2,7 @@
 
 use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Decoder};
-use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lease, Phase, Rest, Transmit};
+use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lease, Rest, Transmit};
 use smol_dhcp_proxy::time::Instant;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -41,12 +41,32 @@ impl Watched {
         Self::watch(Client::reboot(config, address, seed, now), None, now)
     }
 
-    pub fn resume(config: Config, lease: Lease, seed: u64, now: Instant) -> Self {
-        let never = Instant::from_boot(Duration::MAX);
-        let (renew_at, rebind_at) = (lease.renew_at().unwrap_or(never), lease.rebind_at().unwrap_or(never));
-        let phase = Phase::Bound { lease: lease.clone(), renew_at, rebind_at };
-        let rest = Rest { phase, setbacks: 0, whole_at: now };
-        Self::watch(Client::resume(config, rest, seed, now), Some(lease), now)
+    /// A client that goes on with what may have come out of any file.
+    pub fn resume(config: Config, rest: Rest, seed: u64, now: Instant) -> Self {
+        let held = rest.lease().cloned();
+        Self::watch(Client::resume(config, rest, seed, now), held, now)
+    }
+
+    /// What the client would have to remember, which is all that another one needs.
+    pub fn rest(&self) -> Option<Rest> {
+        let rest = self.client.rest()?;
+        assert_eq!(rest.lease(), self.held.as_ref(), "the lease in use is forgotten");
+        let resumed = Client::resume(self.config().clone(), rest.clone(), 0, self.now);
+        if rest.due().is_none_or(|due| due > self.now) {
+            assert_eq!((resumed.rest().as_ref(), resumed.poll_timeout()), (Some(&rest), rest.due()));
+        }
+        Some(rest)
+    }
+
+    /// Lets the client go, and goes on with another one, which knows no more than the rest says.
+    pub fn rests(&mut self, now: Instant) {
+        assert!(now >= self.now, "time runs forward");
+        let Some(rest) = self.rest() else { return };
+        (self.client, self.now) = (Client::resume(self.config().clone(), rest, 0, now), now);
+        if !self.carrier {
+            self.client.handle_carrier(false, now);
+        }
+        self.check();
     }
 
     fn watch(client: Client, held: Option<Lease>, now: Instant) -> Self {
