@@ -52,8 +52,9 @@ impl Client {
     /// A client that goes on where another one [rested](Self::rest), since the machine booted, with what is due by
     /// now. Nobody waits, so [`Config::deadline`] has no meaning here.
     ///
-    /// A lease that has run out meanwhile is told ([`Event::Lost`](crate::dhcp::Event::Lost)); then its address is asked
-    /// for as by [`Client::reboot`], for its server may well keep it for us (RFC 2131 4.4.2).
+    /// A lease that has run out meanwhile is told ([`Event::Lost`](crate::dhcp::Event::Lost)). RFC 2131 4.4.5 has a
+    /// client go to INIT then; but who was away is in the place of one that was rebooted, so the address is asked for as
+    /// by [`Client::reboot`] (RFC 2131 4.4.2), for its server may well keep it for us.
     pub fn resume(config: Config, rest: Rest, seed: u64, now: Instant) -> Self {
         let Rest { phase, setbacks, whole_at } = rest.within_reason(now);
         let mut client = Self::start(Config { deadline: None, ..config }, State::Stopped, seed, now);
