@@ -1,0 +1,157 @@
+//! What a service does before it leaves because it is idle: `Prepare`, in real processes with this test in the part of systemd.
+
+#![allow(clippy::unwrap_used, reason = "a test that meets an error ends, and says where")]
+
+#[path = "lab/service.rs"]
+mod lab;
+
+use std::cell::{Cell, RefCell};
+use std::env;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_lite::future::pending;
+use lab::{Daemon, Lab, PATIENCE, finish, readable, talk};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use smol_dhcp_proxy::rt;
+use smol_dhcp_proxy::service::{self, Connection, Idle, Notify, Options, Prepare, Reason};
+
+/// A service that does something before it leaves: this program, which becomes one when the environment says so. It stays for
+/// 50 ms, and tells the manager when it begins to prepare and when that is broken off.
+#[test]
+fn thoughtful_service() {
+    struct Told(Notify, &'static str);
+    impl Drop for Told {
+        fn drop(&mut self) {
+            self.0.status(self.1);
+        }
+    }
+
+    let (Some(path), Ok(habit)) = (env::var_os("THOUGHTFUL_PATH"), env::var("THOUGHTFUL_HABIT")) else { return };
+    let timeout = Duration::from_millis(if habit == "hasty" { 0 } else { 50 });
+    let options = Options::new(Idle::new(Some(timeout))).unwrap();
+    let (idle, notify) = (options.idle.clone(), options.notify.clone());
+    let objection = Rc::new(RefCell::new(None));
+    let (held, first) = (Rc::clone(&objection), Cell::new(true));
+    let prepare = Prepare::new(move || {
+        let (idle, notify, held) = (idle.clone(), notify.clone(), Rc::clone(&held));
+        let habit = if first.replace(false) { habit.clone() } else { "agrees".into() };
+        async move {
+            notify.status("preparing");
+            match habit.as_str() {
+                "objects" => *held.borrow_mut() = Some(idle.activity()),
+                "ponders" => {
+                    let _told = Told(notify, "broken off");
+                    pending::<()>().await;
+                }
+                "reconsiders" => drop(idle.activity()),
+                _ => {}
+            }
+        }
+    });
+    let options = Options { prepare: Some(prepare), ..options };
+    let mut sockets = service::activation::listen_fds().unwrap();
+    if sockets.is_empty() {
+        sockets.push(service::bind(Path::new(&path)).unwrap());
+    }
+    let handler = |Connection { stream, activity, .. }| {
+        // Whoever talks to it talks it out of its objection.
+        let objection = objection.take();
+        async move {
+            let _ = futures_lite::io::copy(stream.clone(), stream).await;
+            drop((activity, objection));
+        }
+    };
+    let reason = rt::block_on(async |runtime| service::serve(&runtime, sockets, options, handler).await).unwrap();
+    std::process::exit(if reason == Reason::Idle { 0 } else { 7 });
+}
+
+/// Starts [`thoughtful_service`] and waits until it is ready.
+fn thoughtful(lab: &Lab, habit: &str) -> Daemon {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", "thoughtful_service", "--nocapture"]).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.env("THOUGHTFUL_PATH", lab.path()).env("THOUGHTFUL_HABIT", habit);
+    let daemon = Daemon::start({
+        command.env("NOTIFY_SOCKET", lab.directory.join("notify"));
+        command
+    });
+    assert_eq!(lab.hears(), "READY=1");
+    daemon
+}
+
+#[test]
+fn before_it_leaves_it_prepares_once() {
+    let lab = Lab::new();
+    let daemon = thoughtful(&lab, "agrees");
+    assert_eq!([lab.hears(), lab.hears()], ["STATUS=preparing", "STOPPING=1"]);
+    daemon.ends_well();
+}
+
+#[test]
+fn an_objection_to_leaving_keeps_it_until_it_is_taken_back() {
+    let lab = Lab::new();
+    let daemon = thoughtful(&lab, "objects");
+    assert_eq!(lab.hears(), "STATUS=preparing");
+    let pidfd = pidfd_open(Pid::from_child(&daemon.0), PidfdFlags::empty()).unwrap();
+    assert!(!readable(&pidfd, Duration::from_millis(300)), "it left in spite of the objection");
+    talk(&lab.path(), b"please").unwrap();
+    assert_eq!([lab.hears(), lab.hears()], ["STATUS=preparing", "STOPPING=1"]);
+    daemon.ends_well();
+}
+
+#[test]
+fn who_comes_while_it_prepares_is_served_and_it_prepares_again_later() {
+    let lab = Lab::new();
+    let daemon = thoughtful(&lab, "ponders");
+    assert_eq!(lab.hears(), "STATUS=preparing");
+    let held = UnixStream::connect(lab.path()).unwrap();
+    assert_eq!(lab.hears(), "STATUS=broken off");
+    lab.manager.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert!(lab.manager.recv(&mut [0; 64]).is_err(), "nothing is prepared while somebody is there");
+    lab.manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    finish(held, b"served").unwrap();
+    assert_eq!([lab.hears(), lab.hears()], ["STATUS=preparing", "STOPPING=1"]);
+    daemon.ends_well();
+}
+
+#[test]
+fn work_that_came_and_went_while_it_prepared_lets_it_wait_and_prepare_again() {
+    let lab = Lab::new();
+    let start = rt::now();
+    let daemon = thoughtful(&lab, "reconsiders");
+    assert_eq!([lab.hears(), lab.hears(), lab.hears()], ["STATUS=preparing", "STATUS=preparing", "STOPPING=1"]);
+    daemon.ends_well();
+    assert!(rt::now() - start >= Duration::from_millis(100), "it waited twice");
+}
+
+#[test]
+fn a_signal_ends_it_while_it_prepares() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let lab = Lab::new();
+        let daemon = thoughtful(&lab, "ponders");
+        assert_eq!(lab.hears(), "STATUS=preparing");
+        daemon.signal(signal);
+        let (status, errors) = daemon.ends();
+        assert_eq!(status.code(), Some(7), "{errors}");
+        let rest = [lab.hears(), lab.hears()];
+        assert!(rest.contains(&"STATUS=broken off".to_owned()) && rest.contains(&"STOPPING=1".to_owned()), "{rest:?}");
+    }
+}
+
+#[test]
+fn without_patience_it_leaves_at_once_and_serves_who_waits() {
+    let lab = Lab::new();
+    let daemon = thoughtful(&lab, "hasty");
+    assert_eq!([lab.hears(), lab.hears()], ["STATUS=preparing", "STOPPING=1"]);
+    daemon.ends_well();
+
+    let lab = Lab::new();
+    let listener = lab.listener();
+    let waiting = UnixStream::connect(lab.path()).unwrap();
+    let daemon = lab.activated(&listener, "0");
+    finish(waiting, b"in time").unwrap();
+    daemon.ends_well();
+}
