@@ -70,15 +70,15 @@ check "it counts seconds and knows the date, each twice" \
     [ "$(property TimersMonotonic $timer | grep -c OnActiveUSec) $(property TimersCalendar $timer | grep -c OnCalendar)" = "2 2" ]
 for wake in 1 2 3; do
     before=$(started) left=$(gone)
-    latest=300
+    latest=1000
     # systemd counts its seconds anew then (its issue 31914), and the date, in whole seconds, holds.
-    [ $wake != 2 ] || { check "(after a daemon-reload)" in_rig systemctl daemon-reload && latest=1400; }
+    [ $wake != 2 ] || { check "(after a daemon-reload)" in_rig systemctl daemon-reload && latest=2000; }
     wait_for 6 "wake $wake" started_after "$before"
     late=$((($(started) - left) / 1000 - 3000))
     # It armed before it left, and systemd notices its end some milliseconds later.
-    check "on time, $late ms after leaving and 3 s" [ $late -ge -300 -a $late -lt $latest ]
+    check "on time, $late ms after leaving and 3 s" [ $late -ge -1000 -a $late -lt $latest ]
     check "by the timer" says "woken by $timer"
-    check "and it leaves at once, after $((($(gone) - $(started)) / 1000)) ms" [ $(($(gone) - $(started))) -lt 200000 ]
+    check "and it leaves at once, after $((($(gone) - $(started)) / 1000)) ms" [ $(($(gone) - $(started))) -lt 1000000 ]
 done
 
 # --- Asked for again, and taken back.
@@ -120,7 +120,7 @@ in_rig rm /run/podman/fails
 wait_for 5 "the second makes it good" says "woken by $timer"
 wait_for 5 "it leaves" is_gone
 late=$((($(started) - left) / 1000 - 5000))
-check "on time, $late ms after leaving and 5 s" [ $late -ge -300 -a $late -lt 300 ]
+check "on time, $late ms after leaving and 5 s" [ $late -ge -1000 -a $late -lt 1000 ]
 
 # --- What is being stopped?
 
