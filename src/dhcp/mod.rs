@@ -24,6 +24,9 @@
 //! assert!(wake > Some(now));
 //! ```
 //!
+//! Between two exchanges the client itself is not needed: [`Client::rest`] says what has to be remembered, be it in a
+//! file, and at [`Rest::due`] another client goes on with that, by [`Client::resume`].
+//!
 //! | file | what it knows |
 //! |---|---|
 //! | `client.rs` | the states of RFC 2131 figure 5, and what they wait for |

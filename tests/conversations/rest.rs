@@ -341,4 +341,17 @@ fn a_rest_that_makes_no_sense_is_mended() {
     let mut c = Conversation::resume(late).without_fuzz();
     c.at(330).sends(discover().wanting(IP));
     assert_eq!((c.last().secs(), c.rest().due()), (330, Some(second(630))));
+
+    // A T2 after the end: the end comes.
+    let lease = Conversation::bound(hours(1)).lease().clone();
+    let renewing = |lease: Lease| Phase::Renewing { lease, renew_at: never, rebind_at: never, next: never };
+    let mut c =
+        Conversation::resume(Rest { phase: renewing(lease.clone()), ..bound_with(lease.clone()) }).without_fuzz();
+    c.wakes_at(3600).says(Lost(IP, Expired)).sends(discover().wanting(IP));
+
+    // A lease for ever that is said to be in REBINDING, where nobody would ask again for ages.
+    let lease = Lease { lease_time: None, acquired_at: never, ..lease };
+    let phase = Phase::Rebinding { lease: lease.clone(), renew_at: never, rebind_at: start_of_time(), next: never };
+    let mut c = Conversation::resume(Rest { phase, ..bound_with(lease) }).without_fuzz();
+    c.at(330).sends(renew(IP)).hears(ack(IP, hours(1))).says(Renewed(IP));
 }

@@ -186,11 +186,11 @@ fn any_rest(mut lease: Lease, now: Instant, bytes: &mut Bytes<'_>) -> Rest {
         _ => Instant::from_boot(now.since_boot().saturating_sub(Duration::from_secs(bytes.short().into()))),
     };
     let [renew_at, rebind_at, next, whole_at] = [(); 4].map(|()| instant(bytes));
-    if bytes.byte() % 2 == 0 {
+    if bytes.byte().is_multiple_of(2) {
         lease.acquired_at = instant(bytes);
         let mut time = || Duration::from_secs(bytes.pick(&TIMES).into());
         (lease.t1, lease.t2, lease.lease_time) = (time(), time(), Some(time()));
-        lease.lease_time = lease.lease_time.filter(|_| bytes.byte() % 4 > 0);
+        lease.lease_time = lease.lease_time.filter(|_| !bytes.byte().is_multiple_of(4));
     }
     let (pace, setbacks) = (bytes.pick(&TIMES), bytes.pick(&TIMES));
     let phase = match bytes.byte() % 4 {
@@ -198,7 +198,7 @@ fn any_rest(mut lease: Lease, now: Instant, bytes: &mut Bytes<'_>) -> Rest {
         1 => Phase::Renewing { lease, renew_at, rebind_at, next },
         2 => Phase::Rebinding { lease, renew_at, rebind_at, next },
         _ => {
-            let wanted = (bytes.byte() % 2 == 0).then_some(lease.address);
+            let wanted = bytes.byte().is_multiple_of(2).then_some(lease.address);
             Phase::Init { at: next, since: renew_at, wanted, pace }
         }
     };
