@@ -64,7 +64,7 @@ impl Sleep {
 
     /// Takes in what the file said: whether some leases were asleep, and whether all were.
     pub(super) fn was_asleep(&self, some: bool, all: bool) {
-        self.armed.set(some);
+        self.armed.set(some || Wakeup::woken_by_timer());
         self.is_in_file.set(all);
     }
 
@@ -386,11 +386,12 @@ impl Table {
         let is_awake = |slot: &Slot| matches!(slot.place, Place::Awake(_) | Place::Taken(_));
         let soon = self.slots.borrow().values().any(is_awake).then(|| rt::now() + RETRY);
         let Some(due) = self.next_due().into_iter().chain(soon).min() else { return };
-        let (unit, timer) = (wakeup.unit(), wakeup.timer());
         match self.arm(wakeup, due.max(rt::now() + NEAR)).await {
             Ok(()) => log::info!(
-                "{count} leases stay, and {timer} starts {unit} again when the next one is due; to stop everything: \
-                 systemctl stop {timer} and the socket, too"
+                "{count} leases stay, and {} starts {} again when the next one is due; to stop everything: systemctl stop {}",
+                wakeup.timer(),
+                wakeup.unit(),
+                wakeup.everything().join(" ")
             ),
             Err(error) => log::warn!("{count} leases stay, and nobody is there to renew them: {error}"),
         }

@@ -132,6 +132,12 @@ impl Wakeup {
         format!("{}.timer", self.unit.trim_end_matches(SERVICE))
     }
 
+    /// All that has to be stopped for the service to stay away: the timer, the sockets that are known to start it, and it.
+    pub fn everything(&self) -> Vec<String> {
+        let sockets = self.sockets.get().cloned().unwrap_or_default();
+        [vec![self.timer()], sockets, vec![self.unit.clone()]].concat()
+    }
+
     /// Has the unit started `delay` from now, and once more at `fallback`, a later delay, in case that the first start
     /// fails. Replaces what was armed before.
     ///
