@@ -71,6 +71,17 @@ pub(super) struct Session {
     /// The last trouble, so that one that lasts is told of once.
     trouble: String,
     told_of_taken_port: bool,
+    /// Called before a lease that was made known is given back.
+    before_undoing: Option<Undoing>,
+}
+
+/// What has to be done before a lease is given back that was made known already.
+pub(super) struct Undoing(pub(super) Box<dyn FnOnce()>);
+
+impl fmt::Debug for Undoing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Undoing")
+    }
 }
 
 /// What has become of a session that was kept.
@@ -126,6 +137,7 @@ impl Session {
             looks: 0,
             trouble: String::new(),
             told_of_taken_port: false,
+            before_undoing: None,
         }
     }
 
@@ -169,6 +181,7 @@ impl Session {
     /// From now on a drop leaves the lease and the link alone (RFC 2131 3.2 (4)).
     pub(super) fn settle(&mut self) {
         self.settled = true;
+        self.before_undoing = None;
     }
 
     /// What the caller of Setup gets; none while the lease is lost.
@@ -497,6 +510,9 @@ impl Drop for Session {
             return;
         }
         log::info!("{self}: giving the lease back");
+        if let Some(Undoing(before)) = self.before_undoing.take() {
+            before();
+        }
         if self.can_release() {
             // One that would have to wait for ARP is not waited for in here; the ACK has told us where to send it.
             self.client.release(rt::now());

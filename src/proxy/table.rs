@@ -25,7 +25,7 @@ use super::pace::Pace;
 use super::record::{Packed, Record};
 use super::request::{Key, Request, Selector};
 use super::schedule::Sleep;
-use super::session::{Commons, Session};
+use super::session::{Commons, Session, Undoing};
 use super::silence::Silence;
 use super::site::{Site, Unreachable, canonical};
 
@@ -224,7 +224,10 @@ impl Table {
         self.note(&key, &Record::intent(&request, &site));
         self.persist().await;
         let leased = async |session: &Session| self.noted(&key, session).await;
-        let acquisition = Session::acquire(Rc::clone(&self.commons), request, site, wish, leased);
+        let (table, place) = (Rc::clone(self), key.clone());
+        // A crash in the middle of it is to be followed by the rest of it.
+        let undoing = Undoing(Box::new(move || table.note_ending(&place)));
+        let acquisition = Session::acquire(Rc::clone(&self.commons), request, site, wish, (leased, undoing));
         let cancelled = async {
             claim.cancelled().await;
             Err(Error::Superseded)
@@ -353,6 +356,14 @@ impl Table {
         }
     }
 
+    /// Puts into the file that a lease is about to be given back, if it knows of one.
+    fn note_ending(self: &Rc<Self>, key: &Key) {
+        if let Some(ending) = self.record(key).map(Record::ending).filter(Record::is_ending) {
+            self.note(key, &ending);
+            self.save(false);
+        }
+    }
+
     /// Puts into the file what has become of a session.
     pub(super) async fn noted(self: &Rc<Self>, key: &Key, session: &Session) {
         if let Some(record) = session.record() {
@@ -420,7 +431,7 @@ impl Table {
 
     /// Tells the service manager how many leases there are.
     pub(super) fn tell(&self) {
-        let count = self.slots.borrow().values().filter(|slot| slot.record.is_some()).count();
+        let count = self.slots.borrow().values().filter(|slot| !matches!(slot.place, Place::Taken(_))).count();
         if self.told.replace(Some(count)) != Some(count) {
             self.notify.status(if count == 1 { "1 lease".to_owned() } else { format!("{count} leases") });
         }

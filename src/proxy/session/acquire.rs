@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_lite::future::or;
 
-use super::{Commons, Next, Session, seed};
+use super::{Commons, Next, Session, Undoing, seed};
 use crate::dhcp::{self, Client, Event, Lost};
 use crate::proxy::error::Error;
 use crate::proxy::request::Request;
@@ -19,13 +19,13 @@ use crate::time::Instant;
 
 impl Session {
     /// Gets a lease, `wish` if the server will, and puts it on the link. All or nothing. Each lease is made known to
-    /// `leased` before anything is changed for it.
+    /// `leased` before anything is changed for it, and that it is given back to `undoing` before that is done.
     pub(in crate::proxy) async fn acquire(
         commons: Rc<Commons>,
         mut request: Request,
         site: Site,
         wish: Option<Ipv4Addr>,
-        leased: impl AsyncFn(&Self),
+        (leased, undoing): (impl AsyncFn(&Self), Undoing),
     ) -> Result<Self, Error> {
         let patience = commons.habits.acquisition.unwrap_or(Duration::MAX);
         // A caller without a deadline waits all the same, which is to be known.
@@ -38,6 +38,7 @@ impl Session {
         let now = rt::now();
         let client = Client::new(config, seed()?, now);
         let mut session = Self::new(commons, request, site, client, Settings::default());
+        session.before_undoing = Some(undoing);
         session.wire = Some(wire);
         session.mind_link();
         session.bind(now + patience, leased).await?;
