@@ -31,7 +31,9 @@ fn talk_on(mut config: Config, rests: bool, server: impl Fn(&dhcproto::v4::Messa
         }
         while client.poll_event().is_some() {}
         let rest = client.rest().filter(|_| rests);
-        now = rest.as_ref().map_or(client.poll_timeout(), Rest::due).expect("it never stops trying");
+        let due = rest.as_ref().map_or(client.poll_timeout(), Rest::due).expect("it never stops trying");
+        assert!(due > now, "it does nothing when its time comes");
+        now = due;
         match rest {
             Some(rest) => client = Client::resume(config.clone(), rest, 8, now),
             None => client.handle_timeout(now),
