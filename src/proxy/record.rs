@@ -335,7 +335,7 @@ impl Record {
 
     /// When there is something to be done; none where that is never.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.due_at.into_iter().chain(self.look_at).min().map(instant)
+        self.due_at.into_iter().chain(self.look_at).chain(self.expires_at()).min().map(instant)
     }
 
     /// From when on it may be renewed together with others: a tenth of T1 before its time (RFC 2131 4.4.5).
@@ -415,7 +415,10 @@ impl Record {
 
     fn dhcp_lease(&self) -> Option<dhcp::Lease> {
         let Lease { t1, t2, lease_time, mtu, host_name, .. } = &self.lease;
-        let address: Ipv4Addr = self.lease.yiaddr.parse().ok()?;
+        let is_usable = |address: &Ipv4Addr| {
+            !(address.is_unspecified() || address.is_broadcast() || address.is_multicast() || address.is_loopback())
+        };
+        let address: Ipv4Addr = self.lease.yiaddr.parse().ok().filter(is_usable)?;
         let mask: Ipv4Addr = self.lease.subnet_mask.parse().ok()?;
         let seconds = |seconds: u32| Duration::from_secs(seconds.into());
         let is_infinite = *lease_time == u32::MAX;
