@@ -9,6 +9,8 @@ mod lab;
 mod calls;
 #[path = "system/conflict.rs"]
 mod conflict;
+#[path = "system/crash.rs"]
+mod crash;
 #[path = "system/expiry.rs"]
 mod expiry;
 #[path = "system/file.rs"]
@@ -41,6 +43,7 @@ mod resting;
 mod servers;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::ExitCode;
@@ -63,12 +66,13 @@ fn main() -> ExitCode {
     // Most trials mostly wait.
     arguments.test_threads.get_or_insert(8);
 
-    let groups: [&[Named]; 16] = [
+    let groups: [&[Named]; 17] = [
         lab_itself::TRIALS,
         lease::TRIALS,
         refusals::TRIALS,
         calls::TRIALS,
         leaving::TRIALS,
+        crash::TRIALS,
         manual::TRIALS,
         link::TRIALS,
         file::TRIALS,
@@ -110,6 +114,12 @@ fn conclude(trial: impl FnOnce() -> Result) -> Result<Completion, Failed> {
         },
     };
     Err(format!("{reason}\n{}", take_evidence()).into())
+}
+
+/// Says something to whoever reads the report, whether the trial goes well or not.
+fn tell(text: &str) {
+    // Nobody may be there to read it.
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// The program under test: what `DAEMON` names, as for the scripts, or what cargo built for this test.

@@ -264,6 +264,11 @@ impl Daemon {
 
     /// Ends it with SIGKILL, as a crash would.
     pub fn crash(mut self) -> Result {
+        self.kill()
+    }
+
+    /// The same, for one that stays where it is kept.
+    pub fn kill(&mut self) -> Result {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())

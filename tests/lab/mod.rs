@@ -23,6 +23,7 @@ pub mod scene;
 pub mod server;
 pub mod stage;
 pub mod topology;
+pub mod tracer;
 pub mod wire;
 
 /// What can go wrong here is told to a person; nobody tells one error from another, but for [`Skip`].

@@ -39,6 +39,13 @@ pub struct Settings {
     pub mtu: Option<u16>,
 }
 
+/// An address that a client was offered or has. Past its end it is still the client's, should nobody else want it.
+#[derive(Clone, Copy, Debug)]
+struct Leased {
+    address: Ipv4Addr,
+    until: Instant,
+}
+
 /// Somebody who claims an address, and the process that is to hear of it together with the ACK.
 #[derive(Clone, Debug)]
 struct Dispute {
@@ -112,7 +119,7 @@ struct State {
     /// Kinds that it hears and does not answer.
     unanswered: Vec<MessageType>,
     given: u32,
-    leases: BTreeMap<Mac, Ipv4Addr>,
+    leases: BTreeMap<Mac, Leased>,
     /// Addresses that a client found in use.
     declined: BTreeSet<Ipv4Addr>,
     disputes: Vec<Dispute>,
@@ -187,9 +194,16 @@ impl Server {
         self.lock().leases.clear();
     }
 
-    /// The lease of a client.
+    /// The lease of a client, unless it has run out.
     pub fn lease_of(&self, client: Mac) -> Option<Ipv4Addr> {
-        self.lock().leases.get(&client).copied()
+        let now = rt::now();
+        self.lock().leases.get(&client).filter(|lease| lease.until > now).map(|lease| lease.address)
+    }
+
+    /// The clients whose leases have not run out.
+    pub fn clients(&self) -> Vec<Mac> {
+        let now = rt::now();
+        self.lock().leases.iter().filter(|(_, lease)| lease.until > now).map(|(client, _)| *client).collect()
     }
 
     /// Everything it heard so far, oldest first.
@@ -310,7 +324,7 @@ impl State {
     /// The answer to a message: RFC 2131 section 4.3, with table 4 to tell one REQUEST from another.
     fn decide(&mut self, heard: &Heard) -> Option<(MessageType, Option<Ipv4Addr>)> {
         let (message, client) = (&heard.message, heard.client());
-        let lease = self.leases.get(&client).copied();
+        let lease = self.leases.get(&client).map(|lease| lease.address);
         let requested = match message.opts().get(OptionCode::RequestedIpAddress) {
             Some(DhcpOption::RequestedIpAddress(address)) => Some(*address),
             _ => None,
@@ -327,7 +341,10 @@ impl State {
                     _ => requested,
                 };
                 match lease {
-                    Some(lease) if Some(lease) == wanted => Some((MessageType::Ack, Some(lease))),
+                    Some(lease) if Some(lease) == wanted => {
+                        self.give(client, lease);
+                        Some((MessageType::Ack, Some(lease)))
+                    }
                     _ => Some((MessageType::Nak, None)),
                 }
             }
@@ -336,7 +353,7 @@ impl State {
                 None
             }
             MessageType::Decline => {
-                self.declined.extend(self.leases.remove(&client));
+                self.declined.extend(self.leases.remove(&client).map(|lease| lease.address));
                 None
             }
             _ => None,
@@ -347,25 +364,30 @@ impl State {
     /// (RFC 2131 section 4.3.1).
     fn assign(&mut self, client: Mac, wanted: Option<Ipv4Addr>) -> Ipv4Addr {
         if let Some(lease) = self.leases.get(&client) {
-            return *lease;
+            return lease.address;
         }
         let first = self.settings.first.to_bits();
         let is_free = |wanted: &Ipv4Addr| {
             let was_given = (first..first + self.given).contains(&wanted.to_bits());
-            was_given && !self.declined.contains(wanted) && !self.leases.values().any(|leased| leased == wanted)
+            was_given
+                && !self.declined.contains(wanted)
+                && !self.leases.values().any(|leased| leased.address == *wanted)
         };
         if let Some(wanted) = wanted.filter(is_free) {
-            self.leases.insert(client, wanted);
-            return wanted;
+            return self.give(client, wanted);
         }
         loop {
             let address = Ipv4Addr::from_bits(self.settings.first.to_bits() + self.given);
             self.given += 1;
             if !self.declined.contains(&address) {
-                self.leases.insert(client, address);
-                return address;
+                return self.give(client, address);
             }
         }
+    }
+
+    fn give(&mut self, client: Mac, address: Ipv4Addr) -> Ipv4Addr {
+        self.leases.insert(client, Leased { address, until: rt::now() + self.settings.lease });
+        address
     }
 
     fn reply(&self, request: &Message, kind: MessageType, address: Option<Ipv4Addr>) -> Message {

@@ -25,6 +25,13 @@ impl Stage {
         Ok(Self { daemon, unit, topology })
     }
 
+    /// Kills the daemon, if nobody has, and starts the next one, as systemd would.
+    pub fn restart(&mut self) -> Result {
+        self.daemon.kill()?;
+        self.daemon = self.unit.start_ready(&self.topology.host)?;
+        Ok(())
+    }
+
     /// What netavark sends for a container.
     pub fn config(&self, container: usize) -> NetworkConfig {
         self.topology.containers[container].config()

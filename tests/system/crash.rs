@@ -1,0 +1,288 @@
+//! The daemon killed at each step of what it does: table, file, link and server agree afterwards, by themselves.
+//!
+//! Each step is a system call that arrives; the daemon is dead before the kernel does what it asks for, and the next one is
+//! started. The steps of the usual run are the calls whose effects outlive the process; with ALL=1 in the environment
+//! they are all calls there are.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use dhcproto::v4::MessageType;
+use smol_dhcp_proxy::rpc::{Lease, NetworkConfig, Status};
+use smol_dhcp_proxy::rt;
+use smol_dhcp_proxy::time::Instant;
+
+use crate::lab::server::{Server, Settings};
+use crate::lab::stage::Stage;
+use crate::lab::topology::{Container, LINK, SERVER_LINK};
+use crate::lab::tracer::{Ran, Steps, Tracer};
+use crate::lab::{Result, Skip, eventually, grpc};
+use crate::{Named, stage};
+
+pub(crate) const TRIALS: &[Named] = &[
+    ("crash::at_each_step_of_setup", || SETUP.at_each_step()),
+    ("crash::at_each_step_of_a_renewal", || RENEWAL.at_each_step()),
+    ("crash::at_each_step_of_teardown", || TEARDOWN.at_each_step()),
+];
+
+/// How many networks are at it at a time. Nearly all of the time they wait.
+const NETWORKS: usize = 8;
+/// Who has seen so many faults need not look for more.
+const ENOUGH: usize = 20;
+const LEASE: u32 = 60;
+/// Within this time the next instance has put everything in order.
+const BOUND: Duration = Duration::from_secs(5);
+
+/// What the daemon does when it is killed.
+struct Operation {
+    name: &'static str,
+    /// T1 of all leases, in seconds.
+    t1: u64,
+    /// Brings the container to where it begins.
+    prepare: fn(&Rig) -> Result,
+    /// The call that it is, if it is one.
+    call: Option<fn(&Path, &NetworkConfig) -> Result<Lease, Status>>,
+}
+
+const SETUP: Operation = Operation { name: "a Setup", t1: 2, prepare: |_| Ok(()), call: Some(grpc::setup) };
+
+const RENEWAL: Operation = Operation { name: "a renewal", t1: 4, prepare: Rig::lease_at_rest, call: None };
+
+const TEARDOWN: Operation =
+    Operation { name: "a Teardown", t1: 6, prepare: Rig::lease_at_rest, call: Some(grpc::teardown) };
+
+/// How a container's lease is, by what everybody says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Said {
+    /// State and address in the lease file.
+    file: Option<(String, String)>,
+    link: Option<Ipv4Addr>,
+    routes: usize,
+    server: Option<Ipv4Addr>,
+}
+
+/// A network with one container, in which one step after the other is tried.
+struct Rig {
+    stage: Stage,
+    server: Server,
+    /// How many descriptors a daemon without leases has open.
+    descriptors: usize,
+}
+
+impl Operation {
+    fn at_each_step(&self) -> Result {
+        let steps = if std::env::var_os("ALL").is_some() { Steps::Every } else { Steps::Lasting };
+        let (next, tried, is_through) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+        let faults = Mutex::new(Vec::new());
+        let work = || -> Result {
+            let mut rig = Rig::new(self)?;
+            while !is_through.load(Ordering::Relaxed) {
+                let step = next.fetch_add(1, Ordering::Relaxed);
+                match self.killed_at(&mut rig, step, steps) {
+                    Ok(Ran::Killed(_)) => drop(tried.fetch_add(1, Ordering::Relaxed)),
+                    Ok(Ran::Through(_)) => is_through.store(true, Ordering::Relaxed),
+                    Err(error) if Skip::reason(&*error).is_some() => return Err(error),
+                    Err(error) => {
+                        let mut faults = faults.lock().unwrap_or_else(PoisonError::into_inner);
+                        faults.push((step, format!("{error}\n{}", rig.end_of_log())));
+                        if faults.len() == ENOUGH {
+                            is_through.store(true, Ordering::Relaxed);
+                        }
+                        drop(faults);
+                        rig = Rig::new(self)?;
+                    }
+                }
+            }
+            rig.nothing_holds_the_namespace()
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..NETWORKS).map(|_| scope.spawn(work)).collect();
+            workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| "a panic among the steps")?)
+        })?;
+        let mut faults = faults.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let (tried, wrong) = (tried.into_inner(), faults.len());
+        crate::tell(&format!("killed at each of {} steps of {}: {wrong} wrong", tried + wrong, self.name));
+        faults.sort();
+        let shown: Vec<_> = faults.iter().take(3).map(|(step, fault)| format!("step {step}: {fault}")).collect();
+        let all: Vec<_> = faults.iter().map(|(step, _)| step).collect();
+        if wrong == 0 { Ok(()) } else { Err(format!("wrong after {all:?}:\n{}", shown.join("\n")).into()) }
+    }
+
+    /// Lets the daemon get as far as `step`, kills it, starts the next one, and looks whether all is well. Gives what the
+    /// daemon was about to do, or how many steps there are.
+    fn killed_at(&self, rig: &mut Rig, step: usize, steps: Steps) -> Result<Ran> {
+        (self.prepare)(rig)?;
+        let before = rig.said()?;
+        let (socket, config) = (rig.stage.unit.socket(), rig.stage.config(0));
+        let (ran, answer) = std::thread::scope(|scope| -> Result<_> {
+            let start = rt::now();
+            let tracer = Tracer::seize(rig.stage.daemon.id())?;
+            let call = self.call.map(|call| scope.spawn(move || call(&socket, &config)));
+            let is_over = || match &call {
+                Some(call) => Ok(call.is_finished()),
+                None => rig.is_renewed(start),
+            };
+            let ran = tracer.kill_at(step, steps, Duration::from_secs(self.t1 + 10), is_over)?;
+            if matches!(ran, Ran::Killed(_)) {
+                rig.stage.daemon.kill()?;
+            }
+            let left = rig.said()?;
+            // Who was not let in waits in the socket, and the next instance serves him.
+            if matches!(ran, Ran::Killed(_)) {
+                rig.stage.restart()?;
+            }
+            let answer = call.map(|call| call.join().expect("no panic in a call"));
+            Ok((ran, (left, answer)))
+        })?;
+        let (left, answer) = answer;
+        self.examine(rig, &before, &left, answer.as_ref()).map_err(|error| {
+            format!("{ran:?}, which left {left:?} and answered {answer:?}: {error}; now {:?}", rig.said())
+        })?;
+        Ok(ran)
+    }
+
+    /// Whether all is well when `left` is what the daemon left behind, and its caller got `answer`.
+    fn examine(&self, rig: &Rig, before: &Said, left: &Said, answer: Option<&Result<Lease, Status>>) -> Result {
+        let restarted = rt::now();
+        let address = rig.agreement()?;
+        let state = left.file.as_ref().map(|(state, _)| state.as_str());
+        let is_answered = matches!(answer, Some(Ok(_)));
+        // What must have become of it; nothing where a caller who got no answer has to expect either.
+        let must_be = match (self.name, state) {
+            ("a Setup", _) if is_answered => Some(true),
+            ("a Setup", Some("INTENT")) => None,
+            ("a Teardown", _) if is_answered => Some(false),
+            ("a Teardown", Some("ENDING")) => Some(false),
+            (_, state) => Some(state.is_some()),
+        };
+        if must_be.is_some_and(|must_be| must_be != address.is_some()) {
+            return Err(format!("the address is {address:?}").into());
+        }
+        if let (Some(had), Some(has)) = (before.link, address)
+            && had != has
+        {
+            return Err(format!("the address was {had} and is {has}").into());
+        }
+        if let Some(address) = address {
+            rig.is_kept(address, restarted, Duration::from_secs(self.t1))?;
+        }
+        rig.begins_anew()
+    }
+}
+
+impl Rig {
+    fn new(operation: &Operation) -> Result<Self> {
+        let seconds = Duration::from_secs;
+        let settings = Settings {
+            lease: seconds(LEASE.into()),
+            t1: Some(seconds(operation.t1)),
+            t2: Some(seconds(40)),
+            ..Settings::default()
+        };
+        let stage = stage(1, &[])?;
+        let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
+        // The kernel deletes this link, and with it its peer, when the last holder of the namespace lets go.
+        stage.topology.host.veth("canary", &stage.topology.containers[0].namespace, "canary")?;
+        // Once through everything, so that what is made on first use has been made.
+        stage.setup(0)?;
+        stage.teardown(0)?;
+        let descriptors = stage.daemon.settled_descriptors()?.len();
+        Ok(Self { stage, server, descriptors })
+    }
+
+    fn container(&self) -> &Container {
+        &self.stage.topology.containers[0]
+    }
+
+    /// A lease of which the daemon has nothing open any more.
+    fn lease_at_rest(&self) -> Result {
+        self.stage.setup(0)?;
+        self.container().namespace.await_rest()
+    }
+
+    /// What everybody says at this moment.
+    fn said(&self) -> Result<Said> {
+        let entry = &self.stage.unit.leases()?[self.container().mac.to_string()][0];
+        let text = |name: &str| entry[name].as_str().map(str::to_owned);
+        let file = entry
+            .is_object()
+            .then(|| (text("state").unwrap_or_else(|| "BOUND".to_owned()), text("yiaddr").unwrap_or_default()));
+        Ok(Said {
+            file,
+            link: self.container().address()?.map(|address| address.address),
+            routes: self.container().namespace.default_routes()?.len(),
+            server: self.server.lease_of(self.container().mac),
+        })
+    }
+
+    /// Waits until everybody says the same, and gives the address that it is about, if it is about one.
+    fn agreement(&self) -> Result<Option<Ipv4Addr>> {
+        eventually("all agree", BOUND, || {
+            let Said { file, link, routes, server } = self.said()?;
+            Ok(match (file, link, routes, server) {
+                (Some((state, named)), Some(address), 1, Some(leased)) => {
+                    let agreed = named == address.to_string() && leased == address;
+                    (agreed && ["BOUND", "RENEWING", "REBINDING"].contains(&&*state)).then_some(link)
+                }
+                // The server may wait in vain for somebody to renew what it gave.
+                (None, None, 0, _) => Some(None),
+                _ => None,
+            })
+        })
+    }
+
+    /// Whether the server has been asked for a renewal since then, and the kernel knows of it.
+    fn is_renewed(&self, since: Instant) -> Result<bool> {
+        let is_asked = self.server.heard_of(MessageType::Request).iter().any(|heard| heard.at > since);
+        let fresh = self.container().address()?.is_some_and(|address| address.valid > LEASE - 2);
+        Ok(is_asked && fresh)
+    }
+
+    /// Waits until the lease is renewed at its `t1`, and sees that everybody still says the same and nobody asked for another one.
+    fn is_kept(&self, address: Ipv4Addr, since: Instant, t1: Duration) -> Result {
+        eventually("the lease is renewed", t1 + Duration::from_secs(3), || {
+            let requests = self.server.heard_of(MessageType::Request);
+            let is_renewal = requests.iter().any(|heard| heard.at > since && heard.message.ciaddr() == address);
+            Ok((is_renewal && self.is_renewed(since)?).then_some(()))
+        })?;
+        let now = self.agreement()?;
+        let searches = self.server.heard_of(MessageType::Discover).iter().filter(|heard| heard.at > since).count();
+        if now != Some(address) || searches > 0 {
+            return Err(format!("it went on with {now:?} instead of {address}, after {searches} searches").into());
+        }
+        Ok(())
+    }
+
+    /// Sets the container up and tears it down as if nothing had happened, and sees that nothing is left then.
+    fn begins_anew(&self) -> Result {
+        let lease = self.stage.setup(0)?;
+        let address = self.agreement()?.map(|address| address.to_string());
+        if address.as_ref() != Some(&lease.yiaddr) {
+            return Err(format!("after a new Setup the address is {address:?}, not {}", lease.yiaddr).into());
+        }
+        self.stage.teardown(0)?;
+        let nothing = Said { file: None, link: None, routes: 0, server: None };
+        // The server hears of it a moment later than the caller.
+        eventually("all is given back", BOUND, || Ok((self.said()? == nothing).then_some(())))?;
+        eventually("nothing is open any more", BOUND, || {
+            Ok((self.stage.daemon.descriptors()? <= self.descriptors).then_some(()))
+        })
+    }
+
+    fn end_of_log(&self) -> String {
+        let log = self.stage.unit.log().unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(30)..].iter().map(|line| format!("    {line}\n")).collect()
+    }
+
+    fn nothing_holds_the_namespace(mut self) -> Result {
+        drop(self.stage.topology.containers.pop());
+        eventually("the namespace is gone", BOUND, || {
+            Ok(self.stage.topology.host.link("canary").is_err().then_some(()))
+        })?;
+        self.stage.topology.host.link(LINK).map(drop)
+    }
+}
