@@ -41,6 +41,8 @@ mod refusals;
 mod resting;
 #[path = "system/servers.rs"]
 mod servers;
+#[path = "system/storm.rs"]
+mod storm;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -66,13 +68,14 @@ fn main() -> ExitCode {
     // Most trials mostly wait.
     arguments.test_threads.get_or_insert(8);
 
-    let groups: [&[Named]; 17] = [
+    let groups: [&[Named]; 18] = [
         lab_itself::TRIALS,
         lease::TRIALS,
         refusals::TRIALS,
         calls::TRIALS,
         leaving::TRIALS,
         crash::TRIALS,
+        storm::TRIALS,
         manual::TRIALS,
         link::TRIALS,
         file::TRIALS,

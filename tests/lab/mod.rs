@@ -10,10 +10,13 @@ use std::time::Duration;
 
 use smol_dhcp_proxy::rt;
 
+#[path = "../simulation/chance.rs"]
+pub mod chance;
 pub mod daemon;
 pub mod forwarder;
 pub mod grpc;
 pub mod links;
+pub mod load;
 pub mod namespace;
 pub mod peer;
 pub mod program;

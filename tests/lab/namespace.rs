@@ -22,21 +22,16 @@ pub struct Namespace {
 impl Namespace {
     /// Makes a namespace; `name` is for people.
     pub fn new(name: &str) -> Result<Self> {
-        Self::at(sandbox::folder(name)?.join("net"))
+        let path = sandbox::folder(name)?.join("net");
+        fs::write(&path, "")?;
+        Ok(Self { file: make(&path)?, path })
     }
 
-    /// Makes a namespace at the path of one that is gone.
-    pub fn at(path: PathBuf) -> Result<Self> {
-        fs::write(&path, "")?;
-        // A thread that leaves for the new namespace and ends there; the descriptor and the mount keep it alive.
-        let file = alone(|| -> Result<File> {
-            unshare(CloneFlags::CLONE_NEWNET)?;
-            let current = "/proc/thread-self/ns/net";
-            mount(Some(current), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
-            links::set_up("lo")?;
-            Ok(File::open(current)?)
-        })?;
-        Ok(Self { file, path })
+    /// Deletes it, and makes another one under the same path.
+    pub fn replace(&mut self) -> Result {
+        umount2(&self.path, MntFlags::MNT_DETACH)?;
+        self.file = make(&self.path)?;
+        Ok(())
     }
 
     /// Where another process of the sandbox can open it.
@@ -88,6 +83,18 @@ impl Drop for Namespace {
         let _ = umount2(&self.path, MntFlags::MNT_DETACH);
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Makes a namespace that can be opened at `path`, where there is a file.
+fn make(path: &Path) -> Result<File> {
+    // A thread that leaves for the new namespace and ends there; the descriptor and the mount keep it alive.
+    alone(|| {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        let current = "/proc/thread-self/ns/net";
+        mount(Some(current), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+        links::set_up("lo")?;
+        Ok(File::open(current)?)
+    })
 }
 
 /// Runs `work` on a thread of its own: whatever namespace it enters, nobody else is in it.
