@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use smol_dhcp_proxy::rpc::{Code, Lease, NetworkConfig, Status};
+use smol_dhcp_proxy::rt;
 
 use super::chance::Chance;
 use super::namespace::Namespace;
@@ -36,6 +37,8 @@ pub struct Member {
     pub lease: Option<Lease>,
     /// What it has done.
     pub done: Done,
+    /// The same, one after the other.
+    pub story: Vec<String>,
 }
 
 /// How often something was done, for people.
@@ -52,7 +55,7 @@ impl Member {
     pub fn new(place: &Place<'_>, number: usize) -> Result<Self> {
         let mac = mac_of(number, 0);
         let container = Container { namespace: Namespace::new("member")?, mac };
-        let mut member = Self { number, lives: 0, container, lease: None, done: Done::default() };
+        let mut member = Self { number, lives: 0, container, lease: None, done: Done::default(), story: Vec::new() };
         member.join(place)?;
         Ok(member)
     }
@@ -106,7 +109,9 @@ impl Member {
     /// A call that gives it a lease.
     pub fn setup(&mut self, place: &Place<'_>) -> Result<(), Status> {
         self.done.setups += 1;
-        self.lease = Some(grpc::setup(&place.socket, &self.container.config())?);
+        let answer = grpc::setup(&place.socket, &self.container.config());
+        self.tell("Setup", &answer);
+        self.lease = Some(answer?);
         Ok(())
     }
 
@@ -114,9 +119,19 @@ impl Member {
     pub fn teardown(&mut self, place: &Place<'_>) -> Result<(), Status> {
         self.done.teardowns += 1;
         let config = NetworkConfig { container_id: String::new(), ..self.container.config() };
-        grpc::teardown(&place.socket, &config)?;
+        let answer = grpc::teardown(&place.socket, &config);
+        self.tell("Teardown", &answer);
+        answer?;
         self.lease = None;
         Ok(())
+    }
+
+    fn tell(&mut self, call: &str, answer: &Result<Lease, Status>) {
+        let answer = match answer {
+            Ok(lease) => format!("{:?}", lease.yiaddr),
+            Err(status) => format!("{:?} {}", status.code, status.message),
+        };
+        self.story.push(format!("{:?} {call}: {answer}", rt::now()));
     }
 
     /// Deletes the container's namespace without a word, and makes another container: of the same path or another one, of
@@ -125,6 +140,7 @@ impl Member {
         self.done.thrown_away += 1;
         self.lives += 1;
         self.lease = None;
+        self.story.push(format!("{:?} was thrown away", rt::now()));
         match chance.below(2) {
             0 => self.container.namespace.replace()?,
             _ => self.container.namespace = Namespace::new("member")?,

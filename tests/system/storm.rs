@@ -105,7 +105,12 @@ fn storm(seed: u64, time: Duration) -> Result {
         Ok((there == expected).then_some(()))
     })?;
     for member in members.iter().filter(|member| member.lease.is_none()) {
-        assert_eq!(member.container.address()?, None, "{} has no lease", member.name());
+        if let Some(address) = member.container.address()? {
+            let story = member.story[member.story.len().saturating_sub(8)..].join("\n");
+            return Err(
+                format!("{address:?} without a lease: {}\n{story}\n{}", member.name(), told(&unit, member)?).into()
+            );
+        }
     }
     let mut held = Vec::new();
     eventually(
@@ -157,6 +162,14 @@ fn kill_every_now_and_then(
         *daemon = unit.start_ready(host)?;
     }
     Ok(kills)
+}
+
+/// What the daemons said of a container.
+fn told(unit: &Unit, member: &Member) -> Result<String> {
+    let path = member.container.namespace.path().display().to_string();
+    let log = unit.log()?;
+    let lines: Vec<_> = log.lines().filter(|line| line.contains(&path) || line.contains("serving")).collect();
+    Ok(lines[lines.len().saturating_sub(20)..].join("\n"))
 }
 
 /// The lease that somebody's caller knows of, by its names in the file.
