@@ -5,13 +5,12 @@
 //! they are all calls there are.
 
 use std::net::Ipv4Addr;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use dhcproto::v4::MessageType;
-use smol_dhcp_proxy::rpc::{Lease, NetworkConfig, Status};
+use smol_dhcp_proxy::rpc::{Lease, Status};
 use smol_dhcp_proxy::rt;
 use smol_dhcp_proxy::time::Instant;
 
@@ -24,6 +23,15 @@ use crate::{Named, stage};
 
 pub(crate) const TRIALS: &[Named] = &[
     ("crash::at_each_step_of_setup", || SETUP.at_each_step()),
+    ("crash::at_each_step_of_setup_then_torn_down", || {
+        Operation { name: "a Setup that is torn down next", then: Some(Kind::Teardown), ..SETUP }.at_each_step()
+    }),
+    ("crash::at_each_step_of_setup_then_set_up", || {
+        Operation { name: "a Setup that is tried again next", then: Some(Kind::Setup), ..SETUP }.at_each_step()
+    }),
+    ("crash::at_each_step_of_a_renewal_then_torn_down", || {
+        Operation { name: "a renewal before a Teardown", then: Some(Kind::Teardown), ..RENEWAL }.at_each_step()
+    }),
     ("crash::at_each_step_of_a_renewal", || RENEWAL.at_each_step()),
     ("crash::at_each_step_of_teardown", || TEARDOWN.at_each_step()),
 ];
@@ -44,15 +52,23 @@ struct Operation {
     /// Brings the container to where it begins.
     prepare: fn(&Rig) -> Result,
     /// The call that it is, if it is one.
-    call: Option<fn(&Path, &NetworkConfig) -> Result<Lease, Status>>,
+    call: Option<Kind>,
+    /// What the caller does about it, before the next instance has come to anything.
+    then: Option<Kind>,
 }
 
-const SETUP: Operation = Operation { name: "a Setup", t1: 2, prepare: |_| Ok(()), call: Some(grpc::setup) };
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Setup,
+    Teardown,
+}
 
-const RENEWAL: Operation = Operation { name: "a renewal", t1: 4, prepare: Rig::lease_at_rest, call: None };
+const SETUP: Operation = Operation { name: "a Setup", t1: 2, prepare: |_| Ok(()), call: Some(Kind::Setup), then: None };
+
+const RENEWAL: Operation = Operation { name: "a renewal", t1: 4, prepare: Rig::lease_at_rest, call: None, then: None };
 
 const TEARDOWN: Operation =
-    Operation { name: "a Teardown", t1: 6, prepare: Rig::lease_at_rest, call: Some(grpc::teardown) };
+    Operation { name: "a Teardown", t1: 6, prepare: Rig::lease_at_rest, call: Some(Kind::Teardown), then: None };
 
 /// How a container's lease is, by what everybody says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,45 +133,53 @@ impl Operation {
         (self.prepare)(rig)?;
         let before = rig.said()?;
         let (socket, config) = (rig.stage.unit.socket(), rig.stage.config(0));
-        let (ran, answer) = std::thread::scope(|scope| -> Result<_> {
+        let call = |kind| match kind {
+            Kind::Setup => grpc::setup(&socket, &config),
+            Kind::Teardown => grpc::teardown(&socket, &config),
+        };
+        let (ran, left, answers) = std::thread::scope(|scope| -> Result<_> {
             let start = rt::now();
             let tracer = Tracer::seize(rig.stage.daemon.id())?;
-            let call = self.call.map(|call| scope.spawn(move || call(&socket, &config)));
-            let is_over = || match &call {
-                Some(call) => Ok(call.is_finished()),
-                None => rig.is_renewed(start),
+            let mut calls: Vec<_> = self.call.map(|kind| (kind, scope.spawn(move || call(kind)))).into_iter().collect();
+            let is_over = || match &calls[..] {
+                [(_, call), ..] => Ok(call.is_finished()),
+                [] => rig.is_renewed(start),
             };
             let ran = tracer.kill_at(step, steps, Duration::from_secs(self.t1 + 10), is_over)?;
+            let mut left = rig.said()?;
             if matches!(ran, Ran::Killed(_)) {
                 rig.stage.daemon.kill()?;
-            }
-            let left = rig.said()?;
-            // Who was not let in waits in the socket, and the next instance serves him.
-            if matches!(ran, Ran::Killed(_)) {
+                left = rig.said()?;
+                // Who was not let in waits in the socket, and the next instance serves him; others know of it at once.
+                let is_told = calls.iter().all(|(_, call)| {
+                    eventually("", Duration::from_millis(50), || Ok(call.is_finished().then_some(()))).is_ok()
+                });
+                if let Some(kind) = self.then.filter(|_| is_told) {
+                    calls.push((kind, scope.spawn(move || call(kind))));
+                    rig.stage.unit.await_connection(BOUND)?;
+                }
                 rig.stage.restart()?;
             }
-            let answer = call.map(|call| call.join().expect("no panic in a call"));
-            Ok((ran, (left, answer)))
+            let answers = calls.into_iter().map(|(kind, call)| (kind, call.join().expect("no panic in a call")));
+            Ok((ran, left, answers.collect::<Vec<_>>()))
         })?;
-        let (left, answer) = answer;
-        self.examine(rig, &before, &left, answer.as_ref()).map_err(|error| {
-            format!("{ran:?}, which left {left:?} and answered {answer:?}: {error}; now {:?}", rig.said())
+        self.examine(rig, &before, &left, &answers).map_err(|error| {
+            format!("{ran:?}, which left {left:?} and answered {answers:?}: {error}; now {:?}", rig.said())
         })?;
         Ok(ran)
     }
 
-    /// Whether all is well when `left` is what the daemon left behind, and its caller got `answer`.
-    fn examine(&self, rig: &Rig, before: &Said, left: &Said, answer: Option<&Result<Lease, Status>>) -> Result {
+    /// Whether all is well when `left` is what the daemon left behind, and its callers got `answers`.
+    fn examine(&self, rig: &Rig, before: &Said, left: &Said, answers: &[(Kind, Result<Lease, Status>)]) -> Result {
         let restarted = rt::now();
         let address = rig.agreement()?;
         let state = left.file.as_ref().map(|(state, _)| state.as_str());
-        let is_answered = matches!(answer, Some(Ok(_)));
         // What must have become of it; nothing where a caller who got no answer has to expect either.
-        let must_be = match (self.name, state) {
-            ("a Setup", _) if is_answered => Some(true),
-            ("a Setup", Some("INTENT")) => None,
-            ("a Teardown", _) if is_answered => Some(false),
-            ("a Teardown", Some("ENDING")) => Some(false),
+        let must_be = match (answers.last(), state) {
+            (Some((kind, Ok(_))), _) => Some(*kind == Kind::Setup),
+            (Some(_), _) if answers.len() > 1 => return Err("the next instance did not serve its caller".into()),
+            (Some((Kind::Setup, _)), Some("INTENT")) => None,
+            (Some((Kind::Teardown, _)), Some("ENDING")) => Some(false),
             (_, state) => Some(state.is_some()),
         };
         if must_be.is_some_and(|must_be| must_be != address.is_some()) {
