@@ -40,6 +40,8 @@ pub(crate) const TRIALS: &[Named] = &[
 const NETWORKS: usize = 8;
 /// Who has seen so many faults need not look for more.
 const ENOUGH: usize = 20;
+/// Containers that have had a lease for a while. After a crash each has its turn to be looked at, and this one the last.
+const OTHERS: usize = 3;
 const LEASE: u32 = 60;
 /// Within this time the next instance has put everything in order.
 const BOUND: Duration = Duration::from_secs(5);
@@ -80,7 +82,7 @@ struct Said {
     server: Option<Ipv4Addr>,
 }
 
-/// A network with one container, in which one step after the other is tried.
+/// A network in which one step after the other is tried, with one of its containers, the last.
 struct Rig {
     stage: Stage,
     server: Server,
@@ -132,7 +134,7 @@ impl Operation {
     fn killed_at(&self, rig: &mut Rig, step: usize, steps: Steps) -> Result<Ran> {
         (self.prepare)(rig)?;
         let before = rig.said()?;
-        let (socket, config) = (rig.stage.unit.socket(), rig.stage.config(0));
+        let (socket, config) = (rig.stage.unit.socket(), rig.stage.config(OTHERS));
         let call = |kind| match kind {
             Kind::Setup => grpc::setup(&socket, &config),
             Kind::Teardown => grpc::teardown(&socket, &config),
@@ -199,31 +201,32 @@ impl Operation {
 
 impl Rig {
     fn new(operation: &Operation) -> Result<Self> {
-        let seconds = Duration::from_secs;
-        let settings = Settings {
-            lease: seconds(LEASE.into()),
-            t1: Some(seconds(operation.t1)),
-            t2: Some(seconds(40)),
-            ..Settings::default()
-        };
-        let stage = stage(1, &[])?;
-        let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
+        let stage = stage(u16::try_from(OTHERS)? + 1, &[])?;
+        let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+        for other in 0..OTHERS {
+            stage.setup(other)?;
+        }
+        server.change(|settings| {
+            let seconds = Duration::from_secs;
+            settings.lease = seconds(LEASE.into());
+            (settings.t1, settings.t2) = (Some(seconds(operation.t1)), Some(seconds(40)));
+        });
         // The kernel deletes this link, and with it its peer, when the last holder of the namespace lets go.
-        stage.topology.host.veth("canary", &stage.topology.containers[0].namespace, "canary")?;
+        stage.topology.host.veth("canary", &stage.topology.containers[OTHERS].namespace, "canary")?;
         // Once through everything, so that what is made on first use has been made.
-        stage.setup(0)?;
-        stage.teardown(0)?;
+        stage.setup(OTHERS)?;
+        stage.teardown(OTHERS)?;
         let descriptors = stage.daemon.settled_descriptors()?.len();
         Ok(Self { stage, server, descriptors })
     }
 
     fn container(&self) -> &Container {
-        &self.stage.topology.containers[0]
+        &self.stage.topology.containers[OTHERS]
     }
 
     /// A lease of which the daemon has nothing open any more.
     fn lease_at_rest(&self) -> Result {
-        self.stage.setup(0)?;
+        self.stage.setup(OTHERS)?;
         self.container().namespace.await_rest()
     }
 
@@ -282,12 +285,12 @@ impl Rig {
 
     /// Sets the container up and tears it down as if nothing had happened, and sees that nothing is left then.
     fn begins_anew(&self) -> Result {
-        let lease = self.stage.setup(0)?;
+        let lease = self.stage.setup(OTHERS)?;
         let address = self.agreement()?.map(|address| address.to_string());
         if address.as_ref() != Some(&lease.yiaddr) {
             return Err(format!("after a new Setup the address is {address:?}, not {}", lease.yiaddr).into());
         }
-        self.stage.teardown(0)?;
+        self.stage.teardown(OTHERS)?;
         let nothing = Said { file: None, link: None, routes: 0, server: None };
         // The server hears of it a moment later than the caller.
         eventually("all is given back", BOUND, || Ok((self.said()? == nothing).then_some(())))?;
