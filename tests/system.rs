@@ -11,6 +11,8 @@ mod calls;
 mod conflict;
 #[path = "system/crash.rs"]
 mod crash;
+#[path = "system/damage.rs"]
+mod damage;
 #[path = "system/expiry.rs"]
 mod expiry;
 #[path = "system/file.rs"]
@@ -39,6 +41,8 @@ mod peers;
 mod refusals;
 #[path = "system/resting.rs"]
 mod resting;
+#[path = "system/resume.rs"]
+mod resume;
 #[path = "system/servers.rs"]
 mod servers;
 #[path = "system/storm.rs"]
@@ -68,7 +72,7 @@ fn main() -> ExitCode {
     // Most trials mostly wait.
     arguments.test_threads.get_or_insert(8);
 
-    let groups: [&[Named]; 18] = [
+    let groups: [&[Named]; 20] = [
         lab_itself::TRIALS,
         lease::TRIALS,
         refusals::TRIALS,
@@ -76,6 +80,8 @@ fn main() -> ExitCode {
         leaving::TRIALS,
         crash::TRIALS,
         storm::TRIALS,
+        damage::TRIALS,
+        resume::TRIALS,
         manual::TRIALS,
         link::TRIALS,
         file::TRIALS,

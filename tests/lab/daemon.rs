@@ -25,6 +25,8 @@ pub struct Unit {
     listener: UnixListener,
     program: PathBuf,
     folder: PathBuf,
+    /// Where the lease file is.
+    leases: PathBuf,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     manager: Manager,
@@ -48,6 +50,7 @@ impl Unit {
                 ("NOTIFY_SOCKET".to_owned(), notify.display().to_string()),
             ],
             manager: Manager::listen(&notify)?,
+            leases: folder.clone(),
             folder,
             arguments: all,
         })
@@ -59,6 +62,13 @@ impl Unit {
         self
     }
 
+    /// Has the lease file in a folder of its own.
+    pub fn with_leases_in(self, folder: &Path) -> Self {
+        // The variable wins over --dir, and the socket is handed over.
+        let with = self.set("NETAVARK_PROXY_RUN_DIR_ENV", &folder.display().to_string());
+        Self { leases: folder.to_owned(), ..with }
+    }
+
     /// Where clients connect to.
     pub fn socket(&self) -> PathBuf {
         self.folder.join("nv-proxy.sock")
@@ -66,7 +76,7 @@ impl Unit {
 
     /// The lease file.
     pub fn lease_file(&self) -> PathBuf {
-        self.folder.join("nv-proxy.lease")
+        self.leases.join("nv-proxy.lease")
     }
 
     /// All that the instances have logged.

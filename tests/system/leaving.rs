@@ -1,22 +1,30 @@
 //! Socket activation and its end: the daemon leaves when nothing is left to do, and never with something in hand.
 
+use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dhcproto::v4::MessageType;
 use nix::sys::signal::Signal;
-use smol_dhcp_proxy::rpc::{Call, Code};
+use smol_dhcp_proxy::rpc::{Call, Code, NetworkConfig};
 use smol_dhcp_proxy::rt;
 
+use crate::lab::daemon::{Daemon, Unit};
+use crate::lab::namespace::Namespace;
 use crate::lab::server::{Server, Settings};
 use crate::lab::topology::SERVER_LINK;
-use crate::lab::{Result, eventually, grpc};
-use crate::{Named, stage};
+use crate::lab::{Result, eventually, grpc, sandbox};
+use crate::{Named, program, stage};
 
 pub(crate) const TRIALS: &[Named] = &[
     ("leaving::idle_timeout_fires_on_a_blocking_socket", idle_timeout_fires),
     ("leaving::a_lease_keeps_it_and_teardown_lets_it_go", a_lease_keeps_it),
     ("leaving::a_pinging_channel_does_not_keep_it", a_pinging_channel),
     ("leaving::hanging_up_in_mid_setup_leaves_nothing", hanging_up_in_mid_setup),
+    ("leaving::nobody_is_lost_who_comes_at_that_moment", race_of_an_activated_daemon),
+    ("leaving::nobody_who_is_let_in_is_lost_where_it_was_started_by_hand", race_of_a_manual_daemon),
     ("leaving::sigterm_is_answered_cleanly", sigterm),
     ("leaving::sigterm_lets_a_setup_finish", sigterm_lets_a_setup_finish),
     ("leaving::sigterm_waits_for_no_server", sigterm_waits_for_no_server),
@@ -111,6 +119,97 @@ fn hanging_up_in_mid_setup() -> Result {
     let file: serde_json::Value = serde_json::from_slice(&std::fs::read(stage.unit.lease_file())?)?;
     assert_eq!(file, serde_json::json!({}));
     Ok(())
+}
+
+/// So many daemons are called at a time, each this often.
+const LANES: u32 = 10;
+const CALLS: u32 = 500;
+const IDLE: &str = "0.05";
+
+/// A wait that ends about when an idle time of 50 ms does, swept over two milliseconds and a half.
+fn about_idle(call: u32) -> Duration {
+    Duration::from_micros(49_500 + u64::from(call * 37 % 2500))
+}
+
+/// A call that changes nothing.
+fn nobody() -> Call {
+    Call::Teardown(NetworkConfig { container_mac_addr: "02:88:00:00:ff:ff".to_owned(), ..NetworkConfig::default() })
+}
+
+/// Calls that many daemons at the moment of their leaving; `lane` does it with one, and tells how often it was gone.
+fn race(lane: impl Fn() -> Result<u32> + Sync) -> Result {
+    let gone: u32 = std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..LANES).map(|_| scope.spawn(&lane)).collect();
+        lanes.into_iter().map(|lane| lane.join().map_err(|_| "a panic in a lane")?).sum::<Result<_>>()
+    })?;
+    let calls = LANES * CALLS;
+    crate::tell(&format!("{calls} calls at the moment of leaving, of which {gone} found it gone"));
+    assert!((calls / 20..calls * 19 / 20).contains(&gone), "{gone} of {calls}: the calls missed the moment of leaving");
+    Ok(())
+}
+
+fn race_of_an_activated_daemon() -> Result {
+    let host = Namespace::new("host")?;
+    race(|| {
+        let unit = Unit::new(program(), &["-a", IDLE])?;
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // systemd's part: whenever the daemon is gone and somebody waits, start it.
+            let systemd = scope.spawn(|| -> Result<u32> {
+                let mut starts = 0;
+                while !over.load(Ordering::Relaxed) {
+                    if unit.await_connection(Duration::from_millis(50)).is_ok() {
+                        starts += 1;
+                        let status = unit.start(&host)?.await_exit(4 * SOON)?;
+                        assert!(status.success(), "{status}");
+                    }
+                }
+                Ok(starts)
+            });
+            let calls = (0..CALLS).try_for_each(|call| {
+                grpc::call(&unit.socket(), &nobody()).map_err(|status| format!("call {call}: {status:?}"))?;
+                std::thread::sleep(about_idle(call));
+                Result::Ok(())
+            });
+            over.store(true, Ordering::Relaxed);
+            let starts = systemd.join().map_err(|_| "a start went wrong")?;
+            calls.and(starts)
+        })
+    })
+}
+
+fn race_of_a_manual_daemon() -> Result {
+    race(|| {
+        let folder = sandbox::folder("manual")?;
+        let socket = folder.join("nv-proxy.sock");
+        let start = || -> Result<Daemon> {
+            let mut command = Command::new(program());
+            command.args(["-a", IDLE, "--dir"]).arg(&folder).stderr(Stdio::null());
+            Ok(Daemon::from(command.spawn()?))
+        };
+        let (mut daemon, mut absences) = (start()?, 0);
+        for call in 0..CALLS {
+            let stream = match UnixStream::connect(&socket) {
+                Ok(stream) => stream,
+                Err(error) if [ErrorKind::NotFound, ErrorKind::ConnectionRefused].contains(&error.kind()) => {
+                    // It starts, or it has left and said so by taking its socket away.
+                    if call > 0 {
+                        absences += 1;
+                        assert!(!socket.exists(), "{error} at a socket that is there");
+                        let status = daemon.await_exit(SOON)?;
+                        assert!(status.success(), "{status}");
+                        daemon = start()?;
+                    }
+                    eventually("it listens", SOON, || Ok(UnixStream::connect(&socket).ok()))?
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let answer = grpc::Channel::over(stream).and_then(|mut channel| channel.call(&nobody()));
+            answer.map_err(|status| format!("call {call}: {status:?}"))?;
+            std::thread::sleep(about_idle(call));
+        }
+        Ok(absences)
+    })
 }
 
 fn sigterm() -> Result {

@@ -1,6 +1,8 @@
 //! Many callers at once while the daemon is killed every now and then: nothing is lost, and nothing is left behind.
 
+use std::fs;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -50,7 +52,7 @@ fn storm(seed: u64, time: Duration) -> Result {
     let descriptors = daemon.settled_descriptors()?.len();
 
     let over = AtomicBool::new(false);
-    let (kills, called) = std::thread::scope(|scope| {
+    let (kills, reads, called) = std::thread::scope(|scope| {
         let callers = members.chunks_mut(MEMBERS / CALLERS).zip(1..).map(|(part, number)| {
             let (mut chance, place, over) = (Chance::new(seed + number), &place, &over);
             let mut call = move || -> Result {
@@ -65,15 +67,18 @@ fn storm(seed: u64, time: Duration) -> Result {
             scope.spawn(move || call().inspect_err(|_| over.store(true, Ordering::Relaxed)))
         });
         let callers: Vec<_> = callers.collect();
+        let reader =
+            scope.spawn(|| read_again_and_again(&unit, &over).inspect_err(|_| over.store(true, Ordering::Relaxed)));
         let kills = kill_every_now_and_then(&mut daemon, &unit, &topology.host, Chance::new(seed), time, &over);
         over.store(true, Ordering::Relaxed);
         let called = callers.into_iter().map(|caller| caller.join().map_err(|_| "a panic of a caller")?);
-        (kills, called.collect::<Vec<Result>>())
+        let called: Result = called.collect();
+        let reads = reader.join().unwrap_or_else(|_| Err("a panic of the reader".into()));
+        (kills, reads, called)
     });
-    for outcome in called {
-        outcome?;
-    }
-    crate::tell(&format!("SEED={seed}: {} kills; {}", kills?, sum(&members)));
+    called?;
+    let (kills, reads) = (kills?, reads?);
+    crate::tell(&format!("SEED={seed}: {kills} kills, the file read {reads} times; {}", sum(&members)));
     let end = rt::now();
 
     // Nothing is lost: it is there, and renewed in time.
@@ -170,6 +175,21 @@ fn told(unit: &Unit, member: &Member) -> Result<String> {
     let log = unit.log()?;
     let lines: Vec<_> = log.lines().filter(|line| line.contains(&path) || line.contains("serving")).collect();
     Ok(lines[lines.len().saturating_sub(20)..].join("\n"))
+}
+
+/// Reads the lease file all the time, until it is `over`: it is whole at every instant, and its owner's alone.
+fn read_again_and_again(unit: &Unit, over: &AtomicBool) -> Result<u32> {
+    let mut reads = 0;
+    while !over.load(Ordering::Relaxed) {
+        let mode = fs::metadata(unit.lease_file())?.permissions().mode() & 0o7777;
+        let leases = unit.leases().map_err(|error| format!("the lease file, read for the {reads}th time: {error}"))?;
+        if mode != 0o600 || !leases.is_object() {
+            return Err(format!("the lease file is of mode {mode:o} and says {leases}").into());
+        }
+        reads += 1;
+        std::thread::sleep(Duration::from_micros(300));
+    }
+    Ok(reads)
 }
 
 /// The lease that somebody's caller knows of, by its names in the file.
