@@ -65,7 +65,7 @@ impl Member {
         let mut outcome = match &self.lease {
             None => self.setup(place),
             // Half of them stay for a while, and their leases live to be renewed.
-            Some(lease) if !chance.percent(if self.number % 2 == 0 { 40 } else { 2 }) => {
+            Some(lease) if !chance.percent(if self.number.is_multiple_of(2) { 40 } else { 2 }) => {
                 return self.check(place, lease);
             }
             Some(_) => match chance.below(4) {

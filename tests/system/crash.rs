@@ -29,6 +29,9 @@ pub(crate) const TRIALS: &[Named] = &[
     ("crash::at_each_step_of_setup_then_set_up", || {
         Operation { name: "a Setup that is tried again next", then: Some(Kind::Setup), ..SETUP }.at_each_step()
     }),
+    ("crash::at_each_step_of_a_second_setup", || {
+        Operation { name: "a second Setup", prepare: Rig::lease_at_rest, t1: 6, ..SETUP }.at_each_step()
+    }),
     ("crash::at_each_step_of_a_renewal_then_torn_down", || {
         Operation { name: "a renewal before a Teardown", then: Some(Kind::Teardown), ..RENEWAL }.at_each_step()
     }),
@@ -80,6 +83,13 @@ struct Said {
     link: Option<Ipv4Addr>,
     routes: usize,
     server: Option<Ipv4Addr>,
+}
+
+impl Said {
+    /// The address that the file names.
+    fn named(&self) -> Option<&String> {
+        self.file.as_ref().map(|(_, address)| address)
+    }
 }
 
 /// A network in which one step after the other is tried, with one of its containers, the last.
@@ -174,6 +184,10 @@ impl Operation {
     /// Whether all is well when `left` is what the daemon left behind, and its callers got `answers`.
     fn examine(&self, rig: &Rig, before: &Said, left: &Said, answers: &[(Kind, Result<Lease, Status>)]) -> Result {
         let restarted = rt::now();
+        // What a crash is recovered from is in the file before anything is done about it.
+        if left.link.map(|address| address.to_string()).is_some_and(|there| left.named() != Some(&there)) {
+            return Err("the link had an address of which the file did not say whose it is".into());
+        }
         let address = rig.agreement()?;
         let state = left.file.as_ref().map(|(state, _)| state.as_str());
         // What must have become of it; nothing where a caller who got no answer has to expect either.

@@ -78,7 +78,10 @@ fn storm(seed: u64, time: Duration) -> Result {
     });
     called?;
     let (kills, reads) = (kills?, reads?);
-    crate::tell(&format!("SEED={seed}: {kills} kills, the file read {reads} times; {}", sum(&members)));
+    let renewals =
+        server.heard_of(MessageType::Request).iter().filter(|heard| !heard.message.ciaddr().is_unspecified()).count();
+    let done = sum(&members);
+    crate::tell(&format!("SEED={seed}: {kills} kills, {renewals} renewals, the file read {reads} times; {done}"));
     let end = rt::now();
 
     // Nothing is lost: it is there, and renewed in time.
