@@ -10,6 +10,7 @@ use futures_lite::future::{or, yield_now};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::dhcp::{self, Client, Event, Lost, Phase};
+use crate::net::link::Address;
 use crate::rpc::Lease;
 use crate::rt::{self, Runtime};
 use crate::time::Instant;
@@ -145,14 +146,24 @@ impl Session {
     pub(super) fn revive(commons: &Rc<Commons>, remembered: Remembered) -> Result<Option<Self>, Unreachable> {
         let Remembered { mut request, site, mut settings, looks, state } = remembered;
         let (config, seed, now) = (commons.config(&mut request), seed()?, rt::now());
+        let on_link = || {
+            let addresses = site.check(&request)?.addresses(site.index);
+            Ok::<_, Unreachable>(addresses.map_err(looking_for(&request.container_interface))?)
+        };
         let client = match state {
-            State::Resting(rest) | State::Ending(rest) => Client::resume(config, rest, seed, now),
+            State::Resting(rest) | State::Ending(rest) => {
+                let client = Client::resume(config, rest, seed, now);
+                // A lease is written down before it is put on the link. It may be there by now.
+                if let (Some(_), Some(lease)) = (looks, client.lease()) {
+                    let is_ours = |there: &Address| there.valid.is_some() || lease.lease_time.is_none();
+                    let there = on_link()?.into_iter().find(|there| there.address == lease.address && is_ours(there));
+                    there.into_iter().for_each(|there| settings.adopt(there.address, there.prefix));
+                }
+                client
+            }
             State::Intent => {
                 // Whatever the Setup came to, and was not written down: what has a lifetime was leased.
-                let netlink = site.check(&request)?;
-                let there =
-                    netlink.addresses(site.index).map_err(|error| looking_for(&request.container_interface)(error))?;
-                let Some(leased) = there.into_iter().find(|there| there.valid.is_some()) else { return Ok(None) };
+                let Some(leased) = on_link()?.into_iter().find(|there| there.valid.is_some()) else { return Ok(None) };
                 settings.adopt(leased.address, leased.prefix);
                 Client::reboot(config, leased.address, seed, now)
             }
