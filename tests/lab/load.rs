@@ -38,7 +38,7 @@ pub struct Member {
     /// What it has done.
     pub done: Done,
     /// The same, one after the other.
-    pub story: Vec<String>,
+    story: Vec<String>,
 }
 
 /// How often something was done, for people.
@@ -96,10 +96,12 @@ impl Member {
         let leased = place.server.lease_of(self.container.mac).map(|address| address.to_string());
         if address.as_ref() != Some(&lease.yiaddr) || leased.as_ref() != Some(&lease.yiaddr) {
             return Err(format!(
-                "{} of {} was given {}, and has {address:?}; the server gave it {leased:?}",
+                "{:?} {} of {} was given {}, and has {address:?}; the server gave it {leased:?}\n{}",
+                rt::now(),
                 self.container.mac,
                 self.name(),
-                lease.yiaddr
+                lease.yiaddr,
+                self.story()
             )
             .into());
         }
@@ -161,6 +163,11 @@ impl Member {
         let Err(refusal) = place.host.macvlan(LINK, namespace, LINK, *mac) else { return Ok(()) };
         eventually("the MAC of a container that is gone is free", GONE, || Ok(namespace.set_state(LINK, true).ok()))
             .map_err(|error| format!("{error}: {refusal}, for {} as {mac}", self.name()).into())
+    }
+
+    /// The last things that happened to it.
+    pub fn story(&self) -> String {
+        self.story[self.story.len().saturating_sub(8)..].join("\n")
     }
 
     /// The host's end of the link that says whether the container is still there.

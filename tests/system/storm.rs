@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use dhcproto::v4::MessageType;
 use smol_dhcp_proxy::rt;
+use smol_dhcp_proxy::time::Instant;
 
 use crate::lab::chance::Chance;
 use crate::lab::daemon::{Daemon, Unit};
@@ -54,11 +55,12 @@ fn storm(seed: u64, time: Duration) -> Result {
     let over = AtomicBool::new(false);
     let (kills, reads, called) = std::thread::scope(|scope| {
         let callers = members.chunks_mut(MEMBERS / CALLERS).zip(1..).map(|(part, number)| {
-            let (mut chance, place, over) = (Chance::new(seed + number), &place, &over);
+            let (mut chance, place, unit, over) = (Chance::new(seed + number), &place, &unit, &over);
             let mut call = move || -> Result {
                 while !over.load(Ordering::Relaxed) {
                     let one = usize::try_from(chance.below(part.len() as u64))?;
-                    part[one].act(place, &mut chance)?;
+                    let acted = part[one].act(place, &mut chance);
+                    acted.map_err(|error| format!("{error}\n{}", told(unit, &part[one]).unwrap_or_default()))?;
                     std::thread::sleep(chance.time(Duration::ZERO, Duration::from_millis(50)));
                 }
                 Ok(())
@@ -84,52 +86,8 @@ fn storm(seed: u64, time: Duration) -> Result {
     crate::tell(&format!("SEED={seed}: {kills} kills, {renewals} renewals, the file read {reads} times; {done}"));
     let end = rt::now();
 
-    // Nothing is lost: it is there, and renewed in time.
-    for member in &members {
-        if let Some(lease) = &member.lease {
-            member.check(&place, lease)?;
-            let address: Ipv4Addr = lease.yiaddr.parse()?;
-            eventually(&format!("{address} is renewed"), T1 + Duration::from_secs(3), || {
-                let requests = server.heard_of(MessageType::Request);
-                Ok(requests.iter().any(|heard| heard.at > end && heard.message.ciaddr() == address).then_some(()))
-            })?;
-            member.check(&place, lease)?;
-        }
-    }
-    // Nothing is there that nobody has: not in the file, not on a link, and not on the server for longer than it may be.
-    let mut expected: Vec<_> = members.iter().filter_map(named).collect();
-    expected.sort();
-    eventually(&format!("the file has the leases of those who have one, {expected:?}"), T1, || {
-        let leases = unit.leases()?;
-        let entries = leases.as_object().ok_or("no object")?.iter();
-        let mut there: Vec<_> = entries
-            .flat_map(|(mac, leases)| {
-                Some(leases.as_array()?.iter().map(|lease| (mac.to_lowercase(), lease["yiaddr"].clone())))
-            })
-            .flatten()
-            .map(|(mac, address)| (mac, address.as_str().unwrap_or_default().to_owned()))
-            .collect();
-        there.sort();
-        Ok((there == expected).then_some(()))
-    })?;
-    for member in members.iter().filter(|member| member.lease.is_none()) {
-        if let Some(address) = member.container.address()? {
-            let story = member.story[member.story.len().saturating_sub(8)..].join("\n");
-            return Err(
-                format!("{address:?} without a lease: {}\n{story}\n{}", member.name(), told(&unit, member)?).into()
-            );
-        }
-    }
-    let mut held = Vec::new();
-    eventually(
-        "the server has only what is somebody's",
-        (RUNS_OUT + Duration::from_secs(1)) - (rt::now() - end),
-        || {
-            held = server.clients().into_iter().map(|client| client.to_string()).collect();
-            Ok(held.iter().all(|client| expected.iter().any(|(mac, _)| mac == client)).then_some(()))
-        },
-    )
-    .map_err(|error| format!("{error}: it has {held:?}, and there are {expected:?}"))?;
+    nothing_is_lost(&place, &members, end)?;
+    nothing_is_left_behind(&place, &unit, &members, end)?;
 
     // And nothing holds what is gone.
     for member in &mut members {
@@ -142,6 +100,55 @@ fn storm(seed: u64, time: Duration) -> Result {
     })?;
     assert_eq!(unit.leases()?, serde_json::json!({}));
     eventually("no descriptor is left open", SOON, || Ok((daemon.descriptors()? <= descriptors).then_some(())))
+}
+
+/// What somebody was given is there, and renewed in time.
+fn nothing_is_lost(place: &Place<'_>, members: &[Member], end: Instant) -> Result {
+    for member in members {
+        if let Some(lease) = &member.lease {
+            member.check(place, lease)?;
+            let address: Ipv4Addr = lease.yiaddr.parse()?;
+            eventually(&format!("{address} is renewed"), T1 + Duration::from_secs(3), || {
+                let requests = place.server.heard_of(MessageType::Request);
+                Ok(requests.iter().any(|heard| heard.at > end && heard.message.ciaddr() == address).then_some(()))
+            })?;
+            member.check(place, lease)?;
+        }
+    }
+    Ok(())
+}
+
+/// What nobody has is nowhere: not in the file, not on a link, and not on the server for longer than it may be.
+fn nothing_is_left_behind(place: &Place<'_>, unit: &Unit, members: &[Member], end: Instant) -> Result {
+    let mut expected: Vec<_> = members.iter().filter_map(named).collect();
+    expected.sort();
+    eventually(&format!("the file has the leases of those who have one, {expected:?}"), T1, || {
+        let leases = unit.leases()?;
+        let entries = leases.as_object().ok_or("no object")?.iter();
+        let all =
+            entries.flat_map(|(mac, leases)| leases.as_array().into_iter().flatten().map(move |lease| (mac, lease)));
+        let mut there: Vec<_> = all
+            .map(|(mac, lease)| (mac.to_lowercase(), lease["yiaddr"].as_str().unwrap_or_default().to_owned()))
+            .collect();
+        there.sort();
+        Ok((there == expected).then_some(()))
+    })?;
+    for member in members.iter().filter(|member| member.lease.is_none()) {
+        if let Some(address) = member.container.address()? {
+            let (name, story, told) = (member.name(), member.story(), told(unit, member)?);
+            return Err(format!("{address:?} without a lease: {name}\n{story}\n{told}").into());
+        }
+    }
+    let mut held = Vec::new();
+    eventually(
+        "the server has only what is somebody's",
+        (RUNS_OUT + Duration::from_secs(1)) - (rt::now() - end),
+        || {
+            held = place.server.clients().into_iter().map(|client| client.to_string()).collect();
+            Ok(held.iter().all(|client| expected.iter().any(|(mac, _)| mac == client)).then_some(()))
+        },
+    )
+    .map_err(|error| format!("{error}: it has {held:?}, and there are {expected:?}").into())
 }
 
 /// Plays systemd to a daemon that crashes, until it is `over`.
