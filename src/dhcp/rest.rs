@@ -105,6 +105,16 @@ impl Rest {
         }
     }
 
+    /// Has what could not be said, or was said in vain, said at `now`: for an owner that had no carrier.
+    pub fn say_now(&mut self, now: Instant) {
+        match &mut self.phase {
+            Phase::Bound { .. } => {}
+            Phase::Renewing { next, .. } | Phase::Rebinding { next, .. } | Phase::Init { at: next, .. } => {
+                *next = now.min(*next);
+            }
+        }
+    }
+
     /// The same, without a lease of later than `now` and without waits that no client would have chosen: for one that
     /// comes out of a file, which may have been written by anybody. What a client said of itself is not changed by this.
     #[must_use]

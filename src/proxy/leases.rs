@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -16,13 +16,14 @@ use serde_json::Value;
 use crate::rpc::wire::Lease;
 
 use super::record::Record;
+use super::request::Mac;
 
 /// What tells one boot of a machine from the next (proc_sys_kernel(5)): an instant on the boot clock means nothing
 /// without it.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// More is no lease file: a hundred thousand leases are half of it.
-const LONGEST: u64 = 256 << 20;
+/// More is no lease file: it is some thirty thousand leases.
+const LONGEST: u64 = 32 << 20;
 
 /// The file that tells Podman's users which leases there are, and the next instance how to go on with them.
 #[derive(Debug)]
@@ -51,6 +52,8 @@ pub(super) struct Found {
     pub(super) leases: Vec<(Record, bool)>,
     /// Leases of earlier boots, and of others who wrote such a file: all that is left of them are their addresses.
     pub(super) over: Vec<Record>,
+    /// There is more, or less, in the file than this.
+    pub(super) is_other: bool,
 }
 
 impl LeaseFile {
@@ -95,7 +98,8 @@ impl LeaseFile {
                 found.over.push(record);
             }
         }
-        if trouble.is_some() || unused > 0 {
+        found.is_other = trouble.is_some() || unused > 0;
+        if found.is_other {
             let why = trouble.unwrap_or_else(|| format!("{unused} of its entries cannot be continued"));
             match self.move_aside() {
                 Ok(aside) => log::warn!("the lease file {path}: {why}; as it was it is now {}", aside.display()),
@@ -120,21 +124,24 @@ impl LeaseFile {
     /// Replaces the file: whoever reads it sees all of the old content or all of the new. With each record comes whether
     /// it is asleep.
     pub(super) fn replace(&self, records: impl IntoIterator<Item = (Record, bool)>) -> io::Result<()> {
-        let mut by_mac: BTreeMap<String, Vec<Entry<'_>>> = BTreeMap::new();
+        // As the first one of them wrote it, whatever case the others use.
+        let mut by_mac: BTreeMap<_, (String, Vec<Entry<'_>>)> = BTreeMap::new();
         for (record, asleep) in records {
-            let entry = Entry { boot_id: &self.boot_id, asleep, record };
-            by_mac.entry(entry.record.lease.mac_address.clone()).or_default().push(entry);
+            let text = record.lease.mac_address.clone();
+            let (_, entries) = by_mac.entry(Mac::parse(&text).ok()).or_insert((text, Vec::new()));
+            entries.push(Entry { boot_id: &self.boot_id, asleep, record });
         }
-        self.replace_with(&by_mac).inspect_err(|_| {
+        let by_text: BTreeMap<_, _> = by_mac.into_values().collect();
+        self.replace_with(&by_text).inspect_err(|_| {
             // Half a file helps nobody, least of all on a full disk.
             let _ = fs::remove_file(&self.temporary);
         })
     }
 
     fn replace_with(&self, content: &impl Serialize) -> io::Result<()> {
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.temporary)?;
-        // The mode above counts only for a file that was not there.
-        file.set_permissions(Permissions::from_mode(0o600))?;
+        // Whatever a crash, or somebody else, has left there: a FIFO would hang the thread.
+        let _ = fs::remove_file(&self.temporary);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.temporary)?;
         let mut writer = BufWriter::with_capacity(4096, &file);
         serde_json::to_writer(&mut writer, content)?;
         writer.flush()?;
@@ -205,7 +212,6 @@ mod tests {
     use super::*;
     use crate::dhcp::{self, Phase};
     use crate::proxy::record::tests::record as record_of;
-    use crate::proxy::request::Mac;
     use crate::proxy::words::tests::lease as plain;
 
     struct Directory(PathBuf);

@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use siphasher::sip::SipHasher24;
 
 use super::leases::read_regular;
@@ -40,6 +41,8 @@ pub(super) struct Memory {
     entries: Option<VecDeque<Entry>>,
     /// How many lines the file has.
     lines: usize,
+    /// That it cannot be written has been told.
+    told: bool,
 }
 
 #[derive(Debug)]
@@ -58,7 +61,7 @@ struct Names {
 impl Memory {
     /// A memory that is kept in `path`.
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, entries: None, lines: 0 }
+        Self { path, entries: None, lines: 0, told: false }
     }
 
     /// Remembers the address of a container, and no other one of it.
@@ -70,7 +73,9 @@ impl Memory {
             entries.pop_front();
         }
         entries.push_back(Entry { names, address });
-        if let Err(error) = self.write_last() {
+        if let Err(error) = self.write_last()
+            && !std::mem::replace(&mut self.told, true)
+        {
             log::warn!(
                 "cannot write {}: {error}; the last address of a container may be forgotten",
                 self.path.display()
@@ -119,11 +124,14 @@ impl Memory {
         if self.lines < 2 * CONTAINERS {
             self.lines += 1;
             let line = entries.back().map(Entry::line).unwrap_or_default();
-            return options.append(true).open(&self.path)?.write_all(line.as_bytes());
+            // A FIFO that nobody reads would hang the thread.
+            let nonblocking = OFlags::NONBLOCK.bits() as i32;
+            return options.append(true).custom_flags(nonblocking).open(&self.path)?.write_all(line.as_bytes());
         }
         self.lines = entries.len();
         let (text, new) = (entries.iter().map(Entry::line).collect::<String>(), self.path.with_extension("known.new"));
-        options.write(true).truncate(true).open(&new)?.write_all(text.as_bytes())?;
+        let _ = fs::remove_file(&new);
+        options.write(true).create_new(true).open(&new)?.write_all(text.as_bytes())?;
         fs::rename(&new, &self.path)
     }
 }
@@ -131,7 +139,8 @@ impl Memory {
 impl Entry {
     fn line(&self) -> String {
         let Self { names: Names { client, mac }, address } = self;
-        format!("{client:016x} {mac:016x} {address}\n")
+        // The line before may have been cut off.
+        format!("\n{client:016x} {mac:016x} {address}")
     }
 
     /// None for a line that was cut off, or is no line of ours.
@@ -244,7 +253,7 @@ mod tests {
             memory.remember(who("eth0", b"\0one", (number % 7) as u8), address(number));
         }
         memory.remember(who("", b"", 9), address(9999));
-        fs::write(&path, [fs::read(&path).unwrap(), b"0123 4567".to_vec()].concat()).unwrap();
+        fs::write(&path, [fs::read(&path).unwrap(), b"\n0123 4567".to_vec()].concat()).unwrap();
         assert!(fs::read_to_string(&path).unwrap().lines().count() <= 2001);
         let mut next = Memory::new(path.clone());
         assert_eq!(

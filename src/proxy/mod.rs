@@ -114,8 +114,10 @@ fn serve(config: &Config) -> Result<(), StartError> {
                 drop(guard);
             }
         };
-        if let Reason::Signal(_) = service::serve(&runtime, sockets, options, handler).await? {
-            table.stop(config.on_stop).await;
+        match service::serve(&runtime, sockets, options, handler).await? {
+            Reason::Signal(_) => table.stop(config.on_stop).await,
+            Reason::Hurry(_) => drop(table.save(true)),
+            Reason::Idle => {}
         }
         Ok(())
     })

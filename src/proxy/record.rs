@@ -12,6 +12,7 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 
 use crate::dhcp::{self, Phase, Rest};
+use crate::net::link::Address;
 use crate::net::netns::NetnsId;
 use crate::rpc::wire::Lease;
 use crate::time::Instant;
@@ -108,6 +109,9 @@ pub(super) struct Record {
     /// When it was found that its server does not answer.
     #[prost(uint64, optional, tag = "30")]
     silent_since: Option<u64>,
+    /// Something was due, and could not be said for want of a carrier.
+    #[prost(bool, tag = "31")]
+    unsaid: bool,
 }
 
 /// What is on the link because of a lease (`Settings`).
@@ -135,6 +139,8 @@ pub(super) struct Remembered {
     pub(super) settings: Settings,
     /// Whether the link has to be looked at, and how often that was so.
     pub(super) looks: Option<u32>,
+    /// Something was due, and could not be said for want of a carrier.
+    pub(super) unsaid: bool,
     pub(super) state: State,
 }
 
@@ -169,13 +175,14 @@ impl Record {
         }
     }
 
-    /// A lease at rest. `look` is when to look at its link again, and how often that was so.
+    /// A lease at rest. `look` is when to look at its link again, how often that was so, and whether there is something
+    /// unsaid.
     pub(super) fn resting(
         (request, site): (&Request, &Site),
         config: &dhcp::Config,
         rest: &Rest,
         settings: &Settings,
-        look: Option<(Instant, u32)>,
+        look: Option<(Instant, u32, bool)>,
     ) -> Self {
         let blank = Lease { mac_address: request.mac_text.clone(), ..Lease::default() };
         let mut record = Self {
@@ -184,8 +191,9 @@ impl Record {
             whole_at: millis(rest.whole_at).unwrap_or(0),
             due_at: rest.due().and_then(millis),
             on_link: settings.remember(),
-            look_at: look.and_then(|(at, _)| millis(at)),
-            looks: look.map_or(0, |(_, looks)| looks),
+            look_at: look.and_then(|(at, ..)| millis(at)),
+            looks: look.map_or(0, |(_, looks, _)| looks),
+            unsaid: look.is_some_and(|(.., unsaid)| unsaid),
             ..Self::about(request, site, (&config.client_id, config.host_name.as_deref()))
         };
         let (state, times, next) = match &rest.phase {
@@ -283,17 +291,8 @@ impl Record {
     /// The same, put off until a time that is not too late for a first REQUEST: half of the time until T2 is left.
     pub(super) fn put_off(mut self, until: Instant) -> Option<Self> {
         let (renew_at, rebind_at) = (self.renew_at?, self.rebind_at?);
-        self.due_at = Some(millis(until)?.min(renew_at + rebind_at.saturating_sub(renew_at) / 2));
+        self.due_at = Some(millis(until)?.max(renew_at).min(renew_at + rebind_at.saturating_sub(renew_at) / 2));
         Some(self)
-    }
-
-    /// The same, to be renewed at `now` if not before.
-    pub(super) fn renewed_by(mut self, now: Instant) -> Self {
-        if self.renew_at.map(instant) > Some(now) {
-            self.renew_at = millis(now);
-            self.due_at = self.due_at.min(millis(now));
-        }
-        self
     }
 
     /// What the lease belongs to, where that is said.
@@ -322,6 +321,15 @@ impl Record {
         }
     }
 
+    /// Whether it is the same interface in the same namespace, with the lease's address on it.
+    pub(super) fn still_fits(&self) -> bool {
+        let expected = self.on_link.address.clone();
+        let Some(Remembered { request, site, .. }) = self.clone().recall() else { return false };
+        let Ok(netlink) = site.check(&request) else { return false };
+        let is_it = |there: &Address| format!("{}/{}", there.address, there.prefix) == expected;
+        expected.is_empty() || netlink.addresses(site.index).is_ok_and(|there| there.iter().any(is_it))
+    }
+
     /// The same, with a link that is to be looked at now.
     pub(super) fn with_look(mut self) -> Self {
         self.look_at.get_or_insert(0);
@@ -335,7 +343,9 @@ impl Record {
 
     /// When there is something to be done; none where that is never.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.due_at.into_iter().chain(self.look_at).chain(self.expires_at()).min().map(instant)
+        // What cannot be said is not said any sooner.
+        let clients = self.due_at.filter(|_| !self.unsaid);
+        clients.into_iter().chain(self.look_at).chain(self.expires_at()).min().map(instant)
     }
 
     /// From when on it may be renewed together with others: a tenth of T1 before its time (RFC 2131 4.4.5).
@@ -362,7 +372,7 @@ impl Record {
         let key = self.key()?;
         let state = match &*self.state {
             INTENT => State::Intent,
-            ENDING => State::Ending(self.rest(BOUND)?),
+            ENDING => State::Ending(self.rest(ENDING)?),
             state => State::Resting(self.rest(state)?),
         };
         let netns = NetnsId { dev: self.ns_dev, ino: self.ns_ino, cookie: self.ns_cookie };
@@ -378,7 +388,14 @@ impl Record {
             host_name: (!self.caller_host_name.is_empty()).then_some(self.caller_host_name),
             domain_name: self.caller_domain,
         };
-        Some(Remembered { request, site, settings, looks: self.look_at.map(|_| self.looks), state })
+        Some(Remembered {
+            request,
+            site,
+            settings,
+            looks: self.look_at.map(|_| self.looks),
+            unsaid: self.unsaid,
+            state,
+        })
     }
 
     fn rest(&self, state: &str) -> Option<Rest> {
@@ -389,9 +406,9 @@ impl Record {
         };
         let next = self.next_at.map(instant);
         let phase = match state {
-            // One that is ending may have been looking for a lease.
-            BOUND if self.lease.yiaddr.is_empty() => self.init(never()),
-            BOUND => {
+            // It may have been looking for a lease.
+            ENDING if self.lease.yiaddr.is_empty() => self.init(never()),
+            BOUND | ENDING => {
                 let (lease, renew_at, rebind_at) = times()?;
                 Phase::Bound { lease, renew_at, rebind_at }
             }

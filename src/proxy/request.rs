@@ -135,12 +135,6 @@ pub(super) struct Selector {
     netns: Option<PathBuf>,
 }
 
-impl From<&Key> for Selector {
-    fn from(key: &Key) -> Self {
-        Self { mac: key.mac, netns: Some(key.netns.to_path_buf()) }
-    }
-}
-
 impl Selector {
     /// None where the MAC is no MAC: no lease can have it, and Teardown of the unknown succeeds.
     pub(super) fn parse(config: &NetworkConfig) -> Option<Self> {
@@ -156,12 +150,7 @@ impl Selector {
 
     /// Whether it means the lease of `key`.
     pub(super) fn matches(&self, key: &Key) -> bool {
-        self.means(key.mac, Some(&key.netns))
-    }
-
-    /// Whether it means a lease of `mac`, in a network namespace that may be unknown.
-    pub(super) fn means(&self, mac: Mac, netns: Option<&Path>) -> bool {
-        self.mac == mac && self.netns.as_deref().zip(netns).is_none_or(|(wanted, netns)| wanted == netns)
+        self.mac == key.mac && self.netns.as_deref().is_none_or(|netns| netns == &*key.netns)
     }
 }
 

@@ -17,10 +17,7 @@ use super::record::Record;
 use super::request::Key;
 use super::session::{Kept, Session};
 use super::site::Unreachable;
-use super::table::{Awake, Place, Resting, Slot, Table};
-
-/// How soon is tried again what failed for want of something.
-const RETRY: Duration = Duration::from_secs(5);
+use super::table::{Awake, Place, Resting, SOON, Slot, Table};
 
 /// How soon a lease that was just laid down may be due again.
 const NO_SOONER: Duration = Duration::from_secs(1);
@@ -36,8 +33,9 @@ const RELEASE: Duration = Duration::from_secs(30);
 /// Whether the process may leave while there are leases, and who wakes it then.
 #[derive(Debug)]
 pub(super) struct Sleep {
-    /// Or why there is nobody.
-    wakeup: RefCell<Result<Rc<Wakeup>, String>>,
+    wakeup: Option<Wakeup>,
+    /// Why it is not to be used, if so.
+    why_not: RefCell<Option<String>>,
     /// How near a deadline has to be to be waited for.
     patience: Duration,
     /// Keeps the process for the sake of leases.
@@ -52,8 +50,13 @@ pub(super) struct Sleep {
 impl Sleep {
     /// Sleeps where there is somebody to wake it, but stays for what is due within `patience`.
     pub(super) fn new(wakeup: Result<Wakeup, String>, patience: Duration) -> Self {
+        let (wakeup, why_not) = match wakeup {
+            Ok(wakeup) => (Some(wakeup), None),
+            Err(why_not) => (None, Some(why_not)),
+        };
         Self {
-            wakeup: RefCell::new(wakeup.map(Rc::new)),
+            wakeup,
+            why_not: RefCell::new(why_not),
             patience: patience.max(NEAR),
             staying: RefCell::default(),
             armed: Cell::default(),
@@ -62,19 +65,19 @@ impl Sleep {
         }
     }
 
-    /// Takes in what the file said: whether some leases were asleep, and whether all were.
-    pub(super) fn was_asleep(&self, some: bool, all: bool) {
-        self.armed.set(some || Wakeup::woken_by_timer());
-        self.is_in_file.set(all);
+    /// Takes in what the file says of leases, and whether they were left in good order.
+    pub(super) fn take_in(&self, leases: &[(Record, bool)]) {
+        self.armed.set(!leases.is_empty() || Wakeup::woken_by_timer());
+        self.is_in_file.set(leases.iter().all(|(_, asleep)| *asleep));
     }
 
     /// Whether there is somebody to wake the process.
     pub(super) fn is_possible(&self) -> bool {
-        self.wakeup.borrow().is_ok()
+        self.wakeup().is_some()
     }
 
-    fn wakeup(&self) -> Option<Rc<Wakeup>> {
-        self.wakeup.borrow().as_ref().ok().cloned()
+    fn wakeup(&self) -> Option<&Wakeup> {
+        self.wakeup.as_ref().filter(|_| self.why_not.borrow().is_none())
     }
 }
 
@@ -196,14 +199,19 @@ impl Table {
             let work = async {
                 table.commons.sleep_until(turn).await;
                 let Some(record) = table.record(&key) else { return };
-                let (place, ends) = (record.place(), record.is_ending());
+                let (place, ends, server) = (record.place(), record.is_ending(), record.server());
                 let now = rt::now();
                 let is_time = record.may_renew_from().is_some_and(|from| from <= now);
-                match table.revive(if is_time { record.renewed_by(now) } else { record }) {
+                match table.revive(record, is_time) {
                     Ok(Some(revived)) if ends => {
                         log::info!("{place}: finishing its Teardown");
-                        revived.end(true).await;
-                        table.forget(&key);
+                        match revived.end(true).await {
+                            Ok(()) => table.forget(&key),
+                            Err(error) => {
+                                log::warn!("{place}: cannot end its lease: {error}; trying again");
+                                table.lay_down(&key, Resting::again());
+                            }
+                        }
                     }
                     Ok(Some(revived)) => {
                         let session = session.insert(revived);
@@ -220,11 +228,11 @@ impl Table {
                     }
                     Err(Unreachable::Fault(error)) => {
                         log::warn!("{place}: {error}");
-                        table.lay_down(
-                            &key,
-                            Resting { due: Some(rt::now() + RETRY), may_renew_from: None, known: false },
-                        );
+                        table.lay_down(&key, Resting::again());
                     }
+                }
+                if let Some(server) = server {
+                    table.silence.borrow_mut().nobody_asks(server);
                 }
             };
             or(work, stopped).await;
@@ -276,7 +284,7 @@ impl Table {
         {
             awake.task.detach();
         }
-        self.save_within(Duration::from_secs(1));
+        self.save_within(SOON);
         self.mind_staying();
         self.changed.notify(usize::MAX);
     }
@@ -293,7 +301,7 @@ impl Table {
         };
         if let Some(Slot { place: Place::Awake(awake), .. }) = removed {
             awake.task.detach();
-            self.save(false);
+            self.save_within(SOON);
             self.tell();
         }
         self.mind_staying();
@@ -301,14 +309,16 @@ impl Table {
 
     /// Stays or need not stay for the sake of the leases that there are.
     pub(super) fn mind_staying(&self) {
-        let wanted = !self.slots.borrow().is_empty() && !self.sleep.is_possible();
-        if wanted {
+        let has_leases = !self.slots.borrow().is_empty();
+        if has_leases
+            && let Some(why) = &*self.sleep.why_not.borrow()
+            && !self.sleep.told.replace(true)
+        {
+            log::info!("staying for as long as there are leases: {why}");
+        }
+        // A file that says what is not so any more is not to be left behind.
+        if self.is_in_trouble() || (has_leases && !self.sleep.is_possible()) {
             self.stay();
-            if let Err(why) = &*self.sleep.wakeup.borrow()
-                && !self.sleep.told.replace(true)
-            {
-                log::info!("staying for as long as there are leases: {why}");
-            }
         } else {
             self.sleep.staying.take();
         }
@@ -320,7 +330,7 @@ impl Table {
 
     /// From now on leases are a reason to stay.
     fn give_up_sleeping(&self, why: String) {
-        *self.sleep.wakeup.borrow_mut() = Err(why);
+        *self.sleep.why_not.borrow_mut() = Some(why);
         self.mind_staying();
     }
 
@@ -330,8 +340,8 @@ impl Table {
             let due = self.next_due();
             let done = match due {
                 Some(due) if due - rt::now() <= self.sleep.patience => return self.stay(),
-                Some(due) => self.arm(&wakeup, due).await,
-                None => self.disarm(&wakeup).await,
+                Some(due) => self.arm(wakeup, due).await,
+                None => self.disarm(wakeup).await,
             };
             if let Err(error) = done {
                 return self.give_up_sleeping(error.to_string());
@@ -343,15 +353,15 @@ impl Table {
             break;
         }
         let is_in_file = !self.is_unsaved() && (self.sleep.is_in_file.get() || self.slots.borrow().is_empty());
-        if !self.idle.is_busy() && !is_in_file && !self.save(true) {
-            // Where nobody can read of them, they would be lost.
-            self.give_up_sleeping("the lease file cannot be written".to_owned());
+        if !self.idle.is_busy() && !is_in_file {
+            // One that fails is a reason to stay.
+            self.save(true);
         }
     }
 
     /// What becomes of the leases when the process is asked to leave.
     pub(super) async fn stop(self: Rc<Self>, on_stop: OnStop) {
-        let wakeup = self.sleep.wakeup();
+        let wakeup = self.sleep.wakeup.as_ref();
         if on_stop == OnStop::Release {
             let release = async { self.end_all(|_| true).await.is_some() };
             or(release, async {
@@ -362,13 +372,14 @@ impl Table {
             let left = self.slots.borrow().len();
             if left > 0 {
                 log::warn!("{left} leases could not be given back in time");
-            } else if let Some(wakeup) = &wakeup
-                && let Err(error) = wakeup.disarm().await
-            {
-                log::warn!("{error}");
             }
-        } else if !self.slots.borrow().is_empty() {
-            self.keep_on_stop(wakeup.as_deref()).await;
+        }
+        if !self.slots.borrow().is_empty() {
+            self.keep_on_stop(self.sleep.wakeup()).await;
+        } else if let Some(wakeup) = wakeup
+            && let Err(error) = self.disarm(wakeup).await
+        {
+            log::warn!("{error}");
         }
         self.save(true);
     }
@@ -381,10 +392,13 @@ impl Table {
         };
         if wakeup.is_being_stopped().await {
             log::info!("{count} leases stay until they run out: all that could wake us is being stopped, too");
+            if let Err(error) = self.disarm(wakeup).await {
+                log::warn!("{error}");
+            }
             return;
         }
         let is_awake = |slot: &Slot| matches!(slot.place, Place::Awake(_) | Place::Taken(_));
-        let soon = self.slots.borrow().values().any(is_awake).then(|| rt::now() + RETRY);
+        let soon = self.slots.borrow().values().any(is_awake).then(|| rt::now() + NEAR);
         let Some(due) = self.next_due().into_iter().chain(soon).min() else { return };
         match self.arm(wakeup, due.max(rt::now() + NEAR)).await {
             Ok(()) => log::info!(
@@ -399,9 +413,11 @@ impl Table {
 
     /// Has the process woken at `due` and, in case that fails, once more before it is too late.
     async fn arm(&self, wakeup: &Wakeup, due: Instant) -> io::Result<()> {
-        let is_it = |slot: &&Slot| slot.place.due() == Some(due);
-        let too_late =
-            self.slots.borrow().values().find(is_it).and_then(|slot| slot.record.as_ref()?.unpack().too_late());
+        let too_late = {
+            let slots = self.slots.borrow();
+            let too_late = slots.values().filter_map(|slot| slot.record.as_ref()?.unpack().too_late());
+            too_late.filter(|too_late| *too_late > due).min()
+        };
         let now = rt::now();
         let fallback = too_late.map(|too_late| due - now + (too_late - due) / 4);
         self.sleep.armed.set(true);

@@ -142,16 +142,26 @@ impl Session {
         }
     }
 
-    /// Goes on with what was remembered. None where there is nothing to go on with.
-    pub(super) fn revive(commons: &Rc<Commons>, remembered: Remembered) -> Result<Option<Self>, Unreachable> {
-        let Remembered { mut request, site, mut settings, looks, state } = remembered;
+    /// Goes on with what was remembered. `early` renews a lease before its T1. None where there is nothing to go on with.
+    pub(super) fn revive(
+        commons: &Rc<Commons>,
+        remembered: Remembered,
+        early: bool,
+    ) -> Result<Option<Self>, Unreachable> {
+        let Remembered { mut request, site, mut settings, looks, unsaid, state } = remembered;
         let (config, seed, now) = (commons.config(&mut request), seed()?, rt::now());
         let on_link = || {
             let addresses = site.check(&request)?.addresses(site.index);
             Ok::<_, Unreachable>(addresses.map_err(looking_for(&request.container_interface))?)
         };
         let client = match state {
-            State::Resting(rest) | State::Ending(rest) => {
+            State::Resting(mut rest) | State::Ending(mut rest) => {
+                if unsaid {
+                    rest.say_now(now);
+                }
+                if early {
+                    rest.renew_now(now);
+                }
                 let client = Client::resume(config, rest, seed, now);
                 // A lease is written down before it is put on the link. It may be there by now.
                 if let (Some(_), Some(lease)) = (looks, client.lease()) {
@@ -172,6 +182,10 @@ impl Session {
         session.settled = true;
         session.stale = looks.is_some();
         session.looks = looks.unwrap_or(0);
+        if unsaid {
+            // As far as has been told.
+            session.link = LinkState::NoCarrier;
+        }
         // If it was taken then, that was told.
         session.told_of_taken_port = true;
         Ok(Some(session))
@@ -180,11 +194,13 @@ impl Session {
     /// How to go on with it later; none while that cannot be said.
     pub(super) fn record(&self) -> Option<Record> {
         let rest = self.client.rest()?;
+        let now = rt::now();
         // Who has nothing to say until T1 need not know of a carrier.
-        let is_well = !self.stale && (self.link == LinkState::Ready || matches!(rest.phase, Phase::Bound { .. }));
-        let look = (!is_well).then(|| {
+        let has_time = matches!(rest.phase, Phase::Bound { .. }) && rest.due().is_none_or(|due| due > now);
+        let unsaid = self.link != LinkState::Ready && !has_time;
+        let look = (self.stale || unsaid).then(|| {
             let pause = RETRY.saturating_mul(1 << self.looks.min(16)).min(SELDOM);
-            (rt::now() + pause, self.looks.saturating_add(1))
+            (now + pause, self.looks.saturating_add(1), unsaid)
         });
         Some(Record::resting((&self.request, &self.site), self.client.config(), &rest, &self.settings, look))
     }
@@ -214,7 +230,8 @@ impl Session {
                 Next::Rest(record) => return Kept::Rests(record),
                 Next::Gone(why) => {
                     log::info!("{self}: {why}; its lease is left to run out");
-                    self.take_off_link();
+                    // Where the interface is there, and another one's now.
+                    let _ = self.take_off_link();
                     return Kept::Gone;
                 }
             };
@@ -239,7 +256,11 @@ impl Session {
 
     /// Ends it: `release`s the lease to the server and then takes it off the link. When this returns, the RELEASE has
     /// left the interface, and nothing of ours holds the container's namespace.
-    pub(super) async fn end(mut self, release: bool) {
+    ///
+    /// # Errors
+    ///
+    /// It could not be taken off the link.
+    pub(super) async fn end(mut self, release: bool) -> Result<(), Error> {
         // Should this be dropped on the way, dropping does the rest.
         self.settled = false;
         if release && self.can_release() {
@@ -254,8 +275,9 @@ impl Session {
                 }
             }
         }
-        self.take_off_link();
+        let ended = self.take_off_link();
         self.settled = true;
+        ended
     }
 
     /// Whether there is a lease to be released, and a way to the server.
@@ -294,7 +316,8 @@ impl Session {
     /// No lease in place of the one that was there.
     fn lose(&mut self, old: &dhcp::Lease, why: &Lost) {
         log::warn!("{self}: lost the lease of {}: {}; looking for another", old.address, LostBy(why));
-        self.take_off_link();
+        let undone = self.take_off_link();
+        self.note(undone);
     }
 
     /// An address that was not put on the link.
@@ -308,17 +331,17 @@ impl Session {
         Ok(self.settings.apply(&netlink, self.site.index, lease, rt::now())?)
     }
 
-    fn take_off_link(&mut self) {
-        self.stale = false;
+    fn take_off_link(&mut self) -> Result<(), Error> {
         if self.settings.is_empty() {
-            return;
+            return Ok(());
         }
         match self.site.netlink(&self.request) {
             Ok(netlink) => self.settings.undo(&netlink, self.site.index),
             // With the namespace or the interface all that was on it has gone.
             Err(Unreachable::Gone(_)) => self.settings = Settings::default(),
-            Err(Unreachable::Fault(error)) => log::warn!("{self}: cannot take the lease off the link: {error}"),
+            Err(Unreachable::Fault(error)) => return Err(error),
         }
+        Ok(())
     }
 
     /// Remembers whether the link is in order, to look again if not.
@@ -402,10 +425,7 @@ impl Session {
     fn set_link_right(&mut self) -> Result<(), Unreachable> {
         match self.client.lease().cloned() {
             Some(lease) => self.put_on_link(&lease),
-            None => {
-                self.take_off_link();
-                Ok(())
-            }
+            None => Ok(self.take_off_link()?),
         }
     }
 
@@ -529,7 +549,9 @@ impl Drop for Session {
             self.client.release(rt::now());
             self.send();
         }
-        self.take_off_link();
+        if let Err(error) = self.take_off_link() {
+            log::warn!("{self}: cannot take the lease off the link: {error}");
+        }
     }
 }
 

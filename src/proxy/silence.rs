@@ -35,6 +35,11 @@ impl Silence {
         }
     }
 
+    /// Nobody asks it any more, and nothing was learnt of it.
+    pub(super) fn nobody_asks(&mut self, server: Ipv4Addr) {
+        self.asked.remove(&server);
+    }
+
     /// There was no answer.
     pub(super) fn is_silent(&mut self, server: Ipv4Addr, since: Instant) {
         self.asked.remove(&server);

@@ -160,7 +160,8 @@ fn is_it(link: &Link, request: &Request) -> Result<(), Unreachable> {
 pub(super) fn canonical(path: &Path) -> PathBuf {
     let resolved = path.parent().zip(path.file_name()).map(|(parent, name)| (parent.canonicalize(), name));
     match resolved {
-        Some((Ok(parent), name)) => parent.join(name),
+        // The lease file has room for text alone.
+        Some((Ok(parent), name)) if parent.to_str().is_some() => parent.join(name),
         _ => path.to_owned(),
     }
 }

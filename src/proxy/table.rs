@@ -13,7 +13,7 @@ use futures_lite::future::{or, yield_now};
 
 use crate::rpc::{Answer, Call, Lease, NetworkConfig, OperationResponse, Reply, Status};
 use crate::rt::{self, Runtime, Task};
-use crate::service::{Activity, Closing, Idle, Notify};
+use crate::service::{Activity, Closing, Idle, Notify, Wakeup};
 use crate::time::Instant;
 
 use super::config::Habits;
@@ -33,8 +33,11 @@ use super::site::{Site, Unreachable, canonical};
 const LAST_CHANCE: Duration = Duration::from_secs(3);
 
 /// How soon what nobody waits for is in the file, and how soon one that could not be written is tried again.
-const SOON: Duration = Duration::from_secs(1);
+pub(super) const SOON: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(10);
+
+/// How soon is tried again what failed for want of something.
+const RETRY: Duration = Duration::from_secs(30);
 
 /// The leases of this daemon.
 #[derive(Debug)]
@@ -146,12 +149,13 @@ impl Table {
     /// Takes over what earlier instances have left, and sees to it that everything is done in its time from now on.
     pub(super) fn take_over(self: &Rc<Self>) {
         let found = self.file.read();
+        // Who was woken for a few leases does not look at them all.
+        let in_doubt = |record: &Record| !Wakeup::woken_by_timer() && !record.still_fits();
         for record in &found.over {
             self.remember(record.who(), record);
         }
-        let mut changed = !found.over.is_empty();
-        self.sleep
-            .was_asleep(found.leases.iter().any(|(_, asleep)| *asleep), found.leases.iter().all(|(_, asleep)| *asleep));
+        let mut changed = found.is_other || !found.over.is_empty();
+        self.sleep.take_in(&found.leases);
         for (record, asleep) in found.leases {
             let Some(key) = record.key() else { continue };
             if record.is_gone() {
@@ -163,6 +167,7 @@ impl Table {
             if let Some((server, since)) = record.server().zip(record.silence()) {
                 self.silence.borrow_mut().is_silent(server, since);
             }
+            let asleep = asleep && !in_doubt(&record);
             let record = if asleep { record } else { record.with_look() };
             let place = Place::Resting(Resting::of(&record, asleep));
             self.slots.borrow_mut().insert(key, Slot { record: Some(Packed::from(&record)), place });
@@ -200,7 +205,7 @@ impl Table {
     async fn setup(self: &Rc<Self>, config: NetworkConfig) -> Result<Lease, Error> {
         let mut request = Request::parse(config, &self.identity)?;
         let netns = canonical(&request.ns_path);
-        if *netns != *request.ns_path && netns.to_str().is_some() {
+        if *netns != *request.ns_path {
             request.key.netns = netns.into();
         }
         // A call that nobody could serve leaves alone what is there.
@@ -284,24 +289,30 @@ impl Table {
         let Some(record) = self.record(&claim.key) else { return };
         self.remember(record.who(), &record);
         let release = record.who().is_none_or(release);
-        if release {
-            // From here on a crash does not bring it back.
-            self.note(&claim.key, &record.clone().ending());
-            self.persist().await;
-        }
+        // From here on a crash does not bring it back or, where it stays leased, leaves its link in doubt.
+        let noted = if release { record.clone().ending() } else { record.clone().with_look() };
+        self.note(&claim.key, &noted);
+        self.persist().await;
         let place = record.place();
-        match session.map_or_else(|| self.revive(record), |session| Ok(Some(session))) {
+        let ended = match session.map_or_else(|| self.revive(record, false), |session| Ok(Some(session))) {
             Ok(Some(session)) => session.end(release).await,
-            Ok(None) => {}
-            Err(Unreachable::Gone(why)) => log::info!("{place}: {why}; its lease is left to run out"),
-            Err(Unreachable::Fault(error)) => log::warn!("{place}: cannot end its lease: {error}"),
+            Ok(None) => Ok(()),
+            Err(Unreachable::Gone(why)) => {
+                log::info!("{place}: {why}; its lease is left to run out");
+                Ok(())
+            }
+            Err(Unreachable::Fault(error)) => Err(error),
+        };
+        if let Err(error) = ended {
+            log::warn!("{place}: cannot end its lease: {error}; trying again");
+            claim.unfinished.set(release);
         }
     }
 
-    /// A session that goes on with a record. None where there is nothing to go on with.
-    pub(super) fn revive(&self, record: Record) -> Result<Option<Session>, Unreachable> {
+    /// A session that goes on with a record, `early` to renew it before its time. None where there is nothing to go on with.
+    pub(super) fn revive(&self, record: Record, early: bool) -> Result<Option<Session>, Unreachable> {
         match record.recall() {
-            Some(remembered) => Session::revive(&self.commons, remembered),
+            Some(remembered) => Session::revive(&self.commons, remembered, early),
             None => Ok(None),
         }
     }
@@ -329,14 +340,16 @@ impl Table {
                     let before = match slots.get_mut(key) {
                         Some(slot) => match std::mem::replace(&mut slot.place, mine) {
                             Place::Awake(awake) => Some(Before::Awake(awake)),
-                            Place::Resting(_) | Place::Taken(_) => Some(Before::Resting),
+                            Place::Resting(_) => Some(Before::Resting),
+                            Place::Taken(_) => None,
                         },
                         None => {
                             slots.insert(key.clone(), Slot { record: None, place: mine });
                             None
                         }
                     };
-                    return (Claim { table: Rc::clone(self), key: key.clone(), taken, cancelled }, before);
+                    let (table, key, unfinished) = (Rc::clone(self), key.clone(), Cell::default());
+                    return (Claim { table, key, taken, cancelled, unfinished }, before);
                 }
             };
             over.await;
@@ -421,7 +434,13 @@ impl Table {
             self.save_within(AGAIN);
         }
         *self.trouble.borrow_mut() = trouble;
+        self.mind_staying();
         !self.unsaved.get()
+    }
+
+    /// Whether the file could not be written the last time.
+    pub(super) fn is_in_trouble(&self) -> bool {
+        self.trouble.borrow().is_some()
     }
 
     /// Whether the file does not say all that the next instance is to know.
@@ -452,6 +471,11 @@ impl Resting {
     pub(super) fn of(record: &Record, known: bool) -> Self {
         Self { due: record.due(), may_renew_from: record.may_renew_from(), known }
     }
+
+    /// What failed for want of something, to be tried again.
+    pub(super) fn again() -> Self {
+        Self { due: Some(rt::now() + RETRY), may_renew_from: None, known: false }
+    }
 }
 
 impl Awake {
@@ -469,6 +493,8 @@ struct Claim {
     key: Key,
     taken: Rc<Taken>,
     cancelled: RefCell<EventListener>,
+    /// What was to be ended has not come to its end: it is tried again, by itself.
+    unfinished: Cell<bool>,
 }
 
 impl Claim {
@@ -490,7 +516,15 @@ impl Drop for Claim {
         let is_mine = |slot: &Slot| matches!(&slot.place, Place::Taken(taken) if Rc::ptr_eq(taken, &self.taken));
         let removed = {
             let mut slots = self.table.slots.borrow_mut();
-            if slots.get(&self.key).is_some_and(is_mine) { slots.remove(&self.key) } else { None }
+            match slots.get_mut(&self.key) {
+                Some(slot) if is_mine(slot) && self.unfinished.get() => {
+                    slot.place = Place::Resting(Resting::again());
+                    self.table.changed.notify(usize::MAX);
+                    None
+                }
+                Some(slot) if is_mine(slot) => slots.remove(&self.key),
+                _ => None,
+            }
         };
         if removed.is_some_and(|slot| slot.record.is_some()) {
             self.table.save(false);

@@ -102,6 +102,8 @@ pub enum Reason {
     Idle,
     /// A signal asked for it.
     Signal(Signal),
+    /// A second signal, while the connections were finishing: whatever else there is to do is to be left.
+    Hurry(Signal),
 }
 
 /// Serves every connection to `sockets` with a future from `handler`, until it is time to leave.
@@ -111,7 +113,7 @@ pub enum Reason {
 ///   backlogs, and whoever waits there is served.
 /// - SIGTERM or SIGINT: accepts no more, resolves every [`Connection::closing`], waits until all connections are done but
 ///   at most for `options.drain`, ends those that are not, and returns [`Reason::Signal`]. A second signal ends the
-///   wait at once. Guards that belong to no connection are not waited for.
+///   wait at once, and makes it [`Reason::Hurry`]. Guards that belong to no connection are not waited for.
 /// - A handler's future that is still running when its [`Activity`] is gone ends when this returns.
 ///
 /// A socket that was handed over stays as it is, and who waits in its backlog is served by the next instance. One from
@@ -196,8 +198,10 @@ where
     notify.stopping();
     doors.iter_mut().flat_map(Door::close).for_each(|stream| connections.start(stream));
     drop(doors);
-    connections.drain(drain, &signals).await;
-    Ok(Reason::Signal(signal))
+    Ok(match connections.drain(drain, &signals).await {
+        Some(second) => Reason::Hurry(second),
+        None => Reason::Signal(signal),
+    })
 }
 
 /// What the accept loop waits for.
@@ -308,18 +312,22 @@ where
         self.runtime.spawn(task).detach();
     }
 
-    /// Returns when all are done, by themselves or because `bound` or the patience of whoever sends signals is over.
-    async fn drain(&self, bound: Duration, signals: &Signals) {
+    /// Returns when all are done, by themselves or because `bound` or the patience of whoever sends signals is over: then
+    /// with the signal.
+    async fn drain(&self, bound: Duration, signals: &Signals) -> Option<Signal> {
         self.closing.open();
-        let hurry = async {
-            let _ = signals.next().await;
+        let hurry = async { signals.next().await.ok() };
+        let unhurried = async {
+            or(self.done(), rt::sleep(bound)).await;
+            None
         };
-        or(self.done(), or(hurry, rt::sleep(bound))).await;
+        let second = or(unhurried, hurry).await;
         if self.open.is_busy() {
             log::warn!("ending connections that did not finish in time");
             self.cut.open();
             self.done().await;
         }
+        second
     }
 
     async fn done(&self) {
