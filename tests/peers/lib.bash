@@ -125,7 +125,7 @@ show_on_failure() {
 dhcp_server() {
     local interface=$1 log=$2 leases=$3
     shift 3
-    ip addr add 10.88.0.1/16 dev "$interface"
+    ip addr replace 10.88.0.1/16 dev "$interface"
     ip link set "$interface" up
     dnsmasq --keep-in-foreground --conf-file=/dev/null --port=0 --interface="$interface" --bind-interfaces \
         --dhcp-range=10.88.1.0,10.88.200.0,255.255.0.0,${lease_time:-1h} --dhcp-option=3,10.88.0.1 --dhcp-option=6,10.88.0.53 \
