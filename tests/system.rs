@@ -47,6 +47,8 @@ mod resume;
 mod servers;
 #[path = "system/storm.rs"]
 mod storm;
+#[path = "system/suspend.rs"]
+mod suspend;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -72,7 +74,7 @@ fn main() -> ExitCode {
     // Most trials mostly wait.
     arguments.test_threads.get_or_insert(8);
 
-    let groups: [&[Named]; 20] = [
+    let groups: [&[Named]; 21] = [
         lab_itself::TRIALS,
         lease::TRIALS,
         refusals::TRIALS,
@@ -93,6 +95,7 @@ fn main() -> ExitCode {
         servers::TRIALS,
         networks::TRIALS,
         peer_fails::TRIALS,
+        suspend::TRIALS,
     ];
     let named = groups.concat().into_iter().map(|(name, trial)| (name.to_owned(), Box::new(trial) as _));
     let outside = sandbox.as_ref().err().map(ToString::to_string);

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::namespace::Namespace;
-use super::{Result, eventually, sandbox};
+use super::{Result, eventually, program, sandbox};
 
 /// The listening socket and how to start what serves it, as a pair of unit files would say. The socket stays open from
 /// one instance to the next.
@@ -112,8 +112,20 @@ impl Unit {
 
     /// Starts an instance in `namespace`.
     pub fn start(&self, namespace: &Namespace) -> Result<Daemon> {
+        self.start_by(Command::new("/bin/sh"), namespace)
+    }
+
+    /// The same after so many seconds in which the machine was suspended: the clock that counts them, CLOCK_BOOTTIME, is
+    /// ahead in a time namespace of its own. What is returned is unshare(1), whose end is the daemon's.
+    pub fn start_after_suspension(&self, seconds: u32, namespace: &Namespace) -> Result<Daemon> {
+        let mut command = Command::new(program::need("unshare", "util-linux")?);
+        command.args(["--time", "--boottime", &seconds.to_string(), "--fork", "--kill-child", "/bin/sh"]);
+        self.start_by(command, namespace)
+    }
+
+    /// Starts an instance by a command that ends in a shell.
+    fn start_by(&self, mut command: Command, namespace: &Namespace) -> Result<Daemon> {
         let log = File::options().create(true).append(true).open(self.folder.join("log"))?;
-        let mut command = Command::new("/bin/sh");
         command
             // The socket comes in as standard input and becomes descriptor 3; `$$` is the daemon's own id after exec.
             .args(["-c", r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@" 3<&0 0</dev/null"#])
