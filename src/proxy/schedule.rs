@@ -119,18 +119,17 @@ impl Table {
         let mut due: Vec<_> = {
             let slots = self.slots.borrow();
             let resting = slots.iter().filter_map(|(key, slot)| match &slot.place {
-                Place::Resting(resting) if is_time(resting) => Some((resting.due, key.clone())),
+                Place::Resting(resting) if is_time(resting) => Some((resting.due, resting.may_renew_from, key.clone())),
                 _ => None,
             });
             resting.collect()
         };
+        // Of those that are due since a crash, those first whose T1 comes first.
         due.sort();
-        for (due, key) in due {
+        for (_, _, key) in due {
             if together && self.hold_back(&key, now) {
                 continue;
             }
-            let is_due = due.is_some_and(|due| due <= now);
-            log::trace!("{key:?} is woken{}", if is_due { "" } else { ", though it is early" });
             let awake = self.wake(key.clone(), self.pace.turn(now));
             if let Some(slot) = self.slots.borrow_mut().get_mut(&key) {
                 slot.place = Place::Awake(Box::new(awake));

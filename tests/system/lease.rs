@@ -196,6 +196,8 @@ fn a_renewal_with_changes() -> Result {
     assert_eq!(entry["yiaddr"], lease.yiaddr);
     assert_eq!((&entry["gateways"], &entry["domain_name"]), (&serde_json::json!(["10.88.0.9"]), &"".into()));
     assert_eq!(entry["dns_servers"], serde_json::json!(["10.88.0.53", "10.88.0.1"]));
+    // The file has it first, and the log last.
+    eventually("the log tells", SOON, || Ok(stage.unit.log()?.contains("changed default router").then_some(())))?;
     assert_eq!(container.namespace.link(LINK)?.mtu, 1400);
     let routes = container.namespace.default_routes()?;
     assert_eq!(routes.iter().map(|route| route.gateway).collect::<Vec<_>>(), [Some(router)]);
@@ -218,7 +220,7 @@ fn a_renewal_with_changes() -> Result {
 
 /// The daemon sleeps through ten T1s, as with a machine that is suspended.
 fn renewals_together() -> Result {
-    const LEASES: u16 = 10;
+    const LEASES: u16 = 40;
     let stage = stage(LEASES, &[])?;
     let seconds = Duration::from_secs;
     let settings = Settings { lease: seconds(60), t1: Some(seconds(6)), t2: Some(seconds(40)), ..Settings::default() };
@@ -239,10 +241,10 @@ fn renewals_together() -> Result {
     stage.daemon.signal(Signal::SIGCONT)?;
     server.await_message(MessageType::Request, heard + usize::from(LEASES), SOON)?;
     let times: Vec<_> = server.heard_of(MessageType::Request)[heard..].iter().map(|heard| heard.at - woken).collect();
-    // Twenty milliseconds from one turn to the next; each may arrive late, where the machine is busy, and none early.
+    // Twenty at once, then thirty in a second; each may arrive late, where the machine is busy, and none early.
     let last = times[times.len() - 1];
-    assert!(last >= Duration::from_millis(180), "ten renewals at once: {times:?}");
-    assert!(last < Duration::from_millis(1500), "ten renewals took {last:?}: {times:?}");
+    assert!(last >= Duration::from_millis(660), "forty renewals at once: {times:?}");
+    assert!(last < Duration::from_millis(2500), "forty renewals took {last:?}: {times:?}");
     Ok(())
 }
 
