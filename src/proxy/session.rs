@@ -26,6 +26,7 @@ use super::site::{Heard, LinkState, Site, Unreachable, Wire, is_link_away, looki
 use super::words::{Brief, Change, LostBy};
 
 mod acquire;
+mod end;
 
 /// How soon sockets that could not be opened, or a link that is not what the lease says, are looked at again; the link
 /// twice as late each time, up to [`SELDOM`].
@@ -252,46 +253,6 @@ impl Session {
                 Event::GaveUp(_) | Event::Released => return Kept::Gone,
             }
         }
-    }
-
-    /// Ends it: `release`s the lease to the server and then takes it off the link. When this returns, the RELEASE has
-    /// left the interface, and nothing of ours holds the container's namespace.
-    ///
-    /// # Errors
-    ///
-    /// It could not be taken off the link.
-    pub(super) async fn end(mut self, release: bool) -> Result<(), Error> {
-        // Should this be dropped on the way, dropping does the rest.
-        self.settled = false;
-        if release && self.can_release() {
-            self.client.release(rt::now());
-            loop {
-                self.send();
-                match self.client.poll_event() {
-                    Some(Event::Released) => break,
-                    Some(_) => {}
-                    None if self.is_ready() => self.wait().await,
-                    None => break,
-                }
-            }
-        }
-        let ended = self.take_off_link();
-        self.settled = true;
-        ended
-    }
-
-    /// Whether there is a lease to be released, and a way to the server.
-    fn can_release(&mut self) -> bool {
-        if !self.client.is_leased() {
-            return false;
-        }
-        match self.reach() {
-            Ok(()) if self.is_ready() => return true,
-            Ok(()) => log::warn!("{self}: cannot release its lease: nothing can be sent there"),
-            Err(Unreachable::Gone(why)) => log::info!("{self}: {why}; its lease is left to run out"),
-            Err(Unreachable::Fault(error)) => log::warn!("{self}: cannot release its lease: {error}"),
-        }
-        false
     }
 
     /// A lease in place of the one that was there.
@@ -532,26 +493,6 @@ impl Session {
 impl fmt::Display for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} in {}", self.request.container_interface, self.request.ns_path.display())
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        if self.settled || (!self.client.is_leased() && self.settings.is_empty()) {
-            return;
-        }
-        log::info!("{self}: giving the lease back");
-        if let Some(Undoing(before)) = self.before_undoing.take() {
-            before();
-        }
-        if self.can_release() {
-            // One that would have to wait for ARP is not waited for in here; the ACK has told us where to send it.
-            self.client.release(rt::now());
-            self.send();
-        }
-        if let Err(error) = self.take_off_link() {
-            log::warn!("{self}: cannot take the lease off the link: {error}");
-        }
     }
 }
 

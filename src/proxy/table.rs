@@ -3,13 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use event_listener::{Event, EventListener};
-use futures_lite::future::{or, yield_now};
+use event_listener::Event;
+use futures_lite::future::or;
 
 use crate::rpc::{Answer, Call, Lease, NetworkConfig, OperationResponse, Reply, Status};
 use crate::rt::{self, Runtime, Task};
@@ -28,13 +26,16 @@ use super::schedule::Sleep;
 use super::session::{Commons, Session, Undoing};
 use super::silence::Silence;
 use super::site::{Site, Unreachable, canonical};
+use claim::{Claim, Finish};
+
+mod claim;
+mod saving;
 
 /// How long a Setup may still take when the daemon is asked to leave: less than its connection has.
 const LAST_CHANCE: Duration = Duration::from_secs(3);
 
-/// How soon what nobody waits for is in the file, and how soon one that could not be written is tried again.
+/// How soon what nobody waits for is in the file.
 pub(super) const SOON: Duration = Duration::from_secs(1);
-const AGAIN: Duration = Duration::from_secs(10);
 
 /// How soon is tried again what failed for want of something.
 const RETRY: Duration = Duration::from_secs(30);
@@ -323,138 +324,6 @@ impl Table {
             self.memory.borrow_mut().remember(who, address);
         }
     }
-
-    /// Takes a place, cancelling whoever makes a lease there and waiting for whoever ends one; tells what it held.
-    async fn claim(self: &Rc<Self>, key: &Key) -> (Claim, Option<Before>) {
-        loop {
-            let over = {
-                let mut slots = self.slots.borrow_mut();
-                if let Some(Slot { place: Place::Taken(taken), .. }) = slots.get(key) {
-                    let over = taken.over.listen();
-                    taken.cancel.notify(usize::MAX);
-                    over
-                } else {
-                    let taken = Rc::<Taken>::default();
-                    let cancelled = RefCell::new(taken.cancel.listen());
-                    let mine = Place::Taken(Rc::clone(&taken));
-                    let before = match slots.get_mut(key) {
-                        Some(slot) => match std::mem::replace(&mut slot.place, mine) {
-                            Place::Awake(awake) => Some(Before::Awake(awake)),
-                            Place::Resting(_) => Some(Before::Resting),
-                            Place::Taken(_) => None,
-                        },
-                        None => {
-                            slots.insert(key.clone(), Slot { record: None, place: mine });
-                            None
-                        }
-                    };
-                    let (table, key, unfinished) = (Rc::clone(self), key.clone(), Cell::default());
-                    return (Claim { table, key, taken, cancelled, unfinished }, before);
-                }
-            };
-            over.await;
-        }
-    }
-
-    /// What is remembered of a lease.
-    pub(super) fn record(&self, key: &Key) -> Option<Record> {
-        self.slots.borrow().get(key)?.record.as_ref().map(Packed::unpack)
-    }
-
-    /// Notes how to go on with a lease; the file has it from the next write on.
-    pub(super) fn note(&self, key: &Key, record: &Record) {
-        if let Some(slot) = self.slots.borrow_mut().get_mut(key) {
-            slot.record = Some(Packed::from(record));
-            self.unsaved.set(true);
-        }
-    }
-
-    /// Puts into the file that a lease is about to be given back, if it knows of one.
-    fn note_ending(self: &Rc<Self>, key: &Key) {
-        if let Some(ending) = self.record(key).map(Record::ending).filter(Record::is_ending) {
-            self.note(key, &ending);
-            self.save(false);
-        }
-    }
-
-    /// Puts into the file what has become of a session.
-    pub(super) async fn noted(self: &Rc<Self>, key: &Key, session: &Session) {
-        if let Some(record) = session.record() {
-            self.note(key, &record);
-            self.persist().await;
-            self.tell();
-            if record.is_bound() {
-                self.hear_from(&record);
-            }
-        }
-    }
-
-    /// Writes the file, once for all who want it written at the same time. A failure is no reason to refuse or to end a
-    /// lease that works.
-    async fn persist(self: &Rc<Self>) {
-        yield_now().await;
-        if self.unsaved.get() {
-            self.save(false);
-        }
-    }
-
-    /// Writes the file in a while, if nobody does so before.
-    pub(super) fn save_within(self: &Rc<Self>, delay: Duration) {
-        self.unsaved.set(true);
-        if !self.saving.replace(true) {
-            let table = Rc::clone(self);
-            let later = async move {
-                rt::sleep(delay).await;
-                table.saving.set(false);
-                if table.unsaved.get() {
-                    table.save(false);
-                }
-            };
-            self.commons.runtime.spawn(later).detach();
-        }
-    }
-
-    /// Writes the file; `leaving` says that it is the last time. Tells whether all is in it.
-    pub(super) fn save(self: &Rc<Self>, leaving: bool) -> bool {
-        let written = {
-            let slots = self.slots.borrow();
-            let records = slots.values().filter_map(|slot| {
-                let known = matches!(slot.place, Place::Resting(Resting { known: true, .. }));
-                Some((slot.record.as_ref()?.unpack(), leaving && known))
-            });
-            self.file.replace(records)
-        };
-        self.unsaved.set(written.is_err());
-        self.sleep.is_in_file.set(leaving && written.is_ok());
-        let trouble = written.err().map(|error| format!("cannot write the lease file: {error}"));
-        if let Some(trouble) = &trouble {
-            if self.trouble.borrow().is_none() {
-                log::error!("{trouble}; it does not show the last change");
-            }
-            self.save_within(AGAIN);
-        }
-        *self.trouble.borrow_mut() = trouble;
-        self.mind_staying();
-        !self.unsaved.get()
-    }
-
-    /// Whether the file could not be written the last time.
-    pub(super) fn is_in_trouble(&self) -> bool {
-        self.trouble.borrow().is_some()
-    }
-
-    /// Whether the file does not say all that the next instance is to know.
-    pub(super) fn is_unsaved(&self) -> bool {
-        self.unsaved.get()
-    }
-
-    /// Tells the service manager how many leases there are.
-    pub(super) fn tell(&self) {
-        let count = self.slots.borrow().values().filter(|slot| !matches!(slot.place, Place::Taken(_))).count();
-        if self.told.replace(Some(count)) != Some(count) {
-            self.notify.status(if count == 1 { "1 lease".to_owned() } else { format!("{count} leases") });
-        }
-    }
 }
 
 impl Place {
@@ -483,78 +352,5 @@ impl Awake {
     async fn stop(self: Box<Self>) -> Option<Session> {
         self.stop.notify(usize::MAX);
         self.task.await
-    }
-}
-
-/// A place that one call has to itself. Dropped, the place is empty.
-#[derive(Debug)]
-struct Claim {
-    table: Rc<Table>,
-    key: Key,
-    taken: Rc<Taken>,
-    cancelled: RefCell<EventListener>,
-    /// What was to be ended has not come to its end: it is tried again, by itself.
-    unfinished: Cell<bool>,
-}
-
-impl Claim {
-    /// Waits until somebody else wants the place.
-    async fn cancelled(&self) {
-        std::future::poll_fn(|context| Pin::new(&mut *self.cancelled.borrow_mut()).poll(context)).await;
-    }
-
-    /// Leaves a lease in the place.
-    fn settle(self, awake: Awake) {
-        if let Some(slot) = self.table.slots.borrow_mut().get_mut(&self.key) {
-            slot.place = Place::Awake(Box::new(awake));
-        }
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        let is_mine = |slot: &Slot| matches!(&slot.place, Place::Taken(taken) if Rc::ptr_eq(taken, &self.taken));
-        let removed = {
-            let mut slots = self.table.slots.borrow_mut();
-            match slots.get_mut(&self.key) {
-                Some(slot) if is_mine(slot) && self.unfinished.get() => {
-                    slot.place = Place::Resting(Resting::again());
-                    self.table.changed.notify(usize::MAX);
-                    None
-                }
-                Some(slot) if is_mine(slot) => slots.remove(&self.key),
-                _ => None,
-            }
-        };
-        if removed.is_some_and(|slot| slot.record.is_some()) {
-            self.table.save(false);
-        }
-        self.table.mind_staying();
-        self.table.tell();
-        self.taken.over.notify(usize::MAX);
-    }
-}
-
-/// Waits for a task, and lets it go on alone when nobody waits any more.
-struct Finish<T>(Option<Task<T>>);
-
-impl<T> Future for Finish<T> {
-    type Output = T;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
-        let task = self.0.as_mut().expect("polled only until it is ready");
-        let done = Pin::new(task).poll(context);
-        if done.is_ready() {
-            self.0 = None;
-        }
-        done
-    }
-}
-
-impl<T> Drop for Finish<T> {
-    fn drop(&mut self) {
-        if let Some(task) = self.0.take() {
-            task.detach();
-        }
     }
 }

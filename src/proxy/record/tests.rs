@@ -1,9 +1,12 @@
 //! What is remembered is what there was, whatever has become of the file meanwhile.
 
+use std::rc::Rc;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::net::netns::NetnsId;
 use crate::proxy::words::tests::lease as plain;
 
 fn at(millis: u64) -> Instant {

@@ -1,0 +1,117 @@
+//! What the lease file and the service manager are told of the table.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_lite::future::yield_now;
+
+use super::{Place, Resting, Table};
+use crate::proxy::record::{Packed, Record};
+use crate::proxy::request::Key;
+use crate::proxy::session::Session;
+use crate::rt;
+
+/// How soon a file that could not be written is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
+
+impl Table {
+    /// What is remembered of a lease.
+    pub(in crate::proxy) fn record(&self, key: &Key) -> Option<Record> {
+        self.slots.borrow().get(key)?.record.as_ref().map(Packed::unpack)
+    }
+
+    /// Notes how to go on with a lease; the file has it from the next write on.
+    pub(in crate::proxy) fn note(&self, key: &Key, record: &Record) {
+        if let Some(slot) = self.slots.borrow_mut().get_mut(key) {
+            slot.record = Some(Packed::from(record));
+            self.unsaved.set(true);
+        }
+    }
+
+    /// Puts into the file that a lease is about to be given back, if it knows of one.
+    pub(super) fn note_ending(self: &Rc<Self>, key: &Key) {
+        if let Some(ending) = self.record(key).map(Record::ending).filter(Record::is_ending) {
+            self.note(key, &ending);
+            self.save(false);
+        }
+    }
+
+    /// Puts into the file what has become of a session.
+    pub(in crate::proxy) async fn noted(self: &Rc<Self>, key: &Key, session: &Session) {
+        if let Some(record) = session.record() {
+            self.note(key, &record);
+            self.persist().await;
+            self.tell();
+            if record.is_bound() {
+                self.hear_from(&record);
+            }
+        }
+    }
+
+    /// Writes the file, once for all who want it written at the same time. A failure is no reason to refuse or to end a
+    /// lease that works.
+    pub(super) async fn persist(self: &Rc<Self>) {
+        yield_now().await;
+        if self.unsaved.get() {
+            self.save(false);
+        }
+    }
+
+    /// Writes the file in a while, if nobody does so before.
+    pub(in crate::proxy) fn save_within(self: &Rc<Self>, delay: Duration) {
+        self.unsaved.set(true);
+        if !self.saving.replace(true) {
+            let table = Rc::clone(self);
+            let later = async move {
+                rt::sleep(delay).await;
+                table.saving.set(false);
+                if table.unsaved.get() {
+                    table.save(false);
+                }
+            };
+            self.commons.runtime.spawn(later).detach();
+        }
+    }
+
+    /// Writes the file; `leaving` says that it is the last time. Tells whether all is in it.
+    pub(in crate::proxy) fn save(self: &Rc<Self>, leaving: bool) -> bool {
+        let written = {
+            let slots = self.slots.borrow();
+            let records = slots.values().filter_map(|slot| {
+                let known = matches!(slot.place, Place::Resting(Resting { known: true, .. }));
+                Some((slot.record.as_ref()?.unpack(), leaving && known))
+            });
+            self.file.replace(records)
+        };
+        self.unsaved.set(written.is_err());
+        self.sleep.is_in_file.set(leaving && written.is_ok());
+        let trouble = written.err().map(|error| format!("cannot write the lease file: {error}"));
+        if let Some(trouble) = &trouble {
+            if self.trouble.borrow().is_none() {
+                log::error!("{trouble}; it does not show the last change");
+            }
+            self.save_within(AGAIN);
+        }
+        *self.trouble.borrow_mut() = trouble;
+        self.mind_staying();
+        !self.unsaved.get()
+    }
+
+    /// Whether the file could not be written the last time.
+    pub(in crate::proxy) fn is_in_trouble(&self) -> bool {
+        self.trouble.borrow().is_some()
+    }
+
+    /// Whether the file does not say all that the next instance is to know.
+    pub(in crate::proxy) fn is_unsaved(&self) -> bool {
+        self.unsaved.get()
+    }
+
+    /// Tells the service manager how many leases there are.
+    pub(in crate::proxy) fn tell(&self) {
+        let count = self.slots.borrow().values().filter(|slot| !matches!(slot.place, Place::Taken(_))).count();
+        if self.told.replace(Some(count)) != Some(count) {
+            self.notify.status(if count == 1 { "1 lease".to_owned() } else { format!("{count} leases") });
+        }
+    }
+}
