@@ -10,7 +10,7 @@
 //! | `dhcp` | the RFC 2131 client and its wire format | yes |
 //! | `rpc` | gRPC over a Unix stream | `wire`, `status` |
 //! | `net` | network namespaces, rtnetlink, packet and UDP sockets | |
-//! | `proxy` | the daemon: joins all of the above | `config`, `request`, `reply` |
+//! | `proxy` | the daemon: joins all of the above | `config`, `request`, `reply`, `pace`, `silence` |
 //!
 //! Pure means: no sockets, files, threads, environment, clocks or randomness; time and chance are arguments.
 //!
