@@ -16,6 +16,7 @@ source $lab/systemd-host.bash
 containers one two three
 
 sleeps_in_time() { wait_for 10 "the service sleeps, and its timer is armed" sleeps; }
+stays_asleep() { sleeps && in_rig systemctl stop "$(timer)" && is_gone && no_timer; }
 no_timer() { [ -z "$(timer)" ]; }
 
 # --- Calls wake it by the socket.
@@ -55,10 +56,10 @@ check "the server has heard one DISCOVER of it in all" \
 # --- Where it may not sleep it stays, and says so once.
 
 for never in "-a 0" "-a 0.5 --sleep never"; do
-    sleeps_in_time
-    in_rig systemctl stop "$(timer)"
-    options "$never"
+    # Not in the moment in which the timer elapses.
+    wait_for 15 "it sleeps, and nothing is to wake it" stays_asleep
     before=$(said staying)
+    options "$never"
     in_rig systemctl start $service
     renews one $((t1 + 8))
     # The time in which it would have left.
