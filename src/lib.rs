@@ -21,6 +21,7 @@
 
 #![warn(clippy::unwrap_used)]
 
+#[cfg_attr(feature = "tokio-twin", path = "../benches/twin/rt.rs")]
 pub mod rt;
 pub mod service;
 pub mod time;

@@ -13,6 +13,9 @@ pub(crate) const TRIALS: &[Named] = &[
     ("resting::an_idle_daemon_sleeps", idle_sleeps),
 ];
 
+/// The executor's, and async-io's parked helper. The tokio twin has no helper.
+const THREADS: u64 = 2;
+
 fn leases_rest() -> Result {
     // Connections have a deadline of as long, and async-io wakes once for the last one although nobody waits any more.
     let stage = stage(5, &["-a", "1"])?;
@@ -27,13 +30,13 @@ fn leases_rest() -> Result {
         container.namespace.await_rest()?;
     }
     stage.daemon.await_descriptors(&one)?;
-    assert_eq!(stage.daemon.status("Threads")?, 2, "the executor's and async-io's parked helper");
+    assert!(stage.daemon.status("Threads")? <= THREADS);
     asleep_for_fifteen_seconds(&stage.daemon)
 }
 
 fn idle_sleeps() -> Result {
     let stage = stage(0, &[])?;
-    assert_eq!(stage.daemon.status("Threads")?, 2, "the executor's and async-io's parked helper");
+    assert!(stage.daemon.status("Threads")? <= THREADS);
     asleep_for_fifteen_seconds(&stage.daemon)
 }
 

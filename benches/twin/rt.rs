@@ -1,0 +1,480 @@
+//! The runtime: one executor thread on tokio. The twin of `src/rt.rs`, item for item; `diff -y` shows what differs.
+//!
+//! tokio keeps no thread of its own here: what is due is seen to by the thread that called [`block_on`],
+//! on which all of our code runs. The README beside this file walks through the two.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::BTreeMap;
+use std::future::{Future, pending, poll_fn};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::pin::Pin;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use futures_lite::future::or;
+use futures_lite::{AsyncRead, AsyncWrite};
+use rustix::io::ioctl_fionbio;
+use rustix::net::SocketFlags;
+use rustix::time::{
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create,
+    timerfd_settime,
+};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead as _, AsyncWrite as _, Interest, ReadBuf};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::task::JoinHandle;
+use tokio::time::Sleep;
+
+use crate::time::Instant;
+
+/// A spawned future: dropped, it is cancelled; `detach` lets it run on its own.
+///
+/// tokio has it the other way round: a dropped `JoinHandle` lets its task run on.
+#[derive(Debug)]
+#[must_use = "dropped at once, it is cancelled at once"]
+pub struct Task<T>(Option<JoinHandle<T>>);
+
+impl<T> Task<T> {
+    /// Lets it run on its own.
+    pub fn detach(mut self) {
+        self.0 = None;
+    }
+}
+
+impl<T> Future for Task<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let handle = self.0.as_mut().expect("only detach takes it, and that takes the task");
+        // A task of tokio's that panics keeps it to itself until somebody asks.
+        ready!(Pin::new(handle).poll(context))
+            .map_or_else(|error| std::panic::resume_unwind(error.into_panic()), Poll::Ready)
+    }
+}
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        if let Some(handle) = &self.0 {
+            handle.abort();
+        }
+    }
+}
+
+/// A connected Unix stream with the `futures-lite` read and write traits.
+///
+/// tokio's has tokio's traits, and no clones: its halves share it in the same way, each for one direction.
+#[derive(Clone, Debug)]
+pub struct Stream(Rc<RefCell<tokio::net::UnixStream>>);
+
+impl TryFrom<UnixStream> for Stream {
+    type Error = io::Error;
+
+    fn try_from(stream: UnixStream) -> io::Result<Self> {
+        // As for the listener below: tokio takes a socket as it is.
+        stream.set_nonblocking(true)?;
+        Ok(Self(Rc::new(RefCell::new(tokio::net::UnixStream::from_std(stream)?))))
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(buffer);
+        ready!(Pin::new(&mut *self.0.borrow_mut()).poll_read(context, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_flush(context)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_shutdown(context)
+    }
+}
+
+/// Reads `CLOCK_BOOTTIME`.
+pub fn now() -> Instant {
+    let time = clock_gettime(ClockId::Boottime);
+    Instant::from_boot(Duration::new(
+        time.tv_sec.try_into().expect("the boot clock starts at zero"),
+        time.tv_nsec.try_into().expect("nanoseconds are below a billion"),
+    ))
+}
+
+/// Reads `CLOCK_REALTIME`, as the time since 1970. It is set and it steps: only for whoever has to be told a date.
+pub fn wall_clock() -> Duration {
+    let time = clock_gettime(ClockId::Realtime);
+    Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
+}
+
+/// Runs `main` and all that it spawns on this thread, until `main` returns; what is still running then is dropped.
+pub fn block_on<T>(main: impl AsyncFnOnce(Runtime) -> T) -> T {
+    let executor = Builder::new_current_thread().enable_io().enable_time().build_local(LocalOptions::default());
+    let executor = executor.expect("an epoll descriptor can be had at the start");
+    let inner = Rc::new(Inner { executor, alarm: OnceCell::new() });
+    let runtime = Runtime(Rc::downgrade(&inner));
+    inner.executor.block_on(main(runtime))
+}
+
+/// A handle on the runtime that [`block_on`] drives.
+#[derive(Clone, Debug)]
+pub struct Runtime(Weak<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    executor: LocalRuntime,
+    alarm: OnceCell<Rc<Alarm>>,
+}
+
+impl Runtime {
+    /// Starts a task on the executor thread.
+    pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
+        Task(Some(self.inner().executor.spawn_local(future)))
+    }
+
+    /// Sleeps until `deadline` on the boot clock, suspend included. All sleepers share one timerfd.
+    pub async fn sleep_until(&self, deadline: Instant) -> io::Result<()> {
+        let alarm = self.alarm()?;
+        let mut sleeper = Sleeper { alarm: &alarm, key: None };
+        poll_fn(|context| sleeper.poll(deadline, context.waker())).await
+    }
+
+    fn alarm(&self) -> io::Result<Rc<Alarm>> {
+        let inner = self.inner();
+        if let Some(alarm) = inner.alarm.get() {
+            return Ok(Rc::clone(alarm));
+        }
+        let alarm = Rc::new(Alarm::new()?);
+        let driver = Rc::clone(&alarm);
+        self.spawn(async move { driver.drive().await }).detach();
+        Ok(Rc::clone(inner.alarm.get_or_init(|| alarm)))
+    }
+
+    fn inner(&self) -> Rc<Inner> {
+        self.0.upgrade().expect("a runtime is used only by what block_on runs")
+    }
+}
+
+/// Everybody who sleeps on the boot clock, and the timerfd armed for the earliest of them.
+#[derive(Debug)]
+struct Alarm {
+    timer: Watched<OwnedFd>,
+    sleepers: RefCell<BTreeMap<(Instant, u64), Waker>>,
+    next_id: Cell<u64>,
+}
+
+impl Alarm {
+    fn new() -> io::Result<Self> {
+        let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        Ok(Self { timer: Watched::new(timer)?, sleepers: RefCell::default(), next_id: Default::default() })
+    }
+
+    async fn drive(&self) {
+        loop {
+            // An error here is the reactor's end, and with it everybody's.
+            let Ok(mut ready) = self.timer.0.readable().await else {
+                return;
+            };
+            // The count of expirations is of no interest; reading it silences the descriptor.
+            let _ = rustix::io::read(self.timer.get_ref(), &mut [0; 8]);
+            // tokio remembers readiness, being told of it once only, until it is told that it is over.
+            ready.clear_ready();
+            let due = {
+                let mut sleepers = self.sleepers.borrow_mut();
+                let later = sleepers.split_off(&(now(), u64::MAX));
+                std::mem::replace(&mut *sleepers, later)
+            };
+            due.into_values().for_each(Waker::wake);
+            self.arm();
+        }
+    }
+
+    fn arm(&self) {
+        let earliest = self.sleepers.borrow().keys().next().map(|&(earliest, _)| earliest.since_boot());
+        let it_value = match earliest {
+            // Zero disarms (timerfd_create(2)), so a nanosecond late rather than never.
+            Some(at) => Timespec {
+                tv_sec: at.as_secs().try_into().unwrap_or(i64::MAX),
+                tv_nsec: i64::from(at.subsec_nanos()).max(1),
+            },
+            None => Timespec { tv_sec: 0, tv_nsec: 0 },
+        };
+        let spec = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value };
+        timerfd_settime(self.timer.get_ref(), TimerfdTimerFlags::ABSTIME, &spec)
+            .expect("the timerfd is ours and the time is valid");
+    }
+}
+
+/// One who waits on an [`Alarm`]; dropping it leaves the queue.
+struct Sleeper<'a> {
+    alarm: &'a Alarm,
+    key: Option<(Instant, u64)>,
+}
+
+impl Sleeper<'_> {
+    fn poll(&mut self, deadline: Instant, waker: &Waker) -> Poll<io::Result<()>> {
+        if now() >= deadline {
+            return Poll::Ready(Ok(()));
+        }
+        let key = *self.key.get_or_insert_with(|| {
+            let id = self.alarm.next_id.replace(self.alarm.next_id.get() + 1);
+            (deadline, id)
+        });
+        let mut sleepers = self.alarm.sleepers.borrow_mut();
+        let new = sleepers.insert(key, waker.clone()).is_none();
+        let earliest = sleepers.keys().next() == Some(&key);
+        drop(sleepers);
+        if new && earliest {
+            self.alarm.arm();
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleeper<'_> {
+    fn drop(&mut self) {
+        let Some(key) = self.key else { return };
+        let mut sleepers = self.alarm.sleepers.borrow_mut();
+        let earliest = sleepers.keys().next() == Some(&key);
+        sleepers.remove(&key);
+        drop(sleepers);
+        if earliest {
+            // Nobody is to be woken for one who is gone.
+            self.alarm.arm();
+        }
+    }
+}
+
+/// Sleeps on `CLOCK_MONOTONIC`, for delays that have nothing to do with a lease.
+pub async fn sleep(delay: Duration) {
+    tokio::time::sleep(delay).await;
+}
+
+/// The timer of an idle wait: one timer, set anew as often as need be.
+#[derive(Debug)]
+pub struct Timer(Option<Pin<Box<Sleep>>>);
+
+impl Timer {
+    /// A timer that never fires until it is set.
+    pub fn never() -> Self {
+        Self(None)
+    }
+
+    /// Fires `delay` from now, whatever it was set to before; never where `delay` is none.
+    pub fn reset(&mut self, delay: Option<Duration>) {
+        self.0 = delay.map(|delay| Box::pin(tokio::time::sleep(delay)));
+    }
+
+    /// Waits until it fires.
+    pub async fn fired(&mut self) {
+        match &mut self.0 {
+            Some(sleep) => sleep.await,
+            None => pending().await,
+        }
+        self.0 = None;
+    }
+}
+
+/// A listening Unix socket.
+#[derive(Debug)]
+pub struct Listener(tokio::net::UnixListener);
+
+impl Listener {
+    /// Adopts a listening socket, blocking or not.
+    ///
+    /// systemd hands over blocking sockets, and `from_std` takes a socket as it is. Without O_NONBLOCK the accept4(2)
+    /// after the last connection hangs, and with it the one thread: none of its timers ever fires again.
+    pub fn new(listener: UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        tokio::net::UnixListener::from_std(listener).map(Self)
+    }
+
+    /// Takes the next connection when there is one, else wakes the task of `context` when there may be.
+    pub fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Stream>> {
+        let (stream, _) = ready!(self.0.poll_accept(context))?;
+        Poll::Ready(Ok(Stream(Rc::new(RefCell::new(stream)))))
+    }
+
+    /// Takes a connection that already waits, without waiting for one.
+    pub fn try_accept(&self) -> io::Result<Option<Stream>> {
+        // Asks the kernel. tokio's listener answers from what the reactor saw when it last looked, which is too long ago
+        // for whoever is about to leave.
+        match rustix::net::accept_with(&self.0, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(stream) => Ok(Some(UnixStream::from(stream).try_into()?)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Lets nobody connect any more; who already waits can still be taken. For all who share the socket: never on one
+    /// that systemd holds too.
+    pub fn refuse(&self) -> io::Result<()> {
+        // On a listening Unix socket this makes connect(2) fail with ECONNREFUSED and leaves the backlog alone.
+        Ok(rustix::net::shutdown(&self.0, rustix::net::Shutdown::Read)?)
+    }
+}
+
+/// SIGTERM and SIGINT, as long as this lives; after that they end the process again, as they do by default.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Watched<UnixStream>,
+    interrupt: Watched<UnixStream>,
+    over: Arc<AtomicBool>,
+}
+
+/// A wish that the process end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGTERM, the service manager's.
+    Terminate,
+    /// SIGINT, that of the one at the keyboard.
+    Interrupt,
+}
+
+impl Signals {
+    /// Catches the signals from now on.
+    pub fn new() -> io::Result<Self> {
+        let over = Arc::new(AtomicBool::new(false));
+        let catch = |signal| {
+            let (reader, writer) = UnixStream::pair()?;
+            signal_hook::flag::register_conditional_default(signal, Arc::clone(&over))?;
+            signal_hook::low_level::pipe::register(signal, writer)?;
+            Watched::new(reader)
+        };
+        Ok(Self { terminate: catch(SIGTERM)?, interrupt: catch(SIGINT)?, over })
+    }
+
+    /// Waits for the next one. Several of a kind that nobody waited for count as one.
+    pub async fn next(&self) -> io::Result<Signal> {
+        let terminate = async { drain(&self.terminate).await.map(|()| Signal::Terminate) };
+        let interrupt = async { drain(&self.interrupt).await.map(|()| Signal::Interrupt) };
+        or(terminate, interrupt).await
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Waits for at least one byte, and takes all that are there.
+async fn drain(pipe: &Watched<UnixStream>) -> io::Result<()> {
+    pipe.read_with(|mut pipe| pipe.read(&mut [0; 64])).await.map(|_| ())
+}
+
+/// A descriptor of any kind, watched for readiness.
+#[derive(Debug)]
+pub struct Watched<T: AsFd>(AsyncFd<Raw<T>>);
+
+impl<T: AsFd> Watched<T> {
+    /// Watches `source`, which becomes non-blocking.
+    #[expect(deprecated, reason = "its successor is unsafe; what we watch owns its descriptor and keeps it")]
+    pub fn new(source: T) -> io::Result<Self> {
+        ioctl_fionbio(&source, true)?;
+        // Whoever only wants to read is not told of an error, such as that of a packet socket whose link goes down.
+        AsyncFd::with_interest(Raw(source), Interest::READABLE | Interest::ERROR).map(Self)
+    }
+
+    /// What is watched.
+    pub fn get_ref(&self) -> &T {
+        &self.0.get_ref().0
+    }
+
+    /// Runs `operation` until it does anything but block, waiting for the descriptor to become readable in between.
+    pub async fn read_with<R>(&self, mut operation: impl FnMut(&T) -> io::Result<R>) -> io::Result<R> {
+        self.0.async_io(Interest::READABLE | Interest::ERROR, |source| operation(&source.0)).await
+    }
+}
+
+/// [`AsyncFd`] asks for the older of the two traits.
+#[derive(Debug)]
+struct Raw<T>(T);
+
+impl<T: AsFd> AsRawFd for Raw<T> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+/// The most that is kept of what a program says.
+const OUTPUT_LIMIT: usize = 64 * 1024;
+
+/// Runs a program to its end, with nothing to read; returns how it ended and what it said on stdout and stderr.
+///
+/// # Errors
+///
+/// It could not be started, or took longer than `bound`. Then, and when this future is dropped, it is killed.
+pub async fn run(command: &mut Command, bound: Duration) -> io::Result<(ExitStatus, Vec<u8>)> {
+    let (reader, writer) = io::pipe()?;
+    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    let mut running = Running(command.spawn()?);
+    // As long as it keeps our ends of the pipe there is no end of file.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let reader = Watched::new(reader)?;
+    let listen = async {
+        let (mut said, mut buffer) = (Vec::new(), [0; 1024]);
+        loop {
+            let length = reader.read_with(|mut pipe| pipe.read(&mut buffer)).await?;
+            if length == 0 {
+                return io::Result::Ok(said);
+            }
+            said.extend_from_slice(&buffer[..length.min(OUTPUT_LIMIT - said.len())]);
+        }
+    };
+    let late = async {
+        sleep(bound).await;
+        Err(io::ErrorKind::TimedOut.into())
+    };
+    let said = or(listen, late).await?;
+    // Programs close their output by ending, so this takes a moment at most.
+    Ok((running.0.wait()?, said))
+}
+
+/// A program that does not outlive its owner, nor leaves anything to be reaped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both do nothing where it was waited for.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[cfg(feature = "proxy")]
+pub use fair::{H2Stream, h2_stream};
+
+/// The h2 stream adapter.
+#[cfg(feature = "proxy")]
+mod fair {
+    use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
+
+    use super::Stream;
+
+    /// A [`Stream`] as h2 takes it. tokio is fair by itself: a task that always finds something to read is made to wait
+    /// after a while, until the others had their turn and the reactor was asked for news.
+    pub type H2Stream = Compat<Stream>;
+
+    /// Dresses a stream for h2.
+    pub fn h2_stream(stream: Stream) -> H2Stream {
+        stream.compat()
+    }
+}
+
+#[cfg(test)]
+#[path = "../../src/rt/tests.rs"]
+mod tests;
