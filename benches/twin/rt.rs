@@ -328,10 +328,13 @@ impl Listener {
 }
 
 /// SIGTERM and SIGINT, as long as this lives; after that they end the process again, as they do by default.
+///
+/// Signals are caught before there is a runtime, and tokio watches nothing without one: what is caught is watched from the
+/// first wait on. tokio's own signals need one from the start, and never give a signal back.
 #[derive(Debug)]
 pub struct Signals {
-    terminate: Watched<UnixStream>,
-    interrupt: Watched<UnixStream>,
+    caught: RefCell<Option<[UnixStream; 2]>>,
+    watched: OnceCell<[Watched<UnixStream>; 2]>,
     over: Arc<AtomicBool>,
 }
 
@@ -352,15 +355,20 @@ impl Signals {
             let (reader, writer) = UnixStream::pair()?;
             signal_hook::flag::register_conditional_default(signal, Arc::clone(&over))?;
             signal_hook::low_level::pipe::register(signal, writer)?;
-            Watched::new(reader)
+            io::Result::Ok(reader)
         };
-        Ok(Self { terminate: catch(SIGTERM)?, interrupt: catch(SIGINT)?, over })
+        let caught = RefCell::new(Some([catch(SIGTERM)?, catch(SIGINT)?]));
+        Ok(Self { caught, watched: OnceCell::new(), over })
     }
 
     /// Waits for the next one. Several of a kind that nobody waited for count as one.
     pub async fn next(&self) -> io::Result<Signal> {
-        let terminate = async { drain(&self.terminate).await.map(|()| Signal::Terminate) };
-        let interrupt = async { drain(&self.interrupt).await.map(|()| Signal::Interrupt) };
+        if let Some([terminate, interrupt]) = self.caught.borrow_mut().take() {
+            let _ = self.watched.set([Watched::new(terminate)?, Watched::new(interrupt)?]);
+        }
+        let [terminate, interrupt] = self.watched.get().ok_or(io::ErrorKind::NotConnected)?;
+        let terminate = async { drain(terminate).await.map(|()| Signal::Terminate) };
+        let interrupt = async { drain(interrupt).await.map(|()| Signal::Interrupt) };
         or(terminate, interrupt).await
     }
 }

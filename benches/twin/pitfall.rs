@@ -1,0 +1,136 @@
+//! The pitfall that this project began with: a listening socket from systemd, taken over by tokio as it comes.
+//!
+//! `cargo run --release --features tokio-twin --example pitfall` plays systemd: it listens on a blocking socket, starts
+//! itself again with that as standard input, connects once, and waits to be hung up on. The child is to leave after a
+//! short quiet time; it does so with O_NONBLOCK only. Without, it hangs in accept4(2) for ever, and the timeout around
+//! its accept never fires, for the thread that would see to it is the one that hangs.
+//!
+//! The kernel is the witness: /proc/PID/syscall says which system call a process is in. Every wait here has a bound, and
+//! the child is ended in any case. The exit code is 0 where all is as said.
+//!
+//! Since 1.44 a debug build of tokio panics instead. There, the flag is taken away once tokio has seen it, to see
+//! the hang all the same: it belongs to the socket, and whoever shares that can do so at any time.
+
+#![allow(clippy::print_stdout, reason = "its output is its purpose")]
+
+use std::error::Error;
+use std::fs;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use nix::libc::SYS_accept4;
+use smol_dhcp_proxy::rt::now;
+use tokio::time::timeout;
+
+type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
+
+/// After so much quiet the child is to leave.
+const QUIET: Duration = Duration::from_millis(200);
+/// Within this it would have left.
+const LONG: Duration = Duration::from_secs(2);
+/// Between two looks at the child.
+const GLANCE: Duration = Duration::from_millis(10);
+
+fn main() -> Result {
+    if let Some(how) = std::env::args().nth(1) {
+        return serve(&how);
+    }
+    let mut hanging = Play::begin("blocking")?;
+    if let Some((status, words)) = hanging.end()? {
+        println!("blocking: the child ends ({status}) and says\n{words}");
+        if !words.contains("Registering a blocking socket") {
+            return Err("for another reason than that its socket blocks".into());
+        }
+        hanging = Play::begin("late")?;
+        if let Some((status, words)) = hanging.end()? {
+            return Err(format!("the child ends ({status}): {words}").into());
+        }
+    }
+    hanging.hangs_in_accept()?;
+    drop(hanging);
+
+    let begun = now();
+    match Play::begin("nonblocking")?.end()? {
+        Some((status, _)) if status.success() => {
+            println!("nonblocking: the child has left by itself, after {:?}", now() - begun);
+            Ok(())
+        }
+        other => Err(format!("with O_NONBLOCK the child should leave: {other:?}").into()),
+    }
+}
+
+/// The child: serves standard input by hanging up on everybody, until it was quiet for long enough.
+fn serve(how: &str) -> Result {
+    let listener = UnixListener::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    runtime.block_on(async {
+        listener.set_nonblocking(how != "blocking")?;
+        let shared = listener.try_clone()?;
+        let listener = tokio::net::UnixListener::from_std(listener)?;
+        shared.set_nonblocking(how == "nonblocking")?;
+        while let Ok(connection) = timeout(QUIET, listener.accept()).await {
+            drop(connection?);
+        }
+        Ok(())
+    })
+}
+
+/// A child that has served one connection. It does not outlive us.
+struct Play(Child);
+
+impl Play {
+    fn begin(how: &str) -> Result<Self> {
+        let address = SocketAddr::from_abstract_name(format!("pitfall-{}-{how}", std::process::id()))?;
+        let listener = UnixListener::bind_addr(&address)?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(how).stdin(OwnedFd::from(listener)).stderr(Stdio::piped());
+        let play = Self(command.spawn()?);
+        // Now nobody but the child has the socket: if it ends, we are hung up on just the same.
+        drop(command);
+        let mut stream = UnixStream::connect_addr(&address)?;
+        stream.set_read_timeout(Some(10 * LONG))?;
+        match stream.read(&mut [0]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err("the child serves nobody".into()),
+            _ => Ok(play),
+        }
+    }
+
+    /// How it ended and what it said, if it did end within [`LONG`].
+    fn end(&mut self) -> Result<Option<(ExitStatus, String)>> {
+        let begun = now();
+        while now() - begun < LONG {
+            if let Some(status) = self.0.try_wait()? {
+                let mut words = String::new();
+                self.0.stderr.take().ok_or("asked for once")?.read_to_string(&mut words)?;
+                return Ok(Some((status, words)));
+            }
+            sleep(GLANCE);
+        }
+        Ok(None)
+    }
+
+    /// Asks the kernel what a child does that has not ended.
+    fn hangs_in_accept(&self) -> Result {
+        let proc = |file| fs::read_to_string(format!("/proc/{}/{file}", self.0.id()));
+        let (call, channel) = (proc("syscall")?, proc("wchan").unwrap_or_default());
+        if call.split(' ').next() != Some(&SYS_accept4.to_string()) {
+            return Err(format!("the child should hang in accept4, and is in {call}").into());
+        }
+        println!("blocking: {LONG:?} after its last connection the child is in accept4(2) (wait channel {channel});");
+        println!("          the timeout of {QUIET:?} around it has not fired");
+        Ok(())
+    }
+}
+
+impl Drop for Play {
+    fn drop(&mut self) {
+        // Both do nothing where it has ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
