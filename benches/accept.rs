@@ -1,0 +1,160 @@
+//! What it takes to be let in: `cargo bench --bench accept` (`-- --quick`, or `-- --test` for one run of each).
+//!
+//! A warm echo service, on the other end of a Unix socket: from connect(2) to the first byte of the answer. Five servers do
+//! the same work, each a process of its own, and one and the same client asks them:
+//!
+//! | server | what it is |
+//! |---|---|
+//! | `ours` | `examples/echo.rs`: the service library on smol |
+//! | `twin` | the same source on tokio's current_thread runtime (`benches/twin`) |
+//! | `threads` | what one writes with tokio alone, on its multi_thread runtime |
+//! | `std` | a blocking loop: one connection after the other, and never a wait for two things at once |
+//! | `epoll` | a bare epoll loop: the least that can wait for several, the floor |
+//!
+//! criterion says how long 1, 16 and 256 clients at once wait. Then come two tables: the five side by side, in turns, so
+//! that whatever else the machine does disturbs all alike; and the system calls of one connection, counted by strace.
+//! Figures of different runs are not comparable; the ratios of one run are. The exit code is 1 where ours misses
+//! what was promised, except in a quick run, which is over too soon to tell.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is its purpose")]
+#![expect(unreachable_pub, reason = "nothing of a bench is public")]
+
+#[path = "accept/loops.rs"]
+mod loops;
+#[path = "accept/servers.rs"]
+mod servers;
+#[path = "accept/syscalls.rs"]
+mod syscalls;
+
+use std::error::Error;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, Throughput};
+use servers::Server;
+use smol_dhcp_proxy::rt::now;
+
+type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
+
+/// How many clients there are at a time.
+const CLIENTS: [usize; 3] = [1, 16, 256];
+
+/// At one client, ours takes at most so many times as long as the floor,
+const MOST_OF_FLOOR: f64 = 1.4;
+/// and as the twin; the medians of two equal servers differ by some percent.
+const MOST_OF_TWIN: f64 = 1.05;
+/// The most system calls from accept(2) to close(2).
+const MOST_CALLS: f64 = 30.0;
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    if let [serve, kind, path] = &arguments[..]
+        && serve == "--serve"
+    {
+        return done(loops::serve(kind, path).map(|()| true));
+    }
+    // cargo says --bench, unless it is testing.
+    let says = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    let quick = !says("--bench") || says("--quick") || says("--test");
+    done(run(quick).map(|kept| kept || quick))
+}
+
+fn done(result: Result<bool>) -> ExitCode {
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("failed: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Measures and prints; tells whether ours keeps what was promised.
+fn run(quick: bool) -> Result<bool> {
+    servers::build()?;
+    let servers = servers::NAMES.map(Server::start).into_iter().collect::<Result<Vec<_>>>()?;
+    let mut criterion = Criterion::default().configure_from_args();
+    for clients in CLIENTS {
+        let mut group = criterion.benchmark_group("accept");
+        group.throughput(Throughput::Elements(clients as u64));
+        for server in &servers {
+            group.bench_function(BenchmarkId::new(server.name, clients), |bencher| {
+                bencher.iter_custom(|rounds| (0..rounds).map(|_| round(&server.path, clients)).sum());
+            });
+        }
+    }
+    criterion.final_summary();
+
+    let [ours, twin, floor] = side_by_side(&servers, if quick { 20 } else { 2000 })?;
+    let calls = syscalls::table(if quick { 20 } else { 200 })?;
+    let mut kept = true;
+    let mut promise = |what: &str, is: f64, most: f64| {
+        kept &= is <= most;
+        println!("{:>7.2} {what}: {} (at most {most})", is, if is <= most { "kept" } else { "MISSED" });
+    };
+    println!();
+    promise("times the floor, at one client", ours / floor, MOST_OF_FLOOR);
+    promise("times the twin, at one client", ours / twin, MOST_OF_TWIN);
+    match calls {
+        Some(calls) => promise("system calls for a connection", calls, MOST_CALLS),
+        None => println!("No strace: nobody counted the system calls."),
+    }
+    Ok(kept)
+}
+
+/// So many clients at once, and how long it takes until all of them have their answer. Hanging up takes no part in it.
+fn round(path: &Path, clients: usize) -> Duration {
+    let begun = now();
+    let call = || {
+        let mut stream = UnixStream::connect(path).expect("the server listens as long as we run");
+        stream.write_all(b"?").expect("it keeps its connections");
+        stream
+    };
+    let mut streams: Vec<_> = (0..clients).map(|_| call()).collect();
+    for stream in &mut streams {
+        stream.read_exact(&mut [0]).expect("it answers");
+        // The blocking loop has no time for others until its client has gone.
+        stream.shutdown(std::net::Shutdown::Write).expect("the connection lasts");
+    }
+    now() - begun
+}
+
+/// The servers in turns: prints the medians, and returns those of ours, the twin and the floor at one client.
+fn side_by_side(servers: &[Server], rounds: usize) -> Result<[f64; 3]> {
+    let mut times = vec![vec![Vec::new(); CLIENTS.len()]; servers.len()];
+    for turn in 0..rounds {
+        for (column, clients) in CLIENTS.into_iter().enumerate() {
+            // All sizes have about as many connections.
+            if turn % clients != 0 {
+                continue;
+            }
+            for place in 0..servers.len() {
+                // Nobody always comes after the same one.
+                let row = (place + turn) % servers.len();
+                times[row][column].push(round(&servers[row].path, clients));
+            }
+        }
+    }
+    let micros: Vec<Vec<_>> = times.iter_mut().map(|row| row.iter_mut().map(|times| median(times)).collect()).collect();
+    let floor = micros.last().ok_or("the floor is the last one")?;
+    println!("\nMedians in microseconds, and as a multiple of the floor; {rounds} connections each, in turns\n");
+    println!("{:8} {:>17} {:>17} {:>17} {:>15}", "clients", CLIENTS[0], CLIENTS[1], CLIENTS[2], "accepts/s (256)");
+    for (server, row) in servers.iter().zip(&micros) {
+        print!("{:8}", server.name);
+        for (micros, floor) in row.iter().zip(floor) {
+            print!(" {micros:>10.1} {:>6.2}", micros / floor);
+        }
+        println!(" {:>15.0}", CLIENTS[2] as f64 * 1e6 / row[2]);
+    }
+    let at_one = |name: &str| servers.iter().position(|server| server.name == name).map(|row| micros[row][0]);
+    Ok([at_one("ours"), at_one("twin"), at_one("epoll")].map(|micros| micros.unwrap_or(f64::NAN)))
+}
+
+fn median(times: &mut [Duration]) -> f64 {
+    times.sort_unstable();
+    times[times.len() / 2].as_secs_f64() * 1e6
+}

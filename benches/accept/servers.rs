@@ -1,0 +1,102 @@
+//! The five servers: how they are built, started and ended.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use std::{env, fs, thread};
+
+use smol_dhcp_proxy::rt::now;
+
+use crate::{Result, round};
+
+/// The floor comes last.
+pub const NAMES: [&str; 5] = ["ours", "twin", "threads", "std", "epoll"];
+
+/// Longer than it takes to start a process on the slowest machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The target folder that this bench was built in: it is two below, in `release/deps`.
+fn target() -> Result<PathBuf> {
+    let bench = env::current_exe()?;
+    Ok(bench.ancestors().nth(3).ok_or("cargo puts a bench three folders deep")?.to_owned())
+}
+
+/// Builds the examples for both runtimes, each into a folder of its own, as users get them: cargo builds a bench's own
+/// with unwinding.
+pub fn build() -> Result {
+    let target = target()?;
+    cargo(&target, &["--example", "echo"])?;
+    cargo(&target.join("twin"), &["--example", "echo", "--example", "echo-threads", "--features", "tokio-twin-threads"])
+}
+
+fn cargo(target: &Path, arguments: &[&str]) -> Result {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(["build", "--release", "--quiet", "--no-default-features"]).args(arguments);
+    command.arg("--target-dir").arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
+    if !command.status()?.success() {
+        return Err(format!("{command:?} failed").into());
+    }
+    Ok(())
+}
+
+/// A server at work. It does not outlive us, nor does its socket.
+pub struct Server {
+    pub name: &'static str,
+    pub path: PathBuf,
+    pub process: Child,
+}
+
+impl Server {
+    /// Starts it, and waits until it has answered somebody.
+    pub fn start(name: &'static str) -> Result<Self> {
+        Self::start_under(name, &[])
+    }
+
+    /// The same, as an argument of another program.
+    pub fn start_under(name: &'static str, wrapper: &[&str]) -> Result<Self> {
+        let target = target()?;
+        let (program, arguments): (PathBuf, &[&str]) = match name {
+            "ours" => (target.join("release/examples/echo"), &[]),
+            "twin" => (target.join("twin/release/examples/echo"), &[]),
+            "threads" => (target.join("twin/release/examples/echo-threads"), &[]),
+            own => (env::current_exe()?, if own == "std" { &["--serve", "std"] } else { &["--serve", "epoll"] }),
+        };
+        let path = env::temp_dir().join(format!("accept-{}-{name}-{}", std::process::id(), wrapper.len()));
+        let mut command = match wrapper {
+            [] => Command::new(&program),
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(&program);
+                command
+            }
+        };
+        command.args(arguments).arg(&path);
+        if matches!(name, "ours" | "twin") {
+            // Seconds after which it would leave.
+            command.arg("3600");
+        }
+        command.stdin(Stdio::null());
+        if !wrapper.is_empty() {
+            command.stderr(Stdio::piped());
+        }
+        let server = Self { name, process: command.spawn()?, path };
+        let begun = now();
+        while std::os::unix::net::UnixStream::connect(&server.path).is_err() {
+            if now() - begun > PATIENCE {
+                return Err(format!("{name} does not listen").into());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        round(&server.path, 1);
+        Ok(server)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Nothing of this fails in a way that matters any more.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = fs::remove_file(&self.path);
+    }
+}
