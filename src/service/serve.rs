@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -148,6 +148,8 @@ where
 
     // Whether nothing has happened since all was prepared.
     let mut prepared = prepare.is_none();
+    // One wait for all rounds: each new one would look at the pipes of the signals again.
+    let mut asked = pin!(signals.next());
     let signal = loop {
         let mut preparation = None;
         match idle.state(rt::now()) {
@@ -168,7 +170,7 @@ where
             }
         }
         prepared = prepare.is_none();
-        let signal = async { Next::Signal(signals.next().await) };
+        let signal = async { Next::Signal(asked.as_mut().await) };
         let arrival = async { Next::Arrival(accept(&doors).await) };
         let quiet = async {
             let Some(preparation) = preparation else {
