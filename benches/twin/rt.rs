@@ -46,6 +46,13 @@ impl<T> Task<T> {
     pub fn detach(mut self) {
         self.0 = None;
     }
+
+    /// Ends it, and waits until it has ended; returns what it had to return, if it got that far.
+    pub async fn cancel(mut self) -> Option<T> {
+        let handle = self.0.take()?;
+        handle.abort();
+        handle.await.ok()
+    }
 }
 
 impl<T> Future for Task<T> {
