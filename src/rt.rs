@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use async_io::Async;
 use futures_lite::future::{or, yield_now};
+use rustix::net::SocketFlags;
 use rustix::time::{
     ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create,
     timerfd_settime,
@@ -242,10 +243,11 @@ impl Listener {
 
     /// Takes a connection that already waits, without waiting for one.
     pub fn try_accept(&self) -> io::Result<Option<Stream>> {
-        match self.0.get_ref().accept() {
-            Ok((stream, _)) => Ok(Some(Async::<UnixStream>::new(stream)?.into())),
+        // One call less than std's accept, and then the flag.
+        match rustix::net::accept_with(self.0.get_ref(), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(stream) => Ok(Some(Async::new_nonblocking(UnixStream::from(stream))?.into())),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         }
     }
 

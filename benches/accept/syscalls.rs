@@ -5,7 +5,7 @@
 //!
 //! | | ours | twin | epoll | std |
 //! |---|---|---|---|---|
-//! | the connection: accept4, (ioctl), recvfrom, sendto, recvfrom, close | 6 | 5 | 6 | 5 |
+//! | the connection: accept4, (ioctl), recvfrom, sendto, recvfrom, close | 5 | 5 | 6 | 5 |
 //! | watched and unwatched: epoll_ctl | 2 | 2 | 1 | |
 //! | sleeps: epoll_wait and what async-io does around it | 3 × 5 | 4 | 3 | |
 //! | does anybody else wait? accept4 in vain; and the listener watched again | 2 + 1 | 1 | | |
