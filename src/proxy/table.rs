@@ -305,8 +305,8 @@ impl Table {
             Err(Unreachable::Fault(error)) => Err(error),
         };
         if let Err(error) = ended {
-            log::warn!("{place}: cannot end its lease: {error}; trying again");
-            claim.unfinished.set(release);
+            log::warn!("{place}: cannot end its lease: {error}");
+            *claim.unfinished.borrow_mut() = release.then_some(noted);
         }
     }
 

@@ -12,6 +12,7 @@ use rustix::fs::Mode;
 use smol_dhcp_proxy::rpc::{Call, Code, NetworkConfig};
 use smol_dhcp_proxy::rt;
 
+use crate::lab::daemon::Daemon;
 use crate::lab::program::need;
 use crate::lab::server::{Server, Settings};
 use crate::lab::topology::SERVER_LINK;
@@ -25,6 +26,7 @@ pub(crate) const TRIALS: &[Named] = &[
     ("refusals::garbage_harms_only_its_own_connection", garbage),
     ("refusals::teardown_of_the_unknown_succeeds", teardown_of_the_unknown),
     ("refusals::without_descriptors_nothing_is_left_behind", without_descriptors),
+    ("refusals::what_cannot_be_ended_before_a_setup_that_fails_is_ended_later", ended_later),
 ];
 
 const AT_ONCE: Duration = Duration::from_millis(30);
@@ -232,31 +234,37 @@ fn teardown_of_the_unknown() -> Result {
     Ok(())
 }
 
+/// From now on the numbers of descriptors that it opens are below the limit.
+fn limit(daemon: &Daemon, descriptors: u64) -> Result {
+    let status = Command::new(need("prlimit", "util-linux")?)
+        .args(["--pid", &daemon.id().to_string(), &format!("--nofile={descriptors}:")])
+        .status()?;
+    if status.success() { Ok(()) } else { Err(format!("prlimit: {status}").into()) }
+}
+
+/// The number of the next descriptor, where these are open.
+fn lowest_free(names: &[String]) -> Result<u64> {
+    let numbers: Vec<u64> = names.iter().filter_map(|name| name.split(' ').next()?.parse().ok()).collect();
+    (0..).find(|number| !numbers.contains(number)).ok_or("no free number".into())
+}
+
 /// The limit lies behind each descriptor that a Setup opens, one after the other: it is refused, and leaves nothing, until
 /// it has all that it needs.
 fn without_descriptors() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
-    let limit = |descriptors: u64| -> Result {
-        let process = stage.daemon.id().to_string();
-        let status = Command::new(need("prlimit", "util-linux")?)
-            .args(["--pid", &process, &format!("--nofile={descriptors}:")])
-            .status()?;
-        if status.success() { Ok(()) } else { Err(format!("prlimit: {status}").into()) }
-    };
     // What is made on first use has been made.
     stage.setup(0)?;
     stage.teardown(0)?;
     let at_rest = stage.daemon.settled_descriptors()?;
-    let numbers: Vec<u64> = at_rest.iter().filter_map(|name| name.split(' ').next()?.parse().ok()).collect();
-    // It limits the numbers of descriptors; the lowest free one is for the call's own connection.
-    let lowest = (0..).find(|number| !numbers.contains(number)).ok_or("no free number")?;
+    // The lowest free one is for the call's own connection.
+    let lowest = lowest_free(&at_rest)?;
     let mut refusals = Vec::new();
     for extra in 1..30 {
-        limit(lowest + extra)?;
+        limit(&stage.daemon, lowest + extra)?;
         let answer = grpc::setup(&stage.unit.socket(), &stage.config(0));
-        limit(1024)?;
+        limit(&stage.daemon, 1024)?;
         match answer {
             Ok(_) => {
                 stage.teardown(0)?;
@@ -279,4 +287,36 @@ fn without_descriptors() -> Result {
     assert!(refusals.iter().any(|refused| refused.contains("port 68")) && refusals.len() > 7, "{refusals:?}");
     stage.setup(0)?;
     stage.teardown(0).map(drop)
+}
+
+/// Another container in the place of one whose lease can be given back, but not taken off the link: it gets no lease, and
+/// the old one is not forgotten over it.
+fn ended_later() -> Result {
+    let stage = stage(1, &["-t", "1"])?;
+    let container = &stage.topology.containers[0];
+    let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    stage.setup(0)?;
+    container.namespace.await_rest()?;
+    server.leave_unanswered(&[MessageType::Discover]);
+    // Behind the connection, as many as to open the sockets of an exchange, and one less than to look at the link besides.
+    let lowest = lowest_free(&stage.daemon.settled_descriptors()?)?;
+    limit(&stage.daemon, lowest + 8)?;
+    let another = NetworkConfig { container_id: "c0de".repeat(16), ..stage.config(0) };
+    let refused = grpc::setup(&stage.unit.socket(), &another).expect_err("nobody answers");
+    limit(&stage.daemon, 1024)?;
+    assert_eq!(refused.code, Code::Aborted, "{refused:?}");
+    assert!(stage.unit.log()?.contains("cannot end its lease"), "it could be ended: the limit is of no use");
+    server.await_message(MessageType::Release, 1, Duration::from_secs(1))?;
+    assert!(container.address()?.is_some());
+    let entry = &stage.unit.leases()?[container.mac.to_string()][0];
+    assert_eq!(entry["state"], "ENDING", "{entry}");
+
+    let asked = server.heard_of(MessageType::Discover).len();
+    eventually("it is tried again", Duration::from_secs(35), || {
+        Ok((stage.unit.leases()? == serde_json::json!({})).then_some(()))
+    })?;
+    assert_eq!(container.address()?, None);
+    assert_eq!(container.namespace.default_routes()?, []);
+    assert_eq!(server.heard_of(MessageType::Discover).len(), asked, "nobody waits for a lease any more");
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! One call at a time for each key: who has a place, and how long others wait for it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use event_listener::EventListener;
 
 use super::{Awake, Before, Place, Resting, Slot, Table, Taken};
+use crate::proxy::record::{Packed, Record};
 use crate::proxy::request::Key;
 use crate::rt::Task;
 
@@ -36,7 +37,7 @@ impl Table {
                             None
                         }
                     };
-                    let (table, key, unfinished) = (Rc::clone(self), key.clone(), Cell::default());
+                    let (table, key, unfinished) = (Rc::clone(self), key.clone(), RefCell::default());
                     return (Claim { table, key, taken, cancelled, unfinished }, before);
                 }
             };
@@ -52,8 +53,8 @@ pub(super) struct Claim {
     pub(super) key: Key,
     taken: Rc<Taken>,
     cancelled: RefCell<EventListener>,
-    /// What was to be ended has not come to its end: it is tried again, by itself.
-    pub(super) unfinished: Cell<bool>,
+    /// What was to be ended and has not come to its end. Unless there is a new lease in its place, that is tried again.
+    pub(super) unfinished: RefCell<Option<Record>>,
 }
 
 impl Claim {
@@ -73,19 +74,22 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         let is_mine = |slot: &Slot| matches!(&slot.place, Place::Taken(taken) if Rc::ptr_eq(taken, &self.taken));
-        let removed = {
+        let is_in_file = {
             let mut slots = self.table.slots.borrow_mut();
-            match slots.get_mut(&self.key) {
-                Some(slot) if is_mine(slot) && self.unfinished.get() => {
+            match (slots.get_mut(&self.key), self.unfinished.take()) {
+                (Some(slot), Some(record)) if is_mine(slot) => {
+                    log::info!("{}: trying again in a while", record.place());
+                    // By now it may be that of a Setup which failed.
+                    slot.record = Some(Packed::from(&record));
                     slot.place = Place::Resting(Resting::again());
                     self.table.changed.notify(usize::MAX);
-                    None
+                    true
                 }
-                Some(slot) if is_mine(slot) => slots.remove(&self.key),
-                _ => None,
+                (Some(slot), _) if is_mine(slot) => slots.remove(&self.key).is_some_and(|slot| slot.record.is_some()),
+                _ => false,
             }
         };
-        if removed.is_some_and(|slot| slot.record.is_some()) {
+        if is_in_file {
             self.table.save(false);
         }
         self.table.mind_staying();
