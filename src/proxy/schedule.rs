@@ -13,7 +13,7 @@ use crate::service::{Activity, Wakeup};
 use crate::time::Instant;
 
 use super::config::OnStop;
-use super::record::Record;
+use super::record::{Packed, Record};
 use super::request::Key;
 use super::session::{Kept, Session};
 use super::site::Unreachable;
@@ -167,11 +167,13 @@ impl Table {
             return;
         }
         for slot in self.slots.borrow_mut().values_mut() {
-            if let (Place::Resting(resting), Some(record)) = (&mut slot.place, &slot.record) {
-                let record = record.unpack();
-                if record.server() == Some(server) && record.is_bound() {
-                    resting.due = record.t1();
-                }
+            let (Place::Resting(resting), Some(packed)) = (&mut slot.place, &mut slot.record) else { continue };
+            let record = packed.unpack();
+            let is_put_off = record.server() == Some(server) && record.is_bound() && record.due() > record.t1();
+            if let Some(record) = record.t1().filter(|_| is_put_off).and_then(|t1| record.put_off(t1)) {
+                *resting = Resting::of(&record, resting.known);
+                *packed = Packed::from(&record);
+                self.unsaved.set(true);
             }
         }
         self.changed.notify(usize::MAX);

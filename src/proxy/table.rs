@@ -56,7 +56,7 @@ pub(super) struct Table {
     identity: Identity,
     memory: RefCell<Memory>,
     /// The file does not say all that it should.
-    unsaved: Cell<bool>,
+    pub(super) unsaved: Cell<bool>,
     /// Somebody is going to write it.
     saving: Cell<bool>,
     /// Why it could not be written the last time.
