@@ -25,6 +25,7 @@ pub(crate) const TRIALS: &[Named] = &[
     ("damage::a_full_disk_is_told_of_and_mended", full_disk),
     ("damage::whatever_is_found_at_the_start_is_no_reason_not_to_serve", whatever_is_found),
     ("damage::what_is_whole_of_a_file_cut_short_is_used", cut_short),
+    ("damage::a_fifo_in_the_place_of_another_file_holds_nobody_up", fifos),
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -206,5 +207,35 @@ fn cut_short() -> Result {
     let entry = &stage.unit.leases()?;
     assert_eq!(entry.as_object().map(serde_json::Map::len), Some(1), "{entry}");
     assert_eq!(fs::read_to_string(stage.unit.lease_file().with_extension("lease.unused"))?, whole[..second + 100]);
+    Ok(())
+}
+
+/// Nobody reads them and nobody writes to them, and to open one as if it were a file would be to wait for somebody.
+fn fifos() -> Result {
+    let mut stage = stage(1, &[])?;
+    let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    let file = stage.unit.lease_file();
+    let (new, known) = (file.with_extension("lease.new"), file.with_extension("known"));
+    let put = |path: &Path| -> Result { Ok(mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?) };
+    // In the place of `known` from before it is first read, in that of `new` whenever it is written.
+    put(&known)?;
+    put(&new)?;
+    let call = |call: Call| -> Result {
+        let mut channel = grpc::Channel::connect(&stage.unit.socket()).map_err(|status| status.message)?;
+        channel.set_patience(SOON);
+        channel.call(&call).map(drop).map_err(|status| status.message.into())
+    };
+    call(Call::Setup(stage.config(0)))?;
+    assert_eq!(stage.unit.leases()?.as_object().map(serde_json::Map::len), Some(1));
+    stage.topology.containers[0].namespace.await_rest()?;
+    put(&new)?;
+    call(Call::Teardown(stage.config(0)))?;
+    assert_eq!(stage.unit.leases()?, json!({}));
+    let log = stage.unit.log()?;
+    for words in ["cannot read", "cannot write"] {
+        let line = format!("{words} {}", known.display());
+        assert_eq!(log.matches(&line).count(), 1, "the log does not say once: {line}");
+    }
+    assert!(stage.daemon.is_running()?);
     Ok(())
 }

@@ -28,6 +28,8 @@ pub(crate) const TRIALS: &[Named] = &[
     ("leaving::sigterm_is_answered_cleanly", sigterm),
     ("leaving::sigterm_lets_a_setup_finish", sigterm_lets_a_setup_finish),
     ("leaving::sigterm_waits_for_no_server", sigterm_waits_for_no_server),
+    ("leaving::a_second_sigterm_is_in_a_hurry", second_sigterm),
+    ("leaving::not_before_the_file_has_the_last_teardown", not_before_the_file),
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -251,9 +253,7 @@ fn sigterm_lets_a_setup_finish() -> Result {
         let setup = scope.spawn(|| grpc::setup(&socket, &config));
         server.await_message(MessageType::Discover, 2, SOON)?;
         stage.daemon.signal(Signal::SIGTERM)?;
-        eventually("it says that it leaves", SOON, || {
-            Ok(stage.unit.notifications().iter().any(|line| line == "STOPPING=1").then_some(()))
-        })?;
+        stage.unit.await_notification("STOPPING=1")?;
         server.set_silent(false);
         let lease = setup.join().expect("no panic in Setup").map_err(|status| status.message)?;
         let status = stage.daemon.await_exit(SOON)?;
@@ -290,4 +290,60 @@ fn sigterm_waits_for_no_server() -> Result {
         assert_eq!(stage.unit.leases()?, serde_json::json!({}));
         Ok(())
     })
+}
+
+/// A second signal leaves undone what the first one would have waited for: a Setup that may come to an end yet, and the
+/// leases that were to be given back.
+fn second_sigterm() -> Result {
+    let mut stage = stage(2, &["--on-stop", "release"])?;
+    let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    let kept = stage.setup(1)?;
+    stage.topology.containers[1].namespace.await_rest()?;
+    server.set_silent(true);
+    let socket = stage.unit.socket();
+    let config = stage.config(0);
+    std::thread::scope(|scope| {
+        let setup = scope.spawn(|| grpc::setup(&socket, &config));
+        server.await_message(MessageType::Discover, 2, SOON)?;
+        stage.daemon.signal(Signal::SIGTERM)?;
+        // Two that are pending at the same time are one.
+        stage.unit.await_notification("STOPPING=1")?;
+        let start = rt::now();
+        stage.daemon.signal(Signal::SIGTERM)?;
+        let status = stage.daemon.await_exit(SOON)?;
+        let took = rt::now() - start;
+        assert_eq!(status.code(), Some(0), "{status}");
+        assert!(took < Duration::from_secs(1), "it left {took:?} after the second signal");
+        let answer = setup.join().expect("no panic in Setup").expect_err("there was no lease");
+        assert_eq!(answer.code, Code::Unavailable, "{answer:?}");
+        let address = stage.topology.containers[1].address()?.map(|address| address.address.to_string());
+        assert_eq!(address.as_ref(), Some(&kept.yiaddr));
+        assert_eq!(server.heard_of(MessageType::Release).len(), 0);
+        let leases = stage.unit.leases()?;
+        assert_eq!(leases.as_object().map(serde_json::Map::len), Some(1), "{leases}");
+        assert_eq!(leases[stage.topology.containers[1].mac.to_string()][0]["yiaddr"], kept.yiaddr, "{leases}");
+        Ok(())
+    })
+}
+
+/// Else the next instance would go on with a lease that is over.
+fn not_before_the_file() -> Result {
+    let mut stage = stage(1, &["-a", "0.5"])?;
+    let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    let lease = stage.setup(0)?;
+    stage.topology.containers[0].namespace.await_rest()?;
+    let obstacle = stage.unit.lease_file().with_extension("lease.new");
+    std::fs::create_dir(&obstacle)?;
+    stage.teardown(0)?;
+    server.await_message(MessageType::Release, 1, SOON)?;
+    assert_eq!(stage.topology.containers[0].address()?, None);
+    // Without the obstacle it would be gone by then; there is no event to wait for.
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(stage.daemon.is_running()?, "it left with a lease in the file that is over");
+    assert_eq!(stage.unit.leases()?[stage.topology.containers[0].mac.to_string()][0]["yiaddr"], lease.yiaddr);
+    std::fs::remove_dir(&obstacle)?;
+    let status = stage.daemon.await_exit(Duration::from_secs(15))?;
+    assert!(status.success(), "{status}");
+    assert_eq!(stage.unit.leases()?, serde_json::json!({}));
+    Ok(())
 }

@@ -26,6 +26,7 @@ pub(crate) const TRIALS: &[Named] = &[
     ("link::a_setup_on_a_link_that_is_down_fails_at_once", setup_while_down),
     ("link::a_setup_whose_interface_is_deleted_fails_at_once", deleted_during_setup),
     ("link::a_renewal_goes_on_when_the_carrier_is_back", renewal_and_carrier),
+    ("link::a_renewal_that_could_not_be_said_follows_the_carrier_soon", carrier_away_for_long),
     ("link::teardown_of_a_link_that_is_down", teardown_while_down),
     ("link::setup_after_a_crash_takes_over_what_is_there", after_a_crash),
     ("link::an_interface_that_is_deleted_ends_its_lease", deleted),
@@ -238,6 +239,29 @@ fn renewal_and_carrier() -> Result {
         await_renewal(container, &lease)?;
         assert!(stage.unit.log()?.contains("there is a carrier again"));
     }
+    Ok(())
+}
+
+/// Away at T1 and for so long that nobody listens for it any more: with its return the REQUEST is said at the next look
+/// at the link, and not only when one that was lost would be said again, here at T2.
+fn carrier_away_for_long() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0];
+    let settings = Settings { t1: Some(Duration::from_secs(4)), t2: Some(Duration::from_secs(50)), ..short() };
+    let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
+    let lease = stage.setup(0)?;
+    container.namespace.await_rest()?;
+    stage.topology.server.set_state(SERVER_LINK, false)?;
+    eventually("the lease rests with something unsaid", Duration::from_secs(20), || {
+        Ok((stage.unit.leases()?[container.mac.to_string()][0]["unsaid"] == true).then_some(()))
+    })?;
+    container.namespace.await_rest()?;
+    assert_eq!(server.heard_of(MessageType::Request).len(), 1, "what was said without a carrier?");
+    stage.topology.server.set_state(SERVER_LINK, true)?;
+    let again = server.await_message(MessageType::Request, 2, Duration::from_secs(8))?;
+    assert!(again.is_unicast() && again.source.to_string() == lease.yiaddr, "{again:?}");
+    await_renewal(container, &lease)?;
+    assert_eq!(server.heard_of(MessageType::Discover).len(), 1);
     Ok(())
 }
 
