@@ -86,6 +86,16 @@ enter_private_namespaces() {
     ip link set lo up
 }
 
+# begin_with_systemd "$@": the same for a script that boots a systemd of its own and calls with netavark's client, with all
+# that takes.
+begin_with_systemd() {
+    need_real_root "a systemd that is process 1"
+    need_daemon
+    need_netavark
+    need_netavark_source
+    enter_private_namespaces "$@"
+}
+
 say() { echo "- $*"; }
 
 # Fails the script; the trap set by `show_on_failure` then prints the logs.

@@ -3,11 +3,7 @@
 # Usage: tests/peers/masked.sh        (takes two minutes and a half; see lib.bash for the environment)
 set -euo pipefail
 source "$(dirname "$(readlink -f "$0")")/lib.bash"
-need_real_root "a systemd that is process 1"
-need_daemon
-need_netavark
-need_netavark_source
-enter_private_namespaces "$@"
+begin_with_systemd "$@"
 # dnsmasq's shortest.
 lease_time=2m
 source $lab/systemd-host.bash

@@ -10,12 +10,8 @@
 # before it becomes the daemon. The processor time is that of the control group, from the first fork to the last exit.
 set -euo pipefail
 source "$(dirname "$(readlink -f "$0")")/lib.bash"
-need_real_root "a systemd that is process 1"
-need_daemon
-need_netavark
-need_netavark_source
 export FULL=${FULL:-} SUBJECT=${SUBJECT:-smol-dhcp-proxy}
-enter_private_namespaces "$@"
+begin_with_systemd "$@"
 
 # Times in seconds; shares in percent. The daemon waits for what is due within two seconds, so that few containers fit into
 # a short T1, and listens ten seconds for an answer, so that there is no sleep to be had in it while the server is silent.

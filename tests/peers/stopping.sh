@@ -4,12 +4,8 @@
 # Usage: tests/peers/stopping.sh        (takes a minute and a half; see lib.bash for the environment)
 set -euo pipefail
 source "$(dirname "$(readlink -f "$0")")/lib.bash"
-need_real_root "a systemd that is process 1"
-need_daemon
-need_netavark
-need_netavark_source
 need tcpdump
-enter_private_namespaces "$@"
+begin_with_systemd "$@"
 
 t1=6
 server_options=(--dhcp-option-force=58,$t1 --dhcp-option-force=59,60)

@@ -3,12 +3,8 @@
 # Usage: tests/peers/systemd.sh        (takes about a minute; see lib.bash for the environment)
 set -euo pipefail
 source "$(dirname "$(readlink -f "$0")")/lib.bash"
-need_real_root "a systemd that is process 1"
-need_daemon
-need_netavark
-need_netavark_source
 need systemd-analyze tcpdump
-enter_private_namespaces "$@"
+begin_with_systemd "$@"
 
 # Leases of an hour whose T1 is 10 s and T2 is 20 s.
 server_options=(--dhcp-option-force=58,10 --dhcp-option-force=59,20)

@@ -6,7 +6,6 @@
 # which a wake is asked for, the trial waits for the one that counts seconds and looks at what the other one says.
 set -euo pipefail
 source "$(dirname "$(readlink -f "$0")")/lib.bash"
-need_real_root "a systemd that is process 1"
 need_daemon
 for ALARM in "${ALARM:-}" {"$(dirname "$DAEMON")","$(dirname "$DAEMON")/../debug"}/examples/alarm; do
     [ ! -x "$ALARM" ] || break
@@ -15,10 +14,8 @@ done
 # It takes the program's place in the units, also when this script is started again.
 export ALARM
 DAEMON=$ALARM
-need_netavark
-need_netavark_source
 need systemctl journalctl systemd-socket-activate jq perl nsenter setpriv unshare
-enter_private_namespaces "$@"
+begin_with_systemd "$@"
 source $lab/systemd-rig.bash
 
 service=smol-dhcp-proxy.service socket=smol-dhcp-proxy.socket timer=smol-dhcp-proxy.timer
