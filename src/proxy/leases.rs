@@ -9,11 +9,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+use serde::Serialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
-
-use crate::rpc::wire::Lease;
 
 use super::record::Record;
 use super::request::Mac;
@@ -84,11 +82,10 @@ impl LeaseFile {
         let mut found = Found::default();
         let mut unused = 0;
         for entry in entries {
-            let Ok(mut record) = Record::deserialize(&entry) else {
+            let Some(record) = Record::parse(&entry) else {
                 unused += 1;
                 continue;
             };
-            record.lease = Lease::deserialize(&entry).unwrap_or_default();
             let boot_id = entry.get("boot_id").and_then(Value::as_str);
             if boot_id == Some(&*self.boot_id) && !self.boot_id.is_empty() && record.clone().recall().is_some() {
                 found.leases.push((record, entry.get("asleep") == Some(&Value::Bool(true))));

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use prost::Message;
-use serde::{Deserialize, Serialize};
+use serde::{Serialize, Serializer};
 
 use crate::dhcp::{self, Phase, Rest};
 use crate::net::link::Address;
@@ -21,16 +21,16 @@ use super::request::{Key, Mac, Request};
 use super::settings::{Settings, Way};
 use super::site::Site;
 
+mod parse;
 mod recall;
 
 /// All that it takes to go on with a lease, in netavark's fields and in ours. Instants are milliseconds on the boot clock,
 /// and none stands for never.
-#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, PartialEq, Message, Serialize)]
 pub(super) struct Record {
     /// The lease as the caller of Setup got it; one without an address where there is none.
     #[prost(message, required, tag = "1")]
-    #[serde(flatten, skip_deserializing)]
+    #[serde(flatten)]
     pub(super) lease: Lease,
     /// The state of RFC 2131 figure 5 that it rests in, INTENT before there is one, or ENDING.
     #[prost(string, tag = "2")]
@@ -54,7 +54,7 @@ pub(super) struct Record {
     host_iface: String,
     /// Option 61.
     #[prost(bytes = "vec", tag = "10")]
-    #[serde(with = "hex")]
+    #[serde(serialize_with = "as_hex")]
     client_id: Vec<u8>,
     /// What the caller of Setup called the container.
     #[prost(string, tag = "11")]
@@ -115,8 +115,7 @@ pub(super) struct Record {
 }
 
 /// What is on the link because of a lease (`Settings`).
-#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, PartialEq, Message, Serialize)]
 pub(super) struct OnLink {
     /// With the length of its prefix, as in 10.0.0.5/24.
     #[prost(string, tag = "1")]
@@ -401,22 +400,8 @@ fn text(value: Option<impl ToString>) -> String {
 }
 
 /// Bytes as hexadecimal digits.
-mod hex {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let wrong = || serde::de::Error::custom("not pairs of hexadecimal digits");
-        let pairs = text.as_bytes().chunks(2).map(|pair| {
-            let digits = std::str::from_utf8(pair).ok().filter(|digits| digits.len() == 2 && !digits.contains('+'));
-            digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()).ok_or_else(wrong)
-        });
-        pairs.collect()
-    }
+fn as_hex<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use prost::Message;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::dhcp::{self, Lease};
 use crate::net::link::Made;
@@ -37,18 +37,17 @@ struct Mtu {
 }
 
 /// A route as it is remembered.
-#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, PartialEq, Message, Serialize)]
 pub(super) struct Way {
     /// With the length of its prefix, as in 10.0.0.0/8.
     #[prost(string, tag = "1")]
-    to: String,
+    pub(super) to: String,
     /// Empty for what is on the link itself.
     #[prost(string, tag = "2")]
-    via: String,
+    pub(super) via: String,
     /// 0 where it is not on a link yet.
     #[prost(uint32, tag = "3")]
-    metric: u32,
+    pub(super) metric: u32,
 }
 
 impl Way {

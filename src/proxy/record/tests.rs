@@ -75,16 +75,12 @@ fn phases() -> [Phase; 5] {
     ]
 }
 
-fn from_json(json: &Value) -> Record {
-    Record { lease: Lease::deserialize(json).unwrap(), ..Record::deserialize(json).unwrap() }
-}
-
 #[test]
 fn what_is_remembered_is_what_there_was() {
     for phase in phases() {
         let record = record(phase.clone());
         assert_eq!(Packed::from(&record).unpack(), record);
-        assert_eq!(from_json(&serde_json::to_value(&record).unwrap()), record);
+        assert_eq!(Record::parse(&serde_json::to_value(&record).unwrap()), Some(record.clone()));
         let Remembered { request, site, settings, looks, state, .. } = record.recall().unwrap();
         let expected = about();
         assert_eq!((request.key, request.mac_text), (expected.0.key, expected.0.mac_text));
@@ -134,6 +130,17 @@ fn netavarks_fields_are_as_the_caller_got_them() {
     assert_eq!((&json["mac_address"], &json["client_id"]), (&json!("02-00:00:00:00:01"), &json!("006964")));
 }
 
+#[test]
+fn what_is_missing_is_as_by_default_and_what_is_unknown_is_passed_over() {
+    let sparse = Record { state: "INIT".to_owned(), lease: Lease { t1: 7, ..Lease::default() }, ..Record::default() };
+    assert_eq!(Record::parse(&json!({"t1": 7, "state": "INIT", "due_at": null, "from_the_future": []})), Some(sparse));
+    // Of netavark's fields all or none.
+    assert_eq!(Record::parse(&json!({"t1": 7, "mtu": "many"})), Some(Record::default()));
+    for wrong in [json!(7), json!({"state": null}), json!({"client_id": "0+"}), json!({"client_id": "é"})] {
+        assert_eq!(Record::parse(&wrong), None, "{wrong}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
@@ -148,8 +155,7 @@ proptest! {
         let mut json = serde_json::to_value(record(phases()[phase].clone())).unwrap();
         let keys: Vec<String> = json.as_object().unwrap().keys().cloned().collect();
         json[key.get(&keys)] = value;
-        if let Ok(mut record) = Record::deserialize(&json) {
-            record.lease = Lease::deserialize(&json).unwrap_or_default();
+        if let Some(record) = Record::parse(&json) {
             let _ = (record.due(), record.may_renew_from(), record.too_late(), record.address(), record.is_gone());
             if let Some(remembered) = record.recall()
                 && let State::Resting(rest) = remembered.state {
