@@ -1,19 +1,20 @@
 //! The lease file: netavark's shape, replaced as a whole, valid JSON at every instant, and read once, at the start.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Take, Write};
+use std::iter;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use serde::Serialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::ser::{SerializeMap, Serializer};
 use serde_json::Value;
 
-use super::record::Record;
+use super::record::{Packed, Record};
 use super::request::Mac;
 
 /// What tells one boot of a machine from the next (proc_sys_kernel(5)): an instant on the boot clock means nothing
@@ -47,9 +48,9 @@ struct Entry<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Found {
     /// Leases since this boot, and whether they were left in good order.
-    pub(super) leases: Vec<(Record, bool)>,
+    pub(super) leases: Vec<(Packed, bool)>,
     /// Leases of earlier boots, and of others who wrote such a file: all that is left of them are their addresses.
-    pub(super) over: Vec<Record>,
+    pub(super) over: Vec<Packed>,
     /// There is more, or less, in the file than this.
     pub(super) is_other: bool,
 }
@@ -68,8 +69,25 @@ impl LeaseFile {
     /// made, is a reason not to serve: what is of no use is moved aside, and the log says where to.
     pub(super) fn read(&self) -> Found {
         let path = self.path.display();
-        let (entries, trouble) = match read_regular(&self.path) {
-            Ok(bytes) => entries(&bytes),
+        let mut found = Found::default();
+        let mut unused = 0;
+        let mut sort = |entry: Value| {
+            let Some(record) = Record::parse(&entry) else {
+                unused += 1;
+                return;
+            };
+            let packed = Packed::from(&record);
+            let boot_id = entry.get("boot_id").and_then(Value::as_str);
+            if boot_id == Some(&*self.boot_id) && !self.boot_id.is_empty() && record.recall().is_some() {
+                found.leases.push((packed, entry.get("asleep") == Some(&Value::Bool(true))));
+            } else {
+                // What was before the last boot is no riddle.
+                unused += usize::from(boot_id.is_none_or(|boot_id| boot_id == self.boot_id));
+                found.over.push(packed);
+            }
+        };
+        let trouble = match open_regular(&self.path) {
+            Ok(file) => entries(BufReader::with_capacity(4096, file), &mut sort).err().map(|error| error.to_string()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let made = self.path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| self.replace([]));
                 if let Err(error) = made {
@@ -77,24 +95,8 @@ impl LeaseFile {
                 }
                 return Found::default();
             }
-            Err(error) => (Vec::new(), Some(error.to_string())),
+            Err(error) => Some(error.to_string()),
         };
-        let mut found = Found::default();
-        let mut unused = 0;
-        for entry in entries {
-            let Some(record) = Record::parse(&entry) else {
-                unused += 1;
-                continue;
-            };
-            let boot_id = entry.get("boot_id").and_then(Value::as_str);
-            if boot_id == Some(&*self.boot_id) && !self.boot_id.is_empty() && record.clone().recall().is_some() {
-                found.leases.push((record, entry.get("asleep") == Some(&Value::Bool(true))));
-            } else {
-                // What was before the last boot is no riddle.
-                unused += usize::from(boot_id.is_none_or(|boot_id| boot_id == self.boot_id));
-                found.over.push(record);
-            }
-        }
         found.is_other = trouble.is_some() || unused > 0;
         if found.is_other {
             let why = trouble.unwrap_or_else(|| format!("{unused} of its entries cannot be continued"));
@@ -119,28 +121,20 @@ impl LeaseFile {
     }
 
     /// Replaces the file: whoever reads it sees all of the old content or all of the new. With each record comes whether
-    /// it is asleep.
+    /// it is asleep; those of one MAC come one after the other.
     pub(super) fn replace(&self, records: impl IntoIterator<Item = (Record, bool)>) -> io::Result<()> {
-        // As the first one of them wrote it, whatever case the others use.
-        let mut by_mac: BTreeMap<_, (String, Vec<Entry<'_>>)> = BTreeMap::new();
-        for (record, asleep) in records {
-            let text = record.lease.mac_address.clone();
-            let (_, entries) = by_mac.entry(Mac::parse(&text).ok()).or_insert((text, Vec::new()));
-            entries.push(Entry { boot_id: &self.boot_id, asleep, record });
-        }
-        let by_text: BTreeMap<_, _> = by_mac.into_values().collect();
-        self.replace_with(&by_text).inspect_err(|_| {
+        self.replace_with(&mut records.into_iter()).inspect_err(|_| {
             // Half a file helps nobody, least of all on a full disk.
             let _ = fs::remove_file(&self.temporary);
         })
     }
 
-    fn replace_with(&self, content: &impl Serialize) -> io::Result<()> {
+    fn replace_with(&self, records: &mut dyn Iterator<Item = (Record, bool)>) -> io::Result<()> {
         // Whatever a crash, or somebody else, has left there: a FIFO would hang the thread.
         let _ = fs::remove_file(&self.temporary);
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.temporary)?;
         let mut writer = BufWriter::with_capacity(4096, &file);
-        serde_json::to_writer(&mut writer, content)?;
+        self.write(&mut writer, records)?;
         writer.flush()?;
         file.sync_all()?;
         fs::rename(&self.temporary, &self.path)?;
@@ -148,10 +142,33 @@ impl LeaseFile {
         let directory = self.path.parent().filter(|directory| !directory.as_os_str().is_empty());
         File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
     }
+
+    /// Writes the records of one MAC at a time: a thousand at once are megabytes, which the heap does not give back.
+    fn write(&self, to: impl Write, records: &mut dyn Iterator<Item = (Record, bool)>) -> serde_json::Result<()> {
+        let mac = |record: &Record| Mac::parse(&record.lease.mac_address).ok();
+        let entry = |(record, asleep)| Entry { record, boot_id: &self.boot_id, asleep };
+        let mut serializer = serde_json::Serializer::new(to);
+        let mut object = serializer.serialize_map(None)?;
+        let mut records = records.peekable();
+        while let Some(first) = records.next() {
+            // As the first one of them wrote it, whatever case the others use.
+            let (text, mac_of_first) = (first.0.lease.mac_address.clone(), mac(&first.0));
+            let mut entries = vec![entry(first)];
+            entries.extend(iter::from_fn(|| records.next_if(|(next, _)| mac(next) == mac_of_first)).map(entry));
+            object.serialize_entry(&text, &entries)?;
+        }
+        object.end()
+    }
 }
 
 /// All of a file of ours, if it is a file.
 pub(super) fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_regular(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn open_regular(path: &Path) -> io::Result<Take<File>> {
     // A FIFO would hang the thread (open(2)).
     let nonblocking = OFlags::NONBLOCK.bits() as i32;
     let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
@@ -162,9 +179,7 @@ pub(super) fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     if metadata.len() > LONGEST {
         return Err(io::Error::other("it is too long"));
     }
-    let mut bytes = Vec::new();
-    file.take(LONGEST).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    Ok(file.take(LONGEST))
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -173,9 +188,10 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     beside.into()
 }
 
-/// The entries of a file, up to where it stops making sense, and what is wrong there.
-fn entries(bytes: &[u8]) -> (Vec<Value>, Option<String>) {
-    struct Entries<'a>(&'a mut Vec<Value>);
+/// Hands `each` entry of a file over, up to where it stops making sense. One at a time: as JSON a thousand of them are
+/// megabytes, which the heap does not give back.
+fn entries(file: impl Read, each: &mut dyn FnMut(Value)) -> serde_json::Result<()> {
+    struct Entries<'a>(&'a mut dyn FnMut(Value));
 
     impl<'de> Visitor<'de> for Entries<'_> {
         type Value = ();
@@ -186,16 +202,15 @@ fn entries(bytes: &[u8]) -> (Vec<Value>, Option<String>) {
 
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
             while let Some((_, leases)) = map.next_entry::<String, Vec<Value>>()? {
-                self.0.extend(leases);
+                leases.into_iter().for_each(&mut *self.0);
             }
             Ok(())
         }
     }
 
-    let mut entries = Vec::new();
-    let mut json = serde_json::Deserializer::from_slice(bytes);
-    let read = json.deserialize_map(Entries(&mut entries)).and_then(|()| json.end());
-    (entries, read.err().map(|error| error.to_string()))
+    let mut json = serde_json::Deserializer::from_reader(file);
+    json.deserialize_map(Entries(each))?;
+    json.end()
 }
 
 #[cfg(test)]
@@ -266,7 +281,8 @@ mod tests {
         let file = LeaseFile::new(&directory.file());
         file.replace([(record(), true), (record().ending(), false)]).unwrap();
         let found = LeaseFile::new(&directory.file()).read();
-        assert_eq!(found.leases, [(record(), true), (record().ending(), false)]);
+        let leases: Vec<_> = found.leases.iter().map(|(lease, asleep)| (lease.unpack(), *asleep)).collect();
+        assert_eq!(leases, [(record(), true), (record().ending(), false)]);
         assert!(found.over.is_empty() && !directory.aside().exists());
     }
 
@@ -311,7 +327,7 @@ mod tests {
         fs::write(directory.file(), text).unwrap();
         let found = file.read();
         assert_eq!((found.leases.len(), found.over.len()), (0, 1));
-        assert_eq!(found.over[0].address(), Some(Ipv4Addr::new(10, 0, 0, 5)));
+        assert_eq!(found.over[0].unpack().address(), Some(Ipv4Addr::new(10, 0, 0, 5)));
         assert!(!directory.aside().exists(), "that was to be expected");
     }
 
@@ -322,8 +338,8 @@ mod tests {
         fs::write(directory.file(), netavarks).unwrap();
         let found = LeaseFile::new(&directory.file()).read();
         assert!(found.leases.is_empty());
-        assert_eq!(found.over[0].address(), Some(Ipv4Addr::new(10, 0, 0, 5)));
-        assert_eq!(found.over[0].who().map(|who| who.mac), Some(Mac([0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff])));
+        assert_eq!(found.over[0].unpack().address(), Some(Ipv4Addr::new(10, 0, 0, 5)));
+        assert_eq!(found.over[0].unpack().who().map(|who| who.mac), Some(Mac([0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff])));
         assert_eq!(fs::read_to_string(directory.aside()).unwrap(), netavarks);
     }
 

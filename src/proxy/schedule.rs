@@ -66,7 +66,7 @@ impl Sleep {
     }
 
     /// Takes in what the file says of leases, and whether they were left in good order.
-    pub(super) fn take_in(&self, leases: &[(Record, bool)]) {
+    pub(super) fn take_in(&self, leases: &[(Packed, bool)]) {
         self.armed.set(!leases.is_empty() || Wakeup::woken_by_timer());
         self.is_in_file.set(leases.iter().all(|(_, asleep)| *asleep));
     }

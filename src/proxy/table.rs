@@ -152,12 +152,13 @@ impl Table {
         let found = self.file.read();
         // Who was woken for a few leases does not look at them all.
         let in_doubt = |record: &Record| !Wakeup::woken_by_timer() && !record.still_fits();
-        for record in &found.over {
-            self.remember(record.who(), record);
+        for record in found.over.iter().map(Packed::unpack) {
+            self.remember(record.who(), &record);
         }
         let mut changed = found.is_other || !found.over.is_empty();
         self.sleep.take_in(&found.leases);
-        for (record, asleep) in found.leases {
+        for (packed, asleep) in found.leases {
+            let record = packed.unpack();
             let Some(key) = record.key() else { continue };
             if record.is_gone() {
                 log::info!("{}: its network namespace is gone; its lease is left to run out", record.place());
