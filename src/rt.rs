@@ -5,7 +5,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -48,14 +48,19 @@ pub fn wall_clock() -> Duration {
     Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
 }
 
+/// Tasks that may have their turn before `main` and the sockets are looked at again, which costs five system calls.
+const TURNS: usize = 16;
+
 /// Runs `main` and all that it spawns on this thread, until `main` returns; what is still running then is dropped.
 pub fn block_on<T>(main: impl AsyncFnOnce(Runtime) -> T) -> T {
     let inner = Rc::new(Inner { executor: smol::LocalExecutor::new(), alarm: OnceCell::new() });
     let runtime = Runtime(Rc::downgrade(&inner));
-    // One task at a time, `main` looked at in between. The executor's own `run` keeps a queue of 8 kB to steal from.
+    // The executor's own `run` keeps a queue of 8 kB to steal from.
     let tasks = async {
         loop {
-            inner.executor.tick().await;
+            for _ in 0..TURNS {
+                inner.executor.tick().await;
+            }
             yield_now().await;
         }
     };
@@ -196,31 +201,47 @@ pub async fn sleep(delay: Duration) {
 
 /// The timer of an idle wait: one timer, set anew as often as need be.
 #[derive(Debug)]
-pub struct Timer(async_io::Timer);
+pub struct Timer {
+    due: Option<Instant>,
+    /// Set to `set`, `due` or a moment before it: to set it later can wait till then, and is rarely needed by then.
+    /// Each setting wakes the reactor, which takes six system calls.
+    timer: async_io::Timer,
+    set: Option<Instant>,
+}
 
 impl Timer {
     /// A timer that never fires until it is set.
     pub fn never() -> Self {
-        Self(async_io::Timer::never())
+        Self { due: None, timer: async_io::Timer::never(), set: None }
     }
 
     /// Fires `delay` from now, whatever it was set to before; never where `delay` is none.
     pub fn reset(&mut self, delay: Option<Duration>) {
-        match delay {
-            Some(delay) => self.0.set_after(delay),
-            None => self.0 = async_io::Timer::never(),
-        }
+        self.due = delay.map(|delay| now() + delay);
     }
 
     /// Waits until it fires.
     pub async fn fired(&mut self) {
-        (&mut self.0).await;
+        let Some(due) = self.due else { return pending().await };
+        while now() < due {
+            if self.set.is_none_or(|set| set > due) {
+                self.timer.set_after(due - now());
+                self.set = Some(due);
+            }
+            (&mut self.timer).await;
+            self.set = None;
+        }
+        self.due = None;
     }
 }
 
 /// A listening Unix socket.
 #[derive(Debug)]
-pub struct Listener(Async<UnixListener>);
+pub struct Listener {
+    socket: Async<UnixListener>,
+    /// Whether somebody may be waiting. The reactor says so, and who then finds nobody unsays it.
+    ready: Cell<bool>,
+}
 
 impl Listener {
     /// Adopts a listening socket, blocking or not.
@@ -228,23 +249,27 @@ impl Listener {
     /// `Async::new` sets O_NONBLOCK itself. systemd hands over blocking sockets; a runtime that takes one
     /// as it is hangs in accept4(2), and none of its timers ever fires again.
     pub fn new(listener: UnixListener) -> io::Result<Self> {
-        Async::new(listener).map(Self)
+        Ok(Self { socket: Async::new(listener)?, ready: Cell::new(true) })
     }
 
     /// Takes the next connection when there is one, else wakes the task of `context` when there may be.
     pub fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Stream>> {
         loop {
-            if let Some(accepted) = self.try_accept().transpose() {
+            if !self.ready.get() {
+                ready!(self.socket.poll_readable(context))?;
+            }
+            let accepted = self.try_accept().transpose();
+            self.ready.set(accepted.is_some());
+            if let Some(accepted) = accepted {
                 return Poll::Ready(accepted);
             }
-            ready!(self.0.poll_readable(context))?;
         }
     }
 
     /// Takes a connection that already waits, without waiting for one.
     pub fn try_accept(&self) -> io::Result<Option<Stream>> {
         // One call less than std's accept, and then the flag.
-        match rustix::net::accept_with(self.0.get_ref(), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        match rustix::net::accept_with(self.socket.get_ref(), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(stream) => Ok(Some(Async::new_nonblocking(UnixStream::from(stream))?.into())),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error.into()),
@@ -255,7 +280,7 @@ impl Listener {
     /// that systemd holds too.
     pub fn refuse(&self) -> io::Result<()> {
         // On a listening Unix socket this makes connect(2) fail with ECONNREFUSED and leaves the backlog alone.
-        Ok(rustix::net::shutdown(self.0.get_ref(), rustix::net::Shutdown::Read)?)
+        Ok(rustix::net::shutdown(self.socket.get_ref(), rustix::net::Shutdown::Read)?)
     }
 }
 
