@@ -56,7 +56,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if sockets.is_empty() {
         sockets.push(service::bind(Path::new(&path)).map_err(|error| error.to_string())?);
     }
-    let handler = |Connection { stream, activity, closing }| {
+    let handler = move |Connection { stream, activity, closing }| {
         idle.set_timeout(Some(timeout));
         async move {
             let echo = async {
@@ -66,7 +66,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             drop(activity);
         }
     };
-    rt::block_on(async |runtime| {
+    rt::block_on(async move |runtime| {
         let reason = service::serve(&runtime, sockets, options, handler).await?;
         if let (Reason::Signal(_), Ok(wakeup)) = (reason, &wakeup) {
             // Who stops the service alone wants it back at its time; who stops all does not.

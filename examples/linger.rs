@@ -27,6 +27,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let _ = stream.write_all(b"closing").await;
         pending::<()>().await;
     };
-    rt::block_on(async |runtime| service::serve(&runtime, vec![socket], options, handler).await)?;
+    rt::block_on(async move |runtime| service::serve(&runtime, vec![socket], options, handler).await)?;
     Ok(())
 }

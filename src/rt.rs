@@ -48,15 +48,17 @@ pub fn wall_clock() -> Duration {
     Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
 }
 
-/// Tasks that may have their turn before `main` and the sockets are looked at again, which costs five system calls.
+/// Tasks that may have their turn before the sockets are looked at again, which costs five system calls.
 const TURNS: usize = 16;
 
 /// Runs `main` and all that it spawns on this thread, until `main` returns; what is still running then is dropped.
-pub fn block_on<T>(main: impl AsyncFnOnce(Runtime) -> T) -> T {
+pub fn block_on<T: 'static>(main: impl AsyncFnOnce(Runtime) -> T + 'static) -> T {
     let inner = Rc::new(Inner { executor: smol::LocalExecutor::new(), alarm: OnceCell::new() });
     let runtime = Runtime(Rc::downgrade(&inner));
+    // A task like the others: were it polled beside them, it could not start one without a look at the sockets.
+    let main = inner.executor.spawn(async move { main(runtime).await });
     // The executor's own `run` keeps a queue of 8 kB to steal from.
-    let tasks = async {
+    let turns = async {
         loop {
             for _ in 0..TURNS {
                 inner.executor.tick().await;
@@ -64,7 +66,7 @@ pub fn block_on<T>(main: impl AsyncFnOnce(Runtime) -> T) -> T {
             yield_now().await;
         }
     };
-    smol::block_on(or(main(runtime), tasks))
+    smol::block_on(or(main, turns))
 }
 
 /// A handle on the runtime that [`block_on`] drives.

@@ -57,7 +57,7 @@ fn thoughtful_service() {
     if sockets.is_empty() {
         sockets.push(service::bind(Path::new(&path)).unwrap());
     }
-    let handler = |Connection { stream, activity, .. }| {
+    let handler = move |Connection { stream, activity, .. }| {
         // Whoever talks to it talks it out of its objection.
         let objection = objection.take();
         async move {
@@ -65,7 +65,7 @@ fn thoughtful_service() {
             drop((activity, objection));
         }
     };
-    let reason = rt::block_on(async |runtime| service::serve(&runtime, sockets, options, handler).await).unwrap();
+    let reason = rt::block_on(async move |runtime| service::serve(&runtime, sockets, options, handler).await).unwrap();
     std::process::exit(if reason == Reason::Idle { 0 } else { 7 });
 }
 

@@ -307,7 +307,7 @@ fn netavarks_own_client_understands_us() {
     let socket = folder.path().join("nv-proxy.sock");
     let listener = UnixListener::bind(&socket).unwrap();
     let server = std::thread::spawn(move || {
-        rt::block_on(async |runtime| {
+        rt::block_on(async move |runtime| {
             let listener = rt::Listener::new(listener).unwrap();
             let mut connections = Vec::new();
             for _ in 0..4 {

@@ -300,7 +300,7 @@ fn a_flood_does_not_hold_up_the_neighbour() {
     stream.set_read_timeout(Some(SOON)).unwrap();
     let server = std::thread::spawn(move || {
         let never = futures_lite::future::pending::<()>;
-        rt::block_on(async |runtime| {
+        rt::block_on(async move |runtime| {
             let flooded = runtime.spawn(rpc::serve(flooded.try_into().unwrap(), NEVER, never(), answer));
             rpc::serve(served.try_into().unwrap(), NEVER, never(), answer).await;
             flooded.cancel().await;

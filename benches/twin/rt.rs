@@ -128,7 +128,7 @@ pub fn wall_clock() -> Duration {
 }
 
 /// Runs `main` and all that it spawns on this thread, until `main` returns; what is still running then is dropped.
-pub fn block_on<T>(main: impl AsyncFnOnce(Runtime) -> T) -> T {
+pub fn block_on<T: 'static>(main: impl AsyncFnOnce(Runtime) -> T + 'static) -> T {
     let executor = Builder::new_current_thread().enable_io().enable_time().build_local(LocalOptions::default());
     let executor = executor.expect("an epoll descriptor can be had at the start");
     let inner = Rc::new(Inner { executor, alarm: OnceCell::new() });

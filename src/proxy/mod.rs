@@ -67,7 +67,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     logging::start();
-    match serve(&config) {
+    match serve(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error}");
@@ -76,7 +76,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn serve(config: &Config) -> Result<(), StartError> {
+fn serve(config: Config) -> Result<(), StartError> {
     let identity = Identity::find(config.habits.client_id)?;
     let mut sockets = activation::listen_fds()?;
     let idle = Idle::new(config.activity);
@@ -94,7 +94,7 @@ fn serve(config: &Config) -> Result<(), StartError> {
     let sleep = Sleep::new(wakeup, config.activity.unwrap_or_default());
     let file = (LeaseFile::new(&config.lease_file), config.lease_file.with_extension("known"));
     let quiet = config.activity.map_or(QUIET, |activity| activity.min(QUIET));
-    rt::block_on(async |runtime| {
+    rt::block_on(async move |runtime| {
         let habits = (config.habits.clone(), identity);
         let table = Table::new(runtime.clone(), idle.clone(), options.notify.clone(), file, habits, sleep);
         table.take_over();

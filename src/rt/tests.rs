@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 #[test]
 fn sleepers_on_the_boot_clock_wake_in_order_and_never_early() {
-    block_on(async |runtime| {
+    block_on(async move |runtime| {
         let start = now();
         let log = Rc::new(RefCell::new(Vec::new()));
         let sleepers: Vec<_> = [3, 1, 2, 1]
@@ -37,7 +37,7 @@ fn sleepers_on_the_boot_clock_wake_in_order_and_never_early() {
 
 #[test]
 fn a_past_deadline_is_over_at_once_and_one_beyond_time_never_is() {
-    block_on(async |runtime| {
+    block_on(async move |runtime| {
         assert!(poll_once(runtime.sleep_until(now())).await.is_some());
         let never = async { runtime.sleep_until(Instant::from_boot(Duration::MAX)).await.is_ok() };
         let soon = async { runtime.sleep_until(now() + STEP).await.is_err() };
@@ -47,7 +47,7 @@ fn a_past_deadline_is_over_at_once_and_one_beyond_time_never_is() {
 
 #[test]
 fn a_sleeper_that_is_dropped_leaves_the_timer_to_the_others() {
-    block_on(async |runtime| {
+    block_on(async move |runtime| {
         let armed = |alarm: &Alarm| rustix::time::timerfd_gettime(alarm.timer.get_ref()).unwrap().it_value;
         let mut sleep = Box::pin(runtime.sleep_until(now() + Duration::from_secs(1000)));
         assert!(poll_once(&mut sleep).await.is_none());
@@ -61,7 +61,7 @@ fn a_sleeper_that_is_dropped_leaves_the_timer_to_the_others() {
 
 #[test]
 fn a_timer_can_be_set_again_after_it_fired_and_while_it_runs() {
-    block_on(async |_| {
+    block_on(async move |_| {
         let mut timer = Timer::never();
         assert!(poll_once(timer.fired()).await.is_none());
         for _ in 0..2 {
@@ -80,7 +80,7 @@ fn a_timer_can_be_set_again_after_it_fired_and_while_it_runs() {
 
 #[test]
 fn a_refusing_listener_gives_out_its_backlog_and_takes_no_more() {
-    block_on(async |_| {
+    block_on(async move |_| {
         let address = SocketAddr::from_abstract_name(format!("rt-test-{}", std::process::id())).unwrap();
         let listener = Listener::new(UnixListener::bind_addr(&address).unwrap()).unwrap();
         assert!(listener.try_accept().unwrap().is_none());
@@ -102,7 +102,7 @@ fn shell(script: &str) -> Command {
 
 #[test]
 fn a_program_runs_to_its_end_and_all_that_it_says_is_heard() {
-    block_on(async |_| {
+    block_on(async move |_| {
         let (status, said) = run(&mut shell("read x; echo out; echo err >&2; exit 7"), PATIENCE).await.unwrap();
         assert_eq!((status.code(), said.as_slice()), (Some(7), b"out\nerr\n".as_slice()));
         let (status, said) = run(&mut shell("head -c 1000000 /dev/zero"), PATIENCE).await.unwrap();
@@ -115,7 +115,7 @@ fn a_program_runs_to_its_end_and_all_that_it_says_is_heard() {
 fn a_program_is_killed_and_reaped_when_its_time_is_up_or_nobody_waits() {
     let gone = |pid: &str| !std::path::Path::new("/proc").join(pid.trim()).exists();
     let script = |path: &std::path::Path| shell(&format!("echo $$ > {}; exec sleep 1000", path.display()));
-    block_on(async |_| {
+    block_on(async move |_| {
         let path = std::env::temp_dir().join(format!("rt-test-{}", std::process::id()));
         let error = run(&mut script(&path), Duration::from_millis(500)).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
@@ -137,7 +137,7 @@ fn a_program_is_killed_and_reaped_when_its_time_is_up_or_nobody_waits() {
 fn what_still_runs_when_main_returns_is_dropped() {
     let guard = Rc::new(());
     let held = Rc::clone(&guard);
-    block_on(async |runtime| {
+    block_on(async move |runtime| {
         runtime.spawn(async move { (held, std::future::pending::<()>().await) }).detach();
     });
     assert_eq!(Rc::strong_count(&guard), 1);

@@ -71,7 +71,7 @@ impl Config {
 /// # Errors
 ///
 /// A start that cannot succeed is explained by [`Error`]; what happens to single connections is no error of the service.
-pub fn run<F>(config: Config, handler: impl Fn(Connection) -> F) -> Result<Reason, Error>
+pub fn run<F>(config: Config, handler: impl Fn(Connection) -> F + 'static) -> Result<Reason, Error>
 where
     F: Future<Output = ()> + 'static,
 {
@@ -81,6 +81,6 @@ where
     if sockets.is_empty() {
         sockets.push(bind(&config.path)?);
     }
-    rt::block_on(async |runtime| serve(&runtime, sockets, options, handler).await)
+    rt::block_on(async move |runtime| serve(&runtime, sockets, options, handler).await)
         .map_err(|source| Error::io("cannot serve", source))
 }

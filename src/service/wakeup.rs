@@ -420,7 +420,7 @@ mod tests {
 
     #[test]
     fn a_failure_says_what_the_program_said_first() {
-        rt::block_on(async |_| {
+        rt::block_on(async move |_| {
             let shell = |script: &str| {
                 let mut command = Command::new("sh");
                 command.args(["-c", script]);
@@ -440,12 +440,12 @@ mod tests {
         let path = env::temp_dir().join(format!("wakeup-test-{}", std::process::id()));
         let mut command = Command::new("sh");
         command.arg("-c").arg(r#"test -e "$0" && echo second || { touch "$0"; kill -TERM $$; }"#).arg(&path);
-        let answer = rt::block_on(async |_| said(command).await).unwrap();
+        let answer = rt::block_on(async move |_| said(command).await).unwrap();
         assert_eq!(answer.expect_success().unwrap(), "second\n");
         fs::remove_file(path).unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", "kill -TERM $$"]);
-        let error = rt::block_on(async |_| said(command).await).err().unwrap();
+        let error = rt::block_on(async move |_| said(command).await).err().unwrap();
         assert_eq!(error.to_string(), "sh: ended by SIGTERM");
     }
 }

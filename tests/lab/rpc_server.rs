@@ -39,7 +39,7 @@ impl Server {
         let closing = close.listen();
         let (ended, over) = channel();
         let thread = std::thread::spawn(move || {
-            rt::block_on(async |_| rpc::serve(ours.try_into().unwrap(), quiet, closing, handler).await);
+            rt::block_on(async move |_| rpc::serve(ours.try_into().unwrap(), quiet, closing, handler).await);
             let _ = ended.send(());
         });
         (Self { over, close, thread }, theirs)

@@ -113,15 +113,15 @@ fn it_hears_only_what_it_should() -> Result {
     eventually("our own frame at the other end", Duration::from_secs(5), arrived)?;
     tap.send(&frame(mac, ARP, &[], 41))?;
 
-    let mut heard = Vec::new();
-    rt::block_on(async |_| -> Result {
+    let mut heard = rt::block_on(async move |_| -> Result<Vec<u8>> {
         let raw = Watched::new(raw)?;
+        let mut heard = Vec::new();
         while heard.last() != Some(&41) {
             let mut buffer = [0; 1600];
             let length = raw.read_with(|raw| raw.recv(&mut buffer)).await?;
             heard.extend(buffer[..length].last());
         }
-        Ok(())
+        Ok(heard)
     })?;
     // The kernel may resolve addresses meanwhile; its frames do not end in one of our marks.
     heard.retain(|mark| *mark != 0);
