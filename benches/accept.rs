@@ -11,6 +11,10 @@
 //! | `std` | a blocking loop: one connection after the other, and never a wait for two things at once |
 //! | `epoll` | a bare epoll loop: the least that can wait for several, the floor |
 //!
+//! Where there are two processors, the client has one and the servers the other: where the scheduler puts them is a
+//! matter of luck, and makes more of a difference than what they are. Whoever asks waits until the server has
+//! hung up, so that what one server has left to do is not counted against the next.
+//!
 //! criterion says how long 1, 16 and 256 clients at once wait. Then come two tables: the five side by side, in turns, so
 //! that whatever else the machine does disturbs all alike; and the system calls of one connection, counted by strace.
 //! Figures of different runs are not comparable; the ratios of one run are. The exit code is 1 where ours misses
@@ -34,6 +38,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use servers::Server;
 use smol_dhcp_proxy::rt::now;
 
@@ -76,7 +82,11 @@ fn done(result: Result<bool>) -> ExitCode {
 /// Measures and prints; tells whether ours keeps what was promised.
 fn run(quick: bool) -> Result<bool> {
     servers::build()?;
+    let (ours, theirs) = processors()?;
+    // Who is started has what its parent has.
+    sched_setaffinity(Pid::this(), &theirs)?;
     let servers = servers::NAMES.map(Server::start).into_iter().collect::<Result<Vec<_>>>()?;
+    sched_setaffinity(Pid::this(), &ours)?;
     let mut criterion = Criterion::default().configure_from_args();
     for clients in CLIENTS {
         let mut group = criterion.benchmark_group("accept");
@@ -106,7 +116,20 @@ fn run(quick: bool) -> Result<bool> {
     Ok(kept)
 }
 
-/// So many clients at once, and how long it takes until all of them have their answer. Hanging up takes no part in it.
+/// One processor for the client and one for the servers, or all for both where there is but one.
+fn processors() -> Result<(CpuSet, CpuSet)> {
+    let all = sched_getaffinity(Pid::this())?;
+    let mut each = (0..CpuSet::count()).filter(|&cpu| all.is_set(cpu).unwrap_or(false)).map(|cpu| {
+        let mut set = CpuSet::new();
+        set.set(cpu).map(|()| set)
+    });
+    match (each.next(), each.next()) {
+        (Some(one), Some(other)) => Ok((one?, other?)),
+        _ => Ok((all, all)),
+    }
+}
+
+/// So many clients at once, and how long it takes until all of them have their answer. Hanging up, awaited too, takes no part in it.
 fn round(path: &Path, clients: usize) -> Duration {
     let begun = now();
     let call = || {
@@ -120,7 +143,11 @@ fn round(path: &Path, clients: usize) -> Duration {
         // The blocking loop has no time for others until its client has gone.
         stream.shutdown(std::net::Shutdown::Write).expect("the connection lasts");
     }
-    now() - begun
+    let answered = now();
+    for stream in &mut streams {
+        stream.read_to_end(&mut Vec::new()).expect("it hangs up in its turn");
+    }
+    answered - begun
 }
 
 /// The servers in turns: prints the medians, and returns those of ours, the twin and the floor at one client.
