@@ -84,7 +84,7 @@ pub struct Subject {
     pub name: &'static str,
     pub path: PathBuf,
     /// What stays whatever is measured.
-    first: &'static [&'static str],
+    pub first: &'static [&'static str],
 }
 
 impl Subject {
@@ -164,7 +164,7 @@ impl Subject {
 }
 
 /// The target folder that this bench was built in: it is two below, in `release/deps`.
-fn target() -> Result<PathBuf> {
+pub fn target() -> Result<PathBuf> {
     let bench = env::current_exe()?;
     Ok(bench.ancestors().nth(3).ok_or("cargo puts a bench three folders deep")?.to_owned())
 }

@@ -1,0 +1,220 @@
+//! Cold start by socket activation: `cargo bench --bench activation` (`-- --quick`, or `-- --test`).
+//!
+//! A client waits in the queue of the listening socket, with all that it has to say already said, as the one does for whom
+//! systemd starts a service. What counts is the time from the exec of the program to the client's first answer. Two
+//! questions, each among its equals:
+//!
+//! - The service library alone: `examples/echo.rs` (on smol, on tokio) says one byte back. The floor is a program
+//!   that adopts the descriptor, accepts once with std, and says it back (`benches/activation/floor.rs`).
+//! - The daemon: the Teardown of a lease that nobody has, which touches no network, by gRPC. Ours (on glibc, on musl,
+//!   on tokio) beside netavark's.
+//!
+//! All take turns. No shell sets LISTEN_PID but this program itself, between fork and exec, and it reads the clock last;
+//! nobody is told of readiness. Each single time goes to `target/bench-results/activation.csv` (`subject,microseconds`).
+
+#![allow(clippy::print_stdout, reason = "its output is its purpose")]
+
+mod subjects;
+
+use std::env;
+use std::error::Error;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Read, Write as _};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use smol_dhcp_proxy::rpc::Call;
+use smol_dhcp_proxy::rt;
+use smol_dhcp_proxy::time::Instant;
+
+use subjects::lab::topology::Topology;
+use subjects::lab::{Result, grpc, sandbox};
+use subjects::{Extent, Kin, Promises, Subject, median, sorted};
+
+/// Our echo starts in at most so many times of what the floor takes,
+const MOST_OF_FLOOR: f64 = 1.5;
+/// and our daemon of what netavark takes.
+const MOST_OF_NETAVARK: f64 = 0.4;
+
+/// The first descriptor that systemd hands over.
+const HANDED: i32 = 3;
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = env::args_os().skip(1).collect();
+    if let [exec, program, arguments @ ..] = &arguments[..]
+        && exec == "--exec"
+    {
+        let error = become_activated(Path::new(program), arguments);
+        println!("{}: {error}", Path::new(program).display());
+        return ExitCode::FAILURE;
+    }
+    let all = [Kin::Ours, Kin::Static, Kin::Twin, Kin::Netavark];
+    // Before the sandbox, as the daemons are.
+    match examples() {
+        Ok(examples) => subjects::main(&all, |daemons, extent| run(examples, daemons, extent)),
+        Err(error) => {
+            println!("failed: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Becomes `program` with the socket that is our stdin as its descriptor 3; says on stdout when, in nanoseconds since boot.
+fn become_activated(program: &Path, arguments: &[std::ffi::OsString]) -> Box<dyn Error> {
+    // The lowest that is free.
+    match rustix::io::dup(io::stdin()) {
+        Ok(socket) if socket.as_raw_fd() == HANDED => std::mem::forget(socket),
+        Ok(socket) => return format!("descriptor {} was free, not {HANDED}", socket.as_raw_fd()).into(),
+        Err(error) => return error.into(),
+    }
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+    command.env("LISTEN_PID", std::process::id().to_string()).env("LISTEN_FDS", "1").env_remove("NOTIFY_SOCKET");
+    match io::stdout().write_all(format!("{}\n", rt::now().since_boot().as_nanos()).as_bytes()) {
+        Ok(()) => command.exec().into(),
+        Err(error) => error.into(),
+    }
+}
+
+fn run(mut starters: Vec<Starter>, daemons: &[Subject], extent: Extent) -> Result<bool> {
+    for subject in daemons {
+        starters.push(daemon(subject)?);
+    }
+    let topology = Topology::new(1)?;
+    let call = subjects::unknown(&topology);
+    let rounds = if extent == Extent::Full { 300 } else { 3 };
+    let mut times = vec![Vec::new(); starters.len()];
+    for turn in 0..rounds {
+        for place in 0..starters.len() {
+            // Nobody always comes after the same one.
+            let index = (place + turn) % starters.len();
+            times[index].push(starters[index].start(&call)?);
+        }
+    }
+
+    println!("\nMilliseconds from exec to the first answer; {rounds} starts each, in turns\n");
+    println!("{:18} {:>8} {:>8} {:>8}", "", "median", "shortest", "p90");
+    let mut csv = "subject,microseconds\n".to_owned();
+    for (starter, times) in starters.iter().zip(&times) {
+        let all = sorted(times);
+        println!("{:18} {:8.3} {:8.3} {:8.3}", starter.name, median(times), all[0], all[all.len() * 9 / 10]);
+        for time in times {
+            writeln!(csv, "{},{:.1}", starter.name, time.as_secs_f64() * 1e6)?;
+        }
+    }
+    let folder = subjects::target()?.join("bench-results");
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join("activation.csv"), csv)?;
+
+    println!();
+    let mut promises = Promises::new();
+    let of = |name: &str| starters.iter().position(|starter| starter.name == name).map(|index| median(&times[index]));
+    let mut compare = |what: &str, one: &str, other: &str, most| {
+        if let (Some(one), Some(other)) = (of(one), of(other)) {
+            promises.at_most(what, one / other, most);
+        }
+    };
+    compare("of the floor's time, the service library", "echo", "floor", MOST_OF_FLOOR);
+    compare("of netavark's time, the daemon", "daemon", "netavark", MOST_OF_NETAVARK);
+    Ok(promises.kept)
+}
+
+/// The service library on its own, and its floor.
+fn examples() -> Result<Vec<Starter>> {
+    let target = subjects::target()?;
+    let example = |name, folder: &Path, example: &str, more: &[&str]| -> Result<Starter> {
+        subjects::build(folder, &[&["--no-default-features", "--example", example], more].concat())?;
+        let program = folder.join("release/examples").join(example);
+        Ok(Starter { name, program, arguments: vec!["/nowhere".to_owned()], protocol: Protocol::Byte })
+    };
+    Ok(vec![
+        example("floor", &target, "floor", &[])?,
+        example("echo", &target, "echo", &[])?,
+        example("echo twin", &target.join("twin"), "echo", &["--features", "tokio-twin"])?,
+    ])
+}
+
+/// A daemon, with no lease to begin with.
+fn daemon(subject: &Subject) -> Result<Starter> {
+    let name = match subject.kin {
+        Kin::Ours => "daemon",
+        Kin::Static => "daemon static",
+        Kin::Twin => "daemon twin",
+        Kin::Netavark => "netavark",
+    };
+    let folder = sandbox::folder("activation")?.display().to_string();
+    let arguments = subject.first.iter().copied().chain(["-a", "0", "--dir", &folder]).map(str::to_owned).collect();
+    Ok(Starter { name, program: subject.path.clone(), arguments, protocol: Protocol::Grpc })
+}
+
+/// A program, and how to get an answer from it.
+struct Starter {
+    name: &'static str,
+    program: PathBuf,
+    arguments: Vec<String>,
+    protocol: Protocol,
+}
+
+enum Protocol {
+    Byte,
+    Grpc,
+}
+
+impl Starter {
+    /// One cold start: from exec to the answer.
+    fn start(&self, call: &Call) -> Result<Duration> {
+        let path = sandbox::scratch().join("activation.sock");
+        // Blocking, as systemd hands it over.
+        let listener = UnixListener::bind(&path)?;
+        let stream = UnixStream::connect(&path)?;
+        fs::remove_file(&path)?;
+        match self.protocol {
+            Protocol::Byte => {
+                (&stream).write_all(b"?")?;
+                let mut started = self.exec(listener)?;
+                (&stream).read_exact(&mut [0])?;
+                started.answered(rt::now())
+            }
+            Protocol::Grpc => {
+                let mut channel = subjects::answered(grpc::Channel::over(stream))?;
+                let pending = subjects::answered(channel.begin(call))?;
+                let mut started = self.exec(listener)?;
+                subjects::answered(channel.finish(pending))?;
+                started.answered(rt::now())
+            }
+        }
+    }
+
+    fn exec(&self, listener: UnixListener) -> Result<Started> {
+        let mut command = Command::new(env::current_exe()?);
+        command.arg("--exec").arg(&self.program).args(&self.arguments).env("RUST_LOG", "warn");
+        command.stdin(std::os::fd::OwnedFd::from(listener)).stdout(Stdio::piped()).stderr(Stdio::null());
+        Ok(Started(command.spawn()?))
+    }
+}
+
+/// A program that has been started. Dropped, it is ended.
+struct Started(Child);
+
+impl Started {
+    /// How long it took from its exec to `end`.
+    fn answered(&mut self, end: Instant) -> Result<Duration> {
+        let mut said = String::new();
+        self.0.stdout.take().ok_or("its stdout is ours")?.read_to_string(&mut said)?;
+        let nanos = said.trim().parse().map_err(|_| format!("it said {said:?}"))?;
+        Ok(end - Instant::from_boot(Duration::from_nanos(nanos)))
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // Neither fails in a way that matters any more.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
