@@ -15,7 +15,7 @@ use std::time::Duration;
 use smol_dhcp_proxy::rpc::{Call, Status};
 use smol_dhcp_proxy::rt;
 
-use lab::daemon::Unit;
+use lab::daemon::{Daemon, Unit};
 use lab::peer::netavark;
 use lab::real_server::{Kind, Plan, RealServer};
 use lab::sandbox::{self, Sandbox};
@@ -25,6 +25,10 @@ use lab::{Result, Skip, grpc};
 
 const NAME: &str = "smol-dhcp-proxy";
 const MUSL: &str = "x86_64-unknown-linux-musl";
+
+/// How programs are built, and the folder where cargo puts them: as users get them, but for `cargo test`, which is to see
+/// soon that all of it still works.
+pub const PROFILE: (&str, &str) = if cfg!(debug_assertions) { ("dev", "debug") } else { ("release", "release") };
 
 /// How much is measured.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -67,7 +71,7 @@ pub fn main(choose: &[Kin], run: impl FnOnce(&[Subject], Extent) -> Result<bool>
 /// Which program a subject is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kin {
-    /// Our release binary, or the one that `DAEMON` names.
+    /// Our binary, or the one that `DAEMON` names.
     Ours,
     /// The same for musl, linked statically, where the target is installed (`rustup target add`).
     Static,
@@ -105,7 +109,7 @@ impl Subject {
 
     fn new(kin: Kin) -> Result<Self> {
         let target = target()?;
-        let program = |folder: PathBuf| folder.join("release").join(NAME);
+        let program = |folder: PathBuf| folder.join(PROFILE.1).join(NAME);
         let (name, path, first): (_, _, &[&str]) = match kin {
             Kin::Ours => match env::var_os("DAEMON") {
                 Some(named) => ("ours", named.into(), &[]),
@@ -138,41 +142,54 @@ impl Subject {
         Ok(Unit::new(&self.path, &all)?.set("RUST_LOG", "warn"))
     }
 
-    /// A network with that many containers, and the program on its host, ready for calls.
-    pub fn stage(&self, containers: u16, arguments: &[&str]) -> Result<Stage> {
-        let (topology, unit) = (Topology::new(containers)?, self.unit(arguments)?);
+    /// The program on the host of `topology`, ready for calls.
+    pub fn start(&self, topology: &Topology, arguments: &[&str]) -> Result<(Unit, Daemon)> {
+        let unit = self.unit(arguments)?;
         let daemon = unit.start(&topology.host)?;
-        let stage = Stage { daemon, unit, topology };
         // An answer says that it is ready, which netavark tells no service manager.
-        answered(grpc::call(&stage.unit.socket(), &unknown(&stage.topology)))?;
-        Ok(stage)
+        answered(grpc::call(&unit.socket(), &unknown(topology)))?;
+        Ok((unit, daemon))
     }
 
-    /// Bytes of the program without its symbols.
-    pub fn stripped_size(&self) -> Result<u64> {
-        let copy = sandbox::folder("stripped")?.join(self.name);
-        let stripped = Command::new("strip").arg("-o").arg(&copy).arg(&self.path).status();
-        let measured = match stripped {
-            Ok(status) if status.success() => &copy,
-            _ => {
-                println!("No strip(1) (Debian: binutils): {} is measured as it is.", self.path.display());
-                &self.path
-            }
-        };
-        Ok(fs::metadata(measured)?.len())
+    /// A network with that many containers, and the program on its host, ready for calls.
+    pub fn stage(&self, containers: u16, arguments: &[&str]) -> Result<Stage> {
+        let topology = Topology::new(containers)?;
+        let (unit, daemon) = self.start(&topology, arguments)?;
+        Ok(Stage { daemon, unit, topology })
     }
 }
 
-/// The target folder that this bench was built in: it is two below, in `release/deps`.
+/// Bytes of a program without its symbols.
+pub fn stripped_size(program: &Path) -> Result<u64> {
+    let copy = sandbox::folder("stripped")?.join("program");
+    let stripped = Command::new("strip").arg("-o").arg(&copy).arg(program).status();
+    let measured = match stripped {
+        Ok(status) if status.success() => &copy,
+        _ => {
+            println!("No strip(1) (Debian: binutils): {} is measured as it is.", program.display());
+            program
+        }
+    };
+    Ok(fs::metadata(measured)?.len())
+}
+
+/// A file for figures that others read (benches/plot), in a folder of the target folder.
+pub fn results(name: &str) -> Result<PathBuf> {
+    let folder = target()?.join("bench-results");
+    fs::create_dir_all(&folder)?;
+    Ok(folder.join(name))
+}
+
+/// The target folder that this bench was built in: it is two below, in `release/deps` or `debug/deps`.
 pub fn target() -> Result<PathBuf> {
     let bench = env::current_exe()?;
     Ok(bench.ancestors().nth(3).ok_or("cargo puts a bench three folders deep")?.to_owned())
 }
 
-/// Builds what users get: cargo builds a bench's own programs for a test, with unwinding.
+/// Builds a program for itself: cargo builds a bench's own programs for a test, with unwinding.
 pub fn build(target: &Path, arguments: &[&str]) -> Result {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(["build", "--release", "--quiet"]).args(arguments);
+    command.args(["build", "--profile", PROFILE.0, "--quiet"]).args(arguments);
     command.arg("--target-dir").arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
     if !command.status()?.success() {
         return Err(format!("{command:?} failed").into());

@@ -247,9 +247,9 @@ impl Daemon {
         number(&fs::read_to_string(self.proc("status"))?, name)
     }
 
-    /// Its share of memory, in kB: pages of its own, and of shared ones its part (`Pss` in proc_pid_smaps(5)).
-    pub fn proportional_memory(&self) -> Result<u64> {
-        number(&fs::read_to_string(self.proc("smaps_rollup"))?, "Pss")
+    /// A number of /proc/PID/smaps_rollup, such as `Pss` or `Private_Dirty`, in kB (proc_pid_smaps(5)).
+    pub fn memory(&self, name: &str) -> Result<u64> {
+        number(&fs::read_to_string(self.proc("smaps_rollup"))?, name)
     }
 
     /// The context switches of all its threads so far.
