@@ -12,17 +12,20 @@ use crate::{Result, round};
 /// The floor comes last.
 pub const NAMES: [&str; 5] = ["ours", "twin", "threads", "std", "epoll"];
 
+/// How the examples are built, and the folder where cargo puts them: as users get them, but for `cargo test`, which is to
+/// see soon that all of it still works.
+const PROFILE: (&str, &str) = if cfg!(debug_assertions) { ("dev", "debug") } else { ("release", "release") };
+
 /// Longer than it takes to start a process on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The target folder that this bench was built in: it is two below, in `release/deps`.
+/// The target folder that this bench was built in: it is two below, in `release/deps` or `debug/deps`.
 fn target() -> Result<PathBuf> {
     let bench = env::current_exe()?;
     Ok(bench.ancestors().nth(3).ok_or("cargo puts a bench three folders deep")?.to_owned())
 }
 
-/// Builds the examples for both runtimes, each into a folder of its own, as users get them: cargo builds a bench's own
-/// with unwinding.
+/// Builds the examples for both runtimes, each into a folder of its own: cargo builds a bench's own with unwinding.
 pub fn build() -> Result {
     let target = target()?;
     cargo(&target, &["--example", "echo"])?;
@@ -31,7 +34,7 @@ pub fn build() -> Result {
 
 fn cargo(target: &Path, arguments: &[&str]) -> Result {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(["build", "--release", "--quiet", "--no-default-features"]).args(arguments);
+    command.args(["build", "--profile", PROFILE.0, "--quiet", "--no-default-features"]).args(arguments);
     command.arg("--target-dir").arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
     if !command.status()?.success() {
         return Err(format!("{command:?} failed").into());
@@ -55,10 +58,12 @@ impl Server {
     /// The same, as an argument of another program.
     pub fn start_under(name: &'static str, wrapper: &[&str]) -> Result<Self> {
         let target = target()?;
+        let examples = |target: &Path| target.join(PROFILE.1).join("examples");
+        let twins = || examples(&target.join("twin"));
         let (program, arguments): (PathBuf, &[&str]) = match name {
-            "ours" => (target.join("release/examples/echo"), &[]),
-            "twin" => (target.join("twin/release/examples/echo"), &[]),
-            "threads" => (target.join("twin/release/examples/echo-threads"), &[]),
+            "ours" => (examples(&target).join("echo"), &[]),
+            "twin" => (twins().join("echo"), &[]),
+            "threads" => (twins().join("echo-threads"), &[]),
             own => (env::current_exe()?, if own == "std" { &["--serve", "std"] } else { &["--serve", "epoll"] }),
         };
         let path = env::temp_dir().join(format!("accept-{}-{name}-{}", std::process::id(), wrapper.len()));

@@ -173,7 +173,7 @@ pub fn stripped_size(program: &Path) -> Result<u64> {
     Ok(fs::metadata(measured)?.len())
 }
 
-/// A file for figures that others read (benches/plot), in a folder of the target folder.
+/// A file for figures that others read (benches/plots), in a folder of the target folder.
 pub fn results(name: &str) -> Result<PathBuf> {
     let folder = target()?.join("bench-results");
     fs::create_dir_all(&folder)?;
