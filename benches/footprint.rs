@@ -8,7 +8,7 @@
 //! | what does a renewal cost | all of them with a few leases of 20 s, T1 at 5 s: time of the processor by renewal that the server heard; udhcpc's does not count its script |
 //!
 //! The tables are Markdown, for benches/README.md; the figures over leases go to target/bench-results/footprint.csv,
-//! for benches/plot. The exit code is 1 where ours misses what was promised.
+//! for benches/plots. The exit code is 1 where ours misses what was promised.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is its purpose")]
 #![expect(unreachable_pub, reason = "nothing of a bench is public")]
