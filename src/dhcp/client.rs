@@ -263,6 +263,14 @@ impl Client {
         }
     }
 
+    /// The address that ARP is to be heard of: the one at stake, or that of the station that a RELEASE is to go to.
+    pub fn address_of_interest(&self) -> Option<Ipv4Addr> {
+        match &self.state {
+            State::Releasing { next_hop, .. } => Some(*next_hop),
+            _ => self.address_at_stake(),
+        }
+    }
+
     /// Whether a server has leased us an address, in use already or not: there is something to [release](Self::release).
     pub fn is_leased(&self) -> bool {
         matches!(self.state, State::Probing { .. }) || self.lease().is_some()

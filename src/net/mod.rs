@@ -18,8 +18,10 @@
 //! # }
 //! ```
 //!
+//! Only the close of a packet socket takes the kernel a while, for which there are [threads](raw::RawSocket) that come and go.
 //! An open socket keeps its namespace alive as surely as a process in it would; nothing here outlives its owner.
 
+mod closing;
 pub mod link;
 pub mod monitor;
 pub mod netlink;

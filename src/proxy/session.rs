@@ -394,6 +394,13 @@ impl Session {
     /// when to say it again. Tells whether the link is there as far as one can see from here.
     fn send(&mut self) -> bool {
         let mut in_doubt = false;
+        // Before anything is said that is answered by ARP.
+        let of_interest = self.client.address_of_interest();
+        if let Some(Err(error)) = self.wire.as_mut().map(|wire| wire.hear_arp_of(of_interest)) {
+            log::warn!("{self}: cannot listen to ARP: {error}");
+            self.doubt_link();
+            return false;
+        }
         let mut bytes = Vec::new();
         while let Some(transmit) = self.client.poll_transmit(&mut bytes) {
             let Some(wire) = self.wire.as_ref().filter(|wire| wire.state == LinkState::Ready) else { continue };

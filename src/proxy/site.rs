@@ -240,6 +240,8 @@ pub(super) struct Wire {
     pub(super) state: LinkState,
     /// UDP port 68, unless the container uses it itself.
     port: Option<Port>,
+    /// Whose ARP is heard.
+    arp_of: Option<Ipv4Addr>,
     /// When the container was last seen to be there.
     pub(super) opened: Instant,
 }
@@ -257,7 +259,7 @@ impl Wire {
             Err(error) => return Err(Error::fault(format!("taking UDP port 68 on {}", link.name))(error)),
         };
         let state = LinkState::of(link);
-        Ok(Self { ears, state, port, opened: rt::now() })
+        Ok(Self { ears, state, port, arp_of: None, opened: rt::now() })
     }
 
     /// Whether the container uses the client's port itself.
@@ -276,6 +278,15 @@ impl Wire {
             }
             (Transmit::Datagram { .. }, None, None) => Err(io::ErrorKind::AddrInUse.into()),
         }
+    }
+
+    /// Hears ARP about this address from now on, and no other.
+    pub(super) fn hear_arp_of(&mut self, address: Option<Ipv4Addr>) -> io::Result<()> {
+        if self.arp_of != address {
+            self.ears.get_ref().packets.hear_arp_of(address)?;
+            self.arp_of = address;
+        }
+        Ok(())
     }
 
     /// Waits for a frame, or for news of the interface.

@@ -71,6 +71,12 @@ fn packet(words: u8, protocol: u8, fragment: u16, port: u16) -> Vec<u8> {
     packet
 }
 
+/// An ARP reply of somebody who has `sender`, to somebody who has `target`.
+fn arp(sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
+    let (stations, head) = ([2, 0, 0, 0, 0, 1], [0, 1, 8, 0, 6, 4, 0, 2]);
+    [&head[..], &stations, &sender.octets(), &stations, &target.octets()].concat()
+}
+
 fn it_hears_only_what_it_should() -> Result {
     const IPV4: u16 = 0x0800;
     const ARP: u16 = 0x0806;
@@ -81,6 +87,10 @@ fn it_hears_only_what_it_should() -> Result {
     // Something that waits on the interface before there is a socket is never heard.
     tap.send(&frame(BROADCAST, ARP, &[], 99))?;
     let (raw, mac) = open_raw(&netns)?;
+    let (asked, other) = (Ipv4Addr::new(10, 1, 0, 9), Ipv4Addr::new(10, 1, 0, 8));
+    // Nor ARP, as long as it is not asked for.
+    tap.send(&frame(BROADCAST, ARP, &arp(asked, other), 98))?;
+    raw.hear_arp_of(Some(asked))?;
     let tagged = |number: u16, inner: &[u8]| [&number.to_be_bytes()[..], &IPV4.to_be_bytes(), inner].concat();
     let good = packet(5, UDP, 0, 68);
     let frames = [
@@ -89,11 +99,14 @@ fn it_hears_only_what_it_should() -> Result {
         (true, frame(mac, IPV4, &packet(6, UDP, 0, 68), 3)),
         (true, frame(mac, IPV4, &packet(15, UDP, 0, 68), 4)),
         (true, frame(mac, IPV4, &packet(5, UDP, 0x4000, 68), 5)), // "Don't fragment"
-        (true, frame(mac, ARP, &[0, 1, 8, 0, 6, 4, 0, 2], 6)),
+        (true, frame(mac, ARP, &arp(asked, other), 6)),
+        (true, frame(BROADCAST, ARP, &arp(Ipv4Addr::UNSPECIFIED, asked), 8)),
         (true, frame(BROADCAST, VLAN, &tagged(0x6000, &good), 7)), // a priority, no VLAN
         (false, frame(BROADCAST, VLAN, &tagged(7, &good), 20)),
         (false, frame([2, 0, 0, 0, 0, 9], IPV4, &good, 21)),
-        (false, frame([2, 0, 0, 0, 0, 9], ARP, &[], 22)),
+        (false, frame([2, 0, 0, 0, 0, 9], ARP, &arp(asked, other), 22)),
+        (false, frame(mac, ARP, &arp(other, FIRST), 29)),
+        (false, frame(BROADCAST, ARP, &arp(Ipv4Addr::UNSPECIFIED, other), 30)),
         (false, frame(mac, IPV4, &packet(5, UDP, 0, 67), 23)),
         (false, frame(mac, IPV4, &packet(5, 6, 0, 68), 24)),
         (false, frame(mac, IPV4, &packet(5, UDP, 0x2000, 68), 25)), // the first fragment
@@ -111,7 +124,7 @@ fn it_hears_only_what_it_should() -> Result {
     raw.send(&frame(BROADCAST, IPV4, &good, 40))?;
     let arrived = || Ok(tap.receive()?.filter(|frame| frame.last() == Some(&40)));
     eventually("our own frame at the other end", Duration::from_secs(5), arrived)?;
-    tap.send(&frame(mac, ARP, &[], 41))?;
+    tap.send(&frame(mac, ARP, &arp(asked, other), 41))?;
 
     let mut heard = rt::block_on(async move |_| -> Result<Vec<u8>> {
         let raw = Watched::new(raw)?;
@@ -136,7 +149,7 @@ fn an_interface_that_is_down_or_gone_is_an_error_to_send_on() -> Result {
     let errno = |result: io::Result<()>| result.err().and_then(|error| error.raw_os_error());
     assert_eq!(errno(netns.enter(|| RawSocket::open(9999).map(drop))?), Some(libc::ENODEV));
     let (raw, _) = open_raw(&netns)?;
-    let frame = frame(BROADCAST, 0x0806, &[], 1);
+    let frame = frame(BROADCAST, 0x0800, &packet(5, 17, 0, 68), 1);
     let silent = |raw: &RawSocket| raw.recv(&mut [0; 64]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
 
     // Who only listens is not told.
@@ -166,10 +179,10 @@ fn it_hears_no_other_interface() -> Result {
     server.veth("wire1", &container, "eth1")?;
     let (here, there) = (server.run(|| Tap::open("wire"))?, server.run(|| Tap::open("wire1"))?);
     // So early that the filter may still be on its way, and later.
-    there.send(&frame(BROADCAST, 0x0806, &[], 1))?;
+    there.send(&frame(BROADCAST, 0x0800, &packet(5, 17, 0, 68), 1))?;
     let (raw, _) = open_raw(&netns)?;
-    there.send(&frame(BROADCAST, 0x0806, &[], 2))?;
-    here.send(&frame(BROADCAST, 0x0806, &[], 3))?;
+    there.send(&frame(BROADCAST, 0x0800, &packet(5, 17, 0, 68), 2))?;
+    here.send(&frame(BROADCAST, 0x0800, &packet(5, 17, 0, 68), 3))?;
     let mut buffer = [0; 1600];
     let mut next = || {
         let length = raw.recv(&mut buffer).ok();
@@ -178,7 +191,7 @@ fn it_hears_no_other_interface() -> Result {
     };
     assert_eq!(eventually("a frame on the right interface", Duration::from_secs(5), &mut next)?, 3);
     // What is sent leaves by the right one, too.
-    raw.send(&frame(BROADCAST, 0x0806, &[], 4))?;
+    raw.send(&frame(BROADCAST, 0x0800, &packet(5, 17, 0, 68), 4))?;
     let arrived = || Ok(here.receive()?.filter(|frame| frame.last() == Some(&4)));
     eventually("our frame at the right other end", Duration::from_secs(5), arrived)?;
     Ok(())

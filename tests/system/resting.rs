@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::lab::Result;
 use crate::lab::daemon::Daemon;
 use crate::lab::server::{Server, Settings};
 use crate::lab::topology::SERVER_LINK;
+use crate::lab::{Result, eventually};
 use crate::{Named, stage};
 
 pub(crate) const TRIALS: &[Named] = &[
@@ -30,7 +30,9 @@ fn leases_rest() -> Result {
         container.namespace.await_rest()?;
     }
     stage.daemon.await_descriptors(&one)?;
-    assert_eq!(stage.daemon.status("Threads")?, THREADS);
+    eventually("the threads that close packet sockets have ended", Duration::from_secs(5), || {
+        Ok((stage.daemon.status("Threads")? == THREADS).then_some(()))
+    })?;
     asleep_for_fifteen_seconds(&stage.daemon)
 }
 

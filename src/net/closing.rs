@@ -1,0 +1,67 @@
+//! Descriptors that take the kernel long to close, closed where nobody waits for it.
+
+use std::ops::Deref;
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+/// Threads that close side by side at the most. Many grace periods at the same time take no longer than one.
+const THREADS: usize = 8;
+/// Room for close(2) and little else, in bytes.
+const STACK: usize = 32 * 1024;
+
+/// A descriptor that is closed soon after it was dropped, on a thread that ends with its work.
+///
+/// The last close of a packet socket waits until no processor can be about to give it a frame (packet(7) does not say so):
+/// ten to twenty milliseconds, in which one thread that does everything would do nothing.
+#[derive(Debug)]
+pub(super) struct ClosedAside(Option<OwnedFd>);
+
+/// What is to be closed, and how many threads are at it.
+static CLOSING: Mutex<(Vec<OwnedFd>, usize)> = Mutex::new((Vec::new(), 0));
+
+impl From<OwnedFd> for ClosedAside {
+    fn from(descriptor: OwnedFd) -> Self {
+        Self(Some(descriptor))
+    }
+}
+
+impl Deref for ClosedAside {
+    type Target = OwnedFd;
+
+    fn deref(&self) -> &OwnedFd {
+        self.0.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl Drop for ClosedAside {
+    fn drop(&mut self) {
+        let mut closing = CLOSING.lock().unwrap_or_else(PoisonError::into_inner);
+        let (waiting, threads) = &mut *closing;
+        waiting.extend(self.0.take());
+        if *threads < THREADS {
+            match thread::Builder::new().stack_size(STACK).spawn(close) {
+                Ok(_) => *threads += 1,
+                Err(_) if *threads > 0 => {}
+                // Then it is waited for.
+                Err(_) => waiting.clear(),
+            }
+        }
+    }
+}
+
+/// Closes until there is nothing left to close.
+fn close() {
+    loop {
+        let mut closing = CLOSING.lock().unwrap_or_else(PoisonError::into_inner);
+        let (waiting, threads) = &mut *closing;
+        let Some(descriptor) = waiting.pop() else {
+            *threads -= 1;
+            // Whatever was needed for many is not kept for few.
+            *waiting = Vec::new();
+            return;
+        };
+        drop(closing);
+        drop(descriptor);
+    }
+}
