@@ -199,46 +199,52 @@ impl Table {
             let mut session = None;
             let work = async {
                 table.commons.sleep_until(turn).await;
-                let Some(record) = table.record(&key) else { return };
-                let (place, ends, server) = (record.place(), record.is_ending(), record.server());
-                let now = rt::now();
-                let is_time = record.may_renew_from().is_some_and(|from| from <= now);
-                match table.revive(record, is_time) {
-                    Ok(Some(revived)) if ends => {
-                        log::info!("{place}: finishing its Teardown");
-                        match revived.end(true).await {
-                            Ok(()) => table.forget(&key),
-                            Err(error) => {
-                                log::warn!("{place}: cannot end its lease: {error}; trying again");
-                                table.lay_down(&key, Resting::again());
-                            }
-                        }
-                    }
-                    Ok(Some(revived)) => {
-                        let session = session.insert(revived);
-                        let kept = session.keep(async |session| table.noted(&key, session).await).await;
-                        table.conclude(&key, session, kept);
-                    }
-                    Ok(None) => {
-                        log::info!("{place}: its Setup came to nothing");
-                        table.forget(&key);
-                    }
-                    Err(Unreachable::Gone(why)) => {
-                        log::info!("{place}: {why}; its lease is left to run out");
-                        table.forget(&key);
-                    }
-                    Err(Unreachable::Fault(error)) => {
-                        log::warn!("{place}: {error}");
-                        table.lay_down(&key, Resting::again());
-                    }
-                }
-                if let Some(server) = server {
-                    table.silence.borrow_mut().nobody_asks(server);
-                }
+                // After a crash all leases wait for their turn at once, and an exchange takes kilobytes.
+                Box::pin(table.see_to(&key, &mut session)).await;
             };
             or(work, stopped).await;
-            session
+            session.map(|session| *session)
         })
+    }
+
+    /// Does what there is to do for a lease that rested. Its session is left to the caller, who may stop this.
+    async fn see_to(self: &Rc<Self>, key: &Key, session: &mut Option<Box<Session>>) {
+        let Some(record) = self.record(key) else { return };
+        let (place, ends, server) = (record.place(), record.is_ending(), record.server());
+        let now = rt::now();
+        let is_time = record.may_renew_from().is_some_and(|from| from <= now);
+        match self.revive(record, is_time) {
+            Ok(Some(revived)) if ends => {
+                log::info!("{place}: finishing its Teardown");
+                match revived.end(true).await {
+                    Ok(()) => self.forget(key),
+                    Err(error) => {
+                        log::warn!("{place}: cannot end its lease: {error}; trying again");
+                        self.lay_down(key, Resting::again());
+                    }
+                }
+            }
+            Ok(Some(revived)) => {
+                let session = session.insert(Box::new(revived));
+                let kept = session.keep(async |session| self.noted(key, session).await).await;
+                self.conclude(key, session, kept);
+            }
+            Ok(None) => {
+                log::info!("{place}: its Setup came to nothing");
+                self.forget(key);
+            }
+            Err(Unreachable::Gone(why)) => {
+                log::info!("{place}: {why}; its lease is left to run out");
+                self.forget(key);
+            }
+            Err(Unreachable::Fault(error)) => {
+                log::warn!("{place}: {error}");
+                self.lay_down(key, Resting::again());
+            }
+        }
+        if let Some(server) = server {
+            self.silence.borrow_mut().nobody_asks(server);
+        }
     }
 
     fn start<F>(self: &Rc<Self>, work: impl FnOnce(Rc<Self>, event_listener::EventListener) -> F) -> Awake
