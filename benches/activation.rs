@@ -41,6 +41,9 @@ const MOST_OF_FLOOR: f64 = 1.5;
 /// and our daemon of what netavark takes.
 const MOST_OF_NETAVARK: f64 = 0.4;
 
+/// Longer than any of them takes on the slowest machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// The first descriptor that systemd hands over.
 const HANDED: i32 = 3;
 
@@ -107,9 +110,10 @@ fn run(mut starters: Vec<Starter>, daemons: &[Subject], extent: Extent) -> Resul
             writeln!(csv, "{},{:.1}", starter.name, time.as_secs_f64() * 1e6)?;
         }
     }
-    let folder = subjects::target()?.join("bench-results");
-    fs::create_dir_all(&folder)?;
-    fs::write(folder.join("activation.csv"), csv)?;
+    // A quick run is over too soon for a distribution.
+    if extent == Extent::Full {
+        fs::write(subjects::results("activation.csv")?, csv)?;
+    }
 
     println!();
     let mut promises = Promises::new();
@@ -129,7 +133,7 @@ fn examples() -> Result<Vec<Starter>> {
     let target = subjects::target()?;
     let example = |name, folder: &Path, example: &str, more: &[&str]| -> Result<Starter> {
         subjects::build(folder, &[&["--no-default-features", "--example", example], more].concat())?;
-        let program = folder.join("release/examples").join(example);
+        let program = folder.join(subjects::PROFILE.1).join("examples").join(example);
         Ok(Starter { name, program, arguments: vec!["/nowhere".to_owned()], protocol: Protocol::Byte })
     };
     Ok(vec![
@@ -172,6 +176,7 @@ impl Starter {
         // Blocking, as systemd hands it over.
         let listener = UnixListener::bind(&path)?;
         let stream = UnixStream::connect(&path)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         fs::remove_file(&path)?;
         match self.protocol {
             Protocol::Byte => {

@@ -70,10 +70,12 @@ impl Lab<'_> {
         let mut all = [self.no_rounds(), self.no_rounds()];
         for (rounds, kind) in all.iter_mut().zip([Kind::Setup, Kind::Teardown]) {
             for turn in 0..calls {
-                for (number, (daemon, round)) in self.daemons.iter().zip(&mut *rounds).enumerate() {
+                for place in 0..self.daemons.len() {
+                    // Nobody always comes after the same one.
+                    let number = (place + turn) % self.daemons.len();
                     // Each has containers of its own, for the leases of all of them are there at the same time.
                     let container = number * calls + turn;
-                    round.add(daemon.call(kind, self.topology, container..container + 1)?);
+                    rounds[number].add(self.daemons[number].call(kind, self.topology, container..container + 1)?);
                 }
             }
             self.await_rest()?;
