@@ -18,7 +18,7 @@ use smol_dhcp_proxy::rpc::Call;
 use smol_dhcp_proxy::rt;
 
 use subjects::lab::daemon::{Daemon, Unit};
-use subjects::lab::topology::Topology;
+use subjects::lab::topology::{LINK, Topology};
 use subjects::lab::{Result, grpc};
 use subjects::{Extent, Kin, Promises, Subject, answered, dnsmasq, median, sorted, timed, unknown};
 
@@ -80,16 +80,22 @@ impl Lab<'_> {
             }
             self.await_rest()?;
         }
+        self.remove_addresses()?;
         Ok(all)
     }
 
-    /// Setups of so many containers at once, and then Teardowns; the daemons take turns.
+    /// Setups of so many containers at once, and then Teardowns, as often as there are daemons; they take turns.
     fn at_once(&self, calls: usize) -> Result<[Vec<Round>; 2]> {
         let mut all = [self.no_rounds(), self.no_rounds()];
-        for (number, daemon) in self.daemons.iter().enumerate() {
-            for (rounds, kind) in all.iter_mut().zip([Kind::Setup, Kind::Teardown]) {
-                rounds[number].add(daemon.call(kind, self.topology, 0..calls)?);
-                self.await_rest()?;
+        for turn in 0..self.daemons.len() {
+            for place in 0..self.daemons.len() {
+                // Each is the first one to come to a network where nobody was, once.
+                let number = (place + turn) % self.daemons.len();
+                for (rounds, kind) in all.iter_mut().zip([Kind::Setup, Kind::Teardown]) {
+                    rounds[number].add(self.daemons[number].call(kind, self.topology, 0..calls)?);
+                    self.await_rest()?;
+                }
+                self.remove_addresses()?;
             }
         }
         Ok(all)
@@ -101,6 +107,16 @@ impl Lab<'_> {
 
     fn await_rest(&self) -> Result {
         self.topology.containers.iter().try_for_each(|container| container.namespace.await_rest())
+    }
+
+    /// As Podman does by removing the link: netavark's proxy leaves them there.
+    fn remove_addresses(&self) -> Result {
+        for container in &self.topology.containers {
+            for address in container.namespace.addresses()? {
+                container.namespace.remove_address(LINK, address.address, address.prefix)?;
+            }
+        }
+        Ok(())
     }
 
     fn print(&self, what: &str, rounds: &[Round]) {

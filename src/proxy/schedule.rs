@@ -183,7 +183,7 @@ impl Table {
     pub(super) fn hold(self: &Rc<Self>, key: Key, mut session: Session) -> Awake {
         self.start(|table, stopped| async move {
             let kept = async {
-                // Setup is answered first: it begins with closing the sockets, which takes the kernel a while.
+                // Setup is answered first: nobody waits for what begins here.
                 yield_now().await;
                 let kept = session.keep(async |session| table.noted(&key, session).await).await;
                 table.conclude(&key, &session, kept);

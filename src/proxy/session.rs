@@ -345,7 +345,7 @@ impl Session {
     /// loses nothing.
     async fn next(&mut self) -> Next {
         loop {
-            // Before the sockets are closed, lest the caller of Setup wait for that.
+            // Before the sockets are closed: the caller of Setup waits for this, and not for that.
             if let Some(event) = self.client.poll_event() {
                 return Next::Event(event);
             }
