@@ -59,8 +59,6 @@ pub(super) struct Table {
     pub(super) unsaved: Cell<bool>,
     /// Somebody is going to write it.
     saving: Cell<bool>,
-    /// When it may be written again for several calls.
-    rests_until: Cell<Instant>,
     /// Why it could not be written the last time.
     trouble: RefCell<Option<String>>,
     /// How many leases the service manager was told of.
@@ -144,7 +142,6 @@ impl Table {
             memory: RefCell::new(Memory::new(known)),
             unsaved: Cell::default(),
             saving: Cell::default(),
-            rests_until: Cell::new(rt::now()),
             trouble: RefCell::default(),
             told: Cell::default(),
         })
@@ -196,13 +193,7 @@ impl Table {
                     rt::sleep(LAST_CHANCE).await;
                     Err(Error::Leaving)
                 };
-                let made = or(self.setup(config), leaving).await;
-                if let Err(error) = &made {
-                    error.log("Setup");
-                    // That there is nothing left of it.
-                    self.persist().await;
-                }
-                Reply::Lease(made?)
+                Reply::Lease(or(self.setup(config), leaving).await.inspect_err(|error| error.log("Setup"))?)
             }
             Call::Teardown(config) => Reply::Lease(self.teardown(&config).await),
             Call::Clean => {
@@ -278,8 +269,6 @@ impl Table {
         for ending in endings {
             ended = ending.await.or(ended);
         }
-        // That they are over.
-        self.persist().await;
         ended
     }
 

@@ -11,11 +11,6 @@ use crate::proxy::request::Key;
 use crate::proxy::session::Session;
 use crate::rt;
 
-/// How long the file rests after it was written, as a multiple of the time that this took, while several calls want it
-/// written; and the most that this may be.
-const REST: u32 = 4;
-const MOST_REST: Duration = Duration::from_millis(100);
-
 /// How soon a file that could not be written is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -55,23 +50,11 @@ impl Table {
 
     /// Writes the file, once for all who want it written at the same time. A failure is no reason to refuse or to end a
     /// lease that works.
-    ///
-    /// Each write is of all leases. Hundreds of calls at once would do little else than write, if they were not written
-    /// down together; who is alone does not wait.
     pub(super) async fn persist(self: &Rc<Self>) {
         yield_now().await;
-        let rest = self.rests_until.get() - rt::now();
-        if self.unsaved.get() && !rest.is_zero() && self.is_crowded() {
-            rt::sleep(rest).await;
-        }
         if self.unsaved.get() {
             self.save(false);
         }
-    }
-
-    /// Whether more than one call makes or ends a lease.
-    fn is_crowded(&self) -> bool {
-        self.slots.borrow().values().filter(|slot| matches!(slot.place, Place::Taken(_))).nth(1).is_some()
     }
 
     /// Writes the file in a while, if nobody does so before.
@@ -92,7 +75,6 @@ impl Table {
 
     /// Writes the file; `leaving` says that it is the last time. Tells whether all is in it.
     pub(in crate::proxy) fn save(self: &Rc<Self>, leaving: bool) -> bool {
-        let start = rt::now();
         let written = {
             let slots = self.slots.borrow();
             let records = slots.values().filter_map(|slot| {
@@ -102,8 +84,6 @@ impl Table {
             self.file.replace(records)
         };
         self.unsaved.set(written.is_err());
-        let end = rt::now();
-        self.rests_until.set(end + (end - start).saturating_mul(REST).min(MOST_REST));
         self.sleep.is_in_file.set(leaving && written.is_ok());
         let trouble = written.err().map(|error| format!("cannot write the lease file: {error}"));
         if let Some(trouble) = &trouble {
