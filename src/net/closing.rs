@@ -65,3 +65,30 @@ fn close() {
         drop(descriptor);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Read};
+    use std::os::fd::OwnedFd;
+
+    use super::ClosedAside;
+
+    #[test]
+    fn each_is_closed_however_many_there_are() {
+        let (readers, closing): (Vec<_>, Vec<_>) = (0..200)
+            .map(|_| {
+                let (reader, writer) = io::pipe().unwrap();
+                (reader, ClosedAside::from(OwnedFd::from(writer)))
+            })
+            .unzip();
+        drop(closing);
+        for mut reader in readers {
+            // The end of the file comes with the last close.
+            assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+        }
+        // Those who closed them have left or are about to; there will be others for what comes later.
+        let (mut reader, writer) = io::pipe().unwrap();
+        drop(ClosedAside::from(OwnedFd::from(writer)));
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+    }
+}
