@@ -193,7 +193,13 @@ impl Table {
                     rt::sleep(LAST_CHANCE).await;
                     Err(Error::Leaving)
                 };
-                Reply::Lease(or(self.setup(config), leaving).await.inspect_err(|error| error.log("Setup"))?)
+                let made = or(self.setup(config), leaving).await;
+                if let Err(error) = &made {
+                    error.log("Setup");
+                    // That there is nothing left of it.
+                    self.persist().await;
+                }
+                Reply::Lease(made?)
             }
             Call::Teardown(config) => Reply::Lease(self.teardown(&config).await),
             Call::Clean => {
@@ -269,6 +275,8 @@ impl Table {
         for ending in endings {
             ended = ending.await.or(ended);
         }
+        // That they are over.
+        self.persist().await;
         ended
     }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use event_listener::EventListener;
 
-use super::{Awake, Before, Place, Resting, Slot, Table, Taken};
+use super::{Awake, Before, Place, Resting, SOON, Slot, Table, Taken};
 use crate::proxy::record::{Packed, Record};
 use crate::proxy::request::Key;
 use crate::rt::Task;
@@ -90,7 +90,8 @@ impl Drop for Claim {
             }
         };
         if is_in_file {
-            self.table.save(false);
+            // Calls that come to an end see to it before.
+            self.table.save_within(SOON);
         }
         self.table.mind_staying();
         self.table.tell();
