@@ -45,6 +45,8 @@ struct Scale {
     /// How many leases there are, one figure after the other.
     leases: &'static [usize],
     idle: Duration,
+    /// How long nothing changes before memory is looked at.
+    steady: Duration,
     /// With how many leases renewals are measured, and for how long.
     renewing: u16,
     renewals: Duration,
@@ -56,12 +58,17 @@ impl Scale {
             Extent::Full => Self {
                 leases: &[1, 10, 100, 1000],
                 idle: Duration::from_secs(15),
+                steady: Duration::from_secs(3),
                 renewing: 30,
                 renewals: Duration::from_secs(30),
             },
-            Extent::Quick => {
-                Self { leases: &[1, 4], idle: Duration::from_secs(1), renewing: 1, renewals: Duration::from_secs(4) }
-            }
+            Extent::Quick => Self {
+                leases: &[1, 4],
+                idle: Duration::from_secs(1),
+                steady: Duration::ZERO,
+                renewing: 1,
+                renewals: Duration::from_secs(4),
+            },
         }
     }
 }
@@ -95,7 +102,7 @@ fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
     let programs = subjects.iter().cloned().map(Program::Proxy).chain(Program::others());
     let mut rows = programs.map(Row::new).collect::<Result<Vec<_>>>()?;
     for row in &mut rows {
-        row.held = held(&row.program, scale.leases)?;
+        row.held = held(&row.program, &scale)?;
         eprintln!("{}: looked at with up to {} leases", row.program.name(), scale.leases[scale.leases.len() - 1]);
     }
     rest_and_renew(&mut rows, &scale)?;
@@ -107,15 +114,16 @@ fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
 }
 
 /// What a program holds before the first lease and with so many, one figure after the other.
-fn held(program: &Program, leases: &[usize]) -> Result<Vec<Held>> {
+fn held(program: &Program, scale: &Scale) -> Result<Vec<Held>> {
+    let leases = scale.leases;
     let topology = Topology::new(u16::try_from(leases[leases.len() - 1])?)?;
     // Leases of an hour: nothing is renewed while we look.
     let _server = subjects::dnsmasq(&topology)?;
     let holder = Holder::start(program, &topology)?;
-    let (mut all, mut have) = (vec![holder.held()?], 0);
+    let (mut all, mut have) = (vec![holder.held(scale.steady)?], 0);
     for &most in leases {
         holder.lease(have, most)?;
-        all.push(holder.held()?);
+        all.push(holder.held(scale.steady)?);
         have = most;
     }
     Ok(all)

@@ -14,6 +14,7 @@ use crate::subjects::lab::namespace::Namespace;
 use crate::subjects::lab::topology::{Container, LINK, Topology};
 use crate::subjects::lab::{Result, eventually, grpc, program, sandbox};
 use crate::subjects::{Subject, answered};
+use smol_dhcp_proxy::rt;
 
 /// A program that can hold leases.
 pub enum Program {
@@ -161,15 +162,18 @@ impl<'a> Holder<'a> {
         }
     }
 
-    /// What its processes hold together once their descriptors stay the same: a client has its answer before the daemon
-    /// has closed the connection.
-    pub fn held(&self) -> Result<Held> {
+    /// What its processes hold together once their descriptors were the same for so long: a client has its answer before
+    /// the daemon has closed the connection, and our daemons listen for two seconds more whether somebody has the address.
+    pub fn held(&self, steady: Duration) -> Result<Held> {
         let processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut last = Held::of(&processes)?;
+        let mut last = (Held::of(&processes)?, rt::now());
         eventually("the descriptors stay the same", PATIENCE, || {
             thread::sleep(Duration::from_millis(100));
-            let before = std::mem::replace(&mut last, Held::of(&processes)?);
-            Ok((before.descriptors == last.descriptors).then_some(last))
+            let held = Held::of(&processes)?;
+            if held.descriptors != last.0.descriptors {
+                last = (held, rt::now());
+            }
+            Ok((rt::now() - last.1 > steady).then_some(held))
         })
     }
 
