@@ -18,8 +18,9 @@
 //! # }
 //! ```
 //!
-//! Only the close of a packet socket takes the kernel a while, for which there are [threads](raw::RawSocket) that come and go.
-//! An open socket keeps its namespace alive as surely as a process in it would; nothing here outlives its owner.
+//! An open socket keeps its namespace alive as surely as a process in it would. Nothing here outlives its owner, but for a
+//! packet socket: its close takes the kernel ten to twenty milliseconds, for which there are [threads](raw::RawSocket) that come
+//! and go.
 
 mod closing;
 pub mod link;

@@ -114,12 +114,14 @@ fn serve(config: Config) -> Result<(), StartError> {
                 drop(guard);
             }
         };
-        match service::serve(&runtime, sockets, options, handler).await? {
-            Reason::Signal(_) => table.stop(config.on_stop).await,
-            Reason::Hurry(_) => drop(table.save(true)),
-            Reason::Idle => {}
+        let reason = service::serve(&runtime, sockets, options, handler).await;
+        match reason {
+            Ok(Reason::Signal(_)) => Rc::clone(&table).stop(config.on_stop).await,
+            Ok(Reason::Hurry(_)) => drop(table.save(true)),
+            Ok(Reason::Idle) | Err(_) => {}
         }
-        Ok(())
+        table.close_file();
+        reason.map(drop)
     })
     .map_err(StartError::Serve)
 }

@@ -397,9 +397,8 @@ impl Session {
         // Before anything is said that is answered by ARP.
         let of_interest = self.client.address_of_interest();
         if let Some(Err(error)) = self.wire.as_mut().map(|wire| wire.hear_arp_of(of_interest)) {
+            // New sockets would not hear more, and a lease without this is better than none.
             log::warn!("{self}: cannot listen to ARP: {error}");
-            self.doubt_link();
-            return false;
         }
         let mut bytes = Vec::new();
         while let Some(transmit) = self.client.poll_transmit(&mut bytes) {

@@ -9,7 +9,7 @@ use crate::rt;
 
 impl Session {
     /// Ends it: `release`s the lease to the server and then takes it off the link. When this returns, the RELEASE has
-    /// left the interface, and nothing of ours holds the container's namespace.
+    /// left the interface, and nothing of ours holds the container's namespace but a packet socket that is being closed.
     ///
     /// # Errors
     ///

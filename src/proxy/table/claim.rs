@@ -122,3 +122,52 @@ impl<T> Drop for Finish<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::time::Duration;
+
+    use futures_lite::future::yield_now;
+
+    use super::Table;
+    use crate::dhcp::{Phase, Probe};
+    use crate::proxy::config::{ClientId, Habits};
+    use crate::proxy::identity::Identity;
+    use crate::proxy::leases::LeaseFile;
+    use crate::proxy::record::tests::record;
+    use crate::proxy::schedule::Sleep;
+    use crate::rt;
+    use crate::service::{Idle, Notify};
+
+    #[test]
+    fn one_that_is_cut_off_with_the_runtime_wants_nothing_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("leases");
+        rt::block_on(async move |runtime| {
+            let habits = Habits {
+                acquisition: None,
+                probe: Probe::Off,
+                broadcast: false,
+                client_id: ClientId::Container,
+                fqdn: false,
+            };
+            let file = (LeaseFile::new(&file), file.with_extension("known"));
+            let sleep = Sleep::new(Err("a test".into()), Duration::ZERO);
+            let identity = (habits, Identity::Container);
+            let table = Table::new(runtime.clone(), Idle::new(None), Notify::none(), file, identity, sleep);
+            let record = record(Phase::Init { at: rt::now(), since: rt::now(), wanted: None, pace: 0 });
+            let key = record.key().unwrap();
+            let (claim, _) = table.claim(&key).await;
+            table.note(&key, &record);
+            // A Teardown whose caller has gone, and which is not over when the daemon leaves.
+            let teardown = async move {
+                let _claim = claim;
+                pending::<()>().await;
+            };
+            runtime.spawn(teardown).detach();
+            yield_now().await;
+            table.close_file();
+        });
+    }
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_lite::future::yield_now;
 
-use super::{Place, Resting, Table};
+use super::{Place, Resting, SOON, Table};
 use crate::proxy::record::{Packed, Record};
 use crate::proxy::request::Key;
 use crate::proxy::session::Session;
@@ -44,6 +44,9 @@ impl Table {
             self.tell();
             if record.is_bound() {
                 self.hear_from(&record);
+                if self.unsaved.get() {
+                    self.save_within(SOON);
+                }
             }
         }
     }
@@ -71,6 +74,11 @@ impl Table {
             };
             self.commons.runtime.spawn(later).detach();
         }
+    }
+
+    /// Nobody has the file written from now on. What is cut off with the runtime would want to, and finds none to do it.
+    pub(in crate::proxy) fn close_file(&self) {
+        self.saving.set(true);
     }
 
     /// Writes the file; `leaving` says that it is the last time. Tells whether all is in it.
