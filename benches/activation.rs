@@ -118,10 +118,9 @@ fn run(mut starters: Vec<Starter>, daemons: &[Subject], extent: Extent) -> Resul
     println!();
     let mut promises = Promises::new();
     let of = |name: &str| starters.iter().position(|starter| starter.name == name).map(|index| median(&times[index]));
-    let mut compare = |what: &str, one: &str, other: &str, most| {
-        if let (Some(one), Some(other)) = (of(one), of(other)) {
-            promises.at_most(what, one / other, most);
-        }
+    let mut compare = |what: &str, one: &str, other: &str, most| match (of(one), of(other)) {
+        (Some(one), Some(other)) => promises.at_most(what, one / other, most),
+        _ => promises.not_measured(what),
     };
     compare("of the floor's time, the service library", "echo", "floor", MOST_OF_FLOOR);
     compare("of netavark's time, the daemon", "daemon", "netavark", MOST_OF_NETAVARK);

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::net::{SocketFlags, accept_with};
 
 use crate::Result;
 
@@ -48,8 +49,8 @@ fn bare_epoll(listener: &UnixListener) -> Result {
         for event in events.drain(..) {
             let key = event.data.u64();
             let Some(stream) = streams.get_mut(&key) else {
-                let (stream, _) = listener.accept()?;
-                stream.set_nonblocking(true)?;
+                let stream = accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+                let stream = UnixStream::from(stream);
                 epoll::add(&epoll, &stream, EventData::new_u64(next), EventFlags::IN)?;
                 streams.insert(next, stream);
                 continue;

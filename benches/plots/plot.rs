@@ -80,7 +80,7 @@ fn cold_start(table: &Table) -> Result<String> {
             .flat_map(|(place, (micros, _))| [(micros / 1000.0, share(place)), (micros / 1000.0, share(place + 1))]);
         lines.insert(subject, steps.collect());
     }
-    let times = Axis::fine("milliseconds from the first call until its answer", lines.values().flatten().map(|p| p.0));
+    let times = Axis::fine("milliseconds from exec to the first answer", lines.values().flatten().map(|p| p.0));
     let ticks = [0, 25, 50, 75, 100].map(|share| (f64::from(share), share.to_string())).to_vec();
     let share = Axis { name: "% of starts that have answered", scale: Scale::Linear, from: 0.0, to: 100.0, ticks };
     let panel = Panel { title: "", x: times, y: share, lines: &lines };

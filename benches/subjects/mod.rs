@@ -255,4 +255,10 @@ impl Promises {
         self.kept &= kept;
         println!("{} {what}: {is:.3} (at most {most:.3})", if kept { "  kept" } else { "MISSED" });
     }
+
+    /// Notes and prints that nobody knows whether it was kept.
+    pub fn not_measured(&mut self, what: &str) {
+        self.kept = false;
+        println!("NOT MEASURED {what}");
+    }
 }
