@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 /// Threads that close side by side at the most: some 150 descriptors a second. Eight made no Setup faster, also not where
 /// 300 came at once, and of each one that there ever was glibc keeps 12 kB, its stack and its arena.
@@ -21,6 +22,17 @@ pub(super) struct ClosedAside(Option<OwnedFd>);
 
 /// What is to be closed, and how many threads are at it.
 static CLOSING: Mutex<(VecDeque<OwnedFd>, usize)> = Mutex::new((VecDeque::new(), 0));
+/// Notified when the last closing thread has ended.
+static CLOSED: Condvar = Condvar::new();
+
+/// Waits until every dropped descriptor is closed and its number is free, at most for `bound`. Returns whether there was
+/// anything to wait for.
+pub fn wait_for_closes(bound: Duration) -> bool {
+    let closing = CLOSING.lock().unwrap_or_else(PoisonError::into_inner);
+    let was_busy = closing.1 > 0;
+    drop(CLOSED.wait_timeout_while(closing, bound, |(_, threads)| *threads > 0));
+    was_busy
+}
 
 impl From<OwnedFd> for ClosedAside {
     fn from(descriptor: OwnedFd) -> Self {
@@ -61,6 +73,9 @@ fn close() {
             *threads -= 1;
             // Whatever was needed for many is not kept for few.
             *waiting = VecDeque::new();
+            if *threads == 0 {
+                CLOSED.notify_all();
+            }
             return;
         };
         drop(closing);
@@ -73,7 +88,9 @@ mod tests {
     use std::io::{self, Read};
     use std::os::fd::OwnedFd;
 
-    use super::ClosedAside;
+    use std::time::Duration;
+
+    use super::{ClosedAside, wait_for_closes};
 
     #[test]
     fn each_is_closed_however_many_there_are() {
@@ -90,7 +107,10 @@ mod tests {
         }
         // Those who closed them have left or are about to; there will be others for what comes later.
         let (mut reader, writer) = io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&reader, true).unwrap();
         drop(ClosedAside::from(OwnedFd::from(writer)));
+        assert!(wait_for_closes(Duration::from_secs(10)));
         assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+        assert!(!wait_for_closes(Duration::ZERO));
     }
 }

@@ -31,3 +31,5 @@ mod option;
 pub mod raw;
 pub mod route;
 pub mod udp;
+
+pub use closing::wait_for_closes;

@@ -111,6 +111,12 @@ impl Error {
         move |source| Self::Fault { doing, source }
     }
 
+    /// Returns whether the process or the machine had no free descriptor (EMFILE, ENFILE).
+    pub(super) fn is_out_of_descriptors(&self) -> bool {
+        let Self::Fault { source, .. } = self else { return false };
+        source.raw_os_error().is_some_and(|errno| [libc::EMFILE, libc::ENFILE].contains(&errno))
+    }
+
     /// Notes a failed call in the log. Callers' mistakes are theirs to read; ours are for the administrator.
     pub(super) fn log(&self, call: &str) {
         // A caller's words may be in it, line feeds and all.

@@ -5,6 +5,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::libc;
 use rustix::event::epoll;
@@ -16,6 +17,7 @@ use crate::net::netlink::{self, Netlink};
 use crate::net::netns::{Netns, NetnsId};
 use crate::net::raw::{self, RawSocket};
 use crate::net::udp::Port;
+use crate::net::wait_for_closes;
 use crate::rt::{self, Watched};
 use crate::time::Instant;
 
@@ -58,6 +60,10 @@ impl From<Unreachable> for Error {
 impl Site {
     /// Finds what a request speaks of: whatever is wrong with it is found before any server is asked.
     pub(super) fn find(request: &Request) -> Result<Self, Error> {
+        with_what_is_closed(|| Self::look_up(request), Error::is_out_of_descriptors)
+    }
+
+    fn look_up(request: &Request) -> Result<Self, Error> {
         // First the host's interface: this thread is in the host's namespace.
         let host = Netlink::open().map_err(Error::fault("opening a netlink socket"))?;
         host.link_by_name(&request.host_interface)
@@ -84,6 +90,11 @@ impl Site {
     /// Opens the sockets of an exchange, if it is still the same interface in the same namespace. It may be down, or
     /// without carrier.
     pub(super) fn open(&self, request: &Request) -> Result<Wire, Unreachable> {
+        let is_out = |error: &_| matches!(error, Unreachable::Fault(error) if error.is_out_of_descriptors());
+        with_what_is_closed(|| self.open_sockets(request), is_out)
+    }
+
+    fn open_sockets(&self, request: &Request) -> Result<Wire, Unreachable> {
         let (netns, netlink, link) = self.reach(request)?;
         is_it(&link, request)?;
         let mut wire = Wire::open(&netns, &link)?;
@@ -145,6 +156,13 @@ impl Site {
         let link = netlink.link_by_index(self.index).map_err(looking_for(&request.container_interface))?;
         link.ok_or_else(|| Unreachable::Gone(format!("{} is not there any more", request.container_interface)))
     }
+}
+
+/// Runs `open`, and once more after the pending closes where it failed for want of a descriptor.
+fn with_what_is_closed<T, E>(open: impl Fn() -> Result<T, E>, is_out: impl Fn(&E) -> bool) -> Result<T, E> {
+    // This blocks the executor thread, but refusing a call for want of a descriptor that is free in a moment is worse.
+    const BOUND: Duration = Duration::from_millis(100);
+    open().or_else(|error| if is_out(&error) && wait_for_closes(BOUND) { open() } else { Err(error) })
 }
 
 /// Whether the interface still has the address that its lease is for.

@@ -72,6 +72,25 @@ fn a_timer_can_be_set_again_after_it_fired_and_while_it_runs() {
             timer.fired().await;
             assert!(now() - start >= STEP);
         }
+        // Later than it was, and not at all, while it runs.
+        let start = now();
+        timer.reset(Some(STEP));
+        assert!(poll_once(timer.fired()).await.is_none());
+        timer.reset(Some(3 * STEP));
+        timer.fired().await;
+        assert!(now() - start >= 3 * STEP);
+        timer.reset(Some(STEP));
+        assert!(poll_once(timer.fired()).await.is_none());
+        timer.reset(None);
+        let fired = async {
+            timer.fired().await;
+            true
+        };
+        let late = async {
+            sleep(3 * STEP).await;
+            false
+        };
+        assert!(!or(fired, late).await);
         timer.reset(Some(Duration::ZERO));
         timer.reset(None);
         assert!(poll_once(timer.fired()).await.is_none());
