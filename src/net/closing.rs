@@ -10,6 +10,9 @@ use std::time::Duration;
 /// Threads that close side by side at the most: some 150 descriptors a second. Eight made no Setup faster, also not where
 /// 300 came at once, and of each one that there ever was glibc keeps 12 kB, its stack and its arena.
 const THREADS: usize = 2;
+/// Descriptors that wait for a thread at the most. A container whose interface comes and goes has sockets opened and closed,
+/// and what waits here is missing where a caller needs it.
+const MOST_WAITING: usize = 500;
 /// Room for close(2) and little else, in bytes.
 const STACK: usize = 32 * 1024;
 
@@ -20,8 +23,14 @@ const STACK: usize = 32 * 1024;
 #[derive(Debug)]
 pub(super) struct ClosedAside(Option<OwnedFd>);
 
-/// What is to be closed, and how many threads are at it.
-static CLOSING: Mutex<(VecDeque<OwnedFd>, usize)> = Mutex::new((VecDeque::new(), 0));
+/// Descriptors to be closed, and the number of threads that do so.
+#[derive(Debug)]
+struct Closing {
+    waiting: VecDeque<OwnedFd>,
+    threads: usize,
+}
+
+static CLOSING: Mutex<Closing> = Mutex::new(Closing { waiting: VecDeque::new(), threads: 0 });
 /// Notified when the last closing thread has ended.
 static CLOSED: Condvar = Condvar::new();
 
@@ -29,8 +38,8 @@ static CLOSED: Condvar = Condvar::new();
 /// anything to wait for.
 pub fn wait_for_closes(bound: Duration) -> bool {
     let closing = CLOSING.lock().unwrap_or_else(PoisonError::into_inner);
-    let was_busy = closing.1 > 0;
-    drop(CLOSED.wait_timeout_while(closing, bound, |(_, threads)| *threads > 0));
+    let was_busy = closing.threads > 0;
+    drop(CLOSED.wait_timeout_while(closing, bound, |closing| closing.threads > 0));
     was_busy
 }
 
@@ -48,19 +57,34 @@ impl Deref for ClosedAside {
     }
 }
 
+impl Closing {
+    /// Lines a descriptor up. Gives it back where the line is too long.
+    fn push(&mut self, descriptor: OwnedFd) -> Option<OwnedFd> {
+        if self.waiting.len() >= MOST_WAITING {
+            return Some(descriptor);
+        }
+        self.waiting.push_back(descriptor);
+        None
+    }
+}
+
 impl Drop for ClosedAside {
     fn drop(&mut self) {
+        let Some(descriptor) = self.0.take() else { return };
         let mut closing = CLOSING.lock().unwrap_or_else(PoisonError::into_inner);
-        let (waiting, threads) = &mut *closing;
-        waiting.extend(self.0.take());
-        if *threads < THREADS {
+        let left = closing.push(descriptor);
+        if closing.threads < THREADS {
             match thread::Builder::new().stack_size(STACK).spawn(close) {
-                Ok(_) => *threads += 1,
-                Err(_) if *threads > 0 => {}
+                Ok(_) => closing.threads += 1,
+                Err(_) if closing.threads > 0 => {}
                 // Then it is waited for.
-                Err(_) => waiting.clear(),
+                Err(_) => closing.waiting.clear(),
             }
         }
+        drop(closing);
+        // Sockets that are closed faster than the threads can are closed here: that holds up their owner, and with it the
+        // opening of more, for a grace period each.
+        drop(left);
     }
 }
 
@@ -68,12 +92,11 @@ impl Drop for ClosedAside {
 fn close() {
     loop {
         let mut closing = CLOSING.lock().unwrap_or_else(PoisonError::into_inner);
-        let (waiting, threads) = &mut *closing;
-        let Some(descriptor) = waiting.pop_front() else {
-            *threads -= 1;
+        let Some(descriptor) = closing.waiting.pop_front() else {
+            closing.threads -= 1;
             // Whatever was needed for many is not kept for few.
-            *waiting = VecDeque::new();
-            if *threads == 0 {
+            closing.waiting = VecDeque::new();
+            if closing.threads == 0 {
                 CLOSED.notify_all();
             }
             return;
@@ -85,12 +108,24 @@ fn close() {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
     use std::io::{self, Read};
     use std::os::fd::OwnedFd;
-
     use std::time::Duration;
 
-    use super::{ClosedAside, wait_for_closes};
+    use super::{ClosedAside, Closing, MOST_WAITING, wait_for_closes};
+
+    #[test]
+    fn a_line_that_is_too_long_takes_no_more() {
+        let (reader, _writer) = io::pipe().unwrap();
+        let reader = OwnedFd::from(reader);
+        let mut closing = Closing { waiting: VecDeque::new(), threads: 0 };
+        for _ in 0..MOST_WAITING {
+            assert!(closing.push(reader.try_clone().unwrap()).is_none());
+        }
+        assert!(closing.push(reader).is_some());
+        assert_eq!(closing.waiting.len(), MOST_WAITING);
+    }
 
     #[test]
     fn each_is_closed_however_many_there_are() {

@@ -12,7 +12,7 @@
 //! let (netlink, raw) = netns.enter(|| -> Result<_, Box<dyn std::error::Error>> {
 //!     let netlink = Netlink::open()?;
 //!     let link = netlink.link_by_name("eth0")?.ok_or("No such device")?;
-//!     Ok((netlink, RawSocket::open(link.index)?))
+//!     Ok((netlink, RawSocket::open(link.index, link.mac.ok_or("no Ethernet address")?)?))
 //! })??;
 //! # Ok(())
 //! # }
@@ -22,6 +22,7 @@
 //! packet socket: its close takes the kernel ten to twenty milliseconds, for which there are [threads](raw::RawSocket) that come
 //! and go.
 
+mod bpf;
 mod closing;
 pub mod link;
 pub mod monitor;

@@ -1,25 +1,31 @@
 //! A rtnetlink socket that asks and waits for the answer: the kernel has it ready before `send` returns.
 
+mod error;
+mod reader;
+
 use std::cell::Cell;
 use std::io;
-use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use netlink_packet_core::{
-    DecodeError, DefaultNla, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NlaBuffer, NlasIterator,
-    parse_i32, parse_u32,
-};
-use nix::libc;
+use netlink_packet_core::{DefaultNla, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader};
 use nix::sys::socket::SetSockOpt;
 use rustix::io::retry_on_intr;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketFlags, SocketType, recvfrom, send, socket_with,
+    AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketFlags, SocketType, connect, recvfrom, send, socket_with,
 };
 
-use super::option::{ExplainErrors, OmitRequest};
+use crate::rt;
+
+use super::option::{ExplainErrors, FilterDumps, OmitRequest};
+
+pub use error::{Error, Result};
+pub use reader::{Progress, Reader, Table};
+
+use error::invalid;
+pub(super) use reader::{HEADER, attributes, ipv4, text};
 
 /// Message types of rtnetlink(7).
 pub mod message {
@@ -43,57 +49,6 @@ pub mod message {
     pub const DEL_ROUTE: u16 = libc::RTM_DELROUTE;
     /// Asks for routes.
     pub const GET_ROUTE: u16 = libc::RTM_GETROUTE;
-}
-
-/// Why a request failed: the system's error, and the kernel's own words where it had any.
-#[derive(Debug, thiserror::Error)]
-#[error("{source}{words}", words = .explanation.as_ref().map(|words| format!(": {words}")).unwrap_or_default())]
-pub struct Error {
-    source: io::Error,
-    explanation: Option<String>,
-}
-
-/// The result of a request.
-pub type Result<T> = std::result::Result<T, Error>;
-
-impl Error {
-    /// The errno, where the kernel gave one.
-    pub fn errno(&self) -> Option<i32> {
-        self.source.raw_os_error()
-    }
-
-    /// The kind of the system's error.
-    pub fn kind(&self) -> io::ErrorKind {
-        self.source.kind()
-    }
-
-    /// As the system's error, where nothing but its errno or its text is wanted.
-    pub fn into_io(self) -> io::Error {
-        if self.explanation.is_none() { self.source } else { io::Error::new(self.source.kind(), self.to_string()) }
-    }
-
-    /// What the kernel said beside the errno (netlink's extended acknowledgement).
-    pub fn explanation(&self) -> Option<&str> {
-        self.explanation.as_deref()
-    }
-}
-
-impl From<io::Error> for Error {
-    fn from(source: io::Error) -> Self {
-        Self { source, explanation: None }
-    }
-}
-
-impl From<rustix::io::Errno> for Error {
-    fn from(errno: rustix::io::Errno) -> Self {
-        io::Error::from(errno).into()
-    }
-}
-
-impl From<DecodeError> for Error {
-    fn from(error: DecodeError) -> Self {
-        io::Error::new(io::ErrorKind::InvalidData, error.to_string()).into()
-    }
 }
 
 /// A message's body: what all of its kind begin with, and attributes behind that.
@@ -128,253 +83,172 @@ impl<H: Emitable> Emitable for Body<H> {
     }
 }
 
-/// The attributes in a message's body, of which `header` was read.
-pub(super) fn attributes<'a>(body: &'a [u8], header: &impl Emitable) -> NlasIterator<&'a [u8]> {
-    NlasIterator::new(body.get(header.buffer_len()..).unwrap_or_default())
-}
-
-/// A `NETLINK_ROUTE` socket. It speaks of the namespace it was opened in, wherever it is used.
+/// Two `NETLINK_ROUTE` sockets, connected to the kernel: nothing that a process sends to them arrives. They speak of the
+/// namespace that they were opened in, wherever they are used.
 #[derive(Debug)]
 pub struct Netlink {
-    socket: OwnedFd,
+    requests: OwnedFd,
+    /// Apart from the other, for a table that is too long is left half read. The kernel sends the rest to its socket all the
+    /// same, as much as the owner of the namespace has put there, and that socket takes no other request for a table.
+    dumps: OwnedFd,
+    /// A table was left half read.
+    is_cut: Cell<bool>,
     sequence: Cell<u32>,
 }
 
-/// The longest wait for an answer that the kernel should have had ready.
+/// The longest time for an exchange. The kernel has the answer ready before `send` returns.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The longest answer. The kernel cuts a dump into pieces no longer than this; an interface takes some 1.5 kB.
-pub(super) const BUFFER: usize = 8 * 1024;
+/// The longest datagram, in bytes. An interface takes some 800 bytes, and up to 64 kB more for its alternative names.
+const LONGEST: usize = 256 * 1024;
 /// A dump during which the table changed is asked for again, this often.
 const DUMP_ATTEMPTS: usize = 4;
 
-const HEADER: usize = size_of::<libc::nlmsghdr>();
-
 impl Netlink {
-    /// Opens a socket in the network namespace that this thread is in.
+    /// Opens the sockets in the network namespace that this thread is in.
     pub fn open() -> io::Result<Self> {
-        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
-        set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
-        // Both are for better errors only, and older kernels have neither.
-        let _ = (ExplainErrors.set(&socket, &true), OmitRequest.set(&socket, &true));
-        Ok(Self { socket, sequence: Cell::new(0) })
+        let (requests, dumps) = (connected()?, connected()?);
+        // Linux before 4.20 does not know this, and sends all entries of a table, of which the others are skipped.
+        let _ = FilterDumps.set(&dumps, &true);
+        Ok(Self { requests, dumps, is_cut: Cell::new(false), sequence: Cell::new(0) })
     }
 
-    /// Sends one message and waits until the kernel has done it. What it answers beside that is returned, mostly nothing.
+    /// Sends one message and waits until the kernel has done it. Returns the bodies of what the kernel answers beside that,
+    /// mostly none.
     ///
     /// `flags` are added to `NLM_F_REQUEST | NLM_F_ACK` (netlink(7)).
     pub fn request(&self, message_type: u16, flags: u16, body: &impl Emitable) -> Result<Vec<Vec<u8>>> {
         let mut answers = Vec::new();
-        self.exchange(message_type, flags | NLM_F_ACK, body, &mut answers)?;
+        exchange(&self.requests, message_type, flags, body, &mut self.reader(), &mut |answer| {
+            answers.push(answer.to_vec());
+            Ok(())
+        })?;
         Ok(answers)
     }
 
-    /// Asks for a whole table; every entry comes as the bytes of its message, header cut off.
+    /// Asks for a whole table. Every entry comes as the bytes of its message, header cut off.
     pub fn dump(&self, message_type: u16, body: &impl Emitable) -> Result<Vec<Vec<u8>>> {
+        self.read_table(message_type, body, ("entries", usize::MAX), |entry| Ok(Some(entry.to_vec())))
+    }
+
+    /// Asks for a table, and keeps what `read` makes of its entries.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooMany`] where more than `most` entries would be kept, or the table is too long to be read at all.
+    pub(super) fn read_table<T>(
+        &self,
+        message_type: u16,
+        body: &impl Emitable,
+        (what, most): (&'static str, usize),
+        read: impl Fn(&[u8]) -> Result<Option<T>>,
+    ) -> Result<Vec<T>> {
         for _ in 0..DUMP_ATTEMPTS {
-            let mut answers = Vec::new();
-            if self.exchange(message_type, NLM_F_DUMP | NLM_F_ACK, body, &mut answers)? == Table::Stood {
-                return Ok(answers);
+            let mut entries = Vec::new();
+            let table = self.dump_once(message_type, body, &mut |entry| {
+                entries.extend(read(entry)?);
+                if entries.len() > most { Err(Error::TooMany { what, most }) } else { Ok(()) }
+            })?;
+            if table == Table::Stood {
+                return Ok(entries);
             }
         }
         Err(io::Error::new(io::ErrorKind::ResourceBusy, "the table changed whenever it was read").into())
     }
 
-    fn exchange(&self, kind: u16, flags: u16, body: &impl Emitable, answers: &mut Vec<Vec<u8>>) -> Result<Table> {
-        let sequence = self.sequence.get().wrapping_add(1);
-        self.sequence.set(sequence);
-        let mut header = NetlinkHeader::default();
-        header.length = u32::try_from(HEADER + body.buffer_len()).map_err(|_| invalid("a message of over 4 GB"))?;
-        header.message_type = kind;
-        header.flags = flags | NLM_F_REQUEST;
-        header.sequence_number = sequence;
-        let mut request = vec![0; HEADER + body.buffer_len()];
-        header.emit(&mut request[..HEADER]);
-        body.emit(&mut request[HEADER..]);
-        retry_on_intr(|| send(&self.socket, &request, SendFlags::empty()))?;
+    /// Asks for a table once, and calls `entry` with each entry until it fails.
+    pub(super) fn dump_once(
+        &self,
+        message_type: u16,
+        body: &impl Emitable,
+        entry: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<Table> {
+        if self.is_cut.get() {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "a table is half read").into());
+        }
+        let mut reader = self.reader();
+        let table = exchange(&self.dumps, message_type, NLM_F_DUMP, body, &mut reader, entry);
+        self.is_cut.set(!reader.is_over());
+        table
+    }
 
-        let mut buffer = [0; BUFFER];
-        let mut table = Table::Stood;
-        loop {
-            let (_, length, sender) = retry_on_intr(|| recvfrom(&self.socket, &mut buffer[..], RecvFlags::TRUNC))?;
-            if !is_from_kernel(sender) {
-                continue;
-            }
-            let datagram = buffer.get(..length).ok_or_else(|| invalid("an answer longer than the buffer"))?;
-            for message in Messages(datagram) {
-                let message = message?;
-                if message.sequence != sequence {
-                    // The late end of an exchange that was given up.
-                    continue;
-                }
-                if i32::from(message.flags) & libc::NLM_F_DUMP_INTR != 0 {
-                    table = Table::Changed;
-                }
-                match i32::from(message.kind) {
-                    libc::NLMSG_NOOP => {}
-                    libc::NLMSG_ERROR | libc::NLMSG_DONE => return acknowledged(&message).map(|()| table),
-                    _ => answers.push(message.body.to_vec()),
-                }
-            }
+    /// Takes the next sequence number.
+    fn reader(&self) -> Reader {
+        self.sequence.set(self.sequence.get().wrapping_add(1));
+        Reader::new(self.sequence.get())
+    }
+}
+
+/// Sends a request, and gives the kernel's answers to `reader` until the last.
+fn exchange(
+    socket: &OwnedFd,
+    kind: u16,
+    flags: u16,
+    body: &impl Emitable,
+    reader: &mut Reader,
+    entry: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<Table> {
+    let mut header = NetlinkHeader::default();
+    header.length = u32::try_from(HEADER + body.buffer_len()).map_err(|_| invalid("a message of over 4 GB"))?;
+    header.message_type = kind;
+    header.flags = flags | NLM_F_REQUEST | NLM_F_ACK;
+    header.sequence_number = reader.sequence();
+    let mut bytes = vec![0; HEADER + body.buffer_len()];
+    header.emit(&mut bytes[..HEADER]);
+    body.emit(&mut bytes[HEADER..]);
+    let deadline = rt::now() + PATIENCE;
+    retry_on_intr(|| send(socket, &bytes, SendFlags::empty()))?;
+    loop {
+        if !receive(socket, &mut bytes)? {
+            reader.skip()?;
+        } else if let Progress::Done(table) = reader.read(&bytes, entry)? {
+            return Ok(table);
+        }
+        if rt::now() >= deadline {
+            return Err(io::Error::from(io::ErrorKind::TimedOut).into());
         }
     }
+}
+
+/// Opens a socket that only the kernel can send to.
+fn connected() -> io::Result<OwnedFd> {
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    to_kernel_only(&socket)?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+    // Both are for better errors only, and older kernels have neither.
+    let _ = (ExplainErrors.set(&socket, &true), OmitRequest.set(&socket, &true));
+    Ok(socket)
+}
+
+/// Connects a netlink socket to the kernel: what others in the namespace send to its port is refused on their side, and does
+/// not fill its queue. What they send to a group still arrives, so each sender has to be looked at, too.
+pub(super) fn to_kernel_only(socket: &OwnedFd) -> io::Result<()> {
+    Ok(connect(socket, &SocketAddrNetlink::new(KERNEL, 0))?)
+}
+
+/// Takes the next datagram off the queue, whole. Returns whether it is the kernel's.
+fn receive(socket: &OwnedFd, datagram: &mut Vec<u8>) -> Result<bool> {
+    let peek = RecvFlags::PEEK | RecvFlags::TRUNC;
+    let (_, length, _) = retry_on_intr(|| recvfrom(socket, &mut [0; 0], peek))?;
+    if length > LONGEST {
+        return Err(Error::TooMany { what: "bytes in one answer", most: LONGEST });
+    }
+    datagram.resize(length, 0);
+    let (_, _, sender) = retry_on_intr(|| recvfrom(socket, &mut datagram[..], RecvFlags::empty()))?;
+    Ok(is_from_kernel(sender))
 }
 
 impl AsFd for Netlink {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.socket.as_fd()
+    /// Returns the socket for all but tables.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.requests.as_fd()
     }
 }
 
-/// Port 0 is the kernel. Others in the namespace can send here as well, and are not listened to.
+/// The port of the kernel.
+const KERNEL: u32 = 0;
+
+/// Returns whether a datagram is from the kernel, and not from a process that may send to a group.
 pub(super) fn is_from_kernel(sender: Option<SocketAddrAny>) -> bool {
     let port = sender.map(|sender| SocketAddrNetlink::try_from(sender).map(|address| address.pid()));
-    matches!(port, Some(Ok(0)))
-}
-
-/// Whether a table stood still while it was read.
-#[derive(PartialEq)]
-enum Table {
-    Stood,
-    Changed,
-}
-
-/// One message: what its header says, and the rest.
-pub(super) struct Message<'a> {
-    pub(super) kind: u16,
-    flags: u16,
-    sequence: u32,
-    pub(super) body: &'a [u8],
-}
-
-/// The messages in one datagram; what is cut short is an error, and the last item.
-pub(super) struct Messages<'a>(pub(super) &'a [u8]);
-
-impl<'a> Iterator for Messages<'a> {
-    type Item = Result<Message<'a>>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let whole = std::mem::take(&mut self.0);
-        let Some((header, _)) = whole.split_at_checked(HEADER) else {
-            return Some(Err(invalid("a cut header")));
-        };
-        let (length, sequence) = match (parse_u32(&header[0..4]), parse_u32(&header[8..12])) {
-            (Ok(length), Ok(sequence)) => (length as usize, sequence),
-            (Err(error), _) | (_, Err(error)) => return Some(Err(error.into())),
-        };
-        let Some(body) = whole.get(HEADER..length) else {
-            return Some(Err(invalid("a cut message")));
-        };
-        // Messages begin at multiples of four (netlink(7), NLMSG_ALIGNTO); the last need not be padded.
-        self.0 = whole.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(Ok(Message {
-            kind: u16::from_ne_bytes([header[4], header[5]]),
-            flags: u16::from_ne_bytes([header[6], header[7]]),
-            sequence,
-            body,
-        }))
-    }
-}
-
-/// The end of an exchange: zero is success, a negative number an errno, with words behind it if the kernel has any.
-fn acknowledged(message: &Message<'_>) -> Result<()> {
-    let Some((code, rest)) = message.body.split_at_checked(4) else {
-        return Err(invalid("a cut acknowledgement"));
-    };
-    let errno = parse_i32(code)?.wrapping_neg();
-    if errno == 0 {
-        return Ok(());
-    }
-    let flags = i32::from(message.flags);
-    // After the errno comes the header of the request, and its body too unless the kernel says that it is cut off.
-    let words = match (flags & NLM_F_ACK_TLVS != 0, flags & NLM_F_CAPPED != 0) {
-        (true, true) => rest.get(HEADER..),
-        (true, false) => rest.get((parse_u32(rest.get(..4).unwrap_or_default())? as usize).next_multiple_of(4)..),
-        (false, _) => None,
-    };
-    let explanation = words
-        .into_iter()
-        .flat_map(NlasIterator::new)
-        .map_while(std::result::Result::ok)
-        .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)
-        .map(|words| text(&words));
-    Err(Error { source: io::Error::from_raw_os_error(errno), explanation })
-}
-
-/// Flags and attribute of an extended acknowledgement (linux/netlink.h).
-const NLM_F_CAPPED: i32 = 0x100;
-const NLM_F_ACK_TLVS: i32 = 0x200;
-const NLMSGERR_ATTR_MSG: u16 = 1;
-
-/// A string attribute, with or without its terminating zero.
-pub(super) fn text(attribute: &NlaBuffer<&[u8]>) -> String {
-    String::from_utf8_lossy(attribute.value()).trim_end_matches('\0').to_owned()
-}
-
-/// An attribute that is an IPv4 address.
-pub(super) fn ipv4(attribute: &NlaBuffer<&[u8]>) -> Option<Ipv4Addr> {
-    <[u8; 4]>::try_from(attribute.value()).ok().map(Ipv4Addr::from)
-}
-
-fn invalid(what: &str) -> Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("rtnetlink: {what}")).into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A message that begins with its true length.
-    fn message(kind: i32, flags: i32, body: &[u8]) -> Vec<u8> {
-        let mut header = NetlinkHeader::default();
-        header.length = (HEADER + body.len()) as u32;
-        header.message_type = kind as u16;
-        header.flags = flags as u16;
-        header.sequence_number = 7;
-        let mut message = vec![0; HEADER];
-        header.emit(&mut message);
-        message.extend(body);
-        message
-    }
-
-    #[test]
-    fn a_datagram_is_cut_into_messages_and_a_cut_one_ends_it() {
-        let two = [message(16, 0, &[1, 2, 3]), vec![0], message(16, 0, &[4])].concat();
-        let bodies: Vec<_> = Messages(&two).map(|message| message.map(|message| message.body.to_vec())).collect();
-        assert!(matches!(&bodies[..], [Ok(one), Ok(two)] if one[..] == [1, 2, 3] && two[..] == [4]));
-        for length in (1..two.len() - 1).filter(|length| ![19, 20].contains(length)) {
-            assert!(Messages(&two[..length]).last().is_some_and(|last| last.is_err()), "{length}");
-        }
-        // Lengths that would never get on.
-        for length in [0_u32, 15, u32::MAX] {
-            let mut broken = message(16, 0, &[]);
-            broken[..4].copy_from_slice(&length.to_ne_bytes());
-            assert_eq!(Messages(&broken).filter(|message| message.is_err()).count(), 1, "{length}");
-        }
-    }
-
-    #[test]
-    fn an_acknowledgement_tells_errno_and_words_wherever_they_stand() {
-        let errno = (-libc::EINVAL).to_ne_bytes();
-        let words = [&[10, 0, 1, 0][..], b"no\0w?\0\0\0"].concat();
-        let request = message(16, 0, &[9; 6]);
-        let capped = [&errno[..], &request[..HEADER], &words].concat();
-        let whole = [&errno[..], &request, &[0, 0], &words].concat();
-        for (flags, body) in [(NLM_F_ACK_TLVS | NLM_F_CAPPED, &capped), (NLM_F_ACK_TLVS, &whole)] {
-            let datagram = message(libc::NLMSG_ERROR, flags, body);
-            for message in Messages(&datagram).flatten() {
-                let error = acknowledged(&message).expect_err("an errno");
-                assert_eq!((error.errno(), error.explanation()), (Some(libc::EINVAL), Some("no\0w?")));
-            }
-            // However short it is cut, it is an error and no more.
-            for length in 0..body.len() {
-                let datagram = message(libc::NLMSG_ERROR, flags, &body[..length]);
-                assert!(Messages(&datagram).flatten().all(|message| acknowledged(&message).is_err()), "{length}");
-            }
-        }
-        let datagram = message(libc::NLMSG_ERROR, 0, &0_i32.to_ne_bytes());
-        assert!(Messages(&datagram).flatten().all(|message| acknowledged(&message).is_ok()));
-    }
+    matches!(port, Some(Ok(KERNEL)))
 }

@@ -27,3 +27,14 @@ sockopt_impl!(
     libc::NETLINK_CAP_ACK,
     bool
 );
+sockopt_impl!(
+    /// Has the kernel check what a request for a table asks for, and send only that (`NETLINK_GET_STRICT_CHK`, Linux 4.20).
+    FilterDumps,
+    SetOnly,
+    libc::SOL_NETLINK,
+    NETLINK_GET_STRICT_CHK,
+    bool
+);
+
+/// From linux/netlink.h; libc does not have it.
+const NETLINK_GET_STRICT_CHK: libc::c_int = 12;

@@ -2,82 +2,65 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use nix::errno::Errno;
-use nix::ifaddrs::getifaddrs;
 use nix::libc;
-use nix::sys::socket::{LinkAddr, MsgFlags, recvfrom, sendto};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, eth, socket_with};
+use nix::sys::socket::{LinkAddr, SockaddrLike, bind};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
 use socket2::{SockFilter, SockRef};
 
+use super::bpf::{self, code, jump, load_byte, load_half, load_word};
 use super::closing::ClosedAside;
 
 /// An `AF_PACKET` socket for one interface (packet(7)). It never blocks: await its readiness elsewhere.
 #[derive(Debug)]
 pub struct RawSocket {
     socket: ClosedAside,
-    interface: LinkAddr,
-    index: u32,
+    station: [u8; 6],
 }
 
 impl RawSocket {
-    /// Opens a socket for an interface of the network namespace that this thread is in.
+    /// Opens a socket for an interface of the network namespace that this thread is in, whose DHCP client has the hardware
+    /// address `station`.
     ///
-    /// It hears unfragmented UDP over IPv4 to port 68, and ARP once it is told [of whom](Self::hear_arp_of), addressed to
-    /// this host or to several, on this network and no VLAN of it; never what this host sends.
+    /// It hears unfragmented UDP over IPv4 to port 68 with a BOOTP reply to that station in it, and ARP once it is told
+    /// [of which address](Self::hear_arp_of), addressed to this host or to several, on this network and no VLAN of it; never
+    /// what this host sends.
     ///
-    /// An interface that does not exist is `ENODEV`. One that is down is none: nothing is heard there until it is up.
-    ///
-    /// The filter ties the socket to its interface. bind(2) would as well, but to change a socket that hears already
-    /// takes the kernel a grace period, some ten milliseconds; and safe code cannot bind one that does not hear yet,
-    /// for it cannot name the protocol to be bound to.
-    pub fn open(index: u32) -> io::Result<Self> {
-        let interface = link_address(index)?;
+    /// An interface that does not exist is `ENODEV`. One that is down is no error: nothing is heard there until it is up.
+    pub fn open(index: u32, station: [u8; 6]) -> io::Result<Self> {
+        let interface = link_address(index).ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
+        // Without a protocol it hears nothing yet, so nothing is in its queue that is not past the filter; and to bind it
+        // does not take the kernel the grace period that changing a socket takes that hears already.
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, Some(eth::ALL))?;
-        SockRef::from(&socket).attach_filter(&filter(index, None))?;
-        // Throws away what arrived before the filter was in place.
-        loop {
-            match recv(&socket, &interface, &mut []) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                thrown => thrown?,
-            };
-        }
-        Ok(Self { socket: socket.into(), interface, index })
+        let socket = ClosedAside::from(socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)?);
+        SockRef::from(&*socket).attach_filter(&filter(station, None))?;
+        bind(socket.as_raw_fd(), &interface)?;
+        Ok(Self { socket, station })
     }
 
-    /// Hears ARP about this address from now on, by whoever has it or asks for it, and no other. A network is full of ARP,
-    /// and what the kernel throws away wakes nobody.
+    /// Hears ARP about this address from now on, from its owner or from stations that ask for it, and no other ARP. A network
+    /// is full of ARP, and what the kernel throws away wakes nothing.
     pub fn hear_arp_of(&self, address: Option<Ipv4Addr>) -> io::Result<()> {
-        SockRef::from(&*self.socket).attach_filter(&filter(self.index, address))
+        SockRef::from(&*self.socket).attach_filter(&filter(self.station, address))
     }
 
     /// Sends one Ethernet frame. `ENETDOWN` and `ENXIO` say that the interface is down or gone, `EMSGSIZE` that the
     /// frame is too long for it.
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
-        loop {
-            match sendto(self.socket.as_raw_fd(), frame, &self.interface, MsgFlags::empty()) {
-                Err(Errno::EINTR) => {}
-                sent => return Ok(sent.map(drop)?),
-            }
-        }
+        let send = || retry_on_intr(|| send(&*self.socket, frame, SendFlags::empty()));
+        // The socket keeps one ENETDOWN of the past, until it is told.
+        Ok(send().or_else(|errno| if errno == Errno::NETDOWN { send() } else { Err(errno) }).map(drop)?)
     }
 
     /// Takes one Ethernet frame off the queue, cut to the buffer's length; `WouldBlock` where there is none, which is
     /// also all that is heard of an interface that is down or gone.
     pub fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        recv(&self.socket, &self.interface, buffer)
-    }
-}
-
-fn recv(socket: &OwnedFd, interface: &LinkAddr, buffer: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match recvfrom::<LinkAddr>(socket.as_raw_fd(), buffer) {
-            Err(Errno::EINTR) => {}
-            // It was past the filter's place when the filter came, and not in the queue yet when that was emptied.
-            Ok((_, Some(from))) if from.ifindex() != interface.ifindex() => {}
-            heard => return Ok(heard?.0),
+        match retry_on_intr(|| recv(&*self.socket, &mut *buffer, RecvFlags::empty())) {
+            // Told once for each time that the interface went down.
+            Err(Errno::NETDOWN) => Err(io::ErrorKind::WouldBlock.into()),
+            received => Ok(received?.0),
         }
     }
 }
@@ -98,86 +81,106 @@ pub fn arp_sender(frame: &[u8]) -> Option<([u8; 6], Ipv4Addr)> {
     Some((*station, Ipv4Addr::from(*rest.first_chunk::<4>()?)))
 }
 
-/// The interface's address as the C library reports it, because safe code cannot make one from a number.
-fn link_address(index: u32) -> io::Result<LinkAddr> {
-    getifaddrs()?
-        .filter_map(|interface| interface.address?.as_link_addr().copied())
-        .find(|address| usize::try_from(index) == Ok(address.ifindex()))
-        .ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
+/// Makes the address by which bind(2) knows an interface, for all protocols; none where no interface can have that number.
+///
+/// The C library's own way to one, getifaddrs(3), asks the namespace for all its interfaces and trusts the answers: twenty
+/// alternative names on one of them keep glibc busy for ever, and a message of one byte has it abort the process.
+#[expect(unsafe_code, reason = "no safe call makes a sockaddr_ll from the number of an interface")]
+fn link_address(index: u32) -> Option<LinkAddr> {
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
+        // Zero would be all interfaces.
+        sll_ifindex: i32::try_from(index).ok().filter(|index| *index > 0)?,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let length = libc::socklen_t::try_from(size_of_val(&address)).ok()?;
+    // SAFETY: the pointer is to a whole sockaddr_ll that lives until the call returns, and `length` is its length; the call
+    // copies it.
+    unsafe { LinkAddr::from_raw((&raw const address).cast(), Some(length)) }
 }
 
-/// What the socket hears, for the kernel's classic BPF machine (linux/filter.h).
+/// Lets through what a DHCP client must hear.
 ///
 /// Each jump gives the number of instructions to skip where the test holds and where it does not; the last two
 /// instructions are the two ends.
-fn filter(index: u32, address: Option<Ipv4Addr>) -> [SockFilter; 22] {
+fn filter(station: [u8; 6], address: Option<Ipv4Addr>) -> [SockFilter; 26] {
     // Without an address ARP goes straight to its no.
-    let (address, arp) = address.map_or((0, 13), |address| (address.to_bits(), 8));
+    let (address, arp) = address.map_or((0, 19), |address| (address.to_bits(), 14));
+    let [a, b, c, d, e, f] = station;
     [
-        // Another interface: no.
-        code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, packet(libc::SKF_AD_IFINDEX)),
-        jump(libc::BPF_JEQ, index, 0, 19),
         // To another host (heard where the interface is promiscuous), or from this one: no.
         load_byte(packet(libc::SKF_AD_PKTTYPE)),
-        jump(libc::BPF_JGE, libc::PACKET_OTHERHOST as u32, 17, 0),
+        jump(libc::BPF_JGE, libc::PACKET_OTHERHOST as u32, 23, 0),
         // The kernel takes a VLAN's tag off the frame before we see it. Number 0 is no VLAN, only a priority.
         load_half(packet(libc::SKF_AD_VLAN_TAG)),
-        jump(libc::BPF_JSET, 0x0fff, 15, 0),
+        jump(libc::BPF_JSET, 0x0fff, 21, 0),
         // ARP: see below. Neither that nor IPv4: no.
         load_half(ETHERTYPE),
         jump(libc::BPF_JEQ, libc::ETH_P_ARP as u32, arp, 0),
-        jump(libc::BPF_JEQ, libc::ETH_P_IP as u32, 0, 12),
+        jump(libc::BPF_JEQ, libc::ETH_P_IP as u32, 0, 18),
         // Not UDP: no.
         load_byte(IP + 9),
-        jump(libc::BPF_JEQ, libc::IPPROTO_UDP as u32, 0, 10),
-        // A fragment, be it the first one, is nothing that anybody could read alone: no.
+        jump(libc::BPF_JEQ, libc::IPPROTO_UDP as u32, 0, 16),
+        // A fragment, be it the first one, cannot be read alone: no.
         load_half(IP + 6),
-        jump(libc::BPF_JSET, 0x3fff, 8, 0),
+        jump(libc::BPF_JSET, 0x3fff, 14, 0),
         // The length of the IP header goes to the index register; two bytes behind that header is the port.
         code(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, IP),
         code(libc::BPF_LD | libc::BPF_H | libc::BPF_IND, IP + 2),
-        jump(libc::BPF_JEQ, CLIENT_PORT, 4, 5),
+        jump(libc::BPF_JEQ, CLIENT_PORT, 0, 11),
+        // No reply of BOOTP, or not to this station: no.
+        code(libc::BPF_LD | libc::BPF_B | libc::BPF_IND, BOOTP),
+        jump(libc::BPF_JEQ, BOOT_REPLY, 0, 9),
+        code(libc::BPF_LD | libc::BPF_W | libc::BPF_IND, BOOTP + CHADDR),
+        jump(libc::BPF_JEQ, u32::from_be_bytes([a, b, c, d]), 0, 7),
+        code(libc::BPF_LD | libc::BPF_H | libc::BPF_IND, BOOTP + CHADDR + 4),
+        jump(libc::BPF_JEQ, u32::from_be_bytes([0, 0, e, f]), 4, 5),
         // ARP of the address, whether it is the sender's or the one that is wanted: yes.
         load_word(ARP_SENDER + 6),
         jump(libc::BPF_JEQ, address, 2, 0),
         load_word(ARP_SENDER + 16),
         jump(libc::BPF_JEQ, address, 0, 1),
-        // Yes: all of the frame.
-        code(libc::BPF_RET | libc::BPF_K, u32::MAX),
-        // No: none of it.
-        code(libc::BPF_RET | libc::BPF_K, 0),
+        bpf::ALL,
+        bpf::NOTHING,
     ]
 }
 
 /// Offsets in a frame, in bytes.
 const ETHERTYPE: u32 = 12;
 const IP: u32 = 14;
+/// The DHCP message, where the IP header has no length.
+const BOOTP: u32 = IP + 8;
+/// The client's hardware address in it, and the operation at its beginning (RFC 2131 figure 1).
+const CHADDR: u32 = 28;
+const BOOT_REPLY: u32 = 2;
 /// The station of an ARP's sender, and behind it its address, the station that is wanted, and its address.
 const ARP_SENDER: u32 = 22;
 /// The DHCP client's port (RFC 2131 4.1).
 const CLIENT_PORT: u32 = 68;
 
-const fn load_byte(at: u32) -> SockFilter {
-    code(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, at)
-}
-
-const fn load_half(at: u32) -> SockFilter {
-    code(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, at)
-}
-
-const fn load_word(at: u32) -> SockFilter {
-    code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at)
-}
-
-const fn jump(test: u32, value: u32, yes: u8, no: u8) -> SockFilter {
-    SockFilter::new((libc::BPF_JMP | test | libc::BPF_K) as u16, yes, no, value)
-}
-
-const fn code(operation: u32, value: u32) -> SockFilter {
-    SockFilter::new(operation as u16, 0, 0, value)
-}
-
 /// What the kernel knows of a packet beside its bytes is read at places below zero.
 const fn packet(what: i32) -> u32 {
     (libc::SKF_AD_OFF + what) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_is_known_by_its_number_alone() {
+        let address = link_address(0x0102_0304).unwrap();
+        assert_eq!((address.ifindex(), address.protocol()), (0x0102_0304, (libc::ETH_P_ALL as u16).to_be()));
+        assert_eq!(address.family().map(|family| family as i32), Some(libc::AF_PACKET));
+        assert_eq!((address.hatype(), address.pkttype(), address.halen(), address.addr()), (0, 0, 0, Some([0; 6])));
+        assert_eq!(link_address(i32::MAX as u32).unwrap().ifindex(), i32::MAX as usize);
+        // All interfaces, and what the kernel would take for a number below zero.
+        for index in [0, 1 << 31, u32::MAX] {
+            assert!(link_address(index).is_none(), "{index}");
+        }
+    }
 }

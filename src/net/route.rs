@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, parse_u32};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, parse_u32};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteFlags, RouteHeader, RouteProtocol, RouteScope, RouteType};
 use nix::libc;
@@ -60,7 +60,7 @@ impl Route {
     }
 
     /// Reads a message's body; none where the route is of another table or kind, or has several next hops.
-    fn parse(body: &[u8]) -> Result<Option<Self>> {
+    pub fn parse(body: &[u8]) -> Result<Option<Self>> {
         let header = RouteHeader::parse(body)?;
         if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
             return Ok(None);
@@ -100,48 +100,96 @@ impl Route {
     }
 }
 
-/// How often a metric that was free is found taken before we give up; somebody else is adding routes, too.
-const ATTEMPTS: usize = 8;
+/// Routes that are looked at before some are added. The default routes come first, and all of most containers are among them.
+const MOST_ROUTES: usize = 1000;
+/// Metrics that are tried for a route, beside those that are known to be taken.
+const MOST_METRICS: usize = 64;
 
-impl Netlink {
-    /// The unicast routes of the main table. One of several next hops is left out, as we make none and undo none.
-    pub fn routes(&self) -> Result<Vec<Route>> {
-        let all = RouteHeader { address_family: AddressFamily::Inet, ..RouteHeader::default() };
-        let bodies = self.dump(message::GET_ROUTE, &Body::new(all))?;
-        bodies.iter().filter_map(|body| Route::parse(body).transpose()).collect()
-    }
+/// The IPv4 routes of the main table, as far as they are looked at, where others are to be added.
+///
+/// It is one look, however many routes follow, and a bounded one: a container may have a million routes. Not even the kernel
+/// goes through them all, as it would to find those of one interface.
+#[derive(Debug)]
+pub struct RouteTable<'a> {
+    netlink: &'a Netlink,
+    /// The unicast routes, but for those of several next hops, for none such is made or removed here.
+    present: Vec<Route>,
+}
 
+impl RouteTable<'_> {
     /// Adds a route, unless one to the same end is there already. Returns the route that is there now.
     ///
     /// Where another route to the same destination has the metric, the next free one is taken, so that networks
     /// which all bring a default route can share a container. A gateway that no prefix on the link covers, as
     /// with an address of 32 bits, is taken to be on the link all the same.
-    pub fn add_route(&self, wanted: &Route) -> Result<(Route, Made)> {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooMany`] where each of the metrics that were tried is taken.
+    pub fn add(&mut self, wanted: &Route) -> Result<(Route, Made)> {
+        if let Some(served) = self.present.iter().find(|present| wanted.is_served_by(present)) {
+            return Ok((served.clone(), Made::Already));
+        }
         let mut route = wanted.clone();
-        let mut last = None;
-        for _ in 0..ATTEMPTS {
-            let present = self.routes()?;
-            if let Some(served) = present.iter().find(|present| wanted.is_served_by(present)) {
-                return Ok((served.clone(), Made::Already));
-            }
-            while present.iter().any(|present| route.collides_with(present)) && route.metric < u32::MAX {
+        for _ in 0..MOST_METRICS {
+            while self.present.iter().any(|present| route.collides_with(present)) && route.metric < u32::MAX {
                 route.metric += 1;
             }
-            match self.install(&route) {
-                Ok(()) => return Ok((route, Made::New)),
-                // Taken since we looked, or by a route that we do not list.
+            match self.netlink.install(&route, NLM_F_EXCL) {
+                Ok(()) => {
+                    self.present.push(route.clone());
+                    return Ok((route, Made::New));
+                }
+                // Taken since the look, or by a route that is not among those looked at, and perhaps by this very one.
                 Err(error) if error.errno() == Some(libc::EEXIST) => {
+                    if self.netlink.has_route(&route)? {
+                        return Ok((route, Made::Already));
+                    }
                     route.metric = route.metric.saturating_add(1);
-                    last = Some(error);
                 }
                 Err(error) => return Err(error),
             }
         }
-        Err(last.unwrap_or_else(|| Error::from(std::io::Error::from_raw_os_error(libc::EEXIST))))
+        Err(Error::TooMany { what: "routes to the same destination, at successive metrics", most: MOST_METRICS })
+    }
+}
+
+impl Netlink {
+    /// Looks at the main table, to add routes.
+    pub fn route_table(&self) -> Result<RouteTable<'_>> {
+        let main = RouteHeader {
+            address_family: AddressFamily::Inet,
+            table: RouteHeader::RT_TABLE_MAIN,
+            ..RouteHeader::default()
+        };
+        let (mut present, mut looked_at) = (Vec::new(), 0);
+        let look = self.dump_once(message::GET_ROUTE, &Body::new(main), &mut |entry| {
+            looked_at += 1;
+            if looked_at > MOST_ROUTES {
+                return Err(Error::TooMany { what: "routes", most: MOST_ROUTES });
+            }
+            present.extend(Route::parse(entry)?);
+            Ok(())
+        });
+        match look {
+            // A table that changed meanwhile is as good: what counts is what the kernel says when a route is added.
+            Ok(_) | Err(Error::TooMany { .. }) => Ok(RouteTable { netlink: self, present }),
+            Err(error) => Err(error),
+        }
     }
 
-    fn install(&self, route: &Route) -> Result<()> {
-        let flags = NLM_F_CREATE | NLM_F_EXCL;
+    /// Returns whether exactly this route is there, when another with its destination and metric may be there as well.
+    fn has_route(&self, route: &Route) -> Result<bool> {
+        // Behind the others the kernel takes any route but one that it has. No packet goes that way meanwhile.
+        match self.install(route, NLM_F_APPEND) {
+            Ok(()) => self.remove_route(route).map(|_| false),
+            Err(error) if error.errno() == Some(libc::EEXIST) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn install(&self, route: &Route, flag: u16) -> Result<()> {
+        let flags = NLM_F_CREATE | flag;
         let mut message = route_message(route);
         match self.request(message::NEW_ROUTE, flags, &message) {
             Err(error) if error.errno() == Some(libc::ENETUNREACH) && route.gateway.is_some() => {

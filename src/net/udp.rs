@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::libc;
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
-use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::bpf;
 
 /// The client's port (RFC 2131 4.1).
 const CLIENT: u16 = 68;
@@ -29,7 +31,7 @@ impl Port {
     pub fn open(interface: &str) -> io::Result<Self> {
         let kind = Type::DGRAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::IPV4, kind, Some(Protocol::UDP))?;
-        socket.attach_filter(&[NOTHING])?;
+        socket.attach_filter(&[bpf::NOTHING])?;
         socket.set_broadcast(true)?;
         socket.bind_device(Some(interface.as_bytes()))?;
         // Bound to the leased address instead, it would not stand in for what is sent to all.
@@ -64,6 +66,3 @@ impl AsFd for Port {
         self.0.as_fd()
     }
 }
-
-/// The whole of a BPF program that keeps no byte of any packet.
-const NOTHING: SockFilter = SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0);

@@ -27,6 +27,9 @@ use super::words::{Brief, Change, LostBy};
 
 mod acquire;
 mod end;
+mod restraint;
+
+use restraint::{HearingRate, ReopeningDelay};
 
 /// How soon sockets that could not be opened, or a link that is not what the lease says, are looked at again; the link
 /// twice as late each time, up to [`SELDOM`].
@@ -60,6 +63,8 @@ pub(super) struct Session {
     client: Client,
     /// Open while an exchange is under way, for a socket would keep the container's namespace alive.
     wire: Option<Wire>,
+    reopening: ReopeningDelay,
+    hearing: HearingRate,
     /// How the link was when it was last looked at.
     link: LinkState,
     settings: Settings,
@@ -132,6 +137,8 @@ impl Session {
             site,
             client,
             wire: None,
+            reopening: ReopeningDelay::default(),
+            hearing: HearingRate::default(),
             link: LinkState::Ready,
             settings,
             settled: false,
@@ -316,9 +323,9 @@ impl Session {
         self.trouble = trouble;
     }
 
-    /// Opens the sockets, unless they are open.
+    /// Opens the sockets, unless they are open, or were closed too often of late.
     fn reach(&mut self) -> Result<(), Unreachable> {
-        if self.wire.is_none() {
+        if self.wire.is_none() && self.reopening.until(rt::now()).is_none() {
             self.wire = Some(self.site.open(&self.request)?);
             self.mind_link();
         }
@@ -429,9 +436,9 @@ impl Session {
         // Counted from their opening: in a namespace that only they keep alive, others may well go on talking.
         let look = match &self.wire {
             Some(wire) => Some(wire.opened + LISTEN),
-            None => in_trouble.then(|| rt::now() + RETRY),
+            None => in_trouble.then(|| self.reopening.until(rt::now()).unwrap_or_else(|| rt::now() + RETRY)),
         };
-        let Self { commons, client, wire, .. } = self;
+        let Self { commons, client, wire, hearing, .. } = self;
         let due = [client.poll_timeout(), look].into_iter().flatten().min();
         let time = async {
             let Some(due) = due else { return pending().await };
@@ -440,10 +447,18 @@ impl Session {
         };
         let heard = async {
             let Some(wire) = wire else { return pending().await };
+            let pause = hearing.pause(rt::now());
+            if !pause.is_zero() {
+                rt::sleep(pause).await;
+            }
             // Boxed, for while there is no wire, which is nearly always, it takes no room then.
             Some(Box::pin(wire.hear()).await)
         };
-        match or(heard, time).await {
+        let heard = or(heard, time).await;
+        if heard.is_some() {
+            hearing.count(rt::now());
+        }
+        match heard {
             Some(Ok(Heard::Frame(frame))) => self.hear(&frame),
             Some(Ok(Heard::Link(state))) => {
                 if let Some(wire) = wire {
@@ -466,7 +481,7 @@ impl Session {
                 }
             }
         }
-        // Whoever floods this interface is not to hold up the others.
+        // What is in the queue already, from a flood of this interface, is not to hold up the other leases.
         yield_now().await;
     }
 
@@ -492,6 +507,7 @@ impl Session {
     /// routes off one that goes down.
     fn doubt_link(&mut self) {
         self.wire = None;
+        self.reopening.close(rt::now());
         self.stale = true;
     }
 }

@@ -157,16 +157,24 @@ impl Settings {
 
         self.set_mtu(netlink, index, lease);
         self.set_address(netlink, index, lease, now)?;
+        if !wanted.is_empty() {
+            self.add_routes(netlink, &wanted)?;
+        }
+        self.routes.shrink_to_fit();
+        Ok(())
+    }
+
+    fn add_routes(&mut self, netlink: &Netlink, wanted: &[Route]) -> Result<(), Error> {
+        let mut table = netlink.route_table().map_err(fault("looking at the routes".to_owned()))?;
         for wanted in wanted {
             let fault = fault(format!("adding a route to {}/{}", wanted.destination, wanted.prefix));
-            let (route, made) = netlink.add_route(&wanted).map_err(fault)?;
+            let (route, made) = table.add(wanted).map_err(fault)?;
             // One by DHCP from this very address is an earlier instance's, and goes with the lease.
             let ours = made == Made::New || (route.protocol, route.source) == (wanted.protocol, wanted.source);
             if ours && !self.routes.contains(&route) {
                 self.routes.push(route);
             }
         }
-        self.routes.shrink_to_fit();
         Ok(())
     }
 
@@ -227,14 +235,22 @@ impl Settings {
 
     fn undo_address(&mut self, netlink: &Netlink, index: u32) {
         let Some((address, prefix)) = self.address.take() else { return };
-        let addresses = || netlink.addresses(index).unwrap_or_default();
-        let before = addresses();
+        let addresses = || netlink.addresses(index);
+        let before = match addresses() {
+            Ok(before) => before,
+            // To remove the first of very many takes the kernel minutes, in which nothing else would be done here.
+            Err(error @ NetlinkError::TooMany { .. }) => {
+                log::warn!("leaving the address {address}/{prefix} to its lifetime: {error}");
+                return;
+            }
+            Err(_) => Vec::new(),
+        };
         if let Err(error) = netlink.remove_address(index, address, prefix) {
             log::warn!("cannot remove the address {address}/{prefix}: {error}");
             return;
         }
         // Younger ones of the same subnet go with it (unless `promote_secondaries` is set), and they are not ours.
-        let after = addresses();
+        let after = addresses().unwrap_or_default();
         let left = |one: Ipv4Addr| one == address || after.iter().any(|after| after.address == one);
         for lost in before.iter().filter(|before| !left(before.address)) {
             let restored = netlink.set_address(index, lost.address, lost.prefix, lost.broadcast, lost.valid);

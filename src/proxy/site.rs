@@ -97,9 +97,10 @@ impl Site {
     fn open_sockets(&self, request: &Request) -> Result<Wire, Unreachable> {
         let (netns, netlink, link) = self.reach(request)?;
         is_it(&link, request)?;
-        let mut wire = Wire::open(&netns, &link)?;
+        let mut wire = Wire::open(&netns, &link, request.key.mac)?;
         // What changes from now on, the wire is told; so this is how things stand.
-        wire.state = LinkState::of(&self.look(&netlink, request)?);
+        let link = self.look(&netlink, request)?;
+        wire.state = LinkState::new(link.up, link.carrier);
         Ok(wire)
     }
 
@@ -220,8 +221,8 @@ pub(super) enum LinkState {
 }
 
 impl LinkState {
-    fn of(link: &Link) -> Self {
-        match (link.up, link.carrier) {
+    fn new(up: bool, carrier: bool) -> Self {
+        match (up, carrier) {
             (false, _) => Self::Down,
             (true, false) => Self::NoCarrier,
             (true, true) => Self::Ready,
@@ -265,9 +266,9 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    fn open(netns: &Netns, link: &Link) -> Result<Self, Error> {
+    fn open(netns: &Netns, link: &Link, mac: Mac) -> Result<Self, Error> {
         let (monitor, packets, port) = netns
-            .enter(|| (Monitor::open(link.index), RawSocket::open(link.index), Port::open(&link.name)))
+            .enter(|| (Monitor::open(link.index), RawSocket::open(link.index, mac.0), Port::open(&link.name)))
             .map_err(Error::fault("entering the container's network namespace"))?;
         let ears = packets.and_then(|packets| Watched::new(Ears::new(packets, monitor?)?));
         let ears = ears.map_err(Error::fault(format!("listening on {}", link.name)))?;
@@ -276,7 +277,7 @@ impl Wire {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
             Err(error) => return Err(Error::fault(format!("taking UDP port 68 on {}", link.name))(error)),
         };
-        let state = LinkState::of(link);
+        let state = LinkState::new(link.up, link.carrier);
         Ok(Self { ears, state, port, arp_of: None, opened: rt::now() })
     }
 
@@ -340,7 +341,7 @@ impl Ears {
     /// News first, for there may always be another frame; `WouldBlock` where there is neither.
     fn hear(&self) -> io::Result<Heard> {
         match self.monitor.recv() {
-            Ok(News::Is(link)) => Ok(Heard::Link(LinkState::of(&link))),
+            Ok(News::Is { up, carrier }) => Ok(Heard::Link(LinkState::new(up, carrier))),
             Ok(News::Gone | News::Missed) => Ok(Heard::LinkInDoubt),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.frame().map(Heard::Frame),
             Err(error) => Err(error),

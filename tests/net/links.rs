@@ -148,21 +148,21 @@ fn a_route_may_be_there_already_and_takes_a_free_metric() -> Result {
     let setting = Setting::with_address()?;
     let Setting { container, netlink, link, .. } = &setting;
     let ours = Route::default_via(GATEWAY, link.index, OURS, 100);
-    assert_eq!(netlink.add_route(&ours)?, (ours.clone(), Made::New));
-    assert_eq!(netlink.add_route(&ours)?, (ours.clone(), Made::Already));
+    assert_eq!(netlink.route_table()?.add(&ours)?, (ours.clone(), Made::New));
+    assert_eq!(netlink.route_table()?.add(&ours)?, (ours.clone(), Made::Already));
 
     let second = Route::default_via(OTHER_GATEWAY, link.index, OURS, 100);
-    let (placed, made) = netlink.add_route(&second)?;
+    let (placed, made) = netlink.route_table()?.add(&second)?;
     assert_eq!((placed.metric, made), (101, Made::New));
     // Also at another metric than the one asked for it is the same route.
-    assert_eq!(netlink.add_route(&second)?, (placed.clone(), Made::Already));
+    assert_eq!(netlink.route_table()?.add(&second)?, (placed.clone(), Made::Already));
     let metrics: Vec<_> = container.default_routes()?.iter().map(|route| (route.gateway, route.metric)).collect();
     assert_eq!(metrics, [(Some(GATEWAY), 100), (Some(OTHER_GATEWAY), 101)]);
 
     // What somebody else made does, and is not touched.
     assert!(netlink.remove_route(&ours)? && netlink.remove_route(&placed)?);
     container.add_default_route("mv0", GATEWAY, 7)?;
-    let (found, made) = netlink.add_route(&ours)?;
+    let (found, made) = netlink.route_table()?.add(&ours)?;
     assert_eq!((found.metric, found.source, made), (7, None, Made::Already));
     assert_eq!(container.default_routes()?.len(), 1);
     Ok(())
@@ -174,9 +174,9 @@ fn a_route_needs_no_gateway_and_the_gateway_no_prefix() -> Result {
     netlink.set_address(link.index, OURS, 32, None, None)?;
     // On the link itself; the bits beyond the prefix are the server's carelessness.
     let network = Route::from_lease([192, 168, 7, 9].into(), 24, None, link.index, OURS, 100);
-    assert_eq!(netlink.add_route(&network)?.1, Made::New);
+    assert_eq!(netlink.route_table()?.add(&network)?.1, Made::New);
     // No prefix covers the gateway, as in clouds that hand out addresses of 32 bits.
-    let (route, made) = netlink.add_route(&Route::default_via(GATEWAY, link.index, OURS, 100))?;
+    let (route, made) = netlink.route_table()?.add(&Route::default_via(GATEWAY, link.index, OURS, 100))?;
     assert_eq!(made, Made::New);
     let seen = container.routes()?;
     assert!(seen.iter().any(|seen| seen.destination == Ipv4Addr::new(192, 168, 7, 0) && seen.gateway.is_none()));
@@ -185,9 +185,9 @@ fn a_route_needs_no_gateway_and_the_gateway_no_prefix() -> Result {
     assert_eq!(container.routes()?, []);
     // A source that is not ours, and an interface that is not there.
     let foreign = Route::default_via(GATEWAY, link.index, GATEWAY, 100);
-    assert_eq!(netlink.add_route(&foreign).err().and_then(|error| error.errno()), Some(libc::EINVAL));
+    assert_eq!(netlink.route_table()?.add(&foreign).err().and_then(|error| error.errno()), Some(libc::EINVAL));
     let nowhere = Route::default_via(GATEWAY, 9999, OURS, 100);
-    assert_eq!(netlink.add_route(&nowhere).err().and_then(|error| error.errno()), Some(libc::ENODEV));
+    assert_eq!(netlink.route_table()?.add(&nowhere).err().and_then(|error| error.errno()), Some(libc::ENODEV));
     assert!(!netlink.remove_route(&nowhere)?);
     Ok(())
 }
@@ -198,7 +198,7 @@ fn only_the_named_route_is_removed() -> Result {
     container.add_default_route("mv0", OTHER_GATEWAY, 100)?;
     let wanted = Route::default_via(GATEWAY, link.index, OURS, 100);
     assert!(!netlink.remove_route(&wanted)?, "the other's route is not ours, though all but the gateway is alike");
-    let (ours, _) = netlink.add_route(&wanted)?;
+    let (ours, _) = netlink.route_table()?.add(&wanted)?;
     assert_eq!(ours.metric, 101);
     assert!(netlink.remove_route(&ours)?);
     assert!(!netlink.remove_route(&ours)?);
@@ -216,12 +216,12 @@ fn at_expiry_the_kernel_removes_address_and_routes() -> Result {
     let elsewhere = Route::from_lease([192, 168, 0, 0].into(), 16, Some(GATEWAY), link.index, OURS, 100);
     let set = |seconds| netlink.set_address(link.index, OURS, 24, None, Some(Duration::from_secs(seconds)));
     set(60)?;
-    netlink.add_route(&Route::default_via(GATEWAY, link.index, OURS, 100))?;
-    netlink.add_route(&elsewhere)?;
+    netlink.route_table()?.add(&Route::default_via(GATEWAY, link.index, OURS, 100))?;
+    netlink.route_table()?.add(&elsewhere)?;
     // With the last address of an interface the kernel removes every route through it; so there is another.
     container.add_address("mv0", [10, 2, 0, 2].into(), 24)?;
     // And a route without a source, to show what the source is for.
-    netlink.add_route(&Route { source: None, ..Route::default_via(OTHER_GATEWAY, link.index, OURS, 200) })?;
+    netlink.route_table()?.add(&Route { source: None, ..Route::default_via(OTHER_GATEWAY, link.index, OURS, 200) })?;
     set(1)?;
     let ended = || Ok((container.addresses()?.len() == 1).then_some(()));
     eventually("the address's end", Duration::from_secs(10), ended)?;

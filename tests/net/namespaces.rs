@@ -113,7 +113,7 @@ fn nothing_pins_a_namespace_after_drop() -> Result {
         let netlink = Netlink::open()?;
         let link = netlink.link_by_name("eth0")?.ok_or("no eth0")?;
         netlink.set_address(link.index, [10, 1, 0, 2].into(), 24, None, None)?;
-        Ok((netlink, RawSocket::open(link.index)?, Port::open("eth0")?))
+        Ok((netlink, RawSocket::open(link.index, link.mac.ok_or("no MAC")?)?, Port::open("eth0")?))
     })??;
     let gone = || Netns::open(container.path()).is_err();
     assert!(!gone());
@@ -134,9 +134,9 @@ fn nothing_leaks_a_descriptor() -> Result {
             let netlink = Netlink::open()?;
             let link = netlink.link_by_name("eth0")?.ok_or("no eth0")?;
             netlink.set_address(link.index, [10, 1, 0, 2].into(), 24, None, None)?;
-            assert!(RawSocket::open(9999).is_err());
+            assert!(RawSocket::open(9999, [2, 0, 0, 0, 0, 1]).is_err());
             assert!(Port::open("absent").is_err());
-            Ok((RawSocket::open(link.index)?, Port::open("eth0")?))
+            Ok((RawSocket::open(link.index, link.mac.ok_or("no MAC")?)?, Port::open("eth0")?))
         })??;
         assert!(matches!(Netns::open("/dev/null".as_ref()), Err(Error::NotANamespace { .. })));
         Ok(())

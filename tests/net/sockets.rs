@@ -46,11 +46,14 @@ fn two_ends() -> Result<(Namespace, Namespace, Netns)> {
 fn open_raw(netns: &Netns) -> Result<(RawSocket, [u8; 6])> {
     netns.enter(|| {
         let link = Netlink::open()?.link_by_name("eth0")?.ok_or("no eth0")?;
-        Ok((RawSocket::open(link.index)?, link.mac.ok_or("no MAC")?))
+        let mac = link.mac.ok_or("no MAC")?;
+        Ok((RawSocket::open(link.index, STATION)?, mac))
     })?
 }
 
 const BROADCAST: [u8; 6] = [0xff; 6];
+/// The client's hardware address. An interface may have another one, which plays no part in what is heard.
+const STATION: [u8; 6] = [2, 0, 0, 0, 0, 7];
 
 /// A frame to `to` with this type and content, `mark` its last byte.
 fn frame(to: [u8; 6], ethertype: u16, content: &[u8], mark: u8) -> Vec<u8> {
@@ -60,14 +63,23 @@ fn frame(to: [u8; 6], ethertype: u16, content: &[u8], mark: u8) -> Vec<u8> {
     frame
 }
 
-/// An IPv4 packet with `words` words of header (no check looks at its sums), then a source and this destination port.
+/// An IPv4 packet with `words` words of header (no check looks at its sums), then a source and this destination port, and
+/// a reply to the client.
 fn packet(words: u8, protocol: u8, fragment: u16, port: u16) -> Vec<u8> {
+    message(words, protocol, fragment, port, 2, STATION)
+}
+
+fn message(words: u8, protocol: u8, fragment: u16, port: u16, operation: u8, station: [u8; 6]) -> Vec<u8> {
     let mut packet = vec![0; usize::from(words) * 4];
     packet[0] = 0x40 | words;
     packet[6..8].copy_from_slice(&fragment.to_be_bytes());
     packet[9] = protocol;
     packet.extend([0, 67]);
     packet.extend(port.to_be_bytes());
+    let mut bootp = [0; 4 + 44];
+    bootp[4] = operation;
+    bootp[32..38].copy_from_slice(&station);
+    packet.extend(bootp);
     packet
 }
 
@@ -113,6 +125,9 @@ fn it_hears_only_what_it_should() -> Result {
         (false, frame(mac, IPV4, &packet(5, UDP, 0x0001, 68), 26)), // a later one
         (false, frame(mac, 0x86dd, &good, 27)),
         (false, frame(mac, IPV4, &packet(6, UDP, 0, 67), 28)),
+        (false, frame(mac, IPV4, &message(5, UDP, 0, 68, 1, STATION), 31)), // a request
+        (false, frame(mac, IPV4, &message(5, UDP, 0, 68, 2, [2, 0, 0, 0, 0, 8]), 32)),
+        (false, frame(mac, IPV4, &message(6, UDP, 0, 68, 2, [3, 0, 0, 0, 0, 7]), 33)),
         // Too short for what the filter looks at.
         (false, [&mac[..], &[2, 0, 0, 0, 0, 1], &IPV4.to_be_bytes()].concat()),
         (false, [&mac[..], &[2, 0, 0, 0, 0, 1], &IPV4.to_be_bytes(), &good[..21]].concat()),
@@ -147,7 +162,7 @@ fn it_hears_only_what_it_should() -> Result {
 fn an_interface_that_is_down_or_gone_is_an_error_to_send_on() -> Result {
     let (server, container, netns) = two_ends()?;
     let errno = |result: io::Result<()>| result.err().and_then(|error| error.raw_os_error());
-    assert_eq!(errno(netns.enter(|| RawSocket::open(9999).map(drop))?), Some(libc::ENODEV));
+    assert_eq!(errno(netns.enter(|| RawSocket::open(9999, [2, 0, 0, 0, 0, 1]).map(drop))?), Some(libc::ENODEV));
     let (raw, _) = open_raw(&netns)?;
     let frame = frame(BROADCAST, 0x0800, &packet(5, 17, 0, 68), 1);
     let silent = |raw: &RawSocket| raw.recv(&mut [0; 64]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
@@ -173,7 +188,6 @@ fn an_interface_that_is_down_or_gone_is_an_error_to_send_on() -> Result {
     Ok(())
 }
 
-/// The socket is tied to its interface by its filter alone.
 fn it_hears_no_other_interface() -> Result {
     let (server, container, netns) = two_ends()?;
     server.veth("wire1", &container, "eth1")?;
