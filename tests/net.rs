@@ -5,6 +5,8 @@
 #[path = "lab/mod.rs"]
 mod lab;
 
+#[path = "net/hostile.rs"]
+mod hostile;
 #[path = "net/links.rs"]
 mod links;
 #[path = "net/namespaces.rs"]
@@ -27,7 +29,7 @@ fn main() -> ExitCode {
     // One after the other, because some of them count the descriptors of the process.
     arguments.test_threads = Some(1);
     let outside = sandbox.as_ref().err().map(ToString::to_string);
-    let trials = [namespaces::TRIALS, links::TRIALS, sockets::TRIALS, news::TRIALS].concat();
+    let trials = [namespaces::TRIALS, links::TRIALS, sockets::TRIALS, news::TRIALS, hostile::TRIALS].concat();
     let trials = trials.into_iter().map(|(name, trial)| {
         let outside = outside.clone();
         Trial::ignorable_test(name, move || match outside {

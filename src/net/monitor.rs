@@ -91,7 +91,9 @@ impl News {
             return None;
         }
         match u16::from_ne_bytes([message[4], message[5]]) {
-            message::NEW_LINK => Some(Self::Is { up: header.flags.contains(LinkFlags::Up), carrier: has_carrier(header.flags) }),
+            message::NEW_LINK => {
+                Some(Self::Is { up: header.flags.contains(LinkFlags::Up), carrier: has_carrier(header.flags) })
+            }
             message::DEL_LINK => Some(Self::Gone),
             _ => None,
         }

@@ -299,7 +299,7 @@ fn gone_while_others_talk() -> Result {
     let settings = Settings { t2: Some(Duration::from_secs(40)), ..short() };
     let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
     let index = stage.topology.server.link(SERVER_LINK)?.index;
-    let talker = stage.topology.server.run(|| Ok(RawSocket::open(index)?))?;
+    let talker = stage.topology.server.run(|| Ok(RawSocket::open(index, [2, 0, 0, 0, 0, 9])?))?;
     let arp = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 9], &[8, 6], &[0; 46]].concat();
     stage.setup(0)?;
     server.set_silent(true);
