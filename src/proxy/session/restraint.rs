@@ -79,7 +79,7 @@ mod tests {
         // However much there is to be heard, in a second it is two hundred.
         let (mut now, mut heard) = (at(0), 0);
         while now < at(10_000) {
-            now += rate.pause(now);
+            now = now + rate.pause(now);
             rate.count(now);
             heard += 1;
         }
