@@ -119,8 +119,7 @@ impl Error {
 
     /// Notes a failed call in the log. Callers' mistakes are theirs to read; ours are for the administrator.
     pub(super) fn log(&self, call: &str) {
-        // A caller's words may be in it, line feeds and all.
-        let text: String = self.to_string().replace(char::is_control, " ").chars().take(LOGGED).collect();
+        let text: String = self.to_string().chars().take(LOGGED).collect();
         match self {
             Self::BadRequest(_) | Self::Superseded | Self::Leaving => log::info!("{call} refused: {text}"),
             Self::NoAnswer { .. } | Self::LinkDown(_) | Self::Vanished(_) => log::warn!("{call} failed: {text}"),

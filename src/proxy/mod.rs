@@ -62,7 +62,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Command::Help) => return print(config::HELP),
         Ok(Command::Version) => return print(concat!("smol-dhcp-proxy ", env!("CARGO_PKG_VERSION"), "\n")),
         Err(error) => {
-            complain(&format!("{error}\nTry --help."));
+            logging::say(&format!("{error}\nTry --help."));
             return ExitCode::from(2);
         }
     };
@@ -131,9 +131,4 @@ fn print(text: &str) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
-}
-
-fn complain(text: &str) {
-    // Where nobody hears it, there is nothing else to do.
-    let _ = writeln!(std::io::stderr(), "smol-dhcp-proxy: {text}");
 }
