@@ -9,6 +9,8 @@ use crate::net::netns;
 use crate::rpc::{Code, Status};
 use crate::service;
 
+use super::state::Locked;
+
 /// As much of an error's text as the log gets, in characters.
 const LOGGED: usize = 300;
 
@@ -165,6 +167,9 @@ pub(super) enum StartError {
     /// What the service library says.
     #[error(transparent)]
     Service(#[from] service::Error),
+    /// Another instance is at work in the directory, or its lock file is not a file of ours.
+    #[error(transparent)]
+    Locked(#[from] Locked),
     /// netavark's words.
     #[error("Received more than one FD from systemd: the socket unit must have one ListenStream= and no other")]
     TooManySockets,
