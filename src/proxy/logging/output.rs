@@ -21,7 +21,7 @@ pub(super) const LONGEST: usize = 4096;
 pub(super) struct Output<F> {
     fd: F,
     sink: Sink,
-    /// The end of a line of which only the beginning was taken.
+    /// The end of a text of which only the beginning was taken.
     rest: Vec<u8>,
     lost: u64,
 }
@@ -47,24 +47,18 @@ impl<F: AsFd> Output<F> {
     /// Writes a line, which ends with a line feed. Before the first one after a loss comes what `notice` makes of the
     /// number of lines lost and the reason.
     pub(super) fn line(&mut self, line: &[u8], notice: impl FnOnce(u64, &str) -> Vec<u8>) {
-        let written = self.finish_line() && self.tell_of_loss(notice) && self.put(line);
-        if !written {
+        let why = match self.sink {
+            Sink::File => "standard error could not be written",
+            _ => "standard error was not read",
+        };
+        // Together: a notice alone would fit more often than the line, and fill the pipe.
+        let mut text = if self.lost > 0 { notice(self.lost, why) } else { Vec::new() };
+        text.extend(line);
+        if self.finish_line() && self.put(&text) {
+            self.lost = 0;
+        } else {
             self.lost = self.lost.saturating_add(1);
         }
-    }
-
-    fn tell_of_loss(&mut self, notice: impl FnOnce(u64, &str) -> Vec<u8>) -> bool {
-        if self.lost > 0 {
-            let why = match self.sink {
-                Sink::File => "standard error could not be written",
-                _ => "standard error was not read",
-            };
-            if !self.put(&notice(self.lost, why)) {
-                return false;
-            }
-            self.lost = 0;
-        }
-        self.rest.is_empty()
     }
 
     fn finish_line(&mut self) -> bool {
@@ -75,11 +69,11 @@ impl<F: AsFd> Output<F> {
         self.rest.is_empty()
     }
 
-    /// Returns whether the line was taken. What is missing of it is kept, and nothing else is written before it.
-    fn put(&mut self, line: &[u8]) -> bool {
-        match self.write(line) {
+    /// Returns whether the text was taken. What is missing of it is kept, and nothing else is written before it.
+    fn put(&mut self, text: &[u8]) -> bool {
+        match self.write(text) {
             Ok(length @ 1..) => {
-                self.rest = line.get(length..).unwrap_or_default().to_vec();
+                self.rest = text.get(length..).unwrap_or_default().to_vec();
                 true
             }
             Ok(0) | Err(_) => false,
@@ -96,7 +90,7 @@ impl<F: AsFd> Output<F> {
                 let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
                 match poll(&mut [PollFd::new(&self.fd, PollFlags::OUT)], Some(&at_once))? {
                     0 => Err(rustix::io::Errno::AGAIN),
-                    _ => rustix::io::write(&self.fd, bytes),
+                    _ => rustix::io::write(&self.fd, &bytes[..bytes.len().min(LONGEST)]),
                 }
             }
         })
