@@ -175,6 +175,11 @@ const fn priority(level: Level) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
     use super::*;
 
     fn line(text: &str) -> String {
@@ -197,5 +202,34 @@ mod tests {
         }
         let longest = "x".repeat(LONGEST - 3 - 1 - 6 - 1);
         assert_eq!(line(&longest).len(), LONGEST - 7);
+    }
+
+    /// The part of a child process of the test below.
+    #[test]
+    fn panics_where_it_is_told_to() {
+        if std::env::var_os("PANIC_WITH_A_FULL_PIPE").is_some() {
+            start();
+            panic!("the message");
+        }
+    }
+
+    #[test]
+    fn a_panic_whose_message_is_not_read_holds_nothing_up() {
+        let (reader, writer) = io::pipe().unwrap();
+        let mut filler = Output::new(&writer);
+        while filler.lost() == 0 {
+            filler.line(b"x\n", |_, _| Vec::new());
+        }
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "--nocapture", "proxy::logging::tests::panics_where_it_is_told_to"]);
+        command.env("PANIC_WITH_A_FULL_PIPE", "1").stdout(Stdio::null()).stderr(writer.try_clone().unwrap());
+        let mut child = command.spawn().unwrap();
+        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        let patience = Timespec { tv_sec: 20, tv_nsec: 0 };
+        let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&patience)).unwrap();
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
+        drop(reader);
+        assert_eq!((ended, status.code()), (1, Some(101)), "it waits for a reader of its last words");
     }
 }

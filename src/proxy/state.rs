@@ -15,9 +15,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, fstatfs, fsync, linkat, openat, renameat, unlinkat,
-};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, fsync, linkat, openat, renameat, unlinkat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -28,10 +26,6 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The most that is read of a file: a lease file of this length has some thirty thousand leases.
 const LONGEST: u64 = 32 << 20;
-
-/// File systems that do not outlive the machine (linux/magic.h): nothing is gained by flushing them.
-const TMPFS_MAGIC: i64 = 0x0102_1994;
-const RAMFS_MAGIC: i64 = 0x8584_58f6;
 
 const FLAGS: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 const PRIVATE: Mode = Mode::from_raw_mode(0o600);
@@ -181,7 +175,7 @@ impl Directory {
             let new = FLAGS | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
             let file = File::from(openat(&self.fd, &temporary, new, PRIVATE)?);
             write(&file)?;
-            let durable = durable && !self.is_volatile();
+            // On the tmpfs that /run is, either flush takes less than a microsecond.
             if durable {
                 file.sync_all()?;
             }
@@ -220,11 +214,6 @@ impl Directory {
             Some(why) => Err(io::Error::other(why)),
             None => Ok(file.into()),
         }
-    }
-
-    fn is_volatile(&self) -> bool {
-        // The cast is for targets where the field has another width.
-        fstatfs(&self.fd).is_ok_and(|fs| [TMPFS_MAGIC, RAMFS_MAGIC].contains(&(fs.f_type as i64)))
     }
 }
 

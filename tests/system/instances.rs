@@ -171,9 +171,12 @@ fn locked_directory() -> Result {
     Ok(())
 }
 
+/// Puts something where the lock file should be.
+type Put = fn(&Path) -> Result;
+
 fn unfit_locks() -> Result {
     let host = Namespace::new("host")?;
-    let put: [(&str, fn(&Path) -> Result); 3] = [
+    let put: [(&str, Put); 3] = [
         ("symbolic link", |lock| Ok(symlink("precious", lock)?)),
         ("not a regular file", |lock| Ok(mknodat(CWD, lock, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?)),
         ("a directory", |lock| Ok(fs::create_dir(lock)?)),

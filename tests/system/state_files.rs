@@ -162,6 +162,9 @@ fn table() -> Result {
     Ok(())
 }
 
+/// Changes an entry, given that of another container.
+type Forge = fn(&mut Value, &Value);
+
 /// What makes an entry one of a certain namespace.
 const NAMESPACE: [&str; 4] = ["ns_path", "ns_cookie", "ns_dev", "ns_ino"];
 
@@ -175,7 +178,7 @@ fn forged() -> Result {
         let leases = stage.unit.leases()?;
         Ok(macs.iter().all(|mac| leases[mac][0]["state"] == "BOUND").then_some(leases))
     })?;
-    let forgeries: [(&str, fn(&mut Value, &Value)); 3] = [
+    let forgeries: [(&str, Forge); 3] = [
         ("only the path of the other's namespace", |entry, other| entry["ns_path"] = other["ns_path"].clone()),
         ("the path and the inode, and no cookie", |entry, other| {
             NAMESPACE.iter().for_each(|name| entry[name] = other[name].clone());
@@ -269,8 +272,8 @@ fn removed_directory() -> Result {
     }
     assert_eq!(fs::metadata(folder)?.permissions().mode() & 0o7777, 0o755);
     assert_eq!(fs::metadata(&file)?.permissions().mode() & 0o7777, 0o600);
-    let told = || Ok::<_, std::io::Error>(fs::read_to_string(stage.unit.socket().with_file_name("log"))?);
-    assert_eq!(told()?.matches(&format!("the directory {} was removed", folder.display())).count(), 1, "{}", told()?);
+    let log = stage.unit.log()?;
+    assert_eq!(log.matches(&format!("the directory {} was removed", folder.display())).count(), 1, "{log}");
 
     // It is locked as before: another instance is refused.
     let second = || -> Result {

@@ -61,6 +61,12 @@ impl<F: AsFd> Output<F> {
         }
     }
 
+    /// The number of lines lost that has not been told.
+    #[cfg(test)]
+    pub(super) fn lost(&self) -> u64 {
+        self.lost
+    }
+
     fn finish_line(&mut self) -> bool {
         let rest = std::mem::take(&mut self.rest);
         if !rest.is_empty() && !self.put(&rest) {
