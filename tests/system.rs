@@ -17,6 +17,8 @@ mod damage;
 mod expiry;
 #[path = "system/file.rs"]
 mod file;
+#[path = "system/instances.rs"]
+mod instances;
 #[path = "system/lab_itself.rs"]
 mod lab_itself;
 #[path = "system/lease.rs"]
@@ -25,6 +27,8 @@ mod lease;
 mod leaving;
 #[path = "system/link.rs"]
 mod link;
+#[path = "system/logging.rs"]
+mod logging;
 #[path = "system/manual.rs"]
 mod manual;
 #[path = "system/networks.rs"]
@@ -45,6 +49,8 @@ mod resting;
 mod resume;
 #[path = "system/servers.rs"]
 mod servers;
+#[path = "system/state_files.rs"]
+mod state_files;
 #[path = "system/storm.rs"]
 mod storm;
 #[path = "system/suspend.rs"]
@@ -74,7 +80,7 @@ fn main() -> ExitCode {
     // Most trials mostly wait.
     arguments.test_threads.get_or_insert(8);
 
-    let groups: [&[Named]; 21] = [
+    let groups: [&[Named]; 24] = [
         lab_itself::TRIALS,
         lease::TRIALS,
         refusals::TRIALS,
@@ -96,6 +102,9 @@ fn main() -> ExitCode {
         networks::TRIALS,
         peer_fails::TRIALS,
         suspend::TRIALS,
+        instances::TRIALS,
+        state_files::TRIALS,
+        logging::TRIALS,
     ];
     let named = groups.concat().into_iter().map(|(name, trial)| (name.to_owned(), Box::new(trial) as _));
     let outside = sandbox.as_ref().err().map(ToString::to_string);

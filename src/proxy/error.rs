@@ -9,6 +9,8 @@ use crate::net::netns;
 use crate::rpc::{Code, Status};
 use crate::service;
 
+use super::state::Locked;
+
 /// As much of an error's text as the log gets, in characters.
 const LOGGED: usize = 300;
 
@@ -119,8 +121,7 @@ impl Error {
 
     /// Notes a failed call in the log. Callers' mistakes are theirs to read; ours are for the administrator.
     pub(super) fn log(&self, call: &str) {
-        // A caller's words may be in it, line feeds and all.
-        let text: String = self.to_string().replace(char::is_control, " ").chars().take(LOGGED).collect();
+        let text: String = self.to_string().chars().take(LOGGED).collect();
         match self {
             Self::BadRequest(_) | Self::Superseded | Self::Leaving => log::info!("{call} refused: {text}"),
             Self::NoAnswer { .. } | Self::LinkDown(_) | Self::Vanished(_) => log::warn!("{call} failed: {text}"),
@@ -166,6 +167,9 @@ pub(super) enum StartError {
     /// What the service library says.
     #[error(transparent)]
     Service(#[from] service::Error),
+    /// Another instance is at work in the directory, or its lock file is not a file of ours.
+    #[error(transparent)]
+    Locked(#[from] Locked),
     /// netavark's words.
     #[error("Received more than one FD from systemd: the socket unit must have one ListenStream= and no other")]
     TooManySockets,

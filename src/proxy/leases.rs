@@ -2,35 +2,31 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, BufWriter, Read, Take, Write};
+use std::fs;
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::iter;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-use rustix::fs::OFlags;
 use serde::Serialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::Value;
 
+use crate::rt;
+
 use super::record::{Packed, Record};
 use super::request::Mac;
+use super::state::StateDirectory;
 
 /// What tells one boot of a machine from the next (proc_sys_kernel(5)): an instant on the boot clock means nothing
 /// without it.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// More is no lease file: it is some thirty thousand leases.
-const LONGEST: u64 = 32 << 20;
-
 /// The file that tells Podman's users which leases there are, and the next instance how to go on with them.
 #[derive(Debug)]
 pub(super) struct LeaseFile {
-    path: PathBuf,
-    /// Beside the file, for rename(2) is atomic within one file system; always the same name, so that a
-    /// crash leaves at most one behind, and the next write takes it over.
-    temporary: PathBuf,
+    directory: Rc<StateDirectory>,
+    name: OsString,
     boot_id: String,
 }
 
@@ -56,23 +52,24 @@ pub(super) struct Found {
 }
 
 impl LeaseFile {
-    /// The file at `path`, which is not touched yet.
-    pub(super) fn new(path: &Path) -> Self {
+    /// The file of that name in `directory`, which is not touched yet.
+    pub(super) fn new(directory: &Rc<StateDirectory>, name: impl Into<OsString>) -> Self {
         let boot_id = fs::read_to_string(BOOT_ID).unwrap_or_else(|error| {
             log::warn!("cannot read {BOOT_ID}: {error}; leases cannot be told from those of before the last boot");
             String::new()
         });
-        Self { path: path.to_owned(), temporary: beside(path, ".new"), boot_id: boot_id.trim().to_owned() }
+        Self { directory: Rc::clone(directory), name: name.into(), boot_id: boot_id.trim().to_owned() }
     }
 
     /// Reads what is there, or makes an empty file where there is none. Nothing in it, nor that it cannot be read or
     /// made, is a reason not to serve: what is of no use is moved aside, and the log says where to.
     pub(super) fn read(&self) -> Found {
-        let path = self.path.display();
+        let path = self.directory.path_of(&self.name);
+        let path = path.display();
         let mut found = Found::default();
-        let mut unused = 0;
+        let (mut unused, now) = (0, rt::now());
         let mut sort = |entry: Value| {
-            let Some(record) = Record::parse(&entry) else {
+            let Some(record) = Record::parse(&entry, now) else {
                 unused += 1;
                 return;
             };
@@ -86,11 +83,17 @@ impl LeaseFile {
                 found.over.push(packed);
             }
         };
-        let trouble = match open_regular(&self.path) {
+        let directory = match self.directory.open() {
+            Ok(directory) => directory,
+            Err(error) => {
+                log::error!("cannot create the lease file {path}: {error}");
+                return Found::default();
+            }
+        };
+        let trouble = match directory.read(&self.name) {
             Ok(file) => entries(BufReader::with_capacity(4096, file), &mut sort).err().map(|error| error.to_string()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let made = self.path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| self.replace([]));
-                if let Err(error) = made {
+                if let Err(error) = self.replace([]) {
                     log::error!("cannot create the lease file {path}: {error}");
                 }
                 return Found::default();
@@ -100,47 +103,26 @@ impl LeaseFile {
         found.is_other = trouble.is_some() || unused > 0;
         if found.is_other {
             let why = trouble.unwrap_or_else(|| format!("{unused} of its entries cannot be continued"));
-            match self.move_aside() {
-                Ok(aside) => log::warn!("the lease file {path}: {why}; as it was it is now {}", aside.display()),
+            match directory.move_aside(&self.name) {
+                Ok(aside) => {
+                    let aside = self.directory.path_of(&aside);
+                    log::warn!("the lease file {path}: {why}; as it was it is now {}", aside.display());
+                }
                 Err(error) => log::error!("the lease file {path}: {why}; nor can it be moved aside: {error}"),
             }
         }
         found
     }
 
-    /// Keeps the file under another name. The old name goes on to exist where that is possible, for what is of use in it
-    /// is written there next.
-    fn move_aside(&self) -> io::Result<PathBuf> {
-        let aside = beside(&self.path, ".unused");
-        match fs::remove_file(&aside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => fs::remove_dir(&aside)?,
-            _ => {}
-        }
-        fs::hard_link(&self.path, &aside).or_else(|_| fs::rename(&self.path, &aside))?;
-        Ok(aside)
-    }
-
-    /// Replaces the file: whoever reads it sees all of the old content or all of the new. With each record comes whether
-    /// it is asleep; those of one MAC come one after the other.
+    /// Replaces the file, and flushes it where it is to survive a power cut. With each record comes whether it is asleep;
+    /// those of one MAC come one after the other.
     pub(super) fn replace(&self, records: impl IntoIterator<Item = (Record, bool)>) -> io::Result<()> {
-        self.replace_with(&mut records.into_iter()).inspect_err(|_| {
-            // Half a file helps nobody, least of all on a full disk.
-            let _ = fs::remove_file(&self.temporary);
+        let records: &mut dyn Iterator<Item = _> = &mut records.into_iter();
+        self.directory.open()?.replace(&self.name, true, |file| {
+            let mut writer = BufWriter::with_capacity(4096, file);
+            self.write(&mut writer, records)?;
+            writer.flush()
         })
-    }
-
-    fn replace_with(&self, records: &mut dyn Iterator<Item = (Record, bool)>) -> io::Result<()> {
-        // Whatever a crash, or somebody else, has left there: a FIFO would hang the thread.
-        let _ = fs::remove_file(&self.temporary);
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.temporary)?;
-        let mut writer = BufWriter::with_capacity(4096, &file);
-        self.write(&mut writer, records)?;
-        writer.flush()?;
-        file.sync_all()?;
-        fs::rename(&self.temporary, &self.path)?;
-        // The new name has to survive a power cut as well (fsync(2)).
-        let directory = self.path.parent().filter(|directory| !directory.as_os_str().is_empty());
-        File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
     }
 
     /// Writes the records of one MAC at a time: a thousand at once are megabytes, which the heap does not give back.
@@ -159,33 +141,6 @@ impl LeaseFile {
         }
         object.end()
     }
-}
-
-/// All of a file of ours, if it is a file.
-pub(super) fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    open_regular(path)?.read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-fn open_regular(path: &Path) -> io::Result<Take<File>> {
-    // A FIFO would hang the thread (open(2)).
-    let nonblocking = OFlags::NONBLOCK.bits() as i32;
-    let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    if metadata.len() > LONGEST {
-        return Err(io::Error::other("it is too long"));
-    }
-    Ok(file.take(LONGEST))
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut beside = OsString::from(path);
-    beside.push(suffix);
-    beside.into()
 }
 
 /// Hands `each` entry of a file over, up to where it stops making sense. One at a time: as JSON a thousand of them are
@@ -217,6 +172,7 @@ fn entries(file: impl Read, each: &mut dyn FnMut(Value)) -> serde_json::Result<(
 mod tests {
     use std::net::Ipv4Addr;
     use std::os::unix::fs::MetadataExt;
+    use std::path::PathBuf;
     use std::time::Duration;
 
     use serde_json::json;
@@ -233,6 +189,10 @@ mod tests {
             let path = std::env::temp_dir().join(format!("smol-dhcp-proxy-{name}-{}", std::process::id()));
             fs::create_dir_all(&path).unwrap();
             Self(path)
+        }
+
+        fn lease_file(&self) -> LeaseFile {
+            LeaseFile::new(&StateDirectory::lock(&self.0.join("nv-proxy.lock")).unwrap(), "nv-proxy.lease")
         }
 
         fn file(&self) -> PathBuf {
@@ -269,7 +229,7 @@ mod tests {
     #[test]
     fn a_new_file_is_an_empty_object_that_only_its_owner_reads() {
         let directory = Directory::new("new");
-        let found = LeaseFile::new(&directory.file()).read();
+        let found = directory.lease_file().read();
         assert!(found.leases.is_empty() && found.over.is_empty());
         assert_eq!(directory.json(), json!({}));
         assert_eq!(fs::metadata(directory.file()).unwrap().mode() & 0o7777, 0o600);
@@ -278,9 +238,9 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again() {
         let directory = Directory::new("again");
-        let file = LeaseFile::new(&directory.file());
+        let file = directory.lease_file();
         file.replace([(record(), true), (record().ending(), false)]).unwrap();
-        let found = LeaseFile::new(&directory.file()).read();
+        let found = file.read();
         let leases: Vec<_> = found.leases.iter().map(|(lease, asleep)| (lease.unpack(), *asleep)).collect();
         assert_eq!(leases, [(record(), true), (record().ending(), false)]);
         assert!(found.over.is_empty() && !directory.aside().exists());
@@ -289,7 +249,7 @@ mod tests {
     #[test]
     fn the_shape_is_the_peers_with_one_object_for_each_netns() {
         let directory = Directory::new("shape");
-        let file = LeaseFile::new(&directory.file());
+        let file = directory.lease_file();
         file.replace([(record(), false), (record(), false)]).unwrap();
         let json = directory.json();
         let objects = json[&record().lease.mac_address].as_array().unwrap();
@@ -321,7 +281,7 @@ mod tests {
     #[test]
     fn leases_of_before_the_last_boot_leave_their_addresses() {
         let directory = Directory::new("boot");
-        let file = LeaseFile::new(&directory.file());
+        let file = directory.lease_file();
         file.replace([(record(), true)]).unwrap();
         let text = fs::read_to_string(directory.file()).unwrap().replace(&file.boot_id, "another");
         fs::write(directory.file(), text).unwrap();
@@ -336,7 +296,7 @@ mod tests {
         let directory = Directory::new("netavark");
         let netavarks = r#"{"aa:bb:cc:dd:ee:ff":[{"mac_address":"aa:bb:cc:dd:ee:ff","yiaddr":"10.0.0.5"}]}"#;
         fs::write(directory.file(), netavarks).unwrap();
-        let found = LeaseFile::new(&directory.file()).read();
+        let found = directory.lease_file().read();
         assert!(found.leases.is_empty());
         assert_eq!(found.over[0].unpack().address(), Some(Ipv4Addr::new(10, 0, 0, 5)));
         assert_eq!(found.over[0].unpack().who().map(|who| who.mac), Some(Mac([0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff])));
@@ -346,7 +306,7 @@ mod tests {
     #[test]
     fn what_was_cut_off_is_used_as_far_as_it_goes() {
         let directory = Directory::new("cut");
-        let file = LeaseFile::new(&directory.file());
+        let file = directory.lease_file();
         let mut other = record();
         other.lease.mac_address = "02:00:00:00:00:02".to_owned();
         file.replace([(record(), true), (other, true)]).unwrap();
@@ -364,7 +324,7 @@ mod tests {
     #[test]
     fn nothing_that_is_there_is_a_reason_not_to_start() {
         let directory = Directory::new("garbage");
-        let file = LeaseFile::new(&directory.file());
+        let file = directory.lease_file();
         for garbage in ["", "\0\0{", "[]", "7", r#"{"x":7}"#, r#"{"x":[7]}"#, r#"{"x":[{}]} more"#] {
             fs::write(directory.file(), garbage).unwrap();
             assert!(file.read().leases.is_empty());
@@ -387,7 +347,7 @@ mod tests {
     #[test]
     fn a_failed_write_leaves_the_old_file_as_it_was() {
         let directory = Directory::new("failed");
-        let file = LeaseFile::new(&directory.file());
+        let file = directory.lease_file();
         file.replace([]).unwrap();
         // A directory where the temporary file should be: no write can succeed, root or not.
         fs::create_dir(directory.file().with_extension("lease.new")).unwrap();

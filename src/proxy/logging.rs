@@ -1,33 +1,166 @@
 //! Log lines on standard error, with the journal's priorities where the journal reads them.
+//!
+//! A line is one line, whatever is in it, and the daemon waits for nothing to write it.
 
-use std::io::Write;
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt::{self, Write};
+use std::io::{self, Stderr};
+use std::sync::{Mutex, PoisonError};
 
-use log::{Level, LevelFilter};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 
-/// Starts logging as `RUST_LOG` says, from info on where it says nothing.
-pub(super) fn start() {
-    let journal = stderr_is_the_journal();
-    env_logger::Builder::new()
-        .filter_level(LevelFilter::Info)
-        .parse_default_env()
-        .format(move |out, record| {
-            if journal {
-                // One prefix a line: the journal makes an entry of each (sd-daemon(3)).
-                let priority = priority(record.level());
-                record.args().to_string().lines().try_for_each(|line| writeln!(out, "<{priority}>{line}"))
-            } else {
-                writeln!(out, "[{:5} {}] {}", record.level(), record.target(), record.args())
-            }
-        })
-        .init();
+use crate::rt;
+
+use limit::Limiter;
+use output::{LONGEST, Output};
+
+mod limit;
+mod output;
+
+/// The end of a line that was too long.
+const CUT: &str = " [cut]";
+
+/// The target of what the logger itself has to say.
+const OWN_TARGET: &str = module_path!();
+
+/// The logger of the whole process.
+struct Logger {
+    filter: env_logger::Logger,
+    style: Style,
+    state: Mutex<State>,
 }
 
-/// `JOURNAL_STREAM` holds the device and inode of the journal's stream, and may be inherited by
-/// programs whose standard error goes elsewhere (systemd.exec(5)).
-fn stderr_is_the_journal() -> bool {
-    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
-    let Ok(stat) = rustix::fs::fstat(std::io::stderr()) else { return false };
-    stream == format!("{}:{}", stat.st_dev, stat.st_ino)
+struct State {
+    output: Output<Stderr>,
+    limiter: Limiter,
+}
+
+/// How a line begins.
+#[derive(Clone, Copy, Debug)]
+enum Style {
+    /// With a priority (sd-daemon(3)).
+    Journal,
+    Plain,
+}
+
+/// Starts logging as `RUST_LOG` says, from info on where it says nothing. A panic is told in the same way.
+pub(super) fn start() {
+    let filter = env_logger::Builder::new().filter_level(LevelFilter::Info).parse_default_env().build();
+    let (level, style) = (filter.filter(), Style::of_stderr());
+    let state = Mutex::new(State { output: Output::new(io::stderr()), limiter: Limiter::default() });
+    let logger: &'static Logger = Box::leak(Box::new(Logger { filter, style, state }));
+    if log::set_logger(logger).is_ok() {
+        log::set_max_level(level);
+    }
+    std::panic::set_hook(Box::new(|panic| {
+        say(&panic.to_string());
+        // Where RUST_BACKTRACE asks for one.
+        let backtrace = Backtrace::capture();
+        if backtrace.status() == BacktraceStatus::Captured {
+            say(&backtrace.to_string());
+        }
+    }));
+}
+
+/// Writes a text that ends the program, without a logger and without waiting.
+pub(super) fn say(text: &str) {
+    let (style, mut output) = (Style::of_stderr(), Output::new(io::stderr()));
+    for line in text.lines() {
+        let line = match style {
+            Style::Journal => style.line(Level::Error, "", format_args!("{line}")),
+            Style::Plain => finished(String::new(), format_args!("smol-dhcp-proxy: {line}")),
+        };
+        output.line(&line, |count, why| style.loss(count, why));
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.filter.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.filter.matches(record) {
+            return;
+        }
+        // Before the lock: what is displayed may log as well.
+        let line = self.style.line(record.level(), record.target(), *record.args());
+        let site = (record.file_static().unwrap_or_default(), record.line().unwrap_or_default());
+        let now = rt::now();
+        let loss = |count: u64, why: &str| self.style.loss(count, why);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { output, limiter } = &mut *state;
+        while let Some(((file, number), count)) = limiter.take_suppressed(now) {
+            let text = format_args!("{count} similar lines suppressed ({file}:{number})");
+            output.line(&self.style.line(Level::Warn, OWN_TARGET, text), loss);
+        }
+        if limiter.pass(site, now) {
+            output.line(&line, loss);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+impl Style {
+    /// `JOURNAL_STREAM` holds the device and inode of the journal's stream, and may be inherited by programs whose
+    /// standard error goes elsewhere (systemd.exec(5)).
+    fn of_stderr() -> Self {
+        let is_journal = || {
+            let (stream, stat) = (std::env::var("JOURNAL_STREAM").ok()?, rustix::fs::fstat(io::stderr()).ok()?);
+            Some(stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+        };
+        if is_journal() == Some(true) { Self::Journal } else { Self::Plain }
+    }
+
+    fn loss(self, count: u64, why: &str) -> Vec<u8> {
+        self.line(Level::Warn, OWN_TARGET, format_args!("{count} log lines lost: {why}"))
+    }
+
+    fn line(self, level: Level, target: &str, text: fmt::Arguments<'_>) -> Vec<u8> {
+        let start = match self {
+            Self::Journal => format!("<{}>", priority(level)),
+            Self::Plain => format!("[{level:5} {target}] "),
+        };
+        finished(start, text)
+    }
+}
+
+/// Adds a text and a line feed. A text that is too long is cut, and says so.
+fn finished(start: String, text: fmt::Arguments<'_>) -> Vec<u8> {
+    let mut line = Escaped(start);
+    if line.write_fmt(text).is_err() {
+        line.0.push_str(CUT);
+    }
+    line.0.push('\n');
+    line.0.into_bytes()
+}
+
+/// Takes text up to the longest line. Control characters in it, which may come from the name of an interface or from a
+/// caller, are escaped: they would make a line of their own, or speak to a terminal.
+struct Escaped(String);
+
+impl Write for Escaped {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.chars().try_for_each(|character| {
+            let before = self.0.len();
+            if is_harmless(character) {
+                self.0.push(character);
+            } else {
+                self.0.extend(character.escape_default());
+            }
+            if self.0.len() + CUT.len() < LONGEST {
+                return Ok(());
+            }
+            self.0.truncate(before);
+            Err(fmt::Error)
+        })
+    }
+}
+
+fn is_harmless(character: char) -> bool {
+    // Beside the control characters: separators of lines, and what turns the direction of writing around.
+    !(character.is_control() || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
 }
 
 /// syslog(3)'s priorities.
@@ -37,5 +170,66 @@ const fn priority(level: Level) -> u8 {
         Level::Warn => 4,
         Level::Info => 6,
         Level::Debug | Level::Trace => 7,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+    use super::*;
+
+    fn line(text: &str) -> String {
+        String::from_utf8(Style::Journal.line(Level::Warn, "", format_args!("{text}"))).unwrap()
+    }
+
+    #[test]
+    fn a_line_is_one_line_whatever_is_in_it() {
+        assert_eq!(line("eth0\n<0>forged\r\t\x1b[31m\0"), "<4>eth0\\n<0>forged\\r\\t\\u{1b}[31m\\u{0}\n");
+        assert_eq!(line("\u{85}\u{2028}\u{202e}"), "<4>\\u{85}\\u{2028}\\u{202e}\n");
+        assert_eq!(line("Zürich \u{1f600} \\"), "<4>Zürich \u{1f600} \\\n");
+    }
+
+    #[test]
+    fn a_long_line_is_cut_to_what_a_pipe_takes_as_a_whole() {
+        for text in ["x".repeat(10_000), "\u{1f600}".repeat(5000), "\n".repeat(10_000), "\u{202e}".repeat(1025)] {
+            let line = line(&text);
+            assert!((LONGEST - 20..=LONGEST).contains(&line.len()), "{}", line.len());
+            assert!(line.ends_with(" [cut]\n") && line.matches('\n').count() == 1);
+        }
+        let longest = "x".repeat(LONGEST - 3 - 1 - 6 - 1);
+        assert_eq!(line(&longest).len(), LONGEST - 7);
+    }
+
+    /// The part of a child process of the test below.
+    #[test]
+    fn panics_where_it_is_told_to() {
+        if std::env::var_os("PANIC_WITH_A_FULL_PIPE").is_some() {
+            start();
+            panic!("the message");
+        }
+    }
+
+    #[test]
+    fn a_panic_whose_message_is_not_read_holds_nothing_up() {
+        let (reader, writer) = io::pipe().unwrap();
+        let mut filler = Output::new(&writer);
+        while filler.lost() == 0 {
+            filler.line(b"x\n", |_, _| Vec::new());
+        }
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "--nocapture", "proxy::logging::tests::panics_where_it_is_told_to"]);
+        command.env("PANIC_WITH_A_FULL_PIPE", "1").stdout(Stdio::null()).stderr(writer.try_clone().unwrap());
+        let mut child = command.spawn().unwrap();
+        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        let patience = Timespec { tv_sec: 20, tv_nsec: 0 };
+        let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&patience)).unwrap();
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
+        drop(reader);
+        assert_eq!((ended, status.code()), (1, Some(101)), "it waits for a reader of its last words");
     }
 }

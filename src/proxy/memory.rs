@@ -1,18 +1,17 @@
 //! The last address of each container, to be asked for when the container comes back.
 
 use std::collections::VecDeque;
-use std::fs::{self, OpenOptions};
+use std::ffi::OsString;
 use std::hash::Hasher;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::rc::Rc;
 
-use rustix::fs::OFlags;
 use siphasher::sip::SipHasher24;
 
-use super::leases::read_regular;
 use super::request::Mac;
+use super::state::StateDirectory;
 
 /// How many containers are remembered; the one whose lease ended longest ago is forgotten first.
 const CONTAINERS: usize = 1000;
@@ -36,7 +35,8 @@ pub(super) struct Who<'a> {
 /// wrong with it is more than a line in the log.
 #[derive(Debug)]
 pub(super) struct Memory {
-    path: PathBuf,
+    directory: Rc<StateDirectory>,
+    name: OsString,
     /// The last one is the latest; none before the file was read.
     entries: Option<VecDeque<Entry>>,
     /// How many lines the file has.
@@ -59,9 +59,9 @@ struct Names {
 }
 
 impl Memory {
-    /// A memory that is kept in `path`.
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, entries: None, lines: 0, told: false }
+    /// A memory that is kept in the file of that name in `directory`.
+    pub(super) fn new(directory: &Rc<StateDirectory>, name: impl Into<OsString>) -> Self {
+        Self { directory: Rc::clone(directory), name: name.into(), entries: None, lines: 0, told: false }
     }
 
     /// Remembers the address of a container, and no other one of it.
@@ -78,7 +78,7 @@ impl Memory {
         {
             log::warn!(
                 "cannot write {}: {error}; the last address of a container may be forgotten",
-                self.path.display()
+                self.path().display()
             );
         }
     }
@@ -98,41 +98,50 @@ impl Memory {
         is_it.into_iter().find_map(|is_it| Some(entries.iter().rev().find(|entry| is_it(entry.names))?.address))
     }
 
+    fn path(&self) -> PathBuf {
+        self.directory.path_of(&self.name)
+    }
+
+    fn read(&self) -> io::Result<String> {
+        let mut bytes = Vec::new();
+        match self.directory.open()?.read(&self.name) {
+            Ok(mut file) => file.read_to_end(&mut bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(error),
+        };
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     fn entries(&mut self) -> &mut VecDeque<Entry> {
-        let (path, lines) = (&self.path, &mut self.lines);
-        self.entries.get_or_insert_with(|| {
-            let text = read(path).unwrap_or_else(|error| {
-                log::warn!("cannot read {}: {error}; asking for no address in particular", path.display());
+        if self.entries.is_none() {
+            let text = self.read().unwrap_or_else(|error| {
+                log::warn!("cannot read {}: {error}; asking for no address in particular", self.path().display());
                 String::new()
             });
-            *lines = text.lines().count();
+            self.lines = text.lines().count();
             let mut entries: VecDeque<Entry> = VecDeque::new();
             for entry in text.lines().rev().filter_map(Entry::parse) {
                 if entries.len() < CONTAINERS && !entries.iter().any(|later| later.names == entry.names) {
                     entries.push_front(entry);
                 }
             }
-            entries
-        })
+            self.entries = Some(entries);
+        }
+        self.entries.get_or_insert_default()
     }
 
     /// Puts the latest entry into the file, which is written anew when most of it is out of date.
     fn write_last(&mut self) -> io::Result<()> {
         let Some(entries) = &self.entries else { return Ok(()) };
-        let mut options = OpenOptions::new();
-        options.create(true).mode(0o600);
+        let directory = self.directory.open()?;
         if self.lines < 2 * CONTAINERS {
             self.lines += 1;
             let line = entries.back().map(Entry::line).unwrap_or_default();
-            // A FIFO that nobody reads would hang the thread.
-            let nonblocking = OFlags::NONBLOCK.bits() as i32;
-            return options.append(true).custom_flags(nonblocking).open(&self.path)?.write_all(line.as_bytes());
+            return directory.append(&self.name)?.write_all(line.as_bytes());
         }
         self.lines = entries.len();
-        let (text, new) = (entries.iter().map(Entry::line).collect::<String>(), self.path.with_extension("known.new"));
-        let _ = fs::remove_file(&new);
-        options.write(true).create_new(true).open(&new)?.write_all(text.as_bytes())?;
-        fs::rename(&new, &self.path)
+        let text: String = entries.iter().map(Entry::line).collect();
+        directory.replace(&self.name, false, |mut file| file.write_all(text.as_bytes()))
     }
 }
 
@@ -168,16 +177,11 @@ impl Names {
     }
 }
 
-fn read(path: &Path) -> io::Result<String> {
-    match read_regular(path) {
-        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-        Err(error) => Err(error),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
 
     fn who(network: &'static str, client_id: &'static [u8], mac: u8) -> Who<'static> {
@@ -190,7 +194,7 @@ mod tests {
 
     /// A memory whose file cannot be written, which is no reason not to remember.
     fn memory() -> Memory {
-        Memory::new("/nonexistent/nv-proxy.known".into())
+        Memory::new(&StateDirectory::lock(Path::new("/dev/null/nv-proxy.lock")).unwrap(), "nv-proxy.known")
     }
 
     #[test]
@@ -248,14 +252,15 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("smol-dhcp-proxy-memory-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let path = folder.join("nv-proxy.known");
-        let mut memory = Memory::new(path.clone());
+        let directory = StateDirectory::lock(&folder.join("nv-proxy.lock")).unwrap();
+        let mut memory = Memory::new(&directory, "nv-proxy.known");
         for number in 0..5000 {
             memory.remember(who("eth0", b"\0one", (number % 7) as u8), address(number));
         }
         memory.remember(who("", b"", 9), address(9999));
         fs::write(&path, [fs::read(&path).unwrap(), b"\n0123 4567".to_vec()].concat()).unwrap();
         assert!(fs::read_to_string(&path).unwrap().lines().count() <= 2001);
-        let mut next = Memory::new(path.clone());
+        let mut next = Memory::new(&directory, "nv-proxy.known");
         assert_eq!(
             next.recall(who("eth0", b"\0one", 1)),
             Some(address(4999 - (4999 % 7) + 1 - 7 * u32::from(4999 % 7 < 1)))

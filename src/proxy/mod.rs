@@ -11,6 +11,7 @@
 //! | `session.rs` | one lease awake: client, sockets and link in one loop |
 //! | `site.rs` | where a lease lives, and the sockets into it |
 //! | `settings.rs` | what a lease puts on the link, and how to undo it |
+//! | `state.rs` | the directory of the files, its lock, and which of them are believed |
 //! | `record.rs`, `leases.rs` | one lease at rest, and the file of them all |
 //! | `memory.rs` | which address a container had |
 //! | `reply.rs` | the lease in the caller's terms |
@@ -32,11 +33,13 @@ mod session;
 mod settings;
 mod silence;
 mod site;
+mod state;
 mod table;
 mod words;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
@@ -49,7 +52,9 @@ use config::{Command, Config};
 use error::StartError;
 use identity::Identity;
 use leases::LeaseFile;
+use memory::Memory;
 use schedule::Sleep;
+use state::StateDirectory;
 use table::Table;
 
 /// How long a client may keep a connection without a call, however long the daemon itself stays.
@@ -62,7 +67,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Command::Help) => return print(config::HELP),
         Ok(Command::Version) => return print(concat!("smol-dhcp-proxy ", env!("CARGO_PKG_VERSION"), "\n")),
         Err(error) => {
-            complain(&format!("{error}\nTry --help."));
+            logging::say(&format!("{error}\nTry --help."));
             return ExitCode::from(2);
         }
     };
@@ -81,6 +86,8 @@ fn serve(config: Config) -> Result<(), StartError> {
     let mut sockets = activation::listen_fds()?;
     let idle = Idle::new(config.activity);
     let mut options = Options::new(idle.clone()).map_err(StartError::Serve)?;
+    // Before anything in the directory is read, and before the socket is made: what another instance holds is not ours.
+    let directory = StateDirectory::lock(&config.lease_file.with_extension("lock"))?;
     match sockets.len() {
         0 => sockets.push(service::bind(&config.socket_path())?),
         1 => {}
@@ -92,11 +99,13 @@ fn serve(config: Config) -> Result<(), StartError> {
         _ => Wakeup::find(&sockets).map_err(|why| why.to_string()),
     };
     let sleep = Sleep::new(wakeup, config.activity.unwrap_or_default());
-    let file = (LeaseFile::new(&config.lease_file), config.lease_file.with_extension("known"));
+    let name = |path: PathBuf| path.file_name().unwrap_or_default().to_owned();
+    let file = LeaseFile::new(&directory, name(config.lease_file.clone()));
+    let memory = Memory::new(&directory, name(config.lease_file.with_extension("known")));
     let quiet = config.activity.map_or(QUIET, |activity| activity.min(QUIET));
     rt::block_on(async move |runtime| {
         let habits = (config.habits.clone(), identity);
-        let table = Table::new(runtime.clone(), idle.clone(), options.notify.clone(), file, habits, sleep);
+        let table = Table::new(runtime.clone(), idle.clone(), options.notify.clone(), (file, memory), habits, sleep);
         table.take_over();
         // Who was woken for the leases leaves as soon as the work is done, unless somebody calls.
         if table.is_woken() {
@@ -131,9 +140,4 @@ fn print(text: &str) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
-}
-
-fn complain(text: &str) {
-    // Where nobody hears it, there is nothing else to do.
-    let _ = writeln!(std::io::stderr(), "smol-dhcp-proxy: {text}");
 }

@@ -22,6 +22,7 @@ use super::settings::{Settings, Way};
 use super::site::Site;
 
 mod parse;
+mod reason;
 mod recall;
 
 /// All that it takes to go on with a lease, in netavark's fields and in ours. Instants are milliseconds on the boot clock,

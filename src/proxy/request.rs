@@ -75,7 +75,7 @@ pub(super) struct Request {
 }
 
 /// The longest value of one DHCP option (RFC 2132 2).
-const OPTION_MAX: usize = 255;
+pub(super) const OPTION_MAX: usize = 255;
 
 impl Request {
     /// Checks everything that can be checked without asking the kernel.

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -124,7 +123,7 @@ impl Table {
         runtime: Runtime,
         idle: Idle,
         notify: Notify,
-        (file, known): (LeaseFile, PathBuf),
+        (file, memory): (LeaseFile, Memory),
         (habits, identity): (Habits, Identity),
         sleep: Sleep,
     ) -> Rc<Self> {
@@ -139,7 +138,7 @@ impl Table {
             notify,
             file,
             identity,
-            memory: RefCell::new(Memory::new(known)),
+            memory: RefCell::new(memory),
             unsaved: Cell::default(),
             saving: Cell::default(),
             trouble: RefCell::default(),

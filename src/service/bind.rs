@@ -5,12 +5,13 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{fs, io, thread};
+use std::{fs, io};
 
-use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use super::lock::{LockError, LockFile};
 use super::{Error, Socket};
 
 /// What a socket address holds (unix(7): `sun_path` has 108 bytes, and the last one ends the string).
@@ -22,9 +23,8 @@ const MODE: Mode = Mode::from_raw_mode(0o660);
 /// The kernel cuts it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
-/// How often and in what steps to wait for another start that is at work in the same directory: it takes microseconds.
-const LOCK_TRIES: u32 = 100;
-const LOCK_STEP: Duration = Duration::from_millis(10);
+/// How long to wait for another start that is at work on the same path: it takes microseconds.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A socket in the file system, unlinked when this is dropped, unless somebody else has put another in its place.
 #[derive(Debug)]
@@ -36,7 +36,8 @@ pub(super) struct SocketFile {
 /// Listens on `path`, in mode 0660, and makes its directory where there is none. The file is removed with the [`Socket`].
 ///
 /// A socket that a dead process left behind is replaced, and nothing else ever is: not a living one,
-/// not a file of another kind. Starts that run at the same time are serialised by a lock on the directory.
+/// not a file of another kind. Starts that run at the same time are
+/// serialised by a lock file beside the socket (its name with `.lock` added), which is removed again.
 ///
 /// # Errors
 ///
@@ -50,7 +51,8 @@ pub fn bind(path: &Path) -> Result<Socket, Error> {
         move |error: Errno| Error::io(doing, error)
     };
     let address = SocketAddrUnix::new(path.as_os_str().as_bytes()).map_err(failed("listen on"))?;
-    let _lock = lock_directory(path)?;
+    make_directory(path)?;
+    let _lock = StartLock::acquire(path)?;
     remove_stale(path, &address)?;
 
     let listener = new_socket(SocketFlags::CLOEXEC).map_err(failed("make a socket for"))?;
@@ -68,25 +70,42 @@ pub fn bind(path: &Path) -> Result<Socket, Error> {
     Ok(Socket { name: String::new(), file: Some(file), listener: UnixListener::from(listener) })
 }
 
-/// Holds other starts off until the descriptor is closed. flock(2) on the directory leaves no lock file behind.
-fn lock_directory(path: &Path) -> Result<impl Sized, Error> {
-    let directory = match path.parent() {
-        None => return Err(Error::NotASocket(path.to_owned())),
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
-    };
-    let doing = |what: &str| format!("cannot {what} the directory {}", directory.display());
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(|e| Error::io(doing("create"), e))?;
-    let lock = rustix::fs::open(directory, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| Error::io(doing("open"), e))?;
-    for _ in 0..LOCK_TRIES {
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(lock),
-            Err(Errno::WOULDBLOCK | Errno::INTR) => thread::sleep(LOCK_STEP),
-            Err(error) => return Err(Error::io(doing("lock"), error)),
+fn make_directory(path: &Path) -> Result<(), Error> {
+    let Some(directory) = path.parent() else { return Err(Error::NotASocket(path.to_owned())) };
+    if directory.as_os_str().is_empty() {
+        return Ok(());
+    }
+    let doing = format!("cannot create the directory {}", directory.display());
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(|error| Error::io(doing, error))
+}
+
+/// Holds other starts off the same path until it is dropped. The file is removed while it is still locked, and
+/// [`LockFile`] notices that the one it waited for is gone.
+struct StartLock {
+    path: PathBuf,
+    lock: LockFile,
+}
+
+impl StartLock {
+    fn acquire(socket: &Path) -> Result<Self, Error> {
+        let mut path = socket.as_os_str().to_owned();
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        let failed = |error| match error {
+            LockError::Io(error) => Error::io(format!("cannot lock {}", path.display()), error),
+            error => Error::io(format!("cannot lock {}", path.display()), io::Error::other(error)),
+        };
+        let lock = LockFile::acquire(CWD, &path, LOCK_PATIENCE).map_err(failed)?;
+        Ok(Self { lock, path })
+    }
+}
+
+impl Drop for StartLock {
+    fn drop(&mut self) {
+        if self.lock.is_at(CWD, &self.path) {
+            let _ = fs::remove_file(&self.path);
         }
     }
-    Err(Error::io(doing("lock"), Errno::WOULDBLOCK))
 }
 
 /// Removes the socket at `path` if nobody listens on it, which is known only from a connection that was refused.
@@ -249,12 +268,39 @@ mod tests {
     }
 
     #[test]
+    fn a_locked_directory_holds_no_start_up_and_no_lock_file_is_left() {
+        let scratch = Scratch::new();
+        fs::create_dir_all(&scratch.0).unwrap();
+        // Any user who may read a directory may lock it.
+        let directory = fs::File::open(&scratch.0).unwrap();
+        rustix::fs::flock(&directory, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+        let socket = bind(&scratch.socket()).unwrap();
+        let names: Vec<_> = fs::read_dir(&scratch.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["socket"]);
+        drop(socket);
+    }
+
+    #[test]
+    fn a_lock_file_left_by_a_crash_is_used_and_a_link_in_its_place_is_not() {
+        let scratch = Scratch::new();
+        fs::create_dir_all(&scratch.0).unwrap();
+        let lock = scratch.0.join("socket.lock");
+        fs::write(&lock, "4711      \n").unwrap();
+        drop(bind(&scratch.socket()).unwrap());
+        assert!(!lock.exists());
+        std::os::unix::fs::symlink(scratch.0.join("target"), &lock).unwrap();
+        let error = bind(&scratch.socket()).unwrap_err().to_string();
+        assert!(error.contains("socket.lock") && error.contains("symbolic link"), "{error}");
+        assert!(!scratch.0.join("target").exists());
+    }
+
+    #[test]
     fn of_many_who_start_at_once_one_wins_and_keeps_its_socket() {
         let scratch = Scratch::new();
         for _ in 0..50 {
             let path = scratch.stale();
             let start = std::sync::Barrier::new(4);
-            let sockets: Vec<_> = thread::scope(|scope| {
+            let sockets: Vec<_> = std::thread::scope(|scope| {
                 let racer = || {
                     start.wait();
                     bind(&path)

@@ -20,12 +20,14 @@
 //!
 //! The parts, for services that need more than [`run`]: [`activation`] takes over what systemd opened and [`bind`](fn@bind)
 //! opens a socket where there is no systemd; [`idle`] says when it is time to go; [`serve`](fn@serve) accepts until then;
-//! [`Prepare`] is asked before, and [`Wakeup`] brings the service back later; [`notify`] keeps systemd informed.
+//! [`Prepare`] is asked before, and [`Wakeup`] brings the service back later; [`notify`] keeps systemd informed; [`lock`]
+//! keeps a second instance out.
 
 pub mod activation;
 mod bind;
 mod error;
 pub mod idle;
+pub mod lock;
 pub mod notify;
 mod serve;
 mod wakeup;

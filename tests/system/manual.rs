@@ -123,13 +123,14 @@ fn makes_and_unlinks() -> Result {
 
 fn directories() -> Result {
     let (one, other, third) = (sandbox::folder("one")?, sandbox::folder("other")?, sandbox::folder("third")?);
+    let fourth = sandbox::folder("fourth")?;
     // A directory means the usual name in it, and the lease file stays where --dir says.
     let _first = start(&mut command(&["--dir", text(&one)?, "--uds", text(&other)?]), &socket_in(&other))?;
     assert!(one.join("nv-proxy.lease").exists() && !socket_in(&one).exists());
     assert!(!other.join("nv-proxy.lease").exists());
 
     let socket = one.join("any.name");
-    let _second = start(&mut command(&["-d", text(&one)?, "-u", text(&socket)?]), &socket)?;
+    let _second = start(&mut command(&["-d", text(&fourth)?, "-u", text(&socket)?]), &socket)?;
     assert!(fs::metadata(&socket)?.file_type().is_socket());
 
     let mut command = command(&["--dir", text(&one)?]);
@@ -147,6 +148,10 @@ fn stale_and_live() -> Result {
 
     let _living = start(&mut command(&arguments), &socket)?;
     let (code, _, errors) = run(&arguments)?;
+    assert_eq!(code, Some(1), "{errors}");
+    assert!(errors.contains(text(&folder)?) && errors.contains("is in use by another instance"), "{errors}");
+    let other = sandbox::folder("other")?;
+    let (code, _, errors) = run(&["--dir", text(&other)?, "--uds", text(&socket)?])?;
     assert_eq!(code, Some(1), "{errors}");
     assert!(errors.contains(text(&socket)?) && errors.contains("another process listens"), "{errors}");
     assert!(grpc::clean(&socket).map_err(|status| status.message)?, "the first one serves on");

@@ -5,6 +5,10 @@ use serde_json::Value;
 use super::{OnLink, Record};
 use crate::proxy::settings::Way;
 use crate::rpc::wire::Lease;
+use crate::time::Instant;
+
+/// No DHCP message has room for more routes, servers or names.
+const ITEMS: usize = 1024;
 
 /// The fields of a struct, each with its name. One that is left out does not compile.
 macro_rules! fields {
@@ -16,8 +20,9 @@ macro_rules! fields {
 
 impl Record {
     /// Reads an object with its own fields and, beside them, netavark's, which are read all or none. What is missing is
-    /// as by default, and what is unknown is passed over; none where something of it is not what it should be.
-    pub(in crate::proxy) fn parse(entry: &Value) -> Option<Self> {
+    /// as by default, what is unknown is passed over, and numbers are within what could have been written by `now`.
+    /// `None` where something of it is not what it should be.
+    pub(in crate::proxy) fn parse(entry: &Value, now: Instant) -> Option<Self> {
         let mut record = Self::default();
         read(
             entry,
@@ -35,7 +40,7 @@ impl Record {
                 dns_servers, gateways, ntp_servers, host_name,
             }),
         );
-        Some(Self { lease: netavarks.map_or_else(Lease::default, |()| lease), ..record })
+        Some(Self { lease: netavarks.map_or_else(Lease::default, |()| lease), ..record }.within_reason(now))
     }
 }
 
@@ -82,7 +87,7 @@ impl<T: Field + Default> Field for Option<T> {
 
 impl<T: Field + Default> Field for Vec<T> {
     fn read(&mut self, value: &Value) -> Option<()> {
-        let values = value.as_array()?.iter();
+        let values = value.as_array().filter(|values| values.len() <= ITEMS)?.iter();
         *self = values
             .map(|value| {
                 let mut item = T::default();

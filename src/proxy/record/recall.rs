@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{BOUND, ENDING, INIT, INTENT, REBINDING, RENEWING, Record, Remembered, State, instant};
 use crate::dhcp::{self, Phase, Rest};
 use crate::net::netns::NetnsId;
-use crate::proxy::request::{Mac, Request};
+use crate::proxy::request::{Mac, OPTION_MAX, Request};
 use crate::proxy::settings::Settings;
 use crate::proxy::site::Site;
 use crate::rpc::wire::Lease;
@@ -17,6 +17,12 @@ impl Record {
     /// Parses it all; none where it makes no sense, for a file is anybody's.
     pub(in crate::proxy) fn recall(self) -> Option<Remembered> {
         let key = self.key()?;
+        // The kernel has no other numbers for interfaces, and no DHCP option takes more.
+        let is_usable = (1..=i32::MAX.unsigned_abs()).contains(&self.container_ifindex)
+            && self.client_id.len().max(self.caller_host_name.len()) <= OPTION_MAX;
+        if !is_usable {
+            return None;
+        }
         let state = match &*self.state {
             INTENT => State::Intent,
             ENDING => State::Ending(self.rest(ENDING)?),
@@ -45,7 +51,7 @@ impl Record {
         })
     }
 
-    fn rest(&self, state: &str) -> Option<Rest> {
+    pub(super) fn rest(&self, state: &str) -> Option<Rest> {
         let never = || Instant::from_boot(Duration::MAX);
         let times = || -> Option<_> {
             let timer = |at: Option<u64>| at.map_or_else(never, instant);

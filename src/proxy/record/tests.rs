@@ -9,7 +9,7 @@ use super::*;
 use crate::net::netns::NetnsId;
 use crate::proxy::words::tests::lease as plain;
 
-fn at(millis: u64) -> Instant {
+pub(super) fn at(millis: u64) -> Instant {
     Instant::from_boot(Duration::from_millis(millis))
 }
 
@@ -62,7 +62,7 @@ pub(in crate::proxy) fn record(phase: Phase) -> Record {
     Record::resting((&request, &site), &config, &rest, &settings, None)
 }
 
-fn phases() -> [Phase; 5] {
+pub(super) fn phases() -> [Phase; 5] {
     let (lease, never) = (full(), Instant::from_boot(Duration::MAX));
     let (renew_at, rebind_at, next) = (at(2_800_000), at(4_150_000), at(3_000_000));
     let wanted = Some(lease.address);
@@ -80,7 +80,7 @@ fn what_is_remembered_is_what_there_was() {
     for phase in phases() {
         let record = record(phase.clone());
         assert_eq!(Packed::from(&record).unpack(), record);
-        assert_eq!(Record::parse(&serde_json::to_value(&record).unwrap()), Some(record.clone()));
+        assert_eq!(Record::parse(&serde_json::to_value(&record).unwrap(), at(2_900_000)), Some(record.clone()));
         let Remembered { request, site, settings, looks, state, .. } = record.recall().unwrap();
         let expected = about();
         assert_eq!((request.key, request.mac_text), (expected.0.key, expected.0.mac_text));
@@ -133,11 +133,14 @@ fn netavarks_fields_are_as_the_caller_got_them() {
 #[test]
 fn what_is_missing_is_as_by_default_and_what_is_unknown_is_passed_over() {
     let sparse = Record { state: "INIT".to_owned(), lease: Lease { t1: 7, ..Lease::default() }, ..Record::default() };
-    assert_eq!(Record::parse(&json!({"t1": 7, "state": "INIT", "due_at": null, "from_the_future": []})), Some(sparse));
+    assert_eq!(
+        Record::parse(&json!({"t1": 7, "state": "INIT", "due_at": null, "from_the_future": []}), at(0)),
+        Some(sparse)
+    );
     // Of netavark's fields all or none.
-    assert_eq!(Record::parse(&json!({"t1": 7, "mtu": "many"})), Some(Record::default()));
+    assert_eq!(Record::parse(&json!({"t1": 7, "mtu": "many"}), at(0)), Some(Record::default()));
     for wrong in [json!(7), json!({"state": null}), json!({"client_id": "0+"}), json!({"client_id": "é"})] {
-        assert_eq!(Record::parse(&wrong), None, "{wrong}");
+        assert_eq!(Record::parse(&wrong, at(0)), None, "{wrong}");
     }
 }
 
@@ -155,7 +158,7 @@ proptest! {
         let mut json = serde_json::to_value(record(phases()[phase].clone())).unwrap();
         let keys: Vec<String> = json.as_object().unwrap().keys().cloned().collect();
         json[key.get(&keys)] = value;
-        if let Some(record) = Record::parse(&json) {
+        if let Some(record) = Record::parse(&json, at(2_900_000)) {
             let _ = (record.due(), record.may_renew_from(), record.too_late(), record.address(), record.is_gone());
             if let Some(remembered) = record.recall()
                 && let State::Resting(rest) = remembered.state {

@@ -135,15 +135,17 @@ mod tests {
     use crate::proxy::config::{ClientId, Habits};
     use crate::proxy::identity::Identity;
     use crate::proxy::leases::LeaseFile;
+    use crate::proxy::memory::Memory;
     use crate::proxy::record::tests::record;
     use crate::proxy::schedule::Sleep;
+    use crate::proxy::state::StateDirectory;
     use crate::rt;
     use crate::service::{Idle, Notify};
 
     #[test]
     fn one_that_is_cut_off_with_the_runtime_wants_nothing_of_it() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("leases");
+        let lock = folder.path().join("lock");
         rt::block_on(async move |runtime| {
             let habits = Habits {
                 acquisition: None,
@@ -152,7 +154,8 @@ mod tests {
                 client_id: ClientId::Container,
                 fqdn: false,
             };
-            let file = (LeaseFile::new(&file), file.with_extension("known"));
+            let directory = StateDirectory::lock(&lock).unwrap();
+            let file = (LeaseFile::new(&directory, "leases"), Memory::new(&directory, "known"));
             let sleep = Sleep::new(Err("a test".into()), Duration::ZERO);
             let identity = (habits, Identity::Container);
             let table = Table::new(runtime.clone(), Idle::new(None), Notify::none(), file, identity, sleep);

@@ -1,0 +1,195 @@
+//! Several instances, and what local users may do to keep one from starting: locks on the directory and its files.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use dhcproto::v4::MessageType;
+use rustix::fs::{CWD, FileType, FlockOperation, Mode, flock, mknodat};
+use smol_dhcp_proxy::rpc::NetworkConfig;
+use smol_dhcp_proxy::rt;
+
+use crate::lab::daemon::{Daemon, Unit};
+use crate::lab::namespace::Namespace;
+use crate::lab::server::{Server, Settings};
+use crate::lab::topology::SERVER_LINK;
+use crate::lab::{Result, eventually, grpc, sandbox};
+use crate::{Named, program, stage};
+
+pub(crate) const TRIALS: &[Named] = &[
+    ("instances::the_second_in_one_directory_refuses_and_takes_nothing", second_refuses),
+    ("instances::an_activated_one_refuses_as_well", activated_refuses),
+    ("instances::a_killed_one_leaves_the_directory_free", killed),
+    ("instances::of_many_starts_at_once_one_serves", many_starts),
+    ("instances::a_directory_that_another_process_locks_holds_no_start_up", locked_directory),
+    ("instances::a_lock_file_that_is_no_file_of_ours_is_refused", unfit_locks),
+];
+
+const SOON: Duration = Duration::from_secs(5);
+
+/// A start by hand with the lease file and, unless `socket` is named, the socket in `folder`.
+struct Manual {
+    socket: PathBuf,
+    log: PathBuf,
+    daemon: Daemon,
+}
+
+impl Manual {
+    fn start(host: &Namespace, folder: &Path, arguments: &[&str]) -> Result<Self> {
+        let own = sandbox::folder("manual")?;
+        let (socket, log) = (own.join("nv-proxy.sock"), own.join("log"));
+        sandbox::keep_evidence(log.clone());
+        let mut command = Command::new(program());
+        command.arg("--dir").arg(folder).arg("--uds").arg(&socket).args(arguments);
+        command.env_remove("NETAVARK_PROXY_RUN_DIR_ENV").stdin(Stdio::null()).stderr(File::create(&log)?);
+        Ok(Self { socket, log, daemon: host.spawn(&mut command)?.into() })
+    }
+
+    fn await_serving(&mut self) -> Result {
+        eventually("the daemon serves", SOON, || {
+            assert!(self.daemon.is_running()?, "it left: {}", fs::read_to_string(&self.log)?);
+            Ok(grpc::teardown(&self.socket, &stranger()).ok().map(drop))
+        })
+    }
+
+    /// Waits for the refusal, and returns its words.
+    fn refusal(mut self) -> Result<String> {
+        let status = self.daemon.await_exit(SOON)?;
+        let words = fs::read_to_string(&self.log)?;
+        assert_eq!(status.code(), Some(1), "{words}");
+        Ok(words)
+    }
+}
+
+/// A container without a lease: a call for it changes nothing.
+fn stranger() -> NetworkConfig {
+    NetworkConfig { container_mac_addr: "02:88:00:00:ff:ff".to_owned(), ..NetworkConfig::default() }
+}
+
+fn second_refuses() -> Result {
+    let stage = stage(1, &[])?;
+    let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    let lease = stage.setup(0)?;
+    stage.topology.containers[0].namespace.await_rest()?;
+    let file = stage.unit.lease_file();
+    let folder = file.parent().ok_or("no folder")?;
+    // What a Setup leaves to be written is written when the address has been watched for two seconds, and one later.
+    eventually("the lease file is left alone", SOON * 2, || {
+        Ok((fs::metadata(&file)?.modified()?.elapsed()? > Duration::from_millis(3500)).then_some(()))
+    })?;
+    let before = (fs::read(&file)?, fs::metadata(&file)?.modified()?);
+
+    for arguments in [&[][..], &["--on-stop", "release"], &["-a", "0.1", "--on-stop", "release"]] {
+        let second = Manual::start(&stage.topology.host, folder, arguments)?;
+        let words = second.refusal()?;
+        let holder = format!("process {} (smol-dhcp-proxy)", stage.daemon.id());
+        for expected in [&*holder, &folder.display().to_string(), "--dir"] {
+            assert!(words.contains(expected), "no {expected} in: {words}");
+        }
+    }
+    assert_eq!((fs::read(&file)?, fs::metadata(&file)?.modified()?), before, "the lease file is as it was");
+    assert_eq!(server.heard_of(MessageType::Release).len(), 0);
+    let address = stage.topology.containers[0].address()?.map(|has| has.address.to_string());
+    assert_eq!(address.as_ref(), Some(&lease.yiaddr));
+    assert_eq!(stage.teardown(0)?.yiaddr, lease.yiaddr, "the first one has its lease, and serves");
+    server.await_message(MessageType::Release, 1, SOON)?;
+    Ok(())
+}
+
+fn activated_refuses() -> Result {
+    let folder = sandbox::folder("shared")?;
+    let host = Namespace::new("host")?;
+    let mut first = Manual::start(&host, &folder, &[])?;
+    first.await_serving()?;
+    let unit = Unit::new(program(), &[])?.with_leases_in(&folder);
+    let mut second = unit.start(&host)?;
+    assert_eq!(second.await_exit(SOON)?.code(), Some(1));
+    assert!(unit.log()?.contains("is in use by another instance"), "{}", unit.log()?);
+    // It is started again, as systemd does, and finds the directory free.
+    drop(first);
+    unit.start_ready(&host)?;
+    Ok(())
+}
+
+fn killed() -> Result {
+    let mut stage = stage(0, &[])?;
+    let lock = stage.unit.lease_file().with_extension("lock");
+    for _ in 0..5 {
+        let id = fs::read_to_string(&lock)?;
+        assert_eq!(id.trim(), stage.daemon.id().to_string());
+        assert_eq!(fs::metadata(&lock)?.permissions().mode() & 0o7777, 0o600);
+        let start = rt::now();
+        stage.restart()?;
+        assert!(rt::now() - start < Duration::from_secs(1), "a dead instance holds nothing");
+    }
+    Ok(())
+}
+
+fn many_starts() -> Result {
+    let host = Namespace::new("host")?;
+    for round in 0..3 {
+        let folder = sandbox::folder("shared")?;
+        let mut instances = (0..8).map(|_| Manual::start(&host, &folder, &[])).collect::<Result<Vec<_>>>()?;
+        eventually("all but one leave", SOON, || {
+            let mut running = 0;
+            for instance in &mut instances {
+                running += usize::from(instance.daemon.is_running()?);
+            }
+            assert!(running > 0, "none is left in round {round}");
+            Ok((running == 1).then_some(()))
+        })?;
+        for mut instance in instances {
+            if instance.daemon.is_running()? {
+                instance.await_serving()?;
+            } else {
+                let words = instance.refusal()?;
+                assert!(words.contains("is in use by another instance"), "{words}");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn locked_directory() -> Result {
+    let folder = sandbox::folder("shared")?;
+    // Any user who may read it can do this.
+    let held = File::open(&folder)?;
+    flock(&held, FlockOperation::NonBlockingLockExclusive)?;
+    let mut command = Command::new(program());
+    command.arg("--dir").arg(&folder).stdin(Stdio::null()).env_remove("NETAVARK_PROXY_RUN_DIR_ENV");
+    let start = rt::now();
+    let mut daemon = Daemon::from(command.spawn()?);
+    eventually("the daemon serves", SOON, || {
+        assert!(daemon.is_running()?, "it left");
+        Ok(grpc::teardown(&folder.join("nv-proxy.sock"), &stranger()).ok().map(drop))
+    })?;
+    assert!(rt::now() - start < Duration::from_secs(1), "it waited for the lock");
+    let names: Vec<_> = fs::read_dir(&folder)?.map(|entry| Ok(entry?.file_name())).collect::<Result<_>>()?;
+    assert!(!names.iter().any(|name| name == "nv-proxy.sock.lock"), "{names:?}");
+    Ok(())
+}
+
+/// Puts something where the lock file should be.
+type Put = fn(&Path) -> Result;
+
+fn unfit_locks() -> Result {
+    let host = Namespace::new("host")?;
+    let put: [(&str, Put); 3] = [
+        ("symbolic link", |lock| Ok(symlink("precious", lock)?)),
+        ("not a regular file", |lock| Ok(mknodat(CWD, lock, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?)),
+        ("a directory", |lock| Ok(fs::create_dir(lock)?)),
+    ];
+    for (words, put) in put {
+        let folder = sandbox::folder("shared")?;
+        fs::write(folder.join("precious"), "precious")?;
+        put(&folder.join("nv-proxy.lock"))?;
+        let start = rt::now();
+        let said = Manual::start(&host, &folder, &[])?.refusal()?;
+        assert!(rt::now() - start < Duration::from_secs(1), "{words}: it waited");
+        assert!(said.contains("nv-proxy.lock") && said.contains(words), "{words}: {said}");
+        assert_eq!(fs::read(folder.join("precious"))?, b"precious");
+    }
+    Ok(())
+}
