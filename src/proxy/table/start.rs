@@ -1,6 +1,7 @@
 //! The start: leases that earlier instances have left, taken over from the file first and compared with their links later.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use futures_lite::future::yield_now;
 
@@ -55,24 +56,26 @@ impl Table {
         }
         let mut record = record.with_retry_within_reason(now);
         let trust = self.journal.trust(&key);
-        if let Some(delay) = self.journal.put_off(&key, record.remaining(now)) {
-            let place = record.place();
-            if trust != Trust::Quarantined {
-                log::warn!("{place}: the daemon died at work on this lease; trying again after all others");
+        let put_off = self.journal.put_off(&key, record.remaining(now));
+        match (trust, put_off, self.journal.deaths(&key)) {
+            (Trust::Quarantined, _, deaths) => log::error!(
+                "{}: the daemon died {deaths} times at work on this lease; it is not renewed any more. Restart the \
+                 container, or disconnect it from the network and connect it again, for another try",
+                record.place()
+            ),
+            (_, Some(Duration::ZERO), _) => {
+                log::warn!("{}: the daemon died at work on this lease; trying again after all others", record.place());
             }
-            if !delay.is_zero() {
-                log::warn!("{place}: that was not the first time; waiting {} s before", delay.as_secs());
+            (_, Some(delay), deaths) => {
+                log::warn!(
+                    "{}: the daemon died {deaths} times at work on this lease; trying again in {} s",
+                    record.place(),
+                    delay.as_secs()
+                );
                 record = record.put_off_until(now + delay);
                 self.save_within(SOON);
             }
-        }
-        if trust == Trust::Quarantined {
-            log::error!(
-                "{place}: the daemon died {deaths} times at work on this lease; it is not renewed any more. Restart the \
-                 container, or disconnect it from the network and connect it again, for another try",
-                place = record.place(),
-                deaths = self.journal.deaths(&key)
-            );
+            (_, None, _) => {}
         }
         let record = if asleep { record } else { record.with_look() };
         let place = Place::Resting(Resting::of(&record, asleep).trusted(trust, now));
