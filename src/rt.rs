@@ -3,29 +3,31 @@
 //! async-io keeps one helper thread of its own, parked while nothing is due; all of our code runs
 //! on the thread that called [`block_on`]. A second runtime is a second file beside this one.
 
-use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, pending, poll_fn};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Child, Command, ExitStatus, Stdio};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_io::Async;
 use futures_lite::future::{or, yield_now};
 use rustix::net::SocketFlags;
-use rustix::time::{
-    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create,
-    timerfd_settime,
-};
+use rustix::time::{ClockId, clock_gettime};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::time::Instant;
+use alarm::Alarm;
+
+mod alarm;
+mod process;
+
+/// Other programs, such as systemd's.
+pub use process::run;
 
 /// A spawned future: dropped, it is cancelled; `detach` lets it run on its own.
 pub use smol::Task;
@@ -53,7 +55,7 @@ const TURNS: usize = 16;
 
 /// Runs `main` and all that it spawns on this thread, until `main` returns; what is still running then is dropped.
 pub fn block_on<T: 'static>(main: impl AsyncFnOnce(Runtime) -> T + 'static) -> T {
-    let inner = Rc::new(Inner { executor: smol::LocalExecutor::new(), alarm: OnceCell::new() });
+    let inner = Rc::new(Inner { executor: smol::LocalExecutor::new(), alarm: RefCell::default() });
     let runtime = Runtime(Rc::downgrade(&inner));
     // A task like the others: were it polled beside them, it could not start one without a look at the sockets.
     let main = inner.executor.spawn(async move { main(runtime).await });
@@ -76,7 +78,7 @@ pub struct Runtime(Weak<Inner>);
 #[derive(Debug)]
 struct Inner {
     executor: smol::LocalExecutor<'static>,
-    alarm: OnceCell<Rc<Alarm>>,
+    alarm: RefCell<Option<Rc<Alarm>>>,
 }
 
 impl Runtime {
@@ -88,111 +90,24 @@ impl Runtime {
     /// Sleeps until `deadline` on the boot clock, suspend included. All sleepers share one timerfd.
     pub async fn sleep_until(&self, deadline: Instant) -> io::Result<()> {
         let alarm = self.alarm()?;
-        let mut sleeper = Sleeper { alarm: &alarm, key: None };
+        let mut sleeper = alarm.sleeper();
         poll_fn(|context| sleeper.poll(deadline, context.waker())).await
     }
 
     fn alarm(&self) -> io::Result<Rc<Alarm>> {
         let inner = self.inner();
-        if let Some(alarm) = inner.alarm.get() {
+        let mut alarm = inner.alarm.borrow_mut();
+        if let Some(alarm) = alarm.as_ref().filter(|alarm| !alarm.has_failed()) {
             return Ok(Rc::clone(alarm));
         }
-        let alarm = Rc::new(Alarm::new()?);
-        let driver = Rc::clone(&alarm);
+        let new = Rc::new(Alarm::new()?);
+        let driver = Rc::clone(&new);
         self.spawn(async move { driver.drive().await }).detach();
-        Ok(Rc::clone(inner.alarm.get_or_init(|| alarm)))
+        Ok(Rc::clone(alarm.insert(new)))
     }
 
     fn inner(&self) -> Rc<Inner> {
         self.0.upgrade().expect("a runtime is used only by what block_on runs")
-    }
-}
-
-/// Everybody who sleeps on the boot clock, and the timerfd armed for the earliest of them.
-#[derive(Debug)]
-struct Alarm {
-    timer: Async<OwnedFd>,
-    sleepers: RefCell<BTreeMap<(Instant, u64), Waker>>,
-    next_id: Cell<u64>,
-}
-
-impl Alarm {
-    fn new() -> io::Result<Self> {
-        let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
-        Ok(Self { timer: Async::new(timer)?, sleepers: RefCell::default(), next_id: Default::default() })
-    }
-
-    async fn drive(&self) {
-        loop {
-            // An error here is the reactor's end, and with it everybody's.
-            if self.timer.readable().await.is_err() {
-                return;
-            }
-            // The count of expirations is of no interest; reading it silences the descriptor.
-            let _ = rustix::io::read(self.timer.get_ref(), &mut [0; 8]);
-            let due = {
-                let mut sleepers = self.sleepers.borrow_mut();
-                let later = sleepers.split_off(&(now(), u64::MAX));
-                std::mem::replace(&mut *sleepers, later)
-            };
-            due.into_values().for_each(Waker::wake);
-            self.arm();
-        }
-    }
-
-    fn arm(&self) {
-        let earliest = self.sleepers.borrow().keys().next().map(|&(earliest, _)| earliest.since_boot());
-        let it_value = match earliest {
-            // Zero disarms (timerfd_create(2)), so a nanosecond late rather than never.
-            Some(at) => Timespec {
-                tv_sec: at.as_secs().try_into().unwrap_or(i64::MAX),
-                tv_nsec: i64::from(at.subsec_nanos()).max(1),
-            },
-            None => Timespec { tv_sec: 0, tv_nsec: 0 },
-        };
-        let spec = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value };
-        timerfd_settime(self.timer.get_ref(), TimerfdTimerFlags::ABSTIME, &spec)
-            .expect("the timerfd is ours and the time is valid");
-    }
-}
-
-/// One who waits on an [`Alarm`]; dropping it leaves the queue.
-struct Sleeper<'a> {
-    alarm: &'a Alarm,
-    key: Option<(Instant, u64)>,
-}
-
-impl Sleeper<'_> {
-    fn poll(&mut self, deadline: Instant, waker: &Waker) -> Poll<io::Result<()>> {
-        if now() >= deadline {
-            return Poll::Ready(Ok(()));
-        }
-        let key = *self.key.get_or_insert_with(|| {
-            let id = self.alarm.next_id.replace(self.alarm.next_id.get() + 1);
-            (deadline, id)
-        });
-        let mut sleepers = self.alarm.sleepers.borrow_mut();
-        let new = sleepers.insert(key, waker.clone()).is_none();
-        let earliest = sleepers.keys().next() == Some(&key);
-        drop(sleepers);
-        if new && earliest {
-            self.alarm.arm();
-        }
-        Poll::Pending
-    }
-}
-
-impl Drop for Sleeper<'_> {
-    fn drop(&mut self) {
-        let Some(key) = self.key else { return };
-        let mut sleepers = self.alarm.sleepers.borrow_mut();
-        let earliest = sleepers.keys().next() == Some(&key);
-        sleepers.remove(&key);
-        drop(sleepers);
-        if earliest {
-            // Nobody is to be woken for one who is gone.
-            self.alarm.arm();
-        }
     }
 }
 
@@ -357,54 +272,14 @@ impl<T: AsFd> Watched<T> {
         self.0.get_ref()
     }
 
+    /// Waits until the descriptor is readable, or seems so.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.0.readable().await
+    }
+
     /// Runs `operation` until it does anything but block, waiting for the descriptor to become readable in between.
     pub async fn read_with<R>(&self, operation: impl FnMut(&T) -> io::Result<R>) -> io::Result<R> {
         self.0.read_with(operation).await
-    }
-}
-
-/// The most that is kept of what a program says.
-const OUTPUT_LIMIT: usize = 64 * 1024;
-
-/// Runs a program to its end, with nothing to read; returns how it ended and what it said on stdout and stderr.
-///
-/// # Errors
-///
-/// It could not be started, or took longer than `bound`. Then, and when this future is dropped, it is killed.
-pub async fn run(command: &mut Command, bound: Duration) -> io::Result<(ExitStatus, Vec<u8>)> {
-    let (reader, writer) = io::pipe()?;
-    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
-    let mut running = Running(command.spawn()?);
-    // As long as it keeps our ends of the pipe there is no end of file.
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    let reader = Async::new(reader)?;
-    let listen = async {
-        let (mut said, mut buffer) = (Vec::new(), [0; 1024]);
-        loop {
-            let length = reader.read_with(|mut pipe| pipe.read(&mut buffer)).await?;
-            if length == 0 {
-                return io::Result::Ok(said);
-            }
-            said.extend_from_slice(&buffer[..length.min(OUTPUT_LIMIT - said.len())]);
-        }
-    };
-    let late = async {
-        sleep(bound).await;
-        Err(io::ErrorKind::TimedOut.into())
-    };
-    let said = or(listen, late).await?;
-    // Programs close their output by ending, so this takes a moment at most.
-    Ok((running.0.wait()?, said))
-}
-
-/// A program that does not outlive its owner, nor leaves anything to be reaped.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Both do nothing where it was waited for.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

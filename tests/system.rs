@@ -5,8 +5,12 @@
 #[path = "lab/mod.rs"]
 mod lab;
 
+#[path = "system/blame.rs"]
+mod blame;
 #[path = "system/calls.rs"]
 mod calls;
+#[path = "system/changed.rs"]
+mod changed;
 #[path = "system/conflict.rs"]
 mod conflict;
 #[path = "system/crash.rs"]
@@ -80,11 +84,13 @@ fn main() -> ExitCode {
     // Most trials mostly wait.
     arguments.test_threads.get_or_insert(8);
 
-    let groups: [&[Named]; 24] = [
+    let groups: [&[Named]; 26] = [
         lab_itself::TRIALS,
         lease::TRIALS,
         refusals::TRIALS,
         calls::TRIALS,
+        changed::TRIALS,
+        blame::TRIALS,
         leaving::TRIALS,
         crash::TRIALS,
         storm::TRIALS,

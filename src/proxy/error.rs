@@ -183,3 +183,14 @@ pub(super) enum StartError {
     #[error("cannot serve: {0}")]
     Serve(io::Error),
 }
+
+impl From<StartError> for Status {
+    /// What only the administrator can change is another code than what may pass.
+    fn from(error: StartError) -> Self {
+        let code = match &error {
+            StartError::TooManySockets | StartError::MachineId(_) => Code::FailedPrecondition,
+            StartError::Locked(_) | StartError::Service(_) | StartError::Serve(_) => Code::Unavailable,
+        };
+        Status { code, message: error.to_string() }
+    }
+}

@@ -44,9 +44,9 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::rpc;
+use crate::rpc::{self, Code, Status};
 use crate::rt;
-use crate::service::{self, Connection, Idle, Options, Prepare, Reason, Wakeup, activation};
+use crate::service::{self, Connection, Idle, Options, Prepare, Reason, Socket, Wakeup, activation};
 
 use config::{Command, Config};
 use error::StartError;
@@ -60,6 +60,12 @@ use table::Table;
 /// How long a client may keep a connection without a call, however long the daemon itself stays.
 const QUIET: Duration = Duration::from_secs(10);
 
+/// How long a process that cannot serve waits for the next caller to be told so.
+const REFUSING: Duration = Duration::from_secs(2);
+
+/// The exit status that no restart can change: `RestartPreventExitStatus=` in the units.
+const WRONG_COMMAND_LINE: u8 = 2;
+
 /// The whole program: arguments (without the program's name) in, exit code out.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let config = match config::parse(arguments, std::env::var_os(config::RUN_DIR_ENV)) {
@@ -68,30 +74,41 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Command::Version) => return print(concat!("smol-dhcp-proxy ", env!("CARGO_PKG_VERSION"), "\n")),
         Err(error) => {
             logging::say(&format!("{error}\nTry --help."));
-            return ExitCode::from(2);
+            logging::start();
+            refuse(
+                activation::listen_fds().unwrap_or_default(),
+                Status::new(Code::FailedPrecondition, error.to_string()),
+            );
+            return ExitCode::from(WRONG_COMMAND_LINE);
         }
     };
     logging::start();
-    match serve(config) {
+    let mut sockets = Vec::new();
+    match serve(config, &mut sockets) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error}");
+            refuse(sockets, error.into());
             ExitCode::FAILURE
         }
     }
 }
 
-fn serve(config: Config) -> Result<(), StartError> {
+/// Serves until it is time to leave. What systemd handed over is left in `handed_over` where that cannot begin.
+fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError> {
+    // First of all, before the process opens descriptors of its own.
+    *handed_over = activation::listen_fds()?;
     let identity = Identity::find(config.habits.client_id)?;
-    let mut sockets = activation::listen_fds()?;
+    if handed_over.len() > 1 {
+        return Err(StartError::TooManySockets);
+    }
     let idle = Idle::new(config.activity);
     let mut options = Options::new(idle.clone()).map_err(StartError::Serve)?;
     // Before anything in the directory is read, and before the socket is made: what another instance holds is not ours.
     let directory = StateDirectory::lock(&config.lease_file.with_extension("lock"))?;
-    match sockets.len() {
-        0 => sockets.push(service::bind(&config.socket_path())?),
-        1 => {}
-        _ => return Err(StartError::TooManySockets),
+    let mut sockets = std::mem::take(handed_over);
+    if sockets.is_empty() {
+        sockets.push(service::bind(&config.socket_path())?);
     }
     let wakeup = match (config.sleep, config.activity) {
         (config::Sleep::Never, _) => Err("--sleep never".to_owned()),
@@ -126,13 +143,39 @@ fn serve(config: Config) -> Result<(), StartError> {
         let reason = service::serve(&runtime, sockets, options, handler).await;
         match reason {
             Ok(Reason::Signal(_)) => Rc::clone(&table).stop(config.on_stop).await,
-            Ok(Reason::Hurry(_)) => drop(table.save(true)),
+            Ok(Reason::Hurry(_)) => {
+                table.save(true);
+                table.journal.clear();
+            }
             Ok(Reason::Idle) | Err(_) => {}
         }
         table.close_file();
         reason.map(drop)
     })
     .map_err(StartError::Serve)
+}
+
+/// Answers with `status` those who wait at the sockets and those who come soon: their calls are what started the process,
+/// and systemd would start it again for each of them that is left there.
+fn refuse(sockets: Vec<Socket>, status: Status) {
+    if sockets.is_empty() {
+        return;
+    }
+    let status = Status { message: format!("smol-dhcp-proxy: {}", status.message), ..status };
+    let refused = rt::block_on(async move |runtime| {
+        let options = Options::new(Idle::new(Some(REFUSING)))?;
+        let handler = move |Connection { stream, activity, closing }| {
+            let status = status.clone();
+            async move {
+                rpc::serve(stream, REFUSING, closing, async |_| Err(status.clone())).await;
+                drop(activity);
+            }
+        };
+        service::serve(&runtime, sockets, options, handler).await
+    });
+    if let Err(error) = refused {
+        log::error!("cannot tell those who call: {error}");
+    }
 }
 
 fn print(text: &str) -> ExitCode {

@@ -19,11 +19,16 @@ use super::memory::Who;
 use super::reply::reply;
 use super::request::{Key, Mac, Request};
 use super::settings::{Settings, Way};
+use super::silence::Server;
 use super::site::Site;
 
 mod parse;
 mod reason;
 mod recall;
+
+/// How soon is tried again what failed for want of something: twice as late each time, up to [`SELDOM`].
+const RETRY: Duration = Duration::from_secs(30);
+const SELDOM: Duration = Duration::from_secs(3600);
 
 /// All that it takes to go on with a lease, in netavark's fields and in ours. Instants are milliseconds on the boot clock,
 /// and none stands for never.
@@ -113,6 +118,12 @@ pub(super) struct Record {
     /// Something was due, and could not be said for want of a carrier.
     #[prost(bool, tag = "31")]
     unsaid: bool,
+
+    /// When what failed is tried again, and how often in a row it has failed.
+    #[prost(uint64, optional, tag = "32")]
+    retry_at: Option<u64>,
+    #[prost(uint32, tag = "33")]
+    retries: u32,
 }
 
 /// What is on the link because of a lease (`Settings`).
@@ -248,8 +259,37 @@ impl Record {
             self.next_at = None;
             self.due_at = Some(0);
             self.state = ENDING.to_owned();
+            (self.retry_at, self.retries) = (None, 0);
         }
         self
+    }
+
+    /// The same after a failure at `now`: to be tried again, each time later than the last.
+    pub(super) fn with_retry(mut self, now: Instant) -> Self {
+        let delay = RETRY.saturating_mul(1 << self.retries.min(16)).min(SELDOM);
+        self.retries = self.retries.saturating_add(1);
+        self.put_off_until(now + delay)
+    }
+
+    /// The same, for which nothing is done before `until`.
+    pub(super) fn put_off_until(mut self, until: Instant) -> Self {
+        self.retry_at = millis(until);
+        self
+    }
+
+    /// The same, with no longer a wait for its next try than any that starts at `now`.
+    pub(super) fn with_retry_within_reason(self, now: Instant) -> Self {
+        Self { retry_at: self.retry_at.filter(|at| instant(*at) <= now + SELDOM), ..self }
+    }
+
+    /// Whether something has failed for it that is to be tried again.
+    pub(super) fn is_retry(&self) -> bool {
+        self.retry_at.is_some()
+    }
+
+    /// How long it lasts from `now` on if nothing is done for it; `None` where that is for ever.
+    pub(super) fn remaining(&self, now: Instant) -> Option<Duration> {
+        self.expires_at().map(|end| instant(end) - now)
     }
 
     /// Whether a Teardown of it was under way.
@@ -263,8 +303,9 @@ impl Record {
     }
 
     /// The server that its lease is from.
-    pub(super) fn server(&self) -> Option<Ipv4Addr> {
-        self.lease.srv_id.parse().ok()
+    pub(super) fn server(&self) -> Option<Server> {
+        let (address, station) = (self.lease.srv_id.parse().ok()?, Mac::parse(&self.server_mac).ok());
+        Some(Server { network: self.host_iface.clone(), address, station })
     }
 
     /// Whether it is in use and nothing is to be done for it but to renew it.
@@ -298,7 +339,11 @@ impl Record {
     /// What the lease belongs to, where that is said.
     pub(super) fn key(&self) -> Option<Key> {
         let mac = Mac::parse(&self.lease.mac_address).ok()?;
-        (!self.ns_path.is_empty()).then(|| Key { mac, netns: Path::new(&self.ns_path).into() })
+        (!self.ns_path.is_empty()).then(|| Key {
+            mac,
+            netns: Path::new(&self.ns_path).into(),
+            interface: self.container_iface.as_str().into(),
+        })
     }
 
     /// The names that the container goes by.
@@ -343,6 +388,9 @@ impl Record {
 
     /// When there is something to be done; none where that is never.
     pub(super) fn due(&self) -> Option<Instant> {
+        if let Some(retry_at) = self.retry_at {
+            return Some(instant(retry_at));
+        }
         // What cannot be said is not said any sooner.
         let clients = self.due_at.filter(|_| !self.unsaid);
         clients.into_iter().chain(self.look_at).chain(self.expires_at()).min().map(instant)
@@ -350,7 +398,7 @@ impl Record {
 
     /// From when on it may be renewed together with others: a tenth of T1 before its time (RFC 2131 4.4.5).
     pub(super) fn may_renew_from(&self) -> Option<Instant> {
-        let renew_at = self.renew_at.filter(|_| self.state == BOUND)?;
+        let renew_at = self.renew_at.filter(|_| self.state == BOUND && !self.is_retry())?;
         Some(instant(renew_at.saturating_sub(u64::from(self.lease.t1) * 100)))
     }
 

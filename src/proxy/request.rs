@@ -44,13 +44,23 @@ impl fmt::Debug for Mac {
     }
 }
 
-/// What a lease belongs to. Teardown comes without a container id, so that cannot be it.
+/// Identifies a lease. The container's id cannot be part of it: a Teardown comes without one. The MAC is first, because
+/// the lease file groups leases by it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
-    /// The container interface's address.
+    /// The hardware address that the interface had at its Setup.
     pub(super) mac: Mac,
     /// The container's network namespace, as the caller names it.
     pub(super) netns: Rc<Path>,
+    /// The interface in it, by the name it had at its Setup.
+    pub(super) interface: Rc<str>,
+}
+
+impl Key {
+    /// Returns whether `other` is another lease of the same interface, whose MAC has changed between their Setups.
+    pub(super) fn is_predecessor(&self, other: &Self) -> bool {
+        self.mac != other.mac && self.netns == other.netns && self.interface == other.interface
+    }
 }
 
 /// A Setup whose form is right; whether its interfaces exist is asked next.
@@ -98,7 +108,7 @@ impl Request {
         }
         let ns_path: Rc<Path> = Path::new(&config.ns_path).into();
         Ok(Self {
-            key: Key { mac, netns: Rc::clone(&ns_path) },
+            key: Key { mac, netns: Rc::clone(&ns_path), interface: config.container_iface.as_str().into() },
             ns_path,
             mac_text: config.container_mac_addr,
             host_interface: config.host_iface,
@@ -128,11 +138,13 @@ impl Request {
     }
 }
 
-/// Which leases a call means: those of a MAC, in one network namespace where it is named.
+/// Selects the leases that a Teardown means: by interface where it names one in a namespace, because the container may
+/// have changed its MAC; else by MAC, in one network namespace where it names that.
 #[derive(Clone, Debug)]
 pub(super) struct Selector {
     mac: Mac,
     netns: Option<PathBuf>,
+    interface: String,
 }
 
 impl Selector {
@@ -140,7 +152,7 @@ impl Selector {
     pub(super) fn parse(config: &NetworkConfig) -> Option<Self> {
         let mac = Mac::parse(&config.container_mac_addr).ok()?;
         let netns = (!config.ns_path.is_empty()).then(|| Path::new(&config.ns_path).to_owned());
-        Some(Self { mac, netns })
+        Some(Self { mac, netns, interface: config.container_iface.clone() })
     }
 
     /// The same with another name for the network namespace, if it names one.
@@ -148,8 +160,18 @@ impl Selector {
         Self { netns: self.netns.map(|netns| name(&netns)), ..self }
     }
 
-    /// Whether it means the lease of `key`.
-    pub(super) fn matches(&self, key: &Key) -> bool {
+    /// Returns the interface, where it is named together with its namespace.
+    pub(super) fn interface(&self) -> Option<&str> {
+        (self.netns.is_some() && !self.interface.is_empty()).then_some(&*self.interface)
+    }
+
+    /// Returns whether `key` has the interface that is named, whatever its MAC.
+    pub(super) fn matches_interface(&self, key: &Key) -> bool {
+        self.interface() == Some(&*key.interface) && self.netns.as_deref() == Some(&*key.netns)
+    }
+
+    /// Returns whether `key` has the MAC, in the namespace that is named if one is.
+    pub(super) fn matches_mac(&self, key: &Key) -> bool {
         self.mac == key.mac && self.netns.as_deref().is_none_or(|netns| netns == &*key.netns)
     }
 }
@@ -225,9 +247,39 @@ mod tests {
     }
 
     #[test]
-    fn a_teardown_means_the_mac_in_the_netns_that_it_names_if_any() {
+    fn a_teardown_means_the_interface_that_it_names_whatever_its_mac() {
         let key = parsed(config()).unwrap().key;
-        let selects = |config: NetworkConfig| Selector::parse(&config).is_some_and(|selector| selector.matches(&key));
+        let selects =
+            |config: NetworkConfig| Selector::parse(&config).is_some_and(|selector| selector.matches_interface(&key));
+        assert!(selects(config()));
+        assert!(selects(NetworkConfig { container_mac_addr: "02:00:00:00:00:01".into(), ..config() }));
+        assert!(
+            !selects(NetworkConfig { container_iface: "eth1".into(), ..config() }),
+            "another one with the same MAC"
+        );
+        assert!(!selects(NetworkConfig { ns_path: "/run/netns/other".into(), ..config() }));
+        assert!(!selects(NetworkConfig { ns_path: String::new(), ..config() }));
+    }
+
+    #[test]
+    fn a_setup_follows_one_of_the_same_interface_with_another_mac() {
+        let key = |mac: &str, netns: &str, interface: &str| {
+            let (container_mac_addr, ns_path, container_iface) = (mac.into(), netns.into(), interface.into());
+            parsed(NetworkConfig { container_mac_addr, ns_path, container_iface, ..config() }).unwrap().key
+        };
+        let (one, other) = ("02:00:00:00:00:01", "02:00:00:00:00:02");
+        let new = key(one, "/run/netns/c", "eth0");
+        assert!(key(other, "/run/netns/c", "eth0").is_predecessor(&new));
+        for unrelated in [new.clone(), key(other, "/run/netns/d", "eth0"), key(other, "/run/netns/c", "eth1")] {
+            assert!(!unrelated.is_predecessor(&new), "{unrelated:?}");
+        }
+    }
+
+    #[test]
+    fn else_it_means_the_mac_in_the_netns_that_it_names_if_any() {
+        let key = parsed(config()).unwrap().key;
+        let selects =
+            |config: NetworkConfig| Selector::parse(&config).is_some_and(|selector| selector.matches_mac(&key));
         assert!(selects(config()));
         assert!(selects(NetworkConfig { container_mac_addr: "aa:bb:cc:dd:ee:0f".into(), ..config() }));
         assert!(selects(NetworkConfig { ns_path: String::new(), ..config() }));

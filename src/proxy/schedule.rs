@@ -17,7 +17,7 @@ use super::record::{Packed, Record};
 use super::request::Key;
 use super::session::{Kept, Session};
 use super::site::Unreachable;
-use super::table::{Awake, Place, Resting, SOON, Slot, Table};
+use super::table::{Awake, Place, Resting, SOON, Slot, Table, Trust};
 
 /// How soon a lease that was just laid down may be due again.
 const NO_SOONER: Duration = Duration::from_secs(1);
@@ -25,6 +25,13 @@ const NO_SOONER: Duration = Duration::from_secs(1);
 /// A deadline that is nearer than this is waited for, whatever the patience: to leave takes a moment, and a timer that
 /// elapses within it is lost.
 const NEAR: Duration = Duration::from_secs(2);
+
+/// For how long a process stays that could not have its wakeup arranged: twice as long each time, up to the longest.
+const PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
+/// After this long a lease under suspicion does not wait any more until nothing else is done.
+const LAST: Duration = Duration::from_secs(60);
 
 /// How long all leases may take to be given back when the daemon is stopped, well below the 90 seconds that systemd
 /// waits before it kills.
@@ -34,8 +41,12 @@ const RELEASE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Sleep {
     wakeup: Option<Wakeup>,
-    /// Why it is not to be used, if so.
-    why_not: RefCell<Option<String>>,
+    /// Why there is none.
+    why_not: Option<String>,
+    /// How often in a row the wakeup could not be arranged.
+    failures: Cell<u32>,
+    /// It is not tried for a while.
+    paused: Cell<bool>,
     /// How near a deadline has to be to be waited for.
     patience: Duration,
     /// Keeps the process for the sake of leases.
@@ -56,7 +67,9 @@ impl Sleep {
         };
         Self {
             wakeup,
-            why_not: RefCell::new(why_not),
+            why_not,
+            failures: Cell::default(),
+            paused: Cell::default(),
             patience: patience.max(NEAR),
             staying: RefCell::default(),
             armed: Cell::default(),
@@ -77,7 +90,15 @@ impl Sleep {
     }
 
     fn wakeup(&self) -> Option<&Wakeup> {
-        self.wakeup.as_ref().filter(|_| self.why_not.borrow().is_none())
+        self.wakeup.as_ref().filter(|_| !self.paused.get())
+    }
+
+    /// Counts a failure to arrange the wakeup, and returns how long not to try again.
+    fn pause(&self) -> Duration {
+        let failures = self.failures.get();
+        self.failures.set(failures.saturating_add(1));
+        self.paused.set(true);
+        PAUSE.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE)
     }
 }
 
@@ -102,9 +123,21 @@ impl Table {
         self.sleep.is_possible() && (Wakeup::woken_by_timer() || is_due())
     }
 
-    /// When the next lease is due that rests.
+    /// When the next lease is due that rests. One under suspicion waits while something else is done.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.slots.borrow().values().filter_map(|slot| slot.place.due()).min()
+        self.next_due_of(|_| true)
+    }
+
+    fn next_due_of(&self, chosen: impl Fn(&Resting) -> bool) -> Option<Instant> {
+        let wait = if self.is_at_work() { LAST } else { Duration::ZERO };
+        let slots = self.slots.borrow();
+        let resting = slots.values().filter_map(|slot| slot.place.resting()).filter(|resting| chosen(resting));
+        resting.filter_map(|resting| Some(if resting.is_suspect { resting.due? + wait } else { resting.due? })).min()
+    }
+
+    /// Whether something is done for a lease at the moment.
+    fn is_at_work(&self) -> bool {
+        self.slots.borrow().values().any(|slot| slot.place.resting().is_none())
     }
 
     /// Wakes all leases that are due, each in its turn, and with them those that may be renewed early: each of them would
@@ -126,6 +159,12 @@ impl Table {
         };
         // Of those that are due since a crash, those first whose T1 comes first.
         due.sort();
+        let (suspects, mut due): (Vec<_>, Vec<_>) =
+            due.into_iter().partition(|(_, _, key)| self.journal.trust(key) != Trust::Full);
+        if due.is_empty() {
+            // Alone, so that no other lease loses its work with the process; and the one of fewer deaths first.
+            due.extend(suspects.into_iter().min_by_key(|(due, _, key)| (self.journal.deaths(key), *due)));
+        }
         for (_, _, key) in due {
             if together && self.hold_back(&key, now) {
                 continue;
@@ -144,12 +183,12 @@ impl Table {
         let Some(server) = record.server().filter(|_| record.is_bound() || record.is_unanswered()) else {
             return false;
         };
-        let until = self.silence.borrow().until(server, now).filter(|_| record.is_bound());
+        let until = self.silence.borrow().until(&server, now).filter(|_| record.is_bound());
         let Some(record) = until.and_then(|until| record.put_off(until)) else {
-            self.silence.borrow_mut().asked(server, now);
+            self.silence.borrow_mut().asked(&server, now);
             return false;
         };
-        let resting = Resting::of(&record, true);
+        let resting = Resting::of(&record, true).trusted(self.journal.trust(key), now);
         let is_held = resting.due > Some(now);
         if is_held {
             self.note(key, &record);
@@ -163,15 +202,16 @@ impl Table {
     /// A server has answered: who waited for it to do so need not wait any longer.
     pub(super) fn hear_from(&self, record: &Record) {
         let Some(server) = record.server() else { return };
-        if !self.silence.borrow_mut().spoke(server, rt::now()) {
+        if !self.silence.borrow_mut().mark_responsive(&server, rt::now()) {
             return;
         }
-        for slot in self.slots.borrow_mut().values_mut() {
+        for (key, slot) in self.slots.borrow_mut().iter_mut() {
             let (Place::Resting(resting), Some(packed)) = (&mut slot.place, &mut slot.record) else { continue };
             let record = packed.unpack();
-            let is_put_off = record.server() == Some(server) && record.is_bound() && record.due() > record.t1();
+            let is_put_off =
+                record.server().as_ref() == Some(&server) && record.is_bound() && record.due() > record.t1();
             if let Some(record) = record.t1().filter(|_| is_put_off).and_then(|t1| record.put_off(t1)) {
-                *resting = Resting::of(&record, resting.known);
+                *resting = Resting::of(&record, resting.known).trusted(self.journal.trust(key), rt::now());
                 *packed = Packed::from(&record);
                 self.unsaved.set(true);
             }
@@ -185,7 +225,8 @@ impl Table {
             let kept = async {
                 // Setup is answered first: nobody waits for what begins here.
                 yield_now().await;
-                let kept = session.keep(async |session| table.noted(&key, session).await).await;
+                let kept = session.keep(async |session, change| table.noted(&key, session, change).await);
+                let kept = table.journal.watch(&key, kept).await;
                 table.conclude(&key, &session, kept);
             };
             or(kept, stopped).await;
@@ -200,7 +241,7 @@ impl Table {
             let work = async {
                 table.commons.sleep_until(turn).await;
                 // After a crash all leases wait for their turn at once, and an exchange takes kilobytes.
-                Box::pin(table.see_to(&key, &mut session)).await;
+                table.journal.watch(&key, table.see_to(&key, &mut session)).await;
             };
             or(work, stopped).await;
             session.map(|session| *session)
@@ -220,30 +261,33 @@ impl Table {
                     Ok(()) => self.forget(key),
                     Err(error) => {
                         log::warn!("{place}: cannot end its lease: {error}; trying again");
-                        self.lay_down(key, Resting::again());
+                        self.try_again_later(key);
                     }
                 }
             }
             Ok(Some(revived)) => {
                 let session = session.insert(Box::new(revived));
-                let kept = session.keep(async |session| self.noted(key, session).await).await;
+                let kept = session.keep(async |session, change| self.noted(key, session, change).await).await;
                 self.conclude(key, session, kept);
             }
             Ok(None) => {
                 log::info!("{place}: its Setup came to nothing");
                 self.forget(key);
             }
-            Err(Unreachable::Gone(why)) => {
+            Err(Unreachable::Gone(why) | Unreachable::OtherMac(why)) => {
                 log::info!("{place}: {why}; its lease is left to run out");
+                if let Some(record) = self.record(key) {
+                    self.remember(record.who(), &record);
+                }
                 self.forget(key);
             }
             Err(Unreachable::Fault(error)) => {
                 log::warn!("{place}: {error}");
-                self.lay_down(key, Resting::again());
+                self.try_again_later(key);
             }
         }
         if let Some(server) = server {
-            self.silence.borrow_mut().nobody_asks(server);
+            self.silence.borrow_mut().forget_question(&server);
         }
     }
 
@@ -262,7 +306,7 @@ impl Table {
             Kept::Rests(record) => {
                 let record = match record.server().filter(|_| record.is_unanswered()) {
                     Some(server) => {
-                        self.silence.borrow_mut().is_silent(server, rt::now());
+                        self.silence.borrow_mut().mark_unresponsive(&server, rt::now(), rt::now());
                         record.with_silence(rt::now())
                     }
                     None => *record,
@@ -282,8 +326,17 @@ impl Table {
         }
     }
 
+    /// Called by the task itself: what failed for want of something is tried again, ever later.
+    fn try_again_later(self: &Rc<Self>, key: &Key) {
+        if let Some(record) = self.record(key).map(|record| record.with_retry(rt::now())) {
+            self.note(key, &record);
+            self.lay_down(key, Resting::of(&record, false));
+        }
+    }
+
     /// Called by the task itself: from now on nothing is done for the lease until it is due.
     fn lay_down(self: &Rc<Self>, key: &Key, resting: Resting) {
+        self.journal.acquit(key);
         if let Some(slot) = self.slots.borrow_mut().get_mut(key)
             // Else somebody waits for this task to end, and has the place.
             && matches!(slot.place, Place::Awake(_))
@@ -298,6 +351,7 @@ impl Table {
 
     /// Called by the task itself: the lease is over.
     fn forget(self: &Rc<Self>, key: &Key) {
+        self.journal.acquit(key);
         let removed = {
             let mut slots = self.slots.borrow_mut();
             match slots.get(key) {
@@ -312,13 +366,14 @@ impl Table {
             self.tell();
         }
         self.mind_staying();
+        self.changed.notify(usize::MAX);
     }
 
     /// Stays or need not stay for the sake of the leases that there are.
     pub(super) fn mind_staying(&self) {
         let has_leases = !self.slots.borrow().is_empty();
         if has_leases
-            && let Some(why) = &*self.sleep.why_not.borrow()
+            && let Some(why) = &self.sleep.why_not
             && !self.sleep.told.replace(true)
         {
             log::info!("staying for as long as there are leases: {why}");
@@ -335,24 +390,57 @@ impl Table {
         self.sleep.staying.borrow_mut().get_or_insert_with(|| self.idle.activity());
     }
 
-    /// From now on leases are a reason to stay.
-    fn give_up_sleeping(&self, why: String) {
-        *self.sleep.why_not.borrow_mut() = Some(why);
+    /// Leases are a reason to stay for a while: nothing would start the process again.
+    fn pause_sleeping(self: &Rc<Self>, why: &io::Error) {
+        let is_first = self.sleep.failures.get() == 0;
+        let pause = self.sleep.pause();
+        if is_first {
+            log::warn!(
+                "cannot have systemd start the service again: {why}; staying, and trying again in {} s, then ever later",
+                pause.as_secs()
+            );
+        } else {
+            log::debug!("cannot have systemd start the service again: {why}; trying again in {} s", pause.as_secs());
+        }
         self.mind_staying();
+        let table = Rc::clone(self);
+        let later = async move {
+            table.commons.sleep_until(rt::now() + pause).await;
+            table.sleep.paused.set(false);
+            table.mind_staying();
+        };
+        self.commons.runtime.spawn(later).detach();
+    }
+
+    /// Has the process woken at `due`, or not at all. One failure may be chance.
+    async fn arrange(&self, wakeup: &Wakeup, due: Option<Instant>) -> io::Result<()> {
+        let arrange = async || match due {
+            Some(due) => self.arm(wakeup, due).await,
+            None => self.disarm(wakeup).await,
+        };
+        match arrange().await {
+            Err(error) => {
+                log::debug!("once more: {error}");
+                arrange().await
+            }
+            done => done,
+        }
     }
 
     /// Called when idleness says that it is time to leave: has the process woken for the next deadline, or keeps it.
     pub(super) async fn prepare_to_leave(self: Rc<Self>) {
         while let Some(wakeup) = self.sleep.wakeup() {
-            let due = self.next_due();
-            let done = match due {
-                Some(due) if due - rt::now() <= self.sleep.patience => return self.stay(),
-                Some(due) => self.arm(wakeup, due).await,
-                None => self.disarm(wakeup).await,
-            };
-            if let Err(error) = done {
-                return self.give_up_sleeping(error.to_string());
+            let (due, now) = (self.next_due(), rt::now());
+            // What failed may fail again, so it is not worth staying for.
+            let pressing = self.next_due_of(|resting| !resting.is_retry);
+            if pressing.is_some_and(|due| due - now <= self.sleep.patience) || due.is_some_and(|due| due - now <= NEAR)
+            {
+                return self.stay();
             }
+            if let Err(error) = self.arrange(wakeup, due).await {
+                return self.pause_sleeping(&error);
+            }
+            self.sleep.failures.set(0);
             // What has come up meanwhile counts.
             if self.next_due() != due && !self.idle.is_busy() {
                 continue;
@@ -370,25 +458,21 @@ impl Table {
     pub(super) async fn stop(self: Rc<Self>, on_stop: OnStop) {
         let wakeup = self.sleep.wakeup.as_ref();
         if on_stop == OnStop::Release {
-            let release = async { self.end_all(|_| true).await.is_some() };
-            or(release, async {
-                rt::sleep(RELEASE).await;
-                false
-            })
-            .await;
+            or(self.end_all(), rt::sleep(RELEASE)).await;
             let left = self.slots.borrow().len();
             if left > 0 {
                 log::warn!("{left} leases could not be given back in time");
             }
         }
         if !self.slots.borrow().is_empty() {
-            self.keep_on_stop(self.sleep.wakeup()).await;
+            self.keep_on_stop(wakeup).await;
         } else if let Some(wakeup) = wakeup
             && let Err(error) = self.disarm(wakeup).await
         {
             log::warn!("{error}");
         }
         self.save(true);
+        self.journal.clear();
     }
 
     async fn keep_on_stop(&self, wakeup: Option<&Wakeup>) {

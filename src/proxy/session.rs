@@ -23,7 +23,7 @@ use super::reply;
 use super::request::Request;
 use super::settings::{Place, Settings};
 use super::site::{Heard, LinkState, Site, Unreachable, Wire, is_link_away, looking_for};
-use super::words::{Brief, Change, LostBy};
+use super::words::{self, Brief, LostBy};
 
 mod acquire;
 mod end;
@@ -80,6 +80,8 @@ pub(super) struct Session {
     told_of_taken_port: bool,
     /// Called before a lease that was made known is given back.
     before_undoing: Option<Undoing>,
+    /// The lease is being given back, for which the interface need not have the MAC any more that the lease is for.
+    releasing: bool,
 }
 
 /// What has to be done before a lease is given back that was made known already.
@@ -100,11 +102,33 @@ pub(super) enum Kept {
     Gone,
 }
 
+/// How an event changes a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// It lasts longer, and is the same in all else.
+    Time,
+    /// There is another one, or none.
+    Settings,
+}
+
 /// What comes next in a session.
 enum Next {
     Event(Event),
     Rest(Box<Record>),
     Gone(String),
+    /// The interface has another hardware address now.
+    OtherMac(String),
+}
+
+impl Next {
+    /// Sorts out the end of a lease, where `unreachable` is one.
+    fn end(unreachable: Unreachable) -> Result<Self, Error> {
+        match unreachable {
+            Unreachable::Gone(why) => Ok(Self::Gone(why)),
+            Unreachable::OtherMac(why) => Ok(Self::OtherMac(why)),
+            Unreachable::Fault(error) => Err(error),
+        }
+    }
 }
 
 impl Commons {
@@ -147,6 +171,7 @@ impl Session {
             trouble: String::new(),
             told_of_taken_port: false,
             before_undoing: None,
+            releasing: false,
         }
     }
 
@@ -158,8 +183,9 @@ impl Session {
     ) -> Result<Option<Self>, Unreachable> {
         let Remembered { mut request, site, mut settings, looks, unsaid, state } = remembered;
         let (config, seed, now) = (commons.config(&mut request), seed()?, rt::now());
+        // Its MAC does not matter yet: what is on the link comes off again, whatever becomes of the lease.
         let on_link = || {
-            let addresses = site.check(&request)?.addresses(site.index);
+            let addresses = site.netlink(&request)?.addresses(site.index);
             Ok::<_, Unreachable>(addresses.map_err(looking_for(&request.container_interface))?)
         };
         let client = match state {
@@ -231,7 +257,7 @@ impl Session {
 
     /// Does what there is to do for the lease, as long as the container is there, and makes known to `changed` what has
     /// become of it, before anything is changed for it. May be dropped at any time, and called again.
-    pub(super) async fn keep(&mut self, changed: impl AsyncFn(&Self)) -> Kept {
+    pub(super) async fn keep(&mut self, changed: impl AsyncFn(&Self, Change)) -> Kept {
         loop {
             let event = match self.next().await {
                 Next::Event(event) => event,
@@ -242,15 +268,25 @@ impl Session {
                     let _ = self.take_off_link();
                     return Kept::Gone;
                 }
+                Next::OtherMac(why) => {
+                    // The server knows the lease by the MAC (RFC 2131 4.3.2): there is no renewing it from another one.
+                    log::info!("{self}: {why}; giving its lease back");
+                    self.release().await;
+                    let undone = self.take_off_link();
+                    self.note(undone);
+                    return Kept::Gone;
+                }
             };
-            if !matches!(event, Event::Declined { .. }) {
-                changed(self).await;
+            match event {
+                Event::Declined { .. } => {}
+                Event::Renewed(_) => changed(self, Change::Time).await,
+                _ => changed(self, Change::Settings).await,
             }
             match event {
                 Event::Bound(lease) | Event::Renewed(lease) => self.adopt(&lease),
                 Event::Changed { old, new } => {
                     self.adopt(&new);
-                    let change = Change(&old, &new).to_string();
+                    let change = words::Change(&old, &new).to_string();
                     if !change.is_empty() {
                         log::info!("{self}: {} changed {change}", new.server_id);
                     }
@@ -276,7 +312,7 @@ impl Session {
         self.last = place;
         match applied {
             // The next look at the link tells what has become of it.
-            Err(Unreachable::Gone(_)) => self.stale = true,
+            Err(Unreachable::Gone(_) | Unreachable::OtherMac(_)) => self.stale = true,
             applied => self.note(applied.map_err(Error::from)),
         }
     }
@@ -306,7 +342,7 @@ impl Session {
         match self.site.netlink(&self.request) {
             Ok(netlink) => self.settings.undo(&netlink, self.site.index),
             // With the namespace or the interface all that was on it has gone.
-            Err(Unreachable::Gone(_)) => self.settings = Settings::default(),
+            Err(Unreachable::Gone(_) | Unreachable::OtherMac(_)) => self.settings = Settings::default(),
             Err(Unreachable::Fault(error)) => return Err(error),
         }
         Ok(())
@@ -325,8 +361,9 @@ impl Session {
 
     /// Opens the sockets, unless they are open, or were closed too often of late.
     fn reach(&mut self) -> Result<(), Unreachable> {
-        if self.wire.is_none() && self.reopening.until(rt::now()).is_none() {
-            self.wire = Some(self.site.open(&self.request)?);
+        if self.wire.is_none() && (self.releasing || self.reopening.until(rt::now()).is_none()) {
+            let open = if self.releasing { Site::open_for_release } else { Site::open };
+            self.wire = Some(open(&self.site, &self.request)?);
             self.mind_link();
         }
         Ok(())
@@ -357,10 +394,10 @@ impl Session {
                 return Next::Event(event);
             }
             if self.client.is_listening() {
-                match self.reach() {
+                match self.reach().map_err(Next::end) {
                     Ok(()) => {}
-                    Err(Unreachable::Gone(why)) => return Next::Gone(why),
-                    Err(Unreachable::Fault(error)) => self.note(Err(error)),
+                    Err(Ok(end)) => return end,
+                    Err(Err(error)) => self.note(Err(error)),
                 }
                 // That there is no carrier may have been the last straw.
                 if let Some(event) = self.client.poll_event() {
@@ -368,9 +405,9 @@ impl Session {
                 }
             }
             if self.stale && !self.is_down() && (self.wire.is_some() || !self.client.is_listening()) {
-                match self.set_link_right() {
-                    Err(Unreachable::Gone(why)) => return Next::Gone(why),
-                    Err(Unreachable::Fault(error)) => self.note(Err(error)),
+                match self.set_link_right().map_err(Next::end) {
+                    Err(Ok(end)) => return end,
+                    Err(Err(error)) => self.note(Err(error)),
                     Ok(()) => self.note(Ok(())),
                 }
             }

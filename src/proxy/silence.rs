@@ -1,4 +1,4 @@
-//! Which servers do not answer: what one lease has found out, the others need not find out one after the other.
+//! Servers that do not answer: what one lease has found out, the others need not find out one after the other.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -6,12 +6,28 @@ use std::time::Duration;
 
 use crate::time::Instant;
 
+use super::request::Mac;
+
 /// A server that has not answered for so long is under suspicion; on a LAN it takes milliseconds.
 const SUSPICION: Duration = Duration::from_secs(1);
-/// By then whoever asked knows that there is no answer.
+/// By then the lease that asked knows that there is no answer.
 const VERDICT: Duration = Duration::from_secs(11);
 /// How long a silent server is left alone.
 const PEACE: Duration = Duration::from_secs(60);
+
+/// Servers of each kind that are remembered; beyond that the oldest entry is forgotten.
+const SERVERS: usize = 256;
+
+/// Identifies a DHCP server. Private addresses are used on many networks, so the address alone says little.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Server {
+    /// The interface of the host that leads to its network.
+    pub(super) network: String,
+    /// The server's address (option 54).
+    pub(super) address: Ipv4Addr,
+    /// The station that its messages come from, its own or that of a router or relay; `None` where that is not known.
+    pub(super) station: Option<Mac>,
+}
 
 /// Servers that were asked for more time.
 ///
@@ -20,44 +36,72 @@ const PEACE: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct Silence {
     /// Since when an answer is waited for.
-    asked: BTreeMap<Ipv4Addr, Instant>,
+    asked: Moments,
     /// When it was found that there is none.
-    silent: BTreeMap<Ipv4Addr, Instant>,
+    silent: Moments,
 }
 
 impl Silence {
-    /// Somebody asks it.
-    pub(super) fn asked(&mut self, server: Ipv4Addr, now: Instant) {
-        let asked = self.asked.entry(server).or_insert(now);
-        // Whoever asked then did not come to say how it ended.
-        if now - *asked >= VERDICT {
-            *asked = now;
+    /// Notes that a lease asks the server.
+    pub(super) fn asked(&mut self, server: &Server, now: Instant) {
+        // After the verdict the lease that asked did not report how it ended.
+        self.asked.forget_before(now, VERDICT);
+        self.asked.insert(server, |known| known.unwrap_or(now));
+    }
+
+    /// Forgets that a lease asks the server, where it ended without learning anything of it.
+    pub(super) fn forget_question(&mut self, server: &Server) {
+        self.asked.remove(server);
+    }
+
+    /// Notes that the server was found at `since` not to answer.
+    pub(super) fn mark_unresponsive(&mut self, server: &Server, since: Instant, now: Instant) {
+        self.asked.remove(server);
+        self.silent.forget_before(now, PEACE);
+        // The moment may come from a file.
+        let since = since.min(now);
+        if now - since < PEACE {
+            self.silent.insert(server, |known| known.map_or(since, |known| known.max(since)));
         }
     }
 
-    /// Nobody asks it any more, and nothing was learnt of it.
-    pub(super) fn nobody_asks(&mut self, server: Ipv4Addr) {
-        self.asked.remove(&server);
+    /// Notes that the server answered at `now`. Returns whether a lease may be waiting for that.
+    pub(super) fn mark_responsive(&mut self, server: &Server, now: Instant) -> bool {
+        let asked = self.asked.remove(server);
+        self.silent.remove(server).is_some() || asked.is_some_and(|asked| now - asked >= SUSPICION)
     }
 
-    /// There was no answer.
-    pub(super) fn is_silent(&mut self, server: Ipv4Addr, since: Instant) {
-        self.asked.remove(&server);
-        let known = self.silent.entry(server).or_insert(since);
-        *known = since.max(*known);
-    }
-
-    /// There was an answer. Tells whether somebody may wait for that.
-    pub(super) fn spoke(&mut self, server: Ipv4Addr, now: Instant) -> bool {
-        let asked = self.asked.remove(&server);
-        self.silent.remove(&server).is_some() || asked.is_some_and(|asked| now - asked >= SUSPICION)
-    }
-
-    /// Until when nobody else need ask it.
-    pub(super) fn until(&self, server: Ipv4Addr, now: Instant) -> Option<Instant> {
-        let asked = self.asked.get(&server).filter(|asked| now - **asked >= SUSPICION).map(|asked| *asked + VERDICT);
-        let silent = self.silent.get(&server).map(|silent| *silent + PEACE);
+    /// Returns until when no other lease need ask the server.
+    pub(super) fn until(&self, server: &Server, now: Instant) -> Option<Instant> {
+        let asked = self.asked.get(server).filter(|asked| now - *asked >= SUSPICION).map(|asked| asked + VERDICT);
+        let silent = self.silent.get(server).map(|silent| silent + PEACE);
         asked.into_iter().chain(silent).max().filter(|until| *until > now)
+    }
+}
+
+/// A moment for each of the latest servers.
+#[derive(Debug, Default)]
+struct Moments(BTreeMap<Server, Instant>);
+
+impl Moments {
+    fn get(&self, server: &Server) -> Option<Instant> {
+        self.0.get(server).copied()
+    }
+
+    fn remove(&mut self, server: &Server) -> Option<Instant> {
+        self.0.remove(server)
+    }
+
+    fn insert(&mut self, server: &Server, moment: impl FnOnce(Option<Instant>) -> Instant) {
+        let moment = moment(self.get(server));
+        if self.0.insert(server.clone(), moment).is_none() && self.0.len() > SERVERS {
+            let oldest = self.0.iter().min_by_key(|(_, moment)| **moment).map(|(server, _)| server.clone());
+            oldest.map(|oldest| self.0.remove(&oldest));
+        }
+    }
+
+    fn forget_before(&mut self, now: Instant, age: Duration) {
+        self.0.retain(|_, moment| now - *moment < age);
     }
 }
 
@@ -65,39 +109,84 @@ impl Silence {
 mod tests {
     use super::*;
 
-    const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+    fn server(network: &str, last: u8, station: Option<u8>) -> Server {
+        let station = station.map(|station| Mac([2, 0, 0, 0, 0, station]));
+        Server { network: network.to_owned(), address: Ipv4Addr::new(192, 168, 1, last), station }
+    }
+
+    fn usual() -> Server {
+        server("eth0", 1, Some(1))
+    }
 
     fn at(seconds: u64) -> Instant {
         Instant::from_boot(Duration::from_secs(1000 + seconds))
     }
 
     #[test]
-    fn who_does_not_answer_is_left_alone_for_a_while() {
-        let mut silence = Silence::default();
-        assert_eq!(silence.until(SERVER, at(0)), None);
-        silence.asked(SERVER, at(0));
-        assert_eq!(silence.until(SERVER, at(0)), None, "it may answer yet");
-        assert_eq!(silence.until(SERVER, at(6)), Some(at(11)));
-        silence.asked(SERVER, at(6));
-        assert_eq!(silence.until(SERVER, at(7)), Some(at(11)), "counted from the first");
-        silence.is_silent(SERVER, at(10));
-        assert_eq!(silence.until(SERVER, at(12)), Some(at(70)));
-        assert_eq!(silence.until(SERVER, at(70)), None, "time to ask again");
-        assert_eq!(silence.until(Ipv4Addr::new(10, 0, 0, 2), at(12)), None);
-        silence.is_silent(SERVER, at(5));
-        assert_eq!(silence.until(SERVER, at(12)), Some(at(70)), "the latest counts");
+    fn a_server_that_does_not_answer_is_left_alone_for_a_while() {
+        let (server, mut silence) = (usual(), Silence::default());
+        assert_eq!(silence.until(&server, at(0)), None);
+        silence.asked(&server, at(0));
+        assert_eq!(silence.until(&server, at(0)), None, "it may answer yet");
+        assert_eq!(silence.until(&server, at(6)), Some(at(11)));
+        silence.asked(&server, at(6));
+        assert_eq!(silence.until(&server, at(7)), Some(at(11)), "counted from the first");
+        silence.mark_unresponsive(&server, at(10), at(10));
+        assert_eq!(silence.until(&server, at(12)), Some(at(70)));
+        assert_eq!(silence.until(&server, at(70)), None, "time to ask again");
+        silence.mark_unresponsive(&server, at(5), at(12));
+        assert_eq!(silence.until(&server, at(12)), Some(at(70)), "the latest counts");
     }
 
     #[test]
-    fn who_answers_is_asked_by_everybody() {
+    fn a_server_that_answers_is_asked_by_all_leases() {
+        let (server, mut silence) = (usual(), Silence::default());
+        assert!(!silence.mark_responsive(&server, at(0)));
+        silence.asked(&server, at(0));
+        assert!(!silence.mark_responsive(&server, at(0)), "nothing was held back");
+        silence.asked(&server, at(1));
+        assert!(silence.mark_responsive(&server, at(3)));
+        silence.mark_unresponsive(&server, at(10), at(10));
+        assert!(silence.mark_responsive(&server, at(11)));
+        assert_eq!(silence.until(&server, at(12)), None);
+    }
+
+    #[test]
+    fn the_same_address_on_another_network_is_another_server() {
         let mut silence = Silence::default();
-        assert!(!silence.spoke(SERVER, at(0)));
-        silence.asked(SERVER, at(0));
-        assert!(!silence.spoke(SERVER, at(0)), "nobody was held back");
-        silence.asked(SERVER, at(1));
-        assert!(silence.spoke(SERVER, at(3)));
-        silence.is_silent(SERVER, at(10));
-        assert!(silence.spoke(SERVER, at(11)));
-        assert_eq!(silence.until(SERVER, at(12)), None);
+        silence.mark_unresponsive(&usual(), at(0), at(0));
+        silence.asked(&usual(), at(0));
+        for other in [server("eth0.7", 1, Some(1)), server("eth0", 1, Some(2)), server("eth0", 2, Some(1))] {
+            assert_eq!(silence.until(&other, at(5)), None, "{other:?}");
+            assert!(!silence.mark_responsive(&other, at(5)), "{other:?}");
+            silence.forget_question(&other);
+        }
+        assert_eq!(silence.until(&usual(), at(5)), Some(at(60)));
+    }
+
+    #[test]
+    fn entries_age_out_and_are_bounded() {
+        let mut silence = Silence::default();
+        for number in 0..1000 {
+            let server = server(&format!("eth{number}"), 1, None);
+            silence.asked(&server, at(number / 1000));
+            silence.mark_unresponsive(&server, at(number / 100), at(number / 100));
+            silence.asked(&server, at(number / 100));
+        }
+        assert!(silence.asked.0.len() <= SERVERS && silence.silent.0.len() <= SERVERS);
+        assert_eq!(silence.until(&server("eth0", 1, None), at(10)), None, "the oldest are forgotten");
+        assert_eq!(silence.until(&server("eth999", 1, None), at(11)), Some(at(69)));
+        silence.asked(&usual(), at(100));
+        silence.mark_unresponsive(&usual(), at(200), at(200));
+        assert_eq!((silence.asked.0.len(), silence.silent.0.len()), (0, 1), "what is long over is not kept");
+    }
+
+    #[test]
+    fn a_moment_from_a_file_is_not_later_than_now() {
+        let mut silence = Silence::default();
+        silence.mark_unresponsive(&usual(), at(1_000_000), at(0));
+        assert_eq!(silence.until(&usual(), at(1)), Some(at(60)));
+        silence.mark_unresponsive(&server("eth1", 1, None), at(0), at(100));
+        assert_eq!(silence.silent.0.len(), 0, "those of long ago say nothing about now");
     }
 }

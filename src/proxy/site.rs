@@ -43,6 +43,9 @@ pub(super) enum Unreachable {
     /// The container, or its interface, does not exist any more.
     #[error("{0}")]
     Gone(String),
+    /// The interface is there, with another hardware address than the one that its lease is for.
+    #[error("{0}")]
+    OtherMac(String),
     /// It may be there, but not for us, or not now.
     #[error(transparent)]
     Fault(#[from] Error),
@@ -51,7 +54,7 @@ pub(super) enum Unreachable {
 impl From<Unreachable> for Error {
     fn from(unreachable: Unreachable) -> Self {
         match unreachable {
-            Unreachable::Gone(why) => Self::Vanished(why),
+            Unreachable::Gone(why) | Unreachable::OtherMac(why) => Self::Vanished(why),
             Unreachable::Fault(error) => error,
         }
     }
@@ -90,13 +93,23 @@ impl Site {
     /// Opens the sockets of an exchange, if it is still the same interface in the same namespace. It may be down, or
     /// without carrier.
     pub(super) fn open(&self, request: &Request) -> Result<Wire, Unreachable> {
-        let is_out = |error: &_| matches!(error, Unreachable::Fault(error) if error.is_out_of_descriptors());
-        with_what_is_closed(|| self.open_sockets(request), is_out)
+        self.open_sockets(request, has_its_mac)
     }
 
-    fn open_sockets(&self, request: &Request) -> Result<Wire, Unreachable> {
+    /// Opens the same sockets whatever hardware address the interface has by now: a RELEASE names in `chaddr` the one
+    /// that the lease is for, and its frame may come from another.
+    pub(super) fn open_for_release(&self, request: &Request) -> Result<Wire, Unreachable> {
+        self.open_sockets(request, |_, _| Ok(()))
+    }
+
+    fn open_sockets(&self, request: &Request, check: CheckLink) -> Result<Wire, Unreachable> {
+        let is_out = |error: &_| matches!(error, Unreachable::Fault(error) if error.is_out_of_descriptors());
+        with_what_is_closed(|| self.try_open(request, check), is_out)
+    }
+
+    fn try_open(&self, request: &Request, check: CheckLink) -> Result<Wire, Unreachable> {
         let (netns, netlink, link) = self.reach(request)?;
-        is_it(&link, request)?;
+        check(&link, request)?;
         let mut wire = Wire::open(&netns, &link, request.key.mac)?;
         // What changes from now on, the wire is told; so this is how things stand.
         let link = self.look(&netlink, request)?;
@@ -135,7 +148,12 @@ impl Site {
     /// The same, if it is still the same interface in every respect.
     pub(super) fn check(&self, request: &Request) -> Result<Netlink, Unreachable> {
         let (_, netlink, link) = self.reach(request)?;
-        is_it(&link, request).map(|()| netlink)
+        has_its_mac(&link, request).map(|()| netlink)
+    }
+
+    /// Returns the name that the interface has now.
+    pub(super) fn name(&self, request: &Request) -> Result<String, Unreachable> {
+        self.reach(request).map(|(_, _, link)| link.name)
     }
 
     fn reach(&self, request: &Request) -> Result<(Netns, Netlink, Link), Unreachable> {
@@ -166,12 +184,15 @@ fn with_what_is_closed<T, E>(open: impl Fn() -> Result<T, E>, is_out: impl Fn(&E
     open().or_else(|error| if is_out(&error) && wait_for_closes(BOUND) { open() } else { Err(error) })
 }
 
-/// Whether the interface still has the address that its lease is for.
-fn is_it(link: &Link, request: &Request) -> Result<(), Unreachable> {
+/// A condition that an interface has to meet for its sockets to be opened.
+type CheckLink = fn(&Link, &Request) -> Result<(), Unreachable>;
+
+/// Refuses an interface whose hardware address is not the one that its lease is for.
+fn has_its_mac(link: &Link, request: &Request) -> Result<(), Unreachable> {
     if link.mac == Some(request.key.mac.0) {
         return Ok(());
     }
-    Err(Unreachable::Gone(format!("{} has the address {} now", link.name, mac_text(link))))
+    Err(Unreachable::OtherMac(format!("{} has the address {} now", link.name, mac_text(link))))
 }
 
 /// One path for one namespace, whatever links lead to its directory: /var/run is /run. Its last part stays as it is,

@@ -10,7 +10,7 @@ use futures_lite::future::or;
 
 use crate::rpc::{Answer, Call, Lease, NetworkConfig, OperationResponse, Reply, Status};
 use crate::rt::{self, Runtime, Task};
-use crate::service::{Activity, Closing, Idle, Notify, Wakeup};
+use crate::service::{Activity, Closing, Idle, Notify};
 use crate::time::Instant;
 
 use super::config::Habits;
@@ -19,25 +19,26 @@ use super::identity::Identity;
 use super::leases::LeaseFile;
 use super::memory::{Memory, Who};
 use super::pace::Pace;
-use super::record::{Packed, Record};
+use super::record::{Packed, Record, Remembered};
 use super::request::{Key, Request, Selector};
 use super::schedule::Sleep;
-use super::session::{Commons, Session, Undoing};
+use super::session::{Change, Commons, Session, Undoing};
 use super::silence::Silence;
 use super::site::{Site, Unreachable, canonical};
 use claim::{Claim, Finish};
+use journal::Journal;
+pub(super) use journal::Trust;
 
 mod claim;
+mod journal;
 mod saving;
+mod start;
 
 /// How long a Setup may still take when the daemon is asked to leave: less than its connection has.
 const LAST_CHANCE: Duration = Duration::from_secs(3);
 
 /// How soon what nobody waits for is in the file.
 pub(super) const SOON: Duration = Duration::from_secs(1);
-
-/// How soon is tried again what failed for want of something.
-const RETRY: Duration = Duration::from_secs(30);
 
 /// The leases of this daemon.
 #[derive(Debug)]
@@ -47,6 +48,8 @@ pub(super) struct Table {
     pub(super) pace: Pace,
     pub(super) sleep: Sleep,
     pub(super) silence: RefCell<Silence>,
+    /// Which lease is worked on, and of which the process died before.
+    pub(super) journal: Rc<Journal>,
     /// Tells the schedule that something is due at another time.
     pub(super) changed: Event,
     pub(super) slots: RefCell<BTreeMap<Key, Slot>>,
@@ -92,6 +95,10 @@ pub(super) struct Resting {
     pub(super) may_renew_from: Option<Instant>,
     /// The link is as the record says.
     pub(super) known: bool,
+    /// The process died at work on it: it is done last, and alone.
+    pub(super) is_suspect: bool,
+    /// Something failed, and the process need not stay for the next try.
+    pub(super) is_retry: bool,
 }
 
 #[derive(Debug, Default)]
@@ -133,6 +140,7 @@ impl Table {
             pace: Pace::new(),
             sleep,
             silence: RefCell::default(),
+            journal: Journal::new(known.with_extension("work")),
             changed: Event::new(),
             slots: RefCell::default(),
             notify,
@@ -144,42 +152,6 @@ impl Table {
             trouble: RefCell::default(),
             told: Cell::default(),
         })
-    }
-
-    /// Takes over what earlier instances have left, and sees to it that everything is done in its time from now on.
-    pub(super) fn take_over(self: &Rc<Self>) {
-        let found = self.file.read();
-        // Who was woken for a few leases does not look at them all.
-        let in_doubt = |record: &Record| !Wakeup::woken_by_timer() && !record.still_fits();
-        for record in found.over.iter().map(Packed::unpack) {
-            self.remember(record.who(), &record);
-        }
-        let mut changed = found.is_other || !found.over.is_empty();
-        self.sleep.take_in(&found.leases);
-        for (packed, asleep) in found.leases {
-            let record = packed.unpack();
-            let Some(key) = record.key() else { continue };
-            if record.is_gone() {
-                log::info!("{}: its network namespace is gone; its lease is left to run out", record.place());
-                self.remember(record.who(), &record);
-                changed = true;
-                continue;
-            }
-            if let Some((server, since)) = record.server().zip(record.silence()) {
-                self.silence.borrow_mut().is_silent(server, since);
-            }
-            let asleep = asleep && !in_doubt(&record);
-            let record = if asleep { record } else { record.with_look() };
-            let place = Place::Resting(Resting::of(&record, asleep));
-            self.slots.borrow_mut().insert(key, Slot { record: Some(Packed::from(&record)), place });
-        }
-        if changed {
-            self.save_within(SOON);
-        }
-        self.mind_staying();
-        self.tell();
-        let table = Rc::clone(self);
-        self.commons.runtime.spawn(async move { table.keep_schedule().await }).detach();
     }
 
     /// Serves one call. Dropping the future cancels it: a Setup leaves nothing behind, a Teardown goes on alone. When
@@ -202,7 +174,7 @@ impl Table {
             }
             Call::Teardown(config) => Reply::Lease(self.teardown(&config).await),
             Call::Clean => {
-                self.end_all(|_| true).await;
+                self.end_all().await;
                 Reply::Operation(OperationResponse { success: self.trouble.borrow().is_none() })
             }
         };
@@ -215,9 +187,19 @@ impl Table {
         if *netns != *request.ns_path {
             request.key.netns = netns.into();
         }
-        // A call that nobody could serve leaves alone what is there.
+        let key = request.key.clone();
+        self.journal.watch(&key, self.set_up(request)).await
+    }
+
+    async fn set_up(self: &Rc<Self>, request: Request) -> Result<Lease, Error> {
+        // A call that cannot be served leaves alone what is there.
         let site = Site::find(&request)?;
         let key = request.key.clone();
+        // The MAC has changed since: what was leased for the other one is of no use any more.
+        let keys = self.keys(|other| other.is_predecessor(&key));
+        if !keys.is_empty() {
+            self.end_each(keys, |_| None).await;
+        }
         // Declared before the session, so dropped after it: the place is free when nothing of the session is left.
         let (mut claim, before) = self.claim(&key).await;
         // A container that is set up again.
@@ -225,17 +207,18 @@ impl Table {
             let table = Rc::clone(self);
             let client_id = request.client_id.clone();
             // Goes on when the caller hangs up: until it is over nobody else may have the place.
-            let ending = self.commons.runtime.spawn(async move {
+            let journal = Rc::clone(&self.journal);
+            let ending = self.commons.runtime.spawn(journal.watch(&key, async move {
                 // To the server another client identifier is another client, and the old one will not be back.
                 table.dismiss(&claim, before, |who| who.client_id != client_id).await;
                 claim
-            });
+            }));
             claim = Finish(Some(ending)).await;
         }
         let wish = self.memory.borrow_mut().recall(request.who());
         self.note(&key, &Record::intent(&request, &site));
         self.persist().await;
-        let leased = async |session: &Session| self.noted(&key, session).await;
+        let leased = async |session: &Session| self.noted(&key, session, Change::Settings).await;
         let (table, place) = (Rc::clone(self), key.clone());
         // A crash in the middle of it is to be followed by the rest of it.
         let undoing = Undoing(Box::new(move || table.note_ending(&place)));
@@ -257,17 +240,47 @@ impl Table {
     async fn teardown(self: &Rc<Self>, config: &NetworkConfig) -> Lease {
         let Some(selector) = Selector::parse(config) else { return Lease::default() };
         let selector = selector.with_netns(canonical);
-        self.end_all(|key| selector.matches(key)).await.unwrap_or_default()
+        let mut keys = self.keys(|key| selector.matches_interface(key));
+        if keys.is_empty() {
+            keys = self.keys(|key| selector.matches_mac(key));
+            // Another interface may have the same MAC.
+            keys.retain(|key| selector.interface().is_none_or(|name| self.is_named(key, name)));
+        }
+        self.end_each(keys, |_| None).await.unwrap_or_default()
     }
 
-    /// Ends and releases all leases that `chosen` chooses, and cancels those in the making. Returns one of them.
-    pub(super) async fn end_all(self: &Rc<Self>, chosen: impl Fn(&Key) -> bool) -> Option<Lease> {
-        let keys: Vec<_> = self.slots.borrow().keys().filter(|key| chosen(key)).cloned().collect();
+    /// Returns whether a lease's interface has this name by now, or is not there any more.
+    fn is_named(&self, key: &Key, name: &str) -> bool {
+        let Some(Remembered { request, site, .. }) = self.record(key).and_then(Record::recall) else { return false };
+        let _step = self.journal.enter(key);
+        match site.name(&request) {
+            Ok(there) => there == name,
+            Err(unreachable) => matches!(unreachable, Unreachable::Gone(_)),
+        }
+    }
+
+    fn keys(&self, chosen: impl Fn(&Key) -> bool) -> Vec<Key> {
+        self.slots.borrow().keys().filter(|key| chosen(key)).cloned().collect()
+    }
+
+    /// Ends and releases all leases, and cancels those in the making, at a pace that the network bears.
+    pub(super) async fn end_all(self: &Rc<Self>) {
+        self.end_each(self.keys(|_| true), |now| Some(self.pace.turn(now))).await;
+    }
+
+    /// Ends and releases leases, each when it is its `turn`, and cancels those in the making. Returns one of them.
+    async fn end_each(self: &Rc<Self>, keys: Vec<Key>, turn: impl Fn(Instant) -> Option<Instant>) -> Option<Lease> {
         let endings: Vec<_> = keys
             .into_iter()
             .map(|key| {
-                let table = Rc::clone(self);
-                Finish(Some(self.commons.runtime.spawn(async move { table.end(&key).await })))
+                let (table, turn) = (Rc::clone(self), turn(rt::now()));
+                let ending = async move {
+                    if let Some(turn) = turn {
+                        table.commons.sleep_until(turn).await;
+                    }
+                    table.journal.watch(&key, table.end(&key)).await
+                };
+                Finish(Some(self.commons.runtime.spawn(ending)))
             })
             .collect();
         let mut ended = None;
@@ -306,7 +319,7 @@ impl Table {
         let ended = match session.map_or_else(|| self.revive(record, false), |session| Ok(Some(session))) {
             Ok(Some(session)) => session.end(release).await,
             Ok(None) => Ok(()),
-            Err(Unreachable::Gone(why)) => {
+            Err(Unreachable::Gone(why) | Unreachable::OtherMac(why)) => {
                 log::info!("{place}: {why}; its lease is left to run out");
                 Ok(())
             }
@@ -335,10 +348,10 @@ impl Table {
 }
 
 impl Place {
-    /// When there is something to be done; none where somebody is at it, or that is never.
-    pub(super) fn due(&self) -> Option<Instant> {
+    /// The lease at rest, if it is.
+    pub(super) fn resting(&self) -> Option<&Resting> {
         match self {
-            Self::Resting(resting) => resting.due,
+            Self::Resting(resting) => Some(resting),
             Self::Taken(_) | Self::Awake(_) => None,
         }
     }
@@ -346,12 +359,19 @@ impl Place {
 
 impl Resting {
     pub(super) fn of(record: &Record, known: bool) -> Self {
-        Self { due: record.due(), may_renew_from: record.may_renew_from(), known }
+        let is_retry = record.is_retry();
+        Self { due: record.due(), may_renew_from: record.may_renew_from(), known, is_suspect: false, is_retry }
     }
 
-    /// What failed for want of something, to be tried again.
-    pub(super) fn again() -> Self {
-        Self { due: Some(rt::now() + RETRY), may_renew_from: None, known: false }
+    /// The same, as far as it can be trusted.
+    pub(super) fn trusted(self, trust: Trust, now: Instant) -> Self {
+        match trust {
+            Trust::Full => self,
+            Trust::Last => {
+                Self { due: self.due.map(|due| due.max(now)), may_renew_from: None, is_suspect: true, ..self }
+            }
+            Trust::Quarantined => Self { due: None, may_renew_from: None, ..self },
+        }
     }
 }
 

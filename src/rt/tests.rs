@@ -2,9 +2,11 @@
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::SocketAddr;
+use std::process::Command;
 
 use futures_lite::future::{or, poll_once};
 
+use super::process::OUTPUT_LIMIT;
 use super::*;
 
 const STEP: Duration = Duration::from_millis(20);
@@ -56,6 +58,23 @@ fn a_sleeper_that_is_dropped_leaves_the_timer_to_the_others() {
         drop(sleep);
         assert!(alarm.sleepers.borrow().is_empty());
         assert_eq!((armed(&alarm).tv_sec, armed(&alarm).tv_nsec), (0, 0), "nobody is left to be woken");
+    });
+}
+
+#[test]
+fn a_failure_of_the_timer_is_every_sleepers_and_the_next_one_has_another_timer() {
+    block_on(async move |runtime| {
+        let mut asleep = Box::pin(runtime.sleep_until(now() + Duration::from_secs(1000)));
+        let mut never = Box::pin(runtime.sleep_until(Instant::from_boot(Duration::MAX)));
+        assert!(poll_once(&mut asleep).await.is_none() && poll_once(&mut never).await.is_none());
+        let alarm = runtime.alarm().unwrap();
+        alarm.fail(&io::Error::new(io::ErrorKind::BrokenPipe, "a test"));
+        for sleeper in [asleep, never] {
+            let error = sleeper.await.unwrap_err();
+            assert_eq!((error.kind(), error.to_string()), (io::ErrorKind::BrokenPipe, "a test".to_owned()));
+        }
+        runtime.sleep_until(now() + STEP).await.unwrap();
+        assert!(!Rc::ptr_eq(&alarm, &runtime.alarm().unwrap()));
     });
 }
 
@@ -147,8 +166,35 @@ fn a_program_is_killed_and_reaped_when_its_time_is_up_or_nobody_waits() {
             }
         };
         or(written, async { drop(run(&mut script(&path), PATIENCE).await) }).await;
-        assert!(gone(&std::fs::read_to_string(&path).unwrap()));
+        let pid = std::fs::read_to_string(&path).unwrap();
+        // Reaped by a later call at the latest: the drop waits for nothing.
+        let start = now();
+        while !gone(&pid) {
+            assert!(now() - start < PATIENCE, "{pid} is still there");
+            run(&mut shell(":"), PATIENCE).await.unwrap();
+        }
         std::fs::remove_file(&path).unwrap();
+    });
+}
+
+#[test]
+fn a_program_that_closes_its_output_and_lives_on_holds_up_nothing() {
+    block_on(async move |runtime| {
+        let turns = Rc::new(Cell::new(0));
+        let counting = Rc::clone(&turns);
+        let _ticking = runtime.spawn(async move {
+            loop {
+                sleep(STEP).await;
+                counting.set(counting.get() + 1);
+            }
+        });
+        let (status, output) = run(&mut shell("echo out; exec >&- 2>&-; sleep 0.3; exit 7"), PATIENCE).await.unwrap();
+        assert_eq!((status.code(), output.as_slice()), (Some(7), b"out\n".as_slice()));
+        assert!(turns.get() >= 5, "{} turns for others in 300 ms", turns.get());
+        let start = now();
+        let error = run(&mut shell("exec >&- 2>&-; exec sleep 1000"), 10 * STEP).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(now() - start < PATIENCE / 2);
     });
 }
 

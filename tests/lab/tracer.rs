@@ -69,26 +69,46 @@ impl Tracer {
     /// Kills it when it is about to take step number `step`, the first one being 0; or lets go of it as soon as `is_over`
     /// and it has come to rest. It has to do one or the other `within` that time.
     pub fn kill_at(
-        mut self,
+        self,
         step: usize,
         steps: Steps,
         within: Duration,
         is_over: impl Fn() -> Result<bool>,
     ) -> Result<Ran> {
-        let deadline = rt::now() + within;
         let mut taken = 0;
+        let arrives = |call: &Call| {
+            let Some(name) = call.step(steps)? else { return Ok(None) };
+            taken += 1;
+            Ok((taken > step).then_some(name))
+        };
+        Ok(match self.run(within, arrives, is_over)? {
+            Some(call) => Ran::Killed(call),
+            None => Ran::Through(taken),
+        })
+    }
+
+    /// Kills it at its first call for which `is_it`, which has to come `within` that time.
+    pub fn kill_when(self, within: Duration, is_it: impl Fn(&Call) -> Result<bool>) -> Result {
+        self.run(within, |call| Ok(is_it(call)?.then(String::new)), || Ok(false)).map(drop)
+    }
+
+    /// Kills it at the first call to which `arrives` gives a name, and returns that.
+    fn run(
+        mut self,
+        within: Duration,
+        mut arrives: impl FnMut(&Call) -> Result<Option<String>>,
+        is_over: impl Fn() -> Result<bool>,
+    ) -> Result<Option<String>> {
+        let deadline = rt::now() + within;
         let mut is_entry = true;
         let mut quiet_since = rt::now();
         loop {
             match waitpid(self.process, Some(WaitPidFlag::WNOHANG))? {
                 WaitStatus::PtraceSyscall(_) => {
                     quiet_since = rt::now();
-                    if is_entry && let Some(call) = Call::arriving(self.process)?.step(steps)? {
-                        if taken == step {
-                            // Dead before it is let in: the kernel looks for this signal once more.
-                            return Ok(Ran::Killed(call));
-                        }
-                        taken += 1;
+                    if is_entry && let Some(call) = arrives(&Call::arriving(self.process)?)? {
+                        // Dead before it is let in: the kernel looks for this signal once more.
+                        return Ok(Some(call));
                     }
                     is_entry = !is_entry;
                     ptrace::syscall(self.process, None)?;
@@ -99,10 +119,10 @@ impl Tracer {
                     let now = rt::now();
                     if now - quiet_since >= QUIET && is_over()? {
                         self.let_go()?;
-                        return Ok(Ran::Through(taken));
+                        return Ok(None);
                     }
                     if now >= deadline {
-                        return Err(format!("not through within {within:?}, after {taken} steps").into());
+                        return Err(format!("not through within {within:?}").into());
                     }
                     std::thread::sleep(Duration::from_micros(50));
                 }
@@ -138,7 +158,8 @@ impl Drop for Tracer {
 }
 
 /// A system call that has arrived at the kernel, and its first three arguments.
-struct Call {
+#[derive(Debug)]
+pub struct Call {
     process: Pid,
     number: i64,
     arguments: [u64; 3],
@@ -164,6 +185,11 @@ impl Call {
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     fn arriving(_: Pid) -> Result<Self> {
         Err(Skip::Impossible("nobody has said where this machine keeps the number of a system call".to_owned()).into())
+    }
+
+    /// Whether it enters a namespace.
+    pub fn is_setns(&self) -> bool {
+        self.number == libc::SYS_setns
     }
 
     /// Its name, where it counts as a step.

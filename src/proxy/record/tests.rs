@@ -16,7 +16,7 @@ pub(super) fn at(millis: u64) -> Instant {
 fn about() -> (Request, Site, dhcp::Config) {
     let netns: Rc<Path> = Path::new("/run/netns/a").into();
     let request = Request {
-        key: Key { mac: Mac([2, 0, 0, 0, 0, 1]), netns: Rc::clone(&netns) },
+        key: Key { mac: Mac([2, 0, 0, 0, 0, 1]), netns: Rc::clone(&netns), interface: "eth1".into() },
         ns_path: netns,
         mac_text: "02-00:00:00:00:01".to_owned(),
         host_interface: "eth0".to_owned(),
@@ -105,6 +105,26 @@ fn it_is_due_when_its_state_says() {
     assert_eq!(bound.clone().with_look().due(), Some(at(0)));
     assert_eq!(bound.clone().ending().due(), Some(at(0)));
     assert_eq!(bound.too_late(), Some(at(4_150_000)));
+}
+
+#[test]
+fn what_fails_is_tried_again_ever_later_up_to_an_hour() {
+    let (mut record, mut now) = (record(phases()[0].clone()).with_look(), at(2_900_000));
+    let mut delays = Vec::new();
+    for _ in 0..10 {
+        record = record.with_retry(now);
+        assert!(record.is_retry() && record.may_renew_from().is_none());
+        let due = record.due().unwrap();
+        delays.push((due - now).as_secs());
+        now = due;
+        record = Record::parse(&serde_json::to_value(&record).unwrap()).unwrap();
+    }
+    assert_eq!(delays, [30, 60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]);
+    let ending = record.clone().ending();
+    assert_eq!((ending.due(), ending.with_retry(now).due()), (Some(at(0)), Some(now + Duration::from_secs(30))));
+    // A file may say anything.
+    let far = record.clone().put_off_until(at(FAR)).with_retry_within_reason(now);
+    assert_eq!((far.due(), record.clone().with_retry_within_reason(now)), (Some(at(0)), record));
 }
 
 #[test]

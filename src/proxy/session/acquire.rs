@@ -60,7 +60,7 @@ impl Session {
             let event = async {
                 match self.next().await {
                     Next::Event(event) => Ok(event),
-                    Next::Gone(why) => Err(Error::Vanished(why)),
+                    Next::Gone(why) | Next::OtherMac(why) => Err(Error::Vanished(why)),
                     Next::Rest(_) => unreachable!("only what is settled rests"),
                 }
             };

@@ -17,21 +17,29 @@ impl Session {
     pub(in crate::proxy) async fn end(mut self, release: bool) -> Result<(), Error> {
         // Should this be dropped on the way, dropping does the rest.
         self.settled = false;
-        if release && self.can_release() {
-            self.client.release(rt::now());
-            loop {
-                self.send();
-                match self.client.poll_event() {
-                    Some(Event::Released) => break,
-                    Some(_) => {}
-                    None if self.is_ready() => self.wait().await,
-                    None => break,
-                }
-            }
+        if release {
+            self.release().await;
         }
         let ended = self.take_off_link();
         self.settled = true;
         ended
+    }
+
+    /// Gives the lease back to its server, if there is one and a way to it. Returns when the RELEASE has left.
+    pub(super) async fn release(&mut self) {
+        if !self.can_release() {
+            return;
+        }
+        self.client.release(rt::now());
+        loop {
+            self.send();
+            match self.client.poll_event() {
+                Some(Event::Released) => return,
+                Some(_) => {}
+                None if self.is_ready() => self.wait().await,
+                None => return,
+            }
+        }
     }
 
     /// Whether there is a lease to be released, and a way to the server.
@@ -39,10 +47,13 @@ impl Session {
         if !self.client.is_leased() {
             return false;
         }
+        self.releasing = true;
         match self.reach() {
             Ok(()) if self.is_ready() => return true,
             Ok(()) => log::warn!("{self}: cannot release its lease: nothing can be sent there"),
-            Err(Unreachable::Gone(why)) => log::info!("{self}: {why}; its lease is left to run out"),
+            Err(Unreachable::Gone(why) | Unreachable::OtherMac(why)) => {
+                log::info!("{self}: {why}; its lease is left to run out");
+            }
             Err(Unreachable::Fault(error)) => log::warn!("{self}: cannot release its lease: {error}"),
         }
         false

@@ -10,7 +10,7 @@ use event_listener::EventListener;
 use super::{Awake, Before, Place, Resting, SOON, Slot, Table, Taken};
 use crate::proxy::record::{Packed, Record};
 use crate::proxy::request::Key;
-use crate::rt::Task;
+use crate::rt::{self, Task};
 
 impl Table {
     /// Takes a place, cancelling whoever makes a lease there and waiting for whoever ends one; tells what it held.
@@ -65,6 +65,7 @@ impl Claim {
 
     /// Leaves a lease in the place.
     pub(super) fn settle(self, awake: Awake) {
+        self.table.journal.acquit(&self.key);
         if let Some(slot) = self.table.slots.borrow_mut().get_mut(&self.key) {
             slot.place = Place::Awake(Box::new(awake));
         }
@@ -74,15 +75,16 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         let is_mine = |slot: &Slot| matches!(&slot.place, Place::Taken(taken) if Rc::ptr_eq(taken, &self.taken));
+        self.table.journal.acquit(&self.key);
         let is_in_file = {
             let mut slots = self.table.slots.borrow_mut();
             match (slots.get_mut(&self.key), self.unfinished.take()) {
                 (Some(slot), Some(record)) if is_mine(slot) => {
                     log::info!("{}: trying again in a while", record.place());
+                    let record = record.with_retry(rt::now());
                     // By now it may be that of a Setup which failed.
                     slot.record = Some(Packed::from(&record));
-                    slot.place = Place::Resting(Resting::again());
-                    self.table.changed.notify(usize::MAX);
+                    slot.place = Place::Resting(Resting::of(&record, false));
                     true
                 }
                 (Some(slot), _) if is_mine(slot) => slots.remove(&self.key).is_some_and(|slot| slot.record.is_some()),
@@ -96,6 +98,7 @@ impl Drop for Claim {
         self.table.mind_staying();
         self.table.tell();
         self.taken.over.notify(usize::MAX);
+        self.table.changed.notify(usize::MAX);
     }
 }
 
@@ -130,7 +133,7 @@ mod tests {
 
     use futures_lite::future::yield_now;
 
-    use super::Table;
+    use super::{Table, rt};
     use crate::dhcp::{Phase, Probe};
     use crate::proxy::config::{ClientId, Habits};
     use crate::proxy::identity::Identity;
@@ -139,7 +142,6 @@ mod tests {
     use crate::proxy::record::tests::record;
     use crate::proxy::schedule::Sleep;
     use crate::proxy::state::StateDirectory;
-    use crate::rt;
     use crate::service::{Idle, Notify};
 
     #[test]

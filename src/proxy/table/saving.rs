@@ -8,7 +8,7 @@ use futures_lite::future::yield_now;
 use super::{Place, Resting, SOON, Table};
 use crate::proxy::record::{Packed, Record};
 use crate::proxy::request::Key;
-use crate::proxy::session::Session;
+use crate::proxy::session::{Change, Session};
 use crate::rt;
 
 /// How soon a file that could not be written is tried again.
@@ -36,15 +36,19 @@ impl Table {
         }
     }
 
-    /// Puts into the file what has become of a session.
-    pub(in crate::proxy) async fn noted(self: &Rc<Self>, key: &Key, session: &Session) {
+    /// Notes what has become of a session. What changes is in the file when this returns. More time for the same lease
+    /// can wait until the session rests, and is written once then: as long as it is not there, the file describes the lease
+    /// as it was, and an instance that goes on from there asks for more time once more.
+    pub(in crate::proxy) async fn noted(self: &Rc<Self>, key: &Key, session: &Session, change: Change) {
         if let Some(record) = session.record() {
             self.note(key, &record);
-            self.persist().await;
+            if change == Change::Settings {
+                self.persist().await;
+            }
             self.tell();
             if record.is_bound() {
                 self.hear_from(&record);
-                if self.unsaved.get() {
+                if self.unsaved.get() && change == Change::Settings {
                     self.save_within(SOON);
                 }
             }

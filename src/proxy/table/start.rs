@@ -1,0 +1,121 @@
+//! The start: leases that earlier instances have left, taken over from the file first and compared with their links later.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_lite::future::yield_now;
+
+use super::journal::Trust;
+use super::{Place, Resting, SOON, Slot, Table};
+use crate::proxy::record::{Packed, Record};
+use crate::proxy::request::Key;
+use crate::rt;
+use crate::service::Wakeup;
+
+impl Table {
+    /// Takes over what earlier instances have left, and sees to it that everything is done in its time from now on. No
+    /// container is looked at yet.
+    pub(in crate::proxy) fn take_over(self: &Rc<Self>) {
+        let found = self.file.read();
+        self.journal.open();
+        for record in found.over.iter().map(Packed::unpack) {
+            self.remember(record.who(), &record);
+        }
+        self.sleep.take_in(&found.leases);
+        let mut resting = Vec::new();
+        for (packed, asleep) in found.leases {
+            let record = packed.unpack();
+            let Some(key) = record.key() else { continue };
+            self.take_over_one(key.clone(), record, asleep);
+            if asleep {
+                resting.push(key);
+            }
+        }
+        self.journal.keep(self.slots.borrow().keys());
+        if found.is_other || !found.over.is_empty() {
+            self.save_within(SOON);
+        }
+        self.mind_staying();
+        self.tell();
+        let table = Rc::clone(self);
+        self.commons.runtime.spawn(async move { table.keep_schedule().await }).detach();
+        if !resting.is_empty() {
+            let (table, activity) = (Rc::clone(self), self.idle.activity());
+            let looks = async move {
+                table.compare(resting).await;
+                drop(activity);
+            };
+            self.commons.runtime.spawn(looks).detach();
+        }
+    }
+
+    fn take_over_one(self: &Rc<Self>, key: Key, record: Record, asleep: bool) {
+        let now = rt::now();
+        if let Some((server, since)) = record.server().zip(record.silence()) {
+            self.silence.borrow_mut().mark_unresponsive(&server, since, now);
+        }
+        let mut record = record.with_retry_within_reason(now);
+        let trust = self.journal.trust(&key);
+        let put_off = self.journal.put_off(&key, record.remaining(now));
+        match (trust, put_off, self.journal.deaths(&key)) {
+            (Trust::Quarantined, _, deaths) => log::error!(
+                "{}: the daemon died {deaths} times at work on this lease; it is not renewed any more. Restart the \
+                 container, or disconnect it from the network and connect it again, for another try",
+                record.place()
+            ),
+            (_, Some(Duration::ZERO), _) => {
+                log::warn!("{}: the daemon died at work on this lease; trying again after all others", record.place());
+            }
+            (_, Some(delay), deaths) => {
+                log::warn!(
+                    "{}: the daemon died {deaths} times at work on this lease; trying again in {} s",
+                    record.place(),
+                    delay.as_secs()
+                );
+                record = record.put_off_until(now + delay);
+                self.save_within(SOON);
+            }
+            (_, None, _) => {}
+        }
+        let record = if asleep { record } else { record.with_look() };
+        let place = Place::Resting(Resting::of(&record, asleep).trusted(trust, now));
+        self.slots.borrow_mut().insert(key, Slot { record: Some(Packed::from(&record)), place });
+    }
+
+    /// Compares leases that were left in good order with their links, one after the other with a turn for all else in
+    /// between. What does not fit any more is due at once.
+    async fn compare(self: &Rc<Self>, leases: Vec<Key>) {
+        // A process that was woken for a few leases does not look at them all.
+        let is_thorough = !Wakeup::woken_by_timer();
+        for key in leases {
+            yield_now().await;
+            let Some(record) = self.record_at_rest(&key) else { continue };
+            if self.journal.trust(&key) == Trust::Quarantined {
+                continue;
+            }
+            let _step = self.journal.enter(&key);
+            if record.is_gone() {
+                log::info!("{}: its network namespace is gone; its lease is left to run out", record.place());
+                self.remember(record.who(), &record);
+                self.slots.borrow_mut().remove(&key);
+                self.save_within(SOON);
+                self.tell();
+                self.mind_staying();
+            } else if is_thorough && !record.still_fits() {
+                let record = record.with_look();
+                self.note(&key, &record);
+                if let Some(slot) = self.slots.borrow_mut().get_mut(&key) {
+                    let resting = Resting::of(&record, false).trusted(self.journal.trust(&key), rt::now());
+                    slot.place = Place::Resting(resting);
+                }
+                self.changed.notify(usize::MAX);
+            }
+        }
+    }
+
+    /// Returns the record of a lease for which nothing is done at the moment.
+    fn record_at_rest(&self, key: &Key) -> Option<Record> {
+        self.slots.borrow().get(key)?.place.resting()?;
+        self.record(key)
+    }
+}
