@@ -55,7 +55,7 @@ use leases::LeaseFile;
 use memory::Memory;
 use schedule::Sleep;
 use state::StateDirectory;
-use table::Table;
+use table::{Journal, Table};
 
 /// How long a client may keep a connection without a call, however long the daemon itself stays.
 const QUIET: Duration = Duration::from_secs(10);
@@ -119,10 +119,12 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
     let name = |path: PathBuf| path.file_name().unwrap_or_default().to_owned();
     let file = LeaseFile::new(&directory, name(config.lease_file.clone()));
     let memory = Memory::new(&directory, name(config.lease_file.with_extension("known")));
+    let journal = Journal::new(&directory, name(config.lease_file.with_extension("work")));
     let quiet = config.activity.map_or(QUIET, |activity| activity.min(QUIET));
     rt::block_on(async move |runtime| {
         let habits = (config.habits.clone(), identity);
-        let table = Table::new(runtime.clone(), idle.clone(), options.notify.clone(), (file, memory), habits, sleep);
+        let files = (file, memory, journal);
+        let table = Table::new(runtime.clone(), idle.clone(), options.notify.clone(), files, habits, sleep);
         table.take_over();
         // Who was woken for the leases leaves as soon as the work is done, unless somebody calls.
         if table.is_woken() {

@@ -277,11 +277,6 @@ impl Record {
         self
     }
 
-    /// The same, with no longer a wait for its next try than any that starts at `now`.
-    pub(super) fn with_retry_within_reason(self, now: Instant) -> Self {
-        Self { retry_at: self.retry_at.filter(|at| instant(*at) <= now + SELDOM), ..self }
-    }
-
     /// Whether something has failed for it that is to be tried again.
     pub(super) fn is_retry(&self) -> bool {
         self.retry_at.is_some()

@@ -153,7 +153,19 @@ impl Directory {
     /// Opens a file to be written at its end, and makes it where there is none. Another name of another file is an error:
     /// any user may give one to a file that he cannot write.
     pub(super) fn append(&self, name: &OsStr) -> io::Result<File> {
-        let file = self.open_file(name, OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE)?;
+        self.open_own(name, OFlags::WRONLY | OFlags::APPEND)
+    }
+
+    /// The same for a file that is read and then written in place. In a directory that is not believed, that is an error.
+    pub(super) fn update(&self, name: &OsStr) -> io::Result<File> {
+        match &self.distrust {
+            Some(why) => Err(io::Error::other(format!("its directory {why}"))),
+            None => self.open_own(name, OFlags::RDWR),
+        }
+    }
+
+    fn open_own(&self, name: &OsStr, access: OFlags) -> io::Result<File> {
+        let file = self.open_file(name, access | OFlags::CREATE)?;
         if fstat(&file)?.st_nlink > 1 {
             return Err(io::Error::other("it has another name as well"));
         }

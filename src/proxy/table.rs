@@ -26,8 +26,7 @@ use super::session::{Change, Commons, Session, Undoing};
 use super::silence::Silence;
 use super::site::{Site, Unreachable, canonical};
 use claim::{Claim, Finish};
-use journal::Journal;
-pub(super) use journal::Trust;
+pub(super) use journal::{Journal, Trust};
 
 mod claim;
 mod journal;
@@ -130,7 +129,7 @@ impl Table {
         runtime: Runtime,
         idle: Idle,
         notify: Notify,
-        (file, memory): (LeaseFile, Memory),
+        (file, memory, journal): (LeaseFile, Memory, Rc<Journal>),
         (habits, identity): (Habits, Identity),
         sleep: Sleep,
     ) -> Rc<Self> {
@@ -140,7 +139,7 @@ impl Table {
             pace: Pace::new(),
             sleep,
             silence: RefCell::default(),
-            journal: Journal::new(known.with_extension("work")),
+            journal,
             changed: Event::new(),
             slots: RefCell::default(),
             notify,

@@ -7,8 +7,8 @@ use crate::time::Instant;
 
 use super::{BOUND, ENDING, FAR, INTENT, REBINDING, RENEWING, Record, millis};
 
-/// The longest pause before a link is looked at again.
-const LONGEST_LOOK: u64 = 3_600_000;
+/// The longest pause before a link is looked at again, or what failed is tried again.
+const LONGEST_PAUSE: u64 = 3_600_000;
 /// The pause before an unanswered renewal is repeated is half of the time that is left, or this.
 const LEAST_PAUSE: u64 = 60_000;
 /// Counters that make pauses longer do so up to a few dozen.
@@ -24,13 +24,15 @@ impl Record {
         for future in optional.into_iter().flatten().chain([&mut self.whole_at]) {
             *future = FAR.min(*future);
         }
-        for count in [&mut self.pace, &mut self.setbacks, &mut self.looks] {
+        for count in [&mut self.pace, &mut self.setbacks, &mut self.looks, &mut self.retries] {
             *count = COUNT.min(*count);
         }
         if self.unsaid {
             self.look_at.get_or_insert(0);
         }
-        self.look_at = self.look_at.map(|at| at.min(now_millis + LONGEST_LOOK));
+        for again in [&mut self.look_at, &mut self.retry_at].into_iter().flatten() {
+            *again = (now_millis + LONGEST_PAUSE).min(*again);
+        }
         if let Some(end) = self.expires_at() {
             self.mend_timers(end, now_millis);
         }

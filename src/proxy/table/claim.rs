@@ -133,6 +133,7 @@ mod tests {
 
     use futures_lite::future::yield_now;
 
+    use super::super::Journal;
     use super::{Table, rt};
     use crate::dhcp::{Phase, Probe};
     use crate::proxy::config::{ClientId, Habits};
@@ -157,7 +158,8 @@ mod tests {
                 fqdn: false,
             };
             let directory = StateDirectory::lock(&lock).unwrap();
-            let file = (LeaseFile::new(&directory, "leases"), Memory::new(&directory, "known"));
+            let journal = Journal::new(&directory, "work");
+            let file = (LeaseFile::new(&directory, "leases"), Memory::new(&directory, "known"), journal);
             let sleep = Sleep::new(Err("a test".into()), Duration::ZERO);
             let identity = (habits, Identity::Container);
             let table = Table::new(runtime.clone(), Idle::new(None), Notify::none(), file, identity, sleep);

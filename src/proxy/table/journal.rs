@@ -7,22 +7,22 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::hash::Hasher;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::os::unix::fs::FileExt;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustix::fs::OFlags;
 use siphasher::sip::SipHasher24;
 
 use crate::proxy::request::Key;
+use crate::proxy::state::StateDirectory;
 
 /// A lease that the process died of so often is left alone until a call for it.
 const QUARANTINE: u32 = 3;
@@ -139,7 +139,8 @@ fn put_off(deaths: u32, rest: Option<Duration>) -> Duration {
 /// The file, and what is known from it.
 #[derive(Debug)]
 pub(in crate::proxy) struct Journal {
-    path: PathBuf,
+    directory: Rc<StateDirectory>,
+    name: OsString,
     file: OnceCell<File>,
     deaths: RefCell<Deaths>,
     /// The lease of which the process before this one died.
@@ -151,11 +152,12 @@ pub(in crate::proxy) struct Journal {
 }
 
 impl Journal {
-    /// A journal that is to be kept in `path`.
-    pub(super) fn new(path: PathBuf) -> Rc<Self> {
+    /// A journal that is to be kept in the file of that name in `directory`.
+    pub(in crate::proxy) fn new(directory: &Rc<StateDirectory>, name: impl Into<OsString>) -> Rc<Self> {
         let (file, deaths) = (OnceCell::new(), RefCell::default());
         Rc::new(Self {
-            path,
+            directory: Rc::clone(directory),
+            name: name.into(),
             file,
             deaths,
             culprit: Cell::new(None),
@@ -169,19 +171,13 @@ impl Journal {
         if let Err(error) = self.try_open() {
             log::warn!(
                 "cannot use {}: {error}; a lease whose work ends the process is not told from the others",
-                self.path.display()
+                self.directory.path_of(&self.name).display()
             );
         }
     }
 
     fn try_open(&self) -> io::Result<()> {
-        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).mode(0o600).custom_flags(flags).open(&self.path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() || metadata.uid() != rustix::process::geteuid().as_raw() {
-            return Err(io::Error::other("it is not a regular file of this user"));
-        }
+        let file = self.directory.open()?.update(&self.name)?;
         let mut text = Vec::new();
         (&file).take(LONGEST).read_to_end(&mut text)?;
         let (culprit, mut deaths) = Deaths::parse(&String::from_utf8_lossy(&text));
@@ -271,7 +267,7 @@ impl Journal {
         if let Err(error) = written
             && !self.told.replace(true)
         {
-            log::warn!("cannot write {}: {error}", self.path.display());
+            log::warn!("cannot write {}: {error}", self.directory.path_of(&self.name).display());
         }
     }
 
@@ -322,7 +318,7 @@ impl<F> Drop for Work<F> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
 
     use futures_lite::future::{poll_once, yield_now};
 
@@ -334,18 +330,31 @@ mod tests {
         Key { mac: Mac([2, 0, 0, 0, 0, number]), netns, interface: "eth0".into() }
     }
 
-    fn opened(folder: &Path) -> Rc<Journal> {
-        let journal = Journal::new(folder.join("nv-proxy.work"));
+    const NAME: &str = "nv-proxy.work";
+
+    /// A directory that goes with the test.
+    fn scratch() -> (tempfile::TempDir, Rc<StateDirectory>) {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = StateDirectory::lock(&folder.path().join("nv-proxy.lock")).unwrap();
+        (folder, directory)
+    }
+
+    fn path(folder: &StateDirectory) -> PathBuf {
+        folder.path_of(NAME.as_ref())
+    }
+
+    fn opened(folder: &Rc<StateDirectory>) -> Rc<Journal> {
+        let journal = Journal::new(folder, NAME);
         journal.open();
         journal
     }
 
-    fn said(folder: &Path) -> String {
-        fs::read_to_string(folder.join("nv-proxy.work")).unwrap()
+    fn said(folder: &StateDirectory) -> String {
+        fs::read_to_string(path(folder)).unwrap()
     }
 
     /// The process dies at a step for a lease, and the next one starts.
-    fn dies_of(folder: &Path, lease: &Key) -> Rc<Journal> {
+    fn dies_of(folder: &Rc<StateDirectory>, lease: &Key) -> Rc<Journal> {
         let journal = opened(folder);
         std::mem::forget(journal.enter(lease));
         drop(journal);
@@ -356,8 +365,8 @@ mod tests {
 
     #[test]
     fn a_lease_is_tried_last_then_later_then_only_by_a_call() {
-        let folder = tempfile::tempdir().unwrap();
-        let (folder, culprit, innocent) = (folder.path(), key(1), key(2));
+        let (_scratch, folder) = &scratch();
+        let (culprit, innocent) = (key(1), key(2));
         let journal = dies_of(folder, &culprit);
         assert_eq!(
             (journal.trust(&culprit), journal.put_off(&culprit, Some(HOUR))),
@@ -383,8 +392,8 @@ mod tests {
 
     #[test]
     fn only_the_lease_at_whose_step_it_died_is_blamed() {
-        let folder = tempfile::tempdir().unwrap();
-        let (folder, one, other) = (folder.path(), key(1), key(2));
+        let (_scratch, folder) = &scratch();
+        let (one, other) = (key(1), key(2));
         let journal = opened(folder);
         let wait = async {
             yield_now().await;
@@ -407,25 +416,25 @@ mod tests {
 
     #[test]
     fn what_a_drop_does_is_a_step_too() {
-        struct Undo<'a>(&'a Path);
+        struct Undo(Rc<StateDirectory>);
 
-        impl Drop for Undo<'_> {
+        impl Drop for Undo {
             fn drop(&mut self) {
-                assert_eq!(said(self.0), Mark::of(&key(1)).line());
+                assert_eq!(said(&self.0), Mark::of(&key(1)).line());
             }
         }
 
-        let folder = tempfile::tempdir().unwrap();
-        let journal = opened(folder.path());
-        let undo = Undo(folder.path());
+        let (_scratch, folder) = &scratch();
+        let journal = opened(folder);
+        let undo = Undo(Rc::clone(folder));
         drop(journal.watch(&key(1), async move { drop(undo) }));
-        assert_eq!(said(folder.path()), Mark::NONE.line());
+        assert_eq!(said(folder), Mark::NONE.line());
     }
 
     #[test]
     fn counts_are_kept_as_long_as_the_lease_and_the_wish_of_the_process_to_run() {
-        let folder = tempfile::tempdir().unwrap();
-        let (folder, one, other) = (folder.path(), key(1), key(2));
+        let (_scratch, folder) = &scratch();
+        let (one, other) = (key(1), key(2));
         dies_of(folder, &one);
         let journal = dies_of(folder, &other);
         journal.keep([&other, &key(3)]);
@@ -437,20 +446,20 @@ mod tests {
 
     #[test]
     fn a_file_of_any_content_is_read_and_one_that_is_no_file_is_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("nv-proxy.work");
+        let (scratch, folder) = &scratch();
+        let path = path(folder);
         for text in ["", "x", "0", "\n\n", "0000000000000001", "zz\n1 2\n1 3\n2\n3 x\n", "1\n1 4294967295\n"] {
             fs::write(&path, text).unwrap();
-            let journal = opened(folder.path());
-            assert!(said(folder.path()).starts_with(&Mark::NONE.line()), "{text:?}");
+            let journal = opened(folder);
+            assert!(said(folder).starts_with(&Mark::NONE.line()), "{text:?}");
             drop(journal.enter(&key(1)));
         }
         assert_eq!(Deaths::parse("0\n1 2\n1 3\n").1.of(Mark(1)), 2, "what follows may be left of a longer file");
         fs::remove_file(&path).unwrap();
-        let target = folder.path().join("target");
+        let target = scratch.path().join("target");
         fs::write(&target, "another's").unwrap();
         std::os::unix::fs::symlink(&target, &path).unwrap();
-        drop(opened(folder.path()).enter(&key(1)));
+        drop(opened(folder).enter(&key(1)));
         assert_eq!(fs::read_to_string(target).unwrap(), "another's");
     }
 }

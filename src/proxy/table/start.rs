@@ -54,7 +54,7 @@ impl Table {
         if let Some((server, since)) = record.server().zip(record.silence()) {
             self.silence.borrow_mut().mark_unresponsive(&server, since, now);
         }
-        let mut record = record.with_retry_within_reason(now);
+        let mut record = record;
         let trust = self.journal.trust(&key);
         let put_off = self.journal.put_off(&key, record.remaining(now));
         match (trust, put_off, self.journal.deaths(&key)) {
