@@ -17,6 +17,8 @@ mod damage;
 mod expiry;
 #[path = "system/file.rs"]
 mod file;
+#[path = "system/flood.rs"]
+mod flood;
 #[path = "system/lab_itself.rs"]
 mod lab_itself;
 #[path = "system/lease.rs"]
@@ -74,7 +76,7 @@ fn main() -> ExitCode {
     // Most trials mostly wait.
     arguments.test_threads.get_or_insert(8);
 
-    let groups: [&[Named]; 21] = [
+    let groups: [&[Named]; 22] = [
         lab_itself::TRIALS,
         lease::TRIALS,
         refusals::TRIALS,
@@ -96,6 +98,7 @@ fn main() -> ExitCode {
         networks::TRIALS,
         peer_fails::TRIALS,
         suspend::TRIALS,
+        flood::TRIALS,
     ];
     let named = groups.concat().into_iter().map(|(name, trial)| (name.to_owned(), Box::new(trial) as _));
     let outside = sandbox.as_ref().err().map(ToString::to_string);
