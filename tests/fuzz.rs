@@ -1,4 +1,4 @@
-//! Bytes of any kind: the client stays within its invariants, for the committed inputs and for some random ones.
+//! Bytes of any kind: the client and the reader of rtnetlink stay within their invariants, for the committed inputs and for some random ones.
 //!
 //! `tests/fuzz/libfuzzer` lets a real fuzzer look for more, for as long as one likes, and keeps what it finds in FOUND, an
 //! empty folder at first (nightly Rust; `cargo install cargo-fuzz`):
@@ -6,12 +6,15 @@
 //! ```text
 //! cargo +nightly fuzz run --fuzz-dir tests/fuzz/libfuzzer packet FOUND tests/corpus/packet -- -max_total_time=300
 //! cargo +nightly fuzz run --fuzz-dir tests/fuzz/libfuzzer operations FOUND tests/corpus/operations -- -max_total_time=300
+//! cargo +nightly fuzz run --fuzz-dir tests/fuzz/libfuzzer netlink FOUND tests/corpus/netlink -- -max_total_time=300
 //! ```
 //!
 //! How the committed inputs came about is in `tests/corpus/README.md`.
 #![cfg(feature = "proxy")]
 #![expect(unreachable_pub, clippy::unwrap_used, reason = "nothing of a test is public, and it may fail")]
 
+#[path = "fuzz/answers.rs"]
+mod answers;
 #[path = "fuzz/harness.rs"]
 mod harness;
 #[path = "fuzz/recorded.rs"]
@@ -44,6 +47,11 @@ fn committed_packets() {
 #[test]
 fn committed_operations() {
     replay("operations", harness::operations);
+}
+
+#[test]
+fn committed_netlink_answers() {
+    replay("netlink", answers::netlink);
 }
 
 /// Whatever the client is like, the inputs find it where they look for it.
@@ -98,5 +106,40 @@ proptest! {
     #[test]
     fn random_operations(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
         harness::operations(&bytes);
+    }
+}
+
+/// The recorded answers of the kernel, by the names of their files.
+fn recorded_answers() -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/netlink");
+    let mut files: Vec<_> = folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files.into_iter().map(|file| std::fs::read(file).unwrap()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 2000, ..ProptestConfig::default() })]
+
+    /// What a kernel said, damaged.
+    #[test]
+    fn damaged_netlink_answers(
+        answer in prop::sample::select(recorded_answers()),
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        cut in prop::option::weighted(0.3, any::<prop::sample::Index>()),
+    ) {
+        let mut bytes = answer;
+        for (at, byte) in edits {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        answers::netlink(&bytes);
+    }
+
+    #[test]
+    fn random_netlink_answers(choice in any::<u8>(), rest in prop::collection::vec(any::<u8>(), 0..300)) {
+        answers::netlink(&[&[choice][..], &rest].concat());
     }
 }

@@ -23,6 +23,8 @@ mod expiry;
 mod file;
 #[path = "system/instances.rs"]
 mod instances;
+#[path = "system/flood.rs"]
+mod flood;
 #[path = "system/lab_itself.rs"]
 mod lab_itself;
 #[path = "system/lease.rs"]
@@ -84,7 +86,7 @@ fn main() -> ExitCode {
     // Most trials mostly wait.
     arguments.test_threads.get_or_insert(8);
 
-    let groups: [&[Named]; 26] = [
+    let groups: &[&[Named]] = &[
         lab_itself::TRIALS,
         lease::TRIALS,
         refusals::TRIALS,
@@ -111,6 +113,7 @@ fn main() -> ExitCode {
         instances::TRIALS,
         state_files::TRIALS,
         logging::TRIALS,
+        flood::TRIALS,
     ];
     let named = groups.concat().into_iter().map(|(name, trial)| (name.to_owned(), Box::new(trial) as _));
     let outside = sandbox.as_ref().err().map(ToString::to_string);

@@ -94,7 +94,7 @@ fn an_exchange_without_an_end_is_given_up() {
     let (bodies, end) = read(&vec![message(16, 0, &[0; 4]); MOST_ENTRIES + 1]);
     assert_eq!(bodies.len(), MOST_ENTRIES);
     assert!(too_many(&end), "{end:?}");
-    let (bodies, end) = read(&vec![message(16, 0, &[0; 1 << 16]); 100]);
+    let (bodies, end) = read(&vec![message(16, 0, &[0; (1 << 16) - HEADER]); 100]);
     assert_eq!(bodies.len(), MOST_BYTES >> 16);
     assert!(too_many(&end), "{end:?}");
 

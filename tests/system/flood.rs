@@ -1,0 +1,112 @@
+//! One container, or a station of its network, makes as much noise as it can: the daemon keeps its time for the others.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
+use smol_dhcp_proxy::net::netlink::Netlink;
+use smol_dhcp_proxy::net::netns::Netns;
+use smol_dhcp_proxy::rt;
+
+use crate::lab::Result;
+use crate::lab::stage::Stage;
+use crate::lab::topology::{LINK, SERVER_LINK};
+use crate::lab::wire::Tap;
+use crate::{Named, stage, tell};
+
+pub(crate) const TRIALS: &[Named] = &[
+    ("flood::replies_to_the_container", replies),
+    ("flood::replies_to_other_stations", replies_to_others),
+    ("flood::changes_of_the_link", changes),
+];
+
+/// The time for which a Setup waits for an offer, in seconds; there is no server.
+const PATIENCE: &str = "4";
+/// The part of it that is flooded.
+const FLOODED: Duration = Duration::from_secs(3);
+
+/// Runs `noise` over and over while a Setup waits, and returns the part of that time for which the daemon used a processor.
+fn flood(stage: &Stage, noise: impl FnMut() -> Result + Send) -> Result<f64> {
+    let clock = clock_getcpuclockid(Pid::from_raw(i32::try_from(stage.daemon.id())?))?;
+    let used = || Ok::<_, nix::errno::Errno>(Duration::from(clock.now()?));
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let caller = scope.spawn(|| stage.setup(0));
+        let noise = scope.spawn(|| {
+            let mut noise = noise;
+            let mut times = 0;
+            while !over.load(Ordering::Relaxed) {
+                noise()?;
+                times += 1;
+            }
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(times)
+        });
+        let (start, before) = (rt::now(), used()?);
+        // What is measured is this time itself.
+        thread::sleep(FLOODED);
+        let share = (used()? - before).as_secs_f64() / (rt::now() - start).as_secs_f64();
+        let waited = rt::now();
+        let answer = caller.join().map_err(|_| "the caller panicked")?;
+        over.store(true, Ordering::Relaxed);
+        let times = noise.join().map_err(|_| "the noise panicked")??;
+        let late = rt::now() - waited;
+        tell(&format!("{times} times the noise, {:.1} % of a processor", share * 100.0));
+        let refused = answer.err().ok_or("a lease without a server")?.to_string();
+        assert!(refused.contains("no DHCPOFFER") || refused.contains("carrier"), "{refused}");
+        assert!(late < Duration::from_secs(3), "the Setup was answered {late:?} after it should have been");
+        assert!(times > 2000, "{times} times is no flood");
+        Ok(share)
+    })
+}
+
+/// A BOOTP reply to a station, of an exchange that there is not.
+fn reply(to: [u8; 6], station: [u8; 6]) -> Vec<u8> {
+    let mut packet = [0; 20 + 8 + 240];
+    packet[..4].copy_from_slice(&[0x45, 0, 1, 12]);
+    packet[8..10].copy_from_slice(&[64, 17]);
+    packet[21] = 67;
+    packet[23] = 68;
+    packet[28..31].copy_from_slice(&[2, 1, 6]);
+    packet[56..62].copy_from_slice(&station);
+    [&to[..], &[2, 0, 0, 0, 0, 99], &[8, 0], &packet].concat()
+}
+
+fn flood_of_replies(station: Option<[u8; 6]>) -> Result<f64> {
+    let stage = stage(1, &["-t", PATIENCE])?;
+    let mac = stage.topology.containers[0].mac.0;
+    let tap = stage.topology.server.run(|| Tap::open(SERVER_LINK))?;
+    let frame = reply(mac, station.unwrap_or(mac));
+    // A full queue is no reason to stop.
+    flood(&stage, || Ok(tap.send(&frame).unwrap_or_default()))
+}
+
+/// The session reads some hundreds in a second, whatever comes.
+fn replies() -> Result {
+    let share = flood_of_replies(None)?;
+    assert!(share < 0.3, "{share} of a processor");
+    Ok(())
+}
+
+/// The kernel throws them away.
+fn replies_to_others() -> Result {
+    let share = flood_of_replies(Some([2, 0, 0, 0, 0, 98]))?;
+    assert!(share < 0.1, "{share} of a processor");
+    Ok(())
+}
+
+/// More than the queue of the news holds, so that the link is in doubt again and again.
+fn changes() -> Result {
+    let stage = stage(1, &["-t", PATIENCE])?;
+    let container = &stage.topology.containers[0];
+    let netlink = Netns::open(container.namespace.path())?.enter(Netlink::open)??;
+    let index = container.namespace.link(LINK)?.index;
+    let mut mtu = 1400;
+    let share = flood(&stage, move || {
+        mtu ^= 1;
+        Ok(netlink.set_mtu(index, mtu)?)
+    })?;
+    assert!(share < 0.3, "{share} of a processor");
+    Ok(())
+}
