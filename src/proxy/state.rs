@@ -69,8 +69,8 @@ impl StateDirectory {
             lock: RefCell::default(),
             told_of_distrust: Cell::default(),
         };
-        let taken = match directory.open_or_make() {
-            Ok((fd, _)) => LockFile::acquire(fd, Path::new(&directory.lock_name), LOCK_PATIENCE),
+        let taken = match directory.open_or_make().map(drop) {
+            Ok(()) => LockFile::acquire(CWD, lock, LOCK_PATIENCE),
             Err(error) => Err(LockError::Io(error)),
         };
         match taken {
