@@ -22,10 +22,10 @@ use super::memory::{Memory, Who};
 use super::pace::Pace;
 use super::record::{Packed, Record, Remembered};
 use super::request::{Key, Request, Selector};
-use super::schedule::Sleep;
 use super::session::{Change, Commons, Session, Undoing};
 use super::silence::Silence;
 use super::site::{Site, Unreachable, canonical};
+use super::sleep::Sleep;
 use claim::{Claim, Finish};
 use journal::Journal;
 pub(super) use journal::Trust;
@@ -120,7 +120,7 @@ pub(super) struct Awake {
 }
 
 /// A lease that was there when somebody took its place.
-enum Before {
+pub(in crate::proxy) enum Before {
     Awake(Box<Awake>),
     Resting,
 }
@@ -381,5 +381,30 @@ impl Awake {
     async fn stop(self: Box<Self>) -> Option<Session> {
         self.stop.notify(usize::MAX);
         self.task.await
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::dhcp::Probe;
+    use crate::proxy::config::ClientId;
+
+    /// A table whose files are in `folder`.
+    pub(in crate::proxy) fn table(runtime: &Runtime, folder: &Path) -> Rc<Table> {
+        let habits = Habits {
+            acquisition: None,
+            probe: Probe::Off,
+            broadcast: false,
+            client_id: ClientId::Container,
+            fqdn: false,
+        };
+        let file = folder.join("leases");
+        let files = (LeaseFile::new(&file), file.with_extension("known"));
+        let sleep = Sleep::new(Err("a test".into()), Duration::ZERO);
+        let identity = (habits, Identity::Container);
+        Table::new(runtime.clone(), Idle::new(None), Notify::none(), files, identity, sleep)
     }
 }
