@@ -3,7 +3,7 @@
 //! tokio keeps no thread of its own here: what is due is seen to by the thread that called [`block_on`],
 //! on which all of our code runs. The README beside this file walks through the two.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{OnceCell, RefCell};
 use std::future::{Future, pending, poll_fn};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, RawFd};

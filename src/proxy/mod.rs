@@ -6,7 +6,9 @@
 //! | `request.rs` | what a caller may ask for |
 //! | `identity.rs` | who the DHCP server takes a container for |
 //! | `table.rs` | all leases, and who may touch which |
-//! | `schedule.rs` | when a lease is woken, and when the process may leave |
+//! | `table/journal.rs` | which lease the process died of, should it die |
+//! | `schedule.rs` | when a lease is woken |
+//! | `sleep.rs` | when the process may leave, and how it is started again |
 //! | `pace.rs`, `silence.rs` | whose turn it is, and whom nobody need ask |
 //! | `session.rs` | one lease awake: client, sockets and link in one loop |
 //! | `site.rs` | where a lease lives, and the sockets into it |
@@ -33,6 +35,7 @@ mod session;
 mod settings;
 mod silence;
 mod site;
+mod sleep;
 mod state;
 mod table;
 mod words;
@@ -53,7 +56,7 @@ use error::StartError;
 use identity::Identity;
 use leases::LeaseFile;
 use memory::Memory;
-use schedule::Sleep;
+use sleep::Sleep;
 use state::StateDirectory;
 use table::{Journal, Table};
 

@@ -1,7 +1,5 @@
-//! What is done when: leases rest until they are due, and while all of them rest, the process need not be there.
+//! Work on leases at its time: they rest until they are due.
 
-use std::cell::{Cell, RefCell};
-use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,10 +7,9 @@ use event_listener::Event;
 use futures_lite::future::{or, yield_now};
 
 use crate::rt;
-use crate::service::{Activity, Wakeup};
+use crate::service::Wakeup;
 use crate::time::Instant;
 
-use super::config::OnStop;
 use super::record::{Packed, Record};
 use super::request::Key;
 use super::session::{Kept, Session};
@@ -22,85 +19,8 @@ use super::table::{Awake, Place, Resting, SOON, Slot, Table, Trust};
 /// How soon a lease that was just laid down may be due again.
 const NO_SOONER: Duration = Duration::from_secs(1);
 
-/// A deadline that is nearer than this is waited for, whatever the patience: to leave takes a moment, and a timer that
-/// elapses within it is lost.
-const NEAR: Duration = Duration::from_secs(2);
-
-/// For how long a process stays that could not have its wakeup arranged: twice as long each time, up to the longest.
-const PAUSE: Duration = Duration::from_secs(60);
-const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
-
 /// After this long a lease under suspicion does not wait any more until nothing else is done.
 const LAST: Duration = Duration::from_secs(60);
-
-/// How long all leases may take to be given back when the daemon is stopped, well below the 90 seconds that systemd
-/// waits before it kills.
-const RELEASE: Duration = Duration::from_secs(30);
-
-/// Whether the process may leave while there are leases, and who wakes it then.
-#[derive(Debug)]
-pub(super) struct Sleep {
-    wakeup: Option<Wakeup>,
-    /// Why there is none.
-    why_not: Option<String>,
-    /// How often in a row the wakeup could not be arranged.
-    failures: Cell<u32>,
-    /// It is not tried for a while.
-    paused: Cell<bool>,
-    /// How near a deadline has to be to be waited for.
-    patience: Duration,
-    /// Keeps the process for the sake of leases.
-    staying: RefCell<Option<Activity>>,
-    /// There may be a timer.
-    armed: Cell<bool>,
-    /// The file says of all leases that they are asleep.
-    pub(super) is_in_file: Cell<bool>,
-    told: Cell<bool>,
-}
-
-impl Sleep {
-    /// Sleeps where there is somebody to wake it, but stays for what is due within `patience`.
-    pub(super) fn new(wakeup: Result<Wakeup, String>, patience: Duration) -> Self {
-        let (wakeup, why_not) = match wakeup {
-            Ok(wakeup) => (Some(wakeup), None),
-            Err(why_not) => (None, Some(why_not)),
-        };
-        Self {
-            wakeup,
-            why_not,
-            failures: Cell::default(),
-            paused: Cell::default(),
-            patience: patience.max(NEAR),
-            staying: RefCell::default(),
-            armed: Cell::default(),
-            is_in_file: Cell::default(),
-            told: Cell::default(),
-        }
-    }
-
-    /// Takes in what the file says of leases, and whether they were left in good order.
-    pub(super) fn take_in(&self, leases: &[(Packed, bool)]) {
-        self.armed.set(!leases.is_empty() || Wakeup::woken_by_timer());
-        self.is_in_file.set(leases.iter().all(|(_, asleep)| *asleep));
-    }
-
-    /// Whether there is somebody to wake the process.
-    pub(super) fn is_possible(&self) -> bool {
-        self.wakeup().is_some()
-    }
-
-    fn wakeup(&self) -> Option<&Wakeup> {
-        self.wakeup.as_ref().filter(|_| !self.paused.get())
-    }
-
-    /// Counts a failure to arrange the wakeup, and returns how long not to try again.
-    fn pause(&self) -> Duration {
-        let failures = self.failures.get();
-        self.failures.set(failures.saturating_add(1));
-        self.paused.set(true);
-        PAUSE.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE)
-    }
-}
 
 impl Table {
     /// Does what is due, when it is due.
@@ -128,7 +48,7 @@ impl Table {
         self.next_due_of(|_| true)
     }
 
-    fn next_due_of(&self, chosen: impl Fn(&Resting) -> bool) -> Option<Instant> {
+    pub(super) fn next_due_of(&self, chosen: impl Fn(&Resting) -> bool) -> Option<Instant> {
         let wait = if self.is_at_work() { LAST } else { Duration::ZERO };
         let slots = self.slots.borrow();
         let resting = slots.values().filter_map(|slot| slot.place.resting()).filter(|resting| chosen(resting));
@@ -368,158 +288,77 @@ impl Table {
         self.mind_staying();
         self.changed.notify(usize::MAX);
     }
+}
 
-    /// Stays or need not stay for the sake of the leases that there are.
-    pub(super) fn mind_staying(&self) {
-        let has_leases = !self.slots.borrow().is_empty();
-        if has_leases
-            && let Some(why) = &self.sleep.why_not
-            && !self.sleep.told.replace(true)
-        {
-            log::info!("staying for as long as there are leases: {why}");
-        }
-        // A file that says what is not so any more is not to be left behind.
-        if self.is_in_trouble() || (has_leases && !self.sleep.is_possible()) {
-            self.stay();
-        } else {
-            self.sleep.staying.take();
-        }
+#[cfg(test)]
+mod tests {
+    use crate::dhcp::Phase;
+    use crate::proxy::record::tests::record;
+    use crate::proxy::table::tests::table;
+
+    use super::*;
+
+    /// Leases whose namespaces are not there, so that to work on one is to forget it.
+    fn lay(table: &Table, number: u8, deaths: u32) -> Key {
+        let mut record = record(Phase::Init { at: rt::now(), since: rt::now(), wanted: None, pace: 0 }).with_look();
+        record.lease.mac_address = format!("02:00:00:00:00:{number:02x}");
+        let key = record.key().unwrap();
+        table.journal.count(&key, deaths);
+        let resting = Resting::of(&record, false).trusted(table.journal.trust(&key), rt::now());
+        let slot = Slot { record: Some(Packed::from(&record)), place: Place::Resting(resting) };
+        table.slots.borrow_mut().insert(key.clone(), slot);
+        key
     }
 
-    fn stay(&self) {
-        self.sleep.staying.borrow_mut().get_or_insert_with(|| self.idle.activity());
-    }
-
-    /// Leases are a reason to stay for a while: nothing would start the process again.
-    fn pause_sleeping(self: &Rc<Self>, why: &io::Error) {
-        let is_first = self.sleep.failures.get() == 0;
-        let pause = self.sleep.pause();
-        if is_first {
-            log::warn!(
-                "cannot have systemd start the service again: {why}; staying, and trying again in {} s, then ever later",
-                pause.as_secs()
-            );
-        } else {
-            log::debug!("cannot have systemd start the service again: {why}; trying again in {} s", pause.as_secs());
-        }
-        self.mind_staying();
-        let table = Rc::clone(self);
-        let later = async move {
-            table.commons.sleep_until(rt::now() + pause).await;
-            table.sleep.paused.set(false);
-            table.mind_staying();
-        };
-        self.commons.runtime.spawn(later).detach();
-    }
-
-    /// Has the process woken at `due`, or not at all. One failure may be chance.
-    async fn arrange(&self, wakeup: &Wakeup, due: Option<Instant>) -> io::Result<()> {
-        let arrange = async || match due {
-            Some(due) => self.arm(wakeup, due).await,
-            None => self.disarm(wakeup).await,
-        };
-        match arrange().await {
-            Err(error) => {
-                log::debug!("once more: {error}");
-                arrange().await
+    #[test]
+    fn leases_that_ended_the_process_come_last_and_alone_and_in_quarantine_never() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_owned();
+        rt::block_on(async move |runtime| {
+            let table = table(&runtime, &path);
+            let quarantined = lay(&table, 1, 3);
+            let (worse, bad) = (lay(&table, 2, 2), lay(&table, 3, 1));
+            let others: Vec<_> = (4..7).map(|number| lay(&table, number, 0)).collect();
+            let awake = || {
+                let slots = table.slots.borrow();
+                let awake = slots.iter().filter(|(_, slot)| matches!(slot.place, Place::Awake(_)));
+                awake.map(|(key, _)| key.clone()).collect::<Vec<_>>()
+            };
+            let all_rest = async || {
+                while !awake().is_empty() {
+                    yield_now().await;
+                }
+            };
+            table.wake_due(rt::now());
+            assert_eq!(awake(), others);
+            assert!(table.next_due().is_some_and(|due| due > rt::now()), "they wait while others are at work");
+            all_rest().await;
+            for next in [bad, worse] {
+                assert!(table.next_due().is_some_and(|due| due <= rt::now()));
+                table.wake_due(rt::now());
+                assert_eq!(awake(), [next]);
+                all_rest().await;
             }
-            done => done,
-        }
+            assert_eq!(table.next_due(), None);
+            assert_eq!(table.slots.borrow().keys().collect::<Vec<_>>(), [&quarantined]);
+            table.close_file();
+        });
     }
 
-    /// Called when idleness says that it is time to leave: has the process woken for the next deadline, or keeps it.
-    pub(super) async fn prepare_to_leave(self: Rc<Self>) {
-        while let Some(wakeup) = self.sleep.wakeup() {
-            let (due, now) = (self.next_due(), rt::now());
-            // What failed may fail again, so it is not worth staying for.
-            let pressing = self.next_due_of(|resting| !resting.is_retry);
-            if pressing.is_some_and(|due| due - now <= self.sleep.patience) || due.is_some_and(|due| due - now <= NEAR)
-            {
-                return self.stay();
-            }
-            if let Err(error) = self.arrange(wakeup, due).await {
-                return self.pause_sleeping(&error);
-            }
-            self.sleep.failures.set(0);
-            // What has come up meanwhile counts.
-            if self.next_due() != due && !self.idle.is_busy() {
-                continue;
-            }
-            break;
-        }
-        let is_in_file = !self.is_unsaved() && (self.sleep.is_in_file.get() || self.slots.borrow().is_empty());
-        if !self.idle.is_busy() && !is_in_file {
-            // One that fails is a reason to stay.
-            self.save(true);
-        }
-    }
-
-    /// What becomes of the leases when the process is asked to leave.
-    pub(super) async fn stop(self: Rc<Self>, on_stop: OnStop) {
-        let wakeup = self.sleep.wakeup.as_ref();
-        if on_stop == OnStop::Release {
-            or(self.end_all(), rt::sleep(RELEASE)).await;
-            let left = self.slots.borrow().len();
-            if left > 0 {
-                log::warn!("{left} leases could not be given back in time");
-            }
-        }
-        if !self.slots.borrow().is_empty() {
-            self.keep_on_stop(wakeup).await;
-        } else if let Some(wakeup) = wakeup
-            && let Err(error) = self.disarm(wakeup).await
-        {
-            log::warn!("{error}");
-        }
-        self.save(true);
-        self.journal.clear();
-    }
-
-    async fn keep_on_stop(&self, wakeup: Option<&Wakeup>) {
-        let count = self.slots.borrow().len();
-        let Some(wakeup) = wakeup else {
-            log::info!("{count} leases stay, and the next start goes on with them");
-            return;
-        };
-        if wakeup.is_being_stopped().await {
-            log::info!("{count} leases stay until they run out: all that could wake us is being stopped, too");
-            if let Err(error) = self.disarm(wakeup).await {
-                log::warn!("{error}");
-            }
-            return;
-        }
-        let is_awake = |slot: &Slot| matches!(slot.place, Place::Awake(_) | Place::Taken(_));
-        let soon = self.slots.borrow().values().any(is_awake).then(|| rt::now() + NEAR);
-        let Some(due) = self.next_due().into_iter().chain(soon).min() else { return };
-        match self.arm(wakeup, due.max(rt::now() + NEAR)).await {
-            Ok(()) => log::info!(
-                "{count} leases stay, and {} starts {} again when the next one is due; to stop everything: systemctl stop {}",
-                wakeup.timer(),
-                wakeup.unit(),
-                wakeup.everything().join(" ")
-            ),
-            Err(error) => log::warn!("{count} leases stay, and nobody is there to renew them: {error}"),
-        }
-    }
-
-    /// Has the process woken at `due` and, in case that fails, once more before it is too late.
-    async fn arm(&self, wakeup: &Wakeup, due: Instant) -> io::Result<()> {
-        let too_late = {
-            let slots = self.slots.borrow();
-            let too_late = slots.values().filter_map(|slot| slot.record.as_ref()?.unpack().too_late());
-            too_late.filter(|too_late| *too_late > due).min()
-        };
-        let now = rt::now();
-        let fallback = too_late.map(|too_late| due - now + (too_late - due) / 4);
-        self.sleep.armed.set(true);
-        wakeup.arm(due - now, fallback).await
-    }
-
-    async fn disarm(&self, wakeup: &Wakeup) -> io::Result<()> {
-        if self.sleep.armed.get() {
-            wakeup.disarm().await?;
-            self.sleep.armed.set(false);
-        }
-        Ok(())
+    #[test]
+    fn a_lease_that_ended_the_process_does_not_wait_for_ever_for_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_owned();
+        rt::block_on(async move |runtime| {
+            let table = table(&runtime, &path);
+            let suspect = lay(&table, 1, 1);
+            let (_call, _) = table.claim(&lay(&table, 2, 0)).await;
+            let now = rt::now();
+            let due = table.next_due().unwrap();
+            assert!((LAST - Duration::from_secs(5)..=LAST).contains(&(due - now)), "{:?}", due - now);
+            table.wake_due(due);
+            assert!(matches!(table.slots.borrow()[&suspect].place, Place::Awake(_)));
+            table.close_file();
+        });
     }
 }

@@ -9,8 +9,7 @@ use std::time::Duration;
 use futures_lite::future::{or, yield_now};
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::dhcp::{self, Client, Event, Lost, Phase};
-use crate::net::link::Address;
+use crate::dhcp::{self, Client, Event, Lost};
 use crate::rpc::Lease;
 use crate::rt::{self, Runtime};
 use crate::time::Instant;
@@ -18,16 +17,17 @@ use crate::time::Instant;
 use super::config::Habits;
 use super::error::Error;
 use super::memory::Who;
-use super::record::{Record, Remembered, State};
+use super::record::Record;
 use super::reply;
 use super::request::Request;
 use super::settings::{Place, Settings};
-use super::site::{Heard, LinkState, Site, Unreachable, Wire, is_link_away, looking_for};
+use super::site::{Heard, LinkState, Site, Unreachable, Wire, is_link_away};
 use super::words::{self, Brief, LostBy};
 
 mod acquire;
 mod end;
 mod restraint;
+mod resume;
 
 use restraint::{HearingRate, ReopeningDelay};
 
@@ -173,70 +173,6 @@ impl Session {
             before_undoing: None,
             releasing: false,
         }
-    }
-
-    /// Goes on with what was remembered. `early` renews a lease before its T1. None where there is nothing to go on with.
-    pub(super) fn revive(
-        commons: &Rc<Commons>,
-        remembered: Remembered,
-        early: bool,
-    ) -> Result<Option<Self>, Unreachable> {
-        let Remembered { mut request, site, mut settings, looks, unsaid, state } = remembered;
-        let (config, seed, now) = (commons.config(&mut request), seed()?, rt::now());
-        // Its MAC does not matter yet: what is on the link comes off again, whatever becomes of the lease.
-        let on_link = || {
-            let addresses = site.netlink(&request)?.addresses(site.index);
-            Ok::<_, Unreachable>(addresses.map_err(looking_for(&request.container_interface))?)
-        };
-        let client = match state {
-            State::Resting(mut rest) | State::Ending(mut rest) => {
-                if unsaid {
-                    rest.say_now(now);
-                }
-                if early {
-                    rest.renew_now(now);
-                }
-                let client = Client::resume(config, rest, seed, now);
-                // A lease is written down before it is put on the link. It may be there by now.
-                if let (Some(_), Some(lease)) = (looks, client.lease()) {
-                    let is_ours = |there: &Address| there.valid.is_some() || lease.lease_time.is_none();
-                    let there = on_link()?.into_iter().find(|there| there.address == lease.address && is_ours(there));
-                    there.into_iter().for_each(|there| settings.adopt(there.address, there.prefix));
-                }
-                client
-            }
-            State::Intent => {
-                // Whatever the Setup came to, and was not written down: what has a lifetime was leased.
-                let Some(leased) = on_link()?.into_iter().find(|there| there.valid.is_some()) else { return Ok(None) };
-                settings.adopt(leased.address, leased.prefix);
-                Client::reboot(config, leased.address, seed, now)
-            }
-        };
-        let mut session = Self::new(Rc::clone(commons), request, site, client, settings);
-        session.settled = true;
-        session.stale = looks.is_some();
-        session.looks = looks.unwrap_or(0);
-        if unsaid {
-            // As far as has been told.
-            session.link = LinkState::NoCarrier;
-        }
-        // If it was taken then, that was told.
-        session.told_of_taken_port = true;
-        Ok(Some(session))
-    }
-
-    /// How to go on with it later; none while that cannot be said.
-    pub(super) fn record(&self) -> Option<Record> {
-        let rest = self.client.rest()?;
-        let now = rt::now();
-        // Who has nothing to say until T1 need not know of a carrier.
-        let has_time = matches!(rest.phase, Phase::Bound { .. }) && rest.due().is_none_or(|due| due > now);
-        let unsaid = self.link != LinkState::Ready && !has_time;
-        let look = (self.stale || unsaid).then(|| {
-            let pause = RETRY.saturating_mul(1 << self.looks.min(16)).min(SELDOM);
-            (now + pause, self.looks.saturating_add(1), unsaid)
-        });
-        Some(Record::resting((&self.request, &self.site), self.client.config(), &rest, &self.settings, look))
     }
 
     /// From now on a drop leaves the lease and the link alone (RFC 2131 3.2 (4)).

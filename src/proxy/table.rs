@@ -21,10 +21,10 @@ use super::memory::{Memory, Who};
 use super::pace::Pace;
 use super::record::{Packed, Record, Remembered};
 use super::request::{Key, Request, Selector};
-use super::schedule::Sleep;
 use super::session::{Change, Commons, Session, Undoing};
 use super::silence::Silence;
 use super::site::{Site, Unreachable, canonical};
+use super::sleep::Sleep;
 use claim::{Claim, Finish};
 pub(super) use journal::{Journal, Trust};
 
@@ -118,7 +118,7 @@ pub(super) struct Awake {
 }
 
 /// A lease that was there when somebody took its place.
-enum Before {
+pub(in crate::proxy) enum Before {
     Awake(Box<Awake>),
     Resting,
 }
@@ -379,5 +379,32 @@ impl Awake {
     async fn stop(self: Box<Self>) -> Option<Session> {
         self.stop.notify(usize::MAX);
         self.task.await
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::dhcp::Probe;
+    use crate::proxy::config::ClientId;
+    use crate::proxy::state::StateDirectory;
+
+    /// A table whose files are in `folder`.
+    pub(in crate::proxy) fn table(runtime: &Runtime, folder: &Path) -> Rc<Table> {
+        let habits = Habits {
+            acquisition: None,
+            probe: Probe::Off,
+            broadcast: false,
+            client_id: ClientId::Container,
+            fqdn: false,
+        };
+        let directory = StateDirectory::lock(&folder.join("lock")).unwrap();
+        let (file, memory) = (LeaseFile::new(&directory, "leases"), Memory::new(&directory, "known"));
+        let files = (file, memory, Journal::new(&directory, "work"));
+        let sleep = Sleep::new(Err("a test".into()), Duration::ZERO);
+        let identity = (habits, Identity::Container);
+        Table::new(runtime.clone(), Idle::new(None), Notify::none(), files, identity, sleep)
     }
 }

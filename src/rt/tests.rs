@@ -1,5 +1,6 @@
 //! What the rest of the crate counts on, whichever runtime is behind it.
 
+use std::cell::Cell;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::SocketAddr;
 use std::process::Command;

@@ -14,7 +14,7 @@ use crate::rt::{self, Task};
 
 impl Table {
     /// Takes a place, cancelling whoever makes a lease there and waiting for whoever ends one; tells what it held.
-    pub(super) async fn claim(self: &Rc<Self>, key: &Key) -> (Claim, Option<Before>) {
+    pub(in crate::proxy) async fn claim(self: &Rc<Self>, key: &Key) -> (Claim, Option<Before>) {
         loop {
             let over = {
                 let mut slots = self.slots.borrow_mut();
@@ -48,7 +48,7 @@ impl Table {
 
 /// A place that one call has to itself. Dropped, the place is empty.
 #[derive(Debug)]
-pub(super) struct Claim {
+pub(in crate::proxy) struct Claim {
     table: Rc<Table>,
     pub(super) key: Key,
     taken: Rc<Taken>,
@@ -129,40 +129,20 @@ impl<T> Drop for Finish<T> {
 #[cfg(test)]
 mod tests {
     use std::future::pending;
-    use std::time::Duration;
 
     use futures_lite::future::yield_now;
 
-    use super::super::Journal;
-    use super::{Table, rt};
-    use crate::dhcp::{Phase, Probe};
-    use crate::proxy::config::{ClientId, Habits};
-    use crate::proxy::identity::Identity;
-    use crate::proxy::leases::LeaseFile;
-    use crate::proxy::memory::Memory;
+    use crate::dhcp::Phase;
     use crate::proxy::record::tests::record;
-    use crate::proxy::schedule::Sleep;
-    use crate::proxy::state::StateDirectory;
-    use crate::service::{Idle, Notify};
+    use crate::proxy::table::tests::table;
+    use crate::rt;
 
     #[test]
     fn one_that_is_cut_off_with_the_runtime_wants_nothing_of_it() {
         let folder = tempfile::tempdir().unwrap();
-        let lock = folder.path().join("lock");
+        let path = folder.path().to_owned();
         rt::block_on(async move |runtime| {
-            let habits = Habits {
-                acquisition: None,
-                probe: Probe::Off,
-                broadcast: false,
-                client_id: ClientId::Container,
-                fqdn: false,
-            };
-            let directory = StateDirectory::lock(&lock).unwrap();
-            let journal = Journal::new(&directory, "work");
-            let file = (LeaseFile::new(&directory, "leases"), Memory::new(&directory, "known"), journal);
-            let sleep = Sleep::new(Err("a test".into()), Duration::ZERO);
-            let identity = (habits, Identity::Container);
-            let table = Table::new(runtime.clone(), Idle::new(None), Notify::none(), file, identity, sleep);
+            let table = table(&runtime, &path);
             let record = record(Phase::Init { at: rt::now(), since: rt::now(), wanted: None, pace: 0 });
             let key = record.key().unwrap();
             let (claim, _) = table.claim(&key).await;
