@@ -132,7 +132,7 @@ mod tests {
 
     use super::Table;
     use crate::dhcp::{Phase, Probe};
-    use crate::proxy::config::{ClientId, Habits};
+    use crate::proxy::config::{ClientId, Habits, MtuRule};
     use crate::proxy::identity::Identity;
     use crate::proxy::leases::LeaseFile;
     use crate::proxy::record::tests::record;
@@ -151,6 +151,7 @@ mod tests {
                 broadcast: false,
                 client_id: ClientId::Container,
                 fqdn: false,
+                mtu: MtuRule::Lower,
             };
             let file = (LeaseFile::new(&file), file.with_extension("known"));
             let sleep = Sleep::new(Err("a test".into()), Duration::ZERO);
