@@ -114,8 +114,8 @@ impl Lease {
         *self == other_with_our_times
     }
 
-    /// Reads the lease in a DHCPACK (or what would be one, in a DHCPOFFER) from `server`, counted from `since`. What makes
-    /// no sense is left out of it and returned beside it; a lease is not refused for that.
+    /// Reads the lease in a DHCPACK (or what would be one, in a DHCPOFFER) from `server`, counted from `since`. Values
+    /// that make no sense are left out of it and returned beside it; a lease is not refused for them.
     pub(super) fn read(reply: &Reply, server: Ipv4Addr, since: Instant) -> Result<(Self, Vec<Unusable>), Ignored> {
         let options = &reply.options;
         let address = reply.address;
@@ -232,15 +232,15 @@ fn prefix_len(mask: Ipv4Addr) -> Option<u8> {
     (bits.leading_ones() == bits.count_ones()).then_some(bits.count_ones() as u8)
 }
 
-/// Whether `told` can be the broadcast address of a host that has `address`: one of its subnet, but not its own. The kernel
-/// would take any other as well, and send to that station as if it were all of them.
+/// Returns whether `told` can be the broadcast address of a host that has `address`: one of its subnet, but not its own. The
+/// kernel would take any other as well, and send to that station as if it were all of them.
 fn is_broadcast_of(told: Ipv4Addr, address: Ipv4Addr, prefix_len: u8) -> bool {
     broadcast(address, prefix_len).is_some()
         && told != address
         && network(told, prefix_len) == network(address, prefix_len)
 }
 
-/// Whether a host can have this address.
+/// Returns whether a host can have this address.
 fn is_station(address: Ipv4Addr) -> bool {
     !(address.is_unspecified() || address.is_broadcast() || address.is_multicast() || address.is_loopback())
 }

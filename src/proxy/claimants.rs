@@ -23,9 +23,9 @@ pub(super) struct Claimants {
 }
 
 impl Claimants {
-    /// Whether the container has an interface with the address of `station`, as `ask` finds out where it is not known. In
-    /// a flood of unknown stations it is taken to have one: a claim that is overlooked is repeated, for an owner answers
-    /// each probe.
+    /// Returns whether the container has an interface with the address of `station`; `ask` finds out where it is not known.
+    /// In a flood of unknown stations the answer is yes, so that the claim is ignored: an owner repeats it, because it
+    /// answers each probe.
     pub(super) fn is_containers(&mut self, station: Mac, now: Instant, ask: impl FnOnce() -> bool) -> bool {
         if let Some((_, verdict)) = self.verdicts.iter().find(|(known, _)| *known == station) {
             return *verdict;

@@ -124,7 +124,7 @@ pub struct Habits {
     pub mtu: MtuRule,
 }
 
-/// What becomes of the MTU that a server gives (option 26).
+/// The use of the MTU that a server gives (option 26).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MtuRule {
     /// It is set where it is lower than the interface's.

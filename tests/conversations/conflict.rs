@@ -191,7 +191,7 @@ fn a_single_claim_costs_one_announcement() {
     assert_eq!(c.lease().address, IP);
 }
 
-/// RFC 5227 2.4 (b): whoever repeats the claim has the address, or does not give way. In every state that has a lease.
+/// RFC 5227 2.4 (b): a station that repeats its claim has the address, or does not give way. In every state with a lease.
 #[test]
 fn a_station_that_repeats_its_claim_gets_the_address() {
     for second in [1800.1, 1802.1, 1809.9] {
@@ -287,7 +287,7 @@ fn a_defence_is_of_one_address() {
     c.hears(ack(OTHER_IP, hours(1))).says(Renewed(OTHER_IP));
 }
 
-/// Each REQUEST takes a probe along, which an owner answers: a claim of long before the ACK is nobody's any more.
+/// Each REQUEST takes a probe along, which an owner answers: a claim of long before the ACK does not count.
 #[test]
 fn a_claim_of_long_ago_is_forgotten() {
     let requesting = || {

@@ -95,7 +95,7 @@ impl Manners {
         (self.announce_at, self.defence) = (None, None);
     }
 
-    /// Whether a new address waits for its second announcement: until then a claim is believed at once.
+    /// Returns whether a new address waits for its second announcement: until then a claim is believed at once.
     pub fn is_on_probation(&self) -> bool {
         self.announce_at.is_some()
     }
@@ -155,7 +155,7 @@ impl Manners {
     }
 }
 
-/// Whether an event says that a claim to the address in use was answered.
+/// Returns whether an event says that a claim to the address in use was answered.
 pub fn is_contest(event: &Event) -> bool {
     matches!(event, Event::Contested { .. })
 }

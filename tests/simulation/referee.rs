@@ -301,7 +301,7 @@ impl Referee {
                 let was_said = matches!(input, Input::Frame(Some(reply)) if reply.message_type == ACK);
                 assert!(was_said && !values.is_empty(), "{values:?} is unusable, and was not said");
             }
-            // Whether it may come now is for the manners to say.
+            // The manners judge when it may come.
             Event::Contested { address, by } => {
                 assert_eq!(held.map(|held| held.address), Some(*address), "not the address in use");
                 assert!(self.claims.contains(&(*address, *by)), "a conflict that nobody made");

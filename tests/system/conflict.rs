@@ -192,7 +192,7 @@ fn forged_once() -> Result {
     stage.teardown(0).map(drop)
 }
 
-/// It was in use, so it is not declined; nobody answers when it is leased again.
+/// It was in use, so it is not declined; the probe for it stays unanswered when it is leased again.
 fn claimed_twice() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];

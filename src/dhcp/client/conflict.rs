@@ -122,8 +122,8 @@ impl Client {
         Ok(())
     }
 
-    /// Asks once whether the claim is kept to, for an owner does not announce what it has, but its kernel answers probes;
-    /// and forgets the claim in the end.
+    /// Sends the probe behind the announcement, since the kernel of an owner answers probes and does not announce by itself;
+    /// forgets the claim in the end.
     pub(super) fn go_on_defending(&mut self, now: Instant) {
         let Some(held) = self.held_mut() else { return };
         let address = held.lease.address;
@@ -136,13 +136,13 @@ impl Client {
         }
     }
 
-    /// The claim to the address in use that was answered last, as long as it counts.
+    /// Returns the claim to the address in use that was answered last, as long as it counts.
     pub(super) fn defence(&self) -> Option<Defence> {
         self.held().and_then(|held| held.defence)
     }
 
-    /// Whether claims to the address in use are listened for. A flood of claims does not make this last: a claim that is
-    /// heard in a state that had ended its listening starts no defence.
+    /// Returns whether claims to the address in use are listened for. A flood of claims does not make this last: a claim
+    /// that is heard in a state that had ended its listening starts no defence.
     fn is_address_watched(&self) -> bool {
         match &self.state {
             State::Bound { held, vigil } => vigil.is_some() || held.defence.is_some(),
