@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// From the first announcement to the second.
 const AGAIN: Duration = Duration::from_secs(2);
-/// How long an address in use is defended against a claim.
+/// How long a claim counts: one to an address that was asked for, and one to an address in use.
 const DEFENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
@@ -18,8 +18,8 @@ pub struct Manners {
     probe: Probe,
     /// When a new address has to be announced for the second time.
     announce_at: Option<Instant>,
-    /// The xid and the address of the last REQUEST for a new address, and whether somebody else has it.
-    asked: Option<(u32, Ipv4Addr, bool)>,
+    /// The xid and the address of the last REQUEST for a new address, and when another station claimed it.
+    asked: Option<(u32, Ipv4Addr, Option<Instant>)>,
     defence: Option<Defence>,
 }
 
@@ -45,13 +45,13 @@ impl Manners {
         client: &Client,
         now: Instant,
     ) {
-        self.hear(input, before);
+        self.hear(input, before, now);
         for now_said in said {
             let Said::Dhcp(Heard { message_type, xid, requested, ciaddr, .. }) = now_said else { continue };
             if *message_type != REQUEST {
                 self.asked = None;
             } else if let Some(address) = requested {
-                self.asked = self.asked.filter(|(known, ..)| known == xid).or(Some((*xid, *address, false)));
+                self.asked = self.asked.filter(|(known, ..)| known == xid).or(Some((*xid, *address, None)));
                 let probed = asks(said, *address) || self.probe != Probe::WithRequest;
                 assert!(probed, "a REQUEST without a probe");
             } else if let Some(address) = ciaddr.filter(|_| before == "BOUND") {
@@ -72,7 +72,8 @@ impl Manners {
                 Event::Changed { old, new } if old.address != new.address => new.address,
                 _ => continue,
             };
-            let taken = self.asked.take().is_some_and(|(_, address, taken)| taken && address == fresh);
+            let counts = |taken: Option<Instant>| taken.is_some_and(|taken| now < taken + DEFENCE);
+            let taken = self.asked.take().is_some_and(|(_, address, taken)| counts(taken) && address == fresh);
             assert!(!taken || before == "SELECTING", "{fresh} is used, although somebody else has it");
             // What is given back at once is not announced, nor what was settled just before the carrier came back.
             if carrier && !matches!(input, Input::Carrier(_)) && events.last() != Some(&Event::Released) {
@@ -141,8 +142,8 @@ impl Manners {
         assert!(client.is_listening(), "deaf to what is defended against");
     }
 
-    /// Remembers that the address that was asked for is somebody else's.
-    fn hear(&mut self, input: Input, before: &str) {
+    /// Remembers a claim of another station to the address that was asked for.
+    fn hear(&mut self, input: Input, before: &str, now: Instant) {
         let Input::Arp(arp) = input else { return };
         let claimed = if arp.from_ip.is_unspecified() && !arp.reply { arp.wanted } else { arp.from_ip };
         let asking = matches!(before, "REQUESTING" | "REBOOTING") && self.probe != Probe::Off && arp.from != self.mac;
@@ -150,7 +151,7 @@ impl Manners {
             && asking
             && *address == claimed
         {
-            *taken = true;
+            *taken = Some(now);
         }
     }
 }
