@@ -21,10 +21,10 @@ mod damage;
 mod expiry;
 #[path = "system/file.rs"]
 mod file;
-#[path = "system/instances.rs"]
-mod instances;
 #[path = "system/flood.rs"]
 mod flood;
+#[path = "system/instances.rs"]
+mod instances;
 #[path = "system/lab_itself.rs"]
 mod lab_itself;
 #[path = "system/lease.rs"]

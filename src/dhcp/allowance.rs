@@ -11,6 +11,10 @@ const EACH: Duration = Duration::from_secs(40);
 /// At most 150 messages in any hour: 58 at once, 90 more at one every 40 s, and the last word of a lease, a DECLINE or
 /// a RELEASE, which is never held back and each time follows a message that was counted.
 ///
+/// Beyond them, the message of a renewal that was answered is [given back](Self::give_back), so that a lease of ten seconds
+/// is kept for as long as its server wants. Its REQUESTs are at least 5 s apart to count as such: 720 in an hour, whatever
+/// a server does.
+///
 /// RFC 2131 has no such limit; 4.1 only wants clients not to flood the network. A server that refuses whatever it
 /// offered, or leases for a second, would otherwise set the pace.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +55,11 @@ impl Allowance {
     pub(super) fn spend(&mut self, now: Instant) {
         self.whole_at = self.whole_at.max(now) + EACH;
     }
+
+    /// Counts a message no more.
+    pub(super) fn give_back(&mut self) {
+        self.whole_at = Instant::from_boot(self.whole_at.since_boot().saturating_sub(EACH));
+    }
 }
 
 #[cfg(test)]
@@ -74,6 +83,19 @@ mod tests {
             assert!(within <= 148, "{within} messages, with two last words to come");
         }
         assert!(sent[999] - sent[900] <= EACH * 99, "but it goes on");
+    }
+
+    #[test]
+    fn what_is_given_back_is_as_if_it_was_never_spent() {
+        let now = Instant::from_boot(Duration::from_secs(3600));
+        let mut allowance = Allowance::new(now);
+        for _ in 0..BURST {
+            allowance.spend(now);
+        }
+        let when = allowance.when(1);
+        allowance.spend(now + EACH);
+        allowance.give_back();
+        assert_eq!(allowance.when(1), when);
     }
 
     #[test]

@@ -6,13 +6,16 @@ use super::exchange::{Exchange, Search};
 use super::frame::{self, Received};
 use super::message::Reply;
 use super::rest::NEVER;
-use super::{Config, Event, Ignored, Lease, Mac, Probe, Transmit, Why};
+use super::{Config, Event, Ignored, Lease, Probe, Transmit, Why};
 use crate::time::Instant;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use conflict::{Claim, Defence};
+
 mod arrows;
+mod conflict;
 mod hear;
 mod resume;
 
@@ -50,12 +53,12 @@ enum State {
     Init { at: Instant },
     /// SELECTING: the DISCOVER is out. The first usable OFFER wins, but waits a moment for one of the wanted address.
     Selecting { exchange: Exchange, second_best: Option<(Offer, Instant)> },
-    /// REQUESTING: we have asked for what was offered. Meanwhile somebody may have claimed it.
-    Requesting { exchange: Exchange, offer: Offer, taken_by: Option<Mac> },
+    /// REQUESTING: we have asked for what was offered. Meanwhile another station may have claimed it.
+    Requesting { exchange: Exchange, offer: Offer, taken_by: Option<Claim> },
     /// INIT-REBOOT: a REQUEST for an address of earlier times goes out at `at`.
     InitReboot { at: Instant, address: Ipv4Addr },
     /// REBOOTING: we have asked whether the address is still ours.
-    Rebooting { exchange: Exchange, address: Ipv4Addr, taken_by: Option<Mac> },
+    Rebooting { exchange: Exchange, address: Ipv4Addr, taken_by: Option<Claim> },
     /// Our own: the lease is ours, and so many probes are still to be sent before it is used.
     Probing { lease: Box<Lease>, left: u8, next: Instant },
     /// BOUND: nothing to do until T1, once the vigil is over.
@@ -83,6 +86,7 @@ struct Held {
     lease: Lease,
     renew_at: Instant,
     rebind_at: Instant,
+    defence: Option<Defence>,
 }
 
 impl Held {
@@ -240,12 +244,17 @@ impl Client {
     /// The lease in use, if any.
     pub fn lease(&self) -> Option<&Lease> {
         match &self.state {
-            State::Bound { held, .. } | State::Renewing { held, .. } | State::Rebinding { held, .. } => {
-                Some(&held.lease)
-            }
             State::Releasing { lease, .. } => Some(lease),
+            _ => self.held().map(|held| &held.lease),
+        }
+    }
+
+    fn held(&self) -> Option<&Held> {
+        match &self.state {
+            State::Bound { held, .. } | State::Renewing { held, .. } | State::Rebinding { held, .. } => Some(held),
             State::Init { .. } | State::Selecting { .. } | State::Requesting { .. } | State::Probing { .. } => None,
-            State::InitReboot { .. } | State::Rebooting { .. } | State::Stopped => None,
+            State::InitReboot { .. } | State::Rebooting { .. } => None,
+            State::Releasing { .. } | State::Stopped => None,
         }
     }
 
@@ -280,14 +289,15 @@ impl Client {
     /// nobody needs to hold a socket.
     ///
     /// Where nobody waits for the client, that ends 10 s after its last message or, while there is no carrier to say
-    /// anything into, after the loss of it. What was hoped for is welcome later on, too, if it is heard.
+    /// anything into, after the loss of it. What was hoped for is welcome later on, too, if it is heard. A claim to the
+    /// address in use is listened for again during 10 s.
     pub fn is_listening(&self) -> bool {
         let listening = match self.listening() {
             Listening::No => false,
             Listening::ForAWhile => self.deaf_at.is_some(),
             Listening::Yes => true,
         };
-        listening || !self.outbox.is_empty()
+        listening || !self.outbox.is_empty() || self.defence().is_some()
     }
 
     /// What the state wants to hear of the network, by itself.
@@ -373,13 +383,17 @@ impl Client {
         };
         let say_at = if self.carrier { say_at.max(self.allowance.when(messages)) } else { NEVER };
         let deaf_at = self.deaf_at.filter(|_| self.listening() == Listening::ForAWhile);
-        say_at.min(end).min(deaf_at.unwrap_or(NEVER)).min(self.search.deadline.unwrap_or(NEVER))
+        let defence_due = self.defence().map_or(NEVER, |defence| defence.due(self.carrier));
+        say_at.min(end).min(defence_due).min(deaf_at.unwrap_or(NEVER)).min(self.search.deadline.unwrap_or(NEVER))
     }
 
     /// Does one thing that is due.
     fn step(&mut self, now: Instant) {
         if self.listening() == Listening::ForAWhile && self.deaf_at.is_some_and(|deaf_at| deaf_at <= now) {
             return self.stop_listening(now);
+        }
+        if self.defence().is_some_and(|defence| defence.due(self.carrier) <= now) {
+            return self.go_on_defending(now);
         }
         let over = self.search.deadline.filter(|deadline| *deadline <= now);
         self.state = match (std::mem::replace(&mut self.state, State::Stopped), over) {
@@ -411,7 +425,8 @@ impl Client {
                 self.ask_again_for(address, Some(exchange), taken_by, now)
             }
             (State::Rebooting { address, taken_by, .. }, None) => {
-                self.search.wanted = taken_by.is_none().then_some(address);
+                let is_taken = taken_by.is_some_and(|claim| claim.station(now).is_some());
+                self.search.wanted = (!is_taken).then_some(address);
                 State::Init { at: now }
             }
             (State::Probing { lease, left, .. }, None) => self.probe_on(lease, left, now),

@@ -4,8 +4,17 @@ use super::message::Reply;
 use super::option::{self, class_prefix, mask, network};
 use super::{Ignored, Mac};
 use crate::time::Instant;
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
+
+/// The least T1, where the lease is long enough for it, and the least time between two renewals that cost none of the
+/// hourly allowance of messages.
+pub(super) const SHORTEST_T1: Duration = Duration::from_secs(5);
+/// No T1 is a smaller part of its lease than this one's inverse, unless it is at least [`SHORTEST_T1`].
+const T1_PART: u32 = 64;
+/// As many of a server's unusable values are told.
+const UNUSABLE_TOLD: usize = 4;
 
 /// A way to somewhere that is not the default route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +35,8 @@ pub struct Lease {
     /// Bits of the subnet mask (option 1), 1 to 32. Where the server gives none, or one with holes, the address's
     /// class decides, as RFC 950 has it and as other clients do.
     pub prefix_len: u8,
-    /// Option 28, else the last address of the subnet; `None` where it has no room for one (RFC 3021).
+    /// Option 28 where it is an address of the subnet, else the subnet's last; `None` where it has no room for one
+    /// (RFC 3021).
     pub broadcast: Option<Ipv4Addr>,
     /// Default gateways, the preferred one first: option 3 or, where options 121 or 249 silence it (RFC 3442),
     /// the gateways of their default routes. May lie outside of the subnet.
@@ -104,11 +114,12 @@ impl Lease {
         *self == other_with_our_times
     }
 
-    /// Reads the lease in a DHCPACK (or what would be one, in a DHCPOFFER) from `server`, counted from `since`.
-    pub(super) fn read(reply: &Reply, server: Ipv4Addr, since: Instant) -> Result<Self, Ignored> {
+    /// Reads the lease in a DHCPACK (or what would be one, in a DHCPOFFER) from `server`, counted from `since`. Values
+    /// that make no sense are left out of it and returned beside it; a lease is not refused for them.
+    pub(super) fn read(reply: &Reply, server: Ipv4Addr, since: Instant) -> Result<(Self, Vec<Unusable>), Ignored> {
         let options = &reply.options;
         let address = reply.address;
-        if address.is_unspecified() || address.is_broadcast() || address.is_multicast() || address.is_loopback() {
+        if !is_station(address) {
             return Err(Ignored::Incomplete("address"));
         }
         // RFC 2131 table 3: every lease says how long; without it there is no telling when to stop.
@@ -122,8 +133,21 @@ impl Lease {
             None => (Duration::MAX, Duration::MAX),
         };
         // What the server does not say is what it is without one (RFC 2131 3.5).
-        let prefix_len = options.address(option::SUBNET_MASK).and_then(prefix_len);
-        let prefix_len = prefix_len.unwrap_or_else(|| class_prefix(address));
+        let mut unusable = Vec::new();
+        let prefix_len = match options.address(option::SUBNET_MASK) {
+            Some(mask) => prefix_len(mask).unwrap_or_else(|| {
+                unusable.push(Unusable::Mask(mask));
+                class_prefix(address)
+            }),
+            None => class_prefix(address),
+        };
+        let broadcast = match options.address(option::BROADCAST_ADDRESS) {
+            Some(told) if is_broadcast_of(told, address, prefix_len) => Some(told),
+            told => {
+                unusable.extend(told.map(Unusable::Broadcast));
+                broadcast(address, prefix_len)
+            }
+        };
         // RFC 3442 page 5: classless routes silence options 3 and 33.
         let (routers, routes) = match options.classless_routes() {
             Some(routes) => {
@@ -133,10 +157,18 @@ impl Lease {
             }
             None => (options.addresses(option::ROUTERS), options.static_routes()),
         };
-        Ok(Self {
+        let mut is_usable = |gateway: Ipv4Addr| {
+            let usable = is_station(gateway) && gateway != address;
+            unusable.extend((!usable).then_some(Unusable::Gateway(gateway)));
+            usable
+        };
+        let routers = routers.into_iter().filter(|router| is_usable(*router)).collect();
+        let routes = routes.into_iter().filter(|route| route.gateway.is_none_or(&mut is_usable)).collect();
+        unusable.truncate(UNUSABLE_TOLD);
+        let lease = Self {
             address,
             prefix_len,
-            broadcast: options.address(option::BROADCAST_ADDRESS).or_else(|| broadcast(address, prefix_len)),
+            broadcast,
             routers,
             routes,
             dns_servers: options.addresses(option::DNS_SERVERS),
@@ -152,18 +184,44 @@ impl Lease {
             t1,
             t2,
             acquired_at: since,
-        })
+        };
+        Ok((lease, unusable))
+    }
+}
+
+/// A value in a lease that makes no sense, and is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unusable {
+    /// A subnet mask with holes (option 1); that of the address's class takes its place.
+    Mask(Ipv4Addr),
+    /// A broadcast address outside of the subnet (option 28); the subnet's own takes its place.
+    Broadcast(Ipv4Addr),
+    /// A gateway that is the host itself, or no host (options 3, 33, 121 and 249); its route is left out.
+    Gateway(Ipv4Addr),
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mask(mask) => write!(f, "subnet mask {mask}"),
+            Self::Broadcast(address) => write!(f, "broadcast address {address}"),
+            Self::Gateway(address) => write!(f, "gateway {address}"),
+        }
     }
 }
 
 /// T1 and T2 such that 0 < T1 < T2 < lease: what the server says where that makes sense, else RFC 2131 4.4.5's
 /// half and seven eighths. Some servers send none, some send zeros, some send both beyond the lease.
+///
+/// A T1 of a second in a lease of years (RFC 2132 9.11 sets no limit) is not meant: every container of a host would ask each second, for nothing.
+/// It is [`SHORTEST_T1`] at least or, in a lease of minutes, where that might be late, a 64th of the lease.
 fn timers(lease: Duration, t1: Option<u32>, t2: Option<u32>) -> (Duration, Duration) {
+    let shortest = SHORTEST_T1.min(lease / T1_PART);
     let within = |seconds: Option<u32>, limit: Duration| {
         seconds.map(|seconds| Duration::from_secs(seconds.into())).filter(|time| !time.is_zero() && *time < limit)
     };
-    let t2 = within(t2, lease).unwrap_or(lease * 7 / 8);
-    let t1 = within(t1, t2).unwrap_or(lease / 2);
+    let t2 = within(t2, lease).filter(|t2| *t2 > shortest).unwrap_or(lease * 7 / 8);
+    let t1 = within(t1, t2).unwrap_or(lease / 2).max(shortest);
     // Only the default T1 can still be too late here: then T2 was too early to be meant.
     (t1, if t1 < t2 { t2 } else { lease * 7 / 8 })
 }
@@ -172,6 +230,19 @@ fn timers(lease: Duration, t1: Option<u32>, t2: Option<u32>) -> (Duration, Durat
 fn prefix_len(mask: Ipv4Addr) -> Option<u8> {
     let bits = mask.to_bits();
     (bits.leading_ones() == bits.count_ones()).then_some(bits.count_ones() as u8)
+}
+
+/// Returns whether `told` can be the broadcast address of a host that has `address`: one of its subnet, but not its own. The
+/// kernel would take any other as well, and send to that station as if it were all of them.
+fn is_broadcast_of(told: Ipv4Addr, address: Ipv4Addr, prefix_len: u8) -> bool {
+    broadcast(address, prefix_len).is_some()
+        && told != address
+        && network(told, prefix_len) == network(address, prefix_len)
+}
+
+/// Returns whether a host can have this address.
+fn is_station(address: Ipv4Addr) -> bool {
+    !(address.is_unspecified() || address.is_broadcast() || address.is_multicast() || address.is_loopback())
 }
 
 fn broadcast(address: Ipv4Addr, prefix_len: u8) -> Option<Ipv4Addr> {
@@ -190,6 +261,8 @@ mod tests {
         };
         let default = (400, 700);
         assert_eq!(timers(Some(10), Some(20)), (10, 20), "as the server says");
+        assert_eq!(timers(Some(1), Some(20)), (5, 20), "T1 of a second");
+        assert_eq!(timers(Some(1), Some(5)), (5, 700), "T2 that leaves T1 no room");
         assert_eq!(timers(None, None), default, "missing");
         assert_eq!(timers(Some(0), Some(0)), default, "zero");
         assert_eq!(timers(Some(800), Some(900)), default, "beyond the lease");
@@ -197,6 +270,13 @@ mod tests {
         assert_eq!(timers(Some(200), Some(100)), default, "inverted, both early");
         assert_eq!(timers(None, Some(300)), default, "T2 before the default T1");
         assert_eq!(timers(Some(750), None), default, "T1 after the default T2");
+    }
+
+    #[test]
+    fn t1_has_a_floor_that_short_leases_do_not_feel() {
+        let t1 = |lease| timers(Duration::from_secs(lease), Some(1), Some(2)).0.as_millis();
+        assert_eq!([4, 60, 64].map(t1), [1000; 3], "as the server says");
+        assert_eq!([128, 320, 3600, 1_000_000_000].map(t1), [2000, 5000, 5000, 5000]);
     }
 
     #[test]

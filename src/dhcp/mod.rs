@@ -31,6 +31,7 @@
 //! |---|---|
 //! | `client.rs` | the states of RFC 2131 figure 5, and what they wait for |
 //! | `client/hear.rs` | what a frame means in each of them |
+//! | `client/conflict.rs` | claims of other stations to our address, and its defence |
 //! | `client/arrows.rs` | what is done on the way from one to the next |
 //! | `rest.rs`, `client/resume.rs` | what has to be remembered to go on later, and how to go on |
 //! | `allowance.rs` | how much may be said in an hour |
@@ -56,7 +57,7 @@ mod rest;
 
 pub use client::Client;
 pub use frame::frame;
-pub use lease::{Lease, Route};
+pub use lease::{Lease, Route, Unusable};
 pub use rest::{Phase, Rest};
 
 /// An Ethernet address.
@@ -178,6 +179,21 @@ pub enum Event {
         /// Who has it.
         by: Mac,
     },
+    /// A new lease, or one whose settings have changed, came with values that make no sense and are left out of it.
+    Unusable {
+        /// The server.
+        server: Ipv4Addr,
+        /// Some of them, at least one.
+        values: Vec<Unusable>,
+    },
+    /// Another station claims the address in use. It was announced once more and is kept, unless the station claims it
+    /// again within 10 s (RFC 5227 2.4 (b)).
+    Contested {
+        /// The address.
+        address: Ipv4Addr,
+        /// The station.
+        by: Mac,
+    },
     /// No lease within [`Config::deadline`]; the client has stopped for good.
     GaveUp(Why),
     /// The end of [`Client::release`]: all that can be said to the server has been handed out (drain
@@ -197,7 +213,7 @@ pub enum Lost {
         /// The server's own words (option 56), control characters replaced.
         message: Option<String>,
     },
-    /// Another station uses the address (RFC 5227); the server was told (DHCPDECLINE).
+    /// Another station uses the address (RFC 5227). The server was told (DHCPDECLINE) of one that had just been leased.
     Conflict {
         /// Who.
         by: Mac,

@@ -47,6 +47,8 @@ Options:
       --client-id WHAT          what the server knows a container by (option 61): container = its id, mac = its address,
                                 duid = this machine's DUID and its address, by RFC 4361 [default: container]
       --fqdn                    tell the server the whole name (option 81) where the caller says the domain
+      --mtu WHAT                the interface's MTU (option 26): lower = take the server's where it is the lower one, server =
+                                take the server's, ignore = leave it as it is [default: lower]
   -h, --help                    print this help
   -V, --version                 print the version
 
@@ -118,6 +120,19 @@ pub struct Habits {
     pub client_id: ClientId,
     /// Whether to send a whole name where there is one.
     pub fqdn: bool,
+    /// Whose MTU an interface gets.
+    pub mtu: MtuRule,
+}
+
+/// The use of the MTU that a server gives (option 26).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MtuRule {
+    /// It is set where it is lower than the interface's.
+    Lower,
+    /// It is set.
+    Server,
+    /// It is not set.
+    Ignore,
 }
 
 /// What the DHCP server knows a container by (option 61).
@@ -141,6 +156,7 @@ pub fn parse(
     let (mut acquisition, mut activity) = (ACQUISITION, ACTIVITY);
     let (mut sleep, mut on_stop) = (Sleep::Auto, OnStop::Keep);
     let (mut probe, mut broadcast, mut client_id, mut fqdn) = (Probe::WithRequest, false, ClientId::Container, false);
+    let mut mtu = MtuRule::Lower;
     while let Some(argument) = parser.next()? {
         match argument {
             Short('d') | Long("dir") => dir = path(&mut parser, "--dir")?,
@@ -162,6 +178,10 @@ pub fn parse(
                 client_id = one_of(&mut parser, "--client-id", "container, mac or duid", &choices)?;
             }
             Long("fqdn") => fqdn = true,
+            Long("mtu") => {
+                let choices = [("lower", MtuRule::Lower), ("server", MtuRule::Server), ("ignore", MtuRule::Ignore)];
+                mtu = one_of(&mut parser, "--mtu", "lower, server or ignore", &choices)?;
+            }
             Short('h') | Long("help") => return Ok(Command::Help),
             Short('V') | Long("version") => return Ok(Command::Version),
             other => return Err(other.unexpected()),
@@ -176,7 +196,7 @@ pub fn parse(
         activity: some_unless_zero(activity),
         sleep,
         on_stop,
-        habits: Habits { acquisition: some_unless_zero(acquisition), probe, broadcast, client_id, fqdn },
+        habits: Habits { acquisition: some_unless_zero(acquisition), probe, broadcast, client_id, fqdn, mtu },
     }))
 }
 
@@ -275,6 +295,7 @@ mod tests {
                     broadcast: false,
                     client_id: ClientId::Container,
                     fqdn: false,
+                    mtu: MtuRule::Lower,
                 },
             }
         );
@@ -290,6 +311,8 @@ mod tests {
         let usual = config(&[], None).habits;
         assert_eq!(config(&["--broadcast"], None).habits, Habits { broadcast: true, ..usual.clone() });
         assert_eq!(config(&["--fqdn"], None).habits, Habits { fqdn: true, ..usual });
+        let mtu = |what| config(&["--mtu", what], None).habits.mtu;
+        assert_eq!(["lower", "server", "ignore"].map(mtu), [MtuRule::Lower, MtuRule::Server, MtuRule::Ignore]);
     }
 
     #[test]
@@ -344,6 +367,7 @@ mod tests {
             (&["--client-id", "MAC"], "--client-id takes container, mac or duid, not \"MAC\""),
             (&["--sleep", "always"], "--sleep takes auto or never, not \"always\""),
             (&["--on-stop", ""], "--on-stop takes keep or release, not \"\""),
+            (&["--mtu", "1400"], "--mtu takes lower, server or ignore, not \"1400\""),
             (&["--fqdn=yes"], "unexpected argument for option '--fqdn': \"yes\""),
             (&["--dir", ""], "--dir needs a path, not an empty string"),
             (&["--colour"], "invalid option '--colour'"),

@@ -20,6 +20,7 @@
 //! | `words.rs` | leases in the log |
 //! | `error.rs` | whose fault it is, and the words for it |
 
+mod claimants;
 pub mod config;
 mod error;
 mod identity;

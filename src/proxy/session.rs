@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::future::pending;
-use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use super::reply;
 use super::request::Request;
 use super::settings::{Place, Settings};
 use super::site::{Heard, LinkState, Site, Unreachable, Wire, is_link_away};
-use super::words::{self, Brief, LostBy};
+use super::words::{self, Brief, LostBy, remark};
 
 mod acquire;
 mod end;
@@ -213,14 +212,21 @@ impl Session {
                     return Kept::Gone;
                 }
             };
-            match event {
-                Event::Declined { .. } => {}
-                Event::Renewed(_) => changed(self, Change::Time).await,
-                _ => changed(self, Change::Settings).await,
+            if let Some(remark) = remark(&event) {
+                log::warn!("{self}: {remark}");
+                continue;
             }
+            changed(self, if matches!(event, Event::Renewed(_)) { Change::Time } else { Change::Settings }).await;
             match event {
-                Event::Bound(lease) | Event::Renewed(lease) => self.adopt(&lease),
+                Event::Bound(lease) => {
+                    self.tell_cut_search_list(&lease);
+                    self.adopt(&lease);
+                }
+                Event::Renewed(lease) => self.adopt(&lease),
                 Event::Changed { old, new } => {
+                    if old.search != new.search || old.domain_name != new.domain_name {
+                        self.tell_cut_search_list(&new);
+                    }
                     self.adopt(&new);
                     let change = words::Change(&old, &new).to_string();
                     if !change.is_empty() {
@@ -228,7 +234,7 @@ impl Session {
                     }
                 }
                 Event::Lost { old, why } => self.lose(&old, &why),
-                Event::Declined { address, server, by } => self.tell_declined(address, server, by),
+                Event::Declined { .. } | Event::Unusable { .. } | Event::Contested { .. } => {}
                 Event::GaveUp(_) | Event::Released => return Kept::Gone,
             }
         }
@@ -260,15 +266,19 @@ impl Session {
         self.note(undone);
     }
 
-    /// An address that was not put on the link.
-    fn tell_declined(&self, address: Ipv4Addr, server: Ipv4Addr, by: dhcp::Mac) {
-        log::warn!("{self}: declined {address} from {server}: {}", LostBy(&Lost::Conflict { by }));
+    /// Logs the search domains that are left out of the reply.
+    fn tell_cut_search_list(&self, lease: &dhcp::Lease) {
+        let left_out = reply::left_out(&self.request, lease);
+        if !left_out.is_empty() {
+            let server = lease.server_id;
+            log::warn!("{self}: the search list from {server} is too long for resolv.conf; left out {left_out}");
+        }
     }
 
     /// Makes the link what the lease says.
     fn put_on_link(&mut self, lease: &dhcp::Lease) -> Result<(), Unreachable> {
         let netlink = self.site.check(&self.request)?;
-        Ok(self.settings.apply(&netlink, self.site.index, lease, rt::now())?)
+        Ok(self.settings.apply(&netlink, self.site.index, lease, self.commons.habits.mtu, rt::now())?)
     }
 
     fn take_off_link(&mut self) -> Result<(), Error> {
@@ -468,7 +478,10 @@ impl Session {
 
     /// Lets the client hear a frame.
     fn hear(&mut self, frame: &[u8]) {
-        if self.site.is_claimed_by_container(&self.request, self.client.address_at_stake(), frame) {
+        let at_stake = self.client.address_at_stake();
+        if let Some(wire) = &mut self.wire
+            && self.site.is_claimed_by_container(&self.request, &mut wire.claimants, at_stake, frame)
+        {
             return;
         }
         if let Err(ignored) = self.client.handle_packet(frame, rt::now()) {

@@ -11,6 +11,7 @@ use crate::net::netlink::{Error as NetlinkError, Netlink};
 use crate::net::route::Route;
 use crate::time::Instant;
 
+use super::config::MtuRule;
 use super::error::Error;
 use super::record::OnLink;
 
@@ -145,7 +146,14 @@ impl Settings {
     /// Makes the link what `lease` says, from whatever was applied before. What is there already is no error.
     ///
     /// When it fails, what it did until then is in `self`, to be undone.
-    pub(super) fn apply(&mut self, netlink: &Netlink, index: u32, lease: &Lease, now: Instant) -> Result<(), Error> {
+    pub(super) fn apply(
+        &mut self,
+        netlink: &Netlink,
+        index: u32,
+        lease: &Lease,
+        mtu: MtuRule,
+        now: Instant,
+    ) -> Result<(), Error> {
         let wanted = routes(lease, index);
         if self.address.is_some_and(|ours| ours != (lease.address, lease.prefix_len)) {
             // The old one first: of two addresses in one subnet the older takes the younger with it when it goes.
@@ -155,7 +163,7 @@ impl Settings {
         self.routes = kept;
         remove(netlink, stale);
 
-        self.set_mtu(netlink, index, lease);
+        self.set_mtu(netlink, index, lease, mtu);
         self.set_address(netlink, index, lease, now)?;
         if !wanted.is_empty() {
             self.add_routes(netlink, &wanted)?;
@@ -197,18 +205,16 @@ impl Settings {
     }
 
     /// An MTU that the link does not take is the server's mistake, and no reason to go without a lease.
-    fn set_mtu(&mut self, netlink: &Netlink, index: u32, lease: &Lease) {
-        let Some(mtu) = lease.mtu else { return self.undo_mtu(netlink, index) };
-        if self.refused_mtu == Some(mtu) {
-            return;
-        }
-        self.refused_mtu = self.try_mtu(netlink, index, mtu).err().map(|why| {
+    fn set_mtu(&mut self, netlink: &Netlink, index: u32, lease: &Lease, rule: MtuRule) {
+        let Some(mtu) = lease.mtu.filter(|_| rule != MtuRule::Ignore) else { return self.undo_mtu(netlink, index) };
+        let refused = self.try_mtu(netlink, index, mtu, rule).err();
+        if let Some(why) = refused.as_ref().filter(|_| self.refused_mtu != Some(mtu)) {
             log::warn!("ignoring the MTU of {mtu} bytes from {}: {why}", lease.server_id);
-            mtu
-        });
+        }
+        self.refused_mtu = refused.map(|_| mtu);
     }
 
-    fn try_mtu(&mut self, netlink: &Netlink, index: u32, mtu: u16) -> Result<(), String> {
+    fn try_mtu(&mut self, netlink: &Netlink, index: u32, mtu: u16, rule: MtuRule) -> Result<(), String> {
         if mtu < MTU_MIN {
             return Err("less than 576 is no MTU for IPv4".to_owned());
         }
@@ -218,11 +224,18 @@ impl Settings {
         if link.mtu == ours || self.mtu.is_some_and(|set| set.ours != link.mtu) {
             return Ok(());
         }
+        // A lower one was chosen for a reason, such as a tunnel further on, that the server does not know of. One that we
+        // have lowered goes back to what it was, and no further.
+        let before = self.mtu.map_or(link.mtu, |set| set.before);
+        if rule == MtuRule::Lower && ours > before {
+            self.undo_mtu(netlink, index);
+            return Err(format!("{} has one of {before}, which --mtu lower does not raise", link.name));
+        }
         if !link.takes_mtu(ours) {
             return Err(format!("{} takes from {} to {}", link.name, link.min_mtu, link.max_mtu));
         }
         netlink.set_mtu(index, ours).map_err(|error| format!("{} does not take it: {error}", link.name))?;
-        self.mtu = Some(Mtu { before: self.mtu.map_or(link.mtu, |mtu| mtu.before), ours });
+        self.mtu = Some(Mtu { before, ours });
         Ok(())
     }
 

@@ -21,6 +21,7 @@ use crate::net::wait_for_closes;
 use crate::rt::{self, Watched};
 use crate::time::Instant;
 
+use super::claimants::Claimants;
 use super::error::{BadRequest, Error};
 use super::request::{Mac, Request};
 
@@ -120,7 +121,13 @@ impl Site {
     /// Whether the container itself claims the address `at_stake`, in a frame that is heard on the wire. By ARP, Linux
     /// answers on each interface for the addresses of all of them (`arp_ignore` in its ip-sysctl), which is no conflict
     /// (RFC 5227 2.4).
-    pub(super) fn is_claimed_by_container(&self, request: &Request, at_stake: Option<Ipv4Addr>, frame: &[u8]) -> bool {
+    pub(super) fn is_claimed_by_container(
+        &self,
+        request: &Request,
+        claimants: &mut Claimants,
+        at_stake: Option<Ipv4Addr>,
+        frame: &[u8],
+    ) -> bool {
         let Some((station, address)) = raw::arp_sender(frame) else { return false };
         if station == request.key.mac.0 || at_stake != Some(address) {
             return false;
@@ -128,7 +135,7 @@ impl Site {
         let links = || -> Result<Vec<Link>, Unreachable> {
             Ok(self.netlink(request)?.links().map_err(looking_for("the container's interfaces"))?)
         };
-        match links() {
+        claimants.is_containers(station, rt::now(), || match links() {
             Ok(links) => links.iter().any(|link| link.mac == Some(station)),
             // A good address that is declined is lost to the network for a while; one that is not is asked after again
             // at the next renewal.
@@ -136,7 +143,7 @@ impl Site {
                 log::warn!("taking no notice of {}, which claims {address}: {error}", Mac(station));
                 true
             }
-        }
+        })
     }
 
     /// Opens a netlink socket to change the interface with, if it is still the same namespace. The interface may be
@@ -282,6 +289,7 @@ pub(super) struct Wire {
     port: Option<Port>,
     /// Whose ARP is heard.
     arp_of: Option<Ipv4Addr>,
+    pub(super) claimants: Claimants,
     /// When the container was last seen to be there.
     pub(super) opened: Instant,
 }
@@ -299,7 +307,7 @@ impl Wire {
             Err(error) => return Err(Error::fault(format!("taking UDP port 68 on {}", link.name))(error)),
         };
         let state = LinkState::new(link.up, link.carrier);
-        Ok(Self { ears, state, port, arp_of: None, opened: rt::now() })
+        Ok(Self { ears, state, port, arp_of: None, claimants: Claimants::default(), opened: rt::now() })
     }
 
     /// Whether the container uses the client's port itself.

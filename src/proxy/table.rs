@@ -388,7 +388,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::dhcp::Probe;
-    use crate::proxy::config::ClientId;
+    use crate::proxy::config::{ClientId, MtuRule};
     use crate::proxy::state::StateDirectory;
 
     /// A table whose files are in `folder`.
@@ -399,6 +399,7 @@ pub(super) mod tests {
             broadcast: false,
             client_id: ClientId::Container,
             fqdn: false,
+            mtu: MtuRule::Lower,
         };
         let directory = StateDirectory::lock(&folder.join("lock")).unwrap();
         let (file, memory) = (LeaseFile::new(&directory, "leases"), Memory::new(&directory, "known"));

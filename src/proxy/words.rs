@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::dhcp::{Lease, Lost, Route};
+use crate::dhcp::{Event, Lease, Lost, Route};
 
 use super::request::Mac;
 
@@ -30,6 +30,22 @@ impl fmt::Display for LostBy<'_> {
             Lost::Refused { server, message: Some(message) } => write!(f, "refused by {server}: {message}"),
             Lost::Conflict { by } => write!(f, "{} uses that address", Mac(*by)),
         }
+    }
+}
+
+/// The text of an event that changes nothing for the link; `None` for all others.
+pub(super) fn remark(event: &Event) -> Option<String> {
+    match event {
+        Event::Declined { address, server, by } => {
+            Some(format!("declined {address} from {server}: {}", LostBy(&Lost::Conflict { by: *by })))
+        }
+        Event::Unusable { server, values } => Some(format!("ignoring {} from {server}: not usable here", list(values))),
+        Event::Contested { address, by } => Some(format!(
+            "{} claims {address}, which is in use here: announced it, and gives it up if the claim is repeated in 10 s",
+            Mac(*by)
+        )),
+        Event::Bound(_) | Event::Renewed(_) | Event::Changed { .. } | Event::Lost { .. } => None,
+        Event::GaveUp(_) | Event::Released => None,
     }
 }
 

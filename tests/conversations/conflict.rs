@@ -157,12 +157,159 @@ fn a_bound_address_is_asked_after_in_each_renewal() {
     c.at(2475).sends(renew(IP)); // once is enough
     c.hears(ack(IP, hours(1))).says(Renewed(IP));
     assert!(c.client().is_listening());
-    c.at(2475.1).hears_frame(&mine(IP)).says(Lost(IP, Conflict)).sends(decline(IP)).sends(discover());
+    c.at(2475.1).hears_frame(&mine(IP)).says(Contested(IP)).sends(announcement(IP));
+    c.at(2477.1).sends(probe(IP));
+    c.at(2485.1);
+    assert!(!c.client().is_listening());
+}
 
+/// A client that has asked for more time at T1.
+fn renewing() -> Conversation {
     let mut c = bound();
     c.at(2).sends(announcement(IP));
-    c.at(1800).sends(renew(IP)).sends(probe(IP)).hears_frame(&mine(IP));
-    c.says(Lost(IP, Conflict)).sends(decline(IP)).sends(discover());
+    c.at(1800).sends(renew(IP)).sends(probe(IP));
+    c
+}
+
+/// RFC 5227 2.4 (b): one frame, which any station can forge, takes no address from a container.
+#[test]
+fn a_single_claim_costs_one_announcement() {
+    let mut c = renewing();
+    c.hears_frame(&mine(IP)).says(Contested(IP)).sends(announcement(IP));
+    c.at(1800.1).hears(ack(IP, hours(1))).says(Renewed(IP));
+    c.at(1802).sends(probe(IP)); // its owner, if there is one, answers this
+    c.at(1809.9);
+    assert!(c.client().is_listening());
+    c.at(1810);
+    assert!(!c.client().is_listening());
+    c.ignores_frame(&mine(IP), Ignored::NotDhcp);
+    // The next renewal knows nothing of it.
+    c.at(3600).sends(renew(IP)).sends(probe(IP));
+    c.hears_frame(&mine(IP)).says(Contested(IP)).sends(announcement(IP)).hears(ack(IP, hours(1))).says(Renewed(IP));
+    c.at(3602).sends(probe(IP));
+    c.at(3610);
+    assert_eq!(c.lease().address, IP);
+}
+
+/// RFC 5227 2.4 (b): a station that repeats its claim has the address, or does not give way. In every state with a lease.
+#[test]
+fn a_station_that_repeats_its_claim_gets_the_address() {
+    for second in [1800.1, 1802.1, 1809.9] {
+        let mut c = renewing();
+        c.hears_frame(&mine(IP)).says(Contested(IP)).sends(announcement(IP));
+        if second > 1802.0 {
+            c.at(1802).sends(probe(IP));
+        }
+        c.at(second).hears_frame(&mine(IP)).says(Lost(IP, Conflict)).sends(discover());
+    }
+
+    let mut c = renewing();
+    c.hears(ack(IP, hours(1))).says(Renewed(IP));
+    c.at(1800.1).hears_frame(&mine(IP)).says(Contested(IP)).sends(announcement(IP));
+    c.at(1802.1).sends(probe(IP)).hears_frame(&mine(IP)).says(Lost(IP, Conflict)).sends(discover());
+
+    // Begun while it asked its server, and ended while it asks them all.
+    let mut c = bound();
+    c.at(2).sends(announcement(IP));
+    c.wakes_at(3149).sends(renew(IP)).sends(probe(IP));
+    c.hears_frame(&mine(IP)).says(Contested(IP)).sends(announcement(IP));
+    c.at(3150).sends(rebind(IP)).sends(probe(IP)).hears_frame(&mine(IP)).says(Lost(IP, Conflict)).sends(discover());
+}
+
+/// It was in use, so it is not declined; if the server offers it again, it is as any other that has an owner.
+#[test]
+fn an_address_that_was_given_up_is_declined_when_it_is_offered_again() {
+    let mut c = renewing();
+    c.hears_frame(&mine(IP)).says(Contested(IP)).sends(announcement(IP));
+    c.at(1802).sends(probe(IP)).hears_frame(&mine(IP)).says(Lost(IP, Conflict)).sends(discover());
+    c.hears(offer(IP)).sends(request(IP)).sends(probe(IP)).hears_frame(&mine(IP));
+    c.hears(ack(IP, hours(1))).sends(decline(IP)).says(Declined(IP)).sends(discover());
+    c.hears(offer(OTHER_IP)).sends(request(OTHER_IP)).sends(probe(OTHER_IP));
+    c.hears(ack(OTHER_IP, hours(1))).says(Bound(OTHER_IP)).sends(announcement(OTHER_IP));
+    c.at(1804).sends(announcement(OTHER_IP));
+}
+
+/// However many stations claim the address: one announcement in ten seconds, one probe, and an end of listening.
+#[test]
+fn a_flood_of_claims_is_answered_once() {
+    let from = |station: u16| {
+        let [high, low] = station.to_be_bytes();
+        arp_reply(IP, [2, 0, 0, 9, high, low])
+    };
+    for is_answered in [true, false] {
+        let mut c = renewing();
+        if is_answered {
+            c.hears(ack(IP, hours(1))).says(Renewed(IP));
+        }
+        c.hears_frame(&from(0)).says(Contested(IP)).sends(announcement(IP));
+        for station in 1..1200 {
+            c.at(1800.0 + f64::from(station) / 100.0);
+            if station == 200 {
+                c.sends(probe(IP));
+            }
+            assert_eq!(c.client().is_listening(), station < 1000, "{station}");
+            c.ignores_frame(&from(station), Ignored::NotDhcp);
+        }
+    }
+
+    // A defence that begins when listening ends makes it ten seconds longer, once.
+    let mut c = renewing();
+    c.at(1809.5).hears_frame(&from(0)).says(Contested(IP)).sends(announcement(IP));
+    c.at(1811.5).sends(probe(IP));
+    c.at(1819.4).ignores_frame(&from(1), Ignored::NotDhcp);
+    assert!(c.client().is_listening());
+    c.at(1819.5).ignores_frame(&from(2), Ignored::NotDhcp);
+    assert!(!c.client().is_listening());
+}
+
+/// What cannot be sent is not asked, and the end of the defence comes all the same.
+#[test]
+fn a_defence_without_a_carrier() {
+    let mut c = renewing();
+    c.hears(ack(IP, hours(1))).says(Renewed(IP));
+    c.hears_frame(&mine(IP)).says(Contested(IP)).sends(announcement(IP));
+    c.at(1801).carrier(false);
+    c.at(1809);
+    assert!(c.client().is_listening());
+    c.at(1812);
+    assert!(!c.client().is_listening());
+}
+
+/// A claim that was defended against is not held against the address that takes its place.
+#[test]
+fn a_defence_is_of_one_address() {
+    let mut c = renewing();
+    c.hears_frame(&mine(IP)).says(Contested(IP)).sends(announcement(IP));
+    c.hears(ack(OTHER_IP, hours(1))).says(Changed(IP, OTHER_IP)).sends(probe(OTHER_IP)).sends(announcement(OTHER_IP));
+    c.at(1802).sends(announcement(OTHER_IP));
+    assert!(!c.client().is_listening());
+    c.at(3600).sends(renew(OTHER_IP)).sends(probe(OTHER_IP));
+    c.hears(ack(OTHER_IP, hours(1))).says(Renewed(OTHER_IP));
+}
+
+/// Each REQUEST takes a probe along, which an owner answers: a claim of long before the ACK does not count.
+#[test]
+fn a_claim_of_long_ago_is_forgotten() {
+    let requesting = || {
+        let mut c = Conversation::start().without_fuzz().with_arp().patient();
+        c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).sends(probe(IP));
+        c.at(0.005).hears_frame(&mine(IP));
+        c.at(4).sends(request(IP)).sends(probe(IP));
+        c
+    };
+    let mut c = requesting();
+    c.at(9.9).hears(ack(IP, hours(1))).sends(decline(IP)).says(Declined(IP)).sends(discover());
+
+    let mut c = requesting();
+    c.at(12).sends(request(IP)).sends(probe(IP));
+    c.at(12.1).hears(ack(IP, hours(1))).says(Bound(IP)).sends(announcement(IP));
+    c.at(14.1).sends(announcement(IP));
+
+    // The owner of an address is there each time.
+    let mut c = requesting();
+    c.at(4.005).hears_frame(&mine(IP));
+    c.at(12).sends(request(IP)).sends(probe(IP));
+    c.at(12.1).hears(ack(IP, hours(1))).sends(decline(IP)).says(Declined(IP)).sends(discover());
 }
 
 /// An address of earlier times may be somebody else's by now.

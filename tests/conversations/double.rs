@@ -3,7 +3,7 @@
 //! It is strict: a message or an event that a test does not mention fails it.
 
 use dhcproto::v4::{Message, MessageType};
-use smol_dhcp_proxy::dhcp::{self, Client, Config, Event, Ignored, Lease, Mac, Phase, Rest};
+use smol_dhcp_proxy::dhcp::{self, Client, Config, Event, Ignored, Lease, Mac, Phase, Rest, Unusable};
 use smol_dhcp_proxy::time::Instant;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -57,6 +57,8 @@ pub enum Says {
     Changed(Ipv4Addr, Ipv4Addr),
     Lost(Ipv4Addr, Lost),
     Declined(Ipv4Addr),
+    Contested(Ipv4Addr),
+    Unusable(Vec<Unusable>),
     GaveUp(String),
     Released,
 }
@@ -82,6 +84,8 @@ impl From<Event> for Says {
             Event::Lost { old, why: dhcp::Lost::Refused { .. } } => Self::Lost(old.address, Lost::Refused),
             Event::Lost { old, why: dhcp::Lost::Conflict { .. } } => Self::Lost(old.address, Lost::Conflict),
             Event::Declined { address, .. } => Self::Declined(address),
+            Event::Contested { address, .. } => Self::Contested(address),
+            Event::Unusable { values, .. } => Self::Unusable(values),
             Event::GaveUp(why) => Self::GaveUp(why.to_string()),
             Event::Released => Self::Released,
         }
@@ -256,6 +260,12 @@ impl Conversation {
     /// The event itself, for tests that look at the whole of it.
     pub fn event(&mut self) -> Event {
         self.says.pop_front().expect("an event")
+    }
+
+    /// For tests of what is in a lease, and not of what is told about it.
+    pub fn forget_events(&mut self) -> &mut Self {
+        self.says.clear();
+        self
     }
 
     pub fn hears(&mut self, answer: Answer) -> &mut Self {

@@ -1,14 +1,17 @@
 //! What a lease says, read from well-made, odd and broken options (RFC 2132, 3396, 3397, 3442).
 
-use super::double::*;
+use super::double::{Says::*, *};
 use dhcproto::v4::{DhcpOption, Message, OptionCode, UnknownOption};
 use dhcproto::{Decodable, Decoder, Name};
 use proptest::prelude::*;
-use smol_dhcp_proxy::dhcp::{Lease, Route};
+use smol_dhcp_proxy::dhcp::Unusable::{Broadcast, Gateway, Mask};
+use smol_dhcp_proxy::dhcp::{Event, Lease, Route};
 use std::net::Ipv4Addr;
 
 fn lease(ack: Answer) -> Lease {
-    Conversation::bound_by(ack).lease().clone()
+    let mut c = Conversation::start().without_fuzz();
+    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack).forget_events();
+    c.lease().clone()
 }
 
 /// A lease whose ACK also has `value` under `code`, byte for byte.
@@ -64,8 +67,7 @@ fn missing_masks_come_from_the_class() {
     let prefix_len = |address: [u8; 4], mask: [u8; 4]| {
         let mut c = Conversation::start();
         let ack = ack(address.into(), hours(1)).with(DhcpOption::SubnetMask(mask.into()));
-        c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack);
-        c.event();
+        c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack).forget_events();
         c.lease().prefix_len
     };
     assert_eq!(prefix_len([10, 0, 0, 5], [0; 4]), 8);
@@ -77,7 +79,63 @@ fn missing_masks_come_from_the_class() {
 #[test]
 fn a_32_bit_mask_has_no_broadcast_address() {
     assert_eq!(with(&[(1, &[255, 255, 255, 255])]).broadcast, None);
-    assert_eq!(with(&[(28, &[10, 0, 255, 255])]).broadcast, Some([10, 0, 255, 255].into()));
+    assert_eq!(with(&[(1, &[255, 255, 0, 0]), (28, &[10, 0, 255, 255])]).broadcast, Some([10, 0, 255, 255].into()));
+}
+
+/// Option 28 is for the kernel to send to: only an address of the subnet can be meant.
+#[test]
+fn a_broadcast_address_is_one_of_the_subnet() {
+    const MASK: (u8, &[u8]) = (1, &[255, 255, 255, 0]);
+    let broadcast = |told: [u8; 4]| with(&[MASK, (28, &told)]).broadcast.map(|address| address.octets());
+    assert_eq!(broadcast([10, 0, 0, 255]), Some([10, 0, 0, 255]));
+    assert_eq!(broadcast([10, 0, 0, 0]), Some([10, 0, 0, 0]), "as hosts of the eighties had it");
+    for told in [[8, 8, 8, 8], [255; 4], [10, 0, 1, 255], [224, 0, 0, 1], IP.octets()] {
+        assert_eq!(broadcast(told), Some([10, 0, 0, 255]), "{told:?}");
+    }
+    let point_to_point = with(&[(1, &[255, 255, 255, 254]), (28, &[10, 0, 0, 4])]);
+    assert_eq!(point_to_point.broadcast, None, "it is the other end");
+}
+
+#[test]
+fn a_gateway_is_another_host() {
+    let routers = |list: &[u8]| with(&[(3, list)]).routers;
+    let right = Ipv4Addr::new(10, 0, 0, 1);
+    for wrong in [IP.octets(), [224, 0, 0, 1], [255; 4], [127, 0, 0, 1]] {
+        let list = [wrong, right.octets()].concat();
+        assert_eq!(routers(&list), [right], "{wrong:?}");
+        let routes: Vec<u8> = [&[24, 10, 9, 9][..], &wrong, &[24, 10, 9, 8], &right.octets()].concat();
+        assert_eq!(with(&[(121, &routes)]).routes, [route([10, 9, 8, 0], 24, Some(right.octets()))], "{wrong:?}");
+    }
+    let static_routes: &[u8] = &[192, 168, 9, 0, 0, 0, 0, 0];
+    assert_eq!(with(&[(33, static_routes)]).routes, []);
+}
+
+/// With the lease, and again when something changes; a renewal of the same says nothing.
+#[test]
+fn what_makes_no_sense_is_told_once() {
+    let odd = || {
+        ack(IP, hours(1))
+            .with(DhcpOption::SubnetMask([255, 0, 255, 0].into()))
+            .with(DhcpOption::BroadcastAddr([8; 4].into()))
+            .with(DhcpOption::Router(vec![IP, [10, 0, 0, 1].into()]))
+    };
+    let unusable = || Unusable(vec![Mask([255, 0, 255, 0].into()), Broadcast([8; 4].into()), Gateway(IP)]);
+    let mut c = Conversation::start().without_fuzz();
+    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(odd()).says(unusable()).says(Bound(IP));
+    c.at(1800).sends(renew(IP)).hears(odd()).says(Renewed(IP));
+    c.at(3600)
+        .sends(renew(IP))
+        .hears(odd().with(DhcpOption::InterfaceMtu(1400)))
+        .says(unusable())
+        .says(Changed(IP, IP));
+
+    // As many as a line of the log has room for.
+    let routers = (0..60).map(|n| Ipv4Addr::new(224, 0, 0, n)).collect();
+    let mut c = Conversation::start();
+    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP));
+    c.hears(ack(IP, hours(1)).with(DhcpOption::Router(routers)));
+    assert!(matches!(c.event(), Event::Unusable { values, .. } if values.len() == 4));
+    c.says(Bound(IP));
 }
 
 /// RFC 3442: destination in as many bytes as its prefix needs; router 0.0.0.0 is the link; 3 and 33 fall silent.
@@ -208,6 +266,12 @@ fn address() -> impl Strategy<Value = Ipv4Addr> {
     (1..=u32::MAX).prop_map(Ipv4Addr::from)
 }
 
+/// A gateway that may be one, and is not the client itself.
+fn routers() -> impl Strategy<Value = Vec<Ipv4Addr>> {
+    prop::collection::vec(0x0b00_0000_u32..0x7f00_0000, 1..70)
+        .prop_map(|all| all.into_iter().map(Ipv4Addr::from).collect())
+}
+
 fn addresses() -> impl Strategy<Value = Vec<Ipv4Addr>> {
     prop::collection::vec(address(), 1..70)
 }
@@ -218,14 +282,14 @@ fn name() -> impl Strategy<Value = String> {
 
 prop_compose! {
     fn settings()(
-        routers in addresses(),
+        routers in routers(),
         dns in addresses(),
         ntp in addresses(),
-        prefix_len in 1..=32_u32,
-        broadcast in address(),
+        prefix_len in 1..=29_u32,
+        host in any::<u32>(),
         mtu in any::<u16>(),
         domain in name(),
-        host in name(),
+        host_name in name(),
         search in prop::collection::vec(name(), 1..6),
         time in 4..u32::MAX,
     ) -> Vec<DhcpOption> {
@@ -234,10 +298,11 @@ prop_compose! {
             DhcpOption::Router(routers),
             DhcpOption::DomainNameServer(dns),
             DhcpOption::NtpServers(ntp),
-            DhcpOption::BroadcastAddr(broadcast),
+            // Any other address of the subnet.
+            DhcpOption::BroadcastAddr((IP.to_bits() ^ (host % ((1 << (32 - prefix_len)) - 1) + 1)).into()),
             DhcpOption::InterfaceMtu(mtu),
             DhcpOption::DomainName(domain),
-            DhcpOption::Hostname(host),
+            DhcpOption::Hostname(host_name),
             DhcpOption::DomainSearch(search.iter().map(|name| Name::from_ascii(name).unwrap()).collect()),
             DhcpOption::AddressLeaseTime(time),
             DhcpOption::Renewal(time / 2),

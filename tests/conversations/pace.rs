@@ -1,4 +1,4 @@
-//! At most 150 messages in any hour, whatever the server does.
+//! At most 150 messages in any hour, whatever the server does, and those of renewals that are answered.
 
 use super::double::{Says::*, *};
 use dhcproto::v4::DhcpOption;
@@ -76,7 +76,32 @@ fn a_lease_of_a_second() {
 fn a_lease_that_is_renewed_every_second() {
     let short = || ack(IP, hours(1)).with(DhcpOption::Renewal(1)).with(DhcpOption::Rebinding(2));
     let sent = talk(config(), |message| Some(if is_discover(message) { offer(IP) } else { short() }));
-    assert!((140..=150).contains(&most_in_an_hour(&sent)), "{}", most_in_an_hour(&sent));
+    // T1 is five seconds then, and each renewal gives its message back.
+    assert!((700..=725).contains(&most_in_an_hour(&sent)), "{}", most_in_an_hour(&sent));
+}
+
+/// Half a minute, or ten seconds, for a day: each renewal is answered, and none is held back.
+#[test]
+fn a_short_lease_is_kept_for_as_long_as_it_is_renewed() {
+    for lease in [10, 30] {
+        let mut c = Conversation::bound(seconds(lease));
+        let mut at = 0;
+        while at < 24 * 3600 {
+            at += lease / 2;
+            c.at(at as f64).sends(renew(IP)).hears(ack(IP, seconds(lease))).says(Renewed(IP));
+        }
+    }
+}
+
+/// A server that answers, and leases for the least that gives a message back: that is the most it can have.
+#[test]
+fn the_most_that_any_server_can_have() {
+    for lease in [1, 9, 10, 11] {
+        let sent = talk(config(), |message| {
+            Some(if is_discover(message) { offer(IP) } else { ack(IP, seconds(lease)).with(DhcpOption::Renewal(1)) })
+        });
+        assert!(most_in_an_hour(&sent) <= 150 + 720, "{} with leases of {lease} s", most_in_an_hour(&sent));
+    }
 }
 
 /// A carrier that comes and goes makes it start anew each time, and that has its limit too.
@@ -95,7 +120,7 @@ fn a_link_that_flaps() {
 /// The last word is never held back: the address would be taken for nothing.
 #[test]
 fn a_release_is_always_said() {
-    let short = || ack(IP, hours(1)).with(DhcpOption::Renewal(1)).with(DhcpOption::Rebinding(2));
+    let short = || ack(IP, seconds(50)).with(DhcpOption::Renewal(1)).with(DhcpOption::Rebinding(2));
     let mut c = Conversation::bound_by(short());
     for n in 1..=57 {
         c.at(n).sends(renew(IP)).hears(short()).says(Renewed(IP));

@@ -49,7 +49,7 @@ pub fn lease(message: &Message, server_mac: Mac, acquired_at: Instant) -> Result
     let last = Some(Ipv4Addr::from(u32::from(address) | hosts)).filter(|_| hosts > 1);
 
     let classless = option!(message, ClasslessStaticRoute).filter(|routes| !routes.is_empty());
-    let (routers, routes) = match classless {
+    let (routers, routes): (Vec<_>, Vec<_>) = match classless {
         Some(all) => {
             let is_default = |prefix_len: u8, gateway: Ipv4Addr| prefix_len == 0 && !gateway.is_unspecified();
             let default = all.iter().filter(|(to, gateway)| is_default(to.prefix_len(), *gateway));
@@ -70,10 +70,20 @@ pub fn lease(message: &Message, server_mac: Mac, acquired_at: Instant) -> Result
         (t1, t2) => timers(lease_time, t1.unwrap_or(0), t2.unwrap_or(0)),
     };
 
+    // What is no other host leads nowhere.
+    let leads_on = |gateway: &Ipv4Addr| {
+        *gateway != address && *gateway != Ipv4Addr::BROADCAST && !matches!(gateway.octets()[0], 127 | 224..=239)
+    };
+    let in_subnet =
+        |told: &Ipv4Addr| (u32::from(*told) ^ u32::from(address)) & !hosts == 0 && *told != address && last.is_some();
+    let routers = routers.into_iter().filter(leads_on).collect();
+    let goes_on = |route: &Route| route.gateway.is_none_or(|gateway| some(gateway).is_some() && leads_on(&gateway));
+    let routes = routes.into_iter().filter(goes_on).collect();
+
     Ok(Lease {
         address,
         prefix_len,
-        broadcast: option!(message, BroadcastAddr).and_then(some).or(last),
+        broadcast: option!(message, BroadcastAddr).and_then(some).filter(in_subnet).or(last),
         routers,
         routes,
         dns_servers: addresses(option!(message, DomainNameServer)),
@@ -122,12 +132,14 @@ fn static_route((destination, gateway): (Ipv4Addr, Ipv4Addr)) -> Option<Route> {
 }
 
 /// As the server says where 0 < T1 < T2 < lease; what breaks this order is replaced by a half and seven eighths, T1 first.
+/// T1 is not before a 64th of the lease, or five seconds where that is less.
 fn timers(lease: Duration, t1: u32, t2: u32) -> (Duration, Duration) {
     let [half, most] = [lease / 2, lease * 7 / 8];
     let [t1, t2] = [t1, t2].map(|seconds| Duration::from_secs(seconds.into()));
-    let t2 = if t2.is_zero() || t2 >= lease { most } else { t2 };
+    let soonest = (lease / 64).min(Duration::from_secs(5));
+    let t2 = if t2 <= soonest || t2 >= lease { most } else { t2 };
     match () {
-        () if !t1.is_zero() && t1 < t2 => (t1, t2),
+        () if !t1.is_zero() && t1 < t2 => (t1.max(soonest), t2),
         () if half < t2 => (half, t2),
         () => (half, most),
     }

@@ -225,6 +225,14 @@ impl Watched {
                 None
             }
             (Event::Declined { .. }, None) => None,
+            (Event::Unusable { values, .. }, held) => {
+                assert!((1..=4).contains(&values.len()), "{values:?}");
+                held
+            }
+            (Event::Contested { address, by }, Some(lease)) => {
+                assert!(address == lease.address && by != self.client.config().mac);
+                Some(lease)
+            }
             (Event::GaveUp(why), None) => {
                 assert!(!why.to_string().is_empty());
                 self.stopped = true;

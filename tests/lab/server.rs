@@ -37,6 +37,8 @@ pub struct Settings {
     pub dns: Vec<Ipv4Addr>,
     pub domain: Option<String>,
     pub mtu: Option<u16>,
+    /// Option 28.
+    pub broadcast: Option<Ipv4Addr>,
 }
 
 /// An address that a client was offered or has. Past its end it is still the client's, should nobody else want it.
@@ -66,6 +68,7 @@ impl Default for Settings {
             dns: vec![Ipv4Addr::new(10, 88, 0, 1)],
             domain: Some("lab.example".to_owned()),
             mtu: None,
+            broadcast: None,
         }
     }
 }
@@ -417,6 +420,7 @@ impl State {
             (!settings.dns.is_empty()).then(|| DhcpOption::DomainNameServer(settings.dns.clone())),
             settings.domain.clone().map(DhcpOption::DomainName),
             settings.mtu.map(DhcpOption::InterfaceMtu),
+            settings.broadcast.map(DhcpOption::BroadcastAddr),
         ];
         for option in more.into_iter().flatten() {
             options.insert(option);

@@ -128,11 +128,21 @@ pub fn arp_claim(by: Mac, address: Ipv4Addr, to: Mac) -> Vec<u8> {
 
 /// Who asks by ARP, and for which address, if a frame is such a question.
 pub fn arp_question(frame: &[u8]) -> Option<(Mac, Ipv4Addr)> {
+    arp_request(frame).map(|(from, _, wanted)| (from, wanted))
+}
+
+/// The station and the address that an ARP request comes from, and the address that it asks for, if a frame is one. In an
+/// announcement both addresses are the same.
+pub fn arp_request(frame: &[u8]) -> Option<(Mac, Ipv4Addr, Ipv4Addr)> {
     let frame = EthernetFrame::new_checked(frame).ok().filter(|frame| frame.ethertype() == EthernetProtocol::Arp)?;
     match ArpRepr::parse(&ArpPacket::new_checked(frame.payload()).ok()?).ok()? {
         ArpRepr::EthernetIpv4 {
-            operation: ArpOperation::Request, source_hardware_addr, target_protocol_addr, ..
-        } => Some((Mac(source_hardware_addr.0), target_protocol_addr)),
+            operation: ArpOperation::Request,
+            source_hardware_addr,
+            source_protocol_addr,
+            target_protocol_addr,
+            ..
+        } => Some((Mac(source_hardware_addr.0), source_protocol_addr, target_protocol_addr)),
         _ => None,
     }
 }

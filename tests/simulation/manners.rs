@@ -2,13 +2,15 @@
 
 use super::referee::Input;
 use super::wire::*;
-use smol_dhcp_proxy::dhcp::{Client, Config, Event, Mac, Probe};
+use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lost, Mac, Probe};
 use smol_dhcp_proxy::time::Instant;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// From the first announcement to the second.
 const AGAIN: Duration = Duration::from_secs(2);
+/// How long a claim counts: one to an address that was asked for, and one to an address in use.
+const DEFENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub struct Manners {
@@ -16,13 +18,24 @@ pub struct Manners {
     probe: Probe,
     /// When a new address has to be announced for the second time.
     announce_at: Option<Instant>,
-    /// The xid and the address of the last REQUEST for a new address, and whether somebody else has it.
-    asked: Option<(u32, Ipv4Addr, bool)>,
+    /// The xid and the address of the last REQUEST for a new address, and when another station claimed it.
+    asked: Option<(u32, Ipv4Addr, Option<Instant>)>,
+    defence: Option<Defence>,
+}
+
+/// A claim to an address in use that was answered by an announcement.
+#[derive(Clone, Copy, Debug)]
+struct Defence {
+    by: Mac,
+    address: Ipv4Addr,
+    since: Instant,
+    /// Whether the claim was asked for once more.
+    was_asked: bool,
 }
 
 impl Manners {
     pub fn new(config: &Config) -> Self {
-        Self { mac: config.mac, probe: config.probe, announce_at: None, asked: None }
+        Self { mac: config.mac, probe: config.probe, announce_at: None, asked: None, defence: None }
     }
 
     pub fn judge(
@@ -32,13 +45,13 @@ impl Manners {
         client: &Client,
         now: Instant,
     ) {
-        self.hear(input, before);
+        self.hear(input, before, now);
         for now_said in said {
             let Said::Dhcp(Heard { message_type, xid, requested, ciaddr, .. }) = now_said else { continue };
             if *message_type != REQUEST {
                 self.asked = None;
             } else if let Some(address) = requested {
-                self.asked = self.asked.filter(|(known, ..)| known == xid).or(Some((*xid, *address, false)));
+                self.asked = self.asked.filter(|(known, ..)| known == xid).or(Some((*xid, *address, None)));
                 let probed = asks(said, *address) || self.probe != Probe::WithRequest;
                 assert!(probed, "a REQUEST without a probe");
             } else if let Some(address) = ciaddr.filter(|_| before == "BOUND") {
@@ -59,7 +72,8 @@ impl Manners {
                 Event::Changed { old, new } if old.address != new.address => new.address,
                 _ => continue,
             };
-            let taken = self.asked.take().is_some_and(|(_, address, taken)| taken && address == fresh);
+            let counts = |taken: Option<Instant>| taken.is_some_and(|taken| now < taken + DEFENCE);
+            let taken = self.asked.take().is_some_and(|(_, address, taken)| counts(taken) && address == fresh);
             assert!(!taken || before == "SELECTING", "{fresh} is used, although somebody else has it");
             // What is given back at once is not announced, nor what was settled just before the carrier came back.
             if carrier && !matches!(input, Input::Carrier(_)) && events.last() != Some(&Event::Released) {
@@ -70,19 +84,66 @@ impl Manners {
         if client.state() != "BOUND" || !carrier {
             self.announce_at = None;
         }
+        self.judge_defence((input, carrier), said, client, now);
         if let Some(at) = self.announce_at {
             assert!(client.poll_timeout().is_some_and(|due| due <= at), "nobody thinks of the second announcement");
             assert!(client.is_listening(), "deaf before the second announcement");
         }
     }
 
-    /// Who is let go announces nothing any more.
+    /// A client that is let go announces nothing any more, and defends nothing.
     pub fn rests(&mut self) {
-        self.announce_at = None;
+        (self.announce_at, self.defence) = (None, None);
     }
 
-    /// Remembers that the address that was asked for is somebody else's.
-    fn hear(&mut self, input: Input, before: &str) {
+    /// Returns whether a new address waits for its second announcement: until then a claim is believed at once.
+    pub fn is_on_probation(&self) -> bool {
+        self.announce_at.is_some()
+    }
+
+    /// A claim of `by` to the `address` in use (RFC 5227 2.4 (b)): answered once in ten seconds, and believed where the same
+    /// station repeats it.
+    pub fn judge_conflict(
+        &mut self,
+        (by, address, was_listening): (Mac, Ipv4Addr, bool),
+        (said, events): (&[Said], &[Event]),
+        now: Instant,
+    ) {
+        let lost = |event: &Event| matches!(event, Event::Lost { why: Lost::Conflict { by: them }, .. } if *them == by);
+        let outcome = (events.iter().any(lost), events.iter().any(is_contest), announces(said, address));
+        let (gives_way, defends, overlooks) = ((true, false, false), (false, true, true), (false, false, false));
+        let concerns = was_listening && self.probe != Probe::Off && by != self.mac;
+        let expected = match self.defence.filter(|defence| now < defence.since + DEFENCE) {
+            _ if !concerns => overlooks,
+            _ if self.is_on_probation() => gives_way,
+            Some(defence) if defence.by == by => gives_way,
+            Some(_) => overlooks,
+            None => {
+                self.defence = Some(Defence { by, address, since: now, was_asked: false });
+                defends
+            }
+        };
+        assert_eq!(outcome, expected, "given up, contested, announced after a claim of {by:?} to {address}");
+    }
+
+    /// While an address is defended the client listens, and asks once for the claim to be repeated.
+    fn judge_defence(&mut self, (input, carrier): (Input, bool), said: &[Said], client: &Client, now: Instant) {
+        let in_use = client.lease().filter(|_| client.state() != "RELEASING").map(|lease| lease.address);
+        self.defence = self.defence.filter(|defence| in_use == Some(defence.address) && now < defence.since + DEFENCE);
+        let Some(defence) = &mut self.defence else { return };
+        let ask_at = defence.since + AGAIN;
+        if matches!(input, Input::Timeout) && carrier && ask_at <= now && !defence.was_asked {
+            assert!(asks(said, defence.address), "the claim is not asked for again");
+            defence.was_asked = true;
+        }
+        let due = if defence.was_asked || !carrier { defence.since + DEFENCE } else { ask_at };
+        let by = client.poll_timeout();
+        assert!(by.is_some_and(|by| by <= due.max(now)), "{defence:?} is forgotten: {by:?}");
+        assert!(client.is_listening(), "deaf to what is defended against");
+    }
+
+    /// Remembers a claim of another station to the address that was asked for.
+    fn hear(&mut self, input: Input, before: &str, now: Instant) {
         let Input::Arp(arp) = input else { return };
         let claimed = if arp.from_ip.is_unspecified() && !arp.reply { arp.wanted } else { arp.from_ip };
         let asking = matches!(before, "REQUESTING" | "REBOOTING") && self.probe != Probe::Off && arp.from != self.mac;
@@ -90,9 +151,14 @@ impl Manners {
             && asking
             && *address == claimed
         {
-            *taken = true;
+            *taken = Some(now);
         }
     }
+}
+
+/// Returns whether an event says that a claim to the address in use was answered.
+pub fn is_contest(event: &Event) -> bool {
+    matches!(event, Event::Contested { .. })
 }
 
 fn asks(said: &[Said], address: Ipv4Addr) -> bool {

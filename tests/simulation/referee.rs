@@ -1,16 +1,17 @@
 //! Watches one client, and fails the run as soon as it breaks a rule. Knows of the client only what can be seen from outside.
 
-use super::manners::Manners;
+use super::manners::{Manners, is_contest};
 use super::wire::*;
-use smol_dhcp_proxy::dhcp::{Client, Config, Event, Ignored, Lease, Lost, Mac, Probe};
+use smol_dhcp_proxy::dhcp::{Client, Config, Event, Ignored, Lease, Lost, Mac};
 use smol_dhcp_proxy::time::Instant;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 const HOUR: Duration = Duration::from_secs(3600);
-/// The most messages within any hour.
+/// The most messages within any hour, but for those of renewals that were answered, so far apart from each other.
 const MOST: usize = 150;
+const APART: Duration = Duration::from_secs(5);
 /// Who has said this much within an hour may have to wait for the next message, this long.
 const MUCH: usize = 50;
 const CAP_WAIT: Duration = Duration::from_secs(41);
@@ -61,7 +62,6 @@ struct Exchange {
 pub struct Referee {
     mac: Mac,
     broadcast: bool,
-    probe: Probe,
     manners: Manners,
     client_id: Option<u32>,
     born: Instant,
@@ -98,7 +98,6 @@ impl Referee {
         Self {
             mac: config.mac,
             broadcast: config.broadcast,
-            probe: config.probe,
             manners: Manners::new(config),
             client_id: None,
             born: now,
@@ -170,14 +169,13 @@ impl Referee {
                 Said::Arp(arp) => self.judge_arp(arp, held),
             }
         }
-        if let Input::Arp(Arp { from: by, from_ip, .. }) = input
+        if let Input::Arp(arp) = input
+            && let Some(held) = held.filter(|held| held.address == arp.from_ip)
             && matches!(before, "BOUND" | "RENEWING" | "REBINDING")
-            && (was_listening, self.probe != Probe::Off, by != self.mac) == (true, true, true)
-            && held.is_some_and(|held| held.address == from_ip)
         {
-            let lost =
-                |event: &Event| matches!(event, Event::Lost { why: Lost::Conflict { by: them }, .. } if *them == by);
-            assert!(events.iter().any(lost), "a conflict over an address in use is of no consequence");
+            self.manners.judge_conflict((arp.from, held.address, was_listening), (said, events), now);
+        } else {
+            assert!(!events.iter().any(is_contest), "contested by {input:?}");
         }
         self.manners.judge((input, before, self.carrier), (said, events), client, now);
         self.judge_rest(input, client, now);
@@ -263,11 +261,13 @@ impl Referee {
                 let held = held.expect("Renewed without a lease in use");
                 assert_eq!(held.address, lease.address, "Renewed with another address");
                 self.judge_lease(lease, input, before, now);
+                self.forgive_renewal(&held);
             }
             Event::Changed { old, new } => {
                 let held = held.expect("Changed without a lease in use");
                 assert_eq!(held.address, old.address, "Changed from another address");
                 self.judge_lease(new, input, before, now);
+                self.forgive_renewal(&held);
             }
             Event::Lost { old, why } => {
                 let held = held.expect("Lost without a lease in use");
@@ -286,8 +286,8 @@ impl Referee {
                             matches!(said, Said::Dhcp(heard)
                                 if heard.message_type == DECLINE && heard.requested == Some(old.address))
                         };
-                        let may_wait = !self.carrier || self.sent.len() >= MUCH;
-                        assert!(may_wait || said.iter().any(declined), "a conflict without DECLINE");
+                        let fresh = self.manners.is_on_probation();
+                        assert!(said.iter().any(declined) == (fresh && self.carrier), "DECLINE is for new addresses");
                     }
                 }
                 (self.in_use, self.unbound_since) = (None, now);
@@ -295,6 +295,15 @@ impl Referee {
             }
             Event::Declined { address, by, .. } => {
                 assert!(held.is_none(), "Declined with a lease in use");
+                assert!(self.claims.contains(&(*address, *by)), "a conflict that nobody made");
+            }
+            Event::Unusable { values, .. } => {
+                let was_said = matches!(input, Input::Frame(Some(reply)) if reply.message_type == ACK);
+                assert!(was_said && !values.is_empty(), "{values:?} is unusable, and was not said");
+            }
+            // The manners judge when it may come.
+            Event::Contested { address, by } => {
+                assert_eq!(held.map(|held| held.address), Some(*address), "not the address in use");
                 assert!(self.claims.contains(&(*address, *by)), "a conflict that nobody made");
             }
             Event::GaveUp(_) => {
@@ -322,9 +331,12 @@ impl Referee {
         assert!(before != "SELECTING" || ack.rapid, "an ACK to a DISCOVER, not rapid");
         if let (Some(time), Some(t1), Some(t2)) = (time, ack.t1, ack.t2) {
             let [t1, t2] = [t1, t2].map(|t| Duration::from_secs(t.into()));
-            let sane = !t1.is_zero() && t1 < t2 && t2 < time;
+            let sane = t1 >= APART.min(time / 64) && t1 < t2 && t2 < time;
             assert!(!sane || (lease.t1, lease.t2) == (t1, t2), "T1 and T2 are not the server's");
-            assert!(!lease.t1.is_zero() && lease.t1 < lease.t2 && lease.t2 < time, "T1 and T2 make no sense");
+            assert!(
+                lease.t1 >= APART.min(time / 64) && lease.t1 < lease.t2 && lease.t2 < time,
+                "T1 and T2 make no sense"
+            );
         }
         // RFC 2131 4.4.1: from when the answered message was sent, and the first of several is the careful choice.
         let asked = if ack.rapid && exchange.request.is_none() { exchange.discover } else { exchange.request };
@@ -400,6 +412,13 @@ impl Referee {
                 assert!(self.over, "RELEASE, and the address is still in use");
             }
             other => panic!("a client does not send type {other}"),
+        }
+    }
+
+    /// Of a renewal that was answered, and came some time after the lease before, one message does not count.
+    fn forgive_renewal(&mut self, before: &Used) {
+        if self.in_use.is_some_and(|used| used.acquired_at - before.acquired_at >= APART) {
+            self.sent.pop_back();
         }
     }
 

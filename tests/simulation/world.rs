@@ -384,7 +384,7 @@ impl World {
             }
             Event::Renewed(_) => self.coverage.renewed += 1,
             Event::Lost { .. } => self.coverage.lost += 1,
-            Event::Declined { .. } => {}
+            Event::Declined { .. } | Event::Unusable { .. } | Event::Contested { .. } => {}
             Event::GaveUp(_) | Event::Released => {
                 self.coverage.gave_up += u64::from(matches!(event, Event::GaveUp(_)));
                 let longest = if self.troubles == 0 { secs(60) } else { secs(1800) };

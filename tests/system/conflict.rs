@@ -12,8 +12,9 @@ use smol_dhcp_proxy::rt;
 
 use crate::lab::namespace::Namespace;
 use crate::lab::server::{Heard, Server, Settings};
+use crate::lab::stage::Stage;
 use crate::lab::topology::{LINK, SERVER_LINK};
-use crate::lab::wire::{Mac, Tap, arp_claim, arp_question};
+use crate::lab::wire::{Mac, Tap, arp_claim, arp_request};
 use crate::lab::{Result, eventually, grpc};
 use crate::lease::{check_link, check_released};
 use crate::{Named, stage};
@@ -23,6 +24,8 @@ pub(crate) const TRIALS: &[Named] = &[
     ("conflict::the_owner_speaks_right_behind_the_ack", right_behind_the_ack),
     ("conflict::an_owner_that_answers_after_5_ms", owner_after_five_ms),
     ("conflict::one_that_comes_later_is_found_at_the_renewal", owner_comes_later),
+    ("conflict::a_forged_frame_at_t1_takes_nothing", forged_once),
+    ("conflict::a_claim_that_is_repeated_takes_the_address", claimed_twice),
     ("conflict::when_every_address_is_taken_the_caller_is_told", every_address_taken),
     ("conflict::probes_beforehand_wait_for_a_slow_owner", probes_beforehand),
     ("conflict::without_probes_nobody_is_asked", without_probes),
@@ -70,7 +73,8 @@ fn right_behind_the_ack() -> Result {
     check_released(&server, 1, container, &lease)
 }
 
-/// A station that has an address and takes its time to say so; dropped, it is gone.
+/// A station that has an address and takes its time to say so; dropped, it is gone. As Linux does, it answers probes and
+/// no announcements.
 struct Owner {
     stop: Option<UnixStream>,
     thread: Option<JoinHandle<Result>>,
@@ -88,7 +92,8 @@ impl Owner {
                     return Ok(());
                 }
                 while let Some(frame) = tap.receive()? {
-                    if let Some((asker, _)) = arp_question(&frame).filter(|(_, wanted)| *wanted == address) {
+                    let question = arp_request(&frame).filter(|(_, from, wanted)| *wanted == address && from != wanted);
+                    if let Some((asker, ..)) = question {
                         std::thread::sleep(delay);
                         tap.send(&arp_claim(STRANGER, address, asker))?;
                     }
@@ -136,13 +141,72 @@ fn owner_comes_later() -> Result {
     stage.setup(0)?;
     container.namespace.await_rest()?;
     let _owner = Owner::start(&stage.topology.server, SERVER_LINK, FIRST, Duration::from_millis(5))?;
-    check_declined(&server.await_message(MessageType::Decline, 1, SOON)?, FIRST);
-    eventually("another address", SOON, || {
+    // Two seconds after T1 it repeats its claim. The server offers the address again, and is told that it is in use; ten
+    // seconds later (RFC 2131 3.1 (5)) it is asked for another.
+    let declined = server.await_message(MessageType::Decline, 1, 3 * SOON)?;
+    check_declined(&declined, FIRST);
+    assert_eq!(server.heard_of(MessageType::Discover).len(), 2, "not declined before it was leased once more");
+    eventually("another address", 3 * SOON, || {
         Ok(container.address()?.filter(|address| address.address == SECOND).map(drop))
     })?;
     let words = format!("lost the lease of {FIRST}: {STRANGER} uses that address");
     assert!(stage.unit.log()?.contains(&words), "the log does not say: {words}");
     Ok(())
+}
+
+/// Waits until a container asks by ARP for `FIRST`, or announces it.
+fn await_arp(tap: &Tap, container: Mac, sender: Ipv4Addr) -> Result {
+    eventually(&format!("ARP for {FIRST} from {sender}"), 2 * SOON, || {
+        while let Some(frame) = tap.receive()? {
+            if arp_request(&frame) == Some((container, sender, FIRST)) {
+                return Ok(Some(()));
+            }
+        }
+        Ok(None)
+    })
+}
+
+/// A lease of a minute that is renewed every eight seconds, and the ears and the mouth of a stranger.
+fn renewed_soon(stage: &Stage) -> Result<(Server, Tap)> {
+    let seconds = Duration::from_secs;
+    let settings = Settings { lease: seconds(60), t1: Some(seconds(8)), ..Settings::default() };
+    let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
+    assert_eq!(stage.setup(0)?.yiaddr, FIRST.to_string());
+    stage.topology.containers[0].namespace.await_rest()?;
+    Ok((server, stage.topology.server.run(|| Tap::open(SERVER_LINK))?))
+}
+
+fn forged_once() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0];
+    let (server, tap) = renewed_soon(&stage)?;
+    await_arp(&tap, container.mac, Ipv4Addr::UNSPECIFIED)?;
+    tap.send(&arp_claim(STRANGER, FIRST, container.mac))?;
+    await_arp(&tap, container.mac, FIRST)?; // it is defended,
+    await_arp(&tap, container.mac, Ipv4Addr::UNSPECIFIED)?; // and asked after, in vain,
+    server.await_message(MessageType::Request, 3, 2 * SOON)?; // and renewed once more.
+    assert_eq!(container.address()?.map(|address| address.address), Some(FIRST));
+    assert_eq!((server.heard_of(MessageType::Discover).len(), server.heard_of(MessageType::Decline).len()), (1, 0));
+    let words = format!("{STRANGER} claims {FIRST}, which is in use here");
+    assert_eq!(stage.unit.log()?.matches(&words).count(), 1, "the log says it once");
+    stage.teardown(0).map(drop)
+}
+
+/// It was in use, so it is not declined; the probe for it stays unanswered when it is leased again.
+fn claimed_twice() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0];
+    let (server, tap) = renewed_soon(&stage)?;
+    for sender in [Ipv4Addr::UNSPECIFIED, FIRST] {
+        await_arp(&tap, container.mac, sender)?;
+        tap.send(&arp_claim(STRANGER, FIRST, container.mac))?;
+    }
+    server.await_message(MessageType::Discover, 2, SOON)?;
+    let words = format!("lost the lease of {FIRST}: {STRANGER} uses that address");
+    eventually(&words, SOON, || Ok(stage.unit.log()?.contains(&words).then_some(())))?;
+    eventually("an address", SOON, || container.address())?;
+    assert_eq!(server.heard_of(MessageType::Decline).len(), 0);
+    stage.teardown(0).map(drop)
 }
 
 fn every_address_taken() -> Result {

@@ -5,15 +5,18 @@ use std::time::Duration;
 
 use dhcproto::v4::MessageType;
 
-use crate::lab::Result;
 use crate::lab::server::{Server, Settings};
 use crate::lab::topology::{LINK, SERVER, SERVER_LINK};
+use crate::lab::{Result, eventually};
 use crate::{Named, stage};
 
 pub(crate) const TRIALS: &[Named] = &[
     ("odd::a_container_that_holds_port_68", port_68_taken),
     ("odd::an_mtu_that_fits", an_mtu_that_fits),
     ("odd::an_mtu_that_does_not_fit", an_mtu_that_does_not_fit),
+    ("odd::an_mtu_that_is_lower_stays", an_mtu_that_is_lower_stays),
+    ("odd::an_mtu_is_the_servers_or_left_alone_where_told", whose_mtu),
+    ("odd::a_broadcast_address_of_elsewhere", a_broadcast_address_of_elsewhere),
     ("odd::a_default_route_that_is_there", a_default_route_that_is_there),
     ("odd::an_address_that_is_there", an_address_that_is_there),
     ("odd::a_server_without_router", no_router),
@@ -55,8 +58,8 @@ fn an_mtu_that_fits() -> Result {
 }
 
 fn an_mtu_that_does_not_fit() -> Result {
-    for mtu in [9000, 500] {
-        let stage = stage(1, &[])?;
+    for (mtu, arguments) in [(9000, &["--mtu", "server"][..]), (500, &[])] {
+        let stage = stage(1, arguments)?;
         let settings = Settings { mtu: Some(mtu), ..Settings::default() };
         let _server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
         stage.setup(0)?;
@@ -65,6 +68,65 @@ fn an_mtu_that_does_not_fit() -> Result {
         assert!(stage.unit.log()?.contains(&words), "the log does not say: {words}");
     }
     Ok(())
+}
+
+/// One that was chosen for the container is lowered at most, and goes back to what it was.
+fn an_mtu_that_is_lower_stays() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0].namespace;
+    let settings = Settings { lease: 30 * SOON, t1: Some(Duration::from_secs(3)), ..Settings::default() };
+    let server = Server::start(&stage.topology.server, SERVER_LINK, Settings { mtu: Some(1500), ..settings })?;
+    container.set_mtu(LINK, 1400)?;
+    assert_eq!(stage.setup(0)?.mtu, 1500, "the caller is told what the server says");
+    assert_eq!(container.link(LINK)?.mtu, 1400);
+    let words = "ignoring the MTU of 1500 bytes from 10.88.0.1: eth0 has one of 1400, which --mtu lower does not raise";
+    let becomes = |told: u16, mtu: u32| {
+        server.change(|settings| settings.mtu = Some(told));
+        eventually(&format!("an MTU of {mtu}"), SOON, || Ok((container.link(LINK)?.mtu == mtu).then_some(())))
+    };
+    becomes(1300, 1300)?;
+    becomes(1350, 1350)?;
+    becomes(1500, 1400)?;
+    becomes(1300, 1300)?;
+    becomes(1400, 1400)?;
+    let log = stage.unit.log()?;
+    assert_eq!(log.matches(words).count(), 2, "once for each time that it comes: {log}");
+    becomes(1300, 1300)?;
+    stage.teardown(0)?;
+    assert_eq!(container.link(LINK)?.mtu, 1400);
+    Ok(())
+}
+
+fn whose_mtu() -> Result {
+    for (rule, told, mtu) in
+        [("server", 1500, 1500), ("server", 1300, 1300), ("ignore", 1500, 1400), ("ignore", 1300, 1400)]
+    {
+        let stage = stage(1, &["--mtu", rule])?;
+        let container = &stage.topology.containers[0].namespace;
+        let settings = Settings { mtu: Some(told), ..Settings::default() };
+        let _server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
+        container.set_mtu(LINK, 1400)?;
+        stage.setup(0)?;
+        assert_eq!(container.link(LINK)?.mtu, mtu, "{told} with --mtu {rule}");
+        stage.teardown(0)?;
+        assert_eq!(container.link(LINK)?.mtu, 1400);
+    }
+    Ok(())
+}
+
+/// The kernel would send to that host as if it were all of them.
+fn a_broadcast_address_of_elsewhere() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0];
+    let settings = Settings { lease: 30 * SOON, t1: Some(Duration::from_secs(3)), ..Settings::default() };
+    let settings = Settings { broadcast: Some("8.8.8.8".parse()?), ..settings };
+    let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
+    assert_eq!(stage.setup(0)?.broadcast_addr, "10.88.255.255");
+    assert_eq!(container.address()?.and_then(|address| address.broadcast), Some("10.88.255.255".parse()?));
+    server.await_message(MessageType::Request, 3, 2 * SOON)?;
+    let words = "ignoring broadcast address 8.8.8.8 from 10.88.0.1: not usable here";
+    assert_eq!(stage.unit.log()?.matches(words).count(), 1, "it is said once");
+    stage.teardown(0).map(drop)
 }
 
 fn a_default_route_that_is_there() -> Result {

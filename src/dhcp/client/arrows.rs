@@ -1,5 +1,6 @@
 //! The arrows of RFC 2131 figure 5: each does what is to be done on the way, and names the state that it leads to.
 
+use super::conflict::{Claim, Defence};
 use super::{Client, Held, Offer, REBOOT_PATIENCE, State, Vigil};
 use crate::dhcp::backoff::{Backoff, FUZZ};
 use crate::dhcp::exchange::{Exchange, Search};
@@ -50,7 +51,7 @@ impl Client {
         &mut self,
         mut exchange: Exchange,
         offer: Offer,
-        taken_by: Option<Mac>,
+        taken_by: Option<Claim>,
         now: Instant,
     ) -> State {
         exchange.sent += 1;
@@ -66,7 +67,7 @@ impl Client {
         &mut self,
         address: Ipv4Addr,
         exchange: Option<Exchange>,
-        taken_by: Option<Mac>,
+        taken_by: Option<Claim>,
         now: Instant,
     ) -> State {
         let mut exchange = self.exchange_or_new(exchange, now);
@@ -94,11 +95,15 @@ impl Client {
     /// To INIT because the lease has ended (RFC 2131 4.4.5). Nobody waits now. An address that just ran out would be
     /// welcome again.
     pub(super) fn lose(&mut self, old: Lease, why: Lost, now: Instant) -> State {
-        if now - old.acquired_at > STABLE {
+        let was_stable = now - old.acquired_at > STABLE;
+        if was_stable {
             self.setbacks = 0;
         }
         self.search = Search::new(now, (why == Lost::Expired).then_some(old.address));
         let next = match why {
+            // A conflict that comes after so long is no fault of the round that led to the address. Should its server offer
+            // it again, declining it is the first setback, which costs no time.
+            Lost::Conflict { .. } if was_stable => State::Init { at: now },
             Lost::Expired => State::Init { at: now },
             Lost::Refused { .. } => self.set_back(false, now),
             Lost::Conflict { .. } => self.set_back(true, now),
@@ -236,16 +241,22 @@ impl Client {
     pub(super) fn settle(&mut self, lease: Lease, now: Instant) -> State {
         self.events.push_back(Event::Bound(Box::new(lease.clone())));
         let vigil = self.claim(lease.address, now);
-        self.hold(lease, vigil, now)
+        self.hold(lease, (vigil, None), now)
     }
 
     /// To BOUND with a new lease.
-    pub(super) fn hold(&mut self, lease: Lease, vigil: Option<Vigil>, now: Instant) -> State {
+    pub(super) fn hold(
+        &mut self,
+        lease: Lease,
+        (vigil, defence): (Option<Vigil>, Option<Defence>),
+        now: Instant,
+    ) -> State {
         self.search = Search::new(now, None);
         let held = Held {
             renew_at: lease.acquired_at + self.backoff.lease_timer(lease.t1),
             rebind_at: lease.acquired_at + self.backoff.lease_timer(lease.t2),
             lease,
+            defence,
         };
         State::Bound { held, vigil }
     }
@@ -323,7 +334,7 @@ impl Client {
 
     /// RFC 5227 2.4 has a host watch its address for as long as it uses it. We hold no socket between exchanges, so
     /// instead we ask after it once in each renewal; RFC 5227 2.1 forbids such probes only to hosts that do watch, for
-    /// those have no need of them.
+    /// those have no need of them. To an attacker it says when we listen, which is worth one announcement.
     pub(super) fn probe_own(&mut self, address: Ipv4Addr) {
         if self.config.probe != Probe::Off {
             self.say_by_arp(Arp::probe(self.config.mac, address));

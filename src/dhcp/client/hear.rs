@@ -3,6 +3,7 @@
 use super::{Client, Offer, State};
 use crate::dhcp::exchange::Exchange;
 use crate::dhcp::frame::Arp;
+use crate::dhcp::lease::SHORTEST_T1;
 use crate::dhcp::message::Reply;
 use crate::dhcp::{Event, Ignored, Lease, Lost, Probe, Why, option};
 use crate::time::Instant;
@@ -72,7 +73,7 @@ impl Client {
         discover: Exchange,
         now: Instant,
     ) -> Result<State, Ignored> {
-        let address = Lease::read(reply, server, now)?.address;
+        let (Lease { address, .. }, _) = Lease::read(reply, server, now)?;
         let offer = Offer { address, server };
         if self.search.wanted.is_none_or(|wanted| wanted == address) {
             return Ok(self.request(discover.anew(now), offer, None, now));
@@ -93,7 +94,7 @@ impl Client {
         now: Instant,
     ) -> Result<State, Ignored> {
         // RFC 2131 4.3.2: what the ACK says, whatever the OFFER has said.
-        let new = Lease::read(reply, server, request.since)?;
+        let (new, unusable) = Lease::read(reply, server, request.since)?;
         if new.expires_at().is_some_and(|expiry| expiry <= now) {
             return Err(Ignored::Incomplete("time left"));
         }
@@ -102,6 +103,11 @@ impl Client {
             State::Rebooting { address, taken_by, .. } if *address == new.address => (true, *taken_by),
             _ => (false, None),
         };
+        let taken_by = taken_by.and_then(|claim| claim.station(now));
+        // In a renewal that changes nothing it was told before.
+        if !unusable.is_empty() && old.as_ref().is_none_or(|old| !old.same_settings(&new)) {
+            self.events.push_back(Event::Unusable { server, values: unusable });
+        }
         Ok(match (old, taken_by, self.config.probe) {
             // RFC 2131 4.4.1 and figure 5: REQUESTING -> INIT, with a DECLINE.
             (None, Some(by), _) => self.refuse(new.address, server, by, now),
@@ -117,51 +123,24 @@ impl Client {
         })
     }
 
-    pub(super) fn handle_arp(&mut self, arp: Arp, now: Instant) -> Result<(), Ignored> {
-        if let State::Releasing { lease, next_hop, .. } = &self.state {
-            if !arp.is_reply || arp.sender.1 != *next_hop || arp.target.0 != self.config.mac {
-                return Err(Ignored::NotDhcp);
-            }
-            let lease = Lease { server_mac: Some(arp.sender.0), ..lease.clone() };
-            self.state = self.say_release(&lease, arp.sender.0, now);
-            return Ok(());
-        }
-        let by = arp.sender.0;
-        // Our own words may come back to us; they are no conflict (RFC 5227 2.1.1).
-        if self.config.probe == Probe::Off || by == self.config.mac {
+    /// The answer of the station that a RELEASE goes to.
+    pub(super) fn hear_next_hop(&mut self, arp: Arp, now: Instant) -> Result<(), Ignored> {
+        let State::Releasing { lease, next_hop, .. } = &self.state else { return Err(Ignored::NotDhcp) };
+        if !arp.is_reply || arp.sender.1 != *next_hop || arp.target.0 != self.config.mac {
             return Err(Ignored::NotDhcp);
         }
-        let claims = |address| arp.sender.1 == address;
-        // Who probes for an address that is not in use yet would use it as soon as we do (RFC 5227 2.1.1).
-        let wants =
-            |address| claims(address) || (!arp.is_reply && arp.sender.1.is_unspecified() && arp.target.1 == address);
-        match &mut self.state {
-            State::Requesting { offer: Offer { address, .. }, taken_by, .. }
-            | State::Rebooting { address, taken_by, .. }
-                if wants(*address) =>
-            {
-                *taken_by = Some(by);
-            }
-            State::Probing { lease, .. } if wants(lease.address) => {
-                let (address, server) = (lease.address, lease.server_id);
-                self.state = self.refuse(address, server, by, now);
-            }
-            // RFC 5227 2.4 (a): of the answers to a conflict that it allows, the one that ends it. After a rapid commit
-            // it is the DECLINE of RFC 4039 3.1.
-            State::Bound { held, vigil: Some(_) } | State::Renewing { held, .. } | State::Rebinding { held, .. }
-                if claims(held.lease.address) =>
-            {
-                let old = held.lease.clone();
-                self.decline(old.address, old.server_id, by, now);
-                self.state = self.lose(old, Lost::Conflict { by }, now);
-            }
-            _ => return Err(Ignored::NotDhcp),
-        }
+        let lease = Lease { server_mac: Some(arp.sender.0), ..lease.clone() };
+        self.state = self.say_release(&lease, arp.sender.0, now);
         Ok(())
     }
 
     /// RENEWING or REBINDING -> BOUND; with another address, which then is the only one (RFC 2131 4.4.5).
     fn extend(&mut self, old: Lease, new: Lease, now: Instant) -> State {
+        // A renewal that is answered costs none of the allowance: a lease of half a minute would use it up in half an hour.
+        // Only at some distance from the last one, because the server chooses how long a lease is.
+        if new.acquired_at - old.acquired_at >= SHORTEST_T1 {
+            self.allowance.give_back();
+        }
         // So that a lease of a minute has made good for earlier setbacks after a while, too.
         self.setbacks = self.setbacks.saturating_sub(1);
         let moved = old.address != new.address;
@@ -178,6 +157,7 @@ impl Client {
         } else {
             self.await_arp(now)
         };
-        self.hold(new, vigil, now)
+        let defence = self.defence().filter(|_| !moved);
+        self.hold(new, (vigil, defence), now)
     }
 }

@@ -31,11 +31,11 @@ impl Client {
             // About to ask for what was offered.
             State::Selecting { second_best: Some(_), .. } if self.carrier => return None,
             State::Selecting { exchange, .. } => init(exchange.next, self.search.wanted),
-            State::Renewing { exchange, held: Held { lease, renew_at, rebind_at } } if exchange.sent > 0 => {
+            State::Renewing { exchange, held: Held { lease, renew_at, rebind_at, .. } } if exchange.sent > 0 => {
                 let (lease, next) = (lease.clone(), exchange.next);
                 Phase::Renewing { lease, renew_at: *renew_at, rebind_at: *rebind_at, next }
             }
-            State::Rebinding { exchange, held: Held { lease, renew_at, rebind_at } } if exchange.sent > 0 => {
+            State::Rebinding { exchange, held: Held { lease, renew_at, rebind_at, .. } } if exchange.sent > 0 => {
                 let (lease, next) = (lease.clone(), exchange.next);
                 Phase::Rebinding { lease, renew_at: *renew_at, rebind_at: *rebind_at, next }
             }
@@ -61,15 +61,15 @@ impl Client {
         (client.setbacks, client.allowance) = (setbacks, Allowance::whole_at(whole_at));
         client.state = match phase {
             Phase::Bound { lease, renew_at, rebind_at } => {
-                State::Bound { held: Held { lease, renew_at, rebind_at }, vigil: None }
+                State::Bound { held: Held { lease, renew_at, rebind_at, defence: None }, vigil: None }
             }
             Phase::Renewing { lease, renew_at, rebind_at, next } => {
                 let exchange = Exchange::of_before(client.backoff.xid(), next);
-                State::Renewing { exchange, held: Held { lease, renew_at, rebind_at } }
+                State::Renewing { exchange, held: Held { lease, renew_at, rebind_at, defence: None } }
             }
             Phase::Rebinding { lease, renew_at, rebind_at, next } => {
                 let exchange = Exchange::of_before(client.backoff.xid(), next);
-                State::Rebinding { exchange, held: Held { lease, renew_at, rebind_at } }
+                State::Rebinding { exchange, held: Held { lease, renew_at, rebind_at, defence: None } }
             }
             Phase::Init { at, since, wanted, pace } => {
                 client.search = Search { pace, ..Search::new(since, wanted) };

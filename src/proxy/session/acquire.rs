@@ -13,7 +13,7 @@ use crate::proxy::error::Error;
 use crate::proxy::request::Request;
 use crate::proxy::settings::{Place, Settings};
 use crate::proxy::site::{LinkState, Site};
-use crate::proxy::words::Brief;
+use crate::proxy::words::{Brief, remark};
 use crate::rt;
 use crate::time::Instant;
 
@@ -67,6 +67,7 @@ impl Session {
             match or(event, late).await? {
                 Event::Bound(lease) => {
                     log::info!("{self}: {}", Brief(&lease));
+                    self.tell_cut_search_list(&lease);
                     leased(self).await;
                     self.put_on_link(&lease)?;
                     self.last = Some(Place::of(&lease));
@@ -81,9 +82,11 @@ impl Session {
                     disputed = Some(dhcp::Why::InUse { address: old.address, server: old.server_id, by });
                 }
                 Event::GaveUp(why) => return Err(no_answer(why)),
-                Event::Declined { address, server, by } => self.tell_declined(address, server, by),
-                // All others need a lease that is kept.
-                event => log::debug!("{self}: {event:?} in a Setup"),
+                event => match remark(&event) {
+                    Some(remark) => log::warn!("{self}: {remark}"),
+                    // All others need a lease that is kept.
+                    None => log::debug!("{self}: {event:?} in a Setup"),
+                },
             }
         }
     }
