@@ -5,6 +5,8 @@
 #[path = "lab/mod.rs"]
 mod lab;
 
+#[path = "system/callers.rs"]
+mod callers;
 #[path = "system/calls.rs"]
 mod calls;
 #[path = "system/conflict.rs"]
@@ -74,11 +76,12 @@ fn main() -> ExitCode {
     // Most trials mostly wait.
     arguments.test_threads.get_or_insert(8);
 
-    let groups: [&[Named]; 21] = [
+    let groups: [&[Named]; 22] = [
         lab_itself::TRIALS,
         lease::TRIALS,
         refusals::TRIALS,
         calls::TRIALS,
+        callers::TRIALS,
         leaving::TRIALS,
         crash::TRIALS,
         storm::TRIALS,

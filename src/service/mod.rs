@@ -19,13 +19,14 @@
 //! ```
 //!
 //! The parts, for services that need more than [`run`]: [`activation`] takes over what systemd opened and [`bind`](fn@bind)
-//! opens a socket where there is no systemd; [`idle`] says when it is time to go; [`serve`](fn@serve) accepts until then;
-//! [`Prepare`] is asked before, and [`Wakeup`] brings the service back later; [`notify`] keeps systemd informed.
+//! opens a socket where there is no systemd; [`idle`] says when it is time to go; [`serve`](fn@serve) accepts until then, within
+//! [`Limits`]; [`Prepare`] is asked before, and [`Wakeup`] brings the service back later; [`notify`] keeps systemd informed.
 
 pub mod activation;
 mod bind;
 mod error;
 pub mod idle;
+mod limit;
 pub mod notify;
 mod serve;
 mod wakeup;
@@ -37,6 +38,7 @@ pub use activation::Socket;
 pub use bind::bind;
 pub use error::Error;
 pub use idle::{Activity, Idle, State};
+pub use limit::{InFlight, Limits, Requests};
 pub use notify::Notify;
 pub use serve::{Closing, Connection, Options, Prepare, Reason, serve};
 pub use wakeup::{NoWakeup, Wakeup};
