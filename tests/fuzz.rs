@@ -1,4 +1,4 @@
-//! Bytes of any kind: the client stays within its invariants, for the committed inputs and for some random ones.
+//! Bytes of any kind: the client and the gRPC server stay within their invariants, for the committed inputs and for some random ones.
 //!
 //! `tests/fuzz/libfuzzer` lets a real fuzzer look for more, for as long as one likes, and keeps what it finds in FOUND, an
 //! empty folder at first (nightly Rust; `cargo install cargo-fuzz`):
@@ -6,12 +6,21 @@
 //! ```text
 //! cargo +nightly fuzz run --fuzz-dir tests/fuzz/libfuzzer packet FOUND tests/corpus/packet -- -max_total_time=300
 //! cargo +nightly fuzz run --fuzz-dir tests/fuzz/libfuzzer operations FOUND tests/corpus/operations -- -max_total_time=300
+//! cargo +nightly fuzz run --fuzz-dir tests/fuzz/libfuzzer grpc FOUND tests/corpus/grpc -- -max_total_time=600 -rss_limit_mb=512
 //! ```
 //!
 //! How the committed inputs came about is in `tests/corpus/README.md`.
 #![cfg(feature = "proxy")]
 #![expect(unreachable_pub, clippy::unwrap_used, reason = "nothing of a test is public, and it may fail")]
 
+#[path = "fuzz/conversations.rs"]
+mod conversations;
+#[path = "lab/frames.rs"]
+mod frames;
+#[path = "fuzz/grpc.rs"]
+mod grpc;
+#[path = "fuzz/grpc_inputs.rs"]
+mod grpc_inputs;
 #[path = "fuzz/harness.rs"]
 mod harness;
 #[path = "fuzz/recorded.rs"]

@@ -178,12 +178,12 @@ where
             };
             let whole = future::or(read(&mut body), late).await?;
             turn.take().await;
-            let call = Call::decode(uri.path(), &whole).map(call);
+            // Boxed where it is made, for it takes many kilobytes, and only a request that has arrived has to have them.
+            let call = Call::decode(uri.path(), &whole).map(|decoded| Box::pin(call(decoded)));
             // At this point only: were each piece given back when it is read, the connection's window would bound nothing.
             let _ = body.flow_control().release_capacity(whole.len());
             drop(whole);
-            // Boxed, for it takes some kilobytes, and has to be paid for only by a request that has arrived.
-            Box::pin(call?).await
+            call?.await
         };
         let in_time = future::or(work, expiry(timeout));
         let hung_up = async {

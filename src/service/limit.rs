@@ -7,6 +7,8 @@ use std::rc::Rc;
 use event_listener::Event;
 use rustix::process::{Resource, getrlimit};
 
+use super::trim::trim;
+
 /// The most connections that a service has at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -33,11 +35,16 @@ impl Limits {
     }
 }
 
+/// A crowd, whose memory is given back when all but a few of it have gone.
+const CROWD: usize = 32;
+
 /// All open connections of a service.
 #[derive(Debug)]
 pub(super) struct Registry {
     limits: Limits,
     open: Cell<usize>,
+    /// The most of them since memory was last given back.
+    peak: Cell<usize>,
     /// Open connections that were told to close and have not ended yet.
     closing: Cell<usize>,
     /// The idle connections, longest idle first.
@@ -65,6 +72,7 @@ impl Registry {
         Rc::new(Self {
             limits,
             open: Cell::default(),
+            peak: Cell::default(),
             closing: Cell::default(),
             idle: RefCell::default(),
             next: Cell::default(),
@@ -99,6 +107,7 @@ impl Registry {
     pub(super) fn open(self: &Rc<Self>) -> (Open, Requests) {
         let member = Rc::new(Member { reports: Cell::new(true), ..Member::default() });
         self.open.set(self.open.get() + 1);
+        self.peak.set(self.peak.get().max(self.open.get()));
         self.enter_idle(&member);
         (Open { registry: Rc::clone(self), member: Rc::clone(&member) }, Requests { registry: Rc::clone(self), member })
     }
@@ -155,6 +164,11 @@ impl Drop for Open {
             registry.closing.set(registry.closing.get() - 1);
         }
         registry.changed.notify(usize::MAX);
+        let (open, peak) = (registry.open.get(), registry.peak.get());
+        if peak >= CROWD && open <= peak / 8 {
+            registry.peak.set(open);
+            trim();
+        }
     }
 }
 

@@ -29,6 +29,7 @@ pub mod idle;
 mod limit;
 pub mod notify;
 mod serve;
+mod trim;
 mod wakeup;
 
 use std::path::PathBuf;
