@@ -56,7 +56,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if sockets.is_empty() {
         sockets.push(service::bind(Path::new(&path)).map_err(|error| error.to_string())?);
     }
-    let handler = move |Connection { stream, activity, closing }| {
+    let handler = move |Connection { stream, activity, closing, .. }| {
         idle.set_timeout(Some(timeout));
         async move {
             let echo = async {

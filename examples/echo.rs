@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(seconds) = arguments.next() {
         config.idle = Some(Duration::try_from_secs_f64(seconds.parse()?)?);
     }
-    service::run(config, |Connection { stream, activity, closing }| async move {
+    service::run(config, |Connection { stream, activity, closing, .. }| async move {
         let echo = async {
             let _ = futures_lite::io::copy(stream.clone(), stream).await;
         };

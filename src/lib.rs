@@ -10,6 +10,7 @@
 //! | `dhcp` | the RFC 2131 client and its wire format | yes |
 //! | `rpc` | gRPC over a Unix stream | `wire`, `status` |
 //! | `net` | network namespaces, rtnetlink, packet and UDP sockets | |
+//! | `security` | a page: what each party is trusted with, and the worst it can do | |
 //! | `proxy` | the daemon: joins all of the above | `config`, `request`, `reply`, `pace`, `silence` |
 //!
 //! Pure means: no sockets, files, threads, environment, clocks or randomness; time and chance are arguments.
@@ -34,3 +35,9 @@ pub mod net;
 pub mod proxy;
 #[cfg(feature = "proxy")]
 pub mod rpc;
+
+/// Trust: callers, containers, networks, files, and the worst that each can do.
+#[doc = ""]
+#[doc = include_str!("security.md")]
+#[cfg(feature = "proxy")]
+pub mod security {}

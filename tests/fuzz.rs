@@ -1,4 +1,5 @@
-//! Bytes of any kind: the client and the reader of rtnetlink stay within their invariants, for the committed inputs and for some random ones.
+//! Bytes of any kind: the client, the reader of rtnetlink and the gRPC server stay within their invariants, for the
+//! committed inputs and for some random ones.
 //!
 //! `tests/fuzz/libfuzzer` lets a real fuzzer look for more, for as long as one likes, and keeps what it finds in FOUND, an
 //! empty folder at first (nightly Rust; `cargo install cargo-fuzz`):
@@ -7,6 +8,7 @@
 //! cargo +nightly fuzz run --fuzz-dir tests/fuzz/libfuzzer packet FOUND tests/corpus/packet -- -max_total_time=300
 //! cargo +nightly fuzz run --fuzz-dir tests/fuzz/libfuzzer operations FOUND tests/corpus/operations -- -max_total_time=300
 //! cargo +nightly fuzz run --fuzz-dir tests/fuzz/libfuzzer netlink FOUND tests/corpus/netlink -- -max_total_time=300
+//! cargo +nightly fuzz run --fuzz-dir tests/fuzz/libfuzzer grpc FOUND tests/corpus/grpc -- -max_total_time=600 -rss_limit_mb=512
 //! ```
 //!
 //! How the committed inputs came about is in `tests/corpus/README.md`.
@@ -15,6 +17,14 @@
 
 #[path = "fuzz/answers.rs"]
 mod answers;
+#[path = "fuzz/conversations.rs"]
+mod conversations;
+#[path = "lab/frames.rs"]
+mod frames;
+#[path = "fuzz/grpc.rs"]
+mod grpc;
+#[path = "fuzz/grpc_inputs.rs"]
+mod grpc_inputs;
 #[path = "fuzz/harness.rs"]
 mod harness;
 #[path = "fuzz/recorded.rs"]

@@ -7,6 +7,8 @@ mod lab;
 
 #[path = "system/blame.rs"]
 mod blame;
+#[path = "system/callers.rs"]
+mod callers;
 #[path = "system/calls.rs"]
 mod calls;
 #[path = "system/changed.rs"]
@@ -93,6 +95,7 @@ fn main() -> ExitCode {
         calls::TRIALS,
         changed::TRIALS,
         blame::TRIALS,
+        callers::TRIALS,
         leaving::TRIALS,
         crash::TRIALS,
         storm::TRIALS,

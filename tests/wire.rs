@@ -3,6 +3,8 @@
 #![cfg(feature = "proxy")]
 #![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
 
+#[path = "lab/frames.rs"]
+mod frames;
 #[path = "lab/rpc_server.rs"]
 mod rpc_server;
 
@@ -10,55 +12,13 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use frames::{
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, clean,
+    frame, head, header, hello,
+};
 use rpc_server::{Fate, NEVER, SOON, Server, answer, endless};
 use smol_dhcp_proxy::rpc::{self, Call};
 use smol_dhcp_proxy::rt;
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-// Frame types and flags of RFC 9113 section 6.
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
-const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// A header as a literal that is never indexed, name and value in plain text (RFC 7541 section 6.2.2).
-fn header(name: &str, value: &str) -> Vec<u8> {
-    let string = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
-    [vec![0], string(name), string(value)].concat()
-}
-
-fn head(path: &str, authority: &str) -> Vec<u8> {
-    [
-        header(":method", "POST"),
-        header(":scheme", "http"),
-        header(":path", path),
-        header(":authority", authority),
-        header("content-type", "application/grpc"),
-    ]
-    .concat()
-}
-
-/// A whole Clean on this stream.
-fn clean(stream: u32) -> Vec<u8> {
-    let (path, body) = Call::Clean.encode();
-    [frame(HEADERS, END_HEADERS, stream, &head(&path, "localhost")), frame(DATA, END_STREAM, stream, &body)].concat()
-}
-
-fn hello() -> Vec<u8> {
-    [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()
-}
 
 #[derive(Debug)]
 struct Frame {

@@ -137,11 +137,18 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
         let preparing = Rc::clone(&table);
         options.prepare = Some(Prepare::new(move || Rc::clone(&preparing).prepare_to_leave()));
         let (serving, activity) = (Rc::clone(&table), config.activity);
-        let handler = move |Connection { stream, activity: guard, closing }| {
+        let handler = move |Connection { stream, activity: guard, requests, closing }| {
             idle.set_timeout(activity);
             let table = Rc::clone(&serving);
             async move {
-                let call = |call| Rc::clone(&table).serve(call, closing.clone());
+                let call = |call| {
+                    let in_flight = requests.begin();
+                    let served = Rc::clone(&table).serve(call, closing.clone());
+                    async move {
+                        let _in_flight = in_flight;
+                        served.await
+                    }
+                };
                 rpc::serve(stream, quiet, closing.clone(), call).await;
                 drop(guard);
             }

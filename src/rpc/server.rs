@@ -1,5 +1,6 @@
 //! One client's HTTP/2 connection, from its preface to its end, as one future: h2, the calls in it, and their bounds.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
@@ -40,6 +41,7 @@ where
     F: Future<Output = Result<Answer, Status>>,
 {
     let mut http = Http::Greeting(bounds().handshake(rt::h2_stream(stream)));
+    let turn = Turn::default();
     let mut calls: Vec<Pin<Box<dyn Future<Output = ()> + '_>>> = Vec::new();
     let mut closing = pin!(closing);
     let mut leaving = false;
@@ -51,9 +53,10 @@ where
             let mut busy = !calls.is_empty();
             while let Poll::Ready(next) = http.poll_request(context, leaving) {
                 let Some((request, respond)) = next else { return Poll::Ready(()) };
-                calls.push(Box::pin(answer(request, respond, quiet, &call)));
+                calls.push(Box::pin(answer(request, respond, quiet, &turn, &call)));
                 busy = true;
             }
+            turn.0.set(true);
             calls.retain_mut(|call| call.as_mut().poll(context).is_pending());
 
             // While a call is in flight the timer means nothing; it starts anew when the last one has ended.
@@ -75,12 +78,17 @@ where
     .await;
 }
 
-/// What a client may make us keep: some 1.5 MB at worst, most of it request bodies that are never finished.
+/// The longest body of a request.
+const BODY_LIMIT: usize = wire::PREFIX + wire::MESSAGE_LIMIT;
+
+/// Bounds what a client makes the daemon keep. `tests/connection.rs` measures the worst that is known.
 fn bounds() -> Builder {
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(64)
-        .initial_window_size(wire::MESSAGE_LIMIT as u32)
+        // One byte more than fits, for a body that is too long is answered.
+        .initial_window_size(BODY_LIMIT as u32 + 1)
+        // All unfinished bodies together.
         .initial_connection_window_size(65_535)
         .max_header_list_size(8 * 1024)
         .max_send_buffer_size(64 * 1024)
@@ -123,38 +131,70 @@ impl Http {
     }
 }
 
+/// Lets one call of a connection begin each time that the connection is polled: to begin one may take system calls, and
+/// other connections wait meanwhile.
+#[derive(Default)]
+struct Turn(Cell<bool>);
+
+impl Turn {
+    async fn take(&self) {
+        poll_fn(|context| match self.0.replace(false) {
+            true => Poll::Ready(()),
+            false => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+}
+
 /// Takes one request through: reads it, lets `call` do it, answers it. Ends early when the client resets it.
-async fn answer<F>(
+///
+/// Of the headers, which may be long, nothing is kept while the request arrives.
+fn answer<F>(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     quiet: Duration,
+    turn: &Turn,
     call: &impl Fn(Call) -> F,
-) where
+) -> impl Future<Output = ()>
+where
     F: Future<Output = Result<Answer, Status>>,
 {
-    let (head, body) = request.into_parts();
-    if let Some(refusal) = refuse(&head) {
-        // An error here, and below, is a client that has left.
-        let _ = respond.send_response(refusal, true);
-        return;
-    }
-    let work = async {
-        let body = future::or(read(body), async {
-            rt::sleep(quiet).await;
-            Err(Status::new(Code::DeadlineExceeded, "the request did not arrive in time"))
-        });
-        call(Call::decode(head.uri.path(), &body.await?)?).await
-    };
-    // Pinned here, for a block that owns what it awaits has room for it twice, and this is some kilobytes.
-    let in_time = pin!(future::or(work, expiry(&head.headers)));
-    let hung_up = async {
-        // Whether it was reset or the connection died, nobody waits.
-        let _ = poll_fn(|context| respond.poll_reset(context)).await;
-        None
-    };
-    let outcome = future::or(hung_up, async { Some(in_time.await) }).await;
-    if let Some(outcome) = outcome {
-        let _ = reply(respond, outcome);
+    let (head, mut body) = request.into_parts();
+    let refusal = refuse(&head);
+    let (uri, timeout) = (head.uri, timeout(&head.headers));
+    async move {
+        if let Some(refusal) = refusal {
+            // An error here, and below, is a client that has left.
+            let _ = respond.send_response(refusal, true);
+            return;
+        }
+        let work = async {
+            let late = async {
+                rt::sleep(quiet).await;
+                Err(Status::new(Code::DeadlineExceeded, "the request did not arrive in time"))
+            };
+            let whole = future::or(read(&mut body), late).await?;
+            turn.take().await;
+            // Boxed where it is made, for it takes many kilobytes, and only a request that has arrived has to have them.
+            let call = Call::decode(uri.path(), &whole).map(|decoded| Box::pin(call(decoded)));
+            // At this point only: were each piece given back when it is read, the connection's window would bound nothing.
+            let _ = body.flow_control().release_capacity(whole.len());
+            drop(whole);
+            call?.await
+        };
+        let in_time = future::or(work, expiry(timeout));
+        let hung_up = async {
+            // Reset by the client, or the connection died.
+            let _ = poll_fn(|context| respond.poll_reset(context)).await;
+            None
+        };
+        let outcome = future::or(hung_up, async { Some(in_time.await) }).await;
+        if let Some(outcome) = outcome {
+            let _ = reply(respond, outcome);
+        }
     }
 }
 
@@ -177,24 +217,25 @@ fn refuse(head: &http::request::Parts) -> Option<Response<()>> {
     Some(refusal)
 }
 
-/// The whole body of a request, if it is within bounds.
-async fn read(mut body: RecvStream) -> Result<Vec<u8>, Status> {
+/// Reads the whole body of a request, if it is within bounds.
+async fn read(body: &mut RecvStream) -> Result<Vec<u8>, Status> {
     let mut whole = Vec::new();
     while let Some(piece) = body.data().await {
-        let lost = |error: h2::Error| Status::new(Code::Cancelled, error.to_string());
-        let piece = piece.map_err(lost)?;
-        if whole.len() + piece.len() > wire::PREFIX + wire::MESSAGE_LIMIT {
+        whole.extend_from_slice(&piece.map_err(|error| Status::new(Code::Cancelled, error.to_string()))?);
+        if whole.len() > BODY_LIMIT {
             return Err(wire::too_long());
         }
-        whole.extend_from_slice(&piece);
-        body.flow_control().release_capacity(piece.len()).map_err(lost)?;
     }
     Ok(whole)
 }
 
-/// Ends when the time is up that the client has set for its call, if it has set one.
-async fn expiry(headers: &HeaderMap) -> Result<Answer, Status> {
-    let timeout = headers.get("grpc-timeout").and_then(|value| wire::timeout(value.to_str().ok()?));
+/// Returns the time that the client has set for its call.
+fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    headers.get("grpc-timeout").and_then(|value| wire::timeout(value.to_str().ok()?))
+}
+
+/// Ends when the caller's time is up, where there is a limit.
+async fn expiry(timeout: Option<Duration>) -> Result<Answer, Status> {
     match timeout {
         Some(timeout) => rt::sleep(timeout).await,
         None => future::pending().await,

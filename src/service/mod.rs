@@ -19,17 +19,19 @@
 //! ```
 //!
 //! The parts, for services that need more than [`run`]: [`activation`] takes over what systemd opened and [`bind`](fn@bind)
-//! opens a socket where there is no systemd; [`idle`] says when it is time to go; [`serve`](fn@serve) accepts until then;
-//! [`Prepare`] is asked before, and [`Wakeup`] brings the service back later; [`notify`] keeps systemd informed; [`lock`]
+//! opens a socket where there is no systemd; [`idle`] says when it is time to go; [`serve`](fn@serve) accepts until then, within
+//! [`Limits`]; [`Prepare`] is asked before, and [`Wakeup`] brings the service back later; [`notify`] keeps systemd informed; [`lock`]
 //! keeps a second instance out.
 
 pub mod activation;
 mod bind;
 mod error;
 pub mod idle;
+mod limit;
 pub mod lock;
 pub mod notify;
 mod serve;
+mod trim;
 mod wakeup;
 
 use std::path::PathBuf;
@@ -39,6 +41,7 @@ pub use activation::Socket;
 pub use bind::bind;
 pub use error::Error;
 pub use idle::{Activity, Idle, State};
+pub use limit::{InFlight, Limits, Requests};
 pub use notify::Notify;
 pub use serve::{Closing, Connection, Options, Prepare, Reason, serve};
 pub use wakeup::{NoWakeup, Wakeup};

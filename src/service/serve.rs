@@ -13,10 +13,11 @@ use event_listener::{Event, EventListener};
 use futures_lite::future::{or, yield_now};
 
 use super::bind::SocketFile;
+use super::limit::{Limits, Registry, Requests};
 use super::{Activity, Idle, Notify, Socket, State, bind};
 use crate::rt::{self, Listener, Runtime, Signal, Signals, Stream, Timer};
 
-/// After a failed accept, such as one for want of descriptors: long enough not to spin, short for whoever waits.
+/// The longest pause after a failed accept, such as one for want of descriptors. It is over when a connection ends.
 const REST: Duration = Duration::from_millis(100);
 
 /// What [`serve`] goes by.
@@ -32,6 +33,8 @@ pub struct Options {
     pub signals: Signals,
     /// What is still to be done when it is time to leave for want of work. None at first.
     pub prepare: Option<Prepare>,
+    /// The most connections at once. [`Limits::of_process`] at first.
+    pub limits: Limits,
 }
 
 impl Options {
@@ -47,7 +50,8 @@ impl Options {
     ///
     /// The signals could not be caught.
     pub fn new(idle: Idle) -> io::Result<Self> {
-        Ok(Self { idle, notify: Notify::from_env(), drain: Self::DRAIN, signals: Signals::new()?, prepare: None })
+        let (notify, limits) = (Notify::from_env(), Limits::of_process());
+        Ok(Self { idle, notify, drain: Self::DRAIN, signals: Signals::new()?, prepare: None, limits })
     }
 }
 
@@ -91,6 +95,8 @@ pub struct Connection {
     pub stream: Stream,
     /// Keeps the service from leaving. A handler that drops it early says that its connection is no reason to stay.
     pub activity: Activity,
+    /// Tells the service whether the connection is in use, which decides what is closed when there are too many.
+    pub requests: Requests,
     /// Resolves when the service begins to drain, which is the time to finish and hang up.
     pub closing: Closing,
 }
@@ -114,6 +120,8 @@ pub enum Reason {
 /// - SIGTERM or SIGINT: accepts no more, resolves every [`Connection::closing`], waits until all connections are done but
 ///   at most for `options.drain`, ends those that are not, and returns [`Reason::Signal`]. A second signal ends the
 ///   wait at once, and makes it [`Reason::Hurry`]. Guards that belong to no connection are not waited for.
+/// - More connections than `options.limits` allows: the one that is idle for longest is closed. Where all are in use, the
+///   next ones wait in the backlog.
 /// - A handler's future that is still running when its [`Activity`] is gone ends when this returns.
 ///
 /// A socket that was handed over stays as it is, and who waits in its backlog is served by the next instance. One from
@@ -131,9 +139,9 @@ pub async fn serve<F>(
 where
     F: Future<Output = ()> + 'static,
 {
-    let Options { idle, notify, drain, signals, prepare } = options;
+    let Options { idle, notify, drain, signals, prepare, limits } = options;
     let mut doors = sockets.into_iter().map(Door::new).collect::<io::Result<Vec<_>>>()?;
-    let connections = Connections::new(runtime, &idle, handler);
+    let connections = Connections::new(runtime, &idle, limits, handler);
     let _watchdog = notify.watchdog_interval().map(|interval| {
         let notify = notify.clone();
         runtime.spawn(async move {
@@ -148,6 +156,8 @@ where
 
     // Whether nothing has happened since all was prepared.
     let mut prepared = prepare.is_none();
+    // The last accept failed.
+    let mut failing = false;
     // One wait for all rounds: each new one would look at the pipes of the signals again.
     let mut asked = pin!(signals.next());
     let signal = loop {
@@ -171,7 +181,10 @@ where
         }
         prepared = prepare.is_none();
         let signal = async { Next::Signal(asked.as_mut().await) };
-        let arrival = async { Next::Arrival(accept(&doors).await) };
+        let arrival = async {
+            connections.registry.room().await;
+            Next::Arrival(accept(&doors).await)
+        };
         let quiet = async {
             let Some(preparation) = preparation else {
                 or(idle.quiet(), timer.fired()).await;
@@ -183,13 +196,17 @@ where
         match or(signal, or(arrival, quiet)).await {
             Next::Signal(signal) => break signal?,
             Next::Arrival(Ok(stream)) => {
+                failing = false;
                 connections.start(stream);
                 // A flood of arrivals must not starve those who are already here.
                 yield_now().await;
             }
             Next::Arrival(Err(error)) => {
-                log::warn!("cannot accept a connection: {error}");
-                rt::sleep(REST).await;
+                // Once for each shortage, not once for each try.
+                if !std::mem::replace(&mut failing, true) {
+                    log::warn!("cannot accept a connection: {error}");
+                }
+                or(connections.registry.relieve(), rt::sleep(REST)).await;
             }
             Next::Prepared => prepared = true,
             Next::Time => {}
@@ -289,6 +306,7 @@ struct Connections<'a, H> {
     handler: H,
     /// Counts them, with guards of its own.
     open: Idle,
+    registry: Rc<Registry>,
     closing: Rc<Gate>,
     cut: Rc<Gate>,
 }
@@ -298,18 +316,20 @@ where
     H: Fn(Connection) -> F,
     F: Future<Output = ()> + 'static,
 {
-    fn new(runtime: &'a Runtime, idle: &'a Idle, handler: H) -> Self {
-        Self { runtime, idle, handler, open: Idle::new(None), closing: Rc::default(), cut: Rc::default() }
+    fn new(runtime: &'a Runtime, idle: &'a Idle, limits: Limits, handler: H) -> Self {
+        let (open, registry) = (Idle::new(None), Registry::new(limits));
+        Self { runtime, idle, handler, open, registry, closing: Rc::default(), cut: Rc::default() }
     }
 
     fn start(&self, stream: Stream) {
         let guard = self.open.activity();
         let cut = Closing::new(&self.cut);
         let closing = Closing::new(&self.closing);
-        let handled = (self.handler)(Connection { stream, activity: self.idle.activity(), closing });
+        let (open, requests) = self.registry.open();
+        let handled = (self.handler)(Connection { stream, activity: self.idle.activity(), requests, closing });
         let task = async move {
-            or(handled, cut).await;
-            drop(guard);
+            or(handled, or(cut, open.closed())).await;
+            drop((guard, open));
         };
         self.runtime.spawn(task).detach();
     }

@@ -14,6 +14,7 @@ use smol_dhcp_proxy::rt;
 pub mod chance;
 pub mod daemon;
 pub mod forwarder;
+pub mod frames;
 pub mod grpc;
 pub mod links;
 pub mod load;

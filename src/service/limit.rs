@@ -1,0 +1,310 @@
+//! Bounds the connections of a service, and chooses the one that is closed when one more arrives.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use event_listener::Event;
+use rustix::process::{Resource, getrlimit};
+
+use super::trim::trim;
+
+/// The most connections that a service has at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections in all. At this number the longest idle one is closed; where all are in use, the next ones wait in
+    /// the backlog until one ends or becomes idle.
+    pub connections: usize,
+    /// Idle connections: those without a request in flight. One more closes the longest idle one.
+    ///
+    /// A client that connects has as long for its first request as so many others take to arrive.
+    pub idle: usize,
+}
+
+impl Limits {
+    /// Half of the descriptors that the process may open (`RLIMIT_NOFILE`), so that requests have the other half, but at
+    /// most 4096 connections; at most half of these and at most 256 idle.
+    pub fn of_process() -> Self {
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        Self::within(usize::try_from(descriptors).unwrap_or(usize::MAX))
+    }
+
+    fn within(descriptors: usize) -> Self {
+        let connections = (descriptors / 2).clamp(2, 4096);
+        Self { connections, idle: (connections / 2).min(256) }
+    }
+}
+
+/// A crowd, whose memory is given back when all but a few of it have gone.
+const CROWD: usize = 32;
+
+/// All open connections of a service.
+#[derive(Debug)]
+pub(super) struct Registry {
+    limits: Limits,
+    open: Cell<usize>,
+    /// The most of them since memory was last given back.
+    peak: Cell<usize>,
+    /// Open connections that were told to close and have not ended yet.
+    closing: Cell<usize>,
+    /// The idle connections, longest idle first.
+    idle: RefCell<BTreeMap<u64, Rc<Member>>>,
+    next: Cell<u64>,
+    /// Notified when a connection ends or becomes idle.
+    changed: Event,
+}
+
+/// One open connection.
+#[derive(Debug, Default)]
+struct Member {
+    /// Requests in flight.
+    requests: Cell<usize>,
+    /// The place in [`Registry::idle`].
+    place: Cell<Option<u64>>,
+    /// The handler tells of its requests.
+    reports: Cell<bool>,
+    closed: Cell<bool>,
+    close: Event,
+}
+
+impl Registry {
+    pub(super) fn new(limits: Limits) -> Rc<Self> {
+        Rc::new(Self {
+            limits,
+            open: Cell::default(),
+            peak: Cell::default(),
+            closing: Cell::default(),
+            idle: RefCell::default(),
+            next: Cell::default(),
+            changed: Event::new(),
+        })
+    }
+
+    /// Waits until there is room for one more connection, and makes room where an idle one can be closed.
+    pub(super) async fn room(&self) {
+        while self.is_full() {
+            let changed = self.changed.listen();
+            if !self.close_longest_idle() {
+                changed.await;
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        // One that is closing still has its descriptor, but for no longer than it takes to drop it.
+        self.open.get() - self.closing.get() >= self.limits.connections
+    }
+
+    /// Closes the longest idle connection, if there is one, and waits until a connection ends or becomes idle: each holds a
+    /// descriptor, and memory of the kernel's, that an accept may be short of.
+    pub(super) async fn relieve(&self) {
+        let changed = self.changed.listen();
+        self.close_longest_idle();
+        changed.await;
+    }
+
+    /// Counts a connection, which begins idle.
+    pub(super) fn open(self: &Rc<Self>) -> (Open, Requests) {
+        let member = Rc::new(Member { reports: Cell::new(true), ..Member::default() });
+        self.open.set(self.open.get() + 1);
+        self.peak.set(self.peak.get().max(self.open.get()));
+        self.enter_idle(&member);
+        (Open { registry: Rc::clone(self), member: Rc::clone(&member) }, Requests { registry: Rc::clone(self), member })
+    }
+
+    fn enter_idle(&self, member: &Rc<Member>) {
+        let place = self.next.replace(self.next.get() + 1);
+        member.place.set(Some(place));
+        self.idle.borrow_mut().insert(place, Rc::clone(member));
+        if self.idle.borrow().len() > self.limits.idle {
+            self.close_longest_idle();
+        }
+        self.changed.notify(usize::MAX);
+    }
+
+    fn leave_idle(&self, member: &Member) {
+        if let Some(place) = member.place.take() {
+            self.idle.borrow_mut().remove(&place);
+        }
+    }
+
+    fn close_longest_idle(&self) -> bool {
+        let Some((_, member)) = self.idle.borrow_mut().pop_first() else { return false };
+        log::debug!("too many connections: closing the one that is idle for longest");
+        member.place.set(None);
+        member.closed.set(true);
+        self.closing.set(self.closing.get() + 1);
+        member.close.notify(usize::MAX);
+        true
+    }
+}
+
+/// An open connection, counted until this is dropped.
+#[derive(Debug)]
+pub(super) struct Open {
+    registry: Rc<Registry>,
+    member: Rc<Member>,
+}
+
+impl Open {
+    /// Resolves when the connection has to make room for another one.
+    pub(super) async fn closed(&self) {
+        while !self.member.closed.get() {
+            self.member.close.listen().await;
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let registry = &self.registry;
+        registry.leave_idle(&self.member);
+        registry.open.set(registry.open.get() - 1);
+        if self.member.closed.get() {
+            registry.closing.set(registry.closing.get() - 1);
+        }
+        registry.changed.notify(usize::MAX);
+        let (open, peak) = (registry.open.get(), registry.peak.get());
+        if peak >= CROWD && open <= peak / 8 {
+            registry.peak.set(open);
+            trim();
+        }
+    }
+}
+
+/// Tells the service which requests are in flight on a connection.
+///
+/// A connection without any is idle, and is closed when there are too many (see [`Limits`]). A handler that drops this
+/// early does not tell: its connection counts as in use until it ends.
+#[derive(Debug)]
+pub struct Requests {
+    registry: Rc<Registry>,
+    member: Rc<Member>,
+}
+
+impl Requests {
+    /// Counts a request, which is in flight until the guard is dropped.
+    pub fn begin(&self) -> InFlight {
+        self.member.requests.set(self.member.requests.get() + 1);
+        self.registry.leave_idle(&self.member);
+        InFlight { registry: Rc::clone(&self.registry), member: Rc::clone(&self.member) }
+    }
+}
+
+impl Drop for Requests {
+    fn drop(&mut self) {
+        self.member.reports.set(false);
+        self.registry.leave_idle(&self.member);
+    }
+}
+
+/// A request in flight: its connection is not closed to make room for another one.
+#[derive(Debug)]
+#[must_use = "dropped at once, the request is over at once"]
+pub struct InFlight {
+    registry: Rc<Registry>,
+    member: Rc<Member>,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let left = self.member.requests.get() - 1;
+        self.member.requests.set(left);
+        if left == 0 && self.member.reports.get() && !self.member.closed.get() {
+            self.registry.enter_idle(&self.member);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+
+    use futures_lite::future::{block_on, poll_once};
+
+    use super::*;
+
+    fn registry(connections: usize, idle: usize) -> Rc<Registry> {
+        Registry::new(Limits { connections, idle })
+    }
+
+    fn now<T>(future: impl Future<Output = T>) -> Option<T> {
+        block_on(poll_once(future))
+    }
+
+    fn closed(open: &Open) -> bool {
+        now(open.closed()).is_some()
+    }
+
+    #[test]
+    fn the_default_leaves_half_of_the_descriptors_to_requests() {
+        assert_eq!(Limits::within(1024), Limits { connections: 512, idle: 256 });
+        assert_eq!(Limits::within(20), Limits { connections: 10, idle: 5 });
+        assert_eq!(Limits::within(65_536), Limits { connections: 4096, idle: 256 });
+        assert_eq!(Limits::within(0), Limits { connections: 2, idle: 1 });
+        assert!(Limits::of_process().connections >= 2);
+    }
+
+    #[test]
+    fn the_longest_idle_connection_makes_room() {
+        let registry = registry(10, 2);
+        let (first, requests) = registry.open();
+        let (second, _second) = registry.open();
+        // The first was idle for longest, until it had a request.
+        drop(requests.begin());
+        let (third, _third) = registry.open();
+        assert_eq!([&first, &second, &third].map(closed), [false, true, false]);
+        let (fourth, _fourth) = registry.open();
+        assert_eq!([&first, &third, &fourth].map(closed), [true, false, false]);
+    }
+
+    #[test]
+    fn a_connection_in_use_is_never_closed() {
+        let registry = registry(10, 1);
+        let (first, requests) = registry.open();
+        let (one, two) = (requests.begin(), requests.begin());
+        // Its handler does not tell.
+        let (second, _) = registry.open();
+        let (third, _third) = registry.open();
+        let (fourth, _fourth) = registry.open();
+        assert_eq!([&first, &second, &third, &fourth].map(closed), [false, false, true, false]);
+        drop(one);
+        assert!(!closed(&fourth), "one request is left");
+        drop(two);
+        assert!(closed(&fourth), "and now one idle connection is too many");
+        assert!(!closed(&first));
+    }
+
+    #[test]
+    fn a_full_service_makes_room_or_waits() {
+        let registry = registry(2, 2);
+        assert_eq!(now(registry.room()), Some(()));
+        let (first, requests) = registry.open();
+        let (second, _) = registry.open();
+        let request = requests.begin();
+        let mut room = std::pin::pin!(registry.room());
+        assert_eq!(now(room.as_mut()), None, "both are in use");
+        assert!(!closed(&first) && !closed(&second));
+        drop(request);
+        assert_eq!(now(room.as_mut()), Some(()), "the first is closing");
+        assert!(closed(&first));
+        let (third, _) = registry.open();
+        assert_eq!(now(registry.room()), None, "one that is closing makes room once");
+        drop(third);
+        assert_eq!(now(registry.room()), Some(()));
+        drop((first, second));
+        assert_eq!((registry.open.get(), registry.closing.get(), registry.idle.borrow().len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_shortage_is_relieved_by_the_longest_idle_connection() {
+        let registry = registry(10, 10);
+        let (first, _requests) = registry.open();
+        let (second, _requests) = registry.open();
+        let mut relieved = std::pin::pin!(registry.relieve());
+        assert_eq!(now(relieved.as_mut()), None);
+        assert!(closed(&first) && !closed(&second));
+        drop(first);
+        assert_eq!(now(relieved.as_mut()), Some(()));
+    }
+}

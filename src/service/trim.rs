@@ -1,0 +1,48 @@
+//! Gives memory back to the system after a crowd of connections.
+//!
+//! glibc keeps what is freed below the highest block in use, and of thousands of connections one such block is left: without
+//! this, a daemon that has once had them keeps their memory for as long as it lives.
+
+/// Returns the pages of the heap that nothing uses. Does nothing where the C library is another one.
+pub(super) fn trim() {
+    #[cfg(target_env = "gnu")]
+    glibc::malloc_trim(0);
+}
+
+#[cfg(target_env = "gnu")]
+#[allow(
+    unsafe_code,
+    reason = "no crate of ours wraps malloc_trim(3), which takes a number and is safe from any thread"
+)]
+mod glibc {
+    unsafe extern "C" {
+        /// Keeps `pad` bytes at the top of the heap, and returns the rest of what is free.
+        pub(super) safe fn malloc_trim(pad: usize) -> std::ffi::c_int;
+    }
+}
+
+#[cfg(all(test, target_env = "gnu"))]
+mod tests {
+    use std::fs;
+
+    /// Anonymous memory of this process, in kB.
+    fn resident() -> u64 {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    #[test]
+    fn what_is_freed_below_a_block_in_use_is_given_back() {
+        let before = resident();
+        let blocks: Vec<_> = (0..100_000).map(|_| vec![1_u8; 1000]).collect();
+        let last = vec![1_u8; 1000];
+        assert!(resident() > before + 90_000);
+        drop(blocks);
+        let kept = resident();
+        super::trim();
+        let left = resident();
+        assert!(left < before + 20_000, "{before} kB before, {kept} after the drop, {left} in the end");
+        drop(last);
+    }
+}

@@ -1,0 +1,302 @@
+//! Callers that misbehave beside one that does not: the latter is answered in time, and all that they took comes back.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use smol_dhcp_proxy::rpc::{Call, NetworkConfig};
+use smol_dhcp_proxy::rt;
+
+use crate::lab::daemon::{Daemon, Unit};
+use crate::lab::frames::{
+    CANCEL, DATA, END_HEADERS, HEADERS, PING, RST_STREAM, SETTINGS, clean, frame, head, header, hello, request,
+};
+use crate::lab::program::need;
+use crate::lab::server::{Server, Settings};
+use crate::lab::stage::Stage;
+use crate::lab::topology::{SERVER_LINK, Topology};
+use crate::lab::{Result, eventually, grpc};
+use crate::{Named, program, tell};
+
+pub(crate) const TRIALS: &[Named] = &[
+    ("callers::two_thousand_silent_connections", || beside("silent", silent)),
+    ("callers::a_flood_of_connections", || beside("connections", churn)),
+    ("callers::three_hundred_slow_connections", || beside("slow", slow)),
+    ("callers::three_hundred_connections_with_unfinished_requests", || beside("unfinished", unfinished)),
+    ("callers::floods_of_pings_and_settings", || beside("pings", |target, over| flood(target, over, 4, true, pings))),
+    ("callers::a_flood_of_calls", || beside("calls", |target, over| flood(target, over, 16, true, calls))),
+    ("callers::calls_on_two_hundred_connections", || {
+        beside("200", |target, over| flood(target, over, 200, true, calls))
+    }),
+    ("callers::answers_that_are_never_read", || beside("unread", |target, over| flood(target, over, 16, false, calls))),
+    ("callers::rapid_reset", || beside("reset", |target, over| flood(target, over, 4, true, resets))),
+    ("callers::rapid_reset_of_whole_calls", || {
+        beside("taken back", |target, over| flood(target, over, 4, true, taken_back))
+    }),
+    ("callers::sixty_four_setups_of_one_container", || {
+        beside("64", |target, over| flood(target, over, 4, true, setups))
+    }),
+];
+
+/// The longest that another caller waits for any answer.
+const AT_MOST: Duration = Duration::from_millis(500);
+
+/// How long an attack lasts.
+const TIME: Duration = Duration::from_secs(4);
+
+/// Memory that the worst attack may take while it lasts, and that may be left of it, in kB.
+const MEMORY: (u64, u64) = (96 * 1024, 16 * 1024);
+
+/// What an attack is aimed at.
+#[derive(Debug)]
+struct Target {
+    socket: PathBuf,
+    /// A container whose caller is the attacker.
+    config: NetworkConfig,
+}
+
+/// Runs `attack` in the usual bounds of a process, with a caller beside it that makes one call after the other.
+fn beside(name: &str, attack: impl FnOnce(&Target, &AtomicBool) -> Result + Send) -> Result {
+    let stage = stage_of_1024_descriptors()?;
+    let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    // Once through everything, so that what is made on first use has been made.
+    for container in [0, 1] {
+        stage.setup(container)?;
+        stage.teardown(container)?;
+    }
+    let (at_rest, memory) = (stage.daemon.settled_descriptors()?, stage.daemon.status("RssAnon")?);
+    let target = Target { socket: stage.unit.socket(), config: stage.config(1) };
+    let over = AtomicBool::new(false);
+    let (attacked, called) = std::thread::scope(|scope| {
+        let attacker = scope.spawn(|| attack(&target, &over));
+        let called = call_on(&stage);
+        over.store(true, Ordering::Relaxed);
+        (attacker.join().unwrap_or_else(|_| Err("a panic of the attacker".into())), called)
+    });
+    let (count, slowest, peak) = called?;
+    attacked?;
+    let processor = processor_time(&stage.daemon)?;
+    // The attackers have hung up.
+    stage.teardown(1)?;
+    stage.daemon.await_descriptors(&at_rest)?;
+    let mut left = 0;
+    eventually("the memory comes back", Duration::from_secs(5), || {
+        left = stage.daemon.status("RssAnon")?;
+        Ok((left < memory + MEMORY.1).then_some(()))
+    })
+    .map_err(|error| format!("{error}: {left} kB, {memory} kB before"))?;
+    tell(&format!(
+        "{name}: {count} calls, the slowest took {slowest:?}; {peak} kB at most, {memory} before, {left} after; {processor:?} of processor time"
+    ));
+    assert!(slowest <= AT_MOST, "the slowest of {count} calls took {slowest:?}");
+    assert!(peak - memory < MEMORY.0, "{peak} kB at most, {memory} kB before");
+    let Stage { mut daemon, .. } = stage;
+    daemon.signal(Signal::SIGTERM)?;
+    assert!(daemon.await_exit(Duration::from_secs(6))?.success());
+    Ok(())
+}
+
+/// The usual limit, which a start by hand has; the unit sets a higher one.
+fn stage_of_1024_descriptors() -> Result<Stage> {
+    // A connection that nobody but a test makes thousands of takes a descriptor here, too.
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)?;
+    let topology = Topology::new(2)?;
+    let program = program().to_str().ok_or("a path in UTF-8")?;
+    let limited = ["--nofile=1024:1024", program, "-a", "60"];
+    // A flood of words beside the flood would tell how fast a disk is.
+    let unit = Unit::new(need("prlimit", "util-linux")?, &limited)?.set("RUST_LOG", "info");
+    let daemon = unit.start_ready(&topology.host)?;
+    Ok(Stage { daemon, unit, topology })
+}
+
+/// Calls without a pause, each on a connection of its own; returns how many, the slowest, and the most memory seen.
+fn call_on(stage: &Stage) -> Result<(usize, Duration, u64)> {
+    let unknown = NetworkConfig { container_mac_addr: "02:00:00:00:ff:ff".to_owned(), ..stage.config(0) };
+    let refused = NetworkConfig { container_iface: "eth7".to_owned(), ..stage.config(0) };
+    let (mut count, mut slowest, mut peak) = (0, Duration::ZERO, 0);
+    let end = rt::now() + TIME;
+    let mut time = |call: &mut dyn FnMut() -> Result| -> Result {
+        let asked = rt::now();
+        call()?;
+        slowest = slowest.max(rt::now() - asked);
+        count += 1;
+        Ok(())
+    };
+    while rt::now() < end {
+        time(&mut || stage.setup(0).map(drop))?;
+        time(&mut || Ok(grpc::teardown(&stage.unit.socket(), &unknown).map(drop).map_err(|status| status.message)?))?;
+        time(&mut || match grpc::setup(&stage.unit.socket(), &refused) {
+            Err(status) if status.message.contains("No such device") => Ok(()),
+            other => Err(format!("{other:?}").into()),
+        })?;
+        time(&mut || stage.teardown(0).map(drop))?;
+        peak = peak.max(stage.daemon.status("RssAnon")?);
+    }
+    Ok((count, slowest, peak))
+}
+
+/// The processor time that a process has taken so far.
+fn processor_time(daemon: &Daemon) -> Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.id()))?;
+    // Fields 14 and 15, in hundredths of a second, counted from behind the name.
+    let fields = stat.rsplit_once(") ").ok_or("no name in /proc/PID/stat")?.1.split(' ').skip(11).take(2);
+    let hundredths = fields.map(str::parse::<u64>).sum::<std::result::Result<u64, _>>()?;
+    Ok(Duration::from_millis(hundredths * 10))
+}
+
+fn rest() {
+    std::thread::sleep(Duration::from_millis(5));
+}
+
+fn silent(target: &Target, over: &AtomicBool) -> Result {
+    let connections: Vec<_> = (0..2000).map(|_| UnixStream::connect(&target.socket)).collect::<std::io::Result<_>>()?;
+    while !over.load(Ordering::Relaxed) {
+        rest();
+    }
+    drop(connections);
+    Ok(())
+}
+
+/// As many new connections as the daemon takes, of which the last thousand stay open.
+fn churn(target: &Target, over: &AtomicBool) -> Result {
+    let mut connections = std::collections::VecDeque::new();
+    while !over.load(Ordering::Relaxed) {
+        connections.push_back(UnixStream::connect(&target.socket)?);
+        if connections.len() > 1000 {
+            connections.pop_front();
+        }
+    }
+    Ok(())
+}
+
+/// Requests that arrive byte by byte.
+fn slow(target: &Target, over: &AtomicBool) -> Result {
+    let bytes = [hello(), clean(1)].concat();
+    let mut connections = Vec::new();
+    for at in 0.. {
+        connections.resize_with(300, || UnixStream::connect(&target.socket));
+        if over.load(Ordering::Relaxed) {
+            break;
+        }
+        // Whichever the daemon has closed begins anew; not one of them gets to its end.
+        let byte = &bytes[at % (bytes.len() - 1)..][..1];
+        connections.retain_mut(|stream| stream.as_mut().is_ok_and(|stream| stream.write_all(byte).is_ok()));
+        rest();
+    }
+    Ok(())
+}
+
+/// As much as a connection can hold: headers up to the limit on each stream, and of each body all but the end.
+fn unfinished(target: &Target, over: &AtomicBool) -> Result {
+    let (path, _) = Call::Clean.encode();
+    let many: Vec<u8> = (0..150).flat_map(|number| header(&format!("a{number}"), "b")).collect();
+    let streams = (0..64).flat_map(|number| {
+        let id = 2 * number + 1;
+        let headers = frame(HEADERS, END_HEADERS, id, &[head(&path, "localhost"), many.clone()].concat());
+        [headers, frame(DATA, 0, id, &[0; 1020])].concat()
+    });
+    let bytes: Vec<u8> = hello().into_iter().chain(streams).collect();
+    let mut connections = Vec::new();
+    while !over.load(Ordering::Relaxed) {
+        connections.resize_with(300, || Loud::connect(&target.socket, &bytes));
+        connections.retain_mut(|loud| loud.as_mut().is_ok_and(|loud| loud.go_on(true)));
+        rest();
+    }
+    Ok(())
+}
+
+/// Writes pieces without end on so many connections, and opens those again that the daemon closes.
+fn flood(target: &Target, over: &AtomicBool, connections: usize, reads: bool, piece: Piece) -> Result {
+    let mut louds = Vec::new();
+    while !over.load(Ordering::Relaxed) {
+        louds.resize_with(connections, || Loud::connect(&target.socket, &hello()));
+        louds.retain_mut(|loud| {
+            let Ok(loud) = loud else { return false };
+            if loud.unsaid.is_empty() {
+                loud.unsaid = piece(target, &mut loud.next_stream);
+            }
+            loud.go_on(reads)
+        });
+    }
+    Ok(())
+}
+
+/// Makes the next bytes of a flood; the number is that of the next stream.
+type Piece = fn(&Target, &mut u32) -> Vec<u8>;
+
+/// A client that never waits.
+#[derive(Debug)]
+struct Loud {
+    stream: UnixStream,
+    unsaid: Vec<u8>,
+    next_stream: u32,
+}
+
+impl Loud {
+    fn connect(socket: &Path, bytes: &[u8]) -> std::io::Result<Self> {
+        let stream = UnixStream::connect(socket)?;
+        stream.set_nonblocking(true)?;
+        Ok(Self { stream, unsaid: bytes.to_vec(), next_stream: 1 })
+    }
+
+    /// Writes what can be written and reads what has come; returns `false` where the connection is over.
+    fn go_on(&mut self, reads: bool) -> bool {
+        let blocks = |error: &std::io::Error| error.kind() == ErrorKind::WouldBlock;
+        if !self.unsaid.is_empty() {
+            match self.stream.write(&self.unsaid) {
+                Ok(length) => drop(self.unsaid.drain(..length)),
+                Err(error) if blocks(&error) => {}
+                Err(_) => return false,
+            }
+        }
+        if reads {
+            match self.stream.read(&mut [0; 65_536]) {
+                Ok(0) => return false,
+                Ok(_) => {}
+                Err(error) if blocks(&error) => {}
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+}
+
+fn on_streams(next: &mut u32, count: u32, bytes: impl Fn(u32) -> Vec<u8>) -> Vec<u8> {
+    let first = *next;
+    *next += 2 * count;
+    (0..count).flat_map(|number| bytes(first + 2 * number)).collect()
+}
+
+fn pings(_: &Target, _: &mut u32) -> Vec<u8> {
+    [frame(PING, 0, 0, &[7; 8]), frame(SETTINGS, 0, 0, &[])].concat().repeat(500)
+}
+
+/// Calls that are answered at once: a Teardown of what there is not, and a Setup that is refused after a look.
+fn calls(target: &Target, next: &mut u32) -> Vec<u8> {
+    let unknown = NetworkConfig { container_mac_addr: "02:00:00:00:ff:fe".to_owned(), ..target.config.clone() };
+    let refused = NetworkConfig { container_iface: "eth7".to_owned(), ..target.config.clone() };
+    let calls = [Call::Teardown(unknown), Call::Setup(refused)];
+    on_streams(next, 16, |id| request(id, &calls[usize::from(id % 4 == 1)]))
+}
+
+fn resets(_: &Target, next: &mut u32) -> Vec<u8> {
+    let (path, _) = Call::Clean.encode();
+    let headers = head(&path, "localhost");
+    on_streams(next, 100, |id| [frame(HEADERS, END_HEADERS, id, &headers), frame(RST_STREAM, 0, id, &CANCEL)].concat())
+}
+
+/// Whole Setups, each taken back at once.
+fn taken_back(target: &Target, next: &mut u32) -> Vec<u8> {
+    let setup = Call::Setup(target.config.clone());
+    on_streams(next, 20, |id| [request(id, &setup), frame(RST_STREAM, 0, id, &CANCEL)].concat())
+}
+
+fn setups(target: &Target, next: &mut u32) -> Vec<u8> {
+    let setup = Call::Setup(target.config.clone());
+    on_streams(next, 64, |id| request(id, &setup))
+}
