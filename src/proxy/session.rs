@@ -327,6 +327,7 @@ impl Session {
     fn reach(&mut self) -> Result<(), Unreachable> {
         if self.wire.is_none() && self.reopening.until(rt::now()).is_none() {
             self.wire = Some(self.site.open(&self.request)?);
+            log::debug!("{self}: opened its sockets");
             self.mind_link();
         }
         Ok(())
