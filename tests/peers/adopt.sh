@@ -10,7 +10,7 @@ t1=8
 server_options=(--dhcp-option-force=58,$t1 --dhcp-option-force=59,60)
 unit=netavark-dhcp-proxy
 source $lab/systemd-host.bash
-containers one two gone foreign
+containers one two gone foreign double
 
 main() { in_rig readlink "/proc/$(property MainPID)/exe"; }
 lifetime() { in_rig ip -j -n "$1" -4 addr show dev eth0 | jq -r '.[0].addr_info[0].valid_life_time'; }
@@ -18,12 +18,12 @@ is_for_ever() { [ "$(lifetime "$1")" = 4294967295 ]; }
 default_route() { in_rig ip -n "$1" -4 route show default | sed 's/ *$//'; }
 id() { printf '%064x' "$1"; }
 
-# --- netavark serves four containers, and leaves its file.
+# --- netavark serves five containers, and leaves its file.
 
 check "Setup of one" ask setup "$(mac /run/netns/one)" /run/netns/one "$(id 1)"
-for name in two gone foreign; do check "Setup of $name" ask setup "$(mac /run/netns/$name)" /run/netns/$name "$(id 9)$name"; done
+for name in two gone foreign double; do check "Setup of $name" ask setup "$(mac /run/netns/$name)" /run/netns/$name "$(id 9)$name"; done
 check "the proxy is netavark" [ "$(main)" = /usr/bin/netavark ]
-one=$(address one) two=$(address two) gone=$(address gone) foreign=$(address foreign)
+one=$(address one) two=$(address two) gone=$(address gone) foreign=$(address foreign) double=$(address double)
 for name in one two; do check "$name has an address for ever: $(address $name)" is_for_ever $name; done
 # Podman's file, as far as it says whose namespace it is. There is none of the second container.
 config=$root/var/lib/containers/storage/overlay-containers/$(id 1)/userdata/config.json
@@ -35,6 +35,10 @@ check "netavark is disabled and stopped" in_rig systemctl -q disable --now $sock
 in_rig ip netns del gone
 # An interface that has the address, and not the MAC.
 in_rig ip -n foreign link set eth0 address 02:77:77:77:77:77
+# One that has both, as another container does: which is meant cannot be told.
+in_rig ip netns add twin
+in_rig ip -n twin link add eth0 address "$(mac /run/netns/double)" type veth peer name other
+in_rig ip -n twin addr add "$double/16" dev eth0
 
 # --- Ours takes over.
 
@@ -48,7 +52,7 @@ wait_for 5 "the lease of one is renewed at once" has_more_acks "$one" "$acks_of_
 wait_for 5 "and that of two" has_more_acks "$two" "$acks_of_two"
 check "$one is adopted" [ "$(said "adopting the lease of $one that netavark's proxy left; renewing")" = 1 ]
 check "$two is adopted, without its id" [ "$(said "adopting the lease of $two that netavark's proxy left, without its container's id")" = 1 ]
-for lost in "$gone" "$foreign"; do
+for lost in "$gone" "$foreign" "$double"; do
     check "$lost cannot be adopted" [ "$(said "cannot adopt the lease of $lost")" = 1 ]
 done
 for name in one two; do
@@ -56,7 +60,7 @@ for name in one two; do
     check "$name has one default route, which ends with it, too" \
         [ "$(default_route $name)" = "default via 10.88.0.1 dev eth0 proto dhcp src $(address $name) metric 100" ]
 done
-check "nothing was changed for the other interface" is_for_ever foreign
+for name in foreign double twin; do check "nothing was changed in $name" is_for_ever $name; done
 wait_for 10 "the service sleeps, and its timer is armed" sleeps
 renews one $((t1 + 8))
 renews two $((t1 + 8))

@@ -25,7 +25,13 @@ rig_prepare
 cp $lab/bin/* $root/usr/bin/
 if [ $unit = $theirs ]; then install_their_units; else cp $lab/units/*.socket $lab/units/*.service $etc/; fi
 enable() { systemctl --root=$root --quiet enable "$@"; }
-enable_theirs() { install_their_units && enable $theirs.socket $theirs.service; }
+# As Debian's deb-systemd-helper does it: `systemctl enable` refuses where the names are ours already.
+enable_theirs() {
+    install_their_units
+    mkdir -p $etc/sockets.target.wants $etc/default.target.wants
+    ln -s /lib/systemd/system/$theirs.socket $etc/sockets.target.wants/
+    ln -s /lib/systemd/system/$theirs.service $etc/default.target.wants/
+}
 [ "${both:-}" != before ] || enable_theirs
 enable $socket
 [ "${both:-}" != after ] || enable_theirs

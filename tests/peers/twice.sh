@@ -8,7 +8,7 @@ begin_with_systemd "$@"
 
 t1=6
 server_options=(--dhcp-option-force=58,$t1 --dhcp-option-force=59,20)
-both=before
+both=${both:-before}
 source $lab/systemd-host.bash
 containers one two
 # Debian's own tool, where it is installed, is what maintainer scripts call; policy-rc.d would keep it from everything.
@@ -75,6 +75,17 @@ renews one $((t1 + 8))
 check "for that our socket listens again" is_ours_alone
 check "Teardown of two" call teardown two
 wait_for 2 "its server heard DHCPRELEASE" released "$two"
+install_their_units
+options -a 60
+in_rig systemctl restart $service
+check "the service is awake" is_running
+check "netavark's package is removed" remove
+check "nothing listens" [ "$(property ActiveState $socket)" = inactive ]
+check "ours is started again" in_rig systemctl start $service
+check "one socket listens, and it is ours" [ "$(property ActiveState $socket)" = active ]
+renews one $((t1 + 8))
+options -a 0.5
+in_rig systemctl restart $service
 install_and_start() {
     install_their_units
     in_rig systemctl daemon-reload

@@ -128,7 +128,7 @@ type Put = fn(&Path) -> Result;
 #[derive(Clone, Copy, PartialEq)]
 enum Kept {
     Never,
-    /// In the place of the state file. In that of the copy it is what netavark's proxy leaves without a lease.
+    /// In the place of the state file. In that of the copy it says that there are no leases.
     Own,
     Always,
 }
@@ -155,7 +155,7 @@ fn whatever_is_found() -> Result {
                 fs::write(path, "{}")?;
                 Ok(fs::set_permissions(path, Permissions::from_mode(0o000))?)
             },
-            Kept::Never,
+            Kept::Own,
         ),
         ("a huge file", |path| Ok(File::create(path)?.set_len(10 << 30)?), Kept::Always),
         ("a directory", |path| Ok(fs::create_dir(path)?), Kept::Always),
