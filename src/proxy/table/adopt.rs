@@ -221,7 +221,7 @@ fn client_id(id: &str) -> Vec<u8> {
 /// Returns the instant at which an address was put on its interface, or an earlier one: times of suspension are not in the
 /// kernel's count.
 fn made_at(address: &Address, now: Instant) -> Instant {
-    let hundredths = u32::try_from(now.since_boot().as_millis() / 10 & u128::from(u32::MAX)).unwrap_or(0);
+    let hundredths = u32::try_from((now.since_boot().as_millis() / 10) & u128::from(u32::MAX)).unwrap_or(0);
     let age = Duration::from_millis(u64::from(hundredths.wrapping_sub(address.made_at)) * 10);
     Instant::from_boot(now.since_boot().saturating_sub(age))
 }
