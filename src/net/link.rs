@@ -42,6 +42,8 @@ pub struct Link {
     pub carrier: bool,
     /// The driver's name for a virtual interface: `veth`, `macvlan`.
     pub kind: Option<String>,
+    /// The number of the interface that it is stacked on, in another network namespace.
+    pub parent_elsewhere: Option<u32>,
 }
 
 impl Link {
@@ -58,7 +60,9 @@ impl Link {
             up: header.flags.contains(LinkFlags::Up),
             carrier: has_carrier(header.flags),
             kind: None,
+            parent_elsewhere: None,
         };
+        let (mut parent, mut is_elsewhere) = (None, false);
         for attribute in attributes(body, &header) {
             let attribute = attribute?;
             match attribute.kind() {
@@ -73,6 +77,8 @@ impl Link {
                         most => most,
                     }
                 }
+                libc::IFLA_LINK => parent = Some(parse_u32(attribute.value())?),
+                libc::IFLA_LINK_NETNSID => is_elsewhere = true,
                 libc::IFLA_LINKINFO => {
                     let mut inner = NlasIterator::new(attribute.value()).map_while(std::result::Result::ok);
                     link.kind = inner.find(|inner| inner.kind() == libc::IFLA_INFO_KIND).map(|kind| text(&kind));
@@ -80,6 +86,7 @@ impl Link {
                 _ => {}
             }
         }
+        link.parent_elsewhere = parent.filter(|_| is_elsewhere);
         Ok(link)
     }
 
@@ -109,6 +116,8 @@ pub struct Address {
     pub valid: Option<Duration>,
     /// What is left until it is no longer chosen for new connections.
     pub preferred: Option<Duration>,
+    /// When it was made, in hundredths of a second since the boot without times of suspension; it begins anew after 497 days.
+    pub made_at: u32,
 }
 
 impl Address {
@@ -116,7 +125,7 @@ impl Address {
     pub fn parse(body: &[u8]) -> Result<Option<(u32, Self)>> {
         let header = AddressHeader::parse(body)?;
         let (mut address, mut broadcast) = (None, None);
-        let (mut valid, mut preferred) = (FOREVER, FOREVER);
+        let (mut valid, mut preferred, mut made_at) = (FOREVER, FOREVER, 0);
         for attribute in attributes(body, &header) {
             let attribute = attribute?;
             match attribute.kind() {
@@ -124,7 +133,7 @@ impl Address {
                 libc::IFA_BROADCAST => broadcast = ipv4(&attribute),
                 libc::IFA_CACHEINFO => {
                     let info = CacheInfo::parse(attribute.value())?;
-                    (valid, preferred) = (info.ifa_valid, info.ifa_preferred);
+                    (valid, preferred, made_at) = (info.ifa_valid, info.ifa_preferred, info.cstamp);
                 }
                 _ => {}
             }
@@ -132,7 +141,7 @@ impl Address {
         let lifetime = |seconds: u32| (seconds != FOREVER).then(|| Duration::from_secs(seconds.into()));
         let (valid, preferred) = (lifetime(valid), lifetime(preferred));
         let prefix = header.prefix_len;
-        Ok(address.map(|address| (header.index, Self { address, prefix, broadcast, valid, preferred })))
+        Ok(address.map(|address| (header.index, Self { address, prefix, broadcast, valid, preferred, made_at })))
     }
 }
 

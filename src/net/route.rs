@@ -120,6 +120,11 @@ pub struct RouteTable<'a> {
 }
 
 impl RouteTable<'_> {
+    /// Returns the routes that were looked at.
+    pub fn present(&self) -> &[Route] {
+        &self.present
+    }
+
     /// Adds a route, unless one to the same end is there already. Returns the route that is there now.
     ///
     /// Where another route to the same destination has the metric, the next free one is taken, so that networks

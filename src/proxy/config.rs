@@ -14,7 +14,7 @@ const RUN_DIR: &str = "/run/podman";
 pub const RUN_DIR_ENV: &str = "NETAVARK_PROXY_RUN_DIR_ENV";
 /// The socket's name in its directory: netavark's client knows no other.
 const SOCKET_NAME: &str = "nv-proxy.sock";
-/// The lease file's name in its directory.
+/// The name of the leases' copy in its directory; the state file and the others are named after it.
 const LEASE_FILE_NAME: &str = "nv-proxy.lease";
 /// netavark gives up after 8 s; a switch port with spanning tree is deaf for 30 s.
 const ACQUISITION: Duration = Duration::from_secs(45);

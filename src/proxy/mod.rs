@@ -7,6 +7,7 @@
 //! | `identity.rs` | who the DHCP server takes a container for |
 //! | `table.rs` | all leases, and who may touch which |
 //! | `table/journal.rs` | which lease the process died of, should it die |
+//! | `table/adopt.rs`, `podman.rs` | leases that netavark's proxy left, and the containers that they are of |
 //! | `schedule.rs` | when a lease is woken |
 //! | `sleep.rs` | when the process may leave, and how it is started again |
 //! | `pace.rs`, `silence.rs` | whose turn it is, and whom nobody need ask |
@@ -14,7 +15,7 @@
 //! | `site.rs` | where a lease lives, and the sockets into it |
 //! | `settings.rs` | what a lease puts on the link, and how to undo it |
 //! | `state.rs` | the directory of the files, its lock, and which of them are believed |
-//! | `record.rs`, `leases.rs` | one lease at rest, and the file of them all |
+//! | `record.rs`, `leases.rs` | one lease at rest, and the files of them all |
 //! | `memory.rs` | which address a container had |
 //! | `reply.rs` | the lease in the caller's terms |
 //! | `words.rs` | leases in the log |
@@ -28,6 +29,7 @@ mod leases;
 mod logging;
 mod memory;
 mod pace;
+mod podman;
 mod record;
 mod reply;
 mod request;

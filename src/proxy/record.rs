@@ -1,4 +1,4 @@
-//! A lease as it is remembered while nothing is to be done for it: in the table, and in the lease file.
+//! A lease as it is remembered while nothing is to be done for it: in the table, and in the state file.
 
 use std::fs;
 use std::io;
@@ -184,6 +184,39 @@ impl Record {
             due_at: Some(0),
             ..Self::about(request, site, (&request.client_id, host_name))
         }
+    }
+
+    /// A lease that another program got, of an interface which has had its address since `since`: to be renewed at once.
+    /// `None` where it makes no sense.
+    ///
+    /// That program may have renewed it without a note. One that would be in rebinding by now, or over, is taken to be at
+    /// T2: the servers are asked by broadcast, and without an answer it ends after the rest of its time.
+    pub(super) fn adopted(
+        lease: Lease,
+        (request, site): (&Request, &Site),
+        settings: &Settings,
+        (since, now): (Instant, Instant),
+    ) -> Option<Self> {
+        let found = Self { state: BOUND.to_owned(), acquired_at: millis(since)?, lease, ..Self::default() };
+        // Its timers may make no sense.
+        let found = found.within_reason(now).dhcp_lease()?;
+        let rebind_at = found.acquired_at + found.t2;
+        let phase = if found.lease_time.is_none() {
+            let never = Instant::from_boot(Duration::MAX);
+            Phase::Bound { lease: found, renew_at: now, rebind_at: never }
+        } else if now < rebind_at {
+            Phase::Bound { lease: found, renew_at: now, rebind_at }
+        } else {
+            let lease =
+                dhcp::Lease { acquired_at: Instant::from_boot(now.since_boot().saturating_sub(found.t2)), ..found };
+            Phase::Rebinding { lease, renew_at: now, rebind_at: now, next: now }
+        };
+        let rest = Rest { phase, setbacks: 0, whole_at: Instant::from_boot(Duration::ZERO) };
+        let config = dhcp::Config {
+            host_name: request.host_name.clone(),
+            ..dhcp::Config::new(request.key.mac.0, request.client_id.clone())
+        };
+        Some(Self::resting((request, site), &config, &rest, settings, None))
     }
 
     /// A lease at rest. `look` is when to look at its link again, how often that was so, and whether there is something

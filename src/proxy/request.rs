@@ -45,7 +45,7 @@ impl fmt::Debug for Mac {
 }
 
 /// Identifies a lease. The container's id cannot be part of it: a Teardown comes without one. The MAC is first, because
-/// the lease file groups leases by it.
+/// the state file groups leases by it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     /// The hardware address that the interface had at its Setup.

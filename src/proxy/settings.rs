@@ -138,6 +138,26 @@ impl Settings {
         self.address = Some((address, prefix));
     }
 
+    /// Makes the link what `lease` says where netavark's proxy has applied it: that proxy's default route does not end with
+    /// the lease, and is replaced.
+    pub(super) fn take_over(
+        &mut self,
+        netlink: &Netlink,
+        index: u32,
+        lease: &Lease,
+        mtu: MtuRule,
+        now: Instant,
+    ) -> Result<(), Error> {
+        let table = netlink.route_table().map_err(fault("looking at the routes".to_owned()))?;
+        let is_netavarks = |route: &&Route| {
+            let leads_to = (route.prefix, route.gateway, route.index, route.source);
+            route.gateway.is_some() && leads_to == (0, lease.routers.first().copied(), index, None)
+        };
+        let routes = table.present().iter().filter(is_netavarks).cloned().collect();
+        remove(netlink, routes);
+        self.apply(netlink, index, lease, mtu, now)
+    }
+
     /// Whether there is anything to undo.
     pub(super) fn is_empty(&self) -> bool {
         self.address.is_none() && self.routes.is_empty() && self.mtu.is_none()

@@ -207,13 +207,13 @@ fn has_its_mac(link: &Link, request: &Request) -> Result<(), Unreachable> {
 pub(super) fn canonical(path: &Path) -> PathBuf {
     let resolved = path.parent().zip(path.file_name()).map(|(parent, name)| (parent.canonicalize(), name));
     match resolved {
-        // The lease file has room for text alone.
+        // The state file has room for text alone.
         Some((Ok(parent), name)) if parent.to_str().is_some() => parent.join(name),
         _ => path.to_owned(),
     }
 }
 
-fn netlink_in(netns: &Netns) -> Result<Netlink, Error> {
+pub(super) fn netlink_in(netns: &Netns) -> Result<Netlink, Error> {
     let opened = netns.enter(Netlink::open).map_err(Error::fault("entering the container's network namespace"))?;
     opened.map_err(Error::fault("opening a netlink socket"))
 }

@@ -24,7 +24,7 @@ use crate::service::lock::{LockError, LockFile};
 /// A predecessor that is just leaving has let go by then.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The most that is read of a file: a lease file of this length has some thirty thousand leases.
+/// The most that is read of a file: a state file of this length has some thirty thousand leases.
 const LONGEST: u64 = 32 << 20;
 
 const FLAGS: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
@@ -57,7 +57,7 @@ pub(super) struct Locked {
 
 impl StateDirectory {
     /// Takes the lock file at `lock`, and makes the directory around it where there is none. Where locking is impossible
-    /// for a reason of the file system's, goes on without: the daemon serves, as it does without a lease file.
+    /// for a reason of the file system's, goes on without: the daemon serves, as it does without a state file.
     pub(super) fn lock(lock: &Path) -> Result<Rc<Self>, Locked> {
         let path = match lock.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -249,7 +249,7 @@ fn distrust_of_directory(stat: &Stat) -> Option<String> {
     (mode & 0o022 != 0 && mode & STICKY == 0).then(|| format!("may be written by others (mode {mode:04o})"))
 }
 
-fn distrust_of_file(stat: &Stat) -> Option<String> {
+pub(super) fn distrust_of_file(stat: &Stat) -> Option<String> {
     let (mode, uid) = (stat.st_mode & 0o7777, stat.st_uid);
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Some("it is not a regular file".to_owned());

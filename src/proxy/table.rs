@@ -1,4 +1,4 @@
-//! All leases, by MAC and network namespace: who may make one, who ends it, and what the lease file says of them.
+//! All leases, by MAC and network namespace: who may make one, who ends it, and what the state file says of them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -25,9 +25,11 @@ use super::session::{Change, Commons, Session, Undoing};
 use super::silence::Silence;
 use super::site::{Site, Unreachable, canonical};
 use super::sleep::Sleep;
+use adopt::Adoption;
 use claim::{Claim, Finish};
 pub(super) use journal::{Journal, Trust};
 
+mod adopt;
 mod claim;
 mod journal;
 mod saving;
@@ -54,6 +56,7 @@ pub(super) struct Table {
     pub(super) slots: RefCell<BTreeMap<Key, Slot>>,
     notify: Notify,
     file: LeaseFile,
+    adoption: Adoption,
     identity: Identity,
     memory: RefCell<Memory>,
     /// The file does not say all that it should.
@@ -69,7 +72,7 @@ pub(super) struct Table {
 /// What there is for one key.
 #[derive(Debug)]
 pub(super) struct Slot {
-    /// How to go on with it, as the lease file has it; none before the file has anything.
+    /// How to go on with it, as the state file has it; none before the file has anything.
     pub(super) record: Option<Packed>,
     pub(super) place: Place,
 }
@@ -144,6 +147,7 @@ impl Table {
             slots: RefCell::default(),
             notify,
             file,
+            adoption: Adoption::default(),
             identity,
             memory: RefCell::new(memory),
             unsaved: Cell::default(),
@@ -156,6 +160,8 @@ impl Table {
     /// Serves one call. Dropping the future cancels it: a Setup leaves nothing behind, a Teardown goes on alone. When
     /// `closing` resolves, a Setup has to come to an end.
     pub(super) async fn serve(self: Rc<Self>, call: Call, closing: Closing) -> Result<Answer, Status> {
+        // It may be about one of them.
+        self.adoption.is_over().await;
         let reply = match call {
             Call::Setup(config) => {
                 let leaving = async {

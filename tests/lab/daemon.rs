@@ -74,9 +74,14 @@ impl Unit {
         self.folder.join("nv-proxy.sock")
     }
 
-    /// The lease file.
+    /// The copy of the leases in netavark's shape.
     pub fn lease_file(&self) -> PathBuf {
         self.leases.join("nv-proxy.lease")
+    }
+
+    /// The file that the daemon goes on from.
+    pub fn state_file(&self) -> PathBuf {
+        self.leases.join("nv-proxy.state")
     }
 
     /// All that the instances have logged.
@@ -96,9 +101,25 @@ impl Unit {
         })
     }
 
-    /// What the lease file says.
+    /// The leases in the state file.
     pub fn leases(&self) -> Result<serde_json::Value> {
+        Ok(self.state()?["leases"].take())
+    }
+
+    /// The leases in the copy.
+    pub fn copy(&self) -> Result<serde_json::Value> {
         Ok(serde_json::from_slice(&fs::read(self.lease_file())?)?)
+    }
+
+    /// Writes a state file with other leases in it.
+    pub fn forge_leases(&self, leases: &serde_json::Value) -> Result {
+        // In the order in which the daemon writes it.
+        let boot_id = &self.state()?["boot_id"];
+        Ok(fs::write(self.state_file(), format!(r#"{{"version":1,"boot_id":{boot_id},"leases":{leases}}}"#))?)
+    }
+
+    fn state(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::from_slice(&fs::read(self.state_file())?)?)
     }
 
     /// Waits for somebody who connects, as systemd does before it starts the service. The connection stays in the queue.

@@ -107,7 +107,7 @@ check "the lease file is an empty object" lease_file_is_empty
 
 # --- Under the other name: netavark's units, with the drop-in.
 
-in_rig systemctl stop $socket
+in_rig systemctl -q disable --now $socket
 service=$theirs.service socket=$theirs.socket
 install_their_units
 cp -r $lab/units/$theirs.service.d $etc/

@@ -2,8 +2,9 @@
 # a DHCP server in the script's own namespace, and each container is a network namespace with a macvlan on eth0, called for
 # by netavark's real client.
 #
-# Source it after lib.bash and enter_private_namespaces; `server_options` may hold more options for dnsmasq, and
-# `unit=netavark-dhcp-proxy` installs netavark's units in the place of the project's.
+# Source it after lib.bash and enter_private_namespaces; `server_options` may hold more options for dnsmasq,
+# `unit=netavark-dhcp-proxy` installs netavark's units in the place of the project's, and `both=before` or `both=after`
+# installs and enables them as well, before the project's or after.
 
 need systemctl journalctl dnsmasq jq ip nsenter unshare
 source $lab/systemd-rig.bash
@@ -13,15 +14,27 @@ service=$unit.service socket=$unit.socket
 server_log=$lab/dnsmasq.log leases=$lab/dnsmasq.leases
 etc=$root/etc/systemd/system sock=/run/podman/nv-proxy.sock
 
+# Where a distribution has them.
+vendor=$root/usr/lib/systemd/system
 install_their_units() {
-    cp "$lab/netavark-units/$theirs.socket" $etc/
-    sed 's|@@NETAVARK@@|/usr/bin/netavark|' "$lab/netavark-units/$theirs.service.in" > $etc/$theirs.service
+    cp "$lab/netavark-units/$theirs.socket" $vendor/
+    sed 's|@@NETAVARK@@|/usr/bin/netavark|' "$lab/netavark-units/$theirs.service.in" > $vendor/$theirs.service
 }
 
 rig_prepare
 cp $lab/bin/* $root/usr/bin/
 if [ $unit = $theirs ]; then install_their_units; else cp $lab/units/*.socket $lab/units/*.service $etc/; fi
-systemctl --root=$root --quiet enable $socket
+enable() { systemctl --root=$root --quiet enable "$@"; }
+# As Debian's deb-systemd-helper does it: `systemctl enable` refuses where the names are ours already.
+enable_theirs() {
+    install_their_units
+    mkdir -p $etc/sockets.target.wants $etc/default.target.wants
+    ln -s /lib/systemd/system/$theirs.socket $etc/sockets.target.wants/
+    ln -s /lib/systemd/system/$theirs.service $etc/default.target.wants/
+}
+[ "${both:-}" != before ] || enable_theirs
+enable $socket
+[ "${both:-}" != after ] || enable_theirs
 rig_boot
 trap 'code=$?; [ $code = 0 ] || rig_logs $server_log; rig_stop || true; exit $code' EXIT
 ip link add s0 type veth peer name eth0 netns "$rig_pid"

@@ -229,7 +229,9 @@ fn one_write() -> Result {
         Ok(leases[container.mac.to_string()][0]["acquired_at"].as_u64().ok_or("no acquired_at")?)
     };
     // Each write makes another file.
-    let version = || -> Result<SystemTime> { Ok(fs::metadata(stage.unit.lease_file())?.modified()?) };
+    let version = || -> Result<SystemTime> { Ok(fs::metadata(stage.unit.state_file())?.modified()?) };
+    let copy = || -> Result<SystemTime> { Ok(fs::metadata(stage.unit.lease_file())?.modified()?) };
+    let copied = copy()?;
     let before = (acquired_at()?, version()?);
     let mut versions = vec![before.1];
     // Until shortly before the next renewal.
@@ -243,6 +245,7 @@ fn one_write() -> Result {
     }
     assert_eq!(server.heard_of(MessageType::Request).len(), 2);
     assert!(acquired_at()? > before.0, "the file has the renewal");
+    assert_eq!(copy()?, copied, "there is nothing of it in the copy");
     assert_eq!(versions.len(), 2, "{versions:?}");
     Ok(())
 }

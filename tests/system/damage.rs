@@ -84,10 +84,10 @@ fn full_disk() -> Result {
     std::thread::sleep(T1 / 4);
 
     disk.fill()?;
-    let before = fs::read(stage.unit.lease_file())?;
+    let before = fs::read(stage.unit.state_file())?;
     let (address, warning) = setup(1)?;
     let warning = warning.ok_or("the reply says nothing of a file that could not be written")?;
-    assert!(warning.contains("lease file") && warning.contains("No space left"), "{warning}");
+    assert!(warning.contains("state file") && warning.contains("No space left"), "{warning}");
     assert_eq!(stage.topology.containers[1].address()?.map(|has| has.address.to_string()).as_ref(), Some(&address));
     let full = rt::now();
     for container in &stage.topology.containers {
@@ -97,12 +97,12 @@ fn full_disk() -> Result {
             Ok((renewed && container.address()?.is_some_and(|address| address.valid > 57)).then_some(()))
         })?;
     }
-    assert_eq!(fs::read(stage.unit.lease_file())?, before, "the file is as it was");
-    assert_eq!(fs::metadata(stage.unit.lease_file())?.permissions().mode() & 0o7777, 0o600);
+    assert_eq!(fs::read(stage.unit.state_file())?, before, "the file is as it was");
+    assert_eq!(fs::metadata(stage.unit.state_file())?.permissions().mode() & 0o7777, 0o600);
     // Just now one may be being tried.
-    let half = folder.join("nv-proxy.lease.new");
+    let half = folder.join("nv-proxy.state.new");
     eventually("no half a file is left on the full disk", SOON, || Ok((!half.exists()).then_some(())))?;
-    let complaints = stage.unit.log()?.matches("cannot write the lease file").count();
+    let complaints = stage.unit.log()?.matches("cannot write the state file").count();
     assert!((1..=3).contains(&complaints), "said {complaints} times in the log");
 
     disk.make_room()?;
@@ -124,46 +124,60 @@ const NETAVARKS: &str = r#"{"02:88:00:00:00:01":[{"t1":1,"mac_address":"02:88:00
 /// Puts something where the lease file should be.
 type Put = fn(&Path) -> Result;
 
+/// The cases in which a find is kept under another name.
+#[derive(Clone, Copy, PartialEq)]
+enum Kept {
+    Never,
+    /// In the place of the state file. In that of the copy it says that there are no leases.
+    Own,
+    Always,
+}
+
 fn whatever_is_found() -> Result {
-    // What it is, how it comes there, and whether it is then kept under another name.
-    let finds: &[(&str, Put, bool)] = &[
-        ("nothing", |_| Ok(()), false),
-        ("an empty file", |path| Ok(fs::write(path, "")?), true),
-        ("garbage", |path| Ok(fs::write(path, [0xff; 10_000])?), true),
-        ("zero bytes before the text, as netavark leaves them", |path| Ok(fs::write(path, "\0\0\0{}")?), true),
-        ("another kind of JSON", |path| Ok(fs::write(path, r#"["leases", 1]"#)?), true),
-        ("JSON of great depth", |path| Ok(fs::write(path, "[".repeat(1_000_000))?), true),
+    // What it is, how it comes there, and whether it is then kept under another name: of both files, or not of netavark's.
+    let finds: &[(&str, Put, Kept)] = &[
+        ("nothing", |_| Ok(()), Kept::Never),
+        ("an empty file", |path| Ok(fs::write(path, "")?), Kept::Own),
+        ("garbage", |path| Ok(fs::write(path, [0xff; 10_000])?), Kept::Always),
+        ("zero bytes before the text, as netavark leaves them", |path| Ok(fs::write(path, "\0\0\0{}")?), Kept::Own),
+        ("another kind of JSON", |path| Ok(fs::write(path, r#"["leases", 1]"#)?), Kept::Always),
+        ("JSON of great depth", |path| Ok(fs::write(path, "[".repeat(1_000_000))?), Kept::Always),
         (
             "entries that make no sense",
             |path| Ok(fs::write(path, r#"{"x":[1,{"yiaddr":5},{"state":"BOUND"}]}"#)?),
-            true,
+            Kept::Always,
         ),
-        ("no arrays", |path| Ok(fs::write(path, r#"{"02:88:00:00:00:01":{"yiaddr":"10.88.9.9"}}"#)?), true),
-        ("a file of netavark's", |path| Ok(fs::write(path, NETAVARKS)?), true),
+        ("no arrays", |path| Ok(fs::write(path, r#"{"02:88:00:00:00:01":{"yiaddr":"10.88.9.9"}}"#)?), Kept::Always),
+        ("a file of netavark's", |path| Ok(fs::write(path, NETAVARKS)?), Kept::Always),
         (
             "a file of nobody's",
             |path| {
                 fs::write(path, "{}")?;
                 Ok(fs::set_permissions(path, Permissions::from_mode(0o000))?)
             },
-            false,
+            Kept::Own,
         ),
-        ("a huge file", |path| Ok(File::create(path)?.set_len(10 << 30)?), true),
-        ("a directory", |path| Ok(fs::create_dir(path)?), true),
-        ("a FIFO", |path| Ok(mknodat(CWD, path, FileType::Fifo, Mode::RUSR, 0)?), true),
-        ("a link to nowhere", |path| Ok(std::os::unix::fs::symlink("nowhere", path)?), true),
-        ("a link to an endless file", |path| Ok(std::os::unix::fs::symlink("/dev/zero", path)?), true),
+        ("a huge file", |path| Ok(File::create(path)?.set_len(10 << 30)?), Kept::Always),
+        ("a directory", |path| Ok(fs::create_dir(path)?), Kept::Always),
+        ("a FIFO", |path| Ok(mknodat(CWD, path, FileType::Fifo, Mode::RUSR, 0)?), Kept::Always),
+        ("a link to nowhere", |path| Ok(std::os::unix::fs::symlink("nowhere", path)?), Kept::Always),
+        ("a link to an endless file", |path| Ok(std::os::unix::fs::symlink("/dev/zero", path)?), Kept::Always),
     ];
     let mut stage = stage(1, &[])?;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
-    let file = stage.unit.lease_file();
-    let aside = file.with_extension("lease.unused");
-    for (what, put, is_kept) in finds {
+    let (state, copy) = (stage.unit.state_file(), stage.unit.lease_file());
+    let both = finds.iter().flat_map(|find| [(find, &state), (find, &copy)]);
+    for ((what, put, kept), file) in both {
+        let what = format!("{what} as {}", file.display());
+        let is_kept = *kept == Kept::Always || (*kept == Kept::Own && *file == state);
+        let mut aside = file.clone().into_os_string();
+        aside.push(".unused");
+        let aside = std::path::PathBuf::from(aside);
         stage.daemon.kill()?;
-        fs::remove_file(&file)?;
+        fs::remove_file(file)?;
         let logged = stage.unit.log()?.len();
-        put(&file)?;
-        let was = fs::symlink_metadata(&file).ok().filter(fs::Metadata::is_file).map(|metadata| metadata.len());
+        put(file)?;
+        let was = fs::symlink_metadata(file).ok().filter(fs::Metadata::is_file).map(|metadata| metadata.len());
         stage.unit.notifications();
         let start = rt::now();
         stage.daemon = stage.unit.start_ready(&stage.topology.host).map_err(|error| format!("{what}: {error}"))?;
@@ -171,18 +185,22 @@ fn whatever_is_found() -> Result {
         assert!(took < Duration::from_secs(1), "{what}: ready after {took:?}");
         let log = stage.unit.log()?.split_off(logged);
         let told = log.contains(&aside.display().to_string());
-        assert_eq!(told, *is_kept, "{what}: {log}");
-        if *is_kept {
+        assert_eq!(told, is_kept, "{what}: {log}");
+        if is_kept {
             let kept = fs::symlink_metadata(&aside).map_err(|error| format!("{what} is not kept: {error}"))?;
             assert!(was.is_none_or(|length| length == kept.len()), "{what}: {} bytes of {was:?}", kept.len());
         }
         let lease = stage.setup(0).map_err(|error| format!("{what}: {error}"))?;
-        let entry = &stage.unit.leases()?[stage.topology.containers[0].mac.to_string()];
-        assert_eq!(entry.as_array().map(Vec::len), Some(1), "{what}: {entry}");
-        assert_eq!(entry[0]["yiaddr"], lease.yiaddr, "{what}");
-        assert_eq!(fs::symlink_metadata(&file)?.permissions().mode(), 0o100_600, "{what}: a file of its owner's");
+        for leases in [stage.unit.leases()?, stage.unit.copy()?] {
+            let entry = &leases[stage.topology.containers[0].mac.to_string()];
+            assert_eq!(entry.as_array().map(Vec::len), Some(1), "{what}: {entry}");
+            assert_eq!(entry[0]["yiaddr"], lease.yiaddr, "{what}");
+        }
+        for file in [&state, &copy] {
+            assert_eq!(fs::symlink_metadata(file)?.permissions().mode(), 0o100_600, "{what}: a file of its owner's");
+        }
         stage.teardown(0)?;
-        assert_eq!(stage.unit.leases()?, json!({}), "{what}");
+        assert_eq!((stage.unit.leases()?, stage.unit.copy()?), (json!({}), json!({})), "{what}");
     }
     Ok(())
 }
@@ -193,9 +211,9 @@ fn cut_short() -> Result {
     let first = stage.setup(0)?;
     stage.setup(1)?;
     stage.daemon.kill()?;
-    let whole = fs::read_to_string(stage.unit.lease_file())?;
+    let whole = fs::read_to_string(stage.unit.state_file())?;
     let second = whole.find(&stage.topology.containers[1].mac.to_string()).ok_or("the second is not in the file")?;
-    fs::write(stage.unit.lease_file(), &whole[..second + 100])?;
+    fs::write(stage.unit.state_file(), &whole[..second + 100])?;
     stage.daemon = stage.unit.start_ready(&stage.topology.host)?;
     let restarted = rt::now();
     eventually("the first lease goes on", T1 + SOON, || {
@@ -206,7 +224,7 @@ fn cut_short() -> Result {
     assert_eq!(server.heard_of(MessageType::Discover).len(), 2, "nobody looked for another one");
     let entry = &stage.unit.leases()?;
     assert_eq!(entry.as_object().map(serde_json::Map::len), Some(1), "{entry}");
-    assert_eq!(fs::read_to_string(stage.unit.lease_file().with_extension("lease.unused"))?, whole[..second + 100]);
+    assert_eq!(fs::read_to_string(stage.unit.state_file().with_extension("state.unused"))?, whole[..second + 100]);
     Ok(())
 }
 
@@ -214,8 +232,8 @@ fn cut_short() -> Result {
 fn fifos() -> Result {
     let mut stage = stage(1, &[])?;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
-    let file = stage.unit.lease_file();
-    let (new, known) = (file.with_extension("lease.new"), file.with_extension("known"));
+    let file = stage.unit.state_file();
+    let (new, known) = (file.with_extension("state.new"), file.with_extension("known"));
     let put = |path: &Path| -> Result { Ok(mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?) };
     // In the place of `known` from before it is first read, in that of `new` whenever it is written.
     put(&known)?;

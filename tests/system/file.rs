@@ -1,4 +1,4 @@
-//! The lease file as others read it, at whatever moment they do.
+//! The copy of the leases as others read it, at whatever moment they do.
 
 use std::error::Error;
 use std::fs;
@@ -22,7 +22,7 @@ fn valid_and_private() -> Result {
         let reader = scope.spawn(|| -> Result<_> {
             let (mut reads, mut most) = (0, 0);
             while !over.load(Ordering::Relaxed) {
-                let leases = stage.unit.leases()?;
+                let leases = stage.unit.copy()?;
                 let entries = leases.as_object().ok_or("no object")?;
                 assert!(entries.values().all(|entry| entry[0]["yiaddr"].is_string()), "{leases}");
                 let mode = fs::metadata(stage.unit.lease_file())?.permissions().mode();
@@ -51,10 +51,13 @@ fn valid_and_private() -> Result {
     })?;
     assert!(reads > 100 && most > 1, "{reads} reads, at most {most} leases");
     assert_eq!(stage.unit.leases()?, serde_json::json!({}));
+    assert_eq!(stage.unit.copy()?, serde_json::json!({}));
     // Nothing beside it: no temporary file stays.
     let folder = stage.unit.lease_file().parent().ok_or("no folder")?.to_owned();
     let strays = fs::read_dir(folder)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let strays: Vec<String> = strays.filter(|name| name.starts_with("nv-proxy.lease") && name.len() > 14).collect();
+    let strays: Vec<String> = strays
+        .filter(|name| (name.starts_with("nv-proxy.lease") || name.starts_with("nv-proxy.state")) && name.len() > 14)
+        .collect();
     assert_eq!(strays, [""; 0]);
     Ok(())
 }

@@ -76,7 +76,7 @@ fn second_refuses() -> Result {
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let lease = stage.setup(0)?;
     stage.topology.containers[0].namespace.await_rest()?;
-    let file = stage.unit.lease_file();
+    let file = stage.unit.state_file();
     let folder = file.parent().ok_or("no folder")?;
     // What a Setup leaves to be written is written when the address has been watched for two seconds, and one later.
     eventually("the lease file is left alone", SOON * 2, || {
@@ -228,7 +228,7 @@ fn read_only() -> Result {
     let stage = Stage { daemon, unit, topology };
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let log = stage.unit.log()?;
-    for words in ["cannot lock", "cannot create the lease file", "Read-only file system"] {
+    for words in ["cannot lock", "cannot create the state file", "Read-only file system"] {
         assert!(log.contains(words), "no {words} in: {log}");
     }
     let lease = stage.setup(0)?;

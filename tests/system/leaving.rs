@@ -332,7 +332,7 @@ fn not_before_the_file() -> Result {
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let lease = stage.setup(0)?;
     stage.topology.containers[0].namespace.await_rest()?;
-    let obstacle = stage.unit.lease_file().with_extension("lease.new");
+    let obstacle = stage.unit.state_file().with_extension("state.new");
     std::fs::create_dir(&obstacle)?;
     stage.teardown(0)?;
     server.await_message(MessageType::Release, 1, SOON)?;

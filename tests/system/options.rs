@@ -74,6 +74,7 @@ fn address_before_and_after(arguments: &[&str]) -> Result<(Lease, Lease)> {
     let ask = |config: NetworkConfig| grpc::setup(&unit.socket(), &config).map_err(|status| status.message);
     let before = ask(container.config())?;
     daemon.crash()?;
+    std::fs::remove_file(unit.state_file())?;
     std::fs::remove_file(unit.lease_file())?;
     let _next = unit.start_ready(&topology.host)?;
     let after = ask(NetworkConfig { container_id: "c0de".repeat(16), ..container.config() })?;

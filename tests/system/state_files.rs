@@ -83,13 +83,13 @@ fn table() -> Result {
         ("a directory that its group may write", |file| mode(folder(file), 0o775), false),
         ("a directory like /tmp", |file| mode(folder(file), 0o1777), true),
         ("a directory of another user", |file| give_away(folder(file)), false),
-        ("a link in the place of the temporary file", |file| linked(file, "nv-proxy.lease.new"), true),
+        ("a link in the place of the temporary file", |file| linked(file, "nv-proxy.state.new"), true),
         ("a link in the place of the known addresses", |file| linked(file, "nv-proxy.known"), true),
         ("a link in the place of their temporary file", |file| linked(file, "nv-proxy.known.new"), true),
         (
             "a link in the place of what is of no use",
             |file| {
-                linked(file, "nv-proxy.lease.unused")?;
+                linked(file, "nv-proxy.state.unused")?;
                 Ok(fs::write(file, "garbage")?)
             },
             false,
@@ -106,7 +106,7 @@ fn table() -> Result {
         (
             "FIFOs all over",
             |file| {
-                for name in ["nv-proxy.lease.new", "nv-proxy.lease.unused", "nv-proxy.known", "nv-proxy.known.new"] {
+                for name in ["nv-proxy.state.new", "nv-proxy.state.unused", "nv-proxy.known", "nv-proxy.known.new"] {
                     let path = folder(file).join(name);
                     let _ = fs::remove_file(&path);
                     mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
@@ -118,7 +118,7 @@ fn table() -> Result {
         (
             "directories all over",
             |file| {
-                for name in ["nv-proxy.lease.unused", "nv-proxy.known", "nv-proxy.known.new"] {
+                for name in ["nv-proxy.state.unused", "nv-proxy.known", "nv-proxy.known.new"] {
                     let path = folder(file).join(name);
                     let _ = fs::remove_file(&path);
                     fs::create_dir(path)?;
@@ -131,7 +131,7 @@ fn table() -> Result {
     for (what, put, goes_on) in finds {
         let mut stage = stage(1)?;
         let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
-        let file = stage.unit.lease_file();
+        let file = stage.unit.state_file();
         let precious = file.with_file_name("precious");
         let lease = stage.setup(0)?;
         stage.daemon.kill()?;
@@ -145,7 +145,7 @@ fn table() -> Result {
         assert_eq!(ended.yiaddr == lease.yiaddr, *goes_on, "{what}: {}", stage.unit.log()?.split_off(logged));
         // What is not believed is kept, and told of.
         let log = stage.unit.log()?.split_off(logged);
-        assert_eq!(log.contains("nv-proxy.lease.unused"), !goes_on, "{what}: {log}");
+        assert_eq!(log.contains("nv-proxy.state.unused"), !goes_on, "{what}: {log}");
         let of_directory = log.matches("nothing that is in it is believed").count();
         assert_eq!(of_directory, usize::from(!goes_on && what.contains("directory")), "{what}: {log}");
         let again = stage.setup(0).map_err(|error| format!("{what}: {error}"))?;
@@ -197,7 +197,7 @@ fn forged() -> Result {
             forge(&mut forged[&macs[0]][0], &other);
             forged[&macs[0]][0]["state"] = json!(state);
             forged[&macs[0]][0]["due_at"] = json!(0);
-            fs::write(stage.unit.lease_file(), forged.to_string())?;
+            stage.unit.forge_leases(&forged)?;
             restart(&mut stage, &what)?;
             eventually("the forged entry comes to nothing", SOON, || {
                 Ok(stage.unit.leases()?.get(&macs[0]).is_none().then_some(()))
@@ -230,7 +230,10 @@ fn changed_bytes() -> Result {
     stage.daemon.kill()?;
     // The innocent one first, as it is what comes before the damage that is read.
     let (first, second) = (whole[&macs[1]].to_string(), whole[&macs[0]].to_string());
-    let text = format!(r#"{{"{}":{first},"{}":{second}}}"#, macs[1], macs[0]).into_bytes();
+    stage.unit.forge_leases(&json!({}))?;
+    let head = fs::read_to_string(stage.unit.state_file())?;
+    let head = head.strip_suffix("{}}").ok_or("no leases in the state file")?;
+    let text = format!(r#"{head}{{"{}":{first},"{}":{second}}}}}"#, macs[1], macs[0]).into_bytes();
     let from = text.len() - second.len();
     for step in 0..12 {
         let mut changed = text.clone();
@@ -241,7 +244,7 @@ fn changed_bytes() -> Result {
             1 => changed[at] ^= 0x80,
             _ => changed[at] = b'9',
         }
-        fs::write(stage.unit.lease_file(), &changed)?;
+        fs::write(stage.unit.state_file(), &changed)?;
         restart(&mut stage, &what)?;
         let there = stage.topology.containers[1].address()?.ok_or_else(|| format!("{what}: the address is gone"))?;
         assert_eq!(there.address.to_string(), address, "{what}");
@@ -260,7 +263,7 @@ fn changed_bytes() -> Result {
 fn removed_directory() -> Result {
     let stage = stage(2)?;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
-    let file = stage.unit.lease_file();
+    let file = stage.unit.state_file();
     let folder = file.parent().ok_or("no folder")?;
     stage.setup(0)?;
     stage.topology.containers[0].namespace.await_rest()?;

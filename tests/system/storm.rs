@@ -187,14 +187,17 @@ fn told(unit: &Unit, member: &Member) -> Result<String> {
     Ok(lines[lines.len().saturating_sub(20)..].join("\n"))
 }
 
-/// Reads the lease file all the time, until it is `over`: it is whole at every instant, and its owner's alone.
+/// Reads the state file and its copy all the time, until it is `over`: they are whole at every instant, and their owner's
+/// alone.
 fn read_again_and_again(unit: &Unit, over: &AtomicBool) -> Result<u32> {
     let mut reads = 0;
     while !over.load(Ordering::Relaxed) {
-        let mode = fs::metadata(unit.lease_file())?.permissions().mode() & 0o7777;
-        let leases = unit.leases().map_err(|error| format!("the lease file, read for the {reads}th time: {error}"))?;
-        if mode != 0o600 || !leases.is_object() {
-            return Err(format!("the lease file is of mode {mode:o} and says {leases}").into());
+        for (file, leases) in [(unit.state_file(), unit.leases()), (unit.lease_file(), unit.copy())] {
+            let (path, mode) = (file.display(), fs::metadata(&file)?.permissions().mode() & 0o7777);
+            let leases = leases.map_err(|error| format!("{path}, read for the {reads}th time: {error}"))?;
+            if mode != 0o600 || !leases.is_object() {
+                return Err(format!("{path} is of mode {mode:o} and says {leases}").into());
+            }
         }
         reads += 1;
         std::thread::sleep(Duration::from_micros(300));

@@ -1,4 +1,4 @@
-//! From an entry of the lease file to a record: by hand, for what serde derives to read the same is ten times the code.
+//! From an entry of the state file to a record: by hand, for what serde derives to read the same is ten times the code.
 
 use serde_json::Value;
 

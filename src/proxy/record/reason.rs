@@ -37,6 +37,8 @@ impl Record {
         self.retry_at = self.retry_at.map(|at| at.min(latest).min(end.unwrap_or(latest)));
         if let Some(end) = self.expires_at() {
             self.mend_timers(end, now_millis);
+            // Not later than the end, which has to be seen to as well.
+            self.retry_at = self.retry_at.map(|at| at.min(end.max(now_millis)));
         }
         self.mend_due(now);
         self

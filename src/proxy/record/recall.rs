@@ -83,7 +83,7 @@ impl Record {
         Phase::Init { at, since: instant(self.since), wanted: self.wanted.parse().ok(), pace: self.pace }
     }
 
-    fn dhcp_lease(&self) -> Option<dhcp::Lease> {
+    pub(in crate::proxy) fn dhcp_lease(&self) -> Option<dhcp::Lease> {
         let Lease { t1, t2, lease_time, mtu, host_name, .. } = &self.lease;
         let is_usable = |address: &Ipv4Addr| {
             !(address.is_unspecified() || address.is_broadcast() || address.is_multicast() || address.is_loopback())

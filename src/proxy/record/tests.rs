@@ -125,6 +125,42 @@ fn what_fails_is_tried_again_ever_later_up_to_an_hour() {
 }
 
 #[test]
+fn an_adopted_lease_is_renewed_at_once_and_rebound_where_its_age_says_little() {
+    let (request, site, _) = about();
+    let lease = crate::proxy::reply::reply(&request, &full());
+    let adopted = |lease: &Lease, age: u64| {
+        let now = at(9_000_000);
+        let settings = Settings::default();
+        Record::adopted(lease.clone(), (&request, &site), &settings, (at(9_000_000 - age * 1000), now))
+    };
+    // Before T2, at 3150 s, the server is asked that it is from.
+    for age in [0, 1000, 3149] {
+        let record = adopted(&lease, age).unwrap();
+        assert_eq!((&*record.state, record.due()), (BOUND, Some(at(9_000_000))));
+        assert_eq!(record.remaining(at(9_000_000)), Some(Duration::from_secs(3600 - age)));
+        assert_eq!((record.address(), &*record.client_id), (Some(Ipv4Addr::new(10, 0, 0, 5)), &b"\0id"[..]));
+    }
+    for age in [3150, 3600, 8999] {
+        let record = adopted(&lease, age).unwrap();
+        assert_eq!((&*record.state, record.due()), (REBINDING, Some(at(9_000_000))), "{age}");
+        assert_eq!(record.remaining(at(9_000_000)), Some(Duration::from_secs(450)), "{age}");
+    }
+    let for_ever = Lease { lease_time: u32::MAX, t1: u32::MAX, t2: u32::MAX, ..lease.clone() };
+    let record = adopted(&for_ever, 100).unwrap();
+    assert_eq!((&*record.state, record.remaining(at(9_000_000))), (BOUND, None));
+    // netavark writes zeros where the server sent no T1 and T2.
+    let timeless = adopted(&Lease { t1: 0, t2: 0, ..lease.clone() }, 100).unwrap();
+    assert_eq!((timeless.lease.t1, timeless.due()), (1800, Some(at(9_000_000))));
+    for nonsense in [
+        Lease { subnet_mask: "here".to_owned(), ..lease.clone() },
+        Lease { yiaddr: "127.0.0.1".to_owned(), ..lease.clone() },
+        Lease { srv_id: String::new(), ..lease.clone() },
+    ] {
+        assert_eq!(adopted(&nonsense, 0), None, "{nonsense:?}");
+    }
+}
+
+#[test]
 fn calls_that_were_under_way_are_known() {
     let (request, site, _) = about();
     let intent = Record::intent(&request, &site);

@@ -1,4 +1,4 @@
-//! What the lease file and the service manager are told of the table.
+//! What the state file and the service manager are told of the table.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -98,7 +98,7 @@ impl Table {
         self.unsaved.set(written.is_err());
         self.journal.keep_file();
         self.sleep.is_in_file.set(leaving && written.is_ok());
-        let trouble = written.err().map(|error| format!("cannot write the lease file: {error}"));
+        let trouble = written.err().map(|error| format!("cannot write the state file: {error}"));
         if let Some(trouble) = &trouble {
             if self.trouble.borrow().is_none() {
                 log::error!("{trouble}; it does not show the last change");

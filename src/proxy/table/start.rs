@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_lite::future::yield_now;
 
 use super::journal::Trust;
-use super::{Place, Resting, SOON, Slot, Table};
+use super::{Place, Resting, SOON, Slot, Table, adopt};
 use crate::proxy::record::{Packed, Record};
 use crate::proxy::request::Key;
 use crate::rt;
@@ -31,9 +31,13 @@ impl Table {
                 resting.push(key);
             }
         }
-        self.journal.keep(self.slots.borrow().keys());
-        if found.is_other || !found.over.is_empty() {
+        let namespaces = if found.foreign.is_empty() { Vec::new() } else { adopt::namespaces() };
+        self.journal.keep(self.slots.borrow().keys().chain(&namespaces));
+        if found.is_other {
             self.save_within(SOON);
+        }
+        if !found.foreign.is_empty() {
+            self.start_adopting(found.foreign, namespaces);
         }
         self.mind_staying();
         self.tell();
