@@ -23,7 +23,7 @@ export XDG_RUNTIME_DIR=/run/user/0
 user_units=$XDG_RUNTIME_DIR/systemd/user service=smol-dhcp-proxy.service socket=smol-dhcp-proxy.socket
 install -d -m 700 $XDG_RUNTIME_DIR
 mkdir -p $user_units/$service.d
-cp $lab/units/*.socket $lab/units/*.service $user_units/
+cp $lab/units/smol-dhcp-proxy* $user_units/
 # ProtectHome= hides /run/user as well, where a user's manager has its socket and the service its own.
 printf '%s\n' '[Service]' ProtectHome=no ExecStart= "ExecStart=$lab/bin/smol-dhcp-proxy --dir %t/podman -a 0.5" \
     "StandardError=append:$lab/log" > $user_units/$service.d/test.conf
@@ -72,7 +72,7 @@ jq -n --arg mac "$(ip -j -n one link show dev eth0 | jq -r '.[0].address')" '{ h
 call() { timeout 10 netavark-dhcp-proxy-client --uds $XDG_RUNTIME_DIR/podman/nv-proxy.sock -f $lab/call.json "$1" > $lab/answer; }
 address() { ip -j -n one -4 addr show dev eth0 | jq -r '.[0].addr_info[0].local // empty'; }
 timer() {
-    systemctl --user list-timers --all --output=json | jq -r --arg it $service '.[] | select(.activates == $it) | .unit'
+    systemctl --user list-timers --all --output=json | jq -r --arg it $service '.[] | select(.activates == $it and (.unit | endswith("-fallback.timer") | not)) | .unit'
 }
 is_gone() { [ "$(systemctl --user show --value -p ActiveState $service)" = inactive ]; }
 sleeps() { is_gone && [ -n "$(timer)" ]; }

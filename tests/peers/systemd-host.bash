@@ -20,7 +20,7 @@ install_their_units() {
 
 rig_prepare
 cp $lab/bin/* $root/usr/bin/
-if [ $unit = $theirs ]; then install_their_units; else cp $lab/units/*.socket $lab/units/*.service $etc/; fi
+if [ $unit = $theirs ]; then install_their_units; else cp $lab/units/smol-dhcp-proxy* $etc/; fi
 systemctl --root=$root --quiet enable $socket
 rig_boot
 trap 'code=$?; [ $code = 0 ] || rig_logs $server_log; rig_stop || true; exit $code' EXIT
@@ -53,7 +53,11 @@ settings() {
 options() { settings ExecStart= "ExecStart=/usr/bin/smol-dhcp-proxy $*"; }
 
 # The timer that will start the service, if there is one, and when that is, in microseconds since the epoch; 0 if never.
-timers() { in_rig systemctl list-timers --all --output=json | jq -r --arg it $service '.[] | select(.activates == $it)'; }
+# The fallback is there all the time, and none of these.
+timers() {
+    in_rig systemctl list-timers --all --output=json | jq -r --arg it $service --arg fallback ${service%.service}-fallback.timer \
+        '.[] | select(.activates == $it and .unit != $fallback)'
+}
 timer() { timers | jq -r .unit; }
 next_wake() { timers | jq -r '.next // 0'; }
 # sleeps: the service is gone, and a timer will start it.
