@@ -24,8 +24,10 @@ user_units=$XDG_RUNTIME_DIR/systemd/user service=smol-dhcp-proxy.service socket=
 install -d -m 700 $XDG_RUNTIME_DIR
 mkdir -p $user_units/$service.d
 cp $lab/units/smol-dhcp-proxy* $user_units/
-# ProtectHome= hides /run/user as well, where a user's manager has its socket and the service its own.
-printf '%s\n' '[Service]' ProtectHome=no ExecStart= "ExecStart=$lab/bin/smol-dhcp-proxy --dir %t/podman -a 0.5" \
+# ProtectHome= hides /run/user as well, where a user's manager has its socket and the service its own. The others of these
+# make a user's manager of newer versions (257 does) put the service into a user namespace, which cannot enter a container.
+printf '%s\n' '[Service]' ProtectHome=no ProtectSystem=no ReadWritePaths= PrivateDevices=no ProtectProc=default \
+    ProtectControlGroups=no ProtectKernel{Tunables,Modules,Logs}=no ProtectHostname=no ProtectClock=no ExecStart= "ExecStart=$lab/bin/smol-dhcp-proxy --dir %t/podman -a 0.5" \
     "StandardError=append:$lab/log" > $user_units/$service.d/test.conf
 printf '[Unit]\nWants=%s\n' $socket > $user_units/test.target
 # What is there on a machine that systemd has booted; the sandbox mounts the latter two over what is to be hidden.
