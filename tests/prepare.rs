@@ -7,6 +7,7 @@ mod lab;
 
 use std::cell::{Cell, RefCell};
 use std::env;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -36,6 +37,7 @@ fn thoughtful_service() {
     let (idle, notify) = (options.idle.clone(), options.notify.clone());
     let objection = Rc::new(RefCell::new(None));
     let (held, first) = (Rc::clone(&objection), Cell::new(true));
+    let grace = habit.strip_prefix("grace ").map(str::to_owned);
     let prepare = Prepare::new(move || {
         let (idle, notify, held) = (idle.clone(), notify.clone(), Rc::clone(&held));
         let habit = if first.replace(false) { habit.clone() } else { "agrees".into() };
@@ -52,7 +54,17 @@ fn thoughtful_service() {
             }
         }
     });
-    let options = Options { prepare: Some(prepare), ..options };
+    let mut options = Options { prepare: Some(prepare), ..options };
+    if let Some(grace) = grace {
+        let ends = grace == "ends";
+        options.prepare = None;
+        options.drain = Duration::ZERO;
+        options.grace = Some(Prepare::new(move || async move {
+            if !ends {
+                pending::<()>().await;
+            }
+        }));
+    }
     let mut sockets = service::activation::listen_fds().unwrap();
     if sockets.is_empty() {
         sockets.push(service::bind(Path::new(&path)).unwrap());
@@ -154,4 +166,33 @@ fn without_patience_it_leaves_at_once_and_serves_who_waits() {
     let daemon = lab.activated(&listener, "0");
     finish(waiting, b"in time").unwrap();
     daemon.ends_well();
+}
+
+#[test]
+fn the_time_of_a_drain_counts_from_the_end_of_its_grace() {
+    let terminated = |habit| {
+        let lab = Lab::new();
+        let daemon = thoughtful(&lab, habit);
+        let mut held = UnixStream::connect(lab.path()).unwrap();
+        held.set_read_timeout(Some(PATIENCE)).unwrap();
+        held.write_all(b"a").unwrap();
+        held.read_exact(&mut [0]).unwrap();
+        daemon.signal(Signal::TERM);
+        assert_eq!(lab.hears(), "STOPPING=1");
+        (daemon, held)
+    };
+    let (daemon, mut held) = terminated("grace lasts");
+    held.write_all(b"b").unwrap();
+    held.read_exact(&mut [0]).unwrap();
+    drop(held);
+    assert_eq!(daemon.ends().0.code(), Some(7), "with its last connection it ends");
+
+    let (daemon, mut held) = terminated("grace ends");
+    assert_eq!(held.read(&mut [0]).unwrap(), 0, "no time is left");
+    assert_eq!(daemon.ends().0.code(), Some(7));
+
+    let (daemon, mut held) = terminated("grace lasts");
+    daemon.signal(Signal::TERM);
+    assert_eq!(held.read(&mut [0]).unwrap(), 0, "a second signal ends the grace");
+    assert_eq!(daemon.ends().0.code(), Some(7));
 }

@@ -50,6 +50,8 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_lite::future::or;
+
 use crate::rpc::{self, Code, Status};
 use crate::rt;
 use crate::service::{self, Connection, Idle, Options, Prepare, Reason, Socket, Wakeup, activation};
@@ -68,6 +70,13 @@ const QUIET: Duration = Duration::from_secs(10);
 
 /// How long a process that cannot serve waits for the next caller to be told so.
 const REFUSING: Duration = Duration::from_secs(2);
+
+/// The longest that a Setup may still go on when systemd restarts the service: what an acquisition takes, and less than
+/// `TimeoutStopSec=` in the units leaves, with the drain and a release of all leases still to come.
+const RESTART_GRACE: Duration = Duration::from_secs(50);
+
+/// How often systemd is asked whether it still restarts the service.
+const RESTART_RECHECK: Duration = Duration::from_secs(1);
 
 /// The exit status of a wrong command line or configuration, which no restart can change: `RestartPreventExitStatus=` in
 /// the units.
@@ -118,12 +127,14 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
     if sockets.is_empty() {
         sockets.push(service::bind(&config.socket_path())?);
     }
+    let unit = Wakeup::find(&sockets);
+    options.grace = unit.clone().ok().map(|unit| Prepare::new(move || grace(unit.clone())));
     let wakeup = match (config.sleep, config.activity) {
         (config::Sleep::Never, _) => Err("--sleep never".to_owned()),
         (_, None) => Err("-a 0".to_owned()),
         // The next instance would not believe the lease file either.
         _ if let Some(why) = directory.distrust() => Err(why),
-        _ => Wakeup::find(&sockets).map_err(|why| why.to_string()),
+        _ => unit.map_err(|why| why.to_string()),
     };
     let sleep = Sleep::new(wakeup, config.activity.unwrap_or_default());
     let name = |path: PathBuf| path.file_name().unwrap_or_default().to_owned();
@@ -143,13 +154,13 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
         let preparing = Rc::clone(&table);
         options.prepare = Some(Prepare::new(move || Rc::clone(&preparing).prepare_to_leave()));
         let (serving, activity) = (Rc::clone(&table), config.activity);
-        let handler = move |Connection { stream, activity: guard, requests, closing }| {
+        let handler = move |Connection { stream, activity: guard, requests, closing, counting }| {
             idle.set_timeout(activity);
             let table = Rc::clone(&serving);
             async move {
                 let call = |call| {
                     let in_flight = requests.begin();
-                    let served = Rc::clone(&table).serve(call, closing.clone());
+                    let served = Rc::clone(&table).serve(call, counting.clone());
                     async move {
                         let _in_flight = in_flight;
                         served.await
@@ -172,6 +183,17 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
         reason.map(drop)
     })
     .map_err(StartError::Serve)
+}
+
+/// Gives calls in flight more time than a drain for as long as systemd restarts the service: their callers need not notice,
+/// and later ones wait at the socket. A stop, a shutdown and a second signal are not made to wait.
+async fn grace(unit: Wakeup) {
+    let restart = async {
+        while unit.is_being_restarted().await {
+            rt::sleep(RESTART_RECHECK).await;
+        }
+    };
+    or(restart, rt::sleep(RESTART_GRACE)).await;
 }
 
 /// Answers with `status` those who wait at the sockets and those who come soon: their calls are what started the process,

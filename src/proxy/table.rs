@@ -35,7 +35,7 @@ mod journal;
 mod saving;
 mod start;
 
-/// How long a Setup may still take when the daemon is asked to leave: less than its connection has.
+/// How long a Setup may still take once the time of a drain counts: less than its connection has.
 const LAST_CHANCE: Duration = Duration::from_secs(3);
 
 /// How soon what nobody waits for is in the file.
@@ -158,14 +158,14 @@ impl Table {
     }
 
     /// Serves one call. Dropping the future cancels it: a Setup leaves nothing behind, a Teardown goes on alone. When
-    /// `closing` resolves, a Setup has to come to an end.
-    pub(super) async fn serve(self: Rc<Self>, call: Call, closing: Closing) -> Result<Answer, Status> {
+    /// `counting` resolves, a Setup has to come to an end.
+    pub(super) async fn serve(self: Rc<Self>, call: Call, counting: Closing) -> Result<Answer, Status> {
         // It may be about one of them.
         self.adoption.is_over().await;
         let reply = match call {
             Call::Setup(config) => {
                 let leaving = async {
-                    closing.await;
+                    counting.await;
                     rt::sleep(LAST_CHANCE).await;
                     Err(Error::Leaving)
                 };

@@ -33,6 +33,8 @@ pub struct Options {
     pub signals: Signals,
     /// What is still to be done when it is time to leave for want of work. None at first.
     pub prepare: Option<Prepare>,
+    /// Extends a drain: `drain` begins to count when this is done. None at first.
+    pub grace: Option<Prepare>,
     /// The most connections at once. [`Limits::of_process`] at first.
     pub limits: Limits,
 }
@@ -51,7 +53,7 @@ impl Options {
     /// The signals could not be caught.
     pub fn new(idle: Idle) -> io::Result<Self> {
         let (notify, limits) = (Notify::from_env(), Limits::of_process());
-        Ok(Self { idle, notify, drain: Self::DRAIN, signals: Signals::new()?, prepare: None, limits })
+        Ok(Self { idle, notify, drain: Self::DRAIN, signals: Signals::new()?, prepare: None, grace: None, limits })
     }
 }
 
@@ -99,6 +101,8 @@ pub struct Connection {
     pub requests: Requests,
     /// Resolves when the service begins to drain, which is the time to finish and hang up.
     pub closing: Closing,
+    /// Resolves when the time of the drain begins to count: at once, or when [`Options::grace`] is done.
+    pub counting: Closing,
 }
 
 /// Why [`serve`] returned.
@@ -119,7 +123,8 @@ pub enum Reason {
 ///   backlogs, and whoever waits there is served.
 /// - SIGTERM or SIGINT: accepts no more, resolves every [`Connection::closing`], waits until all connections are done but
 ///   at most for `options.drain`, ends those that are not, and returns [`Reason::Signal`]. A second signal ends the
-///   wait at once, and makes it [`Reason::Hurry`]. Guards that belong to no connection are not waited for.
+///   wait at once, and makes it [`Reason::Hurry`]. Guards that belong to no connection are not waited for. The time does
+///   not count before `options.grace` is done.
 /// - More connections than `options.limits` allows: the one that is idle for longest is closed. Where all are in use, the
 ///   next ones wait in the backlog.
 /// - A handler's future that is still running when its [`Activity`] is gone ends when this returns.
@@ -139,7 +144,7 @@ pub async fn serve<F>(
 where
     F: Future<Output = ()> + 'static,
 {
-    let Options { idle, notify, drain, signals, prepare, limits } = options;
+    let Options { idle, notify, drain, signals, prepare, grace, limits } = options;
     let mut doors = sockets.into_iter().map(Door::new).collect::<io::Result<Vec<_>>>()?;
     let connections = Connections::new(runtime, &idle, limits, handler);
     let _watchdog = notify.watchdog_interval().map(|interval| {
@@ -217,7 +222,7 @@ where
     notify.stopping();
     doors.iter_mut().flat_map(Door::close).for_each(|stream| connections.start(stream));
     drop(doors);
-    Ok(match connections.drain(drain, &signals).await {
+    Ok(match connections.drain(grace, drain, &signals).await {
         Some(second) => Reason::Hurry(second),
         None => Reason::Signal(signal),
     })
@@ -308,6 +313,7 @@ struct Connections<'a, H> {
     open: Idle,
     registry: Rc<Registry>,
     closing: Rc<Gate>,
+    counting: Rc<Gate>,
     cut: Rc<Gate>,
 }
 
@@ -318,15 +324,17 @@ where
 {
     fn new(runtime: &'a Runtime, idle: &'a Idle, limits: Limits, handler: H) -> Self {
         let (open, registry) = (Idle::new(None), Registry::new(limits));
-        Self { runtime, idle, handler, open, registry, closing: Rc::default(), cut: Rc::default() }
+        let (closing, counting, cut) = Default::default();
+        Self { runtime, idle, handler, open, registry, closing, counting, cut }
     }
 
     fn start(&self, stream: Stream) {
         let guard = self.open.activity();
         let cut = Closing::new(&self.cut);
-        let closing = Closing::new(&self.closing);
+        let (closing, counting) = (Closing::new(&self.closing), Closing::new(&self.counting));
         let (open, requests) = self.registry.open();
-        let handled = (self.handler)(Connection { stream, activity: self.idle.activity(), requests, closing });
+        let handled =
+            (self.handler)(Connection { stream, activity: self.idle.activity(), requests, closing, counting });
         let task = async move {
             or(handled, or(cut, open.closed())).await;
             drop((guard, open));
@@ -334,13 +342,20 @@ where
         self.runtime.spawn(task).detach();
     }
 
-    /// Returns when all are done, by themselves or because `bound` or the patience of whoever sends signals is over: then
-    /// with the signal.
-    async fn drain(&self, bound: Duration, signals: &Signals) -> Option<Signal> {
+    /// Returns when all are done, by themselves or because `bound`, which counts from the end of `grace`, or a second signal
+    /// ends them: then with the signal.
+    async fn drain(&self, grace: Option<Prepare>, bound: Duration, signals: &Signals) -> Option<Signal> {
         self.closing.open();
         let hurry = async { signals.next().await.ok() };
         let unhurried = async {
-            or(self.done(), rt::sleep(bound)).await;
+            let bound = async {
+                if let Some(grace) = grace {
+                    grace.begin().await;
+                }
+                self.counting.open();
+                rt::sleep(bound).await;
+            };
+            or(self.done(), bound).await;
             None
         };
         let second = or(unhurried, hurry).await;
@@ -379,7 +394,7 @@ impl Gate {
     }
 }
 
-/// Resolves when the service begins to drain.
+/// Resolves when the service comes to a step of its end, such as the beginning of the drain.
 #[derive(Debug)]
 pub struct Closing {
     gate: Rc<Gate>,

@@ -22,9 +22,12 @@ use crate::rt;
 /// How long one of systemd's programs may take; some milliseconds are usual, and a busy boot is not.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How much later than asked for the timer may elapse, so that systemd can wake for several at once. Its own choice
-/// would be a minute.
-const ACCURACY: &str = "AccuracySec=100ms";
+/// The properties of the timer.
+///
+/// It may elapse so much later than asked for, for systemd to wake for several at once; its own choice would be a minute.
+/// It outlives `systemctl isolate`, as the scopes of containers do: isolate leaves it alone, and it requires no target that
+/// isolate stops.
+const PROPERTIES: [&str; 3] = ["AccuracySec=100ms", "IgnoreOnIsolate=yes", "DefaultDependencies=no"];
 
 /// When a timer that has not started by then is made to, with systemctl: systemd-run knows no way to say that a job must
 /// not wait.
@@ -155,8 +158,8 @@ impl Wakeup {
         self.disarm().await?;
         let now = rt::wall_clock();
         let mut command = self.program("systemd-run");
-        command.args(["--quiet", "--no-ask-password"]);
-        command.args(["--timer-property", ACCURACY, "--unit", &self.unit]);
+        command.args(["--quiet", "--no-ask-password", "--unit", &self.unit]);
+        command.args(PROPERTIES.iter().flat_map(|property| ["--timer-property", property]));
         for delay in [Some(delay), fallback].into_iter().flatten() {
             // The first stands still while the machine sleeps, and begins anew at a daemon-reload; the second moves with the
             // clock on the wall. Each makes up for the other, and to be started too early does no harm.
@@ -200,6 +203,19 @@ impl Wakeup {
             log::debug!("systemd does not say what is being stopped: {error}");
             false
         })
+    }
+
+    /// Returns whether systemd starts this service again as soon as it has ended: the job that stops it is a restart.
+    pub async fn is_being_restarted(&self) -> bool {
+        let mut jobs = self.program("systemctl");
+        jobs.args(["list-jobs", "--no-legend", "--plain"]);
+        match said(jobs).await.and_then(Answer::expect_success) {
+            Ok(jobs) => job(&jobs, &self.unit) == Some("restart"),
+            Err(error) => {
+                log::debug!("systemd does not say whether it restarts the service: {error}");
+                false
+            }
+        }
     }
 
     /// Starts or stops the timer, whatever it would have to wait for.
@@ -296,13 +312,16 @@ fn unit_in(cgroups: &str) -> Option<(String, bool)> {
     })
 }
 
-/// Is everything stopped that could start us, now or soon? From the lines of `systemctl list-jobs` ("1 x.socket stop
-/// running") and the properties of the sockets, one after another.
+/// Returns the type of a unit's job, by the lines of `systemctl list-jobs` ("1 x.socket stop running").
+fn job<'a>(jobs: &'a str, unit: &str) -> Option<&'a str> {
+    let mut lines = jobs.lines().map(|line| line.split_whitespace().skip(1));
+    lines.find_map(|mut words| (words.next() == Some(unit)).then(|| words.next()).flatten())
+}
+
+/// Is everything stopped that could start us, now or soon? From the lines of `systemctl list-jobs` and the properties
+/// of the sockets, one after another.
 fn all_stop(sockets: &[String], jobs: &str, states: &str) -> bool {
-    let job = |unit: &str| {
-        let mut lines = jobs.lines().map(|line| line.split_whitespace().skip(1));
-        lines.find_map(|mut words| (words.next() == Some(unit)).then(|| words.next()).flatten())
-    };
+    let job = |unit: &str| job(jobs, unit);
     let is_down = |unit: &String| {
         let mut properties = states.split("\n\n").map(|properties| properties.lines().collect::<Vec<_>>());
         let properties = properties.find(|lines| lines.contains(&&*format!("Id={unit}"))).unwrap_or_default();
@@ -408,6 +427,16 @@ mod tests {
         assert!(!all("7 a.socket restart running\n8 b.socket start waiting\n", down), "they will be back");
         assert!(all("9 shutdown.target start waiting\n", up));
         assert!(!all("9 shutdown.target stop waiting\n", up));
+    }
+
+    #[test]
+    fn the_job_of_a_unit_is_found_by_its_whole_name() {
+        let jobs = "7 a.service restart running\n8 a.service.d stop waiting\n9 b.socket  start waiting\n";
+        assert_eq!(
+            ["a.service", "b.socket", "b", ".service"].map(|unit| job(jobs, unit)),
+            [Some("restart"), Some("start"), None, None]
+        );
+        assert_eq!(job("No jobs running.\n7\n8 a.service\n", "a.service"), None);
     }
 
     #[test]

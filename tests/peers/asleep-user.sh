@@ -23,9 +23,11 @@ export XDG_RUNTIME_DIR=/run/user/0
 user_units=$XDG_RUNTIME_DIR/systemd/user service=smol-dhcp-proxy.service socket=smol-dhcp-proxy.socket
 install -d -m 700 $XDG_RUNTIME_DIR
 mkdir -p $user_units/$service.d
-cp $lab/units/*.socket $lab/units/*.service $user_units/
-# ProtectHome= hides /run/user as well, where a user's manager has its socket and the service its own.
-printf '%s\n' '[Service]' ProtectHome=no ExecStart= "ExecStart=$lab/bin/smol-dhcp-proxy --dir %t/podman -a 0.5" \
+cp $lab/units/smol-dhcp-proxy* $user_units/
+# ProtectHome= hides /run/user as well, where a user's manager has its socket and the service its own. The others of these
+# make a user's manager of newer versions (257 does) put the service into a user namespace, which cannot enter a container.
+printf '%s\n' '[Service]' ProtectHome=no ProtectSystem=no ReadWritePaths= PrivateDevices=no ProtectProc=default \
+    ProtectControlGroups=no ProtectKernel{Tunables,Modules,Logs}=no ProtectHostname=no ProtectClock=no ExecStart= "ExecStart=$lab/bin/smol-dhcp-proxy --dir %t/podman -a 0.5" \
     "StandardError=append:$lab/log" > $user_units/$service.d/test.conf
 printf '[Unit]\nWants=%s\n' $socket > $user_units/test.target
 # What is there on a machine that systemd has booted; the sandbox mounts the latter two over what is to be hidden.
@@ -72,7 +74,7 @@ jq -n --arg mac "$(ip -j -n one link show dev eth0 | jq -r '.[0].address')" '{ h
 call() { timeout 10 netavark-dhcp-proxy-client --uds $XDG_RUNTIME_DIR/podman/nv-proxy.sock -f $lab/call.json "$1" > $lab/answer; }
 address() { ip -j -n one -4 addr show dev eth0 | jq -r '.[0].addr_info[0].local // empty'; }
 timer() {
-    systemctl --user list-timers --all --output=json | jq -r --arg it $service '.[] | select(.activates == $it) | .unit'
+    systemctl --user list-timers --all --output=json | jq -r --arg it $service '.[] | select(.activates == $it and (.unit | endswith("-fallback.timer") | not)) | .unit'
 }
 is_gone() { [ "$(systemctl --user show --value -p ActiveState $service)" = inactive ]; }
 sleeps() { is_gone && [ -n "$(timer)" ]; }

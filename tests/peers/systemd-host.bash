@@ -23,7 +23,7 @@ install_their_units() {
 
 rig_prepare
 cp $lab/bin/* $root/usr/bin/
-if [ $unit = $theirs ]; then install_their_units; else cp $lab/units/*.socket $lab/units/*.service $etc/; fi
+if [ $unit = $theirs ]; then install_their_units; else cp $lab/units/smol-dhcp-proxy* $etc/; fi
 enable() { systemctl --root=$root --quiet enable "$@"; }
 # As Debian's deb-systemd-helper does it: `systemctl enable` refuses where the names are ours already.
 enable_theirs() {
@@ -66,7 +66,11 @@ settings() {
 options() { settings ExecStart= "ExecStart=/usr/bin/smol-dhcp-proxy $*"; }
 
 # The timer that will start the service, if there is one, and when that is, in microseconds since the epoch; 0 if never.
-timers() { in_rig systemctl list-timers --all --output=json | jq -r --arg it $service '.[] | select(.activates == $it)'; }
+# The fallback is there all the time, and none of these.
+timers() {
+    in_rig systemctl list-timers --all --output=json | jq -r --arg it $service --arg fallback ${service%.service}-fallback.timer \
+        '.[] | select(.activates == $it and .unit != $fallback)'
+}
 timer() { timers | jq -r .unit; }
 next_wake() { timers | jq -r '.next // 0'; }
 # sleeps: the service is gone, and a timer will start it.

@@ -12,9 +12,8 @@ trap 'rm -rf "$scratch"' EXIT
 
 # The program need not be installed for this, so name one that is here. `verify` returns 0 on unknown keys.
 sed 's|/usr/bin/smol-dhcp-proxy|/bin/true|' "$units/smol-dhcp-proxy.service" > "$scratch/smol-dhcp-proxy.service"
-cp "$units/smol-dhcp-proxy.socket" "$scratch/"
-complaints=$(systemd-analyze verify "$scratch/smol-dhcp-proxy.service" "$scratch/smol-dhcp-proxy.socket" 2>&1 |
-    grep smol-dhcp-proxy || true)
+cp "$units"/smol-dhcp-proxy{.socket,-*} "$scratch/"
+complaints=$(systemd-analyze verify "$scratch"/smol-dhcp-proxy* 2>&1 | grep smol-dhcp-proxy || true)
 check "systemd-analyze verify has nothing to say $complaints" [ -z "$complaints" ]
 
 if ! systemd-analyze security --offline=true --threshold=33 --no-pager "$scratch/smol-dhcp-proxy.service" \
@@ -23,6 +22,14 @@ if ! systemd-analyze security --offline=true --threshold=33 --no-pager "$scratch
     fail "exposure is above 3.3: $(tail -n 1 "$scratch/score")"
 fi
 say "$(grep -o 'Overall exposure.*: [0-9.]*' "$scratch/score")"
+
+# A start of the service during a shutdown must not wait for, or contradict, what is being stopped.
+for unit in smol-dhcp-proxy.socket smol-dhcp-proxy.service smol-dhcp-proxy-fallback.timer smol-dhcp-proxy-lost.path; do
+    for setting in DefaultDependencies=no IgnoreOnIsolate=yes; do
+        check "$setting in $unit" grep -qx "$setting" "$units/$unit"
+    done
+done
+check "no private /tmp, which requires tmp.mount" bash -c "! grep -q '^PrivateTmp=' '$units/smol-dhcp-proxy.service'"
 
 # Settings of [Service] without comments.
 settings() { sed '1,/^\[Service\]/d' "$1" | grep -v -e '^#' -e '^$' -e '^ExecStart=$'; }

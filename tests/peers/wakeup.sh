@@ -22,7 +22,7 @@ service=smol-dhcp-proxy.service socket=smol-dhcp-proxy.socket timer=smol-dhcp-pr
 etc=$root/etc/systemd/system sock=/run/podman/nv-proxy.sock said=$root/var/log/alarm
 rig_prepare
 cp $lab/bin/smol-dhcp-proxy $root/usr/bin/
-cp $lab/units/*.socket $lab/units/*.service $etc/
+cp $lab/units/smol-dhcp-proxy* $etc/
 systemctl --root=$root --quiet enable $socket
 
 # alarm ARGUMENTS [LINE...]: the arguments of the service from now on, and more lines for its [Service] section.
