@@ -179,6 +179,9 @@ pub(super) enum StartError {
          makes one; --client-id mac and container need none"
     )]
     MachineId(String),
+    /// The process could not be confined, and was told to be (`--sandbox strict`).
+    #[error("--sandbox strict: {0}")]
+    Sandbox(io::Error),
     /// Serving could not begin.
     #[error("cannot serve: {0}")]
     Serve(io::Error),
@@ -188,7 +191,7 @@ impl From<StartError> for Status {
     /// What only the administrator can change is another code than what may pass.
     fn from(error: StartError) -> Self {
         let code = match &error {
-            StartError::TooManySockets | StartError::MachineId(_) => Code::FailedPrecondition,
+            StartError::TooManySockets | StartError::MachineId(_) | StartError::Sandbox(_) => Code::FailedPrecondition,
             StartError::Locked(_) | StartError::Service(_) | StartError::Serve(_) => Code::Unavailable,
         };
         Status { code, message: error.to_string() }
