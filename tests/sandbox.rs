@@ -9,7 +9,7 @@ use std::io;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::{env, thread};
@@ -25,7 +25,8 @@ use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode as FileMode, SFlag, makedev, mknod};
 use nix::time::{ClockId, clock_gettime, clock_settime};
-use nix::unistd::{Pid, Uid, chroot, gethostname, sethostname, setuid};
+use nix::unistd::{Pid, chroot, gethostname, sethostname};
+use rustix::thread::{Uid, set_thread_uid};
 use smol_dhcp_proxy::net::netns::Netns;
 use smol_dhcp_proxy::proxy::sandbox::{self, Allowed, Mode};
 
@@ -93,7 +94,7 @@ const REFUSED: &[(&str, By, Try)] = &[
     ("make a link", Filter, |folder| symlink("/etc/passwd", folder.join("another"))),
     ("run another program", Landlock(ABI::V1), |_| run(Command::new("/bin/sh").arg("-c").arg("true"))),
     ("run a program of its own making", Landlock(ABI::V1), |folder| run(&mut Command::new(folder.join("program")))),
-    (NO_PROGRAM, Filter, |_| run(&mut Command::new("true"))),
+    (NO_PROGRAM, Filter, |_| Err(Command::new("true").exec())),
     ("mount", Filter, |folder| Ok(mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), None::<&str>)?)),
     ("leave its mount namespace", Filter, |_| Ok(unshare(CloneFlags::CLONE_NEWNS)?)),
     ("make a user namespace", Filter, |_| Ok(unshare(CloneFlags::CLONE_NEWUSER)?)),
@@ -119,7 +120,7 @@ const REFUSED: &[(&str, By, Try)] = &[
     ("load a kernel module", Filter, |_| Ok(finit_module(File::open("/dev/null")?, c"", ModuleInitFlags::empty())?)),
     ("set the host's name", Filter, |_| Ok(sethostname(gethostname()?)?)),
     ("change its root", Filter, |folder| Ok(chroot(folder)?)),
-    ("change its user", Filter, |_| Ok(setuid(Uid::from_raw(65534))?)),
+    ("change its user", Filter, |_| Ok(set_thread_uid(Uid::from_raw(65534))?)),
     ("map memory that can be written and executed", Filter, |_| writable_and_executable()),
 ];
 
