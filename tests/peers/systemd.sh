@@ -30,6 +30,7 @@ check "the service was started by it" is_running
 check "it told systemd that it is ready (Type=notify)" is Type notify
 in_rig touch /run/podman/podman.sock
 check "five capabilities" grep -q 'CapBnd:.00000000002[08]3400' <(main status)
+check "strictly confined, for this trial" grep -qz SMOL_DHCP_PROXY_SANDBOX=strict <(main environ)
 check "no new privileges, and a system call filter" \
     bash -c 'grep -q "NoNewPrivs:.1" <<< "$0" && grep -q "Seccomp:.2" <<< "$0"' "$(main status)"
 
