@@ -50,7 +50,7 @@ pub fn confine(mode: Mode, allowed: Allowed<'_>) -> io::Result<()> {
     }
     let finding = calls::finding(mode)?;
     opener::start(move || calls::apply(&finding))?;
-    if confine_files(allowed).map_err(io::Error::other)? == RulesetStatus::NotEnforced {
+    if confine_files(allowed)? == RulesetStatus::NotEnforced {
         log::info!("the kernel has no Landlock: the sandbox restricts system calls, and no files");
     }
     calls::confine(mode, !allowed.programs.is_empty())
@@ -59,18 +59,19 @@ pub fn confine(mode: Mode, allowed: Allowed<'_>) -> io::Result<()> {
 /// The version of Landlock whose rights are used; an older kernel enforces those that it knows.
 const LANDLOCK: ABI = ABI::V6;
 
-/// Where files may be read: those of systemctl and systemd-run, and what the kernel and systemd say. No device is here, no
-/// home, and no container's file system. Namespaces are not files of a directory to Landlock, and are found everywhere.
-const READABLE: [&str; 11] =
-    ["/bin", "/etc", "/gnu", "/lib", "/lib64", "/nix", "/opt", "/proc", "/run", "/sys", "/usr"];
+/// Directories of the root whose files are not read. In all others a network namespace may be mounted, and Landlock takes
+/// that for a file.
+const HIDDEN: [&str; 5] = ["boot", "dev", "home", "lost+found", "root"];
 
-fn confine_files(allowed: Allowed<'_>) -> Result<RulesetStatus, RulesetError> {
+fn confine_files(allowed: Allowed<'_>) -> io::Result<RulesetStatus> {
+    let failed = |error: RulesetError| io::Error::other(error);
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(LANDLOCK))?
-        .handle_access(AccessNet::from_all(LANDLOCK))?
-        .scope(Scope::Signal)?
-        .create()?;
+        .handle_access(AccessFs::from_all(LANDLOCK))
+        .and_then(|ruleset| ruleset.handle_access(AccessNet::from_all(LANDLOCK)))
+        .and_then(|ruleset| ruleset.scope(Scope::Signal))
+        .and_then(Ruleset::create)
+        .map_err(failed)?;
     let readable = make_bitflags!(AccessFs::{ReadFile | ReadDir});
     let writable =
         readable | make_bitflags!(AccessFs::{WriteFile | Truncate | MakeReg | MakeSock | RemoveFile | RemoveDir});
@@ -79,15 +80,17 @@ fn confine_files(allowed: Allowed<'_>) -> Result<RulesetStatus, RulesetError> {
     let programs = allowed.programs.iter().flat_map(|name| find(name)).map(|path| (path, executable));
     // Input and output of programs that need none.
     let null = (PathBuf::from("/dev/null"), make_bitflags!(AccessFs::{ReadFile | WriteFile}));
-    let others = READABLE.iter().map(|&path| (path.into(), readable));
+    let root = fs::read_dir("/")?.collect::<io::Result<Vec<_>>>()?;
+    let shown = root.iter().filter(|entry| !HIDDEN.iter().any(|&name| entry.file_name() == name));
+    let others = shown.map(|entry| (entry.path(), readable));
     for (path, access) in directories.chain(programs).chain(others).chain([null]) {
         match PathFd::new(&path) {
-            Ok(file) => ruleset = ruleset.add_rule(PathBeneath::new(file, access))?,
+            Ok(file) => ruleset = ruleset.add_rule(PathBeneath::new(file, access)).map_err(failed)?,
             // It needs no rule. Where it is missed later, that use of it fails and says so.
             Err(error) => log::debug!("no Landlock rule for {}: {error}", path.display()),
         }
     }
-    Ok(ruleset.restrict_self()?.ruleset)
+    Ok(ruleset.restrict_self().map_err(failed)?.ruleset)
 }
 
 /// Looks a program up in `PATH`, as execvp(3) does, and the dynamic loader of each that is found.
