@@ -73,8 +73,11 @@ fn confine_files(allowed: Allowed<'_>) -> io::Result<RulesetStatus> {
         .and_then(Ruleset::create)
         .map_err(failed)?;
     let readable = make_bitflags!(AccessFs::{ReadFile | ReadDir});
-    let writable =
-        readable | make_bitflags!(AccessFs::{WriteFile | Truncate | MakeReg | MakeSock | RemoveFile | RemoveDir});
+    // What is found in the place of a file is moved aside, whatever it is: that takes the right to make such a thing.
+    let writable = readable
+        | make_bitflags!(AccessFs::{
+            WriteFile | Truncate | RemoveFile | RemoveDir | MakeReg | MakeSock | MakeDir | MakeFifo | MakeSym
+        });
     let executable = make_bitflags!(AccessFs::{Execute | ReadFile});
     let directories = allowed.writable.iter().map(|path| (path.to_path_buf(), writable));
     let programs = allowed.programs.iter().flat_map(|name| find(name)).map(|path| (path, executable));

@@ -33,7 +33,7 @@ pub(super) fn confine(mode: Mode, runs_programs: bool) -> io::Result<()> {
 /// The filter of the thread that finds namespaces: it makes nothing but descriptors that can neither be read nor written.
 pub(super) fn finding(mode: Mode) -> io::Result<BpfProgram> {
     let flags = SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(O_PATH), O_PATH);
-    let mut rules = unconditional(&[libc::SYS_futex, libc::SYS_munmap, libc::SYS_madvise]);
+    let mut rules = unconditional(&[libc::SYS_futex, libc::SYS_brk, libc::SYS_munmap, libc::SYS_madvise]);
     rules.insert(libc::SYS_openat, any([flags]).map_err(io::Error::other)?);
     compile(rules, refusal(mode), SeccompAction::Allow)
 }
