@@ -84,7 +84,7 @@ fn run(program: &Path) -> Result {
     done(format!("container {LINK} (macvlan, {}) - host {LINK} - server {SERVER_LINK} ({SERVER})", container.mac));
 
     title("Socket activation");
-    let unit = Unit::new(program, &["-a", IDLE])?;
+    let unit = Unit::new(program, &["-a", IDLE, "--sandbox", "auto"])?;
     done(format!("this process holds {}, as systemd would; nothing runs yet", unit.socket().display()));
     let config = container.config();
     let mut daemon = None;

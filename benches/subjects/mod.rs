@@ -9,7 +9,7 @@ pub mod lab;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use smol_dhcp_proxy::rpc::{Call, Status};
@@ -44,15 +44,19 @@ pub enum Extent {
 ///
 /// The subjects that `choose` names are built before: the sandbox may have no network and no other user.
 pub fn main(choose: &[Kin], run: impl FnOnce(&[Subject], Extent) -> Result<bool>) -> ExitCode {
+    outside(choose, |subjects, extent| {
+        // Before the first thread.
+        let _sandbox = Sandbox::enter().map_err(|error| Skip::Lacking(error.to_string()))?;
+        run(subjects, extent)
+    })
+}
+
+/// The same without a sandbox, for a script that makes its own.
+pub fn outside(choose: &[Kin], run: impl FnOnce(&[Subject], Extent) -> Result<bool>) -> ExitCode {
     let says = |flag: &str| env::args().any(|argument| argument == flag);
     let quick = !says("--bench") || says("--quick") || says("--test");
     let extent = if quick { Extent::Quick } else { Extent::Full };
-    let measured = Subject::choose(choose).and_then(|subjects| {
-        // Before the first thread.
-        let _sandbox = Sandbox::enter().map_err(|error| Skip::Lacking(error.to_string()))?;
-        run(&subjects, extent)
-    });
-    match measured {
+    match Subject::choose(choose).and_then(|subjects| run(&subjects, extent)) {
         Ok(kept) if kept || quick => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => match Skip::reason(&*error) {
@@ -139,7 +143,7 @@ impl Subject {
     pub fn unit(&self, arguments: &[&str]) -> Result<Unit> {
         let all = [self.first, &["-a", "0"], arguments].concat();
         // Logging is part of a program's work, but the lab asks for more of it than a user does.
-        Ok(Unit::new(&self.path, &all)?.set("RUST_LOG", "warn"))
+        Ok(Unit::new(&self.path, &all)?.set("RUST_LOG", "warn").set("SMOL_DHCP_PROXY_SANDBOX", "auto"))
     }
 
     /// The program on the host of `topology`, ready for calls.
@@ -156,6 +160,23 @@ impl Subject {
         let topology = Topology::new(containers)?;
         let (unit, daemon) = self.start(&topology, arguments)?;
         Ok(Stage { daemon, unit, topology })
+    }
+}
+
+/// Runs a script with real peers (tests/peers/lib.bash) on the subjects; returns what it printed.
+pub fn peers(mut script: Command, subjects: &[Subject]) -> Result<String> {
+    for subject in subjects {
+        match subject.kin {
+            Kin::Netavark => script.env("NETAVARK_BIN", subject.path.parent().ok_or("a program without a folder")?),
+            _ => script.env("DAEMON", &subject.path),
+        };
+    }
+    let output = script.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    match output.status.code() {
+        Some(0) => Ok(said),
+        Some(77) => Err(Skip::Lacking(said.lines().last().unwrap_or_default().to_owned()).into()),
+        _ => Err(format!("{}:\n{said}", output.status).into()),
     }
 }
 

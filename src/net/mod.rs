@@ -31,6 +31,7 @@ pub mod link;
 pub mod monitor;
 pub mod netlink;
 pub mod netns;
+pub mod opener;
 mod option;
 pub mod raw;
 pub mod route;

@@ -10,6 +10,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, fstatfs, openat};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::opener;
 use super::option::NetnsCookie;
 
 /// What [`Netns::open`] found wrong with a path. Every text names the path.
@@ -73,7 +74,7 @@ impl Netns {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let open_error = |source| Error::Open { path: path.into(), source };
         // With O_PATH the file itself is not opened, only its place found (open(2)).
-        let place = openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(os(&open_error))?;
+        let place = opener::find(path).map_err(os(&open_error))?;
         // The cast is for targets where the field has another width.
         if fstatfs(&place).map_err(os(&open_error))?.f_type as i64 != NSFS_MAGIC {
             let mode = fstat(&place).map_err(os(&open_error))?.st_mode;

@@ -1,17 +1,20 @@
 //! The command line and the environment, read once, turned into types.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lexopt::prelude::{Long, Short};
 
+use super::sandbox;
 use crate::dhcp::Probe;
 
 /// Where the socket and the lease file live, unless told otherwise.
 const RUN_DIR: &str = "/run/podman";
 /// Overrides `--dir`, as it does in netavark.
 pub const RUN_DIR_ENV: &str = "NETAVARK_PROXY_RUN_DIR_ENV";
+/// The default of `--sandbox`.
+pub const SANDBOX_ENV: &str = "SMOL_DHCP_PROXY_SANDBOX";
 /// The socket's name in its directory: netavark's client knows no other.
 const SOCKET_NAME: &str = "nv-proxy.sock";
 /// The name of the leases' copy in its directory; the state file and the others are named after it.
@@ -49,6 +52,8 @@ Options:
       --fqdn                    tell the server the whole name (option 81) where the caller says the domain
       --mtu WHAT                the interface's MTU (option 26): lower = take the server's where it is the lower one, server =
                                 take the server's, ignore = leave it as it is [default: lower]
+      --sandbox HOW             confine itself, by Landlock and by a system call filter: auto = as far as the kernel can,
+                                strict = and end at a system call that is refused, off [default: auto]
   -h, --help                    print this help
   -V, --version                 print the version
 
@@ -56,6 +61,7 @@ SECONDS may have a fraction, as in 2.5.
 
 Environment:
   NETAVARK_PROXY_RUN_DIR_ENV    wins over --dir
+  SMOL_DHCP_PROXY_SANDBOX       the default of --sandbox
   RUST_LOG                      what is logged to standard error: error, warn, info (the default), debug, trace
 
 Exit status: 0 after idleness or a signal, 1 when it could not serve, 2 for a wrong command line or
@@ -86,6 +92,8 @@ pub struct Config {
     pub sleep: Sleep,
     /// What becomes of leases when it is stopped.
     pub on_stop: OnStop,
+    /// How to confine itself.
+    pub sandbox: sandbox::Mode,
     /// How to speak DHCP.
     pub habits: Habits,
 }
@@ -147,10 +155,10 @@ pub enum ClientId {
     Duid,
 }
 
-/// Reads the arguments (without the program's name) and the value of [`RUN_DIR_ENV`].
+/// Reads the arguments (without the program's name) and the variables of the environment, [`RUN_DIR_ENV`] for one.
 pub fn parse(
     arguments: impl IntoIterator<Item = OsString>,
-    run_dir: Option<OsString>,
+    variable: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Command, lexopt::Error> {
     let mut parser = lexopt::Parser::from_args(arguments);
     let (mut dir, mut uds) = (PathBuf::from(RUN_DIR), None);
@@ -158,6 +166,12 @@ pub fn parse(
     let (mut sleep, mut on_stop) = (Sleep::Auto, OnStop::Keep);
     let (mut probe, mut broadcast, mut client_id, mut fqdn) = (Probe::WithRequest, false, ClientId::Container, false);
     let mut mtu = MtuRule::Lower;
+    // An empty one is as good as none.
+    let variable = |name| variable(name).filter(|value| !value.is_empty());
+    let mut confinement = match variable(SANDBOX_ENV) {
+        Some(value) => sandbox_mode(&value, SANDBOX_ENV)?,
+        None => sandbox::Mode::Auto,
+    };
     while let Some(argument) = parser.next()? {
         match argument {
             Short('d') | Long("dir") => dir = path(&mut parser, "--dir")?,
@@ -183,12 +197,13 @@ pub fn parse(
                 let choices = [("lower", MtuRule::Lower), ("server", MtuRule::Server), ("ignore", MtuRule::Ignore)];
                 mtu = one_of(&mut parser, "--mtu", "lower, server or ignore", &choices)?;
             }
+            Long("sandbox") => confinement = sandbox_mode(&parser.value()?, "--sandbox")?,
             Short('h') | Long("help") => return Ok(Command::Help),
             Short('V') | Long("version") => return Ok(Command::Version),
             other => return Err(other.unexpected()),
         }
     }
-    if let Some(run_dir) = run_dir.filter(|run_dir| !run_dir.is_empty()) {
+    if let Some(run_dir) = variable(RUN_DIR_ENV) {
         dir = run_dir.into();
     }
     Ok(Command::Serve(Config {
@@ -197,6 +212,7 @@ pub fn parse(
         activity: some_unless_zero(activity),
         sleep,
         on_stop,
+        sandbox: confinement,
         habits: Habits { acquisition: some_unless_zero(acquisition), probe, broadcast, client_id, fqdn, mtu },
     }))
 }
@@ -244,9 +260,17 @@ fn one_of<T: Copy>(
     words: &str,
     choices: &[(&str, T)],
 ) -> Result<T, lexopt::Error> {
-    let value = parser.value()?;
+    choose(&parser.value()?, option, words, choices)
+}
+
+fn choose<T: Copy>(value: &OsStr, option: &str, words: &str, choices: &[(&str, T)]) -> Result<T, lexopt::Error> {
     let choice = choices.iter().find(|(word, _)| value == *word).map(|(_, choice)| *choice);
     choice.ok_or_else(|| format!("{option} takes {words}, not {value:?}").into())
+}
+
+fn sandbox_mode(value: &OsStr, option: &str) -> Result<sandbox::Mode, lexopt::Error> {
+    use sandbox::Mode::{Auto, Off, Strict};
+    choose(value, option, "auto, strict or off", &[("auto", Auto), ("strict", Strict), ("off", Off)])
 }
 
 /// Reads seconds such as 30, 2.5 or .5. By hand, for the floating-point numbers of the standard library take 30 kB.
@@ -270,7 +294,8 @@ mod tests {
     use super::*;
 
     fn parsed(arguments: &[&str], run_dir: Option<&str>) -> Result<Command, String> {
-        parse(arguments.iter().map(OsString::from), run_dir.map(OsString::from)).map_err(|error| error.to_string())
+        let variable = |name: &str| run_dir.filter(|_| name == RUN_DIR_ENV).map(OsString::from);
+        parse(arguments.iter().map(OsString::from), variable).map_err(|error| error.to_string())
     }
 
     fn config(arguments: &[&str], run_dir: Option<&str>) -> Config {
@@ -290,6 +315,7 @@ mod tests {
                 activity: Some(Duration::from_secs(300)),
                 sleep: Sleep::Auto,
                 on_stop: OnStop::Keep,
+                sandbox: sandbox::Mode::Auto,
                 habits: Habits {
                     acquisition: Some(Duration::from_secs(45)),
                     probe: Probe::WithRequest,
@@ -320,6 +346,22 @@ mod tests {
     fn sleep_and_stop_are_chosen() {
         let config = config(&["--sleep", "never", "--on-stop=release"], None);
         assert_eq!((config.sleep, config.on_stop), (Sleep::Never, OnStop::Release));
+    }
+
+    #[test]
+    fn the_sandbox_is_chosen_by_the_command_line_else_by_the_environment() {
+        let sandbox = |arguments: &[&str], value: &str| {
+            let variable = |name: &str| (name == SANDBOX_ENV).then(|| value.into());
+            match parse(arguments.iter().map(OsString::from), variable) {
+                Ok(Command::Serve(config)) => Ok(config.sandbox),
+                other => Err(other.unwrap_err().to_string()),
+            }
+        };
+        assert_eq!(sandbox(&[], "off"), Ok(sandbox::Mode::Off));
+        assert_eq!(sandbox(&["--sandbox", "strict"], "off"), Ok(sandbox::Mode::Strict));
+        assert_eq!(sandbox(&["--sandbox=auto"], ""), Ok(sandbox::Mode::Auto));
+        let error = "SMOL_DHCP_PROXY_SANDBOX takes auto, strict or off, not \"on\"";
+        assert_eq!(sandbox(&["--sandbox", "off"], "on"), Err(error.to_owned()));
     }
 
     #[test]

@@ -179,6 +179,9 @@ pub(super) enum StartError {
          makes one; --client-id mac and container need none"
     )]
     MachineId(String),
+    /// The process could not be confined, and was told to be (`--sandbox strict`).
+    #[error("--sandbox strict: {0}")]
+    Sandbox(io::Error),
     /// Serving could not begin.
     #[error("cannot serve: {0}")]
     Serve(io::Error),
@@ -188,7 +191,7 @@ impl StartError {
     /// Returns whether only the administrator can mend it: another start would fail as this one did.
     pub(super) fn is_configuration(&self) -> bool {
         match self {
-            Self::TooManySockets | Self::MachineId(_) => true,
+            Self::TooManySockets | Self::MachineId(_) | Self::Sandbox(_) => true,
             Self::Locked(locked) => !locked.is_held(),
             Self::Service(_) | Self::Serve(_) => false,
         }

@@ -3,6 +3,7 @@
 //! | file | what it knows |
 //! |---|---|
 //! | `config.rs` | the command line |
+//! | `sandbox.rs` | which files and system calls are left to the process |
 //! | `request.rs` | what a caller may ask for |
 //! | `identity.rs` | who the DHCP server takes a container for |
 //! | `table.rs` | all leases, and who may touch which |
@@ -33,6 +34,7 @@ mod podman;
 mod record;
 mod reply;
 mod request;
+pub mod sandbox;
 mod schedule;
 mod session;
 mod settings;
@@ -45,7 +47,7 @@ mod words;
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
@@ -84,7 +86,7 @@ const WRONG_CONFIGURATION: u8 = 2;
 
 /// The whole program: arguments (without the program's name) in, exit code out.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let config = match config::parse(arguments, std::env::var_os(config::RUN_DIR_ENV)) {
+    let config = match config::parse(arguments, |name| std::env::var_os(name)) {
         Ok(Command::Serve(config)) => config,
         Ok(Command::Help) => return print(config::HELP),
         Ok(Command::Version) => return print(concat!("smol-dhcp-proxy ", env!("CARGO_PKG_VERSION"), "\n")),
@@ -119,20 +121,22 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
     if handed_over.len() > 1 {
         return Err(StartError::TooManySockets);
     }
-    let idle = Idle::new(config.activity);
-    let mut options = Options::new(idle.clone()).map_err(StartError::Serve)?;
     // Before anything in the directory is read, and before the socket is made: what another instance holds is not ours.
     let directory = StateDirectory::lock(&config.lease_file.with_extension("lock"))?;
+    let unit = Wakeup::find(handed_over);
+    confine(&config, handed_over.is_empty(), unit.is_ok())?;
+    // From here on there are threads.
+    let idle = Idle::new(config.activity);
+    let mut options = Options::new(idle.clone()).map_err(StartError::Serve)?;
     let mut sockets = std::mem::take(handed_over);
     if sockets.is_empty() {
         sockets.push(service::bind(&config.socket_path())?);
     }
-    let unit = Wakeup::find(&sockets);
     options.grace = unit.clone().ok().map(|unit| Prepare::new(move || grace(unit.clone())));
     let wakeup = match (config.sleep, config.activity) {
         (config::Sleep::Never, _) => Err("--sleep never".to_owned()),
         (_, None) => Err("-a 0".to_owned()),
-        // The next instance would not believe the lease file either.
+        // The next instance would not believe the files either.
         _ if let Some(why) = directory.distrust() => Err(why),
         _ => unit.map_err(|why| why.to_string()),
     };
@@ -194,6 +198,29 @@ async fn grace(unit: Wakeup) {
         }
     };
     or(restart, rt::sleep(RESTART_GRACE)).await;
+}
+
+/// Confines the process: it may write to its directories, and run what has systemd wake it where that is to be.
+fn confine(config: &Config, makes_socket: bool, runs_programs: bool) -> Result<(), StartError> {
+    let socket = config.socket_path();
+    if makes_socket {
+        service::make_directory(&socket)?;
+    }
+    let directories = [Some(&config.lease_file), makes_socket.then_some(&socket)];
+    let directories = directories.into_iter().flatten().map(|file| match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    });
+    let writable: Vec<_> = directories.collect();
+    let programs: &[_] = if runs_programs { &Wakeup::PROGRAMS } else { &[] };
+    match sandbox::confine(config.sandbox, sandbox::Allowed { writable: &writable, programs }) {
+        Err(error) if config.sandbox == sandbox::Mode::Strict => Err(StartError::Sandbox(error)),
+        Err(error) => {
+            log::warn!("the sandbox is incomplete: {error}");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
 /// Answers with `status` those who wait at the sockets and those who come soon: their calls are what started the process,

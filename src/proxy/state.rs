@@ -116,11 +116,21 @@ impl StateDirectory {
         let open = || openat(CWD, &self.path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         match open() {
             Err(Errno::NOENT) => {
-                DirBuilder::new().recursive(true).mode(0o755).create(&self.path)?;
+                let made = DirBuilder::new().recursive(true).mode(0o755).create(&self.path);
+                made.map_err(|error| self.cannot_make(error))?;
                 Ok((open()?, true))
             }
             opened => Ok((opened?, false)),
         }
+    }
+
+    /// The sandbox goes by the directory itself, not by its path: no rule would let this process write to another one.
+    fn cannot_make(&self, error: io::Error) -> io::Error {
+        if error.kind() == io::ErrorKind::PermissionDenied && self.lock.borrow().is_some() {
+            let path = self.path.display();
+            return io::Error::other(format!("the directory {path} was removed, and the sandbox allows no new one"));
+        }
+        error
     }
 
     fn keep_lock(&self, fd: &OwnedFd, made: bool) -> io::Result<()> {

@@ -70,7 +70,13 @@ pub fn bind(path: &Path) -> Result<Socket, Error> {
     Ok(Socket { name: String::new(), file: Some(file), listener: UnixListener::from(listener) })
 }
 
-fn make_directory(path: &Path) -> Result<(), Error> {
+/// Makes the directory of the socket `path` where there is none, as [`bind`] does: for a process that confines itself to
+/// this directory before it binds.
+///
+/// # Errors
+///
+/// [`Error::NotASocket`] where the path ends in no name, or [`Error::Io`].
+pub fn make_directory(path: &Path) -> Result<(), Error> {
     let Some(directory) = path.parent() else { return Err(Error::NotASocket(path.to_owned())) };
     if directory.as_os_str().is_empty() {
         return Ok(());

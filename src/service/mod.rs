@@ -38,7 +38,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use activation::Socket;
-pub use bind::bind;
+pub use bind::{bind, make_directory};
 pub use error::Error;
 pub use idle::{Activity, Idle, State};
 pub use limit::{InFlight, Limits, Requests};

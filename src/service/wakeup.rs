@@ -81,6 +81,9 @@ impl fmt::Display for NoWakeup {
 impl std::error::Error for NoWakeup {}
 
 impl Wakeup {
+    /// The programs that it runs, found in `PATH`.
+    pub const PROGRAMS: [&str; 2] = ["systemctl", "systemd-run"];
+
     /// Finds the unit whose main process this is, and which `sockets` belong to.
     ///
     /// # Errors

@@ -47,6 +47,8 @@ impl Unit {
             program: program.into(),
             environment: vec![
                 ("RUST_LOG".to_owned(), "debug".to_owned()),
+                // A system call that the daemon's filter lacks ends it.
+                ("SMOL_DHCP_PROXY_SANDBOX".to_owned(), "strict".to_owned()),
                 ("NOTIFY_SOCKET".to_owned(), notify.display().to_string()),
             ],
             manager: Manager::listen(&notify)?,

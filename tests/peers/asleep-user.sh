@@ -14,8 +14,6 @@ enter_private_namespaces "$@"
 
 # --- A manager with the project's units, in a control group of its own.
 
-# Else a sandboxed service could not enter a namespace that was made after its start.
-mount --make-rshared /
 mount -t cgroup2 cgroup2 /sys/fs/cgroup || skip "there is no cgroup v2 here"
 group=/sys/fs/cgroup/smol-dhcp-proxy-test-$RANDOM$RANDOM
 mkdir $group || skip "cgroups cannot be made here"
@@ -24,15 +22,11 @@ user_units=$XDG_RUNTIME_DIR/systemd/user service=smol-dhcp-proxy.service socket=
 install -d -m 700 $XDG_RUNTIME_DIR
 mkdir -p $user_units/$service.d
 cp $lab/units/smol-dhcp-proxy* $user_units/
-# ProtectHome= hides /run/user as well, where a user's manager has its socket and the service its own. The others of these
-# make a user's manager of newer versions (257 does) put the service into a user namespace, which cannot enter a container.
-printf '%s\n' '[Service]' ProtectHome=no ProtectSystem=no ReadWritePaths= PrivateDevices=no ProtectProc=default \
-    ProtectControlGroups=no ProtectKernel{Tunables,Modules,Logs}=no ProtectHostname=no ProtectClock=no ExecStart= "ExecStart=$lab/bin/smol-dhcp-proxy --dir %t/podman -a 0.5" \
+printf '%s\n' '[Service]' Environment=SMOL_DHCP_PROXY_SANDBOX=strict ExecStart= "ExecStart=$lab/bin/smol-dhcp-proxy --dir %t/podman -a 0.5" \
     "StandardError=append:$lab/log" > $user_units/$service.d/test.conf
 printf '[Unit]\nWants=%s\n' $socket > $user_units/test.target
-# What is there on a machine that systemd has booted; the sandbox mounts the latter two over what is to be hidden.
-mkdir -p /run/systemd/system /run/systemd/inaccessible/dir
-: > /run/systemd/inaccessible/reg
+# What is there on a machine that systemd has booted.
+mkdir -p /run/systemd/system
 (
     echo $BASHPID > $group/cgroup.procs
     exec env -i PATH="$PATH" HOME=$lab XDG_RUNTIME_DIR=$XDG_RUNTIME_DIR unshare --cgroup \

@@ -46,11 +46,11 @@ wait_for 10 "the service has failed" is ActiveState failed
 
 # --- A systemd-run that fails keeps the service from sleeping for a minute, and no longer.
 
-printf '#!/bin/sh\necho "no timers today" >&2\nexit 1\n' | in_rig tee /run/systemd-run > /dev/null
-in_rig chmod +x /run/systemd-run
+# A program, not a script: no shell is allowed by the sandbox.
+in_rig cp /bin/false /run/systemd-run
 settings ExecStart= "ExecStart=/usr/bin/smol-dhcp-proxy -a 0.5" Environment=PATH=/run:/usr/sbin:/usr/bin:/sbin:/bin
 check "Setup of one, once more" call setup one
-told() { [ "$(said 'no timers today')" = 1 ]; }
+told() { [ "$(said 'systemd-run: exit status: 1')" = 1 ]; }
 wait_for 15 "the service says why it cannot sleep" told
 check "it stays" is_running
 in_rig rm /run/systemd-run

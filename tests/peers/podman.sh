@@ -27,7 +27,7 @@ nsenter --net=/run/netns/server bash -c "source $lab/lib.bash; dhcp_server s0 $s
 
 # The daemon is started by the first call, as systemd would do it.
 mkdir -p /run/podman
-systemd-socket-activate -E RUST_LOG=debug -l /run/podman/nv-proxy.sock $lab/bin/smol-dhcp-proxy -a 2 \
+systemd-socket-activate -E RUST_LOG=debug -E SMOL_DHCP_PROXY_SANDBOX=strict -l /run/podman/nv-proxy.sock $lab/bin/smol-dhcp-proxy -a 2 \
     > $daemon_log 2>&1 &
 daemon=$!
 wait_for 5 "the socket is there" [ -S /run/podman/nv-proxy.sock ]

@@ -31,6 +31,10 @@ rig_prepare() {
     mkdir -p $root/etc/systemd/system $root/etc/systemd/journald.conf.d
     : > $root/etc/fstab
     printf '[Journal]\nStorage=volatile\nRateLimitBurst=0\n' > $root/etc/systemd/journald.conf.d/rig.conf
+    # A system call that the daemon's filter lacks ends it, unless figures are wanted.
+    mkdir -p $root/etc/systemd/system.conf.d
+    echo "[Manager]
+DefaultEnvironment=SMOL_DHCP_PROXY_SANDBOX=${sandbox:-strict}" > $root/etc/systemd/system.conf.d/rig.conf
     cat > $root/etc/systemd/system/rig.target << UNIT
 [Unit]
 Requires=basic.target

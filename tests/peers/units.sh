@@ -1,5 +1,5 @@
 #!/bin/bash
-# The unit files as systemd reads them: no complaint, a tight sandbox, and the same sandbox in the drop-in.
+# The unit files as systemd reads them: no complaint, no sandbox that costs time, and the same settings in the drop-in.
 # Usage: tests/peers/units.sh        (no root needed; see lib.bash for the environment)
 set -euo pipefail
 source "$(dirname "$(readlink -f "$0")")/lib.bash"
@@ -16,11 +16,8 @@ cp "$units"/smol-dhcp-proxy{.socket,-*} "$scratch/"
 complaints=$(systemd-analyze verify "$scratch"/smol-dhcp-proxy* 2>&1 | grep smol-dhcp-proxy || true)
 check "systemd-analyze verify has nothing to say $complaints" [ -z "$complaints" ]
 
-if ! systemd-analyze security --offline=true --threshold=33 --no-pager "$scratch/smol-dhcp-proxy.service" \
-    > "$scratch/score"; then
-    grep ✗ "$scratch/score"
-    fail "exposure is above 3.3: $(tail -n 1 "$scratch/score")"
-fi
+# A record and no verdict: it counts directives, and the service confines itself.
+systemd-analyze security --offline=true --no-pager "$scratch/smol-dhcp-proxy.service" > "$scratch/score" || true
 say "$(grep -o 'Overall exposure.*: [0-9.]*' "$scratch/score")"
 
 # A start of the service during a shutdown must not wait for, or contradict, what is being stopped.
@@ -40,8 +37,13 @@ for file in "$units/smol-dhcp-proxy.service" "$drop_in"; do
     for setting in WatchdogSec=120 RestartPreventExitStatus=2; do
         check "$setting in $(basename "$file")" grep -qx "$setting" "$file"
     done
-    if grep -v '^#' "$file" | grep -q -e RuntimeDirectory -e MountFlags -e PrivateMounts=no; then
-        fail "$(basename "$file"): /run/podman is not ours, and mounts stay slaves of the host's"
+    if grep -q '^RuntimeDirectory' "$file"; then
+        fail "$(basename "$file"): /run/podman is not ours"
+    fi
+    # Each of these needs a mount namespace, or has systemd build a filter at each start.
+    costly='^(Private|Protect|Restrict|SystemCall|MemoryDeny|LockPersonality|MountFlags|[A-Za-z]+Paths=|[A-Za-z]+Directory=|Root|Bind)'
+    if grep -E "$costly" "$file"; then
+        fail "$(basename "$file"): that is the part of the daemon's own sandbox"
     fi
     capabilities=$(sed -n 's/^CapabilityBoundingSet=//p' "$file")
     check "five capabilities in $(basename "$file")" \

@@ -46,6 +46,7 @@ impl Manual {
         sandbox::keep_evidence(log.clone());
         let mut command = Command::new(program());
         command.arg("--dir").arg(folder).arg("--uds").arg(&socket).args(arguments);
+        command.env("SMOL_DHCP_PROXY_SANDBOX", "strict");
         command.env_remove("NETAVARK_PROXY_RUN_DIR_ENV").stdin(Stdio::null()).stderr(File::create(&log)?);
         Ok(Self { socket, log, daemon: host.spawn(&mut command)?.into() })
     }
@@ -162,6 +163,7 @@ fn locked_directory() -> Result {
     flock(&held, FlockOperation::NonBlockingLockExclusive)?;
     let mut command = Command::new(program());
     command.arg("--dir").arg(&folder).stdin(Stdio::null()).env_remove("NETAVARK_PROXY_RUN_DIR_ENV");
+    command.env("SMOL_DHCP_PROXY_SANDBOX", "strict");
     let start = rt::now();
     let mut daemon = Daemon::from(command.spawn()?);
     eventually("the daemon serves", SOON, || {

@@ -200,6 +200,7 @@ fn race_of_a_manual_daemon() -> Result {
         let start = || -> Result<Daemon> {
             let mut command = Command::new(program());
             command.args(["-a", IDLE, "--dir"]).arg(&folder).stderr(Stdio::null());
+            command.env("SMOL_DHCP_PROXY_SANDBOX", "strict");
             Ok(Daemon::from(command.spawn()?))
         };
         let mut absences = 0;

@@ -30,6 +30,7 @@ fn start() -> Result<(Daemon, std::path::PathBuf, PipeReader)> {
     let (reader, writer) = std::io::pipe()?;
     let mut command = Command::new(program());
     command.arg("--dir").arg(&folder).env_remove("NETAVARK_PROXY_RUN_DIR_ENV").env_remove("RUST_LOG");
+    command.env("SMOL_DHCP_PROXY_SANDBOX", "strict");
     let mut daemon = Daemon::from(command.stdin(Stdio::null()).stderr(writer).spawn()?);
     let socket = folder.join("nv-proxy.sock");
     eventually("the daemon serves", SOON, || {

@@ -29,6 +29,7 @@ const SOON: Duration = Duration::from_secs(5);
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(program());
     command.args(arguments).env_remove("NETAVARK_PROXY_RUN_DIR_ENV").env_remove("RUST_LOG").stdin(Stdio::null());
+    command.env("SMOL_DHCP_PROXY_SANDBOX", "strict");
     command
 }
 

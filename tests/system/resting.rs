@@ -13,8 +13,9 @@ pub(crate) const TRIALS: &[Named] = &[
     ("resting::an_idle_daemon_sleeps", idle_sleeps),
 ];
 
-/// The executor's, and async-io's parked helper. The tokio twin has no helper, and is tested by tests of its own feature.
-const THREADS: u64 = if cfg!(feature = "tokio-twin") { 1 } else { 2 };
+/// The executor's, the opener of namespaces, and async-io's parked helper. The tokio twin has no helper, and is tested by
+/// tests of its own feature.
+const THREADS: u64 = if cfg!(feature = "tokio-twin") { 2 } else { 3 };
 
 fn leases_rest() -> Result {
     // Connections have a deadline of as long, and async-io wakes once for the last one although nobody waits any more.

@@ -21,14 +21,19 @@ pub(crate) const TRIALS: &[Named] = &[
     ("state_files::a_forged_entry_changes_nothing_in_another_namespace", forged),
     ("state_files::bytes_that_were_changed_cost_their_own_lease_at_most", changed_bytes),
     ("state_files::a_directory_that_was_removed_is_made_again", removed_directory),
+    ("state_files::a_confined_daemon_goes_on_without_its_directory", removed_from_the_sandbox),
 ];
 
 const SOON: Duration = Duration::from_secs(5);
 
 /// A daemon with its lease file in a folder of its own, which has nothing else in it.
 fn stage(containers: u16) -> Result<Stage> {
+    stage_with(containers, &[])
+}
+
+fn stage_with(containers: u16, arguments: &[&str]) -> Result<Stage> {
     let folder = sandbox::folder("state")?;
-    let unit = Unit::new(program(), &[])?.with_leases_in(&folder);
+    let unit = Unit::new(program(), arguments)?.with_leases_in(&folder);
     let topology = Topology::new(containers)?;
     let daemon = unit.start_ready(&topology.host)?;
     Ok(Stage { daemon, unit, topology })
@@ -260,8 +265,32 @@ fn changed_bytes() -> Result {
     Ok(())
 }
 
+/// Its sandbox knows the directory that was removed, and no other: the next instance makes it again.
+fn removed_from_the_sandbox() -> Result {
+    let mut stage = stage(2)?;
+    let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    let folder = stage.unit.lease_file().parent().ok_or("no folder")?.to_owned();
+    let first = stage.setup(0)?.yiaddr;
+    stage.topology.containers[0].namespace.await_rest()?;
+    fs::remove_dir_all(&folder)?;
+    stage.setup(1)?;
+    let log = stage.unit.log()?;
+    let words = format!("the directory {} was removed, and the sandbox allows no new one", folder.display());
+    assert!(log.contains(&words), "{log}");
+    assert!(!folder.exists());
+    assert_eq!(stage.teardown(0)?.yiaddr, first);
+    assert_eq!(stage.setup(0)?.yiaddr, first);
+    assert!(stage.daemon.is_running()?);
+
+    stage.restart()?;
+    assert!(folder.is_dir());
+    stage.setup(0)?;
+    assert!(stage.unit.leases()?[stage.topology.containers[0].mac.to_string()][0]["yiaddr"].is_string());
+    Ok(())
+}
+
 fn removed_directory() -> Result {
-    let stage = stage(2)?;
+    let stage = stage_with(2, &["--sandbox", "off"])?;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let file = stage.unit.state_file();
     let folder = file.parent().ok_or("no folder")?;

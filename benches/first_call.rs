@@ -1,0 +1,90 @@
+//! How long the first caller waits for a sleeping daemon: `cargo bench --bench first_call` (`-- --quick`).
+//!
+//! A real systemd, the shipped units, and network namespaces below /run/netns, which a mount namespace would have to copy.
+//! The call is a Teardown of a lease that is unknown. The subjects take turns.
+
+#![allow(clippy::print_stdout, reason = "its output is its purpose")]
+
+mod subjects;
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::thread;
+use std::time::Duration;
+
+use smol_dhcp_proxy::rpc::{Call, NetworkConfig};
+
+use subjects::lab::{Result, eventually, grpc};
+use subjects::{Extent, Kin, Promises, Subject, answered, median, peers, timed};
+
+/// Set for the process that calls, which is inside of the booted systemd.
+const ROUNDS: &str = "FIRST_CALL_ROUNDS";
+
+/// The pause between the end of a daemon and the next call, so that systemd has seen to all that follows the end.
+const PAUSE: Duration = Duration::from_millis(300);
+
+fn main() -> ExitCode {
+    let Ok(rounds) = env::var(ROUNDS) else {
+        return subjects::outside(&[Kin::Ours, Kin::Netavark], run);
+    };
+    match call_in_turns(rounds.parse().unwrap_or(1)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("failed: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
+    let rounds = if extent == Extent::Full { 25 } else { 2 };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/first-call.bash");
+    let mut command = Command::new(script);
+    command.env("CLIENT", env::current_exe()?).env("ROUNDS", rounds.to_string());
+    let said = peers(command, subjects)?;
+
+    let mut promises = Promises::new();
+    println!("namespaces     ours ms  netavark ms  ours / netavark");
+    let mut ours = Vec::new();
+    for namespaces in ["0", "10", "100"] {
+        let times = |subject: &str| median(&figures(&said, namespaces, subject));
+        let (mine, theirs) = (times("ours"), times("netavark"));
+        println!("{namespaces:>10} {mine:11.1} {theirs:12.1} {:16.2}", mine / theirs);
+        promises.at_most(&format!("the first call to netavark's, {namespaces} namespaces"), mine / theirs, 1.0);
+        ours.push(mine);
+    }
+    // As noise allows.
+    promises.at_most("the first call with 100 namespaces to that with none", ours[2] / ours[0], 1.15);
+    Ok(promises.kept)
+}
+
+fn figures(said: &str, namespaces: &str, subject: &str) -> Vec<Duration> {
+    let lines = said.lines().filter_map(|line| line.strip_prefix("FIGURE ")?.split_once(' '));
+    let mine = lines.filter(|(number, _)| *number == namespaces).filter_map(|(_, rest)| rest.split_once(' '));
+    let times = mine.filter(|(name, _)| *name == subject).filter_map(|(_, time)| time.parse().ok());
+    times.map(Duration::from_secs_f64).collect()
+}
+
+/// The caller: arguments are name, socket and service of each subject.
+fn call_in_turns(rounds: usize) -> Result {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    // The first round is for what systemd and the page cache have yet to read.
+    for round in 0..=rounds {
+        for subject in arguments.chunks_exact(3) {
+            let (name, socket, service) = (&subject[0], PathBuf::from(&subject[1]), &subject[2]);
+            eventually("the service is asleep", Duration::from_secs(60), || {
+                let state = Command::new("systemctl").args(["is-active", service]).output()?.stdout;
+                Ok((state == b"inactive\n").then_some(()))
+            })?;
+            thread::sleep(PAUSE);
+            let unknown =
+                NetworkConfig { container_mac_addr: "02:00:00:00:00:01".to_owned(), ..NetworkConfig::default() };
+            let time = timed(|| answered(grpc::call(&socket, &Call::Teardown(unknown))).map(drop))?;
+            if round > 0 {
+                println!("{name} {}", time.as_secs_f64());
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,29 @@
+#!/bin/bash
+# The first call to a sleeping daemon under a real systemd, by the project's units and by netavark's: what
+# benches/first_call.rs runs, with itself as the client ($CLIENT). Each line of figures is "FIGURE NAMESPACES SUBJECT MS".
+set -euo pipefail
+source "$(dirname "$(readlink -f "$0")")/../../tests/peers/lib.bash"
+name=first-call
+export CLIENT=${CLIENT:-} ROUNDS=${ROUNDS:-9} sandbox=auto
+begin_with_systemd "$@"
+cp "$CLIENT" $lab/bin/client
+source $lab/systemd-host.bash
+
+options -a 0.2
+# netavark's beside it, with another socket: two cannot have the same path.
+install_their_units
+sed -i 's|%t/podman|/run/peer|' $etc/$theirs.socket
+sed -i 's|-a 30|-d /run/peer -a 1|' $etc/$theirs.service
+# Each stops the other where both listen on one path.
+sed -i '/^Conflicts=/d' $etc/$socket
+in_rig mkdir -p /run/peer
+in_rig systemctl daemon-reload
+in_rig systemctl restart $socket
+in_rig systemctl start $theirs.socket
+made=0
+for namespaces in 0 10 100; do
+    while [ $made -lt $namespaces ]; do in_rig ip netns add n$((made += 1)); done
+    in_rig env FIRST_CALL_ROUNDS="$ROUNDS" client ours $sock $service netavark /run/peer/nv-proxy.sock $theirs.service |
+        sed "s/^/FIGURE $namespaces /"
+done
+say "systemd $(in_rig systemctl --version | awk '{ print $2; exit }')"

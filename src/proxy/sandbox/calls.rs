@@ -1,0 +1,167 @@
+//! The system calls of the confined process (seccomp(2)).
+
+use std::collections::BTreeMap;
+use std::io;
+
+use nix::libc;
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
+
+use super::Mode;
+
+/// For each call the ways to be allowed; none means always.
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// Confines the calling thread to what the daemon needs.
+pub(super) fn confine(mode: Mode, runs_programs: bool) -> io::Result<()> {
+    let mut rules = unconditional(FREE);
+    if runs_programs {
+        rules.extend(unconditional(RUNNING));
+    }
+    rules.extend(by_argument().map_err(io::Error::other)?);
+    if mode == Mode::Strict {
+        // glibc tries it first, and takes clone(2), whose flags a filter can see, where the kernel does not have it.
+        let clone3 = unconditional(&[libc::SYS_clone3]);
+        apply(&compile(clone3.clone(), SeccompAction::Allow, MISSING)?)?;
+        rules.extend(clone3);
+    }
+    apply(&compile(rules, refusal(mode), SeccompAction::Allow)?)
+}
+
+/// The filter of the thread that finds namespaces: it makes nothing but descriptors that can neither be read nor written.
+pub(super) fn finding(mode: Mode) -> io::Result<BpfProgram> {
+    let flags = SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(O_PATH), O_PATH);
+    let mut rules = unconditional(&[libc::SYS_futex, libc::SYS_brk, libc::SYS_munmap, libc::SYS_madvise]);
+    rules.insert(libc::SYS_openat, any([flags]).map_err(io::Error::other)?);
+    compile(rules, refusal(mode), SeccompAction::Allow)
+}
+
+const O_PATH: u64 = libc::O_PATH as u64;
+
+/// Applies a filter to the calling thread.
+pub(super) fn apply(filter: &BpfProgram) -> io::Result<()> {
+    seccompiler::apply_filter(filter).map_err(io::Error::other)
+}
+
+/// Programs of the future find their way around calls that the kernel does not have, and not around EPERM.
+const MISSING: SeccompAction = SeccompAction::Errno(libc::ENOSYS as u32);
+
+fn refusal(mode: Mode) -> SeccompAction {
+    if mode == Mode::Strict { SeccompAction::KillProcess } else { MISSING }
+}
+
+/// Compiles a filter that does `listed` with the calls that `rules` let through, and `otherwise` with all others.
+fn compile(rules: Rules, otherwise: SeccompAction, listed: SeccompAction) -> io::Result<BpfProgram> {
+    let architecture = std::env::consts::ARCH.try_into().map_err(io::Error::other)?;
+    let filter = SeccompFilter::new(rules, otherwise, listed, architecture);
+    filter.and_then(TryInto::try_into).map_err(io::Error::other)
+}
+
+fn unconditional(calls: &[i64]) -> Rules {
+    calls.iter().map(|&call| (call, Vec::new())).collect()
+}
+
+/// The calls whose arguments decide. The kernel looks at 32 bits of those that are compared with Dword.
+fn by_argument() -> Result<Rules, BackendError> {
+    use SeccompCmpArgLen::{Dword, Qword};
+    use SeccompCmpOp::{Eq, MaskedEq, Ne};
+    let is = |argument, value: i32| SeccompCondition::new(argument, Dword, Eq, value as u64);
+    let is_not = |argument, value: u64| SeccompCondition::new(argument, Dword, Ne, value);
+    let lacks = |argument, bits: i32| SeccompCondition::new(argument, Qword, MaskedEq(bits as u32 as u64), 0);
+    const NAMESPACES: i32 = libc::CLONE_NEWNS
+        | libc::CLONE_NEWCGROUP
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUSER
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWNET;
+    // Callers and systemd, the link, DHCP before and after there is an address.
+    let families = [libc::AF_UNIX, libc::AF_NETLINK, libc::AF_PACKET, libc::AF_INET];
+    // No file gets another user's rights, wherever it is.
+    const SET_ID: i32 = (libc::S_ISUID | libc::S_ISGID) as i32;
+    Ok(Rules::from([
+        (libc::SYS_openat, any([lacks(3, SET_ID)])?),
+        (libc::SYS_fchmod, any([lacks(1, SET_ID)])?),
+        (libc::SYS_fchmodat, any([lacks(2, SET_ID)])?),
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_open, any([lacks(2, SET_ID)])?),
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_chmod, any([lacks(1, SET_ID)])?),
+        (libc::SYS_socket, any(families.map(|family| is(0, family)))?),
+        // Network namespaces only, and the kind is always named.
+        (libc::SYS_setns, any([is(1, libc::CLONE_NEWNET)])?),
+        (libc::SYS_clone, any([lacks(0, NAMESPACES)])?),
+        // Memory is writable or executable, and stays so.
+        (libc::SYS_mmap, any([lacks(2, libc::PROT_WRITE), lacks(2, libc::PROT_EXEC)])?),
+        (libc::SYS_mprotect, any([lacks(2, libc::PROT_EXEC)])?),
+        // All but typing into the terminal that started it.
+        (libc::SYS_ioctl, vec![SeccompRule::new(vec![is_not(1, libc::TIOCSTI)?, is_not(1, libc::TIOCLINUX)?])?]),
+    ]))
+}
+
+/// Rules of which one suffices, each with one condition.
+fn any<const N: usize>(
+    conditions: [Result<SeccompCondition, BackendError>; N],
+) -> Result<Vec<SeccompRule>, BackendError> {
+    conditions.into_iter().map(|condition| SeccompRule::new(vec![condition?])).collect()
+}
+
+/// Calls that are allowed whatever their arguments: of the daemon, of the C libraries, of systemctl and systemd-run.
+#[rustfmt::skip]
+const FREE: &[i64] = &[
+    // Files.
+    libc::SYS_read, libc::SYS_readv, libc::SYS_pread64, libc::SYS_preadv, libc::SYS_write, libc::SYS_writev,
+    libc::SYS_pwrite64, libc::SYS_close, libc::SYS_close_range, libc::SYS_lseek, libc::SYS_fstat,
+    libc::SYS_newfstatat, libc::SYS_statx, libc::SYS_statfs, libc::SYS_fstatfs, libc::SYS_faccessat,
+    libc::SYS_faccessat2, libc::SYS_readlinkat, libc::SYS_getdents64, libc::SYS_getcwd, libc::SYS_fcntl,
+    libc::SYS_flock, libc::SYS_dup, libc::SYS_dup3, libc::SYS_pipe2, libc::SYS_ftruncate, libc::SYS_fsync,
+    libc::SYS_fdatasync, libc::SYS_renameat, libc::SYS_renameat2, libc::SYS_unlinkat, libc::SYS_linkat,
+    libc::SYS_mkdirat, libc::SYS_umask,
+    // Memory.
+    libc::SYS_brk, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_madvise,
+    // Processes and threads.
+    libc::SYS_exit, libc::SYS_exit_group, libc::SYS_wait4, libc::SYS_waitid, libc::SYS_kill,
+    libc::SYS_tgkill, libc::SYS_tkill, libc::SYS_pidfd_open, libc::SYS_pidfd_send_signal, libc::SYS_getpid,
+    libc::SYS_getppid, libc::SYS_gettid, libc::SYS_getpgid, libc::SYS_getsid, libc::SYS_getuid, libc::SYS_geteuid,
+    libc::SYS_getgid, libc::SYS_getegid, libc::SYS_getresuid, libc::SYS_getresgid, libc::SYS_getgroups,
+    libc::SYS_capget, libc::SYS_prctl, libc::SYS_prlimit64, libc::SYS_getrusage, libc::SYS_sched_yield,
+    libc::SYS_sched_getaffinity, libc::SYS_getcpu, libc::SYS_set_tid_address, libc::SYS_set_robust_list,
+    libc::SYS_get_robust_list, libc::SYS_rseq, libc::SYS_futex, libc::SYS_membarrier, libc::SYS_uname,
+    libc::SYS_sysinfo, libc::SYS_getrandom, libc::SYS_restart_syscall,
+    // Signals.
+    libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask, libc::SYS_rt_sigreturn, libc::SYS_rt_sigtimedwait,
+    libc::SYS_sigaltstack,
+    // Time.
+    libc::SYS_clock_gettime, libc::SYS_clock_getres, libc::SYS_clock_nanosleep, libc::SYS_nanosleep,
+    libc::SYS_gettimeofday, libc::SYS_timerfd_create, libc::SYS_timerfd_settime, libc::SYS_timerfd_gettime,
+    // Waiting.
+    libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_epoll_pwait, libc::SYS_epoll_pwait2, libc::SYS_eventfd2,
+    libc::SYS_ppoll, libc::SYS_pselect6, libc::SYS_signalfd4,
+    // Sockets, once they are made.
+    libc::SYS_socketpair, libc::SYS_bind, libc::SYS_listen, libc::SYS_accept, libc::SYS_accept4, libc::SYS_connect,
+    libc::SYS_shutdown, libc::SYS_getsockname, libc::SYS_getpeername, libc::SYS_getsockopt, libc::SYS_setsockopt,
+    libc::SYS_sendto, libc::SYS_sendmsg, libc::SYS_recvfrom, libc::SYS_recvmsg,
+    // Older forms of the same, which x86-64 has besides.
+    #[cfg(target_arch = "x86_64")] libc::SYS_stat,
+    #[cfg(target_arch = "x86_64")] libc::SYS_lstat, #[cfg(target_arch = "x86_64")] libc::SYS_access,
+    #[cfg(target_arch = "x86_64")] libc::SYS_readlink, #[cfg(target_arch = "x86_64")] libc::SYS_rename,
+    #[cfg(target_arch = "x86_64")] libc::SYS_unlink, #[cfg(target_arch = "x86_64")] libc::SYS_link,
+    #[cfg(target_arch = "x86_64")] libc::SYS_mkdir, #[cfg(target_arch = "x86_64")] libc::SYS_rmdir,
+    #[cfg(target_arch = "x86_64")] libc::SYS_dup2,
+    #[cfg(target_arch = "x86_64")] libc::SYS_pipe, #[cfg(target_arch = "x86_64")] libc::SYS_poll,
+    #[cfg(target_arch = "x86_64")] libc::SYS_select, #[cfg(target_arch = "x86_64")] libc::SYS_epoll_wait,
+    #[cfg(target_arch = "x86_64")] libc::SYS_epoll_create, #[cfg(target_arch = "x86_64")] libc::SYS_getpgrp,
+    #[cfg(target_arch = "x86_64")] libc::SYS_getrlimit, #[cfg(target_arch = "x86_64")] libc::SYS_time,
+    #[cfg(target_arch = "x86_64")] libc::SYS_arch_prctl,
+];
+
+/// Calls for running a program.
+const RUNNING: &[i64] = &[
+    libc::SYS_execve,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_fork,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_vfork,
+];
