@@ -23,8 +23,7 @@ const LONGEST: Duration = Duration::from_secs(40);
 /// A running attack; dropped, it is over.
 #[derive(Debug)]
 pub struct Attacker {
-    stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<Result<u64>>>,
+    threads: Vec<(Sender<()>, JoinHandle<Result<u64>>)>,
 }
 
 /// The time that an attack has.
@@ -44,17 +43,28 @@ impl Attacker {
             drop(file);
             attack(&span)
         });
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
+        Ok(Self { threads: vec![(stop, thread)] })
+    }
+
+    /// The same attack twice at once, for what one processor alone does not do fast enough.
+    pub fn pair(
+        namespace: &Namespace,
+        attack: impl FnOnce(&Span) -> Result<u64> + Clone + Send + 'static,
+    ) -> Result<Self> {
+        let (mut one, mut other) = (Self::start(namespace, attack.clone())?, Self::start(namespace, attack)?);
+        one.threads.append(&mut other.threads);
+        Ok(one)
     }
 
     /// Ends it, and tells how often it did its harm.
     pub fn stop(mut self) -> Result<u64> {
-        self.end().unwrap_or(Ok(0))
+        self.end()
     }
 
-    fn end(&mut self) -> Option<Result<u64>> {
-        drop(self.stop.take());
-        Some(self.thread.take()?.join().unwrap_or_else(|_| Err("the attacker panicked".into())))
+    fn end(&mut self) -> Result<u64> {
+        // All are told before one of them is waited for: the end of a sender is the end of the span.
+        let threads: Vec<_> = self.threads.drain(..).map(|(_, thread)| thread).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err("an attacker panicked".into()))).sum()
     }
 }
 

@@ -18,7 +18,7 @@ use crate::lab::prober::words;
 use crate::lab::topology::{LINK, SERVER_LINK};
 use crate::lab::wire::{Datagram, Mac, arp_claim};
 use crate::lab::{Result, eventually};
-use arena::{Arena, FAR_SERVER, PEACE, RESIDENT, Row, judge};
+use arena::{Arena, FAR_SERVER, PEACE, RESIDENT, Row, STATION, VISITOR, judge};
 
 /// The rows, each as a trial.
 pub(crate) fn trials() -> impl Iterator<Item = (String, Boxed)> {
@@ -94,17 +94,20 @@ fn names(arena: &Arena, index: u32, count: u32) -> Result<u64> {
 }
 
 /// The kernel looks at all the addresses of an interface for each new one: many interfaces with some each are quicker.
-fn addresses(arena: &mut Arena) -> Result<u64> {
-    const LINKS: u32 = 50;
+fn on_many_links(arena: &Arena, each: u32, message: fn(u32, u32) -> Message) -> Result<u64> {
+    let hostile = &arena.hostile.namespace;
     let mut made = 0;
-    for link in 0..LINKS {
+    for link in 0..50 {
         let name = format!("a{link}");
-        let hostile = &arena.hostile.namespace;
         hostile.veth(&name, hostile, &format!("b{link}"))?;
         let index = hostile.link(&name)?.index;
-        made += inside(arena, (0..2000).map(|number| netlink::address(index, numbered(link * 2000 + number))))?;
+        made += inside(arena, (link * each..(link + 1) * each).map(|number| message(index, number)))?;
     }
     Ok(made)
+}
+
+fn addresses(arena: &mut Arena) -> Result<u64> {
+    on_many_links(arena, 2000, |index, number| netlink::address(index, numbered(number)))
 }
 
 fn two_thousand_addresses(arena: &mut Arena) -> Result<u64> {
@@ -115,10 +118,12 @@ fn numbered(number: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(Ipv4Addr::new(11, 0, 0, 0).to_bits() + number)
 }
 
+const FIRST_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
+
 fn addresses_v6(arena: &mut Arena) -> Result<u64> {
-    let index = arena.hostile_index()?;
-    let first = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0).to_bits();
-    inside(arena, (1..10_001).map(|number| netlink::address_v6(index, Ipv6Addr::from_bits(first + number))))
+    on_many_links(arena, 200, |index, number| {
+        netlink::address_v6(index, Ipv6Addr::from_bits(FIRST_V6.to_bits() + u128::from(number)))
+    })
 }
 
 /// All of them collide with the default route of the lease, which is thrown out. The kernel finds the place of each one
@@ -141,12 +146,12 @@ fn neighbours(arena: &mut Arena) -> Result<u64> {
 }
 
 fn flood_ports(arena: &Arena, bytes: &'static [u8]) -> Result<Attacker> {
-    Attacker::start(&arena.hostile.namespace, |span| netlink::flood_ports(span, bytes))
+    Attacker::pair(&arena.hostile.namespace, |span| netlink::flood_ports(span, bytes))
 }
 
 fn multicast(arena: &Arena) -> Result<Attacker> {
     let index = arena.hostile_index()?;
-    Attacker::start(&arena.hostile.namespace, move |span| netlink::multicast(span, index))
+    Attacker::pair(&arena.hostile.namespace, move |span| netlink::multicast(span, index))
 }
 
 /// What a DHCP server might answer, but for the transaction.
@@ -161,20 +166,24 @@ fn datagrams(arena: &Arena) -> Result<Attacker> {
         destination: SocketAddrV4::new(arena.address, 68),
         payload: answer.to_vec()?,
     };
-    send_frames(arena, vec![datagram.to_frame()])
+    send_frames(&arena.neighbour.namespace, vec![datagram.to_frame()])
 }
 
 fn arp_for_the_address(arena: &Arena) -> Result<Attacker> {
-    send_frames(arena, vec![arp_claim(STRANGER, arena.address, arena.hostile.mac)])
+    send_frames(&arena.neighbour.namespace, vec![arp_claim(STRANGER, arena.address, arena.hostile.mac)])
 }
 
+/// In the network of the innocent containers, and to them.
 fn arp_for_others(arena: &Arena) -> Result<Attacker> {
-    send_frames(arena, (0..64).map(|other| arp_claim(STRANGER, numbered(other), Mac::BROADCAST)).collect())
+    let [resident, visitor, station] =
+        [RESIDENT, VISITOR, STATION].map(|place| &arena.stage.topology.containers[place]);
+    let claims = (0..32).flat_map(|other| [resident, visitor].map(|to| arp_claim(STRANGER, numbered(other), to.mac)));
+    send_frames(&station.namespace, claims.collect())
 }
 
-/// The neighbour sends, so that nothing but the container hears it.
-fn send_frames(arena: &Arena, all: Vec<Vec<u8>>) -> Result<Attacker> {
-    Attacker::start(&arena.neighbour.namespace, move |span| frames::flood(span, LINK, &all))
+/// Has a neighbour send frames. On sibling interfaces, nothing but the station that they are for hears them.
+fn send_frames(neighbour: &Namespace, all: Vec<Vec<u8>>) -> Result<Attacker> {
+    Attacker::pair(neighbour, move |span| frames::flood(span, LINK, &all))
 }
 
 /// It is the resident that is the victim here, of a station in its own network.

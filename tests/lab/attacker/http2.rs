@@ -87,7 +87,7 @@ pub fn pour(span: &Span, socket: &Path, piece: impl Fn(u32) -> Vec<u8>) -> Resul
         };
         let mut next = PREFACE.to_vec();
         for number in 0..STREAMS {
-            if !say(span, &mut connection, &next, true) {
+            if !say(span, &mut connection, &next) {
                 break;
             }
             poured += 1;
@@ -122,8 +122,8 @@ pub fn pour_deaf(span: &Span, socket: &Path, count: usize, piece: impl Fn(u32) -
     Ok(poured)
 }
 
-/// Says all of `bytes`, and reads what there is meanwhile where it is told to. Tells whether that went well.
-fn say(span: &Span, connection: &mut UnixStream, mut bytes: &[u8], listens: bool) -> bool {
+/// Says all of `bytes`, and reads what there is meanwhile. Tells whether that went well.
+fn say(span: &Span, connection: &mut UnixStream, mut bytes: &[u8]) -> bool {
     let mut heard = [0; 16 * 1024];
     while !bytes.is_empty() {
         match connection.write(bytes) {
@@ -133,7 +133,7 @@ fn say(span: &Span, connection: &mut UnixStream, mut bytes: &[u8], listens: bool
             }
             Err(_) => return false,
         }
-        while listens {
+        loop {
             match connection.read(&mut heard) {
                 Ok(0) => return false,
                 Ok(_) => {}

@@ -48,9 +48,11 @@ const T1: Duration = Duration::from_secs(2);
 pub(crate) const FAR_SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const FAR_PARENT: &str = "eth1";
 
-/// The places of the innocent containers: the first keeps its lease, the second comes and goes.
+/// The places of the innocent containers: the first keeps its lease, the second comes and goes. The third is a station in
+/// their network that may do harm.
 pub(crate) const RESIDENT: usize = 0;
-const VISITOR: usize = 1;
+pub(crate) const VISITOR: usize = 1;
+pub(crate) const STATION: usize = 2;
 
 /// The row without an attack, to see what the others are to be compared with.
 pub(crate) const PEACE: &str = "peace";
@@ -71,7 +73,7 @@ pub(crate) struct Arena {
 
 impl Arena {
     fn new() -> Result<Self> {
-        let stage = crate::stage(2, &["-t", ACQUISITION])?;
+        let stage = crate::stage(3, &["-t", ACQUISITION])?;
         let settings = Settings { lease: Duration::from_secs(60), t1: Some(T1), ..Settings::default() };
         let server = Server::start(&stage.topology.server, SERVER_LINK, settings.clone())?;
         let (host, far) = (&stage.topology.host, Namespace::new("far")?);
@@ -154,7 +156,7 @@ pub(crate) fn judge(row: &Row) -> Result {
     let nothing = Prober::start(arena.socket(), vec![Call::Teardown(unknown)]);
     let visits = Prober::start(arena.socket(), vec![Call::Setup(visitor.clone()), Call::Teardown(visitor)]);
     let made = (row.prepare)(&mut arena)?;
-    let flood = (row.flood)(&arena)?;
+    let (flood, since) = ((row.flood)(&arena)?, rt::now());
     // Its own caller asks again, too.
     let again = timed(&arena.socket(), &Call::Setup(arena.hostile_config()), CALL);
     let went_on = eventually("the resident is renewed", ATTACK + T1, || {
@@ -166,6 +168,7 @@ pub(crate) fn judge(row: &Row) -> Result {
     let (left, leave) = timed(&arena.socket(), &Call::Teardown(resident.config()), PATIENCE);
     let (nothing, visits) = (nothing.stop()?, visits.stop()?);
     let harm = flood.stop()?;
+    let rate = harm as f64 / (rt::now() - since).as_secs_f64();
     let renewals = arena.renewals(start);
     let processor = arena.stage.daemon.processor_time()? - processor;
     if made + harm == 0 && row.name != PEACE {
@@ -190,6 +193,10 @@ pub(crate) fn judge(row: &Row) -> Result {
             faults.push(format!("{call} of the hostile container: {status:?}"));
         }
     }
+    let kept = eventually("the lease file is empty", RECOVERY, || {
+        Ok((arena.stage.unit.leases()? == serde_json::json!({})).then_some(()))
+    });
+    faults.extend(kept.err().map(|error| error.to_string()));
     let (mut now_open, mut now_memory) = (0, 0);
     let recovery = eventually("descriptors and memory are as before", RECOVERY, || {
         (now_open, now_memory) = (arena.stage.daemon.descriptors()?, arena.stage.daemon.status("RssAnon")?);
@@ -203,7 +210,7 @@ pub(crate) fn judge(row: &Row) -> Result {
     let (ended, took) = arena.end_under_attack(row)?;
     faults.extend(ended.err().map(|error| error.to_string()));
     crate::tell(&format!(
-        "{}: made {made}, done {harm}; slowest answer {:.0} ms of {} calls, visitor {:.0} ms of {}, resident left in {:.0} ms; {renewals} renewals; \
+        "{}: made {made}, done {harm} ({rate:.0} a second); slowest answer {:.0} ms of {} calls, visitor {:.0} ms of {}, resident left in {:.0} ms; {renewals} renewals; \
          hostile Setup {:.0} ms {}, Teardown {:.0} ms; processor {:.2} s; RssAnon {memory} to {now_memory} kB, peak {peak}; \
          {open} to {now_open} descriptors; ended in {:.0} ms{}",
         row.name,
