@@ -27,6 +27,10 @@ mod file;
 mod flood;
 #[path = "system/instances.rs"]
 mod instances;
+#[path = "system/hostile.rs"]
+mod hostile;
+#[path = "system/hostile_callers.rs"]
+mod hostile_callers;
 #[path = "system/lab_itself.rs"]
 mod lab_itself;
 #[path = "system/lease.rs"]
@@ -69,7 +73,7 @@ use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::OnceLock;
+use std::sync::{OnceLock, PoisonError, RwLock};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
@@ -80,6 +84,11 @@ use lab::{Result, Skip};
 
 /// A trial's name and what it does.
 type Named = (&'static str, fn() -> Result);
+/// A trial of a table.
+type Boxed = Box<dyn FnOnce() -> Result + Send>;
+
+/// Held by each trial: for itself by one that disturbs the timing of others, together by all the others.
+static ALONE: RwLock<()> = RwLock::new(());
 
 fn main() -> ExitCode {
     // Before anything else: a user namespace is for a process with one thread.
@@ -118,9 +127,24 @@ fn main() -> ExitCode {
         logging::TRIALS,
         flood::TRIALS,
     ];
-    let named = groups.concat().into_iter().map(|(name, trial)| (name.to_owned(), Box::new(trial) as _));
+    let named = groups.concat().into_iter().map(|(name, trial)| (name.to_owned(), Box::new(trial) as Boxed));
+    let beside = named.chain(peers::trials()).map(|(name, trial)| {
+        let trial = move || {
+            let _beside = ALONE.read().unwrap_or_else(PoisonError::into_inner);
+            trial()
+        };
+        (name, Box::new(trial) as Boxed)
+    });
+    // These load the machine. They are the last ones, so that nothing waits behind them.
+    let alone = hostile::trials().chain(hostile_callers::trials()).map(|(name, trial)| {
+        let trial = move || {
+            let _alone = ALONE.write().unwrap_or_else(PoisonError::into_inner);
+            trial()
+        };
+        (name, Box::new(trial) as Boxed)
+    });
     let outside = sandbox.as_ref().err().map(ToString::to_string);
-    let trials = named.chain(peers::trials()).map(|(name, trial): (String, Box<dyn FnOnce() -> Result + Send>)| {
+    let trials = beside.chain(alone).map(|(name, trial)| {
         let outside = outside.clone();
         Trial::ignorable_test(name, move || match outside {
             Some(reason) => conclude(|| Err(Skip::Lacking(reason).into())),

@@ -132,6 +132,11 @@ impl Namespace {
         self.run(|| request(NEW_LINK, 0, &link))
     }
 
+    /// Moves a link into another namespace.
+    pub fn move_link(&self, name: &str, to: &Namespace) -> Result {
+        self.change(name, LinkAttribute::NetNsFd(to.file().as_raw_fd()))
+    }
+
     /// Deletes a link.
     pub fn delete_link(&self, name: &str) -> Result {
         self.run(|| request(DEL_LINK, 0, &named(name)))

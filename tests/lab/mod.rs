@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use smol_dhcp_proxy::rt;
 
+pub mod attacker;
 #[path = "../simulation/chance.rs"]
 pub mod chance;
 pub mod daemon;
@@ -20,6 +21,7 @@ pub mod links;
 pub mod load;
 pub mod namespace;
 pub mod peer;
+pub mod prober;
 pub mod program;
 pub mod real_server;
 pub mod sandbox;
