@@ -25,12 +25,12 @@ mod expiry;
 mod file;
 #[path = "system/flood.rs"]
 mod flood;
-#[path = "system/instances.rs"]
-mod instances;
 #[path = "system/hostile.rs"]
 mod hostile;
 #[path = "system/hostile_callers.rs"]
 mod hostile_callers;
+#[path = "system/instances.rs"]
+mod instances;
 #[path = "system/lab_itself.rs"]
 mod lab_itself;
 #[path = "system/lease.rs"]

@@ -177,7 +177,7 @@ fn refuse(sockets: Vec<Socket>, status: Status) {
     let status = Status { message: format!("smol-dhcp-proxy: {}", status.message), ..status };
     let refused = rt::block_on(async move |runtime| {
         let options = Options::new(Idle::new(Some(REFUSING)))?;
-        let handler = move |Connection { stream, activity, closing }| {
+        let handler = move |Connection { stream, activity, closing, .. }| {
             let status = status.clone();
             async move {
                 rpc::serve(stream, REFUSING, closing, async |_| Err(status.clone())).await;
