@@ -322,6 +322,27 @@ mod tests {
     }
 
     #[test]
+    fn bytes_that_were_swapped_cost_what_comes_from_there_on() {
+        let directory = Directory::new("swapped");
+        let file = directory.lease_file();
+        let mut other = record();
+        other.lease.mac_address = "02:00:00:00:00:02".to_owned();
+        file.replace([(record(), true), (other, true)]).unwrap();
+        let bytes = fs::read(directory.file()).unwrap();
+        let first_ends = bytes.windows(3).position(|bytes| bytes == b"}],").unwrap() + 2;
+        for at in 1..bytes.len() {
+            let mut swapped = bytes.clone();
+            swapped.swap(at - 1, at);
+            fs::write(directory.file(), &swapped).unwrap();
+            let leases = file.read().leases;
+            assert!(at <= first_ends || leases.first().is_some_and(|(first, _)| first.unpack() == record()), "{at}");
+            // As it would go on in the table.
+            let leases = leases.into_iter().map(|(packed, _)| packed.unpack());
+            assert!(leases.map(|record| (record.due(), record.recall())).all(|(_, remembered)| remembered.is_some()));
+        }
+    }
+
+    #[test]
     fn nothing_that_is_there_is_a_reason_not_to_start() {
         let directory = Directory::new("garbage");
         let file = directory.lease_file();

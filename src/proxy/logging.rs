@@ -54,7 +54,7 @@ pub(super) fn start() {
     }
     std::panic::set_hook(Box::new(|panic| {
         say(&panic.to_string());
-        // Where RUST_BACKTRACE asks for one.
+        // Captured only if RUST_BACKTRACE is set.
         let backtrace = Backtrace::capture();
         if backtrace.status() == BacktraceStatus::Captured {
             say(&backtrace.to_string());

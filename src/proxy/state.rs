@@ -137,7 +137,7 @@ impl StateDirectory {
 }
 
 impl Directory {
-    /// Opens a file to be read from its beginning. One that another user may have written is an error.
+    /// Opens a file to be read from its beginning. A file that another user may have written is an error.
     pub(super) fn read(&self, name: &OsStr) -> io::Result<Take<File>> {
         let file = self.open_file(name, OFlags::RDONLY)?;
         if let Some(why) = &self.distrust {
@@ -150,8 +150,8 @@ impl Directory {
         Ok(file.take(LONGEST))
     }
 
-    /// Opens a file to be written at its end, and makes it where there is none. Another name of another file is an error:
-    /// any user may give one to a file that he cannot write.
+    /// Opens a file to be written at its end, and makes it where there is none. A file with a second name is an error: a
+    /// hard link needs no permission on what it leads to.
     pub(super) fn append(&self, name: &OsStr) -> io::Result<File> {
         self.open_own(name, OFlags::WRONLY | OFlags::APPEND)
     }

@@ -1,7 +1,7 @@
 //! A lock file: held by one process for as long as it likes, refused to any other, free again when its holder has died.
 //!
-//! flock(2) needs no more than a descriptor, so a file or directory that other users can open is one that they can lock.
-//! This file is private to its owner, and is used only where it is proved to be one.
+//! flock(2) needs no more than a descriptor: other users can lock every file or directory that they can open. This file
+//! is private to its owner, and whatever else is found in its place is refused.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -79,7 +79,7 @@ impl LockFile {
         Err(LockError::Unfit("it is replaced faster than it can be locked".to_owned()))
     }
 
-    /// Returns whether the lock is the file that `name` in `directory` leads to: one that was replaced or removed keeps
+    /// Returns whether the lock is the file that `name` in `directory` leads to: a file that was replaced or removed keeps
     /// no other process out.
     pub fn is_at(&self, directory: impl AsFd, name: &Path) -> bool {
         statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| id(&stat) == self.id)

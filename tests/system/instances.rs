@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use dhcproto::v4::MessageType;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::{CWD, FileType, FlockOperation, Mode, flock, mknodat};
 use smol_dhcp_proxy::rpc::NetworkConfig;
 use smol_dhcp_proxy::rt;
@@ -14,7 +15,8 @@ use smol_dhcp_proxy::rt;
 use crate::lab::daemon::{Daemon, Unit};
 use crate::lab::namespace::Namespace;
 use crate::lab::server::{Server, Settings};
-use crate::lab::topology::SERVER_LINK;
+use crate::lab::stage::Stage;
+use crate::lab::topology::{SERVER_LINK, Topology};
 use crate::lab::{Result, eventually, grpc, sandbox};
 use crate::{Named, program, stage};
 
@@ -25,6 +27,7 @@ pub(crate) const TRIALS: &[Named] = &[
     ("instances::of_many_starts_at_once_one_serves", many_starts),
     ("instances::a_directory_that_another_process_locks_holds_no_start_up", locked_directory),
     ("instances::a_lock_file_that_is_no_file_of_ours_is_refused", unfit_locks),
+    ("instances::in_a_directory_that_cannot_be_written_one_serves_all_the_same", read_only),
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -191,5 +194,52 @@ fn unfit_locks() -> Result {
         assert!(said.contains("nv-proxy.lock") && said.contains(words), "{words}: {said}");
         assert_eq!(fs::read(folder.join("precious"))?, b"precious");
     }
+    Ok(())
+}
+
+/// A folder that cannot be written under one of its two names.
+struct ReadOnly {
+    folder: PathBuf,
+    view: PathBuf,
+}
+
+impl ReadOnly {
+    fn new() -> Result<Self> {
+        let (folder, view) = (sandbox::folder("folder")?, sandbox::folder("view")?);
+        mount(Some(&folder), &view, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+        let mounted = Self { folder, view };
+        let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        mount(None::<&str>, &mounted.view, None::<&str>, read_only, None::<&str>)?;
+        Ok(mounted)
+    }
+}
+
+impl Drop for ReadOnly {
+    fn drop(&mut self) {
+        let _ = umount2(&self.view, MntFlags::MNT_DETACH);
+    }
+}
+
+fn read_only() -> Result {
+    let mounted = ReadOnly::new()?;
+    let unit = Unit::new(program(), &[])?.with_leases_in(&mounted.view);
+    let topology = Topology::new(1)?;
+    let daemon = unit.start_ready(&topology.host)?;
+    let stage = Stage { daemon, unit, topology };
+    let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    let log = stage.unit.log()?;
+    for words in ["cannot lock", "cannot create the lease file", "Read-only file system"] {
+        assert!(log.contains(words), "no {words} in: {log}");
+    }
+    let lease = stage.setup(0)?;
+    assert_eq!(stage.teardown(0)?.yiaddr, lease.yiaddr);
+    drop(stage);
+
+    // A lock that is there is respected, though it cannot be written.
+    let host = Namespace::new("host")?;
+    let mut first = Manual::start(&host, &mounted.folder, &[])?;
+    first.await_serving()?;
+    let words = Manual::start(&host, &mounted.view, &[])?.refusal()?;
+    assert!(words.contains(&format!("process {} (", first.daemon.id())), "{words}");
     Ok(())
 }

@@ -165,7 +165,7 @@ fn table() -> Result {
 /// Changes an entry, given that of another container.
 type Forge = fn(&mut Value, &Value);
 
-/// What makes an entry one of a certain namespace.
+/// The fields by which an entry names its namespace.
 const NAMESPACE: [&str; 4] = ["ns_path", "ns_cookie", "ns_dev", "ns_ino"];
 
 fn forged() -> Result {
