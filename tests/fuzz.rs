@@ -130,7 +130,7 @@ fn recorded_answers() -> Vec<Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 2000, ..ProptestConfig::default() })]
 
-    /// What a kernel said, damaged.
+    /// Answers of a kernel, damaged.
     #[test]
     fn damaged_netlink_answers(
         answer in prop::sample::select(recorded_answers()),

@@ -194,7 +194,7 @@ fn messages_of_others_are_refused() -> Result {
     Ok(())
 }
 
-/// What is sent to the group arrives whoever sends it.
+/// Messages to the group arrive, also those of other processes.
 fn false_news() -> Result {
     const FALSE: u32 = 100;
     let setting = Setting::new()?;
