@@ -84,7 +84,7 @@ impl Manners {
         if client.state() != "BOUND" || !carrier {
             self.announce_at = None;
         }
-        self.judge_defence((input, carrier), said, client, now);
+        self.judge_defence(carrier, said, client, now);
         if let Some(at) = self.announce_at {
             assert!(client.poll_timeout().is_some_and(|due| due <= at), "nobody thinks of the second announcement");
             assert!(client.is_listening(), "deaf before the second announcement");
@@ -127,12 +127,12 @@ impl Manners {
     }
 
     /// While an address is defended the client listens, and asks once for the claim to be repeated.
-    fn judge_defence(&mut self, (input, carrier): (Input, bool), said: &[Said], client: &Client, now: Instant) {
+    fn judge_defence(&mut self, carrier: bool, said: &[Said], client: &Client, now: Instant) {
         let in_use = client.lease().filter(|_| client.state() != "RELEASING").map(|lease| lease.address);
         self.defence = self.defence.filter(|defence| in_use == Some(defence.address) && now < defence.since + DEFENCE);
         let Some(defence) = &mut self.defence else { return };
         let ask_at = defence.since + AGAIN;
-        if matches!(input, Input::Timeout) && carrier && ask_at <= now && !defence.was_asked {
+        if carrier && ask_at <= now && !defence.was_asked {
             assert!(asks(said, defence.address), "the claim is not asked for again");
             defence.was_asked = true;
         }
