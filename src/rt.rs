@@ -295,35 +295,58 @@ mod fair {
     use futures_lite::{AsyncRead, AsyncWrite};
     use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
-    use super::{Duration, Future, Poll, Stream, io};
+    use super::{Cell, Duration, Future, Instant, Poll, Stream, io, now};
 
     /// A [`Stream`] as h2 takes it: in tokio's traits, without tokio's runtime, and fair to others on this thread.
     pub type H2Stream = Compat<Fair>;
 
     /// Dresses a stream for h2.
     pub fn h2_stream(stream: Stream) -> H2Stream {
-        Fair { stream, reads: 0, pause: None, full: false }.compat()
+        Fair { stream, taken: 0, pause: None, full: false }.compat()
     }
 
-    /// A stream that pauses now and then to let others run.
+    /// A stream that pauses when it has much to say, to let others run.
     ///
     /// h2 reads for as long as there is something to read. A client that writes faster than we parse would hold the
-    /// one thread for good; an honest one says what it has to say in a read or two.
+    /// one thread for good, and some hundred of them most of it; an honest one says little and waits for the answer.
     #[derive(Debug)]
     pub struct Fair {
         stream: Stream,
-        /// Successful reads in a row.
-        reads: u8,
+        /// Bytes that were read lately.
+        taken: usize,
         pause: Option<async_io::Timer>,
         /// The last write found the socket full.
         full: bool,
     }
 
-    /// Reads in a row before a pause; each takes 8 KB or so.
-    const READS: u8 = 4;
+    /// Bytes that are read without a pause.
+    const BURST: usize = 16 * 1024;
 
-    /// It has to be one that the reactor ends: who merely wakes itself runs again before any other socket was looked at.
+    /// Bytes that are forgotten each time that there is nothing to read: more than a call has.
+    const FORGOTTEN: usize = 2 * 1024;
+
+    /// Bytes that a pause pays for.
+    const PAID: usize = 8 * 1024;
+
+    /// The shortest pause, and the time from the end of one to that of the next, of all streams together. The reactor
+    /// has to end it: a task that merely wakes itself runs again before any other socket was looked at.
     const PAUSE: Duration = Duration::from_millis(1);
+
+    /// The longest pause: streams that end in theirs leave it to nothing.
+    const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+    thread_local! {
+        /// When the last of all pauses ends.
+        static LAST: Cell<Option<Instant>> = const { Cell::new(None) };
+    }
+
+    /// Starts a pause behind all that others have started.
+    fn start_pause() -> async_io::Timer {
+        let now = now();
+        let end = (LAST.get().unwrap_or(now).max(now) + PAUSE).min(now + LONGEST_PAUSE);
+        LAST.set(Some(end));
+        async_io::Timer::after(end - now)
+    }
 
     impl AsyncRead for Fair {
         fn poll_read(
@@ -331,14 +354,16 @@ mod fair {
             context: &mut Context<'_>,
             buffer: &mut [u8],
         ) -> Poll<io::Result<usize>> {
-            if self.reads == READS {
-                let pause = self.pause.get_or_insert_with(|| async_io::Timer::after(PAUSE));
-                ready!(Pin::new(pause).poll(context));
+            if self.taken >= BURST {
+                ready!(Pin::new(self.pause.get_or_insert_with(start_pause)).poll(context));
                 self.pause = None;
-                self.reads = 0;
+                self.taken -= PAID;
             }
             let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-            self.reads = if read.is_ready() { self.reads + 1 } else { 0 };
+            self.taken = match &read {
+                Poll::Ready(length) => self.taken + length.as_ref().unwrap_or(&0),
+                Poll::Pending => self.taken.saturating_sub(FORGOTTEN),
+            };
             read
         }
     }

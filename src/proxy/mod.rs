@@ -137,9 +137,10 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
         let preparing = Rc::clone(&table);
         options.prepare = Some(Prepare::new(move || Rc::clone(&preparing).prepare_to_leave()));
         let (serving, activity) = (Rc::clone(&table), config.activity);
+        let turns = Rc::new(rpc::Turns::default());
         let handler = move |Connection { stream, activity: guard, requests, closing }| {
             idle.set_timeout(activity);
-            let table = Rc::clone(&serving);
+            let (table, turns) = (Rc::clone(&serving), Rc::clone(&turns));
             async move {
                 let call = |call| {
                     let in_flight = requests.begin();
@@ -149,7 +150,7 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
                         served.await
                     }
                 };
-                rpc::serve(stream, quiet, closing.clone(), call).await;
+                rpc::serve(stream, quiet, turns, closing.clone(), call).await;
                 drop(guard);
             }
         };
