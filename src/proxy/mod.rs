@@ -178,10 +178,12 @@ fn refuse(sockets: Vec<Socket>, status: Status) {
     let status = Status { message: format!("smol-dhcp-proxy: {}", status.message), ..status };
     let refused = rt::block_on(async move |runtime| {
         let options = Options::new(Idle::new(Some(REFUSING)))?;
+        let turns = Rc::new(rpc::Turns::default());
         let handler = move |Connection { stream, activity, closing, .. }| {
-            let status = status.clone();
+            let (status, turns) = (status.clone(), Rc::clone(&turns));
             async move {
-                rpc::serve(stream, REFUSING, closing, async |_| Err(status.clone())).await;
+                let refuse = |_| std::future::ready(Err(status.clone()));
+                rpc::serve(stream, REFUSING, turns, closing, refuse).await;
                 drop(activity);
             }
         };

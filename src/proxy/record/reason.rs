@@ -30,9 +30,11 @@ impl Record {
         if self.unsaid {
             self.look_at.get_or_insert(0);
         }
-        for again in [&mut self.look_at, &mut self.retry_at].into_iter().flatten() {
-            *again = (now_millis + LONGEST_PAUSE).min(*again);
-        }
+        let latest = now_millis + LONGEST_PAUSE;
+        self.look_at = self.look_at.map(|at| at.min(latest));
+        // What fails is tried once more before the lease ends.
+        let end = self.expires_at().filter(|end| *end > now_millis);
+        self.retry_at = self.retry_at.map(|at| at.min(latest).min(end.unwrap_or(latest)));
         if let Some(end) = self.expires_at() {
             self.mend_timers(end, now_millis);
         }
@@ -145,7 +147,10 @@ mod tests {
         let Some(remembered) = record.clone().recall() else { return };
         let due = record.due();
         match remembered.state {
-            State::Intent | State::Ending(_) => assert_eq!(due, Some(at(0))),
+            State::Intent | State::Ending(_) => {
+                let latest = if record.is_retry() { at(NOW + HOUR) } else { at(0) };
+                assert!(due.is_some_and(|due| due <= latest), "due at {due:?}");
+            }
             State::Resting(_) if record.state == INIT => {
                 assert!(due.is_some_and(|due| due <= at(NOW + HOUR)), "looked for at {due:?}");
             }
