@@ -96,8 +96,10 @@ pub struct Netlink {
     sequence: Cell<u32>,
 }
 
-/// The longest time for an exchange. The kernel has the answer ready before `send` returns.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// The longest time for the answers to a request. The kernel has the first one ready before `send` returns, which may itself
+/// take long: it waits there for all other changes to interfaces and routes of the host. The bounds of the reader end an
+/// exchange long before this on any but a starved machine.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest datagram, in bytes. An interface takes some 800 bytes, and up to 64 kB more for its alternative names.
 const LONGEST: usize = 256 * 1024;
 /// A dump during which the table changed is asked for again, this often.
@@ -195,8 +197,8 @@ fn exchange(
     let mut bytes = vec![0; HEADER + body.buffer_len()];
     header.emit(&mut bytes[..HEADER]);
     body.emit(&mut bytes[HEADER..]);
-    let deadline = rt::now() + PATIENCE;
     retry_on_intr(|| send(socket, &bytes, SendFlags::empty()))?;
+    let deadline = rt::now() + PATIENCE;
     loop {
         if !receive(socket, &mut bytes)? {
             reader.skip()?;

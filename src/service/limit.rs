@@ -3,11 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use event_listener::Event;
 use rustix::process::{Resource, getrlimit};
 
 use super::trim::trim;
+use crate::rt;
+use crate::time::Instant;
 
 /// The most connections that a service has at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +38,10 @@ impl Limits {
     }
 }
 
+/// The time that a client has for its first request before its connection is closed for want of descriptors. accept(2)
+/// fails for that want also where no other client waits.
+const FIRST_REQUEST: Duration = Duration::from_millis(100);
+
 /// A crowd, whose memory is given back when all but a few of it have gone.
 const CROWD: usize = 32;
 
@@ -59,8 +66,8 @@ pub(super) struct Registry {
 struct Member {
     /// Requests in flight.
     requests: Cell<usize>,
-    /// The place in [`Registry::idle`].
-    place: Cell<Option<u64>>,
+    /// The place in [`Registry::idle`], and the beginning of the idleness.
+    place: Cell<Option<(u64, Instant)>>,
     /// The handler tells of its requests.
     reports: Cell<bool>,
     closed: Cell<bool>,
@@ -95,11 +102,14 @@ impl Registry {
         self.open.get() - self.closing.get() >= self.limits.connections
     }
 
-    /// Closes the longest idle connection, if there is one, and waits until a connection ends or becomes idle: each holds a
-    /// descriptor, and memory of the kernel's, that an accept may be short of.
+    /// Closes the longest idle connection, unless it is new, and waits until a connection ends or becomes idle: each holds
+    /// a descriptor, and memory of the kernel's, that an accept may be short of.
     pub(super) async fn relieve(&self) {
         let changed = self.changed.listen();
-        self.close_longest_idle();
+        let since = self.idle.borrow().values().next().and_then(|member| member.place.get());
+        if since.is_some_and(|(_, since)| rt::now() - since >= FIRST_REQUEST) {
+            self.close_longest_idle();
+        }
         changed.await;
     }
 
@@ -114,7 +124,7 @@ impl Registry {
 
     fn enter_idle(&self, member: &Rc<Member>) {
         let place = self.next.replace(self.next.get() + 1);
-        member.place.set(Some(place));
+        member.place.set(Some((place, rt::now())));
         self.idle.borrow_mut().insert(place, Rc::clone(member));
         if self.idle.borrow().len() > self.limits.idle {
             self.close_longest_idle();
@@ -123,7 +133,7 @@ impl Registry {
     }
 
     fn leave_idle(&self, member: &Member) {
-        if let Some(place) = member.place.take() {
+        if let Some((place, _)) = member.place.take() {
             self.idle.borrow_mut().remove(&place);
         }
     }
@@ -301,6 +311,11 @@ mod tests {
         let registry = registry(10, 10);
         let (first, _requests) = registry.open();
         let (second, _requests) = registry.open();
+        assert_eq!(now(registry.relieve()), None);
+        assert!(!closed(&first), "it has not had the time for a request");
+        for member in registry.idle.borrow().values() {
+            member.place.set(member.place.get().map(|(place, _)| (place, Instant::from_boot(Duration::ZERO))));
+        }
         let mut relieved = std::pin::pin!(registry.relieve());
         assert_eq!(now(relieved.as_mut()), None);
         assert!(closed(&first) && !closed(&second));

@@ -300,7 +300,7 @@ fn ended_later() -> Result {
     server.leave_unanswered(&[MessageType::Discover]);
     // Behind the connection, as many as to open the sockets of an exchange, and one less than to look at the link besides.
     let lowest = lowest_free(&stage.daemon.settled_descriptors()?)?;
-    limit(&stage.daemon, lowest + 9)?;
+    limit(&stage.daemon, lowest + 10)?;
     let another = NetworkConfig { container_id: "c0de".repeat(16), ..stage.config(0) };
     let refused = grpc::setup(&stage.unit.socket(), &another).expect_err("nobody answers");
     limit(&stage.daemon, 1024)?;
