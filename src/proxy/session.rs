@@ -310,6 +310,7 @@ impl Session {
         if self.wire.is_none() && (self.releasing || self.reopening.until(rt::now()).is_none()) {
             let open = if self.releasing { Site::open_for_release } else { Site::open };
             self.wire = Some(open(&self.site, &self.request)?);
+            log::debug!("{self}: opened its sockets");
             self.mind_link();
         }
         Ok(())

@@ -2,6 +2,8 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use nix::libc;
@@ -23,6 +25,7 @@ pub(super) const TRIALS: &[NamedTrial] = &[
         an_interface_that_is_down_or_gone_is_an_error_to_send_on,
     ),
     ("raw::it_hears_no_other_interface", it_hears_no_other_interface),
+    ("raw::a_flood_elsewhere_leaves_nothing_in_its_queue", a_flood_elsewhere),
     ("udp::it_sends_from_the_address_it_is_told_to", it_sends_from_the_address_it_is_told_to),
     ("udp::a_port_in_use_is_not_shared", a_port_in_use_is_not_shared),
     ("udp::while_it_is_open_nobody_is_told_that_the_port_is_not", while_it_is_open_nobody_is_told_that_the_port_is_not),
@@ -209,6 +212,33 @@ fn it_hears_no_other_interface() -> Result {
     let arrived = || Ok(here.receive()?.filter(|frame| frame.last() == Some(&4)));
     eventually("our frame at the right other end", Duration::from_secs(5), arrived)?;
     Ok(())
+}
+
+/// Between the making of the socket and its filter there is no moment at which it hears.
+fn a_flood_elsewhere() -> Result {
+    let (server, container, netns) = two_ends()?;
+    server.veth("wire1", &container, "eth1")?;
+    let there = server.run(|| Tap::open("wire1"))?;
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            let frame = frame(BROADCAST, 0x0800, &packet(5, 17, 0, 67), 1);
+            let mut sent = 0;
+            while !over.load(Ordering::Relaxed) {
+                sent += u32::from(there.send(&frame).is_ok());
+            }
+            sent
+        });
+        let opened: Result<Vec<_>> = (0..300).map(|_| open_raw(&netns)).collect();
+        over.store(true, Ordering::Relaxed);
+        let sent = flood.join().map_err(|_| "the flood panicked")?;
+        assert!(sent > 1000, "{sent} frames are no flood");
+        for (nth, (raw, _)) in opened?.iter().enumerate() {
+            let error = raw.recv(&mut [0; 64]).err().ok_or_else(|| format!("a frame in the queue of the {nth}th"))?;
+            assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        }
+        Ok(())
+    })
 }
 
 fn it_sends_from_the_address_it_is_told_to() -> Result {
