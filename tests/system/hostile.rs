@@ -4,6 +4,7 @@
 mod arena;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, UdpSocket};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dhcproto::Encodable;
@@ -146,7 +147,8 @@ fn neighbours(arena: &mut Arena) -> Result<u64> {
 }
 
 fn flood_ports(arena: &Arena, bytes: &'static [u8]) -> Result<Attacker> {
-    Attacker::pair(&arena.hostile.namespace, |span| netlink::flood_ports(span, bytes))
+    let own = Arc::default();
+    Attacker::pair(&arena.hostile.namespace, move |span| netlink::flood_ports(span, bytes, &own))
 }
 
 fn multicast(arena: &Arena) -> Result<Attacker> {

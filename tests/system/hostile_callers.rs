@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use smol_dhcp_proxy::rpc::{Call, NetworkConfig};
+use smol_dhcp_proxy::rpc::{Call, Code, NetworkConfig};
 use smol_dhcp_proxy::rt;
 
 use crate::lab::attacker::{Attacker, Span, http2};
@@ -73,11 +73,20 @@ fn connections_without_end(span: &Span, socket: &Path, targets: &Targets) -> Res
     let call = Call::Teardown(targets.unknown.clone());
     span.repeat(|_| {
         // The daemon may refuse it and be well.
-        if let Some(connection) = http2::join(socket)? {
-            let _ = Channel::over(connection).and_then(|mut channel| channel.call(&call));
+        if let Some(mut channel) = channel(socket)? {
+            let _ = channel.call(&call);
         }
         Ok(())
     })
+}
+
+/// A connection that does not wait for long: behind the daemon's end there is nothing at the socket that answers.
+fn channel(socket: &Path) -> Result<Option<Channel>> {
+    let channel = http2::join(socket)?.and_then(|connection| Channel::over(connection).ok());
+    Ok(channel.map(|mut channel| {
+        channel.set_patience(Duration::from_secs(1));
+        channel
+    }))
 }
 
 fn answers_never_read(span: &Span, socket: &Path, targets: &Targets) -> Result<u64> {
@@ -89,13 +98,13 @@ fn answers_never_read(span: &Span, socket: &Path, targets: &Targets) -> Result<u
 fn streams_at_once(span: &Span, socket: &Path, targets: &Targets) -> Result<u64> {
     let call = Call::Setup(targets.container.clone());
     span.repeat(|_| {
-        let Some(connection) = http2::join(socket)? else { return Ok(()) };
-        let Ok(mut channel) = Channel::over(connection) else { return Ok(()) };
-        channel.set_patience(Duration::from_secs(5));
+        let Some(mut channel) = channel(socket)? else { return Ok(()) };
         let pending: Vec<_> = (0..64).map_while(|_| channel.begin(&call).ok()).collect();
         for pending in pending {
             // All but the last are told that a newer one has taken over.
-            let _ = channel.finish(pending);
+            if channel.finish(pending).is_err_and(|status| status.code == Code::DeadlineExceeded) {
+                break;
+            }
         }
         Ok(())
     })
