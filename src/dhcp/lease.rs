@@ -220,9 +220,9 @@ fn timers(lease: Duration, t1: Option<u32>, t2: Option<u32>) -> (Duration, Durat
     let within = |seconds: Option<u32>, limit: Duration| {
         seconds.map(|seconds| Duration::from_secs(seconds.into())).filter(|time| !time.is_zero() && *time < limit)
     };
-    let t2 = within(t2, lease).filter(|t2| *t2 > shortest).unwrap_or(lease * 7 / 8);
+    let t2 = within(t2, lease).unwrap_or(lease * 7 / 8);
     let t1 = within(t1, t2).unwrap_or(lease / 2).max(shortest);
-    // Only the default T1 can still be too late here: then T2 was too early to be meant.
+    // Only the default T1 and the shortest can still be too late here: then T2 was too early to be meant.
     (t1, if t1 < t2 { t2 } else { lease * 7 / 8 })
 }
 

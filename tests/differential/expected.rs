@@ -137,8 +137,9 @@ fn timers(lease: Duration, t1: u32, t2: u32) -> (Duration, Duration) {
     let [half, most] = [lease / 2, lease * 7 / 8];
     let [t1, t2] = [t1, t2].map(|seconds| Duration::from_secs(seconds.into()));
     let soonest = (lease / 64).min(Duration::from_secs(5));
-    let t2 = if t2 <= soonest || t2 >= lease { most } else { t2 };
+    let t2 = if t2.is_zero() || t2 >= lease { most } else { t2 };
     match () {
+        () if !t1.is_zero() && t1 < t2 && t2 <= soonest => (soonest, most),
         () if !t1.is_zero() && t1 < t2 => (t1.max(soonest), t2),
         () if half < t2 => (half, t2),
         () => (half, most),
