@@ -319,14 +319,14 @@ mod fair {
         full: bool,
     }
 
+    /// The most that one read takes: several calls.
+    const READ: usize = 2 * 1024;
+
     /// Bytes that are read without a pause.
-    const BURST: usize = 16 * 1024;
+    const BURST: usize = 2 * READ;
 
-    /// Bytes that are forgotten each time that there is nothing to read: more than a call has.
-    const FORGOTTEN: usize = 2 * 1024;
-
-    /// Bytes that a pause pays for.
-    const PAID: usize = 8 * 1024;
+    /// Bytes that are forgotten each time that there is nothing to read.
+    const FORGOTTEN: usize = READ;
 
     /// The shortest pause, and the time from the end of one to that of the next, of all streams together. The reactor
     /// has to end it: a task that merely wakes itself runs again before any other socket was looked at.
@@ -357,9 +357,10 @@ mod fair {
             if self.taken >= BURST {
                 ready!(Pin::new(self.pause.get_or_insert_with(start_pause)).poll(context));
                 self.pause = None;
-                self.taken -= PAID;
+                self.taken -= READ;
             }
-            let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+            let length = buffer.len().min(READ);
+            let read = Pin::new(&mut self.stream).poll_read(context, &mut buffer[..length]);
             self.taken = match &read {
                 Poll::Ready(length) => self.taken + length.as_ref().unwrap_or(&0),
                 Poll::Pending => self.taken.saturating_sub(FORGOTTEN),

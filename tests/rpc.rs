@@ -11,7 +11,6 @@ mod rpc_server;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -314,7 +313,7 @@ fn netavarks_own_client_understands_us() {
             for _ in 0..4 {
                 let stream = std::future::poll_fn(|context| listener.poll_accept(context)).await.unwrap();
                 let closing = futures_lite::future::pending::<()>();
-                connections.push(runtime.spawn(rpc::serve(stream, SOON, Rc::default(), closing, answer)));
+                connections.push(runtime.spawn(rpc::serve(stream, SOON, closing, answer)));
             }
             for connection in connections {
                 connection.await;

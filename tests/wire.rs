@@ -10,7 +10,6 @@ mod rpc_server;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::rc::Rc;
 use std::time::Duration;
 
 use frames::{
@@ -262,10 +261,8 @@ fn a_flood_does_not_hold_up_the_neighbour() {
     let server = std::thread::spawn(move || {
         let never = futures_lite::future::pending::<()>;
         rt::block_on(async move |runtime| {
-            let turns = Rc::<rpc::Turns>::default();
-            let flooded =
-                runtime.spawn(rpc::serve(flooded.try_into().unwrap(), NEVER, Rc::clone(&turns), never(), answer));
-            rpc::serve(served.try_into().unwrap(), NEVER, turns, never(), answer).await;
+            let flooded = runtime.spawn(rpc::serve(flooded.try_into().unwrap(), NEVER, never(), answer));
+            rpc::serve(served.try_into().unwrap(), NEVER, never(), answer).await;
             flooded.cancel().await;
         });
     });

@@ -137,10 +137,9 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
         let preparing = Rc::clone(&table);
         options.prepare = Some(Prepare::new(move || Rc::clone(&preparing).prepare_to_leave()));
         let (serving, activity) = (Rc::clone(&table), config.activity);
-        let turns = Rc::new(rpc::Turns::default());
         let handler = move |Connection { stream, activity: guard, requests, closing }| {
             idle.set_timeout(activity);
-            let (table, turns) = (Rc::clone(&serving), Rc::clone(&turns));
+            let table = Rc::clone(&serving);
             async move {
                 let call = |call| {
                     let in_flight = requests.begin();
@@ -150,7 +149,7 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
                         served.await
                     }
                 };
-                rpc::serve(stream, quiet, turns, closing.clone(), call).await;
+                rpc::serve(stream, quiet, closing.clone(), call).await;
                 drop(guard);
             }
         };

@@ -9,10 +9,8 @@
 
 mod server;
 pub mod status;
-mod turn;
 pub mod wire;
 
 pub use server::serve;
 pub use status::{Code, Status};
-pub use turn::Turns;
 pub use wire::{Answer, Call, Empty, Lease, NetworkConfig, OperationResponse, Reply, Version};

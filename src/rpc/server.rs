@@ -1,8 +1,8 @@
 //! One client's HTTP/2 connection, from its preface to its end, as one future: h2, the calls in it, and their bounds.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -14,7 +14,6 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 
 use super::status::percent_encoded;
-use super::turn::Turns;
 use super::{Answer, Call, Code, Status, wire};
 use crate::rt::{self, H2Stream, Stream, Timer};
 
@@ -37,14 +36,12 @@ const WARNING: HeaderName = HeaderName::from_static("warning");
 /// later the client knows to be unserved and sends elsewhere (RFC 9113 section 6.8). A client that still holds on to
 /// the connection a second after its last call is cut off. PINGs are answered, but they are no reason to stay; and
 /// a request that takes longer than `quiet` to arrive is answered with DEADLINE_EXCEEDED.
-///
-/// Connections that share `turns` take turns in beginning calls, so that one with many is not the others' wait.
-pub async fn serve<F>(stream: Stream, quiet: Duration, turns: Rc<Turns>, closing: impl Future, call: impl Fn(Call) -> F)
+pub async fn serve<F>(stream: Stream, quiet: Duration, closing: impl Future, call: impl Fn(Call) -> F)
 where
     F: Future<Output = Result<Answer, Status>>,
 {
     let mut http = Http::Greeting(bounds().handshake(rt::h2_stream(stream)));
-    let lane = Turns::default();
+    let turn = Turn::default();
     let mut calls: Vec<Pin<Box<dyn Future<Output = ()> + '_>>> = Vec::new();
     let mut closing = pin!(closing);
     let mut leaving = false;
@@ -56,9 +53,10 @@ where
             let mut busy = !calls.is_empty();
             while let Poll::Ready(next) = http.poll_request(context, leaving) {
                 let Some((request, respond)) = next else { return Poll::Ready(()) };
-                calls.push(Box::pin(answer(request, respond, quiet, (&lane, &turns), &call)));
+                calls.push(Box::pin(answer(request, respond, quiet, &turn, &call)));
                 busy = true;
             }
+            turn.0.set(true);
             calls.retain_mut(|call| call.as_mut().poll(context).is_pending());
 
             // While a call is in flight the timer means nothing; it starts anew when the last one has ended.
@@ -133,6 +131,24 @@ impl Http {
     }
 }
 
+/// Lets one call of a connection begin each time that the connection is polled: to begin one may take system calls, and
+/// other connections wait meanwhile.
+#[derive(Default)]
+struct Turn(Cell<bool>);
+
+impl Turn {
+    async fn take(&self) {
+        poll_fn(|context| match self.0.replace(false) {
+            true => Poll::Ready(()),
+            false => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+}
+
 /// Takes one request through: reads it, lets `call` do it, answers it. Ends early when the client resets it.
 ///
 /// Of the headers, which may be long, nothing is kept while the request arrives.
@@ -140,7 +156,7 @@ fn answer<F>(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     quiet: Duration,
-    (lane, turns): (&Turns, &Turns),
+    turn: &Turn,
     call: &impl Fn(Call) -> F,
 ) -> impl Future<Output = ()>
 where
@@ -161,22 +177,13 @@ where
                 Err(Status::new(Code::DeadlineExceeded, "the request did not arrive in time"))
             };
             let whole = future::or(read(&mut body), late).await?;
-            let turn = (lane.take().await, turns.take().await);
+            turn.take().await;
             // Boxed where it is made, for it takes many kilobytes, and only a request that has arrived has to have them.
-            let mut call = Call::decode(uri.path(), &whole).map(|decoded| Box::pin(call(decoded)))?;
-            let outcome = future::poll_once(&mut call).await;
-            if lane.are_awaited() || turns.are_awaited() {
-                // Everything else that is ready comes before the next call begins.
-                future::yield_now().await;
-            }
-            drop(turn);
+            let call = Call::decode(uri.path(), &whole).map(|decoded| Box::pin(call(decoded)));
             // At this point only: were each piece given back when it is read, the connection's window would bound nothing.
             let _ = body.flow_control().release_capacity(whole.len());
             drop(whole);
-            match outcome {
-                Some(outcome) => outcome,
-                None => call.await,
-            }
+            call?.await
         };
         let in_time = future::or(work, expiry(timeout));
         let hung_up = async {

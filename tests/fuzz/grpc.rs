@@ -66,7 +66,7 @@ pub fn calls(choice: u8, said: &[u8]) -> Vec<Call> {
         };
         let closing = async { if choice & CLOSING == 0 { pending().await } else { ready(()).await } };
         let served = async {
-            rpc::serve(ours.try_into().expect("a socket"), SOON, Rc::default(), closing, handler).await;
+            rpc::serve(ours.try_into().expect("a socket"), SOON, closing, handler).await;
             true
         };
         let late = async {

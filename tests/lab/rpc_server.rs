@@ -6,7 +6,6 @@
 use std::future::Future;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -40,9 +39,7 @@ impl Server {
         let closing = close.listen();
         let (ended, over) = channel();
         let thread = std::thread::spawn(move || {
-            rt::block_on(async move |_| {
-                rpc::serve(ours.try_into().unwrap(), quiet, Rc::default(), closing, handler).await
-            });
+            rt::block_on(async move |_| rpc::serve(ours.try_into().unwrap(), quiet, closing, handler).await);
             let _ = ended.send(());
         });
         (Self { over, close, thread }, theirs)
