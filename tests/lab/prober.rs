@@ -1,5 +1,10 @@
 //! An innocent caller: it makes the same calls over and over again, and remembers how long the slowest answer took.
+//!
+//! Where more runs on a machine than it has processors, an answer also takes the time in which caller or daemon are ready
+//! to run and others do. The kernel counts that, and the daemon is not judged by it.
 
+use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -9,9 +14,10 @@ use smol_dhcp_proxy::rpc::{Call, Status};
 use smol_dhcp_proxy::rt;
 
 use super::Result;
+use super::daemon::Daemon;
 use super::grpc::Channel;
 
-/// The longest that an innocent caller may wait for an answer.
+/// The longest that an innocent caller may wait for an answer, but for the wait for a processor.
 pub const AT_MOST: Duration = Duration::from_millis(500);
 /// The longest that it does wait.
 pub const PATIENCE: Duration = Duration::from_secs(3);
@@ -27,13 +33,14 @@ pub struct Prober {
 #[derive(Debug, Default)]
 pub struct Answers {
     pub count: u32,
-    pub slowest: Duration,
+    pub slowest: Took,
     failures: Vec<String>,
 }
 
 impl Prober {
     /// Makes `calls`, all of which are to succeed, one after the other and again, each on a connection of its own.
-    pub fn start(socket: PathBuf, calls: Vec<Call>) -> Self {
+    pub fn start(daemon: &Daemon, socket: PathBuf, calls: Vec<Call>) -> Self {
+        let daemon = daemon.id();
         const PAUSE: Duration = Duration::from_millis(10);
         let (stop, stopped) = channel();
         let thread = std::thread::spawn(move || {
@@ -41,7 +48,7 @@ impl Prober {
             // The sender is dropped to end it; until then it is a pause.
             while stopped.recv_timeout(PAUSE) != Err(RecvTimeoutError::Disconnected) {
                 for call in &calls {
-                    let (took, answer) = timed(&socket, call, PATIENCE);
+                    let (took, answer) = timed(daemon, &socket, call, PATIENCE);
                     answers.add(call, took, answer);
                 }
             }
@@ -68,19 +75,21 @@ impl Drop for Prober {
 }
 
 impl Answers {
-    fn add(&mut self, call: &Call, took: Duration, answer: Result<(), Status>) {
+    fn add(&mut self, call: &Call, took: Took, answer: Result<(), Status>) {
         self.count += 1;
-        self.slowest = self.slowest.max(took);
+        if took.served() > self.slowest.served() {
+            self.slowest = took;
+        }
         if let Err(status) = answer {
-            self.failures.push(format!("{} after {took:?}: {}", call.encode().0, words(status)));
+            self.failures.push(format!("{} after {took}: {}", call.encode().0, words(status)));
         }
     }
 
     /// All that is wrong with them, for the caller `name`.
     pub fn faults(&self, name: &str) -> Vec<String> {
         let mut faults = Vec::new();
-        if self.slowest > AT_MOST {
-            faults.push(format!("{name}: the slowest answer took {:?}", self.slowest));
+        if self.slowest.served() > AT_MOST {
+            faults.push(format!("{name}: the slowest answer took {}", self.slowest));
         }
         if let Some(first) = self.failures.first() {
             faults.push(format!("{name}: {} of {} calls failed, first {first}", self.failures.len(), self.count));
@@ -92,14 +101,47 @@ impl Answers {
     }
 }
 
-/// Makes one call on a connection of its own. Returns how long it took, too.
-pub fn timed(socket: &Path, call: &Call, patience: Duration) -> (Duration, Result<(), Status>) {
-    let start = rt::now();
+/// How long an answer took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Took {
+    /// From the connection to the answer.
+    pub all: Duration,
+    /// Of that, the time in which the caller or the daemon was ready and waited for a processor.
+    pub waited: Duration,
+}
+
+impl Took {
+    /// The part that the daemon is judged by.
+    pub fn served(self) -> Duration {
+        self.all.saturating_sub(self.waited)
+    }
+}
+
+impl fmt::Display for Took {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { all, waited } = self;
+        write!(f, "{} ms ({} of them for a processor)", all.as_millis(), waited.as_millis())
+    }
+}
+
+/// Makes one call to the daemon with this process id, on a connection of its own.
+pub fn timed(daemon: u32, socket: &Path, call: &Call, patience: Duration) -> (Took, Result<(), Status>) {
+    let waited = || run_delay("/proc/thread-self") + run_delay(&format!("/proc/{daemon}"));
+    let (start, before) = (rt::now(), waited());
     let answer = Channel::connect(socket).and_then(|mut channel| {
         channel.set_patience(patience);
         channel.call(call)
     });
-    (rt::now() - start, answer.map(drop))
+    let all = rt::now() - start;
+    (Took { all, waited: waited().saturating_sub(before) }, answer.map(drop))
+}
+
+/// How long a thread has been ready to run without running: the second number of its schedstat, in nanoseconds (Linux,
+/// Documentation/scheduler/sched-stats). Zero where the kernel does not count.
+fn run_delay(thread: &str) -> Duration {
+    let text = fs::read_to_string(format!("{thread}/schedstat")).unwrap_or_default();
+    let delay = text.split_whitespace().nth(1).and_then(|delay| delay.parse().ok());
+    Duration::from_nanos(delay.unwrap_or(0))
 }
 
 /// A status as text.

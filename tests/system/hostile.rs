@@ -1,4 +1,4 @@
-//! What a container or a neighbour does to the daemon, and how an innocent container fares beside it.
+//! Attacks by a container or a neighbour on the daemon, each beside an innocent container (see [`arena`]).
 
 #[path = "hostile/arena.rs"]
 mod arena;
@@ -127,8 +127,8 @@ fn addresses_v6(arena: &mut Arena) -> Result<u64> {
     })
 }
 
-/// All of them collide with the default route of the lease, which is thrown out. The kernel finds the place of each one
-/// at once if the metrics fall.
+/// Default routes that collide with the one of the lease, which goes first. The kernel finds the place of each one at once
+/// if the metrics fall.
 fn routes(arena: &mut Arena) -> Result<u64> {
     const COUNT: u32 = 200_000;
     let hostile = &arena.hostile.namespace;
@@ -156,7 +156,7 @@ fn multicast(arena: &Arena) -> Result<Attacker> {
     Attacker::pair(&arena.hostile.namespace, move |span| netlink::multicast(span, index))
 }
 
-/// What a DHCP server might answer, but for the transaction.
+/// Answers as of a DHCP server, but for the transaction id.
 fn datagrams(arena: &Arena) -> Result<Attacker> {
     let mut answer = dhcproto::v4::Message::default();
     answer.set_opcode(Opcode::BootReply).set_chaddr(&arena.hostile.mac.0).set_yiaddr(arena.address);
@@ -183,12 +183,12 @@ fn arp_for_others(arena: &Arena) -> Result<Attacker> {
     send_frames(&station.namespace, claims.collect())
 }
 
-/// Has a neighbour send frames. On sibling interfaces, nothing but the station that they are for hears them.
+/// Has a neighbour send frames. Between sibling interfaces only the station that a frame is for receives it.
 fn send_frames(neighbour: &Namespace, all: Vec<Vec<u8>>) -> Result<Attacker> {
     Attacker::pair(neighbour, move |span| frames::flood(span, LINK, &all))
 }
 
-/// It is the resident that is the victim here, of a station in its own network.
+/// The victim is the resident here, and the attacker a station in its own network.
 fn spoofed_claim(arena: &Arena) -> Result<Attacker> {
     let victim = arena.stage.topology.containers[RESIDENT].mac;
     let Some(address) = arena.server.lease_of(victim) else { return no_flood(arena) };

@@ -1,4 +1,4 @@
-//! What a caller does to the daemon, and how an innocent one fares beside it.
+//! Attacks by callers on the daemon, each beside an innocent caller.
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::lab::topology::{SERVER_LINK, Topology};
 use crate::lab::{Result, Skip, eventually};
 use crate::{Boxed, program};
 
-/// What an attack is called, and what it does.
+/// The name of an attack, and the attack.
 type Row = (&'static str, fn(&Span, &Path, &Targets) -> Result<u64>);
 
 const ROWS: &[Row] = &[
@@ -47,14 +47,14 @@ pub(crate) fn trials() -> impl Iterator<Item = (String, Boxed)> {
 /// Connections that are held at once.
 const MANY: usize = 2000;
 const ATTACK: Duration = Duration::from_secs(3);
-/// Within this time a process ends that was asked to.
+/// The longest that SIGTERM takes.
 const END: Duration = Duration::from_secs(6);
-/// Within this time what an attack took is given back.
+/// The longest until descriptors and memory are given back.
 const RECOVERY: Duration = Duration::from_secs(6);
-/// What the memory may have grown by in the end, in kB.
+/// The growth of memory that is allowed in the end, in kB: the allocator keeps some of what it has had.
 const SLACK: u64 = 4096;
 
-/// What calls can be about.
+/// The containers that calls are about.
 struct Targets {
     /// A lease that there is none of.
     unknown: NetworkConfig,
@@ -157,8 +157,9 @@ fn judge((name, attack): &'static Row, limit: Option<u32>) -> Result {
     };
     let processor = stage.daemon.processor_time()?;
     let attacker = begin(stage.config(1))?;
-    let nothing = Prober::start(socket.clone(), vec![Call::Teardown(unknown.clone())]);
-    let visits = Prober::start(socket.clone(), vec![Call::Setup(visitor.clone()), Call::Teardown(visitor)]);
+    let nothing = Prober::start(&stage.daemon, socket.clone(), vec![Call::Teardown(unknown.clone())]);
+    let visits =
+        Prober::start(&stage.daemon, socket.clone(), vec![Call::Setup(visitor.clone()), Call::Teardown(visitor)]);
     std::thread::sleep(ATTACK);
     let (nothing, visits) = (nothing.stop()?, visits.stop()?);
     let harm = attacker.stop()?;
@@ -192,7 +193,7 @@ fn judge((name, attack): &'static Row, limit: Option<u32>) -> Result {
     let took = rt::now() - start;
     drop(attacker);
     crate::tell(&format!(
-        "{name}{}: done {harm}; slowest answer {:?} of {}, visitor {:?} of {}; processor {processor:?}; RssAnon {memory} to \
+        "{name}{}: done {harm}; slowest answers: {} of {}, the visitor {} of {}; processor {processor:?}; RssAnon {memory} to \
          {now_memory} kB, peak {peak}; {open} to {now_open} descriptors; ended in {took:?}{}",
         limit.map_or(String::new(), |limit| format!(" ({limit} descriptors)")),
         nothing.slowest,

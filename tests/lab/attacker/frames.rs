@@ -1,4 +1,4 @@
-//! What a neighbour on the same network can do: frames to a station, as many as the machine makes.
+//! Attacks by a neighbour on the same network: frames to a station, as many as the machine makes.
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};

@@ -1,5 +1,5 @@
-//! What CAP_NET_ADMIN in a namespace is good for against those who speak rtnetlink(7) there: tables without end, and
-//! messages to sockets of others.
+//! Attacks with CAP_NET_ADMIN on programs that speak rtnetlink(7) in the same namespace: tables without end, and messages
+//! to their sockets.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -144,7 +144,7 @@ pub fn neighbour(index: u32, address: Ipv4Addr, mac: Mac) -> Message {
         .with(libc::NDA_LLADDR, &mac.0)
 }
 
-/// Another description of an interface, of which everything that listens for changes of links is told.
+/// Another description of an interface, which the kernel announces to all listeners.
 pub fn alias(index: u32, alias: &str) -> Message {
     Message::new(libc::RTM_NEWLINK, REQUEST, &link_body(index)).with(libc::IFLA_IFALIAS, alias.as_bytes())
 }
@@ -231,7 +231,7 @@ pub fn flood_ports(span: &Span, bytes: &[u8], own: &Mutex<BTreeSet<u32>>) -> Res
     Ok(tried)
 }
 
-/// Tells all who listen for changes of links in the namespace of one that was none, as often as there is time for.
+/// Announces a change of a link, which was none, to all listeners in the namespace, as often as there is time for.
 pub fn multicast(span: &Span, index: u32) -> Result<u64> {
     let socket = open(SocketFlags::NONBLOCK)?;
     // Without NLM_F_REQUEST the kernel does nothing with its own copy.

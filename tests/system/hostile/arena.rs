@@ -36,11 +36,11 @@ const ACQUISITION: &str = "5";
 const CALL: Duration = Duration::from_secs(6);
 /// How long an attack goes on at least.
 const ATTACK: Duration = Duration::from_secs(4);
-/// Within this time a process ends that was asked to.
+/// The longest that SIGTERM takes.
 const END: Duration = Duration::from_secs(6);
-/// Within this time what an attack took is given back: sockets stay open for two seconds after a lease.
+/// The longest until descriptors and memory are given back: sockets stay open for two seconds after a lease.
 const RECOVERY: Duration = Duration::from_secs(6);
-/// What the memory may have grown by in the end, in kB: the allocator keeps some of what it has had.
+/// The growth of memory that is allowed in the end, in kB: the allocator keeps some of what it has had.
 const SLACK: u64 = 1024;
 
 const T1: Duration = Duration::from_secs(2);
@@ -57,7 +57,7 @@ pub(crate) const STATION: usize = 2;
 /// The row without an attack, to see what the others are to be compared with.
 pub(crate) const PEACE: &str = "peace";
 
-/// A daemon, and those it serves.
+/// A daemon and the containers that it serves.
 pub(crate) struct Arena {
     pub(crate) stage: Stage,
     pub(crate) server: Server,
@@ -66,7 +66,7 @@ pub(crate) struct Arena {
     /// The address that the hostile container has.
     pub(crate) address: Ipv4Addr,
     pub(crate) far_server: Server,
-    /// What an attack keeps open to the end.
+    /// Descriptors that an attack keeps open to the end.
     pub(crate) kept: Vec<OwnedFd>,
     _far: Namespace,
 }
@@ -150,22 +150,23 @@ pub(crate) fn judge(row: &Row) -> Result {
     arena.address = setup(&arena.socket(), &arena.hostile_config()).map_err(words)?.yiaddr.parse()?;
     let (start, processor) = (rt::now(), arena.stage.daemon.processor_time()?);
 
-    let mut faults = Vec::new();
+    let (mut faults, daemon) = (Vec::new(), arena.stage.daemon.id());
     let unknown = NetworkConfig { container_mac_addr: "02:88:00:00:ff:ff".to_owned(), ..NetworkConfig::default() };
     let visitor = arena.stage.config(VISITOR);
-    let nothing = Prober::start(arena.socket(), vec![Call::Teardown(unknown)]);
-    let visits = Prober::start(arena.socket(), vec![Call::Setup(visitor.clone()), Call::Teardown(visitor)]);
+    let nothing = Prober::start(&arena.stage.daemon, arena.socket(), vec![Call::Teardown(unknown)]);
+    let visits =
+        Prober::start(&arena.stage.daemon, arena.socket(), vec![Call::Setup(visitor.clone()), Call::Teardown(visitor)]);
     let made = (row.prepare)(&mut arena)?;
     let (flood, since) = ((row.flood)(&arena)?, rt::now());
     // Its own caller asks again, too.
-    let again = timed(&arena.socket(), &Call::Setup(arena.hostile_config()), CALL);
+    let again = timed(daemon, &arena.socket(), &Call::Setup(arena.hostile_config()), CALL);
     let went_on = eventually("the resident is renewed", ATTACK + T1, || {
         let is_over = rt::now() > start + ATTACK && arena.renewals(start) > 0;
         Ok(is_over.then_some(()))
     });
     let resident = &arena.stage.topology.containers[RESIDENT];
     let has = resident.address()?.map(|address| address.address.to_string());
-    let (left, leave) = timed(&arena.socket(), &Call::Teardown(resident.config()), PATIENCE);
+    let (left, leave) = timed(daemon, &arena.socket(), &Call::Teardown(resident.config()), PATIENCE);
     let (nothing, visits) = (nothing.stop()?, visits.stop()?);
     let harm = flood.stop()?;
     let rate = harm as f64 / (rt::now() - since).as_secs_f64();
@@ -178,17 +179,17 @@ pub(crate) fn judge(row: &Row) -> Result {
     if has.as_ref() != Some(&leased) {
         faults.push(format!("the resident had {leased}, and has {has:?}"));
     }
-    if left > AT_MOST {
-        faults.push(format!("Teardown of the resident took {left:?}"));
+    if left.served() > AT_MOST {
+        faults.push(format!("Teardown of the resident took {left}"));
     }
     faults.extend(leave.err().map(|status| format!("Teardown of the resident: {}", words(status))));
     faults.extend(nothing.faults("Teardown of the unknown").into_iter().chain(visits.faults("the visitor")));
 
     // Whatever it is answered, it has to be answered, and after that nothing is kept for it.
-    let torn_down = timed(&arena.socket(), &Call::Teardown(arena.hostile_config()), CALL);
+    let torn_down = timed(daemon, &arena.socket(), &Call::Teardown(arena.hostile_config()), CALL);
     for (call, (took, answer)) in [("Setup", &again), ("Teardown", &torn_down)] {
         if let Err(status) = answer
-            && *took >= CALL
+            && took.all >= CALL
         {
             faults.push(format!("{call} of the hostile container: {status:?}"));
         }
@@ -210,25 +211,20 @@ pub(crate) fn judge(row: &Row) -> Result {
     let (ended, took) = arena.end_under_attack(row)?;
     faults.extend(ended.err().map(|error| error.to_string()));
     crate::tell(&format!(
-        "{}: made {made}, done {harm} ({rate:.0} a second); slowest answer {:.0} ms of {} calls, visitor {:.0} ms of {}, resident left in {:.0} ms; {renewals} renewals; \
-         hostile Setup {:.0} ms {}, Teardown {:.0} ms; processor {:.2} s; RssAnon {memory} to {now_memory} kB, peak {peak}; \
-         {open} to {now_open} descriptors; ended in {:.0} ms{}",
+        "{}: made {made}, done {harm} ({rate:.0} a second); {renewals} renewals; slowest answers: {} of {}, the visitor {} of {}, \
+         the resident that leaves {left}; the hostile container: Setup {} {}, Teardown {}; processor {:.2} s; RssAnon {memory} \
+         to {now_memory} kB, peak {peak}; {open} to {now_open} descriptors; ended in {} ms{}",
         row.name,
-        millis(nothing.slowest),
+        nothing.slowest,
         nothing.count,
-        millis(visits.slowest),
+        visits.slowest,
         visits.count,
-        millis(left),
-        millis(again.0),
+        again.0,
         again.1.map_or_else(words, |()| "fine".to_owned()),
-        millis(torn_down.0),
+        torn_down.0,
         processor.as_secs_f64(),
-        millis(took),
+        took.as_millis(),
         if faults.is_empty() { "" } else { ": FAILED" },
     ));
     if faults.is_empty() { Ok(()) } else { Err(faults.join("\n").into()) }
-}
-
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
 }
