@@ -43,8 +43,14 @@ fn talk_on(mut config: Config, rests: bool, server: impl Fn(&dhcproto::v4::Messa
 }
 
 fn most_in_an_hour(sent: &[Instant]) -> usize {
-    let from = |first: usize| sent[first..].iter().take_while(|at| **at - sent[first] <= hours(1)).count();
-    (0..sent.len()).map(from).max().unwrap_or(0)
+    let mut first = 0;
+    let until = |(last, at): (usize, &Instant)| {
+        while *at - sent[first] > hours(1) {
+            first += 1;
+        }
+        last + 1 - first
+    };
+    sent.iter().enumerate().map(until).max().unwrap_or(0)
 }
 
 fn is_discover(message: &dhcproto::v4::Message) -> bool {
