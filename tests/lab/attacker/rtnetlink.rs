@@ -208,10 +208,9 @@ pub fn request_all(messages: impl IntoIterator<Item = Message>) -> Result<u64> {
 }
 
 /// Sends `bytes` to every rtnetlink socket of others in the namespace, as often as there is time for, and counts the
-/// attempts. `own` has the ports of the attackers themselves.
-pub fn flood_ports(span: &Span, bytes: &[u8], own: &Mutex<BTreeSet<u32>>) -> Result<u64> {
-    // Between two looks for sockets, most of which live for some hundred microseconds.
-    const ROUNDS: usize = 32;
+/// attempts. `own` has the ports of the attackers themselves. Between two looks for sockets, most of which live for some
+/// hundred microseconds, each gets `rounds` messages.
+pub fn flood_ports(span: &Span, bytes: &[u8], rounds: usize, own: &Mutex<BTreeSet<u32>>) -> Result<u64> {
     let socket = open(SocketFlags::NONBLOCK)?;
     bind(&socket, &SocketAddrNetlink::new(0, 0))?;
     let port = SocketAddrNetlink::try_from(getsockname(&socket)?)?.pid();
@@ -221,7 +220,7 @@ pub fn flood_ports(span: &Span, bytes: &[u8], own: &Mutex<BTreeSet<u32>>) -> Res
     span.repeat(|_| {
         let mut ports = rtnetlink_ports()?;
         ports.retain(|port| !own().contains(port));
-        for port in ports.iter().cycle().take(ROUNDS * ports.len()) {
+        for port in ports.iter().cycle().take(rounds * ports.len()) {
             // Most fail: the queue is full, or the socket is closed or takes nothing from here.
             let _ = sendto(&socket, bytes, SendFlags::empty(), &SocketAddrNetlink::new(*port, 0));
             tried += 1;

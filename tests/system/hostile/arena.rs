@@ -160,6 +160,8 @@ pub(crate) fn judge(row: &Row) -> Result {
     let (flood, since) = ((row.flood)(&arena)?, rt::now());
     // Its own caller asks again, too.
     let again = timed(daemon, &arena.socket(), &Call::Setup(arena.hostile_config()), CALL);
+    // And again: most of what the daemon does in the container is begun by a call.
+    let own = Prober::start(&arena.stage.daemon, arena.socket(), vec![Call::Setup(arena.hostile_config())]);
     let went_on = eventually("the resident is renewed", ATTACK + T1, || {
         let is_over = rt::now() > start + ATTACK && arena.renewals(start) > 0;
         Ok(is_over.then_some(()))
@@ -168,6 +170,7 @@ pub(crate) fn judge(row: &Row) -> Result {
     let has = resident.address()?.map(|address| address.address.to_string());
     let (left, leave) = timed(daemon, &arena.socket(), &Call::Teardown(resident.config()), PATIENCE);
     let (nothing, visits) = (nothing.stop()?, visits.stop()?);
+    let asked = own.stop()?.count;
     let harm = flood.stop()?;
     let rate = harm as f64 / (rt::now() - since).as_secs_f64();
     let renewals = arena.renewals(start);
@@ -212,7 +215,7 @@ pub(crate) fn judge(row: &Row) -> Result {
     faults.extend(ended.err().map(|error| error.to_string()));
     crate::tell(&format!(
         "{}: made {made}, done {harm} ({rate:.0} a second); {renewals} renewals; slowest answers: {} of {}, the visitor {} of {}, \
-         the resident that leaves {left}; the hostile container: Setup {} {}, Teardown {}; processor {:.2} s; RssAnon {memory} \
+         the resident that leaves {left}; the hostile container: Setup {} {}, {asked} more, Teardown {}; processor {:.2} s; RssAnon {memory} \
          to {now_memory} kB, peak {peak}; {open} to {now_open} descriptors; ended in {} ms{}",
         row.name,
         nothing.slowest,
