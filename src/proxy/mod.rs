@@ -177,12 +177,10 @@ fn refuse(sockets: Vec<Socket>, status: Status) {
     let status = Status { message: format!("smol-dhcp-proxy: {}", status.message), ..status };
     let refused = rt::block_on(async move |runtime| {
         let options = Options::new(Idle::new(Some(REFUSING)))?;
-        let turns = Rc::new(rpc::Turns::default());
         let handler = move |Connection { stream, activity, closing, .. }| {
-            let (status, turns) = (status.clone(), Rc::clone(&turns));
+            let status = status.clone();
             async move {
-                let refuse = |_| std::future::ready(Err(status.clone()));
-                rpc::serve(stream, REFUSING, turns, closing, refuse).await;
+                rpc::serve(stream, REFUSING, closing, |_| std::future::ready(Err(status.clone()))).await;
                 drop(activity);
             }
         };
