@@ -111,6 +111,8 @@ struct Vigil {
     until: Instant,
     /// Whether it ends with an announcement.
     announce: bool,
+    /// Connections may depend on the address by now.
+    is_in_use: bool,
 }
 
 impl Client {

@@ -102,8 +102,9 @@ impl Route {
 
 /// Routes that are looked at before some are added. The default routes come first, and all of most containers are among them.
 const MOST_ROUTES: usize = 1000;
-/// Metrics that are tried for a route, beside those that are known to be taken.
+/// Metrics that are tried for a route, beside those that are known to be taken, and for all routes of one look.
 const MOST_METRICS: usize = 64;
+const MOST_TRIES: usize = 4 * MOST_METRICS;
 
 /// The IPv4 routes of the main table, as far as they are looked at, where others are to be added.
 ///
@@ -114,6 +115,8 @@ pub struct RouteTable<'a> {
     netlink: &'a Netlink,
     /// The unicast routes, but for those of several next hops, for none such is made or removed here.
     present: Vec<Route>,
+    /// Metrics that were found taken.
+    tries: usize,
 }
 
 impl RouteTable<'_> {
@@ -146,6 +149,10 @@ impl RouteTable<'_> {
                         return Ok((route, Made::Already));
                     }
                     route.metric = route.metric.saturating_add(1);
+                    self.tries += 1;
+                    if self.tries >= MOST_TRIES {
+                        break;
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -173,7 +180,7 @@ impl Netlink {
         });
         match look {
             // A table that changed meanwhile is as good: what counts is what the kernel says when a route is added.
-            Ok(_) | Err(Error::TooMany { .. }) => Ok(RouteTable { netlink: self, present }),
+            Ok(_) | Err(Error::TooMany { .. }) => Ok(RouteTable { netlink: self, present, tries: 0 }),
             Err(error) => Err(error),
         }
     }

@@ -58,7 +58,8 @@ Environment:
   NETAVARK_PROXY_RUN_DIR_ENV    wins over --dir
   RUST_LOG                      what is logged to standard error: error, warn, info (the default), debug, trace
 
-Exit status: 0 after idleness or a signal, 1 when it could not serve, 2 for a wrong command line.
+Exit status: 0 after idleness or a signal, 1 when it could not serve, 2 for a wrong command line or
+configuration.
 ";
 
 /// What the command line asks for.

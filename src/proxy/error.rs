@@ -184,13 +184,20 @@ pub(super) enum StartError {
     Serve(io::Error),
 }
 
+impl StartError {
+    /// Returns whether only the administrator can mend it: another start would fail as this one did.
+    pub(super) fn is_configuration(&self) -> bool {
+        match self {
+            Self::TooManySockets | Self::MachineId(_) => true,
+            Self::Locked(locked) => !locked.is_held(),
+            Self::Service(_) | Self::Serve(_) => false,
+        }
+    }
+}
+
 impl From<StartError> for Status {
-    /// What only the administrator can change is another code than what may pass.
     fn from(error: StartError) -> Self {
-        let code = match &error {
-            StartError::TooManySockets | StartError::MachineId(_) => Code::FailedPrecondition,
-            StartError::Locked(_) | StartError::Service(_) | StartError::Serve(_) => Code::Unavailable,
-        };
+        let code = if error.is_configuration() { Code::FailedPrecondition } else { Code::Unavailable };
         Status { code, message: error.to_string() }
     }
 }

@@ -67,8 +67,9 @@ const QUIET: Duration = Duration::from_secs(10);
 /// How long a process that cannot serve waits for the next caller to be told so.
 const REFUSING: Duration = Duration::from_secs(2);
 
-/// The exit status that no restart can change: `RestartPreventExitStatus=` in the units.
-const WRONG_COMMAND_LINE: u8 = 2;
+/// The exit status of a wrong command line or configuration, which no restart can change: `RestartPreventExitStatus=` in
+/// the units.
+const WRONG_CONFIGURATION: u8 = 2;
 
 /// The whole program: arguments (without the program's name) in, exit code out.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -83,7 +84,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
                 activation::listen_fds().unwrap_or_default(),
                 Status::new(Code::FailedPrecondition, error.to_string()),
             );
-            return ExitCode::from(WRONG_COMMAND_LINE);
+            return ExitCode::from(WRONG_CONFIGURATION);
         }
     };
     logging::start();
@@ -92,8 +93,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error}");
+            let code = if error.is_configuration() { WRONG_CONFIGURATION.into() } else { ExitCode::FAILURE };
             refuse(sockets, error.into());
-            ExitCode::FAILURE
+            code
         }
     }
 }
@@ -117,6 +119,8 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
     let wakeup = match (config.sleep, config.activity) {
         (config::Sleep::Never, _) => Err("--sleep never".to_owned()),
         (_, None) => Err("-a 0".to_owned()),
+        // The next instance would not believe the lease file either.
+        _ if let Some(why) = directory.distrust() => Err(why),
         _ => Wakeup::find(&sockets).map_err(|why| why.to_string()),
     };
     let sleep = Sleep::new(wakeup, config.activity.unwrap_or_default());

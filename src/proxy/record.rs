@@ -267,6 +267,9 @@ impl Record {
     /// The same after a failure at `now`: to be tried again, each time later than the last.
     pub(super) fn with_retry(mut self, now: Instant) -> Self {
         let delay = RETRY.saturating_mul(1 << self.retries.min(16)).min(SELDOM);
+        // What fails for a while is not to cost the lease.
+        let rest = self.remaining(now).filter(|rest| !rest.is_zero());
+        let delay = rest.map_or(delay, |rest| delay.min(rest / 4).max(RETRY));
         self.retries = self.retries.saturating_add(1);
         self.put_off_until(now + delay)
     }

@@ -226,7 +226,7 @@ impl Table {
             Kept::Rests(record) => {
                 let record = match record.server().filter(|_| record.is_unanswered()) {
                     Some(server) => {
-                        self.silence.borrow_mut().mark_unresponsive(&server, rt::now(), rt::now());
+                        self.silence.borrow_mut().mark_unresponsive(&server, key.mac, rt::now(), rt::now());
                         record.with_silence(rt::now())
                     }
                     None => *record,

@@ -178,6 +178,7 @@ impl Session {
     pub(super) fn settle(&mut self) {
         self.settled = true;
         self.before_undoing = None;
+        self.client.mark_in_use();
     }
 
     /// What the caller of Setup gets; none while the lease is lost.
@@ -251,6 +252,7 @@ impl Session {
             log::info!("ip or gateway for mac {mac} changed, update address: {}", Brief(lease));
         }
         let applied = self.put_on_link(lease);
+        self.client.mark_in_use();
         self.last = place;
         match applied {
             // The next look at the link tells what has become of it.

@@ -189,7 +189,8 @@ impl Settings {
     fn set_address(&mut self, netlink: &Netlink, index: u32, lease: &Lease, now: Instant) -> Result<(), Error> {
         let (address, prefix) = (lease.address, lease.prefix_len);
         let fault = || fault(format!("setting the address {address}/{prefix}"));
-        let present = netlink.addresses(index).map_err(fault())?;
+        // Where there are too many to be read, it is taken for one with a lifetime, and gets another.
+        let present = netlink.addresses(index).unwrap_or_default();
         let permanent =
             present.iter().any(|there| (there.address, there.prefix, there.valid) == (address, prefix, None));
         if permanent && self.address.is_none() {

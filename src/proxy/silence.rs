@@ -37,8 +37,11 @@ pub(super) struct Server {
 pub(super) struct Silence {
     /// Since when an answer is waited for.
     asked: Moments,
-    /// When it was found that there is none.
+    /// When it was found that there is none, by one lease and by another one. One alone may be kept from its server by its
+    /// own container, which is not to hold back the others.
     silent: Moments,
+    confirmed: Moments,
+    witnesses: BTreeMap<Server, Mac>,
 }
 
 impl Silence {
@@ -54,27 +57,39 @@ impl Silence {
         self.asked.remove(server);
     }
 
-    /// Notes that the server was found at `since` not to answer.
-    pub(super) fn mark_unresponsive(&mut self, server: &Server, since: Instant, now: Instant) {
+    /// Notes that the server was found at `since`, by the lease of `witness`, not to answer.
+    pub(super) fn mark_unresponsive(&mut self, server: &Server, witness: Mac, since: Instant, now: Instant) {
         self.asked.remove(server);
-        self.silent.forget_before(now, PEACE);
+        for moments in [&mut self.silent, &mut self.confirmed] {
+            moments.forget_before(now, PEACE);
+        }
+        self.witnesses.retain(|server, _| self.silent.get(server).is_some());
         // The moment may come from a file.
         let since = since.min(now);
-        if now - since < PEACE {
-            self.silent.insert(server, |known| known.map_or(since, |known| known.max(since)));
+        if now - since >= PEACE {
+            return;
         }
+        let latest = |known: Option<Instant>| known.map_or(since, |known| known.max(since));
+        let is_other = self.witnesses.get(server).is_some_and(|first| *first != witness);
+        if is_other || self.confirmed.get(server).is_some() {
+            self.confirmed.insert(server, latest);
+        }
+        self.silent.insert(server, latest);
+        self.witnesses.entry(server.clone()).or_insert(witness);
     }
 
     /// Notes that the server answered at `now`. Returns whether a lease may be waiting for that.
     pub(super) fn mark_responsive(&mut self, server: &Server, now: Instant) -> bool {
         let asked = self.asked.remove(server);
+        self.confirmed.remove(server);
+        self.witnesses.remove(server);
         self.silent.remove(server).is_some() || asked.is_some_and(|asked| now - asked >= SUSPICION)
     }
 
     /// Returns until when no other lease need ask the server.
     pub(super) fn until(&self, server: &Server, now: Instant) -> Option<Instant> {
         let asked = self.asked.get(server).filter(|asked| now - *asked >= SUSPICION).map(|asked| asked + VERDICT);
-        let silent = self.silent.get(server).map(|silent| silent + PEACE);
+        let silent = self.confirmed.get(server).map(|silent| silent + PEACE);
         asked.into_iter().chain(silent).max().filter(|until| *until > now)
     }
 }
@@ -118,6 +133,15 @@ mod tests {
         server("eth0", 1, Some(1))
     }
 
+    const ONE: Mac = Mac([2, 0, 0, 0, 1, 1]);
+    const OTHER: Mac = Mac([2, 0, 0, 0, 1, 2]);
+
+    /// Two leases find that a server does not answer.
+    fn mark(silence: &mut Silence, server: &Server, since: Instant, now: Instant) {
+        silence.mark_unresponsive(server, ONE, since, now);
+        silence.mark_unresponsive(server, OTHER, since, now);
+    }
+
     fn at(seconds: u64) -> Instant {
         Instant::from_boot(Duration::from_secs(1000 + seconds))
     }
@@ -131,11 +155,28 @@ mod tests {
         assert_eq!(silence.until(&server, at(6)), Some(at(11)));
         silence.asked(&server, at(6));
         assert_eq!(silence.until(&server, at(7)), Some(at(11)), "counted from the first");
-        silence.mark_unresponsive(&server, at(10), at(10));
+        mark(&mut silence, &server, at(10), at(10));
         assert_eq!(silence.until(&server, at(12)), Some(at(70)));
         assert_eq!(silence.until(&server, at(70)), None, "time to ask again");
-        silence.mark_unresponsive(&server, at(5), at(12));
+        mark(&mut silence, &server, at(5), at(12));
         assert_eq!(silence.until(&server, at(12)), Some(at(70)), "the latest counts");
+    }
+
+    #[test]
+    fn one_lease_alone_holds_back_no_other() {
+        let (server, mut silence) = (usual(), Silence::default());
+        for again in 0..5 {
+            silence.mark_unresponsive(&server, ONE, at(again), at(again));
+            assert_eq!(silence.until(&server, at(again)), None);
+        }
+        silence.mark_unresponsive(&server, OTHER, at(5), at(5));
+        assert_eq!(silence.until(&server, at(5)), Some(at(65)));
+        assert!(silence.mark_responsive(&server, at(6)));
+        silence.mark_unresponsive(&server, OTHER, at(7), at(7));
+        assert_eq!(silence.until(&server, at(7)), None, "what was said before the answer does not count");
+        // Nor does what was said long ago.
+        silence.mark_unresponsive(&server, ONE, at(200), at(200));
+        assert_eq!(silence.until(&server, at(200)), None);
     }
 
     #[test]
@@ -146,7 +187,7 @@ mod tests {
         assert!(!silence.mark_responsive(&server, at(0)), "nothing was held back");
         silence.asked(&server, at(1));
         assert!(silence.mark_responsive(&server, at(3)));
-        silence.mark_unresponsive(&server, at(10), at(10));
+        mark(&mut silence, &server, at(10), at(10));
         assert!(silence.mark_responsive(&server, at(11)));
         assert_eq!(silence.until(&server, at(12)), None);
     }
@@ -154,7 +195,7 @@ mod tests {
     #[test]
     fn the_same_address_on_another_network_is_another_server() {
         let mut silence = Silence::default();
-        silence.mark_unresponsive(&usual(), at(0), at(0));
+        mark(&mut silence, &usual(), at(0), at(0));
         silence.asked(&usual(), at(0));
         for other in [server("eth0.7", 1, Some(1)), server("eth0", 1, Some(2)), server("eth0", 2, Some(1))] {
             assert_eq!(silence.until(&other, at(5)), None, "{other:?}");
@@ -170,23 +211,23 @@ mod tests {
         for number in 0..1000 {
             let server = server(&format!("eth{number}"), 1, None);
             silence.asked(&server, at(number / 1000));
-            silence.mark_unresponsive(&server, at(number / 100), at(number / 100));
+            mark(&mut silence, &server, at(number / 100), at(number / 100));
             silence.asked(&server, at(number / 100));
         }
         assert!(silence.asked.0.len() <= SERVERS && silence.silent.0.len() <= SERVERS);
         assert_eq!(silence.until(&server("eth0", 1, None), at(10)), None, "the oldest are forgotten");
         assert_eq!(silence.until(&server("eth999", 1, None), at(11)), Some(at(69)));
         silence.asked(&usual(), at(100));
-        silence.mark_unresponsive(&usual(), at(200), at(200));
+        mark(&mut silence, &usual(), at(200), at(200));
         assert_eq!((silence.asked.0.len(), silence.silent.0.len()), (0, 1), "what is long over is not kept");
     }
 
     #[test]
     fn a_moment_from_a_file_is_not_later_than_now() {
         let mut silence = Silence::default();
-        silence.mark_unresponsive(&usual(), at(1_000_000), at(0));
+        mark(&mut silence, &usual(), at(1_000_000), at(0));
         assert_eq!(silence.until(&usual(), at(1)), Some(at(60)));
-        silence.mark_unresponsive(&server("eth1", 1, None), at(0), at(100));
+        mark(&mut silence, &server("eth1", 1, None), at(0), at(100));
         assert_eq!(silence.silent.0.len(), 0, "those of long ago say nothing about now");
     }
 }

@@ -25,7 +25,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 /// How long all leases may take to be given back when the daemon is stopped, well below the 90 seconds that systemd
 /// waits before it kills.
-const RELEASE: Duration = Duration::from_secs(30);
+const RELEASE: Duration = Duration::from_secs(75);
 
 /// Whether the process may leave while there are leases, and who wakes it then.
 #[derive(Debug)]

@@ -78,6 +78,10 @@ impl StateDirectory {
             Err(LockError::Io(error)) => {
                 log::warn!("cannot lock {}: {error}; a second instance would not be noticed", lock.display());
             }
+            // Where other users can write, one of them may have put it there to keep the daemon from starting.
+            Err(LockError::Unfit(why)) if directory.distrust().is_some() => {
+                log::warn!("not using {}: {why}; a second instance would not be noticed", lock.display());
+            }
             Err(why) => return Err(Locked { lock: lock.to_owned(), why }),
         }
         Ok(Rc::new(directory))
@@ -86,6 +90,12 @@ impl StateDirectory {
     /// The path of a file in it, for the log.
     pub(super) fn path_of(&self, name: &OsStr) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// Returns the reason not to believe what is in the directory, if it can be opened and there is one.
+    pub(super) fn distrust(&self) -> Option<String> {
+        let reason = self.open().ok()?.distrust?;
+        Some(format!("the directory {} {reason}", self.path.display()))
     }
 
     /// Opens the directory. Makes it again, and takes the lock again, where either was removed since.
@@ -259,6 +269,13 @@ fn beside(name: &OsStr, suffix: &str) -> OsString {
     let mut beside = name.to_owned();
     beside.push(suffix);
     beside
+}
+
+impl Locked {
+    /// Returns whether another process holds the lock, which it may let go of.
+    pub(super) fn is_held(&self) -> bool {
+        matches!(self.why, LockError::Held(_))
+    }
 }
 
 impl fmt::Display for Locked {

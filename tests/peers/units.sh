@@ -30,7 +30,7 @@ check "the drop-in has the same [Service] settings" \
     diff <(settings "$units/smol-dhcp-proxy.service") <(settings "$drop_in")
 
 for file in "$units/smol-dhcp-proxy.service" "$drop_in"; do
-    for setting in WatchdogSec=30 RestartPreventExitStatus=2; do
+    for setting in WatchdogSec=120 RestartPreventExitStatus=2; do
         check "$setting in $(basename "$file")" grep -qx "$setting" "$file"
     done
     if grep -v '^#' "$file" | grep -q -e RuntimeDirectory -e MountFlags -e PrivateMounts=no; then

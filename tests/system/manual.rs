@@ -171,7 +171,7 @@ fn two_sockets() -> Result {
         .stdout(listen("two")?)
         .stderr(Stdio::piped());
     let (code, _, errors) = told(command.spawn()?.wait_with_output()?);
-    assert_eq!(code, Some(1), "{errors}");
+    assert_eq!(code, Some(2), "{errors}");
     assert!(errors.contains("Received more than one FD from systemd"), "{errors}");
     Ok(())
 }

@@ -102,7 +102,7 @@ fn the_duid() -> Result {
     let _machine = MachineId::say("uninitialized\n")?;
     let refused = Command::new(program()).args(["--client-id", "duid"]).stdin(Stdio::null()).output()?;
     let words = String::from_utf8_lossy(&refused.stderr);
-    assert_eq!(refused.status.code(), Some(1), "{words}");
+    assert_eq!(refused.status.code(), Some(2), "{words}");
     assert!(words.contains("systemd-machine-id-setup"), "it does not say what to do: {words}");
     Ok(())
 }

@@ -200,7 +200,7 @@ impl Client {
     /// (RFC 5227 2.3), for its owner may be slow to answer.
     pub(super) fn claim(&mut self, address: Ipv4Addr, now: Instant) -> Option<Vigil> {
         self.announce(address);
-        Some(Vigil { until: now + ANNOUNCE, announce: true })
+        Some(Vigil { until: now + ANNOUNCE, announce: true, is_in_use: false })
     }
 
     pub(super) fn announce(&mut self, address: Ipv4Addr) {
@@ -209,7 +209,7 @@ impl Client {
 
     /// Listens on after a renewal, for the answer to the probe that went with it.
     pub(super) fn await_arp(&self, now: Instant) -> Option<Vigil> {
-        (self.config.probe != Probe::Off).then(|| Vigil { until: now + ARP_PATIENCE, announce: false })
+        (self.config.probe != Probe::Off).then(|| Vigil { until: now + ARP_PATIENCE, announce: false, is_in_use: true })
     }
 
     /// RFC 2131 4.4.4 and table 5: by broadcast, from no address, with `secs` 0, and no wishes.

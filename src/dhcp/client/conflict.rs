@@ -53,6 +53,14 @@ impl Defence {
 }
 
 impl Client {
+    /// Tells the client that connections may depend on the lease from now on: a claim to its address is answered by a
+    /// defence (RFC 5227 2.4), and no more by a DECLINE.
+    pub fn mark_in_use(&mut self) {
+        if let State::Bound { vigil: Some(vigil), .. } = &mut self.state {
+            vigil.is_in_use = true;
+        }
+    }
+
     pub(super) fn handle_arp(&mut self, arp: Arp, now: Instant) -> Result<(), Ignored> {
         if let State::Releasing { .. } = self.state {
             return self.hear_next_hop(arp, now);
@@ -81,7 +89,9 @@ impl Client {
             // The one probe took no time of its own, so this is the rest of the time that RFC 5227 2.1.1 listens before an
             // address is used: the owner is late, and there is no connection yet to be kept. After a rapid commit it is
             // the DECLINE of RFC 4039 3.1.
-            State::Bound { held, vigil: Some(Vigil { announce: true, .. }) } if claims(held.lease.address) => {
+            State::Bound { held, vigil: Some(Vigil { announce: true, is_in_use: false, .. }) }
+                if claims(held.lease.address) =>
+            {
                 let old = held.lease.clone();
                 self.decline(old.address, old.server_id, by, now);
                 self.state = self.lose(old, Lost::Conflict { by }, now);

@@ -5,7 +5,7 @@
 //! behind, and no other one's. Nothing is synced, for a file outlives the process without that; it need not survive a
 //! power cut.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -13,7 +13,7 @@ use std::fs::File;
 use std::hash::Hasher;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -141,7 +141,7 @@ fn put_off(deaths: u32, rest: Option<Duration>) -> Duration {
 pub(in crate::proxy) struct Journal {
     directory: Rc<StateDirectory>,
     name: OsString,
-    file: OnceCell<File>,
+    file: RefCell<Option<File>>,
     deaths: RefCell<Deaths>,
     /// The lease of which the process before this one died.
     culprit: Cell<Option<Mark>>,
@@ -154,7 +154,7 @@ pub(in crate::proxy) struct Journal {
 impl Journal {
     /// A journal that is to be kept in the file of that name in `directory`.
     pub(in crate::proxy) fn new(directory: &Rc<StateDirectory>, name: impl Into<OsString>) -> Rc<Self> {
-        let (file, deaths) = (OnceCell::new(), RefCell::default());
+        let (file, deaths) = (RefCell::default(), RefCell::default());
         Rc::new(Self {
             directory: Rc::clone(directory),
             name: name.into(),
@@ -185,8 +185,20 @@ impl Journal {
         self.culprit.set(culprit);
         let is_new = deaths.text().as_bytes() != text;
         self.deaths.replace(deaths);
-        let _ = self.file.set(file);
+        self.file.replace(Some(file));
         if is_new { self.write() } else { Ok(()) }
+    }
+
+    /// Makes the file again where it was removed, as with its directory.
+    pub(super) fn keep_file(&self) {
+        let is_gone = |file: &File| file.metadata().is_ok_and(|metadata| metadata.nlink() == 0);
+        if self.file.borrow().as_ref().is_some_and(is_gone) {
+            let opened = self.directory.open().and_then(|directory| directory.update(&self.name));
+            self.tell(opened.and_then(|file| {
+                self.file.replace(Some(file));
+                self.write()
+            }));
+        }
     }
 
     /// Keeps the counts of `leases` alone: others cannot be worked on any more.
@@ -254,7 +266,7 @@ impl Journal {
 
     fn set_current(&self, lease: Mark) {
         if self.current.replace(lease) != lease
-            && let Some(file) = self.file.get()
+            && let Some(file) = &*self.file.borrow()
         {
             self.tell(file.write_all_at(lease.line().as_bytes(), 0));
         }
@@ -262,7 +274,8 @@ impl Journal {
 
     /// Writes the whole file.
     fn write(&self) -> io::Result<()> {
-        let Some(file) = self.file.get() else { return Ok(()) };
+        let file = self.file.borrow();
+        let Some(file) = &*file else { return Ok(()) };
         let mut text = self.deaths.borrow().text();
         text.replace_range(..Mark::NONE.line().len(), &self.current.get().line());
         file.write_all_at(text.as_bytes(), 0)?;

@@ -96,6 +96,7 @@ impl Table {
             self.file.replace(records)
         };
         self.unsaved.set(written.is_err());
+        self.journal.keep_file();
         self.sleep.is_in_file.set(leaving && written.is_ok());
         let trouble = written.err().map(|error| format!("cannot write the lease file: {error}"));
         if let Some(trouble) = &trouble {

@@ -52,7 +52,7 @@ impl Table {
     fn take_over_one(self: &Rc<Self>, key: Key, record: Record, asleep: bool) {
         let now = rt::now();
         if let Some((server, since)) = record.server().zip(record.silence()) {
-            self.silence.borrow_mut().mark_unresponsive(&server, since, now);
+            self.silence.borrow_mut().mark_unresponsive(&server, key.mac, since, now);
         }
         let mut record = record;
         let trust = self.journal.trust(&key);
@@ -91,16 +91,16 @@ impl Table {
             yield_now().await;
             let Some(record) = self.record_at_rest(&key) else { continue };
             if self.journal.trust(&key) == Trust::Quarantined {
+                // The kernel has taken the address off the link by then.
+                if record.remaining(rt::now()).is_some_and(|rest| rest.is_zero()) {
+                    self.forget_at_rest(&key, &record);
+                }
                 continue;
             }
             let _step = self.journal.enter(&key);
             if record.is_gone() {
                 log::info!("{}: its network namespace is gone; its lease is left to run out", record.place());
-                self.remember(record.who(), &record);
-                self.slots.borrow_mut().remove(&key);
-                self.save_within(SOON);
-                self.tell();
-                self.mind_staying();
+                self.forget_at_rest(&key, &record);
             } else if is_thorough && !record.still_fits() {
                 let record = record.with_look();
                 self.note(&key, &record);
@@ -111,6 +111,14 @@ impl Table {
                 self.changed.notify(usize::MAX);
             }
         }
+    }
+
+    fn forget_at_rest(self: &Rc<Self>, key: &Key, record: &Record) {
+        self.remember(record.who(), record);
+        self.slots.borrow_mut().remove(key);
+        self.save_within(SOON);
+        self.tell();
+        self.mind_staying();
     }
 
     /// Returns the record of a lease for which nothing is done at the moment.
