@@ -252,7 +252,6 @@ impl Session {
             log::info!("ip or gateway for mac {mac} changed, update address: {}", Brief(lease));
         }
         let applied = self.put_on_link(lease);
-        self.client.mark_in_use();
         self.last = place;
         match applied {
             // The next look at the link tells what has become of it.

@@ -141,12 +141,13 @@ fn owner_comes_later() -> Result {
     stage.setup(0)?;
     container.namespace.await_rest()?;
     let _owner = Owner::start(&stage.topology.server, SERVER_LINK, FIRST, Duration::from_millis(5))?;
-    // Two seconds after T1 it repeats its claim. The server offers the address again, and is told that it is in use; ten
-    // seconds later (RFC 2131 3.1 (5)) it is asked for another.
+    // Two seconds after T1 it repeats its claim. The server offers the address again, is told that it is in use, and is asked
+    // for another at once: with the second DISCOVER after the first, or the third, which may be on its way by now.
     let declined = server.await_message(MessageType::Decline, 1, 3 * SOON)?;
     check_declined(&declined, FIRST);
-    assert_eq!(server.heard_of(MessageType::Discover).len(), 2, "not declined before it was leased once more");
-    eventually("another address", 3 * SOON, || {
+    let discovers = server.heard_of(MessageType::Discover).len();
+    assert!((2..=3).contains(&discovers), "{discovers} DISCOVERs before the DECLINE");
+    eventually("another address", SOON, || {
         Ok(container.address()?.filter(|address| address.address == SECOND).map(drop))
     })?;
     let words = format!("lost the lease of {FIRST}: {STRANGER} uses that address");

@@ -57,11 +57,11 @@ impl Manual {
         })
     }
 
-    /// Waits for the refusal, and returns its words.
-    fn refusal(mut self) -> Result<String> {
+    /// Waits for the refusal with this exit status, and returns its words.
+    fn refusal(mut self, code: i32) -> Result<String> {
         let status = self.daemon.await_exit(SOON)?;
         let words = fs::read_to_string(&self.log)?;
-        assert_eq!(status.code(), Some(1), "{words}");
+        assert_eq!(status.code(), Some(code), "{words}");
         Ok(words)
     }
 }
@@ -86,7 +86,7 @@ fn second_refuses() -> Result {
 
     for arguments in [&[][..], &["--on-stop", "release"], &["-a", "0.1", "--on-stop", "release"]] {
         let second = Manual::start(&stage.topology.host, folder, arguments)?;
-        let words = second.refusal()?;
+        let words = second.refusal(1)?;
         let holder = format!("process {} (smol-dhcp-proxy)", stage.daemon.id());
         for expected in [&*holder, &folder.display().to_string(), "--dir"] {
             assert!(words.contains(expected), "no {expected} in: {words}");
@@ -147,7 +147,7 @@ fn many_starts() -> Result {
             if instance.daemon.is_running()? {
                 instance.await_serving()?;
             } else {
-                let words = instance.refusal()?;
+                let words = instance.refusal(1)?;
                 assert!(words.contains("is in use by another instance"), "{words}");
             }
         }
@@ -189,7 +189,7 @@ fn unfit_locks() -> Result {
         fs::write(folder.join("precious"), "precious")?;
         put(&folder.join("nv-proxy.lock"))?;
         let start = rt::now();
-        let said = Manual::start(&host, &folder, &[])?.refusal()?;
+        let said = Manual::start(&host, &folder, &[])?.refusal(2)?;
         assert!(rt::now() - start < Duration::from_secs(1), "{words}: it waited");
         assert!(said.contains("nv-proxy.lock") && said.contains(words), "{words}: {said}");
         assert_eq!(fs::read(folder.join("precious"))?, b"precious");
@@ -239,7 +239,7 @@ fn read_only() -> Result {
     let host = Namespace::new("host")?;
     let mut first = Manual::start(&host, &mounted.folder, &[])?;
     first.await_serving()?;
-    let words = Manual::start(&host, &mounted.view, &[])?.refusal()?;
+    let words = Manual::start(&host, &mounted.view, &[])?.refusal(1)?;
     assert!(words.contains(&format!("process {} (", first.daemon.id())), "{words}");
     Ok(())
 }

@@ -96,14 +96,15 @@ impl Client {
     /// welcome again.
     pub(super) fn lose(&mut self, old: Lease, why: Lost, now: Instant) -> State {
         let was_stable = now - old.acquired_at > STABLE;
+        let was_defended = self.defence().is_some();
         if was_stable {
             self.setbacks = 0;
         }
         self.search = Search::new(now, (why == Lost::Expired).then_some(old.address));
         let next = match why {
-            // A conflict that comes after so long is no fault of the round that led to the address. Should its server offer
-            // it again, declining it is the first setback, which costs no time.
-            Lost::Conflict { .. } if was_stable => State::Init { at: now },
+            // A conflict that comes after so long is no fault of the round that led to the address, and one in use is given
+            // up without a DECLINE. Should its server offer it again, declining it is the first setback, which costs no time.
+            Lost::Conflict { .. } if was_stable || was_defended => State::Init { at: now },
             Lost::Expired => State::Init { at: now },
             Lost::Refused { .. } => self.set_back(false, now),
             Lost::Conflict { .. } => self.set_back(true, now),
