@@ -58,7 +58,7 @@ pub fn grpc(data: &[u8]) {
 pub fn calls(choice: u8, said: &[u8]) -> Vec<Call> {
     let heard = Rc::new(RefCell::new(Vec::new()));
     let (hears, said) = (Rc::clone(&heard), said.to_vec());
-    let calls = rt::block_on(async move |runtime| {
+    rt::block_on(async move |runtime| {
         let (ours, theirs) = UnixStream::pair().expect("two descriptors");
         let client = runtime.spawn(talk(theirs.try_into().expect("a socket"), said, choice));
         let handler = |call: Call| {
@@ -78,8 +78,7 @@ pub fn calls(choice: u8, said: &[u8]) -> Vec<Call> {
         assert!(or(served, late).await, "serve goes on without a client");
         client.cancel().await;
         heard.take()
-    });
-    calls
+    })
 }
 
 fn answer(call: &Call) -> Result<Answer, Status> {
