@@ -44,8 +44,10 @@ pub fn grpc(data: &[u8]) {
         0 => said.to_vec(),
         _ => [PREFACE, SETTINGS, said].concat(),
     };
-    let mut bodies = bodies(&said);
-    for call in calls(*choice, &said) {
+    let (mut bodies, mut calls) = (bodies(&said), calls(*choice, &said));
+    // Any body may be that of a Clean, so these come last to choose.
+    calls.sort_by_key(|call| *call == Call::Clean);
+    for call in calls {
         let (path, _) = call.encode();
         let at = bodies.iter().position(|body| Call::decode(&path, body).as_ref() == Ok(&call));
         bodies.swap_remove(at.unwrap_or_else(|| panic!("{call:?} was never said")));
