@@ -293,6 +293,7 @@ mod fair {
     use std::task::{Context, ready};
 
     use futures_lite::{AsyncRead, AsyncWrite};
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
     use super::{Cell, Duration, Future, Instant, Poll, Stream, io, now};
@@ -348,6 +349,13 @@ mod fair {
         async_io::Timer::after(end - now)
     }
 
+    /// Returns whether the client has closed its end: what it said before is no reason to keep the descriptor.
+    fn has_hung_up(stream: &Stream) -> bool {
+        let mut watched = [PollFd::new(stream, PollFlags::empty())];
+        // An error would be that of a wrong descriptor.
+        poll(&mut watched, Some(&Timespec::default())).is_ok() && watched[0].revents().contains(PollFlags::HUP)
+    }
+
     impl AsyncRead for Fair {
         fn poll_read(
             mut self: Pin<&mut Self>,
@@ -355,6 +363,9 @@ mod fair {
             buffer: &mut [u8],
         ) -> Poll<io::Result<usize>> {
             if self.taken >= BURST {
+                if self.pause.is_none() && has_hung_up(&self.stream) {
+                    return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+                }
                 ready!(Pin::new(self.pause.get_or_insert_with(start_pause)).poll(context));
                 self.pause = None;
                 self.taken -= READ;

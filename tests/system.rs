@@ -104,7 +104,6 @@ fn main() -> ExitCode {
         calls::TRIALS,
         changed::TRIALS,
         blame::TRIALS,
-        callers::TRIALS,
         leaving::TRIALS,
         crash::TRIALS,
         storm::TRIALS,
@@ -136,7 +135,8 @@ fn main() -> ExitCode {
         (name, Box::new(trial) as Boxed)
     });
     // These load the machine. They are the last ones, so that nothing waits behind them.
-    let alone = hostile::trials().chain(hostile_callers::trials()).map(|(name, trial)| {
+    let callers = callers::TRIALS.iter().map(|(name, trial)| ((*name).to_owned(), Box::new(trial) as Boxed));
+    let alone = callers.chain(hostile::trials()).chain(hostile_callers::trials()).map(|(name, trial)| {
         let trial = move || {
             let _alone = ALONE.write().unwrap_or_else(PoisonError::into_inner);
             trial()

@@ -300,7 +300,7 @@ impl Record {
     /// The same after a failure at `now`: to be tried again, each time later than the last.
     pub(super) fn with_retry(mut self, now: Instant) -> Self {
         let delay = RETRY.saturating_mul(1 << self.retries.min(16)).min(SELDOM);
-        // What fails for a while is not to cost the lease.
+        // A fault that lasts a while must not cost the lease.
         let rest = self.remaining(now).filter(|rest| !rest.is_zero());
         let delay = rest.map_or(delay, |rest| delay.min(rest / 4).max(RETRY));
         self.retries = self.retries.saturating_add(1);
@@ -313,7 +313,7 @@ impl Record {
         self
     }
 
-    /// Whether something has failed for it that is to be tried again.
+    /// Returns whether a failure of its work waits for another try.
     pub(super) fn is_retry(&self) -> bool {
         self.retry_at.is_some()
     }

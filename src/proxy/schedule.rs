@@ -55,7 +55,7 @@ impl Table {
         resting.filter_map(|resting| Some(if resting.is_suspect { resting.due? + wait } else { resting.due? })).min()
     }
 
-    /// Whether something is done for a lease at the moment.
+    /// Returns whether a lease is being worked on.
     fn is_at_work(&self) -> bool {
         self.slots.borrow().values().any(|slot| slot.place.resting().is_none())
     }

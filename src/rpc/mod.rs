@@ -9,6 +9,7 @@
 
 mod server;
 pub mod status;
+mod turn;
 pub mod wire;
 
 pub use server::serve;

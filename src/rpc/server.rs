@@ -1,6 +1,5 @@
 //! One client's HTTP/2 connection, from its preface to its end, as one future: h2, the calls in it, and their bounds.
 
-use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
@@ -14,6 +13,7 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 
 use super::status::percent_encoded;
+use super::turn::Turns;
 use super::{Answer, Call, Code, Status, wire};
 use crate::rt::{self, H2Stream, Stream, Timer};
 
@@ -41,7 +41,7 @@ where
     F: Future<Output = Result<Answer, Status>>,
 {
     let mut http = Http::Greeting(bounds().handshake(rt::h2_stream(stream)));
-    let turn = Turn::default();
+    let (lane, turns) = (Turns::new(1), Turns::of_thread());
     let mut calls: Vec<Pin<Box<dyn Future<Output = ()> + '_>>> = Vec::new();
     let mut closing = pin!(closing);
     let mut leaving = false;
@@ -53,10 +53,9 @@ where
             let mut busy = !calls.is_empty();
             while let Poll::Ready(next) = http.poll_request(context, leaving) {
                 let Some((request, respond)) = next else { return Poll::Ready(()) };
-                calls.push(Box::pin(answer(request, respond, quiet, &turn, &call)));
+                calls.push(Box::pin(answer(request, respond, quiet, (&lane, &turns), &call)));
                 busy = true;
             }
-            turn.0.set(true);
             calls.retain_mut(|call| call.as_mut().poll(context).is_pending());
 
             // While a call is in flight the timer means nothing; it starts anew when the last one has ended.
@@ -131,24 +130,6 @@ impl Http {
     }
 }
 
-/// Lets one call of a connection begin each time that the connection is polled: to begin one may take system calls, and
-/// other connections wait meanwhile.
-#[derive(Default)]
-struct Turn(Cell<bool>);
-
-impl Turn {
-    async fn take(&self) {
-        poll_fn(|context| match self.0.replace(false) {
-            true => Poll::Ready(()),
-            false => {
-                context.waker().wake_by_ref();
-                Poll::Pending
-            }
-        })
-        .await;
-    }
-}
-
 /// Takes one request through: reads it, lets `call` do it, answers it. Ends early when the client resets it.
 ///
 /// Of the headers, which may be long, nothing is kept while the request arrives.
@@ -156,7 +137,7 @@ fn answer<F>(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     quiet: Duration,
-    turn: &Turn,
+    (lane, turns): (&Turns, &Turns),
     call: &impl Fn(Call) -> F,
 ) -> impl Future<Output = ()>
 where
@@ -177,13 +158,22 @@ where
                 Err(Status::new(Code::DeadlineExceeded, "the request did not arrive in time"))
             };
             let whole = future::or(read(&mut body), late).await?;
-            turn.take().await;
+            let turn = (lane.take().await, turns.take().await);
             // Boxed where it is made, for it takes many kilobytes, and only a request that has arrived has to have them.
-            let call = Call::decode(uri.path(), &whole).map(|decoded| Box::pin(call(decoded)));
+            let mut call = Box::pin(call(Call::decode(uri.path(), &whole)?));
+            let outcome = future::poll_once(&mut call).await;
+            if lane.are_awaited() || turns.are_awaited() {
+                // Everything else that is ready comes before the next calls begin.
+                future::yield_now().await;
+            }
+            drop(turn);
             // At this point only: were each piece given back when it is read, the connection's window would bound nothing.
             let _ = body.flow_control().release_capacity(whole.len());
             drop(whole);
-            call?.await
+            match outcome {
+                Some(outcome) => outcome,
+                None => call.await,
+            }
         };
         let in_time = future::or(work, expiry(timeout));
         let hung_up = async {

@@ -33,6 +33,9 @@ const PROPERTIES: [&str; 3] = ["AccuracySec=100ms", "IgnoreOnIsolate=yes", "Defa
 /// not wait.
 const HURRY: Duration = Duration::from_millis(100);
 
+/// The time within which the other jobs of one `systemctl stop` are queued.
+const LATER_JOBS: Duration = Duration::from_millis(200);
+
 /// How often a program is started that SIGTERM ends. systemd sends it to our process first and then to all others of the
 /// service (systemd.kill(5)), which by then may include the first program that we start because of it.
 const TRIES: usize = 3;
@@ -193,6 +196,15 @@ impl Wakeup {
     ///
     /// For a service that was asked to leave, and wonders whether it is welcome back. Where systemd does not answer, it is.
     pub async fn is_being_stopped(&self) -> bool {
+        if self.are_stop_jobs_queued().await {
+            return true;
+        }
+        // One `systemctl stop` with several units queues one job after the other, and this service's may have been first.
+        rt::sleep(LATER_JOBS).await;
+        self.are_stop_jobs_queued().await
+    }
+
+    async fn are_stop_jobs_queued(&self) -> bool {
         let asked = async {
             let sockets = self.sockets().await?;
             let mut jobs = self.program("systemctl");

@@ -229,6 +229,23 @@ fn an_address_that_was_given_up_is_declined_when_it_is_offered_again() {
     c.at(1804).sends(announcement(OTHER_IP));
 }
 
+/// Connections may depend on the address from the moment that its lease is said to be in use: one frame does not take it,
+/// and to give it up to a station that repeats its claim costs no wait.
+#[test]
+fn a_new_address_is_defended_once_it_is_in_use() {
+    let mut c = bound();
+    c.client().mark_in_use();
+    c.at(0.5).hears_frame(&mine(IP)).says(Contested(IP)).sends(announcement(IP));
+    c.at(2).sends(announcement(IP));
+    c.at(2.5).sends(probe(IP)).hears_frame(&mine(IP)).says(Lost(IP, Conflict)).sends(discover());
+    c.hears(offer(IP)).sends(request(IP)).sends(probe(IP)).hears_frame(&mine(IP));
+    c.hears(ack(IP, hours(1))).sends(decline(IP)).says(Declined(IP)).sends(discover());
+
+    // Until then its owner may be late, and the address is declined.
+    let mut c = bound();
+    c.at(0.5).hears_frame(&mine(IP)).sends(decline(IP)).says(Lost(IP, Conflict)).sends(discover());
+}
+
 /// However many stations claim the address: one announcement in ten seconds, one probe, and an end of listening.
 #[test]
 fn a_flood_of_claims_is_answered_once() {

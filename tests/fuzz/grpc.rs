@@ -44,21 +44,29 @@ pub fn grpc(data: &[u8]) {
         0 => said.to_vec(),
         _ => [PREFACE, SETTINGS, said].concat(),
     };
-    let mut bodies = bodies(&said);
-    for call in calls(*choice, &said) {
+    let (mut bodies, mut calls) = (bodies(&said), calls(*choice, &said, 0));
+    // Any body may be that of a Clean, so these come last to choose.
+    calls.sort_by_key(|call| *call == Call::Clean);
+    for call in calls {
         let (path, _) = call.encode();
         let at = bodies.iter().position(|body| Call::decode(&path, body).as_ref() == Ok(&call));
         bodies.swap_remove(at.unwrap_or_else(|| panic!("{call:?} was never said")));
     }
 }
 
-/// The calls that `serve` makes of what a client says.
-pub fn calls(choice: u8, said: &[u8]) -> Vec<Call> {
+/// The calls that `serve` makes of what a client says, who does not hang up before there are `enough`.
+pub fn calls(choice: u8, said: &[u8], enough: usize) -> Vec<Call> {
     let heard = Rc::new(RefCell::new(Vec::new()));
     let (hears, said) = (Rc::clone(&heard), said.to_vec());
     rt::block_on(async move |runtime| {
         let (ours, theirs) = UnixStream::pair().expect("two descriptors");
-        let client = runtime.spawn(talk(theirs.try_into().expect("a socket"), said, choice));
+        let counts = Rc::clone(&heard);
+        let wait = async move {
+            while counts.borrow().len() < enough {
+                yield_now().await;
+            }
+        };
+        let client = runtime.spawn(talk(theirs.try_into().expect("a socket"), said, choice, wait));
         let handler = |call: Call| {
             let answer = answer(&call);
             hears.borrow_mut().push(call);
@@ -92,8 +100,8 @@ fn answer(call: &Call) -> Result<Answer, Status> {
     }
 }
 
-/// Says it all, gives the server some turns to answer, and hangs up.
-async fn talk(mut stream: rt::Stream, said: Vec<u8>, choice: u8) {
+/// Says it all, waits, gives the server some turns to answer, and hangs up.
+async fn talk(mut stream: rt::Stream, said: Vec<u8>, choice: u8, wait: impl Future<Output = ()>) {
     let mut reading = stream.clone();
     let speak = async {
         for piece in said.chunks(SIZES[usize::from(choice / PIECES % 4)]) {
@@ -102,6 +110,7 @@ async fn talk(mut stream: rt::Stream, said: Vec<u8>, choice: u8) {
                 break;
             }
         }
+        wait.await;
         for _ in 0..100 {
             yield_now().await;
         }

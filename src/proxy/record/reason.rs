@@ -32,7 +32,7 @@ impl Record {
         }
         let latest = now_millis + LONGEST_PAUSE;
         self.look_at = self.look_at.map(|at| at.min(latest));
-        // What fails is tried once more before the lease ends.
+        // A failure is followed by one more try before the lease ends.
         let end = self.expires_at().filter(|end| *end > now_millis);
         self.retry_at = self.retry_at.map(|at| at.min(latest).min(end.unwrap_or(latest)));
         if let Some(end) = self.expires_at() {
@@ -47,7 +47,7 @@ impl Record {
     /// T1 and T2 of a lease that ends, in the order that RFC 2131 4.4.5 has them in.
     fn mend_timers(&mut self, end: u64, now: u64) {
         let (from, lease) = (self.acquired_at, &mut self.lease);
-        // What lasts a second or two has timers of fractions of one, which the file does not show.
+        // A lease of a second or two has timers of fractions of a second, which the file does not show.
         if lease.lease_time > 2 && !(0 < lease.t1 && lease.t1 < lease.t2 && lease.t2 < lease.lease_time) {
             lease.t1 = lease.lease_time / 2;
             lease.t2 = lease.lease_time - lease.lease_time / 8 - 1;

@@ -1,0 +1,126 @@
+//! A few at a time, in the order of arrival: calls begin like that, for to begin one takes system calls and others wait.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+/// A queue whose first have their turn.
+#[derive(Debug)]
+pub(super) struct Turns {
+    at_once: usize,
+    queue: RefCell<VecDeque<(u64, Option<Waker>)>>,
+    next: Cell<u64>,
+}
+
+impl Turns {
+    /// A queue whose first `at_once` have their turn.
+    pub(super) fn new(at_once: usize) -> Self {
+        Self { at_once, queue: RefCell::default(), next: Cell::default() }
+    }
+
+    /// The queue that all connections of this thread share, for they wait for each other.
+    ///
+    /// Of hundreds of connections that each have a call to begin, the last waits for as many rounds of the executor as
+    /// it takes to begin the calls before it: fewer at once make more rounds, and more make each of them longer, also
+    /// for calls that have begun.
+    pub(super) fn of_thread() -> Rc<Self> {
+        thread_local! {
+            static TURNS: Rc<Turns> = Rc::new(Turns::new(16));
+        }
+        TURNS.with(Rc::clone)
+    }
+
+    /// Waits for a turn, which lasts until what is returned is dropped.
+    pub(super) async fn take(&self) -> Turn<'_> {
+        let turn = Turn { turns: self, id: self.next.replace(self.next.get() + 1) };
+        self.queue.borrow_mut().push_back((turn.id, None));
+        poll_fn(|context| {
+            let mut queue = self.queue.borrow_mut();
+            let place = queue.iter().position(|(id, _)| *id == turn.id);
+            let place = place.expect("a turn is in the queue until it is dropped");
+            if place < self.at_once {
+                return Poll::Ready(());
+            }
+            queue[place].1 = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+        turn
+    }
+
+    /// Returns whether a turn is waited for.
+    pub(super) fn are_awaited(&self) -> bool {
+        self.queue.borrow().len() > self.at_once
+    }
+}
+
+/// A place in the queue; dropped, the next one has its turn.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    turns: &'a Turns,
+    id: u64,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut queue = self.turns.queue.borrow_mut();
+        queue.retain(|(id, _)| *id != self.id);
+        if let Some(waker) = queue.get_mut(self.turns.at_once - 1).and_then(|(_, waker)| waker.take()) {
+            drop(queue);
+            waker.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_lite::future::{block_on, poll_once};
+
+    use super::Turns;
+
+    #[test]
+    fn turns_come_in_the_order_of_arrival() {
+        let turns = Turns::new(1);
+        let (mut first, mut second, mut third) = (pin!(turns.take()), pin!(turns.take()), pin!(turns.take()));
+        let mine = block_on(poll_once(first.as_mut())).unwrap();
+        assert!(!turns.are_awaited());
+        assert!(block_on(poll_once(second.as_mut())).is_none());
+        assert!(block_on(poll_once(third.as_mut())).is_none());
+        assert!(turns.are_awaited());
+        drop(mine);
+        assert!(block_on(poll_once(third.as_mut())).is_none(), "the second comes first");
+        let mine = block_on(poll_once(second.as_mut())).unwrap();
+        drop(mine);
+        assert!(block_on(poll_once(third.as_mut())).is_some());
+        assert!(turns.queue.borrow().is_empty());
+    }
+
+    #[test]
+    fn one_that_leaves_the_queue_holds_up_none() {
+        let turns = Turns::new(1);
+        let mine = block_on(turns.take());
+        let mut last = pin!(turns.take());
+        {
+            let mut gone = pin!(turns.take());
+            assert!(block_on(poll_once(gone.as_mut())).is_none());
+            assert!(block_on(poll_once(last.as_mut())).is_none());
+        }
+        drop(mine);
+        assert!(block_on(poll_once(last)).is_some());
+    }
+
+    #[test]
+    fn as_many_have_their_turn_as_may() {
+        let turns = Turns::new(2);
+        let _first = block_on(turns.take());
+        let second = block_on(turns.take());
+        let mut third = pin!(turns.take());
+        assert!(block_on(poll_once(third.as_mut())).is_none());
+        drop(second);
+        assert!(block_on(poll_once(third.as_mut())).is_some());
+    }
+}
