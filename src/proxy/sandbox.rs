@@ -18,6 +18,7 @@ use landlock::{
 use crate::net::opener;
 
 mod calls;
+mod filter;
 
 /// The confinement that the command line asks for (`--sandbox`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,75 +1,52 @@
-//! The system calls of the confined process (seccomp(2)).
+//! The system calls that are left to the confined process.
 
-use std::collections::BTreeMap;
 use std::io;
 
 use nix::libc;
-use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule,
-};
+use seccompiler::BpfProgram;
 
 use super::Mode;
-
-/// For each call the ways to be allowed; none means always.
-type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+use super::filter::{Filter, Refusal, Test, Verdict};
 
 /// Confines the calling thread to what the daemon needs.
 pub(super) fn confine(mode: Mode, runs_programs: bool) -> io::Result<()> {
-    let mut rules = unconditional(FREE);
+    apply(&daemon(refusal(mode), runs_programs)?)
+}
+
+fn daemon(refusal: Refusal, runs_programs: bool) -> io::Result<BpfProgram> {
+    let mut filter = Filter::default();
+    filter.insert(FREE.iter().map(|&call| (call, Verdict::Allow)));
     if runs_programs {
-        rules.extend(unconditional(RUNNING));
+        filter.insert(RUNNING.iter().map(|&call| (call, Verdict::Allow)));
     }
-    rules.extend(by_argument().map_err(io::Error::other)?);
-    if mode == Mode::Strict {
-        // glibc tries it first, and takes clone(2), whose flags a filter can see, where the kernel does not have it.
-        let clone3 = unconditional(&[libc::SYS_clone3]);
-        apply(&compile(clone3.clone(), SeccompAction::Allow, MISSING)?)?;
-        rules.extend(clone3);
-    }
-    apply(&compile(rules, refusal(mode), SeccompAction::Allow)?)
+    filter.insert(by_argument());
+    filter.compile(refusal)
 }
 
 /// The filter of the thread that finds namespaces: it makes nothing but descriptors that can neither be read nor written.
 pub(super) fn finding(mode: Mode) -> io::Result<BpfProgram> {
-    let flags = SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(O_PATH), O_PATH);
-    let mut rules = unconditional(&[libc::SYS_futex, libc::SYS_brk, libc::SYS_munmap, libc::SYS_madvise]);
-    rules.insert(libc::SYS_openat, any([flags]).map_err(io::Error::other)?);
-    compile(rules, refusal(mode), SeccompAction::Allow)
+    let mut filter = Filter::default();
+    let waiting = [libc::SYS_futex, libc::SYS_brk, libc::SYS_munmap, libc::SYS_madvise];
+    filter.insert(waiting.map(|call| (call, Verdict::Allow)));
+    filter.insert([(libc::SYS_openat, when(Test::has(2, libc::O_PATH)))]);
+    filter.compile(refusal(mode))
 }
-
-const O_PATH: u64 = libc::O_PATH as u64;
 
 /// Applies a filter to the calling thread.
 pub(super) fn apply(filter: &BpfProgram) -> io::Result<()> {
     seccompiler::apply_filter(filter).map_err(io::Error::other)
 }
 
-/// Programs of the future find their way around calls that the kernel does not have, and not around EPERM.
-const MISSING: SeccompAction = SeccompAction::Errno(libc::ENOSYS as u32);
-
-fn refusal(mode: Mode) -> SeccompAction {
-    if mode == Mode::Strict { SeccompAction::KillProcess } else { MISSING }
+fn refusal(mode: Mode) -> Refusal {
+    if mode == Mode::Strict { Refusal::Kill } else { Refusal::Missing }
 }
 
-/// Compiles a filter that does `listed` with the calls that `rules` let through, and `otherwise` with all others.
-fn compile(rules: Rules, otherwise: SeccompAction, listed: SeccompAction) -> io::Result<BpfProgram> {
-    let architecture = std::env::consts::ARCH.try_into().map_err(io::Error::other)?;
-    let filter = SeccompFilter::new(rules, otherwise, listed, architecture);
-    filter.and_then(TryInto::try_into).map_err(io::Error::other)
+fn when(test: Test) -> Verdict {
+    Verdict::When(vec![vec![test]])
 }
 
-fn unconditional(calls: &[i64]) -> Rules {
-    calls.iter().map(|&call| (call, Vec::new())).collect()
-}
-
-/// The calls whose arguments decide. The kernel looks at 32 bits of those that are compared with Dword.
-fn by_argument() -> Result<Rules, BackendError> {
-    use SeccompCmpArgLen::{Dword, Qword};
-    use SeccompCmpOp::{Eq, MaskedEq, Ne};
-    let is = |argument, value: i32| SeccompCondition::new(argument, Dword, Eq, value as u64);
-    let is_not = |argument, value: u64| SeccompCondition::new(argument, Dword, Ne, value);
-    let lacks = |argument, bits: i32| SeccompCondition::new(argument, Qword, MaskedEq(bits as u32 as u64), 0);
+/// The calls whose arguments decide.
+fn by_argument() -> Vec<(i64, Verdict)> {
     const NAMESPACES: i32 = libc::CLONE_NEWNS
         | libc::CLONE_NEWCGROUP
         | libc::CLONE_NEWUTS
@@ -77,35 +54,32 @@ fn by_argument() -> Result<Rules, BackendError> {
         | libc::CLONE_NEWUSER
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWNET;
-    // Callers and systemd, the link, DHCP before and after there is an address.
-    let families = [libc::AF_UNIX, libc::AF_NETLINK, libc::AF_PACKET, libc::AF_INET];
     // No file gets another user's rights, wherever it is.
     const SET_ID: i32 = (libc::S_ISUID | libc::S_ISGID) as i32;
-    Ok(Rules::from([
-        (libc::SYS_openat, any([lacks(3, SET_ID)])?),
-        (libc::SYS_fchmod, any([lacks(1, SET_ID)])?),
-        (libc::SYS_fchmodat, any([lacks(2, SET_ID)])?),
+    // Callers and systemd, the link, DHCP before and after there is an address.
+    let families = [libc::AF_UNIX, libc::AF_NETLINK, libc::AF_PACKET, libc::AF_INET];
+    // Memory is writable or executable, and stays so.
+    let not_both = [Test::lacks(2, libc::PROT_WRITE), Test::lacks(2, libc::PROT_EXEC)];
+    // Typing into the terminal that started it.
+    let [typing, pasting] = [libc::TIOCSTI, libc::TIOCLINUX].map(|request| Test::is_not(1, request as i32));
+    vec![
+        (libc::SYS_openat, when(Test::lacks(3, SET_ID))),
+        (libc::SYS_fchmod, when(Test::lacks(1, SET_ID))),
+        (libc::SYS_fchmodat, when(Test::lacks(2, SET_ID))),
         #[cfg(target_arch = "x86_64")]
-        (libc::SYS_open, any([lacks(2, SET_ID)])?),
+        (libc::SYS_open, when(Test::lacks(2, SET_ID))),
         #[cfg(target_arch = "x86_64")]
-        (libc::SYS_chmod, any([lacks(1, SET_ID)])?),
-        (libc::SYS_socket, any(families.map(|family| is(0, family)))?),
+        (libc::SYS_chmod, when(Test::lacks(1, SET_ID))),
+        (libc::SYS_socket, Verdict::When(families.map(|family| vec![Test::is(0, family)]).into())),
         // Network namespaces only, and the kind is always named.
-        (libc::SYS_setns, any([is(1, libc::CLONE_NEWNET)])?),
-        (libc::SYS_clone, any([lacks(0, NAMESPACES)])?),
-        // Memory is writable or executable, and stays so.
-        (libc::SYS_mmap, any([lacks(2, libc::PROT_WRITE), lacks(2, libc::PROT_EXEC)])?),
-        (libc::SYS_mprotect, any([lacks(2, libc::PROT_EXEC)])?),
-        // All but typing into the terminal that started it.
-        (libc::SYS_ioctl, vec![SeccompRule::new(vec![is_not(1, libc::TIOCSTI)?, is_not(1, libc::TIOCLINUX)?])?]),
-    ]))
-}
-
-/// Rules of which one suffices, each with one condition.
-fn any<const N: usize>(
-    conditions: [Result<SeccompCondition, BackendError>; N],
-) -> Result<Vec<SeccompRule>, BackendError> {
-    conditions.into_iter().map(|condition| SeccompRule::new(vec![condition?])).collect()
+        (libc::SYS_setns, when(Test::is(1, libc::CLONE_NEWNET))),
+        (libc::SYS_clone, when(Test::lacks(0, NAMESPACES))),
+        // Its flags are behind a pointer. glibc tries it first, and takes clone(2) where the kernel does not have it.
+        (libc::SYS_clone3, Verdict::Missing),
+        (libc::SYS_mmap, Verdict::When(not_both.map(|test| vec![test]).into())),
+        (libc::SYS_mprotect, when(Test::lacks(2, libc::PROT_EXEC))),
+        (libc::SYS_ioctl, Verdict::When(vec![vec![typing, pasting]])),
+    ]
 }
 
 /// Calls that are allowed whatever their arguments: of the daemon, of the C libraries, of systemctl and systemd-run.

@@ -1,0 +1,242 @@
+//! Filters of system calls as programs for seccomp(2): a search tree over the numbers of the calls.
+//!
+//! The kernel runs a new filter for every number to learn which calls are always allowed. A list, walked to its end for most
+//! of them, takes it most of a millisecond, and this some microseconds.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use nix::libc;
+use seccompiler::{BpfProgram, sock_filter};
+
+/// The decision about one call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Allow,
+    /// Allowed where all tests of one of these rows pass, else refused.
+    When(Vec<Vec<Test>>),
+    /// As if the kernel did not have it.
+    Missing,
+    Refuse,
+}
+
+/// What becomes of a call that is not allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// ENOSYS: programs of the future find their way around a call that the kernel does not have, and not around EPERM.
+    Missing,
+    /// SIGSYS, which ends the process.
+    Kill,
+}
+
+/// A test of the lower half of one argument: all of an `int`, and all that flags use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Test {
+    argument: u32,
+    mask: u32,
+    value: u32,
+    equal: bool,
+}
+
+impl Test {
+    pub(super) fn is(argument: u32, value: i32) -> Self {
+        Self { argument, mask: u32::MAX, value: value as u32, equal: true }
+    }
+
+    pub(super) fn is_not(argument: u32, value: i32) -> Self {
+        Self { equal: false, ..Self::is(argument, value) }
+    }
+
+    /// All of `bits` are set.
+    pub(super) fn has(argument: u32, bits: i32) -> Self {
+        Self { mask: bits as u32, ..Self::is(argument, bits) }
+    }
+
+    /// None of `bits` is set.
+    pub(super) fn lacks(argument: u32, bits: i32) -> Self {
+        Self { mask: bits as u32, ..Self::is(argument, 0) }
+    }
+}
+
+/// Verdicts by number; what has none is refused.
+#[derive(Debug, Default)]
+pub(super) struct Filter(BTreeMap<u32, Verdict>);
+
+// linux/audit.h: what the kernel calls the processor.
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURE: Option<u32> = Some(0xc000_003e);
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURE: Option<u32> = Some(0xc000_00b7);
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+const ARCHITECTURE: Option<u32> = None;
+
+// linux/filter.h and linux/seccomp.h. Arguments are read as little endian, which both processors are.
+const LOAD: u16 = 0x20;
+const AND: u16 = 0x54;
+const JUMP: u16 = 0x05;
+const IF_EQUAL: u16 = 0x15;
+const IF_AT_LEAST: u16 = 0x35;
+const RETURN: u16 = 0x06;
+const NUMBER_AT: u32 = 0;
+const ARCHITECTURE_AT: u32 = 4;
+const ARGUMENTS_AT: u32 = 16;
+const ALLOW: u32 = 0x7fff_0000;
+const MISSING: u32 = 0x0005_0000 | libc::ENOSYS as u32;
+const KILL_PROCESS: u32 = 0x8000_0000;
+
+impl Filter {
+    pub(super) fn insert(&mut self, verdicts: impl IntoIterator<Item = (i64, Verdict)>) {
+        self.0.extend(verdicts.into_iter().map(|(call, verdict)| (call as u32, verdict)));
+    }
+
+    /// Makes the program.
+    ///
+    /// # Errors
+    ///
+    /// The processor is not known here.
+    pub(super) fn compile(&self, refusal: Refusal) -> io::Result<BpfProgram> {
+        let architecture = ARCHITECTURE.ok_or(io::ErrorKind::Unsupported)?;
+        let refused = if refusal == Refusal::Kill { KILL_PROCESS } else { MISSING };
+        // Calls of another architecture have numbers of their own.
+        let mut program = vec![
+            plain(LOAD, ARCHITECTURE_AT),
+            sock_filter { code: IF_EQUAL, jt: 1, jf: 0, k: architecture },
+            plain(RETURN, KILL_PROCESS),
+            plain(LOAD, NUMBER_AT),
+        ];
+        program.extend(tree(&self.ranges(), refused));
+        Ok(program)
+    }
+
+    /// The first number of each range with one verdict, from zero on.
+    fn ranges(&self) -> Vec<(u32, &Verdict)> {
+        let mut ranges = vec![(0, &Verdict::Refuse)];
+        for (&call, verdict) in &self.0 {
+            for (start, verdict) in [(call, verdict), (call + 1, &Verdict::Refuse)] {
+                // A range that would be empty, then one that would go on with what was before.
+                ranges.pop_if(|(last, _)| *last == start);
+                if ranges.last().is_none_or(|(_, last)| *last != verdict) {
+                    ranges.push((start, verdict));
+                }
+            }
+        }
+        ranges
+    }
+}
+
+/// Finds the range of the number that is loaded. Every way through it ends with a return.
+fn tree(ranges: &[(u32, &Verdict)], refused: u32) -> BpfProgram {
+    if let [(_, verdict)] = ranges {
+        return leaf(verdict, refused);
+    }
+    let (lower, upper) = ranges.split_at(ranges.len() / 2);
+    let below = tree(lower, refused);
+    let mut program = match u8::try_from(below.len()) {
+        Ok(length) => vec![sock_filter { code: IF_AT_LEAST, jt: length, jf: 0, k: upper[0].0 }],
+        // Only the jump without a condition goes further.
+        Err(_) => vec![sock_filter { code: IF_AT_LEAST, jt: 0, jf: 1, k: upper[0].0 }, plain(JUMP, below.len() as u32)],
+    };
+    program.extend(below);
+    program.extend(tree(upper, refused));
+    program
+}
+
+fn leaf(verdict: &Verdict, refused: u32) -> BpfProgram {
+    let rows = match verdict {
+        Verdict::Allow => return vec![plain(RETURN, ALLOW)],
+        Verdict::Missing => return vec![plain(RETURN, MISSING)],
+        Verdict::Refuse => &[][..],
+        Verdict::When(rows) => rows,
+    };
+    let mut program = Vec::new();
+    for row in rows {
+        for (index, test) in row.iter().enumerate() {
+            // Over the tests that are left, three instructions each, and the return behind them.
+            let next = 3 * (row.len() - index - 1) as u8 + 1;
+            let (jt, jf) = if test.equal { (0, next) } else { (next, 0) };
+            program.extend([
+                plain(LOAD, ARGUMENTS_AT + 8 * test.argument),
+                plain(AND, test.mask),
+                sock_filter { code: IF_EQUAL, jt, jf, k: test.value },
+            ]);
+        }
+        program.push(plain(RETURN, ALLOW));
+    }
+    program.push(plain(RETURN, refused));
+    program
+}
+
+fn plain(code: u16, k: u32) -> sock_filter {
+    sock_filter { code, jt: 0, jf: 0, k }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a program returns for a call.
+    fn returns(program: &[sock_filter], architecture: u32, call: u32, arguments: [u64; 6]) -> u32 {
+        let (mut at, mut loaded) = (0, 0);
+        loop {
+            let instruction = &program[at];
+            let jump = |is: bool| usize::from(if is { instruction.jt } else { instruction.jf });
+            at += 1;
+            match instruction.code {
+                LOAD => {
+                    loaded = match instruction.k {
+                        NUMBER_AT => call,
+                        ARCHITECTURE_AT => architecture,
+                        offset => arguments[(offset - ARGUMENTS_AT) as usize / 8] as u32,
+                    }
+                }
+                AND => loaded &= instruction.k,
+                JUMP => at += instruction.k as usize,
+                IF_EQUAL => at += jump(loaded == instruction.k),
+                IF_AT_LEAST => at += jump(loaded >= instruction.k),
+                RETURN => return instruction.k,
+                other => panic!("{other:#x}"),
+            }
+        }
+    }
+
+    #[test]
+    fn each_number_gets_its_own_verdict() {
+        // Neighbours, gaps, both ends, and so many that jumps are long.
+        let mut filter = Filter::default();
+        filter.insert((0..900).filter(|call| call % 3 != 1).map(|call| (call, Verdict::Allow)));
+        filter.insert([(4, Verdict::Missing), (5, Verdict::When(vec![vec![Test::is(0, 1)]]))]);
+        let architecture = ARCHITECTURE.unwrap();
+        let program = filter.compile(Refusal::Kill).unwrap();
+        for call in 0..1000 {
+            let expected = match call {
+                4 => MISSING,
+                5 => KILL_PROCESS,
+                _ if call < 900 && call % 3 != 1 => ALLOW,
+                _ => KILL_PROCESS,
+            };
+            assert_eq!(returns(&program, architecture, call, [0; 6]), expected, "{call}");
+        }
+        assert_eq!(returns(&program, architecture, 5, [1; 6]), ALLOW);
+        assert_eq!(returns(&program, architecture, u32::MAX, [0; 6]), KILL_PROCESS);
+        assert_eq!(returns(&program, architecture + 1, 0, [0; 6]), KILL_PROCESS);
+    }
+
+    #[test]
+    fn tests_look_at_the_half_that_the_kernel_looks_at() {
+        let mut filter = Filter::default();
+        let both = vec![Test::is_not(1, 7), Test::is_not(1, 9)];
+        filter.insert([
+            (1, Verdict::When(vec![both])),
+            (2, Verdict::When(vec![vec![Test::lacks(2, 4)], vec![Test::lacks(2, 8)]])),
+            (3, Verdict::When(vec![vec![Test::has(0, 3)]])),
+        ]);
+        let program = filter.compile(Refusal::Missing).unwrap();
+        let allowed = |call, arguments| returns(&program, ARCHITECTURE.unwrap(), call, arguments) == ALLOW;
+        let second = |value: u64| allowed(1, [0, value, 0, 0, 0, 0]);
+        assert_eq!([6, 7, 8, 9, 1 << 32 | 7].map(second), [true, false, true, false, false]);
+        let third = |value| allowed(2, [0, 0, value, 0, 0, 0]);
+        assert_eq!([0, 4, 8, 12].map(third), [true, true, true, false]);
+        let first = |value| allowed(3, [value, 0, 0, 0, 0, 0]);
+        assert_eq!([0, 1, 3, 7].map(first), [false, false, true, true]);
+    }
+}
