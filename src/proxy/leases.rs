@@ -118,7 +118,15 @@ impl LeaseFile {
                 return found;
             }
         };
-        let state = self.read_state(&directory, &mut found);
+        let mut state = self.read_state(&directory, &mut found);
+        // Both files are missing where the directory was removed.
+        if matches!(state, Err(None))
+            && !directory.has(&self.copy)
+            && let Some(refuge) = self.directory.refuge()
+        {
+            state = self.read_state(&refuge, &mut found);
+            found.is_other = true;
+        }
         let is_new = matches!(state, Err(None));
         let is_whole = state.is_ok();
         found.is_other |= !is_whole;
@@ -225,9 +233,11 @@ impl LeaseFile {
     }
 
     fn set_aside(&self, directory: &Directory, name: &OsString, why: &str) {
-        let path = self.path(name);
+        let path = directory.path_of(name).display().to_string();
         match directory.move_aside(name) {
-            Ok(aside) => log::warn!("the file {path}: {why}; as it was it is now {}", self.path(&aside)),
+            Ok(aside) => {
+                log::warn!("the file {path}: {why}; as it was it is now {}", directory.path_of(&aside).display())
+            }
             Err(error) => log::error!("the file {path}: {why}; nor can it be moved aside: {error}"),
         }
     }
@@ -254,6 +264,7 @@ impl LeaseFile {
         directory.replace(&self.name, true, |file| {
             buffered(file, |writer| self.write_state(writer, digest, &mut records.clone().into_iter()))
         })?;
+        self.directory.keep(&directory, &self.name);
         if !self.is_copy_held.get() && self.copied.get() != Some(digest) {
             // Not flushed: nothing is recovered from it but what another program wrote.
             let copied = directory.replace(&self.copy, false, |file| {

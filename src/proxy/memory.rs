@@ -194,7 +194,7 @@ mod tests {
 
     /// A memory whose file cannot be written, which is no reason not to remember.
     fn memory() -> Memory {
-        Memory::new(&StateDirectory::lock(Path::new("/dev/null/nv-proxy.lock")).unwrap(), "nv-proxy.known")
+        Memory::new(&StateDirectory::lock(Path::new("/dev/null/nv-proxy.lock"), None).unwrap(), "nv-proxy.known")
     }
 
     #[test]
@@ -252,7 +252,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("smol-dhcp-proxy-memory-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let path = folder.join("nv-proxy.known");
-        let directory = StateDirectory::lock(&folder.join("nv-proxy.lock")).unwrap();
+        let directory = StateDirectory::lock(&folder.join("nv-proxy.lock"), None).unwrap();
         let mut memory = Memory::new(&directory, "nv-proxy.known");
         for number in 0..5000 {
             memory.remember(who("eth0", b"\0one", (number % 7) as u8), address(number));

@@ -122,9 +122,10 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
         return Err(StartError::TooManySockets);
     }
     // Before anything in the directory is read, and before the socket is made: what another instance holds is not ours.
-    let directory = StateDirectory::lock(&config.lease_file.with_extension("lock"))?;
     let unit = Wakeup::find(handed_over);
-    confine(&config, handed_over.is_empty(), unit.is_ok())?;
+    let refuge = unit.as_ref().ok().and_then(|_| runtime_directory());
+    let directory = StateDirectory::lock(&config.lease_file.with_extension("lock"), refuge.clone())?;
+    confine(&config, handed_over.is_empty(), (unit.is_ok(), refuge.as_deref()))?;
     // From here on there are threads.
     let idle = Idle::new(config.activity);
     let mut options = Options::new(idle.clone()).map_err(StartError::Serve)?;
@@ -200,8 +201,18 @@ async fn grace(unit: Wakeup) {
     or(restart, rt::sleep(RESTART_GRACE)).await;
 }
 
+/// Returns the first directory of `RuntimeDirectory=` (systemd.exec(5)). It means this process only where systemd started it.
+fn runtime_directory() -> Option<PathBuf> {
+    let directories = std::env::var_os("RUNTIME_DIRECTORY")?;
+    std::env::split_paths(&directories).next().filter(|path| path.is_absolute())
+}
+
 /// Confines the process: it may write to its directories, and run what has systemd wake it where that is to be.
-fn confine(config: &Config, makes_socket: bool, runs_programs: bool) -> Result<(), StartError> {
+fn confine(
+    config: &Config,
+    makes_socket: bool,
+    (runs_programs, refuge): (bool, Option<&Path>),
+) -> Result<(), StartError> {
     let socket = config.socket_path();
     if makes_socket {
         service::make_directory(&socket)?;
@@ -211,7 +222,7 @@ fn confine(config: &Config, makes_socket: bool, runs_programs: bool) -> Result<(
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     });
-    let writable: Vec<_> = directories.collect();
+    let writable: Vec<_> = directories.chain(refuge).collect();
     let programs: &[_] = if runs_programs { &Wakeup::PROGRAMS } else { &[] };
     match sandbox::confine(config.sandbox, sandbox::Allowed { writable: &writable, programs }) {
         Err(error) if config.sandbox == sandbox::Mode::Strict => Err(StartError::Sandbox(error)),

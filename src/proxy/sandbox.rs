@@ -77,7 +77,7 @@ fn confine_files(allowed: Allowed<'_>) -> io::Result<RulesetStatus> {
     // What is found in the place of a file is moved aside, whatever it is: that takes the right to make such a thing.
     let writable = readable
         | make_bitflags!(AccessFs::{
-            WriteFile | Truncate | RemoveFile | RemoveDir | MakeReg | MakeSock | MakeDir | MakeFifo | MakeSym
+            WriteFile | Truncate | RemoveFile | RemoveDir | MakeReg | MakeSock | MakeDir | MakeFifo | MakeSym | Refer
         });
     let executable = make_bitflags!(AccessFs::{Execute | ReadFile});
     let directories = allowed.writable.iter().map(|path| (path.to_path_buf(), writable));

@@ -15,7 +15,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, fsync, linkat, openat, renameat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, fsync, linkat, openat, renameat, statat, unlinkat,
+};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -34,16 +36,20 @@ const PRIVATE: Mode = Mode::from_raw_mode(0o600);
 #[derive(Debug)]
 pub(super) struct StateDirectory {
     path: PathBuf,
+    /// A directory that stays where this one is removed.
+    refuge: Option<PathBuf>,
     lock_name: OsString,
     /// `None` where it cannot be locked. Opening the directory takes it again if the file was removed.
     lock: RefCell<Option<LockFile>>,
     told_of_distrust: Cell<bool>,
+    told_of_refuge: Cell<bool>,
 }
 
 /// The directory as it was found at one moment.
 #[derive(Debug)]
 pub(super) struct Directory {
     fd: OwnedFd,
+    path: PathBuf,
     /// The reason not to believe what is in it.
     distrust: Option<String>,
 }
@@ -57,17 +63,20 @@ pub(super) struct Locked {
 
 impl StateDirectory {
     /// Takes the lock file at `lock`, and makes the directory around it where there is none. Where locking is impossible
-    /// for a reason of the file system's, goes on without: the daemon serves, as it does without a state file.
-    pub(super) fn lock(lock: &Path) -> Result<Rc<Self>, Locked> {
+    /// for a reason of the file system's, goes on without: the daemon serves, as it does without a state file. `refuge` is
+    /// a directory of the same file system that outlives this one.
+    pub(super) fn lock(lock: &Path, refuge: Option<PathBuf>) -> Result<Rc<Self>, Locked> {
         let path = match lock.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
         let directory = Self {
             path: path.to_owned(),
+            refuge,
             lock_name: lock.file_name().unwrap_or_default().to_owned(),
             lock: RefCell::default(),
             told_of_distrust: Cell::default(),
+            told_of_refuge: Cell::default(),
         };
         let taken = match directory.open_or_make().map(drop) {
             Ok(()) => LockFile::acquire(CWD, lock, LOCK_PATIENCE),
@@ -98,17 +107,47 @@ impl StateDirectory {
         Some(format!("the directory {} {reason}", self.path.display()))
     }
 
-    /// Opens the directory. Makes it again, and takes the lock again, where either was removed since.
+    /// Opens the directory. Makes it again, and takes the lock again, where either was removed since. Where the sandbox
+    /// forbids that, the refuge takes its place: a sandbox goes by the directory itself, not by its path.
     pub(super) fn open(&self) -> io::Result<Directory> {
-        let (fd, made) = self.open_or_make()?;
-        self.keep_lock(&fd, made)?;
-        let distrust = distrust_of_directory(&fstat(&fd)?);
-        if let Some(why) = &distrust
+        let opened = self.open_or_make().and_then(|(fd, made)| self.keep_lock(&fd, made).map(|()| fd));
+        let fd = match opened {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return self.refuge().ok_or(error).inspect(|_| self.tell_of_refuge());
+            }
+            opened => opened?,
+        };
+        let directory = Directory::new(fd, &self.path)?;
+        if let Some(why) = &directory.distrust
             && !self.told_of_distrust.replace(true)
         {
             log::warn!("the directory {} {why}: nothing that is in it is believed", self.path.display());
         }
-        Ok(Directory { fd, distrust })
+        Ok(directory)
+    }
+
+    /// Opens the directory that outlives this one, if there is one.
+    pub(super) fn refuge(&self) -> Option<Directory> {
+        let refuge = self.refuge.as_ref()?;
+        let opened = openat(CWD, refuge, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let opened = opened.map_err(io::Error::from).and_then(|fd| Directory::new(fd, refuge));
+        opened.inspect_err(|error| log::debug!("{}: {error}", refuge.display())).ok()
+    }
+
+    fn tell_of_refuge(&self) {
+        if !self.told_of_refuge.replace(true) {
+            let refuge = self.refuge.as_deref().unwrap_or(Path::new("")).display();
+            log::warn!("the directory {} was removed; the leases are kept in {refuge}", self.path.display());
+        }
+    }
+
+    /// Keeps a file of `directory` in the refuge as well, by a hard link. Where that is impossible, it goes on without.
+    pub(super) fn keep(&self, directory: &Directory, name: &OsStr) {
+        let Some(refuge) = self.refuge().filter(|refuge| refuge.path != directory.path) else { return };
+        let _ = unlinkat(&refuge.fd, name, AtFlags::empty());
+        if let Err(error) = linkat(&directory.fd, name, &refuge.fd, name, AtFlags::empty()) {
+            log::debug!("{} is not kept elsewhere: {error}", directory.path_of(name).display());
+        }
     }
 
     /// The second value says whether it was made.
@@ -116,21 +155,11 @@ impl StateDirectory {
         let open = || openat(CWD, &self.path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         match open() {
             Err(Errno::NOENT) => {
-                let made = DirBuilder::new().recursive(true).mode(0o755).create(&self.path);
-                made.map_err(|error| self.cannot_make(error))?;
+                DirBuilder::new().recursive(true).mode(0o755).create(&self.path)?;
                 Ok((open()?, true))
             }
             opened => Ok((opened?, false)),
         }
-    }
-
-    /// The sandbox goes by the directory itself, not by its path: no rule would let this process write to another one.
-    fn cannot_make(&self, error: io::Error) -> io::Error {
-        if error.kind() == io::ErrorKind::PermissionDenied && self.lock.borrow().is_some() {
-            let path = self.path.display();
-            return io::Error::other(format!("the directory {path} was removed, and the sandbox allows no new one"));
-        }
-        error
     }
 
     fn keep_lock(&self, fd: &OwnedFd, made: bool) -> io::Result<()> {
@@ -157,6 +186,21 @@ impl StateDirectory {
 }
 
 impl Directory {
+    fn new(fd: OwnedFd, path: &Path) -> io::Result<Self> {
+        let distrust = distrust_of_directory(&fstat(&fd)?);
+        Ok(Self { fd, path: path.to_owned(), distrust })
+    }
+
+    /// The path of a file in it, for the log.
+    pub(super) fn path_of(&self, name: &OsStr) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Returns whether there is something of that name.
+    pub(super) fn has(&self, name: &OsStr) -> bool {
+        !matches!(statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT))
+    }
+
     /// Opens a file to be read from its beginning. A file that another user may have written is an error.
     pub(super) fn read(&self, name: &OsStr) -> io::Result<Take<File>> {
         let file = self.open_file(name, OFlags::RDONLY)?;

@@ -407,7 +407,7 @@ pub(super) mod tests {
             fqdn: false,
             mtu: MtuRule::Lower,
         };
-        let directory = StateDirectory::lock(&folder.join("lock")).unwrap();
+        let directory = StateDirectory::lock(&folder.join("lock"), None).unwrap();
         let (file, memory) = (LeaseFile::new(&directory, "leases"), Memory::new(&directory, "known"));
         let files = (file, memory, Journal::new(&directory, "work"));
         let sleep = Sleep::new(Err("a test".into()), Duration::ZERO);

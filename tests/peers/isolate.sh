@@ -95,7 +95,7 @@ has_socket() { in_rig test -S $sock; }
 has_lease() { in_rig grep -q "\"$1\"" /run/podman/nv-proxy.lease; }
 to_state awake
 check "Setup of two" call setup two
-two=$(address two)
+two=$(address two) mac_of_two=$(mac /run/netns/two)
 in_rig rm -rf /run/podman
 say "awake: /run/podman is removed"
 wait_for 10 "the socket is there again" has_socket
@@ -108,9 +108,12 @@ in_rig rm -rf /run/podman
 say "asleep: /run/podman is removed"
 wait_for 10 "the socket is there again" has_socket
 wait_for 10 "a call is answered" unknown
+check "the lease of $two is there again" has_lease "$two"
+renews two $((t1 + 8))
 check "Setup of one" call setup one
 check "Teardown of one" call teardown one
-# The lease of two was in the folder, and in no process.
+check "Teardown of two" call teardown two
+check "it had one DISCOVER in all" [ "$(grep -c "DHCPDISCOVER(s0) $mac_of_two" $server_log)" = 1 ]
 wait_for 15 "the service leaves, and does not come back again and again" is_gone
 check "it has not failed" is Result success
 restarts=$(property NRestarts)

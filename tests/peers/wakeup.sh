@@ -174,6 +174,8 @@ in_rig systemctl daemon-reload
 in_rig systemctl -q stop $timer
 
 theirs=netavark-dhcp-proxy
+# With its names free, as on a host where only the drop-in was installed.
+in_rig systemctl -q disable --now $socket
 cp $lab/netavark-units/$theirs.socket $etc/
 sed 's|@@NETAVARK@@|/usr/bin/false|' $lab/netavark-units/$theirs.service.in > $etc/$theirs.service
 cp -r $lab/units/$theirs.service.d $etc/

@@ -18,7 +18,7 @@ impl Directory {
     fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("smol-dhcp-proxy-{name}-{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
-        let state = StateDirectory::lock(&path.join("nv-proxy.lock")).unwrap();
+        let state = StateDirectory::lock(&path.join("nv-proxy.lock"), None).unwrap();
         Self(path, state)
     }
 
@@ -293,4 +293,34 @@ fn a_failed_write_leaves_the_old_file_as_it_was() {
     fs::create_dir(directory.file().with_extension("state.new")).unwrap();
     assert!(file.replace([(record(), false)]).is_err());
     assert_eq!(directory.leases(), json!({}));
+}
+
+#[test]
+fn leases_outlive_the_directory() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, refuge) = (folder.path().join("podman"), folder.path().join("refuge"));
+    fs::create_dir(&refuge).unwrap();
+    let lock = || StateDirectory::lock(&path.join("nv-proxy.lock"), Some(refuge.clone())).unwrap();
+    let file = LeaseFile::new(&lock(), "nv-proxy.lease");
+    file.replace([(record(), true)]).unwrap();
+    let links = |path: &Path| fs::metadata(path).unwrap().nlink();
+    assert_eq!(links(&refuge.join("nv-proxy.state")), 2);
+    // Each write takes the place of the one before.
+    file.replace([(record(), false)]).unwrap();
+    assert_eq!(links(&path.join("nv-proxy.state")), 2);
+    drop(file);
+    fs::remove_dir_all(&path).unwrap();
+    let found = LeaseFile::new(&lock(), "nv-proxy.lease").read();
+    assert!(found.leases.len() == 1 && found.is_other, "it is to be written where it belongs");
+}
+
+#[test]
+fn a_state_file_that_was_removed_alone_does_not_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, refuge) = (folder.path().join("podman"), folder.path().join("refuge"));
+    fs::create_dir(&refuge).unwrap();
+    let directory = StateDirectory::lock(&path.join("nv-proxy.lock"), Some(refuge)).unwrap();
+    LeaseFile::new(&directory, "nv-proxy.lease").replace([(record(), true)]).unwrap();
+    fs::remove_file(path.join("nv-proxy.state")).unwrap();
+    assert!(LeaseFile::new(&directory, "nv-proxy.lease").read().leases.is_empty());
 }

@@ -354,7 +354,7 @@ mod tests {
     /// A directory that goes with the test.
     fn scratch() -> (tempfile::TempDir, Rc<StateDirectory>) {
         let folder = tempfile::tempdir().unwrap();
-        let directory = StateDirectory::lock(&folder.path().join("nv-proxy.lock")).unwrap();
+        let directory = StateDirectory::lock(&folder.path().join("nv-proxy.lock"), None).unwrap();
         (folder, directory)
     }
 
