@@ -2,7 +2,7 @@
 //!
 //! Confinement is for good, so that each attempt is made by a child of this program.
 #![cfg(feature = "proxy")]
-#![expect(clippy::unwrap_used, reason = "a test that meets an error ends, and says where")]
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that meets an error ends, and says where")]
 
 use std::fs::{self, File};
 use std::io;
