@@ -338,3 +338,45 @@ pub(super) fn was_there(removed: Result<impl Sized>, absent: &[i32]) -> Result<b
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An attribute as the kernel writes it.
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(4 + value.len()).unwrap();
+        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn link(info: &[u8]) -> Link {
+        let mut message = Body::new(LinkHeader::default());
+        message.push(libc::IFLA_LINKINFO, info);
+        let mut bytes = vec![0; message.buffer_len()];
+        message.emit(&mut bytes);
+        Link::parse(&bytes).unwrap()
+    }
+
+    #[test]
+    fn kinds_of_interfaces_that_are_stations_of_their_parents_network() {
+        let is_station = |kind: &str| link(&attribute(libc::IFLA_INFO_KIND, kind.as_bytes())).is_station_of_parent();
+        assert_eq!(["macvlan", "macvtap", "ipvlan", "ipvtap"].map(is_station), [true; 4]);
+        assert_eq!(["veth", "bridge", "vlan", "macvlan2"].map(is_station), [false; 4]);
+        assert!(!link(&[]).is_station_of_parent());
+    }
+
+    #[test]
+    fn a_port_is_starting_while_it_listens_and_learns() {
+        let port = |master: &[u8], state: u8| {
+            let data = attribute(libc::IFLA_INFO_SLAVE_DATA, &attribute(PORT_STATE, &[state]));
+            link(&[attribute(libc::IFLA_INFO_SLAVE_KIND, master), data].concat()).is_port_starting()
+        };
+        // Disabled, listening, learning, forwarding, blocking.
+        assert_eq!([0, 1, 2, 3, 4].map(|state| port(b"bridge\0", state)), [false, true, true, false, false]);
+        assert!(!port(b"bond\0", 1), "the same number means something else there");
+        assert!(!link(&attribute(libc::IFLA_INFO_KIND, b"veth\0")).is_port_starting());
+    }
+}

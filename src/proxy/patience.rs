@@ -39,7 +39,7 @@ pub(super) struct Circumstances {
 
 /// The reason for the length of an acquisition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reason {
+pub(super) enum WaitReason {
     /// `-t SECONDS`.
     Option,
     BridgePort,
@@ -58,13 +58,13 @@ pub(super) enum Reason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Patience {
     pub(super) time: Duration,
-    pub(super) reason: Reason,
+    pub(super) reason: WaitReason,
 }
 
 impl Patience {
     /// The time that `-t SECONDS` says.
     pub(super) fn told(time: Duration) -> Self {
-        Self { time, reason: Reason::Option }
+        Self { time, reason: WaitReason::Option }
     }
 
     /// Decides for a network in these circumstances.
@@ -75,17 +75,17 @@ impl Patience {
         let unanswered = network.unanswered.filter(|age| change.is_none_or(|change| *age <= change));
         let (time, reason) = if network.is_port_starting {
             // Less could not succeed.
-            (LONG, Reason::BridgePort)
+            (LONG, WaitReason::BridgePort)
         } else if is_recent(unanswered, UNANSWERED) {
-            (SHORT, Reason::Unanswered)
+            (SHORT, WaitReason::Unanswered)
         } else if is_recent(network.server, SERVER) {
-            (LONG, Reason::ServerHeard)
+            (LONG, WaitReason::ServerHeard)
         } else if network.since_boot < BOOT {
-            (LONG, Reason::Boot)
+            (LONG, WaitReason::Boot)
         } else if is_recent(network.carrier, CARRIER) {
-            (LONG, Reason::Carrier)
+            (LONG, WaitReason::Carrier)
         } else {
-            (USUAL, Reason::Usual)
+            (USUAL, WaitReason::Usual)
         };
         Self { time, reason }
     }
@@ -95,15 +95,15 @@ impl Patience {
 impl fmt::Display for Patience {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let why = match self.reason {
-            Reason::Option => return Ok(()),
-            Reason::BridgePort => "a port of the bridge was listening or learning",
-            Reason::Unanswered => "another acquisition on this network was not answered in the last minute",
-            Reason::ServerHeard => "a DHCP server was heard on this network in the last two minutes",
-            Reason::Boot => "the host has booted in the last three minutes",
-            Reason::Carrier => "the host's interface has a new carrier",
-            Reason::CarrierMeanwhile => "the carrier came meanwhile",
-            Reason::Answered => "a DHCP server answered",
-            Reason::Usual => "no DHCP server was heard on this network of late, and its carrier is not new",
+            WaitReason::Option => return Ok(()),
+            WaitReason::BridgePort => "a port of the bridge was listening or learning",
+            WaitReason::Unanswered => "another acquisition on this network was not answered in the last minute",
+            WaitReason::ServerHeard => "a DHCP server was heard on this network in the last two minutes",
+            WaitReason::Boot => "the host has booted in the last three minutes",
+            WaitReason::Carrier => "the host's interface has a new carrier",
+            WaitReason::CarrierMeanwhile => "the carrier came meanwhile",
+            WaitReason::Answered => "a DHCP server answered",
+            WaitReason::Usual => "no DHCP server was heard on this network of late, and its carrier is not new",
         };
         let (seconds, tenths) = (self.time.as_secs(), self.time.subsec_millis() / 100);
         write!(f, "; waited {seconds}")?;
@@ -143,7 +143,7 @@ impl Wait {
     /// Notes an answer: where there is a server, lost frames and slow servers are worth a long wait.
     pub(super) fn note_answer(&mut self) {
         if !std::mem::replace(&mut self.is_answered, true) {
-            self.extend(LONG, Reason::Answered);
+            self.extend(LONG, WaitReason::Answered);
         }
     }
 
@@ -151,13 +151,13 @@ impl Wait {
     /// carrier as often as it likes.
     pub(super) fn note_carrier(&mut self, now: Instant) {
         let waited = now - self.since;
-        if waited >= SETTLING && self.patience.reason != Reason::CarrierMeanwhile {
-            self.extend(waited + LONG, Reason::CarrierMeanwhile);
+        if waited >= SETTLING && self.patience.reason != WaitReason::CarrierMeanwhile {
+            self.extend(waited + LONG, WaitReason::CarrierMeanwhile);
         }
     }
 
-    fn extend(&mut self, time: Duration, reason: Reason) {
-        if self.patience.reason != Reason::Option && time > self.patience.time {
+    fn extend(&mut self, time: Duration, reason: WaitReason) {
+        if self.patience.reason != WaitReason::Option && time > self.patience.time {
             self.patience = Patience { time, reason };
         }
     }
@@ -180,7 +180,7 @@ mod tests {
         unanswered: None,
     };
 
-    fn decided(network: Circumstances) -> (u64, Reason) {
+    fn decided(network: Circumstances) -> (u64, WaitReason) {
         let Patience { time, reason } = Patience::decide(&network);
         (time.as_secs(), reason)
     }
@@ -191,20 +191,20 @@ mod tests {
 
     #[test]
     fn a_network_of_which_nothing_is_known_gets_the_usual_time() {
-        assert_eq!(decided(UNKNOWN), (10, Reason::Usual));
+        assert_eq!(decided(UNKNOWN), (10, WaitReason::Usual));
     }
 
     #[test]
     fn what_time_can_mend_gets_more_of_it() {
         for (network, reason, is_long) in [
-            (Circumstances { since_boot: seconds(179), ..UNKNOWN }, Reason::Boot, true),
-            (Circumstances { since_boot: seconds(180), ..UNKNOWN }, Reason::Usual, false),
-            (Circumstances { carrier: ago(0), ..UNKNOWN }, Reason::Carrier, true),
-            (Circumstances { carrier: ago(59), ..UNKNOWN }, Reason::Carrier, true),
-            (Circumstances { carrier: ago(60), ..UNKNOWN }, Reason::Usual, false),
-            (Circumstances { server: ago(119), ..UNKNOWN }, Reason::ServerHeard, true),
-            (Circumstances { server: ago(120), ..UNKNOWN }, Reason::Usual, false),
-            (Circumstances { is_port_starting: true, ..UNKNOWN }, Reason::BridgePort, true),
+            (Circumstances { since_boot: seconds(179), ..UNKNOWN }, WaitReason::Boot, true),
+            (Circumstances { since_boot: seconds(180), ..UNKNOWN }, WaitReason::Usual, false),
+            (Circumstances { carrier: ago(0), ..UNKNOWN }, WaitReason::Carrier, true),
+            (Circumstances { carrier: ago(59), ..UNKNOWN }, WaitReason::Carrier, true),
+            (Circumstances { carrier: ago(60), ..UNKNOWN }, WaitReason::Usual, false),
+            (Circumstances { server: ago(119), ..UNKNOWN }, WaitReason::ServerHeard, true),
+            (Circumstances { server: ago(120), ..UNKNOWN }, WaitReason::Usual, false),
+            (Circumstances { is_port_starting: true, ..UNKNOWN }, WaitReason::BridgePort, true),
         ] {
             assert_eq!(decided(network), (if is_long { 45 } else { 10 }, reason), "{network:?}");
         }
@@ -212,23 +212,24 @@ mod tests {
 
     #[test]
     fn after_an_acquisition_in_vain_the_next_ones_are_short_for_a_minute() {
-        for (age, expected) in [(0, (5, Reason::Unanswered)), (59, (5, Reason::Unanswered)), (60, (10, Reason::Usual))]
+        for (age, expected) in
+            [(0, (5, WaitReason::Unanswered)), (59, (5, WaitReason::Unanswered)), (60, (10, WaitReason::Usual))]
         {
             assert_eq!(decided(Circumstances { unanswered: ago(age), ..UNKNOWN }), expected);
         }
         // Also where there was reason for a long one before it.
         let before = Circumstances { since_boot: seconds(90), carrier: ago(45), server: ago(50), ..UNKNOWN };
-        assert_eq!(decided(Circumstances { unanswered: ago(0), ..before }), (5, Reason::Unanswered));
+        assert_eq!(decided(Circumstances { unanswered: ago(0), ..before }), (5, WaitReason::Unanswered));
     }
 
     #[test]
     fn what_came_after_an_acquisition_in_vain_counts_for_more() {
         let in_vain = Circumstances { unanswered: ago(20), ..UNKNOWN };
-        assert_eq!(decided(Circumstances { carrier: ago(19), ..in_vain }), (45, Reason::Carrier));
-        assert_eq!(decided(Circumstances { carrier: ago(20), ..in_vain }), (5, Reason::Unanswered));
-        assert_eq!(decided(Circumstances { server: ago(19), ..in_vain }), (45, Reason::ServerHeard));
-        assert_eq!(decided(Circumstances { server: ago(21), ..in_vain }), (5, Reason::Unanswered));
-        assert_eq!(decided(Circumstances { is_port_starting: true, ..in_vain }), (45, Reason::BridgePort));
+        assert_eq!(decided(Circumstances { carrier: ago(19), ..in_vain }), (45, WaitReason::Carrier));
+        assert_eq!(decided(Circumstances { carrier: ago(20), ..in_vain }), (5, WaitReason::Unanswered));
+        assert_eq!(decided(Circumstances { server: ago(19), ..in_vain }), (45, WaitReason::ServerHeard));
+        assert_eq!(decided(Circumstances { server: ago(21), ..in_vain }), (5, WaitReason::Unanswered));
+        assert_eq!(decided(Circumstances { is_port_starting: true, ..in_vain }), (45, WaitReason::BridgePort));
     }
 
     fn at(millis: u64) -> Instant {
@@ -241,7 +242,7 @@ mod tests {
         assert_eq!((wait.deadline(), wait.is_answered()), (at(10_000), false));
         wait.note_answer();
         assert_eq!((wait.deadline(), wait.is_answered()), (at(45_000), true));
-        assert_eq!(wait.patience(), Patience { time: LONG, reason: Reason::Answered });
+        assert_eq!(wait.patience(), Patience { time: LONG, reason: WaitReason::Answered });
     }
 
     #[test]
@@ -268,7 +269,7 @@ mod tests {
     #[test]
     fn the_caller_is_told_how_long_and_why() {
         assert_eq!(
-            Patience { time: Duration::from_millis(5400), reason: Reason::Unanswered }.to_string(),
+            Patience { time: Duration::from_millis(5400), reason: WaitReason::Unanswered }.to_string(),
             "; waited 5.4 s, because another acquisition on this network was not answered in the last minute: \
              -t SECONDS sets another time"
         );
