@@ -79,8 +79,8 @@ for number in 1 2 3 4 5 6 7 8 9 10; do
 done
 wait_for 10 "they hold the lock" holds_lock
 check "an innocent container is started beside them" timed start nat innocent
-# The lock goes round: each of the ten may have it before, for five seconds, and most of them to clean up as well.
-check "after $((took / 10)) s" [ "$took" -le 700 ]
+# Each of the ten may have the lock before, for five seconds and some, and it is not handed over in order: some twice.
+check "after $((took / 10)) s" [ "$took" -le 1200 ]
 check "it has its address" bash -c 'grep -q "inet 10.89.7" <<< "$0"' "$(inside innocent ip -4 addr show)"
 rm $lab/go
 wait_for 120 "the loops have ended" bash -c 'for loop; do ! kill -0 $loop || exit 1; done' loops $loops
