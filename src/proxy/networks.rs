@@ -209,7 +209,7 @@ mod tests {
         Some(Carrier { index, ups })
     }
 
-    /// What is known of eth0: the ages of its carrier, of an answer and of an acquisition in vain, in seconds.
+    /// Returns what is known of eth0: the ages of its carrier, of an answer and of an acquisition in vain, in seconds.
     fn known(networks: &mut Networks, carrier: Option<Carrier>, now: u64) -> [Option<u64>; 3] {
         let known = networks.circumstances("eth0", carrier, at(now));
         [known.carrier, known.server, known.unanswered].map(|age| age.map(|age| age.as_secs()))

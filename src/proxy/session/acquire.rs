@@ -102,7 +102,7 @@ impl Session {
         }
     }
 
-    /// Notes that a server has answered, for the caller who waits for a lease if there is one.
+    /// Notes that a server has answered, for the caller of Setup if one waits.
     pub(super) fn note_answer(&mut self) {
         self.wait_longer(|waiting| waiting.note_answer());
     }
