@@ -49,6 +49,8 @@ mod networks;
 mod odd;
 #[path = "system/options.rs"]
 mod options;
+#[path = "system/patience.rs"]
+mod patience;
 #[path = "system/peer_fails.rs"]
 mod peer_fails;
 #[path = "system/peers.rs"]
@@ -67,6 +69,8 @@ mod state_files;
 mod storm;
 #[path = "system/suspend.rs"]
 mod suspend;
+#[path = "system/topology.rs"]
+mod topology;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -119,6 +123,8 @@ fn main() -> ExitCode {
         conflict::TRIALS,
         servers::TRIALS,
         networks::TRIALS,
+        topology::TRIALS,
+        patience::TRIALS,
         peer_fails::TRIALS,
         suspend::TRIALS,
         instances::TRIALS,

@@ -124,6 +124,11 @@ impl Client {
         Self::start(config, State::Init { at: now }, seed, now)
     }
 
+    /// Gives the first acquisition time until `until`, where it had less and is not over.
+    pub fn extend_deadline(&mut self, until: Instant) {
+        self.search.deadline = self.search.deadline.map(|deadline| deadline.max(until));
+    }
+
     /// A client that wants `address` again, which is not in use now (INIT-REBOOT, RFC 2131 4.4.2): it asks for it
     /// without a DISCOVER, twice within 5 s, and then looks for any.
     pub fn reboot(config: Config, address: Ipv4Addr, seed: u64, now: Instant) -> Self {

@@ -44,6 +44,12 @@ pub struct Link {
     pub kind: Option<String>,
     /// The number of the interface that it is stacked on, in another network namespace.
     pub parent_elsewhere: Option<u32>,
+    /// The number of the bridge, or the like, that it is a port of.
+    pub master: Option<u32>,
+    /// Its state as the port of a bridge (`BR_STATE_...` in linux/if_bridge.h).
+    pub port_state: Option<u8>,
+    /// How often its carrier has come up.
+    pub carrier_ups: u32,
 }
 
 impl Link {
@@ -61,6 +67,9 @@ impl Link {
             carrier: has_carrier(header.flags),
             kind: None,
             parent_elsewhere: None,
+            master: None,
+            port_state: None,
+            carrier_ups: 0,
         };
         let (mut parent, mut is_elsewhere) = (None, false);
         for attribute in attributes(body, &header) {
@@ -79,15 +88,43 @@ impl Link {
                 }
                 libc::IFLA_LINK => parent = Some(parse_u32(attribute.value())?),
                 libc::IFLA_LINK_NETNSID => is_elsewhere = true,
-                libc::IFLA_LINKINFO => {
-                    let mut inner = NlasIterator::new(attribute.value()).map_while(std::result::Result::ok);
-                    link.kind = inner.find(|inner| inner.kind() == libc::IFLA_INFO_KIND).map(|kind| text(&kind));
-                }
+                libc::IFLA_MASTER => link.master = Some(parse_u32(attribute.value())?),
+                libc::IFLA_CARRIER_UP_COUNT => link.carrier_ups = parse_u32(attribute.value())?,
+                libc::IFLA_LINKINFO => link.read_info(attribute.value()),
                 _ => {}
             }
         }
         link.parent_elsewhere = parent.filter(|_| is_elsewhere);
         Ok(link)
+    }
+
+    /// Reads the nested attributes of the driver, and those of a port's bridge.
+    fn read_info(&mut self, info: &[u8]) {
+        let mut is_bridge_port = false;
+        for attribute in NlasIterator::new(info).map_while(std::result::Result::ok) {
+            match attribute.kind() {
+                libc::IFLA_INFO_KIND => self.kind = Some(text(&attribute)),
+                libc::IFLA_INFO_SLAVE_KIND => is_bridge_port = text(&attribute) == "bridge",
+                libc::IFLA_INFO_SLAVE_DATA if is_bridge_port => {
+                    let mut inner = NlasIterator::new(attribute.value()).map_while(std::result::Result::ok);
+                    let state = inner.find(|inner| inner.kind() == PORT_STATE);
+                    self.port_state = state.and_then(|state| state.value().first().copied());
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Returns whether this is a port that forwards nothing yet, and will do so by itself.
+    pub fn is_port_starting(&self) -> bool {
+        const LISTENING: u8 = 1;
+        const LEARNING: u8 = 2;
+        matches!(self.port_state, Some(LISTENING | LEARNING))
+    }
+
+    /// Returns whether this is a further station on the network of the interface that it is stacked on.
+    pub fn is_station_of_parent(&self) -> bool {
+        self.kind.as_deref().is_some_and(|kind| matches!(kind, "macvlan" | "macvtap" | "ipvlan" | "ipvtap"))
     }
 
     /// Whether the driver takes this MTU.
@@ -189,6 +226,14 @@ impl Netlink {
         self.read_table(message::GET_LINK, &link_request(0), bound, |body| Link::parse(body).map(Some))
     }
 
+    /// Returns the ports of a bridge, of which there may be 1,000.
+    pub fn ports(&self, bridge: u32) -> Result<Vec<Link>> {
+        let mut message = link_request(0);
+        message.push(libc::IFLA_MASTER, &bridge.to_ne_bytes());
+        let read = |body: &[u8]| Ok(Some(Link::parse(body)?).filter(|link| link.master == Some(bridge)));
+        self.read_table(message::GET_LINK, &message, ("ports of the bridge", MOST_LINKS), read)
+    }
+
     /// Sets an interface's MTU, in bytes. What the driver or the interface below does not take is `EINVAL`.
     pub fn set_mtu(&self, index: u32, mtu: u32) -> Result<()> {
         let mut message = Body::new(LinkHeader { index, ..LinkHeader::default() });
@@ -265,6 +310,9 @@ fn link_request(index: u32) -> Body<LinkHeader> {
     message
 }
 
+/// The state of a bridge's port (`IFLA_BRPORT_STATE` in linux/if_link.h).
+const PORT_STATE: u16 = 1;
+
 /// A bit of `IFLA_EXT_MASK` (`RTEXT_FILTER_SKIP_STATS` in linux/rtnetlink.h).
 const SKIP_STATISTICS: u32 = 1 << 3;
 
@@ -288,5 +336,47 @@ pub(super) fn was_there(removed: Result<impl Sized>, absent: &[i32]) -> Result<b
         Ok(_) => Ok(true),
         Err(error) if error.errno().is_some_and(|errno| absent.contains(&errno)) => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An attribute as the kernel writes it.
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(4 + value.len()).unwrap();
+        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn link(info: &[u8]) -> Link {
+        let mut message = Body::new(LinkHeader::default());
+        message.push(libc::IFLA_LINKINFO, info);
+        let mut bytes = vec![0; message.buffer_len()];
+        message.emit(&mut bytes);
+        Link::parse(&bytes).unwrap()
+    }
+
+    #[test]
+    fn kinds_of_interfaces_that_are_stations_of_their_parents_network() {
+        let is_station = |kind: &str| link(&attribute(libc::IFLA_INFO_KIND, kind.as_bytes())).is_station_of_parent();
+        assert_eq!(["macvlan", "macvtap", "ipvlan", "ipvtap"].map(is_station), [true; 4]);
+        assert_eq!(["veth", "bridge", "vlan", "macvlan2"].map(is_station), [false; 4]);
+        assert!(!link(&[]).is_station_of_parent());
+    }
+
+    #[test]
+    fn a_port_is_starting_while_it_listens_and_learns() {
+        let port = |master: &[u8], state: u8| {
+            let data = attribute(libc::IFLA_INFO_SLAVE_DATA, &attribute(PORT_STATE, &[state]));
+            link(&[attribute(libc::IFLA_INFO_SLAVE_KIND, master), data].concat()).is_port_starting()
+        };
+        // Disabled, listening, learning, forwarding, blocking.
+        assert_eq!([0, 1, 2, 3, 4].map(|state| port(b"bridge\0", state)), [false, true, true, false, false]);
+        assert!(!port(b"bond\0", 1), "the same number means something else there");
+        assert!(!link(&attribute(libc::IFLA_INFO_KIND, b"veth\0")).is_port_starting());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, parse_u32};
+use netlink_packet_core::{NLM_F_CREATE, parse_u32};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteFlags, RouteHeader, RouteProtocol, RouteScope, RouteType};
 use nix::libc;
@@ -21,7 +21,7 @@ pub struct Route {
     pub gateway: Option<Ipv4Addr>,
     /// Through which interface.
     pub index: u32,
-    /// Of several routes that fit equally well, the lowest wins.
+    /// Of several routes that fit equally well, the one with the lowest metric wins, and of those the newest.
     pub metric: u32,
     /// The address that packets leave with. The kernel removes the route when it removes the address; without this, a
     /// default route outlives the address it was made for wherever the interface has another one.
@@ -88,23 +88,16 @@ impl Route {
         Ok((route.index != 0).then_some(route))
     }
 
-    /// Whether `present` does what this one is wanted for: the same way, and no shorter-lived.
+    /// Returns whether `present` does what this one is wanted for: the same way, at no higher metric and for as long.
     fn is_served_by(&self, present: &Route) -> bool {
         let way = |route: &Route| (route.destination, route.prefix, route.gateway, route.index);
-        way(self) == way(present) && (present.source.is_none() || present.source == self.source)
-    }
-
-    fn collides_with(&self, present: &Route) -> bool {
-        let slot = |route: &Route| (route.destination, route.prefix, route.metric);
-        slot(self) == slot(present)
+        let lasts = present.source.is_none() || present.source == self.source;
+        way(self) == way(present) && present.metric <= self.metric && lasts
     }
 }
 
 /// Routes that are looked at before some are added. The default routes come first, and all of most containers are among them.
 const MOST_ROUTES: usize = 1000;
-/// Metrics that are tried for a route, beside those that are known to be taken, and for all routes of one look.
-const MOST_METRICS: usize = 64;
-const MOST_TRIES: usize = 4 * MOST_METRICS;
 
 /// The IPv4 routes of the main table, as far as they are looked at, where others are to be added.
 ///
@@ -115,8 +108,6 @@ pub struct RouteTable<'a> {
     netlink: &'a Netlink,
     /// The unicast routes, but for those of several next hops, for none such is made or removed here.
     present: Vec<Route>,
-    /// Metrics that were found taken.
-    tries: usize,
 }
 
 impl RouteTable<'_> {
@@ -127,42 +118,21 @@ impl RouteTable<'_> {
 
     /// Adds a route, unless one to the same end is there already. Returns the route that is there now.
     ///
-    /// Where another route to the same destination has the metric, the next free one is taken, so that networks
-    /// which all bring a default route can share a container. A gateway that no prefix on the link covers, as
-    /// with an address of 32 bits, is taken to be on the link all the same.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::TooMany`] where each of the metrics that were tried is taken.
+    /// Of the routes to one destination at one metric the newest comes first, as with netavark: the kernel puts it in front
+    /// of the others unless it is told to do otherwise. So networks that all bring a default route can share a container. A
+    /// gateway that no prefix on the link covers, as with an address of 32 bits, is taken to be on the link all the same.
     pub fn add(&mut self, wanted: &Route) -> Result<(Route, Made)> {
         if let Some(served) = self.present.iter().find(|present| wanted.is_served_by(present)) {
             return Ok((served.clone(), Made::Already));
         }
-        let mut route = wanted.clone();
-        for _ in 0..MOST_METRICS {
-            while self.present.iter().any(|present| route.collides_with(present)) && route.metric < u32::MAX {
-                route.metric += 1;
-            }
-            match self.netlink.install(&route, NLM_F_EXCL) {
-                Ok(()) => {
-                    self.present.push(route.clone());
-                    return Ok((route, Made::New));
-                }
-                // Taken since the look, or by a route that is not among those looked at, and perhaps by this very one.
-                Err(error) if error.errno() == Some(libc::EEXIST) => {
-                    if self.netlink.has_route(&route)? {
-                        return Ok((route, Made::Already));
-                    }
-                    route.metric = route.metric.saturating_add(1);
-                    self.tries += 1;
-                    if self.tries >= MOST_TRIES {
-                        break;
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Err(Error::TooMany { what: "routes to the same destination, at successive metrics", most: MOST_METRICS })
+        let made = match self.netlink.install(wanted) {
+            Ok(()) => Made::New,
+            // This very route: added since the look, or not among those looked at.
+            Err(error) if error.errno() == Some(libc::EEXIST) => Made::Already,
+            Err(error) => return Err(error),
+        };
+        self.present.push(wanted.clone());
+        Ok((wanted.clone(), made))
     }
 }
 
@@ -185,28 +155,17 @@ impl Netlink {
         });
         match look {
             // A table that changed meanwhile is as good: what counts is what the kernel says when a route is added.
-            Ok(_) | Err(Error::TooMany { .. }) => Ok(RouteTable { netlink: self, present, tries: 0 }),
+            Ok(_) | Err(Error::TooMany { .. }) => Ok(RouteTable { netlink: self, present }),
             Err(error) => Err(error),
         }
     }
 
-    /// Returns whether exactly this route is there, when another with its destination and metric may be there as well.
-    fn has_route(&self, route: &Route) -> Result<bool> {
-        // Behind the others the kernel takes any route but one that it has. No packet goes that way meanwhile.
-        match self.install(route, NLM_F_APPEND) {
-            Ok(()) => self.remove_route(route).map(|_| false),
-            Err(error) if error.errno() == Some(libc::EEXIST) => Ok(true),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn install(&self, route: &Route, flag: u16) -> Result<()> {
-        let flags = NLM_F_CREATE | flag;
+    fn install(&self, route: &Route) -> Result<()> {
         let mut message = route_message(route);
-        match self.request(message::NEW_ROUTE, flags, &message) {
+        match self.request(message::NEW_ROUTE, NLM_F_CREATE, &message) {
             Err(error) if error.errno() == Some(libc::ENETUNREACH) && route.gateway.is_some() => {
                 message.header.flags |= RouteFlags::Onlink;
-                self.request(message::NEW_ROUTE, flags, &message).map(drop)
+                self.request(message::NEW_ROUTE, NLM_F_CREATE, &message).map(drop)
             }
             other => other.map(drop),
         }

@@ -19,8 +19,6 @@ pub const SANDBOX_ENV: &str = "SMOL_DHCP_PROXY_SANDBOX";
 const SOCKET_NAME: &str = "nv-proxy.sock";
 /// The name of the leases' copy in its directory; the state file and the others are named after it.
 const LEASE_FILE_NAME: &str = "nv-proxy.lease";
-/// netavark gives up after 8 s; a switch port with spanning tree is deaf for 30 s.
-const ACQUISITION: Duration = Duration::from_secs(45);
 /// How long the daemon stays with nothing to do.
 const ACTIVITY: Duration = Duration::from_secs(300);
 /// ARP probes before an address is used; RFC 5227 wants three. Each takes up to two seconds of a caller's time.
@@ -37,7 +35,10 @@ Started by a systemd socket (LISTEN_FDS=1) it serves descriptor 3; started by ha
 Options:
   -d, --dir DIR                 directory of nv-proxy.sock and nv-proxy.lease [default: /run/podman]
   -u, --uds PATH                the socket; a directory means nv-proxy.sock in it
-  -t, --timeout SECONDS         time for one acquisition; 0 = as long as the caller waits [default: 45]
+  -t, --timeout SECONDS         time for one acquisition, exactly; 0 = as long as the caller waits; auto = 10 s, but 45 s
+                                after a boot or with a new carrier, while a port of the bridge is listening or learning, and
+                                where a DHCP server was heard of late, and 5 s for a minute after an acquisition without
+                                any answer on the same parent [default: auto]
   -a, --activity-timeout SECONDS
                                 leave after this long with no call, no connection and nothing to do for a lease; 0 = never
                                 [default: 300]
@@ -119,8 +120,8 @@ pub enum OnStop {
 /// How the daemon speaks DHCP for its containers, whatever container it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Habits {
-    /// How long one acquisition may take; without it, as long as the caller waits.
-    pub acquisition: Option<Duration>,
+    /// How long one acquisition may take.
+    pub acquisition: Timeout,
     /// How to find out whether somebody else has an address.
     pub probe: Probe,
     /// Whether to ask for replies by broadcast.
@@ -131,6 +132,17 @@ pub struct Habits {
     pub fqdn: bool,
     /// Whose MTU an interface gets.
     pub mtu: MtuRule,
+}
+
+/// The time for one acquisition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timeout {
+    /// It depends on what is known of the network.
+    Auto,
+    /// So long, however the network is.
+    Exactly(Duration),
+    /// As long as the caller waits.
+    Unlimited,
 }
 
 /// The use of the MTU that a server gives (option 26).
@@ -162,7 +174,7 @@ pub fn parse(
 ) -> Result<Command, lexopt::Error> {
     let mut parser = lexopt::Parser::from_args(arguments);
     let (mut dir, mut uds) = (PathBuf::from(RUN_DIR), None);
-    let (mut acquisition, mut activity) = (ACQUISITION, ACTIVITY);
+    let (mut acquisition, mut activity) = (Timeout::Auto, ACTIVITY);
     let (mut sleep, mut on_stop) = (Sleep::Auto, OnStop::Keep);
     let (mut probe, mut broadcast, mut client_id, mut fqdn) = (Probe::WithRequest, false, ClientId::Container, false);
     let mut mtu = MtuRule::Lower;
@@ -176,7 +188,7 @@ pub fn parse(
         match argument {
             Short('d') | Long("dir") => dir = path(&mut parser, "--dir")?,
             Short('u') | Long("uds") => uds = Some(path(&mut parser, "--uds")?),
-            Short('t') | Long("timeout") => acquisition = seconds(&mut parser, "--timeout")?,
+            Short('t') | Long("timeout") => acquisition = timeout(&mut parser, "--timeout")?,
             Short('a') | Long("activity-timeout") => activity = seconds(&mut parser, "--activity-timeout")?,
             Long("sleep") => {
                 sleep =
@@ -213,7 +225,7 @@ pub fn parse(
         sleep,
         on_stop,
         sandbox: confinement,
-        habits: Habits { acquisition: some_unless_zero(acquisition), probe, broadcast, client_id, fqdn, mtu },
+        habits: Habits { acquisition, probe, broadcast, client_id, fqdn, mtu },
     }))
 }
 
@@ -243,6 +255,18 @@ fn seconds(parser: &mut lexopt::Parser, option: &str) -> Result<Duration, lexopt
         .to_str()
         .and_then(decimal_seconds)
         .ok_or_else(|| format!("{option} takes seconds, such as 30 or 2.5, not {value:?}").into())
+}
+
+fn timeout(parser: &mut lexopt::Parser, option: &str) -> Result<Timeout, lexopt::Error> {
+    let value = parser.value()?;
+    match value.to_str() {
+        Some("auto") => Ok(Timeout::Auto),
+        text => match text.and_then(decimal_seconds) {
+            Some(Duration::ZERO) => Ok(Timeout::Unlimited),
+            Some(time) => Ok(Timeout::Exactly(time)),
+            None => Err(format!("{option} takes auto or seconds, such as 30 or 2.5, not {value:?}").into()),
+        },
+    }
 }
 
 fn probes(parser: &mut lexopt::Parser, option: &str) -> Result<Probe, lexopt::Error> {
@@ -317,7 +341,7 @@ mod tests {
                 on_stop: OnStop::Keep,
                 sandbox: sandbox::Mode::Auto,
                 habits: Habits {
-                    acquisition: Some(Duration::from_secs(45)),
+                    acquisition: Timeout::Auto,
                     probe: Probe::WithRequest,
                     broadcast: false,
                     client_id: ClientId::Container,
@@ -381,7 +405,8 @@ mod tests {
     #[test]
     fn seconds_may_have_a_fraction_and_zero_means_no_limit() {
         let config = config(&["-t", "2.5", "-a0"], None);
-        assert_eq!((config.habits.acquisition, config.activity), (Some(Duration::from_millis(2500)), None));
+        assert_eq!(config.habits.acquisition, Timeout::Exactly(Duration::from_millis(2500)));
+        assert_eq!(config.activity, None);
         for (text, nanoseconds) in
             [("0.000000001", 1), ("0.0000000019", 1), (".5", 500_000_000), ("007.", 7_000_000_000), ("0.", 0)]
         {
@@ -390,17 +415,25 @@ mod tests {
     }
 
     #[test]
+    fn the_time_for_an_acquisition_is_automatic_exact_or_without_limit() {
+        let timeout = |value: &str| config(&["--timeout", value], None).habits.acquisition;
+        assert_eq!(timeout("auto"), Timeout::Auto);
+        assert_eq!(timeout("45"), Timeout::Exactly(Duration::from_secs(45)));
+        assert_eq!(timeout("0"), Timeout::Unlimited);
+    }
+
+    #[test]
     fn a_wrong_command_line_says_what_is_wrong() {
         for (arguments, text) in [
             (&["-a", "soon"][..], "--activity-timeout takes seconds, such as 30 or 2.5, not \"soon\""),
-            (&["-t", "-1"], "--timeout takes seconds, such as 30 or 2.5, not \"-1\""),
-            (&["-t", "nan"], "--timeout takes seconds, such as 30 or 2.5, not \"nan\""),
-            (&["-t", "1e30"], "--timeout takes seconds, such as 30 or 2.5, not \"1e30\""),
-            (&["-t", "."], "--timeout takes seconds, such as 30 or 2.5, not \".\""),
-            (&["-t", "1.2.3"], "--timeout takes seconds, such as 30 or 2.5, not \"1.2.3\""),
+            (&["-t", "-1"], "--timeout takes auto or seconds, such as 30 or 2.5, not \"-1\""),
+            (&["-t", "nan"], "--timeout takes auto or seconds, such as 30 or 2.5, not \"nan\""),
+            (&["-t", "1e30"], "--timeout takes auto or seconds, such as 30 or 2.5, not \"1e30\""),
+            (&["-t", "."], "--timeout takes auto or seconds, such as 30 or 2.5, not \".\""),
+            (&["-t", "1.2.3"], "--timeout takes auto or seconds, such as 30 or 2.5, not \"1.2.3\""),
             (
                 &["-t", "18446744073709551616"],
-                "--timeout takes seconds, such as 30 or 2.5, not \"18446744073709551616\"",
+                "--timeout takes auto or seconds, such as 30 or 2.5, not \"18446744073709551616\"",
             ),
             (&["--arp-probe", "11"], "--arp-probe takes a number from 0 to 10, not \"11\""),
             (&["--arp-probe", "-1"], "--arp-probe takes a number from 0 to 10, not \"-1\""),

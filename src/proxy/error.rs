@@ -9,6 +9,7 @@ use crate::net::netns;
 use crate::rpc::{Code, Status};
 use crate::service;
 
+use super::patience::Patience;
 use super::state::Locked;
 
 /// As much of an error's text as the log gets, in characters.
@@ -21,12 +22,16 @@ pub(super) enum Error {
     #[error(transparent)]
     BadRequest(#[from] BadRequest),
     /// The DHCP server's or the network's: no lease in time, or a refusal.
-    #[error("{}", why.on(interface))]
+    #[error("{}{patience}", why.on(interface))]
     NoAnswer {
         /// The container's interface.
         interface: String,
         /// How far it got.
         why: dhcp::Why,
+        /// How long that took, and why no longer.
+        patience: Patience,
+        /// No server has answered.
+        is_unanswered: bool,
     },
     /// The container's interface is down: nothing can be sent or heard on it.
     #[error("{0} is down")]

@@ -107,6 +107,11 @@ impl LeaseFile {
         }
     }
 
+    /// Returns the id of this boot; empty where it is not known.
+    pub(super) fn boot_id(&self) -> &str {
+        &self.boot_id
+    }
+
     /// Reads the files, or makes empty ones where there are none. Nothing in them, nor that they cannot be read or made, is
     /// a reason not to serve: what is of no use is kept under another name, which is logged.
     pub(super) fn read(&self) -> Found {

@@ -18,6 +18,8 @@
 //! | `state.rs` | the directory of the files, its lock, and which of them are believed |
 //! | `record.rs`, `leases.rs` | one lease at rest, and the files of them all |
 //! | `memory.rs` | which address a container had |
+//! | `parent.rs`, `networks.rs` | the host's interface below a container, and what is known of its network |
+//! | `patience.rs` | how long an acquisition may take |
 //! | `reply.rs` | the lease in the caller's terms |
 //! | `words.rs` | leases in the log |
 //! | `error.rs` | whose fault it is, and the words for it |
@@ -29,7 +31,10 @@ mod identity;
 mod leases;
 mod logging;
 mod memory;
+mod networks;
 mod pace;
+mod parent;
+mod patience;
 mod podman;
 mod record;
 mod reply;
@@ -63,6 +68,7 @@ use error::StartError;
 use identity::Identity;
 use leases::LeaseFile;
 use memory::Memory;
+use networks::Networks;
 use sleep::Sleep;
 use state::StateDirectory;
 use table::{Journal, Table};
@@ -73,8 +79,9 @@ const QUIET: Duration = Duration::from_secs(10);
 /// How long a process that cannot serve waits for the next caller to be told so.
 const REFUSING: Duration = Duration::from_secs(2);
 
-/// The longest that a Setup may still go on when systemd restarts the service: what an acquisition takes, and less than
-/// `TimeoutStopSec=` in the units leaves, with the drain and a release of all leases still to come.
+/// The longest that a Setup may still go on when systemd restarts the service: more than `-t auto` takes unless a carrier
+/// comes meanwhile, and less than `TimeoutStopSec=` in the units leaves, with the drain and a release of all leases still to
+/// come.
 const RESTART_GRACE: Duration = Duration::from_secs(50);
 
 /// How often systemd is asked whether it still restarts the service.
@@ -145,11 +152,12 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
     let name = |path: PathBuf| path.file_name().unwrap_or_default().to_owned();
     let file = LeaseFile::new(&directory, name(config.lease_file.clone()));
     let memory = Memory::new(&directory, name(config.lease_file.with_extension("known")));
+    let networks = Networks::new(&directory, name(config.lease_file.with_extension("networks")), file.boot_id());
     let journal = Journal::new(&directory, name(config.lease_file.with_extension("work")));
     let quiet = config.activity.map_or(QUIET, |activity| activity.min(QUIET));
     rt::block_on(async move |runtime| {
         let habits = (config.habits.clone(), identity);
-        let files = (file, memory, journal);
+        let files = (file, memory, networks, journal);
         let table = Table::new(runtime.clone(), idle.clone(), options.notify.clone(), files, habits, sleep);
         table.take_over();
         // Who was woken for the leases leaves as soon as the work is done, unless somebody calls.

@@ -72,7 +72,8 @@ pub(super) struct Request {
     pub(super) ns_path: Rc<Path>,
     /// The address as the caller wrote it, for replies and the lease file.
     pub(super) mac_text: String,
-    /// The parent on the host. DHCP is spoken from the container's interface; this one only has to exist.
+    /// The parent on the host, empty where neither the caller nor the kernel names it. DHCP is spoken from the container's
+    /// interface; this one only has to exist.
     pub(super) host_interface: String,
     /// The interface in the container that gets the lease.
     pub(super) container_interface: String,

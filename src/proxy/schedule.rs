@@ -10,6 +10,7 @@ use crate::rt;
 use crate::service::Wakeup;
 use crate::time::Instant;
 
+use super::config::Timeout;
 use super::record::{Packed, Record};
 use super::request::Key;
 use super::session::{Kept, Session};
@@ -122,6 +123,9 @@ impl Table {
     /// A server has answered: who waited for it to do so need not wait any longer.
     pub(super) fn hear_from(&self, record: &Record) {
         let Some(server) = record.server() else { return };
+        if self.commons.habits.acquisition == Timeout::Auto {
+            self.networks.borrow_mut().note_answer(&server.network, rt::now());
+        }
         if !self.silence.borrow_mut().mark_responsive(&server, rt::now()) {
             return;
         }

@@ -14,6 +14,7 @@ use crate::time::Instant;
 use super::config::Habits;
 use super::error::Error;
 use super::memory::Who;
+use super::patience::Wait;
 use super::record::Record;
 use super::reply;
 use super::request::Request;
@@ -69,6 +70,8 @@ pub(super) struct Session {
     /// The last trouble, so that one that lasts is told of once.
     trouble: String,
     told_of_taken_port: bool,
+    /// The wait of the caller of Setup.
+    waiting: Option<Box<Wait>>,
     /// Called before a lease that was made known is given back.
     before_undoing: Option<Undoing>,
     /// The lease is being given back, for which the interface need not have the MAC any more that the lease is for.
@@ -161,6 +164,7 @@ impl Session {
             looks: 0,
             trouble: String::new(),
             told_of_taken_port: false,
+            waiting: None,
             before_undoing: None,
             releasing: false,
         }
@@ -312,8 +316,12 @@ impl Session {
     /// Tells the client whether the link carries anything.
     fn mind_link(&mut self) {
         let Some(state) = self.wire.as_ref().map(|wire| wire.state) else { return };
-        if std::mem::replace(&mut self.link, state) != state {
+        let before = std::mem::replace(&mut self.link, state);
+        if before != state {
             log::info!("{self}: {state}");
+            if state == LinkState::Ready {
+                self.note_carrier();
+            }
         }
         // What the kernel takes off a link that goes down has to be put back.
         self.stale |= state == LinkState::Down;

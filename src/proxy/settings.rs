@@ -15,8 +15,10 @@ use super::config::MtuRule;
 use super::error::Error;
 use super::record::OnLink;
 
-/// The metric of a default route by DHCP, as netavark sets it.
+/// The metric of netavark's default routes, and the lower one that it has for macvlan and ipvlan: a container on the LAN and
+/// on a NAT bridge as well leaves by the LAN.
 const METRIC: u32 = 100;
+const METRIC_ON_LAN: u32 = 99;
 /// What every IPv4 host has to be able to take (RFC 791); less than that is a mistake.
 const MTU_MIN: u16 = 576;
 
@@ -174,12 +176,12 @@ impl Settings {
         mtu: MtuRule,
         now: Instant,
     ) -> Result<(), Error> {
-        let wanted = routes(lease, index);
+        let wanted = routes(lease, index, metric_for(netlink, index)?);
         if self.address.is_some_and(|ours| ours != (lease.address, lease.prefix_len)) {
             // The old one first: of two addresses in one subnet the older takes the younger with it when it goes.
             self.undo_address(netlink, index);
         }
-        let (kept, stale) = std::mem::take(&mut self.routes).into_iter().partition(|route| is_among(route, &wanted));
+        let (kept, stale) = std::mem::take(&mut self.routes).into_iter().partition(|route| wanted.contains(route));
         self.routes = kept;
         remove(netlink, stale);
 
@@ -306,18 +308,19 @@ impl Settings {
 
 /// The routes of a lease (RFC 3442 page 5): those on the link itself first, for others may lead over them, the default
 /// last.
-fn routes(lease: &Lease, index: u32) -> Vec<Route> {
-    let route = |to: Ipv4Addr, prefix, gateway| Route::from_lease(to, prefix, gateway, index, lease.address, METRIC);
+fn routes(lease: &Lease, index: u32, metric: u32) -> Vec<Route> {
+    let route = |to: Ipv4Addr, prefix, gateway| Route::from_lease(to, prefix, gateway, index, lease.address, metric);
     let (link, far): (Vec<_>, Vec<_>) = lease.routes.iter().partition(|route| route.gateway.is_none());
     let classless =
         link.into_iter().chain(far).map(|to: &dhcp::Route| route(to.destination, to.prefix_len, to.gateway));
-    let default = lease.routers.first().map(|gateway| Route::default_via(*gateway, index, lease.address, METRIC));
+    let default = lease.routers.first().map(|gateway| Route::default_via(*gateway, index, lease.address, metric));
     classless.chain(default).collect()
 }
 
-/// Whether `route` is one of `wanted`, whatever metric was free for it.
-fn is_among(route: &Route, wanted: &[Route]) -> bool {
-    wanted.iter().any(|wanted| *route == Route { metric: route.metric, ..wanted.clone() })
+/// Returns the metric of a lease's routes on the interface.
+fn metric_for(netlink: &Netlink, index: u32) -> Result<u32, Error> {
+    let link = netlink.link_by_index(index).map_err(fault("looking at the interface".to_owned()))?;
+    Ok(if link.is_some_and(|link| link.is_station_of_parent()) { METRIC_ON_LAN } else { METRIC })
 }
 
 fn remove(netlink: &Netlink, routes: Vec<Route>) {

@@ -23,6 +23,7 @@ use crate::time::Instant;
 
 use super::claimants::Claimants;
 use super::error::{BadRequest, Error};
+use super::parent::Parent;
 use super::request::{Mac, Request};
 
 /// The longest frame that a DHCP message for us comes in: Ethernet's header and its usual MTU.
@@ -62,17 +63,20 @@ impl From<Unreachable> for Error {
 }
 
 impl Site {
-    /// Finds what a request speaks of: whatever is wrong with it is found before any server is asked.
-    pub(super) fn find(request: &Request) -> Result<Self, Error> {
+    /// Finds what a request speaks of, and the parent as far as that is known: whatever is wrong with the request is found
+    /// before any server is asked.
+    pub(super) fn find(request: &Request) -> Result<(Self, Option<Parent>), Error> {
         with_what_is_closed(|| Self::look_up(request), Error::is_out_of_descriptors)
     }
 
-    fn look_up(request: &Request) -> Result<Self, Error> {
+    fn look_up(request: &Request) -> Result<(Self, Option<Parent>), Error> {
         // First the host's interface: this thread is in the host's namespace.
         let host = Netlink::open().map_err(Error::fault("opening a netlink socket"))?;
-        host.link_by_name(&request.host_interface)
-            .map_err(looking_for(&request.host_interface))?
-            .ok_or_else(|| no_interface("host_iface", &request.host_interface, "the daemon's network namespace"))?;
+        let named = host.link_by_name(&request.host_interface).map_err(looking_for(&request.host_interface))?;
+        // A macvlan network without a parent in its configuration is on the interface of the default route.
+        if named.is_none() && !request.host_interface.is_empty() {
+            return Err(no_interface("host_iface", &request.host_interface, "the daemon's network namespace"));
+        }
         let netns = Netns::open(&request.ns_path)?;
         let link = netlink_in(&netns)?
             .link_by_name(&request.container_interface)
@@ -88,7 +92,8 @@ impl Site {
             }
             .into());
         }
-        Ok(Self { netns: netns.id(), index: link.index })
+        let parent = Parent::find(&host, named, &link).map_err(looking_for(&request.host_interface))?;
+        Ok((Self { netns: netns.id(), index: link.index }, parent))
     }
 
     /// Opens the sockets of an exchange, if it is still the same interface in the same namespace. It may be down, or

@@ -13,12 +13,15 @@ use crate::rt::{self, Runtime, Task};
 use crate::service::{Activity, Closing, Idle, Notify};
 use crate::time::Instant;
 
-use super::config::Habits;
+use super::config::{Habits, Timeout};
 use super::error::Error;
 use super::identity::Identity;
 use super::leases::LeaseFile;
 use super::memory::{Memory, Who};
+use super::networks::Networks;
 use super::pace::Pace;
+use super::parent::Parent;
+use super::patience::{Circumstances, Patience};
 use super::record::{Packed, Record, Remembered};
 use super::request::{Key, Request, Selector};
 use super::session::{Change, Commons, Session, Undoing};
@@ -59,6 +62,7 @@ pub(super) struct Table {
     adoption: Adoption,
     identity: Identity,
     memory: RefCell<Memory>,
+    pub(super) networks: RefCell<Networks>,
     /// The file does not say all that it should.
     pub(super) unsaved: Cell<bool>,
     /// Somebody is going to write it.
@@ -132,7 +136,7 @@ impl Table {
         runtime: Runtime,
         idle: Idle,
         notify: Notify,
-        (file, memory, journal): (LeaseFile, Memory, Rc<Journal>),
+        (file, memory, networks, journal): (LeaseFile, Memory, Networks, Rc<Journal>),
         (habits, identity): (Habits, Identity),
         sleep: Sleep,
     ) -> Rc<Self> {
@@ -150,6 +154,7 @@ impl Table {
             adoption: Adoption::default(),
             identity,
             memory: RefCell::new(memory),
+            networks: RefCell::new(networks),
             unsaved: Cell::default(),
             saving: Cell::default(),
             trouble: RefCell::default(),
@@ -196,9 +201,10 @@ impl Table {
         self.journal.watch(&key, self.set_up(request)).await
     }
 
-    async fn set_up(self: &Rc<Self>, request: Request) -> Result<Lease, Error> {
+    async fn set_up(self: &Rc<Self>, mut request: Request) -> Result<Lease, Error> {
         // A call that cannot be served leaves alone what is there.
-        let site = Site::find(&request)?;
+        let (site, parent) = Site::find(&request)?;
+        let patience = self.patience_for(&mut request, parent);
         let key = request.key.clone();
         // The MAC has changed since: what was leased for the other one is of no use any more.
         let keys = self.keys(|other| other.is_predecessor(&key));
@@ -227,18 +233,47 @@ impl Table {
         let (table, place) = (Rc::clone(self), key.clone());
         // A crash in the middle of it is to be followed by the rest of it.
         let undoing = Undoing(Box::new(move || table.note_ending(&place)));
-        let acquisition = Session::acquire(Rc::clone(&self.commons), request, site, wish, (leased, undoing));
+        let network = request.host_interface.clone();
+        let chosen = (wish, patience);
+        let acquisition = Session::acquire(Rc::clone(&self.commons), request, site, chosen, (leased, undoing));
         let cancelled = async {
             claim.cancelled().await;
             Err(Error::Superseded)
         };
-        let mut session = or(cancelled, acquisition).await?;
+        let acquired = or(cancelled, acquisition).await;
+        let is_auto = self.commons.habits.acquisition == Timeout::Auto;
+        if let (true, Err(Error::NoAnswer { is_unanswered: true, .. })) = (is_auto, &acquired) {
+            self.networks.borrow_mut().note_unanswered(&network, rt::now());
+        }
+        let mut session = acquired?;
         let lease = session.reply().expect("acquired");
         session.settle();
         claim.settle(self.hold(key.clone(), session));
         self.save_within(SOON);
         self.tell();
         Ok(lease)
+    }
+
+    /// Returns the time for an acquisition on `parent`, whose name takes the place of one that the caller has not given.
+    fn patience_for(&self, request: &mut Request, parent: Option<Parent>) -> Patience {
+        let (carrier, is_port_starting) = match parent {
+            Some(parent) => {
+                if request.host_interface.is_empty() {
+                    request.host_interface = parent.name;
+                }
+                (Some(parent.carrier), parent.is_port_starting)
+            }
+            None => (None, false),
+        };
+        match self.commons.habits.acquisition {
+            Timeout::Exactly(time) => Patience::told(time),
+            Timeout::Unlimited => Patience::told(Duration::MAX),
+            Timeout::Auto => {
+                let mut networks = self.networks.borrow_mut();
+                let network = networks.circumstances(&request.host_interface, carrier, rt::now());
+                Patience::decide(&Circumstances { is_port_starting, ..network })
+            }
+        }
     }
 
     /// Never fails: what is not there is as good as torn down.
@@ -400,7 +435,7 @@ pub(super) mod tests {
     /// A table whose files are in `folder`.
     pub(in crate::proxy) fn table(runtime: &Runtime, folder: &Path) -> Rc<Table> {
         let habits = Habits {
-            acquisition: None,
+            acquisition: Timeout::Unlimited,
             probe: Probe::Off,
             broadcast: false,
             client_id: ClientId::Container,
@@ -409,7 +444,8 @@ pub(super) mod tests {
         };
         let directory = StateDirectory::lock(&folder.join("lock"), None).unwrap();
         let (file, memory) = (LeaseFile::new(&directory, "leases"), Memory::new(&directory, "known"));
-        let files = (file, memory, Journal::new(&directory, "work"));
+        let networks = Networks::new(&directory, "networks", file.boot_id());
+        let files = (file, memory, networks, Journal::new(&directory, "work"));
         let sleep = Sleep::new(Err("a test".into()), Duration::ZERO);
         let identity = (habits, Identity::Container);
         Table::new(runtime.clone(), Idle::new(None), Notify::none(), files, identity, sleep)

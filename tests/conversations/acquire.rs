@@ -26,6 +26,21 @@ fn seven_discovers_fit_into_45_s() {
     c.at(1_000_000);
 }
 
+/// A deadline can be put off, and not brought forward; one that is over stays over.
+#[test]
+fn a_caller_may_wait_longer_than_at_first() {
+    let mut c = Conversation::start().without_fuzz().configured(|config| config.deadline = Some(seconds(5)));
+    c.at(0).sends(discover());
+    c.at(2).sends(discover());
+    for deadline in [10, 7] {
+        c.client().extend_deadline(start_of_time() + seconds(deadline));
+    }
+    c.at(6).sends(discover());
+    c.at(10).says(gave_up("no DHCPOFFER within 10 s (3 DISCOVERs sent)"));
+    c.client().extend_deadline(start_of_time() + seconds(60));
+    c.at(1_000_000);
+}
+
 /// RFC 2131 4.1: 4, 8, 16, 32, 64 s; and some mercy on a network without a server.
 #[test]
 fn with_nobody_waiting_it_is_patient() {

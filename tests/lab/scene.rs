@@ -25,12 +25,17 @@ pub struct Scene {
     pub server: Server,
     /// What else is there, and goes with the scene.
     _path: Option<Forwarder>,
-    _there: Vec<Namespace>,
+    there: Vec<Namespace>,
 }
 
 impl Scene {
     fn new(stage: Stage, server: Server) -> Self {
-        Self { stage, server, _path: None, _there: Vec::new() }
+        Self { stage, server, _path: None, there: Vec::new() }
+    }
+
+    /// The switch of [`spanning_tree`].
+    pub fn switch(&self) -> Option<&Namespace> {
+        self.there.first()
     }
 
     /// The first container.
@@ -108,7 +113,7 @@ pub fn spanning_tree(start: Start, delay: Duration) -> Result<Scene> {
     let stage = start(Topology::between(host, server, 1)?)?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     switch.spanning_tree_bridge("br0", &["one", "two"], delay)?;
-    Ok(Scene { _there: vec![switch], ..Scene::new(stage, server) })
+    Ok(Scene { there: vec![switch], ..Scene::new(stage, server) })
 }
 
 /// Which way across the switch of [`owned`] takes time.
@@ -139,7 +144,7 @@ pub fn owned(start: Start, slow: Slow) -> Result<(Scene, Mac)> {
     let mac = Mac(owner.link(LINK)?.mac.try_into().map_err(|_| "no MAC")?);
     let stage = start(Topology::between(host, server, 1)?)?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
-    Ok((Scene { _path: Some(path), _there: vec![switch, owner, middle], ..Scene::new(stage, server) }, mac))
+    Ok((Scene { _path: Some(path), there: vec![switch, owner, middle], ..Scene::new(stage, server) }, mac))
 }
 
 /// The container has a second interface in the same network; the other half of the answer is what netavark says for it.
@@ -180,5 +185,5 @@ pub fn two_networks(start: Start) -> Result<(Scene, NetworkConfig, Server)> {
         container_mac_addr: mac.to_string(),
         ..scene.container().config()
     };
-    Ok((Scene { _there: vec![far], ..scene }, config, server))
+    Ok((Scene { there: vec![far], ..scene }, config, server))
 }

@@ -19,8 +19,8 @@ pub(super) const TRIALS: &[NamedTrial] = &[
     ("link::the_mtu_has_bounds", the_mtu_has_bounds),
     ("link::an_address_has_lifetimes_and_may_be_there_already", an_address_has_lifetimes_and_may_be_there_already),
     (
-        "route::a_route_may_be_there_already_and_takes_a_free_metric",
-        a_route_may_be_there_already_and_takes_a_free_metric,
+        "route::a_route_may_be_there_already_and_comes_before_others_of_its_metric",
+        a_route_may_be_there_already_and_comes_before_others_of_its_metric,
     ),
     ("route::a_route_needs_no_gateway_and_the_gateway_no_prefix", a_route_needs_no_gateway_and_the_gateway_no_prefix),
     ("route::only_the_named_route_is_removed", only_the_named_route_is_removed),
@@ -144,7 +144,7 @@ fn an_address_has_lifetimes_and_may_be_there_already() -> Result {
     Ok(())
 }
 
-fn a_route_may_be_there_already_and_takes_a_free_metric() -> Result {
+fn a_route_may_be_there_already_and_comes_before_others_of_its_metric() -> Result {
     let setting = Setting::with_address()?;
     let Setting { container, netlink, link, .. } = &setting;
     let ours = Route::default_via(GATEWAY, link.index, OURS, 100);
@@ -153,18 +153,22 @@ fn a_route_may_be_there_already_and_takes_a_free_metric() -> Result {
 
     let second = Route::default_via(OTHER_GATEWAY, link.index, OURS, 100);
     let (placed, made) = netlink.route_table()?.add(&second)?;
-    assert_eq!((placed.metric, made), (101, Made::New));
-    // Also at another metric than the one asked for it is the same route.
-    assert_eq!(netlink.route_table()?.add(&second)?, (placed.clone(), Made::Already));
+    assert_eq!((&placed, made), (&second, Made::New));
+    // Neither of them moves when it is wanted again.
+    for (wanted, placed) in [(&ours, &ours), (&second, &placed)] {
+        assert_eq!(netlink.route_table()?.add(wanted)?, (placed.clone(), Made::Already));
+    }
     let metrics: Vec<_> = container.default_routes()?.iter().map(|route| (route.gateway, route.metric)).collect();
-    assert_eq!(metrics, [(Some(GATEWAY), 100), (Some(OTHER_GATEWAY), 101)]);
+    assert_eq!(metrics, [(Some(OTHER_GATEWAY), 100), (Some(GATEWAY), 100)]);
 
-    // What somebody else made does, and is not touched.
+    // A route of another program does, and is not touched, unless its metric is higher.
     assert!(netlink.remove_route(&ours)? && netlink.remove_route(&placed)?);
     container.add_default_route("mv0", GATEWAY, 7)?;
     let (found, made) = netlink.route_table()?.add(&ours)?;
     assert_eq!((found.metric, found.source, made), (7, None, Made::Already));
     assert_eq!(container.default_routes()?.len(), 1);
+    let lower = Route { metric: 6, ..ours };
+    assert_eq!(netlink.route_table()?.add(&lower)?, (lower, Made::New));
     Ok(())
 }
 
@@ -198,8 +202,8 @@ fn only_the_named_route_is_removed() -> Result {
     container.add_default_route("mv0", OTHER_GATEWAY, 100)?;
     let wanted = Route::default_via(GATEWAY, link.index, OURS, 100);
     assert!(!netlink.remove_route(&wanted)?, "the other's route is not ours, though all but the gateway is alike");
-    let (ours, _) = netlink.route_table()?.add(&wanted)?;
-    assert_eq!(ours.metric, 101);
+    let (ours, made) = netlink.route_table()?.add(&wanted)?;
+    assert_eq!((ours.metric, made), (100, Made::New));
     assert!(netlink.remove_route(&ours)?);
     assert!(!netlink.remove_route(&ours)?);
     let left = container.default_routes()?;

@@ -58,7 +58,7 @@ done
 for name in one two; do
     check "the address of $name ends with its lease: $(lifetime $name) s" [ "$(lifetime $name)" -le 3600 ]
     check "$name has one default route, which ends with it, too" \
-        [ "$(default_route $name)" = "default via 10.88.0.1 dev eth0 proto dhcp src $(address $name) metric 100" ]
+        [ "$(default_route $name)" = "default via 10.88.0.1 dev eth0 proto dhcp src $(address $name) metric 99" ]
 done
 for name in foreign double twin; do check "nothing was changed in $name" is_for_ever $name; done
 wait_for 10 "the service sleeps, and its timer is armed" sleeps

@@ -6,15 +6,14 @@
 # a DHCP server (dnsmasq) sits in a namespace of its own at the other end of that wire. The image is one busybox.
 set -euo pipefail
 source "$(dirname "$(readlink -f "$0")")/lib.bash"
+source "$here/podman.bash"
 need_real_root "running Podman as root"
 need_daemon
 need_netavark
 need podman crun conmon dnsmasq busybox ip nsenter unshare systemd-socket-activate
 enter_private_namespaces "$@"
 
-# crun wants the unified cgroup hierarchy where it usually is, whatever this machine has there.
-mount -t sysfs sysfs /sys
-mount -t cgroup2 cgroup2 /sys/fs/cgroup || skip "there is no cgroup v2 here"
+make_podman
 
 server_log=$lab/dnsmasq.log leases=$lab/dnsmasq.leases daemon_log=$lab/daemon.log
 show_on_failure $server_log $leases $daemon_log $lab/podman.log
@@ -26,45 +25,15 @@ nsenter --net=/run/netns/server bash -c "source $lab/lib.bash; dhcp_server s0 $s
     --dhcp-option=119,lab.example,search.example; wait" &
 
 # The daemon is started by the first call, as systemd would do it.
-mkdir -p /run/podman
 systemd-socket-activate -E RUST_LOG=debug -E SMOL_DHCP_PROXY_SANDBOX=strict -l /run/podman/nv-proxy.sock $lab/bin/smol-dhcp-proxy -a 2 \
     > $daemon_log 2>&1 &
 daemon=$!
 wait_for 5 "the socket is there" [ -S /run/podman/nv-proxy.sock ]
 
-# An image without a registry: a folder with busybox in it.
-mkdir -p $lab/image/{bin,etc,proc,sys,dev,tmp,run}
-cp "$(command -v busybox)" $lab/image/bin/busybox
-for applet in sh sleep ip cat; do ln -s busybox $lab/image/bin/$applet; done
+macvlan_network lan eth0
+run() { start lan "$1" >> $lab/podman.log 2>&1; }
 
-# Podman 4.3.1 refuses to *create* a network with the dhcp driver, and uses one that it finds.
-mkdir -p $lab/networks
-cat > $lab/networks/lan.json << JSON
-{ "name": "lan", "id": "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", "driver": "macvlan",
-  "network_interface": "eth0", "created": "2024-01-01T00:00:00Z", "ipv6_enabled": false, "internal": false,
-  "dns_enabled": false, "ipam_options": { "driver": "dhcp" } }
-JSON
-cat > $lab/containers.conf << CONF
-[engine]
-helper_binaries_dir = ["$lab/bin"]
-cgroup_manager = "cgroupfs"
-events_logger = "none"
-[network]
-network_backend = "netavark"
-network_config_dir = "$lab/networks"
-CONF
-export CONTAINERS_CONF=$lab/containers.conf
-
-podman_() { podman --root $lab/storage --runroot $lab/runroot --storage-driver vfs --runtime crun --log-level error "$@"; }
-start() {
-    quietly run --detach --name "$1" --hostname "$1" --network lan --cgroups=disabled --security-opt seccomp=unconfined \
-        --ulimit nofile=1024:1024 --ulimit nproc=1024:1024 --log-driver none \
-        --rootfs $lab/image sleep 600
-}
-quietly() { podman_ "$@" >> $lab/podman.log 2>&1; }
-inside() { podman_ exec "$@" 2>> $lab/podman.log; }
-
-check "podman starts a container on the DHCP network" start box
+check "podman starts a container on the DHCP network" run box
 address=$(inside box ip -4 addr show dev eth0 | sed -n 's/.*inet \([0-9.]*\)\/16.*/\1/p')
 check "it has an address from the server: $address" grep -q "DHCPACK(s0) $address " $server_log
 check "its default route goes over the server's router" \
@@ -75,7 +44,7 @@ check "it searches the server's domains, each once" \
     bash -c 'grep -qx "search lab.example search.example" <<< "$0"' "$(inside box cat /etc/resolv.conf)"
 check "the server's lease is there" grep -q "$address" $leases
 
-check "a second container starts while the first one runs" start other
+check "a second container starts while the first one runs" run other
 second=$(inside other ip -4 addr show dev eth0 | sed -n 's/.*inet \([0-9.]*\)\/16.*/\1/p')
 check "it has another address: $second" [ -n "$second" -a "$second" != "$address" ]
 

@@ -68,8 +68,13 @@ fn setup_and_teardown() -> Result {
     Ok(())
 }
 
-/// Address, prefix, broadcast, lifetime and route are as the lease says.
+/// Address, prefix, broadcast, lifetime and route of a macvlan are as the lease says.
 pub(crate) fn check_link(container: &Container, lease: &Lease, seconds: u32) -> Result {
+    check_link_at(container, lease, seconds, 99)
+}
+
+/// The same for an interface whose default route has that metric.
+pub(crate) fn check_link_at(container: &Container, lease: &Lease, seconds: u32, metric: u32) -> Result {
     let address = container.address()?.ok_or("the link has no address")?;
     assert_eq!(address.address.to_string(), lease.yiaddr);
     assert_eq!(address.prefix, 16);
@@ -78,7 +83,7 @@ pub(crate) fn check_link(container: &Container, lease: &Lease, seconds: u32) -> 
     assert!(address.preferred <= address.valid, "{address:?}");
     let routes = container.namespace.default_routes()?;
     assert_eq!(routes.len(), 1, "{routes:?}");
-    assert_eq!((routes[0].gateway, routes[0].metric), (Some(SERVER), 100));
+    assert_eq!((routes[0].gateway, routes[0].metric), (Some(SERVER), metric));
     Ok(())
 }
 

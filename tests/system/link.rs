@@ -84,7 +84,7 @@ fn same_default_route() -> Result {
     let container = &stage.topology.containers[0].namespace;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     container.add_address(LINK, "10.88.77.1".parse()?, 16)?;
-    container.add_default_route(LINK, SERVER, 100)?;
+    container.add_default_route(LINK, SERVER, 99)?;
     let before = (container.addresses()?, container.routes()?);
     stage.setup(0)?;
     assert_eq!(container.default_routes()?.len(), 1, "one that does the same is enough");

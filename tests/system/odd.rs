@@ -140,7 +140,7 @@ fn a_default_route_that_is_there() -> Result {
     stage.setup(0)?;
     let routes = container.default_routes()?;
     assert_eq!(routes.len(), 2, "{routes:?}");
-    assert_eq!((&routes[0], routes[1].gateway, routes[1].metric), (&before[0], Some(SERVER), 101));
+    assert_eq!((routes[0].gateway, routes[0].metric, &routes[1]), (Some(SERVER), 99, &before[0]));
     stage.teardown(0)?;
     assert_eq!(container.default_routes()?, before);
     Ok(())

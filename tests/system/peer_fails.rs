@@ -18,7 +18,6 @@ use crate::lab::{Result, eventually, grpc, peer};
 
 pub(crate) const TRIALS: &[Named] = &[
     ("peer_fails::with_a_server_on_a_sibling_macvlan", server_on_a_sibling),
-    ("peer_fails::with_two_networks_on_one_container", two_networks),
     ("peer_fails::with_two_interfaces_in_one_network", two_interfaces),
     ("peer_fails::where_frames_are_lost", frames_lost),
     ("peer_fails::behind_a_port_that_is_deaf", deaf_port),
@@ -60,17 +59,6 @@ fn server_on_a_sibling() -> Result {
     let scene = scene::sibling(impatient_peer)?;
     check_timeout(&scene)?;
     assert_eq!(scene.server.heard_kinds(), []);
-    Ok(())
-}
-
-/// Both default routes get the same metric, and the later one hides the earlier (networks::two_networks_on_one_container).
-fn two_networks() -> Result {
-    let (scene, second, _server) = scene::two_networks(peer)?;
-    scene.stage.setup(0)?;
-    grpc::setup(&scene.stage.unit.socket(), &second).map_err(|status| status.message)?;
-    let routes = scene.container().namespace.default_routes()?;
-    let metrics: Vec<_> = routes.iter().map(|route| route.metric).collect();
-    assert_eq!(metrics, [100, 100]);
     Ok(())
 }
 

@@ -91,6 +91,8 @@ fn table() -> Result {
         ("a link in the place of the temporary file", |file| linked(file, "nv-proxy.state.new"), true),
         ("a link in the place of the known addresses", |file| linked(file, "nv-proxy.known"), true),
         ("a link in the place of their temporary file", |file| linked(file, "nv-proxy.known.new"), true),
+        ("a link in the place of the networks", |file| linked(file, "nv-proxy.networks"), true),
+        ("a link in the place of the networks' temporary file", |file| linked(file, "nv-proxy.networks.new"), true),
         (
             "a link in the place of what is of no use",
             |file| {
@@ -111,7 +113,8 @@ fn table() -> Result {
         (
             "FIFOs all over",
             |file| {
-                for name in ["nv-proxy.state.new", "nv-proxy.state.unused", "nv-proxy.known", "nv-proxy.known.new"] {
+                let known = ["nv-proxy.known", "nv-proxy.known.new", "nv-proxy.networks", "nv-proxy.networks.new"];
+                for name in known.iter().chain(&["nv-proxy.state.new", "nv-proxy.state.unused"]) {
                     let path = folder(file).join(name);
                     let _ = fs::remove_file(&path);
                     mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
@@ -123,7 +126,8 @@ fn table() -> Result {
         (
             "directories all over",
             |file| {
-                for name in ["nv-proxy.state.unused", "nv-proxy.known", "nv-proxy.known.new"] {
+                let known = ["nv-proxy.known", "nv-proxy.known.new", "nv-proxy.networks", "nv-proxy.networks.new"];
+                for name in known.iter().chain(&["nv-proxy.state.unused"]) {
                     let path = folder(file).join(name);
                     let _ = fs::remove_file(&path);
                     fs::create_dir(path)?;

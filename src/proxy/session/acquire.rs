@@ -10,26 +10,25 @@ use futures_lite::future::or;
 use super::{Commons, Next, Session, Undoing, seed};
 use crate::dhcp::{self, Client, Event, Lost};
 use crate::proxy::error::Error;
+use crate::proxy::patience::{Patience, Wait};
 use crate::proxy::request::Request;
 use crate::proxy::settings::{Place, Settings};
 use crate::proxy::site::{LinkState, Site};
 use crate::proxy::words::{Brief, remark};
 use crate::rt;
-use crate::time::Instant;
 
 impl Session {
-    /// Gets a lease, `wish` if the server will, and puts it on the link. All or nothing. Each lease is made known to
+    /// Gets a lease, `wish` if the server will, and puts it on the link, within the time of `patience`. All or nothing. Each lease is made known to
     /// `leased` before anything is changed for it, and that it is given back to `undoing` before that is done.
     pub(in crate::proxy) async fn acquire(
         commons: Rc<Commons>,
         mut request: Request,
         site: Site,
-        wish: Option<Ipv4Addr>,
+        (wish, patience): (Option<Ipv4Addr>, Patience),
         (leased, undoing): (impl AsyncFn(&Self), Undoing),
     ) -> Result<Self, Error> {
-        let patience = commons.habits.acquisition.unwrap_or(Duration::MAX);
         // A caller without a deadline waits all the same, which is to be known.
-        let config = dhcp::Config { deadline: Some(patience), requested: wish, ..commons.config(&mut request) };
+        let config = dhcp::Config { deadline: Some(patience.time), requested: wish, ..commons.config(&mut request) };
         let wire = site.open(&request)?;
         // A carrier may come by itself; who sets an interface up did so before he called.
         if wire.state == LinkState::Down {
@@ -41,21 +40,23 @@ impl Session {
         session.before_undoing = Some(undoing);
         session.wire = Some(wire);
         session.mind_link();
-        session.bind(now + patience, leased).await?;
+        session.waiting = Some(Box::new(Wait::new(patience, now)));
+        session.bind(leased).await?;
+        session.waiting = None;
         Ok(session)
     }
 
     /// Asks until there is a lease that nobody disputes, and puts it on the link.
-    async fn bind(&mut self, deadline: Instant, leased: impl AsyncFn(&Self)) -> Result<(), Error> {
-        let (commons, interface) = (Rc::clone(&self.commons), self.request.container_interface.clone());
-        let no_answer = |why| Error::NoAnswer { interface: interface.clone(), why };
+    async fn bind(&mut self, leased: impl AsyncFn(&Self)) -> Result<(), Error> {
+        let commons = Rc::clone(&self.commons);
         // Once bound, the client asks on for ever; the caller does not wait for ever.
         let mut disputed: Option<dhcp::Why> = None;
         loop {
+            let deadline = self.waiting.as_ref().map(|waiting| waiting.deadline());
             let late = async {
-                let Some(why) = disputed.clone() else { return pending().await };
+                let Some((why, deadline)) = disputed.clone().zip(deadline) else { return pending().await };
                 commons.sleep_until(deadline).await;
-                Err(no_answer(why))
+                Ok(Event::GaveUp(why))
             };
             let event = async {
                 match self.next().await {
@@ -81,13 +82,40 @@ impl Session {
                     self.lose(&old, &why);
                     disputed = Some(dhcp::Why::InUse { address: old.address, server: old.server_id, by });
                 }
-                Event::GaveUp(why) => return Err(no_answer(why)),
+                Event::GaveUp(why) => return Err(self.no_answer(why)),
                 event => match remark(&event) {
                     Some(remark) => log::warn!("{self}: {remark}"),
                     // All others need a lease that is kept.
                     None => log::debug!("{self}: {event:?} in a Setup"),
                 },
             }
+        }
+    }
+
+    fn no_answer(&self, why: dhcp::Why) -> Error {
+        let waiting = self.waiting.as_ref();
+        Error::NoAnswer {
+            interface: self.request.container_interface.clone(),
+            why,
+            patience: waiting.map_or(Patience::told(Duration::MAX), |waiting| waiting.patience()),
+            is_unanswered: waiting.is_some_and(|waiting| !waiting.is_answered()),
+        }
+    }
+
+    /// Notes that a server has answered, for the caller of Setup if one waits.
+    pub(super) fn note_answer(&mut self) {
+        self.wait_longer(|waiting| waiting.note_answer());
+    }
+
+    /// Notes that the carrier has come.
+    pub(super) fn note_carrier(&mut self) {
+        self.wait_longer(|waiting| waiting.note_carrier(rt::now()));
+    }
+
+    fn wait_longer(&mut self, note: impl FnOnce(&mut Wait)) {
+        if let Some(waiting) = &mut self.waiting {
+            note(waiting);
+            self.client.extend_deadline(waiting.deadline());
         }
     }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use futures_lite::future::{or, yield_now};
 
 use super::{RETRY, Session};
+use crate::dhcp::Ignored;
+use crate::net::raw;
 use crate::proxy::site::{Heard, Wire};
 use crate::rt;
 
@@ -15,6 +17,15 @@ const LISTEN: Duration = Duration::from_secs(10);
 
 /// Frames of the queue that are read before a Setup is answered: a flood of the interface must not hold it up for good.
 const ARRIVED: usize = 100;
+
+/// Returns whether a frame is a server's answer to this client, be it one that cannot be used.
+fn is_answer(frame: &[u8], read: &Result<(), Ignored>) -> bool {
+    match read {
+        Ok(()) => raw::arp_sender(frame).is_none(),
+        Err(Ignored::Incomplete(_) | Ignored::OtherServer(_) | Ignored::Unexpected { .. }) => true,
+        Err(_) => false,
+    }
+}
 
 impl Session {
     /// Waits for a frame, for news of the link or for the next deadline, and tells the client.
@@ -88,7 +99,11 @@ impl Session {
         {
             return;
         }
-        if let Err(ignored) = self.client.handle_packet(frame, rt::now()) {
+        let read = self.client.handle_packet(frame, rt::now());
+        if is_answer(frame, &read) {
+            self.note_answer();
+        }
+        if let Err(ignored) = read {
             log::trace!("ignored a frame: {ignored:?}");
         }
     }
