@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, parse_u32};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, parse_u32};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteFlags, RouteHeader, RouteProtocol, RouteScope, RouteType};
 use nix::libc;
@@ -115,6 +115,8 @@ pub struct RouteTable<'a> {
     netlink: &'a Netlink,
     /// The unicast routes, but for those of several next hops, for none such is made or removed here.
     present: Vec<Route>,
+    /// Whether the look has seen all of them.
+    is_whole: bool,
     /// Metrics that were found taken.
     tries: usize,
 }
@@ -164,6 +166,27 @@ impl RouteTable<'_> {
         }
         Err(Error::TooMany { what: "routes to the same destination, at successive metrics", most: MOST_METRICS })
     }
+
+    /// Adds a route in the place of `old`, whose destination it has: at no moment there is none, and where the kernel refuses
+    /// it, the old one stays. Where several routes share the place of `old`, it is added beside that one, which stays.
+    ///
+    /// # Errors
+    ///
+    /// As for [`RouteTable::add`].
+    pub fn replace(&mut self, old: &Route, wanted: &Route) -> Result<(Route, Made)> {
+        let mut sharing = self.present.iter().filter(|present| old.collides_with(present));
+        // The kernel replaces the first one, whose ever it is.
+        let is_alone = self.is_whole && sharing.next() == Some(old) && sharing.next().is_none();
+        let is_served = self.present.iter().any(|present| wanted.is_served_by(present));
+        let route = Route { metric: old.metric, ..wanted.clone() };
+        if !is_alone || is_served || !old.collides_with(&route) {
+            return self.add(wanted);
+        }
+        self.netlink.install(&route, NLM_F_REPLACE)?;
+        self.present.retain(|present| present != old);
+        self.present.push(route.clone());
+        Ok((route, Made::New))
+    }
 }
 
 impl Netlink {
@@ -185,7 +208,8 @@ impl Netlink {
         });
         match look {
             // A table that changed meanwhile is as good: what counts is what the kernel says when a route is added.
-            Ok(_) | Err(Error::TooMany { .. }) => Ok(RouteTable { netlink: self, present, tries: 0 }),
+            Ok(_) => Ok(RouteTable { netlink: self, present, is_whole: true, tries: 0 }),
+            Err(Error::TooMany { .. }) => Ok(RouteTable { netlink: self, present, is_whole: false, tries: 0 }),
             Err(error) => Err(error),
         }
     }

@@ -20,6 +20,7 @@ pub mod grpc;
 pub mod links;
 pub mod load;
 pub mod namespace;
+pub mod odd_server;
 pub mod peer;
 pub mod prober;
 pub mod program;
