@@ -3,13 +3,15 @@
 //!
 //! Without netavark a row is tried with ours alone, and says so.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use dhcproto::v4::MessageType;
-use smol_dhcp_proxy::rpc::{Lease, NetworkConfig};
+use smol_dhcp_proxy::rpc::{Call, Lease, NetworkConfig, Reply};
 use smol_dhcp_proxy::rt;
 
 use crate::lab::daemon::{Daemon, Unit};
+use crate::lab::grpc::Channel;
 use crate::lab::links::{Address, Route};
 use crate::lab::odd_server::{OddServer, Request};
 use crate::lab::real_server::{Kind, Plan, RealServer};
@@ -28,6 +30,8 @@ use rows::{Row, Then};
 const WITHIN: Duration = Duration::from_secs(6);
 /// netavark's own patience, in seconds.
 const PATIENCE: &str = "8";
+/// The end of a row that fails.
+const GIVEN_UP: Duration = Duration::from_secs(8);
 
 /// The rows, a trial each: they share nothing.
 pub(crate) fn trials() -> Vec<(String, Boxed)> {
@@ -56,9 +60,8 @@ fn with_dnsmasq() -> Result {
     Ok(())
 }
 
-/// The places of the two containers.
+/// The place of the container of ours; the other one is netavark's.
 const OURS: usize = 0;
-const THEIRS: usize = 1;
 
 /// What a container has got, and how long that took.
 struct Outcome {
@@ -93,8 +96,16 @@ impl<'a> Side<'a> {
     }
 
     fn setup(&self) -> Result<Lease> {
-        grpc::setup(&self.unit.socket(), &self.config)
-            .map_err(|status| format!("{:?}: {}", status.code, status.message).into())
+        let call = || {
+            let mut channel = Channel::connect(&self.unit.socket())?;
+            channel.set_patience(GIVEN_UP);
+            channel.call(&Call::Setup(self.config.clone()))
+        };
+        match call() {
+            Ok(Reply::Lease(lease)) => Ok(lease),
+            Ok(other) => Err(format!("no lease: {other:?}").into()),
+            Err(status) => Err(format!("{:?}: {}", status.code, status.message).into()),
+        }
     }
 
     /// Has a lease of the network as it was before.
@@ -108,15 +119,23 @@ impl<'a> Side<'a> {
         let begin = rt::now();
         let lease = self.setup();
         let took = rt::now() - begin;
-        let got = lease.and_then(|lease| Ok(Got { lease, link: self.link()? }));
+        let got = lease.and_then(|lease| Ok(Got { link: self.link(lease.yiaddr.parse()?)?, lease }));
         Outcome { got, took }
     }
 
-    fn link(&self) -> Result<Link> {
-        let mut address = self.container.address()?.ok_or("there is no address on the link")?;
+    /// Returns what is on the link, where it has that address.
+    fn link(&self, leased: Ipv4Addr) -> Result<Link> {
+        let addresses = self.container.namespace.addresses()?;
+        let is_leased = |address: &Address| address.address == leased;
+        let mut address = addresses.into_iter().find(is_leased).ok_or("the address of the lease is not on the link")?;
         // They run down.
         (address.valid, address.preferred) = (0, 0);
         Ok(Link { address, defaults: self.container.namespace.default_routes()? })
+    }
+
+    /// Waits until there is an address, which may be another one.
+    fn await_any(&self) -> Result {
+        eventually("the container has an address", WITHIN, || Ok(self.container.address()?.map(drop)))
     }
 }
 
@@ -147,6 +166,10 @@ fn compare(row: &Row, topology: &Topology, server: Option<&OddServer>) -> Result
         (first, theirs.map(|theirs| theirs.join().expect("it does not panic")))
     });
     tell(&format!("{:<48} ours: {}, netavark: {}", row.name, text(Some(&first)), text(second.as_ref())));
+    if row.is_served_by_none {
+        let is_served = first.got.is_ok() || second.is_some_and(|second| second.got.is_ok());
+        return if is_served { Err("the row says that neither container gets an address".into()) } else { Ok(()) };
+    }
     judge(row, first, second.as_ref(), &ours).and_then(|before| afterwards(row, &before, &ours, server))
 }
 
@@ -178,6 +201,7 @@ fn judge(row: &Row, ours: Outcome, theirs: Option<&Outcome>, side: &Side<'_>) ->
     let wanted = &row.wanted;
     assert_eq!((link.address.address.to_string(), link.address.prefix), (lease.yiaddr.clone(), wanted.prefix));
     assert_ne!(Some(link.address.address), wanted.not, "{lease:?}");
+    assert_eq!(side.container.namespace.addresses()?.len(), 1, "addresses");
     let routers: Vec<_> = link.defaults.iter().filter_map(|route| route.gateway).collect();
     assert_eq!(routers, Vec::from_iter(wanted.router), "default routes");
     assert_eq!(lease.domain_name, wanted.domain);
@@ -192,20 +216,24 @@ fn judge(row: &Row, ours: Outcome, theirs: Option<&Outcome>, side: &Side<'_>) ->
 
 /// What the lease is like some time later.
 fn afterwards(row: &Row, before: &Link, side: &Side<'_>, server: Option<&OddServer>) -> Result {
-    let (Then::Stays | Then::IsRenewed | Then::StartsOver) = row.then else { return Ok(()) };
-    let (server, client) = (server.ok_or("only a scripted server tells")?, side.container.mac);
+    let client = side.container.mac;
+    let server = || server.ok_or("only a scripted server tells");
     match row.then {
+        Then::Nothing => return Ok(()),
         // The client listens for a while to other stations that claim its address.
         Then::Stays => side.container.namespace.await_rest()?,
+        Then::Settles => {
+            side.container.namespace.await_rest()?;
+            return side.await_any();
+        }
         // The third one shows that the answer to the second has been dealt with.
-        Then::IsRenewed => server.await_messages("a renewal", client, 3, |request| request.is_renewal())?,
+        Then::IsRenewed => server()?.await_messages("a renewal", client, 3, Request::is_renewal)?,
         Then::StartsOver => {
             let is_discover = |request: &Request| request.kind == MessageType::Discover;
-            server.await_messages("a DISCOVER", client, 2, is_discover)?;
-            return eventually("the container has an address again", WITHIN, || Ok(side.link().ok().map(drop)));
+            server()?.await_messages("a DISCOVER", client, 2, is_discover)?;
+            return side.await_any();
         }
-        Then::Nothing => {}
     }
-    assert_eq!(&side.link()?, before, "it stays as it was");
+    assert_eq!(&side.link(before.address.address)?, before, "it stays as it was");
     Ok(())
 }

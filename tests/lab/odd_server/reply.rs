@@ -27,6 +27,8 @@ pub enum Checksum {
 #[derive(Clone, Debug)]
 pub struct Reply {
     pub kind: MessageType,
+    pub htype: u8,
+    pub hlen: u8,
     pub flags: u16,
     pub ciaddr: Ipv4Addr,
     pub yiaddr: Ipv4Addr,
@@ -52,6 +54,8 @@ pub struct Reply {
     pub ip_options: Vec<u8>,
     /// Bytes behind the IPv4 packet.
     pub trailer: usize,
+    /// The priority and the number of a VLAN; number 0 is none (IEEE 802.1Q 9.6).
+    pub tag: Option<u16>,
     /// Splits the packet into fragments of that many bytes.
     pub fragment: Option<usize>,
 
@@ -72,6 +76,8 @@ impl Reply {
             if is_broadcast { (Mac::BROADCAST, Ipv4Addr::BROADCAST) } else { (request.client, yiaddr) };
         let mut reply = Self {
             kind,
+            htype: 1,
+            hlen: 6,
             flags: message.flags().into(),
             ciaddr,
             yiaddr,
@@ -91,6 +97,7 @@ impl Reply {
             checksum: Checksum::Filled,
             ip_options: Vec::new(),
             trailer: 0,
+            tag: None,
             fragment: None,
             after: Duration::ZERO,
             copies: 1,
@@ -188,7 +195,7 @@ impl Reply {
     }
 
     fn message(&self) -> Vec<u8> {
-        let mut bytes = vec![2, 1, 6, 0];
+        let mut bytes = vec![2, self.htype, self.hlen, 0];
         bytes.extend(self.xid.to_be_bytes());
         bytes.extend([0, 0]);
         bytes.extend(self.flags.to_be_bytes());
@@ -243,7 +250,8 @@ impl Reply {
         packet.set_src_addr(self.source.0);
         packet.set_dst_addr(self.destination);
         packet.fill_checksum();
-        [&self.to.0[..], &self.from.0, &[8, 0], &ip, part, &vec![0; self.trailer]].concat()
+        let tag = self.tag.map(|tag| [[0x81, 0], tag.to_be_bytes()].concat()).unwrap_or_default();
+        [&self.to.0[..], &self.from.0, &tag, &[8, 0], &ip, part, &vec![0; self.trailer]].concat()
     }
 }
 

@@ -11,6 +11,8 @@ pub(super) struct Row {
     pub(super) script: Script,
     /// netavark's container gets no address.
     pub(super) is_better: bool,
+    /// Neither container gets one.
+    pub(super) is_served_by_none: bool,
     /// The containers had a lease before the network got other addresses.
     pub(super) renumbered: bool,
     pub(super) arguments: &'static [&'static str],
@@ -39,6 +41,8 @@ pub(super) enum Then {
     Nothing,
     /// The link is as it was once the client has stopped to listen.
     Stays,
+    /// The container has an address once the client has stopped to listen, be it another one.
+    Settles,
     /// The link is as it was after two renewals.
     IsRenewed,
     /// The lease is lost at its renewal, and there is another one.
@@ -52,6 +56,7 @@ impl Row {
             name,
             script: Script::default(),
             is_better: false,
+            is_served_by_none: false,
             renumbered: false,
             arguments: &[],
             domain: "",
@@ -89,6 +94,10 @@ impl Row {
 
     pub(super) fn better(self) -> Self {
         Self { is_better: true, ..self }
+    }
+
+    pub(super) fn served_by_none(self) -> Self {
+        Self { is_served_by_none: true, ..self }
     }
 
     pub(super) fn renumbered(self) -> Self {
