@@ -175,7 +175,7 @@ impl RouteTable<'_> {
     /// As for [`RouteTable::add`].
     pub fn replace(&mut self, old: &Route, wanted: &Route) -> Result<(Route, Made)> {
         let mut sharing = self.present.iter().filter(|present| old.collides_with(present));
-        // The kernel replaces the first one, whose ever it is.
+        // The kernel replaces the first one, also where that belongs to others.
         let is_alone = self.is_whole && sharing.next() == Some(old) && sharing.next().is_none();
         let is_served = self.present.iter().any(|present| wanted.is_served_by(present));
         let route = Route { metric: old.metric, ..wanted.clone() };

@@ -198,15 +198,21 @@ impl Settings {
         let mut table = netlink.route_table().map_err(fault("looking at the routes".to_owned()))?;
         let mut new =
             NewRoutes { refused: Vec::new(), placed: Vec::new(), warned: std::mem::take(&mut self.refused_routes) };
+        let mut trouble = Ok(());
         for route in &wanted {
-            self.set_route(&mut table, route, &mut new, lease)?;
+            trouble = trouble.and(self.set_route(&mut table, route, &mut new, lease).map(drop));
         }
-        // The first one that the kernel takes.
+        // The first one that the kernel takes, whatever has become of the others.
         for route in &defaults {
-            if self.set_route(&mut table, route, &mut new, lease)? {
-                break;
+            match self.set_route(&mut table, route, &mut new, lease) {
+                Ok(false) => {}
+                done => {
+                    trouble = trouble.and(done.map(drop));
+                    break;
+                }
             }
         }
+        trouble?;
         // What takes the place of a route may have been refused: then that one is better than none.
         let is_to = |one: &Route, other: &Route| (one.destination, one.prefix) == (other.destination, other.prefix);
         let is_kept = |ours: &Route| {

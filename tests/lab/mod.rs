@@ -25,6 +25,7 @@ pub mod peer;
 pub mod prober;
 pub mod program;
 pub mod real_server;
+pub mod route_news;
 pub mod sandbox;
 pub mod scene;
 pub mod server;
