@@ -195,7 +195,8 @@ mod tests {
             prop_assert_eq!(flagged, broadcast && asks && ciaddr.is_none());
             let options = Options::collect(&payload[HEADER..], &payload[FILE], &payload[SNAME]);
             prop_assert_eq!(options.byte(option::MESSAGE_TYPE), Some(kind));
-            prop_assert_eq!(&*options.bytes(option::CLIENT_ID).unwrap_or_default(), config.sent_client_id());
+            let sent_id = options.bytes(option::CLIENT_ID).unwrap_or_default();
+            prop_assert_eq!(&*sent_id, &config.client_id[..config.client_id.len().min(255)]);
             prop_assert_eq!(options.address(option::REQUESTED_ADDRESS), requested);
             prop_assert_eq!(options.address(option::SERVER_ID), server);
             prop_assert_eq!(options.contains(option::RAPID_COMMIT), kind == 1);
