@@ -20,11 +20,11 @@ use super::namespace::Namespace;
 use super::wire::{Datagram, Mac, Tap};
 use super::{Result, eventually};
 
-mod arp;
-mod reply;
+pub mod arp;
+pub mod reply;
 
-pub use arp::{Claim, Question};
-pub use reply::{Checksum, Reply};
+use arp::{Claim, Question};
+use reply::Reply;
 
 /// The habits of a server. The default has none.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use crate::lab::odd_server::{Claim, Question, Reply, Request, Script};
+use crate::lab::odd_server::arp::{Claim, Question};
+use crate::lab::odd_server::reply::Reply;
+use crate::lab::odd_server::{Request, Script};
 use crate::lab::topology::SERVER;
 
 /// An oddity.

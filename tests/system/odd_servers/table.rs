@@ -6,7 +6,9 @@ use std::time::Duration;
 use dhcproto::v4::MessageType;
 
 use super::rows::{Row, Then};
-use crate::lab::odd_server::{Checksum, Question, Reply, Request};
+use crate::lab::odd_server::Request;
+use crate::lab::odd_server::arp::Question;
+use crate::lab::odd_server::reply::{Checksum, Reply};
 use crate::lab::wire::Mac;
 
 pub(super) fn rows() -> Vec<Row> {
