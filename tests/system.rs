@@ -47,6 +47,8 @@ mod manual;
 mod networks;
 #[path = "system/odd.rs"]
 mod odd;
+#[path = "system/odd_servers.rs"]
+mod odd_servers;
 #[path = "system/options.rs"]
 mod options;
 #[path = "system/patience.rs"]
@@ -133,7 +135,7 @@ fn main() -> ExitCode {
         flood::TRIALS,
     ];
     let named = groups.concat().into_iter().map(|(name, trial)| (name.to_owned(), Box::new(trial) as Boxed));
-    let beside = named.chain(peers::trials()).map(|(name, trial)| {
+    let beside = named.chain(odd_servers::trials()).chain(peers::trials()).map(|(name, trial)| {
         let trial = move || {
             let _beside = ALONE.read().unwrap_or_else(PoisonError::into_inner);
             trial()

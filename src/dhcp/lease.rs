@@ -45,9 +45,9 @@ pub struct Lease {
     pub routes: Vec<Route>,
     /// Option 6.
     pub dns_servers: Vec<Ipv4Addr>,
-    /// Option 15, syntactically a domain name.
+    /// Option 15, syntactically a domain name; of several the first.
     pub domain_name: Option<String>,
-    /// Option 119, each syntactically a domain name.
+    /// The other names in option 15, then option 119; each syntactically a domain name.
     pub search: Vec<String>,
     /// Option 12: the name that the server gives us.
     pub host_name: Option<String>,
@@ -164,6 +164,11 @@ impl Lease {
         };
         let routers = routers.into_iter().filter(|router| is_usable(*router)).collect();
         let routes = routes.into_iter().filter(|route| route.gateway.is_none_or(&mut is_usable)).collect();
+        let (domains, is_odd) = options.domains(option::DOMAIN_NAME);
+        unusable.extend(is_odd.then_some(Unusable::DomainName));
+        let (search, is_odd) = options.names(option::DOMAIN_SEARCH);
+        unusable.extend(is_odd.then_some(Unusable::SearchList));
+        let mut domains = domains.into_iter();
         unusable.truncate(UNUSABLE_TOLD);
         let lease = Self {
             address,
@@ -172,8 +177,8 @@ impl Lease {
             routers,
             routes,
             dns_servers: options.addresses(option::DNS_SERVERS),
-            domain_name: options.name(option::DOMAIN_NAME),
-            search: options.names(option::DOMAIN_SEARCH),
+            domain_name: domains.next(),
+            search: domains.chain(search).collect(),
             host_name: options.name(option::HOST_NAME),
             mtu: options.short(option::MTU),
             ntp_servers: options.addresses(option::NTP_SERVERS),
@@ -198,6 +203,10 @@ pub enum Unusable {
     Broadcast(Ipv4Addr),
     /// A gateway that is the host itself, or no host (options 3, 33, 121 and 249); its route is left out.
     Gateway(Ipv4Addr),
+    /// Text that is no domain name (option 15); what is one is used.
+    DomainName,
+    /// Names that are none, or bytes that are no list of names (option 119); the names in it are used.
+    SearchList,
 }
 
 impl fmt::Display for Unusable {
@@ -206,6 +215,8 @@ impl fmt::Display for Unusable {
             Self::Mask(mask) => write!(f, "subnet mask {mask}"),
             Self::Broadcast(address) => write!(f, "broadcast address {address}"),
             Self::Gateway(address) => write!(f, "gateway {address}"),
+            Self::DomainName => f.write_str("text in option 15 (domain name)"),
+            Self::SearchList => f.write_str("a part of option 119 (search list)"),
         }
     }
 }

@@ -112,11 +112,6 @@ impl Config {
             fuzz: true,
         }
     }
-
-    /// As much of the client identifier as one option holds.
-    fn sent_client_id(&self) -> &[u8] {
-        &self.client_id[..self.client_id.len().min(255)]
-    }
 }
 
 /// Asking the link by ARP whether an address is free before it is used (RFC 2131 4.4.1, RFC 5227 2.1).

@@ -3,6 +3,7 @@
 //! A reader gives `None` for an option that is missing or that cannot be right: one bad option is dropped,
 //! never the message around it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
@@ -57,18 +58,20 @@ pub(super) const WANTED: [u8; 14] = [
     DOMAIN_SEARCH,
 ];
 
+/// The most bytes in one instance of an option (RFC 2132 2).
+const INSTANCE_MAX: usize = u8::MAX as usize;
+
 /// More names than any resolver looks through; bounds what compressed names can unfold to.
 const MAX_NAMES: usize = 32;
 
-/// The options of one message, each code once.
+/// The options of one message: the instances of each code, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Options(BTreeMap<u8, Vec<u8>>);
+pub(super) struct Options(BTreeMap<u8, Vec<Vec<u8>>>);
 
 impl Options {
     /// Reads the options field and, where option 52 says so, the `file` and `sname` fields after it.
     ///
-    /// In that order (RFC 2131 4.1) all parts of an option are joined, adjacent or not (RFC 3396 5 and 7, which
-    /// RFC 3442 page 6 asks for).
+    /// That is the order in which the parts of an option follow each other, adjacent or not (RFC 2131 4.1, RFC 3396 5).
     pub(super) fn collect(options: &[u8], file: &[u8], sname: &[u8]) -> Self {
         let mut all = Self::default();
         all.add(options);
@@ -83,7 +86,6 @@ impl Options {
     }
 
     /// Goes as far as the field makes sense (RFC 2132 2): to its END, its last byte, or a length that overruns it.
-    /// Instances of one option are joined (RFC 2131 4.1).
     fn add(&mut self, mut field: &[u8]) {
         loop {
             match field {
@@ -91,19 +93,35 @@ impl Options {
                 [] | [END, ..] | [_] => return,
                 [code, length, rest @ ..] => {
                     let Some((value, rest)) = rest.split_at_checked(usize::from(*length)) else { return };
-                    self.0.entry(*code).or_default().extend_from_slice(value);
+                    self.0.entry(*code).or_default().push(value.to_vec());
                     field = rest;
                 }
             }
         }
     }
 
-    pub(super) fn bytes(&self, code: u8) -> Option<&[u8]> {
-        self.0.get(&code).map(Vec::as_slice)
+    /// Returns the value of an option, its parts joined (RFC 2131 4.1 and RFC 3396 7, which RFC 3442 page 6 asks for).
+    ///
+    /// A value that is said again is one value, unless it fills an instance and so may go on in the next one.
+    pub(super) fn bytes(&self, code: u8) -> Option<Cow<'_, [u8]>> {
+        let instances = self.0.get(&code)?;
+        let first = instances.first()?;
+        let is_repeated = first.len() < INSTANCE_MAX && instances.iter().all(|instance| instance == first);
+        Some(if is_repeated { Cow::Borrowed(first) } else { Cow::Owned(instances.concat()) })
     }
 
+    pub(super) fn contains(&self, code: u8) -> bool {
+        self.0.contains_key(&code)
+    }
+
+    /// A value of fixed length. Where the parts together are no such value, the first instance that is one counts.
+    ///
+    /// A deviation: RFC 3396 7 takes each instance for a part, and servers send an option twice that is not split.
     fn array<const N: usize>(&self, code: u8) -> Option<[u8; N]> {
-        self.bytes(code)?.try_into().ok()
+        let instances = self.0.get(&code)?;
+        let joined = instances.concat();
+        let whole = std::iter::once(&joined).chain(instances);
+        whole.into_iter().find_map(|value| value.as_slice().try_into().ok())
     }
 
     pub(super) fn byte(&self, code: u8) -> Option<u8> {
@@ -125,7 +143,8 @@ impl Options {
 
     /// A list of addresses; empty where it is missing or not made of whole addresses.
     pub(super) fn addresses(&self, code: u8) -> Vec<Ipv4Addr> {
-        let (addresses, rest) = self.bytes(code).unwrap_or_default().as_chunks::<4>();
+        let value = self.bytes(code).unwrap_or_default();
+        let (addresses, rest) = value.as_chunks::<4>();
         if !rest.is_empty() {
             return Vec::new();
         }
@@ -134,40 +153,67 @@ impl Options {
 
     /// A text for people: never trusted, so control characters are replaced.
     pub(super) fn text(&self, code: u8) -> Option<String> {
-        let text = String::from_utf8_lossy(self.bytes(code)?).replace(char::is_control, " ");
+        let text = String::from_utf8_lossy(&self.bytes(code)?).replace(char::is_control, " ");
         Some(text.trim().to_owned()).filter(|text| !text.is_empty())
     }
 
     /// A host or domain name, fit to be written into a configuration file. Some servers end it with NUL (RFC 2132 2),
     /// some with a dot.
     pub(super) fn name(&self, code: u8) -> Option<String> {
-        let name = std::str::from_utf8(self.bytes(code)?).ok()?;
-        let name = name.trim_end_matches('\0');
+        let value = self.bytes(code)?;
+        let name = std::str::from_utf8(&value).ok()?.trim_end_matches('\0');
         checked_name(name.strip_suffix('.').unwrap_or(name))
     }
 
-    /// A list of names in the DNS wire format, compressed within the whole option (RFC 3397 2).
-    pub(super) fn names(&self, code: u8) -> Vec<String> {
-        let field = self.bytes(code).unwrap_or_default();
-        let mut names = Vec::new();
-        let mut at = 0;
-        while at < field.len() && names.len() < MAX_NAMES {
-            match dns_name(field, at) {
-                Some((name, next)) => (names.push(name), at = next).1,
-                None => return Vec::new(),
-            }
+    /// Domain names with blanks or commas between them, as operators put a search list into an option for one name; and
+    /// whether there is something else in it.
+    pub(super) fn domains(&self, code: u8) -> (Vec<String>, bool) {
+        let value = self.bytes(code).unwrap_or_default();
+        let text = String::from_utf8_lossy(&value);
+        let text = text.trim_end_matches(|last: char| last == '\0' || last.is_ascii_whitespace());
+        if text.contains(char::is_control) {
+            return (Vec::new(), true);
         }
-        names
+        let parts = || text.split([' ', ',']).filter(|part| !part.is_empty());
+        let name = |part: &str| checked_name(part.strip_suffix('.').unwrap_or(part));
+        let names: Vec<_> = parts().filter_map(name).take(MAX_NAMES).collect();
+        let is_odd = names.len() < parts().count().min(MAX_NAMES);
+        (names, is_odd)
+    }
+
+    /// A list of names in the DNS wire format, compressed within the whole option (RFC 3397 2); and whether there is something
+    /// else in it. Padding is not, nor is a list in plain text.
+    pub(super) fn names(&self, code: u8) -> (Vec<String>, bool) {
+        let field = self.bytes(code).unwrap_or_default();
+        let (mut names, mut is_odd, mut at) = (Vec::new(), false, 0);
+        while at < field.len() && names.len() < MAX_NAMES {
+            let Some(next) = dns_name_end(&field, at) else {
+                is_odd = true;
+                break;
+            };
+            // The root is no domain to look in.
+            if field[at] != 0 {
+                let name = dns_name(&field, at);
+                is_odd |= name.is_none();
+                names.extend(name);
+            }
+            at = next;
+        }
+        match self.domains(code) {
+            (domains, false) if names.is_empty() => (domains, false),
+            _ => (names, is_odd),
+        }
     }
 
     /// Option 121, or 249 in its place (RFC 3442). `None` also where it is not made of whole routes.
     pub(super) fn classless_routes(&self) -> Option<Vec<Route>> {
-        [CLASSLESS_ROUTES, CLASSLESS_ROUTES_MICROSOFT].into_iter().find_map(|code| classless_routes(self.bytes(code)?))
+        [CLASSLESS_ROUTES, CLASSLESS_ROUTES_MICROSOFT].into_iter().find_map(|code| classless_routes(&self.bytes(code)?))
     }
 
     /// Option 33 (RFC 2132 5.8): pairs of destination and router, without masks.
     pub(super) fn static_routes(&self) -> Vec<Route> {
-        let (pairs, rest) = self.bytes(STATIC_ROUTES).unwrap_or_default().as_chunks::<8>();
+        let value = self.bytes(STATIC_ROUTES).unwrap_or_default();
+        let (pairs, rest) = value.as_chunks::<8>();
         if !rest.is_empty() {
             return Vec::new();
         }
@@ -250,16 +296,30 @@ fn classless_routes(mut field: &[u8]) -> Option<Vec<Route>> {
     (field.is_empty() && !routes.is_empty()).then_some(routes)
 }
 
-/// The name at `start`, and where the next one begins. A pointer leads back, never forward, so this ends.
-fn dns_name(field: &[u8], start: usize) -> Option<(String, usize)> {
+/// Returns where the name at `start` ends: behind its root or its pointer.
+fn dns_name_end(field: &[u8], start: usize) -> Option<usize> {
+    let mut at = start;
+    loop {
+        match *field.get(at..)? {
+            [0, ..] => return Some(at + 1),
+            [length @ 1..=63, ..] => at += 1 + usize::from(length),
+            [0xc0..=0xff, _, ..] => return Some(at + 2),
+            _ => return None,
+        }
+    }
+}
+
+/// Returns the name at `start`. A pointer leads back, never forward, so this ends.
+fn dns_name(field: &[u8], start: usize) -> Option<String> {
     let mut labels = Vec::new();
-    let (mut at, mut segment, mut next) = (start, start, None);
+    let (mut at, mut segment) = (start, start);
     loop {
         match *field.get(at..)? {
             [0, ..] => break,
             [length @ 1..=63, ref rest @ ..] => {
-                let label = rest.get(..usize::from(length))?;
-                labels.push(std::str::from_utf8(label).ok()?);
+                let label = std::str::from_utf8(rest.get(..usize::from(length))?).ok()?;
+                // A dot in a label would read as two.
+                labels.push(Some(label).filter(|label| !label.contains('.'))?);
                 at += 1 + label.len();
             }
             [high @ 0xc0..=0xff, low, ..] => {
@@ -267,13 +327,12 @@ fn dns_name(field: &[u8], start: usize) -> Option<(String, usize)> {
                 if target >= segment {
                     return None;
                 }
-                next = next.or(Some(at + 2));
                 (at, segment) = (target, target);
             }
             _ => return None,
         }
     }
-    Some((checked_name(&labels.join("."))?, next.unwrap_or(at + 1)))
+    checked_name(&labels.join("."))
 }
 
 /// Lets pass only what a host or domain name is made of (RFC 1123 2.1, and the underscore of real life).
@@ -303,7 +362,8 @@ mod tests {
                 put(&mut field, *code, value);
                 field.resize(field.len() + padding, PAD);
             }
-            let cut = options.into_iter().map(|(code, value)| (code, value[..value.len().min(255)].to_vec())).collect();
+            let cut = |value: Vec<u8>| vec![value[..value.len().min(255)].to_vec()];
+            let cut = options.into_iter().map(|(code, value)| (code, cut(value))).collect();
             prop_assert_eq!(Options::collect(&field, &[], &[]), Options(cut));
         }
 
@@ -330,7 +390,49 @@ mod tests {
             }
             let [options, file, sname] = &in_field;
             let all = Options::collect(options, file, sname);
-            prop_assert_eq!(all.bytes(MESSAGE).unwrap_or_default(), &value);
+            // Pieces that are all the same are taken for a value that is repeated.
+            let pieces = all.0.get(&MESSAGE).cloned().unwrap_or_default();
+            prop_assume!(pieces.len() < 2 || pieces.iter().any(|piece| *piece != pieces[0]));
+            prop_assert_eq!(&*all.bytes(MESSAGE).unwrap_or_default(), &value);
+        }
+
+        /// However often a value is said, and in whatever field, it is the same.
+        #[test]
+        fn what_is_repeated_is_said_once(value in vec(any::<u8>(), 0..255), times in 1..5_usize) {
+            let mut field = Vec::new();
+            for _ in 0..times {
+                put(&mut field, MESSAGE, &value);
+                put(&mut field, HOST_NAME, b"x");
+            }
+            let all = Options::collect(&field, &[], &[]);
+            prop_assert_eq!(&*all.bytes(MESSAGE).unwrap_or_default(), &value);
+            prop_assert_eq!(all.text(HOST_NAME), Some("x".to_owned()));
+        }
+
+        /// RFC 3396 6: a part that fills its instance goes on in the next one, be that the same.
+        #[test]
+        fn a_full_instance_goes_on(byte in any::<u8>()) {
+            let mut field = Vec::new();
+            (0..2).for_each(|_| put(&mut field, MESSAGE, &[byte; 255]));
+            let all = Options::collect(&field, &[], &[]);
+            prop_assert_eq!(&*all.bytes(MESSAGE).unwrap_or_default(), [byte; 510]);
+        }
+
+        /// Whatever else stands under its code, a value of fixed length is the first one of that length.
+        #[test]
+        fn the_first_value_of_the_right_length_counts(
+            value in any::<u32>(),
+            others in vec(vec(any::<u8>(), 0..9), 0..4),
+            at in any::<prop::sample::Index>(),
+        ) {
+            let at = at.index(others.len() + 1);
+            prop_assume!(others[..at].iter().all(|other| other.len() != 4));
+            let mut field = Vec::new();
+            let mine = value.to_be_bytes().to_vec();
+            for instance in others[..at].iter().chain([&mine]).chain(&others[at..]) {
+                put(&mut field, LEASE_TIME, instance);
+            }
+            prop_assert_eq!(Options::collect(&field, &[], &[]).long(LEASE_TIME), Some(value));
         }
 
         /// The readers are total, and let nothing through that is not what it says.
@@ -345,7 +447,8 @@ mod tests {
             prop_assert!(options.addresses(code).len() <= value.len() / 4);
             prop_assert!(options.text(code).is_none_or(|text| !text.contains(char::is_control)));
             prop_assert!(options.name(code).is_none_or(|name| checked_name(&name) == Some(name)));
-            prop_assert!(options.names(code).into_iter().all(|name| checked_name(&name) == Some(name)));
+            let (names, domains) = (options.names(code).0, options.domains(code).0);
+            prop_assert!(names.into_iter().chain(domains).all(|name| checked_name(&name) == Some(name)));
             let routes = classless_routes(&value).unwrap_or_default();
             prop_assert!(routes.iter().all(|route| network(route.destination, route.prefix_len) == route.destination));
         }
@@ -356,7 +459,8 @@ mod tests {
             match client_fqdn(&name) {
                 Some(value) => {
                     prop_assert_eq!(&value[..3], &[5, 0, 0]);
-                    prop_assert_eq!(dns_name(&value[3..], 0), Some((name, value.len() - 3)));
+                    prop_assert_eq!(dns_name(&value[3..], 0), Some(name));
+                    prop_assert_eq!(dns_name_end(&value[3..], 0), Some(value.len() - 3));
                 }
                 None => prop_assert!(name.len() > 250),
             }

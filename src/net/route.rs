@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use netlink_packet_core::{NLM_F_CREATE, parse_u32};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE, parse_u32};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteFlags, RouteHeader, RouteProtocol, RouteScope, RouteType};
 use nix::libc;
@@ -94,6 +94,11 @@ impl Route {
         let lasts = present.source.is_none() || present.source == self.source;
         way(self) == way(present) && present.metric <= self.metric && lasts
     }
+
+    fn collides_with(&self, present: &Route) -> bool {
+        let slot = |route: &Route| (route.destination, route.prefix, route.metric);
+        slot(self) == slot(present)
+    }
 }
 
 /// Routes that are looked at before some are added. The default routes come first, and all of most containers are among them.
@@ -108,6 +113,8 @@ pub struct RouteTable<'a> {
     netlink: &'a Netlink,
     /// The unicast routes, but for those of several next hops, for none such is made or removed here.
     present: Vec<Route>,
+    /// Whether the look has seen all of them.
+    is_whole: bool,
 }
 
 impl RouteTable<'_> {
@@ -125,7 +132,7 @@ impl RouteTable<'_> {
         if let Some(served) = self.present.iter().find(|present| wanted.is_served_by(present)) {
             return Ok((served.clone(), Made::Already));
         }
-        let made = match self.netlink.install(wanted) {
+        let made = match self.netlink.install(wanted, NLM_F_CREATE) {
             Ok(()) => Made::New,
             // This very route: added since the look, or not among those looked at.
             Err(error) if error.errno() == Some(libc::EEXIST) => Made::Already,
@@ -133,6 +140,26 @@ impl RouteTable<'_> {
         };
         self.present.push(wanted.clone());
         Ok((wanted.clone(), made))
+    }
+
+    /// Adds a route in the place of `old`, whose destination it has: at no moment there is none, and where the kernel refuses
+    /// it, the old one stays. Where several routes share the place of `old`, it is added beside that one, which stays.
+    ///
+    /// # Errors
+    ///
+    /// As for [`RouteTable::add`].
+    pub fn replace(&mut self, old: &Route, wanted: &Route) -> Result<(Route, Made)> {
+        let mut sharing = self.present.iter().filter(|present| old.collides_with(present));
+        // The kernel replaces the first one, also where that belongs to others.
+        let is_alone = self.is_whole && sharing.next() == Some(old) && sharing.next().is_none();
+        let is_served = self.present.iter().any(|present| wanted.is_served_by(present));
+        if !is_alone || is_served || !old.collides_with(wanted) {
+            return self.add(wanted);
+        }
+        self.netlink.install(wanted, NLM_F_REPLACE)?;
+        self.present.retain(|present| present != old);
+        self.present.push(wanted.clone());
+        Ok((wanted.clone(), Made::New))
     }
 }
 
@@ -155,17 +182,18 @@ impl Netlink {
         });
         match look {
             // A table that changed meanwhile is as good: what counts is what the kernel says when a route is added.
-            Ok(_) | Err(Error::TooMany { .. }) => Ok(RouteTable { netlink: self, present }),
+            Ok(_) => Ok(RouteTable { netlink: self, present, is_whole: true }),
+            Err(Error::TooMany { .. }) => Ok(RouteTable { netlink: self, present, is_whole: false }),
             Err(error) => Err(error),
         }
     }
 
-    fn install(&self, route: &Route) -> Result<()> {
+    fn install(&self, route: &Route, flags: u16) -> Result<()> {
         let mut message = route_message(route);
-        match self.request(message::NEW_ROUTE, NLM_F_CREATE, &message) {
+        match self.request(message::NEW_ROUTE, flags, &message) {
             Err(error) if error.errno() == Some(libc::ENETUNREACH) && route.gateway.is_some() => {
                 message.header.flags |= RouteFlags::Onlink;
-                self.request(message::NEW_ROUTE, NLM_F_CREATE, &message).map(drop)
+                self.request(message::NEW_ROUTE, flags, &message).map(drop)
             }
             other => other.map(drop),
         }

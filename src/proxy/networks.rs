@@ -202,7 +202,7 @@ mod tests {
     }
 
     fn open(folder: &Path) -> Networks {
-        Networks::new(&StateDirectory::lock(&folder.join("lock")).unwrap(), "networks", BOOT)
+        Networks::new(&StateDirectory::lock(&folder.join("lock"), None).unwrap(), "networks", BOOT)
     }
 
     fn carrier(index: u32, ups: u32) -> Option<Carrier> {
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn without_a_file_the_process_remembers() {
-        let directory = StateDirectory::lock(Path::new("/dev/null/lock")).unwrap();
+        let directory = StateDirectory::lock(Path::new("/dev/null/lock"), None).unwrap();
         let mut networks = Networks::new(&directory, "networks", BOOT);
         networks.note_unanswered("eth0", at(10));
         assert_eq!(known(&mut networks, carrier(2, 1), 20), [None, None, Some(10)]);

@@ -140,6 +140,8 @@ pub(super) struct OnLink {
     pub(super) mtu: Option<u32>,
     #[prost(uint32, optional, tag = "5")]
     pub(super) refused_mtu: Option<u32>,
+    #[prost(message, repeated, tag = "6")]
+    pub(super) refused_routes: Vec<Way>,
 }
 
 /// What a record is about, where it makes sense.

@@ -2,13 +2,14 @@
 
 use std::net::Ipv4Addr;
 
+use nix::libc;
 use prost::Message;
 use serde::Serialize;
 
 use crate::dhcp::{self, Lease};
 use crate::net::link::Made;
 use crate::net::netlink::{Error as NetlinkError, Netlink};
-use crate::net::route::Route;
+use crate::net::route::{Route, RouteTable};
 use crate::time::Instant;
 
 use super::config::MtuRule;
@@ -30,6 +31,8 @@ pub(super) struct Settings {
     mtu: Option<Mtu>,
     /// The MTU that was warned about.
     refused_mtu: Option<u16>,
+    /// The routes that the kernel did not take, and that were warned about.
+    refused_routes: Vec<Route>,
 }
 
 /// An MTU that we changed.
@@ -105,16 +108,14 @@ impl Place {
 impl Settings {
     /// What there is to undo, to be remembered.
     pub(super) fn remember(&self) -> OnLink {
+        let way = |route: &Route| Way::new((route.destination, route.prefix), route.gateway, route.metric);
         OnLink {
             address: self.address.map(|(address, prefix)| format!("{address}/{prefix}")).unwrap_or_default(),
-            routes: self
-                .routes
-                .iter()
-                .map(|way| Way::new((way.destination, way.prefix), way.gateway, way.metric))
-                .collect(),
+            routes: self.routes.iter().map(way).collect(),
             mtu_before: self.mtu.map(|mtu| mtu.before),
             mtu: self.mtu.map(|mtu| mtu.ours),
             refused_mtu: self.refused_mtu.map(u32::from),
+            refused_routes: self.refused_routes.iter().map(way).collect(),
         }
     }
 
@@ -132,6 +133,7 @@ impl Settings {
             routes: on_link.routes.iter().map(route).collect::<Option<_>>()?,
             mtu: on_link.mtu_before.zip(on_link.mtu).map(|(before, ours)| Mtu { before, ours }),
             refused_mtu: on_link.refused_mtu.and_then(|mtu| mtu.try_into().ok()),
+            refused_routes: on_link.refused_routes.iter().map(route).collect::<Option<_>>()?,
         })
     }
 
@@ -176,36 +178,89 @@ impl Settings {
         mtu: MtuRule,
         now: Instant,
     ) -> Result<(), Error> {
-        let wanted = routes(lease, index, metric_for(netlink, index)?);
         if self.address.is_some_and(|ours| ours != (lease.address, lease.prefix_len)) {
             // The old one first: of two addresses in one subnet the older takes the younger with it when it goes.
             self.undo_address(netlink, index);
         }
-        let (kept, stale) = std::mem::take(&mut self.routes).into_iter().partition(|route| wanted.contains(route));
-        self.routes = kept;
-        remove(netlink, stale);
-
         self.set_mtu(netlink, index, lease, mtu);
         self.set_address(netlink, index, lease, now)?;
-        if !wanted.is_empty() {
-            self.add_routes(netlink, &wanted)?;
-        }
+        self.set_routes(netlink, index, lease)?;
         self.routes.shrink_to_fit();
         Ok(())
     }
 
-    fn add_routes(&mut self, netlink: &Netlink, wanted: &[Route]) -> Result<(), Error> {
+    /// Adds the routes of `lease` before it removes those that are in it no more, so that there is a default route at all
+    /// times. A route that the kernel refuses is the server's mistake, and no reason to go without the others or without a
+    /// lease.
+    fn set_routes(&mut self, netlink: &Netlink, index: u32, lease: &Lease) -> Result<(), Error> {
+        let metric = metric_for(netlink, index)?;
+        let (wanted, defaults) = (routes(lease, index, metric), default_routes(lease, index, metric));
+        if wanted.is_empty() && defaults.is_empty() && self.routes.is_empty() {
+            return Ok(());
+        }
         let mut table = netlink.route_table().map_err(fault("looking at the routes".to_owned()))?;
-        for wanted in wanted {
-            let fault = fault(format!("adding a route to {}/{}", wanted.destination, wanted.prefix));
-            let (route, made) = table.add(wanted).map_err(fault)?;
-            // One by DHCP from this very address is an earlier instance's, and goes with the lease.
-            let ours = made == Made::New || (route.protocol, route.source) == (wanted.protocol, wanted.source);
-            if ours && !self.routes.contains(&route) {
-                self.routes.push(route);
+        let mut new =
+            NewRoutes { refused: Vec::new(), placed: Vec::new(), warned: std::mem::take(&mut self.refused_routes) };
+        let mut trouble = Ok(());
+        for route in &wanted {
+            trouble = trouble.and(self.set_route(&mut table, route, &mut new, lease).map(drop));
+        }
+        // The first one that the kernel takes, whatever has become of the others.
+        for route in &defaults {
+            match self.set_route(&mut table, route, &mut new, lease) {
+                Ok(false) => {}
+                done => {
+                    trouble = trouble.and(done.map(drop));
+                    break;
+                }
             }
         }
+        trouble?;
+        // What takes the place of a route may have been refused: then that one is better than none.
+        let is_to = |one: &Route, other: &Route| (one.destination, one.prefix) == (other.destination, other.prefix);
+        let is_kept = |ours: &Route| {
+            let is_replaced = new.placed.iter().any(|route| is_to(route, ours));
+            new.placed.contains(ours) || (!is_replaced && new.refused.iter().any(|route| is_to(route, ours)))
+        };
+        let (kept, stale) = std::mem::take(&mut self.routes).into_iter().partition(is_kept);
+        self.routes = kept;
+        remove(netlink, stale);
+        self.refused_routes = new.refused;
         Ok(())
+    }
+
+    /// Adds one route, in the place of one of before where there is one to the same destination. Returns whether the kernel
+    /// takes it.
+    fn set_route(
+        &mut self,
+        table: &mut RouteTable<'_>,
+        wanted: &Route,
+        new: &mut NewRoutes,
+        lease: &Lease,
+    ) -> Result<bool, Error> {
+        let is_to = |ours: &&Route| (ours.destination, ours.prefix) == (wanted.destination, wanted.prefix);
+        let old = self.routes.iter().filter(is_to).find(|ours| !new.placed.contains(ours)).cloned();
+        let set = match &old {
+            Some(old) => table.replace(old, wanted),
+            None => table.add(wanted),
+        };
+        let (route, made) = match set {
+            Ok(set) => set,
+            Err(error) if is_refusal(&error) => {
+                new.refuse(wanted, &error, lease);
+                return Ok(false);
+            }
+            Err(error) => {
+                return Err(fault(format!("adding a route to {}/{}", wanted.destination, wanted.prefix))(error));
+            }
+        };
+        new.placed.push(route.clone());
+        // One by DHCP from this very address is an earlier instance's, and goes with the lease.
+        let ours = made == Made::New || (route.protocol, route.source) == (wanted.protocol, wanted.source);
+        if ours && !self.routes.contains(&route) {
+            self.routes.push(route);
+        }
+        Ok(true)
     }
 
     fn set_address(&mut self, netlink: &Netlink, index: u32, lease: &Lease, now: Instant) -> Result<(), Error> {
@@ -306,15 +361,42 @@ impl Settings {
     }
 }
 
-/// The routes of a lease (RFC 3442 page 5): those on the link itself first, for others may lead over them, the default
-/// last.
+/// What has become of the routes of a lease.
+struct NewRoutes {
+    /// Those that are on the link, at the metrics that they have got.
+    placed: Vec<Route>,
+    refused: Vec<Route>,
+    /// Those that were refused the last time, and warned about.
+    warned: Vec<Route>,
+}
+
+impl NewRoutes {
+    fn refuse(&mut self, route: &Route, error: &NetlinkError, lease: &Lease) {
+        if !self.warned.contains(route) {
+            let via = route.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
+            let (to, prefix, server) = (route.destination, route.prefix, lease.server_id);
+            log::warn!("ignoring the route to {to}/{prefix}{via} from {server}: {error}");
+        }
+        self.refused.push(route.clone());
+    }
+}
+
+/// Returns whether an error is for what a route says, and not for the state that the link is in.
+fn is_refusal(error: &NetlinkError) -> bool {
+    error.errno().is_some_and(|errno| [libc::EINVAL, libc::ENETUNREACH, libc::EHOSTUNREACH].contains(&errno))
+}
+
+/// The routes of a lease (RFC 3442 page 5) but for its default routes: those on the link itself first, for others may lead
+/// over them.
 fn routes(lease: &Lease, index: u32, metric: u32) -> Vec<Route> {
     let route = |to: Ipv4Addr, prefix, gateway| Route::from_lease(to, prefix, gateway, index, lease.address, metric);
     let (link, far): (Vec<_>, Vec<_>) = lease.routes.iter().partition(|route| route.gateway.is_none());
-    let classless =
-        link.into_iter().chain(far).map(|to: &dhcp::Route| route(to.destination, to.prefix_len, to.gateway));
-    let default = lease.routers.first().map(|gateway| Route::default_via(*gateway, index, lease.address, metric));
-    classless.chain(default).collect()
+    link.into_iter().chain(far).map(|to: &dhcp::Route| route(to.destination, to.prefix_len, to.gateway)).collect()
+}
+
+/// The default routes of a lease, the preferred one first. One of them is set.
+fn default_routes(lease: &Lease, index: u32, metric: u32) -> Vec<Route> {
+    lease.routers.iter().map(|gateway| Route::default_via(*gateway, index, lease.address, metric)).collect()
 }
 
 /// Returns the metric of a lease's routes on the interface.

@@ -152,15 +152,15 @@ fn a_nak_makes_it_forget_the_address_that_it_wanted() {
     c.at(0).sends(discover().wanting(IP)).hears(offer(IP)).sends(request(IP)).hears(nak()).sends(discover());
 }
 
-/// RFC 2131 4.1, 4.4.1: replies are told by xid and chaddr; RFC 6842 3: and by the client identifier.
+/// RFC 2131 4.1, 4.4.1: replies are told by xid and chaddr; an echo of the client identifier
+/// (RFC 6842 3) does not count, for servers cut and change it.
 #[test]
 fn replies_to_others_are_ignored() {
     let mut c = Conversation::start();
     c.at(0).sends(discover());
     c.ignores(offer(IP).late(), Ignored::OtherExchange);
     c.ignores(offer(IP).message(|m| _ = m.set_chaddr(&[2, 0, 0, 0, 0, 6])), Ignored::OtherClient);
-    c.ignores(offer(IP).with(DhcpOption::ClientIdentifier(b"\0other".to_vec())), Ignored::OtherClient);
-    c.hears(offer(IP).with(DhcpOption::ClientIdentifier(CLIENT_ID.to_vec()))).sends(request(IP));
+    c.hears(offer(IP).with(DhcpOption::ClientIdentifier(CLIENT_ID[..4].to_vec()))).sends(request(IP));
 }
 
 #[test]

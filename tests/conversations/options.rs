@@ -4,7 +4,7 @@ use super::double::{Says::*, *};
 use dhcproto::v4::{DhcpOption, Message, OptionCode, UnknownOption};
 use dhcproto::{Decodable, Decoder, Name};
 use proptest::prelude::*;
-use smol_dhcp_proxy::dhcp::Unusable::{Broadcast, Gateway, Mask};
+use smol_dhcp_proxy::dhcp::Unusable::{Broadcast, DomainName, Gateway, Mask, SearchList};
 use smol_dhcp_proxy::dhcp::{Event, Lease, Route};
 use std::net::Ipv4Addr;
 
@@ -129,6 +129,27 @@ fn what_makes_no_sense_is_told_once() {
         .says(unusable())
         .says(Changed(IP, IP));
 
+    // The good part of a text or a list is used, and the rest of it is told.
+    for (code, value, told) in [
+        (15, &b"<none> a.example"[..], DomainName),
+        (15, b"a\nb", DomainName),
+        (119, b"\x01a\x00\x03b b\x00", SearchList),
+        (119, b"\x01a\x00\x05b", SearchList),
+    ] {
+        let mut c = Conversation::start();
+        let option = DhcpOption::Unknown(UnknownOption::new(OptionCode::from(code), value.to_vec()));
+        c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1)).with(option));
+        c.says(Unusable(vec![told])).says(Bound(IP));
+    }
+
+    // Padding, and a list in plain text, are nothing to speak of.
+    for value in [&b"\x01a\x00\x00\x00"[..], b"a.example b.example"] {
+        let mut c = Conversation::start();
+        let option = DhcpOption::Unknown(UnknownOption::new(OptionCode::from(119), value.to_vec()));
+        c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1)).with(option));
+        c.says(Bound(IP));
+    }
+
     // As many as a line of the log has room for.
     let routers = (0..60).map(|n| Ipv4Addr::new(224, 0, 0, n)).collect();
     let mut c = Conversation::start();
@@ -179,10 +200,20 @@ fn search_lists() {
     assert_eq!(search(b"\x03eng\x05apple\x03com\x00\x09marketing\xc0\x04"), ["eng.apple.com", "marketing.apple.com"]);
     assert!(search(b"\xc0\x00").is_empty(), "points at itself");
     assert!(search(b"\x01a\xc0\x00").is_empty(), "a loop");
-    assert!(search(b"\x01a\xc0\x05\x01b\x00").is_empty(), "forward");
+    assert_eq!(search(b"\x01a\xc0\x05\x01b\x00"), ["b"], "forward");
     assert!(search(b"\x01a").is_empty(), "no end");
     assert!(search(b"\x03a b\x00").is_empty(), "no name");
     assert!(search(b"\x00").is_empty(), "the root");
+    // The good names count.
+    assert_eq!(search(b"\x01a\x00\x03b b\x00\x01c\x00"), ["a", "c"], "a bad name");
+    assert_eq!(search(b"\x01a\x00\xc0\x09\x01c\x00"), ["a", "c"], "a bad pointer");
+    assert_eq!(search(b"\x01a\x00\x05b"), ["a"], "no end of the second");
+    assert_eq!(search(b"\x01a\x00\x00\x00\x01c\x00\x00"), ["a", "c"], "padding");
+    assert!(search(b"\x03b.c\x00").is_empty(), "a dot in a label");
+    // As a server sends it that takes the list for a text.
+    assert_eq!(search(b"a.example b.example"), ["a.example", "b.example"]);
+    assert_eq!(search(b"a.example., b.example\0"), ["a.example", "b.example"]);
+    assert!(search(b"a.example\nb.example").is_empty(), "lines");
     let mut many = b"\x3f".to_vec();
     many.extend([b'x'; 63]);
     many.push(0);
@@ -196,10 +227,106 @@ fn names_are_names() {
     let domain = |value: &[u8]| with(&[(15, value)]).domain_name;
     assert_eq!(domain(b"example.org").as_deref(), Some("example.org"));
     assert_eq!(domain(b"example.org.\0").as_deref(), Some("example.org"));
-    for bad in [&b""[..], b"a b", b"a\nnameserver 6.6.6.6", b"a..b", b".", b"\xff", b"a\0b", &[b'x'; 64]] {
+    for bad in [&b""[..], b"a\nnameserver 6.6.6.6", b"a..b", b".", b"\xff", b"a\0b", &[b'x'; 64], b"<none>"] {
         assert_eq!(domain(bad), None, "{bad:?}");
     }
+    // Operators put a search list there, for clients that know no option 119.
+    for several in
+        [&b"a.example b.example"[..], b"a.example., b.example", b" a.example,b.example \0", b"a.example <x> b.example"]
+    {
+        let lease = with(&[(15, several)]);
+        assert_eq!(
+            (lease.domain_name.as_deref(), &lease.search[..]),
+            (Some("a.example"), &["b.example".to_owned()][..])
+        );
+    }
+    let lease = with(&[(15, b"a b"), (119, b"\x01c\x00")]);
+    assert_eq!((lease.domain_name.as_deref(), lease.search), (Some("a"), vec!["b".to_owned(), "c".to_owned()]));
     assert_eq!(with(&[(12, b"web_1")]).host_name.as_deref(), Some("web_1"));
+}
+
+/// The lease of an ACK with these options alone, each as often as it is in the list.
+fn of_options(options: &[(u8, &[u8])]) -> Lease {
+    let bytes: Vec<u8> = options
+        .iter()
+        .flat_map(|(code, value)| [&[*code, u8::try_from(value.len()).unwrap()], *value].concat())
+        .chain([255])
+        .collect();
+    let mut c = Conversation::start().without_fuzz();
+    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP));
+    let mut payload = ack(IP, hours(1)).payload_for(c.last().xid());
+    replace_options(&mut payload, &bytes);
+    c.hears_frame(&server_frame(&payload, SERVER, IP)).forget_events();
+    c.lease().clone()
+}
+
+/// Every option of fixed length, with a value and another one.
+const FIXED: [(u8, &[u8], &[u8]); 8] = [
+    (53, &[5], &[6]),
+    (54, &[10, 0, 0, 1], &[10, 0, 0, 9]),
+    (51, &[0, 0, 14, 16], &[0, 0, 0, 60]),
+    (1, &[255, 255, 255, 0], &[255, 0, 0, 0]),
+    (26, &[5, 120], &[5, 0]),
+    (28, &[10, 0, 0, 255], &[10, 0, 0, 0]),
+    (58, &[0, 0, 7, 0], &[0, 0, 6, 0]),
+    (59, &[0, 0, 8, 0], &[0, 0, 9, 0]),
+];
+
+/// The least of an ACK.
+const BASE: [(u8, &[u8]); 3] = [(53, &[5]), (54, &[10, 0, 0, 1]), (51, &[0, 0, 14, 16])];
+
+/// A server sends its own option, and its operator has added the same once more: the first one counts, and one of another
+/// length does not.
+#[test]
+fn of_an_option_that_comes_twice_the_first_of_its_length_counts() {
+    let once: Vec<(u8, &[u8])> = FIXED.iter().map(|(code, value, _)| (*code, *value)).collect();
+    let plain = of_options(&once);
+    let with = |before: &[(u8, &[u8])], behind: &[(u8, &[u8])]| of_options(&[before, &once, behind].concat());
+    for (code, value, other) in FIXED {
+        for again in [value, other, &[], &[0; 9]] {
+            assert_eq!(with(&[], &[(code, again)]), plain, "option {code}, and again {again:?}");
+            assert_eq!(with(&[], &[(code, again), (code, value)]), plain, "option {code} three times, {again:?}");
+        }
+        for cut in [&[][..], &[1; 9], &[1; 5]] {
+            assert_eq!(with(&[(code, cut)], &[]), plain, "option {code} behind {cut:?}");
+        }
+    }
+    assert_eq!(of_options(&[&once[..], &once, &once].concat()), plain, "all of them three times");
+}
+
+/// In overloaded fields, too (RFC 2131 4.1), where the options field comes first.
+#[test]
+fn an_option_comes_twice_in_two_fields() {
+    let ack = ack(IP, hours(1)).payload(|payload| {
+        replace_options(payload, &[&ACK[..], &SERVER_ID, &TIME, &[52, 1, 1, 52, 1, 1, 26, 2, 5, 120, 255]].concat());
+        payload[108..127].copy_from_slice(&[26, 2, 5, 0, 54, 4, 9, 9, 9, 9, 12, 1, b'w', 15, 3, b'o', b'r', b'g', 255]);
+    });
+    let lease = lease(ack);
+    assert_eq!((lease.mtu, lease.server_id), (Some(1400), SERVER));
+    assert_eq!((lease.host_name.as_deref(), lease.domain_name.as_deref()), (Some("w"), Some("org")));
+}
+
+/// What is said twice is said once; halves are joined (RFC 3396 7), as long as they are not the same.
+#[test]
+fn texts_and_lists_that_come_twice_are_one() {
+    let with = |options: &[(u8, &[u8])]| of_options(&[&BASE[..], options].concat());
+    let routes: &[u8] = &[24, 10, 9, 9, 10, 0, 0, 1];
+    for (code, value) in [
+        (12, &b"box"[..]),
+        (15, b"lab.example"),
+        (119, b"\x03lab\x07example\x00\x01a\xc0\x00"),
+        (3, &[10, 0, 0, 1]),
+        (6, &[8, 8, 8, 8, 9, 9, 9, 9]),
+        (42, &[10, 0, 0, 3]),
+        (121, routes),
+        (33, &[192, 168, 9, 0, 10, 0, 0, 8]),
+    ] {
+        let once = with(&[(code, value)]);
+        assert_ne!(once, with(&[]), "option {code}");
+        assert_eq!(with(&[(code, value), (code, value)]), once, "option {code} twice");
+        let (first, second) = value.split_at(value.len() / 2 + 1);
+        assert_eq!(with(&[(code, first), (code, second)]), once, "option {code} in halves");
+    }
 }
 
 /// RFC 3396: an option may come in pieces, anywhere.

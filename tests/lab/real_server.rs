@@ -46,6 +46,8 @@ pub struct Plan {
     pub domain: Option<&'static str>,
     /// An address that is kept for another machine.
     pub reserved: Option<Ipv4Addr>,
+    /// An option that dnsmasq sends beside its own: the code, a comma, the value.
+    pub forced: Option<&'static str>,
 }
 
 impl Default for Plan {
@@ -56,6 +58,7 @@ impl Default for Plan {
             t1_t2: None,
             domain: None,
             reserved: None,
+            forced: None,
         }
     }
 }
@@ -76,6 +79,9 @@ impl Plan {
         }
         if let Some(address) = self.reserved {
             text += &format!("dhcp-host={OTHER},{address}\n");
+        }
+        if let Some(option) = self.forced {
+            text += &format!("dhcp-option-force={option}\n");
         }
         text
     }

@@ -23,6 +23,7 @@ pub(super) const TRIALS: &[NamedTrial] = &[
         a_route_may_be_there_already_and_comes_before_others_of_its_metric,
     ),
     ("route::a_route_needs_no_gateway_and_the_gateway_no_prefix", a_route_needs_no_gateway_and_the_gateway_no_prefix),
+    ("route::a_route_takes_the_place_of_another_or_leaves_it", a_route_takes_the_place_of_another_or_leaves_it),
     ("route::only_the_named_route_is_removed", only_the_named_route_is_removed),
     ("route::at_expiry_the_kernel_removes_address_and_routes", at_expiry_the_kernel_removes_address_and_routes),
 ];
@@ -193,6 +194,33 @@ fn a_route_needs_no_gateway_and_the_gateway_no_prefix() -> Result {
     let nowhere = Route::default_via(GATEWAY, 9999, OURS, 100);
     assert_eq!(netlink.route_table()?.add(&nowhere).err().and_then(|error| error.errno()), Some(libc::ENODEV));
     assert!(!netlink.remove_route(&nowhere)?);
+    Ok(())
+}
+
+fn a_route_takes_the_place_of_another_or_leaves_it() -> Result {
+    let setting = Setting::with_address()?;
+    let Setting { container, netlink, link, .. } = &setting;
+    let via = |gateway| Route::default_via(gateway, link.index, OURS, 100);
+    let defaults = || -> Result<Vec<_>> {
+        Ok(container.default_routes()?.iter().map(|route| (route.gateway, route.metric)).collect())
+    };
+    let (first, _) = netlink.route_table()?.add(&via(GATEWAY))?;
+    let (second, made) = netlink.route_table()?.replace(&first, &via(OTHER_GATEWAY))?;
+    assert_eq!((second.metric, made), (100, Made::New), "at no moment there are two, or none");
+    assert_eq!(defaults()?, [(Some(OTHER_GATEWAY), 100)]);
+    assert_eq!(netlink.route_table()?.replace(&second, &second)?, (second.clone(), Made::Already));
+
+    // The broadcast address of the subnet is no gateway.
+    let refused = netlink.route_table()?.replace(&second, &via([10, 1, 0, 255].into()));
+    assert_eq!(refused.err().and_then(|error| error.errno()), Some(libc::EINVAL));
+    assert_eq!(defaults()?, [(Some(OTHER_GATEWAY), 100)], "the old one stays");
+
+    // One that is there no more leaves no place to take, and neither does one that belongs to others.
+    assert!(netlink.remove_route(&second)?);
+    container.add_default_route("mv0", OTHER_GATEWAY, 100)?;
+    let (beside, _) = netlink.route_table()?.replace(&second, &via(GATEWAY))?;
+    assert_eq!(beside.metric, 101);
+    assert_eq!(defaults()?, [(Some(OTHER_GATEWAY), 100), (Some(GATEWAY), 101)]);
     Ok(())
 }
 

@@ -1,10 +1,11 @@
 //! Containers and servers with habits of their own.
 
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
 use dhcproto::v4::MessageType;
 
+use crate::lab::route_news::{Change, RouteNews};
 use crate::lab::server::{Server, Settings};
 use crate::lab::topology::{LINK, SERVER, SERVER_LINK};
 use crate::lab::{Result, eventually};
@@ -20,6 +21,8 @@ pub(crate) const TRIALS: &[Named] = &[
     ("odd::a_default_route_that_is_there", a_default_route_that_is_there),
     ("odd::an_address_that_is_there", an_address_that_is_there),
     ("odd::a_server_without_router", no_router),
+    ("odd::a_router_that_changes_leaves_no_gap", a_router_that_changes),
+    ("odd::a_router_that_the_kernel_refuses_is_told_once", a_router_that_is_refused),
     ("odd::a_lease_without_end", a_lease_without_end),
 ];
 
@@ -169,6 +172,48 @@ fn no_router() -> Result {
     assert!(container.address()?.is_some());
     assert_eq!(container.namespace.default_routes()?, []);
     stage.teardown(0).map(drop)
+}
+
+/// A container without a default route for a moment loses connections.
+fn a_router_that_changes() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0].namespace;
+    let server = Server::start(&stage.topology.server, SERVER_LINK, renewed_each_second())?;
+    stage.setup(0)?;
+    let news = RouteNews::open(container)?;
+    server.change(|settings| settings.router = Some([10, 88, 0, 2].into()));
+    let gateway = || Ok(container.default_routes()?.iter().find_map(|route| route.gateway.filter(|it| *it != SERVER)));
+    assert_eq!(eventually("the new router", SOON, gateway)?, Ipv4Addr::new(10, 88, 0, 2));
+    assert_eq!(news.take()?, [Change::Set], "it takes the place of the old one");
+    let routes = container.default_routes()?;
+    assert_eq!((routes.len(), routes[0].metric), (1, 100), "{routes:?}");
+    stage.teardown(0)?;
+    assert_eq!(container.default_routes()?, []);
+    Ok(())
+}
+
+/// A mistake of the operator's costs no address, and no default route of before.
+fn a_router_that_is_refused() -> Result {
+    let stage = stage(1, &[])?;
+    let container = &stage.topology.containers[0].namespace;
+    let server = Server::start(&stage.topology.server, SERVER_LINK, renewed_each_second())?;
+    stage.setup(0)?;
+    let before = container.default_routes()?;
+    // The broadcast address of the subnet.
+    server.change(|settings| settings.router = Some([10, 88, 255, 255].into()));
+    let renewals = server.heard_of(MessageType::Request).len();
+    server.await_message(MessageType::Request, renewals + 3, 2 * SOON)?;
+    assert_eq!(container.default_routes()?, before);
+    let words = "ignoring the route to 0.0.0.0/0 via 10.88.255.255 from 10.88.0.1: ";
+    assert_eq!(stage.unit.log()?.matches(words).count(), 1, "it is said once");
+    stage.teardown(0)?;
+    assert_eq!(container.default_routes()?, []);
+    Ok(())
+}
+
+fn renewed_each_second() -> Settings {
+    let seconds = Duration::from_secs;
+    Settings { lease: seconds(60), t1: Some(seconds(1)), t2: Some(seconds(40)), ..Settings::default() }
 }
 
 fn a_lease_without_end() -> Result {
