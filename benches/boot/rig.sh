@@ -54,20 +54,20 @@ for ((i = 0; i < $2; i++)); do podman_ rm -f -t 0 c$i; done
 echo $(((started - began) / 1000000)) $((($(now) - started) / 1000000))
 TURN
 chmod +x $root/usr/turn
-install_their_units
+install_peer_units
 in_rig systemctl daemon-reload
 
 # turn SUBJECT: what to start, then the turn.
 turn() {
     case $1 in
         ours) in_rig systemctl start $socket ;;
-        netavark) in_rig systemctl start $theirs.socket ;;
+        netavark) in_rig systemctl start $peer.socket ;;
         bridge) ;;
     esac
     local network=lan
     [ $1 != bridge ] || network=br
     echo "turn $1 $(in_rig /usr/turn $network "$2")"
-    in_rig systemctl --quiet stop $service $theirs.service
+    in_rig systemctl --quiet stop $socket $service $peer.socket $peer.service
 }
 for subject in bridge ours netavark; do turn $subject 1 > /dev/null; done
 for ((round = 0; round < rounds; round++)); do

@@ -14,19 +14,17 @@ source $lab/systemd-host.bash
 
 options -a 0.2
 # netavark's beside it, with another socket: two cannot have the same path.
-install_their_units
-sed -i 's|%t/podman|/run/peer|' $etc/$theirs.socket
-sed -i 's|-a 30|-d /run/peer -a 1|' $etc/$theirs.service
-# Each stops the other where both listen on one path.
-sed -i '/^Conflicts=/d' $etc/$socket
+install_peer_units
+sed -i 's|%t/podman|/run/peer|' $etc/$peer.socket
+sed -i 's|-a 30|-d /run/peer -a 1|' $etc/$peer.service
 in_rig mkdir -p /run/peer
 in_rig systemctl daemon-reload
 in_rig systemctl restart $socket
-in_rig systemctl start $theirs.socket
+in_rig systemctl start $peer.socket
 made=0
 for namespaces in 0 10 100; do
     while [ $made -lt $namespaces ]; do in_rig ip netns add n$((made += 1)); done
-    in_rig env FIRST_CALL_ROUNDS="$ROUNDS" client ours $sock $service netavark /run/peer/nv-proxy.sock $theirs.service |
+    in_rig env FIRST_CALL_ROUNDS="$ROUNDS" client ours $sock $service netavark /run/peer/nv-proxy.sock $peer.service |
         sed "s/^/FIGURE $namespaces /"
 done
 say "systemd $(in_rig systemctl --version | awk '{ print $2; exit }')"

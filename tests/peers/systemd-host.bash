@@ -21,6 +21,14 @@ install_their_units() {
     sed 's|@@NETAVARK@@|/usr/bin/netavark|' "$lab/netavark-units/$theirs.service.in" > $vendor/$theirs.service
 }
 
+# Both side by side, as no host has them: netavark's own names are others of ours.
+peer=peer
+install_peer_units() {
+    sed "s|$theirs|$peer|g" "$lab/netavark-units/$theirs.socket" > $etc/$peer.socket
+    sed -e 's|@@NETAVARK@@|/usr/bin/netavark|' -e "s|$theirs|$peer|g" "$lab/netavark-units/$theirs.service.in" \
+        > $etc/$peer.service
+}
+
 rig_prepare
 cp $lab/bin/* $root/usr/bin/
 if [ $unit = $theirs ]; then install_their_units; else cp $lab/units/smol-dhcp-proxy* $etc/; fi
