@@ -1,7 +1,8 @@
 //! DHCP messages (RFC 2131 2): reading a server's, writing ours.
 
+use super::lease::is_station;
 use super::option::{self, Options};
-use super::{Config, Ignored, Mac};
+use super::{Config, Ignored, Mac, Plainness};
 use smoltcp::wire::{ArpHardware, DhcpFlags, DhcpMessageType, DhcpOpCode, DhcpPacket, EthernetAddress};
 use std::net::Ipv4Addr;
 
@@ -14,7 +15,7 @@ const MAGIC: u32 = 0x6382_5363;
 /// BOOTP's length (RFC 951 3): some relays still drop what is shorter.
 const SHORTEST: usize = 300;
 
-/// The least that option 57 may say (RFC 2132 9.10).
+/// The least that option 57 may say (RFC 2132 9.10), which is what a server that is told nothing keeps to.
 const SMALLEST_MAX: u16 = 576;
 
 /// A server's message to us. One that does not say of what type it is, is none (RFC 2131 3).
@@ -28,13 +29,15 @@ pub(super) struct Reply {
     pub(super) next_server: Option<Ipv4Addr>,
     /// The station that put the message on this link: the server, or the router or relay in between.
     pub(super) from: Mac,
+    /// The address that it came from, which is the server's own where there is no relay in between.
+    source: Ipv4Addr,
     pub(super) options: Options,
 }
 
 impl Reply {
     /// Reads a UDP payload that `from` sent; fails unless it is a DHCP reply for this very client
     /// (RFC 2131 table 3).
-    pub(super) fn read(payload: &[u8], from: Mac, config: &Config) -> Result<Self, Ignored> {
+    pub(super) fn read(payload: &[u8], (from, source): (Mac, Ipv4Addr), config: &Config) -> Result<Self, Ignored> {
         let packet = DhcpPacket::new_checked(payload).map_err(|_| Ignored::Malformed)?;
         if packet.opcode() != DhcpOpCode::Reply || packet.magic_number() != MAGIC {
             return Err(Ignored::Malformed);
@@ -43,8 +46,10 @@ impl Reply {
             return Err(Ignored::OtherClient);
         }
         let options = Options::collect(&payload[HEADER..], &payload[FILE], &payload[SNAME]);
-        // RFC 6842 3: an echoed client identifier tells apart clients that share one MAC (ipvlan).
-        if options.bytes(option::CLIENT_ID).is_some_and(|id| id != config.sent_client_id()) {
+        // RFC 6842 3: an echoed client identifier tells apart clients that share one MAC (ipvlan). Where we have sent none,
+        // it is the server's own idea.
+        let was_sent = !config.client_id.is_empty() && Plainness::of(packet.transaction_id()).has_client_id();
+        if was_sent && options.bytes(option::CLIENT_ID).is_some_and(|id| id != config.sent_client_id()) {
             return Err(Ignored::OtherClient);
         }
         let message_type = options.byte(option::MESSAGE_TYPE).ok_or(Ignored::Incomplete("message type"))?;
@@ -54,6 +59,7 @@ impl Reply {
             address: packet.your_ip(),
             next_server: Some(packet.server_ip()).filter(|address| !address.is_unspecified()),
             from,
+            source,
             options,
         })
     }
@@ -65,7 +71,13 @@ impl Reply {
 
     /// The server's identifier (option 54).
     pub(super) fn server(&self) -> Option<Ipv4Addr> {
-        self.options.address(option::SERVER_ID)
+        self.options.address(option::SERVER_ID).filter(|address| is_station(*address))
+    }
+
+    /// The address that stands for the server where it gives no identifier: the one that the message came from, else
+    /// `siaddr`.
+    pub(super) fn sender(&self) -> Option<Ipv4Addr> {
+        Some(self.source).into_iter().chain(self.next_server).find(|address| is_station(*address))
     }
 }
 
@@ -99,6 +111,7 @@ impl Request {
 
     /// The UDP payload. Which fields and options go with which message is RFC 2131 table 5.
     pub(super) fn write(&self, config: &Config) -> Vec<u8> {
+        let plainness = Plainness::of(self.xid);
         // With zeros in all that is not for us to fill in, and in all flags but one.
         let mut out = vec![0; HEADER];
         let mut packet = DhcpPacket::new_unchecked(&mut out[..]);
@@ -118,8 +131,8 @@ impl Request {
         }
 
         option::put(&mut out, option::MESSAGE_TYPE, &[self.message_type.into()]);
-        // The same in all messages (RFC 2131 4.2, RFC 4361 6.4).
-        if !config.client_id.is_empty() {
+        // The same in all messages of a lease (RFC 2131 4.2, RFC 4361 6.4).
+        if !config.client_id.is_empty() && plainness.has_client_id() {
             option::put(&mut out, option::CLIENT_ID, &config.client_id);
         }
         if let Some(server) = self.server {
@@ -131,16 +144,18 @@ impl Request {
         if let Some(words) = &self.words {
             option::put(&mut out, option::MESSAGE, words.as_bytes());
         }
-        if self.message_type == DhcpMessageType::Discover {
-            // RFC 4039 3 and 4: in every DISCOVER, and nowhere else. Servers that do not know it make an OFFER as ever.
+        if self.message_type == DhcpMessageType::Discover && config.rapid_commit && plainness.has_rapid_commit() {
+            // RFC 4039 3 and 4: in a DISCOVER, and nowhere else. Servers that do not know it make an OFFER as ever.
             option::put(&mut out, option::RAPID_COMMIT, &[]);
         }
         // RFC 2131 table 5: who gives an address back, or turns it down, asks for nothing.
         if self.is_question() {
-            put_name(&mut out, config);
-            // The same wishes each time (RFC 2131 3.5).
-            option::put(&mut out, option::MAX_MESSAGE_SIZE, &config.max_message_size.max(SMALLEST_MAX).to_be_bytes());
-            option::put(&mut out, option::PARAMETER_REQUEST_LIST, &option::WANTED);
+            put_name(&mut out, config, plainness);
+            // The same wishes each time (RFC 2131 3.5), as far as the server has answered them.
+            if config.max_message_size >= SMALLEST_MAX && plainness.has_message_size() {
+                option::put(&mut out, option::MAX_MESSAGE_SIZE, &config.max_message_size.to_be_bytes());
+            }
+            option::put(&mut out, option::PARAMETER_REQUEST_LIST, plainness.wanted());
         }
         // RFC 2131 4.1: END comes last.
         out.push(option::END);
@@ -150,10 +165,12 @@ impl Request {
 }
 
 /// Says what the client is called, in one way only: RFC 4702 3.1 wants no option 12 beside option 81.
-fn put_name(out: &mut Vec<u8>, config: &Config) {
-    if let Some(fqdn) = config.fqdn.as_deref().and_then(option::client_fqdn) {
+fn put_name(out: &mut Vec<u8>, config: &Config, plainness: Plainness) {
+    let fqdn = config.fqdn.as_deref().filter(|_| plainness.has_fqdn()).and_then(option::client_fqdn);
+    let host_name = config.host_name.as_deref().filter(|name| !name.is_empty() && plainness.has_host_name());
+    if let Some(fqdn) = fqdn {
         option::put(out, option::CLIENT_FQDN, &fqdn);
-    } else if let Some(name) = config.host_name.as_deref().filter(|name| !name.is_empty()) {
+    } else if let Some(name) = host_name {
         option::put(out, option::HOST_NAME, name.as_bytes());
     }
 }

@@ -57,6 +57,22 @@ pub(super) const WANTED: [u8; 14] = [
     DOMAIN_SEARCH,
 ];
 
+/// The options that netavark's proxy asks for.
+pub(super) const WANTED_BY_NETAVARK: [u8; 9] = [
+    SUBNET_MASK,
+    CLASSLESS_ROUTES,
+    CLASSLESS_ROUTES_MICROSOFT,
+    ROUTERS,
+    DNS_SERVERS,
+    HOST_NAME,
+    DOMAIN_NAME,
+    MTU,
+    NTP_SERVERS,
+];
+
+/// The options that no lease is of use without.
+pub(super) const WANTED_AT_LEAST: [u8; 3] = [SUBNET_MASK, ROUTERS, DNS_SERVERS];
+
 /// More names than any resolver looks through; bounds what compressed names can unfold to.
 const MAX_NAMES: usize = 32;
 

@@ -17,7 +17,7 @@
 //! | `settings.rs` | what a lease puts on the link, and how to undo it |
 //! | `state.rs` | the directory of the files, its lock, and which of them are believed |
 //! | `record.rs`, `leases.rs` | one lease at rest, and the files of them all |
-//! | `memory.rs` | which address a container had |
+//! | `memory.rs`, `networks.rs` | which address a container had, and what its network is like |
 //! | `reply.rs` | the lease in the caller's terms |
 //! | `words.rs` | leases in the log |
 //! | `error.rs` | whose fault it is, and the words for it |
@@ -29,6 +29,7 @@ mod identity;
 mod leases;
 mod logging;
 mod memory;
+mod networks;
 mod pace;
 mod podman;
 mod record;

@@ -58,7 +58,6 @@ pub(super) struct Table {
     file: LeaseFile,
     adoption: Adoption,
     identity: Identity,
-    memory: RefCell<Memory>,
     /// The file does not say all that it should.
     pub(super) unsaved: Cell<bool>,
     /// Somebody is going to write it.
@@ -137,7 +136,7 @@ impl Table {
         sleep: Sleep,
     ) -> Rc<Self> {
         Rc::new(Self {
-            commons: Rc::new(Commons { runtime, habits }),
+            commons: Rc::new(Commons { runtime, habits, memory: RefCell::new(memory) }),
             idle,
             pace: Pace::new(),
             sleep,
@@ -149,7 +148,6 @@ impl Table {
             file,
             adoption: Adoption::default(),
             identity,
-            memory: RefCell::new(memory),
             unsaved: Cell::default(),
             saving: Cell::default(),
             trouble: RefCell::default(),
@@ -220,7 +218,8 @@ impl Table {
             }));
             claim = Finish(Some(ending)).await;
         }
-        let wish = self.memory.borrow_mut().recall(request.who());
+        let wish = self.commons.memory.borrow_mut().recall(request.who());
+        let asked = request.clone();
         self.note(&key, &Record::intent(&request, &site));
         self.persist().await;
         let leased = async |session: &Session| self.noted(&key, session, Change::Settings).await;
@@ -232,7 +231,13 @@ impl Table {
             claim.cancelled().await;
             Err(Error::Superseded)
         };
-        let mut session = or(cancelled, acquisition).await?;
+        let acquired = or(cancelled, acquisition).await;
+        if let (Some(wish), Err(error)) = (wish, &acquired)
+            && error.is_of_network()
+        {
+            self.commons.memory.borrow_mut().forget(asked.who(), wish);
+        }
+        let mut session = acquired?;
         let lease = session.reply().expect("acquired");
         session.settle();
         claim.settle(self.hold(key.clone(), session));
@@ -347,7 +352,7 @@ impl Table {
     /// Keeps in mind what a container had that is about to lose it.
     pub(super) fn remember(&self, who: Option<Who<'_>>, record: &Record) {
         if let (Some(who), Some(address)) = (who, record.address()) {
-            self.memory.borrow_mut().remember(who, address);
+            self.commons.memory.borrow_mut().remember(who, address);
         }
     }
 }
@@ -406,6 +411,9 @@ pub(super) mod tests {
             client_id: ClientId::Container,
             fqdn: false,
             mtu: MtuRule::Lower,
+            rapid_commit: true,
+            servers: Vec::new(),
+            denied_servers: Vec::new(),
         };
         let directory = StateDirectory::lock(&folder.join("lock")).unwrap();
         let (file, memory) = (LeaseFile::new(&directory, "leases"), Memory::new(&directory, "known"));

@@ -1,11 +1,8 @@
 //! The first lease of a container, for which a caller waits.
 
-use std::future::pending;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::time::Duration;
-
-use futures_lite::future::or;
 
 use super::{Commons, Next, Session, Undoing, seed};
 use crate::dhcp::{self, Client, Event, Lost};
@@ -13,9 +10,8 @@ use crate::proxy::error::Error;
 use crate::proxy::request::Request;
 use crate::proxy::settings::{Place, Settings};
 use crate::proxy::site::{LinkState, Site};
-use crate::proxy::words::{Brief, remark};
+use crate::proxy::words::Brief;
 use crate::rt;
-use crate::time::Instant;
 
 impl Session {
     /// Gets a lease, `wish` if the server will, and puts it on the link. All or nothing. Each lease is made known to
@@ -29,42 +25,32 @@ impl Session {
     ) -> Result<Self, Error> {
         let patience = commons.habits.acquisition.unwrap_or(Duration::MAX);
         // A caller without a deadline waits all the same, which is to be known.
-        let config = dhcp::Config { deadline: Some(patience), requested: wish, ..commons.config(&mut request) };
+        let mut config = dhcp::Config { deadline: Some(patience), requested: wish, ..commons.config(&mut request) };
         let wire = site.open(&request)?;
         // A carrier may come by itself; who sets an interface up did so before he called.
         if wire.state == LinkState::Down {
             return Err(Error::LinkDown(request.container_interface));
         }
+        config.fit_mtu(wire.mtu);
         let now = rt::now();
         let client = Client::new(config, seed()?, now);
         let mut session = Self::new(commons, request, site, client, Settings::default());
         session.before_undoing = Some(undoing);
         session.wire = Some(wire);
         session.mind_link();
-        session.bind(now + patience, leased).await?;
+        session.bind(leased).await?;
         Ok(session)
     }
 
     /// Asks until there is a lease that nobody disputes, and puts it on the link.
-    async fn bind(&mut self, deadline: Instant, leased: impl AsyncFn(&Self)) -> Result<(), Error> {
-        let (commons, interface) = (Rc::clone(&self.commons), self.request.container_interface.clone());
-        let no_answer = |why| Error::NoAnswer { interface: interface.clone(), why };
-        // Once bound, the client asks on for ever; the caller does not wait for ever.
-        let mut disputed: Option<dhcp::Why> = None;
+    async fn bind(&mut self, leased: impl AsyncFn(&Self)) -> Result<(), Error> {
         loop {
-            let late = async {
-                let Some(why) = disputed.clone() else { return pending().await };
-                commons.sleep_until(deadline).await;
-                Err(no_answer(why))
+            let event = match self.next().await {
+                Next::Event(event) => event,
+                Next::Gone(why) | Next::OtherMac(why) => return Err(Error::Vanished(why)),
+                Next::Rest(_) => unreachable!("only what is settled rests"),
             };
-            let event = async {
-                match self.next().await {
-                    Next::Event(event) => Ok(event),
-                    Next::Gone(why) | Next::OtherMac(why) => Err(Error::Vanished(why)),
-                    Next::Rest(_) => unreachable!("only what is settled rests"),
-                }
-            };
-            match or(event, late).await? {
+            match event {
                 Event::Bound(lease) => {
                     log::info!("{self}: {}", Brief(&lease));
                     self.tell_cut_search_list(&lease);
@@ -74,19 +60,18 @@ impl Session {
                     // By now there may be an answer of somebody who has the address; later ones `keep` hears.
                     self.hear_what_arrived();
                     if self.client.lease().is_some() {
+                        self.learn_plainness();
                         return Ok(());
                     }
                 }
-                Event::Lost { old, why: why @ Lost::Conflict { by } } => {
-                    self.lose(&old, &why);
-                    disputed = Some(dhcp::Why::InUse { address: old.address, server: old.server_id, by });
+                // The client goes on until its deadline.
+                Event::Lost { old, why: why @ Lost::Conflict { .. } } => self.lose(&old, &why),
+                Event::GaveUp(why) => {
+                    return Err(Error::NoAnswer { interface: self.request.container_interface.clone(), why });
                 }
-                Event::GaveUp(why) => return Err(no_answer(why)),
-                event => match remark(&event) {
-                    Some(remark) => log::warn!("{self}: {remark}"),
-                    // All others need a lease that is kept.
-                    None => log::debug!("{self}: {event:?} in a Setup"),
-                },
+                event if self.remark(&event) => {}
+                // All others need a lease that is kept.
+                event => log::debug!("{self}: {event:?} in a Setup"),
             }
         }
     }
