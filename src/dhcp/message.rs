@@ -180,6 +180,7 @@ mod tests {
     use super::*;
     use proptest::collection::vec;
     use proptest::prelude::*;
+    use proptest::sample::select;
 
     fn address() -> impl Strategy<Value = Option<Ipv4Addr>> {
         prop::option::of((1..=u32::MAX).prop_map(Ipv4Addr::from))
@@ -196,9 +197,11 @@ mod tests {
             client_id in vec(any::<u8>(), 0..300),
             host_name in prop::option::of("[a-z]{0,300}"),
             fqdn in prop::option::of("[a-z]{1,9}\\.[a-z ]{1,9}"),
-            (broadcast, kind) in (any::<bool>(), prop::sample::select(vec![1, 3, 4, 7])),
+            (broadcast, rapid_commit, kind) in (any::<bool>(), any::<bool>(), select(vec![1, 3, 4, 7])),
         ) {
-            let config = Config { host_name, fqdn, broadcast, max_message_size, ..Config::new(mac, client_id) };
+            let config =
+                Config { host_name, fqdn, broadcast, rapid_commit, max_message_size, ..Config::new(mac, client_id) };
+            let plainness = Plainness::of(xid);
             let request = Request { ciaddr, requested, server, ..Request::new(kind.into(), xid, secs) };
             let payload = request.write(&config);
 
@@ -214,17 +217,21 @@ mod tests {
             prop_assert_eq!(flagged, broadcast && asks && ciaddr.is_none());
             let options = Options::collect(&payload[HEADER..], &payload[FILE], &payload[SNAME]);
             prop_assert_eq!(options.byte(option::MESSAGE_TYPE), Some(kind));
-            prop_assert_eq!(options.bytes(option::CLIENT_ID).unwrap_or_default(), config.sent_client_id());
+            let client_id = config.sent_client_id();
+            let client_id = if plainness == Plainness::Bare { &[] } else { client_id };
+            prop_assert_eq!(options.bytes(option::CLIENT_ID).unwrap_or_default(), client_id);
             prop_assert_eq!(options.address(option::REQUESTED_ADDRESS), requested);
             prop_assert_eq!(options.address(option::SERVER_ID), server);
-            prop_assert_eq!(options.bytes(option::RAPID_COMMIT).is_some(), kind == 1);
+            let rapid = kind == 1 && rapid_commit && plainness == Plainness::Full;
+            prop_assert_eq!(options.bytes(option::RAPID_COMMIT).is_some(), rapid);
             let wanted = options.bytes(option::PARAMETER_REQUEST_LIST);
-            prop_assert_eq!(wanted, asks.then_some(&option::WANTED[..]));
-            let largest = asks.then_some(max_message_size.max(SMALLEST_MAX));
+            prop_assert_eq!(wanted, asks.then_some(plainness.wanted()));
+            let is_rich = plainness < Plainness::LikeNetavark;
+            let largest = Some(max_message_size).filter(|size| asks && is_rich && *size >= SMALLEST_MAX);
             prop_assert_eq!(options.short(option::MAX_MESSAGE_SIZE), largest);
-            let whole_name = config.fqdn.as_deref().and_then(option::client_fqdn).filter(|_| asks);
+            let whole_name = config.fqdn.as_deref().and_then(option::client_fqdn).filter(|_| asks && is_rich);
             let name = config.host_name.as_deref().map(|name| &name.as_bytes()[..name.len().min(255)]);
-            let name = name.filter(|name| asks && whole_name.is_none() && !name.is_empty());
+            let name = name.filter(|name| asks && whole_name.is_none() && !name.is_empty() && plainness < Plainness::Bare);
             prop_assert_eq!(options.bytes(option::CLIENT_FQDN), whole_name.as_deref());
             prop_assert_eq!(options.bytes(option::HOST_NAME), name);
         }

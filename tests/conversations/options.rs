@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 
 fn lease(ack: Answer) -> Lease {
     let mut c = Conversation::start().without_fuzz();
-    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack).forget_events();
+    c.at(0).sends(discover()).hears(bare_offer(IP)).sends(request(IP)).hears(ack).forget_events();
     c.lease().clone()
 }
 

@@ -22,10 +22,6 @@ const ANNOUNCE: Duration = Duration::from_secs(2);
 pub(super) const ROUND: Duration = Duration::from_secs(60);
 /// A lease that was held longer than this has made good for earlier setbacks.
 const STABLE: Duration = Duration::from_secs(128);
-/// From that many conflicts on, one new address in [`RATE_LIMIT`] is enough: MAX_CONFLICTS and RATE_LIMIT_INTERVAL
-/// (RFC 5227 1.1, 2.1.1).
-const MAX_CONFLICTS: u32 = 10;
-const RATE_LIMIT: Duration = Duration::from_secs(60);
 /// RFC 2131 3.1 (5): the least to wait after a DECLINE.
 const AFTER_DECLINE: Duration = Duration::from_secs(10);
 
@@ -127,18 +123,15 @@ impl Client {
 
     /// The first setback is forgiven, and after it nothing waits: an address that was just declined is marked in its
     /// server, and RFC 2131 3.1 (5) wants 10 s there only lest client and server go round in circles. From the second
-    /// one on it is kept, unless a caller waits: then the second conflict is forgiven as well, and the waits that double
-    /// take the place of the rate of RFC 5227 2.1.1. A caller's patience is bounded, and so is the hourly allowance.
+    /// one on it is kept, unless a caller waits: then the second conflict is forgiven as well, and the waits double to
+    /// 8 s and no more, where RFC 5227 2.1.1 wants a minute after ten conflicts (RFC 5227 1.1). A caller's patience is
+    /// bounded, and so is the hourly allowance. Where no caller waits, they double to two minutes.
     fn set_back(&mut self, in_use: bool, now: Instant) -> State {
         self.setbacks = self.setbacks.saturating_add(1);
         let somebody_waits = self.search.deadline.is_some();
         let forgiven = u32::from(in_use && somebody_waits);
         let wait = self.backoff.start_over(self.setbacks - forgiven, somebody_waits);
-        let least = match (in_use && !somebody_waits, self.setbacks) {
-            (true, MAX_CONFLICTS..) => RATE_LIMIT,
-            (true, 2..) => AFTER_DECLINE,
-            _ => Duration::ZERO,
-        };
+        let least = if in_use && !somebody_waits && self.setbacks > 1 { AFTER_DECLINE } else { Duration::ZERO };
         State::Init { at: now + wait.max(least) }
     }
 
