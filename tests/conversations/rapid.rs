@@ -26,7 +26,7 @@ fn without_it_all_is_as_ever() {
     let mut c = Conversation::start();
     c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP));
     assert!(!c.last().opts().contains(OptionCode::RapidCommit));
-    c.ignores(rapid_ack().from(OTHER_SERVER), Ignored::OtherServer(OTHER_SERVER));
+    c.ignores(rapid_ack().of(OTHER_IP).from(OTHER_SERVER), Ignored::OtherServer(OTHER_SERVER));
     c.hears(ack(IP, hours(1))).says(Bound(IP));
 }
 
