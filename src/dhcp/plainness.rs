@@ -26,16 +26,17 @@ impl Plainness {
     pub const ALL: [Self; 4] = [Self::Full, Self::NoShortcuts, Self::LikeNetavark, Self::Bare];
 
     /// Returns the plainness of the `unanswered`-th DISCOVER of a search (1 is the first): two full ones, for frames do
-    /// get lost, then step by step. A network that is deaf to all of them is not a matter of options: from then on every
-    /// other DISCOVER is full, and none is plainer than netavark's.
+    /// get lost, then step by step. A network that is deaf to all of them may be a switch port that opens later: until a
+    /// caller has gone, no DISCOVER is plainer than netavark's then. In a search that goes on for longer each has its turn.
     pub(super) fn of_discover(unanswered: u32) -> Self {
         match unanswered {
             0..=2 => Self::Full,
             3 => Self::NoShortcuts,
             4 => Self::LikeNetavark,
             5 => Self::Bare,
-            later if later % 2 == 0 => Self::Full,
-            _ => Self::LikeNetavark,
+            6 | 8 | 10 => Self::Full,
+            7 | 9 => Self::LikeNetavark,
+            later => [Self::Full, Self::LikeNetavark, Self::Bare][(later % 3) as usize],
         }
     }
 
@@ -105,8 +106,9 @@ mod tests {
     #[test]
     fn it_gets_plainer_step_by_step_and_then_takes_turns() {
         use Plainness::{Bare, Full, LikeNetavark, NoShortcuts};
-        let steps = (1..=9).map(Plainness::of_discover);
-        let expected = [Full, Full, NoShortcuts, LikeNetavark, Bare, Full, LikeNetavark, Full, LikeNetavark];
+        let steps = (1..=14).map(Plainness::of_discover);
+        let first = [Full, Full, NoShortcuts, LikeNetavark, Bare, Full, LikeNetavark, Full, LikeNetavark, Full];
+        let expected = [&first[..], &[Bare, Full, LikeNetavark, Bare]].concat();
         assert_eq!(steps.collect::<Vec<_>>(), expected);
     }
 }

@@ -228,8 +228,8 @@ impl Referee {
                 remember(&mut self.claims, (claimed, arp.from));
             }
             Input::Frame(Some(reply)) if reply.message_type == OFFER && before == "SELECTING" => {
-                if let (Some(server), Some(address)) = (reply.server, reply.yiaddr) {
-                    remember(&mut self.offers, (reply.xid, server, address));
+                if let Some(address) = reply.yiaddr {
+                    remember(&mut self.offers, (reply.xid, reply.server.unwrap_or(NOBODY), address));
                 }
                 if accepted {
                     self.offer_since.get_or_insert(now);
@@ -420,7 +420,9 @@ impl Referee {
                     (None, Some(address), server) => {
                         assert!(self.in_use.is_none(), "REQUEST of another address with a lease in use");
                         self.judge_broadcast(heard);
-                        let offered = |server| self.offers.contains(&(heard.xid, server, address));
+                        // An OFFER in no name is its sender's, who is not known here.
+                        let offered =
+                            |server| [server, NOBODY].iter().any(|by| self.offers.contains(&(heard.xid, *by, address)));
                         assert!(server.is_none_or(offered), "REQUEST of {address}, which was not offered");
                         assert!(!heard.rapid, "rapid commit is for a DISCOVER");
                     }
@@ -439,7 +441,8 @@ impl Referee {
                 self.stale = self.exchange.map(|exchange| exchange.xid);
             }
             RELEASE => {
-                let acknowledged = self.ack.map(|ack| (ack.yiaddr, ack.server));
+                // An ACK in no name is its sender's, who is not known here.
+                let acknowledged = self.ack.map(|ack| (ack.yiaddr, ack.server.or(heard.server)));
                 let held = held.map(|held| (Some(held.address), Some(held.server))).or(acknowledged);
                 assert_eq!(held, Some((heard.ciaddr, heard.server)), "in a RELEASE");
                 assert_eq!((heard.requested, heard.from_ip), (None, heard.ciaddr), "in a RELEASE");
