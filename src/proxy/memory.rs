@@ -7,7 +7,6 @@ use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
 
 use siphasher::sip::SipHasher24;
 
@@ -15,6 +14,7 @@ use super::networks::Networks;
 use super::request::Mac;
 use super::state::StateDirectory;
 use crate::dhcp::Plainness;
+use crate::rt;
 
 /// How many containers are remembered; the one whose lease ended longest ago is forgotten first.
 const CONTAINERS: usize = 1000;
@@ -115,14 +115,14 @@ impl Memory {
     /// Notes how plain the message was that a server of a network has answered. Returns whether it is news.
     pub(super) fn note_plainness(&mut self, network: &str, plainness: Plainness) -> bool {
         self.entries();
-        let line = self.networks.note_plainness(network, plainness, since_epoch());
+        let line = self.networks.note_plainness(network, plainness, rt::now());
         line.inspect(|line| self.keep(line)).is_some()
     }
 
     /// Returns how plain the first DISCOVER on a network has to be.
     pub(super) fn plainness(&mut self, network: &str) -> Plainness {
         self.entries();
-        self.networks.plainness(network, since_epoch())
+        self.networks.plainness(network, rt::now())
     }
 
     /// The address of the one with these names; else the latest of those with the same client identifier; else of those
@@ -240,11 +240,6 @@ impl Names {
         let mac = hash(0, &mac.0);
         Self { client: if client_id.is_empty() { mac } else { hash(1, client_id) }, mac }
     }
-}
-
-/// The time since the epoch of Unix. The boot clock of all else begins anew with each boot, and this file outlives that.
-fn since_epoch() -> Duration {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::dhcp::Plainness;
+use crate::time::Instant;
 
 use super::request::Mac;
 
@@ -21,8 +22,8 @@ pub(super) struct Networks(BTreeMap<String, Network>);
 #[derive(Debug, Default)]
 struct Network {
     proxy_arp: Vec<Mac>,
-    /// When the plainness was found out, since the epoch of Unix.
-    plainness: Option<(Plainness, Duration)>,
+    /// And when it was found out. The clock begins anew with each boot, so what is later than now is of before.
+    plainness: Option<(Plainness, Instant)>,
 }
 
 impl Networks {
@@ -31,10 +32,12 @@ impl Networks {
         self.0.get(network).map(|network| network.proxy_arp.clone()).unwrap_or_default()
     }
 
-    /// Returns how plain the first DISCOVER of a search has to be; `now` counts from the epoch of Unix.
-    pub(super) fn plainness(&self, network: &str, now: Duration) -> Plainness {
+    /// Returns how plain the first DISCOVER of a search has to be.
+    pub(super) fn plainness(&self, network: &str, now: Instant) -> Plainness {
         let known = self.0.get(network).and_then(|network| network.plainness);
-        known.filter(|(_, since)| now.abs_diff(*since) < VALID).map_or(Plainness::Full, |(plainness, _)| plainness)
+        known
+            .filter(|(_, since)| *since <= now && now - *since < VALID)
+            .map_or(Plainness::Full, |(plainness, _)| plainness)
     }
 
     /// Notes a station that answers ARP for every address. Returns the line to be kept, if it is news.
@@ -51,7 +54,7 @@ impl Networks {
     }
 
     /// Notes how plain the message was that a server has answered. Returns the line to be kept, if it is news.
-    pub(super) fn note_plainness(&mut self, network: &str, plainness: Plainness, now: Duration) -> Option<String> {
+    pub(super) fn note_plainness(&mut self, network: &str, plainness: Plainness, now: Instant) -> Option<String> {
         if self.plainness(network, now) == plainness {
             return None;
         }
@@ -70,7 +73,10 @@ impl Networks {
             }
             PLAINNESS => {
                 let plainness = Plainness::ALL.into_iter().find(|plainness| (*plainness as u8).to_string() == value);
-                let since = words.next().and_then(|since| since.parse().ok()).map(Duration::from_secs);
+                let since = words
+                    .next()
+                    .and_then(|since| since.parse().ok())
+                    .map(|seconds| Instant::from_boot(Duration::from_secs(seconds)));
                 if let (Some(known), Some(network)) = (plainness.zip(since), self.network(name)) {
                     network.plainness = Some(known);
                 }
@@ -98,15 +104,15 @@ impl Networks {
 const PROXY_ARP: &str = "proxy-arp";
 const PLAINNESS: &str = "plainness";
 
-fn plainness_line(network: &str, plainness: Plainness, since: Duration) -> String {
-    format!("\n{PLAINNESS} {network} {} {}", plainness as u8, since.as_secs())
+fn plainness_line(network: &str, plainness: Plainness, since: Instant) -> String {
+    format!("\n{PLAINNESS} {network} {} {}", plainness as u8, since.since_boot().as_secs())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const NOW: Duration = Duration::from_secs(1_800_000_000);
+    const NOW: Instant = Instant::from_boot(Duration::from_secs(100_000));
 
     fn station(number: u8) -> Mac {
         Mac([2, 0, 0, 0, 0, number])
@@ -141,8 +147,9 @@ mod tests {
         assert_eq!(networks.plainness("eth0", hours(23)), Plainness::Bare);
         assert_eq!(networks.plainness("eth0", hours(24)), Plainness::Full);
         assert!(networks.note_plainness("eth0", Plainness::Bare, hours(24)).is_some());
-        // A clock that was wrong when it was noted.
-        assert_eq!(networks.plainness("eth0", NOW - VALID), Plainness::Full);
+        // It was noted before the machine was booted again.
+        networks.note_plainness("eth1", Plainness::Bare, NOW);
+        assert_eq!(networks.plainness("eth1", Instant::from_boot(VALID)), Plainness::Full);
     }
 
     #[test]

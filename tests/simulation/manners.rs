@@ -14,6 +14,9 @@ const DEFENCE: Duration = Duration::from_secs(10);
 /// How long a router has to answer.
 const ANSWER: Duration = Duration::from_millis(200);
 
+/// Another station, and when it claimed an address.
+type Claim = (Mac, Instant);
+
 #[derive(Debug)]
 pub struct Manners {
     mac: Mac,
@@ -21,7 +24,7 @@ pub struct Manners {
     /// When a new address has to be announced for the second time.
     announce_at: Option<Instant>,
     /// The xid and the address of the last REQUEST for a new address, and which other station claimed it when.
-    asked: Option<(u32, Ipv4Addr, Option<(Mac, Instant)>)>,
+    asked: Option<(u32, Ipv4Addr, Option<Claim>)>,
     defence: Option<Defence>,
     /// Stations that answer for every address, by the client's own word.
     proxies: Vec<Mac>,
@@ -87,7 +90,7 @@ impl Manners {
                 Event::Changed { old, new } if old.address != new.address => new.address,
                 _ => continue,
             };
-            let counts = |taken: Option<(Mac, Instant)>| {
+            let counts = |taken: Option<Claim>| {
                 taken.is_some_and(|(by, taken)| now < taken + DEFENCE && !self.proxies.contains(&by))
             };
             let taken = self.asked.take().is_some_and(|(_, address, taken)| counts(taken) && address == fresh);
