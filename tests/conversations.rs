@@ -15,10 +15,14 @@ mod conflict;
 mod duties;
 #[path = "conversations/name.rs"]
 mod name;
+#[path = "conversations/odd.rs"]
+mod odd;
 #[path = "conversations/options.rs"]
 mod options;
 #[path = "conversations/pace.rs"]
 mod pace;
+#[path = "conversations/proxy_arp.rs"]
+mod proxy_arp;
 #[path = "conversations/rapid.rs"]
 mod rapid;
 #[path = "conversations/reboot.rs"]

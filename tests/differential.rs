@@ -27,6 +27,7 @@ use std::time::Duration;
 
 const MAC: Mac = [2, 0, 0, 0, 0, 5];
 const SERVER_MAC: Mac = [2, 0, 0, 0, 0, 1];
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const CLIENT_ID: &[u8] = b"\0container";
 const START: Instant = Instant::from_boot(Duration::from_secs(1000));
 
@@ -66,8 +67,7 @@ fn edit(frame: &mut [u8], at: usize, bytes: &[u8]) {
 }
 
 fn frame(payload: &[u8]) -> Vec<u8> {
-    let server = Ipv4Addr::new(10, 0, 0, 1);
-    let mut frame = dhcp::frame(payload, (SERVER_MAC, server), (MAC, Ipv4Addr::BROADCAST));
+    let mut frame = dhcp::frame(payload, (SERVER_MAC, SERVER), (MAC, Ipv4Addr::BROADCAST));
     // The ports change places; the checksum is the same.
     frame[34..38].rotate_left(2);
     frame

@@ -29,7 +29,20 @@ impl Backoff {
         (self.random() >> 32) as u32
     }
 
-    /// The wait after the `sent`-th broadcast of an acquisition (1 is the first).
+    /// The wait after the `sent`-th DISCOVER (1 is the first).
+    ///
+    /// While a caller waits it is less than RFC 2131 4.1 has it: 1 s four times over, less a little, because each of these
+    /// is plainer than the one before, then 4 and 8 s. A server that answers the plainest only has leased within 6 s.
+    pub(super) fn discover(&mut self, sent: u32, somebody_waits: bool) -> Duration {
+        match (somebody_waits, sent) {
+            (true, 0..=3) => self.up_to_earlier(secs(1), Duration::from_millis(250)),
+            (true, 4) => self.up_to_earlier(secs(2), Duration::from_millis(500)),
+            (true, 5) => self.around(secs(4), secs(1)),
+            _ => self.broadcast(sent, somebody_waits),
+        }
+    }
+
+    /// The wait after the `sent`-th REQUEST of an acquisition (1 is the first).
     ///
     /// RFC 2131 4.1 wants 4, 8, 16, 32, 64 s, each a second more or less. We confess to less patience while
     /// somebody waits: 1-2 s first, for the frame that was simply lost, and never more than 8 s, because a switch
@@ -116,12 +129,12 @@ mod tests {
 
     fn schedule(somebody_waits: bool, rounds: u32) -> Vec<u64> {
         let mut backoff = Backoff::new(0, false);
-        (1..=rounds).map(|sent| backoff.broadcast(sent, somebody_waits).as_secs()).collect()
+        (1..=rounds).map(|sent| backoff.discover(sent, somebody_waits).as_secs()).collect()
     }
 
     #[test]
     fn the_schedules() {
-        assert_eq!(schedule(true, 6), [2, 4, 8, 8, 8, 8]);
+        assert_eq!(schedule(true, 7), [1, 1, 1, 2, 4, 8, 8]);
         assert_eq!(schedule(false, 12), [4, 8, 16, 32, 64, 64, 64, 64, 64, 64, 300, 300]);
         let mut backoff = Backoff::new(0, false);
         let waits = (1..=10).map(|n| backoff.start_over(n, false).as_secs());
@@ -163,7 +176,7 @@ mod tests {
             let mut backoff = Backoff::new(seed, true);
             let mut at = Duration::ZERO;
             let heard = (1..).find_map(|sent| {
-                at += backoff.broadcast(sent, true);
+                at += backoff.discover(sent, true);
                 (at > secs(30)).then_some(at)
             });
             assert!(heard.is_some_and(|at| at < secs(45)), "{heard:?}");

@@ -6,13 +6,13 @@ use super::exchange::{Exchange, Search};
 use super::frame::{self, Received};
 use super::message::Reply;
 use super::rest::NEVER;
-use super::{Config, Event, Ignored, Lease, Probe, Transmit, Why};
+use super::{Config, Event, Ignored, Lease, Mac, Plainness, Probe, Transmit, Why};
 use crate::time::Instant;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use conflict::{Claim, Defence};
+use conflict::{Claims, Defence, Doubt};
 
 mod arrows;
 mod conflict;
@@ -37,6 +37,12 @@ pub struct Client {
     allowance: Allowance,
     carrier: bool,
     search: Search,
+    /// What the messages to the server that we talk to leave out.
+    plainness: Plainness,
+    /// The last reply whose UDP checksum was wrong.
+    damaged: Option<Box<Reply>>,
+    /// The latest stations that cost us an address, and which.
+    conflicts: VecDeque<(Mac, Ipv4Addr)>,
     /// Rounds that ended with a NAK, without an ACK or with a conflict, less what renewals have made good since.
     setbacks: u32,
     /// When nobody needs to listen for an answer any more; `None` when that is so already. Not every state cares.
@@ -52,15 +58,16 @@ enum State {
     /// INIT: a DISCOVER goes out at `at`.
     Init { at: Instant },
     /// SELECTING: the DISCOVER is out. The first usable OFFER wins, but waits a moment for one of the wanted address.
-    Selecting { exchange: Exchange, second_best: Option<(Offer, Instant)> },
-    /// REQUESTING: we have asked for what was offered. Meanwhile another station may have claimed it.
-    Requesting { exchange: Exchange, offer: Offer, taken_by: Option<Claim> },
+    Selecting { exchange: Exchange, second_best: Option<(Box<Lease>, Instant)> },
+    /// REQUESTING: we have asked for what was offered. Meanwhile other stations may have claimed it.
+    Requesting { exchange: Exchange, offer: Box<Lease>, taken_by: Claims },
     /// INIT-REBOOT: a REQUEST for an address of earlier times goes out at `at`.
     InitReboot { at: Instant, address: Ipv4Addr },
     /// REBOOTING: we have asked whether the address is still ours.
-    Rebooting { exchange: Exchange, address: Ipv4Addr, taken_by: Option<Claim> },
-    /// Our own: the lease is ours, and so many probes are still to be sent before it is used.
-    Probing { lease: Box<Lease>, left: u8, next: Instant },
+    Rebooting { exchange: Exchange, address: Ipv4Addr, taken_by: Claims },
+    /// Our own: the lease is ours, and so many probes are still to be sent before it is used. Or another station has claimed
+    /// its address, and is in doubt until `next`.
+    Probing { lease: Box<Lease>, left: u8, next: Instant, doubt: Option<Doubt> },
     /// BOUND: nothing to do until T1, once the vigil is over.
     Bound { held: Held, vigil: Option<Vigil> },
     /// RENEWING: asking the server that leased it, by unicast.
@@ -71,13 +78,6 @@ enum State {
     Releasing { lease: Lease, next_hop: Ipv4Addr, until: Instant },
     /// Our own: has released or given up; nothing happens any more.
     Stopped,
-}
-
-/// What a server would give us.
-#[derive(Clone, Copy, Debug)]
-struct Offer {
-    address: Ipv4Addr,
-    server: Ipv4Addr,
 }
 
 /// A lease in use and when it wants attention: T1 and T2 with fuzz.
@@ -113,6 +113,8 @@ struct Vigil {
     announce: bool,
     /// Connections may depend on the address by now.
     is_in_use: bool,
+    /// When the caller stops waiting, who waits until the address is in use.
+    deadline: Option<Instant>,
 }
 
 impl Client {
@@ -139,12 +141,16 @@ impl Client {
         let mut search = Search::new(now, config.requested);
         search.deadline = config.deadline.map(|patience| now + patience);
         let probe = if config.probe == Probe::Before(0) { Probe::Off } else { config.probe };
+        let plainness = config.plainness;
         let mut client = Self {
             backoff: Backoff::new(seed, config.fuzz),
             config: Config { probe, ..config },
             allowance: Allowance::new(now),
             carrier: true,
             search,
+            plainness,
+            damaged: None,
+            conflicts: VecDeque::new(),
             setbacks: 0,
             deaf_at: None,
             state,
@@ -161,12 +167,27 @@ impl Client {
         // Time first: what has expired by now is not saved by a frame that was still waiting to be read.
         self.handle_timeout(now);
         match frame::open(frame, self.config.mac)? {
-            Received::Dhcp { payload, from } => self.handle_reply(&Reply::read(payload, from, &self.config)?, now)?,
+            Received::Dhcp { payload, from, is_intact } => {
+                let reply = Reply::read(payload, from, &self.config)?;
+                if !is_intact && !self.was_said_before(&reply) {
+                    return Err(Ignored::Checksum);
+                }
+                self.handle_reply(&reply, now)?;
+            }
             Received::Arp(arp) => self.handle_arp(arp, now)?,
         }
         // What the frame has led to may be due at once.
         self.handle_timeout(now);
         Ok(())
+    }
+
+    /// Returns whether the last damaged reply says the same as this one.
+    ///
+    /// RFC 1122 4.1.3.4 has a datagram with a wrong checksum discarded. On some networks all have one, because a card or a
+    /// bridge miscounts; damage by chance is not the same twice.
+    fn was_said_before(&mut self, reply: &Reply) -> bool {
+        let before = self.damaged.replace(Box::new(reply.clone()));
+        before.is_some_and(|before| before.says_the_same(reply))
     }
 
     /// Does what is due. Call it at [`Client::poll_timeout`]; too early, too late or too often does no harm.
@@ -199,6 +220,11 @@ impl Client {
             self.outbox.clear();
         }
         self.handle_timeout(now);
+    }
+
+    /// Takes in how large an IP packet the interface carries: no server is told that a larger one will do.
+    pub fn handle_mtu(&mut self, mtu: u32) {
+        self.config.fit_mtu(mtu);
     }
 
     /// Gives the lease back and stops: [`Event::Released`] follows at once or, where a hardware address has to be
@@ -248,6 +274,11 @@ impl Client {
         &self.config
     }
 
+    /// Returns how plain the message was that the server has answered.
+    pub fn plainness(&self) -> Plainness {
+        self.plainness
+    }
+
     /// The lease in use, if any.
     pub fn lease(&self) -> Option<&Lease> {
         match &self.state {
@@ -279,9 +310,11 @@ impl Client {
         }
     }
 
-    /// The address that ARP is to be heard of: the one at stake, or that of the station that a RELEASE is to go to.
+    /// The address that ARP is to be heard of: the one at stake, that of the router where another station's claim is in
+    /// doubt, or that of the station that a RELEASE is to go to.
     pub fn address_of_interest(&self) -> Option<Ipv4Addr> {
         match &self.state {
+            State::Probing { doubt: Some(doubt), .. } => Some(doubt.router),
             State::Releasing { next_hop, .. } => Some(*next_hop),
             _ => self.address_at_stake(),
         }
@@ -404,6 +437,10 @@ impl Client {
         }
         let over = self.search.deadline.filter(|deadline| *deadline <= now);
         self.state = match (std::mem::replace(&mut self.state, State::Stopped), over) {
+            // Who has claimed the address, and does not answer for the router, has it.
+            (State::Probing { lease, next, doubt: Some(doubt), .. }, _) if next <= now || over.is_some() => {
+                self.refuse(lease.address, lease.server_id, doubt.by, now)
+            }
             // What has not answered until now is taken as free; the vigil goes on.
             (State::Probing { lease, .. }, Some(_))
                 if self.carrier && lease.expires_at().is_none_or(|expiry| now < expiry) =>
@@ -413,7 +450,7 @@ impl Client {
             (state, Some(deadline)) => self.give_up(&state, deadline),
             (State::Init { .. }, None) => self.discover(None, now),
             (State::Selecting { exchange, second_best: Some((offer, until)) }, None) if until <= now => {
-                self.request(exchange.anew(now), offer, None, now)
+                self.request(exchange.anew(now), offer, Claims::default(), now)
             }
             (State::Selecting { exchange, .. }, None) => self.discover(Some(exchange), now),
             // Who has slept over it does not ask for an offer of long ago: a lease would count from then.
@@ -423,16 +460,16 @@ impl Client {
                 self.request(exchange, offer, taken_by, now)
             }
             (State::Requesting { offer, .. }, None) => {
-                self.start_over(Why::NoAck { address: offer.address, server: offer.server }, now)
+                self.start_over(Why::NoAck { address: offer.address, server: offer.server_id }, now)
             }
-            (State::InitReboot { address, .. }, None) => self.ask_again_for(address, None, None, now),
+            (State::InitReboot { address, .. }, None) => self.ask_again_for(address, None, Claims::default(), now),
             (State::Rebooting { exchange, address, taken_by }, None)
                 if exchange.sent < REBOOT_REQUESTS && now < exchange.since + REBOOT_PATIENCE =>
             {
                 self.ask_again_for(address, Some(exchange), taken_by, now)
             }
             (State::Rebooting { address, taken_by, .. }, None) => {
-                let is_taken = taken_by.is_some_and(|claim| claim.station(now).is_some());
+                let is_taken = taken_by.stations(now).next().is_some();
                 self.search.wanted = (!is_taken).then_some(address);
                 State::Init { at: now }
             }

@@ -1,7 +1,7 @@
 //! What a client keeps in mind while it asks: the exchange under way, and the search that it is part of.
 
-use super::Why;
 use super::message::Request;
+use super::{Plainness, Why};
 use crate::time::Instant;
 use smoltcp::wire::DhcpMessageType;
 use std::net::Ipv4Addr;
@@ -10,7 +10,10 @@ use std::time::Duration;
 /// One thing said under one xid, as often as it takes (RFC 2131 4.1 leaves it to us whether the xid changes).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Exchange {
-    pub(super) xid: u32,
+    /// But for the bits that tell how plain a message is.
+    xid: u32,
+    /// The kinds of plainness that messages went out with, as a set.
+    asked: u8,
     /// When it was first said; a lease counts from here (RFC 2131 4.4.1).
     pub(super) since: Instant,
     /// What the last message had in its `secs` field.
@@ -22,7 +25,7 @@ pub(super) struct Exchange {
 
 impl Exchange {
     pub(super) fn new(xid: u32, now: Instant) -> Self {
-        Self { xid, since: now, secs: 1, sent: 0, next: now }
+        Self { xid, asked: 0, since: now, secs: 1, sent: 0, next: now }
     }
 
     /// One that began long ago under an xid that nobody remembers: all that counts is when it goes on.
@@ -42,11 +45,18 @@ impl Exchange {
     /// The same with another thing said in it: a REQUEST has the `secs` of its DISCOVER (RFC 2131 3.1 (3)) and its xid
     /// (RFC 2131 4.4.1), and what it leads to counts from now on.
     pub(super) fn anew(self, now: Instant) -> Self {
-        Self { since: now, sent: 0, ..self }
+        Self { since: now, asked: 0, sent: 0, ..self }
     }
 
-    pub(super) fn message(&self, message_type: DhcpMessageType) -> Request {
-        Request::new(message_type, self.xid, self.secs)
+    pub(super) fn message(&mut self, message_type: DhcpMessageType, plainness: Plainness) -> Request {
+        self.asked |= plainness.bit();
+        Request::new(message_type, plainness.mark(self.xid), self.secs)
+    }
+
+    /// Returns whether a reply with this xid answers one of the messages.
+    pub(super) fn is_answered_by(&self, xid: u32) -> bool {
+        let plainness = Plainness::of(xid);
+        plainness.mark(self.xid) == xid && self.asked & plainness.bit() != 0
     }
 }
 
@@ -61,12 +71,16 @@ pub(super) struct Search {
     pub(super) discovers: u32,
     /// DISCOVERs since the carrier was last there: they are sent ever more seldom.
     pub(super) pace: u32,
+    /// DISCOVERs since the last OFFER: they get ever plainer.
+    pub(super) unanswered: u32,
     /// How the last round ended, where it got as far as an OFFER.
     pub(super) trouble: Option<Why>,
+    /// The OFFERs that no lease can come of: the last one's server and its fault, and how many there were.
+    pub(super) unusable: Option<(Ipv4Addr, &'static str, u32)>,
 }
 
 impl Search {
     pub(super) fn new(since: Instant, wanted: Option<Ipv4Addr>) -> Self {
-        Self { since, deadline: None, wanted, discovers: 0, pace: 0, trouble: None }
+        Self { since, deadline: None, wanted, discovers: 0, pace: 0, unanswered: 0, trouble: None, unusable: None }
     }
 }

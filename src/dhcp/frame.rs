@@ -12,12 +12,19 @@ pub(super) const BROADCAST: Mac = [0xff; 6];
 const ETHERNET: usize = 14;
 const IPV4: usize = 20;
 const UDP: usize = 8;
+/// The headers of IP and UDP around a message.
+pub(super) const HEADERS: u16 = (IPV4 + UDP) as u16;
 
 /// What a frame turned out to hold.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Received<'a> {
-    /// The payload of a UDP datagram to port 68, and the station that put it on this link.
-    Dhcp { payload: &'a [u8], from: Mac },
+    /// The payload of a UDP datagram to port 68, the station that put it on this link, and the address it is from.
+    Dhcp {
+        payload: &'a [u8],
+        from: (Mac, Ipv4Addr),
+        /// The UDP checksum is right, or was left out.
+        is_intact: bool,
+    },
     /// Somebody asks for a station, or answers.
     Arp(Arp),
 }
@@ -29,6 +36,8 @@ pub(super) struct Arp {
     pub(super) sender: (Mac, Ipv4Addr),
     /// Whose station is wanted; in a reply, who is told.
     pub(super) target: (Mac, Ipv4Addr),
+    /// Sent to all on the link, and not to us alone.
+    pub(super) to_all: bool,
 }
 
 impl Arp {
@@ -45,7 +54,7 @@ impl Arp {
 
     /// The question who has `wanted`.
     pub(super) fn question(sender: (Mac, Ipv4Addr), wanted: Ipv4Addr) -> Self {
-        Self { is_reply: false, sender, target: ([0; 6], wanted) }
+        Self { is_reply: false, sender, target: ([0; 6], wanted), to_all: true }
     }
 
     /// As a frame to all on the link.
@@ -75,7 +84,7 @@ pub(super) fn open(frame: &[u8], mac: Mac) -> Result<Received<'_>, Ignored> {
     }
     match ethernet.ethertype() {
         EthernetProtocol::Ipv4 => open_ipv4(ethernet.payload(), ethernet.src_addr().0),
-        EthernetProtocol::Arp => open_arp(ethernet.payload()),
+        EthernetProtocol::Arp => open_arp(ethernet.payload(), ethernet.dst_addr().0 == BROADCAST),
         _ => Err(Ignored::NotDhcp),
     }
 }
@@ -101,14 +110,12 @@ fn open_ipv4(packet: &[u8], from: Mac) -> Result<Received<'_>, Ignored> {
     // Between interfaces of one host (veth, macvlan) the kernel leaves the checksum to a network card that is not
     // there: the field then still holds the bare sum over the pseudo-header. That is no damage; anything else is.
     let (source, destination) = (IpAddress::Ipv4(ip.src_addr()), IpAddress::Ipv4(ip.dst_addr()));
-    if !udp.verify_checksum(&source, &destination) && !udp.verify_partial_checksum(&source, &destination) {
-        return Err(Ignored::Checksum);
-    }
-    Ok(Received::Dhcp { payload: udp.payload(), from })
+    let is_intact = udp.verify_checksum(&source, &destination) || udp.verify_partial_checksum(&source, &destination);
+    Ok(Received::Dhcp { payload: udp.payload(), from: (from, ip.src_addr()), is_intact })
 }
 
-/// Whether it was sent to us or to all makes no difference (RFC 5227 1.2.1).
-fn open_arp<'a>(packet: &[u8]) -> Result<Received<'a>, Ignored> {
+/// Reads an ARP packet, be it sent to us or to all (RFC 5227 1.2.1).
+fn open_arp<'a>(packet: &[u8], to_all: bool) -> Result<Received<'a>, Ignored> {
     let packet = ArpPacket::new_checked(packet).map_err(|_| Ignored::Malformed)?;
     let ArpRepr::EthernetIpv4 {
         operation: operation @ (ArpOperation::Request | ArpOperation::Reply),
@@ -124,6 +131,7 @@ fn open_arp<'a>(packet: &[u8]) -> Result<Received<'a>, Ignored> {
         is_reply: operation == ArpOperation::Reply,
         sender: (source_hardware_addr.0, source_protocol_addr),
         target: (target_hardware_addr.0, target_protocol_addr),
+        to_all,
     }))
 }
 
@@ -185,7 +193,8 @@ mod tests {
             let mut bytes = frame(&payload, (from, source.into()), (US, destination.into()));
             prop_assert_eq!(open(&bytes, US), Err(Ignored::NotDhcp), "it is addressed to a server");
             bytes[34..38].rotate_left(2);
-            prop_assert_eq!(open(&bytes, US), Ok(Received::Dhcp { payload: &payload, from }));
+            let from = (from, source.into());
+            prop_assert_eq!(open(&bytes, US), Ok(Received::Dhcp { payload: &payload, from, is_intact: true }));
         }
 
         /// One flipped bit anywhere under a checksum is damage, and one in the Ethernet header finds somebody else.
@@ -200,7 +209,11 @@ mod tests {
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
             let from_somebody_else = (6..12).contains(&at);
-            prop_assert_eq!(open(&bytes, US).is_ok(), from_somebody_else);
+            let is_intact = match open(&bytes, US) {
+                Ok(Received::Dhcp { is_intact, .. }) => is_intact,
+                _ => false,
+            };
+            prop_assert_eq!(is_intact, from_somebody_else);
         }
 
         #[test]
@@ -209,7 +222,8 @@ mod tests {
             sender in any::<(Mac, [u8; 4])>(),
             target in any::<(Mac, [u8; 4])>(),
         ) {
-            let arp = Arp { is_reply, sender: (sender.0, sender.1.into()), target: (target.0, target.1.into()) };
+            let (sender, target) = ((sender.0, sender.1.into()), (target.0, target.1.into()));
+            let arp = Arp { is_reply, sender, target, to_all: true };
             let bytes = arp.write();
             prop_assert_eq!(open(&bytes, US), Ok(Received::Arp(arp)));
         }

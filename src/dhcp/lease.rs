@@ -13,6 +13,8 @@ use std::time::Duration;
 pub(super) const SHORTEST_T1: Duration = Duration::from_secs(5);
 /// No T1 is a smaller part of its lease than this one's inverse, unless it is at least [`SHORTEST_T1`].
 const T1_PART: u32 = 64;
+/// The lease of a server that does not say for how long it is, as other clients have it.
+const UNSAID_TIME: Duration = Duration::from_secs(3600);
 /// As many of a server's unusable values are told.
 const UNUSABLE_TOLD: usize = 4;
 
@@ -116,36 +118,44 @@ impl Lease {
 
     /// Reads the lease in a DHCPACK (or what would be one, in a DHCPOFFER) from `server`, counted from `since`. Values
     /// that make no sense are left out of it and returned beside it; a lease is not refused for them.
-    pub(super) fn read(reply: &Reply, server: Ipv4Addr, since: Instant) -> Result<(Self, Vec<Unusable>), Ignored> {
+    ///
+    /// RFC 2131 3.5 has a default for what a server leaves out. We confess to `known`, the OFFER or the lease before, in
+    /// its place, where that is of the same network: servers are about that leave their settings out of a renewal, or of
+    /// the ACK, and a running container would lose its default route.
+    pub(super) fn read(
+        reply: &Reply,
+        (server, known): (Ipv4Addr, Option<&Self>),
+        since: Instant,
+    ) -> Result<(Self, Vec<Unusable>), Ignored> {
         let options = &reply.options;
         let address = reply.address;
         if !is_station(address) {
             return Err(Ignored::Incomplete("address"));
         }
-        // RFC 2131 table 3: every lease says how long; without it there is no telling when to stop.
-        let seconds = options.long(option::LEASE_TIME).filter(|&time| time > 0);
-        let lease_time = match seconds.ok_or(Ignored::Incomplete("lease time"))? {
-            u32::MAX => None, // RFC 2131 3.3
-            seconds => Some(Duration::from_secs(seconds.into())),
+        let known = known.filter(|known| known.is_on_link(address));
+        let lease_time = match granted_time(reply) {
+            Some(u32::MAX) => None, // RFC 2131 3.3
+            Some(seconds) => Some(Duration::from_secs(seconds.into())),
+            None => known.map_or(Some(UNSAID_TIME), |known| known.lease_time),
         };
         let (t1, t2) = match lease_time {
             Some(time) => timers(time, options.long(option::RENEWAL_TIME), options.long(option::REBINDING_TIME)),
             None => (Duration::MAX, Duration::MAX),
         };
-        // What the server does not say is what it is without one (RFC 2131 3.5).
         let mut unusable = Vec::new();
         let prefix_len = match options.address(option::SUBNET_MASK) {
             Some(mask) => prefix_len(mask).unwrap_or_else(|| {
                 unusable.push(Unusable::Mask(mask));
                 class_prefix(address)
             }),
-            None => class_prefix(address),
+            None => known.map_or_else(|| class_prefix(address), |known| known.prefix_len),
         };
         let broadcast = match options.address(option::BROADCAST_ADDRESS) {
             Some(told) if is_broadcast_of(told, address, prefix_len) => Some(told),
             told => {
                 unusable.extend(told.map(Unusable::Broadcast));
-                broadcast(address, prefix_len)
+                let known = known.filter(|known| known.prefix_len == prefix_len).and_then(|known| known.broadcast);
+                known.filter(|_| told.is_none()).or_else(|| broadcast(address, prefix_len))
             }
         };
         // RFC 3442 page 5: classless routes silence options 3 and 33.
@@ -155,7 +165,10 @@ impl Lease {
                     routes.into_iter().partition(|route| route.prefix_len == 0 && route.gateway.is_some());
                 (default.into_iter().filter_map(|route| route.gateway).collect(), routes)
             }
-            None => (options.addresses(option::ROUTERS), options.static_routes()),
+            None => (
+                told_or_known(options.addresses(option::ROUTERS), known.map(|known| &known.routers)),
+                told_or_known(options.static_routes(), known.map(|known| &known.routes)),
+            ),
         };
         let mut is_usable = |gateway: Ipv4Addr| {
             let usable = is_station(gateway) && gateway != address;
@@ -176,12 +189,12 @@ impl Lease {
             broadcast,
             routers,
             routes,
-            dns_servers: options.addresses(option::DNS_SERVERS),
-            domain_name: domains.next(),
-            search: domains.chain(search).collect(),
-            host_name: options.name(option::HOST_NAME),
-            mtu: options.short(option::MTU),
-            ntp_servers: options.addresses(option::NTP_SERVERS),
+            dns_servers: told_or_known(options.addresses(option::DNS_SERVERS), known.map(|known| &known.dns_servers)),
+            domain_name: domains.next().or_else(|| known?.domain_name.clone()),
+            search: told_or_known(domains.chain(search).collect(), known.map(|known| &known.search)),
+            host_name: options.name(option::HOST_NAME).or_else(|| known?.host_name.clone()),
+            mtu: options.short(option::MTU).or_else(|| known?.mtu),
+            ntp_servers: told_or_known(options.addresses(option::NTP_SERVERS), known.map(|known| &known.ntp_servers)),
             server_id: server,
             next_server: reply.next_server,
             server_mac: Some(reply.from),
@@ -192,6 +205,16 @@ impl Lease {
         };
         Ok((lease, unusable))
     }
+}
+
+/// Returns the lease time of a reply (RFC 2131 table 3). Some servers give none, or none that is more than nothing.
+pub(super) fn granted_time(reply: &Reply) -> Option<u32> {
+    reply.options.long(option::LEASE_TIME).filter(|time| *time > 0)
+}
+
+/// Returns a list as the server told it, or the one that was known before where it told none.
+fn told_or_known<T: Clone>(told: Vec<T>, known: Option<&Vec<T>>) -> Vec<T> {
+    if told.is_empty() { known.cloned().unwrap_or_default() } else { told }
 }
 
 /// A value in a lease that makes no sense, and is not used.
@@ -252,7 +275,7 @@ fn is_broadcast_of(told: Ipv4Addr, address: Ipv4Addr, prefix_len: u8) -> bool {
 }
 
 /// Returns whether a host can have this address.
-fn is_station(address: Ipv4Addr) -> bool {
+pub(super) fn is_station(address: Ipv4Addr) -> bool {
     !(address.is_unspecified() || address.is_broadcast() || address.is_multicast() || address.is_loopback())
 }
 

@@ -1,7 +1,8 @@
 //! DHCP messages (RFC 2131 2): reading a server's, writing ours.
 
+use super::lease::is_station;
 use super::option::{self, Options};
-use super::{Config, Ignored, Mac};
+use super::{Config, Ignored, Mac, Plainness};
 use smoltcp::wire::{ArpHardware, DhcpFlags, DhcpMessageType, DhcpOpCode, DhcpPacket, EthernetAddress};
 use std::net::Ipv4Addr;
 
@@ -14,7 +15,7 @@ const MAGIC: u32 = 0x6382_5363;
 /// BOOTP's length (RFC 951 3): some relays still drop what is shorter.
 const SHORTEST: usize = 300;
 
-/// The least that option 57 may say (RFC 2132 9.10).
+/// The least that option 57 may say (RFC 2132 9.10), which is what a server that is told nothing keeps to.
 const SMALLEST_MAX: u16 = 576;
 
 /// A server's message to us. One that does not say of what type it is, is none (RFC 2131 3).
@@ -28,18 +29,21 @@ pub(super) struct Reply {
     pub(super) next_server: Option<Ipv4Addr>,
     /// The station that put the message on this link: the server, or the router or relay in between.
     pub(super) from: Mac,
+    /// The address that it came from, which is the server's own where there is no relay in between.
+    source: Ipv4Addr,
     pub(super) options: Options,
 }
 
 impl Reply {
     /// Reads a UDP payload that `from` sent; fails unless it is a DHCP reply for this very client
     /// (RFC 2131 table 3).
-    pub(super) fn read(payload: &[u8], from: Mac, config: &Config) -> Result<Self, Ignored> {
+    pub(super) fn read(payload: &[u8], (from, source): (Mac, Ipv4Addr), config: &Config) -> Result<Self, Ignored> {
         let packet = DhcpPacket::new_checked(payload).map_err(|_| Ignored::Malformed)?;
         if packet.opcode() != DhcpOpCode::Reply || packet.magic_number() != MAGIC {
             return Err(Ignored::Malformed);
         }
-        if packet.client_hardware_address().0 != config.mac {
+        // Some servers leave the field empty. The transaction id tells whose the reply is.
+        if ![config.mac, [0; 6]].contains(&packet.client_hardware_address().0) {
             return Err(Ignored::OtherClient);
         }
         // RFC 6842 3 has an echoed client identifier compared, too. A deviation: some servers cut or change it, and the
@@ -52,8 +56,16 @@ impl Reply {
             address: packet.your_ip(),
             next_server: Some(packet.server_ip()).filter(|address| !address.is_unspecified()),
             from,
+            source,
             options,
         })
+    }
+
+    /// Returns whether another reply says the same, but for T1 and T2, which some servers vary by chance.
+    pub(super) fn says_the_same(&self, other: &Self) -> bool {
+        let of = |reply: &Self| (reply.message_type, reply.address, reply.next_server, reply.from, reply.source);
+        of(self) == of(other)
+            && self.options.equal_but_for(&other.options, &[option::RENEWAL_TIME, option::REBINDING_TIME])
     }
 
     /// Whether an ACK is the whole answer to a DISCOVER (option 80, RFC 4039).
@@ -63,7 +75,13 @@ impl Reply {
 
     /// The server's identifier (option 54).
     pub(super) fn server(&self) -> Option<Ipv4Addr> {
-        self.options.address(option::SERVER_ID)
+        self.options.address(option::SERVER_ID).filter(|address| is_station(*address))
+    }
+
+    /// The address that stands for the server where it gives no identifier: the one that the message came from, else
+    /// `siaddr`.
+    pub(super) fn sender(&self) -> Option<Ipv4Addr> {
+        Some(self.source).into_iter().chain(self.next_server).find(|address| is_station(*address))
     }
 }
 
@@ -97,6 +115,7 @@ impl Request {
 
     /// The UDP payload. Which fields and options go with which message is RFC 2131 table 5.
     pub(super) fn write(&self, config: &Config) -> Vec<u8> {
+        let plainness = Plainness::of(self.xid);
         // With zeros in all that is not for us to fill in, and in all flags but one.
         let mut out = vec![0; HEADER];
         let mut packet = DhcpPacket::new_unchecked(&mut out[..]);
@@ -116,9 +135,9 @@ impl Request {
         }
 
         option::put(&mut out, option::MESSAGE_TYPE, &[self.message_type.into()]);
-        // The same in all messages (RFC 2131 4.2, RFC 4361 6.4).
-        if !config.client_id.is_empty() {
-            option::put(&mut out, option::CLIENT_ID, &config.client_id);
+        // The same in all messages of a lease (RFC 2131 4.2, RFC 4361 6.4).
+        if !config.client_id.is_empty() && plainness.has_client_id() {
+            option::put(&mut out, option::CLIENT_ID, config.sent_client_id());
         }
         if let Some(server) = self.server {
             option::put(&mut out, option::SERVER_ID, &server.octets());
@@ -129,16 +148,18 @@ impl Request {
         if let Some(words) = &self.words {
             option::put(&mut out, option::MESSAGE, words.as_bytes());
         }
-        if self.message_type == DhcpMessageType::Discover {
-            // RFC 4039 3 and 4: in every DISCOVER, and nowhere else. Servers that do not know it make an OFFER as ever.
+        if self.message_type == DhcpMessageType::Discover && config.rapid_commit && plainness.has_rapid_commit() {
+            // RFC 4039 3 and 4: in a DISCOVER, and nowhere else. Servers that do not know it make an OFFER as ever.
             option::put(&mut out, option::RAPID_COMMIT, &[]);
         }
         // RFC 2131 table 5: who gives an address back, or turns it down, asks for nothing.
         if self.is_question() {
-            put_name(&mut out, config);
-            // The same wishes each time (RFC 2131 3.5).
-            option::put(&mut out, option::MAX_MESSAGE_SIZE, &config.max_message_size.max(SMALLEST_MAX).to_be_bytes());
-            option::put(&mut out, option::PARAMETER_REQUEST_LIST, &option::WANTED);
+            put_name(&mut out, config, plainness);
+            // The same wishes each time (RFC 2131 3.5), as far as the server has answered them.
+            if config.max_message_size >= SMALLEST_MAX && plainness.has_message_size() {
+                option::put(&mut out, option::MAX_MESSAGE_SIZE, &config.max_message_size.to_be_bytes());
+            }
+            option::put(&mut out, option::PARAMETER_REQUEST_LIST, plainness.wanted());
         }
         // RFC 2131 4.1: END comes last.
         out.push(option::END);
@@ -148,10 +169,12 @@ impl Request {
 }
 
 /// Says what the client is called, in one way only: RFC 4702 3.1 wants no option 12 beside option 81.
-fn put_name(out: &mut Vec<u8>, config: &Config) {
-    if let Some(fqdn) = config.fqdn.as_deref().and_then(option::client_fqdn) {
+fn put_name(out: &mut Vec<u8>, config: &Config, plainness: Plainness) {
+    let fqdn = config.fqdn.as_deref().filter(|_| plainness.has_fqdn()).and_then(option::client_fqdn);
+    let host_name = config.host_name.as_deref().filter(|name| !name.is_empty() && plainness.has_host_name());
+    if let Some(fqdn) = fqdn {
         option::put(out, option::CLIENT_FQDN, &fqdn);
-    } else if let Some(name) = config.host_name.as_deref().filter(|name| !name.is_empty()) {
+    } else if let Some(name) = host_name {
         option::put(out, option::HOST_NAME, name.as_bytes());
     }
 }
@@ -161,6 +184,7 @@ mod tests {
     use super::*;
     use proptest::collection::vec;
     use proptest::prelude::*;
+    use proptest::sample::select;
 
     fn address() -> impl Strategy<Value = Option<Ipv4Addr>> {
         prop::option::of((1..=u32::MAX).prop_map(Ipv4Addr::from))
@@ -177,9 +201,11 @@ mod tests {
             client_id in vec(any::<u8>(), 0..300),
             host_name in prop::option::of("[a-z]{0,300}"),
             fqdn in prop::option::of("[a-z]{1,9}\\.[a-z ]{1,9}"),
-            (broadcast, kind) in (any::<bool>(), prop::sample::select(vec![1, 3, 4, 7])),
+            (broadcast, rapid_commit, kind) in (any::<bool>(), any::<bool>(), select(vec![1, 3, 4, 7])),
         ) {
-            let config = Config { host_name, fqdn, broadcast, max_message_size, ..Config::new(mac, client_id) };
+            let config =
+                Config { host_name, fqdn, broadcast, rapid_commit, max_message_size, ..Config::new(mac, client_id) };
+            let plainness = Plainness::of(xid);
             let request = Request { ciaddr, requested, server, ..Request::new(kind.into(), xid, secs) };
             let payload = request.write(&config);
 
@@ -195,18 +221,22 @@ mod tests {
             prop_assert_eq!(flagged, broadcast && asks && ciaddr.is_none());
             let options = Options::collect(&payload[HEADER..], &payload[FILE], &payload[SNAME]);
             prop_assert_eq!(options.byte(option::MESSAGE_TYPE), Some(kind));
+            let client_id = config.sent_client_id();
+            let client_id = if plainness == Plainness::Bare { &[] } else { client_id };
             let sent_id = options.bytes(option::CLIENT_ID).unwrap_or_default();
-            prop_assert_eq!(&*sent_id, &config.client_id[..config.client_id.len().min(255)]);
+            prop_assert_eq!(&*sent_id, client_id);
             prop_assert_eq!(options.address(option::REQUESTED_ADDRESS), requested);
             prop_assert_eq!(options.address(option::SERVER_ID), server);
-            prop_assert_eq!(options.contains(option::RAPID_COMMIT), kind == 1);
+            let rapid = kind == 1 && rapid_commit && plainness == Plainness::Full;
+            prop_assert_eq!(options.contains(option::RAPID_COMMIT), rapid);
             let wanted = options.bytes(option::PARAMETER_REQUEST_LIST);
-            prop_assert_eq!(wanted.as_deref(), asks.then_some(&option::WANTED[..]));
-            let largest = asks.then_some(max_message_size.max(SMALLEST_MAX));
+            prop_assert_eq!(wanted.as_deref(), asks.then_some(plainness.wanted()));
+            let is_rich = plainness < Plainness::LikeNetavark;
+            let largest = Some(max_message_size).filter(|size| asks && is_rich && *size >= SMALLEST_MAX);
             prop_assert_eq!(options.short(option::MAX_MESSAGE_SIZE), largest);
-            let whole_name = config.fqdn.as_deref().and_then(option::client_fqdn).filter(|_| asks);
+            let whole_name = config.fqdn.as_deref().and_then(option::client_fqdn).filter(|_| asks && is_rich);
             let name = config.host_name.as_deref().map(|name| &name.as_bytes()[..name.len().min(255)]);
-            let name = name.filter(|name| asks && whole_name.is_none() && !name.is_empty());
+            let name = name.filter(|name| asks && whole_name.is_none() && !name.is_empty() && plainness < Plainness::Bare);
             let (sent_fqdn, sent_name) = (options.bytes(option::CLIENT_FQDN), options.bytes(option::HOST_NAME));
             prop_assert_eq!((sent_fqdn.as_deref(), sent_name.as_deref()), (whole_name.as_deref(), name));
         }

@@ -36,12 +36,13 @@
 //! | `rest.rs`, `client/resume.rs` | what has to be remembered to go on later, and how to go on |
 //! | `allowance.rs` | how much may be said in an hour |
 //! | `exchange.rs` | what is under way, and since when |
+//! | `plainness.rs` | what is left out of a message, for servers that do not like it |
+//! | `why.rs` | how an acquisition failed |
 //! | `lease.rs` | what an ACK promises, and until when |
 //! | `backoff.rs` | how long to wait before saying it again |
 //! | `message.rs`, `option.rs` | DHCP messages and their options |
 //! | `frame.rs` | Ethernet, ARP, IPv4 and UDP around them |
 
-use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -53,12 +54,16 @@ mod frame;
 mod lease;
 mod message;
 mod option;
+mod plainness;
 mod rest;
+mod why;
 
 pub use client::Client;
 pub use frame::frame;
 pub use lease::{Lease, Route, Unusable};
+pub use plainness::Plainness;
 pub use rest::{Phase, Rest};
+pub use why::Why;
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
@@ -87,8 +92,18 @@ pub struct Config {
     pub requested: Option<Ipv4Addr>,
     /// How to find out whether somebody else has the address.
     pub probe: Probe,
-    /// The largest DHCP message that we can hear, in bytes (option 57).
+    /// The largest DHCP message that we can hear, in bytes (option 57). Less than 576: the option is left out.
     pub max_message_size: u16,
+    /// Asks for a lease in two messages instead of four (option 80, RFC 4039).
+    pub rapid_commit: bool,
+    /// How plain the first DISCOVER is; those that are not answered are followed by plainer ones.
+    pub plainness: Plainness,
+    /// The only servers, by their identifiers (option 54), that anything is heard of; empty: all.
+    pub servers: Vec<Ipv4Addr>,
+    /// Servers that nothing is heard of.
+    pub denied_servers: Vec<Ipv4Addr>,
+    /// Stations that are known to answer ARP for every address: their claims are none.
+    pub proxy_arp: Vec<Mac>,
     /// Whether delays are randomized as RFC 2131 4.1 and 4.4.5 want it. Off only in tests, to have round figures.
     pub fuzz: bool,
 }
@@ -106,13 +121,36 @@ impl Config {
             broadcast: false,
             requested: None,
             probe: Probe::WithRequest,
-            // An Ethernet frame's worth, for routes need room (RFC 3442 page 6); 576 would do for RFC 2131 2.
-            // RFC 2132 9.10 does not say whether headers count; this fits either way.
-            max_message_size: 1472,
+            max_message_size: LARGEST_MESSAGE,
+            rapid_commit: true,
+            plainness: Plainness::Full,
+            servers: Vec::new(),
+            denied_servers: Vec::new(),
+            proxy_arp: Vec::new(),
             fuzz: true,
         }
     }
+
+    /// Sets the largest message to what an interface with this MTU carries (option 57), and a usual Ethernet frame does.
+    pub fn fit_mtu(&mut self, mtu: u32) {
+        let carried = u16::try_from(mtu).unwrap_or(u16::MAX).saturating_sub(frame::HEADERS);
+        self.max_message_size = carried.min(LARGEST_MESSAGE);
+    }
+
+    /// Returns whether anything is to be heard of a server.
+    fn allows(&self, server: Ipv4Addr) -> bool {
+        (self.servers.is_empty() || self.servers.contains(&server)) && !self.denied_servers.contains(&server)
+    }
+
+    /// As much of the client identifier as one option holds.
+    fn sent_client_id(&self) -> &[u8] {
+        &self.client_id[..self.client_id.len().min(255)]
+    }
 }
+
+/// An Ethernet frame's worth, for routes need room (RFC 3442 page 6); 576 would do for RFC 2131 2. RFC 2132 9.10 does not say
+/// whether headers count; this fits either way.
+const LARGEST_MESSAGE: u16 = 1472;
 
 /// Asking the link by ARP whether an address is free before it is used (RFC 2131 4.4.1, RFC 5227 2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,6 +227,22 @@ pub enum Event {
         /// The station.
         by: Mac,
     },
+    /// A station answers ARP for an address that is, or is about to be, ours, and is taken to answer for every address
+    /// (proxy ARP): it is the DHCP server's own or the router's, or has claimed another address before. Its claims count
+    /// no more.
+    ProxyArp {
+        /// The address.
+        address: Ipv4Addr,
+        /// The station.
+        by: Mac,
+    },
+    /// A new lease came without a time.
+    NoLeaseTime {
+        /// The server.
+        server: Ipv4Addr,
+        /// The time that is assumed; `None` for ever.
+        assumed: Option<Duration>,
+    },
     /// No lease within [`Config::deadline`]; the client has stopped for good.
     GaveUp(Why),
     /// The end of [`Client::release`]: all that can be said to the server has been handed out (drain
@@ -213,75 +267,6 @@ pub enum Lost {
         /// Who.
         by: Mac,
     },
-}
-
-/// How far an acquisition got that came to nothing, and with how much effort (RFC 2131 4.1). Its text is made for the
-/// user.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// The interface had no carrier: there was nobody to talk to.
-    NoCarrier,
-    /// No server offered anything.
-    NoOffer {
-        /// For how long.
-        within: Duration,
-        /// How many DISCOVERs were sent.
-        discovers: u32,
-    },
-    /// A server offered an address, and then did not confirm it.
-    NoAck {
-        /// The offered address.
-        address: Ipv4Addr,
-        /// Who offered it.
-        server: Ipv4Addr,
-    },
-    /// A server answered the request with DHCPNAK.
-    Refused {
-        /// Who.
-        server: Ipv4Addr,
-        /// The server's own words (option 56), control characters replaced.
-        message: Option<String>,
-    },
-    /// The address that a server gave is another station's.
-    InUse {
-        /// The address.
-        address: Ipv4Addr,
-        /// Who gave it to us.
-        server: Ipv4Addr,
-        /// Who has it.
-        by: Mac,
-    },
-}
-
-impl Why {
-    /// Its text with the name of the interface, where that says more.
-    pub fn on(&self, interface: &str) -> String {
-        self.text(&format!(" on {interface}"))
-    }
-
-    fn text(&self, on: &str) -> String {
-        match self {
-            Self::NoCarrier => format!("no carrier{on}"),
-            Self::NoOffer { within, discovers } => {
-                let plural = if *discovers == 1 { "" } else { "s" };
-                let (seconds, millis) = (within.as_secs(), within.subsec_millis());
-                let fraction = if millis == 0 { String::new() } else { format!(".{millis:03}") };
-                format!("no DHCPOFFER within {seconds}{fraction} s ({discovers} DISCOVER{plural} sent{on})")
-            }
-            Self::NoAck { address, server } => format!("offer of {address} from {server} but no DHCPACK"),
-            Self::Refused { server, message: None } => format!("refused by {server}"),
-            Self::Refused { server, message: Some(message) } => format!("refused by {server}: {message}"),
-            Self::InUse { address, server, by } => {
-                format!("offer of {address} from {server}, but {} uses that address", mac_text(*by))
-            }
-        }
-    }
-}
-
-impl fmt::Display for Why {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text(""))
-    }
 }
 
 fn mac_text([a, b, c, d, e, g]: Mac) -> String {

@@ -61,6 +61,22 @@ pub(super) const WANTED: [u8; 14] = [
 /// The most bytes in one instance of an option (RFC 2132 2).
 const INSTANCE_MAX: usize = u8::MAX as usize;
 
+/// The options that netavark's proxy asks for.
+pub(super) const WANTED_BY_NETAVARK: [u8; 9] = [
+    SUBNET_MASK,
+    CLASSLESS_ROUTES,
+    CLASSLESS_ROUTES_MICROSOFT,
+    ROUTERS,
+    DNS_SERVERS,
+    HOST_NAME,
+    DOMAIN_NAME,
+    MTU,
+    NTP_SERVERS,
+];
+
+/// The options that no lease is of use without.
+pub(super) const WANTED_AT_LEAST: [u8; 3] = [SUBNET_MASK, ROUTERS, DNS_SERVERS];
+
 /// More names than any resolver looks through; bounds what compressed names can unfold to.
 const MAX_NAMES: usize = 32;
 
@@ -108,6 +124,12 @@ impl Options {
         let first = instances.first()?;
         let is_repeated = first.len() < INSTANCE_MAX && instances.iter().all(|instance| instance == first);
         Some(if is_repeated { Cow::Borrowed(first) } else { Cow::Owned(instances.concat()) })
+    }
+
+    /// Returns whether all options but those with these codes are the same.
+    pub(super) fn equal_but_for(&self, other: &Self, codes: &[u8]) -> bool {
+        let is_compared = |(code, _): &(&u8, &Vec<Vec<u8>>)| !codes.contains(code);
+        self.0.iter().filter(is_compared).eq(other.0.iter().filter(is_compared))
     }
 
     pub(super) fn contains(&self, code: u8) -> bool {

@@ -107,38 +107,41 @@ fn link_address(index: u32) -> Option<LinkAddr> {
 ///
 /// Each jump gives the number of instructions to skip where the test holds and where it does not; the last two
 /// instructions are the two ends.
-fn filter(station: [u8; 6], address: Option<Ipv4Addr>) -> [SockFilter; 26] {
+fn filter(station: [u8; 6], address: Option<Ipv4Addr>) -> [SockFilter; 29] {
     // Without an address ARP goes straight to its no.
-    let (address, arp) = address.map_or((0, 19), |address| (address.to_bits(), 14));
+    let (address, arp) = address.map_or((0, 22), |address| (address.to_bits(), 17));
     let [a, b, c, d, e, f] = station;
     [
         // To another host (heard where the interface is promiscuous), or from this one: no.
         load_byte(packet(libc::SKF_AD_PKTTYPE)),
-        jump(libc::BPF_JGE, libc::PACKET_OTHERHOST as u32, 23, 0),
+        jump(libc::BPF_JGE, libc::PACKET_OTHERHOST as u32, 26, 0),
         // The kernel takes a VLAN's tag off the frame before we see it. Number 0 is no VLAN, only a priority.
         load_half(packet(libc::SKF_AD_VLAN_TAG)),
-        jump(libc::BPF_JSET, 0x0fff, 21, 0),
+        jump(libc::BPF_JSET, 0x0fff, 24, 0),
         // ARP: see below. Neither that nor IPv4: no.
         load_half(ETHERTYPE),
         jump(libc::BPF_JEQ, libc::ETH_P_ARP as u32, arp, 0),
-        jump(libc::BPF_JEQ, libc::ETH_P_IP as u32, 0, 18),
+        jump(libc::BPF_JEQ, libc::ETH_P_IP as u32, 0, 21),
         // Not UDP: no.
         load_byte(IP + 9),
-        jump(libc::BPF_JEQ, libc::IPPROTO_UDP as u32, 0, 16),
+        jump(libc::BPF_JEQ, libc::IPPROTO_UDP as u32, 0, 19),
         // A fragment, be it the first one, cannot be read alone: no.
         load_half(IP + 6),
-        jump(libc::BPF_JSET, 0x3fff, 14, 0),
+        jump(libc::BPF_JSET, 0x3fff, 17, 0),
         // The length of the IP header goes to the index register; two bytes behind that header is the port.
         code(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, IP),
         code(libc::BPF_LD | libc::BPF_H | libc::BPF_IND, IP + 2),
-        jump(libc::BPF_JEQ, CLIENT_PORT, 0, 11),
-        // No reply of BOOTP, or not to this station: no.
+        jump(libc::BPF_JEQ, CLIENT_PORT, 0, 14),
+        // No reply of BOOTP, or neither to this station nor to none, as some servers write: no.
         code(libc::BPF_LD | libc::BPF_B | libc::BPF_IND, BOOTP),
-        jump(libc::BPF_JEQ, BOOT_REPLY, 0, 9),
+        jump(libc::BPF_JEQ, BOOT_REPLY, 0, 12),
         code(libc::BPF_LD | libc::BPF_W | libc::BPF_IND, BOOTP + CHADDR),
-        jump(libc::BPF_JEQ, u32::from_be_bytes([a, b, c, d]), 0, 7),
+        jump(libc::BPF_JEQ, u32::from_be_bytes([a, b, c, d]), 1, 0),
+        jump(libc::BPF_JEQ, 0, 2, 9),
         code(libc::BPF_LD | libc::BPF_H | libc::BPF_IND, BOOTP + CHADDR + 4),
-        jump(libc::BPF_JEQ, u32::from_be_bytes([0, 0, e, f]), 4, 5),
+        jump(libc::BPF_JEQ, u32::from_be_bytes([0, 0, e, f]), 6, 7),
+        code(libc::BPF_LD | libc::BPF_H | libc::BPF_IND, BOOTP + CHADDR + 4),
+        jump(libc::BPF_JEQ, 0, 4, 5),
         // ARP of the address, whether it is the sender's or the one that is wanted: yes.
         load_word(ARP_SENDER + 6),
         jump(libc::BPF_JEQ, address, 2, 0),

@@ -1,6 +1,7 @@
 //! The command line and the environment, read once, turned into types.
 
 use std::ffi::{OsStr, OsString};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -49,7 +50,11 @@ Options:
                                 two seconds each, and only then use it; 0 = never ask [default: once, at no cost of time]
       --broadcast               ask for replies by broadcast, as some relays and ipvlan need it
       --client-id WHAT          what the server knows a container by (option 61): container = its id, mac = its address,
-                                duid = this machine's DUID and its address, by RFC 4361 [default: container]
+                                duid = this machine's DUID and its address, by RFC 4361, none = its address alone, with
+                                no option 61 [default: container]
+      --rapid-commit WHETHER    ask for a lease in two messages instead of four (option 80): yes, no [default: yes]
+      --server ADDRESS          take leases from this DHCP server alone; may be given more than once
+      --deny-server ADDRESS     take no lease from this DHCP server; may be given more than once
       --fqdn                    tell the server the whole name (option 81) where the caller says the domain
       --mtu WHAT                the interface's MTU (option 26): lower = take the server's where it is the lower one, server =
                                 take the server's, ignore = leave it as it is [default: lower]
@@ -132,6 +137,12 @@ pub struct Habits {
     pub fqdn: bool,
     /// Whose MTU an interface gets.
     pub mtu: MtuRule,
+    /// Whether to ask for a lease in two messages.
+    pub rapid_commit: bool,
+    /// The only servers to take leases from; without any, all.
+    pub servers: Vec<Ipv4Addr>,
+    /// Servers to take no lease from.
+    pub denied_servers: Vec<Ipv4Addr>,
 }
 
 /// The time for one acquisition.
@@ -165,6 +176,8 @@ pub enum ClientId {
     Mac,
     /// The machine's DUID and the MAC (RFC 4361).
     Duid,
+    /// Its MAC, without a client identifier.
+    None,
 }
 
 /// Reads the arguments (without the program's name) and the variables of the environment, [`RUN_DIR_ENV`] for one.
@@ -178,6 +191,7 @@ pub fn parse(
     let (mut sleep, mut on_stop) = (Sleep::Auto, OnStop::Keep);
     let (mut probe, mut broadcast, mut client_id, mut fqdn) = (Probe::WithRequest, false, ClientId::Container, false);
     let mut mtu = MtuRule::Lower;
+    let (mut rapid_commit, mut servers, mut denied_servers) = (true, Vec::new(), Vec::new());
     // An empty one is as good as none.
     let variable = |name| variable(name).filter(|value| !value.is_empty());
     let mut confinement = match variable(SANDBOX_ENV) {
@@ -201,9 +215,19 @@ pub fn parse(
             Long("arp-probe") => probe = probes(&mut parser, "--arp-probe")?,
             Long("broadcast") => broadcast = true,
             Long("client-id") => {
-                let choices = [("container", ClientId::Container), ("mac", ClientId::Mac), ("duid", ClientId::Duid)];
-                client_id = one_of(&mut parser, "--client-id", "container, mac or duid", &choices)?;
+                let choices = [
+                    ("container", ClientId::Container),
+                    ("mac", ClientId::Mac),
+                    ("duid", ClientId::Duid),
+                    ("none", ClientId::None),
+                ];
+                client_id = one_of(&mut parser, "--client-id", "container, mac, duid or none", &choices)?;
             }
+            Long("rapid-commit") => {
+                rapid_commit = one_of(&mut parser, "--rapid-commit", "yes or no", &[("yes", true), ("no", false)])?;
+            }
+            Long("server") => servers.push(address(&mut parser, "--server")?),
+            Long("deny-server") => denied_servers.push(address(&mut parser, "--deny-server")?),
             Long("fqdn") => fqdn = true,
             Long("mtu") => {
                 let choices = [("lower", MtuRule::Lower), ("server", MtuRule::Server), ("ignore", MtuRule::Ignore)];
@@ -225,7 +249,7 @@ pub fn parse(
         sleep,
         on_stop,
         sandbox: confinement,
-        habits: Habits { acquisition, probe, broadcast, client_id, fqdn, mtu },
+        habits: Habits { acquisition, probe, broadcast, client_id, fqdn, mtu, rapid_commit, servers, denied_servers },
     }))
 }
 
@@ -276,6 +300,12 @@ fn probes(parser: &mut lexopt::Parser, option: &str) -> Result<Probe, lexopt::Er
         Some(count @ 1..=PROBES_MAX) => Ok(Probe::Before(count)),
         _ => Err(format!("{option} takes a number from 0 to {PROBES_MAX}, not {value:?}").into()),
     }
+}
+
+fn address(parser: &mut lexopt::Parser, option: &str) -> Result<Ipv4Addr, lexopt::Error> {
+    let value = parser.value()?;
+    let address = value.to_str().and_then(|text| text.parse().ok());
+    address.ok_or_else(|| format!("{option} takes an IPv4 address, not {value:?}").into())
 }
 
 fn one_of<T: Copy>(
@@ -347,6 +377,9 @@ mod tests {
                     client_id: ClientId::Container,
                     fqdn: false,
                     mtu: MtuRule::Lower,
+                    rapid_commit: true,
+                    servers: Vec::new(),
+                    denied_servers: Vec::new(),
                 },
             }
         );
@@ -359,6 +392,12 @@ mod tests {
         assert_eq!(config(&["--arp-probe=3"], None).habits.probe, Probe::Before(3));
         let client_id = |what| config(&["--client-id", what], None).habits.client_id;
         assert_eq!(["container", "mac", "duid"].map(client_id), [ClientId::Container, ClientId::Mac, ClientId::Duid]);
+        assert_eq!(client_id("none"), ClientId::None);
+        let rapid_commit = |whether| config(&["--rapid-commit", whether], None).habits.rapid_commit;
+        assert_eq!(["yes", "no"].map(rapid_commit), [true, false]);
+        let servers = config(&["--server", "10.0.0.1", "--deny-server=10.0.0.2", "--server", "10.0.0.3"], None).habits;
+        let [one, two, three] = [1, 2, 3].map(|last| Ipv4Addr::new(10, 0, 0, last));
+        assert_eq!((servers.servers, servers.denied_servers), (vec![one, three], vec![two]));
         let usual = config(&[], None).habits;
         assert_eq!(config(&["--broadcast"], None).habits, Habits { broadcast: true, ..usual.clone() });
         assert_eq!(config(&["--fqdn"], None).habits, Habits { fqdn: true, ..usual });
@@ -440,7 +479,10 @@ mod tests {
             (&["--arp-probe", "300"], "--arp-probe takes a number from 0 to 10, not \"300\""),
             (&["--arp-probe", ""], "--arp-probe takes a number from 0 to 10, not \"\""),
             (&["--arp-probe"], "missing argument for option '--arp-probe'"),
-            (&["--client-id", "MAC"], "--client-id takes container, mac or duid, not \"MAC\""),
+            (&["--client-id", "MAC"], "--client-id takes container, mac, duid or none, not \"MAC\""),
+            (&["--rapid-commit", ""], "--rapid-commit takes yes or no, not \"\""),
+            (&["--server", "gateway"], "--server takes an IPv4 address, not \"gateway\""),
+            (&["--deny-server", "10.0.0"], "--deny-server takes an IPv4 address, not \"10.0.0\""),
             (&["--sleep", "always"], "--sleep takes auto or never, not \"always\""),
             (&["--on-stop", ""], "--on-stop takes keep or release, not \"\""),
             (&["--mtu", "1400"], "--mtu takes lower, server or ignore, not \"1400\""),

@@ -22,7 +22,7 @@ pub(super) enum Error {
     #[error(transparent)]
     BadRequest(#[from] BadRequest),
     /// The DHCP server's or the network's: no lease in time, or a refusal.
-    #[error("{}{patience}", why.on(interface))]
+    #[error("{}{}{patience}", why.on(interface), hint(why))]
     NoAnswer {
         /// The container's interface.
         interface: String,
@@ -118,6 +118,11 @@ impl Error {
         move |source| Self::Fault { doing, source }
     }
 
+    /// Returns whether the network was asked, and nothing came of it.
+    pub(super) fn is_of_network(&self) -> bool {
+        matches!(self, Self::NoAnswer { why, .. } if *why != dhcp::Why::NoCarrier)
+    }
+
     /// Returns whether the process or the machine had no free descriptor (EMFILE, ENFILE).
     pub(super) fn is_out_of_descriptors(&self) -> bool {
         let Self::Fault { source, .. } = self else { return false };
@@ -132,6 +137,14 @@ impl Error {
             Self::NoAnswer { .. } | Self::LinkDown(_) | Self::Vanished(_) => log::warn!("{call} failed: {text}"),
             Self::Fault { .. } => log::error!("{call} failed: {text}"),
         }
+    }
+}
+
+/// Returns the option of the command line that helps against a failure, where there is one.
+fn hint(why: &dhcp::Why) -> &'static str {
+    match why {
+        dhcp::Why::InUse { .. } => " (--arp-probe 0 uses it all the same)",
+        _ => "",
     }
 }
 

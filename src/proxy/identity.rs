@@ -21,6 +21,8 @@ pub(super) enum Identity {
     Mac,
     /// This machine and the container's MAC.
     Duid(Duid),
+    /// Nothing: the server knows a container by its MAC alone.
+    None,
 }
 
 impl Identity {
@@ -30,6 +32,7 @@ impl Identity {
             ClientId::Container => Self::Container,
             ClientId::Mac => Self::Mac,
             ClientId::Duid => Self::Duid(Duid::read(MACHINE_ID.as_ref())?),
+            ClientId::None => Self::None,
         })
     }
 
@@ -37,6 +40,7 @@ impl Identity {
     /// where it has no id that it is to be made of: a bare type would be the same for all such containers.
     pub(super) fn client_id(&self, container_id: &str, mac: Mac) -> Vec<u8> {
         match self {
+            Self::None => Vec::new(),
             Self::Container if container_id.is_empty() => Vec::new(),
             // As netavark's proxy sends it: type 0 is for what is no hardware address (RFC 2132 9.14).
             Self::Container => [&[0], container_id.as_bytes()].concat(),
@@ -103,6 +107,7 @@ mod tests {
         let by_mac = [1, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0x0f];
         assert_eq!(Identity::Mac.client_id("0123abc", MAC), by_mac);
         assert_eq!(Identity::Mac.client_id("", MAC), by_mac);
+        assert_eq!(Identity::None.client_id("0123abc", MAC), b"");
     }
 
     /// The machine and its DUID are those of systemd's own tests.

@@ -1,4 +1,4 @@
-//! The last address of each container, to be asked for when the container comes back.
+//! Memory across instances: the last address of each container, and what is odd about networks.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -10,8 +10,11 @@ use std::rc::Rc;
 
 use siphasher::sip::SipHasher24;
 
+use super::oddities::Oddities;
 use super::request::Mac;
 use super::state::StateDirectory;
+use crate::dhcp::Plainness;
+use crate::rt;
 
 /// How many containers are remembered; the one whose lease ended longest ago is forgotten first.
 const CONTAINERS: usize = 1000;
@@ -28,8 +31,9 @@ pub(super) struct Who<'a> {
     pub(super) mac: Mac,
 }
 
-/// What is left of leases that are over: 24 bytes each, and a line of a file beside the lease file, which has no room for
-/// them, because netavark's users take an empty object there for the end of the last lease.
+/// What is left of leases that are over, and what is odd about networks: 24 bytes for each lease, and a line of a file
+/// beside the lease file, which has no room for them, because netavark's users take an empty object there for the end of the
+/// last lease.
 ///
 /// The file is read when somebody first asks, and written a line at a time. Losing it costs a wish, so nothing that is
 /// wrong with it is more than a line in the log.
@@ -39,6 +43,7 @@ pub(super) struct Memory {
     name: OsString,
     /// The last one is the latest; none before the file was read.
     entries: Option<VecDeque<Entry>>,
+    oddities: Oddities,
     /// How many lines the file has.
     lines: usize,
     /// That it cannot be written has been told.
@@ -61,7 +66,14 @@ struct Names {
 impl Memory {
     /// A memory that is kept in the file of that name in `directory`.
     pub(super) fn new(directory: &Rc<StateDirectory>, name: impl Into<OsString>) -> Self {
-        Self { directory: Rc::clone(directory), name: name.into(), entries: None, lines: 0, told: false }
+        Self {
+            directory: Rc::clone(directory),
+            name: name.into(),
+            entries: None,
+            oddities: Oddities::default(),
+            lines: 0,
+            told: false,
+        }
     }
 
     /// Remembers the address of a container, and no other one of it.
@@ -72,30 +84,67 @@ impl Memory {
         if entries.len() == CONTAINERS {
             entries.pop_front();
         }
-        entries.push_back(Entry { names, address });
-        if let Err(error) = self.write_last()
-            && !std::mem::replace(&mut self.told, true)
-        {
-            log::warn!(
-                "cannot write {}: {error}; the last address of a container may be forgotten",
-                self.path().display()
-            );
+        let entry = Entry { names, address };
+        let line = entry.line();
+        entries.push_back(entry);
+        self.keep(&line);
+    }
+
+    /// Forgets an address that [`Memory::recall`] gave for a container, whichever name it was found by.
+    pub(super) fn forget(&mut self, who: Who<'_>, address: Ipv4Addr) {
+        while self.recall(who) == Some(address) {
+            let is_it = Self::kinds(who);
+            self.entries().retain(|entry| entry.address != address || !is_it.iter().any(|is_it| is_it(entry.names)));
         }
+        let written = self.write_all();
+        self.tell(written);
+    }
+
+    /// Notes a station of a network that answers ARP for every address. Returns whether it is news.
+    pub(super) fn note_proxy_arp(&mut self, network: &str, station: Mac) -> bool {
+        self.entries();
+        let line = self.oddities.note_proxy_arp(network, station);
+        line.inspect(|line| self.keep(line)).is_some()
+    }
+
+    /// Returns the stations of a network that answer ARP for every address.
+    pub(super) fn proxy_arp(&mut self, network: &str) -> Vec<Mac> {
+        self.entries();
+        self.oddities.proxy_arp(network)
+    }
+
+    /// Notes how plain the message was that a server of a network has answered. Returns whether it is news.
+    pub(super) fn note_plainness(&mut self, network: &str, plainness: Plainness) -> bool {
+        self.entries();
+        let line = self.oddities.note_plainness(network, plainness, rt::now());
+        line.inspect(|line| self.keep(line)).is_some()
+    }
+
+    /// Returns how plain the first DISCOVER on a network has to be.
+    pub(super) fn plainness(&mut self, network: &str) -> Plainness {
+        self.entries();
+        self.oddities.plainness(network, rt::now())
     }
 
     /// The address of the one with these names; else the latest of those with the same client identifier; else of those
     /// with the same MAC, here or on a network that is not known.
     pub(super) fn recall(&mut self, who: Who<'_>) -> Option<Ipv4Addr> {
+        let entries = self.entries();
+        Self::kinds(who)
+            .into_iter()
+            .find_map(|is_it| Some(entries.iter().rev().find(|entry| is_it(entry.names))?.address))
+    }
+
+    /// The ways to know a container again, the surest first.
+    fn kinds(who: Who<'_>) -> [Box<dyn Fn(Names) -> bool>; 4] {
         let names = Names::of(who);
         let anywhere = Names::of(Who { network: "", client_id: &[], mac: who.mac });
-        let is_it: [&dyn Fn(Names) -> bool; 4] = [
-            &|there| there == names,
-            &|there| there.client == names.client,
-            &|there| there.mac == names.mac,
-            &|there| there == anywhere,
-        ];
-        let entries = self.entries();
-        is_it.into_iter().find_map(|is_it| Some(entries.iter().rev().find(|entry| is_it(entry.names))?.address))
+        [
+            Box::new(move |there| there == names),
+            Box::new(move |there: Names| there.client == names.client),
+            Box::new(move |there: Names| there.mac == names.mac),
+            Box::new(move |there| there == anywhere),
+        ]
     }
 
     fn path(&self) -> PathBuf {
@@ -119,6 +168,7 @@ impl Memory {
                 String::new()
             });
             self.lines = text.lines().count();
+            text.lines().for_each(|line| self.oddities.read(line));
             let mut entries: VecDeque<Entry> = VecDeque::new();
             for entry in text.lines().rev().filter_map(Entry::parse) {
                 if entries.len() < CONTAINERS && !entries.iter().any(|later| later.names == entry.names) {
@@ -130,17 +180,33 @@ impl Memory {
         self.entries.get_or_insert_default()
     }
 
-    /// Puts the latest entry into the file, which is written anew when most of it is out of date.
-    fn write_last(&mut self) -> io::Result<()> {
-        let Some(entries) = &self.entries else { return Ok(()) };
-        let directory = self.directory.open()?;
-        if self.lines < 2 * CONTAINERS {
-            self.lines += 1;
-            let line = entries.back().map(Entry::line).unwrap_or_default();
-            return directory.append(&self.name)?.write_all(line.as_bytes());
+    /// Puts a line into the file, which is written anew when most of it is out of date.
+    fn keep(&mut self, line: &str) {
+        let written = if self.lines < 2 * CONTAINERS { self.append(line) } else { self.write_all() };
+        self.tell(written);
+    }
+
+    fn tell(&mut self, written: io::Result<()>) {
+        if let Err(error) = written
+            && !std::mem::replace(&mut self.told, true)
+        {
+            log::warn!(
+                "cannot write {}: {error}; the last address of a container may be forgotten",
+                self.path().display()
+            );
         }
-        self.lines = entries.len();
-        let text: String = entries.iter().map(Entry::line).collect();
+    }
+
+    fn append(&mut self, line: &str) -> io::Result<()> {
+        self.lines += 1;
+        self.directory.open()?.append(&self.name)?.write_all(line.as_bytes())
+    }
+
+    fn write_all(&mut self) -> io::Result<()> {
+        let Some(entries) = &self.entries else { return Ok(()) };
+        let lines: Vec<_> = entries.iter().map(Entry::line).chain(self.oddities.lines()).collect();
+        self.lines = lines.len();
+        let (directory, text) = (self.directory.open()?, lines.concat());
         directory.replace(&self.name, false, |mut file| file.write_all(text.as_bytes()))
     }
 }
@@ -232,6 +298,19 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_led_nowhere_is_forgotten_by_every_name() {
+        let mut memory = memory();
+        memory.remember(who("eth0", b"\0one", 1), address(1));
+        memory.remember(who("eth0", b"\0one", 2), address(1));
+        memory.remember(who("", b"", 3), address(1));
+        memory.remember(who("eth0", b"\0two", 3), address(2));
+        memory.forget(who("eth0", b"\0one", 3), address(1));
+        assert_eq!(memory.recall(who("eth0", b"\0one", 1)), None);
+        assert_eq!(memory.recall(who("eth0", b"\0one", 3)), Some(address(2)), "another one of the same MAC");
+        assert_eq!(memory.recall(who("eth0", b"\0two", 9)), Some(address(2)));
+    }
+
+    #[test]
     fn it_is_bounded_and_forgets_the_oldest() {
         let mut memory = memory();
         let nth = |number: u32| Who { client_id: &[], network: "eth0", mac: Mac(mac(number)) };
@@ -258,6 +337,9 @@ mod tests {
             memory.remember(who("eth0", b"\0one", (number % 7) as u8), address(number));
         }
         memory.remember(who("", b"", 9), address(9999));
+        let station = Mac([2, 0, 0, 0, 0, 1]);
+        assert!(memory.note_proxy_arp("eth0", station) && !memory.note_proxy_arp("eth0", station));
+        assert!(memory.note_plainness("eth0", Plainness::LikeNetavark));
         fs::write(&path, [fs::read(&path).unwrap(), b"\n0123 4567".to_vec()].concat()).unwrap();
         assert!(fs::read_to_string(&path).unwrap().lines().count() <= 2001);
         let mut next = Memory::new(&directory, "nv-proxy.known");
@@ -267,6 +349,12 @@ mod tests {
         );
         assert_eq!(next.recall(who("eth0", b"\0new", 9)), Some(address(9999)), "from a network that is not known");
         assert_eq!(next.entries().len(), 8);
+        assert_eq!((next.proxy_arp("eth0"), next.plainness("eth0")), (vec![station], Plainness::LikeNetavark));
+        // Written anew it has them as well.
+        next.forget(who("", b"", 9), address(9999));
+        let mut last = Memory::new(&directory, "nv-proxy.known");
+        assert_eq!((last.recall(who("", b"", 9)), last.entries().len()), (None, 7));
+        assert_eq!((last.proxy_arp("eth0"), last.plainness("eth0")), (vec![station], Plainness::LikeNetavark));
         fs::remove_dir_all(&folder).unwrap();
     }
 }

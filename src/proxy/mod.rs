@@ -17,8 +17,8 @@
 //! | `settings.rs` | what a lease puts on the link, and how to undo it |
 //! | `state.rs` | the directory of the files, its lock, and which of them are believed |
 //! | `record.rs`, `leases.rs` | one lease at rest, and the files of them all |
-//! | `memory.rs` | which address a container had |
-//! | `parent.rs`, `networks.rs` | the host's interface below a container, and what is known of its network |
+//! | `memory.rs`, `oddities.rs` | which address a container had, and what was odd about its network |
+//! | `parent.rs`, `networks.rs` | the host's interface below a container, and when its network was heard |
 //! | `patience.rs` | how long an acquisition may take |
 //! | `reply.rs` | the lease in the caller's terms |
 //! | `words.rs` | leases in the log |
@@ -32,6 +32,7 @@ mod leases;
 mod logging;
 mod memory;
 mod networks;
+mod oddities;
 mod pace;
 mod parent;
 mod patience;

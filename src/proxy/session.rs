@@ -1,5 +1,6 @@
 //! One lease at work: the client, the sockets while they are needed, the link, and the loop that joins them.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,16 +14,17 @@ use crate::time::Instant;
 
 use super::config::Habits;
 use super::error::Error;
-use super::memory::Who;
+use super::memory::{Memory, Who};
 use super::patience::Wait;
 use super::record::Record;
 use super::reply;
 use super::request::Request;
 use super::settings::{Place, Settings};
 use super::site::{LinkState, Site, Unreachable, Wire, is_link_away};
-use super::words::{self, Brief, LostBy, remark};
+use super::words::{self, Brief, LostBy};
 
 mod acquire;
+mod config;
 mod end;
 mod hear;
 mod restraint;
@@ -40,6 +42,7 @@ const SELDOM: Duration = Duration::from_secs(300);
 pub(super) struct Commons {
     pub(super) runtime: Runtime,
     pub(super) habits: Habits,
+    pub(super) memory: RefCell<Memory>,
 }
 
 /// A container's lease while something is done for it: each interface has its own (RFC 2131 3.6).
@@ -132,18 +135,6 @@ impl Commons {
             rt::sleep(RETRY).await;
         }
     }
-
-    /// Who asks for a container, by the habits of this daemon.
-    fn config(&self, request: &mut Request) -> dhcp::Config {
-        let habits = &self.habits;
-        dhcp::Config {
-            fqdn: habits.fqdn.then(|| request.whole_name()).flatten(),
-            host_name: request.host_name.take(),
-            broadcast: habits.broadcast,
-            probe: habits.probe,
-            ..dhcp::Config::new(request.key.mac.0, std::mem::take(&mut request.client_id))
-        }
-    }
 }
 
 impl Session {
@@ -209,8 +200,7 @@ impl Session {
                     return Kept::Gone;
                 }
             };
-            if let Some(remark) = remark(&event) {
-                log::warn!("{self}: {remark}");
+            if self.remark(&event) {
                 continue;
             }
             changed(self, if matches!(event, Event::Renewed(_)) { Change::Time } else { Change::Settings }).await;
@@ -232,6 +222,7 @@ impl Session {
                 }
                 Event::Lost { old, why } => self.lose(&old, &why),
                 Event::Declined { .. } | Event::Unusable { .. } | Event::Contested { .. } => {}
+                Event::ProxyArp { .. } | Event::NoLeaseTime { .. } => {}
                 Event::GaveUp(_) | Event::Released => return Kept::Gone,
             }
         }
@@ -306,7 +297,9 @@ impl Session {
     fn reach(&mut self) -> Result<(), Unreachable> {
         if self.wire.is_none() && (self.releasing || self.reopening.until(rt::now()).is_none()) {
             let open = if self.releasing { Site::open_for_release } else { Site::open };
-            self.wire = Some(open(&self.site, &self.request)?);
+            let wire = open(&self.site, &self.request)?;
+            self.client.handle_mtu(wire.mtu);
+            self.wire = Some(wire);
             log::debug!("{self}: opened its sockets");
             self.mind_link();
         }

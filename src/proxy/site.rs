@@ -297,6 +297,8 @@ pub(super) struct Wire {
     pub(super) claimants: Claimants,
     /// When the container was last seen to be there.
     pub(super) opened: Instant,
+    /// Bytes of IP packet that fit one frame.
+    pub(super) mtu: u32,
 }
 
 impl Wire {
@@ -312,7 +314,8 @@ impl Wire {
             Err(error) => return Err(Error::fault(format!("taking UDP port 68 on {}", link.name))(error)),
         };
         let state = LinkState::new(link.up, link.carrier);
-        Ok(Self { ears, state, port, arp_of: None, claimants: Claimants::default(), opened: rt::now() })
+        let (claimants, opened, mtu) = (Claimants::default(), rt::now(), link.mtu);
+        Ok(Self { ears, state, port, arp_of: None, claimants, opened, mtu })
     }
 
     /// Whether the container uses the client's port itself.

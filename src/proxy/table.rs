@@ -61,7 +61,6 @@ pub(super) struct Table {
     file: LeaseFile,
     adoption: Adoption,
     identity: Identity,
-    memory: RefCell<Memory>,
     pub(super) networks: RefCell<Networks>,
     /// The file does not say all that it should.
     pub(super) unsaved: Cell<bool>,
@@ -141,7 +140,7 @@ impl Table {
         sleep: Sleep,
     ) -> Rc<Self> {
         Rc::new(Self {
-            commons: Rc::new(Commons { runtime, habits }),
+            commons: Rc::new(Commons { runtime, habits, memory: RefCell::new(memory) }),
             idle,
             pace: Pace::new(),
             sleep,
@@ -153,7 +152,6 @@ impl Table {
             file,
             adoption: Adoption::default(),
             identity,
-            memory: RefCell::new(memory),
             networks: RefCell::new(networks),
             unsaved: Cell::default(),
             saving: Cell::default(),
@@ -226,7 +224,8 @@ impl Table {
             }));
             claim = Finish(Some(ending)).await;
         }
-        let wish = self.memory.borrow_mut().recall(request.who());
+        let wish = self.commons.memory.borrow_mut().recall(request.who());
+        let asked = request.clone();
         self.note(&key, &Record::intent(&request, &site));
         self.persist().await;
         let leased = async |session: &Session| self.noted(&key, session, Change::Settings).await;
@@ -241,6 +240,11 @@ impl Table {
             Err(Error::Superseded)
         };
         let acquired = or(cancelled, acquisition).await;
+        if let (Some(wish), Err(error)) = (wish, &acquired)
+            && error.is_of_network()
+        {
+            self.commons.memory.borrow_mut().forget(asked.who(), wish);
+        }
         let is_auto = self.commons.habits.acquisition == Timeout::Auto;
         if let (true, Err(Error::NoAnswer { is_unanswered: true, .. })) = (is_auto, &acquired) {
             self.networks.borrow_mut().note_unanswered(&network, rt::now());
@@ -382,7 +386,7 @@ impl Table {
     /// Keeps in mind what a container had that is about to lose it.
     pub(super) fn remember(&self, who: Option<Who<'_>>, record: &Record) {
         if let (Some(who), Some(address)) = (who, record.address()) {
-            self.memory.borrow_mut().remember(who, address);
+            self.commons.memory.borrow_mut().remember(who, address);
         }
     }
 }
@@ -441,6 +445,9 @@ pub(super) mod tests {
             client_id: ClientId::Container,
             fqdn: false,
             mtu: MtuRule::Lower,
+            rapid_commit: true,
+            servers: Vec::new(),
+            denied_servers: Vec::new(),
         };
         let directory = StateDirectory::lock(&folder.join("lock"), None).unwrap();
         let (file, memory) = (LeaseFile::new(&directory, "leases"), Memory::new(&directory, "known"));

@@ -4,6 +4,8 @@ use std::fmt;
 
 use crate::dhcp::{Event, Lease, Lost, Route};
 
+use std::time::Duration;
+
 use super::request::Mac;
 
 /// A lease in a few words.
@@ -44,6 +46,16 @@ pub(super) fn remark(event: &Event) -> Option<String> {
             "{} claims {address}, which is in use here: announced it, and gives it up if the claim is repeated in 10 s",
             Mac(*by)
         )),
+        Event::ProxyArp { address, by } => Some(format!(
+            "{} answers ARP for {address}: it is the DHCP server's or the router's station, or has claimed another address \
+             before, so it is taken for proxy ARP and the address is used (--arp-probe 0: never ask)",
+            Mac(*by)
+        )),
+        Event::NoLeaseTime { server, assumed } => {
+            let assumed = assumed.as_ref().map(Duration::as_secs);
+            let text = assumed.map_or_else(|| "for ever".to_owned(), |seconds| format!("{seconds} s"));
+            Some(format!("{server} does not say for how long it leases: taken as {text}"))
+        }
         Event::Bound(_) | Event::Renewed(_) | Event::Changed { .. } | Event::Lost { .. } => None,
         Event::GaveUp(_) | Event::Released => None,
     }

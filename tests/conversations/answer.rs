@@ -37,6 +37,11 @@ pub fn offer(ip: Ipv4Addr) -> Answer {
     answer(MessageType::Offer, &lease_options(hours(1))).of(ip)
 }
 
+/// An offer without settings.
+pub fn bare_offer(ip: Ipv4Addr) -> Answer {
+    offer(ip).without(OptionCode::SubnetMask).without(OptionCode::Router)
+}
+
 pub fn ack(ip: Ipv4Addr, time: Duration) -> Answer {
     answer(MessageType::Ack, &lease_options(time)).of(ip)
 }
@@ -129,8 +134,15 @@ pub fn arp_reply(address: Ipv4Addr, at: Mac) -> Vec<u8> {
     arp(ArpOperation::Reply, (at, address), (MAC, IP))
 }
 
-/// The station `at`, which has no address yet, asks whether anybody has this one.
+/// The station `at`, which has no address yet, asks all whether they have this one.
 pub fn arp_probe(address: Ipv4Addr, at: Mac) -> Vec<u8> {
+    let mut frame = arp_probe_by_unicast(address, at);
+    frame[..6].copy_from_slice(&BROADCAST_MAC);
+    frame
+}
+
+/// The same, and asks us alone.
+pub fn arp_probe_by_unicast(address: Ipv4Addr, at: Mac) -> Vec<u8> {
     arp(ArpOperation::Request, (at, NOBODY), ([0; 6], address))
 }
 

@@ -59,6 +59,8 @@ pub enum Says {
     Declined(Ipv4Addr),
     Contested(Ipv4Addr),
     Unusable(Vec<Unusable>),
+    ProxyArp(Ipv4Addr),
+    NoLeaseTime(Option<Duration>),
     GaveUp(String),
     Released,
 }
@@ -86,6 +88,8 @@ impl From<Event> for Says {
             Event::Declined { address, .. } => Self::Declined(address),
             Event::Contested { address, .. } => Self::Contested(address),
             Event::Unusable { values, .. } => Self::Unusable(values),
+            Event::ProxyArp { address, .. } => Self::ProxyArp(address),
+            Event::NoLeaseTime { assumed, .. } => Self::NoLeaseTime(assumed),
             Event::GaveUp(why) => Self::GaveUp(why.to_string()),
             Event::Released => Self::Released,
         }
@@ -172,7 +176,7 @@ impl Conversation {
 
     pub fn bound_by(ack: Answer) -> Self {
         let mut c = Self::start().without_fuzz();
-        c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack).says(Says::Bound(IP));
+        c.at(0).sends(discover()).hears(bare_offer(IP)).sends(request(IP)).hears(ack).says(Says::Bound(IP));
         c
     }
 

@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 
 fn lease(ack: Answer) -> Lease {
     let mut c = Conversation::start().without_fuzz();
-    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack).forget_events();
+    c.at(0).sends(discover()).hears(bare_offer(IP)).sends(request(IP)).hears(ack).forget_events();
     c.lease().clone()
 }
 
@@ -67,7 +67,7 @@ fn missing_masks_come_from_the_class() {
     let prefix_len = |address: [u8; 4], mask: [u8; 4]| {
         let mut c = Conversation::start();
         let ack = ack(address.into(), hours(1)).with(DhcpOption::SubnetMask(mask.into()));
-        c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack).forget_events();
+        c.at(0).sends(discover()).hears(bare_offer(IP)).sends(request(IP)).hears(ack).forget_events();
         c.lease().prefix_len
     };
     assert_eq!(prefix_len([10, 0, 0, 5], [0; 4]), 8);

@@ -44,7 +44,8 @@ fn silence_is_borne_by_one_client_after_the_other() {
     c.rests_until(3599).at(3600).says(Lost(IP, Expired)).sends(discover().wanting(IP));
     for second in [3604, 3612, 3628, 3660, 3724, 3788, 3852, 3916, 3980, 4044, 4344, 4644] {
         assert!(matches!(c.rest().phase, Phase::Init { .. }));
-        c.rests_until(second).sends(discover().wanting(IP));
+        // The address is asked for twice.
+        c.rests_until(second).sends(if second == 3604 { discover().wanting(IP) } else { discover() });
         let secs = u64::from(c.last().secs());
         assert_eq!(secs, u64::try_from(second).unwrap() - 3600, "they count from the loss");
     }
@@ -128,22 +129,22 @@ fn who_is_not_waited_for_awaits_an_offer_for_ten_seconds() {
 #[test]
 fn the_second_best_is_not_forgotten() {
     let mut c = patient().configured(|config| config.requested = Some(OTHER_IP));
-    for at in [0, 4, 12] {
+    for at in [0, 4] {
         c.at(at).sends(discover().wanting(OTHER_IP));
     }
-    c.at(21.95).hears(offer(IP));
+    c.at(11.95).hears(offer(IP));
     assert_eq!(c.client().rest(), None);
-    c.at(22.05).sends(request(IP)).hears(ack(IP, hours(1))).says(Bound(IP));
+    c.at(12.05).sends(request(IP)).hears(ack(IP, hours(1))).says(Bound(IP));
 }
 
 #[test]
 fn who_is_waited_for_listens_all_the_time() {
     let mut c = Conversation::start().without_fuzz().configured(|config| config.deadline = Some(seconds(3600)));
     c.at(0).sends(discover());
-    for at in [2, 6] {
+    for at in [1, 2] {
         c.at(at).sends(discover());
     }
-    assert_eq!(c.client().poll_timeout(), Some(second(14)));
+    assert_eq!(c.client().poll_timeout(), Some(second(3)));
     c.carrier(false).at(100);
     assert!(c.client().is_listening());
     assert_eq!(c.client().rest(), None, "somebody waits");
@@ -339,7 +340,7 @@ fn a_rest_that_makes_no_sense_is_mended() {
     let late = Phase::Init { at: never, since: never, wanted: Some(IP), pace: u32::MAX };
     let late = Rest { phase: late, ..rest };
     let mut c = Conversation::resume(late).without_fuzz();
-    c.at(330).sends(discover().wanting(IP));
+    c.at(330).sends(discover());
     assert_eq!((c.last().secs(), c.rest().due()), (330, Some(second(630))));
 
     // A T2 after the end: the end comes.

@@ -1,7 +1,7 @@
 //! The lease that a client has to make of an ACK, read with dhcproto: what is on the wire is its word, what follows from it is
 //! said here once more, in other words than in `src/dhcp`.
 
-use super::{CLIENT_ID, MAC};
+use super::{CLIENT_ID, MAC, SERVER};
 use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
 use smol_dhcp_proxy::dhcp::{Lease, Mac, Route};
 use smol_dhcp_proxy::time::Instant;
@@ -30,8 +30,11 @@ pub fn lease(message: &Message, server_mac: Mac, acquired_at: Instant) -> Result
     if option!(message, MessageType) != Some(MessageType::Ack) {
         return Err("no ACK");
     }
-    let server_id = option!(message, ServerIdentifier).and_then(some).ok_or("no server")?;
-    let seconds = option!(message, AddressLeaseTime).filter(|time| *time > 0).ok_or("no time")?;
+    // The address that it comes from stands for an identifier that no server can have, and an hour for no time.
+    let can_be =
+        |server: &Ipv4Addr| !matches!(server.octets(), [0, 0, 0, 0] | [255, 255, 255, 255] | [127 | 224..=239, ..]);
+    let server_id = option!(message, ServerIdentifier).filter(can_be).unwrap_or(SERVER);
+    let seconds = option!(message, AddressLeaseTime).filter(|time| *time > 0).unwrap_or(3600);
     let address = some(message.yiaddr()).filter(|ip| !ip.is_broadcast()).ok_or("no address")?;
     if matches!(address.octets()[0], 127 | 224..=239) {
         return Err("no address for a host");

@@ -225,6 +225,11 @@ impl Watched {
                 None
             }
             (Event::Declined { .. }, None) => None,
+            (Event::ProxyArp { by, .. }, held) => {
+                assert!(by != self.client.config().mac);
+                held
+            }
+            (Event::NoLeaseTime { .. }, held) => held,
             (Event::Unusable { values, .. }, held) => {
                 assert!((1..=4).contains(&values.len()), "{values:?}");
                 held
@@ -304,24 +309,33 @@ impl Watched {
     fn check_options(&self, message: &Message) {
         let (config, options) = (self.config(), message.opts());
         assert_eq!((message.opcode(), message.chaddr()), (Opcode::BootRequest, &config.mac[..]));
-        let id = Some(config.client_id.clone()).filter(|id| !id.is_empty()).map(DhcpOption::ClientIdentifier);
+        // The last bits of the xid tell how plain a message is.
+        let plainness = message.xid() & 3;
+        let id = Some(config.client_id.clone()).filter(|id| !id.is_empty() && plainness < 3);
+        let id = id.map(DhcpOption::ClientIdentifier);
         assert_eq!(options.get(OptionCode::ClientIdentifier), id.as_ref());
         if message.ciaddr().is_unspecified() && !options.has_msg_type(MessageType::Decline) {
             assert_eq!(message.flags().broadcast(), config.broadcast);
         }
         let asks = options.has_msg_type(MessageType::Discover) || options.has_msg_type(MessageType::Request);
-        let largest = asks.then_some(DhcpOption::MaxMessageSize(config.max_message_size));
+        let says_size = asks && plainness < 2 && config.max_message_size >= 576;
+        let largest = says_size.then_some(DhcpOption::MaxMessageSize(config.max_message_size));
         assert_eq!(options.get(OptionCode::MaxMessageSize), largest.as_ref());
         assert_eq!(options.contains(OptionCode::ParameterRequestList), asks);
         assert!(message.secs() >= 1 || !asks);
-        assert_eq!(options.contains(OptionCode::RapidCommit), options.has_msg_type(MessageType::Discover));
+        let is_rapid = options.has_msg_type(MessageType::Discover) && plainness < 1 && config.rapid_commit;
+        assert_eq!(options.contains(OptionCode::RapidCommit), is_rapid);
         // RFC 4702 3.1: one name or the other.
         let whole_name = match options.get(OptionCode::ClientFQDN) {
             Some(DhcpOption::ClientFQDN(fqdn)) => Some(fqdn.domain().to_ascii()),
             _ => None,
         };
-        assert_eq!(whole_name, config.fqdn.as_ref().filter(|_| asks).map(|name| format!("{name}.")));
-        let name = config.host_name.clone().filter(|_| asks && whole_name.is_none()).map(DhcpOption::Hostname);
+        assert_eq!(whole_name, config.fqdn.as_ref().filter(|_| asks && plainness < 2).map(|name| format!("{name}.")));
+        let name = config
+            .host_name
+            .clone()
+            .filter(|_| asks && whole_name.is_none() && plainness < 3)
+            .map(DhcpOption::Hostname);
         assert_eq!(options.get(OptionCode::Hostname), name.as_ref());
     }
 

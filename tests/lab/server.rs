@@ -186,10 +186,10 @@ impl Server {
         change(&mut self.lock().settings);
     }
 
-    /// The next so many addresses that it gives are claimed by somebody else, right behind the ACK. To the process
-    /// `client`, which is stopped meanwhile, both come at once.
-    pub fn dispute(&self, times: usize, by: Mac, client: u32) {
-        self.lock().disputes = vec![Dispute { by, client }; times];
+    /// The next addresses that it gives are claimed by these stations, the last one first, right behind the ACK. To the
+    /// process `client`, which is stopped meanwhile, both come at once.
+    pub fn dispute(&self, stations: &[Mac], client: u32) {
+        self.lock().disputes = stations.iter().map(|by| Dispute { by: *by, client }).collect();
     }
 
     /// Forgets its leases: who renews now gets a NAK, and then another address.

@@ -78,6 +78,7 @@ fn servers_hear_what_dhcproto_writes() {
         server: Some(server),
         rapid: true,
         wishes: true,
+        size: true,
         datagram: true,
         to_mac: BROADCAST,
         from_ip: Some(client),

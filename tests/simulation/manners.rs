@@ -11,6 +11,11 @@ use std::time::Duration;
 const AGAIN: Duration = Duration::from_secs(2);
 /// How long a claim counts: one to an address that was asked for, and one to an address in use.
 const DEFENCE: Duration = Duration::from_secs(10);
+/// How long a router has to answer.
+const ANSWER: Duration = Duration::from_millis(200);
+
+/// Another station, and when it claimed an address.
+type Claim = (Mac, Instant);
 
 #[derive(Debug)]
 pub struct Manners {
@@ -18,9 +23,13 @@ pub struct Manners {
     probe: Probe,
     /// When a new address has to be announced for the second time.
     announce_at: Option<Instant>,
-    /// The xid and the address of the last REQUEST for a new address, and when another station claimed it.
-    asked: Option<(u32, Ipv4Addr, Option<Instant>)>,
+    /// The xid and the address of the last REQUEST for a new address, and which other station claimed it when.
+    asked: Option<(u32, Ipv4Addr, Option<Claim>)>,
     defence: Option<Defence>,
+    /// Stations that answer for every address, by the client's own word.
+    proxies: Vec<Mac>,
+    /// Stations that have cost the client an address, or might have.
+    rivals: Vec<(Mac, Ipv4Addr)>,
 }
 
 /// A claim to an address in use that was answered by an announcement.
@@ -35,7 +44,15 @@ struct Defence {
 
 impl Manners {
     pub fn new(config: &Config) -> Self {
-        Self { mac: config.mac, probe: config.probe, announce_at: None, asked: None, defence: None }
+        Self {
+            mac: config.mac,
+            probe: config.probe,
+            announce_at: None,
+            asked: None,
+            defence: None,
+            proxies: config.proxy_arp.clone(),
+            rivals: Vec::new(),
+        }
     }
 
     pub fn judge(
@@ -45,6 +62,7 @@ impl Manners {
         client: &Client,
         now: Instant,
     ) {
+        self.judge_proxies(input, events);
         self.hear(input, before, now);
         for now_said in said {
             let Said::Dhcp(Heard { message_type, xid, requested, ciaddr, .. }) = now_said else { continue };
@@ -72,7 +90,9 @@ impl Manners {
                 Event::Changed { old, new } if old.address != new.address => new.address,
                 _ => continue,
             };
-            let counts = |taken: Option<Instant>| taken.is_some_and(|taken| now < taken + DEFENCE);
+            let counts = |taken: Option<Claim>| {
+                taken.is_some_and(|(by, taken)| now < taken + DEFENCE && !self.proxies.contains(&by))
+            };
             let taken = self.asked.take().is_some_and(|(_, address, taken)| counts(taken) && address == fresh);
             assert!(!taken || before == "SELECTING", "{fresh} is used, although somebody else has it");
             // What is given back at once is not announced, nor what was settled just before the carrier came back.
@@ -109,13 +129,17 @@ impl Manners {
         (said, events): (&[Said], &[Event]),
         now: Instant,
     ) {
+        let told = |event: &Event| matches!(event, Event::ProxyArp { by: them, .. } if *them == by);
+        let is_proxy = self.proxies.contains(&by) || events.iter().any(told);
         let lost = |event: &Event| matches!(event, Event::Lost { why: Lost::Conflict { by: them }, .. } if *them == by);
         let outcome = (events.iter().any(lost), events.iter().any(is_contest), announces(said, address));
         let (gives_way, defends, overlooks) = ((true, false, false), (false, true, true), (false, false, false));
         let concerns = was_listening && self.probe != Probe::Off && by != self.mac;
         let expected = match self.defence.filter(|defence| now < defence.since + DEFENCE) {
-            _ if !concerns => overlooks,
+            _ if !concerns || is_proxy => overlooks,
             _ if self.is_on_probation() => gives_way,
+            // The router may be asked first whether it is its station.
+            Some(defence) if defence.by == by && now < defence.since + ANSWER && outcome == overlooks => overlooks,
             Some(defence) if defence.by == by => gives_way,
             Some(_) => overlooks,
             None => {
@@ -124,6 +148,32 @@ impl Manners {
             }
         };
         assert_eq!(outcome, expected, "given up, contested, announced after a claim of {by:?} to {address}");
+    }
+
+    /// A station is taken to answer for every address if it is a DHCP server's, has claimed another address before, or
+    /// answers for the router.
+    fn judge_proxies(&mut self, input: Input, events: &[Event]) {
+        for event in events {
+            match event {
+                Event::ProxyArp { address, by } => {
+                    let is_server = by[..5] == [2, 0, 0, 1, 0] || *by == super::hostile::MAC;
+                    let is_rival = self.rivals.iter().any(|known| known.0 == *by && known.1 != *address);
+                    let answers_for_router =
+                        matches!(input, Input::Arp(arp) if arp.from == *by && arp.from_ip != *address);
+                    assert!(
+                        is_server || is_rival || answers_for_router,
+                        "{by:?} is believed to answer for every address"
+                    );
+                    self.defence = self.defence.filter(|defence| defence.by != *by);
+                    self.proxies.push(*by);
+                }
+                Event::Declined { address, by, .. } | Event::Contested { address, by } => {
+                    self.rivals.push((*by, *address));
+                }
+                Event::Lost { old, why: Lost::Conflict { by } } => self.rivals.push((*by, old.address)),
+                _ => {}
+            }
+        }
     }
 
     /// While an address is defended the client listens, and asks once for the claim to be repeated.
@@ -151,7 +201,7 @@ impl Manners {
             && asking
             && *address == claimed
         {
-            *taken = Some(now);
+            *taken = Some((arp.from, now)).filter(|(by, _)| !self.proxies.contains(by));
         }
     }
 }

@@ -4,7 +4,7 @@ use super::hostile;
 use super::plan::*;
 use super::referee::Input;
 use super::wire::*;
-use super::world::{Happening, OWNER, World};
+use super::world::{Happening, World, owner};
 use smol_dhcp_proxy::dhcp::Mac;
 use smol_dhcp_proxy::time::Instant;
 use std::net::Ipv4Addr;
@@ -132,7 +132,10 @@ impl World {
         }
         let taken = self.servers.iter().any(|server| (0..3).any(|n| server.host(n) == arp.wanted));
         if let Some(delay) = self.owner.filter(|_| taken) {
-            answers.push((OWNER, delay));
+            answers.push((owner(arp.wanted), delay));
+        }
+        if let Some((station, delay)) = self.proxy_arp.filter(|_| arp.from_ip != arp.wanted) {
+            answers.push((station, delay));
         }
         for (from, delay) in answers {
             let answer = Arp { reply: true, from, from_ip: arp.wanted, to: asker, wanted: arp.from_ip };

@@ -2,7 +2,7 @@
 
 use super::chance::Chance;
 use super::hostile::{STYLES, Style};
-use super::server::{Server, Terms};
+use super::server::{Dislike, Server, Terms};
 use smol_dhcp_proxy::dhcp::{Config, Probe};
 use std::time::Duration;
 
@@ -47,6 +47,11 @@ pub enum Trouble {
     NoCarrier(usize),
     /// The first addresses of every pool are somebody's, who says so after this while.
     Owner(Duration),
+    /// A station answers ARP for every address, after this while: the first server's, or another one.
+    ProxyArp {
+        is_server: bool,
+        delay: Duration,
+    },
     /// The machine sleeps.
     Sleep,
     /// The machine sleeps until T2 of a client, finds no server, and chance says anything.
@@ -132,7 +137,7 @@ impl Plan {
     fn trouble(&self, chance: &mut Chance) -> Trouble {
         let server = chance.below(self.servers.len() as u64) as usize;
         let client = chance.below(self.clients.len() as u64) as usize;
-        match chance.below(23) {
+        match chance.below(25) {
             0..=1 => Trouble::Loss(chance.between(100, 1001)),
             2..=3 => {
                 let mut some = |of| chance.pick(&[0, of, of / 4]);
@@ -152,6 +157,9 @@ impl Plan {
             19 => Trouble::Recreate(client),
             20 => Trouble::Flickers(client),
             21 => Trouble::Oversleeps(client),
+            22..=23 => {
+                Trouble::ProxyArp { is_server: chance.percent(50), delay: chance.magnitude(micros(100), secs(3)) }
+            }
             _ => Trouble::Terms(server, chance.pick(&[300, 3600, 20_000, 172_800])),
         }
     }
@@ -182,6 +190,8 @@ fn server(which: u8, terms: Terms, chance: &mut Chance) -> Server {
     server.authoritative = chance.percent(70);
     server.forgiving = chance.percent(40);
     server.rapid = chance.percent(30);
+    let dislikes = [Dislike::RapidCommit, Dislike::RequestedAddress, Dislike::MessageSize, Dislike::ClientId];
+    server.dislikes = chance.percent(20).then(|| chance.pick(&dislikes));
     server
 }
 

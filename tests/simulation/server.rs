@@ -21,6 +21,19 @@ pub struct Terms {
     pub mtu: Option<u16>,
 }
 
+/// What a picky server does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dislike {
+    /// Option 80.
+    RapidCommit,
+    /// Option 50 in a DISCOVER.
+    RequestedAddress,
+    /// Option 57.
+    MessageSize,
+    /// Option 61.
+    ClientId,
+}
+
 /// Who has which address, and until when.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -46,6 +59,8 @@ pub struct Server {
     pub rapid: bool,
     /// Offers, and then refuses every REQUEST.
     pub refuses: bool,
+    /// Does not answer a message with this in it.
+    pub dislikes: Option<Dislike>,
     /// The third byte of its network: another one with each renumbering.
     network: u8,
     hosts: u8,
@@ -67,6 +82,7 @@ impl Server {
             forgiving: false,
             rapid: false,
             refuses: false,
+            dislikes: None,
             network: 0,
             hosts,
             remembers_since: Instant::from_boot(Duration::ZERO),
@@ -115,6 +131,16 @@ impl Server {
 
     /// What it answers to what it has heard.
     pub fn hear(&mut self, heard: &Heard, now: Instant) -> Option<Reply> {
+        let is_disliked = match self.dislikes {
+            Some(Dislike::RapidCommit) => heard.rapid,
+            Some(Dislike::RequestedAddress) => heard.message_type == DISCOVER && heard.requested.is_some(),
+            Some(Dislike::MessageSize) => heard.size,
+            Some(Dislike::ClientId) => heard.client_id != 0,
+            None => false,
+        };
+        if is_disliked {
+            return None;
+        }
         let known = self.entry(heard.chaddr, now);
         match heard.message_type {
             DISCOVER => {

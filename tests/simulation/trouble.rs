@@ -5,7 +5,7 @@ use super::plan::*;
 use super::referee::Input;
 use super::server::Server;
 use super::wire::*;
-use super::world::{Happening, START, STRANGER, World};
+use super::world::{GATEWAY, Happening, START, STRANGER, World};
 use smol_dhcp_proxy::dhcp::{Ignored, Lease};
 use smol_dhcp_proxy::time::Instant;
 use std::time::Duration;
@@ -34,6 +34,9 @@ impl World {
             }
             Trouble::NoCarrier(who) => self.happen(Happening::Carrier { who, back: false }),
             Trouble::Owner(delay) => self.owner = Some(delay),
+            Trouble::ProxyArp { is_server, delay } => {
+                self.proxy_arp = Some((if is_server { self.servers[0].mac } else { GATEWAY }, delay));
+            }
             Trouble::Sleep => self.sleep(START + end),
             Trouble::Oversleeps(who) => {
                 self.begin_needles();
@@ -79,6 +82,7 @@ impl World {
             Trouble::Flickers(_) => (self.flickers, self.loss) = (self.flickers - 1, self.plan.loss),
             Trouble::NoCarrier(who) => self.happen(Happening::Carrier { who, back: true }),
             Trouble::Owner(_) => self.owner = None,
+            Trouble::ProxyArp { .. } => self.proxy_arp = None,
             Trouble::Terms(which, _) => {
                 self.servers[which].terms = self.plan.servers[which].terms;
                 // A shorter lease whose ACK was lost is all that it knows of.

@@ -30,8 +30,10 @@ pub struct Heard {
     pub server: Option<Ipv4Addr>,
     /// Option 80.
     pub rapid: bool,
-    /// Options 55 and 57.
+    /// Option 55.
     pub wishes: bool,
+    /// Option 57.
+    pub size: bool,
     /// Options 12 and 81.
     pub names: u8,
     /// Option 56.
@@ -121,7 +123,7 @@ fn read_message(payload: &[u8]) -> Heard {
         chaddr: mac(&payload[28..]),
         ..Heard::default()
     };
-    let (mut at, mut wishes) = (240, 0);
+    let mut at = 240;
     while payload[at] != 255 {
         if payload[at] == 0 {
             at += 1;
@@ -134,7 +136,8 @@ fn read_message(payload: &[u8]) -> Heard {
             50 => heard.requested = some_ip(value),
             53 => heard.message_type = value[0],
             54 => heard.server = some_ip(value),
-            55 | 57 => wishes += 1,
+            55 => heard.wishes = true,
+            57 => heard.size = true,
             56 => heard.words = true,
             61 => heard.client_id = value.iter().fold(1, |sum: u32, byte| sum.rotate_left(5) ^ u32::from(*byte)),
             80 => heard.rapid = true,
@@ -142,8 +145,8 @@ fn read_message(payload: &[u8]) -> Heard {
         }
         at += 2 + length;
     }
-    assert!(wishes % 2 == 0, "options 55 and 57 go together");
-    Heard { wishes: wishes > 0, ..heard }
+    assert!(heard.wishes || !heard.size, "option 57 goes with option 55");
+    heard
 }
 
 /// A message of a server, honest or not.

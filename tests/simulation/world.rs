@@ -17,8 +17,15 @@ use std::time::Duration;
 /// The moment that all runs count from; not zero, so that nothing passes by accident.
 pub const START: Instant = Instant::from_boot(secs(1000));
 const NEVER_COMES: Instant = Instant::from_boot(Duration::MAX);
-/// Whoever has the addresses that are not to be had.
-pub const OWNER: Mac = [2, 0, 0, 9, 9, 9];
+/// The station that answers ARP for every address, where it is not a server's.
+pub const GATEWAY: Mac = [2, 0, 0, 8, 8, 8];
+
+/// The station that has an address which is not to be had.
+pub fn owner(address: Ipv4Addr) -> Mac {
+    let [_, network, _, host] = address.octets();
+    [2, 0, 0, 9, network, host]
+}
+
 pub const STRANGER: Mac = [2, 0, 0, 7, 7, 7];
 
 #[derive(Debug)]
@@ -93,6 +100,7 @@ pub struct World {
     pub needles: u32,
     pub flickers: u32,
     pub owner: Option<Duration>,
+    pub proxy_arp: Option<(Mac, Duration)>,
     pub asleep_until: Instant,
     /// How many troubles there are.
     pub troubles: u32,
@@ -122,6 +130,7 @@ impl World {
             needles: 0,
             flickers: 0,
             owner: None,
+            proxy_arp: None,
             asleep_until: START,
             troubles: 0,
             fair_since: START,
@@ -379,12 +388,16 @@ impl World {
         let host = &mut self.hosts[who];
         match event {
             Event::Bound(lease) | Event::Changed { new: lease, .. } => {
+                // The daemon remembers with a lease how its server knows it.
+                host.config.client_id.clone_from(&host.client.config().client_id);
+                host.config.plainness = host.client.plainness();
                 host.last_address = Some(lease.address);
                 self.coverage.acquired += 1;
             }
             Event::Renewed(_) => self.coverage.renewed += 1,
             Event::Lost { .. } => self.coverage.lost += 1,
-            Event::Declined { .. } | Event::Unusable { .. } | Event::Contested { .. } => {}
+            Event::ProxyArp { .. } => host.config.proxy_arp.clone_from(&host.client.config().proxy_arp),
+            Event::Declined { .. } | Event::Unusable { .. } | Event::Contested { .. } | Event::NoLeaseTime { .. } => {}
             Event::GaveUp(_) | Event::Released => {
                 self.coverage.gave_up += u64::from(matches!(event, Event::GaveUp(_)));
                 let longest = if self.troubles == 0 { secs(60) } else { secs(1800) };

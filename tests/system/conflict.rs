@@ -27,6 +27,7 @@ pub(crate) const TRIALS: &[Named] = &[
     ("conflict::a_forged_frame_at_t1_takes_nothing", forged_once),
     ("conflict::a_claim_that_is_repeated_takes_the_address", claimed_twice),
     ("conflict::when_every_address_is_taken_the_caller_is_told", every_address_taken),
+    ("conflict::a_station_that_claims_every_address_costs_one", proxy_arp),
     ("conflict::probes_beforehand_wait_for_a_slow_owner", probes_beforehand),
     ("conflict::without_probes_nobody_is_asked", without_probes),
 ];
@@ -64,7 +65,7 @@ fn right_behind_the_ack() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
-    server.dispute(1, STRANGER, stage.daemon.id());
+    server.dispute(&[STRANGER], stage.daemon.id());
     let lease = stage.setup(0)?;
     assert_eq!(lease.yiaddr, SECOND.to_string());
     check_link(container, &lease, 3600)?;
@@ -210,16 +211,35 @@ fn claimed_twice() -> Result {
     stage.teardown(0).map(drop)
 }
 
+/// The second container on that network loses none, and the log has one word on it.
+fn proxy_arp() -> Result {
+    let stage = stage(2, &["-t", "3"])?;
+    let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
+    server.dispute(&[STRANGER; 10], stage.daemon.id());
+    for container in 0..2 {
+        let lease = stage.setup(container)?;
+        let address = stage.topology.containers[container].address()?.map(|address| address.address.to_string());
+        assert_eq!(address, Some(lease.yiaddr));
+    }
+    assert_eq!(server.heard_of(MessageType::Decline).len(), 1);
+    let words = format!("{STRANGER} answers ARP for ");
+    let told = stage.unit.log()?.lines().filter(|line| line.contains("[WARN") && line.contains(&words)).count();
+    assert_eq!(told, 1, "it says once that there is proxy ARP");
+    Ok(())
+}
+
 fn every_address_taken() -> Result {
     let stage = stage(1, &["-t", "3"])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
-    server.dispute(10, STRANGER, stage.daemon.id());
+    // Each by another station: one that claims two of them would be taken for proxy ARP.
+    let stations: Vec<_> = (1..=10).map(|number| Mac([0x02, 0x77, 0, 0, 1, number])).collect();
+    server.dispute(&stations, stage.daemon.id());
     let start = rt::now();
     let answer = grpc::setup(&stage.unit.socket(), &stage.config(0));
     let took = rt::now() - start;
     let status = answer.err().ok_or("a lease of an address that is taken")?;
     assert_eq!(status.code, Code::Aborted, "{status:?}");
-    assert!(status.message.contains(&format!("{STRANGER} uses that address")), "{status:?}");
+    assert!(status.message.contains(" uses that address (--arp-probe 0 "), "{status:?}");
     assert!(took > Duration::from_millis(2900) && took < Duration::from_millis(4000), "{took:?}");
     assert_eq!(stage.topology.containers[0].address()?, None);
     assert_eq!(stage.unit.leases()?, serde_json::json!({}));

@@ -137,8 +137,8 @@ fn kept_for_another(plan: &mut Plan, old: Ipv4Addr) {
 
 /// The address that the server gives has an owner: it is told, and gives another one.
 fn hears_of_a_conflict(kind: Kind) -> Result {
-    let stage = stage(2, &[])?;
-    let [container, other] = &stage.topology.containers[..] else { unreachable!() };
+    let stage = stage(3, &[])?;
+    let [container, others @ ..] = &stage.topology.containers[..] else { unreachable!() };
     let server = RealServer::start(kind, &stage.topology.server, SERVER_LINK, &plan())?;
     let witness = Server::eavesdrop(&stage.topology.server, SERVER_LINK)?;
     // It will give the same address again, or, as Kea does, the next one.
@@ -146,7 +146,8 @@ fn hears_of_a_conflict(kind: Kind) -> Result {
     stage.teardown(0)?;
     server.await_listed(last, false)?;
     let owned = [last, Ipv4Addr::from_bits(last.to_bits() + 1)];
-    for address in owned {
+    // Each is another station's: one that claims both would be taken for proxy ARP.
+    for (address, other) in owned.into_iter().zip(others) {
         other.namespace.add_address(LINK, address, 16)?;
     }
     stage.setup(0)?;

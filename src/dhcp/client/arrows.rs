@@ -1,19 +1,19 @@
 //! The arrows of RFC 2131 figure 5: each does what is to be done on the way, and names the state that it leads to.
 
-use super::conflict::{Claim, Defence};
-use super::{Client, Held, Offer, REBOOT_PATIENCE, State, Vigil};
+use super::conflict::{Claims, Defence, Doubt, router_to_ask};
+use super::{Client, Held, REBOOT_PATIENCE, State, Vigil};
 use crate::dhcp::backoff::{Backoff, FUZZ};
 use crate::dhcp::exchange::{Exchange, Search};
 use crate::dhcp::frame::{self, Arp, BROADCAST};
 use crate::dhcp::message::Request;
-use crate::dhcp::{Event, Lease, Lost, Mac, Probe, Transmit, Why, mac_text};
+use crate::dhcp::{Event, Lease, Lost, Mac, Plainness, Probe, Transmit, Why, mac_text};
 use crate::time::Instant;
 use smoltcp::wire::DhcpMessageType as Type;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// How long anybody on the link has to answer ARP: to a release that looks for its server, and after a renewal.
-const ARP_PATIENCE: Duration = Duration::from_millis(200);
+pub(super) const ARP_PATIENCE: Duration = Duration::from_millis(200);
 /// From the last probe to the use of the address, and from one announcement to the next: ANNOUNCE_WAIT and
 /// ANNOUNCE_INTERVAL (RFC 5227 1.1).
 const ANNOUNCE: Duration = Duration::from_secs(2);
@@ -22,10 +22,6 @@ const ANNOUNCE: Duration = Duration::from_secs(2);
 pub(super) const ROUND: Duration = Duration::from_secs(60);
 /// A lease that was held longer than this has made good for earlier setbacks.
 const STABLE: Duration = Duration::from_secs(128);
-/// From that many conflicts on, one new address in [`RATE_LIMIT`] is enough: MAX_CONFLICTS and RATE_LIMIT_INTERVAL
-/// (RFC 5227 1.1, 2.1.1).
-const MAX_CONFLICTS: u32 = 10;
-const RATE_LIMIT: Duration = Duration::from_secs(60);
 /// RFC 2131 3.1 (5): the least to wait after a DECLINE.
 const AFTER_DECLINE: Duration = Duration::from_secs(10);
 
@@ -38,9 +34,16 @@ impl Client {
         self.search.discovers = self.search.discovers.saturating_add(1);
         // Counted over all rounds: a server that offers and then falls silent does not make us hasty.
         self.search.pace = self.search.pace.saturating_add(1);
-        let wait = self.backoff.broadcast(self.search.pace, self.search.deadline.is_some());
+        self.search.unanswered = self.search.unanswered.saturating_add(1);
+        self.plainness = Plainness::of_discover(self.search.unanswered).max(self.config.plainness);
+        if !Plainness::of_discover(self.search.unanswered).has_requested_address() {
+            // It may be of another network, or of this one by an earlier number.
+            self.search.wanted = None;
+        }
+        let wait = self.backoff.discover(self.search.pace, self.search.deadline.is_some());
         exchange.say(self.search.since, now, now + wait);
-        let discover = Request { requested: self.search.wanted, ..exchange.message(Type::Discover) };
+        let discover = exchange.message(Type::Discover, self.plainness);
+        let discover = Request { requested: self.search.wanted, ..discover };
         self.broadcast(&discover, now);
         State::Selecting { exchange, second_best: None }
     }
@@ -50,14 +53,14 @@ impl Client {
     pub(super) fn request(
         &mut self,
         mut exchange: Exchange,
-        offer: Offer,
-        taken_by: Option<Claim>,
+        offer: Box<Lease>,
+        taken_by: Claims,
         now: Instant,
     ) -> State {
         exchange.sent += 1;
         exchange.next = now + self.backoff.broadcast(exchange.sent, self.search.deadline.is_some());
-        let request = exchange.message(Type::Request);
-        self.broadcast(&Request { requested: Some(offer.address), server: Some(offer.server), ..request }, now);
+        let request = exchange.message(Type::Request, self.plainness);
+        self.broadcast(&Request { requested: Some(offer.address), server: Some(offer.server_id), ..request }, now);
         self.probe_alongside(offer.address);
         State::Requesting { exchange, offer, taken_by }
     }
@@ -67,7 +70,7 @@ impl Client {
         &mut self,
         address: Ipv4Addr,
         exchange: Option<Exchange>,
-        taken_by: Option<Claim>,
+        taken_by: Claims,
         now: Instant,
     ) -> State {
         let mut exchange = self.exchange_or_new(exchange, now);
@@ -76,7 +79,8 @@ impl Client {
             _ => exchange.since + REBOOT_PATIENCE,
         };
         exchange.say(exchange.since, now, next);
-        self.broadcast(&Request { requested: Some(address), ..exchange.message(Type::Request) }, now);
+        let request = exchange.message(Type::Request, self.plainness);
+        self.broadcast(&Request { requested: Some(address), ..request }, now);
         self.probe_alongside(address);
         State::Rebooting { exchange, address, taken_by }
     }
@@ -92,15 +96,19 @@ impl Client {
         self.set_back(in_use, now)
     }
 
-    /// To INIT because the lease has ended (RFC 2131 4.4.5). Nobody waits now. An address that just ran out would be
-    /// welcome again.
+    /// To INIT because the lease has ended (RFC 2131 4.4.5). No caller waits now, but for one whose lease has not been in
+    /// use yet. An address that just ran out would be welcome again.
     pub(super) fn lose(&mut self, old: Lease, why: Lost, now: Instant) -> State {
         let was_stable = now - old.acquired_at > STABLE;
         let was_defended = self.defence().is_some();
         if was_stable {
             self.setbacks = 0;
         }
-        self.search = Search::new(now, (why == Lost::Expired).then_some(old.address));
+        let deadline = self.deadline_of_caller();
+        self.search = Search { deadline, ..Search::new(now, (why == Lost::Expired).then_some(old.address)) };
+        if let Lost::Conflict { by } = why {
+            self.search.trouble = Some(Why::InUse { address: old.address, server: old.server_id, by });
+        }
         let next = match why {
             // A conflict that comes after so long is no fault of the round that led to the address, and one in use is given
             // up without a DECLINE. Should its server offer it again, declining it is the first setback, which costs no time.
@@ -115,16 +123,15 @@ impl Client {
 
     /// The first setback is forgiven, and after it nothing waits: an address that was just declined is marked in its
     /// server, and RFC 2131 3.1 (5) wants 10 s there only lest client and server go round in circles. From the second
-    /// one on it is kept, unless somebody waits.
+    /// one on it is kept, unless a caller waits: then the second conflict is forgiven as well, and the waits double to
+    /// 8 s and no more, where RFC 5227 2.1.1 wants a minute after ten conflicts (RFC 5227 1.1). A caller's patience is
+    /// bounded, and so is the hourly allowance. Where no caller waits, they double to two minutes.
     fn set_back(&mut self, in_use: bool, now: Instant) -> State {
         self.setbacks = self.setbacks.saturating_add(1);
         let somebody_waits = self.search.deadline.is_some();
-        let wait = self.backoff.start_over(self.setbacks, somebody_waits);
-        let least = match (in_use, self.setbacks) {
-            (true, MAX_CONFLICTS..) => RATE_LIMIT,
-            (true, 2..) if !somebody_waits => AFTER_DECLINE,
-            _ => Duration::ZERO,
-        };
+        let forgiven = u32::from(in_use && somebody_waits);
+        let wait = self.backoff.start_over(self.setbacks - forgiven, somebody_waits);
+        let least = if in_use && !somebody_waits && self.setbacks > 1 { AFTER_DECLINE } else { Duration::ZERO };
         State::Init { at: now + wait.max(least) }
     }
 
@@ -132,9 +139,12 @@ impl Client {
     pub(super) fn give_up(&mut self, state: &State, deadline: Instant) -> State {
         let why = match (state, self.search.trouble.take()) {
             _ if !self.carrier => Why::NoCarrier,
-            (State::Requesting { offer, .. }, _) => Why::NoAck { address: offer.address, server: offer.server },
+            (State::Requesting { offer, .. }, _) => Why::NoAck { address: offer.address, server: offer.server_id },
             (_, Some(trouble)) => trouble,
-            (_, None) => Why::NoOffer { within: deadline - self.search.since, discovers: self.search.discovers },
+            (_, None) => match self.search.unusable {
+                Some((server, fault, offers)) => Why::UnusableOffer { server, fault, offers },
+                None => Why::NoOffer { within: deadline - self.search.since, discovers: self.search.discovers },
+            },
         };
         self.stop(Event::GaveUp(why))
     }
@@ -147,14 +157,14 @@ impl Client {
 
     /// The carrier is back: what was under way is said again, and what had not come to a lease starts anew.
     pub(super) fn resound(&mut self, now: Instant) {
-        self.search.pace = 0;
+        (self.search.pace, self.search.unanswered) = (0, 0);
         match &mut self.state {
             State::Selecting { .. } | State::Requesting { .. } => self.state = State::Init { at: now },
             State::Rebooting { address, .. } => self.state = State::InitReboot { at: now, address: *address },
             State::Init { at } | State::InitReboot { at, .. } => *at = now,
             State::Renewing { exchange, .. } | State::Rebinding { exchange, .. } => exchange.next = now,
-            State::Probing { left, next, .. } => {
-                if let Probe::Before(probes) = self.config.probe {
+            State::Probing { left, next, doubt, .. } => {
+                if let (Probe::Before(probes), None) = (self.config.probe, doubt) {
                     (*left, *next) = (probes, now);
                 }
             }
@@ -183,7 +193,7 @@ impl Client {
 
     /// To PROBING. RFC 5227 2.1.1: not all at once after a power cut.
     pub(super) fn probe(&mut self, lease: Box<Lease>, probes: u8, now: Instant) -> State {
-        State::Probing { lease, left: probes, next: now + self.backoff.probe_wait() }
+        State::Probing { lease, left: probes, next: now + self.backoff.probe_wait(), doubt: None }
     }
 
     /// From probe to probe, and to BOUND after the last.
@@ -194,14 +204,27 @@ impl Client {
         let Some(left) = left.checked_sub(1) else { return self.settle(*lease, now) };
         self.say_by_arp(Arp::probe(self.config.mac, lease.address));
         let wait = if left == 0 { ANNOUNCE } else { self.backoff.probe_interval() };
-        State::Probing { lease, left, next: now + wait }
+        State::Probing { lease, left, next: now + wait, doubt: None }
+    }
+
+    /// To PROBING with the address that a station has claimed: if it answers for the router as well, it is the router, or
+    /// answers for every address. Without a router to ask after, and where that is the DHCP server, whose station we know,
+    /// there is no doubt.
+    pub(super) fn doubt_or_refuse(&mut self, lease: Box<Lease>, by: Mac, now: Instant) -> State {
+        match router_to_ask(&lease) {
+            Some(router) => {
+                self.say_by_arp(Arp::probe(self.config.mac, router));
+                State::Probing { lease, left: 0, next: now + ARP_PATIENCE, doubt: Some(Doubt { by, router }) }
+            }
+            None => self.refuse(lease.address, lease.server_id, by, now),
+        }
     }
 
     /// Announces a new address (RFC 2131 4.4.1) and goes on listening until it has been announced a second time
     /// (RFC 5227 2.3), for its owner may be slow to answer.
     pub(super) fn claim(&mut self, address: Ipv4Addr, now: Instant) -> Option<Vigil> {
         self.announce(address);
-        Some(Vigil { until: now + ANNOUNCE, announce: true, is_in_use: false })
+        Some(Vigil { until: now + ANNOUNCE, announce: true, is_in_use: false, deadline: self.search.deadline })
     }
 
     pub(super) fn announce(&mut self, address: Ipv4Addr) {
@@ -210,7 +233,8 @@ impl Client {
 
     /// Listens on after a renewal, for the answer to the probe that went with it.
     pub(super) fn await_arp(&self, now: Instant) -> Option<Vigil> {
-        (self.config.probe != Probe::Off).then(|| Vigil { until: now + ARP_PATIENCE, announce: false, is_in_use: true })
+        let vigil = Vigil { until: now + ARP_PATIENCE, announce: false, is_in_use: true, deadline: None };
+        (self.config.probe != Probe::Off).then_some(vigil)
     }
 
     /// RFC 2131 4.4.4 and table 5: by broadcast, from no address, with `secs` 0, and no wishes.
@@ -219,8 +243,9 @@ impl Client {
             requested: Some(address),
             server: Some(server),
             words: Some(format!("in use by {}", mac_text(by))),
-            ..Request::new(Type::Decline, self.backoff.xid(), 0)
+            ..Request::new(Type::Decline, self.plainness.mark(self.backoff.xid()), 0)
         };
+        self.remember_conflict(by, address);
         self.broadcast(&message, now);
     }
 
@@ -231,7 +256,7 @@ impl Client {
         self.start_over(Why::InUse { address, server, by }, now)
     }
 
-    fn say_by_arp(&mut self, arp: Arp) {
+    pub(super) fn say_by_arp(&mut self, arp: Arp) {
         self.say(Transmit::Frame, arp.write());
     }
 }
@@ -240,6 +265,10 @@ impl Client {
 impl Client {
     /// To BOUND with the first lease of a search.
     pub(super) fn settle(&mut self, lease: Lease, now: Instant) -> State {
+        if !self.plainness.has_client_id() {
+            // The server knows the lease by the MAC, from now on and whoever goes on with it.
+            self.config.client_id.clear();
+        }
         self.events.push_back(Event::Bound(Box::new(lease.clone())));
         let vigil = self.claim(lease.address, now);
         self.hold(lease, (vigil, None), now)
@@ -303,7 +332,7 @@ impl Client {
             let wait = if is_early { wait.min(self.backoff.seldom()) } else { wait };
             exchange.say(held.renew_at, now, now + wait);
             let (source, destination) = (held.lease.address, held.lease.server_id);
-            let request = Request { ciaddr: Some(source), ..exchange.message(Type::Request) };
+            let request = Request { ciaddr: Some(source), ..exchange.message(Type::Request, self.plainness) };
             self.allowance.spend(now);
             self.listen_on(now);
             self.say(Transmit::Datagram { source, destination }, request.write(&self.config));
@@ -325,7 +354,8 @@ impl Client {
                 now + Backoff::renewal(held.expires_at() - now, held.expires_at() - held.rebind_at),
             );
             let address = held.lease.address;
-            self.broadcast(&Request { ciaddr: Some(address), ..exchange.message(Type::Request) }, now);
+            let request = exchange.message(Type::Request, self.plainness);
+            self.broadcast(&Request { ciaddr: Some(address), ..request }, now);
             if is_first {
                 self.probe_own(address);
             }
@@ -357,7 +387,7 @@ impl Client {
 
     /// RFC 2131 4.4.6 and table 5: our address and the server's identifier, `secs` 0, and no wishes.
     pub(super) fn say_release(&mut self, lease: &Lease, mac: Mac, now: Instant) -> State {
-        let message = Request::new(Type::Release, self.backoff.xid(), 0);
+        let message = Request::new(Type::Release, self.plainness.mark(self.backoff.xid()), 0);
         let message = Request { ciaddr: Some(lease.address), server: Some(lease.server_id), ..message };
         let (source, destination) = ((self.config.mac, lease.address), (mac, lease.server_id));
         let frame = frame::frame(&message.write(&self.config), source, destination);

@@ -1,10 +1,12 @@
 //! Claims of other stations to our address, by ARP (RFC 5227): one that is not in use yet is turned down, one in use is
 //! defended.
 
-use super::{Client, Held, Offer, State, Vigil};
+use super::arrows::ARP_PATIENCE;
+use super::{Client, Held, State, Vigil};
 use crate::dhcp::frame::Arp;
-use crate::dhcp::{Event, Ignored, Lost, Mac, Probe};
+use crate::dhcp::{Event, Ignored, Lease, Lost, Mac, Probe};
 use crate::time::Instant;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// How long a claim counts: DEFEND_INTERVAL (RFC 5227 1.1).
@@ -13,19 +15,35 @@ const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 /// milliseconds; this leaves a slow one eight seconds more.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
-/// A claim to an address that is not in use yet.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Claim {
-    by: Mac,
-    at: Instant,
+/// As many conflicts are remembered, to know a station again that claims another address.
+const REMEMBERED: usize = 4;
+/// As many stations that answer for every address are known at most; the one that was found first is forgotten.
+const STATIONS: usize = 8;
+
+/// Claims to an address that is not in use yet, the latest of each of two stations: one may answer for every address, and
+/// the other one have it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Claims([Option<(Mac, Instant)>; 2]);
+
+impl Claims {
+    fn add(&mut self, by: Mac, now: Instant) {
+        let other = self.0.into_iter().flatten().find(|(station, _)| *station != by);
+        self.0 = [Some((by, now)), other];
+    }
+
+    /// Returns the stations whose claims count, the latest first. Each REQUEST is repeated together with its probe, and an
+    /// owner answers each of them: an older claim is that of a station that has gone, or was never there.
+    pub(super) fn stations(self, now: Instant) -> impl Iterator<Item = Mac> {
+        self.0.into_iter().flatten().filter(move |(_, at)| now - *at < DEFEND_INTERVAL).map(|(by, _)| by)
+    }
 }
 
-impl Claim {
-    /// Returns the station, as long as its claim counts. Each REQUEST is repeated together with its probe, and an owner
-    /// answers each of them: an older claim is that of a station that has gone, or was never there.
-    pub(super) fn station(self, now: Instant) -> Option<Mac> {
-        (now - self.at < DEFEND_INTERVAL).then_some(self.by)
-    }
+/// A claim to an address that was leased and is not in use yet, by a station that may answer for every address.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Doubt {
+    pub(super) by: Mac,
+    /// The address that it answers for as well if it is so.
+    pub(super) router: Ipv4Addr,
 }
 
 /// A claim to the address in use that was answered by an announcement (RFC 5227 2.4 (b)).
@@ -36,14 +54,17 @@ impl Claim {
 pub(super) struct Defence {
     /// The address is given up if this station claims it again.
     against: Mac,
+    /// From when on it counts: until then the answer of the router may be under way, and that of the station to the
+    /// announcement.
+    counts_from: Instant,
     /// When to ask for the claim to be repeated; `None` once that was done.
     ask_at: Option<Instant>,
     until: Instant,
 }
 
 impl Defence {
-    fn new(against: Mac, now: Instant) -> Self {
-        Self { against, ask_at: Some(now + ASK_AGAIN), until: now + DEFEND_INTERVAL }
+    fn new(against: Mac, counts_from: Instant, now: Instant) -> Self {
+        Self { against, counts_from, ask_at: Some(now + ASK_AGAIN), until: now + DEFEND_INTERVAL }
     }
 
     /// Returns when [`Client::go_on_defending`] has something to do.
@@ -70,21 +91,30 @@ impl Client {
         if self.config.probe == Probe::Off || by == self.config.mac {
             return Err(Ignored::NotDhcp);
         }
+        if arp.is_reply && self.doubted() == Some((by, arp.sender.1)) {
+            self.believe(by, now);
+            return Ok(());
+        }
         let is_watched = self.is_address_watched();
+        let is_concerned = |address| {
+            // A station that probes for an address that is not in use yet would use it as soon as we do (RFC 5227 2.1.1).
+            // Some switches ask each port by unicast after the addresses behind it, which is no such probe.
+            let is_probe = !arp.is_reply && arp.to_all && arp.sender.1.is_unspecified() && arp.target.1 == address;
+            arp.sender.1 == address || is_probe
+        };
         let claims = |address| arp.sender.1 == address;
-        // A station that probes for an address that is not in use yet would use it as soon as we do (RFC 5227 2.1.1).
-        let wants =
-            |address| claims(address) || (!arp.is_reply && arp.sender.1.is_unspecified() && arp.target.1 == address);
+        if let Some(lease) = self.lease_at_stake(is_watched).filter(|lease| is_concerned(lease.address))
+            && self.answers_for_all(by, lease)
+        {
+            let address = lease.address;
+            return if claims(address) { self.note_proxy_arp(by, address) } else { Err(Ignored::NotDhcp) };
+        }
         match &mut self.state {
-            State::Requesting { offer: Offer { address, .. }, taken_by, .. }
-            | State::Rebooting { address, taken_by, .. }
-                if wants(*address) =>
-            {
-                *taken_by = Some(Claim { by, at: now });
-            }
-            State::Probing { lease, .. } if wants(lease.address) => {
-                let (address, server) = (lease.address, lease.server_id);
-                self.state = self.refuse(address, server, by, now);
+            State::Requesting { offer, taken_by, .. } if is_concerned(offer.address) => taken_by.add(by, now),
+            State::Rebooting { address, taken_by, .. } if is_concerned(*address) => taken_by.add(by, now),
+            State::Probing { lease, doubt: None, .. } if is_concerned(lease.address) => {
+                let lease = lease.clone();
+                self.state = self.doubt_or_refuse(lease, by, now);
             }
             // The one probe took no time of its own, so this is the rest of the time that RFC 5227 2.1.1 listens before an
             // address is used: the owner is late, and there is no connection yet to be kept. After a rapid commit it is
@@ -113,23 +143,118 @@ impl Client {
     /// RFC 5227 2.4 (b): an address is defended once in [`DEFEND_INTERVAL`], and given up at the next conflict. We confess
     /// to counting conflicts with the same station only, lest two forged frames with two names in them do what one cannot.
     /// No DECLINE: the address was ours, and was in use. If the server offers it again, it is probed as any other, and
-    /// declined if its owner answers.
+    /// declined if its owner answers. The router is asked after as well: a station that answers for it, too, is the
+    /// router, or answers for every address, and has no claim.
     fn contest(&mut self, by: Mac, now: Instant) -> Result<(), Ignored> {
         let Some(held) = self.held_mut() else { return Err(Ignored::NotDhcp) };
         let address = held.lease.address;
         match held.defence {
-            Some(defence) if defence.against == by => {
+            Some(defence) if defence.against == by && defence.counts_from <= now => {
                 let old = held.lease.clone();
                 self.state = self.lose(old, Lost::Conflict { by }, now);
             }
             Some(_) => return Err(Ignored::NotDhcp),
             None => {
-                held.defence = Some(Defence::new(by, now));
+                let router = router_to_ask(&held.lease);
+                let counts_from = if router.is_some() { now + ARP_PATIENCE } else { now };
+                held.defence = Some(Defence::new(by, counts_from, now));
+                self.remember_conflict(by, address);
+                if let Some(router) = router {
+                    self.say_by_arp(Arp::question((self.config.mac, address), router));
+                }
                 self.announce(address);
                 self.events.push_back(Event::Contested { address, by });
             }
         }
         Ok(())
+    }
+
+    /// The lease that claims of other stations are about, where they are listened to.
+    fn lease_at_stake(&self, is_watched: bool) -> Option<&Lease> {
+        match &self.state {
+            State::Requesting { offer, .. } => Some(offer),
+            State::Probing { lease, .. } => Some(lease),
+            _ => self.held().filter(|_| is_watched).map(|held| &held.lease),
+        }
+    }
+
+    /// Returns whether a station that claims the address of this lease is taken to claim every address: gateways with proxy
+    /// ARP, hosts of virtual machines and private VLANs have such stations. RFC 5227 has no word for them, and by its
+    /// letter (RFC 5227 2.1.1) no address could be used there, so we confess: the DHCP server's own station is one, for it
+    /// would not lease what it has; and so is one that has claimed another address of ours before.
+    fn answers_for_all(&self, by: Mac, lease: &Lease) -> bool {
+        let is_servers_own = lease.address == lease.server_id || lease.routers.contains(&lease.address);
+        let has_claimed_another = || self.conflicts.iter().any(|known| known.0 == by && known.1 != lease.address);
+        let is_server = lease.server_mac == Some(by);
+        !is_servers_own && (self.config.proxy_arp.contains(&by) || is_server || has_claimed_another())
+    }
+
+    /// Notes that a station answers for every address. One that is known already changes nothing.
+    fn note_proxy_arp(&mut self, by: Mac, address: Ipv4Addr) -> Result<(), Ignored> {
+        if self.config.proxy_arp.contains(&by) {
+            return Err(Ignored::NotDhcp);
+        }
+        if self.config.proxy_arp.len() >= STATIONS {
+            self.config.proxy_arp.remove(0);
+        }
+        self.config.proxy_arp.push(by);
+        self.events.push_back(Event::ProxyArp { address, by });
+        Ok(())
+    }
+
+    /// Remembers a station that has cost us an address, or may.
+    pub(super) fn remember_conflict(&mut self, by: Mac, address: Ipv4Addr) {
+        self.conflicts.retain(|known| *known != (by, address));
+        self.conflicts.truncate(REMEMBERED - 1);
+        self.conflicts.push_front((by, address));
+    }
+
+    /// Returns the owner of a lease's address among the stations that have claimed it. Those that answer for every address
+    /// are noted.
+    pub(super) fn owner_among(&mut self, claims: Claims, lease: &Lease, now: Instant) -> Option<Mac> {
+        let mut owner = None;
+        for by in claims.stations(now) {
+            if self.answers_for_all(by, lease) {
+                // Where it is known already, there is nothing to note.
+                let _ = self.note_proxy_arp(by, lease.address);
+            } else {
+                owner = owner.or(Some(by));
+            }
+        }
+        owner
+    }
+
+    /// Returns the station whose claim is in doubt, and the address of the router that it may be, or answer for.
+    fn doubted(&self) -> Option<(Mac, Ipv4Addr)> {
+        if let State::Probing { doubt: Some(doubt), .. } = &self.state {
+            return Some((doubt.by, doubt.router));
+        }
+        let held = self.held()?;
+        held.defence.map(|defence| defence.against).zip(router_to_ask(&held.lease))
+    }
+
+    /// Takes a station whose claim was in doubt for one that answers for every address: the lease is used, or stays in use.
+    fn believe(&mut self, by: Mac, now: Instant) {
+        if let State::Probing { lease, .. } = &self.state {
+            let lease = lease.clone();
+            let _ = self.note_proxy_arp(by, lease.address);
+            self.state = match self.config.probe {
+                Probe::Before(probes @ 1..) => self.probe(lease, probes, now),
+                _ => self.settle(*lease, now),
+            };
+        } else if let Some(held) = self.held_mut() {
+            let address = held.lease.address;
+            held.defence = None;
+            let _ = self.note_proxy_arp(by, address);
+        }
+    }
+
+    /// Returns when a caller stops waiting whose lease is not in use yet.
+    pub(super) fn deadline_of_caller(&self) -> Option<Instant> {
+        match &self.state {
+            State::Bound { vigil: Some(vigil), .. } if !vigil.is_in_use => vigil.deadline,
+            _ => None,
+        }
     }
 
     /// Sends the probe behind the announcement, since the kernel of an owner answers probes and does not announce by itself;
@@ -173,4 +298,11 @@ impl Client {
             State::Releasing { .. } | State::Stopped => None,
         }
     }
+}
+
+/// Returns the router whose station would tell that a claim to the address of this lease is none. Where it is the DHCP
+/// server, that station is known.
+pub(super) fn router_to_ask(lease: &Lease) -> Option<Ipv4Addr> {
+    let first = lease.routers.first().copied();
+    first.filter(|router| *router != lease.server_id || lease.server_mac.is_none())
 }

@@ -1,11 +1,12 @@
 //! What the client hears, and what that means in its state. The state changes only once all is known to be in order.
 
-use super::{Client, Offer, State};
+use super::conflict::Claims;
+use super::{Client, State};
 use crate::dhcp::exchange::Exchange;
 use crate::dhcp::frame::Arp;
-use crate::dhcp::lease::SHORTEST_T1;
+use crate::dhcp::lease::{SHORTEST_T1, granted_time};
 use crate::dhcp::message::Reply;
-use crate::dhcp::{Event, Ignored, Lease, Lost, Probe, Why, option};
+use crate::dhcp::{Event, Ignored, Lease, Lost, Plainness, Probe, Why, option};
 use crate::time::Instant;
 use smoltcp::wire::DhcpMessageType as Type;
 use std::net::Ipv4Addr;
@@ -18,40 +19,57 @@ impl Client {
     /// What a server says, by the state that it finds us in (RFC 2131 figure 5).
     pub(super) fn handle_reply(&mut self, reply: &Reply, now: Instant) -> Result<(), Ignored> {
         // A late or repeated reply finds another xid, or none (RFC 2131 4.4.1 and figure 4).
-        let exchange = self.exchange().filter(|exchange| exchange.xid == reply.xid).ok_or(Ignored::OtherExchange)?;
-        let server = reply.server().ok_or(Ignored::Incomplete("server identifier"));
+        let exchange =
+            self.exchange().filter(|exchange| exchange.is_answered_by(reply.xid)).ok_or(Ignored::OtherExchange)?;
+        let server = self.server_of(reply).ok_or(Ignored::Incomplete("server identifier"))?;
+        if !self.config.allows(server) {
+            self.count_unusable_offer(reply, server, "that the configuration excludes");
+            return Err(Ignored::OtherServer(server));
+        }
         self.state = match (&self.state, reply.message_type) {
             (State::Selecting { second_best, .. }, Type::Offer) => {
                 let is_second = second_best.is_some();
-                self.accept_offer(reply, server?, is_second, exchange, now)?
+                self.accept_offer(reply, server, is_second, exchange, now)?
             }
             // RFC 4039 3: an ACK to a DISCOVER counts at once, but only with the option that we have sent.
-            (State::Selecting { .. }, Type::Ack) if reply.is_rapid() => {
-                self.accept_ack(reply, server?, None, exchange, now)?
+            (State::Selecting { .. }, Type::Ack) if reply.is_rapid() && self.has_asked_for_rapid_commit(reply.xid) => {
+                self.accept_ack(reply, server, None, exchange, now)?
             }
-            (State::Requesting { offer, .. }, Type::Ack | Type::Nak) if server != Ok(offer.server) => {
-                return Err(server.map_or_else(|missing| missing, Ignored::OtherServer));
+            // Some servers have two identifiers, or none. Nobody else knows the transaction and the address.
+            (State::Requesting { offer, .. }, Type::Ack)
+                if !is_from_server_of(offer, reply) && reply.address != offer.address =>
+            {
+                return Err(Ignored::OtherServer(server));
+            }
+            (State::Requesting { offer, .. }, Type::Nak) if !is_from_server_of(offer, reply) => {
+                return Err(Ignored::OtherServer(server));
             }
             // RFC 2131 4.4.2: an old address may be confirmed by any server.
             (State::Requesting { .. } | State::Rebooting { .. }, Type::Ack) => {
-                self.accept_ack(reply, server?, None, exchange, now)?
+                self.accept_ack(reply, server, None, exchange, now)?
             }
             (State::Renewing { held, .. } | State::Rebinding { held, .. }, Type::Ack) => {
                 let old = held.lease.clone();
-                self.accept_ack(reply, server?, Some(old), exchange, now)?
+                self.accept_ack(reply, server, Some(old), exchange, now)?
             }
-            // RFC 2131 4.3.2: in RENEWING only the server that we ask may refuse; in REBINDING we ask them all.
-            (State::Renewing { held, .. }, Type::Nak) if server != Ok(held.lease.server_id) => {
-                return Err(server.map_or_else(|missing| missing, Ignored::OtherServer));
+            // RFC 2131 4.3.2: in RENEWING only the server that we ask may refuse; in REBINDING we ask them all, but one that
+            // does not say who it is has to be the one that leased.
+            (State::Renewing { held, .. }, Type::Nak) if !is_from_server_of(&held.lease, reply) => {
+                return Err(Ignored::OtherServer(server));
+            }
+            (State::Rebinding { held, .. }, Type::Nak)
+                if reply.server().is_none() && !is_from_server_of(&held.lease, reply) =>
+            {
+                return Err(Ignored::OtherServer(server));
             }
             (State::Renewing { held, .. } | State::Rebinding { held, .. }, Type::Nak) => {
                 let (old, message) = (held.lease.clone(), reply.options.text(option::MESSAGE));
-                self.lose(old, Lost::Refused { server: server?, message }, now)
+                self.lose(old, Lost::Refused { server, message }, now)
             }
             // RFC 2131 3.1 (5): what was offered, or was ours, cannot be had.
             (State::Requesting { .. } | State::Rebooting { .. }, Type::Nak) => {
                 let message = reply.options.text(option::MESSAGE);
-                self.start_over(Why::Refused { server: server?, message }, now)
+                self.start_over(Why::Refused { server, message }, now)
             }
             // Among them an ACK to a DISCOVER that did not ask for one (RFC 2131 4.4.1).
             (_, message_type) => {
@@ -59,6 +77,29 @@ impl Client {
             }
         };
         Ok(())
+    }
+
+    /// The server that a reply is from: by its identifier (RFC 2131 4.3.1 wants one in each) or, without one, the one that
+    /// we talk to where it is from its station, else by the address that it came from.
+    fn server_of(&self, reply: &Reply) -> Option<Ipv4Addr> {
+        let known = match &self.state {
+            State::Requesting { offer, .. } => Some(&**offer),
+            _ => self.held().map(|held| &held.lease),
+        };
+        let known = known.filter(|lease| is_from_server_of(lease, reply)).map(|lease| lease.server_id);
+        reply.server().or(known).or_else(|| reply.sender())
+    }
+
+    fn has_asked_for_rapid_commit(&self, xid: u32) -> bool {
+        self.config.rapid_commit && Plainness::of(xid).has_rapid_commit()
+    }
+
+    /// Remembers an OFFER that is of no use, for the caller to be told.
+    fn count_unusable_offer(&mut self, reply: &Reply, server: Ipv4Addr, fault: &'static str) {
+        if let (State::Selecting { .. }, Type::Offer) = (&self.state, reply.message_type) {
+            let offers = self.search.unusable.map_or(0, |(.., offers)| offers);
+            self.search.unusable = Some((server, fault, offers.saturating_add(1)));
+        }
     }
 
     /// SELECTING -> REQUESTING. Only an offer that could become a lease counts (RFC 2131 4.3.2, figure 5).
@@ -73,13 +114,17 @@ impl Client {
         discover: Exchange,
         now: Instant,
     ) -> Result<State, Ignored> {
-        let (Lease { address, .. }, _) = Lease::read(reply, server, now)?;
-        let offer = Offer { address, server };
-        if self.search.wanted.is_none_or(|wanted| wanted == address) {
-            return Ok(self.request(discover.anew(now), offer, None, now));
-        }
-        if is_second {
+        let (offer, _) = Lease::read(reply, (server, None), now)
+            .inspect_err(|_| self.count_unusable_offer(reply, server, "without an address that a host can have"))?;
+        let is_wanted = self.search.wanted.is_none_or(|wanted| wanted == offer.address);
+        if is_second && !is_wanted {
             return Err(Ignored::Unexpected { message_type: Type::Offer.into(), state: self.state() });
+        }
+        // What follows is as plain as the DISCOVER that the server has answered.
+        (self.plainness, self.search.unanswered) = (Plainness::of(reply.xid), 0);
+        let offer = Box::new(offer);
+        if is_wanted {
+            return Ok(self.request(discover.anew(now), offer, Claims::default(), now));
         }
         Ok(State::Selecting { exchange: discover, second_best: Some((offer, now + PREFERENCE)) })
     }
@@ -93,24 +138,35 @@ impl Client {
         request: Exchange,
         now: Instant,
     ) -> Result<State, Ignored> {
-        // RFC 2131 4.3.2: what the ACK says, whatever the OFFER has said.
-        let (new, unusable) = Lease::read(reply, server, request.since)?;
+        // RFC 2131 4.3.2: what the ACK says, whatever the OFFER has said; and what only that has said, or the lease before.
+        let known = match &self.state {
+            State::Requesting { offer, .. } => Some(&**offer),
+            _ => old.as_ref(),
+        };
+        let (new, unusable) = Lease::read(reply, (server, known), request.since)?;
         if new.expires_at().is_some_and(|expiry| expiry <= now) {
             return Err(Ignored::Incomplete("time left"));
+        }
+        if let State::Selecting { .. } = self.state {
+            self.plainness = Plainness::of(reply.xid);
         }
         let (is_asked_for, taken_by) = match &self.state {
             State::Requesting { offer, taken_by, .. } if offer.address == new.address => (true, *taken_by),
             State::Rebooting { address, taken_by, .. } if *address == new.address => (true, *taken_by),
-            _ => (false, None),
+            _ => (false, Claims::default()),
         };
-        let taken_by = taken_by.and_then(|claim| claim.station(now));
+        let taken_by = self.owner_among(taken_by, &new, now);
         // In a renewal that changes nothing it was told before.
         if !unusable.is_empty() && old.as_ref().is_none_or(|old| !old.same_settings(&new)) {
             self.events.push_back(Event::Unusable { server, values: unusable });
         }
+        // RFC 2131 table 3 wants a time in each lease. We confess to taking one without, for an hour.
+        if old.is_none() && granted_time(reply).is_none() {
+            self.events.push_back(Event::NoLeaseTime { server, assumed: new.lease_time });
+        }
         Ok(match (old, taken_by, self.config.probe) {
             // RFC 2131 4.4.1 and figure 5: REQUESTING -> INIT, with a DECLINE.
-            (None, Some(by), _) => self.refuse(new.address, server, by, now),
+            (None, Some(by), _) => self.doubt_or_refuse(Box::new(new), by, now),
             (None, None, Probe::Before(probes @ 1..)) => self.probe(Box::new(new), probes, now),
             (None, None, _) => {
                 if !is_asked_for {
@@ -159,5 +215,14 @@ impl Client {
         };
         let defence = self.defence().filter(|_| !moved);
         self.hold(new, (vigil, defence), now)
+    }
+}
+
+/// Returns whether a reply is from the server of this lease: by its identifier or, where it has none, by the station that
+/// it comes from.
+fn is_from_server_of(lease: &Lease, reply: &Reply) -> bool {
+    match reply.server() {
+        Some(server) => server == lease.server_id,
+        None => lease.server_mac.is_none_or(|station| station == reply.from),
     }
 }

@@ -72,7 +72,7 @@ impl Client {
                 State::Rebinding { exchange, held: Held { lease, renew_at, rebind_at, defence: None } }
             }
             Phase::Init { at, since, wanted, pace } => {
-                client.search = Search { pace, ..Search::new(since, wanted) };
+                client.search = Search { pace, unanswered: pace, ..Search::new(since, wanted) };
                 State::Init { at }
             }
         };

@@ -1,11 +1,8 @@
 //! The first lease of a container, for which a caller waits.
 
-use std::future::pending;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::time::Duration;
-
-use futures_lite::future::or;
 
 use super::{Commons, Next, Session, Undoing, seed};
 use crate::dhcp::{self, Client, Event, Lost};
@@ -14,12 +11,12 @@ use crate::proxy::patience::{Patience, Wait};
 use crate::proxy::request::Request;
 use crate::proxy::settings::{Place, Settings};
 use crate::proxy::site::{LinkState, Site};
-use crate::proxy::words::{Brief, remark};
+use crate::proxy::words::Brief;
 use crate::rt;
 
 impl Session {
-    /// Gets a lease, `wish` if the server will, and puts it on the link, within the time of `patience`. All or nothing. Each lease is made known to
-    /// `leased` before anything is changed for it, and that it is given back to `undoing` before that is done.
+    /// Gets a lease, `wish` if the server will, and puts it on the link, within the time of `patience`. All or nothing. Each
+    /// lease is made known to `leased` before anything is changed for it, and that it is given back to `undoing` before that is done.
     pub(in crate::proxy) async fn acquire(
         commons: Rc<Commons>,
         mut request: Request,
@@ -28,12 +25,14 @@ impl Session {
         (leased, undoing): (impl AsyncFn(&Self), Undoing),
     ) -> Result<Self, Error> {
         // A caller without a deadline waits all the same, which is to be known.
-        let config = dhcp::Config { deadline: Some(patience.time), requested: wish, ..commons.config(&mut request) };
+        let time = Some(patience.time);
+        let mut config = dhcp::Config { deadline: time, requested: wish, ..commons.config(&mut request) };
         let wire = site.open(&request)?;
         // A carrier may come by itself; who sets an interface up did so before he called.
         if wire.state == LinkState::Down {
             return Err(Error::LinkDown(request.container_interface));
         }
+        config.fit_mtu(wire.mtu);
         let now = rt::now();
         let client = Client::new(config, seed()?, now);
         let mut session = Self::new(commons, request, site, client, Settings::default());
@@ -48,24 +47,13 @@ impl Session {
 
     /// Asks until there is a lease that nobody disputes, and puts it on the link.
     async fn bind(&mut self, leased: impl AsyncFn(&Self)) -> Result<(), Error> {
-        let commons = Rc::clone(&self.commons);
-        // Once bound, the client asks on for ever; the caller does not wait for ever.
-        let mut disputed: Option<dhcp::Why> = None;
         loop {
-            let deadline = self.waiting.as_ref().map(|waiting| waiting.deadline());
-            let late = async {
-                let Some((why, deadline)) = disputed.clone().zip(deadline) else { return pending().await };
-                commons.sleep_until(deadline).await;
-                Ok(Event::GaveUp(why))
+            let event = match self.next().await {
+                Next::Event(event) => event,
+                Next::Gone(why) | Next::OtherMac(why) => return Err(Error::Vanished(why)),
+                Next::Rest(_) => unreachable!("only what is settled rests"),
             };
-            let event = async {
-                match self.next().await {
-                    Next::Event(event) => Ok(event),
-                    Next::Gone(why) | Next::OtherMac(why) => Err(Error::Vanished(why)),
-                    Next::Rest(_) => unreachable!("only what is settled rests"),
-                }
-            };
-            match or(event, late).await? {
+            match event {
                 Event::Bound(lease) => {
                     log::info!("{self}: {}", Brief(&lease));
                     self.tell_cut_search_list(&lease);
@@ -75,19 +63,16 @@ impl Session {
                     // By now there may be an answer of somebody who has the address; later ones `keep` hears.
                     self.hear_what_arrived();
                     if self.client.lease().is_some() {
+                        self.learn_plainness();
                         return Ok(());
                     }
                 }
-                Event::Lost { old, why: why @ Lost::Conflict { by } } => {
-                    self.lose(&old, &why);
-                    disputed = Some(dhcp::Why::InUse { address: old.address, server: old.server_id, by });
-                }
+                // The client goes on until its deadline.
+                Event::Lost { old, why: why @ Lost::Conflict { .. } } => self.lose(&old, &why),
                 Event::GaveUp(why) => return Err(self.no_answer(why)),
-                event => match remark(&event) {
-                    Some(remark) => log::warn!("{self}: {remark}"),
-                    // All others need a lease that is kept.
-                    None => log::debug!("{self}: {event:?} in a Setup"),
-                },
+                event if self.remark(&event) => {}
+                // All others need a lease that is kept.
+                event => log::debug!("{self}: {event:?} in a Setup"),
             }
         }
     }

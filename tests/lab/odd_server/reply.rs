@@ -19,6 +19,8 @@ pub enum Checksum {
     Filled,
     /// Zero, for none (RFC 768).
     Absent,
+    /// One that no datagram like this has.
+    Wrong,
     /// The sum over the pseudo-header alone, as the kernel leaves it to a network card.
     Partial,
 }
@@ -224,6 +226,10 @@ impl Reply {
         match self.checksum {
             Checksum::Filled => datagram.fill_checksum(&source, &destination),
             Checksum::Absent => datagram.set_checksum(0),
+            Checksum::Wrong => {
+                datagram.fill_checksum(&source, &destination);
+                datagram.set_checksum(datagram.checksum() ^ 0x5500);
+            }
             Checksum::Partial => {
                 let words = [self.source.0.octets(), self.destination.octets()].concat();
                 let sum = words.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum::<u32>();

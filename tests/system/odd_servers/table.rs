@@ -442,6 +442,7 @@ fn packets() -> Vec<Row> {
         Row::new("packet_to_the_broadcast_address_of_the_subnet").answers(|_, reply| {
             (reply.to, reply.destination) = (Mac::BROADCAST, Ipv4Addr::new(10, 88, 255, 255));
         }),
+        Row::new("packet_with_a_wrong_checksum").answers(|_, reply| reply.checksum = Checksum::Wrong),
         Row::new("packet_without_a_checksum").answers(|_, reply| reply.checksum = Checksum::Absent),
         Row::new("packet_with_a_checksum_left_to_the_hardware").answers(|_, reply| reply.checksum = Checksum::Partial),
         Row::new("packet_from_another_port").answers(|_, reply| reply.source.1 = 1067),
@@ -495,6 +496,7 @@ fn fields() -> Vec<Row> {
         Row::new("field_chaddr_with_bytes_behind_the_address").answers(|_, reply| reply.chaddr[6..].fill(0xee)),
         Row::new("field_chaddr_has_no_length").answers(|_, reply| (reply.htype, reply.hlen) = (0, 0)),
         Row::new("field_chaddr_has_16_bytes").answers(|_, reply| reply.hlen = 16),
+        Row::new("field_of_the_station_is_empty").answers(|_, reply| reply.chaddr = [0; 16]),
         Row::new("field_client_identifier_of_another_client").answers(|_, reply| reply.set(61, b"\0another")),
         Row::new("field_client_identifier_that_is_cut").answers(|request, reply| {
             reply.set(61, &client_id(request)[..16]);

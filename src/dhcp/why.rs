@@ -1,0 +1,88 @@
+//! How an acquisition failed, in words for the user.
+
+use super::{Mac, mac_text};
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+/// How far an acquisition got that came to nothing, and with how much effort (RFC 2131 4.1). Its text is made for the
+/// user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The interface had no carrier: there was nobody to talk to.
+    NoCarrier,
+    /// No server offered anything.
+    NoOffer {
+        /// For how long.
+        within: Duration,
+        /// How many DISCOVERs were sent.
+        discovers: u32,
+    },
+    /// Servers offered what no lease can come of.
+    UnusableOffer {
+        /// The last of them.
+        server: Ipv4Addr,
+        /// What is wrong with its OFFER, as in "without an address".
+        fault: &'static str,
+        /// How many OFFERs there were.
+        offers: u32,
+    },
+    /// A server offered an address, and then did not confirm it.
+    NoAck {
+        /// The offered address.
+        address: Ipv4Addr,
+        /// Who offered it.
+        server: Ipv4Addr,
+    },
+    /// A server answered the request with DHCPNAK.
+    Refused {
+        /// Who.
+        server: Ipv4Addr,
+        /// The server's own words (option 56), control characters replaced.
+        message: Option<String>,
+    },
+    /// The address that a server gave is another station's.
+    InUse {
+        /// The address.
+        address: Ipv4Addr,
+        /// Who gave it to us.
+        server: Ipv4Addr,
+        /// Who has it.
+        by: Mac,
+    },
+}
+
+impl Why {
+    /// Its text with the name of the interface, where that says more.
+    pub fn on(&self, interface: &str) -> String {
+        self.text(&format!(" on {interface}"))
+    }
+
+    fn text(&self, on: &str) -> String {
+        match self {
+            Self::NoCarrier => format!("no carrier{on}"),
+            Self::NoOffer { within, discovers } => {
+                let plural = if *discovers == 1 { "" } else { "s" };
+                let (seconds, millis) = (within.as_secs(), within.subsec_millis());
+                let fraction = if millis == 0 { String::new() } else { format!(".{millis:03}") };
+                format!("no DHCPOFFER within {seconds}{fraction} s ({discovers} DISCOVER{plural} sent{on})")
+            }
+            Self::UnusableOffer { server, fault, offers } => {
+                let plural = if *offers == 1 { "" } else { "s" };
+                format!("{offers} OFFER{plural} from {server} {fault}")
+            }
+            Self::NoAck { address, server } => format!("offer of {address} from {server} but no DHCPACK"),
+            Self::Refused { server, message: None } => format!("refused by {server}"),
+            Self::Refused { server, message: Some(message) } => format!("refused by {server}: {message}"),
+            Self::InUse { address, server, by } => {
+                format!("offer of {address} from {server}, but {} uses that address", mac_text(*by))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text(""))
+    }
+}

@@ -1,0 +1,58 @@
+//! What a session tells the client of the daemon's habits and of the network, and what it learns of that network.
+
+use super::{Commons, Session};
+use crate::dhcp::{self, Event, Plainness};
+use crate::proxy::request::{Mac, Request};
+use crate::proxy::words;
+
+impl Commons {
+    /// Returns how to ask for a container, by the habits of this daemon and by what is known of the network.
+    pub(super) fn config(&self, request: &mut Request) -> dhcp::Config {
+        let (habits, mut memory) = (&self.habits, self.memory.borrow_mut());
+        let proxy_arp = memory.proxy_arp(&request.host_interface);
+        dhcp::Config {
+            fqdn: habits.fqdn.then(|| request.whole_name()).flatten(),
+            host_name: request.host_name.take(),
+            broadcast: habits.broadcast,
+            probe: habits.probe,
+            rapid_commit: habits.rapid_commit,
+            servers: habits.servers.clone(),
+            denied_servers: habits.denied_servers.clone(),
+            plainness: memory.plainness(&request.host_interface),
+            proxy_arp: proxy_arp.into_iter().map(|Mac(station)| station).collect(),
+            ..dhcp::Config::new(request.key.mac.0, std::mem::take(&mut request.client_id))
+        }
+    }
+}
+
+impl Session {
+    /// Logs an event that changes nothing for the link, and says whether it is one.
+    pub(super) fn remark(&self, event: &Event) -> bool {
+        let Some(remark) = words::remark(event) else { return false };
+        let network = &self.request.host_interface;
+        match event {
+            // Once for each network, as long as it is remembered.
+            Event::ProxyArp { by, .. } if !self.commons.memory.borrow_mut().note_proxy_arp(network, Mac(*by)) => {
+                log::debug!("{self}: {remark}");
+            }
+            _ => log::warn!("{self}: {remark}"),
+        }
+        true
+    }
+
+    /// Remembers how plain a DISCOVER had to be to be answered.
+    pub(super) fn learn_plainness(&self) {
+        let (plainness, network) = (self.client.plainness(), &self.request.host_interface);
+        if plainness == Plainness::Full || !self.commons.memory.borrow_mut().note_plainness(network, plainness) {
+            return;
+        }
+        let left_out = match plainness {
+            Plainness::Full | Plainness::NoShortcuts => "rapid commit and a requested address",
+            Plainness::LikeNetavark => "all that netavark's does not have",
+            Plainness::Bare => "a client identifier: it knows its clients by MAC",
+        };
+        log::warn!(
+            "{self}: the DHCP server on {network} answered only a DISCOVER without {left_out}; others are like that"
+        );
+    }
+}
