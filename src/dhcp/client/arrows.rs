@@ -36,7 +36,7 @@ impl Client {
         self.search.pace = self.search.pace.saturating_add(1);
         self.search.unanswered = self.search.unanswered.saturating_add(1);
         self.plainness = Plainness::of_discover(self.search.unanswered).max(self.config.plainness);
-        if !Plainness::of_discover(self.search.unanswered).has_requested_address() {
+        if self.search.unanswered > Plainness::FULL_AT_FIRST {
             // It may be of another network, or of this one by an earlier number.
             self.search.wanted = None;
         }
