@@ -121,7 +121,8 @@ impl Lease {
     ///
     /// RFC 2131 3.5 has a default for what a server leaves out. We confess to `known`, the OFFER or the lease before, in
     /// its place, where that is of the same network: servers are about that leave their settings out of a renewal, or of
-    /// the ACK, and a running container would lose its default route.
+    /// the ACK, and a running container would lose its default route. So mask, routes and DNS servers stay, each for
+    /// itself; all else stays where none of these is said, and is taken back by a server that says them and leaves it out.
     pub(super) fn read(
         reply: &Reply,
         (server, known): (Ipv4Addr, Option<&Self>),
@@ -133,6 +134,8 @@ impl Lease {
             return Err(Ignored::Incomplete("address"));
         }
         let known = known.filter(|known| known.is_on_link(address));
+        let essential = [option::SUBNET_MASK, option::ROUTERS, option::DNS_SERVERS];
+        let extras = known.filter(|_| essential.iter().all(|code| options.bytes(*code).is_none()));
         let lease_time = match granted_time(reply) {
             Some(u32::MAX) => None, // RFC 2131 3.3
             Some(seconds) => Some(Duration::from_secs(seconds.into())),
@@ -190,11 +193,11 @@ impl Lease {
             routers,
             routes,
             dns_servers: told_or_known(options.addresses(option::DNS_SERVERS), known.map(|known| &known.dns_servers)),
-            domain_name: domains.next().or_else(|| known?.domain_name.clone()),
-            search: told_or_known(domains.chain(search).collect(), known.map(|known| &known.search)),
-            host_name: options.name(option::HOST_NAME).or_else(|| known?.host_name.clone()),
-            mtu: options.short(option::MTU).or_else(|| known?.mtu),
-            ntp_servers: told_or_known(options.addresses(option::NTP_SERVERS), known.map(|known| &known.ntp_servers)),
+            domain_name: domains.next().or_else(|| extras?.domain_name.clone()),
+            search: told_or_known(domains.chain(search).collect(), extras.map(|known| &known.search)),
+            host_name: options.name(option::HOST_NAME).or_else(|| extras?.host_name.clone()),
+            mtu: options.short(option::MTU).or_else(|| extras?.mtu),
+            ntp_servers: told_or_known(options.addresses(option::NTP_SERVERS), extras.map(|known| &known.ntp_servers)),
             server_id: server,
             next_server: reply.next_server,
             server_mac: Some(reply.from),

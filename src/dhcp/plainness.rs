@@ -25,12 +25,15 @@ impl Plainness {
     /// All of them, in order.
     pub const ALL: [Self; 4] = [Self::Full, Self::NoShortcuts, Self::LikeNetavark, Self::Bare];
 
+    /// As many DISCOVERs are full at first; none after them asks for an address.
+    pub(super) const FULL_AT_FIRST: u32 = 2;
+
     /// Returns the plainness of the `unanswered`-th DISCOVER of a search (1 is the first): two full ones, for frames do
     /// get lost, then step by step. A network that is deaf to all of them may be a switch port that opens later: until a
     /// caller has gone, no DISCOVER is plainer than netavark's then. In a search that goes on for longer each has its turn.
     pub(super) fn of_discover(unanswered: u32) -> Self {
         match unanswered {
-            0..=2 => Self::Full,
+            0..=Self::FULL_AT_FIRST => Self::Full,
             3 => Self::NoShortcuts,
             4 => Self::LikeNetavark,
             5 => Self::Bare,
@@ -56,10 +59,6 @@ impl Plainness {
     }
 
     pub(super) fn has_rapid_commit(self) -> bool {
-        self < Self::NoShortcuts
-    }
-
-    pub(super) fn has_requested_address(self) -> bool {
         self < Self::NoShortcuts
     }
 

@@ -246,6 +246,8 @@ fn what_an_ack_leaves_out_stays() {
     c.at(3600).sends(renew(IP)).hears(other.clone()).says(Changed(IP, IP));
     let lease = c.lease();
     assert_eq!((&lease.routers[..], lease.prefix_len), (&[OTHER_SERVER][..], 24));
+    // Who says how to reach the network and nothing else has taken the rest back.
+    assert_eq!((lease.dns_servers.len(), lease.mtu, &lease.domain_name), (1, None, &None));
     // Neither has a server to repeat how long a lease is.
     let timeless = other.without(OptionCode::AddressLeaseTime);
     c.at(5400).sends(renew(IP)).hears(timeless).says(Renewed(IP));

@@ -14,6 +14,9 @@ use std::time::Duration;
 
 /// How long anybody on the link has to answer ARP: to a release that looks for its server, and after a renewal.
 pub(super) const ARP_PATIENCE: Duration = Duration::from_millis(200);
+/// The same after a renewal, for which alone a process may exist that a timer has started. Most stations answer within a
+/// millisecond, and the next renewal asks again.
+const ARP_VIGIL: Duration = Duration::from_millis(100);
 /// From the last probe to the use of the address, and from one announcement to the next: ANNOUNCE_WAIT and
 /// ANNOUNCE_INTERVAL (RFC 5227 1.1).
 const ANNOUNCE: Duration = Duration::from_secs(2);
@@ -36,7 +39,7 @@ impl Client {
         self.search.pace = self.search.pace.saturating_add(1);
         self.search.unanswered = self.search.unanswered.saturating_add(1);
         self.plainness = Plainness::of_discover(self.search.unanswered).max(self.config.plainness);
-        if !Plainness::of_discover(self.search.unanswered).has_requested_address() {
+        if self.search.unanswered > Plainness::FULL_AT_FIRST {
             // It may be of another network, or of this one by an earlier number.
             self.search.wanted = None;
         }
@@ -233,7 +236,7 @@ impl Client {
 
     /// Listens on after a renewal, for the answer to the probe that went with it.
     pub(super) fn await_arp(&self, now: Instant) -> Option<Vigil> {
-        let vigil = Vigil { until: now + ARP_PATIENCE, announce: false, is_in_use: true, deadline: None };
+        let vigil = Vigil { until: now + ARP_VIGIL, announce: false, is_in_use: true, deadline: None };
         (self.config.probe != Probe::Off).then_some(vigil)
     }
 
