@@ -29,6 +29,9 @@ const REBOOT_REQUESTS: u32 = 2;
 /// How long after the last message an answer to it may still be under way, where nobody waits for it.
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// Damaged replies after which one more that says the same is read.
+const DAMAGED_ALIKE: u32 = 2;
+
 /// A DHCPv4 client for one interface. See the [module](super) for how to drive it.
 #[derive(Debug)]
 pub struct Client {
@@ -39,8 +42,8 @@ pub struct Client {
     search: Search,
     /// What the messages to the server that we talk to leave out.
     plainness: Plainness,
-    /// The last reply whose UDP checksum was wrong.
-    damaged: Option<Box<Reply>>,
+    /// The last reply whose UDP checksum was wrong, and how many before it said the same.
+    damaged: Option<(Box<Reply>, u32)>,
     /// The latest stations that cost us an address, and which.
     conflicts: VecDeque<(Mac, Ipv4Addr)>,
     /// Rounds that ended with a NAK, without an ACK or with a conflict, less what renewals have made good since.
@@ -181,13 +184,15 @@ impl Client {
         Ok(())
     }
 
-    /// Returns whether the last damaged reply says the same as this one.
+    /// Returns whether several damaged replies have said the same as this one.
     ///
-    /// RFC 1122 4.1.3.4 has a datagram with a wrong checksum discarded. On some networks all have one, because a card or a
-    /// bridge miscounts; damage by chance is not the same twice.
+    /// RFC 1122 has a datagram with a wrong checksum discarded. On some networks all have one, because a card or a bridge
+    /// miscounts; damage by chance comes once, or twice where a frame does.
     fn was_said_before(&mut self, reply: &Reply) -> bool {
-        let before = self.damaged.replace(Box::new(reply.clone()));
-        before.is_some_and(|before| before.says_the_same(reply))
+        let before = self.damaged.take().filter(|(before, _)| before.says_the_same(reply));
+        let alike = before.map_or(0, |(_, alike)| alike.saturating_add(1));
+        self.damaged = Some((Box::new(reply.clone()), alike));
+        alike >= DAMAGED_ALIKE
     }
 
     /// Does what is due. Call it at [`Client::poll_timeout`]; too early, too late or too often does no harm.

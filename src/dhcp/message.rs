@@ -61,11 +61,12 @@ impl Reply {
         })
     }
 
-    /// Returns whether another reply says the same, but for T1 and T2, which some servers vary by chance.
+    /// Returns whether another reply, an ACK to an OFFER too, says the same, but for T1 and T2, which some servers vary by
+    /// chance.
     pub(super) fn says_the_same(&self, other: &Self) -> bool {
-        let of = |reply: &Self| (reply.message_type, reply.address, reply.next_server, reply.from, reply.source);
-        of(self) == of(other)
-            && self.options.equal_but_for(&other.options, &[option::RENEWAL_TIME, option::REBINDING_TIME])
+        const VARIED: [u8; 3] = [option::MESSAGE_TYPE, option::RENEWAL_TIME, option::REBINDING_TIME];
+        let of = |reply: &Self| (reply.address, reply.next_server, reply.from, reply.source);
+        of(self) == of(other) && self.options.equal_but_for(&other.options, &VARIED)
     }
 
     /// Whether an ACK is the whole answer to a DISCOVER (option 80, RFC 4039).
@@ -76,6 +77,11 @@ impl Reply {
     /// The server's identifier (option 54).
     pub(super) fn server(&self) -> Option<Ipv4Addr> {
         self.options.address(option::SERVER_ID).filter(|address| is_station(*address))
+    }
+
+    /// The address that it came from.
+    pub(super) fn source(&self) -> Ipv4Addr {
+        self.source
     }
 
     /// The address that stands for the server where it gives no identifier: the one that the message came from, else

@@ -315,7 +315,7 @@ fn texts_and_lists_that_come_twice_are_one() {
         (12, &b"box"[..]),
         (15, b"lab.example"),
         (119, b"\x03lab\x07example\x00\x01a\xc0\x00"),
-        (3, &[10, 0, 0, 1]),
+        (3, &[10, 0, 0, 7]),
         (6, &[8, 8, 8, 8, 9, 9, 9, 9]),
         (42, &[10, 0, 0, 3]),
         (121, routes),

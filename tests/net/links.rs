@@ -219,8 +219,8 @@ fn a_route_takes_the_place_of_another_or_leaves_it() -> Result {
     assert!(netlink.remove_route(&second)?);
     container.add_default_route("mv0", OTHER_GATEWAY, 100)?;
     let (beside, _) = netlink.route_table()?.replace(&second, &via(GATEWAY))?;
-    assert_eq!(beside.metric, 101);
-    assert_eq!(defaults()?, [(Some(OTHER_GATEWAY), 100), (Some(GATEWAY), 101)]);
+    assert_eq!(beside.metric, 100);
+    assert_eq!(defaults()?, [(Some(GATEWAY), 100), (Some(OTHER_GATEWAY), 100)]);
     Ok(())
 }
 

@@ -87,7 +87,14 @@ impl Client {
             _ => self.held().map(|held| &held.lease),
         };
         let known = known.filter(|lease| is_from_server_of(lease, reply)).map(|lease| lease.server_id);
-        reply.server().or(known).or_else(|| reply.sender())
+        self.renewing_server(reply).or(reply.server()).or(known).or_else(|| reply.sender())
+    }
+
+    /// The server that answers its own renewal, whatever identifier it gives: the next unicast would not reach it by that.
+    fn renewing_server(&self, reply: &Reply) -> Option<Ipv4Addr> {
+        let State::Renewing { held, .. } = &self.state else { return None };
+        let server = held.lease.server_id;
+        (reply.message_type == Type::Ack && reply.source() == server).then_some(server)
     }
 
     fn has_asked_for_rapid_commit(&self, xid: u32) -> bool {
