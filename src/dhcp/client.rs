@@ -4,7 +4,7 @@ use super::allowance::Allowance;
 use super::backoff::Backoff;
 use super::exchange::{Exchange, Search};
 use super::frame::{self, Received};
-use super::message::Reply;
+use super::message::{Reply, essence};
 use super::rest::NEVER;
 use super::{Config, Event, Ignored, Lease, Mac, Plainness, Probe, Transmit, Why};
 use crate::time::Instant;
@@ -42,8 +42,8 @@ pub struct Client {
     search: Search,
     /// What the messages to the server that we talk to leave out.
     plainness: Plainness,
-    /// The last reply whose UDP checksum was wrong, and how many before it said the same.
-    damaged: Option<(Box<Reply>, u32)>,
+    /// What the last reply with a wrong UDP checksum said, and how many before it said the same.
+    damaged: Option<(Vec<u8>, u32)>,
     /// The latest stations that cost us an address, and which.
     conflicts: VecDeque<(Mac, Ipv4Addr)>,
     /// Rounds that ended with a NAK, without an ACK or with a conflict, less what renewals have made good since.
@@ -172,7 +172,7 @@ impl Client {
         match frame::open(frame, self.config.mac)? {
             Received::Dhcp { payload, from, is_intact } => {
                 let reply = Reply::read(payload, from, &self.config)?;
-                if !is_intact && !self.was_said_before(&reply) {
+                if !is_intact && !self.was_said_before(payload) {
                     return Err(Ignored::Checksum);
                 }
                 self.handle_reply(&reply, now)?;
@@ -188,10 +188,11 @@ impl Client {
     ///
     /// RFC 1122 has a datagram with a wrong checksum discarded. On some networks all have one, because a card or a bridge
     /// miscounts; damage by chance comes once, or twice where a frame does.
-    fn was_said_before(&mut self, reply: &Reply) -> bool {
-        let before = self.damaged.take().filter(|(before, _)| before.says_the_same(reply));
+    fn was_said_before(&mut self, payload: &[u8]) -> bool {
+        let said = essence(payload);
+        let before = self.damaged.take().filter(|(before, _)| *before == said);
         let alike = before.map_or(0, |(_, alike)| alike.saturating_add(1));
-        self.damaged = Some((Box::new(reply.clone()), alike));
+        self.damaged = Some((said, alike));
         alike >= DAMAGED_ALIKE
     }
 

@@ -61,14 +61,6 @@ impl Reply {
         })
     }
 
-    /// Returns whether another reply, an ACK to an OFFER too, says the same, but for T1 and T2, which some servers vary by
-    /// chance.
-    pub(super) fn says_the_same(&self, other: &Self) -> bool {
-        const VARIED: [u8; 3] = [option::MESSAGE_TYPE, option::RENEWAL_TIME, option::REBINDING_TIME];
-        let of = |reply: &Self| (reply.address, reply.next_server, reply.from, reply.source);
-        of(self) == of(other) && self.options.equal_but_for(&other.options, &VARIED)
-    }
-
     /// Whether an ACK is the whole answer to a DISCOVER (option 80, RFC 4039).
     pub(super) fn is_rapid(&self) -> bool {
         self.options.contains(option::RAPID_COMMIT)
@@ -89,6 +81,27 @@ impl Reply {
     pub(super) fn sender(&self) -> Option<Ipv4Addr> {
         Some(self.source).into_iter().chain(self.next_server).find(|address| is_station(*address))
     }
+}
+
+/// Returns a reply's bytes without what differs between an OFFER and its repetitions and ACK: the transaction, the type, and
+/// T1 and T2, which some servers vary by chance.
+pub(super) fn essence(payload: &[u8]) -> Vec<u8> {
+    const VARIED: [u8; 3] = [option::MESSAGE_TYPE, option::RENEWAL_TIME, option::REBINDING_TIME];
+    let mut bytes = payload.to_vec();
+    let (fields, mut options) = bytes.split_at_mut(HEADER.min(payload.len()));
+    // `xid` and `secs`.
+    if let Some(varied) = fields.get_mut(4..10) {
+        varied.fill(0);
+    }
+    while let [code, length, rest @ ..] = options
+        && let Some((value, rest)) = rest.split_at_mut_checked(usize::from(*length))
+    {
+        if VARIED.contains(code) {
+            value.fill(0);
+        }
+        options = rest;
+    }
+    bytes
 }
 
 /// A message of ours; what is `None` or empty is left out.

@@ -126,12 +126,6 @@ impl Options {
         Some(if is_repeated { Cow::Borrowed(first) } else { Cow::Owned(instances.concat()) })
     }
 
-    /// Returns whether all options but those with these codes are the same.
-    pub(super) fn equal_but_for(&self, other: &Self, codes: &[u8]) -> bool {
-        let is_compared = |(code, _): &(&u8, &Vec<Vec<u8>>)| !codes.contains(code);
-        self.0.iter().filter(is_compared).eq(other.0.iter().filter(is_compared))
-    }
-
     pub(super) fn contains(&self, code: u8) -> bool {
         self.0.contains_key(&code)
     }

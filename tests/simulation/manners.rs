@@ -83,7 +83,8 @@ impl Manners {
             assert!(announced || !still, "the second announcement is missing");
             self.announce_at = None;
         }
-        for event in events {
+        // A remark about a station is no change of the lease.
+        for event in events.iter().filter(|event| !matches!(event, Event::ProxyArp { .. })) {
             self.announce_at = None;
             let fresh = match event {
                 Event::Bound(lease) => lease.address,

@@ -112,7 +112,8 @@ impl World {
             return true;
         }
         let at = self.chance.below(frame.len() as u64) as usize;
-        let at = if (6..12).contains(&at) || (38..42).contains(&at) { 12 } else { at };
+        let is_spared = (6..12).contains(&at) || (38..42).contains(&at) || differs_anyway(frame, at);
+        let at = if is_spared { 12 } else { at };
         frame[at] ^= self.chance.between(1, 256) as u8;
         true
     }
@@ -150,4 +151,13 @@ impl World {
             }
         }
     }
+}
+
+/// Returns whether a byte is of `secs`, the message type, T1 or T2: a client that compares damaged replies leaves them out.
+fn differs_anyway(frame: &[u8], at: usize) -> bool {
+    let in_value = |head: &[u8], length: usize| {
+        let found = frame.windows(head.len()).position(|bytes| bytes == head);
+        found.is_some_and(|start| (start + head.len()..start + head.len() + length).contains(&at))
+    };
+    (50..52).contains(&at) || in_value(&[53, 1], 1) || in_value(&[58, 4], 4) || in_value(&[59, 4], 4)
 }

@@ -351,7 +351,7 @@ impl Referee {
         let is_its_own = ack.server.is_none_or(|server| server == lease.server_id);
         // A server that answers its own renewal by another name is still found by the old one.
         let held = self.in_use.as_ref().filter(|_| before == "RENEWING");
-        let is_the_old_one = held.is_some_and(|held| held.server_id == lease.server_id);
+        let is_the_old_one = held.is_some_and(|held| held.server == lease.server_id);
         assert!(is_its_own || is_the_old_one, "not the server that acknowledged");
         let time = match ack.lease.filter(|seconds| *seconds > 0) {
             Some(seconds) => (seconds != u32::MAX).then_some(Duration::from_secs(seconds.into())),
