@@ -16,7 +16,7 @@ use std::time::Duration;
 pub(super) const ARP_PATIENCE: Duration = Duration::from_millis(200);
 /// The same after a renewal, for which alone a process may exist that a timer has started. Most stations answer within a
 /// millisecond, and the next renewal asks again.
-const ARP_VIGIL: Duration = Duration::from_millis(100);
+const ARP_VIGIL: Duration = Duration::from_millis(50);
 /// From the last probe to the use of the address, and from one announcement to the next: ANNOUNCE_WAIT and
 /// ANNOUNCE_INTERVAL (RFC 5227 1.1).
 const ANNOUNCE: Duration = Duration::from_secs(2);
