@@ -157,9 +157,9 @@ fn a_bound_address_is_asked_after_in_each_renewal() {
     c.at(2475).sends(renew(IP)); // once is enough
     c.hears(ack(IP, hours(1))).says(Renewed(IP));
     assert!(c.client().is_listening());
-    c.at(2475.1).hears_frame(&mine(IP)).says(Contested(IP)).sends(announcement(IP));
-    c.at(2477.1).sends(probe(IP));
-    c.at(2485.1);
+    c.at(2475.03).hears_frame(&mine(IP)).says(Contested(IP)).sends(announcement(IP));
+    c.at(2477.03).sends(probe(IP));
+    c.at(2485.03);
     assert!(!c.client().is_listening());
 }
 
@@ -205,8 +205,8 @@ fn a_station_that_repeats_its_claim_gets_the_address() {
 
     let mut c = renewing();
     c.hears(ack(IP, hours(1))).says(Renewed(IP));
-    c.at(1800.1).hears_frame(&mine(IP)).says(Contested(IP)).sends(announcement(IP));
-    c.at(1802.1).sends(probe(IP)).hears_frame(&mine(IP)).says(Lost(IP, Conflict)).sends(discover());
+    c.at(1800.03).hears_frame(&mine(IP)).says(Contested(IP)).sends(announcement(IP));
+    c.at(1802.03).sends(probe(IP)).hears_frame(&mine(IP)).says(Lost(IP, Conflict)).sends(discover());
 
     // Begun while it asked its server, and ended while it asks them all.
     let mut c = bound();

@@ -12,8 +12,11 @@ use smoltcp::wire::DhcpMessageType as Type;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// How long anybody on the link has to answer ARP: to a release that looks for its server, and after a renewal.
+/// How long a station on the link has to answer ARP: to a release that looks for its server.
 const ARP_PATIENCE: Duration = Duration::from_millis(200);
+/// The same after a renewal, for which alone a process may exist that a timer has started. Most stations answer within a
+/// millisecond, and the next renewal asks again.
+const ARP_VIGIL: Duration = Duration::from_millis(50);
 /// From the last probe to the use of the address, and from one announcement to the next: ANNOUNCE_WAIT and
 /// ANNOUNCE_INTERVAL (RFC 5227 1.1).
 const ANNOUNCE: Duration = Duration::from_secs(2);
@@ -210,7 +213,7 @@ impl Client {
 
     /// Listens on after a renewal, for the answer to the probe that went with it.
     pub(super) fn await_arp(&self, now: Instant) -> Option<Vigil> {
-        (self.config.probe != Probe::Off).then(|| Vigil { until: now + ARP_PATIENCE, announce: false, is_in_use: true })
+        (self.config.probe != Probe::Off).then(|| Vigil { until: now + ARP_VIGIL, announce: false, is_in_use: true })
     }
 
     /// RFC 2131 4.4.4 and table 5: by broadcast, from no address, with `secs` 0, and no wishes.
