@@ -12,7 +12,8 @@ use smoltcp::wire::DhcpMessageType as Type;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// How long anybody on the link has to answer ARP: to a release that looks for its server, and after a renewal.
+/// How long a station on the link has to answer ARP: to a release that looks for its server, and to a question whether the
+/// router answers for every address.
 pub(super) const ARP_PATIENCE: Duration = Duration::from_millis(200);
 /// The same after a renewal, for which alone a process may exist that a timer has started. Most stations answer within a
 /// millisecond, and the next renewal asks again.
