@@ -41,7 +41,7 @@ for file in "$units/smol-dhcp-proxy.service" "$drop_in"; do
     check "a directory of its own in $(basename "$file")" \
         [ "$(sed -n 's/^RuntimeDirectory=//p' "$file")" = smol-dhcp-proxy ]
     # Each of these needs a mount namespace, or has systemd build a filter at each start.
-    costly='^(Private|Protect|Restrict|SystemCall|MemoryDeny|LockPersonality|MountFlags|[A-Za-z]+Paths=|[A-Za-z]+Directory=|Root|Bind)'
+    costly='^(Private|Protect|Restrict|SystemCall|MemoryDeny|LockPersonality|MountFlags|[A-Za-z]+Paths=|(State|Cache|Logs|Configuration)Directory=|Root|Bind)'
     if grep -E "$costly" "$file"; then
         fail "$(basename "$file"): that is the part of the daemon's own sandbox"
     fi
