@@ -113,7 +113,8 @@ impl StateDirectory {
         let opened = self.open_or_make().and_then(|(fd, made)| self.keep_lock(&fd, made).map(|()| fd));
         let fd = match opened {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                return self.refuge().ok_or(error).inspect(|_| self.tell_of_refuge());
+                let refuge = self.refuge().ok_or_else(|| self.cannot_make(error));
+                return refuge.inspect(|_| self.tell_of_refuge());
             }
             opened => opened?,
         };
@@ -124,6 +125,14 @@ impl StateDirectory {
             log::warn!("the directory {} {why}: nothing that is in it is believed", self.path.display());
         }
         Ok(directory)
+    }
+
+    fn cannot_make(&self, error: io::Error) -> io::Error {
+        if self.lock.borrow().is_none() {
+            return error;
+        }
+        let path = self.path.display();
+        io::Error::other(format!("the directory {path} was removed, and the sandbox allows no new one"))
     }
 
     /// Opens the directory that outlives this one, if there is one.
