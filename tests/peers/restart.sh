@@ -36,7 +36,8 @@ waits() {
 is_stopping() { is ActiveState deactivating; }
 is_next() { is_running && ! is InvocationID "$1"; }
 
-options -a 60
+# The server comes later than the usual time for an acquisition.
+options -a 60 -t 45
 server_dies
 for verb in stop restart; do
     [ $verb = stop ] && name=one || name=two

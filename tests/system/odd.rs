@@ -186,7 +186,7 @@ fn a_router_that_changes() -> Result {
     assert_eq!(eventually("the new router", SOON, gateway)?, Ipv4Addr::new(10, 88, 0, 2));
     assert_eq!(news.take()?, [Change::Set], "it takes the place of the old one");
     let routes = container.default_routes()?;
-    assert_eq!((routes.len(), routes[0].metric), (1, 100), "{routes:?}");
+    assert_eq!((routes.len(), routes[0].metric), (1, 99), "{routes:?}");
     stage.teardown(0)?;
     assert_eq!(container.default_routes()?, []);
     Ok(())
