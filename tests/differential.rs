@@ -79,7 +79,7 @@ fn dhcproto_reads(payload: &[u8]) -> Option<Lease> {
     expected::lease(&message, SERVER_MAC, START).ok()
 }
 
-/// Whether option 15 has a search list behind the domain.
+/// Returns whether option 15 has more than one domain.
 fn has_several_domains(payload: &[u8]) -> bool {
     let text = Message::decode(&mut Decoder::new(payload)).ok().and_then(|message| option!(message, DomainName));
     text.is_some_and(|text| expected::domains(&text).0.len() > 1)

@@ -156,7 +156,7 @@ fn host_name(name: &str) -> Option<String> {
     Some(name.strip_suffix('.').unwrap_or(name)).filter(|name| is_name(name)).map(str::to_owned)
 }
 
-/// Whether a name may be written into a file.
+/// Returns whether a name may be written into a file.
 fn is_name(name: &str) -> bool {
     let allowed = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
     let good = |label: &str| !label.is_empty() && label.len() < 64 && label.chars().all(allowed);
@@ -166,8 +166,8 @@ fn is_name(name: &str) -> bool {
 /// The most names that a list counts for.
 const MOST: usize = 32;
 
-/// Domains that are written one behind the other with blanks or commas between them; and whether they are all there is. A
-/// text with lines or columns has none.
+/// Returns the domains of a text, which has blanks or commas between them; and whether it is made of domains from end to end.
+/// A text with lines or columns has none.
 pub fn domains(text: &str) -> (Vec<String>, bool) {
     let text = text.trim_end_matches(['\0', ' ', '\t', '\n', '\r', '\x0c']);
     if text.chars().any(char::is_control) {
@@ -181,14 +181,14 @@ pub fn domains(text: &str) -> (Vec<String>, bool) {
     (good, is_whole)
 }
 
-/// The text of a name that may be written into a file. The root, which has no labels, is none.
+/// Returns the text of a name that may be written into a file. The root, which has no labels, is none.
 pub fn name<'a>(labels: impl IntoIterator<Item = &'a [u8]>) -> Option<String> {
     let labels: Vec<_> = labels.into_iter().map(std::str::from_utf8).collect::<Result<_, _>>().ok()?;
     let has_dot = labels.iter().any(|label| label.contains('.'));
     Some(labels.join(".")).filter(|name| !has_dot && is_name(name))
 }
 
-/// The names of a list without those that are none.
+/// Returns the names of a list without those that no file may have.
 fn search(names: &[dhcproto::Name]) -> Vec<String> {
     names.iter().filter_map(|labels| name(labels.iter())).take(MOST).collect()
 }

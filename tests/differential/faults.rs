@@ -12,9 +12,9 @@ pub enum Fault {
     Overload,
     /// Pieces of an option that other options or padding part are not joined: the last one stands for all (RFC 3396 7).
     ScatteredPieces,
-    /// What comes twice is joined, or the last one counts. RFC 3396 7 has it so, too, but servers that repeat an option do
-    /// not mean one that is twice as long: where the pieces together cannot be the value, the first one that can be counts,
-    /// and a text or a list that is repeated counts once.
+    /// An option that comes twice is joined, as RFC 3396 7 has it, or the last instance counts. Servers that repeat an option
+    /// do not mean one that is twice as long: the client takes the first instance of the right length where the option has a
+    /// length and all instances together do not have it, and one of several equal texts or lists.
     Repeated,
     /// A last piece that overruns the message takes those before it with it.
     CutPiece,
@@ -159,7 +159,7 @@ fn walk(field: &[u8], options: &mut Vec<Told>, faults: &mut BTreeSet<Fault>) {
     }
 }
 
-/// What dhcproto would make of an option that is not as it should be.
+/// Returns how dhcproto errs about an option that is not as it should be.
 fn fault_in(code: u8, value: &[u8]) -> Option<Fault> {
     let number = fixed_length(code).filter(|_| !matches!(code, 1 | 28 | 54));
     match code {
@@ -175,7 +175,7 @@ fn fault_in(code: u8, value: &[u8]) -> Option<Fault> {
     }
 }
 
-/// What is good in an option that is not as it should be, for dhcproto to read. Most count as missing.
+/// Returns the good part of an option that is not as it should be, for dhcproto to read. Most options have none.
 fn tell_again(code: u8, value: &[u8]) -> Option<Vec<u8>> {
     match code {
         // One bad byte spoils the word that it is in.
@@ -226,7 +226,7 @@ fn routes(mut value: &[u8]) -> Whole {
     Whole::Yes
 }
 
-/// A list that has no name but is a text of domains, as it should have been written.
+/// Returns a list of names in plain text as RFC 3397 has it; `None` for any other value.
 fn plain_names(value: &[u8]) -> Option<Vec<u8>> {
     let has_name =
         begins(value).into_iter().filter_map(|begin| labels(value, begin)).any(|labels| name(labels).is_some());
@@ -241,7 +241,7 @@ fn uncompressed(labels: &[&[u8]]) -> Vec<u8> {
     name
 }
 
-/// Where the names of a list begin that end, by a zero or a pointer, wherever that leads; up to what is no list any more.
+/// Returns where names begin in a list, as far as it is one. A name ends with a zero or a pointer, wherever that leads.
 fn begins(value: &[u8]) -> Vec<usize> {
     let (mut begins, mut begin, mut at) = (Vec::new(), 0, 0);
     while let Some(&length) = value.get(at) {
@@ -259,7 +259,7 @@ fn begins(value: &[u8]) -> Vec<usize> {
     begins
 }
 
-/// The labels of a name. Each pointer leads to before the part of the name that it ends, or astray.
+/// Returns the labels of a name. A pointer leads to what is before the part of the name that it ends, or astray.
 fn labels(value: &[u8], begin: usize) -> Option<Vec<&[u8]>> {
     let (mut labels, mut part, mut at) = (Vec::new(), begin, begin);
     loop {
