@@ -79,17 +79,25 @@ fn dhcproto_reads(payload: &[u8]) -> Option<Lease> {
     expected::lease(&message, SERVER_MAC, START).ok()
 }
 
+/// Returns whether option 15 has more than one domain.
+fn has_several_domains(payload: &[u8]) -> bool {
+    let text = Message::decode(&mut Decoder::new(payload)).ok().and_then(|message| option!(message, DomainName));
+    text.is_some_and(|text| expected::domains(&text).0.len() > 1)
+}
+
 #[test]
 fn made_up_messages_read_the_same() {
-    let seen = RefCell::new((BTreeMap::<Fault, u32>::new(), 0, 0));
+    let seen = RefCell::new((BTreeMap::<Fault, u32>::new(), 0, 0, [0; 2]));
     let cases = 1500;
     let mut runner = TestRunner::new(Cases { cases, failure_persistence: None, ..Cases::default() });
     let outcome = runner.run(&made_up::messages(), |payload| {
         let (healed, faults) = heal(&payload);
         let (ours, theirs) = (client_reads(&frame(&payload)), dhcproto_reads(&healed));
-        let (counts, leases, untouched) = &mut *seen.borrow_mut();
+        let (counts, leases, untouched, plain) = &mut *seen.borrow_mut();
         *leases += u32::from(ours.is_some());
         *untouched += u32::from(ours.is_some() && faults.is_empty());
+        let is_plain = [payload[28..34] == [0; 6], has_several_domains(&healed)];
+        is_plain.iter().zip(plain).for_each(|(is_so, count)| *count += u32::from(*is_so && ours.is_some()));
         faults.iter().for_each(|fault| *counts.entry(*fault).or_default() += 1);
         (ours == theirs).then_some(()).ok_or_else(|| {
             TestCaseError::fail(format!("client: {ours:#?}\ndhcproto: {theirs:#?}\nkept from dhcproto: {faults:?}"))
@@ -99,8 +107,10 @@ fn made_up_messages_read_the_same() {
         panic!("{error}");
     }
     // All of it happened, often.
-    let (counts, leases, untouched) = seen.into_inner();
+    let (counts, leases, untouched, [no_station, several_domains]) = seen.into_inner();
     assert!(leases > cases / 2 && untouched > cases / 20, "{leases} leases, {untouched} of them read as they came");
+    assert!(no_station > 20, "{no_station} leases for no station in particular");
+    assert!(several_domains > 20, "{several_domains} leases with several domains in option 15");
     let unusual = [Fault::Magic, Fault::Panic];
     for (fault, _) in DEMONSTRATIONS.iter().filter(|(fault, _)| !unusual.contains(fault)) {
         assert!(counts.get(fault).is_some_and(|count| *count > 5), "{fault:?}: {counts:?}");
@@ -115,12 +125,19 @@ const DEMONSTRATIONS: &[(Fault, Tail)] = &[
     (Fault::Overload, &[52, 1, 1, 255]),
     (Fault::ScatteredPieces, &[6, 4, 9, 9, 9, 9, 26, 2, 5, 120, 6, 4, 8, 8, 8, 8, 255]),
     (Fault::ScatteredPieces, &[6, 4, 9, 9, 9, 9, 0, 6, 4, 8, 8, 8, 8, 255]),
+    (Fault::Repeated, &[1, 4, 255, 255, 0, 0, 1, 4, 255, 255, 0, 0, 255]),
+    (Fault::Repeated, &[26, 2, 5, 120, 12, 1, b'x', 26, 2, 2, 64, 255]),
+    (Fault::Repeated, &[26, 1, 5, 26, 2, 2, 64, 255]),
+    (Fault::Repeated, &[15, 3, b'l', b'a', b'b', 15, 3, b'l', b'a', b'b', 255]),
+    (Fault::Repeated, &[6, 4, 9, 9, 9, 9, 6, 4, 9, 9, 9, 9, 255]),
     (Fault::CutPiece, &[6, 4, 9, 9, 9, 9, 6, 4, 8]),
     (Fault::OneBadOption, &[3, 3, 9, 9, 9, 26, 2, 5, 120, 255]),
     (Fault::OneBadOption, &[116, 1, 7, 26, 2, 5, 120, 255]),
     (Fault::OneBadOption, &[14, 1, 0xff, 26, 2, 5, 120, 255]),
+    (Fault::OneBadOption, &[15, 5, b'l', b'a', b'b', b' ', 0xff, 255]),
     (Fault::LongNumber, &[26, 4, 5, 120, 5, 120, 255]),
-    (Fault::PartOfNames, &[119, 7, 3, b'l', b'a', b'b', 0, 3, b'x', 255]),
+    (Fault::PartOfNames, &[119, 14, 3, b'l', b'a', b'b', 0, 1, b'x', 0xc0, 9, 3, b'e', b'n', b'g', 0, 255]),
+    (Fault::PlainText, &[119, 8, b'l', b'a', b'b', b',', b'e', b'n', b'g', b'.', 255]),
     (Fault::PartOfRoutes, &[121, 14, 8, 10, 9, 9, 9, 9, 33, 9, 9, 9, 9, 9, 9, 9, 255]),
     (Fault::MicrosoftRoutes, &[249, 6, 8, 10, 9, 9, 9, 9, 255]),
     (Fault::Panic, &[80, 1, 0, 255]),

@@ -294,6 +294,22 @@ fn of_an_option_that_comes_twice_the_first_of_its_length_counts() {
     assert_eq!(of_options(&[&once[..], &once, &once].concat()), plain, "all of them three times");
 }
 
+/// RFC 3396 7: a number or an address may come in parts as well.
+#[test]
+fn the_parts_of_an_option_of_fixed_length_are_joined() {
+    let once: Vec<(u8, &[u8])> = FIXED.iter().map(|(code, value, _)| (*code, *value)).collect();
+    for (at, (code, value, other)) in FIXED.into_iter().enumerate().filter(|(_, (.., other))| other.len() > 1) {
+        let with = |parts: &[(u8, &[u8])]| of_options(&[&once[..at], parts, &once[at + 1..]].concat());
+        let whole = [value, other].map(|value| with(&[(code, value)]));
+        assert_ne!(whole[0], whole[1], "option {code}");
+        for (value, whole) in [value, other].into_iter().zip(whole) {
+            let (first, second) = value.split_at(1);
+            assert_eq!(with(&[(code, first), (code, second)]), whole, "option {code}: {first:?} and {second:?}");
+            assert_eq!(with(&[(code, first), (code, &[]), (code, second)]), whole, "option {code} with an empty part");
+        }
+    }
+}
+
 /// In overloaded fields, too (RFC 2131 4.1), where the options field comes first.
 #[test]
 fn an_option_comes_twice_in_two_fields() {

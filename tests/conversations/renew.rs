@@ -64,6 +64,20 @@ fn any_server_may_refuse_a_rebind() {
     c.wakes_at(3150).sends(rebind(IP)).hears(nak().from(OTHER_SERVER)).says(Lost(IP, Refused)).sends(discover());
 }
 
+/// The next unicast would not find it by another identifier than the address that has answered. A relay's or another
+/// server's answer counts by its identifier.
+#[test]
+fn a_server_that_answers_its_own_renewal_keeps_its_identifier() {
+    let mut c = Conversation::bound(hours(1));
+    let renamed = || ack(IP, hours(1)).from(OTHER_SERVER);
+    c.at(1800).sends(renew(IP)).hears(renamed()).says(Renewed(IP));
+    assert_eq!(c.lease().server_id, SERVER);
+    c.at(3600).sends(renew(IP));
+    let payload = renamed().payload_for(c.last().xid());
+    c.hears_frame(&server_frame(&payload, OTHER_SERVER, IP)).says(Renewed(IP));
+    assert_eq!(c.lease().server_id, OTHER_SERVER);
+}
+
 #[test]
 fn only_our_server_may_refuse_a_renewal() {
     let mut c = Conversation::bound(hours(1));

@@ -1,7 +1,7 @@
 //! The lease that a client has to make of an ACK, read with dhcproto: what is on the wire is its word, what follows from it is
 //! said here once more, in other words than in `src/dhcp`.
 
-use super::{CLIENT_ID, MAC, SERVER};
+use super::{MAC, SERVER};
 use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
 use smol_dhcp_proxy::dhcp::{Lease, Mac, Route};
 use smol_dhcp_proxy::time::Instant;
@@ -21,11 +21,9 @@ pub(crate) use option;
 
 /// What must come of `message`, asked for at `acquired_at` and heard from `server_mac`.
 pub fn lease(message: &Message, server_mac: Mac, acquired_at: Instant) -> Result<Lease, &'static str> {
-    if message.opcode() != Opcode::BootReply || message.chaddr() != MAC {
+    // Zeros are no address of another client, and a client identifier (option 61) may be any.
+    if message.opcode() != Opcode::BootReply || ![MAC, [0; 6]].iter().any(|known| known == message.chaddr()) {
         return Err("not for us");
-    }
-    if option!(message, ClientIdentifier).is_some_and(|id| id != CLIENT_ID) {
-        return Err("for another client");
     }
     if option!(message, MessageType) != Some(MessageType::Ack) {
         return Err("no ACK");
@@ -82,6 +80,9 @@ pub fn lease(message: &Message, server_mac: Mac, acquired_at: Instant) -> Result
     let routers = routers.into_iter().filter(leads_on).collect();
     let goes_on = |route: &Route| route.gateway.is_none_or(|gateway| some(gateway).is_some() && leads_on(&gateway));
     let routes = routes.into_iter().filter(goes_on).collect();
+    let (mut domains, _) = domains(&option!(message, DomainName).unwrap_or_default());
+    let others = domains.split_off(domains.len().min(1));
+    let listed = search(&option!(message, DomainSearch).unwrap_or_default());
 
     Ok(Lease {
         address,
@@ -90,8 +91,8 @@ pub fn lease(message: &Message, server_mac: Mac, acquired_at: Instant) -> Result
         routers,
         routes,
         dns_servers: addresses(option!(message, DomainNameServer)),
-        domain_name: option!(message, DomainName).and_then(|name| host_name(&name)),
-        search: option!(message, DomainSearch).and_then(|names| search(&names)).unwrap_or_default(),
+        domain_name: domains.pop(),
+        search: [others, listed].concat(),
         host_name: option!(message, Hostname).and_then(|name| host_name(&name)),
         mtu: option!(message, InterfaceMtu),
         ntp_servers: addresses(option!(message, NtpServers)),
@@ -149,20 +150,45 @@ fn timers(lease: Duration, t1: u32, t2: u32) -> (Duration, Duration) {
     }
 }
 
-/// A name that may be written into a file, or none.
+/// A host name as servers write it: some end it with NUL, some with a dot.
 fn host_name(name: &str) -> Option<String> {
     let name = name.trim_end_matches('\0');
-    let name = name.strip_suffix('.').unwrap_or(name);
-    let allowed = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
-    let good = |label: &str| !label.is_empty() && label.len() < 64 && label.chars().all(allowed);
-    (name.len() < 254 && name.split('.').all(good)).then(|| name.to_owned())
+    Some(name.strip_suffix('.').unwrap_or(name)).filter(|name| is_name(name)).map(str::to_owned)
 }
 
-/// One bad name spoils the list.
-fn search(names: &[dhcproto::Name]) -> Option<Vec<String>> {
-    let text = |name: &dhcproto::Name| {
-        let labels: Option<Vec<_>> = name.iter().map(|label| std::str::from_utf8(label).ok()).collect();
-        host_name(&labels?.join(".")).filter(|text| text.split('.').count() == name.iter().count())
-    };
-    names.iter().take(32).map(text).collect()
+/// Returns whether a name may be written into a file.
+fn is_name(name: &str) -> bool {
+    let allowed = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
+    let good = |label: &str| !label.is_empty() && label.len() < 64 && label.chars().all(allowed);
+    name.len() < 254 && name.split('.').all(good)
+}
+
+/// The most names that a list counts for.
+const MOST: usize = 32;
+
+/// Returns the domains of a text, which has blanks or commas between them; and whether it is made of domains from end to end.
+/// A text with lines or columns has none.
+pub fn domains(text: &str) -> (Vec<String>, bool) {
+    let text = text.trim_end_matches(['\0', ' ', '\t', '\n', '\r', '\x0c']);
+    if text.chars().any(char::is_control) {
+        return (Vec::new(), false);
+    }
+    let words =
+        text.split([' ', ',']).filter(|word| !word.is_empty()).map(|word| word.strip_suffix('.').unwrap_or(word));
+    let (mut good, bad): (Vec<_>, Vec<_>) = words.map(str::to_owned).partition(|word| is_name(word));
+    good.truncate(MOST);
+    let is_whole = bad.is_empty() || good.len() == MOST;
+    (good, is_whole)
+}
+
+/// Returns the text of a name that may be written into a file. The root, which has no labels, is none.
+pub fn name<'a>(labels: impl IntoIterator<Item = &'a [u8]>) -> Option<String> {
+    let labels: Vec<_> = labels.into_iter().map(std::str::from_utf8).collect::<Result<_, _>>().ok()?;
+    let has_dot = labels.iter().any(|label| label.contains('.'));
+    Some(labels.join(".")).filter(|name| !has_dot && is_name(name))
+}
+
+/// Returns the names of a list without those that no file may have.
+fn search(names: &[dhcproto::Name]) -> Vec<String> {
+    names.iter().filter_map(|labels| name(labels.iter())).take(MOST).collect()
 }

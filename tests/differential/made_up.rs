@@ -17,9 +17,14 @@ pub fn messages() -> impl Strategy<Value = Vec<u8>> {
         1 => prop::sample::select(vec![[0; 4], [127, 0, 0, 1], [224, 0, 0, 1], [255; 4]]),
     ];
     let end = prop::sample::select(vec![&[255][..], &[255, 6, 4, 1, 2, 3, 4], &[], &[0, 0], &[6, 9, 1], AGAIN]);
-    (options(), frame_of_it, address, end).prop_map(|(pieces, (overload, fields, next_server), address, end)| {
-        write(pieces, overload, &fields, next_server, address, end)
-    })
+    let chaddr = prop_oneof![20 => Just(MAC), 2 => Just([0; 6]), 1 => any::<[u8; 6]>()];
+    (options(), frame_of_it, (address, chaddr), end).prop_map(
+        |(pieces, (overload, fields, next), (ip, chaddr), end)| {
+            let mut message = write(pieces, overload, &fields, next, ip, end);
+            message[28..34].copy_from_slice(&chaddr);
+            message
+        },
+    )
 }
 
 /// The options of a message, each in one piece or in several, in order or scattered.
@@ -36,8 +41,11 @@ fn options() -> impl Strategy<Value = Vec<Piece>> {
     let odd = vec((odd_code, vec(any::<u8>(), 0..14)), 0..2).prop_map(|all| all);
     let odd = prop_oneof![2 => Just(Vec::new()), 1 => odd];
     let cuts = prop_oneof![2 => Just(Vec::new()), 1 => vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..6)];
+    let again =
+        (any::<prop::sample::Index>(), prop_oneof![3 => Just(None), 2 => vec(any::<u8>(), 0..6).prop_map(Some)]);
+    let again = prop_oneof![3 => Just(Vec::new()), 1 => vec((again, any::<bool>()), 1..4)];
     let scatter = prop_oneof![2 => Just(Vec::new()), 1 => vec(any::<u8>(), 40)];
-    (needed, known, odd, cuts, scatter).prop_map(|((mut pieces, lost), known, odd, cuts, scatter)| {
+    (needed, known, odd, again, cuts, scatter).prop_map(|((mut pieces, lost), known, odd, again, cuts, scatter)| {
         if let Some(lost) = lost {
             pieces.remove(lost.index(pieces.len()));
         }
@@ -45,6 +53,11 @@ fn options() -> impl Strategy<Value = Vec<Piece>> {
         pieces.extend(odd);
         // More than an option holds goes into the next piece (RFC 3396 5).
         pieces = pieces.into_iter().flat_map(|(code, value)| split(code, &value)).collect();
+        for ((which, other), at_once) in again {
+            let which = which.index(pieces.len());
+            let (code, value) = pieces[which].clone();
+            pieces.insert(if at_once { which + 1 } else { pieces.len() }, (code, other.unwrap_or(value)));
+        }
         for (which, at) in cuts {
             let which = which.index(pieces.len());
             let (code, value) = &mut pieces[which];
@@ -87,7 +100,8 @@ fn good(code: u8) -> BoxedStrategy<Vec<u8>> {
         ]
         .boxed(),
         3 | 6 | 42 => prop_oneof![many(4, 6), many(4, 90)].boxed(),
-        12 | 15 => prop_oneof![4 => name, 1 => "\\PC{0,20}"].prop_map(String::into_bytes).boxed(),
+        15 => prop_oneof![4 => name.prop_map(String::into_bytes), 2 => domains(), 1 => vec(any::<u8>(), 0..9)].boxed(),
+        12 => prop_oneof![4 => name, 1 => "\\PC{0,20}"].prop_map(String::into_bytes).boxed(),
         26 => bytes(2).boxed(),
         28 | 58 | 59 => {
             prop_oneof![bytes(4), Just(vec![0; 4]), bytes(1).prop_map(|byte| [&[0; 3][..], &byte].concat())].boxed()
@@ -95,10 +109,19 @@ fn good(code: u8) -> BoxedStrategy<Vec<u8>> {
         33 => prop_oneof![many(8, 5), many(4, 3).prop_map(|all| [&[192, 168, 7, 0][..], &all[..4]].concat())].boxed(),
         46 => Just(vec![8]).boxed(),
         61 => prop_oneof![9 => Just(CLIENT_ID.to_vec()), 1 => bytes(3)].boxed(),
-        119 => search().boxed(),
+        119 => prop_oneof![4 => search(), 1 => domains()].boxed(),
         121 | 249 => vec(route(), 1..60).prop_map(|routes| routes.concat()).boxed(),
         _ => vec(any::<u8>(), 0..60).boxed(),
     }
+}
+
+/// Domains as an operator writes them, or something that is none among them, or more of them than count.
+fn domains() -> impl Strategy<Value = Vec<u8>> {
+    let some =
+        "[ ,]?[a-z]{1,9}(\\.[a-z]{1,9}){0,2}([ ,]{1,2}[a-zA-Z0-9_-]{1,9}(\\.[a-z]{1,9}){0,2}\\.?){0,4}[\0\n ]{0,2}";
+    let odd = "[a-z]{1,9} ([a-z.!\t]{1,9},){1,3}\\PC{0,3}[a-z]{1,9}";
+    let many = "([a-z]{1,3}[ ,]){28,36}[a-z!]{1,3}";
+    prop_oneof![6 => some, 2 => odd, 1 => many].prop_map(String::into_bytes)
 }
 
 fn route() -> impl Strategy<Value = Vec<u8>> {
@@ -109,7 +132,8 @@ fn route() -> impl Strategy<Value = Vec<u8>> {
 
 /// Names, some of which end with a part of an earlier one, or rarely with anything at all.
 fn search() -> impl Strategy<Value = Vec<u8>> {
-    let labels = vec("[a-zA-Z0-9-]{1,12}", 0..4);
+    let label = prop_oneof![15 => "[a-zA-Z0-9-]{1,12}", 1 => "[a-z.! \0]{1,5}"];
+    let labels = vec(label, 0..4);
     let end = prop::sample::select(vec!["zero", "zero", "zero", "zero", "earlier", "earlier", "earlier", "any"]);
     vec((labels, end, any::<prop::sample::Index>(), any::<u8>()), 1..6).prop_map(|names| {
         let (mut field, mut begins) = (Vec::new(), Vec::new());
@@ -139,7 +163,6 @@ fn write(pieces: Vec<Piece>, overload: u8, fields: &[u8; 192], next: [u8; 4], ip
     payload[..4].copy_from_slice(&[2, 1, 6, 0]);
     payload[16..20].copy_from_slice(&ip);
     payload[20..24].copy_from_slice(&next);
-    payload[28..34].copy_from_slice(&MAC);
     payload[44..236].copy_from_slice(fields);
     payload[236..].copy_from_slice(&[99, 130, 83, 99]);
     if overload > 0 {
