@@ -93,13 +93,18 @@ pub(super) fn essence(payload: &[u8]) -> Vec<u8> {
     if let Some(varied) = fields.get_mut(4..10) {
         varied.fill(0);
     }
-    while let [code, length, rest @ ..] = options
-        && let Some((value, rest)) = rest.split_at_mut_checked(usize::from(*length))
-    {
-        if VARIED.contains(code) {
-            value.fill(0);
+    loop {
+        match options {
+            [option::PAD, rest @ ..] => options = rest,
+            [option::END, ..] | [] | [_] => break,
+            [code, length, rest @ ..] => {
+                let Some((value, rest)) = rest.split_at_mut_checked(usize::from(*length)) else { break };
+                if VARIED.contains(code) {
+                    value.fill(0);
+                }
+                options = rest;
+            }
         }
-        options = rest;
     }
     bytes
 }
