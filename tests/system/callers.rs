@@ -28,8 +28,9 @@ pub(crate) const TRIALS: &[Named] = &[
     ("callers::three_hundred_connections_with_unfinished_requests", || beside("unfinished", unfinished)),
     ("callers::floods_of_pings_and_settings", || beside("pings", |target, over| flood(target, over, 4, true, pings))),
     ("callers::a_flood_of_calls", || beside("calls", |target, over| flood(target, over, 16, true, calls))),
-    // The wait for an answer grows with their number: with twice as many it is 0.2 to 0.7 s.
-    ("callers::calls_on_a_hundred_connections", || beside("100", |target, over| flood(target, over, 100, true, calls))),
+    ("callers::calls_on_two_hundred_connections", || {
+        beside("200", |target, over| flood(target, over, 200, true, calls))
+    }),
     ("callers::answers_that_are_never_read", || beside("unread", |target, over| flood(target, over, 16, false, calls))),
     ("callers::rapid_reset", || beside("reset", |target, over| flood(target, over, 4, true, resets))),
     ("callers::rapid_reset_of_whole_calls", || {
