@@ -113,8 +113,9 @@ impl StateDirectory {
         let opened = self.open_or_make().and_then(|(fd, made)| self.keep_lock(&fd, made).map(|()| fd));
         let fd = match opened {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                let refuge = self.refuge().ok_or_else(|| self.cannot_make(error));
-                return refuge.inspect(|_| self.tell_of_refuge());
+                let Some(refuge) = self.refuge() else { return Err(self.cannot_make(error)) };
+                self.tell_of_refuge(&error);
+                return Ok(refuge);
             }
             opened => opened?,
         };
@@ -143,10 +144,10 @@ impl StateDirectory {
         opened.inspect_err(|error| log::debug!("{}: {error}", refuge.display())).ok()
     }
 
-    fn tell_of_refuge(&self) {
+    fn tell_of_refuge(&self, error: &io::Error) {
         if !self.told_of_refuge.replace(true) {
             let refuge = self.refuge.as_deref().unwrap_or(Path::new("")).display();
-            log::warn!("the directory {} was removed; the leases are kept in {refuge}", self.path.display());
+            log::warn!("cannot use {}: {error}; the leases are kept in {refuge}", self.path.display());
         }
     }
 
