@@ -153,7 +153,9 @@ impl StateDirectory {
 
     /// Keeps a file of `directory` in the refuge as well, by a hard link. Where that is impossible, it goes on without.
     pub(super) fn keep(&self, directory: &Directory, name: &OsStr) {
-        let Some(refuge) = self.refuge().filter(|refuge| refuge.path != directory.path) else { return };
+        // Where others can write, one of them may have put another file in its place by now.
+        let is_safe = |refuge: &Directory| refuge.path != directory.path && directory.distrust.is_none();
+        let Some(refuge) = self.refuge().filter(is_safe) else { return };
         let _ = unlinkat(&refuge.fd, name, AtFlags::empty());
         if let Err(error) = linkat(&directory.fd, name, &refuge.fd, name, AtFlags::empty()) {
             log::debug!("{} is not kept elsewhere: {error}", directory.path_of(name).display());

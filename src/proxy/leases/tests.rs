@@ -342,3 +342,13 @@ fn leases_that_ended_or_were_forgotten_do_not_come_back() {
     fs::remove_dir_all(&path).unwrap();
     assert!(files_in(&path, &refuge).read().leases.is_empty());
 }
+
+#[test]
+fn a_file_where_others_can_write_gets_no_second_name() {
+    use std::os::unix::fs::PermissionsExt;
+    let (_folder, path, refuge) = with_refuge();
+    fs::create_dir(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+    files_in(&path, &refuge).replace([(record(), true)]).unwrap();
+    assert!(path.join("nv-proxy.state").exists() && !refuge.join("nv-proxy.state").exists());
+}
