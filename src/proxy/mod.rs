@@ -129,9 +129,9 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
     if handed_over.len() > 1 {
         return Err(StartError::TooManySockets);
     }
-    // Before anything in the directory is read, and before the socket is made: what another instance holds is not ours.
     let unit = Wakeup::find(handed_over);
     let refuge = unit.as_ref().ok().and_then(|_| runtime_directory());
+    // Before anything in the directory is read, and before the socket is made: what another instance holds is not ours.
     let directory = StateDirectory::lock(&config.lease_file.with_extension("lock"), refuge.clone())?;
     confine(&config, handed_over.is_empty(), (unit.is_ok(), refuge.as_deref()))?;
     // From here on there are threads.

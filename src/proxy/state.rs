@@ -113,8 +113,9 @@ impl StateDirectory {
         let opened = self.open_or_make().and_then(|(fd, made)| self.keep_lock(&fd, made).map(|()| fd));
         let fd = match opened {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                let refuge = self.refuge().ok_or_else(|| self.cannot_make(error));
-                return refuge.inspect(|_| self.tell_of_refuge());
+                let Some(refuge) = self.refuge() else { return Err(self.cannot_make(error)) };
+                self.tell_of_refuge(&error);
+                return Ok(refuge);
             }
             opened => opened?,
         };
@@ -143,16 +144,18 @@ impl StateDirectory {
         opened.inspect_err(|error| log::debug!("{}: {error}", refuge.display())).ok()
     }
 
-    fn tell_of_refuge(&self) {
+    fn tell_of_refuge(&self, error: &io::Error) {
         if !self.told_of_refuge.replace(true) {
             let refuge = self.refuge.as_deref().unwrap_or(Path::new("")).display();
-            log::warn!("the directory {} was removed; the leases are kept in {refuge}", self.path.display());
+            log::warn!("cannot use {}: {error}; the leases are kept in {refuge}", self.path.display());
         }
     }
 
     /// Keeps a file of `directory` in the refuge as well, by a hard link. Where that is impossible, it goes on without.
     pub(super) fn keep(&self, directory: &Directory, name: &OsStr) {
-        let Some(refuge) = self.refuge().filter(|refuge| refuge.path != directory.path) else { return };
+        // Where others can write, one of them may have put another file in its place by now.
+        let is_safe = |refuge: &Directory| refuge.path != directory.path && directory.distrust.is_none();
+        let Some(refuge) = self.refuge().filter(is_safe) else { return };
         let _ = unlinkat(&refuge.fd, name, AtFlags::empty());
         if let Err(error) = linkat(&directory.fd, name, &refuge.fd, name, AtFlags::empty()) {
             log::debug!("{} is not kept elsewhere: {error}", directory.path_of(name).display());

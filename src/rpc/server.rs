@@ -51,10 +51,16 @@ where
     poll_fn(|context| {
         loop {
             let mut busy = !calls.is_empty();
-            while let Poll::Ready(next) = http.poll_request(context, leaving) {
+            let mut begun = 0;
+            while begun < REQUESTS_AT_ONCE
+                && let Poll::Ready(next) = http.poll_request(context, leaving)
+            {
                 let Some((request, respond)) = next else { return Poll::Ready(()) };
                 calls.push(Box::pin(answer(request, respond, quiet, (&lane, &turns), &call)));
-                busy = true;
+                (busy, begun) = (true, begun + 1);
+            }
+            if begun == REQUESTS_AT_ONCE {
+                context.waker().wake_by_ref();
             }
             calls.retain_mut(|call| call.as_mut().poll(context).is_pending());
 
@@ -76,6 +82,9 @@ where
     })
     .await;
 }
+
+/// Requests that a connection takes in before all others have a turn: each waits for the others' rounds.
+const REQUESTS_AT_ONCE: usize = 2;
 
 /// The longest body of a request.
 const BODY_LIMIT: usize = wire::PREFIX + wire::MESSAGE_LIMIT;

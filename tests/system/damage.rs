@@ -134,7 +134,8 @@ enum Kept {
 }
 
 fn whatever_is_found() -> Result {
-    // What it is, how it comes there, and whether it is then kept under another name: of both files, or not of netavark's.
+    // The thing in a file's place, how it comes there, and the files that are then kept under another name: both, or not
+    // netavark's.
     let finds: &[(&str, Put, Kept)] = &[
         ("nothing", |_| Ok(()), Kept::Never),
         ("an empty file", |path| Ok(fs::write(path, "")?), Kept::Own),

@@ -295,13 +295,24 @@ fn a_failed_write_leaves_the_old_file_as_it_was() {
     assert_eq!(directory.leases(), json!({}));
 }
 
-#[test]
-fn leases_outlive_the_directory() {
+/// A directory that is not made yet, and one that outlives it.
+fn with_refuge() -> (tempfile::TempDir, PathBuf, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let (path, refuge) = (folder.path().join("podman"), folder.path().join("refuge"));
     fs::create_dir(&refuge).unwrap();
-    let lock = || StateDirectory::lock(&path.join("nv-proxy.lock"), Some(refuge.clone())).unwrap();
-    let file = LeaseFile::new(&lock(), "nv-proxy.lease");
+    (folder, path, refuge)
+}
+
+/// The files in `path`, as another process finds them.
+fn files_in(path: &Path, refuge: &Path) -> LeaseFile {
+    let directory = StateDirectory::lock(&path.join("nv-proxy.lock"), Some(refuge.to_owned())).unwrap();
+    LeaseFile::new(&directory, "nv-proxy.lease")
+}
+
+#[test]
+fn leases_outlive_the_directory() {
+    let (_folder, path, refuge) = with_refuge();
+    let file = files_in(&path, &refuge);
     file.replace([(record(), true)]).unwrap();
     let links = |path: &Path| fs::metadata(path).unwrap().nlink();
     assert_eq!(links(&refuge.join("nv-proxy.state")), 2);
@@ -310,17 +321,34 @@ fn leases_outlive_the_directory() {
     assert_eq!(links(&path.join("nv-proxy.state")), 2);
     drop(file);
     fs::remove_dir_all(&path).unwrap();
-    let found = LeaseFile::new(&lock(), "nv-proxy.lease").read();
+    let found = files_in(&path, &refuge).read();
     assert!(found.leases.len() == 1 && found.is_other, "it is to be written where it belongs");
 }
 
+/// A lease that ended does not come back from the second name, and neither does one that was forgotten on purpose.
 #[test]
-fn a_state_file_that_was_removed_alone_does_not_come_back() {
-    let folder = tempfile::tempdir().unwrap();
-    let (path, refuge) = (folder.path().join("podman"), folder.path().join("refuge"));
-    fs::create_dir(&refuge).unwrap();
-    let directory = StateDirectory::lock(&path.join("nv-proxy.lock"), Some(refuge)).unwrap();
-    LeaseFile::new(&directory, "nv-proxy.lease").replace([(record(), true)]).unwrap();
+fn leases_that_ended_or_were_forgotten_do_not_come_back() {
+    let (_folder, path, refuge) = with_refuge();
+    let file = files_in(&path, &refuge);
+    file.replace([(record(), true)]).unwrap();
     fs::remove_file(path.join("nv-proxy.state")).unwrap();
-    assert!(LeaseFile::new(&directory, "nv-proxy.lease").read().leases.is_empty());
+    drop(file);
+    assert!(files_in(&path, &refuge).read().leases.is_empty(), "the copy is there");
+
+    let file = files_in(&path, &refuge);
+    file.replace([(record(), true)]).unwrap();
+    file.replace([]).unwrap();
+    drop(file);
+    fs::remove_dir_all(&path).unwrap();
+    assert!(files_in(&path, &refuge).read().leases.is_empty());
+}
+
+#[test]
+fn a_file_where_others_can_write_gets_no_second_name() {
+    use std::os::unix::fs::PermissionsExt;
+    let (_folder, path, refuge) = with_refuge();
+    fs::create_dir(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+    files_in(&path, &refuge).replace([(record(), true)]).unwrap();
+    assert!(path.join("nv-proxy.state").exists() && !refuge.join("nv-proxy.state").exists());
 }

@@ -20,7 +20,7 @@ pub(super) enum Verdict {
     Refuse,
 }
 
-/// What becomes of a call that is not allowed.
+/// The end of a call that is not allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// ENOSYS: programs of the future find their way around a call that the kernel does not have, and not around EPERM.
@@ -174,7 +174,7 @@ fn plain(code: u16, k: u32) -> sock_filter {
 mod tests {
     use super::*;
 
-    /// What a program returns for a call.
+    /// Runs a program for a call, and returns its verdict.
     fn returns(program: &[sock_filter], architecture: u32, call: u32, arguments: [u64; 6]) -> u32 {
         let (mut at, mut loaded) = (0, 0);
         loop {

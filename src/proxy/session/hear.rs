@@ -79,7 +79,7 @@ impl Session {
                 }
             }
         }
-        // What is in the queue already, from a flood of this interface, is not to hold up the other leases.
+        // A flood of this interface that is in the queue already must not hold up the other leases.
         yield_now().await;
     }
 

@@ -196,7 +196,7 @@ impl Table {
             let Some(lease) = adopted.dhcp_lease() else { return Ok(()) };
             settings.take_over(&netlink, site.index, &lease, mtu, now)
         };
-        // What fails here is done by the renewal.
+        // The renewal makes good a failure here.
         if let Err(error) = take_over() {
             log::warn!("{}: {error}", adopted.place());
         }

@@ -1,4 +1,4 @@
-//! What the state file and the service manager are told of the table.
+//! The table as the state file and the service manager are told of it.
 
 use std::rc::Rc;
 use std::time::Duration;
