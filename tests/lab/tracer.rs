@@ -1,6 +1,8 @@
-//! Lets a process run to one of its system calls, and kills it right there: by ptrace(2), so the real binary is tried.
+//! Runs a process to one of its system calls, and kills it there or makes the call fail: by ptrace(2), so the real binary is
+//! tried.
 
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::marker::PhantomData;
 use std::time::Duration;
 
@@ -69,7 +71,7 @@ impl Tracer {
     /// Kills it when it is about to take step number `step`, the first one being 0; or lets go of it as soon as `is_over`
     /// and it has come to rest. It has to do one or the other `within` that time.
     pub fn kill_at(
-        self,
+        mut self,
         step: usize,
         steps: Steps,
         within: Duration,
@@ -88,13 +90,27 @@ impl Tracer {
     }
 
     /// Kills it at its first call for which `is_it`, which has to come `within` that time.
-    pub fn kill_when(self, within: Duration, is_it: impl Fn(&Call) -> Result<bool>) -> Result {
+    pub fn kill_when(mut self, within: Duration, is_it: impl Fn(&Call) -> Result<bool>) -> Result {
+        self.run_to(within, is_it)
+    }
+
+    /// Makes the first call for which `is_it` fail with `EBADF`, and lets the process run on. The call has to come `within`
+    /// that time, and its first argument has to be a descriptor.
+    pub fn fail_when(mut self, within: Duration, is_it: impl Fn(&Call) -> Result<bool>) -> Result {
+        self.run_to(within, is_it)?;
+        Call::take_descriptor(self.process)?;
+        ptrace::detach(self.process, None)?;
+        self.let_go = true;
+        Ok(())
+    }
+
+    fn run_to(&mut self, within: Duration, is_it: impl Fn(&Call) -> Result<bool>) -> Result {
         self.run(within, |call| Ok(is_it(call)?.then(String::new)), || Ok(false)).map(drop)
     }
 
-    /// Kills it at the first call to which `arrives` gives a name, and returns that.
+    /// Stops at the first call to which `arrives` gives a name, and returns that.
     fn run(
-        mut self,
+        &mut self,
         within: Duration,
         mut arrives: impl FnMut(&Call) -> Result<Option<String>>,
         is_over: impl Fn() -> Result<bool>,
@@ -182,6 +198,25 @@ impl Call {
         Ok(Self { process, number: number.cast_signed(), arguments: [a, b, c] })
     }
 
+    /// Replaces the first argument by -1. The number of the call stays, for a system call filter looks at it after this.
+    #[cfg(target_arch = "x86_64")]
+    fn take_descriptor(process: Pid) -> Result {
+        let registers = ptrace::getregs(process)?;
+        Ok(ptrace::setregs(process, libc::user_regs_struct { rdi: u64::MAX, ..registers })?)
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    fn take_descriptor(process: Pid) -> Result {
+        let mut registers = ptrace::getregs(process)?;
+        registers.regs[0] = u64::MAX;
+        Ok(ptrace::setregs(process, registers)?)
+    }
+
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    fn take_descriptor(process: Pid) -> Result {
+        Self::arriving(process).map(drop)
+    }
+
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     fn arriving(_: Pid) -> Result<Self> {
         Err(Skip::Impossible("nobody has said where this machine keeps the number of a system call".to_owned()).into())
@@ -190,6 +225,19 @@ impl Call {
     /// Whether it enters a namespace.
     pub fn is_setns(&self) -> bool {
         self.number == libc::SYS_setns
+    }
+
+    /// Returns the type of the netlink message that it sends; `None` for any other call.
+    pub fn netlink_message(&self) -> Result<Option<u16>> {
+        let [_, buffer, length] = self.arguments;
+        if self.number != libc::SYS_sendto || length < 16 {
+            return Ok(None);
+        }
+        let mut header = [0; 6];
+        fs::File::open(format!("/proc/{}/mem", self.process))?.read_exact_at(&mut header, buffer)?;
+        let [a, b, c, d, kind @ ..] = header;
+        let is_whole = u64::from(u32::from_ne_bytes([a, b, c, d])) == length;
+        Ok(is_whole.then_some(u16::from_ne_bytes(kind)))
     }
 
     /// Its name, where it counts as a step.

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use dhcproto::v4::MessageType;
+use smol_dhcp_proxy::net::netlink::message;
 use smol_dhcp_proxy::net::raw::RawSocket;
 use smol_dhcp_proxy::rpc::{Code, Lease, NetworkConfig, Status};
 use smol_dhcp_proxy::rt;
@@ -11,6 +12,7 @@ use smol_dhcp_proxy::rt;
 use crate::lab::server::{Server, Settings};
 use crate::lab::stage::Stage;
 use crate::lab::topology::{Container, LINK, SERVER, SERVER_LINK};
+use crate::lab::tracer::Tracer;
 use crate::lab::{Result, eventually, grpc};
 use crate::lease::{check_link, check_released};
 use crate::{Named, stage};
@@ -52,14 +54,21 @@ fn await_renewal(container: &Container, lease: &Lease) -> Result {
     check_link(container, lease, 60)
 }
 
-/// The kernel refuses a router that is everybody, after MTU and address have been set.
+/// The default route cannot be added, after MTU and address have been set.
 fn fails_midway() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
-    let settings = Settings { router: Some("10.88.255.255".parse()?), mtu: Some(1400), ..Settings::default() };
+    let settings = Settings { mtu: Some(1400), ..Settings::default() };
     let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
     let at_rest = stage.daemon.settled_descriptors()?;
-    let refused = grpc::setup(&stage.unit.socket(), &stage.config(0)).expect_err("there is no such route");
+    let (socket, config) = (stage.unit.socket(), stage.config(0));
+    let answer = std::thread::scope(|scope| -> Result<_> {
+        let tracer = Tracer::seize(stage.daemon.id())?;
+        let call = scope.spawn(|| grpc::setup(&socket, &config));
+        tracer.fail_when(SOON, |call| Ok(call.netlink_message()? == Some(message::NEW_ROUTE)))?;
+        Ok(call.join().expect("no panic in a call"))
+    })?;
+    let refused = answer.expect_err("there is no default route");
     assert_eq!(refused.code, Code::Internal, "{refused:?}");
     assert!(refused.message.contains("route"), "{refused:?}");
     let release = server.await_message(MessageType::Release, 1, SOON)?;
@@ -74,7 +83,6 @@ fn fails_midway() -> Result {
     let left = stage.daemon.settled_descriptors()?;
     assert!(left.len() <= at_rest.len() + 1, "{left:?}");
 
-    server.change(|settings| settings.router = Some(SERVER));
     let lease = stage.setup(0)?;
     check_link(container, &lease, 3600)
 }
