@@ -13,10 +13,12 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use conflict::{Claims, Defence, Doubt};
+use listening::Listening;
 
 mod arrows;
 mod conflict;
 mod hear;
+mod listening;
 mod resume;
 
 /// REQUESTs for one offer before looking for another. RFC 2131 3.1 (5) speaks of four within a minute; somebody
@@ -26,9 +28,6 @@ const REQUESTS_PER_OFFER: u32 = 3;
 const REBOOT_PATIENCE: Duration = Duration::from_secs(5);
 /// REQUESTs within [`REBOOT_PATIENCE`].
 const REBOOT_REQUESTS: u32 = 2;
-/// How long after the last message an answer to it may still be under way, where nobody waits for it.
-const ANSWER: Duration = Duration::from_secs(10);
-
 /// Damaged replies after which one more that says the same is read.
 const DAMAGED_ALIKE: u32 = 2;
 
@@ -96,16 +95,6 @@ impl Held {
     fn expires_at(&self) -> Instant {
         self.lease.expires_at().unwrap_or(NEVER)
     }
-}
-
-/// How much a state wants to hear.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Listening {
-    No,
-    /// Until [`Client::deaf_at`].
-    ForAWhile,
-    /// For as long as the state lasts.
-    Yes,
 }
 
 /// For a while after an ACK we listen whether somebody else has the address.
@@ -329,51 +318,6 @@ impl Client {
     /// Whether a server has leased us an address, in use already or not: there is something to [release](Self::release).
     pub fn is_leased(&self) -> bool {
         matches!(self.state, State::Probing { .. }) || self.lease().is_some()
-    }
-
-    /// Whether the interface is needed: something is to be sent, or an answer may be under way. While this is false
-    /// nobody needs to hold a socket.
-    ///
-    /// Where nobody waits for the client, that ends 10 s after its last message or, while there is no carrier to say
-    /// anything into, after the loss of it. What was hoped for is welcome later on, too, if it is heard. A claim to the
-    /// address in use is listened for again during 10 s.
-    pub fn is_listening(&self) -> bool {
-        let listening = match self.listening() {
-            Listening::No => false,
-            Listening::ForAWhile => self.deaf_at.is_some(),
-            Listening::Yes => true,
-        };
-        listening || !self.outbox.is_empty() || self.defence().is_some()
-    }
-
-    /// What the state wants to hear of the network, by itself.
-    fn listening(&self) -> Listening {
-        let (patient, carrier) = (self.search.deadline.is_none(), self.carrier);
-        match &self.state {
-            // Who waits for a carrier in order to say something has to hear of its return.
-            State::Init { .. } | State::InitReboot { .. } if carrier => Listening::No,
-            State::Init { .. } | State::InitReboot { .. } if patient => Listening::ForAWhile,
-            State::Init { .. } | State::InitReboot { .. } => Listening::Yes,
-            // An offer in hand is about to be asked for.
-            State::Selecting { second_best: Some(_), .. } if carrier => Listening::Yes,
-            State::Selecting { .. } if patient => Listening::ForAWhile,
-            State::Requesting { .. } | State::Rebooting { .. } | State::Probing { .. } if patient && !carrier => {
-                Listening::ForAWhile
-            }
-            State::Selecting { .. } | State::Requesting { .. } | State::Rebooting { .. } | State::Probing { .. } => {
-                Listening::Yes
-            }
-            State::Bound { vigil: None, .. } => Listening::No,
-            State::Bound { .. } if !carrier => Listening::ForAWhile,
-            State::Bound { .. } | State::Releasing { .. } => Listening::Yes,
-            State::Renewing { .. } | State::Rebinding { .. } => Listening::ForAWhile,
-            State::Stopped => Listening::No,
-        }
-    }
-
-    /// From now on an answer may be under way, or a carrier.
-    fn listen_on(&mut self, now: Instant) {
-        self.deaf_at = Some(now + ANSWER);
     }
 
     /// The state's name, for logs; that of RFC 2131 figure 5 where it has one.

@@ -2,8 +2,11 @@
 
 use super::double::{Lost::*, Says::*, *};
 use dhcproto::v4::{DhcpOption, OptionCode};
-use smol_dhcp_proxy::dhcp::{Config, Ignored, Plainness};
+use smol_dhcp_proxy::dhcp::{Config, Ignored, Mac, Plainness};
 use std::net::Ipv4Addr;
+
+/// A station that has its address.
+const OWNER: Mac = [2, 0, 0, 0, 0, 9];
 
 /// The options of the last message, but for its type.
 fn codes(c: &Conversation) -> Vec<u8> {
@@ -109,6 +112,27 @@ fn a_remembered_plainness_is_where_it_begins() {
     }
     c.at(5).sends(discover());
     assert_eq!(codes(&c), [55]);
+}
+
+/// A server that has leased to plain messages may answer no others: after a DECLINE it is asked as plainly.
+#[test]
+fn a_decline_does_not_make_it_whole() {
+    for (bound_first, steps) in [(false, &[0, 1, 2, 3, 5][..]), (true, &[0, 1, 2, 3])] {
+        let mut c = Conversation::start().without_fuzz().with_arp();
+        for second in steps {
+            c.at(*second).sends(discover());
+        }
+        let asked = codes(&c);
+        c.hears(offer(IP)).sends(request(IP)).sends(probe(IP));
+        if bound_first {
+            c.hears(ack(IP, hours(1))).says(Bound(IP)).sends(announcement(IP));
+            c.hears_frame(&arp_reply(IP, OWNER)).says(Lost(IP, Conflict));
+        } else {
+            c.hears_frame(&arp_reply(IP, OWNER)).hears(ack(IP, hours(1))).says(Declined(IP));
+        }
+        c.sends(decline(IP)).sends(discover());
+        assert_eq!(codes(&c), asked);
+    }
 }
 
 /// A carrier that comes back may be another network's, and whoever offers has understood.

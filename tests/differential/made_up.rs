@@ -102,7 +102,7 @@ fn good(code: u8) -> BoxedStrategy<Vec<u8>> {
         3 | 6 | 42 => prop_oneof![many(4, 6), many(4, 90)].boxed(),
         15 => prop_oneof![4 => name.prop_map(String::into_bytes), 2 => domains(), 1 => vec(any::<u8>(), 0..9)].boxed(),
         12 => prop_oneof![4 => name, 1 => "\\PC{0,20}"].prop_map(String::into_bytes).boxed(),
-        26 => bytes(2).boxed(),
+        26 => prop_oneof![9 => bytes(2), 1 => vec(any::<u8>(), 3..9)].boxed(),
         28 | 58 | 59 => {
             prop_oneof![bytes(4), Just(vec![0; 4]), bytes(1).prop_map(|byte| [&[0; 3][..], &byte].concat())].boxed()
         }

@@ -2,8 +2,8 @@
 //! tried.
 
 use std::fs;
-use std::os::unix::fs::FileExt as _;
 use std::marker::PhantomData;
+use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 use nix::errno::Errno;

@@ -250,6 +250,8 @@ impl Client {
             ..Request::new(Type::Decline, self.plainness.mark(self.backoff.xid()), 0)
         };
         self.remember_conflict(by, address);
+        // The server has leased to messages as plain as these, and may answer no others.
+        self.config.plainness = self.config.plainness.max(self.plainness);
         self.broadcast(&message, now);
     }
 
@@ -306,21 +308,6 @@ impl Client {
         } else {
             self.renew(held, None, now)
         }
-    }
-
-    /// An answer is not under way any more, nor is the carrier back: what is still to be said is said later, on sockets
-    /// that are opened then, and what was under way starts anew.
-    pub(super) fn stop_listening(&mut self, now: Instant) {
-        self.deaf_at = None;
-        self.state = match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Selecting { exchange, .. } => State::Init { at: exchange.next },
-            State::Requesting { .. } => State::Init { at: now },
-            State::Rebooting { address, .. } => State::InitReboot { at: now, address },
-            // Acknowledged on a network that is not there any more, and never used.
-            State::Probing { lease, .. } => State::InitReboot { at: now, address: lease.address },
-            State::Bound { held, .. } => State::Bound { held, vigil: None },
-            state => state,
-        };
     }
 
     /// To RENEWING, or to it again: to the server itself, whose identifier is its address (RFC 2131 4.1), from ours.

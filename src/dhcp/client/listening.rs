@@ -1,0 +1,80 @@
+//! When the client needs to hear the network: for as long as it listens, its owner holds a socket.
+
+use super::{Client, State};
+use crate::time::Instant;
+use std::time::Duration;
+
+/// How long after the last message its answer may still arrive, without a caller's deadline.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// How long a state listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Listening {
+    No,
+    /// Until [`Client::deaf_at`].
+    ForAWhile,
+    /// For as long as the state lasts.
+    Yes,
+}
+
+impl Client {
+    /// Returns whether the interface is needed: a message is to be sent, or an answer may arrive. While this is false no
+    /// socket has to be open.
+    ///
+    /// Without a caller's deadline, that ends 10 s after the last message or, without a carrier, after the loss of it. A
+    /// later answer is accepted all the same, if it is heard. After a claim to the address in use, another one is listened
+    /// for during 10 s.
+    pub fn is_listening(&self) -> bool {
+        let listening = match self.listening() {
+            Listening::No => false,
+            Listening::ForAWhile => self.deaf_at.is_some(),
+            Listening::Yes => true,
+        };
+        listening || !self.outbox.is_empty() || self.defence().is_some()
+    }
+
+    /// Returns how long the state listens by itself.
+    pub(super) fn listening(&self) -> Listening {
+        let (patient, carrier) = (self.search.deadline.is_none(), self.carrier);
+        match &self.state {
+            // The carrier's return has to be noticed, for a message waits for it.
+            State::Init { .. } | State::InitReboot { .. } if carrier => Listening::No,
+            State::Init { .. } | State::InitReboot { .. } if patient => Listening::ForAWhile,
+            State::Init { .. } | State::InitReboot { .. } => Listening::Yes,
+            // The REQUEST for the offer follows within a moment.
+            State::Selecting { second_best: Some(_), .. } if carrier => Listening::Yes,
+            State::Selecting { .. } if patient => Listening::ForAWhile,
+            State::Requesting { .. } | State::Rebooting { .. } | State::Probing { .. } if patient && !carrier => {
+                Listening::ForAWhile
+            }
+            State::Selecting { .. } | State::Requesting { .. } | State::Rebooting { .. } | State::Probing { .. } => {
+                Listening::Yes
+            }
+            State::Bound { vigil: None, .. } => Listening::No,
+            State::Bound { .. } if !carrier => Listening::ForAWhile,
+            State::Bound { .. } | State::Releasing { .. } => Listening::Yes,
+            State::Renewing { .. } | State::Rebinding { .. } => Listening::ForAWhile,
+            State::Stopped => Listening::No,
+        }
+    }
+
+    /// Starts to listen for an answer, or for the carrier.
+    pub(super) fn listen_on(&mut self, now: Instant) {
+        self.deaf_at = Some(now + ANSWER);
+    }
+
+    /// Stops listening, without an answer or a carrier: an exchange under way starts anew, on sockets that are opened for its
+    /// next message.
+    pub(super) fn stop_listening(&mut self, now: Instant) {
+        self.deaf_at = None;
+        self.state = match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Selecting { exchange, .. } => State::Init { at: exchange.next },
+            State::Requesting { .. } => State::Init { at: now },
+            State::Rebooting { address, .. } => State::InitReboot { at: now, address },
+            // Acknowledged on a network that is not there any more, and never used.
+            State::Probing { lease, .. } => State::InitReboot { at: now, address: lease.address },
+            State::Bound { held, .. } => State::Bound { held, vigil: None },
+            state => state,
+        };
+    }
+}
