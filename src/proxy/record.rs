@@ -99,6 +99,9 @@ pub(super) struct Record {
     setbacks: u32,
     #[prost(uint64, tag = "25")]
     whole_at: u64,
+    /// Option 57 in bytes; 0 where it is not known.
+    #[prost(uint32, tag = "34")]
+    message_size: u32,
 
     // The link.
     #[prost(message, required, tag = "26")]
@@ -154,6 +157,8 @@ pub(super) struct Remembered {
     pub(super) looks: Option<u32>,
     /// Something was due, and could not be said for want of a carrier.
     pub(super) unsaid: bool,
+    /// Option 57, as far as it is known.
+    pub(super) message_size: Option<u16>,
     pub(super) state: State,
 }
 
@@ -235,6 +240,7 @@ impl Record {
             lease: rest.lease().map_or(blank, |lease| reply(request, lease)),
             setbacks: rest.setbacks,
             whole_at: millis(rest.whole_at).unwrap_or(0),
+            message_size: config.max_message_size.into(),
             due_at: rest.due().and_then(millis),
             on_link: settings.remember(),
             look_at: look.and_then(|(at, ..)| millis(at)),

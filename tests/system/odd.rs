@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
-use dhcproto::v4::MessageType;
+use dhcproto::v4::{DhcpOption, MessageType, OptionCode};
 
 use crate::lab::route_news::{Change, RouteNews};
 use crate::lab::server::{Server, Settings};
@@ -95,6 +95,11 @@ fn an_mtu_that_is_lower_stays() -> Result {
     let log = stage.unit.log()?;
     assert_eq!(log.matches(words).count(), 2, "once for each time that it comes: {log}");
     becomes(1300, 1300)?;
+    // In renewals as well, which other clients send than the one of the Setup.
+    for heard in server.heard_of(MessageType::Request) {
+        let largest = heard.message.opts().get(OptionCode::MaxMessageSize);
+        assert!(matches!(largest, Some(DhcpOption::MaxMessageSize(..=1372))), "{largest:?}");
+    }
     stage.teardown(0)?;
     assert_eq!(container.link(LINK)?.mtu, 1400);
     Ok(())

@@ -47,6 +47,7 @@ impl Record {
             settings,
             looks: self.look_at.map(|_| self.looks),
             unsaid: self.unsaid,
+            message_size: self.message_size.try_into().ok().filter(|&size| size > 0),
             state,
         })
     }

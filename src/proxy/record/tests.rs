@@ -81,12 +81,13 @@ fn what_is_remembered_is_what_there_was() {
         let record = record(phase.clone());
         assert_eq!(Packed::from(&record).unpack(), record);
         assert_eq!(Record::parse(&serde_json::to_value(&record).unwrap(), at(2_900_000)), Some(record.clone()));
-        let Remembered { request, site, settings, looks, state, .. } = record.recall().unwrap();
+        let Remembered { request, site, settings, looks, message_size, state, .. } = record.recall().unwrap();
         let expected = about();
         assert_eq!((request.key, request.mac_text), (expected.0.key, expected.0.mac_text));
         assert_eq!((request.client_id, request.host_name), (expected.0.client_id, expected.0.host_name));
         assert_eq!((site.netns, site.index, looks), (expected.1.netns, 3, None));
         assert_eq!(settings.remember().address, "10.0.0.5/24");
+        assert_eq!(message_size, Some(expected.2.max_message_size));
         match state {
             State::Resting(rest) => assert_eq!(rest, Rest { phase, setbacks: 2, whole_at: at(1_500_000) }),
             other => panic!("{other:?}"),

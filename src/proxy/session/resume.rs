@@ -16,8 +16,10 @@ impl Session {
         remembered: Remembered,
         early: bool,
     ) -> Result<Option<Self>, Unreachable> {
-        let Remembered { mut request, site, mut settings, looks, unsaid, state } = remembered;
-        let (config, seed, now) = (commons.config(&mut request), seed()?, rt::now());
+        let Remembered { mut request, site, mut settings, looks, unsaid, message_size, state } = remembered;
+        let (mut config, seed, now) = (commons.config(&mut request), seed()?, rt::now());
+        // The first message is written before the sockets are open that tell the MTU.
+        config.max_message_size = message_size.unwrap_or(config.max_message_size);
         // Its MAC does not matter yet: what is on the link comes off again, whatever becomes of the lease.
         let on_link = || {
             let addresses = site.netlink(&request)?.addresses(site.index);

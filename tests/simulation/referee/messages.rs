@@ -1,6 +1,6 @@
 //! The rules for what a client says to servers.
 
-use super::{Exchange, FUZZ, HOUR, MOST, Referee};
+use super::{Exchange, FUZZ, HOUR, MOST, Referee, Used};
 use crate::wire::*;
 use smol_dhcp_proxy::time::Instant;
 use std::net::Ipv4Addr;
