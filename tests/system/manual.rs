@@ -69,7 +69,16 @@ fn command_line() -> Result {
         let (code, out, errors) = run(&[help])?;
         assert_eq!((code, errors.as_str()), (Some(0), ""));
         let usual = ["--dir", "--uds", "--timeout", "--activity-timeout", "NETAVARK_PROXY_RUN_DIR_ENV", "RUST_LOG"];
-        let habits = ["--arp-probe", "--broadcast", "--client-id", "--fqdn", "--mtu"];
+        let habits = [
+            "--arp-probe",
+            "--broadcast",
+            "--client-id",
+            "--rapid-commit",
+            "--server",
+            "--deny-server",
+            "--fqdn",
+            "--mtu",
+        ];
         for option in usual.into_iter().chain(habits) {
             assert!(out.contains(option), "{option} is not in:\n{out}");
         }
