@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::hash::Hasher;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -151,19 +151,9 @@ impl Memory {
         self.directory.path_of(&self.name)
     }
 
-    fn read(&self) -> io::Result<String> {
-        let mut bytes = Vec::new();
-        match self.directory.open()?.read(&self.name) {
-            Ok(mut file) => file.read_to_end(&mut bytes)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            Err(error) => return Err(error),
-        };
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    }
-
     fn entries(&mut self) -> &mut VecDeque<Entry> {
         if self.entries.is_none() {
-            let text = self.read().unwrap_or_else(|error| {
+            let text = self.directory.read_text(&self.name).unwrap_or_else(|error| {
                 log::warn!("cannot read {}: {error}; asking for no address in particular", self.path().display());
                 String::new()
             });

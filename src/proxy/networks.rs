@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -123,7 +123,7 @@ impl Networks {
 
     fn known(&mut self) -> &mut BTreeMap<String, Network> {
         if self.known.is_none() {
-            let text = self.read().unwrap_or_else(|error| {
+            let text = self.directory.read_text(&self.name).unwrap_or_else(|error| {
                 let path = self.directory.path_of(&self.name);
                 log::warn!("cannot read {}: {error}; nothing is known of the host's networks", path.display());
                 String::new()
@@ -131,16 +131,6 @@ impl Networks {
             self.known = Some(parse(&text, &self.boot_id));
         }
         self.known.get_or_insert_default()
-    }
-
-    fn read(&self) -> io::Result<String> {
-        let mut bytes = Vec::new();
-        match self.directory.open()?.read(&self.name) {
-            Ok(mut file) => file.read_to_end(&mut bytes)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            Err(error) => return Err(error),
-        };
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     fn write(&self) -> io::Result<()> {

@@ -128,6 +128,17 @@ impl StateDirectory {
         Ok(directory)
     }
 
+    /// Reads a file as text, with U+FFFD for each byte that is none. A file that does not exist is empty.
+    pub(super) fn read_text(&self, name: &OsStr) -> io::Result<String> {
+        let mut bytes = Vec::new();
+        match self.open()?.read(name) {
+            Ok(mut file) => file.read_to_end(&mut bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(error),
+        };
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     fn cannot_make(&self, error: io::Error) -> io::Error {
         if self.lock.borrow().is_none() {
             return error;

@@ -29,6 +29,7 @@ pub mod route_news;
 pub mod sandbox;
 pub mod scene;
 pub mod server;
+pub mod server_thread;
 pub mod stage;
 pub mod topology;
 pub mod tracer;

@@ -4,10 +4,9 @@
 //! dhcproto reads the requests; the replies are made of bytes, for an encoder would refuse half of them.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dhcproto::v4::{DhcpOption, Message, MessageType, OptionCode};
@@ -17,6 +16,7 @@ use smol_dhcp_proxy::rt;
 use smol_dhcp_proxy::time::Instant;
 
 use super::namespace::Namespace;
+use super::server_thread::{self, ServerThread, check_running, lock, server_port};
 use super::wire::{Datagram, Mac, Tap};
 use super::{Result, eventually};
 
@@ -97,8 +97,7 @@ impl Request {
 #[derive(Debug)]
 pub struct OddServer {
     state: Arc<Mutex<State>>,
-    stop: Option<UnixStream>,
-    thread: Option<JoinHandle<()>>,
+    _thread: ServerThread,
 }
 
 #[derive(Debug)]
@@ -118,8 +117,7 @@ struct State {
 impl OddServer {
     /// Starts a server on the link `name` of `namespace`, whose address is `address`.
     pub fn start(namespace: &Namespace, name: &str, address: Ipv4Addr, script: Script) -> Result<Self> {
-        // For the kernel, which would tell clients that the port is unreachable.
-        let port = namespace.run(|| Ok(UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 67))?))?;
+        let port = server_port(namespace)?;
         let state = Arc::new(Mutex::new(State {
             script,
             address,
@@ -130,16 +128,8 @@ impl OddServer {
             pending: Vec::new(),
             fault: None,
         }));
-        let (stop, stopped) = UnixStream::pair()?;
-        let tap = namespace.run(|| Tap::open(name))?;
-        let shared = Arc::clone(&state);
-        let thread = std::thread::spawn(move || {
-            let _port = port;
-            if let Err(error) = serve(&tap, &stopped, &shared) {
-                lock(&shared).fault = Some(error.to_string());
-            }
-        });
-        Ok(Self { state, stop: Some(stop), thread: Some(thread) })
+        let _thread = ServerThread::start((namespace, name), &state, Some(port), serve)?;
+        Ok(Self { state, _thread })
     }
 
     /// Gives out addresses of [`reply::OTHER_NETWORK`] from now on, and has forgotten its leases.
@@ -158,25 +148,16 @@ impl OddServer {
     /// Waits until it has heard `count` messages of a client for which `which` holds.
     pub fn await_messages(&self, what: &str, client: Mac, count: usize, which: fn(&Request) -> bool) -> Result {
         eventually(&format!("the server hears {what} number {count}"), Duration::from_secs(10), || {
-            if let Some(fault) = &lock(&self.state).fault {
-                return Err(format!("the DHCP server failed: {fault}").into());
-            }
+            check_running(&self.state)?;
             Ok((self.heard_of(client).iter().filter(|request| which(request)).count() >= count).then_some(()))
         })
     }
 }
 
-impl Drop for OddServer {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+impl server_thread::State for State {
+    fn fault(&mut self) -> &mut Option<String> {
+        &mut self.fault
     }
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Serves until the other end of `stopped` is closed.

@@ -5,8 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
@@ -18,6 +17,7 @@ use smol_dhcp_proxy::rt;
 use smol_dhcp_proxy::time::Instant;
 
 use super::namespace::Namespace;
+use super::server_thread::{self, ServerThread, check_running, lock, server_port};
 use super::wire::{Datagram, Mac, Tap, arp_claim};
 use super::{Result, eventually};
 
@@ -111,8 +111,7 @@ impl Heard {
 #[derive(Debug)]
 pub struct Server {
     state: Arc<Mutex<State>>,
-    stop: Option<UnixStream>,
-    thread: Option<JoinHandle<()>>,
+    _thread: ServerThread,
 }
 
 #[derive(Debug)]
@@ -135,9 +134,7 @@ struct State {
 impl Server {
     /// Starts a server on the link `name` of `namespace`.
     pub fn start(namespace: &Namespace, name: &str, settings: Settings) -> Result<Self> {
-        // Nobody reads this one. It is there for the kernel, which would tell clients that the port is unreachable.
-        let port = namespace.run(|| Ok(UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 67))?))?;
-        Self::listen(namespace, name, settings, Some(port))
+        Self::listen(namespace, name, settings, Some(server_port(namespace)?))
     }
 
     /// Only listens, beside another server.
@@ -159,16 +156,8 @@ impl Server {
             fault: None,
         };
         let state = Arc::new(Mutex::new(state));
-        let (stop, stopped) = UnixStream::pair()?;
-        let tap = namespace.run(|| Tap::open(name))?;
-        let shared = Arc::clone(&state);
-        let thread = std::thread::spawn(move || {
-            let _port = port;
-            if let Err(error) = listen(&tap, &stopped, &shared) {
-                lock(&shared).fault = Some(error.to_string());
-            }
-        });
-        Ok(Self { state, stop: Some(stop), thread: Some(thread) })
+        let _thread = ServerThread::start((namespace, name), &state, port, listen)?;
+        Ok(Self { state, _thread })
     }
 
     /// Stops answering, or answers again. It hears on.
@@ -227,9 +216,7 @@ impl Server {
     /// Waits until it has heard so many messages of one kind, and gives the last of these.
     pub fn await_message(&self, kind: MessageType, count: usize, within: Duration) -> Result<Heard> {
         eventually(&format!("the server hears {kind:?} number {count}"), within, || {
-            if let Some(fault) = &self.lock().fault {
-                return Err(format!("the DHCP server failed: {fault}").into());
-            }
+            check_running(&self.state)?;
             Ok(self.heard_of(kind).into_iter().nth(count - 1))
         })
     }
@@ -239,17 +226,10 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+impl server_thread::State for State {
+    fn fault(&mut self) -> &mut Option<String> {
+        &mut self.fault
     }
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Serves until the other end of `stopped` is closed.

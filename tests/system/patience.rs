@@ -4,10 +4,10 @@ use std::thread;
 use std::time::Duration;
 
 use dhcproto::v4::MessageType;
-use smol_dhcp_proxy::rpc::Code;
+use smol_dhcp_proxy::rpc::{Code, Lease};
 use smol_dhcp_proxy::rt;
 
-use crate::lab::scene;
+use crate::lab::scene::{self, Scene};
 use crate::lab::server::{Server, Settings};
 use crate::lab::stage::Stage;
 use crate::lab::topology::{SERVER_LINK, Topology};
@@ -104,17 +104,22 @@ fn carrier_meanwhile() -> Result {
     check_link(scene.container(), &lease, 3600)
 }
 
+/// Calls Setup, and has it answered when the usual time is over.
+fn setup_longer_than_usual(scene: &Scene, answer: impl FnOnce()) -> Result<Lease> {
+    thread::scope(|scope| {
+        let setup = scope.spawn(|| scene.stage.setup(0));
+        thread::sleep(seconds(12));
+        assert!(!setup.is_finished(), "it gave up");
+        answer();
+        setup.join().expect("no panic in Setup")
+    })
+}
+
 fn server_that_offers() -> Result {
     await_age_of_boot();
     let scene = scene::plain(ours, Settings::default())?;
     scene.server.leave_unanswered(&[MessageType::Request]);
-    let lease = thread::scope(|scope| {
-        let setup = scope.spawn(|| scene.stage.setup(0));
-        thread::sleep(seconds(12));
-        assert!(!setup.is_finished(), "it gave up");
-        scene.server.leave_unanswered(&[]);
-        setup.join().expect("no panic in Setup")
-    })?;
+    let lease = setup_longer_than_usual(&scene, || scene.server.leave_unanswered(&[]))?;
     check_link(scene.container(), &lease, 3600)
 }
 
@@ -125,13 +130,7 @@ fn server_of_late() -> Result {
     scene.stage.teardown(0)?;
     scene.stage.restart()?;
     scene.server.set_silent(true);
-    let lease = thread::scope(|scope| {
-        let setup = scope.spawn(|| scene.stage.setup(0));
-        thread::sleep(seconds(12));
-        assert!(!setup.is_finished(), "it gave up");
-        scene.server.set_silent(false);
-        setup.join().expect("no panic in Setup")
-    })?;
+    let lease = setup_longer_than_usual(&scene, || scene.server.set_silent(false))?;
     check_link(scene.container(), &lease, 3600)
 }
 
