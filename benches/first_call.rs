@@ -72,16 +72,18 @@ fn measure(
     command.env("CLIENT", env::current_exe()?).env("ROUNDS", rounds.to_string());
     let said = peers(command, subjects)?;
     println!("namespaces     ours ms  netavark ms  ours / netavark");
-    let mut ours = Vec::new();
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for namespaces in ["0", "10", "100"] {
         let times = |subject: &str| median(&figures(&said, namespaces, subject));
-        let (mine, theirs) = (times("ours"), times("netavark"));
-        println!("{namespaces:>10} {mine:11.1} {theirs:12.1} {:16.2}", mine / theirs);
-        promises.at_most(&format!("the first call to netavark's, {namespaces} namespaces"), mine / theirs, at_most);
+        let (mine, other) = (times("ours"), times("netavark"));
+        println!("{namespaces:>10} {mine:11.1} {other:12.1} {:16.2}", mine / other);
+        promises.at_most(&format!("the first call to netavark's, {namespaces} namespaces"), mine / other, at_most);
         ours.push(mine);
+        theirs.push(other);
     }
-    // As noise allows.
-    promises.at_most("the first call with 100 namespaces to that with none", ours[2] / ours[0], 1.15);
+    // As noise allows. systemd has a hundred mounts more to look after, which netavark's proxy does not spare it either.
+    let growth = (ours[2] / ours[0]) / (theirs[2] / theirs[0]);
+    promises.at_most("growth from none to 100 namespaces to netavark's", growth, 1.15);
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
@@ -45,14 +45,22 @@ struct Opener {
 
 static OPENER: OnceLock<&'static Opener> = OnceLock::new();
 
-/// Starts the thread, once for the process. It calls `confine` before anything else.
+/// A thread that has been started, and confines itself meanwhile.
+#[derive(Debug)]
+pub struct Starting {
+    opener: &'static Opener,
+    outcome: Receiver<io::Result<()>>,
+}
+
+/// Starts the thread, once for the process; `None` if that has been done. It calls `confine` before anything else, at the
+/// same time as the caller goes on to confine itself: to wait for it at once takes as long as both.
 ///
 /// # Errors
 ///
-/// The thread could not be started, or `confine` failed in it; then the thread has ended.
-pub fn start(confine: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
+/// The thread could not be started.
+pub fn start(confine: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<Option<Starting>> {
     if OPENER.get().is_some() {
-        return Ok(());
+        return Ok(None);
     }
     let opener: &'static Opener = Box::leak(Box::new(Opener {
         turn: Mutex::new(()),
@@ -69,10 +77,21 @@ pub fn start(confine: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::R
             opener.serve();
         }
     })?;
-    outcome.recv().map_err(io::Error::other)??;
-    // Of two starts at the same time either thread will do.
-    let _ = OPENER.set(opener);
-    Ok(())
+    Ok(Some(Starting { opener, outcome }))
+}
+
+impl Starting {
+    /// Waits until the thread serves.
+    ///
+    /// # Errors
+    ///
+    /// `confine` failed in it; the thread has ended.
+    pub fn finish(self) -> io::Result<()> {
+        self.outcome.recv().map_err(io::Error::other)??;
+        // Of two starts at the same time either thread will do.
+        let _ = OPENER.set(self.opener);
+        Ok(())
+    }
 }
 
 /// Finds the file at `path` (open(2), `O_PATH`), by the thread where this one is refused and the thread is there.
@@ -146,7 +165,8 @@ mod tests {
 
     #[test]
     fn a_thread_that_cannot_be_confined_does_not_serve() {
-        let error = start(|| Err(io::ErrorKind::Unsupported.into())).unwrap_err();
+        let starting = start(|| Err(io::ErrorKind::Unsupported.into())).unwrap().expect("the first start");
+        let error = starting.finish().unwrap_err();
         assert_eq!((error.kind(), OPENER.get().is_none()), (io::ErrorKind::Unsupported, true));
     }
 }

@@ -15,7 +15,7 @@ use landlock::{
     RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, make_bitflags,
 };
 
-use crate::net::opener;
+use crate::net::opener::{self, Starting};
 
 mod calls;
 mod filter;
@@ -50,11 +50,12 @@ pub fn confine(mode: Mode, allowed: Allowed<'_>) -> io::Result<()> {
         return Ok(());
     }
     let finding = calls::finding(mode)?;
-    opener::start(move || calls::apply(&finding))?;
+    let opener = opener::start(move || calls::apply(&finding))?;
     if confine_files(allowed)? == RulesetStatus::NotEnforced {
         log::info!("the kernel has no Landlock: the sandbox restricts system calls, and no files");
     }
-    calls::confine(mode, !allowed.programs.is_empty())
+    calls::confine(mode, !allowed.programs.is_empty())?;
+    opener.map_or(Ok(()), Starting::finish)
 }
 
 /// The version of Landlock whose rights are used; an older kernel enforces those that it knows.

@@ -140,7 +140,7 @@ impl Commons {
 impl Session {
     fn new(commons: Rc<Commons>, request: Request, site: Site, client: Client, settings: Settings) -> Self {
         Self {
-            last: client.lease().map(Place::of),
+            last: client.lease().map(Place::of).or_else(|| client.wanted().map(Place::at)),
             commons,
             request,
             site,
@@ -230,8 +230,7 @@ impl Session {
 
     /// A lease in place of the one that was there.
     fn adopt(&mut self, lease: &dhcp::Lease) {
-        let place = Some(Place::of(lease));
-        if self.last == place {
+        if self.last.as_ref().is_some_and(|last| last.is_kept_by(lease)) {
             log::info!("{self}: renewed {}", Brief(lease));
         } else {
             // netavark's words, which its users look for.
@@ -239,7 +238,7 @@ impl Session {
             log::info!("ip or gateway for mac {mac} changed, update address: {}", Brief(lease));
         }
         let applied = self.put_on_link(lease);
-        self.last = place;
+        self.last = Some(Place::of(lease));
         match applied {
             // The next look at the link tells what has become of it.
             Err(Unreachable::Gone(_) | Unreachable::OtherMac(_)) => self.stale = true,

@@ -91,17 +91,27 @@ fn network(text: &str) -> Option<(Ipv4Addr, u8)> {
 }
 
 /// Where a lease puts its container.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(super) struct Place {
     address: Ipv4Addr,
-    prefix_len: u8,
-    /// The one that the default route leads to.
-    router: Option<Ipv4Addr>,
+    /// The length of the prefix, and the router that the default route leads to; none where they are not known any more.
+    network: Option<(u8, Option<Ipv4Addr>)>,
 }
 
 impl Place {
     pub(super) fn of(lease: &dhcp::Lease) -> Self {
-        Self { address: lease.address, prefix_len: lease.prefix_len, router: lease.routers.first().copied() }
+        Self { address: lease.address, network: Some((lease.prefix_len, lease.routers.first().copied())) }
+    }
+
+    /// That of a lease of which only the address is known.
+    pub(super) fn at(address: Ipv4Addr) -> Self {
+        Self { address, network: None }
+    }
+
+    /// Whether `lease` leaves its container there, as far as that is known.
+    pub(super) fn is_kept_by(&self, lease: &dhcp::Lease) -> bool {
+        let new = Self::of(lease);
+        self.address == new.address && (self.network.is_none() || self.network == new.network)
     }
 }
 

@@ -41,7 +41,9 @@ where
     F: Future<Output = Result<Answer, Status>>,
 {
     let mut http = Http::Greeting(bounds().handshake(rt::h2_stream(stream)));
-    let (lane, turns) = (Turns::new(1), Turns::of_thread());
+    let (lane, turns) = (Turns::new(1), Turns::of_calls());
+    let busy_ones = Turns::of_connections();
+    let (mut requests, mut turn, mut had_turn) = (0_usize, None, false);
     let mut calls: Vec<Pin<Box<dyn Future<Output = ()> + '_>>> = Vec::new();
     let mut closing = pin!(closing);
     let mut leaving = false;
@@ -49,18 +51,30 @@ where
     patience.reset(Some(quiet));
 
     poll_fn(|context| {
+        if had_turn {
+            turn = None;
+        }
         loop {
             let mut busy = !calls.is_empty();
             let mut begun = 0;
-            while begun < REQUESTS_AT_ONCE
+            let may =
+                requests < REQUESTS_AT_ONCE || turn.get_or_insert_with(|| busy_ones.join()).poll(context).is_ready();
+            while may
+                && begun < REQUESTS_AT_ONCE
                 && let Poll::Ready(next) = http.poll_request(context, leaving)
             {
                 let Some((request, respond)) = next else { return Poll::Ready(()) };
                 calls.push(Box::pin(answer(request, respond, quiet, (&lane, &turns), &call)));
                 (busy, begun) = (true, begun + 1);
             }
-            if begun == REQUESTS_AT_ONCE {
+            requests = requests.saturating_add(begun);
+            // Its turn lasts until all others that are ready have had one round.
+            had_turn = turn.is_some() && begun > 0;
+            if had_turn || begun == REQUESTS_AT_ONCE {
                 context.waker().wake_by_ref();
+            }
+            if may && !had_turn {
+                turn = None;
             }
             calls.retain_mut(|call| call.as_mut().poll(context).is_pending());
 
@@ -83,7 +97,8 @@ where
     .await;
 }
 
-/// Requests that a connection takes in before all others have a turn: each waits for the others' rounds.
+/// Requests that a connection takes in before all others have a turn: each waits for the others' rounds. One that has
+/// taken in so many has to queue with those like it (`Turns::of_connections`).
 const REQUESTS_AT_ONCE: usize = 2;
 
 /// The longest body of a request.

@@ -1,10 +1,10 @@
-//! A few at a time, in the order of arrival: calls begin like that, for to begin one takes system calls and others wait.
+//! A few at a time, in the order of arrival: busy connections and the calls in them, for whose work all others wait.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 /// A queue whose first have their turn.
 #[derive(Debug)]
@@ -20,33 +20,40 @@ impl Turns {
         Self { at_once, queue: RefCell::default(), next: Cell::default() }
     }
 
-    /// The queue that all connections of this thread share, for they wait for each other.
+    /// The queue of the calls of this thread, for they wait for each other: to begin one takes system calls.
     ///
     /// Of hundreds of connections that each have a call to begin, the last waits for as many rounds of the executor as
     /// it takes to begin the calls before it: fewer at once make more rounds, and more make each of them longer, also
     /// for calls that have begun.
-    pub(super) fn of_thread() -> Rc<Self> {
+    pub(super) fn of_calls() -> Rc<Self> {
         thread_local! {
             static TURNS: Rc<Turns> = Rc::new(Turns::new(16));
         }
         TURNS.with(Rc::clone)
     }
 
-    /// Waits for a turn, which lasts until what is returned is dropped.
-    pub(super) async fn take(&self) -> Turn<'_> {
+    /// The queue of those connections of this thread that have made several requests.
+    ///
+    /// A caller that makes one, as netavark's client does, is not in it: it waits for a few busy connections in each
+    /// round of the executor, and not for all of them.
+    pub(super) fn of_connections() -> Rc<Self> {
+        thread_local! {
+            static TURNS: Rc<Turns> = Rc::new(Turns::new(8));
+        }
+        TURNS.with(Rc::clone)
+    }
+
+    /// Joins the queue, at its end, until what is returned is dropped.
+    pub(super) fn join(&self) -> Turn<'_> {
         let turn = Turn { turns: self, id: self.next.replace(self.next.get() + 1) };
         self.queue.borrow_mut().push_back((turn.id, None));
-        poll_fn(|context| {
-            let mut queue = self.queue.borrow_mut();
-            let place = queue.iter().position(|(id, _)| *id == turn.id);
-            let place = place.expect("a turn is in the queue until it is dropped");
-            if place < self.at_once {
-                return Poll::Ready(());
-            }
-            queue[place].1 = Some(context.waker().clone());
-            Poll::Pending
-        })
-        .await;
+        turn
+    }
+
+    /// Waits for a turn, which lasts until what is returned is dropped.
+    pub(super) async fn take(&self) -> Turn<'_> {
+        let turn = self.join();
+        poll_fn(|context| turn.poll(context)).await;
         turn
     }
 
@@ -61,6 +68,20 @@ impl Turns {
 pub(super) struct Turn<'a> {
     turns: &'a Turns,
     id: u64,
+}
+
+impl Turn<'_> {
+    /// Is ready when its turn has come.
+    pub(super) fn poll(&self, context: &Context<'_>) -> Poll<()> {
+        let mut queue = self.turns.queue.borrow_mut();
+        let place = queue.iter().position(|(id, _)| *id == self.id);
+        let place = place.expect("a turn is in the queue until it is dropped");
+        if place < self.turns.at_once {
+            return Poll::Ready(());
+        }
+        queue[place].1 = Some(context.waker().clone());
+        Poll::Pending
+    }
 }
 
 impl Drop for Turn<'_> {

@@ -29,7 +29,9 @@ renews one $((t1 + 8))
 
 # --- A wrong command line is told to those who call, and not tried again and again.
 
+# Its timer too, which would start it for the next renewal.
 in_rig systemctl stop $service
+in_rig systemctl stop ${service%.service}.timer
 options --colour
 refusal() {
     ! call setup one 2> $lab/refusal || return 1

@@ -12,7 +12,8 @@ use smol_dhcp_proxy::rt;
 
 use crate::lab::daemon::{Daemon, Unit};
 use crate::lab::frames::{
-    CANCEL, DATA, END_HEADERS, HEADERS, PING, RST_STREAM, SETTINGS, clean, frame, head, header, hello, request,
+    CANCEL, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, SETTINGS, clean, frame, head, header, hello,
+    request,
 };
 use crate::lab::program::need;
 use crate::lab::server::{Server, Settings};
@@ -31,6 +32,7 @@ pub(crate) const TRIALS: &[Named] = &[
     ("callers::calls_on_two_hundred_connections", || {
         beside("200", |target, over| flood(target, over, 200, true, calls))
     }),
+    ("callers::one_call_on_each_of_two_hundred_connections", || beside("one call each", visits)),
     ("callers::answers_that_are_never_read", || beside("unread", |target, over| flood(target, over, 16, false, calls))),
     ("callers::rapid_reset", || beside("reset", |target, over| flood(target, over, 4, true, resets))),
     ("callers::rapid_reset_of_whole_calls", || {
@@ -242,6 +244,35 @@ fn flood(target: &Target, over: &AtomicBool, connections: usize, reads: bool, pi
     Ok(())
 }
 
+/// Two hundred connections at any time, each of which hangs up when its only call has been answered.
+fn visits(target: &Target, over: &AtomicBool) -> Result {
+    let bytes = [hello(), request(1, &calls_at_once(target)[0])].concat();
+    let mut visitors: Vec<std::io::Result<(Loud, Vec<u8>)>> = Vec::new();
+    let mut answered = 0;
+    while !over.load(Ordering::Relaxed) {
+        visitors.resize_with(200, || Ok((Loud::connect(&target.socket, &bytes)?, Vec::new())));
+        visitors.retain_mut(|visitor| {
+            let Ok((loud, heard)) = visitor else { return false };
+            let is_open = loud.go_on_hearing(heard);
+            let is_answered = frames(heard).any(|(kind, flags)| kind == HEADERS && flags & END_STREAM != 0);
+            answered += u32::from(is_answered);
+            is_open && !is_answered
+        });
+    }
+    assert!(answered > 200, "{answered} calls have been answered");
+    Ok(())
+}
+
+/// Kind and flags of each frame that begins in these bytes (RFC 9113 section 4.1).
+fn frames(mut bytes: &[u8]) -> impl Iterator<Item = (u8, u8)> {
+    std::iter::from_fn(move || {
+        let &[high, middle, low, kind, flags, ..] = bytes else { return None };
+        let length = u32::from_be_bytes([0, high, middle, low]) as usize;
+        bytes = bytes.get(9 + length..).unwrap_or_default();
+        Some((kind, flags))
+    })
+}
+
 /// Makes the next bytes of a flood; the number is that of the next stream.
 type Piece = fn(&Target, &mut u32) -> Vec<u8>;
 
@@ -270,15 +301,25 @@ impl Loud {
                 Err(_) => return false,
             }
         }
-        if reads {
-            match self.stream.read(&mut [0; 65_536]) {
-                Ok(0) => return false,
-                Ok(_) => {}
-                Err(error) if blocks(&error) => {}
-                Err(_) => return false,
-            }
+        !reads || self.hear().is_some()
+    }
+
+    /// As `go_on`, and keeps what it reads.
+    fn go_on_hearing(&mut self, heard: &mut Vec<u8>) -> bool {
+        let bytes = if self.go_on(false) { self.hear() } else { None };
+        heard.extend(bytes.iter().flatten());
+        bytes.is_some()
+    }
+
+    /// What has come, which may be nothing; none where the connection is over.
+    fn hear(&mut self) -> Option<Vec<u8>> {
+        let mut buffer = [0; 65_536];
+        match self.stream.read(&mut buffer) {
+            Ok(0) => None,
+            Ok(length) => Some(buffer[..length].to_vec()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Some(Vec::new()),
+            Err(_) => None,
         }
-        true
     }
 }
 
@@ -294,10 +335,14 @@ fn pings(_: &Target, _: &mut u32) -> Vec<u8> {
 
 /// Calls that are answered at once: a Teardown of what there is not, and a Setup that is refused after a look.
 fn calls(target: &Target, next: &mut u32) -> Vec<u8> {
+    let calls = calls_at_once(target);
+    on_streams(next, 16, |id| request(id, &calls[usize::from(id % 4 == 1)]))
+}
+
+fn calls_at_once(target: &Target) -> [Call; 2] {
     let unknown = NetworkConfig { container_mac_addr: "02:00:00:00:ff:fe".to_owned(), ..target.config.clone() };
     let refused = NetworkConfig { container_iface: "eth7".to_owned(), ..target.config.clone() };
-    let calls = [Call::Teardown(unknown), Call::Setup(refused)];
-    on_streams(next, 16, |id| request(id, &calls[usize::from(id % 4 == 1)]))
+    [Call::Teardown(unknown), Call::Setup(refused)]
 }
 
 fn resets(_: &Target, next: &mut u32) -> Vec<u8> {

@@ -82,13 +82,21 @@ fn without_an_answer() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let server = Server::start(&stage.topology.server, SERVER_LINK, settings(6, 2, 4))?;
-    stage.setup(0)?;
+    let lease = stage.setup(0)?;
     server.set_silent(true);
     eventually("address and route are gone", Duration::from_secs(8), || {
         Ok((container.address()?.is_none() && container.namespace.default_routes()?.is_empty()).then_some(()))
     })?;
     // From then on it looks for a lease again, and takes one when there is one.
-    server.await_message(MessageType::Discover, 2, Duration::from_secs(15))?;
+    server.await_message(MessageType::Discover, 4, Duration::from_secs(60))?;
     server.set_silent(false);
-    eventually("an address again", Duration::from_secs(70), || Ok(container.address()?.map(drop)))
+    let again = eventually("an address again", Duration::from_secs(70), || {
+        Ok(container.address()?.map(|there| there.address))
+    })?;
+    assert_eq!(again.to_string(), lease.yiaddr);
+    // The session has rested meanwhile, and has not forgotten where it was.
+    let log = stage.unit.log()?;
+    assert!(!log.contains("changed"), "{log}");
+    assert!(log.contains("opened its sockets"), "{log}");
+    Ok(())
 }
