@@ -282,11 +282,6 @@ impl Client {
         }
     }
 
-    /// The address that it asks for while it looks for a lease: as a rule that of the last one.
-    pub fn wanted(&self) -> Option<Ipv4Addr> {
-        self.search.wanted
-    }
-
     fn held(&self) -> Option<&Held> {
         match &self.state {
             State::Bound { held, .. } | State::Renewing { held, .. } | State::Rebinding { held, .. } => Some(held),

@@ -145,6 +145,8 @@ pub(super) struct OnLink {
     pub(super) refused_mtu: Option<u32>,
     #[prost(message, repeated, tag = "6")]
     pub(super) refused_routes: Vec<Way>,
+    #[prost(message, optional, tag = "7")]
+    pub(super) place: Option<Way>,
 }
 
 /// What a record is about, where it makes sense.

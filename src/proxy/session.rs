@@ -19,7 +19,7 @@ use super::patience::Wait;
 use super::record::Record;
 use super::reply;
 use super::request::Request;
-use super::settings::{Place, Settings};
+use super::settings::Settings;
 use super::site::{LinkState, Site, Unreachable, Wire, is_link_away};
 use super::words::{self, Brief, LostBy};
 
@@ -63,8 +63,6 @@ pub(super) struct Session {
     /// How the link was when it was last looked at.
     link: LinkState,
     settings: Settings,
-    /// What of the lease is on the link, or of the last one that was there.
-    last: Option<Place>,
     settled: bool,
     /// The link may not be what the lease says.
     stale: bool,
@@ -138,9 +136,11 @@ impl Commons {
 }
 
 impl Session {
-    fn new(commons: Rc<Commons>, request: Request, site: Site, client: Client, settings: Settings) -> Self {
+    fn new(commons: Rc<Commons>, request: Request, site: Site, client: Client, mut settings: Settings) -> Self {
+        if let Some(lease) = client.lease() {
+            settings.place(lease);
+        }
         Self {
-            last: client.lease().map(Place::of).or_else(|| client.wanted().map(Place::at)),
             commons,
             request,
             site,
@@ -230,7 +230,7 @@ impl Session {
 
     /// A lease in place of the one that was there.
     fn adopt(&mut self, lease: &dhcp::Lease) {
-        if self.last.as_ref().is_some_and(|last| last.is_kept_by(lease)) {
+        if self.settings.place(lease) {
             log::info!("{self}: renewed {}", Brief(lease));
         } else {
             // netavark's words, which its users look for.
@@ -238,7 +238,6 @@ impl Session {
             log::info!("ip or gateway for mac {mac} changed, update address: {}", Brief(lease));
         }
         let applied = self.put_on_link(lease);
-        self.last = Some(Place::of(lease));
         match applied {
             // The next look at the link tells what has become of it.
             Err(Unreachable::Gone(_) | Unreachable::OtherMac(_)) => self.stale = true,

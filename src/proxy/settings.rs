@@ -33,6 +33,8 @@ pub(super) struct Settings {
     refused_mtu: Option<u16>,
     /// The routes that the kernel did not take, and that were warned about.
     refused_routes: Vec<Route>,
+    /// Where the last lease has put the container: its address, and the router that the default route leads to.
+    place: Option<Way>,
 }
 
 /// An MTU that we changed.
@@ -90,32 +92,13 @@ fn network(text: &str) -> Option<(Ipv4Addr, u8)> {
     Some((address.parse().ok()?, length.parse().ok().filter(|length| *length <= 32)?))
 }
 
-/// Where a lease puts its container.
-#[derive(Debug)]
-pub(super) struct Place {
-    address: Ipv4Addr,
-    /// The length of the prefix, and the router that the default route leads to; none where they are not known any more.
-    network: Option<(u8, Option<Ipv4Addr>)>,
-}
-
-impl Place {
-    pub(super) fn of(lease: &dhcp::Lease) -> Self {
-        Self { address: lease.address, network: Some((lease.prefix_len, lease.routers.first().copied())) }
-    }
-
-    /// That of a lease of which only the address is known.
-    pub(super) fn at(address: Ipv4Addr) -> Self {
-        Self { address, network: None }
-    }
-
-    /// Whether `lease` leaves its container there, as far as that is known.
-    pub(super) fn is_kept_by(&self, lease: &dhcp::Lease) -> bool {
-        let new = Self::of(lease);
-        self.address == new.address && (self.network.is_none() || self.network == new.network)
-    }
-}
-
 impl Settings {
+    /// Takes note of where `lease` puts the container, and returns whether the last one put it there too.
+    pub(super) fn place(&mut self, lease: &Lease) -> bool {
+        let place = Some(Way::new((lease.address, lease.prefix_len), lease.routers.first().copied(), 0));
+        std::mem::replace(&mut self.place, place) == self.place
+    }
+
     /// What there is to undo, to be remembered.
     pub(super) fn remember(&self) -> OnLink {
         let way = |route: &Route| Way::new((route.destination, route.prefix), route.gateway, route.metric);
@@ -126,6 +109,7 @@ impl Settings {
             mtu: self.mtu.map(|mtu| mtu.ours),
             refused_mtu: self.refused_mtu.map(u32::from),
             refused_routes: self.refused_routes.iter().map(way).collect(),
+            place: self.place.clone(),
         }
     }
 
@@ -144,6 +128,7 @@ impl Settings {
             mtu: on_link.mtu_before.zip(on_link.mtu).map(|(before, ours)| Mtu { before, ours }),
             refused_mtu: on_link.refused_mtu.and_then(|mtu| mtu.try_into().ok()),
             refused_routes: on_link.refused_routes.iter().map(route).collect::<Option<_>>()?,
+            place: on_link.place.clone().filter(|place| place.ends().is_some()),
         })
     }
 

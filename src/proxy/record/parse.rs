@@ -112,7 +112,10 @@ impl Field for Vec<u8> {
 
 impl Field for OnLink {
     fn read(&mut self, value: &Value) -> Option<()> {
-        read(value, &mut fields!(self => OnLink { address, routes, mtu_before, mtu, refused_mtu, refused_routes }))
+        read(
+            value,
+            &mut fields!(self => OnLink { address, routes, mtu_before, mtu, refused_mtu, refused_routes, place }),
+        )
     }
 }
 

@@ -9,7 +9,7 @@ use crate::dhcp::{self, Client, Event, Lost};
 use crate::proxy::error::Error;
 use crate::proxy::patience::{Patience, Wait};
 use crate::proxy::request::Request;
-use crate::proxy::settings::{Place, Settings};
+use crate::proxy::settings::Settings;
 use crate::proxy::site::{LinkState, Site};
 use crate::proxy::words::Brief;
 use crate::rt;
@@ -59,7 +59,7 @@ impl Session {
                     self.tell_cut_search_list(&lease);
                     leased(self).await;
                     self.put_on_link(&lease)?;
-                    self.last = Some(Place::of(&lease));
+                    self.settings.place(&lease);
                     // By now there may be an answer of somebody who has the address; later ones `keep` hears.
                     self.hear_what_arrived();
                     if self.client.lease().is_some() {
