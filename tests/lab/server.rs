@@ -137,6 +137,13 @@ impl Server {
         Self::listen(namespace, name, settings, Some(server_port(namespace)?))
     }
 
+    /// Starts one beside another server on the same link.
+    pub fn beside(namespace: &Namespace, name: &str, settings: Settings) -> Result<Self> {
+        let server = Self::listen(namespace, name, settings, None)?;
+        server.set_silent(false);
+        Ok(server)
+    }
+
     /// Only listens, beside another server.
     pub fn eavesdrop(namespace: &Namespace, name: &str) -> Result<Self> {
         Self::listen(namespace, name, Settings::default(), None)

@@ -8,7 +8,7 @@ use smol_dhcp_proxy::rt;
 
 use crate::lab::namespace::Namespace;
 use crate::lab::real_server::{self, Kind, Plan, RealServer};
-use crate::lab::server::{Heard, Server};
+use crate::lab::server::{Heard, Server, Settings};
 use crate::lab::topology::{LINK, SERVER, SERVER_LINK};
 use crate::lab::{Result, eventually};
 use crate::lease::{check_link, check_renewal};
@@ -31,6 +31,8 @@ pub(crate) const TRIALS: &[Named] = &[
     ("servers::dnsmasq_behind_a_relay", || behind_a_relay(Kind::Dnsmasq)),
     ("servers::kea_behind_a_relay", || behind_a_relay(Kind::Kea)),
     ("servers::udhcpd_behind_a_relay", || behind_a_relay(Kind::Udhcpd)),
+    ("servers::one_of_two_is_denied", || one_of_two(&["--deny-server", "10.88.0.1"])),
+    ("servers::one_of_two_is_named", || one_of_two(&["--server", SECOND])),
 ];
 
 const SOON: Duration = Duration::from_secs(10);
@@ -201,4 +203,25 @@ fn behind_a_relay(kind: Kind) -> Result {
     let release = witness.await_message(MessageType::Release, 1, SOON)?;
     assert!(release.source == address && release.destination == far_side, "{release:?}");
     server.await_listed(address, false)
+}
+
+/// The other server of a LAN with two.
+const SECOND: &str = "10.88.0.2";
+
+/// Both servers offer a lease, the first one sooner, and the second one's is taken.
+fn one_of_two(arguments: &[&str]) -> Result {
+    let stage = stage(1, arguments)?;
+    let namespace = &stage.topology.server;
+    let first = Server::start(namespace, SERVER_LINK, Settings::default())?;
+    let settings = Settings { address: SECOND.parse()?, first: "10.88.9.1".parse()?, ..Settings::default() };
+    let second = Server::beside(namespace, SERVER_LINK, settings)?;
+    for count in 1..=3 {
+        let lease = stage.setup(0)?;
+        assert_eq!((&*lease.srv_id, &*lease.yiaddr), (SECOND, "10.88.9.1"));
+        stage.teardown(0)?;
+        second.await_message(MessageType::Release, count, SOON)?;
+    }
+    assert!(first.heard_of(MessageType::Discover).len() >= 3, "{:?}", first.heard_kinds());
+    assert_eq!(first.clients().len(), 0, "it has given a lease");
+    Ok(())
 }
