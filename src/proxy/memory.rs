@@ -113,17 +113,18 @@ impl Memory {
         self.oddities.proxy_arp(network)
     }
 
-    /// Notes how plain the message was that a server of a network has answered. Returns whether it is news.
-    pub(super) fn note_plainness(&mut self, network: &str, plainness: Plainness) -> bool {
+    /// Notes how plain the message of the container with the MAC `by` was that a server of a network has answered. Returns
+    /// whether it is news.
+    pub(super) fn note_plainness(&mut self, network: &str, plainness: Plainness, by: Mac) -> bool {
         self.entries();
-        let line = self.oddities.note_plainness(network, plainness, rt::now());
+        let line = self.oddities.note_plainness(network, plainness, by, rt::now());
         line.inspect(|line| self.keep(line)).is_some()
     }
 
-    /// Returns how plain the first DISCOVER on a network has to be.
-    pub(super) fn plainness(&mut self, network: &str) -> Plainness {
+    /// Returns how plain the first DISCOVER on a network has to be, for the container with the MAC `of`.
+    pub(super) fn plainness(&mut self, network: &str, of: Mac) -> Plainness {
         self.entries();
-        self.oddities.plainness(network, rt::now())
+        self.oddities.plainness(network, of, rt::now())
     }
 
     /// The address of the one with these names; else the latest of those with the same client identifier; else of those
@@ -329,7 +330,7 @@ mod tests {
         memory.remember(who("", b"", 9), address(9999));
         let station = Mac([2, 0, 0, 0, 0, 1]);
         assert!(memory.note_proxy_arp("eth0", station) && !memory.note_proxy_arp("eth0", station));
-        assert!(memory.note_plainness("eth0", Plainness::LikeNetavark));
+        assert!(memory.note_plainness("eth0", Plainness::LikeNetavark, station));
         fs::write(&path, [fs::read(&path).unwrap(), b"\n0123 4567".to_vec()].concat()).unwrap();
         assert!(fs::read_to_string(&path).unwrap().lines().count() <= 2001);
         let mut next = Memory::new(&directory, "nv-proxy.known");
@@ -339,12 +340,12 @@ mod tests {
         );
         assert_eq!(next.recall(who("eth0", b"\0new", 9)), Some(address(9999)), "from a network that is not known");
         assert_eq!(next.entries().len(), 8);
-        assert_eq!((next.proxy_arp("eth0"), next.plainness("eth0")), (vec![station], Plainness::LikeNetavark));
+        assert_eq!((next.proxy_arp("eth0"), next.plainness("eth0", station)), (vec![station], Plainness::LikeNetavark));
         // Written anew it has them as well.
         next.forget(who("", b"", 9), address(9999));
         let mut last = Memory::new(&directory, "nv-proxy.known");
         assert_eq!((last.recall(who("", b"", 9)), last.entries().len()), (None, 7));
-        assert_eq!((last.proxy_arp("eth0"), last.plainness("eth0")), (vec![station], Plainness::LikeNetavark));
+        assert_eq!((last.proxy_arp("eth0"), last.plainness("eth0", station)), (vec![station], Plainness::LikeNetavark));
         fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -137,7 +137,7 @@ impl Plan {
     fn trouble(&self, chance: &mut Chance) -> Trouble {
         let server = chance.below(self.servers.len() as u64) as usize;
         let client = chance.below(self.clients.len() as u64) as usize;
-        match chance.below(25) {
+        match chance.below(26) {
             0..=1 => Trouble::Loss(chance.between(100, 1001)),
             2..=3 => {
                 let mut some = |of| chance.pick(&[0, of, of / 4]);
@@ -155,9 +155,9 @@ impl Plan {
             17 => Trouble::Restart(client),
             18 => Trouble::Leaves(client),
             19 => Trouble::Recreate(client),
-            20 => Trouble::Flickers(client),
-            21 => Trouble::Oversleeps(client),
-            22..=23 => {
+            20..=21 => Trouble::Flickers(client),
+            22 => Trouble::Oversleeps(client),
+            23..=24 => {
                 Trouble::ProxyArp { is_server: chance.percent(50), delay: chance.magnitude(micros(100), secs(3)) }
             }
             _ => Trouble::Terms(server, chance.pick(&[300, 3600, 20_000, 172_800])),

@@ -82,7 +82,9 @@ fn new_carrier() -> Result {
     let start = rt::now();
     let lease = stage.setup(0)?;
     let took = rt::now() - start;
-    assert!(took > seconds(10) && took < seconds(25), "{took:?}");
+    // The switch takes 16 s from the carrier on, which the kernel may notice a second late; the next DISCOVER comes up to 9 s
+    // after that.
+    assert!(took > seconds(10) && took < seconds(27), "{took:?}");
     check_link(&stage.topology.containers[0], &lease, 3600)
 }
 

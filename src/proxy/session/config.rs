@@ -18,7 +18,7 @@ impl Commons {
             rapid_commit: habits.rapid_commit,
             servers: habits.servers.clone(),
             denied_servers: habits.denied_servers.clone(),
-            plainness: memory.plainness(&request.host_interface),
+            plainness: memory.plainness(&request.host_interface, request.key.mac),
             proxy_arp: proxy_arp.into_iter().map(|Mac(station)| station).collect(),
             ..dhcp::Config::new(request.key.mac.0, std::mem::take(&mut request.client_id))
         }
@@ -43,7 +43,8 @@ impl Session {
     /// Remembers how plain a DISCOVER had to be to be answered.
     pub(super) fn learn_plainness(&self) {
         let (plainness, network) = (self.client.plainness(), &self.request.host_interface);
-        if plainness == Plainness::Full || !self.commons.memory.borrow_mut().note_plainness(network, plainness) {
+        let is_news = self.commons.memory.borrow_mut().note_plainness(network, plainness, self.request.key.mac);
+        if !is_news || plainness == Plainness::Full {
             return;
         }
         let left_out = match plainness {
@@ -51,8 +52,6 @@ impl Session {
             Plainness::LikeNetavark => "all that netavark's does not have",
             Plainness::Bare => "a client identifier: it knows its clients by MAC",
         };
-        log::warn!(
-            "{self}: the DHCP server on {network} answered only a DISCOVER without {left_out}; others are like that"
-        );
+        log::warn!("{self}: the DHCP server on {network} answered only a DISCOVER without {left_out}");
     }
 }
