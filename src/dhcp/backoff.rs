@@ -31,8 +31,8 @@ impl Backoff {
 
     /// The wait after the `sent`-th DISCOVER (1 is the first).
     ///
-    /// While a caller waits it is less than RFC 2131 4.1 has it: 1 s four times over, less a little, because each of these
-    /// is plainer than the one before, then 4 and 8 s. A server that answers the plainest only has leased within 6 s.
+    /// While a caller waits it is less than RFC 2131 4.1 has it: 1 s three times over and then 2, less a little, because
+    /// these get plainer, then 4 and 8 s. A server that answers the plainest only has leased within 6 s.
     pub(super) fn discover(&mut self, sent: u32, somebody_waits: bool) -> Duration {
         match (somebody_waits, sent) {
             (true, 0..=3) => self.up_to_earlier(secs(1), Duration::from_millis(250)),

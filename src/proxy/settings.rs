@@ -210,7 +210,10 @@ impl Settings {
                 }
             }
         }
-        trouble?;
+        if let Err(error) = trouble {
+            self.refused_routes = new.refused;
+            return Err(error);
+        }
         // What takes the place of a route may have been refused: then that one is better than none.
         let is_to = |one: &Route, other: &Route| (one.destination, one.prefix) == (other.destination, other.prefix);
         let is_kept = |ours: &Route| {

@@ -246,7 +246,10 @@ impl Table {
             self.commons.memory.borrow_mut().forget(asked.who(), wish);
         }
         let is_auto = self.commons.habits.acquisition == Timeout::Auto;
-        if let (true, Err(Error::NoAnswer { is_unanswered: true, .. })) = (is_auto, &acquired) {
+        // One interface without a carrier tells nothing of the network.
+        if let (true, Err(error @ Error::NoAnswer { is_unanswered: true, .. })) = (is_auto, &acquired)
+            && error.is_of_network()
+        {
             self.networks.borrow_mut().note_unanswered(&network, rt::now());
         }
         let mut session = acquired?;

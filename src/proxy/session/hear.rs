@@ -22,7 +22,8 @@ const ARRIVED: usize = 100;
 fn is_answer(frame: &[u8], read: &Result<(), Ignored>) -> bool {
     match read {
         Ok(()) => raw::arp_sender(frame).is_none(),
-        Err(Ignored::Incomplete(_) | Ignored::OtherServer(_) | Ignored::Unexpected { .. }) => true,
+        Err(Ignored::Unexpected { .. }) => true,
+        // Offers that are of no use, or of a server that the configuration excludes, are no reason to wait for longer.
         Err(_) => false,
     }
 }
