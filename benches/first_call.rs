@@ -81,9 +81,9 @@ fn measure(
         ours.push(mine);
         theirs.push(other);
     }
-    // As noise allows. systemd has a hundred mounts more to look after, which netavark's proxy does not spare it either.
-    let growth = (ours[2] / ours[0]) / (theirs[2] / theirs[0]);
-    promises.at_most("growth from none to 100 namespaces to netavark's", growth, 1.15);
+    println!("netavark's first call with 100 namespaces to that with none: {:.3}", theirs[2] / theirs[0]);
+    // As noise allows.
+    promises.at_most("the first call with 100 namespaces to that with none", ours[2] / ours[0], 1.15);
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use dhcproto::{Decodable, Decoder};
 use expected::option;
 use faults::{Fault, heal};
 use proptest::test_runner::{Config as Cases, TestCaseError, TestRunner};
-use smol_dhcp_proxy::dhcp::{self, Client, Config, Event, Lease, Lost, Mac, Phase, Probe, Rest, Route};
+use smol_dhcp_proxy::dhcp::{self, Client, Config, Event, Lease, Lost, Mac, Phase, Plainness, Probe, Rest, Route};
 use smol_dhcp_proxy::time::Instant;
 use smoltcp::wire::{EthernetFrame, Ipv4Packet, UdpPacket};
 use std::cell::RefCell;
@@ -207,7 +207,8 @@ fn recorded_refusals_read_the_same() {
         let now = lease.renew_at().unwrap();
         let (renew_at, rebind_at) = (now, lease.rebind_at().unwrap());
         let phase = Phase::Bound { lease: lease.clone(), renew_at, rebind_at };
-        let mut client = Client::resume(config(), Rest { phase, setbacks: 0, whole_at: now }, 1, now);
+        let mut client =
+            Client::resume(config(), Rest { phase, setbacks: 0, plainness: Plainness::Full, whole_at: now }, 1, now);
         hears(&mut client, frame, 4, now);
         let why = Lost::Refused { server, message: option!(message, Message) };
         assert_eq!(client.poll_event(), Some(Event::Lost { old: Box::new(lease), why }), "{name}");

@@ -39,9 +39,9 @@ pub struct Client {
     allowance: Allowance,
     carrier: bool,
     search: Search,
-    /// What the messages to the server that we talk to leave out.
+    /// The options that the messages to the server leave out.
     plainness: Plainness,
-    /// What the last reply with a wrong UDP checksum said, and how many before it said the same.
+    /// The content of the last reply with a wrong UDP checksum, and how many before it had the same.
     damaged: Option<(Vec<u8>, u32)>,
     /// The latest stations that cost us an address, and which.
     conflicts: VecDeque<(Mac, Ipv4Addr)>,
@@ -387,7 +387,7 @@ impl Client {
         }
         let over = self.search.deadline.filter(|deadline| *deadline <= now);
         self.state = match (std::mem::replace(&mut self.state, State::Stopped), over) {
-            // Who has claimed the address, and does not answer for the router, has it.
+            // A station that claims the address, and does not answer for the router, has it.
             (State::Probing { lease, next, doubt: Some(doubt), .. }, _) if next <= now || over.is_some() => {
                 self.refuse(lease.address, lease.server_id, doubt.by, now)
             }

@@ -19,13 +19,20 @@ pub(super) struct Exchange {
     /// What the last message had in its `secs` field.
     pub(super) secs: u16,
     pub(super) sent: u32,
+    /// It was said in an exchange before this one as well.
+    is_repeated: bool,
     /// When to say it again, or to stop saying it.
     pub(super) next: Instant,
 }
 
 impl Exchange {
     pub(super) fn new(xid: u32, now: Instant) -> Self {
-        Self { xid, asked: 0, since: now, secs: 1, sent: 0, next: now }
+        Self { xid, asked: 0, since: now, secs: 1, sent: 0, is_repeated: false, next: now }
+    }
+
+    /// One that says again what this one has said in vain.
+    pub(super) fn followed_by(self, xid: u32, now: Instant) -> Self {
+        Self { is_repeated: self.is_repeated || self.sent > 0, ..Self::new(xid, now) }
     }
 
     /// One that began long ago under an xid that nobody remembers: all that counts is when it goes on.
@@ -45,12 +52,22 @@ impl Exchange {
     /// The same with another thing said in it: a REQUEST has the `secs` of its DISCOVER (RFC 2131 3.1 (3)) and its xid
     /// (RFC 2131 4.4.1), and what it leads to counts from now on.
     pub(super) fn anew(self, now: Instant) -> Self {
-        Self { since: now, asked: 0, sent: 0, ..self }
+        Self { since: now, asked: 0, sent: 0, is_repeated: false, ..self }
     }
 
+    /// Returns the next message, after [`Exchange::say`].
+    ///
+    /// A REQUEST that is said again has no options that netavark's does not have: it is longer than its DISCOVER, and a
+    /// relay or a server may mind an option in it alone. Its xid stays that of the OFFER (RFC 2131 4.4.1).
     pub(super) fn message(&mut self, message_type: DhcpMessageType, plainness: Plainness) -> Request {
         self.asked |= plainness.bit();
-        Request::new(message_type, plainness.mark(self.xid), self.secs)
+        let message = Request::new(message_type, plainness.mark(self.xid), self.secs);
+        match message_type {
+            DhcpMessageType::Request if self.is_repeated || self.sent > 1 => {
+                Request { plainness: plainness.max(Plainness::LikeNetavark), ..message }
+            }
+            _ => message,
+        }
     }
 
     /// Returns whether a reply with this xid answers one of the messages.

@@ -114,6 +114,8 @@ pub(super) fn essence(payload: &[u8]) -> Vec<u8> {
 pub(super) struct Request {
     pub(super) message_type: DhcpMessageType,
     pub(super) xid: u32,
+    /// As the transaction id tells, or plainer.
+    pub(super) plainness: Plainness,
     /// Seconds since the client began.
     pub(super) secs: u16,
     /// `ciaddr`: the address that we have and answer ARP for, once it is ours (RFC 2131 3.5).
@@ -129,7 +131,8 @@ pub(super) struct Request {
 impl Request {
     /// A message that names no addresses yet.
     pub(super) fn new(message_type: DhcpMessageType, xid: u32, secs: u16) -> Self {
-        Self { message_type, xid, secs, ciaddr: None, requested: None, server: None, words: None }
+        let plainness = Plainness::of(xid);
+        Self { message_type, xid, plainness, secs, ciaddr: None, requested: None, server: None, words: None }
     }
 
     /// Whether the client wants an answer; with DECLINE and RELEASE it has none to wait for.
@@ -139,7 +142,7 @@ impl Request {
 
     /// The UDP payload. Which fields and options go with which message is RFC 2131 table 5.
     pub(super) fn write(&self, config: &Config) -> Vec<u8> {
-        let plainness = Plainness::of(self.xid);
+        let plainness = self.plainness;
         // With zeros in all that is not for us to fill in, and in all flags but one.
         let mut out = vec![0; HEADER];
         let mut packet = DhcpPacket::new_unchecked(&mut out[..]);

@@ -3,6 +3,7 @@
 use super::Lease;
 use super::allowance::Allowance;
 use super::backoff::LONGEST;
+use super::plainness::Plainness;
 use crate::time::Instant;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -18,6 +19,8 @@ pub struct Rest {
     pub phase: Phase,
     /// Rounds that ended with a NAK, without an ACK or with a conflict, less what renewals have made good since.
     pub setbacks: u32,
+    /// How plain the message was that the server has answered.
+    pub plainness: Plainness,
     /// When as many messages as ever may be sent at once again. In the past: by now.
     pub whole_at: Instant,
 }

@@ -64,13 +64,13 @@ struct Names {
 }
 
 impl Memory {
-    /// A memory that is kept in the file of that name in `directory`.
-    pub(super) fn new(directory: &Rc<StateDirectory>, name: impl Into<OsString>) -> Self {
+    /// A memory that is kept in the file of that name in `directory`, in the boot `boot_id`.
+    pub(super) fn new(directory: &Rc<StateDirectory>, name: impl Into<OsString>, boot_id: &str) -> Self {
         Self {
             directory: Rc::clone(directory),
             name: name.into(),
             entries: None,
-            oddities: Oddities::default(),
+            oddities: Oddities::new(boot_id),
             lines: 0,
             told: false,
         }
@@ -251,7 +251,11 @@ mod tests {
 
     /// A memory whose file cannot be written, which is no reason not to remember.
     fn memory() -> Memory {
-        Memory::new(&StateDirectory::lock(Path::new("/dev/null/nv-proxy.lock"), None).unwrap(), "nv-proxy.known")
+        Memory::new(
+            &StateDirectory::lock(Path::new("/dev/null/nv-proxy.lock"), None).unwrap(),
+            "nv-proxy.known",
+            "boot",
+        )
     }
 
     #[test]
@@ -323,7 +327,7 @@ mod tests {
         fs::create_dir_all(&folder).unwrap();
         let path = folder.join("nv-proxy.known");
         let directory = StateDirectory::lock(&folder.join("nv-proxy.lock"), None).unwrap();
-        let mut memory = Memory::new(&directory, "nv-proxy.known");
+        let mut memory = Memory::new(&directory, "nv-proxy.known", "boot");
         for number in 0..5000 {
             memory.remember(who("eth0", b"\0one", (number % 7) as u8), address(number));
         }
@@ -333,7 +337,7 @@ mod tests {
         assert!(memory.note_plainness("eth0", Plainness::LikeNetavark, station));
         fs::write(&path, [fs::read(&path).unwrap(), b"\n0123 4567".to_vec()].concat()).unwrap();
         assert!(fs::read_to_string(&path).unwrap().lines().count() <= 2001);
-        let mut next = Memory::new(&directory, "nv-proxy.known");
+        let mut next = Memory::new(&directory, "nv-proxy.known", "boot");
         assert_eq!(
             next.recall(who("eth0", b"\0one", 1)),
             Some(address(4999 - (4999 % 7) + 1 - 7 * u32::from(4999 % 7 < 1)))
@@ -343,7 +347,7 @@ mod tests {
         assert_eq!((next.proxy_arp("eth0"), next.plainness("eth0", station)), (vec![station], Plainness::LikeNetavark));
         // Written anew it has them as well.
         next.forget(who("", b"", 9), address(9999));
-        let mut last = Memory::new(&directory, "nv-proxy.known");
+        let mut last = Memory::new(&directory, "nv-proxy.known", "boot");
         assert_eq!((last.recall(who("", b"", 9)), last.entries().len()), (None, 7));
         assert_eq!((last.proxy_arp("eth0"), last.plainness("eth0", station)), (vec![station], Plainness::LikeNetavark));
         fs::remove_dir_all(&folder).unwrap();

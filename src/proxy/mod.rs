@@ -152,7 +152,7 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
     let sleep = Sleep::new(wakeup, config.activity.unwrap_or_default());
     let name = |path: PathBuf| path.file_name().unwrap_or_default().to_owned();
     let file = LeaseFile::new(&directory, name(config.lease_file.clone()));
-    let memory = Memory::new(&directory, name(config.lease_file.with_extension("known")));
+    let memory = Memory::new(&directory, name(config.lease_file.with_extension("known")), file.boot_id());
     let networks = Networks::new(&directory, name(config.lease_file.with_extension("networks")), file.boot_id());
     let journal = Journal::new(&directory, name(config.lease_file.with_extension("work")));
     let quiet = config.activity.map_or(QUIET, |activity| activity.min(QUIET));

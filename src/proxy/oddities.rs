@@ -1,4 +1,4 @@
-//! What has been found out about the networks of the host: stations with proxy ARP, and how plain a DISCOVER has to be.
+//! Facts about the networks of the host that a server or a station taught us: proxy ARP, and how plain a DISCOVER has to be.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,21 +11,28 @@ use super::request::Mac;
 /// Networks that are known at most, and stations of each.
 const NETWORKS: usize = 64;
 const STATIONS: usize = 8;
-/// Containers of each network whose word about its plainness is kept.
-const WITNESSES: usize = 8;
+/// Containers of each network whose findings are kept.
+const FINDINGS: usize = 8;
 /// How long a plainness is used. Lost frames look like a server that does not answer, so it has to be found out again now
 /// and then whether the server is like that.
 const VALID: Duration = Duration::from_secs(24 * 3600);
 
 /// The networks, by the interface of the host that leads to them.
-#[derive(Debug, Default)]
-pub(super) struct Oddities(BTreeMap<String, Network>);
+#[derive(Debug)]
+pub(super) struct Oddities {
+    /// A time since the boot means nothing in another one.
+    boot_id: String,
+    networks: BTreeMap<String, OddNetwork>,
+    /// Changes so far, to know the network that was used longest ago.
+    changes: u64,
+}
 
 #[derive(Debug, Default)]
-struct Network {
+struct OddNetwork {
     proxy_arp: Vec<Mac>,
-    /// What was found out about its servers, the oldest first.
+    /// The findings about its servers, the oldest first.
     findings: Vec<Finding>,
+    changed: u64,
 }
 
 /// How plain a DISCOVER had to be to be answered.
@@ -33,7 +40,6 @@ struct Network {
 struct Finding {
     by: Mac,
     plainness: Plainness,
-    /// When it was found out. The clock begins anew with each boot, so what is later than now is of before.
     since: Instant,
 }
 
@@ -42,23 +48,29 @@ impl Finding {
         self.since <= now && now - self.since < VALID
     }
 
-    fn line(&self, network: &str) -> String {
-        format!("\n{PLAINNESS} {network} {} {} {}", self.plainness as u8, self.since.since_boot().as_secs(), self.by)
+    fn line(&self, network: &str, boot_id: &str) -> String {
+        let (plainness, since) = (self.plainness as u8, self.since.since_boot().as_secs());
+        format!("\n{PLAINNESS} {network} {plainness} {since} {} {boot_id}", self.by)
     }
 }
 
 impl Oddities {
+    /// Knows nothing yet, in the boot `boot_id`.
+    pub(super) fn new(boot_id: &str) -> Self {
+        Self { boot_id: boot_id.to_owned(), networks: BTreeMap::new(), changes: 0 }
+    }
+
     /// Returns the stations that answer ARP for every address.
     pub(super) fn proxy_arp(&self, network: &str) -> Vec<Mac> {
-        self.0.get(network).map(|network| network.proxy_arp.clone()).unwrap_or_default()
+        self.networks.get(network).map(|network| network.proxy_arp.clone()).unwrap_or_default()
     }
 
     /// Returns how plain the first DISCOVER of the container with the MAC `of` has to be.
     ///
-    /// It is as it has found out itself, or as two others have: one that drops its own messages, or whose frames get lost,
-    /// takes client identifier and host name from no other.
+    /// The container's own finding counts, else the second plainest of the others': a single container may drop its own
+    /// messages, or lose frames, and must not cost the others their client identifiers and host names.
     pub(super) fn plainness(&self, network: &str, of: Mac, now: Instant) -> Plainness {
-        let findings = self.0.get(network).map(|network| &*network.findings).unwrap_or_default();
+        let findings = self.networks.get(network).map(|network| &*network.findings).unwrap_or_default();
         let valid = || findings.iter().filter(|finding| finding.is_valid(now));
         if let Some(own) = valid().find(|finding| finding.by == of) {
             return own.plainness;
@@ -90,13 +102,12 @@ impl Oddities {
         by: Mac,
         now: Instant,
     ) -> Option<String> {
-        let is_known = self.plainness(network, by, now) == plainness;
-        if is_known && (plainness != Plainness::Full || !self.0.contains_key(network)) {
+        if self.plainness(network, by, now) == plainness {
             return None;
         }
         let finding = Finding { by, plainness, since: now };
-        let is_news = self.network(network)?.find_out(finding);
-        is_news.then(|| finding.line(network))
+        self.network(network)?.add(finding);
+        Some(finding.line(network, &self.boot_id))
     }
 
     /// Reads a line, if it is one of these.
@@ -115,10 +126,11 @@ impl Oddities {
                     .and_then(|since| since.parse().ok())
                     .map(|seconds| Instant::from_boot(Duration::from_secs(seconds)));
                 let by = words.next().and_then(|by| Mac::parse(by).ok());
-                if let (Some(plainness), Some(since), Some(by), Some(network)) =
-                    (plainness, since, by, self.network(name))
+                let is_of_this_boot = words.next() == Some(&*self.boot_id);
+                if let (true, Some(plainness), Some(since), Some(by)) = (is_of_this_boot, plainness, since, by)
+                    && let Some(network) = self.network(name)
                 {
-                    network.find_out(Finding { by, plainness, since });
+                    network.add(Finding { by, plainness, since });
                 }
             }
             _ => {}
@@ -127,36 +139,40 @@ impl Oddities {
 
     /// Returns all lines.
     pub(super) fn lines(&self) -> impl Iterator<Item = String> {
-        self.0.iter().flat_map(|(name, Network { proxy_arp, findings })| {
+        self.networks.iter().flat_map(move |(name, OddNetwork { proxy_arp, findings, .. })| {
             let stations = proxy_arp.iter().map(move |station| format!("\n{PROXY_ARP} {name} {station}"));
-            stations.chain(findings.iter().map(move |finding| finding.line(name)))
+            stations.chain(findings.iter().map(move |finding| finding.line(name, &self.boot_id)))
         })
     }
 
-    /// Returns the entry of a network, while there is room for it. A name that would not fit into a line has none.
-    fn network(&mut self, name: &str) -> Option<&mut Network> {
-        let is_word = !name.is_empty() && !name.contains(char::is_whitespace);
-        let has_room = self.0.len() < NETWORKS || self.0.contains_key(name);
-        (is_word && has_room).then(|| self.0.entry(name.to_owned()).or_default())
+    /// Returns the entry of a network, in the place of the one that was changed longest ago where there are too many. A name
+    /// that would not fit into a line has none.
+    fn network(&mut self, name: &str) -> Option<&mut OddNetwork> {
+        if name.is_empty() || name.contains(char::is_whitespace) {
+            return None;
+        }
+        if self.networks.len() >= NETWORKS && !self.networks.contains_key(name) {
+            let oldest = self.networks.iter().min_by_key(|(_, network)| network.changed).map(|(name, _)| name.clone());
+            oldest.map(|oldest| self.networks.remove(&oldest));
+        }
+        self.changes += 1;
+        let network = self.networks.entry(name.to_owned()).or_default();
+        network.changed = self.changes;
+        Some(network)
     }
 }
 
 const PROXY_ARP: &str = "proxy-arp";
 const PLAINNESS: &str = "plainness";
 
-impl Network {
-    /// Takes a finding in the place of an older one, and returns whether that changes anything. A server that answers what
-    /// is not plain at all is not as the others have said.
-    fn find_out(&mut self, finding: Finding) -> bool {
-        if finding.plainness == Plainness::Full {
-            return !std::mem::take(&mut self.findings).is_empty();
-        }
+impl OddNetwork {
+    /// Adds a finding in the place of the container's older one.
+    fn add(&mut self, finding: Finding) {
         self.findings.retain(|known| known.by != finding.by);
-        if self.findings.len() >= WITNESSES {
+        if self.findings.len() >= FINDINGS {
             self.findings.remove(0);
         }
         self.findings.push(finding);
-        true
     }
 }
 
@@ -172,7 +188,7 @@ mod tests {
 
     #[test]
     fn what_is_noted_is_news_once_and_reads_back() {
-        let mut oddities = Oddities::default();
+        let mut oddities = Oddities::new("boot");
         let lines = [
             oddities.note_proxy_arp("eth0", station(1)),
             oddities.note_proxy_arp("eth0", station(2)),
@@ -187,7 +203,7 @@ mod tests {
             None,
             "that is what is done anyway"
         );
-        let mut other = Oddities::default();
+        let mut other = Oddities::new("boot");
         lines.iter().flatten().flat_map(|line| line.lines()).for_each(|line| other.read(line));
         for oddities in [&oddities, &other] {
             assert_eq!(oddities.proxy_arp("eth0"), [station(1), station(2)]);
@@ -200,20 +216,21 @@ mod tests {
 
     #[test]
     fn a_plainness_is_found_out_again_after_a_day() {
-        let mut oddities = Oddities::default();
+        let mut oddities = Oddities::new("boot");
         oddities.note_plainness("eth0", Plainness::Bare, station(1), NOW);
         let hours = |hours: u64| NOW + Duration::from_secs(hours * 3600);
         assert_eq!(oddities.plainness("eth0", station(1), hours(23)), Plainness::Bare);
         assert_eq!(oddities.plainness("eth0", station(1), hours(24)), Plainness::Full);
         assert!(oddities.note_plainness("eth0", Plainness::Bare, station(1), hours(24)).is_some());
-        // It was noted before the machine was booted again.
-        oddities.note_plainness("eth1", Plainness::Bare, station(1), NOW);
-        assert_eq!(oddities.plainness("eth1", station(1), Instant::from_boot(VALID)), Plainness::Full);
+        // It means nothing once the machine was booted again.
+        let mut next = Oddities::new("another");
+        oddities.lines().for_each(|line| next.read(line.trim_start()));
+        assert_eq!(next.plainness("eth0", station(1), hours(24)), Plainness::Full);
     }
 
     #[test]
-    fn a_plainness_counts_for_others_on_the_word_of_two() {
-        let mut oddities = Oddities::default();
+    fn a_plainness_that_two_have_found_counts_for_others() {
+        let mut oddities = Oddities::new("boot");
         oddities.note_plainness("eth0", Plainness::Bare, station(1), NOW);
         oddities.note_plainness("eth0", Plainness::Bare, station(1), NOW);
         assert_eq!(oddities.plainness("eth0", station(1), NOW), Plainness::Bare);
@@ -223,31 +240,25 @@ mod tests {
         oddities.note_plainness("eth0", Plainness::LikeNetavark, station(4), NOW);
         assert_eq!(oddities.plainness("eth0", station(3), NOW), Plainness::LikeNetavark);
         assert_eq!(oddities.plainness("eth1", station(3), NOW), Plainness::Full);
-        // A server that answers a full one is not like that.
-        let line = oddities.note_plainness("eth0", Plainness::Full, station(5), NOW).unwrap();
-        assert_eq!(oddities.plainness("eth0", station(1), NOW), Plainness::Full);
-        let mut other = Oddities::default();
-        other.note_plainness("eth0", Plainness::Bare, station(1), NOW);
-        other.read(line.trim_start());
-        assert_eq!(other.plainness("eth0", station(1), NOW), Plainness::Full);
+        assert_eq!(oddities.plainness("eth0", station(1), NOW), Plainness::Bare, "its own");
     }
 
     #[test]
     fn it_is_bounded_and_reads_no_nonsense() {
-        let mut oddities = Oddities::default();
+        let mut oddities = Oddities::new("boot");
         for number in 0..200 {
             oddities.note_proxy_arp(&format!("eth{number}"), station(number));
             oddities.note_proxy_arp("eth0", station(number));
-            oddities.0.get_mut("eth0").unwrap().find_out(Finding {
+            oddities.network("eth0").unwrap().add(Finding {
                 by: station(number),
                 plainness: Plainness::Bare,
                 since: NOW,
             });
         }
-        assert_eq!((oddities.0.len(), oddities.proxy_arp("eth0").len()), (NETWORKS, STATIONS));
-        assert_eq!(oddities.0["eth0"].findings.len(), WITNESSES);
+        assert_eq!((oddities.networks.len(), oddities.proxy_arp("eth0").len()), (NETWORKS, STATIONS));
+        assert_eq!(oddities.networks["eth0"].findings.len(), FINDINGS);
         assert_eq!(oddities.proxy_arp("eth0").last(), Some(&station(199)));
-        let mut oddities = Oddities::default();
+        let mut oddities = Oddities::new("boot");
         for line in [
             "",
             "plainness",
@@ -255,7 +266,8 @@ mod tests {
             "plainness eth0 1",
             "plainness eth0 1 x",
             "plainness eth0 1 1",
-            "plainness eth0 1 1 12",
+            "plainness eth0 1 1 12 boot",
+            "plainness eth0 1 1 02:00:00:00:00:01",
             "proxy-arp eth0 12",
             "proxy-arp  02:00:00:00:00:01",
             "other eth0 1 1",

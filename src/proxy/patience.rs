@@ -61,6 +61,13 @@ pub(super) struct Patience {
     pub(super) reason: WaitReason,
 }
 
+impl WaitReason {
+    /// Returns whether it is that a switch port may be deaf for a while.
+    pub(super) fn is_of_port(self) -> bool {
+        matches!(self, Self::BridgePort | Self::Boot | Self::Carrier | Self::CarrierMeanwhile)
+    }
+}
+
 impl Patience {
     /// The time that `-t SECONDS` says.
     pub(super) fn told(time: Duration) -> Self {

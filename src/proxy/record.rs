@@ -10,7 +10,7 @@ use std::time::Duration;
 use prost::Message;
 use serde::{Serialize, Serializer};
 
-use crate::dhcp::{self, Phase, Rest};
+use crate::dhcp::{self, Phase, Plainness, Rest};
 use crate::net::link::Address;
 use crate::rpc::wire::Lease;
 use crate::time::Instant;
@@ -18,7 +18,7 @@ use crate::time::Instant;
 use super::memory::Who;
 use super::reply::reply;
 use super::request::{Key, Mac, Request};
-use super::settings::{Settings, Way};
+use super::settings::{OnLink, Settings, Way};
 use super::silence::Server;
 use super::site::Site;
 
@@ -99,6 +99,9 @@ pub(super) struct Record {
     setbacks: u32,
     #[prost(uint64, tag = "25")]
     whole_at: u64,
+    /// How plain its messages are (`Plainness`), from 0 on.
+    #[prost(uint32, tag = "35")]
+    plainness: u32,
     /// Option 57 in bytes; 0 where it is not known.
     #[prost(uint32, tag = "34")]
     message_size: u32,
@@ -127,26 +130,6 @@ pub(super) struct Record {
     retry_at: Option<u64>,
     #[prost(uint32, tag = "33")]
     retries: u32,
-}
-
-/// What is on the link because of a lease (`Settings`).
-#[derive(Clone, PartialEq, Message, Serialize)]
-pub(super) struct OnLink {
-    /// With the length of its prefix, as in 10.0.0.5/24.
-    #[prost(string, tag = "1")]
-    pub(super) address: String,
-    #[prost(message, repeated, tag = "2")]
-    pub(super) routes: Vec<Way>,
-    #[prost(uint32, optional, tag = "3")]
-    pub(super) mtu_before: Option<u32>,
-    #[prost(uint32, optional, tag = "4")]
-    pub(super) mtu: Option<u32>,
-    #[prost(uint32, optional, tag = "5")]
-    pub(super) refused_mtu: Option<u32>,
-    #[prost(message, repeated, tag = "6")]
-    pub(super) refused_routes: Vec<Way>,
-    #[prost(message, optional, tag = "7")]
-    pub(super) place: Option<Way>,
 }
 
 /// What a record is about, where it makes sense.
@@ -220,7 +203,9 @@ impl Record {
                 dhcp::Lease { acquired_at: Instant::from_boot(now.since_boot().saturating_sub(found.t2)), ..found };
             Phase::Rebinding { lease, renew_at: now, rebind_at: now, next: now }
         };
-        let rest = Rest { phase, setbacks: 0, whole_at: Instant::from_boot(Duration::ZERO) };
+        // Its server is known to answer netavark's messages.
+        let plainness = Plainness::LikeNetavark;
+        let rest = Rest { phase, setbacks: 0, plainness, whole_at: Instant::from_boot(Duration::ZERO) };
         let config = dhcp::Config {
             host_name: request.host_name.clone(),
             ..dhcp::Config::new(request.key.mac.0, request.client_id.clone())
@@ -241,6 +226,7 @@ impl Record {
         let mut record = Self {
             lease: rest.lease().map_or(blank, |lease| reply(request, lease)),
             setbacks: rest.setbacks,
+            plainness: rest.plainness as u32,
             whole_at: millis(rest.whole_at).unwrap_or(0),
             message_size: config.max_message_size.into(),
             due_at: rest.due().and_then(millis),

@@ -14,7 +14,6 @@ use crate::time::Instant;
 
 use super::config::MtuRule;
 use super::error::Error;
-use super::record::OnLink;
 
 /// The metric of netavark's default routes, and the lower one that it has for macvlan and ipvlan: a container on the LAN and
 /// on a NAT bridge as well leaves by the LAN.
@@ -42,6 +41,26 @@ pub(super) struct Settings {
 struct Mtu {
     before: u32,
     ours: u32,
+}
+
+/// [`Settings`] as they are remembered.
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub(super) struct OnLink {
+    /// With the length of its prefix, as in 10.0.0.5/24.
+    #[prost(string, tag = "1")]
+    pub(super) address: String,
+    #[prost(message, repeated, tag = "2")]
+    pub(super) routes: Vec<Way>,
+    #[prost(uint32, optional, tag = "3")]
+    pub(super) mtu_before: Option<u32>,
+    #[prost(uint32, optional, tag = "4")]
+    pub(super) mtu: Option<u32>,
+    #[prost(uint32, optional, tag = "5")]
+    pub(super) refused_mtu: Option<u32>,
+    #[prost(message, repeated, tag = "6")]
+    pub(super) refused_routes: Vec<Way>,
+    #[prost(message, optional, tag = "7")]
+    pub(super) place: Option<Way>,
 }
 
 /// A route as it is remembered.

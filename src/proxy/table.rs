@@ -453,7 +453,7 @@ pub(super) mod tests {
             denied_servers: Vec::new(),
         };
         let directory = StateDirectory::lock(&folder.join("lock"), None).unwrap();
-        let (file, memory) = (LeaseFile::new(&directory, "leases"), Memory::new(&directory, "known"));
+        let (file, memory) = (LeaseFile::new(&directory, "leases"), Memory::new(&directory, "known", "boot"));
         let networks = Networks::new(&directory, "networks", file.boot_id());
         let files = (file, memory, networks, Journal::new(&directory, "work"));
         let sleep = Sleep::new(Err("a test".into()), Duration::ZERO);

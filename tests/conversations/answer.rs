@@ -134,6 +134,11 @@ pub fn arp_reply(address: Ipv4Addr, at: Mac) -> Vec<u8> {
     arp(ArpOperation::Reply, (at, address), (MAC, IP))
 }
 
+/// It says so to another station.
+pub fn arp_reply_to_another(address: Ipv4Addr, at: Mac) -> Vec<u8> {
+    arp(ArpOperation::Reply, (at, address), ([2, 0, 0, 0, 0, 0x33], NOBODY))
+}
+
 /// The station `at`, which has no address yet, asks all whether they have this one.
 pub fn arp_probe(address: Ipv4Addr, at: Mac) -> Vec<u8> {
     let mut frame = arp_probe_by_unicast(address, at);

@@ -3,7 +3,7 @@
 //! It is strict: a message or an event that a test does not mention fails it.
 
 use dhcproto::v4::{Message, MessageType};
-use smol_dhcp_proxy::dhcp::{self, Client, Config, Event, Ignored, Lease, Mac, Phase, Rest, Unusable};
+use smol_dhcp_proxy::dhcp::{self, Client, Config, Event, Ignored, Lease, Mac, Phase, Plainness, Rest, Unusable};
 use smol_dhcp_proxy::time::Instant;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -46,7 +46,8 @@ pub fn start_of_time() -> Instant {
 pub fn bound_with(lease: Lease) -> Rest {
     let never = Instant::from_boot(Duration::MAX);
     let (renew_at, rebind_at) = (lease.renew_at().unwrap_or(never), lease.rebind_at().unwrap_or(never));
-    Rest { phase: Phase::Bound { lease, renew_at, rebind_at }, setbacks: 0, whole_at: start_of_time() }
+    let phase = Phase::Bound { lease, renew_at, rebind_at };
+    Rest { phase, setbacks: 0, plainness: Plainness::Full, whole_at: start_of_time() }
 }
 
 /// An event, as far as tests care. The whole lease is in [`Conversation::lease`].

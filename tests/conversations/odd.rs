@@ -80,6 +80,39 @@ fn a_lease_is_kept_as_plainly_as_it_was_made() {
     assert_eq!(codes(&c), [54]);
 }
 
+/// A later process renews it as plainly, whatever is known of the network by then.
+#[test]
+fn a_lease_is_kept_as_plainly_by_a_later_process() {
+    let mut c = Conversation::start().without_fuzz();
+    for second in [0, 1, 2, 3] {
+        c.at(second).sends(discover());
+    }
+    c.hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1))).says(Bound(IP));
+    c.client().mark_in_use();
+    let rest = c.at(10).rest();
+    assert_eq!(rest.plainness, Plainness::LikeNetavark);
+    let mut c = Conversation::resume(rest).without_fuzz();
+    c.at(1803).sends(renew(IP));
+    assert_eq!(codes(&c), [55, 61]);
+}
+
+/// A REQUEST is longer than its DISCOVER: one that is said again is as netavark's, with the xid of the OFFER.
+#[test]
+fn a_request_that_is_said_again_is_plainer() {
+    let mut c = Conversation::start().without_fuzz();
+    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP));
+    let (xid, first) = (c.last().xid(), codes(&c));
+    c.at(2).sends(request(IP));
+    assert_eq!((c.last().xid(), codes(&c)), (xid, vec![50, 54, 55, 61]));
+    assert!(first.contains(&57));
+    // Its lease is renewed in full at first, and plainer where that is not answered.
+    c.hears(ack(IP, hours(1))).says(Bound(IP));
+    c.at(1800).sends(renew(IP));
+    assert!(codes(&c).contains(&57));
+    c.at(2475).sends(renew(IP));
+    assert_eq!(codes(&c), [55, 61]);
+}
+
 /// A server that takes its time answers the first DISCOVER, and loses nothing by those that came after it.
 #[test]
 fn a_slow_server_is_answered_as_it_was_asked() {

@@ -160,8 +160,21 @@ fn the_routers_station_has_no_claim() {
     let mut c = asking();
     c.hears_frame(&arp_reply(IP, GATEWAY)).hears(ack_with_router(IP)).sends(probe(ROUTER));
     assert_eq!(c.client().address_of_interest(), Some(ROUTER));
-    c.at(0.01).hears_frame(&arp_reply(ROUTER, GATEWAY)).says(ProxyArp(IP)).says(Bound(IP)).sends(announcement(IP));
+    c.ignores_frame(&arp_reply_to_another(ROUTER, GATEWAY), Ignored::NotDhcp);
+    c.at(0.01).hears_frame(&arp_reply(ROUTER, GATEWAY)).says(ProxyArp(IP));
+    c.sends(probe(IP)).says(Bound(IP)).sends(announcement(IP));
     c.at(2.01).sends(announcement(IP));
+}
+
+/// The claim of the owner came first, and that of the router's station is the one in doubt: the owner is asked again.
+#[test]
+fn an_owner_before_the_routers_station_is_found() {
+    let mut c = asking();
+    c.hears_frame(&arp_reply(IP, OWNER)).hears_frame(&arp_reply(IP, GATEWAY));
+    c.hears(ack_with_router(IP)).sends(probe(ROUTER));
+    c.at(0.01).hears_frame(&arp_reply(ROUTER, GATEWAY)).says(ProxyArp(IP));
+    c.sends(probe(IP)).says(Bound(IP)).sends(announcement(IP));
+    c.at(0.02).hears_frame(&arp_reply(IP, OWNER)).says(Lost(IP, Conflict)).sends(decline(IP)).sends(discover());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! plain tests for seconds.
 
 use super::watch::Watched;
-use smol_dhcp_proxy::dhcp::{self, Config, Lease, Mac, Phase, Probe, Rest};
+use smol_dhcp_proxy::dhcp::{self, Config, Lease, Mac, Phase, Plainness, Probe, Rest};
 use smol_dhcp_proxy::time::Instant;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -202,7 +202,8 @@ fn any_rest(mut lease: Lease, now: Instant, bytes: &mut Bytes<'_>) -> Rest {
             Phase::Init { at: next, since: renew_at, wanted, pace }
         }
     };
-    Rest { phase, setbacks, whole_at }.within_reason(now)
+    let plainness = Plainness::ALL[setbacks as usize % Plainness::ALL.len()];
+    Rest { phase, setbacks, plainness, whole_at }.within_reason(now)
 }
 
 /// For a client that has never had one.
@@ -215,7 +216,8 @@ fn a_lease() -> Lease {
 /// What is left of a client that had this lease and did nothing yet.
 fn bound_with(lease: Lease) -> Rest {
     let (renew_at, rebind_at) = (lease.renew_at().unwrap_or(NEVER), lease.rebind_at().unwrap_or(NEVER));
-    Rest { phase: Phase::Bound { lease, renew_at, rebind_at }, setbacks: 0, whole_at: start_of_time() }
+    let phase = Phase::Bound { lease, renew_at, rebind_at };
+    Rest { phase, setbacks: 0, plainness: Plainness::Full, whole_at: start_of_time() }
 }
 
 pub fn start_of_time() -> Instant {

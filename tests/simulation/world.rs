@@ -7,7 +7,7 @@ use super::plan::*;
 use super::referee::{Input, Referee, Used};
 use super::server::Server;
 use super::wire::*;
-use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lease, Mac, Phase, Rest};
+use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lease, Mac, Phase, Plainness, Rest};
 use smol_dhcp_proxy::time::Instant;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -450,7 +450,8 @@ impl World {
         host.life += 1;
         host.referee = Referee::new(&host.config, Some((&lease, honest)), self.plan.lag, now);
         let (renew_at, rebind_at) = (lease.renew_at().unwrap_or(NEVER_COMES), lease.rebind_at().unwrap_or(NEVER_COMES));
-        let rest = Rest { phase: Phase::Bound { lease, renew_at, rebind_at }, setbacks: 0, whole_at: now };
+        let phase = Phase::Bound { lease, renew_at, rebind_at };
+        let rest = Rest { phase, setbacks: 0, plainness: Plainness::Full, whole_at: now };
         host.client = Client::resume(host.config.clone(), rest, seed, now);
         self.after_birth(who);
     }

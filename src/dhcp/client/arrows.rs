@@ -272,7 +272,7 @@ impl Client {
     /// To BOUND with the first lease of a search.
     pub(super) fn settle(&mut self, lease: Lease, now: Instant) -> State {
         if !self.plainness.has_client_id() {
-            // The server knows the lease by the MAC, from now on and whoever goes on with it.
+            // The server knows the lease by the MAC from now on, also in a later process.
             self.config.client_id.clear();
         }
         self.events.push_back(Event::Bound(Box::new(lease.clone())));
@@ -404,7 +404,10 @@ impl Client {
     }
 
     fn exchange_or_new(&mut self, exchange: Option<Exchange>, now: Instant) -> Exchange {
-        let exchange = exchange.filter(|exchange| now - exchange.since < ROUND);
-        exchange.unwrap_or_else(|| Exchange::new(self.backoff.xid(), now))
+        match exchange {
+            Some(exchange) if now - exchange.since < ROUND => exchange,
+            Some(exchange) => exchange.followed_by(self.backoff.xid(), now),
+            None => Exchange::new(self.backoff.xid(), now),
+        }
     }
 }

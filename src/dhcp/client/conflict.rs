@@ -91,7 +91,7 @@ impl Client {
         if self.config.probe == Probe::Off || by == self.config.mac {
             return Err(Ignored::NotDhcp);
         }
-        if arp.is_reply && self.doubted() == Some((by, arp.sender.1)) {
+        if arp.is_reply && arp.target.0 == self.config.mac && self.doubted() == Some((by, arp.sender.1)) {
             self.believe(by, now);
             return Ok(());
         }
@@ -240,7 +240,11 @@ impl Client {
             let _ = self.note_proxy_arp(by, lease.address);
             self.state = match self.config.probe {
                 Probe::Before(probes @ 1..) => self.probe(lease, probes, now),
-                _ => self.settle(*lease, now),
+                _ => {
+                    // Its claim may have come after that of an owner, who answers once more.
+                    self.probe_alongside(lease.address);
+                    self.settle(*lease, now)
+                }
             };
         } else if let Some(held) = self.held_mut() {
             let address = held.lease.address;

@@ -35,7 +35,7 @@ impl Client {
             (State::Selecting { .. }, Type::Ack) if reply.is_rapid() && self.has_asked_for_rapid_commit(reply.xid) => {
                 self.accept_ack(reply, server, None, exchange, now)?
             }
-            // Some servers have two identifiers, or none. Nobody else knows the transaction and the address.
+            // Some servers have two identifiers, or none. No other server knows the transaction and the address.
             (State::Requesting { offer, .. }, Type::Ack)
                 if !is_from_server_of(offer, reply) && reply.address != offer.address =>
             {
@@ -127,7 +127,7 @@ impl Client {
         if is_second && !is_wanted {
             return Err(Ignored::Unexpected { message_type: Type::Offer.into(), state: self.state() });
         }
-        // What follows is as plain as the DISCOVER that the server has answered.
+        // The next messages are as plain as the DISCOVER that the server has answered.
         (self.plainness, self.search.unanswered) = (Plainness::of(reply.xid), 0);
         let offer = Box::new(offer);
         if is_wanted {

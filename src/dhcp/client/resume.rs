@@ -46,7 +46,8 @@ impl Client {
             State::Requesting { .. } | State::Rebooting { .. } | State::Probing { .. } => return None,
             State::Releasing { .. } | State::Stopped => return None,
         };
-        Some(Rest { phase, setbacks: self.setbacks, whole_at: self.allowance.is_whole_at() })
+        let (setbacks, plainness, whole_at) = (self.setbacks, self.plainness, self.allowance.is_whole_at());
+        Some(Rest { phase, setbacks, plainness, whole_at })
     }
 
     /// A client that goes on where another one [rested](Self::rest), since the machine booted, with what is due by
@@ -56,9 +57,9 @@ impl Client {
     /// client go to INIT then; but who was away is in the place of one that was rebooted, so the address is asked for as
     /// by [`Client::reboot`] (RFC 2131 4.4.2), for its server may well keep it for us.
     pub fn resume(config: Config, rest: Rest, seed: u64, now: Instant) -> Self {
-        let Rest { phase, setbacks, whole_at } = rest.within_reason(now);
+        let Rest { phase, setbacks, plainness, whole_at } = rest.within_reason(now);
         let mut client = Self::start(Config { deadline: None, ..config }, State::Stopped, seed, now);
-        (client.setbacks, client.allowance) = (setbacks, Allowance::whole_at(whole_at));
+        (client.setbacks, client.plainness, client.allowance) = (setbacks, plainness, Allowance::whole_at(whole_at));
         client.state = match phase {
             Phase::Bound { lease, renew_at, rebind_at } => {
                 State::Bound { held: Held { lease, renew_at, rebind_at, defence: None }, vigil: None }

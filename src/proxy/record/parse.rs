@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::{OnLink, Record};
-use crate::proxy::settings::Way;
+use super::Record;
+use crate::proxy::settings::{OnLink, Way};
 use crate::rpc::wire::Lease;
 use crate::time::Instant;
 
@@ -29,7 +29,7 @@ impl Record {
             &mut fields!(&mut record => Self {
             state, ns_path, ns_cookie, ns_dev, ns_ino, container_iface, container_ifindex, host_iface, client_id,
             caller_host_name, caller_domain, acquired_at, server_mac, server_domain, search, routes, renew_at, rebind_at,
-            next_at, since, wanted, pace, setbacks, whole_at, message_size, on_link, look_at, looks, due_at, silent_since, unsaid,
+            next_at, since, wanted, pace, setbacks, whole_at, plainness, message_size, on_link, look_at, looks, due_at, silent_since, unsaid,
             retry_at, retries,
         } and lease),
         )?;

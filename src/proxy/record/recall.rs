@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::{BOUND, ENDING, INIT, INTENT, REBINDING, RENEWING, Record, Remembered, State, instant};
-use crate::dhcp::{self, Phase, Rest};
+use crate::dhcp::{self, Phase, Plainness, Rest};
 use crate::net::netns::NetnsId;
 use crate::proxy::request::{Mac, OPTION_MAX, Request};
 use crate::proxy::settings::Settings;
@@ -77,7 +77,9 @@ impl Record {
             INIT => self.init(next?),
             _ => return None,
         };
-        Some(Rest { phase, setbacks: self.setbacks, whole_at: instant(self.whole_at) })
+        // One that makes no sense is of a file that another program wrote.
+        let plainness = Plainness::ALL.get(self.plainness as usize).copied().unwrap_or_default();
+        Some(Rest { phase, setbacks: self.setbacks, plainness, whole_at: instant(self.whole_at) })
     }
 
     fn init(&self, at: Instant) -> Phase {

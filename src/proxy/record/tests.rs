@@ -56,7 +56,7 @@ fn full() -> dhcp::Lease {
 /// A record of `phase`, with an address on the link.
 pub(in crate::proxy) fn record(phase: Phase) -> Record {
     let (request, site, config) = about();
-    let rest = Rest { phase, setbacks: 2, whole_at: at(1_500_000) };
+    let rest = Rest { phase, setbacks: 2, plainness: Plainness::LikeNetavark, whole_at: at(1_500_000) };
     let mut settings = Settings::default();
     settings.adopt(Ipv4Addr::new(10, 0, 0, 5), 24);
     Record::resting((&request, &site), &config, &rest, &settings, None)
@@ -89,7 +89,10 @@ fn what_is_remembered_is_what_there_was() {
         assert_eq!(settings.remember().address, "10.0.0.5/24");
         assert_eq!(message_size, Some(expected.2.max_message_size));
         match state {
-            State::Resting(rest) => assert_eq!(rest, Rest { phase, setbacks: 2, whole_at: at(1_500_000) }),
+            State::Resting(rest) => assert_eq!(
+                rest,
+                Rest { phase, setbacks: 2, plainness: Plainness::LikeNetavark, whole_at: at(1_500_000) }
+            ),
             other => panic!("{other:?}"),
         }
     }

@@ -63,7 +63,10 @@ impl Session {
                     // By now there may be an answer of somebody who has the address; later ones `keep` hears.
                     self.hear_what_arrived();
                     if self.client.lease().is_some() {
-                        self.learn_plainness();
+                        // A port that was deaf to the first DISCOVERs looks like a server that does not answer them.
+                        if self.waiting.as_ref().is_some_and(|waiting| !waiting.patience().reason.is_of_port()) {
+                            self.learn_plainness();
+                        }
                         return Ok(());
                     }
                 }

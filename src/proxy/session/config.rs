@@ -43,8 +43,8 @@ impl Session {
     /// Remembers how plain a DISCOVER had to be to be answered.
     pub(super) fn learn_plainness(&self) {
         let (plainness, network) = (self.client.plainness(), &self.request.host_interface);
-        let is_news = self.commons.memory.borrow_mut().note_plainness(network, plainness, self.request.key.mac);
-        if !is_news || plainness == Plainness::Full {
+        let is_news = || self.commons.memory.borrow_mut().note_plainness(network, plainness, self.request.key.mac);
+        if plainness == Plainness::Full || !is_news() {
             return;
         }
         let left_out = match plainness {

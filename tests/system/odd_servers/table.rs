@@ -166,6 +166,8 @@ fn requests() -> Vec<Row> {
         Row::new("drops_client_identifiers").better().with(&["--client-id", "none"]).hears(|request| !request.has(61)),
         Row::new("drops_a_largest_size").hears(|request| !request.has(57)),
         Row::new("drops_a_largest_size_of_more_than_576").hears(|request| request.largest() <= 576),
+        Row::new("drops_a_largest_size_in_a_request_alone")
+            .hears(|request| request.kind != MessageType::Request || !request.has(57)),
         Row::new("drops_a_whole_name")
             .with(&["--fqdn"])
             .in_domain("site.example")
