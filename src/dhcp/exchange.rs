@@ -57,8 +57,8 @@ impl Exchange {
 
     /// Returns the next message, after [`Exchange::say`].
     ///
-    /// A REQUEST that is said again has no options that netavark's does not have: it is longer than its DISCOVER, and a
-    /// relay or a server may mind an option in it alone. Its xid stays that of the OFFER (RFC 2131 4.4.1).
+    /// A REQUEST that is said again has no options that netavark's does not have: a relay or a server may mind one in it
+    /// alone. Its xid stays that of the OFFER (RFC 2131 4.4.1), and its list of wishes that of the DISCOVER (RFC 2131 3.5).
     pub(super) fn message(&mut self, message_type: DhcpMessageType, plainness: Plainness) -> Request {
         self.asked |= plainness.bit();
         let message = Request::new(message_type, plainness.mark(self.xid), self.secs);

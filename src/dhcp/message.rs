@@ -186,7 +186,7 @@ impl Request {
             if config.max_message_size >= SMALLEST_MAX && plainness.has_message_size() {
                 option::put(&mut out, option::MAX_MESSAGE_SIZE, &config.max_message_size.to_be_bytes());
             }
-            option::put(&mut out, option::PARAMETER_REQUEST_LIST, plainness.wanted());
+            option::put(&mut out, option::PARAMETER_REQUEST_LIST, Plainness::of(self.xid).wanted());
         }
         // RFC 2131 4.1: END comes last.
         out.push(option::END);

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// The interface had no carrier: there was nobody to talk to.
+    /// The interface had no carrier, so no message could be sent.
     NoCarrier,
     /// No server offered anything.
     NoOffer {
@@ -47,7 +47,7 @@ pub enum Why {
         address: Ipv4Addr,
         /// Who gave it to us.
         server: Ipv4Addr,
-        /// Who has it.
+        /// The station that has it.
         by: Mac,
     },
 }

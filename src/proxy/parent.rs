@@ -22,7 +22,7 @@ impl Parent {
     /// stacked on.
     pub(super) fn find(host: &Netlink, named: Option<Link>, link: &Link) -> Result<Option<Self>> {
         let below = match (&named, link.parent_elsewhere) {
-            // A macvlan is on what the caller names, and the other end of a veth is a port of it.
+            // A macvlan is on the interface that the caller names, and the other end of a veth is a port of it.
             (Some(_), _) if link.is_station_of_parent() => None,
             (_, Some(index)) => host.link_by_index(index)?,
             (_, None) => None,

@@ -145,7 +145,7 @@ impl Client {
         request: Exchange,
         now: Instant,
     ) -> Result<State, Ignored> {
-        // RFC 2131 4.3.2: what the ACK says, whatever the OFFER has said; and what only that has said, or the lease before.
+        // RFC 2131 4.3.2: the values of the ACK count. Those that it leaves out are the OFFER's, or the lease's before.
         let known = match &self.state {
             State::Requesting { offer, .. } => Some(&**offer),
             _ => old.as_ref(),
