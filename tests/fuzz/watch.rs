@@ -2,7 +2,7 @@
 
 use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Decoder};
-use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lease, Rest, Transmit};
+use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lease, Phase, Rest, Transmit};
 use smol_dhcp_proxy::time::Instant;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -28,23 +28,27 @@ pub struct Watched {
     xid: u32,
     earlier_xid: u32,
     last_frame: Vec<u8>,
+    /// The kind of its last DHCP message.
+    last_kind: Option<MessageType>,
     /// When it sent DHCP messages in the last hour.
     sent: VecDeque<Instant>,
 }
 
 impl Watched {
     pub fn new(config: Config, seed: u64, now: Instant) -> Self {
-        Self::watch(Client::new(config, seed, now), None, now)
+        Self::watch(Client::new(config, seed, now), (None, None), now)
     }
 
     pub fn reboot(config: Config, address: Ipv4Addr, seed: u64, now: Instant) -> Self {
-        Self::watch(Client::reboot(config, address, seed, now), None, now)
+        Self::watch(Client::reboot(config, address, seed, now), (None, None), now)
     }
 
     /// A client that goes on with what may have come out of any file.
     pub fn resume(config: Config, rest: Rest, seed: u64, now: Instant) -> Self {
         let held = rest.lease().cloned();
-        Self::watch(Client::resume(config, rest, seed, now), held, now)
+        let has_asked = matches!(rest.phase, Phase::Renewing { .. } | Phase::Rebinding { .. });
+        let last_kind = has_asked.then_some(MessageType::Request);
+        Self::watch(Client::resume(config, rest, seed, now), (held, last_kind), now)
     }
 
     /// What the client would have to remember, which is all that another one needs.
@@ -69,7 +73,7 @@ impl Watched {
         self.check();
     }
 
-    fn watch(client: Client, held: Option<Lease>, now: Instant) -> Self {
+    fn watch(client: Client, (held, last_kind): (Option<Lease>, Option<MessageType>), now: Instant) -> Self {
         let mut watched = Self {
             client,
             now,
@@ -81,6 +85,7 @@ impl Watched {
             xid: 0,
             earlier_xid: 0,
             last_frame: Vec::new(),
+            last_kind,
             sent: VecDeque::new(),
         };
         watched.check();
@@ -283,6 +288,7 @@ impl Watched {
         let message = Message::decode(&mut Decoder::new(payload)).expect("a message");
         self.count(message.xid());
         self.check_options(&message);
+        self.last_kind = message.opts().msg_type();
 
         let options = message.opts();
         let requested = options.contains(OptionCode::RequestedIpAddress);
@@ -309,8 +315,16 @@ impl Watched {
     fn check_options(&self, message: &Message) {
         let (config, options) = (self.config(), message.opts());
         assert_eq!((message.opcode(), message.chaddr()), (Opcode::BootRequest, &config.mac[..]));
-        // The last bits of the xid tell how plain a message is.
-        let plainness = message.xid() & 3;
+        // The last bits of the xid tell how plain a message is. A REQUEST that is said again may do without options that
+        // netavark's does not have.
+        let is_plainer = match (options.msg_type(), self.last_kind) {
+            (Some(MessageType::Request), Some(MessageType::Request)) if config.max_message_size >= 576 => {
+                !options.contains(OptionCode::MaxMessageSize)
+            }
+            (Some(MessageType::Request), Some(MessageType::Request)) => !options.contains(OptionCode::ClientFQDN),
+            _ => false,
+        };
+        let plainness = (message.xid() & 3).max(if is_plainer { 2 } else { 0 });
         let id = Some(config.client_id.clone()).filter(|id| !id.is_empty() && plainness < 3);
         let id = id.map(DhcpOption::ClientIdentifier);
         assert_eq!(options.get(OptionCode::ClientIdentifier), id.as_ref());
