@@ -19,20 +19,20 @@ pub(super) struct Exchange {
     /// What the last message had in its `secs` field.
     pub(super) secs: u16,
     pub(super) sent: u32,
-    /// It was said in an exchange before this one as well.
-    is_repeated: bool,
+    /// How often the same was sent in exchanges before this one.
+    sent_before: u32,
     /// When to say it again, or to stop saying it.
     pub(super) next: Instant,
 }
 
 impl Exchange {
     pub(super) fn new(xid: u32, now: Instant) -> Self {
-        Self { xid, asked: 0, since: now, secs: 1, sent: 0, is_repeated: false, next: now }
+        Self { xid, asked: 0, since: now, secs: 1, sent: 0, sent_before: 0, next: now }
     }
 
     /// One that says again what this one has said in vain.
     pub(super) fn followed_by(self, xid: u32, now: Instant) -> Self {
-        Self { is_repeated: self.is_repeated || self.sent > 0, ..Self::new(xid, now) }
+        Self { sent_before: self.sent_before.saturating_add(self.sent), ..Self::new(xid, now) }
     }
 
     /// One that began long ago under an xid that nobody remembers: all that counts is when it goes on.
@@ -52,20 +52,21 @@ impl Exchange {
     /// The same with another thing said in it: a REQUEST has the `secs` of its DISCOVER (RFC 2131 3.1 (3)) and its xid
     /// (RFC 2131 4.4.1), and what it leads to counts from now on.
     pub(super) fn anew(self, now: Instant) -> Self {
-        Self { since: now, asked: 0, sent: 0, is_repeated: false, ..self }
+        Self { since: now, asked: 0, sent: 0, sent_before: 0, ..self }
     }
 
     /// Returns the next message, after [`Exchange::say`].
     ///
-    /// A REQUEST that is said again has no options that netavark's does not have: a relay or a server may mind one in it
-    /// alone. Its xid stays that of the OFFER (RFC 2131 4.4.1), and its list of wishes that of the DISCOVER (RFC 2131 3.5).
+    /// A retransmitted REQUEST has no options that netavark's does not have: a relay or a server may drop one for them
+    /// alone. Its xid stays that of the OFFER (RFC 2131 4.4.1). The parameter request list stays that of the DISCOVER, as
+    /// RFC 2131 3.5 wants it, until the third REQUEST: that one is as short as netavark's.
     pub(super) fn message(&mut self, message_type: DhcpMessageType, plainness: Plainness) -> Request {
         self.asked |= plainness.bit();
         let message = Request::new(message_type, plainness.mark(self.xid), self.secs);
-        match message_type {
-            DhcpMessageType::Request if self.is_repeated || self.sent > 1 => {
-                Request { plainness: plainness.max(Plainness::LikeNetavark), ..message }
-            }
+        let at_least = plainness.max(Plainness::LikeNetavark);
+        match (message_type, self.sent_before.saturating_add(self.sent)) {
+            (DhcpMessageType::Request, 2) => Request { plainness: at_least, ..message },
+            (DhcpMessageType::Request, 3..) => Request { plainness: at_least, wishes: at_least, ..message },
             _ => message,
         }
     }

@@ -14,6 +14,8 @@ const FILE: std::ops::Range<usize> = 108..236;
 const MAGIC: u32 = 0x6382_5363;
 /// BOOTP's length (RFC 951 3): some relays still drop what is shorter.
 const SHORTEST: usize = 300;
+/// The length of an option that is an address.
+const ADDRESS_OPTION: usize = 6;
 
 /// The least that option 57 may say (RFC 2132 9.10), which is what a server that is told nothing keeps to.
 const SMALLEST_MAX: u16 = 576;
@@ -116,6 +118,8 @@ pub(super) struct Request {
     pub(super) xid: u32,
     /// As the transaction id tells, or plainer.
     pub(super) plainness: Plainness,
+    /// The plainness of the parameter request list.
+    pub(super) wishes: Plainness,
     /// Seconds since the client began.
     pub(super) secs: u16,
     /// `ciaddr`: the address that we have and answer ARP for, once it is ours (RFC 2131 3.5).
@@ -132,7 +136,17 @@ impl Request {
     /// A message that names no addresses yet.
     pub(super) fn new(message_type: DhcpMessageType, xid: u32, secs: u16) -> Self {
         let plainness = Plainness::of(xid);
-        Self { message_type, xid, plainness, secs, ciaddr: None, requested: None, server: None, words: None }
+        Self {
+            message_type,
+            xid,
+            plainness,
+            wishes: plainness,
+            secs,
+            ciaddr: None,
+            requested: None,
+            server: None,
+            words: None,
+        }
     }
 
     /// Whether the client wants an answer; with DECLINE and RELEASE it has none to wait for.
@@ -182,14 +196,20 @@ impl Request {
         // RFC 2131 table 5: who gives an address back, or turns it down, asks for nothing.
         if self.is_question() {
             put_name(&mut out, config, plainness);
-            // The same wishes each time (RFC 2131 3.5), as far as the server has answered them.
+            // The same list each time (RFC 2131 3.5), as far as the server has answered it.
             if config.max_message_size >= SMALLEST_MAX && plainness.has_message_size() {
                 option::put(&mut out, option::MAX_MESSAGE_SIZE, &config.max_message_size.to_be_bytes());
             }
-            option::put(&mut out, option::PARAMETER_REQUEST_LIST, Plainness::of(self.xid).wanted());
+            option::put(&mut out, option::PARAMETER_REQUEST_LIST, self.wishes.wanted());
         }
         // RFC 2131 4.1: END comes last.
         out.push(option::END);
+        if self.message_type == DhcpMessageType::Discover {
+            // A relay that drops messages for their length has to drop the DISCOVER, which then gets plainer, and not the
+            // REQUEST after it, which has two addresses.
+            let requested = if self.requested.is_some() { 1 } else { 0 };
+            out.resize(out.len() + ADDRESS_OPTION * (2 - requested), option::PAD);
+        }
         out.resize(out.len().max(SHORTEST), option::PAD);
         out
     }
@@ -212,6 +232,8 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
     use proptest::sample::select;
+
+    const OURS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 
     fn address() -> impl Strategy<Value = Option<Ipv4Addr>> {
         prop::option::of((1..=u32::MAX).prop_map(Ipv4Addr::from))
@@ -237,6 +259,10 @@ mod tests {
             let payload = request.write(&config);
 
             prop_assert!(payload.len() >= SHORTEST);
+            if kind == 1 {
+                let follows = Request { requested: Some(OURS), server: Some(OURS), ..Request::new(3.into(), xid, secs) };
+                prop_assert!(payload.len() >= follows.write(&config).len());
+            }
             let packet = DhcpPacket::new_checked(&payload[..]).expect("a message");
             prop_assert_eq!((packet.opcode(), packet.magic_number()), (DhcpOpCode::Request, MAGIC));
             prop_assert_eq!((packet.transaction_id(), packet.secs()), (xid, secs));

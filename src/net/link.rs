@@ -21,7 +21,7 @@ const MOST_ADDRESSES: usize = 1000;
 const NAME_MAX: usize = libc::IFNAMSIZ - 1;
 
 /// An interface as it was when the kernel was asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
     /// The kernel's number for it, the same for as long as it stays in its namespace.
     pub index: u32,
@@ -58,18 +58,10 @@ impl Link {
         let header = LinkHeader::parse(body)?;
         let mut link = Link {
             index: header.index,
-            name: String::new(),
-            mac: None,
-            mtu: 0,
-            min_mtu: 0,
             max_mtu: u32::MAX,
             up: header.flags.contains(LinkFlags::Up),
             carrier: has_carrier(header.flags),
-            kind: None,
-            parent_elsewhere: None,
-            master: None,
-            port_state: None,
-            carrier_ups: 0,
+            ..Link::default()
         };
         let (mut parent, mut is_elsewhere) = (None, false);
         for attribute in attributes(body, &header) {

@@ -29,6 +29,7 @@ pub(super) struct Oddities {
 
 #[derive(Debug, Default)]
 struct OddNetwork {
+    /// Stations that answer ARP for every address, in this boot: they may be other ones after the next.
     proxy_arp: Vec<Mac>,
     /// The findings about its servers, the oldest first.
     findings: Vec<Finding>,
@@ -82,6 +83,7 @@ impl Oddities {
 
     /// Notes a station that answers ARP for every address. Returns the line to be kept, if it is news.
     pub(super) fn note_proxy_arp(&mut self, network: &str, station: Mac) -> Option<String> {
+        let line = self.station_line(network, station);
         let known = &mut self.network(network)?.proxy_arp;
         if known.contains(&station) {
             return None;
@@ -90,7 +92,11 @@ impl Oddities {
             known.remove(0);
         }
         known.push(station);
-        Some(format!("\n{PROXY_ARP} {network} {station}"))
+        Some(line)
+    }
+
+    fn station_line(&self, network: &str, station: Mac) -> String {
+        format!("\n{PROXY_ARP} {network} {station} {}", self.boot_id)
     }
 
     /// Notes how plain the message was that a server has answered to the container with the MAC `by`. Returns the line to be
@@ -116,7 +122,8 @@ impl Oddities {
         let (Some(kind), Some(name), Some(value)) = (words.next(), words.next(), words.next()) else { return };
         match kind {
             PROXY_ARP => {
-                let station = Mac::parse(value).ok();
+                let is_of_this_boot = words.next() == Some(&*self.boot_id);
+                let station = Mac::parse(value).ok().filter(|_| is_of_this_boot);
                 station.and_then(|station| self.note_proxy_arp(name, station));
             }
             PLAINNESS => {
@@ -140,7 +147,7 @@ impl Oddities {
     /// Returns all lines.
     pub(super) fn lines(&self) -> impl Iterator<Item = String> {
         self.networks.iter().flat_map(move |(name, OddNetwork { proxy_arp, findings, .. })| {
-            let stations = proxy_arp.iter().map(move |station| format!("\n{PROXY_ARP} {name} {station}"));
+            let stations = proxy_arp.iter().map(move |station| self.station_line(name, *station));
             stations.chain(findings.iter().map(move |finding| finding.line(name, &self.boot_id)))
         })
     }
@@ -222,10 +229,11 @@ mod tests {
         assert_eq!(oddities.plainness("eth0", station(1), hours(23)), Plainness::Bare);
         assert_eq!(oddities.plainness("eth0", station(1), hours(24)), Plainness::Full);
         assert!(oddities.note_plainness("eth0", Plainness::Bare, station(1), hours(24)).is_some());
-        // It means nothing once the machine was booted again.
+        // It means nothing once the machine was booted again, nor do stations.
+        oddities.note_proxy_arp("eth0", station(1));
         let mut next = Oddities::new("another");
         oddities.lines().for_each(|line| next.read(line.trim_start()));
-        assert_eq!(next.plainness("eth0", station(1), hours(24)), Plainness::Full);
+        assert_eq!(next.lines().count(), 0);
     }
 
     #[test]
@@ -269,7 +277,8 @@ mod tests {
             "plainness eth0 1 1 12 boot",
             "plainness eth0 1 1 02:00:00:00:00:01",
             "proxy-arp eth0 12",
-            "proxy-arp  02:00:00:00:00:01",
+            "proxy-arp eth0 02:00:00:00:00:01",
+            "proxy-arp  02:00:00:00:00:01 boot",
             "other eth0 1 1",
         ] {
             oddities.read(line);

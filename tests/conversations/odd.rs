@@ -16,6 +16,8 @@ fn codes(c: &Conversation) -> Vec<u8> {
     codes
 }
 
+const NETAVARKS_LIST: [u8; 9] = [1, 121, 249, 3, 6, 12, 15, 26, 42];
+
 fn list(c: &Conversation) -> Vec<u8> {
     match c.last().opts().get(OptionCode::ParameterRequestList) {
         Some(DhcpOption::ParameterRequestList(list)) => list.iter().map(|code| u8::from(*code)).collect(),
@@ -96,8 +98,8 @@ fn a_lease_is_kept_as_plainly_by_a_later_process() {
     assert_eq!(codes(&c), [55, 61]);
 }
 
-/// A server or relay may mind an option in a REQUEST alone: one that is said again has none that netavark's does not have, but
-/// the xid of the OFFER and the list of the DISCOVER.
+/// A server or relay may drop a REQUEST for an option or for its length: the second has no option that netavark's does not
+/// have, but the list of the DISCOVER, and the third has netavark's list. The xid stays that of the OFFER.
 #[test]
 fn a_request_that_is_said_again_is_plainer() {
     let mut c = Conversation::start().without_fuzz();
@@ -106,12 +108,17 @@ fn a_request_that_is_said_again_is_plainer() {
     c.at(2).sends(request(IP));
     assert_eq!((c.last().xid(), codes(&c), list(&c)), (xid, vec![50, 54, 55, 61], wishes));
     assert!(first.contains(&57));
+    c.at(4).sends(request(IP));
+    assert_eq!((c.last().xid(), codes(&c), list(&c)), (xid, vec![50, 54, 55, 61], NETAVARKS_LIST.to_vec()));
     // Its lease is renewed in full at first, and plainer where that is not answered.
     c.hears(ack(IP, hours(1))).says(Bound(IP));
     c.at(1800).sends(renew(IP));
     assert!(codes(&c).contains(&57));
     c.at(2475).sends(renew(IP));
     assert_eq!(codes(&c), [55, 61]);
+    assert!(list(&c).len() > NETAVARKS_LIST.len());
+    c.at(2812.5).sends(renew(IP));
+    assert_eq!(list(&c), NETAVARKS_LIST);
 }
 
 /// A server that takes its time answers the first DISCOVER, and loses nothing by those that came after it.

@@ -164,10 +164,14 @@ fn requests() -> Vec<Row> {
             })
             .expects(|wanted| wanted.router = Some(Ipv4Addr::new(10, 77, 0, 1))),
         Row::new("drops_client_identifiers").better().with(&["--client-id", "none"]).hears(|request| !request.has(61)),
+        Row::new("drops_client_identifiers_that_are_sent_by_default").better().hears(|request| !request.has(61)),
         Row::new("drops_a_largest_size").hears(|request| !request.has(57)),
         Row::new("drops_a_largest_size_of_more_than_576").hears(|request| request.largest() <= 576),
         Row::new("drops_a_largest_size_in_a_request_alone")
             .hears(|request| request.kind != MessageType::Request || !request.has(57)),
+        Row::new("drops_more_than_ten_wishes_in_a_request_alone")
+            .hears(|request| request.kind != MessageType::Request || request.wishes() <= 10),
+        Row::new("drops_more_than_330_bytes").better().hears(|request| request.length <= 330),
         Row::new("drops_a_whole_name")
             .with(&["--fqdn"])
             .in_domain("site.example")
