@@ -1,7 +1,9 @@
-//! What it takes to be let in: `cargo bench --bench accept` (`-- --quick`, or `-- --test` for one run of each).
+//! What it takes to be let in: `cargo bench --bench accept` (`-- --quick`, or `-- --test` for one
+//! run of each).
 //!
-//! A warm echo service, on the other end of a Unix socket: from connect(2) to the first byte of the answer. Five servers do
-//! the same work, each a process of its own, and one and the same client asks them:
+//! A warm echo service, on the other end of a Unix socket: from connect(2) to the first byte of the
+//! answer. Five servers do the same work, each a process of its own, and one and the same client
+//! asks them:
 //!
 //! | server | what it is |
 //! |---|---|
@@ -11,16 +13,22 @@
 //! | `std` | a blocking loop: one connection after the other, and never a wait for two things at once |
 //! | `epoll` | a bare epoll loop: the least that can wait for several, the floor |
 //!
-//! Where there are two processors, the client has one and the servers the other: where the scheduler puts them is a
-//! matter of luck, and makes more of a difference than what they are. Whoever asks waits until the server has
-//! hung up, so that what one server has left to do is not counted against the next.
+//! Where there are two processors, the client has one and the servers the other: where the
+//! scheduler puts them is a matter of luck, and makes more of a difference than what they are.
+//! Whoever asks waits until the server has hung up, so that what one server has left to do is not
+//! counted against the next.
 //!
-//! criterion says how long 1, 16 and 256 clients at once wait. Then come two tables: the five side by side, in turns, so
-//! that whatever else the machine does disturbs all alike; and the system calls of one connection, counted by strace.
-//! Figures of different runs are not comparable; the ratios of one run are. The exit code is 1 where ours misses
-//! what was promised, except in a quick run, which is over too soon to tell.
+//! criterion says how long 1, 16 and 256 clients at once wait. Then come two tables: the five side
+//! by side, in turns, so that whatever else the machine does disturbs all alike; and the system
+//! calls of one connection, counted by strace. Figures of different runs are not comparable; the
+//! ratios of one run are. The exit code is 1 where ours misses what was promised, except in a quick
+//! run, which is over too soon to tell.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is its purpose")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "its output is its purpose"
+)]
 #![expect(unreachable_pub, reason = "nothing of a bench is public")]
 
 #[path = "accept/loops.rs"]
@@ -48,7 +56,8 @@ type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 /// How many clients there are at a time.
 const CLIENTS: [usize; 3] = [1, 16, 256];
 
-/// From so many clients on, a round is one of that many connections and more, and there are as many fewer rounds.
+/// From so many clients on, a round is one of that many connections and more, and there are as many
+/// fewer rounds.
 const CROWD: usize = 16;
 
 /// At one client, ours takes at most so many times as long as the floor,
@@ -88,7 +97,10 @@ fn run(quick: bool) -> Result<bool> {
     let (ours, theirs) = processors()?;
     // Who is started has what its parent has.
     sched_setaffinity(Pid::this(), &theirs)?;
-    let servers = servers::NAMES.map(Server::start).into_iter().collect::<Result<Vec<_>>>()?;
+    let servers = servers::NAMES
+        .map(Server::start)
+        .into_iter()
+        .collect::<Result<Vec<_>>>()?;
     sched_setaffinity(Pid::this(), &ours)?;
     let mut criterion = Criterion::default().configure_from_args();
     for clients in CLIENTS {
@@ -96,7 +108,8 @@ fn run(quick: bool) -> Result<bool> {
         group.throughput(Throughput::Elements(clients as u64));
         for server in &servers {
             group.bench_function(BenchmarkId::new(server.name, clients), |bencher| {
-                bencher.iter_custom(|rounds| (0..rounds).map(|_| round(&server.path, clients)).sum());
+                bencher
+                    .iter_custom(|rounds| (0..rounds).map(|_| round(&server.path, clients)).sum());
             });
         }
     }
@@ -107,12 +120,24 @@ fn run(quick: bool) -> Result<bool> {
     let mut kept = true;
     let mut promise = |what: &str, is: f64, most: f64| {
         kept &= is <= most;
-        println!("{:>7.2} {what}: {} (at most {most})", is, if is <= most { "kept" } else { "MISSED" });
+        println!(
+            "{:>7.2} {what}: {} (at most {most})",
+            is,
+            if is <= most { "kept" } else { "MISSED" }
+        );
     };
     println!();
-    promise("times the floor, at one client", ours[0] / floor[0], MOST_OF_FLOOR);
+    promise(
+        "times the floor, at one client",
+        ours[0] / floor[0],
+        MOST_OF_FLOOR,
+    );
     for ((clients, ours), twin) in CLIENTS.iter().zip(&ours).zip(&twin) {
-        promise(&format!("times the twin, clients: {clients}"), ours / twin, MOST_OF_TWIN);
+        promise(
+            &format!("times the twin, clients: {clients}"),
+            ours / twin,
+            MOST_OF_TWIN,
+        );
     }
     match calls {
         Some(calls) => promise("system calls for a connection", calls, MOST_CALLS),
@@ -124,17 +149,20 @@ fn run(quick: bool) -> Result<bool> {
 /// One processor for the client and one for the servers, or all for both where there is but one.
 fn processors() -> Result<(CpuSet, CpuSet)> {
     let all = sched_getaffinity(Pid::this())?;
-    let mut each = (0..CpuSet::count()).filter(|&cpu| all.is_set(cpu).unwrap_or(false)).map(|cpu| {
-        let mut set = CpuSet::new();
-        set.set(cpu).map(|()| set)
-    });
+    let mut each = (0..CpuSet::count())
+        .filter(|&cpu| all.is_set(cpu).unwrap_or(false))
+        .map(|cpu| {
+            let mut set = CpuSet::new();
+            set.set(cpu).map(|()| set)
+        });
     match (each.next(), each.next()) {
         (Some(one), Some(other)) => Ok((one?, other?)),
         _ => Ok((all, all)),
     }
 }
 
-/// So many clients at once, and how long it takes until all of them have their answer. Hanging up, awaited too, takes no part in it.
+/// So many clients at once, and how long it takes until all of them have their answer. Hanging up,
+/// awaited too, takes no part in it.
 fn round(path: &Path, clients: usize) -> Duration {
     let begun = now();
     let call = || {
@@ -146,11 +174,15 @@ fn round(path: &Path, clients: usize) -> Duration {
     for stream in &mut streams {
         stream.read_exact(&mut [0]).expect("it answers");
         // The blocking loop has no time for others until its client has gone.
-        stream.shutdown(std::net::Shutdown::Write).expect("the connection lasts");
+        stream
+            .shutdown(std::net::Shutdown::Write)
+            .expect("the connection lasts");
     }
     let answered = now();
     for stream in &mut streams {
-        stream.read_to_end(&mut Vec::new()).expect("it hangs up in its turn");
+        stream
+            .read_to_end(&mut Vec::new())
+            .expect("it hangs up in its turn");
     }
     answered - begun
 }
@@ -171,13 +203,19 @@ fn side_by_side(servers: &[Server], rounds: usize) -> Result<[Vec<f64>; 3]> {
             }
         }
     }
-    let micros: Vec<Vec<_>> = times.iter_mut().map(|row| row.iter_mut().map(|times| median(times)).collect()).collect();
+    let micros: Vec<Vec<_>> = times
+        .iter_mut()
+        .map(|row| row.iter_mut().map(|times| median(times)).collect())
+        .collect();
     let floor = micros.last().ok_or("the floor is the last one")?;
     println!(
         "\nMedians in microseconds until all have their answers, and as a multiple of the floor, in turns: {rounds} rounds, {} of the crowds\n",
         rounds.div_ceil(CROWD)
     );
-    println!("{:8} {:>17} {:>17} {:>17} {:>15}", "clients", CLIENTS[0], CLIENTS[1], CLIENTS[2], "accepts/s (256)");
+    println!(
+        "{:8} {:>17} {:>17} {:>17} {:>15}",
+        "clients", CLIENTS[0], CLIENTS[1], CLIENTS[2], "accepts/s (256)"
+    );
     for (server, row) in servers.iter().zip(&micros) {
         print!("{:8}", server.name);
         for (micros, floor) in row.iter().zip(floor) {
@@ -185,7 +223,12 @@ fn side_by_side(servers: &[Server], rounds: usize) -> Result<[Vec<f64>; 3]> {
         }
         println!(" {:>15.0}", CLIENTS[2] as f64 * 1e6 / row[2]);
     }
-    let row = |name: &str| servers.iter().position(|server| server.name == name).map(|row| micros[row].clone());
+    let row = |name: &str| {
+        servers
+            .iter()
+            .position(|server| server.name == name)
+            .map(|row| micros[row].clone())
+    };
     Ok(["ours", "twin", "epoll"].map(|name| row(name).unwrap_or_default()))
 }
 

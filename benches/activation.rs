@@ -1,16 +1,19 @@
-//! Cold start by socket activation: `cargo bench --bench activation` (`-- --quick`, or `-- --test`).
+//! Cold start by socket activation: `cargo bench --bench activation` (`-- --quick`, or `--
+//! --test`).
 //!
-//! A client waits in the queue of the listening socket, with all that it has to say already said, as the one does for whom
-//! systemd starts a service. What counts is the time from the exec of the program to the client's first answer. Two
-//! questions, each among its equals:
+//! A client waits in the queue of the listening socket, with all that it has to say already said,
+//! as the one does for whom systemd starts a service. What counts is the time from the exec of the
+//! program to the client's first answer. Two questions, each among its equals:
 //!
-//! - The service library alone: `examples/echo.rs` (on smol, on tokio) says one byte back. The floor is a program
-//!   that adopts the descriptor, accepts once with std, and says it back (`benches/activation/floor.rs`).
-//! - The daemon: the Teardown of a lease that nobody has, which touches no network, by gRPC. Ours (on glibc, on musl,
-//!   on tokio) beside netavark's.
+//! - The service library alone: `examples/echo.rs` (on smol, on tokio) says one byte back. The
+//!   floor is a program that adopts the descriptor, accepts once with std, and says it back
+//!   (`benches/activation/floor.rs`).
+//! - The daemon: the Teardown of a lease that nobody has, which touches no network, by gRPC. Ours
+//!   (on glibc, on musl, on tokio) beside netavark's.
 //!
-//! All take turns. No shell sets LISTEN_PID but this program itself, between fork and exec, and it reads the clock last;
-//! nobody is told of readiness. Each single time goes to `target/bench-results/activation.csv` (`subject,microseconds`).
+//! All take turns. No shell sets LISTEN_PID but this program itself, between fork and exec, and it
+//! reads the clock last; nobody is told of readiness. Each single time goes to
+//! `target/bench-results/activation.csv` (`subject,microseconds`).
 
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
@@ -67,17 +70,26 @@ fn main() -> ExitCode {
     }
 }
 
-/// Becomes `program` with the socket that is our stdin as its descriptor 3; says on stdout when, in nanoseconds since boot.
+/// Becomes `program` with the socket that is our stdin as its descriptor 3; says on stdout when, in
+/// nanoseconds since boot.
 fn become_activated(program: &Path, arguments: &[std::ffi::OsString]) -> Box<dyn Error> {
     // The lowest that is free.
     match rustix::io::dup(io::stdin()) {
         Ok(socket) if socket.as_raw_fd() == HANDED => std::mem::forget(socket),
-        Ok(socket) => return format!("descriptor {} was free, not {HANDED}", socket.as_raw_fd()).into(),
+        Ok(socket) => {
+            return format!("descriptor {} was free, not {HANDED}", socket.as_raw_fd()).into();
+        }
         Err(error) => return error.into(),
     }
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
-    command.env("LISTEN_PID", std::process::id().to_string()).env("LISTEN_FDS", "1").env_remove("NOTIFY_SOCKET");
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    command
+        .env("LISTEN_PID", std::process::id().to_string())
+        .env("LISTEN_FDS", "1")
+        .env_remove("NOTIFY_SOCKET");
     match io::stdout().write_all(format!("{}\n", rt::now().since_boot().as_nanos()).as_bytes()) {
         Ok(()) => command.exec().into(),
         Err(error) => error.into(),
@@ -105,7 +117,13 @@ fn run(mut starters: Vec<Starter>, daemons: &[Subject], extent: Extent) -> Resul
     let mut csv = "subject,microseconds\n".to_owned();
     for (starter, times) in starters.iter().zip(&times) {
         let all = sorted(times);
-        println!("{:18} {:8.3} {:8.3} {:8.3}", starter.name, median(times), all[0], all[all.len() * 9 / 10]);
+        println!(
+            "{:18} {:8.3} {:8.3} {:8.3}",
+            starter.name,
+            median(times),
+            all[0],
+            all[all.len() * 9 / 10]
+        );
         for time in times {
             writeln!(csv, "{},{:.1}", starter.name, time.as_secs_f64() * 1e6)?;
         }
@@ -117,13 +135,28 @@ fn run(mut starters: Vec<Starter>, daemons: &[Subject], extent: Extent) -> Resul
 
     println!();
     let mut promises = Promises::new();
-    let of = |name: &str| starters.iter().position(|starter| starter.name == name).map(|index| median(&times[index]));
+    let of = |name: &str| {
+        starters
+            .iter()
+            .position(|starter| starter.name == name)
+            .map(|index| median(&times[index]))
+    };
     let mut compare = |what: &str, one: &str, other: &str, most| match (of(one), of(other)) {
         (Some(one), Some(other)) => promises.at_most(what, one / other, most),
         _ => promises.not_measured(what),
     };
-    compare("of the floor's time, the service library", "echo", "floor", MOST_OF_FLOOR);
-    compare("of netavark's time, the daemon", "daemon", "netavark", MOST_OF_NETAVARK);
+    compare(
+        "of the floor's time, the service library",
+        "echo",
+        "floor",
+        MOST_OF_FLOOR,
+    );
+    compare(
+        "of netavark's time, the daemon",
+        "daemon",
+        "netavark",
+        MOST_OF_NETAVARK,
+    );
     Ok(promises.kept)
 }
 
@@ -131,14 +164,30 @@ fn run(mut starters: Vec<Starter>, daemons: &[Subject], extent: Extent) -> Resul
 fn examples() -> Result<Vec<Starter>> {
     let target = subjects::target()?;
     let example = |name, folder: &Path, example: &str, more: &[&str]| -> Result<Starter> {
-        subjects::build(folder, &[&["--no-default-features", "--example", example], more].concat())?;
-        let program = folder.join(subjects::PROFILE.1).join("examples").join(example);
-        Ok(Starter { name, program, arguments: vec!["/nowhere".to_owned()], protocol: Protocol::Byte })
+        subjects::build(
+            folder,
+            &[&["--no-default-features", "--example", example], more].concat(),
+        )?;
+        let program = folder
+            .join(subjects::PROFILE.1)
+            .join("examples")
+            .join(example);
+        Ok(Starter {
+            name,
+            program,
+            arguments: vec!["/nowhere".to_owned()],
+            protocol: Protocol::Byte,
+        })
     };
     Ok(vec![
         example("floor", &target, "floor", &[])?,
         example("echo", &target, "echo", &[])?,
-        example("echo twin", &target.join("twin"), "echo", &["--features", "tokio-twin"])?,
+        example(
+            "echo twin",
+            &target.join("twin"),
+            "echo",
+            &["--features", "tokio-twin"],
+        )?,
     ])
 }
 
@@ -151,8 +200,19 @@ fn daemon(subject: &Subject) -> Result<Starter> {
         Kin::Netavark => "netavark",
     };
     let folder = sandbox::folder("activation")?.display().to_string();
-    let arguments = subject.first.iter().copied().chain(["-a", "0", "--dir", &folder]).map(str::to_owned).collect();
-    Ok(Starter { name, program: subject.path.clone(), arguments, protocol: Protocol::Grpc })
+    let arguments = subject
+        .first
+        .iter()
+        .copied()
+        .chain(["-a", "0", "--dir", &folder])
+        .map(str::to_owned)
+        .collect();
+    Ok(Starter {
+        name,
+        program: subject.path.clone(),
+        arguments,
+        protocol: Protocol::Grpc,
+    })
 }
 
 /// A program, and how to get an answer from it.
@@ -196,8 +256,15 @@ impl Starter {
 
     fn exec(&self, listener: UnixListener) -> Result<Started> {
         let mut command = Command::new(env::current_exe()?);
-        command.arg("--exec").arg(&self.program).args(&self.arguments).env("RUST_LOG", "warn");
-        command.stdin(std::os::fd::OwnedFd::from(listener)).stdout(Stdio::piped()).stderr(Stdio::null());
+        command
+            .arg("--exec")
+            .arg(&self.program)
+            .args(&self.arguments)
+            .env("RUST_LOG", "warn");
+        command
+            .stdin(std::os::fd::OwnedFd::from(listener))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         Ok(Started(command.spawn()?))
     }
 }
@@ -209,8 +276,15 @@ impl Started {
     /// How long it took from its exec to `end`.
     fn answered(&mut self, end: Instant) -> Result<Duration> {
         let mut said = String::new();
-        self.0.stdout.take().ok_or("its stdout is ours")?.read_to_string(&mut said)?;
-        let nanos = said.trim().parse().map_err(|_| format!("it said {said:?}"))?;
+        self.0
+            .stdout
+            .take()
+            .ok_or("its stdout is ours")?
+            .read_to_string(&mut said)?;
+        let nanos = said
+            .trim()
+            .parse()
+            .map_err(|_| format!("it said {said:?}"))?;
         Ok(end - Instant::from_boot(Duration::from_nanos(nanos)))
     }
 }

@@ -1,9 +1,11 @@
-//! Containers started one after the other, as Podman's lock has them at a boot: `cargo bench --bench boot` (`-- --quick`).
+//! Containers started one after the other, as Podman's lock has them at a boot: `cargo bench
+//! --bench boot` (`-- --quick`).
 //!
-//! Real Podman under a real systemd, by the units as they are installed (`benches/boot/rig.sh`), as root. Each container
-//! gets its address by ours or by netavark's proxy on a macvlan network with a DHCP server, or without DHCP on a bridge
-//! network. The three take turns; each turn of a proxy begins with its service not running. Each single time goes to
-//! `target/bench-results/boot.csv` (`subject,starts_ms,removals_ms`).
+//! Real Podman under a real systemd, by the units as they are installed (`benches/boot/rig.sh`), as
+//! root. Each container gets its address by ours or by netavark's proxy on a macvlan network with a
+//! DHCP server, or without DHCP on a bridge network. The three take turns; each turn of a proxy
+//! begins with its service not running. Each single time goes to `target/bench-results/boot.csv`
+//! (`subject,starts_ms,removals_ms`).
 
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
@@ -18,7 +20,8 @@ use std::time::Duration;
 use subjects::lab::{Result, Skip};
 use subjects::{Extent, Kin, Promises, Subject, median, sorted};
 
-/// Containers on a network with DHCP start in at most so many times of what they take on a bridge network without,
+/// Containers on a network with DHCP start in at most so many times of what they take on a bridge
+/// network without,
 const MOST_OF_BRIDGE: f64 = 1.15;
 /// and of what they take with netavark's proxy.
 const MOST_OF_NETAVARK: f64 = 0.5;
@@ -37,7 +40,11 @@ fn main() -> ExitCode {
 }
 
 fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
-    let (containers, rounds) = if extent == Extent::Full { (15, 7) } else { (2, 1) };
+    let (containers, rounds) = if extent == Extent::Full {
+        (15, 7)
+    } else {
+        (2, 1)
+    };
     let ours = subjects.first().ok_or("there is no daemon")?;
     let said = turns(&ours.path, containers, rounds)?;
     let all = NAMES.map(|name| parse(&said, name));
@@ -48,7 +55,10 @@ fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
     println!(
         "\nMilliseconds for {containers} times `podman run -d`, and for as many `podman rm -f`; {rounds} turns each\n"
     );
-    println!("{:10} {:>8} {:>8} {:>8} {:>10}", "", "median", "shortest", "longest", "removals");
+    println!(
+        "{:10} {:>8} {:>8} {:>8} {:>10}",
+        "", "median", "shortest", "longest", "removals"
+    );
     let mut csv = "subject,starts_ms,removals_ms\n".to_owned();
     for (name, turns) in NAMES.iter().zip(&all) {
         let (starts, removals) = (sorted(&turns.starts), median(&turns.removals));
@@ -70,10 +80,24 @@ fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
     let [ours, netavark, bridge] = &all;
     let ratio = |of: fn(&Turns) -> &Vec<Duration>, to: &Turns| median(of(ours)) / median(of(to));
     let mut promises = Promises::new();
-    promises.at_most("of the bridge network's time, starts", ratio(|turns| &turns.starts, bridge), MOST_OF_BRIDGE);
-    promises.at_most("of netavark's time, starts", ratio(|turns| &turns.starts, netavark), MOST_OF_NETAVARK);
-    println!("       of the bridge network's time, removals: {:.3}", ratio(|turns| &turns.removals, bridge));
-    println!("       of netavark's time, removals: {:.3}", ratio(|turns| &turns.removals, netavark));
+    promises.at_most(
+        "of the bridge network's time, starts",
+        ratio(|turns| &turns.starts, bridge),
+        MOST_OF_BRIDGE,
+    );
+    promises.at_most(
+        "of netavark's time, starts",
+        ratio(|turns| &turns.starts, netavark),
+        MOST_OF_NETAVARK,
+    );
+    println!(
+        "       of the bridge network's time, removals: {:.3}",
+        ratio(|turns| &turns.removals, bridge)
+    );
+    println!(
+        "       of netavark's time, removals: {:.3}",
+        ratio(|turns| &turns.removals, netavark)
+    );
     Ok(promises.kept)
 }
 
@@ -81,13 +105,26 @@ fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
 fn turns(daemon: &Path, containers: usize, rounds: usize) -> Result<String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/boot/rig.sh");
     let mut command = Command::new(&script);
-    command.args([containers.to_string(), rounds.to_string()]).env("DAEMON", daemon).stdin(Stdio::null());
-    let output = command.output().map_err(|error| format!("{}: {error}", script.display()))?;
+    command
+        .args([containers.to_string(), rounds.to_string()])
+        .env("DAEMON", daemon)
+        .stdin(Stdio::null());
+    let output = command
+        .output()
+        .map_err(|error| format!("{}: {error}", script.display()))?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     match output.status.code() {
         Some(0) => Ok(said),
-        Some(77) => Err(Skip::Impossible(said.lines().last().unwrap_or("no reason given").to_owned()).into()),
-        _ => Err(format!("{}\n{said}{}", output.status, String::from_utf8_lossy(&output.stderr)).into()),
+        Some(77) => Err(Skip::Impossible(
+            said.lines().last().unwrap_or("no reason given").to_owned(),
+        )
+        .into()),
+        _ => Err(format!(
+            "{}\n{said}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        )
+        .into()),
     }
 }
 
@@ -99,7 +136,9 @@ fn parse(said: &str, subject: &str) -> Turns {
         if words.next() != Some("turn") || words.next() != Some(subject) {
             continue;
         }
-        let mut milliseconds = words.filter_map(|word| word.parse().ok()).map(Duration::from_millis);
+        let mut milliseconds = words
+            .filter_map(|word| word.parse().ok())
+            .map(Duration::from_millis);
         if let (Some(starts), Some(removals)) = (milliseconds.next(), milliseconds.next()) {
             turns.starts.push(starts);
             turns.removals.push(removals);

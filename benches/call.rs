@@ -1,7 +1,7 @@
 //! What a call costs that touches no network: `cargo bench --bench call` (`-- --quick`).
 //!
-//! Each call is the gRPC Teardown of a lease that nobody has, on a connection of its own, as netavark makes it. The daemons
-//! are warm, and take turns.
+//! Each call is the gRPC Teardown of a lease that nobody has, on a connection of its own, as
+//! netavark makes it. The daemons are warm, and take turns.
 
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
@@ -25,7 +25,10 @@ fn main() -> std::process::ExitCode {
 
 fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
     let rounds = if extent == Extent::Full { 2000 } else { 20 };
-    let stages = subjects.iter().map(|subject| subject.stage(1, &[])).collect::<Result<Vec<_>>>()?;
+    let stages = subjects
+        .iter()
+        .map(|subject| subject.stage(1, &[]))
+        .collect::<Result<Vec<_>>>()?;
     let mut times = vec![Vec::new(); stages.len()];
     for round in 0..rounds + rounds / 10 {
         if round == rounds / 10 {
@@ -39,15 +42,23 @@ fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
         }
     }
     // Without the others in between, for all that is counted is theirs.
-    let spent = stages.iter().map(|stage| processor(stage, rounds)).collect::<Result<Vec<_>>>()?;
-    let calls = stages.iter().map(|stage| system_calls(stage, rounds / 10)).collect::<Result<Vec<_>>>();
-    let calls = calls.map(Some).or_else(|error| match Skip::reason(&*error) {
-        Some(reason) => {
-            println!("System calls are not counted: {reason}");
-            Ok(None)
-        }
-        None => Err(error),
-    })?;
+    let spent = stages
+        .iter()
+        .map(|stage| processor(stage, rounds))
+        .collect::<Result<Vec<_>>>()?;
+    let calls = stages
+        .iter()
+        .map(|stage| system_calls(stage, rounds / 10))
+        .collect::<Result<Vec<_>>>();
+    let calls = calls
+        .map(Some)
+        .or_else(|error| match Skip::reason(&*error) {
+            Some(reason) => {
+                println!("System calls are not counted: {reason}");
+                Ok(None)
+            }
+            None => Err(error),
+        })?;
 
     println!("           median ms    p90 ms  processor µs  ours / it: median  processor");
     let ours = (median(&times[0]), spent[0].as_secs_f64());
@@ -55,14 +66,26 @@ fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
         let (median, all, spent) = (median(times), sorted(times), spent.as_secs_f64());
         let (p90, ratios) = (all[all.len() * 9 / 10], (ours.0 / median, ours.1 / spent));
         let name = subject.name;
-        println!("{name:10} {median:9.3} {p90:9.3} {:13.1} {:18.3} {:10.3}", spent * 1e6, ratios.0, ratios.1);
+        println!(
+            "{name:10} {median:9.3} {p90:9.3} {:13.1} {:18.3} {:10.3}",
+            spent * 1e6,
+            ratios.0,
+            ratios.1
+        );
     }
     for (subject, calls) in subjects.iter().zip(calls.into_iter().flatten()) {
         let sum: f64 = calls.values().sum();
         let mut calls: Vec<_> = calls.into_iter().filter(|(_, each)| *each >= 0.1).collect();
         calls.sort_by(|(_, one), (_, other)| other.total_cmp(one));
-        let calls: Vec<_> = calls.iter().map(|(name, each)| format!("{name} {each:.1}")).collect();
-        println!("{:10} {sum:6.1} system calls: {}", subject.name, calls.join(", "));
+        let calls: Vec<_> = calls
+            .iter()
+            .map(|(name, each)| format!("{name} {each:.1}"))
+            .collect();
+        println!(
+            "{:10} {sum:6.1} system calls: {}",
+            subject.name,
+            calls.join(", ")
+        );
     }
     // Nothing is promised but that it is measured.
     Ok(true)
@@ -81,31 +104,48 @@ fn processor(stage: &Stage, rounds: u32) -> Result<Duration> {
     Ok((scheduled(&stage.daemon)? - before) / rounds)
 }
 
-/// The time that all its threads ran: the first figure of /proc/PID/schedstat, of which `stat` has only the ticks.
+/// The time that all its threads ran: the first figure of /proc/PID/schedstat, of which `stat` has
+/// only the ticks.
 fn scheduled(daemon: &Daemon) -> Result<Duration> {
     let mut sum = Duration::ZERO;
     for thread in fs::read_dir(format!("/proc/{}/task", daemon.id()))? {
         let text = fs::read_to_string(thread?.path().join("schedstat"))?;
-        sum += Duration::from_nanos(text.split_whitespace().next().ok_or("an empty schedstat")?.parse()?);
+        sum += Duration::from_nanos(
+            text.split_whitespace()
+                .next()
+                .ok_or("an empty schedstat")?
+                .parse()?,
+        );
     }
     Ok(sum)
 }
 
-/// How often the daemon makes which system call for each of our calls. Skips where there is no strace.
+/// How often the daemon makes which system call for each of our calls. Skips where there is no
+/// strace.
 fn system_calls(stage: &Stage, rounds: u32) -> Result<BTreeMap<String, f64>> {
-    let (strace, table) = (program::need("strace", "strace")?, sandbox::folder("strace")?.join("table"));
+    let (strace, table) = (
+        program::need("strace", "strace")?,
+        sandbox::folder("strace")?.join("table"),
+    );
     let id = stage.daemon.id();
     let mut command = Command::new(strace);
-    command.args(["-f", "-c", "-U", "calls,name", "-p", &id.to_string(), "-o"]).arg(&table).stderr(Stdio::null());
+    command
+        .args(["-f", "-c", "-U", "calls,name", "-p", &id.to_string(), "-o"])
+        .arg(&table)
+        .stderr(Stdio::null());
     let mut strace = Daemon::from(command.spawn()?);
-    eventually("strace is attached to every thread", Duration::from_secs(5), || {
-        for thread in fs::read_dir(format!("/proc/{id}/task"))? {
-            if fs::read_to_string(thread?.path().join("status"))?.contains("TracerPid:\t0") {
-                return Ok(None);
+    eventually(
+        "strace is attached to every thread",
+        Duration::from_secs(5),
+        || {
+            for thread in fs::read_dir(format!("/proc/{id}/task"))? {
+                if fs::read_to_string(thread?.path().join("status"))?.contains("TracerPid:\t0") {
+                    return Ok(None);
+                }
             }
-        }
-        Ok(Some(()))
-    })?;
+            Ok(Some(()))
+        },
+    )?;
     for _ in 0..rounds {
         call(stage)?;
     }

@@ -1,4 +1,5 @@
-//! The DHCP client by itself, in memory: `cargo bench --bench dhcp` (`-- --quick`, or `-- --test` for one run of each).
+//! The DHCP client by itself, in memory: `cargo bench --bench dhcp` (`-- --quick`, or `-- --test`
+//! for one run of each).
 //!
 //! | question | what is timed |
 //! |---|---|
@@ -7,7 +8,8 @@
 //! | `exchange` | a client from its first words to its lease, the server's words being ready |
 //! | `day` | 1,000 leases of an hour, a day long: 48,000 renewals, each with the simulation's server |
 //!
-//! `day/resting` is what the daemon does: between two renewals there is no client, only what has to be remembered.
+//! `day/resting` is what the daemon does: between two renewals there is no client, only what has to
+//! be remembered.
 
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 #![expect(unreachable_pub, reason = "nothing of a bench is public")]
@@ -51,12 +53,21 @@ fn config(mac: Mac) -> Config {
 fn parse(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("parse");
     for name in ["dnsmasq-plain: ACK", "kea-full: ACK", "kea-long: ACK"] {
-        let (_, frame) = recorded::ALL.iter().find(|(recorded, _)| recorded == name).expect("a recorded frame");
+        let (_, frame) = recorded::ALL
+            .iter()
+            .find(|(recorded, _)| recorded == name)
+            .expect("a recorded frame");
         let mut client = Client::new(config(MAC), SEED, START);
         client.poll_transmit(&mut Vec::new()).expect("a DISCOVER");
-        assert_eq!(client.handle_packet(frame, START), Err(Ignored::OtherExchange), "{name} is read to its end");
+        assert_eq!(
+            client.handle_packet(frame, START),
+            Err(Ignored::OtherExchange),
+            "{name} is read to its end"
+        );
         group.throughput(Throughput::Bytes(frame.len() as u64));
-        group.bench_function(name, |bencher| bencher.iter(|| client.handle_packet(black_box(frame), START)));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| client.handle_packet(black_box(frame), START))
+        });
     }
 }
 
@@ -68,7 +79,8 @@ fn emit(criterion: &mut Criterion) {
 }
 
 fn exchange(criterion: &mut Criterion) {
-    // The same seed at the same time makes the same transaction: what a server has answered once fits again.
+    // The same seed at the same time makes the same transaction: what a server has answered once
+    // fits again.
     let mut said = Vec::new();
     let mut container = Container::new(5);
     container.converse(START, |frame| said.push(frame.to_vec()));
@@ -80,7 +92,9 @@ fn exchange(criterion: &mut Criterion) {
             let mut client = container.another();
             for frame in &said {
                 while client.poll_transmit(&mut out).is_some() {}
-                client.handle_packet(black_box(frame), START).expect("the answer to what was said");
+                client
+                    .handle_packet(black_box(frame), START)
+                    .expect("the answer to what was said");
             }
             assert!(matches!(client.poll_event(), Some(Event::Bound(_))));
             client
@@ -90,7 +104,9 @@ fn exchange(criterion: &mut Criterion) {
 
 fn day(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("day");
-    group.sample_size(10).throughput(Throughput::Elements(u64::from(LEASES) * 48));
+    group
+        .sample_size(10)
+        .throughput(Throughput::Elements(u64::from(LEASES) * 48));
     group.bench_function("awake", |bencher| {
         bencher.iter_batched_ref(leases, |leases| live(leases, false), BatchSize::LargeInput)
     });
@@ -99,7 +115,8 @@ fn day(criterion: &mut Criterion) {
     });
 }
 
-/// So many containers, a second after each other, so that not all of them renew at once; all of them at rest.
+/// So many containers, a second after each other, so that not all of them renew at once; all of
+/// them at rest.
 fn leases() -> Vec<Container> {
     let acquired = |n| {
         let mut container = Container::new(n);
@@ -117,7 +134,11 @@ fn leases() -> Vec<Container> {
 fn live(leases: &mut [Container], resting: bool) {
     let end = START + 24 * HOUR;
     let entry = |n: usize, container: &Container| container.due().map(|due| Reverse((due, n)));
-    let mut queue: BinaryHeap<_> = leases.iter().enumerate().filter_map(|(n, container)| entry(n, container)).collect();
+    let mut queue: BinaryHeap<_> = leases
+        .iter()
+        .enumerate()
+        .filter_map(|(n, container)| entry(n, container))
+        .collect();
     let mut renewals = 0;
     while let Some(Reverse((now, n))) = queue.pop().filter(|Reverse((due, _))| *due < end) {
         renewals += leases[n].work(now);
@@ -129,7 +150,8 @@ fn live(leases: &mut [Container], resting: bool) {
     assert!(renewals >= u32::from(LEASES) * 46, "{renewals} renewals");
 }
 
-/// One lease: its client, or what is remembered of it, and a server that has an address for it alone.
+/// One lease: its client, or what is remembered of it, and a server that has an address for it
+/// alone.
 struct Container {
     mac: Mac,
     client: Result<Client, Rest>,
@@ -141,9 +163,19 @@ impl Container {
     fn new(n: u16) -> Self {
         let [high, low] = n.to_be_bytes();
         let mac = [2, 0, 0, 0, high, low];
-        let terms = Terms { lease: HOUR.as_secs() as u32, t1: None, t2: None, mtu: Some(1400) };
+        let terms = Terms {
+            lease: HOUR.as_secs() as u32,
+            t1: None,
+            t2: None,
+            mtu: Some(1400),
+        };
         let client = Ok(Client::new(config(mac), SEED, START));
-        Self { mac, client, server: Server::new(0, 1, terms), out: Vec::new() }
+        Self {
+            mac,
+            client,
+            server: Server::new(0, 1, terms),
+            out: Vec::new(),
+        }
     }
 
     /// A client as this one's was when it was new.
@@ -152,7 +184,9 @@ impl Container {
     }
 
     fn due(&self) -> Option<Instant> {
-        self.client.as_ref().map_or_else(Rest::due, Client::poll_timeout)
+        self.client
+            .as_ref()
+            .map_or_else(Rest::due, Client::poll_timeout)
     }
 
     /// Does what is due, and tells how many renewals that was.
@@ -166,23 +200,40 @@ impl Container {
         self.converse(now, |_| ())
     }
 
-    /// Says what there is to say, hears the answers, lets `witness` have them too, and counts the renewals.
+    /// Says what there is to say, hears the answers, lets `witness` have them too, and counts the
+    /// renewals.
     fn converse(&mut self, now: Instant, mut witness: impl FnMut(&[u8])) -> u32 {
-        let Ok(client) = &mut self.client else { return 0 };
+        let Ok(client) = &mut self.client else {
+            return 0;
+        };
         while let Some(transmit) = client.poll_transmit(&mut self.out) {
-            let Said::Dhcp(heard) = read(transmit, &self.out) else { continue };
+            let Said::Dhcp(heard) = read(transmit, &self.out) else {
+                continue;
+            };
             let reply = self.server.hear(&heard, now).expect("an answer");
-            let frame =
-                reply.write((self.server.mac, self.server.address), (self.mac, reply.yiaddr.expect("an address")));
-            client.handle_packet(&frame, now).expect("what was asked for");
+            let frame = reply.write(
+                (self.server.mac, self.server.address),
+                (self.mac, reply.yiaddr.expect("an address")),
+            );
+            client
+                .handle_packet(&frame, now)
+                .expect("what was asked for");
             witness(&frame);
         }
-        std::iter::from_fn(|| client.poll_event()).map(|event| u32::from(matches!(event, Event::Renewed(_)))).sum()
+        std::iter::from_fn(|| client.poll_event())
+            .map(|event| u32::from(matches!(event, Event::Renewed(_))))
+            .sum()
     }
 
     /// Lets go of the client, where nothing is in flight.
     fn rest(&mut self) {
-        if let Some(rest) = self.client.as_ref().ok().filter(|client| !client.is_listening()).and_then(Client::rest) {
+        if let Some(rest) = self
+            .client
+            .as_ref()
+            .ok()
+            .filter(|client| !client.is_listening())
+            .and_then(Client::rest)
+        {
             self.client = Err(rest);
         }
     }

@@ -1,7 +1,9 @@
-//! How long the first caller waits for a sleeping daemon: `cargo bench --bench first_call` (`-- --quick`).
+//! How long the first caller waits for a sleeping daemon: `cargo bench --bench first_call` (`--
+//! --quick`).
 //!
-//! A real systemd, the shipped units, and network namespaces below /run/netns, which a mount namespace would have to copy.
-//! The call is a Teardown of a lease that is unknown. The subjects take turns.
+//! A real systemd, the shipped units, and network namespaces below /run/netns, which a mount
+//! namespace would have to copy. The call is a Teardown of a lease that is unknown. The subjects
+//! take turns.
 
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
@@ -21,7 +23,8 @@ use subjects::{Extent, Kin, Promises, Subject, answered, median, peers, timed};
 /// Set for the process that calls, which is inside of the booted systemd.
 const ROUNDS: &str = "FIRST_CALL_ROUNDS";
 
-/// The pause between the end of a daemon and the next call, so that systemd has seen to all that follows the end.
+/// The pause between the end of a daemon and the next call, so that systemd has seen to all that
+/// follows the end.
 const PAUSE: Duration = Duration::from_millis(300);
 
 fn main() -> ExitCode {
@@ -44,7 +47,13 @@ fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let script = root.join("benches/peers/first-call.bash");
     let mut promises = Promises::new();
-    measure(Command::new(&script), subjects, extent, AT_MOST[0], &mut promises)?;
+    measure(
+        Command::new(&script),
+        subjects,
+        extent,
+        AT_MOST[0],
+        &mut promises,
+    )?;
     // The tree of tests/trixie, where it has been made.
     if extent == Extent::Full && trixie().is_some_and(|tree| tree.exists()) {
         println!("\nDebian 13, systemd 257");
@@ -69,28 +78,50 @@ fn measure(
     promises: &mut Promises,
 ) -> Result {
     let rounds = if extent == Extent::Full { 25 } else { 2 };
-    command.env("CLIENT", env::current_exe()?).env("ROUNDS", rounds.to_string());
+    command
+        .env("CLIENT", env::current_exe()?)
+        .env("ROUNDS", rounds.to_string());
     let said = peers(command, subjects)?;
     println!("namespaces     ours ms  netavark ms  ours / netavark");
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for namespaces in ["0", "10", "100"] {
         let times = |subject: &str| median(&figures(&said, namespaces, subject));
         let (mine, other) = (times("ours"), times("netavark"));
-        println!("{namespaces:>10} {mine:11.1} {other:12.1} {:16.2}", mine / other);
-        promises.at_most(&format!("the first call to netavark's, {namespaces} namespaces"), mine / other, at_most);
+        println!(
+            "{namespaces:>10} {mine:11.1} {other:12.1} {:16.2}",
+            mine / other
+        );
+        promises.at_most(
+            &format!("the first call to netavark's, {namespaces} namespaces"),
+            mine / other,
+            at_most,
+        );
         ours.push(mine);
         theirs.push(other);
     }
-    println!("netavark's first call with 100 namespaces to that with none: {:.3}", theirs[2] / theirs[0]);
+    println!(
+        "netavark's first call with 100 namespaces to that with none: {:.3}",
+        theirs[2] / theirs[0]
+    );
     // As noise allows.
-    promises.at_most("the first call with 100 namespaces to that with none", ours[2] / ours[0], 1.15);
+    promises.at_most(
+        "the first call with 100 namespaces to that with none",
+        ours[2] / ours[0],
+        1.15,
+    );
     Ok(())
 }
 
 fn figures(said: &str, namespaces: &str, subject: &str) -> Vec<Duration> {
-    let lines = said.lines().filter_map(|line| line.strip_prefix("FIGURE ")?.split_once(' '));
-    let mine = lines.filter(|(number, _)| *number == namespaces).filter_map(|(_, rest)| rest.split_once(' '));
-    let times = mine.filter(|(name, _)| *name == subject).filter_map(|(_, time)| time.parse().ok());
+    let lines = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("FIGURE ")?.split_once(' '));
+    let mine = lines
+        .filter(|(number, _)| *number == namespaces)
+        .filter_map(|(_, rest)| rest.split_once(' '));
+    let times = mine
+        .filter(|(name, _)| *name == subject)
+        .filter_map(|(_, time)| time.parse().ok());
     times.map(Duration::from_secs_f64).collect()
 }
 
@@ -102,12 +133,17 @@ fn call_in_turns(rounds: usize) -> Result {
         for subject in arguments.chunks_exact(3) {
             let (name, socket, service) = (&subject[0], PathBuf::from(&subject[1]), &subject[2]);
             eventually("the service is asleep", Duration::from_secs(60), || {
-                let state = Command::new("systemctl").args(["is-active", service]).output()?.stdout;
+                let state = Command::new("systemctl")
+                    .args(["is-active", service])
+                    .output()?
+                    .stdout;
                 Ok((state == b"inactive\n").then_some(()))
             })?;
             thread::sleep(PAUSE);
-            let unknown =
-                NetworkConfig { container_mac_addr: "02:00:00:00:00:01".to_owned(), ..NetworkConfig::default() };
+            let unknown = NetworkConfig {
+                container_mac_addr: "02:00:00:00:00:01".to_owned(),
+                ..NetworkConfig::default()
+            };
             let time = timed(|| answered(grpc::call(&socket, &Call::Teardown(unknown))).map(drop))?;
             if round > 0 {
                 println!("{name} {}", time.as_secs_f64());

@@ -1,4 +1,5 @@
-//! What it takes to hold leases, ours beside the others: `cargo bench --bench footprint` (`-- --quick`).
+//! What it takes to hold leases, ours beside the others: `cargo bench --bench footprint` (`--
+//! --quick`).
 //!
 //! | question | how it is answered |
 //! |---|---|
@@ -7,10 +8,15 @@
 //! | does it sleep | all of them, asked once and left alone: context switches in 15 s |
 //! | what does a renewal cost | all of them with a few leases of 20 s, T1 at 5 s: time of the processor by renewal that the server heard; udhcpc's does not count its script |
 //!
-//! The tables are Markdown, for benches/README.md; the figures over leases go to target/bench-results/footprint.csv,
-//! for benches/plots. The exit code is 1 where ours misses what was promised.
+//! The tables are Markdown, for benches/README.md; the figures over leases go to
+//! target/bench-results/footprint.csv, for benches/plots. The exit code is 1 where ours misses what
+//! was promised.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is its purpose")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "its output is its purpose"
+)]
 #![expect(unreachable_pub, reason = "nothing of a bench is public")]
 
 #[path = "footprint/figures.rs"]
@@ -93,17 +99,32 @@ impl Row {
             Program::Proxy(subject) => figures::crates(subject.kin),
             Program::Cni(_) | Program::Udhcpc(_) => None,
         };
-        Ok(Self { program, size, crates, held: Vec::new(), switches: None, renewal: None })
+        Ok(Self {
+            program,
+            size,
+            crates,
+            held: Vec::new(),
+            switches: None,
+            renewal: None,
+        })
     }
 }
 
 fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
     let scale = Scale::of(extent);
-    let programs = subjects.iter().cloned().map(Program::Proxy).chain(Program::others());
+    let programs = subjects
+        .iter()
+        .cloned()
+        .map(Program::Proxy)
+        .chain(Program::others());
     let mut rows = programs.map(Row::new).collect::<Result<Vec<_>>>()?;
     for row in &mut rows {
         row.held = held(&row.program, &scale)?;
-        eprintln!("{}: looked at with up to {} leases", row.program.name(), scale.leases[scale.leases.len() - 1]);
+        eprintln!(
+            "{}: looked at with up to {} leases",
+            row.program.name(),
+            scale.leases[scale.leases.len() - 1]
+        );
     }
     rest_and_renew(&mut rows, &scale)?;
     println!("{}", table(&rows, &scale));
@@ -129,41 +150,66 @@ fn held(program: &Program, scale: &Scale) -> Result<Vec<Held>> {
     Ok(all)
 }
 
-/// All of them beside each other, each in a network of its own, first without a lease and then with some.
+/// All of them beside each other, each in a network of its own, first without a lease and then with
+/// some.
 fn rest_and_renew(rows: &mut [Row], scale: &Scale) -> Result {
-    let networks = rows.iter().map(|_| Topology::new(scale.renewing)).collect::<Result<Vec<_>>>()?;
-    // dnsmasq gives no lease of less than two minutes, and udhcpc knows no T1 but half of the lease.
+    let networks = rows
+        .iter()
+        .map(|_| Topology::new(scale.renewing))
+        .collect::<Result<Vec<_>>>()?;
+    // dnsmasq gives no lease of less than two minutes, and udhcpc knows no T1 but half of the
+    // lease.
     let seconds = Duration::from_secs;
-    let settings = Settings { lease: seconds(20), t1: Some(seconds(5)), t2: Some(seconds(15)), ..Settings::default() };
+    let settings = Settings {
+        lease: seconds(20),
+        t1: Some(seconds(5)),
+        t2: Some(seconds(15)),
+        ..Settings::default()
+    };
     let start = |network: &Topology| Server::start(&network.server, SERVER_LINK, settings.clone());
     let servers = networks.iter().map(start).collect::<Result<Vec<_>>>()?;
     let pairs = rows.iter().zip(&networks);
-    let holders = pairs.map(|(row, network)| Holder::start(&row.program, network)).collect::<Result<Vec<_>>>()?;
+    let holders = pairs
+        .map(|(row, network)| Holder::start(&row.program, network))
+        .collect::<Result<Vec<_>>>()?;
     let over = |holders: &[Holder<'_>]| -> Result<Vec<_>> {
-        holders.iter().map(|holder| holder.sum(|process| process.context_switches())).collect()
+        holders
+            .iter()
+            .map(|holder| holder.sum(|process| process.context_switches()))
+            .collect()
     };
 
-    // What the first call left to do, and the deadlines that it set and did not need, take a moment.
+    // What the first call left to do, and the deadlines that it set and did not need, take a
+    // moment.
     sleep(scale.idle.min(Duration::from_secs(3)));
     let before = over(&holders)?;
     sleep(scale.idle);
     let after = over(&holders)?;
-    let idle: Vec<_> = before.iter().zip(&after).map(|(before, after)| after - before).collect();
+    let idle: Vec<_> = before
+        .iter()
+        .zip(&after)
+        .map(|(before, after)| after - before)
+        .collect();
 
     for holder in &holders {
         holder.lease(0, scale.renewing.into())?;
     }
     let spent = || -> Result<Vec<_>> {
-        let one = |(holder, server): (&Holder<'_>, _)| Ok((holder.sum(figures::processor_time)?, renewals(server)));
+        let one = |(holder, server): (&Holder<'_>, _)| {
+            Ok((holder.sum(figures::processor_time)?, renewals(server)))
+        };
         holders.iter().zip(&servers).map(one).collect()
     };
     let before_renewals = spent()?;
     sleep(scale.renewals);
     let after_renewals = spent()?;
 
-    for (row, ((before, idle), (start, end))) in
-        rows.iter_mut().zip(before.iter().zip(idle).zip(before_renewals.iter().zip(after_renewals)))
-    {
+    for (row, ((before, idle), (start, end))) in rows.iter_mut().zip(
+        before
+            .iter()
+            .zip(idle)
+            .zip(before_renewals.iter().zip(after_renewals)),
+    ) {
         // Whoever has no process has never switched.
         row.switches = (*before > 0).then_some(idle);
         let renewals = u32::try_from(end.1.saturating_sub(start.1))?;
@@ -175,14 +221,20 @@ fn rest_and_renew(rows: &mut [Row], scale: &Scale) -> Result {
 /// How many renewals a server has heard: who asks for a new lease has no address yet.
 fn renewals(server: &Server) -> usize {
     let requests = server.heard_of(MessageType::Request);
-    requests.iter().filter(|heard| !heard.message.ciaddr().is_unspecified()).count()
+    requests
+        .iter()
+        .filter(|heard| !heard.message.ciaddr().is_unspecified())
+        .count()
 }
 
 /// A name, and how to find the figure among those of one moment.
 type Figure = (&'static str, fn(&Held) -> u64);
 
 /// Those that are told for each number of leases,
-const GROWING: [Figure; 2] = [("Pss, kB", |held| held.proportional), ("RssAnon, kB", |held| held.anonymous)];
+const GROWING: [Figure; 2] = [
+    ("Pss, kB", |held| held.proportional),
+    ("RssAnon, kB", |held| held.anonymous),
+];
 /// and those for none and for the most.
 const OTHERS: [Figure; 4] = [
     ("Private_Dirty, kB", |held| held.dirty),
@@ -203,35 +255,59 @@ fn table(rows: &[Row], scale: &Scale) -> String {
 
     line("", each(&|row| row.program.name().to_owned()));
     line("---", each(&|_| "---:".to_owned()));
-    line("stripped, kB of 1000", each(&|row| grouped(row.size / 1000)));
-    line("crates", each(&|row| or_dash(row.crates.map(|crates| crates.to_string()))));
+    line(
+        "stripped, kB of 1000",
+        each(&|row| grouped(row.size / 1000)),
+    );
+    line(
+        "crates",
+        each(&|row| or_dash(row.crates.map(|crates| crates.to_string()))),
+    );
     let last = scale.leases.len();
     for (name, figure) in GROWING {
         for (place, leases) in [0].iter().chain(scale.leases).enumerate() {
-            line(&format!("{name}, {}", count(*leases)), each(&|row| grouped(figure(&row.held[place]))));
+            line(
+                &format!("{name}, {}", count(*leases)),
+                each(&|row| grouped(figure(&row.held[place]))),
+            );
         }
     }
     for (name, figure) in OTHERS {
         for (place, leases) in [0].iter().chain(scale.leases).enumerate() {
-            line(&format!("{name}, {}", count(*leases)), each(&|row| grouped(figure(&row.held[place]))));
+            line(
+                &format!("{name}, {}", count(*leases)),
+                each(&|row| grouped(figure(&row.held[place]))),
+            );
         }
     }
     let (from, to) = (scale.leases[last - 2], scale.leases[last - 1]);
     for (name, figure) in GROWING.into_iter().chain(OTHERS.into_iter().rev().take(2)) {
         line(
-            &format!("{name} by lease, from {} to {}", grouped(from as u64), grouped(to as u64)),
+            &format!(
+                "{name} by lease, from {} to {}",
+                grouped(from as u64),
+                grouped(to as u64)
+            ),
             each(&|row| format!("{:.2}", growth(row, scale, figure))),
         );
     }
     let name = format!("RssAnon, kB by lease, from idle to {}", grouped(to as u64));
-    line(&name, each(&|row| format!("{:.2}", growth_from_idle(row, scale))));
+    line(
+        &name,
+        each(&|row| format!("{:.2}", growth_from_idle(row, scale))),
+    );
     line(
         &format!("context switches in {} s idle", scale.idle.as_secs()),
         each(&|row| or_dash(row.switches.map(|switches| switches.to_string()))),
     );
     line(
         "CPU by renewal, µs",
-        each(&|row| row.renewal.map_or_else(|| "none renewed".to_owned(), |time| grouped(time.as_micros() as u64))),
+        each(&|row| {
+            row.renewal.map_or_else(
+                || "none renewed".to_owned(),
+                |time| grouped(time.as_micros() as u64),
+            )
+        }),
     );
     text
 }
@@ -266,12 +342,23 @@ fn growth_from_idle(row: &Row, scale: &Scale) -> f64 {
 }
 
 fn csv(rows: &[Row], scale: &Scale) -> String {
-    let mut text = "subject,leases,pss_kb,rss_anon_kb,private_dirty_kb,threads,descriptors\n".to_owned();
+    let mut text =
+        "subject,leases,pss_kb,rss_anon_kb,private_dirty_kb,threads,descriptors\n".to_owned();
     for row in rows {
         for (leases, held) in [0].iter().chain(scale.leases).zip(&row.held) {
-            let Held { proportional, anonymous, dirty, threads, descriptors, .. } = held;
+            let Held {
+                proportional,
+                anonymous,
+                dirty,
+                threads,
+                descriptors,
+                ..
+            } = held;
             let name = row.program.name();
-            let _ = writeln!(text, "{name},{leases},{proportional},{anonymous},{dirty},{threads},{descriptors}");
+            let _ = writeln!(
+                text,
+                "{name},{leases},{proportional},{anonymous},{dirty},{threads},{descriptors}"
+            );
         }
     }
     text
@@ -280,22 +367,49 @@ fn csv(rows: &[Row], scale: &Scale) -> String {
 /// What was promised of ours, and whether it was kept.
 fn promises(rows: &[Row], scale: &Scale) -> bool {
     let mut promises = Promises::new();
-    let of = |kin: Kin| rows.iter().find(|row| matches!(&row.program, Program::Proxy(subject) if subject.kin == kin));
+    let of = |kin: Kin| {
+        rows.iter()
+            .find(|row| matches!(&row.program, Program::Proxy(subject) if subject.kin == kin))
+    };
     let last = scale.leases.len();
     if let Some(ours) = of(Kin::Ours) {
         let anonymous: fn(&Held) -> u64 = |held| held.anonymous;
         promises.at_most("kB stripped", ours.size as f64 / 1000.0, 900.0);
-        promises.at_most("MB Pss, idle", ours.held[0].proportional as f64 * KB / 1e6, 1.3);
+        promises.at_most(
+            "MB Pss, idle",
+            ours.held[0].proportional as f64 * KB / 1e6,
+            1.3,
+        );
         promises.at_most("kB RssAnon, idle", ours.held[0].anonymous as f64, 260.0);
-        promises.at_most("kB RssAnon by lease, among many", growth(ours, scale, anonymous), 1.0);
-        promises.at_most("kB RssAnon by lease, from idle", growth_from_idle(ours, scale), 1.0);
+        promises.at_most(
+            "kB RssAnon by lease, among many",
+            growth(ours, scale, anonymous),
+            1.0,
+        );
+        promises.at_most(
+            "kB RssAnon by lease, from idle",
+            growth_from_idle(ours, scale),
+            1.0,
+        );
         let most = format!("MB RssAnon with {}", count(scale.leases[last - 1]));
         promises.at_most(&most, ours.held[last].anonymous as f64 * KB / 1e6, 2.0);
-        promises.at_most("descriptors by lease", growth(ours, scale, |held| held.descriptors), 0.0);
-        promises.at_most("context switches, idle", ours.switches.unwrap_or_default() as f64, 0.0);
+        promises.at_most(
+            "descriptors by lease",
+            growth(ours, scale, |held| held.descriptors),
+            0.0,
+        );
+        promises.at_most(
+            "context switches, idle",
+            ours.switches.unwrap_or_default() as f64,
+            0.0,
+        );
     }
     if let Some(row) = of(Kin::Static) {
-        promises.at_most("MB Rss of the static one, idle", row.held[0].resident as f64 * KB / 1e6, 1.0);
+        promises.at_most(
+            "MB Rss of the static one, idle",
+            row.held[0].resident as f64 * KB / 1e6,
+            1.0,
+        );
     }
     promises.kept
 }

@@ -1,8 +1,9 @@
 //! How long a lease takes: `cargo bench --bench lease` (`-- --quick`).
 //!
-//! Setup to reply, and Teardown to reply when the lease has come to rest: one at a time, then 30 and 300 at once, against the
-//! real dnsmasq with `--no-ping`, which answers at once. All daemons run on one host as users get them, but for the limit of
-//! open files, which is that of this bench. The exit code is 1 where ours misses what was promised.
+//! Setup to reply, and Teardown to reply when the lease has come to rest: one at a time, then 30
+//! and 300 at once, against the real dnsmasq with `--no-ping`, which answers at once. All daemons
+//! run on one host as users get them, but for the limit of open files, which is that of this bench.
+//! The exit code is 1 where ours misses what was promised.
 
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
@@ -31,15 +32,30 @@ fn main() -> ExitCode {
 }
 
 fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
-    let (alone, crowds): (usize, &[usize]) = if extent == Extent::Full { (30, &[30, 300]) } else { (4, &[4]) };
-    let most = crowds.iter().copied().fold(alone * subjects.len(), usize::max);
+    let (alone, crowds): (usize, &[usize]) = if extent == Extent::Full {
+        (30, &[30, 300])
+    } else {
+        (4, &[4])
+    };
+    let most = crowds
+        .iter()
+        .copied()
+        .fold(alone * subjects.len(), usize::max);
     let topology = Topology::new(u16::try_from(most)?)?;
     let _server = dnsmasq(&topology)?;
-    let daemons = subjects.iter().map(|subject| Running::start(subject, &topology)).collect::<Result<_>>()?;
-    let lab = Lab { daemons, topology: &topology };
+    let daemons = subjects
+        .iter()
+        .map(|subject| Running::start(subject, &topology))
+        .collect::<Result<_>>()?;
+    let lab = Lab {
+        daemons,
+        topology: &topology,
+    };
     let mut promises = Promises::new();
 
-    println!("              calls   median ms      p90 ms  all of them ms  failed  ours / it: median");
+    println!(
+        "              calls   median ms      p90 ms  all of them ms  failed  ours / it: median"
+    );
     let [setups, teardowns] = lab.one_at_a_time(alone)?;
     lab.print("Setup, one at a time", &setups);
     lab.print("Teardown, one at a time", &teardowns);
@@ -47,13 +63,26 @@ fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
         let [setups, teardowns] = lab.at_once(crowd)?;
         lab.print(&format!("Setup, {crowd} at once"), &setups);
         lab.print(&format!("Teardown, {crowd} at once"), &teardowns);
-        promises.at_most(&format!("failed of {crowd} Setups at once"), setups[0].failures.len() as f64, 0.0);
+        promises.at_most(
+            &format!("failed of {crowd} Setups at once"),
+            setups[0].failures.len() as f64,
+            0.0,
+        );
     }
-    let netavark = subjects.iter().position(|subject| subject.kin == Kin::Netavark);
-    for (call, rounds, most) in [("Setup", &setups, MOST_SETUP), ("Teardown", &teardowns, MOST_TEARDOWN)] {
+    let netavark = subjects
+        .iter()
+        .position(|subject| subject.kin == Kin::Netavark);
+    for (call, rounds, most) in [
+        ("Setup", &setups, MOST_SETUP),
+        ("Teardown", &teardowns, MOST_TEARDOWN),
+    ] {
         let what = format!("{call} to netavark's");
         match netavark {
-            Some(netavark) => promises.at_most(&what, median(&rounds[0].times) / median(&rounds[netavark].times), most),
+            Some(netavark) => promises.at_most(
+                &what,
+                median(&rounds[0].times) / median(&rounds[netavark].times),
+                most,
+            ),
             None => promises.not_measured(&what),
         }
     }
@@ -75,9 +104,14 @@ impl Lab<'_> {
                 for place in 0..self.daemons.len() {
                     // Nobody always comes after the same one.
                     let number = (place + turn) % self.daemons.len();
-                    // Each has containers of its own, for the leases of all of them are there at the same time.
+                    // Each has containers of its own, for the leases of all of them are there at
+                    // the same time.
                     let container = number * calls + turn;
-                    rounds[number].add(self.daemons[number].call(kind, self.topology, container..container + 1)?);
+                    rounds[number].add(self.daemons[number].call(
+                        kind,
+                        self.topology,
+                        container..container + 1,
+                    )?);
                 }
             }
             self.await_rest()?;
@@ -86,7 +120,8 @@ impl Lab<'_> {
         Ok(all)
     }
 
-    /// Setups of so many containers at once, and then Teardowns, as often as there are daemons; they take turns.
+    /// Setups of so many containers at once, and then Teardowns, as often as there are daemons;
+    /// they take turns.
     fn at_once(&self, calls: usize) -> Result<[Vec<Round>; 2]> {
         let mut all = [self.no_rounds(), self.no_rounds()];
         for turn in 0..self.daemons.len() {
@@ -108,14 +143,19 @@ impl Lab<'_> {
     }
 
     fn await_rest(&self) -> Result {
-        self.topology.containers.iter().try_for_each(|container| container.namespace.await_rest())
+        self.topology
+            .containers
+            .iter()
+            .try_for_each(|container| container.namespace.await_rest())
     }
 
     /// As Podman does by removing the link: netavark's proxy leaves them there.
     fn remove_addresses(&self) -> Result {
         for container in &self.topology.containers {
             for address in container.namespace.addresses()? {
-                container.namespace.remove_address(LINK, address.address, address.prefix)?;
+                container
+                    .namespace
+                    .remove_address(LINK, address.address, address.prefix)?;
             }
         }
         Ok(())
@@ -123,8 +163,20 @@ impl Lab<'_> {
 
     fn print(&self, what: &str, rounds: &[Round]) {
         println!("{what}");
-        let ours = if rounds[0].times.is_empty() { f64::NAN } else { median(&rounds[0].times) };
-        for (daemon, Round { times, wall, failures }) in self.daemons.iter().zip(rounds) {
+        let ours = if rounds[0].times.is_empty() {
+            f64::NAN
+        } else {
+            median(&rounds[0].times)
+        };
+        for (
+            daemon,
+            Round {
+                times,
+                wall,
+                failures,
+            },
+        ) in self.daemons.iter().zip(rounds)
+        {
             if times.is_empty() {
                 continue;
             }
@@ -161,7 +213,11 @@ impl<'a> Running<'a> {
         let unit = subject.unit(&[])?;
         let daemon = unit.start(&topology.host)?;
         answered(grpc::call(&unit.socket(), &unknown(topology)))?;
-        Ok(Self { subject, unit, _daemon: daemon })
+        Ok(Self {
+            subject,
+            unit,
+            _daemon: daemon,
+        })
     }
 
     /// Makes a call for each of some containers, all at once.

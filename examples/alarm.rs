@@ -1,8 +1,10 @@
-//! A service that systemd wakes: when nobody talks to it, it asks to be started again later, and leaves.
+//! A service that systemd wakes: when nobody talks to it, it asks to be started again later, and
+//! leaves.
 //!
-//! `alarm PATH SECONDS WAKE [FALLBACK]` listens on PATH where systemd hands no socket over. Idle for SECONDS, it has its
-//! unit started again in WAKE seconds, and once more in FALLBACK seconds in case that this one fails; with a WAKE of 0 it
-//! wants no wake at all. Where it cannot be woken, it says so and stays. What it does, it says on stderr.
+//! `alarm PATH SECONDS WAKE [FALLBACK]` listens on PATH where systemd hands no socket over. Idle
+//! for SECONDS, it has its unit started again in WAKE seconds, and once more in FALLBACK seconds in
+//! case that this one fails; with a WAKE of 0 it wants no wake at all. Where it cannot be woken, it
+//! says so and stays. What it does, it says on stderr.
 
 use std::cell::OnceCell;
 use std::path::Path;
@@ -11,13 +13,21 @@ use std::time::Duration;
 
 use futures_lite::future::or;
 use smol_dhcp_proxy::rt;
-use smol_dhcp_proxy::service::{self, Activity, Connection, Idle, Options, Prepare, Reason, Wakeup, activation};
+use smol_dhcp_proxy::service::{
+    self, Activity, Connection, Idle, Options, Prepare, Reason, Wakeup, activation,
+};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let path = arguments.next().ok_or("usage: alarm PATH SECONDS WAKE [FALLBACK]")?;
-    let times: Vec<_> = arguments.map(|text| seconds(&text)).collect::<Result<_, _>>()?;
-    let &[timeout, wake, ref fallback @ ..] = times.as_slice() else { return Err("two times at least".into()) };
+    let path = arguments
+        .next()
+        .ok_or("usage: alarm PATH SECONDS WAKE [FALLBACK]")?;
+    let times: Vec<_> = arguments
+        .map(|text| seconds(&text))
+        .collect::<Result<_, _>>()?;
+    let &[timeout, wake, ref fallback @ ..] = times.as_slice() else {
+        return Err("two times at least".into());
+    };
     let fallback = fallback.first().copied();
 
     let mut sockets = activation::listen_fds().map_err(|error| error.to_string())?;
@@ -52,11 +62,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         }
     });
-    let options = Options { prepare: Some(prepare), ..Options::new(idle.clone())? };
+    let options = Options {
+        prepare: Some(prepare),
+        ..Options::new(idle.clone())?
+    };
     if sockets.is_empty() {
         sockets.push(service::bind(Path::new(&path)).map_err(|error| error.to_string())?);
     }
-    let handler = move |Connection { stream, activity, closing, .. }| {
+    let handler = move |Connection {
+                            stream,
+                            activity,
+                            closing,
+                            ..
+                        }| {
         idle.set_timeout(Some(timeout));
         async move {
             let echo = async {
@@ -71,9 +89,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         if let (Reason::Signal(_), Ok(wakeup)) = (reason, &wakeup) {
             // Who stops the service alone wants it back at its time; who stops all does not.
             let stopped = wakeup.is_being_stopped().await;
-            say(&format!("asked to leave, and all is being stopped: {stopped}"));
+            say(&format!(
+                "asked to leave, and all is being stopped: {stopped}"
+            ));
             if !stopped && !wake.is_zero() {
-                wakeup.arm(wake, fallback).await.unwrap_or_else(|error| say(&format!("will not be back: {error}")));
+                wakeup
+                    .arm(wake, fallback)
+                    .await
+                    .unwrap_or_else(|error| say(&format!("will not be back: {error}")));
             }
         }
         Ok(())

@@ -1,6 +1,8 @@
-//! A complete service: started by its socket, says everything back, and leaves when nobody talks to it.
+//! A complete service: started by its socket, says everything back, and leaves when nobody talks to
+//! it.
 //!
-//! `echo PATH [SECONDS]` listens on PATH where systemd hands no socket over, and leaves after SECONDS (10).
+//! `echo PATH [SECONDS]` listens on PATH where systemd hands no socket over, and leaves after
+//! SECONDS (10).
 //!
 //! ```ini
 //! # echo.socket
@@ -27,13 +29,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(seconds) = arguments.next() {
         config.idle = Some(Duration::try_from_secs_f64(seconds.parse()?)?);
     }
-    service::run(config, |Connection { stream, activity, closing, .. }| async move {
-        let echo = async {
-            let _ = futures_lite::io::copy(stream.clone(), stream).await;
-        };
-        or(echo, closing).await;
-        drop(activity);
-    })
+    service::run(
+        config,
+        |Connection {
+             stream,
+             activity,
+             closing,
+             ..
+         }| async move {
+            let echo = async {
+                let _ = futures_lite::io::copy(stream.clone(), stream).await;
+            };
+            or(echo, closing).await;
+            drop(activity);
+        },
+    )
     .map_err(|error| error.to_string())?;
     Ok(())
 }

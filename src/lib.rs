@@ -13,12 +13,14 @@
 //! | `security` | a page: what each party is trusted with, and the worst it can do | |
 //! | `proxy` | the daemon: joins all of the above | `config`, `request`, `reply`, `pace`, `silence` |
 //!
-//! Pure means: no sockets, files, threads, environment, clocks or randomness; time and chance are arguments.
+//! Pure means: no sockets, files, threads, environment, clocks or randomness; time and chance are
+//! arguments.
 //!
-//! Only `proxy` knows more than one of `service`, `dhcp`, `rpc` and `net`, which never import each other; `service`, `rpc`
-//! and `net` may use `rt`, and everything may use `time`. Without the feature `proxy` (`--no-default-features`) the crate is
-//! [`service`], on smol, async-io, async-net, futures-lite, event-listener and log, with rustix for system calls and
-//! signal-hook for signals.
+//! Only `proxy` knows more than one of `service`, `dhcp`, `rpc` and `net`, which never import each
+//! other; `service`, `rpc` and `net` may use `rt`, and everything may use `time`. Without the
+//! feature `proxy` (`--no-default-features`) the crate is [`service`], on smol, async-io,
+//! async-net, futures-lite, event-listener and log, with rustix for system calls and signal-hook
+//! for signals.
 
 #![warn(clippy::unwrap_used)]
 

@@ -39,25 +39,39 @@ pub use async_net::unix::UnixStream as Stream;
 pub fn now() -> Instant {
     let time = clock_gettime(ClockId::Boottime);
     Instant::from_boot(Duration::new(
-        time.tv_sec.try_into().expect("the boot clock starts at zero"),
-        time.tv_nsec.try_into().expect("nanoseconds are below a billion"),
+        time.tv_sec
+            .try_into()
+            .expect("the boot clock starts at zero"),
+        time.tv_nsec
+            .try_into()
+            .expect("nanoseconds are below a billion"),
     ))
 }
 
-/// Reads `CLOCK_REALTIME`, as the time since 1970. It is set and it steps: only for whoever has to be told a date.
+/// Reads `CLOCK_REALTIME`, as the time since 1970. It is set and it steps: only for whoever has to
+/// be told a date.
 pub fn wall_clock() -> Duration {
     let time = clock_gettime(ClockId::Realtime);
-    Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
+    Duration::new(
+        time.tv_sec.try_into().unwrap_or(0),
+        time.tv_nsec.try_into().unwrap_or(0),
+    )
 }
 
-/// Tasks that may have their turn before the sockets are looked at again, which costs five system calls.
+/// Tasks that may have their turn before the sockets are looked at again, which costs five system
+/// calls.
 const TURNS: usize = 16;
 
-/// Runs `main` and all that it spawns on this thread, until `main` returns; what is still running then is dropped.
+/// Runs `main` and all that it spawns on this thread, until `main` returns; what is still running
+/// then is dropped.
 pub fn block_on<T: 'static>(main: impl AsyncFnOnce(Runtime) -> T + 'static) -> T {
-    let inner = Rc::new(Inner { executor: smol::LocalExecutor::new(), alarm: RefCell::default() });
+    let inner = Rc::new(Inner {
+        executor: smol::LocalExecutor::new(),
+        alarm: RefCell::default(),
+    });
     let runtime = Runtime(Rc::downgrade(&inner));
-    // A task like the others: were it polled beside them, it could not start one without a look at the sockets.
+    // A task like the others: were it polled beside them, it could not start one without a look at
+    // the sockets.
     let main = inner.executor.spawn(async move { main(runtime).await });
     // The executor's own `run` keeps a queue of 8 kB to steal from.
     let turns = async {
@@ -107,7 +121,9 @@ impl Runtime {
     }
 
     fn inner(&self) -> Rc<Inner> {
-        self.0.upgrade().expect("a runtime is used only by what block_on runs")
+        self.0
+            .upgrade()
+            .expect("a runtime is used only by what block_on runs")
     }
 }
 
@@ -120,8 +136,8 @@ pub async fn sleep(delay: Duration) {
 #[derive(Debug)]
 pub struct Timer {
     due: Option<Instant>,
-    /// Set to `set`, `due` or a moment before it: to set it later can wait till then, and is rarely needed by then.
-    /// Each setting wakes the reactor, which takes six system calls.
+    /// Set to `set`, `due` or a moment before it: to set it later can wait till then, and is rarely
+    /// needed by then. Each setting wakes the reactor, which takes six system calls.
     timer: async_io::Timer,
     set: Option<Instant>,
 }
@@ -129,7 +145,11 @@ pub struct Timer {
 impl Timer {
     /// A timer that never fires until it is set.
     pub fn never() -> Self {
-        Self { due: None, timer: async_io::Timer::never(), set: None }
+        Self {
+            due: None,
+            timer: async_io::Timer::never(),
+            set: None,
+        }
     }
 
     /// Fires `delay` from now, whatever it was set to before; never where `delay` is none.
@@ -139,7 +159,9 @@ impl Timer {
 
     /// Waits until it fires.
     pub async fn fired(&mut self) {
-        let Some(due) = self.due else { return pending().await };
+        let Some(due) = self.due else {
+            return pending().await;
+        };
         while now() < due {
             if self.set.is_none_or(|set| set > due) {
                 self.timer.set_after(due - now());
@@ -163,13 +185,17 @@ pub struct Listener {
 impl Listener {
     /// Adopts a listening socket, blocking or not.
     ///
-    /// `Async::new` sets O_NONBLOCK itself. systemd hands over blocking sockets; a runtime that takes one
-    /// as it is hangs in accept4(2), and none of its timers ever fires again.
+    /// `Async::new` sets O_NONBLOCK itself. systemd hands over blocking sockets; a runtime that
+    /// takes one as it is hangs in accept4(2), and none of its timers ever fires again.
     pub fn new(listener: UnixListener) -> io::Result<Self> {
-        Ok(Self { socket: Async::new(listener)?, ready: Cell::new(true) })
+        Ok(Self {
+            socket: Async::new(listener)?,
+            ready: Cell::new(true),
+        })
     }
 
-    /// Takes the next connection when there is one, else wakes the task of `context` when there may be.
+    /// Takes the next connection when there is one, else wakes the task of `context` when there may
+    /// be.
     pub fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Stream>> {
         loop {
             if !self.ready.get() {
@@ -186,22 +212,32 @@ impl Listener {
     /// Takes a connection that already waits, without waiting for one.
     pub fn try_accept(&self) -> io::Result<Option<Stream>> {
         // One call less than std's accept, and then the flag.
-        match rustix::net::accept_with(self.socket.get_ref(), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-            Ok(stream) => Ok(Some(Async::new_nonblocking(UnixStream::from(stream))?.into())),
+        match rustix::net::accept_with(
+            self.socket.get_ref(),
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        ) {
+            Ok(stream) => Ok(Some(
+                Async::new_nonblocking(UnixStream::from(stream))?.into(),
+            )),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Lets nobody connect any more; who already waits can still be taken. For all who share the socket: never on one
-    /// that systemd holds too.
+    /// Lets nobody connect any more; who already waits can still be taken. For all who share the
+    /// socket: never on one that systemd holds too.
     pub fn refuse(&self) -> io::Result<()> {
-        // On a listening Unix socket this makes connect(2) fail with ECONNREFUSED and leaves the backlog alone.
-        Ok(rustix::net::shutdown(self.socket.get_ref(), rustix::net::Shutdown::Read)?)
+        // On a listening Unix socket this makes connect(2) fail with ECONNREFUSED and leaves the
+        // backlog alone.
+        Ok(rustix::net::shutdown(
+            self.socket.get_ref(),
+            rustix::net::Shutdown::Read,
+        )?)
     }
 }
 
-/// SIGTERM and SIGINT, as long as this lives; after that they end the process again, as they do by default.
+/// SIGTERM and SIGINT, as long as this lives; after that they end the process again, as they do by
+/// default.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Async<UnixStream>,
@@ -228,7 +264,11 @@ impl Signals {
             signal_hook::low_level::pipe::register(signal, writer)?;
             Async::new(reader)
         };
-        Ok(Self { terminate: catch(SIGTERM)?, interrupt: catch(SIGINT)?, over })
+        Ok(Self {
+            terminate: catch(SIGTERM)?,
+            interrupt: catch(SIGINT)?,
+            over,
+        })
     }
 
     /// Waits for the next one. Several of a kind that nobody waited for count as one.
@@ -247,7 +287,8 @@ impl Drop for Signals {
 
 /// Waits for at least one byte, and takes all that are there.
 async fn drain(pipe: &Async<UnixStream>) -> io::Result<()> {
-    // Not by `read_with`: that looks into the pipe whenever anything wakes the task, which other things do all the time.
+    // Not by `read_with`: that looks into the pipe whenever anything wakes the task, which other
+    // things do all the time.
     loop {
         pipe.readable().await?;
         match pipe.get_ref().read(&mut [0; 64]) {
@@ -277,7 +318,8 @@ impl<T: AsFd> Watched<T> {
         self.0.readable().await
     }
 
-    /// Runs `operation` until it does anything but block, waiting for the descriptor to become readable in between.
+    /// Runs `operation` until it does anything but block, waiting for the descriptor to become
+    /// readable in between.
     pub async fn read_with<R>(&self, operation: impl FnMut(&T) -> io::Result<R>) -> io::Result<R> {
         self.0.read_with(operation).await
     }
@@ -298,18 +340,26 @@ mod fair {
 
     use super::{Cell, Duration, Future, Instant, Poll, Stream, io, now};
 
-    /// A [`Stream`] as h2 takes it: in tokio's traits, without tokio's runtime, and fair to others on this thread.
+    /// A [`Stream`] as h2 takes it: in tokio's traits, without tokio's runtime, and fair to others
+    /// on this thread.
     pub type H2Stream = Compat<Fair>;
 
     /// Dresses a stream for h2.
     pub fn h2_stream(stream: Stream) -> H2Stream {
-        Fair { stream, taken: 0, pause: None, full: false }.compat()
+        Fair {
+            stream,
+            taken: 0,
+            pause: None,
+            full: false,
+        }
+        .compat()
     }
 
     /// A stream that pauses when it has much to say, to let others run.
     ///
-    /// h2 reads for as long as there is something to read. A client that writes faster than we parse would hold the
-    /// one thread for good, and some hundred of them most of it; an honest one says little and waits for the answer.
+    /// h2 reads for as long as there is something to read. A client that writes faster than we
+    /// parse would hold the one thread for good, and some hundred of them most of it; an honest one
+    /// says little and waits for the answer.
     #[derive(Debug)]
     pub struct Fair {
         stream: Stream,
@@ -329,8 +379,9 @@ mod fair {
     /// Bytes that are forgotten each time that there is nothing to read.
     const FORGOTTEN: usize = READ;
 
-    /// The shortest pause, and the time from the end of one to that of the next, of all streams together. The reactor
-    /// has to end it: a task that merely wakes itself runs again before any other socket was looked at.
+    /// The shortest pause, and the time from the end of one to that of the next, of all streams
+    /// together. The reactor has to end it: a task that merely wakes itself runs again before any
+    /// other socket was looked at.
     const PAUSE: Duration = Duration::from_millis(1);
 
     /// The longest pause: streams that end in theirs leave it to nothing.
@@ -349,11 +400,13 @@ mod fair {
         async_io::Timer::after(end - now)
     }
 
-    /// Returns whether the client has closed its end: what it said before is no reason to keep the descriptor.
+    /// Returns whether the client has closed its end: what it said before is no reason to keep the
+    /// descriptor.
     fn has_hung_up(stream: &Stream) -> bool {
         let mut watched = [PollFd::new(stream, PollFlags::empty())];
         // An error would be that of a wrong descriptor.
-        poll(&mut watched, Some(&Timespec::default())).is_ok() && watched[0].revents().contains(PollFlags::HUP)
+        poll(&mut watched, Some(&Timespec::default())).is_ok()
+            && watched[0].revents().contains(PollFlags::HUP)
     }
 
     impl AsyncRead for Fair {
@@ -381,10 +434,15 @@ mod fair {
     }
 
     impl AsyncWrite for Fair {
-        fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
             let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-            // h2 tries a blocked write once more before it goes to sleep, and sleeps even where that one succeeds. It
-            // counts on the wakeup that the first try asked for, but async-net forgets that with the second.
+            // h2 tries a blocked write once more before it goes to sleep, and sleeps even where
+            // that one succeeds. It counts on the wakeup that the first try asked for, but
+            // async-net forgets that with the second.
             if std::mem::replace(&mut self.full, written.is_pending()) && written.is_ready() {
                 context.waker().wake_by_ref();
             }
@@ -421,13 +479,16 @@ mod fair {
 
         #[test]
         fn a_write_that_was_blocked_and_then_succeeds_wakes() {
-            // A hundred times, because now and then the reactor is quick enough to do the waking itself.
+            // A hundred times, because now and then the reactor is quick enough to do the waking
+            // itself.
             for _ in 0..100 {
                 let (ours, mut theirs) = UnixStream::pair().unwrap();
                 let mut stream = h2_stream(ours.try_into().unwrap()).into_inner();
                 let woken = Arc::new(Woken::default());
                 let waker = Waker::from(woken.clone());
-                let mut write = |bytes| Pin::new(&mut stream).poll_write(&mut Context::from_waker(&waker), bytes);
+                let mut write = |bytes| {
+                    Pin::new(&mut stream).poll_write(&mut Context::from_waker(&waker), bytes)
+                };
                 while write(&[0; 4096]).is_ready() {}
                 woken.0.store(false, Ordering::SeqCst);
                 assert!(theirs.read(&mut vec![0; 1 << 20]).unwrap() > 4096);

@@ -1,4 +1,5 @@
-//! Instants on the boot clock: arithmetic only; whoever wants to know what time it is asks [`crate::rt::now`].
+//! Instants on the boot clock: arithmetic only; whoever wants to know what time it is asks
+//! [`crate::rt::now`].
 
 use std::fmt;
 use std::ops::{Add, Sub};
@@ -57,7 +58,10 @@ mod tests {
 
     #[test]
     fn differences_never_go_below_zero_and_sums_never_overflow() {
-        let (early, late) = (Instant::from_boot(Duration::from_secs(1)), Instant::from_boot(Duration::from_secs(3)));
+        let (early, late) = (
+            Instant::from_boot(Duration::from_secs(1)),
+            Instant::from_boot(Duration::from_secs(3)),
+        );
         assert_eq!(late - early, Duration::from_secs(2));
         assert_eq!(early - late, Duration::ZERO);
         assert_eq!(late + Duration::MAX, Instant::from_boot(Duration::MAX));

@@ -1,8 +1,13 @@
-//! The examples as real processes, with this test in the part of systemd: activation, idle exit, signals.
+//! The examples as real processes, with this test in the part of systemd: activation, idle exit,
+//! signals.
 //!
-//! `cargo test` builds the examples first; `cargo test --test activation` alone takes them as they were last built.
+//! `cargo test` builds the examples first; `cargo test --test activation` alone takes them as they
+//! were last built.
 
-#![allow(clippy::unwrap_used, reason = "a test that meets an error ends, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that meets an error ends, and says where"
+)]
 
 #[path = "lab/service.rs"]
 mod service;
@@ -28,8 +33,15 @@ fn a_blocking_descriptor_is_adopted_and_the_idle_timeout_fires() {
 
     let lab = Lab::new();
     let listener = lab.listener();
-    let ours = format!("/proc/self/fdinfo/{}", std::os::fd::AsRawFd::as_raw_fd(&listener));
-    assert_eq!(flags(&fs::read_to_string(ours).unwrap()) & O_NONBLOCK, 0, "handed over as systemd does: blocking");
+    let ours = format!(
+        "/proc/self/fdinfo/{}",
+        std::os::fd::AsRawFd::as_raw_fd(&listener)
+    );
+    assert_eq!(
+        flags(&fs::read_to_string(ours).unwrap()) & O_NONBLOCK,
+        0,
+        "handed over as systemd does: blocking"
+    );
 
     let daemon = lab.activated(&listener, "0.5");
     let theirs = flags(&daemon.proc("fdinfo/3"));
@@ -58,7 +70,10 @@ fn an_open_connection_keeps_it_alive_and_the_wait_starts_when_it_closes() {
     let daemon = lab.manual("0.2");
     let held = UnixStream::connect(lab.path()).unwrap();
     let pidfd = pidfd_open(Pid::from_child(&daemon.0), PidfdFlags::empty()).unwrap();
-    assert!(!readable(&pidfd, Duration::from_millis(600)), "it left its connection alone");
+    assert!(
+        !readable(&pidfd, Duration::from_millis(600)),
+        "it left its connection alone"
+    );
     let start = rt::now();
     finish(held, b"still there").unwrap();
     daemon.ends_well();
@@ -72,7 +87,8 @@ fn asleep_it_has_two_threads_and_is_never_scheduled() {
     let lab = Lab::new();
     let daemon = lab.activated(lab.listener(), "60");
     talk(&lab.path(), b"once").unwrap();
-    // The daemon's last work is to notice the hang-up; after that, the most that a test can do is wait.
+    // The daemon's last work is to notice the hang-up; after that, the most that a test can do is
+    // wait.
     thread::sleep(Duration::from_millis(500));
     assert_eq!(field(&daemon.proc("status"), "Threads:"), threads);
     let before = daemon.context_switches();
@@ -112,7 +128,10 @@ fn nobody_is_lost_who_comes_at_the_moment_of_leaving_an_activated_service() {
         result.unwrap();
     });
     let starts = starts.into_inner();
-    assert!((20..ARRIVALS).contains(&starts), "{starts} starts: the arrivals missed the moment of leaving");
+    assert!(
+        (20..ARRIVALS).contains(&starts),
+        "{starts} starts: the arrivals missed the moment of leaving"
+    );
 }
 
 #[test]
@@ -125,7 +144,10 @@ fn nobody_who_is_let_in_is_lost_when_a_manual_service_leaves() {
     for arrival in 0..ARRIVALS {
         match UnixStream::connect(lab.path()) {
             Ok(stream) => finish(stream, b"let me in").unwrap(),
-            Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused].contains(&error.kind()) => {
+            Err(error)
+                if [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused]
+                    .contains(&error.kind()) =>
+            {
                 absences += 1;
                 daemon.ends_well();
                 assert_eq!(lab.hears(), "STOPPING=1");
@@ -135,13 +157,20 @@ fn nobody_who_is_let_in_is_lost_when_a_manual_service_leaves() {
         }
         thread::sleep(around_expiry(arrival));
     }
-    assert!((20..ARRIVALS).contains(&absences), "{absences} absences: the arrivals missed the moment of leaving");
+    assert!(
+        (20..ARRIVALS).contains(&absences),
+        "{absences} absences: the arrivals missed the moment of leaving"
+    );
 }
 
 /// A wait that ends about when an idle time of 5 ms does, swept over a millisecond and a half.
 fn around_expiry(arrival: u32) -> Duration {
     // tokio counts in whole milliseconds, and rounds up.
-    let first = if cfg!(feature = "tokio-twin") { 5200 } else { 4200 };
+    let first = if cfg!(feature = "tokio-twin") {
+        5200
+    } else {
+        4200
+    };
     Duration::from_micros(first + u64::from(arrival * 37 % 1500))
 }
 
@@ -151,12 +180,27 @@ fn descriptors_that_cannot_be_served_are_explained() {
     let refuses = |fd: OwnedFd, why: &str| {
         Daemon::start(lab.handed(fd, "1", "LISTEN_PID=$$ LISTEN_FDS=1")).ends_with_error(why);
     };
-    refuses(File::create(lab.directory.join("file")).unwrap().into(), "descriptor 3 is a regular file");
-    refuses(File::open("/dev/null").unwrap().into(), "descriptor 3 is a character device");
+    refuses(
+        File::create(lab.directory.join("file")).unwrap().into(),
+        "descriptor 3 is a regular file",
+    );
+    refuses(
+        File::open("/dev/null").unwrap().into(),
+        "descriptor 3 is a character device",
+    );
     refuses(io::pipe().unwrap().0.into(), "descriptor 3 is a pipe");
-    refuses(UnixDatagram::unbound().unwrap().into(), "descriptor 3 is a Unix socket of another type");
-    refuses(UnixStream::pair().unwrap().0.into(), "descriptor 3 is a stream socket that does not listen");
-    refuses(std::net::TcpListener::bind("127.0.0.1:0").unwrap().into(), "descriptor 3 is a socket of another family");
+    refuses(
+        UnixDatagram::unbound().unwrap().into(),
+        "descriptor 3 is a Unix socket of another type",
+    );
+    refuses(
+        UnixStream::pair().unwrap().0.into(),
+        "descriptor 3 is a stream socket that does not listen",
+    );
+    refuses(
+        std::net::TcpListener::bind("127.0.0.1:0").unwrap().into(),
+        "descriptor 3 is a socket of another family",
+    );
 
     let listener = lab.listener();
     let missing = lab.handed(&listener, "1", "LISTEN_PID=$$ LISTEN_FDS=2");
@@ -169,7 +213,12 @@ fn descriptors_that_cannot_be_served_are_explained() {
 fn descriptors_of_another_process_mean_manual_mode() {
     let lab = Lab::new();
     let other = UnixListener::bind(lab.directory.join("other")).unwrap();
-    for variables in ["LISTEN_PID=1 LISTEN_FDS=1", "LISTEN_PID=$$ LISTEN_FDS=0", "LISTEN_FDS=1", "LISTEN_PID=$$"] {
+    for variables in [
+        "LISTEN_PID=1 LISTEN_FDS=1",
+        "LISTEN_PID=$$ LISTEN_FDS=0",
+        "LISTEN_FDS=1",
+        "LISTEN_PID=$$",
+    ] {
         let daemon = Daemon::start(lab.handed(&other, "0.1", variables));
         assert_eq!(lab.hears(), "READY=1");
         talk(&lab.path(), b"manual").unwrap();
@@ -181,11 +230,22 @@ fn descriptors_of_another_process_mean_manual_mode() {
 #[test]
 fn several_descriptors_are_all_served() {
     let lab = Lab::new();
-    let (first, second) = (lab.listener(), UnixListener::bind(lab.directory.join("second")).unwrap());
+    let (first, second) = (
+        lab.listener(),
+        UnixListener::bind(lab.directory.join("second")).unwrap(),
+    );
     let mut command = Command::new("sh");
     let script = r#"LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=a:b exec "$0" "$@" 3<&0 4<&1 0</dev/null 1>&2"#;
-    command.arg("-c").arg(script).arg(example("echo")).arg(lab.path()).arg("0.1").stderr(Stdio::piped());
-    command.stdin(OwnedFd::from(first)).stdout(OwnedFd::from(second));
+    command
+        .arg("-c")
+        .arg(script)
+        .arg(example("echo"))
+        .arg(lab.path())
+        .arg("0.1")
+        .stderr(Stdio::piped());
+    command
+        .stdin(OwnedFd::from(first))
+        .stdout(OwnedFd::from(second));
     let daemon = Daemon::start(command);
     let held = UnixStream::connect(lab.path()).unwrap();
     talk(&lab.directory.join("second"), b"second").unwrap();
@@ -199,7 +259,10 @@ fn what_a_killed_daemon_leaves_behind_is_replaced_and_a_living_one_is_not() {
     let killed = lab.manual("60");
     killed.signal(Signal::KILL);
     drop(killed);
-    assert_eq!(talk(&lab.path(), b"?").unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    assert_eq!(
+        talk(&lab.path(), b"?").unwrap_err().kind(),
+        io::ErrorKind::ConnectionRefused
+    );
 
     let living = lab.manual("60");
     Daemon::start(lab.command("60")).ends_with_error("another process listens on it");
@@ -239,12 +302,18 @@ fn sigterm_and_sigint_end_it_well() {
 fn want_of_descriptors_neither_ends_nor_spins_it() {
     let lab = Lab::new();
     let listener = lab.listener();
-    let daemon = Daemon::start(lab.handed(&listener, "60", "ulimit -n 20; LISTEN_PID=$$ LISTEN_FDS=1"));
+    let daemon =
+        Daemon::start(lab.handed(&listener, "60", "ulimit -n 20; LISTEN_PID=$$ LISTEN_FDS=1"));
     assert_eq!(lab.hears(), "READY=1");
-    let crowd: Vec<_> = (0..40).map(|_| UnixStream::connect(lab.path()).unwrap()).collect();
+    let crowd: Vec<_> = (0..40)
+        .map(|_| UnixStream::connect(lab.path()).unwrap())
+        .collect();
     let before = daemon.context_switches();
     thread::sleep(Duration::from_secs(1));
-    assert!(daemon.context_switches() - before < 200, "ten tries a second are no spinning");
+    assert!(
+        daemon.context_switches() - before < 200,
+        "ten tries a second are no spinning"
+    );
     for guest in crowd {
         finish(guest, b"in the end").unwrap();
     }
@@ -259,7 +328,9 @@ fn the_service_manager_hears_what_it_asked_for() {
     let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
     manager.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut command = lab.command("0.5");
-    command.env("NOTIFY_SOCKET", format!("@{name}")).env("WATCHDOG_USEC", "200000");
+    command
+        .env("NOTIFY_SOCKET", format!("@{name}"))
+        .env("WATCHDOG_USEC", "200000");
     let daemon = Daemon::start(command);
     let hears = || {
         let mut buffer = [0; 64];
@@ -279,7 +350,10 @@ fn the_service_manager_hears_what_it_asked_for() {
 /// A daemon whose connections never end by themselves.
 fn stubborn(lab: &Lab, drain: &str) -> Daemon {
     let mut command = Command::new(example("linger"));
-    command.arg(lab.path()).arg(drain).env("NOTIFY_SOCKET", lab.directory.join("notify"));
+    command
+        .arg(lab.path())
+        .arg(drain)
+        .env("NOTIFY_SOCKET", lab.directory.join("notify"));
     let daemon = Daemon::start({
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         command
@@ -288,7 +362,8 @@ fn stubborn(lab: &Lab, drain: &str) -> Daemon {
     daemon
 }
 
-/// Asks it to leave, and sees that the connections are told and the guards of leases are not waited for.
+/// Asks it to leave, and sees that the connections are told and the guards of leases are not waited
+/// for.
 fn begin_drain(lab: &Lab, daemon: &Daemon) -> UnixStream {
     let mut stream = UnixStream::connect(lab.path()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();

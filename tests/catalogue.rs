@@ -1,7 +1,9 @@
-//! The catalogue of what the RFCs ask of a DHCPv4 client, held against the code that obeys and the tests that prove it.
+//! The catalogue of what the RFCs ask of a DHCPv4 client, held against the code that obeys and the
+//! tests that prove it.
 //!
-//! `tests/catalogue/` has a file for each RFC. An entry there looks like this, with `obeyed` and `proved` as often as
-//! it takes; or with the reason why it is `declined` (and where the code has `confessed` it) or `not ours`:
+//! `tests/catalogue/` has a file for each RFC. An entry there looks like this, with `obeyed` and
+//! `proved` as often as it takes; or with the reason why it is `declined` (and where the code has
+//! `confessed` it) or `not ours`:
 //!
 //! ```text
 //! RFC 2131 4.4.5, 3.7  MUST  stops-at-the-end
@@ -10,10 +12,11 @@
 //!   proved  renew::silence_until_the_end
 //! ```
 //!
-//! The level is the RFC's word, or `states` where it just says what a client does. A place is an item of a file, and
-//! a comment at or in that item has to cite the section (the first one, where the RFC repeats itself), as in
-//! `RFC 2131 4.4.5`, `RFC 2131 3.1 (5)`, `RFC 2131 4.1 and table 5` or `RFC 3442 page 5`. A proof is a conversation,
-//! or a test or trial of the file that it comes with.
+//! The level is the RFC's word, or `states` where it just says what a client does. A place is an
+//! item of a file, and a comment at or in that item has to cite the section (the first one, where
+//! the RFC repeats itself), as in `RFC 2131 4.4.5`, `RFC 2131 3.1 (5)`, `RFC 2131 4.1 and table 5`
+//! or `RFC 3442 page 5`. A proof is a conversation, or a test or trial of the file that it comes
+//! with.
 #![expect(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +31,8 @@ const LEVELS: [&str; 6] = ["MUST", "MUST NOT", "SHOULD", "SHOULD NOT", "MAY", "s
 struct Entry {
     /// Such as `2131-4.4.5-t1-before-t2`.
     id: String,
-    /// Where the RFC has it: the first is the place that the code has to cite; the others say the same again.
+    /// Where the RFC has it: the first is the place that the code has to cite; the others say the
+    /// same again.
     cited: Vec<Citation>,
     level: String,
     duty: String,
@@ -64,14 +68,33 @@ fn every_duty_is_obeyed_and_proved_or_says_why_not() {
         if entry.duty.is_empty() {
             fault("no duty".to_owned());
         }
-        match (entry.places.is_empty(), entry.proved.is_empty(), &entry.declined, &entry.not_ours) {
-            (false, false, None, None) | (true, true, None, Some(_)) | (_, true, Some(_), None) => {}
+        match (
+            entry.places.is_empty(),
+            entry.proved.is_empty(),
+            &entry.declined,
+            &entry.not_ours,
+        ) {
+            (false, false, None, None) | (true, true, None, Some(_)) | (_, true, Some(_), None) => {
+            }
             _ => fault("either obeyed and proved, or declined, or not ours".to_owned()),
         }
-        entry.places.iter().filter_map(|place| check_place(place, &entry.cited[0]).err()).for_each(&mut fault);
-        entry.proved.iter().filter_map(|test| check_test(test).err()).for_each(&mut fault);
+        entry
+            .places
+            .iter()
+            .filter_map(|place| check_place(place, &entry.cited[0]).err())
+            .for_each(&mut fault);
+        entry
+            .proved
+            .iter()
+            .filter_map(|test| check_test(test).err())
+            .for_each(&mut fault);
     }
-    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+    assert!(
+        faults.is_empty(),
+        "{} faults:\n{}",
+        faults.len(),
+        faults.join("\n")
+    );
 
     let count = |which: fn(&Entry) -> bool| entries.iter().filter(|entry| which(entry)).count();
     let declined = count(|entry| entry.declined.is_some());
@@ -86,7 +109,8 @@ fn every_duty_is_obeyed_and_proved_or_says_why_not() {
 #[test]
 fn every_section_that_the_client_cites_is_in_the_catalogue() {
     let (entries, _) = catalogue();
-    let catalogued: BTreeSet<Citation> = entries.into_iter().flat_map(|entry| entry.cited).collect();
+    let catalogued: BTreeSet<Citation> =
+        entries.into_iter().flat_map(|entry| entry.cited).collect();
     let mut missing = BTreeMap::new();
     for file in files(Path::new("src/dhcp"), "rs") {
         for cited in citations(&comments(&fs::read_to_string(&file).unwrap())) {
@@ -95,26 +119,49 @@ fn every_section_that_the_client_cites_is_in_the_catalogue() {
             }
         }
     }
-    assert!(missing.is_empty(), "cited, and not in the catalogue: {missing:#?}");
+    assert!(
+        missing.is_empty(),
+        "cited, and not in the catalogue: {missing:#?}"
+    );
 }
 
 #[test]
 fn citations_are_read_in_one_form_only() {
     let read = |text: &str| {
         let pair = |cited: Citation| format!("{}-{}", cited.rfc, cited.section);
-        citations(text).into_iter().map(pair).collect::<Vec<_>>().join(" ")
+        citations(text)
+            .into_iter()
+            .map(pair)
+            .collect::<Vec<_>>()
+            .join(" ")
     };
-    assert_eq!(read("as RFC 2131 4.4.5 has it, and RFC 2131 3.1 (5)."), "2131-4.4.5 2131-3.1 (5)");
-    assert_eq!(read("(RFC 2131 4.1, 4.4.1 and table 5)"), "2131-4.1 2131-4.4.1 2131-table 5");
-    assert_eq!(read("RFC 3396 5 and 7; RFC 3442 page 5: so"), "3396-5 3396-7 3442-page 5");
-    assert_eq!(read("RFC 2131 section 4.1, RFC 3442, page 5"), "2131- 3442-");
+    assert_eq!(
+        read("as RFC 2131 4.4.5 has it, and RFC 2131 3.1 (5)."),
+        "2131-4.4.5 2131-3.1 (5)"
+    );
+    assert_eq!(
+        read("(RFC 2131 4.1, 4.4.1 and table 5)"),
+        "2131-4.1 2131-4.4.1 2131-table 5"
+    );
+    assert_eq!(
+        read("RFC 3396 5 and 7; RFC 3442 page 5: so"),
+        "3396-5 3396-7 3442-page 5"
+    );
+    assert_eq!(
+        read("RFC 2131 section 4.1, RFC 3442, page 5"),
+        "2131- 3442-"
+    );
 }
 
 /// All entries, and what could not be read.
 fn catalogue() -> (Vec<Entry>, Vec<String>) {
     let (mut entries, mut faults) = (Vec::new(), Vec::new());
     for file in files(Path::new("tests/catalogue"), "txt") {
-        for block in fs::read_to_string(&file).unwrap().split("\n\n").filter(|block| block.starts_with("RFC ")) {
+        for block in fs::read_to_string(&file)
+            .unwrap()
+            .split("\n\n")
+            .filter(|block| block.starts_with("RFC "))
+        {
             match read_entry(block) {
                 Ok(entry) => entries.push(entry),
                 Err(why) => faults.push(format!("{}: {why}: {block}", file.display())),
@@ -128,9 +175,13 @@ fn catalogue() -> (Vec<Entry>, Vec<String>) {
 fn read_entry(block: &str) -> Result<Entry, &'static str> {
     let mut lines = block.lines();
     let head: Vec<&str> = lines.next().unwrap_or_default().split("  ").collect();
-    let [cited, level, name] = head[..] else { return Err("not three parts in the first line") };
+    let [cited, level, name] = head[..] else {
+        return Err("not three parts in the first line");
+    };
     let cited = citations(cited);
-    let Some(Citation { rfc, section }) = cited.first() else { return Err("no RFC") };
+    let Some(Citation { rfc, section }) = cited.first() else {
+        return Err("no RFC");
+    };
     let mut entry = Entry {
         id: format!("{rfc}-{}-{name}", section.replace(' ', "")),
         cited,
@@ -144,7 +195,10 @@ fn read_entry(block: &str) -> Result<Entry, &'static str> {
     // A reason may go on in further lines, which are its own.
     let mut last = &mut entry.duty;
     for line in lines {
-        let line = line.strip_prefix("  ").ok_or("a line without indent")?.trim();
+        let line = line
+            .strip_prefix("  ")
+            .ok_or("a line without indent")?
+            .trim();
         match line.split_once("  ") {
             Some(("obeyed" | "confessed", place)) => entry.places.push(place.trim().to_owned()),
             Some(("proved", test)) => entry.proved.push(test.trim().to_owned()),
@@ -159,46 +213,81 @@ fn read_entry(block: &str) -> Result<Entry, &'static str> {
 
 /// Whether a comment at or in the item `place` cites what it obeys.
 fn check_place(place: &str, cited: &Citation) -> Result<(), String> {
-    let (file, item) = place.split_once("::").ok_or_else(|| format!("{place} names no item"))?;
+    let (file, item) = place
+        .split_once("::")
+        .ok_or_else(|| format!("{place} names no item"))?;
     let text = fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
     let items = items(&text, item);
     if items.is_empty() {
         return Err(format!("no {item} in {file}"));
     }
-    let cites = items.iter().any(|text| citations(&comments(text)).contains(cited));
-    cites.then_some(()).ok_or_else(|| format!("{place} does not cite RFC {} {}", cited.rfc, cited.section))
+    let cites = items
+        .iter()
+        .any(|text| citations(&comments(text)).contains(cited));
+    cites
+        .then_some(())
+        .ok_or_else(|| format!("{place} does not cite RFC {} {}", cited.rfc, cited.section))
 }
 
 /// Whether there is such a test: `renew::it` is a conversation, others come with their file.
 fn check_test(test: &str) -> Result<(), String> {
-    let (file, name) = test.rsplit_once("::").ok_or_else(|| format!("{test} names no test"))?;
-    let file = if file.contains('/') { file.to_owned() } else { format!("tests/conversations/{file}.rs") };
+    let (file, name) = test
+        .rsplit_once("::")
+        .ok_or_else(|| format!("{test} names no test"))?;
+    let file = if file.contains('/') {
+        file.to_owned()
+    } else {
+        format!("tests/conversations/{file}.rs")
+    };
     let text = fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
-    let is_test = items(&text, name).iter().any(|item| item.lines().any(|line| line.trim() == "#[test]"));
+    let is_test = items(&text, name)
+        .iter()
+        .any(|item| item.lines().any(|line| line.trim() == "#[test]"));
     let is_trial = text.contains(&format!("::{name}\","));
-    (is_test || is_trial).then_some(()).ok_or_else(|| format!("no test {name} in {file}"))
+    (is_test || is_trial)
+        .then_some(())
+        .ok_or_else(|| format!("no test {name} in {file}"))
 }
 
-/// The source of each function, type or constant of that name, from the comment before it to its end.
+/// The source of each function, type or constant of that name, from the comment before it to its
+/// end.
 fn items(text: &str, name: &str) -> Vec<String> {
     let lines: Vec<&str> = text.lines().collect();
     let begins = |line: &str| {
-        let words: Vec<&str> = line.split(|char: char| !(char.is_alphanumeric() || char == '_')).collect();
-        let kind = words.iter().position(|word| ["fn", "struct", "enum", "const", "mod"].contains(word));
-        !line.trim_start().starts_with("//") && kind.is_some_and(|kind| words.get(kind + 1) == Some(&name))
+        let words: Vec<&str> = line
+            .split(|char: char| !(char.is_alphanumeric() || char == '_'))
+            .collect();
+        let kind = words
+            .iter()
+            .position(|word| ["fn", "struct", "enum", "const", "mod"].contains(word));
+        !line.trim_start().starts_with("//")
+            && kind.is_some_and(|kind| words.get(kind + 1) == Some(&name))
     };
     let whole = |at: usize| {
         let indent = lines[at].len() - lines[at].trim_start().len();
-        let before =
-            lines[..at].iter().rev().take_while(|line| ["//", "#["].contains(&line.trim().get(..2).unwrap_or("")));
-        let closes = |line: &&&str| line.get(..=indent).is_some_and(|start| ["}", "]"].contains(&start.trim_start()));
+        let before = lines[..at]
+            .iter()
+            .rev()
+            .take_while(|line| ["//", "#["].contains(&line.trim().get(..2).unwrap_or("")));
+        let closes = |line: &&&str| {
+            line.get(..=indent)
+                .is_some_and(|start| ["}", "]"].contains(&start.trim_start()))
+        };
         let after = match lines[at].ends_with(['{', '(', '[']) {
-            true => 1 + lines[at + 1..].iter().take_while(|line| !closes(line)).count(),
+            true => {
+                1 + lines[at + 1..]
+                    .iter()
+                    .take_while(|line| !closes(line))
+                    .count()
+            }
             false => 0,
         };
         lines[at - before.count()..=(at + after).min(lines.len() - 1)].join("\n")
     };
-    (0..lines.len()).filter(|at| begins(lines[*at])).map(whole).collect()
+    (0..lines.len())
+        .filter(|at| begins(lines[*at]))
+        .map(whole)
+        .collect()
 }
 
 /// The words of all comments, in one line.
@@ -206,21 +295,33 @@ fn comments(text: &str) -> String {
     let comment = |line: &str| {
         let (code, comment) = line.split_once("//")?;
         // Not the `//` of an address.
-        (code.is_empty() || code.ends_with(' ')).then(|| comment.trim_start_matches(['/', '!']).trim().to_owned())
+        (code.is_empty() || code.ends_with(' '))
+            .then(|| comment.trim_start_matches(['/', '!']).trim().to_owned())
     };
-    text.lines().filter_map(comment).collect::<Vec<_>>().join(" ")
+    text.lines()
+        .filter_map(comment)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// What a text cites; no section is that of an RFC that is just named.
 fn citations(text: &str) -> Vec<Citation> {
     let mut all = Vec::new();
     for rest in text.split("RFC ").skip(1) {
-        let digits = rest.find(|char: char| !char.is_ascii_digit()).unwrap_or(rest.len());
+        let digits = rest
+            .find(|char: char| !char.is_ascii_digit())
+            .unwrap_or(rest.len());
         let (rfc, mut rest) = rest.split_at(digits);
-        let cite = |section: &str| Citation { rfc: rfc.to_owned(), section: section.to_owned() };
+        let cite = |section: &str| Citation {
+            rfc: rfc.to_owned(),
+            section: section.to_owned(),
+        };
         let before = all.len();
         let mut separators = &[" "][..];
-        while let Some((section, after)) = separators.iter().find_map(|next| section(rest.strip_prefix(next)?)) {
+        while let Some((section, after)) = separators
+            .iter()
+            .find_map(|next| section(rest.strip_prefix(next)?))
+        {
             all.push(cite(section));
             (rest, separators) = (after, &[", ", " and "]);
         }
@@ -233,7 +334,10 @@ fn citations(text: &str) -> Vec<Citation> {
 
 /// The section that a text begins with, and what follows.
 fn section(text: &str) -> Option<(&str, &str)> {
-    let kind = ["table ", "figure ", "page "].into_iter().find(|kind| text.starts_with(kind)).unwrap_or_default();
+    let kind = ["table ", "figure ", "page "]
+        .into_iter()
+        .find(|kind| text.starts_with(kind))
+        .unwrap_or_default();
     let number = text[kind.len()..].find(|char: char| !(char.is_ascii_digit() || char == '.'));
     let number = &text[kind.len()..number.map_or(text.len(), |end| kind.len() + end)];
     let mut length = kind.len() + number.trim_end_matches('.').len();
@@ -241,7 +345,9 @@ fn section(text: &str) -> Option<(&str, &str)> {
         return None;
     }
     // The step of an enumeration, as in 3.1 (5).
-    if let Some((step, _)) = text[length..].strip_prefix(" (").and_then(|step| step.split_once(')'))
+    if let Some((step, _)) = text[length..]
+        .strip_prefix(" (")
+        .and_then(|step| step.split_once(')'))
         && step.parse::<u8>().is_ok()
     {
         length += " ()".len() + step.len();
@@ -251,10 +357,17 @@ fn section(text: &str) -> Option<(&str, &str)> {
 
 /// All files with that extension in a folder and in those below it.
 fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     paths.sort();
     let (folders, mut files): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| path.is_dir());
     files.retain(|file| file.extension().is_some_and(|found| found == extension));
-    files.extend(folders.iter().flat_map(|folder| self::files(folder, extension)));
+    files.extend(
+        folders
+            .iter()
+            .flat_map(|folder| self::files(folder, extension)),
+    );
     files
 }

@@ -1,4 +1,5 @@
-//! Measures what one connection makes the daemon keep, at worst: half a megabyte, whatever a client does.
+//! Measures what one connection makes the daemon keep, at worst: half a megabyte, whatever a client
+//! does.
 //!
 //! One test in a program of its own, for it counts every allocation of the whole process.
 
@@ -40,13 +41,22 @@ const LAST: u32 = 127;
 
 /// Headers that nearly fill the limit, in as many fields as that takes.
 fn long_head() -> Vec<u8> {
-    let fields: Vec<u8> = (100..300).flat_map(|number| header(&format!("a{number}"), "b")).collect();
-    [head("/netavark_proxy.NetavarkProxy/Setup", "localhost"), fields].concat()
+    let fields: Vec<u8> = (100..300)
+        .flat_map(|number| header(&format!("a{number}"), "b"))
+        .collect();
+    [
+        head("/netavark_proxy.NetavarkProxy/Setup", "localhost"),
+        fields,
+    ]
+    .concat()
 }
 
 /// A Setup as long as a message may be.
 fn long_setup() -> Call {
-    Call::Setup(NetworkConfig { ns_path: "x".repeat(16_000), ..config("02:00:00:00:00:01") })
+    Call::Setup(NetworkConfig {
+        ns_path: "x".repeat(16_000),
+        ..config("02:00:00:00:00:01")
+    })
 }
 
 /// Each of them is a way to make the server keep something.
@@ -62,8 +72,16 @@ fn ways() -> Vec<(&'static str, Vec<u8>)> {
     };
     vec![
         ("nothing", vec![]),
-        ("long headers and the beginnings of bodies", unfinished(1000)),
-        ("headers without bodies", streams().flat_map(|id| frame(HEADERS, END_HEADERS, id, &long_head())).collect()),
+        (
+            "long headers and the beginnings of bodies",
+            unfinished(1000),
+        ),
+        (
+            "headers without bodies",
+            streams()
+                .flat_map(|id| frame(HEADERS, END_HEADERS, id, &long_head()))
+                .collect(),
+        ),
         ("bodies without their last byte", {
             let three = streams().take(3).flat_map(|id| {
                 let headers = frame(HEADERS, END_HEADERS, id, &long_head());
@@ -71,18 +89,26 @@ fn ways() -> Vec<(&'static str, Vec<u8>)> {
             });
             three.collect()
         }),
-        ("calls in flight", streams().flat_map(|id| request(id, &Call::Setup(config("02:00:00:00:00:01")))).collect()),
+        (
+            "calls in flight",
+            streams()
+                .flat_map(|id| request(id, &Call::Setup(config("02:00:00:00:00:01"))))
+                .collect(),
+        ),
     ]
 }
 
-/// Makes a call that is answered at once, and waits for its answer: all that was sent before it has been dealt with.
+/// Makes a call that is answered at once, and waits for its answer: all that was sent before it has
+/// been dealt with.
 fn call(stream: &mut UnixStream, id: u32) {
     stream.write_all(&clean(id)).unwrap();
     loop {
         let mut head = [0; 9];
         stream.read_exact(&mut head).expect("the connection lasts");
         let [_, a, b, kind, flags, stream_id @ ..] = head;
-        stream.read_exact(&mut vec![0; u16::from_be_bytes([a, b]).into()]).unwrap();
+        stream
+            .read_exact(&mut vec![0; u16::from_be_bytes([a, b]).into()])
+            .unwrap();
         if (kind, flags & END_STREAM, u32::from_be_bytes(stream_id)) == (HEADERS, END_STREAM, id) {
             return;
         }

@@ -1,6 +1,11 @@
-//! Conversations between the DHCP client and made-up servers, on a made-up clock: one test for each rule.
+//! Conversations between the DHCP client and made-up servers, on a made-up clock: one test for each
+//! rule.
 #![cfg(feature = "proxy")]
-#![expect(unreachable_pub, clippy::unwrap_used, reason = "nothing of a test is public, and it may fail")]
+#![expect(
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "nothing of a test is public, and it may fail"
+)]
 
 #[path = "conversations/double.rs"]
 mod double;

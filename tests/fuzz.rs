@@ -1,8 +1,8 @@
-//! Bytes of any kind: the client, the reader of rtnetlink and the gRPC server stay within their invariants, for the
-//! committed inputs and for some random ones.
+//! Bytes of any kind: the client, the reader of rtnetlink and the gRPC server stay within their
+//! invariants, for the committed inputs and for some random ones.
 //!
-//! `tests/fuzz/libfuzzer` lets a real fuzzer look for more, for as long as one likes, and keeps what it finds in FOUND, an
-//! empty folder at first (nightly Rust; `cargo install cargo-fuzz`):
+//! `tests/fuzz/libfuzzer` lets a real fuzzer look for more, for as long as one likes, and keeps
+//! what it finds in FOUND, an empty folder at first (nightly Rust; `cargo install cargo-fuzz`):
 //!
 //! ```text
 //! cargo +nightly fuzz run --fuzz-dir tests/fuzz/libfuzzer packet FOUND tests/corpus/packet -- -max_total_time=300
@@ -13,7 +13,11 @@
 //!
 //! How the committed inputs came about is in `tests/corpus/README.md`.
 #![cfg(feature = "proxy")]
-#![expect(unreachable_pub, clippy::unwrap_used, reason = "nothing of a test is public, and it may fail")]
+#![expect(
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "nothing of a test is public, and it may fail"
+)]
 
 #[path = "fuzz/answers.rs"]
 mod answers;
@@ -38,10 +42,21 @@ use std::path::Path;
 
 /// Runs every input of a folder, naming the one that fails; there are some.
 fn replay(folder: &str, run: fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(folder);
-    let mut files: Vec<_> = folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/corpus")
+        .join(folder);
+    let mut files: Vec<_> = folder
+        .read_dir()
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     files.sort();
-    assert!(files.len() >= 10, "{} inputs in {}", files.len(), folder.display());
+    assert!(
+        files.len() >= 10,
+        "{} inputs in {}",
+        files.len(),
+        folder.display()
+    );
     for file in files {
         let input = std::fs::read(&file).unwrap();
         let outcome = std::panic::catch_unwind(|| run(&input));
@@ -69,7 +84,11 @@ fn committed_netlink_answers() {
 fn every_state_is_reached() {
     for choice in 0..=u8::MAX {
         for (number, state) in (0..).zip(harness::STATES) {
-            let mut client = watch::Watched::new(harness::config(choice), choice.into(), harness::start_of_time());
+            let mut client = watch::Watched::new(
+                harness::config(choice),
+                choice.into(),
+                harness::start_of_time(),
+            );
             harness::lead_to(&mut client, number);
             assert_eq!(client.state(), state, "{number}, {choice}");
         }
@@ -87,7 +106,8 @@ proptest! {
         harness::packet(&[&[head.0, head.1, head.2][..], &rest].concat());
     }
 
-    /// What real servers said, damaged: in every state, whole frames and payloads whose checksums are right.
+    /// What real servers said, damaged: in every state, whole frames and payloads whose checksums
+    /// are right.
     #[test]
     fn damaged_recordings(
         choice in any::<u8>(),
@@ -122,9 +142,16 @@ proptest! {
 /// The recorded answers of the kernel, by the names of their files.
 fn recorded_answers() -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/netlink");
-    let mut files: Vec<_> = folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<_> = folder
+        .read_dir()
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     files.sort();
-    files.into_iter().map(|file| std::fs::read(file).unwrap()).collect()
+    files
+        .into_iter()
+        .map(|file| std::fs::read(file).unwrap())
+        .collect()
 }
 
 proptest! {

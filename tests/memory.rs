@@ -1,4 +1,5 @@
-//! How much memory a thousand leases take in a year of renewals: as much at its end as at its beginning.
+//! How much memory a thousand leases take in a year of renewals: as much at its end as at its
+//! beginning.
 //!
 //! One test in a program of its own, for it counts every allocation of the whole process.
 #![cfg(feature = "proxy")]
@@ -46,29 +47,51 @@ struct Container {
 impl Container {
     fn new(n: u32) -> Self {
         let [_, _, high, low] = n.to_be_bytes();
-        let (mac, now) = ([2, 0, 0, 0, high, low], Instant::from_boot(Duration::from_secs(1000)));
+        let (mac, now) = (
+            [2, 0, 0, 0, high, low],
+            Instant::from_boot(Duration::from_secs(1000)),
+        );
         let id = format!("\0container {n}").into_bytes();
-        let terms = Terms { lease: DAY.as_secs() as u32, t1: None, t2: None, mtu: Some(1400) };
+        let terms = Terms {
+            lease: DAY.as_secs() as u32,
+            t1: None,
+            t2: None,
+            mtu: Some(1400),
+        };
         let mut server = Server::new(0, 1, terms);
         server.rapid = n.is_multiple_of(2);
-        Self { mac, client: Client::new(Config::new(mac, id), u64::from(n), now), server, now, foreign: 0 }
+        Self {
+            mac,
+            client: Client::new(Config::new(mac, id), u64::from(n), now),
+            server,
+            now,
+            foreign: 0,
+        }
     }
 
-    /// Says and hears what there is to be said and heard at this moment, and counts the renewals among it.
+    /// Says and hears what there is to be said and heard at this moment, and counts the renewals
+    /// among it.
     fn converse(&mut self) -> u32 {
         let (mut buffer, mut renewals) = (Vec::new(), 0);
         while let Some(transmit) = self.client.poll_transmit(&mut buffer) {
-            let Said::Dhcp(heard) = read(transmit, &buffer) else { continue };
+            let Said::Dhcp(heard) = read(transmit, &buffer) else {
+                continue;
+            };
             let before = ALLOCATOR.stats().allocations;
             let reply = self.server.hear(&heard, self.now).expect("an answer");
             let to = (self.mac, reply.yiaddr.expect("an address"));
             let frame = reply.write((self.server.mac, self.server.address), to);
             self.foreign += ALLOCATOR.stats().allocations - before;
-            self.client.handle_packet(&frame, self.now).expect("what was asked for");
+            self.client
+                .handle_packet(&frame, self.now)
+                .expect("what was asked for");
         }
         while let Some(event) = self.client.poll_event() {
             renewals += u32::from(matches!(event, Event::Renewed(_)));
-            assert!(matches!(event, Event::Bound(_) | Event::Renewed(_)), "{event:?}");
+            assert!(
+                matches!(event, Event::Bound(_) | Event::Renewed(_)),
+                "{event:?}"
+            );
         }
         renewals
     }
@@ -94,18 +117,31 @@ fn a_thousand_leases_for_a_year() {
         container.live_until(Instant::from_boot(Duration::from_secs(2000)));
         assert!(container.client.lease().is_some());
     }
-    containers.iter_mut().for_each(|container| container.foreign = 0);
+    containers
+        .iter_mut()
+        .for_each(|container| container.foreign = 0);
     let (start, allocations) = (live(), ALLOCATOR.stats().allocations);
     let end = Instant::from_boot(Duration::from_secs(2000) + YEAR);
-    let renewals: u32 = containers.iter_mut().map(|container| container.live_until(end)).sum();
+    let renewals: u32 = containers
+        .iter_mut()
+        .map(|container| container.live_until(end))
+        .sum();
     let (finish, allocations) = (live(), ALLOCATOR.stats().allocations - allocations);
 
     let foreign: usize = containers.iter().map(|container| container.foreign).sum();
     let each = (allocations - foreign) as f64 / f64::from(renewals);
     let mut out = std::io::stdout();
     let each_lease = (start - before) / LEASES as usize;
-    writeln!(out, "{LEASES} leases: {each_lease} bytes each with their servers").expect("a place to write to");
-    writeln!(out, "{renewals} renewals in a year, {each:.1} allocations by the client in each").expect("the same");
+    writeln!(
+        out,
+        "{LEASES} leases: {each_lease} bytes each with their servers"
+    )
+    .expect("a place to write to");
+    writeln!(
+        out,
+        "{renewals} renewals in a year, {each:.1} allocations by the client in each"
+    )
+    .expect("the same");
     writeln!(out, "live bytes at the start {start}, at the end {finish}").expect("the same");
     assert!(renewals >= LEASES * 2 * 364, "the leases were not renewed");
     assert_eq!(start, finish, "memory grows, or shrinks");

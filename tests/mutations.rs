@@ -1,4 +1,5 @@
-//! Whether the list of mutations, tests/mutations.txt, still goes with the source. tests/mutate is what uses it.
+//! Whether the list of mutations, tests/mutations.txt, still goes with the source. tests/mutate is
+//! what uses it.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -16,9 +17,14 @@ fn mutations() -> Vec<Mutation> {
     let mut mutations: Vec<Mutation> = Vec::new();
     for line in include_str!("mutations.txt").lines() {
         if let Some(rule) = line.strip_prefix("== ") {
-            mutations.push(Mutation { rule: rule.to_owned(), ..Mutation::default() });
+            mutations.push(Mutation {
+                rule: rule.to_owned(),
+                ..Mutation::default()
+            });
         }
-        let Some(mutation) = mutations.last_mut() else { continue };
+        let Some(mutation) = mutations.last_mut() else {
+            continue;
+        };
         match line.split_at_checked(1) {
             Some(("-", old)) => mutation.old.push(old.to_owned()),
             Some(("+", new)) => mutation.new.push(new.to_owned()),
@@ -34,16 +40,32 @@ fn every_mutation_finds_its_place_once() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mutations = mutations();
     assert!(mutations.len() >= 40, "{} mutations", mutations.len());
-    for Mutation { rule, file, old, new } in &mutations {
-        let source = std::fs::read_to_string(root.join(file)).unwrap_or_else(|why| panic!("{rule}: {file}: {why}"));
-        let has_tests = ["networks", "oddities", "parent", "patience"].map(|name| format!("src/proxy/{name}.rs"));
+    for Mutation {
+        rule,
+        file,
+        old,
+        new,
+    } in &mutations
+    {
+        let source = std::fs::read_to_string(root.join(file))
+            .unwrap_or_else(|why| panic!("{rule}: {file}: {why}"));
+        let has_tests = ["networks", "oddities", "parent", "patience"]
+            .map(|name| format!("src/proxy/{name}.rs"));
         assert!(
             file.starts_with("src/dhcp/") || has_tests.contains(file),
             "{rule}: {file} has no tests that would notice"
         );
-        assert_eq!(source.matches(&old.join("\n")).count(), 1, "{rule}: how often {file} has {old:?}");
+        assert_eq!(
+            source.matches(&old.join("\n")).count(),
+            1,
+            "{rule}: how often {file} has {old:?}"
+        );
         assert!(old != new && !new.is_empty(), "{rule}: nothing changes");
     }
     let rules: HashSet<_> = mutations.iter().map(|mutation| &mutation.rule).collect();
-    assert_eq!(rules.len(), mutations.len(), "two mutations have the same name");
+    assert_eq!(
+        rules.len(),
+        mutations.len(),
+        "two mutations have the same name"
+    );
 }

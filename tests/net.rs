@@ -1,6 +1,7 @@
 //! Tests of the `net` layer against the kernel, in namespaces of their own.
 //!
-//! What the layer did is asked back through the laboratory's own rtnetlink, another hand's reading of the same pages.
+//! What the layer did is asked back through the laboratory's own rtnetlink, another hand's reading
+//! of the same pages.
 
 #[path = "lab/mod.rs"]
 mod lab;
@@ -29,7 +30,14 @@ fn main() -> ExitCode {
     // One after the other, because some of them count the descriptors of the process.
     arguments.test_threads = Some(1);
     let outside = sandbox.as_ref().err().map(ToString::to_string);
-    let trials = [namespaces::TRIALS, links::TRIALS, sockets::TRIALS, news::TRIALS, hostile::TRIALS].concat();
+    let trials = [
+        namespaces::TRIALS,
+        links::TRIALS,
+        sockets::TRIALS,
+        news::TRIALS,
+        hostile::TRIALS,
+    ]
+    .concat();
     let trials = trials.into_iter().map(|(name, trial)| {
         let outside = outside.clone();
         Trial::ignorable_test(name, move || match outside {

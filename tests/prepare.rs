@@ -1,6 +1,10 @@
-//! What a service does before it leaves because it is idle: `Prepare`, in real processes with this test in the part of systemd.
+//! What a service does before it leaves because it is idle: `Prepare`, in real processes with this
+//! test in the part of systemd.
 
-#![allow(clippy::unwrap_used, reason = "a test that meets an error ends, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that meets an error ends, and says where"
+)]
 
 #[path = "lab/service.rs"]
 mod lab;
@@ -20,8 +24,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use smol_dhcp_proxy::rt;
 use smol_dhcp_proxy::service::{self, Connection, Idle, Notify, Options, Prepare, Reason};
 
-/// A service that does something before it leaves: this program, which becomes one when the environment says so. It stays for
-/// 50 ms, and tells the manager when it begins to prepare and when that is broken off.
+/// A service that does something before it leaves: this program, which becomes one when the
+/// environment says so. It stays for 50 ms, and tells the manager when it begins to prepare and
+/// when that is broken off.
 #[test]
 fn thoughtful_service() {
     struct Told(Notify, &'static str);
@@ -31,7 +36,10 @@ fn thoughtful_service() {
         }
     }
 
-    let (Some(path), Ok(habit)) = (env::var_os("THOUGHTFUL_PATH"), env::var("THOUGHTFUL_HABIT")) else { return };
+    let (Some(path), Ok(habit)) = (env::var_os("THOUGHTFUL_PATH"), env::var("THOUGHTFUL_HABIT"))
+    else {
+        return;
+    };
     let timeout = Duration::from_millis(if habit == "hasty" { 0 } else { 50 });
     let options = Options::new(Idle::new(Some(timeout))).unwrap();
     let (idle, notify) = (options.idle.clone(), options.notify.clone());
@@ -40,7 +48,11 @@ fn thoughtful_service() {
     let grace = habit.strip_prefix("grace ").map(str::to_owned);
     let prepare = Prepare::new(move || {
         let (idle, notify, held) = (idle.clone(), notify.clone(), Rc::clone(&held));
-        let habit = if first.replace(false) { habit.clone() } else { "agrees".into() };
+        let habit = if first.replace(false) {
+            habit.clone()
+        } else {
+            "agrees".into()
+        };
         async move {
             notify.status("preparing");
             match habit.as_str() {
@@ -54,7 +66,10 @@ fn thoughtful_service() {
             }
         }
     });
-    let mut options = Options { prepare: Some(prepare), ..options };
+    let mut options = Options {
+        prepare: Some(prepare),
+        ..options
+    };
     if let Some(grace) = grace {
         let ends = grace == "ends";
         options.prepare = None;
@@ -69,7 +84,9 @@ fn thoughtful_service() {
     if sockets.is_empty() {
         sockets.push(service::bind(Path::new(&path)).unwrap());
     }
-    let handler = move |Connection { stream, activity, .. }| {
+    let handler = move |Connection {
+                            stream, activity, ..
+                        }| {
         // Whoever talks to it talks it out of its objection.
         let objection = objection.take();
         async move {
@@ -77,15 +94,23 @@ fn thoughtful_service() {
             drop((activity, objection));
         }
     };
-    let reason = rt::block_on(async move |runtime| service::serve(&runtime, sockets, options, handler).await).unwrap();
+    let reason = rt::block_on(async move |runtime| {
+        service::serve(&runtime, sockets, options, handler).await
+    })
+    .unwrap();
     std::process::exit(if reason == Reason::Idle { 0 } else { 7 });
 }
 
 /// Starts [`thoughtful_service`] and waits until it is ready.
 fn thoughtful(lab: &Lab, habit: &str) -> Daemon {
     let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["--exact", "thoughtful_service", "--nocapture"]).stdout(Stdio::null()).stderr(Stdio::piped());
-    command.env("THOUGHTFUL_PATH", lab.path()).env("THOUGHTFUL_HABIT", habit);
+    command
+        .args(["--exact", "thoughtful_service", "--nocapture"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    command
+        .env("THOUGHTFUL_PATH", lab.path())
+        .env("THOUGHTFUL_HABIT", habit);
     let daemon = Daemon::start({
         command.env("NOTIFY_SOCKET", lab.directory.join("notify"));
         command
@@ -98,7 +123,10 @@ fn thoughtful(lab: &Lab, habit: &str) -> Daemon {
 fn before_it_leaves_it_prepares_once() {
     let lab = Lab::new();
     let daemon = thoughtful(&lab, "agrees");
-    assert_eq!([lab.hears(), lab.hears()], ["STATUS=preparing", "STOPPING=1"]);
+    assert_eq!(
+        [lab.hears(), lab.hears()],
+        ["STATUS=preparing", "STOPPING=1"]
+    );
     daemon.ends_well();
 }
 
@@ -108,9 +136,15 @@ fn an_objection_to_leaving_keeps_it_until_it_is_taken_back() {
     let daemon = thoughtful(&lab, "objects");
     assert_eq!(lab.hears(), "STATUS=preparing");
     let pidfd = pidfd_open(Pid::from_child(&daemon.0), PidfdFlags::empty()).unwrap();
-    assert!(!readable(&pidfd, Duration::from_millis(300)), "it left in spite of the objection");
+    assert!(
+        !readable(&pidfd, Duration::from_millis(300)),
+        "it left in spite of the objection"
+    );
     talk(&lab.path(), b"please").unwrap();
-    assert_eq!([lab.hears(), lab.hears()], ["STATUS=preparing", "STOPPING=1"]);
+    assert_eq!(
+        [lab.hears(), lab.hears()],
+        ["STATUS=preparing", "STOPPING=1"]
+    );
     daemon.ends_well();
 }
 
@@ -121,11 +155,19 @@ fn who_comes_while_it_prepares_is_served_and_it_prepares_again_later() {
     assert_eq!(lab.hears(), "STATUS=preparing");
     let held = UnixStream::connect(lab.path()).unwrap();
     assert_eq!(lab.hears(), "STATUS=broken off");
-    lab.manager.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-    assert!(lab.manager.recv(&mut [0; 64]).is_err(), "nothing is prepared while somebody is there");
+    lab.manager
+        .set_read_timeout(Some(Duration::from_millis(300)))
+        .unwrap();
+    assert!(
+        lab.manager.recv(&mut [0; 64]).is_err(),
+        "nothing is prepared while somebody is there"
+    );
     lab.manager.set_read_timeout(Some(PATIENCE)).unwrap();
     finish(held, b"served").unwrap();
-    assert_eq!([lab.hears(), lab.hears()], ["STATUS=preparing", "STOPPING=1"]);
+    assert_eq!(
+        [lab.hears(), lab.hears()],
+        ["STATUS=preparing", "STOPPING=1"]
+    );
     daemon.ends_well();
 }
 
@@ -134,9 +176,15 @@ fn work_that_came_and_went_while_it_prepared_lets_it_wait_and_prepare_again() {
     let lab = Lab::new();
     let start = rt::now();
     let daemon = thoughtful(&lab, "reconsiders");
-    assert_eq!([lab.hears(), lab.hears(), lab.hears()], ["STATUS=preparing", "STATUS=preparing", "STOPPING=1"]);
+    assert_eq!(
+        [lab.hears(), lab.hears(), lab.hears()],
+        ["STATUS=preparing", "STATUS=preparing", "STOPPING=1"]
+    );
     daemon.ends_well();
-    assert!(rt::now() - start >= Duration::from_millis(100), "it waited twice");
+    assert!(
+        rt::now() - start >= Duration::from_millis(100),
+        "it waited twice"
+    );
 }
 
 #[test]
@@ -149,7 +197,11 @@ fn a_signal_ends_it_while_it_prepares() {
         let (status, errors) = daemon.ends();
         assert_eq!(status.code(), Some(7), "{errors}");
         let rest = [lab.hears(), lab.hears()];
-        assert!(rest.contains(&"STATUS=broken off".to_owned()) && rest.contains(&"STOPPING=1".to_owned()), "{rest:?}");
+        assert!(
+            rest.contains(&"STATUS=broken off".to_owned())
+                && rest.contains(&"STOPPING=1".to_owned()),
+            "{rest:?}"
+        );
     }
 }
 
@@ -157,7 +209,10 @@ fn a_signal_ends_it_while_it_prepares() {
 fn without_patience_it_leaves_at_once_and_serves_who_waits() {
     let lab = Lab::new();
     let daemon = thoughtful(&lab, "hasty");
-    assert_eq!([lab.hears(), lab.hears()], ["STATUS=preparing", "STOPPING=1"]);
+    assert_eq!(
+        [lab.hears(), lab.hears()],
+        ["STATUS=preparing", "STOPPING=1"]
+    );
     daemon.ends_well();
 
     let lab = Lab::new();
@@ -185,7 +240,11 @@ fn the_time_of_a_drain_counts_from_the_end_of_its_grace() {
     held.write_all(b"b").unwrap();
     held.read_exact(&mut [0]).unwrap();
     drop(held);
-    assert_eq!(daemon.ends().0.code(), Some(7), "with its last connection it ends");
+    assert_eq!(
+        daemon.ends().0.code(),
+        Some(7),
+        "with its last connection it ends"
+    );
 
     let (daemon, mut held) = terminated("grace ends");
     assert_eq!(held.read(&mut [0]).unwrap(), 0, "no time is left");
@@ -193,6 +252,10 @@ fn the_time_of_a_drain_counts_from_the_end_of_its_grace() {
 
     let (daemon, mut held) = terminated("grace lasts");
     daemon.signal(Signal::TERM);
-    assert_eq!(held.read(&mut [0]).unwrap(), 0, "a second signal ends the grace");
+    assert_eq!(
+        held.read(&mut [0]).unwrap(),
+        0,
+        "a second signal ends the grace"
+    );
     assert_eq!(daemon.ends().0.code(), Some(7));
 }

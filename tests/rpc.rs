@@ -1,4 +1,5 @@
-//! gRPC conversations between a real HTTP/2 client and `rpc::serve`, over socket pairs; and once with netavark's own client.
+//! gRPC conversations between a real HTTP/2 client and `rpc::serve`, over socket pairs; and once
+//! with netavark's own client.
 
 #![cfg(feature = "proxy")]
 #![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
@@ -19,7 +20,9 @@ use bytes::Bytes;
 use event_listener::Event;
 use grpc::Channel;
 use rpc_server::{Fate, NEVER, SOON, Server, answer, config, endless, quoting};
-use smol_dhcp_proxy::rpc::{self, Answer, Call, Code, NetworkConfig, OperationResponse, Reply, Status};
+use smol_dhcp_proxy::rpc::{
+    self, Answer, Call, Code, NetworkConfig, OperationResponse, Reply, Status,
+};
 use smol_dhcp_proxy::rt;
 
 const MAC: &str = "02:00:00:00:00:01";
@@ -30,7 +33,10 @@ fn pair(quiet: Duration) -> (Server, Channel) {
 }
 
 fn failing(code: Code, message: &str) -> Call {
-    Call::Setup(NetworkConfig { host_iface: format!("{} {message}", code as u8), ..Default::default() })
+    Call::Setup(NetworkConfig {
+        host_iface: format!("{} {message}", code as u8),
+        ..Default::default()
+    })
 }
 
 #[test]
@@ -39,7 +45,10 @@ fn each_method_is_answered() {
     let lease = Reply::Lease(quoting(&config(MAC)));
     assert_eq!(channel.call(&Call::Setup(config(MAC))), Ok(lease.clone()));
     assert_eq!(channel.call(&Call::Teardown(config(MAC))), Ok(lease));
-    assert_eq!(channel.call(&Call::Clean), Ok(Reply::Operation(OperationResponse { success: true })));
+    assert_eq!(
+        channel.call(&Call::Clean),
+        Ok(Reply::Operation(OperationResponse { success: true }))
+    );
     drop(channel);
     server.join();
 }
@@ -49,8 +58,15 @@ fn every_error_arrives_with_its_text() {
     let (_server, mut channel) = pair(NEVER);
     for number in 1..=16 {
         let code = Code::from(number);
-        for text in ["No such device (os error 19)", "50 % — größer\nals 東京\t\u{0}", ""] {
-            assert_eq!(channel.call(&failing(code, text)), Err(Status::new(code, text)));
+        for text in [
+            "No such device (os error 19)",
+            "50 % — größer\nals 東京\t\u{0}",
+            "",
+        ] {
+            assert_eq!(
+                channel.call(&failing(code, text)),
+                Err(Status::new(code, text))
+            );
         }
     }
 }
@@ -63,8 +79,14 @@ fn a_warning_arrives_beside_the_reply_and_only_then() {
         channel.answer(pending).unwrap()
     };
     for text in ["the disk is full", "50 % — größer\nals 東京\t\u{0}", ""] {
-        let config = NetworkConfig { host_iface: format!("0 {text}"), ..config(MAC) };
-        let expected = Answer { reply: Reply::Lease(quoting(&config)), warning: Some(text.into()) };
+        let config = NetworkConfig {
+            host_iface: format!("0 {text}"),
+            ..config(MAC)
+        };
+        let expected = Answer {
+            reply: Reply::Lease(quoting(&config)),
+            warning: Some(text.into()),
+        };
         assert_eq!(ask(Call::Setup(config)), expected);
     }
     assert_eq!(ask(Call::Clean).warning, None);
@@ -73,7 +95,9 @@ fn a_warning_arrives_beside_the_reply_and_only_then() {
 #[test]
 fn an_endless_error_text_is_cut() {
     let (_server, mut channel) = pair(NEVER);
-    let error = channel.call(&failing(Code::Aborted, &"é".repeat(5000))).unwrap_err();
+    let error = channel
+        .call(&failing(Code::Aborted, &"é".repeat(5000)))
+        .unwrap_err();
     assert_eq!(error, Status::new(Code::Aborted, "é".repeat(512)));
 }
 
@@ -82,7 +106,10 @@ fn a_thousand_calls_in_a_row() {
     let (server, mut channel) = pair(NEVER);
     for number in 0..1000 {
         let config = config(&format!("mac {number}"));
-        assert_eq!(channel.call(&Call::Setup(config.clone())), Ok(Reply::Lease(quoting(&config))));
+        assert_eq!(
+            channel.call(&Call::Setup(config.clone())),
+            Ok(Reply::Lease(quoting(&config)))
+        );
     }
     drop(channel);
     server.join();
@@ -107,8 +134,13 @@ fn fifty_calls_at_once() {
         }
     });
     let mut channel = Channel::over(stream).unwrap();
-    let configs: Vec<_> = (0..50).map(|number| config(&format!("mac {number}"))).collect();
-    let calls: Vec<_> = configs.iter().map(|config| channel.begin(&Call::Setup(config.clone())).unwrap()).collect();
+    let configs: Vec<_> = (0..50)
+        .map(|number| config(&format!("mac {number}")))
+        .collect();
+    let calls: Vec<_> = configs
+        .iter()
+        .map(|config| channel.begin(&Call::Setup(config.clone())).unwrap())
+        .collect();
     for (call, config) in calls.into_iter().zip(&configs) {
         assert_eq!(channel.finish(call), Ok(Reply::Lease(quoting(config))));
     }
@@ -123,7 +155,10 @@ fn a_reset_stream_cancels_its_call_and_no_other() {
     let mut channel = Channel::over(stream).unwrap();
     let first = channel.begin(&Call::Setup(config(MAC))).unwrap();
     let _second = channel.begin(&Call::Setup(config(MAC))).unwrap();
-    assert_eq!([fates.recv_timeout(SOON), fates.recv_timeout(SOON)], [Ok(Fate::Begun), Ok(Fate::Begun)]);
+    assert_eq!(
+        [fates.recv_timeout(SOON), fates.recv_timeout(SOON)],
+        [Ok(Fate::Begun), Ok(Fate::Begun)]
+    );
     channel.cancel(first);
     assert_eq!(fates.recv_timeout(SOON), Ok(Fate::Dropped));
     channel.ping().unwrap();
@@ -145,7 +180,10 @@ fn a_client_that_hangs_up_cancels_all_its_calls() {
     }
     drop(channel);
     server.join();
-    assert_eq!(fates.iter().collect::<Vec<_>>(), [Fate::Dropped, Fate::Dropped, Fate::Dropped]);
+    assert_eq!(
+        fates.iter().collect::<Vec<_>>(),
+        [Fate::Dropped, Fate::Dropped, Fate::Dropped]
+    );
 }
 
 #[test]
@@ -154,10 +192,19 @@ fn a_callers_deadline_is_kept() {
     let (_server, stream) = Server::start(NEVER, handler);
     let mut channel = Channel::over(stream).unwrap();
     let (path, body) = Call::Setup(config(MAC)).encode();
-    let request = grpc::request(&path).header("grpc-timeout", "50m").body(()).unwrap();
+    let request = grpc::request(&path)
+        .header("grpc-timeout", "50m")
+        .body(())
+        .unwrap();
     let pending = channel.begin_request(request, body, false).unwrap();
-    assert_eq!(channel.finish(pending).unwrap_err().code, Code::DeadlineExceeded);
-    assert_eq!([fates.recv_timeout(SOON), fates.recv_timeout(SOON)], [Ok(Fate::Begun), Ok(Fate::Dropped)]);
+    assert_eq!(
+        channel.finish(pending).unwrap_err().code,
+        Code::DeadlineExceeded
+    );
+    assert_eq!(
+        [fates.recv_timeout(SOON), fates.recv_timeout(SOON)],
+        [Ok(Fate::Begun), Ok(Fate::Dropped)]
+    );
 }
 
 #[test]
@@ -173,7 +220,10 @@ fn a_quiet_connection_is_ended_and_pings_do_not_keep_it() {
     channel.wait_until_over().unwrap();
     server.join();
     let lasted = rt::now() - answered;
-    assert!(lasted > quiet / 2 && lasted < quiet + Duration::from_millis(900), "{lasted:?}");
+    assert!(
+        lasted > quiet / 2 && lasted < quiet + Duration::from_millis(900),
+        "{lasted:?}"
+    );
 }
 
 #[test]
@@ -184,7 +234,11 @@ fn a_call_in_flight_is_not_quiet() {
     let mut channel = Channel::over(stream).unwrap();
     let pending = channel.begin(&Call::Setup(config(MAC))).unwrap();
     channel.set_patience(10 * quiet);
-    assert_eq!(channel.wait_until_over().unwrap_err().code, Code::DeadlineExceeded, "it waits as long as we do");
+    assert_eq!(
+        channel.wait_until_over().unwrap_err().code,
+        Code::DeadlineExceeded,
+        "it waits as long as we do"
+    );
     assert!(server.is_running());
     channel.set_patience(SOON);
     channel.cancel(pending);
@@ -193,7 +247,8 @@ fn a_call_in_flight_is_not_quiet() {
     server.join();
 }
 
-/// Calls aimed at the moment when the server loses its patience: served, or told that they were not and may go elsewhere.
+/// Calls aimed at the moment when the server loses its patience: served, or told that they were not
+/// and may go elsewhere.
 #[test]
 fn no_call_is_lost_between_quiet_and_goaway() {
     let quiet = Duration::from_millis(2);
@@ -218,7 +273,10 @@ fn no_call_is_lost_between_quiet_and_goaway() {
             Ok(_) => served += 1,
             // A GOAWAY with NO_ERROR in h2's words.
             Err(error) => {
-                assert!(error.message.ends_with("not a result of an error"), "round {round}: {error}");
+                assert!(
+                    error.message.ends_with("not a result of an error"),
+                    "round {round}: {error}"
+                );
                 sent_elsewhere += 1;
             }
         }
@@ -226,7 +284,11 @@ fn no_call_is_lost_between_quiet_and_goaway() {
         server.join();
     }
     println!("{served} served, {sent_elsewhere} sent elsewhere");
-    assert_eq!(heard.load(Ordering::Relaxed), served, "what was sent elsewhere was not done here");
+    assert_eq!(
+        heard.load(Ordering::Relaxed),
+        served,
+        "what was sent elsewhere was not done here"
+    );
 }
 
 #[test]
@@ -251,7 +313,10 @@ fn closing_lets_calls_finish_and_takes_no_more() {
     }
     assert!(server.is_running(), "a call is in flight");
     go.notify(usize::MAX);
-    assert_eq!(channel.finish(pending), Ok(Reply::Lease(quoting(&config(MAC)))));
+    assert_eq!(
+        channel.finish(pending),
+        Ok(Reply::Lease(quoting(&config(MAC))))
+    );
     server.join();
 }
 
@@ -264,43 +329,92 @@ fn what_is_not_ours_is_refused() {
         channel.finish(pending)
     };
 
-    for unknown in ["/", "/netavark_proxy.NetavarkProxy/Restart", "/grpc.health.v1.Health/Check"] {
+    for unknown in [
+        "/",
+        "/netavark_proxy.NetavarkProxy/Restart",
+        "/grpc.health.v1.Health/Check",
+    ] {
         let error = attempt(grpc::request(unknown).body(()).unwrap(), &body).unwrap_err();
-        assert_eq!(error, Status::new(Code::Unimplemented, format!("unknown method {unknown}")));
+        assert_eq!(
+            error,
+            Status::new(Code::Unimplemented, format!("unknown method {unknown}"))
+        );
     }
 
-    let typed =
-        |kind| http::Request::post(format!("http://localhost{path}")).header("content-type", kind).body(()).unwrap();
-    for wrong in ["text/plain", "application/grpc+json", "application/grpc-web", "application/grpcish"] {
-        assert_eq!(attempt(typed(wrong), &body).unwrap_err().message, "HTTP 415 Unsupported Media Type", "{wrong}");
+    let typed = |kind| {
+        http::Request::post(format!("http://localhost{path}"))
+            .header("content-type", kind)
+            .body(())
+            .unwrap()
+    };
+    for wrong in [
+        "text/plain",
+        "application/grpc+json",
+        "application/grpc-web",
+        "application/grpcish",
+    ] {
+        assert_eq!(
+            attempt(typed(wrong), &body).unwrap_err().message,
+            "HTTP 415 Unsupported Media Type",
+            "{wrong}"
+        );
     }
-    for right in ["application/grpc", "application/grpc+proto", "application/grpc;charset=utf-8"] {
+    for right in [
+        "application/grpc",
+        "application/grpc+proto",
+        "application/grpc;charset=utf-8",
+    ] {
         attempt(typed(right), &body).unwrap();
     }
     let get = http::Request::get("http://localhost/").body(()).unwrap();
-    assert_eq!(attempt(get, &body).unwrap_err().message, "HTTP 405 Method Not Allowed");
+    assert_eq!(
+        attempt(get, &body).unwrap_err().message,
+        "HTTP 405 Method Not Allowed"
+    );
 
-    let mut send =
-        |body: &[u8]| attempt(grpc::request(&path).body(()).unwrap(), &Bytes::copy_from_slice(body)).unwrap_err().code;
+    let mut send = |body: &[u8]| {
+        attempt(
+            grpc::request(&path).body(()).unwrap(),
+            &Bytes::copy_from_slice(body),
+        )
+        .unwrap_err()
+        .code
+    };
     assert_eq!(send(b""), Code::InvalidArgument);
     assert_eq!(send(&[1, 0, 0, 0, 0]), Code::Unimplemented);
-    assert_eq!(send(&[0, 0xff, 0xff, 0xff, 0xff, 0]), Code::ResourceExhausted);
+    assert_eq!(
+        send(&[0, 0xff, 0xff, 0xff, 0xff, 0]),
+        Code::ResourceExhausted
+    );
     assert_eq!(send(&[0; 10]), Code::InvalidArgument, "two messages");
-    assert_eq!(send(&vec![0; 1 << 20]), Code::ResourceExhausted, "a megabyte");
-    assert!(attempt(grpc::request(&path).body(()).unwrap(), &body).is_ok(), "and all of it on one connection");
+    assert_eq!(
+        send(&vec![0; 1 << 20]),
+        Code::ResourceExhausted,
+        "a megabyte"
+    );
+    assert!(
+        attempt(grpc::request(&path).body(()).unwrap(), &body).is_ok(),
+        "and all of it on one connection"
+    );
 }
 
-/// The client that Podman's users have. Its path is `NETAVARK_CLIENT`, or where `tests/run` installs it.
+/// The client that Podman's users have. Its path is `NETAVARK_CLIENT`, or where `tests/run`
+/// installs it.
 #[test]
 fn netavarks_own_client_understands_us() {
     let installed = || {
         let home = PathBuf::from(std::env::var_os("HOME")?);
         Some(home.join(".cache/smol-dhcp-proxy/netavark-2.1.0/bin/netavark-dhcp-proxy-client"))
     };
-    let Some(client) =
-        std::env::var_os("NETAVARK_CLIENT").map(PathBuf::from).or_else(installed).filter(|path| path.exists())
+    let Some(client) = std::env::var_os("NETAVARK_CLIENT")
+        .map(PathBuf::from)
+        .or_else(installed)
+        .filter(|path| path.exists())
     else {
-        assert!(std::env::var_os("SMOL_DHCP_PROXY_REQUIRE").is_none(), "netavark's client is required and missing");
+        assert!(
+            std::env::var_os("SMOL_DHCP_PROXY_REQUIRE").is_none(),
+            "netavark's client is required and missing"
+        );
         return eprintln!("SKIPPED: no netavark-dhcp-proxy-client (set NETAVARK_CLIENT)");
     };
     let folder = tempfile::tempdir().unwrap();
@@ -311,7 +425,9 @@ fn netavarks_own_client_understands_us() {
             let listener = rt::Listener::new(listener).unwrap();
             let mut connections = Vec::new();
             for _ in 0..4 {
-                let stream = std::future::poll_fn(|context| listener.poll_accept(context)).await.unwrap();
+                let stream = std::future::poll_fn(|context| listener.poll_accept(context))
+                    .await
+                    .unwrap();
                 let closing = futures_lite::future::pending::<()>();
                 connections.push(runtime.spawn(rpc::serve(stream, SOON, closing, answer)));
             }
@@ -327,14 +443,16 @@ fn netavarks_own_client_understands_us() {
         run_client(&client, &socket, &file, command)
     };
     let (good, text) = run("eth0", "setup");
-    let lease: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    let lease: serde_json::Value =
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
     assert!(good);
     assert_eq!(lease["yiaddr"], "10.88.1.2");
     assert_eq!(lease["mac_address"], MAC);
     let (good, text) = run("eth0", "teardown");
     assert!(good, "{text}");
     let (good, text) = run("0 the disk is full: größer", "setup");
-    let lease: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    let lease: serde_json::Value =
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
     assert!(good, "a warning is nothing to it");
     assert_eq!(lease["yiaddr"], "10.88.1.2");
     let (good, text) = run("3 No such device: größer", "setup");
@@ -351,7 +469,14 @@ fn config_json(host_iface: &str) -> String {
 }
 
 fn run_client(client: &Path, socket: &Path, file: &Path, command: &str) -> (bool, String) {
-    let output = Command::new(client).arg("--uds").arg(socket).arg("-f").arg(file).arg(command).output().unwrap();
+    let output = Command::new(client)
+        .arg("--uds")
+        .arg(socket)
+        .arg("-f")
+        .arg(file)
+        .arg(command)
+        .output()
+        .unwrap();
     let text = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8(text).unwrap())
 }

@@ -1,7 +1,7 @@
 //! Simulated weeks of clients, servers and troubles on a virtual network, by the hundred thousand.
 //!
-//! `cargo test --test simulation` lives through 100,000 of them, `RUNS=1000000` through a million, and `SEED=7` tells all
-//! that happens in the run of that number.
+//! `cargo test --test simulation` lives through 100,000 of them, `RUNS=1000000` through a million,
+//! and `SEED=7` tells all that happens in the run of that number.
 #![cfg(feature = "proxy")]
 #![expect(
     unreachable_pub,
@@ -52,7 +52,9 @@ const RUNS: u64 = 100_000;
 const OFTEN: u64 = 1000;
 
 fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|value| value.parse().expect("a number"))
+    std::env::var(name)
+        .ok()
+        .map(|value| value.parse().expect("a number"))
 }
 
 #[test]
@@ -72,7 +74,11 @@ fn weeks() {
     )
     .unwrap();
     if runs >= RUNS {
-        assert_eq!(coverage.rarer_than(OFTEN), [], "pairs of state and event that are too rare");
+        assert_eq!(
+            coverage.rarer_than(OFTEN),
+            [],
+            "pairs of state and event that are too rare"
+        );
     }
 }
 
@@ -96,7 +102,9 @@ fn live_through(runs: u64) -> Coverage {
                 Ok(counted) => coverage.add(&counted),
                 Err(_) => {
                     failed.store(true, Ordering::Relaxed);
-                    panic!("run {seed} failed: SEED={seed} cargo test --test simulation tells what happens in it");
+                    panic!(
+                        "run {seed} failed: SEED={seed} cargo test --test simulation tells what happens in it"
+                    );
                 }
             }
         }

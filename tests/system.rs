@@ -1,6 +1,8 @@
-//! Tests of the real binary among real parts. `cargo test --test system -- NAME` runs those with NAME in their names.
+//! Tests of the real binary among real parts. `cargo test --test system -- NAME` runs those with
+//! NAME in their names.
 //!
-//! A trial that lacks a part is ignored and says which; with SMOL_DHCP_PROXY_REQUIRE=1 in the environment it fails.
+//! A trial that lacks a part is ignored and says which; with SMOL_DHCP_PROXY_REQUIRE=1 in the
+//! environment it fails.
 
 #[path = "lab/mod.rs"]
 mod lab;
@@ -93,7 +95,8 @@ type Named = (&'static str, fn() -> Result);
 /// A trial of a table.
 type Boxed = Box<dyn FnOnce() -> Result + Send>;
 
-/// Held by each trial: for itself by one that disturbs the timing of others, together by all the others.
+/// Held by each trial: for itself by one that disturbs the timing of others, together by all the
+/// others.
 static ALONE: RwLock<()> = RwLock::new(());
 
 fn main() -> ExitCode {
@@ -134,23 +137,34 @@ fn main() -> ExitCode {
         logging::TRIALS,
         flood::TRIALS,
     ];
-    let named = groups.concat().into_iter().map(|(name, trial)| (name.to_owned(), Box::new(trial) as Boxed));
-    let beside = named.chain(odd_servers::trials()).chain(peers::trials()).map(|(name, trial)| {
-        let trial = move || {
-            let _beside = ALONE.read().unwrap_or_else(PoisonError::into_inner);
-            trial()
-        };
-        (name, Box::new(trial) as Boxed)
-    });
+    let named = groups
+        .concat()
+        .into_iter()
+        .map(|(name, trial)| (name.to_owned(), Box::new(trial) as Boxed));
+    let beside = named
+        .chain(odd_servers::trials())
+        .chain(peers::trials())
+        .map(|(name, trial)| {
+            let trial = move || {
+                let _beside = ALONE.read().unwrap_or_else(PoisonError::into_inner);
+                trial()
+            };
+            (name, Box::new(trial) as Boxed)
+        });
     // These load the machine. They are the last ones, so that nothing waits behind them.
-    let callers = callers::TRIALS.iter().map(|(name, trial)| ((*name).to_owned(), Box::new(trial) as Boxed));
-    let alone = callers.chain(hostile::trials()).chain(hostile_callers::trials()).map(|(name, trial)| {
-        let trial = move || {
-            let _alone = ALONE.write().unwrap_or_else(PoisonError::into_inner);
-            trial()
-        };
-        (name, Box::new(trial) as Boxed)
-    });
+    let callers = callers::TRIALS
+        .iter()
+        .map(|(name, trial)| ((*name).to_owned(), Box::new(trial) as Boxed));
+    let alone = callers
+        .chain(hostile::trials())
+        .chain(hostile_callers::trials())
+        .map(|(name, trial)| {
+            let trial = move || {
+                let _alone = ALONE.write().unwrap_or_else(PoisonError::into_inner);
+                trial()
+            };
+            (name, Box::new(trial) as Boxed)
+        });
     let outside = sandbox.as_ref().err().map(ToString::to_string);
     let trials = beside.chain(alone).map(|(name, trial)| {
         let outside = outside.clone();
@@ -164,7 +178,8 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// Runs a trial. One that lacks a part is ignored, with its reason; where every part is required, it fails.
+/// Runs a trial. One that lacks a part is ignored, with its reason; where every part is required,
+/// it fails.
 fn conclude(trial: impl FnOnce() -> Result) -> Result<Completion, Failed> {
     take_evidence();
     let reason = match catch_unwind(AssertUnwindSafe(trial)) {
@@ -175,7 +190,10 @@ fn conclude(trial: impl FnOnce() -> Result) -> Result<Completion, Failed> {
         },
         Err(panic) => match panic.downcast_ref::<String>() {
             Some(message) => message.clone(),
-            None => panic.downcast_ref::<&str>().unwrap_or(&"a panic without words").to_string(),
+            None => panic
+                .downcast_ref::<&str>()
+                .unwrap_or(&"a panic without words")
+                .to_string(),
         },
     };
     Err(format!("{reason}\n{}", take_evidence()).into())
@@ -187,14 +205,20 @@ fn tell(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// The program under test: what `DAEMON` names, as for the scripts, or what cargo built for this test.
+/// The program under test: what `DAEMON` names, as for the scripts, or what cargo built for this
+/// test.
 fn program() -> &'static Path {
     static NAMED: OnceLock<Option<OsString>> = OnceLock::new();
     let named = NAMED.get_or_init(|| std::env::var_os("DAEMON"));
-    Path::new(named.as_deref().unwrap_or(env!("CARGO_BIN_EXE_smol-dhcp-proxy").as_ref()))
+    Path::new(
+        named
+            .as_deref()
+            .unwrap_or(env!("CARGO_BIN_EXE_smol-dhcp-proxy").as_ref()),
+    )
 }
 
-/// A daemon with `arguments` on the host of a network with that many containers, and no DHCP server yet.
+/// A daemon with `arguments` on the host of a network with that many containers, and no DHCP server
+/// yet.
 fn stage(containers: u16, arguments: &[&str]) -> Result<Stage> {
     Stage::new(Topology::new(containers)?, program(), arguments)
 }

@@ -1,4 +1,5 @@
-//! `rpc::serve` against bytes written by hand: other people's clients, broken ones, and hostile ones.
+//! `rpc::serve` against bytes written by hand: other people's clients, broken ones, and hostile
+//! ones.
 
 #![cfg(feature = "proxy")]
 #![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
@@ -13,8 +14,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use frames::{
-    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, clean,
-    frame, head, header, hello,
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM,
+    SETTINGS, clean, frame, head, header, hello,
 };
 use rpc_server::{Fate, NEVER, SOON, Server, answer, endless};
 use smol_dhcp_proxy::rpc::{self, Call};
@@ -36,10 +37,16 @@ fn next(stream: &mut UnixStream) -> Option<Frame> {
     let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
     stream.read_exact(&mut payload).ok()?;
     let [_, _, _, kind, flags, id @ ..] = head;
-    Some(Frame { kind, flags, stream: u32::from_be_bytes(id), payload })
+    Some(Frame {
+        kind,
+        flags,
+        stream: u32::from_be_bytes(id),
+        payload,
+    })
 }
 
-/// Reads on until a frame of this kind comes, without a flag that says it is only an acknowledgement.
+/// Reads on until a frame of this kind comes, without a flag that says it is only an
+/// acknowledgement.
 fn until(stream: &mut UnixStream, kind: u8) -> Frame {
     loop {
         let frame = next(stream).expect("the connection lasts");
@@ -68,9 +75,15 @@ fn answered(stream: &mut UnixStream, id: u32) {
     assert_eq!((head.stream, head.flags), (id, END_HEADERS));
     assert_eq!(head.payload[0], 0x88, "200 is entry 8 of the static table");
     let data = until(stream, DATA);
-    assert_eq!((data.stream, data.payload), (id, vec![0, 0, 0, 0, 2, 0x08, 1]));
+    assert_eq!(
+        (data.stream, data.payload),
+        (id, vec![0, 0, 0, 0, 2, 0x08, 1])
+    );
     let trailers = until(stream, HEADERS);
-    assert_eq!((trailers.stream, trailers.flags), (id, END_HEADERS | END_STREAM));
+    assert_eq!(
+        (trailers.stream, trailers.flags),
+        (id, END_HEADERS | END_STREAM)
+    );
 }
 
 #[test]
@@ -98,30 +111,57 @@ fn byte_by_byte() {
 
 #[test]
 fn any_wellformed_authority_or_none() {
-    for authority in ["localhost", "unix", "[::]:50051", "run-podman-nv-proxy.sock", "a.b:80", ""] {
+    for authority in [
+        "localhost",
+        "unix",
+        "[::]:50051",
+        "run-podman-nv-proxy.sock",
+        "a.b:80",
+        "",
+    ] {
         let (_server, mut stream) = start(NEVER);
         let (path, body) = Call::Clean.encode();
         let head = match authority {
             "" => {
-                let with_none = [header(":method", "POST"), header(":scheme", "http"), header(":path", &path)].concat();
+                let with_none = [
+                    header(":method", "POST"),
+                    header(":scheme", "http"),
+                    header(":path", &path),
+                ]
+                .concat();
                 [with_none, header("content-type", "application/grpc")].concat()
             }
             authority => head(&path, authority),
         };
         stream
-            .write_all(&[hello(), frame(HEADERS, END_HEADERS, 1, &head), frame(DATA, END_STREAM, 1, &body)].concat())
+            .write_all(
+                &[
+                    hello(),
+                    frame(HEADERS, END_HEADERS, 1, &head),
+                    frame(DATA, END_STREAM, 1, &body),
+                ]
+                .concat(),
+            )
             .unwrap();
         answered(&mut stream, 1);
     }
 }
 
-/// The authority that grpc-python makes of a path is refused by h2, but the connection is none the worse for it.
+/// The authority that grpc-python makes of a path is refused by h2, but the connection is none the
+/// worse for it.
 #[test]
 fn a_percent_encoded_authority_costs_its_stream_alone() {
     let (_server, mut stream) = start(NEVER);
     let (path, _) = Call::Clean.encode();
     stream.write_all(&hello()).unwrap();
-    stream.write_all(&frame(HEADERS, END_HEADERS, 1, &head(&path, "%2Frun%2Fpodman%2Fnv-proxy.sock"))).unwrap();
+    stream
+        .write_all(&frame(
+            HEADERS,
+            END_HEADERS,
+            1,
+            &head(&path, "%2Frun%2Fpodman%2Fnv-proxy.sock"),
+        ))
+        .unwrap();
     assert_eq!(until(&mut stream, RST_STREAM).stream, 1);
     stream.write_all(&clean(3)).unwrap();
     answered(&mut stream, 3);
@@ -132,16 +172,33 @@ fn a_request_that_crosses_the_goaway_is_served() {
     let (server, mut stream) = start(Duration::from_millis(10));
     stream.write_all(&hello()).unwrap();
     let goaway = until(&mut stream, GOAWAY);
-    assert_eq!(goaway.payload[..4], [0x7f, 0xff, 0xff, 0xff], "no stream is excluded yet");
+    assert_eq!(
+        goaway.payload[..4],
+        [0x7f, 0xff, 0xff, 0xff],
+        "no stream is excluded yet"
+    );
     assert_eq!(goaway.payload[4..], [0; 4], "nobody did anything wrong");
     let ping = until(&mut stream, PING);
     // This client sent its call before it heard of that, and only then answers the PING.
-    stream.write_all(&[clean(1), frame(PING, ACK, 0, &ping.payload)].concat()).unwrap();
+    stream
+        .write_all(&[clean(1), frame(PING, ACK, 0, &ping.payload)].concat())
+        .unwrap();
     let rest = drain(&mut stream);
-    let find = |kind| rest.iter().find(|frame| frame.kind == kind).map(|frame| frame.payload.as_slice());
-    assert_eq!(find(GOAWAY), Some(&[0, 0, 0, 1, 0, 0, 0, 0][..]), "stream 1 is served, nothing after it");
+    let find = |kind| {
+        rest.iter()
+            .find(|frame| frame.kind == kind)
+            .map(|frame| frame.payload.as_slice())
+    };
+    assert_eq!(
+        find(GOAWAY),
+        Some(&[0, 0, 0, 1, 0, 0, 0, 0][..]),
+        "stream 1 is served, nothing after it"
+    );
     assert_eq!(find(DATA), Some(&[0, 0, 0, 0, 2, 0x08, 1][..]));
-    assert_eq!(rest.last().map(|frame| (frame.kind, frame.flags)), Some((HEADERS, END_HEADERS | END_STREAM)));
+    assert_eq!(
+        rest.last().map(|frame| (frame.kind, frame.flags)),
+        Some((HEADERS, END_HEADERS | END_STREAM))
+    );
     server.join();
 }
 
@@ -151,9 +208,16 @@ fn a_client_that_ignores_the_goaway_is_cut_off() {
     stream.write_all(&hello()).unwrap();
     until(&mut stream, GOAWAY);
     let told = rt::now();
-    assert!(drain(&mut stream).iter().all(|frame| matches!(frame.kind, PING | SETTINGS)));
+    assert!(
+        drain(&mut stream)
+            .iter()
+            .all(|frame| matches!(frame.kind, PING | SETTINGS))
+    );
     let lasted = rt::now() - told;
-    assert!(lasted > Duration::from_millis(800) && lasted < Duration::from_secs(5), "{lasted:?}");
+    assert!(
+        lasted > Duration::from_millis(800) && lasted < Duration::from_secs(5),
+        "{lasted:?}"
+    );
     server.join();
 }
 
@@ -200,7 +264,11 @@ fn garbage_ends_its_connection() {
         [hello(), frame(DATA, 0, 0, b"x")].concat(),
         [hello(), frame(SETTINGS, 0, 0, b"x")].concat(),
         [hello(), frame(CONTINUATION, 0, 1, b"x")].concat(),
-        [PREFACE, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a TLS greeting"].concat(),
+        [
+            PREFACE,
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a TLS greeting",
+        ]
+        .concat(),
     ] {
         let (server, mut stream) = start(NEVER);
         // It may hang up before it has read everything.
@@ -210,7 +278,8 @@ fn garbage_ends_its_connection() {
     }
 }
 
-/// Writes the same thing for as long as the server takes it, at most `limit` bytes, and reads what comes meanwhile.
+/// Writes the same thing for as long as the server takes it, at most `limit` bytes, and reads what
+/// comes meanwhile.
 fn flood(stream: &UnixStream, piece: &[u8], limit: usize) {
     let mut reading = stream.try_clone().unwrap();
     std::thread::scope(|scope| {
@@ -229,13 +298,20 @@ fn floods() -> [Vec<u8>; 4] {
     let (path, _) = Call::Clean.encode();
     let pings = frame(PING, 0, 0, &[7; 8]).repeat(1000);
     let settings = frame(SETTINGS, 0, 0, &[]).repeat(1000);
-    let endless_header =
-        [frame(HEADERS, 0, 1, &head(&path, "x")), frame(CONTINUATION, 0, 1, &header("a", "b")).repeat(5000)].concat();
+    let endless_header = [
+        frame(HEADERS, 0, 1, &head(&path, "x")),
+        frame(CONTINUATION, 0, 1, &header("a", "b")).repeat(5000),
+    ]
+    .concat();
     // Opened and taken back at once, on and on.
     let resets = (0..5000)
         .map(|number| 2 * number + 1)
         .flat_map(|id| {
-            [frame(HEADERS, END_HEADERS, id, &head(&path, "x")), frame(RST_STREAM, 0, id, &[0, 0, 0, 8])].concat()
+            [
+                frame(HEADERS, END_HEADERS, id, &head(&path, "x")),
+                frame(RST_STREAM, 0, id, &[0, 0, 0, 8]),
+            ]
+            .concat()
         })
         .collect();
     [pings, settings, endless_header, resets]
@@ -252,7 +328,8 @@ fn floods_end_or_pass() {
     }
 }
 
-/// One thread serves both: while one client sends PINGs as fast as it can, the other's calls are answered.
+/// One thread serves both: while one client sends PINGs as fast as it can, the other's calls are
+/// answered.
 #[test]
 fn a_flood_does_not_hold_up_the_neighbour() {
     let (flooded, loud) = UnixStream::pair().unwrap();
@@ -261,7 +338,12 @@ fn a_flood_does_not_hold_up_the_neighbour() {
     let server = std::thread::spawn(move || {
         let never = futures_lite::future::pending::<()>;
         rt::block_on(async move |runtime| {
-            let flooded = runtime.spawn(rpc::serve(flooded.try_into().unwrap(), NEVER, never(), answer));
+            let flooded = runtime.spawn(rpc::serve(
+                flooded.try_into().unwrap(),
+                NEVER,
+                never(),
+                answer,
+            ));
             rpc::serve(served.try_into().unwrap(), NEVER, never(), answer).await;
             flooded.cancel().await;
         });
@@ -290,7 +372,9 @@ fn an_unread_answer_keeps_nobody() {
     // A window of nothing: the message can never be sent.
     let (server, mut stream) = start(Duration::from_millis(20));
     let no_window = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
-    stream.write_all(&[PREFACE, &no_window, &clean(1)].concat()).unwrap();
+    stream
+        .write_all(&[PREFACE, &no_window, &clean(1)].concat())
+        .unwrap();
     until(&mut stream, HEADERS);
     drain(&mut stream);
     server.join();
@@ -311,5 +395,9 @@ fn more_streams_than_allowed_are_refused() {
     }
     drop(stream);
     server.join();
-    assert_eq!(fates.iter().collect::<Vec<_>>().len(), 64, "they are dropped and no other has begun");
+    assert_eq!(
+        fates.iter().collect::<Vec<_>>().len(),
+        64,
+        "they are dropped and no other has begun"
+    );
 }

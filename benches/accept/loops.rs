@@ -41,7 +41,12 @@ fn bare_epoll(listener: &UnixListener) -> Result {
 
     listener.set_nonblocking(true)?;
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-    epoll::add(&epoll, listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
+    epoll::add(
+        &epoll,
+        listener,
+        EventData::new_u64(LISTENER),
+        EventFlags::IN,
+    )?;
     let mut streams: BTreeMap<u64, UnixStream> = BTreeMap::new();
     let (mut events, mut buffer) = (Vec::with_capacity(64), [0; BUFFER]);
     for next in 0.. {

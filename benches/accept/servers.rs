@@ -12,30 +12,61 @@ use crate::{Result, round};
 /// The floor comes last.
 pub const NAMES: [&str; 5] = ["ours", "twin", "threads", "std", "epoll"];
 
-/// How the examples are built, and the folder where cargo puts them: as users get them, but for `cargo test`, which is to
-/// see soon that all of it still works.
-const PROFILE: (&str, &str) = if cfg!(debug_assertions) { ("dev", "debug") } else { ("release", "release") };
+/// How the examples are built, and the folder where cargo puts them: as users get them, but for
+/// `cargo test`, which is to see soon that all of it still works.
+const PROFILE: (&str, &str) = if cfg!(debug_assertions) {
+    ("dev", "debug")
+} else {
+    ("release", "release")
+};
 
 /// Longer than it takes to start a process on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The target folder that this bench was built in: it is two below, in `release/deps` or `debug/deps`.
+/// The target folder that this bench was built in: it is two below, in `release/deps` or
+/// `debug/deps`.
 fn target() -> Result<PathBuf> {
     let bench = env::current_exe()?;
-    Ok(bench.ancestors().nth(3).ok_or("cargo puts a bench three folders deep")?.to_owned())
+    Ok(bench
+        .ancestors()
+        .nth(3)
+        .ok_or("cargo puts a bench three folders deep")?
+        .to_owned())
 }
 
-/// Builds the examples for both runtimes, each into a folder of its own: cargo builds a bench's own with unwinding.
+/// Builds the examples for both runtimes, each into a folder of its own: cargo builds a bench's own
+/// with unwinding.
 pub fn build() -> Result {
     let target = target()?;
     cargo(&target, &["--example", "echo"])?;
-    cargo(&target.join("twin"), &["--example", "echo", "--example", "echo-threads", "--features", "tokio-twin-threads"])
+    cargo(
+        &target.join("twin"),
+        &[
+            "--example",
+            "echo",
+            "--example",
+            "echo-threads",
+            "--features",
+            "tokio-twin-threads",
+        ],
+    )
 }
 
 fn cargo(target: &Path, arguments: &[&str]) -> Result {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(["build", "--profile", PROFILE.0, "--quiet", "--no-default-features"]).args(arguments);
-    command.arg("--target-dir").arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
+    command
+        .args([
+            "build",
+            "--profile",
+            PROFILE.0,
+            "--quiet",
+            "--no-default-features",
+        ])
+        .args(arguments);
+    command
+        .arg("--target-dir")
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
     if !command.status()?.success() {
         return Err(format!("{command:?} failed").into());
     }
@@ -64,9 +95,20 @@ impl Server {
             "ours" => (examples(&target).join("echo"), &[]),
             "twin" => (twins().join("echo"), &[]),
             "threads" => (twins().join("echo-threads"), &[]),
-            own => (env::current_exe()?, if own == "std" { &["--serve", "std"] } else { &["--serve", "epoll"] }),
+            own => (
+                env::current_exe()?,
+                if own == "std" {
+                    &["--serve", "std"]
+                } else {
+                    &["--serve", "epoll"]
+                },
+            ),
         };
-        let path = env::temp_dir().join(format!("accept-{}-{name}-{}", std::process::id(), wrapper.len()));
+        let path = env::temp_dir().join(format!(
+            "accept-{}-{name}-{}",
+            std::process::id(),
+            wrapper.len()
+        ));
         let mut command = match wrapper {
             [] => Command::new(&program),
             [first, rest @ ..] => {
@@ -84,7 +126,11 @@ impl Server {
         if !wrapper.is_empty() {
             command.stderr(Stdio::piped());
         }
-        let server = Self { name, process: command.spawn()?, path };
+        let server = Self {
+            name,
+            process: command.spawn()?,
+            path,
+        };
         let begun = now();
         while std::os::unix::net::UnixStream::connect(&server.path).is_err() {
             if now() - begun > PATIENCE {

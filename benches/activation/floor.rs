@@ -1,4 +1,5 @@
-//! The floor of `cargo bench --bench activation`: a socket-activated program that can do nothing but answer once.
+//! The floor of `cargo bench --bench activation`: a socket-activated program that can do nothing
+//! but answer once.
 
 use std::io::{Read, Write};
 

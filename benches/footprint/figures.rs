@@ -1,4 +1,5 @@
-//! What a program and its processes cost: memory, threads, descriptors, time of the processor, crates.
+//! What a program and its processes cost: memory, threads, descriptors, time of the processor,
+//! crates.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -48,11 +49,20 @@ pub fn processor_time(process: &Daemon) -> Result<Duration> {
     Ok(clock.now()?.into())
 }
 
-/// The crates that are compiled for a program, itself and macros among them; nothing where there is no cargo, or the
-/// sources are not there.
+/// The crates that are compiled for a program, itself and macros among them; nothing where there is
+/// no cargo, or the sources are not there.
 pub fn crates(kin: Kin) -> Option<usize> {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(["tree", "--offline", "--locked", "--edges", "normal", "--prefix", "none", "--no-dedupe"]);
+    command.args([
+        "tree",
+        "--offline",
+        "--locked",
+        "--edges",
+        "normal",
+        "--prefix",
+        "none",
+        "--no-dedupe",
+    ]);
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
     match kin {
         Kin::Ours | Kin::Static => {}
@@ -84,7 +94,14 @@ pub fn crates(kin: Kin) -> Option<usize> {
 /// Where cargo has unpacked it.
 fn netavark_source() -> Option<PathBuf> {
     let home = || Some(Path::new(&env::var_os("HOME")?).join(".cargo"));
-    let sources = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home)?.join("registry/src");
-    let registries = fs::read_dir(sources).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
-    registries.map(|registry| registry.join("netavark-2.1.0")).find(|folder| folder.is_dir())
+    let sources = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(home)?
+        .join("registry/src");
+    let registries = fs::read_dir(sources)
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()));
+    registries
+        .map(|registry| registry.join("netavark-2.1.0"))
+        .find(|folder| folder.is_dir())
 }

@@ -1,4 +1,5 @@
-//! Who holds leases: a proxy by its gRPC calls, CNI's DHCP daemon by its plugin, and udhcpc, a process for each lease.
+//! Who holds leases: a proxy by its gRPC calls, CNI's DHCP daemon by its plugin, and udhcpc, a
+//! process for each lease.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -35,7 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Where Debian has CNI's plugins, and where their own releases are unpacked to.
 const CNI: [&str; 2] = ["/usr/lib/cni/dhcp", "/opt/cni/bin/dhcp"];
 
-/// What udhcpc starts at each change. It does as much as is needed to renew: without an address there is no unicast.
+/// What udhcpc starts at each change. It does as much as is needed to renew: without an address
+/// there is no unicast.
 const SCRIPT: &str = "#!/bin/sh
 [ \"$1\" = bound ] && busybox ip address replace \"$ip/$mask\" dev \"$interface\" && : > \"$BOUND\"
 exit 0
@@ -44,9 +46,16 @@ exit 0
 impl Program {
     /// Those that this machine has besides the proxies.
     pub fn others() -> Vec<Self> {
-        let cni = CNI.iter().map(PathBuf::from).find(|path| path.is_file()).map(Self::Cni);
+        let cni = CNI
+            .iter()
+            .map(PathBuf::from)
+            .find(|path| path.is_file())
+            .map(Self::Cni);
         if cni.is_none() {
-            println!("CNI is left out: there is no {} (Debian: containernetworking-plugins)", CNI.join(", no "));
+            println!(
+                "CNI is left out: there is no {} (Debian: containernetworking-plugins)",
+                CNI.join(", no ")
+            );
         }
         let udhcpc = program::find("busybox").map(Self::Udhcpc);
         if udhcpc.is_none() {
@@ -103,25 +112,36 @@ impl<'a> Holder<'a> {
                 (Vec::new(), Asked::Udhcpc { busybox, folder })
             }
         };
-        Ok(Self { topology, processes: Mutex::new(processes), asked })
+        Ok(Self {
+            topology,
+            processes: Mutex::new(processes),
+            asked,
+        })
     }
 
-    /// Has it get leases for all containers up to number `most`, from number `have` on, and waits until it is done with
-    /// all that comes after a lease.
+    /// Has it get leases for all containers up to number `most`, from number `have` on, and waits
+    /// until it is done with all that comes after a lease.
     pub fn lease(&self, have: usize, most: usize) -> Result {
         let containers = &self.topology.containers[have..most];
         let callers = containers.chunks(containers.len().div_ceil(CALLERS).max(1));
         thread::scope(|scope| {
             let callers: Vec<_> = callers
-                .map(|part| scope.spawn(move || part.iter().try_for_each(|container| self.insist(container))))
+                .map(|part| {
+                    scope
+                        .spawn(move || part.iter().try_for_each(|container| self.insist(container)))
+                })
                 .collect();
-            callers.into_iter().try_for_each(|caller| caller.join().map_err(|_| "a panic of a caller")?)
+            callers
+                .into_iter()
+                .try_for_each(|caller| caller.join().map_err(|_| "a panic of a caller")?)
         })?;
-        containers.iter().try_for_each(|container| container.namespace.await_rest())
+        containers
+            .iter()
+            .try_for_each(|container| container.namespace.await_rest())
     }
 
-    /// Calls again, as Podman's user would: with hundreds of callers some frames are lost, and netavark waits eight seconds
-    /// alone.
+    /// Calls again, as Podman's user would: with hundreds of callers some frames are lost, and
+    /// netavark waits eight seconds alone.
     fn insist(&self, container: &Container) -> Result {
         let mut last = Ok(());
         for _ in 0..TRIES {
@@ -136,7 +156,9 @@ impl<'a> Holder<'a> {
 
     fn lease_one(&self, container: &Container) -> Result {
         match &self.asked {
-            Asked::Proxy(unit) => answered(grpc::setup(&unit.socket(), &container.config())).map(drop),
+            Asked::Proxy(unit) => {
+                answered(grpc::setup(&unit.socket(), &container.config())).map(drop)
+            }
             Asked::Cni { plugin, config } => {
                 let mut command = Command::new(plugin);
                 command
@@ -148,24 +170,44 @@ impl<'a> Holder<'a> {
                     .stdin(File::open(config)?)
                     .stdout(Stdio::piped());
                 let said = self.topology.host.spawn(&mut command)?.wait_with_output()?;
-                let words = || format!("CNI's plugin failed: {}", String::from_utf8_lossy(&said.stdout));
-                said.status.success().then_some(()).ok_or_else(|| words().into())
+                let words = || {
+                    format!(
+                        "CNI's plugin failed: {}",
+                        String::from_utf8_lossy(&said.stdout)
+                    )
+                };
+                said.status
+                    .success()
+                    .then_some(())
+                    .ok_or_else(|| words().into())
             }
             Asked::Udhcpc { busybox, folder } => {
                 let bound = folder.join(container.mac.to_string());
                 let mut command = Command::new(busybox);
-                command.args(["udhcpc", "-f", "-i", LINK, "-s"]).arg(folder.join("script")).env("BOUND", &bound);
+                command
+                    .args(["udhcpc", "-f", "-i", LINK, "-s"])
+                    .arg(folder.join("script"))
+                    .env("BOUND", &bound);
                 let process = quiet(&container.namespace, &mut command)?;
-                self.processes.lock().unwrap_or_else(PoisonError::into_inner).push(process.into());
-                eventually("udhcpc has a lease", PATIENCE, || Ok(bound.exists().then_some(())))
+                self.processes
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(process.into());
+                eventually("udhcpc has a lease", PATIENCE, || {
+                    Ok(bound.exists().then_some(()))
+                })
             }
         }
     }
 
-    /// What its processes hold together once their descriptors were the same for so long: a client has its answer before
-    /// the daemon has closed the connection, and our daemons listen for two seconds more whether somebody has the address.
+    /// What its processes hold together once their descriptors were the same for so long: a client
+    /// has its answer before the daemon has closed the connection, and our daemons listen for two
+    /// seconds more whether somebody has the address.
     pub fn held(&self, steady: Duration) -> Result<Held> {
-        let processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
+        let processes = self
+            .processes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut last = (Held::of(&processes)?, rt::now());
         eventually("the descriptors stay the same", PATIENCE, || {
             thread::sleep(Duration::from_millis(100));
@@ -179,7 +221,12 @@ impl<'a> Holder<'a> {
 
     /// A sum over its processes.
     pub fn sum<T: std::iter::Sum>(&self, of: impl Fn(&Daemon) -> Result<T>) -> Result<T> {
-        self.processes.lock().unwrap_or_else(PoisonError::into_inner).iter().map(of).sum()
+        self.processes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .map(of)
+            .sum()
     }
 }
 
@@ -197,10 +244,17 @@ fn cni_daemon(plugin: &Path, topology: &Topology) -> Result<(Daemon, PathBuf)> {
     let mut command = Command::new(plugin);
     command.args(["daemon", "-socketpath"]).arg(&socket);
     let daemon = quiet(&topology.host, &mut command)?;
-    eventually("CNI's daemon listens", PATIENCE, || Ok(socket.exists().then_some(())))?;
+    eventually("CNI's daemon listens", PATIENCE, || {
+        Ok(socket.exists().then_some(()))
+    })?;
     Ok((daemon.into(), config))
 }
 
 fn quiet(namespace: &Namespace, command: &mut Command) -> Result<Child> {
-    namespace.spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))
+    namespace.spawn(
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null()),
+    )
 }

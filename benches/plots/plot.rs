@@ -1,5 +1,5 @@
-//! Draws what the benches have measured as benches/plots/*.svg: `cargo run --example plot` (or with the folder of the
-//! figures, where that is not target/bench-results).
+//! Draws what the benches have measured as benches/plots/*.svg: `cargo run --example plot` (or with
+//! the folder of the figures, where that is not target/bench-results).
 
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
@@ -14,12 +14,28 @@ type Point = (f64, f64);
 
 fn main() -> Result {
     // We are two below the target folder, in `debug/examples`.
-    let beside = || Some(env::current_exe().ok()?.ancestors().nth(3)?.join("bench-results"));
-    let figures = env::args_os().nth(1).map(PathBuf::from).or_else(beside).ok_or("no folder of figures")?;
+    let beside = || {
+        Some(
+            env::current_exe()
+                .ok()?
+                .ancestors()
+                .nth(3)?
+                .join("bench-results"),
+        )
+    };
+    let figures = env::args_os()
+        .nth(1)
+        .map(PathBuf::from)
+        .or_else(beside)
+        .ok_or("no folder of figures")?;
     let plots = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/plots");
     fs::create_dir_all(&plots)?;
     for (from, to, draw) in [
-        ("footprint.csv", "footprint.svg", footprint as fn(&Table) -> Result<String>),
+        (
+            "footprint.csv",
+            "footprint.svg",
+            footprint as fn(&Table) -> Result<String>,
+        ),
         ("activation.csv", "cold-start.svg", cold_start),
     ] {
         match fs::read_to_string(figures.join(from)) {
@@ -27,7 +43,10 @@ fn main() -> Result {
                 fs::write(plots.join(to), draw(&Table::read(&text)?)?)?;
                 println!("{}", plots.join(to).display());
             }
-            Err(error) => println!("{to} stays as it is, for {}: {error}", figures.join(from).display()),
+            Err(error) => println!(
+                "{to} stays as it is, for {}: {error}",
+                figures.join(from).display()
+            ),
         }
     }
     Ok(())
@@ -38,9 +57,12 @@ fn footprint(table: &Table) -> Result<String> {
     let figure = |column| -> Result<Lines> {
         let mut lines = table.lines("leases", column)?;
         for points in lines.values_mut() {
-            // A logarithm has no place for none: idle is where a tenth of a lease would be. Nothing held is not drawn.
+            // A logarithm has no place for none: idle is where a tenth of a lease would be. Nothing
+            // held is not drawn.
             points.retain(|(_, kilobytes)| *kilobytes > 0.0);
-            points.iter_mut().for_each(|(leases, _)| *leases = leases.max(0.1));
+            points
+                .iter_mut()
+                .for_each(|(leases, _)| *leases = leases.max(0.1));
         }
         Ok(lines)
     };
@@ -59,12 +81,35 @@ fn footprint(table: &Table) -> Result<String> {
     };
     let (pss, anonymous) = (figure("pss_kb")?, figure("rss_anon_kb")?);
     // Both panels have one scale, so that one can look from one to the other.
-    let memory = |name| Axis::decades(name, pss.values().chain(anonymous.values()).flatten().map(|point| point.1));
+    let memory = |name| {
+        Axis::decades(
+            name,
+            pss.values()
+                .chain(anonymous.values())
+                .flatten()
+                .map(|point| point.1),
+        )
+    };
     let panels = [
-        Panel { title: "Pss: its share of all memory", x: leases(), y: memory("kB of 1024 bytes"), lines: &pss },
-        Panel { title: "RssAnon: what it alone holds", x: leases(), y: memory(""), lines: &anonymous },
+        Panel {
+            title: "Pss: its share of all memory",
+            x: leases(),
+            y: memory("kB of 1024 bytes"),
+            lines: &pss,
+        },
+        Panel {
+            title: "RssAnon: what it alone holds",
+            x: leases(),
+            y: memory(""),
+            lines: &anonymous,
+        },
     ];
-    Ok(drawing("What it takes to hold leases", &panels, &table.subjects(), true))
+    Ok(drawing(
+        "What it takes to hold leases",
+        &panels,
+        &table.subjects(),
+        true,
+    ))
 }
 
 /// How many of the starts had answered after which time.
@@ -74,17 +119,40 @@ fn cold_start(table: &Table) -> Result<String> {
         points.sort_by(|one, other| one.0.total_cmp(&other.0));
         let share = |place: usize| place as f64 * 100.0 / points.len() as f64;
         // Up at each start, and level until the next.
-        let steps = points
-            .iter()
-            .enumerate()
-            .flat_map(|(place, (micros, _))| [(micros / 1000.0, share(place)), (micros / 1000.0, share(place + 1))]);
+        let steps = points.iter().enumerate().flat_map(|(place, (micros, _))| {
+            [
+                (micros / 1000.0, share(place)),
+                (micros / 1000.0, share(place + 1)),
+            ]
+        });
         lines.insert(subject, steps.collect());
     }
-    let times = Axis::fine("milliseconds from exec to the first answer", lines.values().flatten().map(|p| p.0));
-    let ticks = [0, 25, 50, 75, 100].map(|share| (f64::from(share), share.to_string())).to_vec();
-    let share = Axis { name: "% of starts that have answered", scale: Scale::Linear, from: 0.0, to: 100.0, ticks };
-    let panel = Panel { title: "", x: times, y: share, lines: &lines };
-    Ok(drawing("Cold start by socket activation", &[panel], &table.subjects(), false))
+    let times = Axis::fine(
+        "milliseconds from exec to the first answer",
+        lines.values().flatten().map(|p| p.0),
+    );
+    let ticks = [0, 25, 50, 75, 100]
+        .map(|share| (f64::from(share), share.to_string()))
+        .to_vec();
+    let share = Axis {
+        name: "% of starts that have answered",
+        scale: Scale::Linear,
+        from: 0.0,
+        to: 100.0,
+        ticks,
+    };
+    let panel = Panel {
+        title: "",
+        x: times,
+        y: share,
+        lines: &lines,
+    };
+    Ok(drawing(
+        "Cold start by socket activation",
+        &[panel],
+        &table.subjects(),
+        false,
+    ))
 }
 
 /// A line for each subject.
@@ -98,7 +166,11 @@ struct Table {
 
 impl Table {
     fn read(text: &str) -> Result<Self> {
-        let cells = |line: &str| line.split(',').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+        let cells = |line: &str| {
+            line.split(',')
+                .map(|cell| cell.trim().to_owned())
+                .collect::<Vec<_>>()
+        };
         let mut rows = text.lines().filter(|line| !line.is_empty()).map(cells);
         let names = rows.next().ok_or("no line of names")?;
         let rows: Vec<_> = rows.collect();
@@ -110,14 +182,20 @@ impl Table {
     }
 
     fn column(&self, name: &str) -> Result<usize> {
-        self.names.iter().position(|own| own == name).ok_or_else(|| format!("no column {name}").into())
+        self.names
+            .iter()
+            .position(|own| own == name)
+            .ok_or_else(|| format!("no column {name}").into())
     }
 
     fn lines(&self, x: &str, y: &str) -> Result<Lines> {
         let (subject, x, y) = (self.column("subject")?, self.column(x)?, self.column(y)?);
         let mut lines = Lines::new();
         for row in &self.rows {
-            lines.entry(row[subject].clone()).or_default().push((row[x].parse()?, row[y].parse()?));
+            lines
+                .entry(row[subject].clone())
+                .or_default()
+                .push((row[x].parse()?, row[y].parse()?));
         }
         Ok(lines)
     }
@@ -152,17 +230,36 @@ impl Axis {
     fn decades(name: &'static str, values: impl Iterator<Item = f64>) -> Self {
         let (least, most) = range(values);
         let (from, to) = (least.log10().floor() as i32, most.log10().ceil() as i32);
-        let ticks = (from..=to).map(|power| (10f64.powi(power), label(10f64.powi(power)))).collect();
-        Self { name, scale: Scale::Logarithm, from: 10f64.powi(from), to: 10f64.powi(to), ticks }
+        let ticks = (from..=to)
+            .map(|power| (10f64.powi(power), label(10f64.powi(power))))
+            .collect();
+        Self {
+            name,
+            scale: Scale::Logarithm,
+            from: 10f64.powi(from),
+            to: 10f64.powi(to),
+            ticks,
+        }
     }
 
     /// As much as there is, with ticks at the round ones of 1 to 10, 10 to 100 and so on.
     fn fine(name: &'static str, values: impl Iterator<Item = f64>) -> Self {
         let (least, most) = range(values);
-        let all = (-6..9).flat_map(|power| [1.0, 1.5, 2.0, 3.0, 5.0, 7.0].map(|digit| digit * 10f64.powi(power)));
+        let all = (-6..9).flat_map(|power| {
+            [1.0, 1.5, 2.0, 3.0, 5.0, 7.0].map(|digit| digit * 10f64.powi(power))
+        });
         let (from, to) = (least / 1.1, most * 1.1);
-        let ticks = all.filter(|tick| (from..=to).contains(tick)).map(|tick| (tick, label(tick))).collect();
-        Self { name, scale: Scale::Logarithm, from, to, ticks }
+        let ticks = all
+            .filter(|tick| (from..=to).contains(tick))
+            .map(|tick| (tick, label(tick)))
+            .collect();
+        Self {
+            name,
+            scale: Scale::Logarithm,
+            from,
+            to,
+            ticks,
+        }
     }
 
     /// Where on the axis a value is, from 0 to 1.
@@ -175,13 +272,19 @@ impl Axis {
 }
 
 fn range(values: impl Iterator<Item = f64>) -> Point {
-    values.fold((f64::INFINITY, f64::MIN_POSITIVE), |(least, most), value| (least.min(value), most.max(value)))
+    values.fold(
+        (f64::INFINITY, f64::MIN_POSITIVE),
+        |(least, most), value| (least.min(value), most.max(value)),
+    )
 }
 
 /// A number with commas between its thousands, and with decimals only below ten.
 fn label(number: f64) -> String {
     if number < 10.0 {
-        return format!("{number:.3}").trim_end_matches('0').trim_end_matches('.').to_owned();
+        return format!("{number:.3}")
+            .trim_end_matches('0')
+            .trim_end_matches('.')
+            .to_owned();
     }
     match number as u64 {
         small @ ..1000 => small.to_string(),
@@ -196,21 +299,29 @@ struct Panel<'a> {
     lines: &'a Lines,
 }
 
-/// Colours that people who see few of them can tell apart too (Okabe and Ito), each with a mark and dashes of its own.
+/// Colours that people who see few of them can tell apart too (Okabe and Ito), each with a mark and
+/// dashes of its own.
 const LOOKS: [(&str, &str, &str); 7] = [
     ("#0072b2", "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0z", ""),
     ("#56b4e9", "M-4,-4h8v8h-8z", "7 3"),
     ("#e69f00", "M0,-5.5l5.5,5.5l-5.5,5.5l-5.5,-5.5z", "2 2"),
     ("#d55e00", "M0,-5l5,9h-10z", ""),
     ("#009e73", "M0,5l5,-9h-10z", "7 3"),
-    ("#aa4499", "M-5,-1.5h3.5v-3.5h3v3.5h3.5v3h-3.5v3.5h-3v-3.5h-3.5z", "2 2"),
+    (
+        "#aa4499",
+        "M-5,-1.5h3.5v-3.5h3v3.5h3.5v3h-3.5v3.5h-3v-3.5h-3.5z",
+        "2 2",
+    ),
     ("#555555", "M-5,-2h10v4h-10z", "7 3 2 3"),
 ];
 
 /// The look of a subject: the same in all plots, for those that are in several.
 fn look(subject: &str, place: usize) -> (&'static str, &'static str, &'static str) {
     let known = ["ours", "static", "twin", "netavark"];
-    LOOKS[known.iter().position(|known| *known == subject).unwrap_or(known.len().max(place) % LOOKS.len())]
+    LOOKS[known
+        .iter()
+        .position(|known| *known == subject)
+        .unwrap_or(known.len().max(place) % LOOKS.len())]
 }
 
 const PANEL: (f64, f64) = (370.0, 310.0);
@@ -224,7 +335,11 @@ const LEGEND: f64 = 126.0;
 fn drawing(title: &str, panels: &[Panel<'_>], subjects: &[String], marks: bool) -> String {
     let step = PANEL.0 + GAP;
     // One panel alone is twice as wide.
-    let wide = if panels.len() == 1 { PANEL.0 * 1.6 } else { PANEL.0 };
+    let wide = if panels.len() == 1 {
+        PANEL.0 * 1.6
+    } else {
+        PANEL.0
+    };
     let right = LEFT + step * (panels.len() - 1) as f64 + wide;
     let (width, height) = (right + LEGEND, TOP + PANEL.1 + BOTTOM);
     let mut svg = format!(
@@ -234,7 +349,14 @@ fn drawing(title: &str, panels: &[Panel<'_>], subjects: &[String], marks: bool) 
          <text x=\"{LEFT}\" y=\"30\" font-size=\"18\" font-weight=\"bold\">{title}</text>\n"
     );
     for (place, panel) in panels.iter().enumerate() {
-        panel_at(&mut svg, panel, LEFT + step * place as f64, wide, subjects, marks);
+        panel_at(
+            &mut svg,
+            panel,
+            LEFT + step * place as f64,
+            wide,
+            subjects,
+            marks,
+        );
     }
     for (place, subject) in subjects.iter().enumerate() {
         let ((colour, mark, dashes), y) = (look(subject, place), TOP + 12.0 + 24.0 * place as f64);
@@ -248,7 +370,10 @@ fn drawing(title: &str, panels: &[Panel<'_>], subjects: &[String], marks: bool) 
         if marks {
             add(
                 &mut svg,
-                format!("<path transform=\"translate({:.1},{y:.1})\" d=\"{mark}\" fill=\"{colour}\"/>", x + 12.0),
+                format!(
+                    "<path transform=\"translate({:.1},{y:.1})\" d=\"{mark}\" fill=\"{colour}\"/>",
+                    x + 12.0
+                ),
             );
         }
         add(&mut svg, text(x + 30.0, y + 4.5, "start", subject));
@@ -256,30 +381,57 @@ fn drawing(title: &str, panels: &[Panel<'_>], subjects: &[String], marks: bool) 
     svg + "</svg>\n"
 }
 
-fn panel_at(svg: &mut String, panel: &Panel<'_>, left: f64, wide: f64, subjects: &[String], marks: bool) {
+fn panel_at(
+    svg: &mut String,
+    panel: &Panel<'_>,
+    left: f64,
+    wide: f64,
+    subjects: &[String],
+    marks: bool,
+) {
     let (bottom, right) = (TOP + PANEL.1, left + wide);
     let at_x = |value: f64| left + panel.x.place(value) * wide;
     let at_y = |value: f64| bottom - panel.y.place(value) * PANEL.1;
     add(svg, text(left, TOP - 16.0, "start", panel.title));
     for (value, name) in &panel.y.ticks {
         let y = at_y(*value);
-        add(svg, format!("<path d=\"M{left:.1},{y:.1}H{right:.1}\" stroke=\"#ddd\"/>"));
+        add(
+            svg,
+            format!("<path d=\"M{left:.1},{y:.1}H{right:.1}\" stroke=\"#ddd\"/>"),
+        );
         add(svg, text(left - 8.0, y + 4.5, "end", name));
     }
     for (value, name) in &panel.x.ticks {
         let x = at_x(*value);
-        add(svg, format!("<path d=\"M{x:.1},{TOP}V{bottom:.1}\" stroke=\"#ddd\"/>"));
+        add(
+            svg,
+            format!("<path d=\"M{x:.1},{TOP}V{bottom:.1}\" stroke=\"#ddd\"/>"),
+        );
         add(svg, text(x, bottom + 20.0, "middle", name));
     }
-    add(svg, text((left + right) / 2.0, bottom + 44.0, "middle", panel.x.name));
+    add(
+        svg,
+        text((left + right) / 2.0, bottom + 44.0, "middle", panel.x.name),
+    );
     let middle = TOP + PANEL.1 / 2.0;
-    let turned = format!("<g transform=\"translate({:.1},{middle:.1}) rotate(-90)\">", left - 66.0);
-    add(svg, turned + &text(0.0, 0.0, "middle", panel.y.name) + "</g>");
+    let turned = format!(
+        "<g transform=\"translate({:.1},{middle:.1}) rotate(-90)\">",
+        left - 66.0
+    );
+    add(
+        svg,
+        turned + &text(0.0, 0.0, "middle", panel.y.name) + "</g>",
+    );
     // Whoever comes first is drawn last, above the others.
     for (place, subject) in subjects.iter().enumerate().rev() {
-        let Some(points) = panel.lines.get(subject) else { continue };
+        let Some(points) = panel.lines.get(subject) else {
+            continue;
+        };
         let (colour, mark, dashes) = look(subject, place);
-        let path: Vec<_> = points.iter().map(|(x, y)| format!("{:.1},{:.1}", at_x(*x), at_y(*y))).collect();
+        let path: Vec<_> = points
+            .iter()
+            .map(|(x, y)| format!("{:.1},{:.1}", at_x(*x), at_y(*y)))
+            .collect();
         add(
             svg,
             format!(
@@ -289,7 +441,10 @@ fn panel_at(svg: &mut String, panel: &Panel<'_>, left: f64, wide: f64, subjects:
             ),
         );
         for point in path.iter().filter(|_| marks) {
-            add(svg, format!("<path transform=\"translate({point})\" d=\"{mark}\" fill=\"{colour}\"/>"));
+            add(
+                svg,
+                format!("<path transform=\"translate({point})\" d=\"{mark}\" fill=\"{colour}\"/>"),
+            );
         }
     }
 }

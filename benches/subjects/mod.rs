@@ -1,7 +1,12 @@
-//! What the benches measure: our daemon and those beside it, built as users get them and started as systemd would.
+//! What the benches measure: our daemon and those beside it, built as users get them and started as
+//! systemd would.
 
 #![allow(dead_code, unreachable_pub, reason = "each bench takes a part of it")]
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is a bench's purpose")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "its output is a bench's purpose"
+)]
 
 #[path = "../../tests/lab/mod.rs"]
 pub mod lab;
@@ -26,23 +31,29 @@ use lab::{Result, Skip, grpc};
 const NAME: &str = "smol-dhcp-proxy";
 const MUSL: &str = "x86_64-unknown-linux-musl";
 
-/// How programs are built, and the folder where cargo puts them: as users get them, but for `cargo test`, which is to see
-/// soon that all of it still works.
-pub const PROFILE: (&str, &str) = if cfg!(debug_assertions) { ("dev", "debug") } else { ("release", "release") };
+/// How programs are built, and the folder where cargo puts them: as users get them, but for `cargo
+/// test`, which is to see soon that all of it still works.
+pub const PROFILE: (&str, &str) = if cfg!(debug_assertions) {
+    ("dev", "debug")
+} else {
+    ("release", "release")
+};
 
 /// How much is measured.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
     /// Enough for figures.
     Full,
-    /// A few of each, to see that all of it still works: `-- --quick`, `-- --test`, or without `cargo bench`.
+    /// A few of each, to see that all of it still works: `-- --quick`, `-- --test`, or without
+    /// `cargo bench`.
     Quick,
 }
 
-/// Runs a bench within a sandbox. Its exit code is 1 where `run` fails, or says that ours does not keep what was promised;
-/// a quick run is too short to tell.
+/// Runs a bench within a sandbox. Its exit code is 1 where `run` fails, or says that ours does not
+/// keep what was promised; a quick run is too short to tell.
 ///
-/// The subjects that `choose` names are built before: the sandbox may have no network and no other user.
+/// The subjects that `choose` names are built before: the sandbox may have no network and no other
+/// user.
 pub fn main(choose: &[Kin], run: impl FnOnce(&[Subject], Extent) -> Result<bool>) -> ExitCode {
     outside(choose, |subjects, extent| {
         // Before the first thread.
@@ -96,7 +107,8 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Builds or finds them; one that this machine does not have is left out, with a line that says why.
+    /// Builds or finds them; one that this machine does not have is left out, with a line that says
+    /// why.
     fn choose(kin: &[Kin]) -> Result<Vec<Self>> {
         let mut all = Vec::new();
         for &kin in kin {
@@ -124,7 +136,9 @@ impl Subject {
             },
             Kin::Static => {
                 if !has_musl() {
-                    return Err(Skip::Lacking(format!("rustup target add {MUSL} was not run")).into());
+                    return Err(
+                        Skip::Lacking(format!("rustup target add {MUSL} was not run")).into(),
+                    );
                 }
                 build(&target, &["--bin", NAME, "--target", MUSL])?;
                 ("static", program(target.join(MUSL)), &[])
@@ -136,14 +150,21 @@ impl Subject {
             }
             Kin::Netavark => ("netavark", netavark()?, &["dhcp-proxy"]),
         };
-        Ok(Self { kin, name, path, first })
+        Ok(Self {
+            kin,
+            name,
+            path,
+            first,
+        })
     }
 
     /// It as a unit: it never leaves by itself.
     pub fn unit(&self, arguments: &[&str]) -> Result<Unit> {
         let all = [self.first, &["-a", "0"], arguments].concat();
         // Logging is part of a program's work, but the lab asks for more of it than a user does.
-        Ok(Unit::new(&self.path, &all)?.set("RUST_LOG", "warn").set("SMOL_DHCP_PROXY_SANDBOX", "auto"))
+        Ok(Unit::new(&self.path, &all)?
+            .set("RUST_LOG", "warn")
+            .set("SMOL_DHCP_PROXY_SANDBOX", "auto"))
     }
 
     /// The program on the host of `topology`, ready for calls.
@@ -159,7 +180,11 @@ impl Subject {
     pub fn stage(&self, containers: u16, arguments: &[&str]) -> Result<Stage> {
         let topology = Topology::new(containers)?;
         let (unit, daemon) = self.start(&topology, arguments)?;
-        Ok(Stage { daemon, unit, topology })
+        Ok(Stage {
+            daemon,
+            unit,
+            topology,
+        })
     }
 }
 
@@ -167,11 +192,17 @@ impl Subject {
 pub fn peers(mut script: Command, subjects: &[Subject]) -> Result<String> {
     for subject in subjects {
         match subject.kin {
-            Kin::Netavark => script.env("NETAVARK_BIN", subject.path.parent().ok_or("a program without a folder")?),
+            Kin::Netavark => script.env(
+                "NETAVARK_BIN",
+                subject.path.parent().ok_or("a program without a folder")?,
+            ),
             _ => script.env("DAEMON", &subject.path),
         };
     }
-    let output = script.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+    let output = script
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     match output.status.code() {
         Some(0) => Ok(said),
@@ -183,11 +214,18 @@ pub fn peers(mut script: Command, subjects: &[Subject]) -> Result<String> {
 /// Bytes of a program without its symbols.
 pub fn stripped_size(program: &Path) -> Result<u64> {
     let copy = sandbox::folder("stripped")?.join("program");
-    let stripped = Command::new("strip").arg("-o").arg(&copy).arg(program).status();
+    let stripped = Command::new("strip")
+        .arg("-o")
+        .arg(&copy)
+        .arg(program)
+        .status();
     let measured = match stripped {
         Ok(status) if status.success() => &copy,
         _ => {
-            println!("No strip(1) (Debian: binutils): {} is measured as it is.", program.display());
+            println!(
+                "No strip(1) (Debian: binutils): {} is measured as it is.",
+                program.display()
+            );
             program
         }
     };
@@ -201,17 +239,27 @@ pub fn results(name: &str) -> Result<PathBuf> {
     Ok(folder.join(name))
 }
 
-/// The target folder that this bench was built in: it is two below, in `release/deps` or `debug/deps`.
+/// The target folder that this bench was built in: it is two below, in `release/deps` or
+/// `debug/deps`.
 pub fn target() -> Result<PathBuf> {
     let bench = env::current_exe()?;
-    Ok(bench.ancestors().nth(3).ok_or("cargo puts a bench three folders deep")?.to_owned())
+    Ok(bench
+        .ancestors()
+        .nth(3)
+        .ok_or("cargo puts a bench three folders deep")?
+        .to_owned())
 }
 
 /// Builds a program for itself: cargo builds a bench's own programs for a test, with unwinding.
 pub fn build(target: &Path, arguments: &[&str]) -> Result {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(["build", "--profile", PROFILE.0, "--quiet"]).args(arguments);
-    command.arg("--target-dir").arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
+    command
+        .args(["build", "--profile", PROFILE.0, "--quiet"])
+        .args(arguments);
+    command
+        .arg("--target-dir")
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
     if !command.status()?.success() {
         return Err(format!("{command:?} failed").into());
     }
@@ -221,13 +269,24 @@ pub fn build(target: &Path, arguments: &[&str]) -> Result {
 /// Whether the standard library is there for musl.
 fn has_musl() -> bool {
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let asked = Command::new(rustc).args(["--print", "target-libdir", "--target", MUSL]).output();
+    let asked = Command::new(rustc)
+        .args(["--print", "target-libdir", "--target", MUSL])
+        .output();
     asked.is_ok_and(|said| Path::new(String::from_utf8_lossy(&said.stdout).trim()).is_dir())
 }
 
-/// The real dnsmasq at the far end of the network, which answers at once; nothing of its leases is renewed while we look.
+/// The real dnsmasq at the far end of the network, which answers at once; nothing of its leases is
+/// renewed while we look.
 pub fn dnsmasq(topology: &Topology) -> Result<RealServer<'_>> {
-    RealServer::start(Kind::Dnsmasq, &topology.server, SERVER_LINK, &Plan { lease: 3600, ..Plan::default() })
+    RealServer::start(
+        Kind::Dnsmasq,
+        &topology.server,
+        SERVER_LINK,
+        &Plan {
+            lease: 3600,
+            ..Plan::default()
+        },
+    )
 }
 
 /// A call that touches no network: the Teardown of a lease that nobody has.
@@ -249,7 +308,10 @@ pub fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<Duration> {
 
 /// The times in milliseconds, the shortest first.
 pub fn sorted(durations: &[Duration]) -> Vec<f64> {
-    let mut all: Vec<f64> = durations.iter().map(|duration| duration.as_secs_f64() * 1000.0).collect();
+    let mut all: Vec<f64> = durations
+        .iter()
+        .map(|duration| duration.as_secs_f64() * 1000.0)
+        .collect();
     all.sort_by(f64::total_cmp);
     all
 }
@@ -274,7 +336,10 @@ impl Promises {
     pub fn at_most(&mut self, what: &str, is: f64, most: f64) {
         let kept = is <= most;
         self.kept &= kept;
-        println!("{} {what}: {is:.3} (at most {most:.3})", if kept { "  kept" } else { "MISSED" });
+        println!(
+            "{} {what}: {is:.3} (at most {most:.3})",
+            if kept { "  kept" } else { "MISSED" }
+        );
     }
 
     /// Notes and prints that nobody knows whether it was kept.

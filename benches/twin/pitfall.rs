@@ -1,15 +1,18 @@
-//! The pitfall that this project began with: a listening socket from systemd, taken over by tokio as it comes.
+//! The pitfall that this project began with: a listening socket from systemd, taken over by tokio
+//! as it comes.
 //!
-//! `cargo run --release --features tokio-twin --example pitfall` plays systemd: it listens on a blocking socket, starts
-//! itself again with that as standard input, connects once, and waits to be hung up on. The child is to leave after a
-//! short quiet time; it does so with O_NONBLOCK only. Without, it hangs in accept4(2) for ever, and the timeout around
-//! its accept never fires, for the thread that would see to it is the one that hangs.
+//! `cargo run --release --features tokio-twin --example pitfall` plays systemd: it listens on a
+//! blocking socket, starts itself again with that as standard input, connects once, and waits to be
+//! hung up on. The child is to leave after a short quiet time; it does so with O_NONBLOCK only.
+//! Without, it hangs in accept4(2) for ever, and the timeout around its accept never fires, for the
+//! thread that would see to it is the one that hangs.
 //!
-//! The kernel is the witness: /proc/PID/syscall says which system call a process is in. Every wait here has a bound, and
-//! the child is ended in any case. The exit code is 0 where all is as said.
+//! The kernel is the witness: /proc/PID/syscall says which system call a process is in. Every wait
+//! here has a bound, and the child is ended in any case. The exit code is 0 where all is as said.
 //!
-//! Since 1.44 a debug build of tokio panics instead. There, the flag is taken away once tokio has seen it, to see
-//! the hang all the same: it belongs to the socket, and whoever shares that can do so at any time.
+//! Since 1.44 a debug build of tokio panics instead. There, the flag is taken away once tokio has
+//! seen it, to see the hang all the same: it belongs to the socket, and whoever shares that can do
+//! so at any time.
 
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
@@ -57,7 +60,10 @@ fn main() -> Result {
     let begun = now();
     match Play::begin("nonblocking")?.end()? {
         Some((status, _)) if status.success() => {
-            println!("nonblocking: the child has left by itself, after {:?}", now() - begun);
+            println!(
+                "nonblocking: the child has left by itself, after {:?}",
+                now() - begun
+            );
             Ok(())
         }
         other => Err(format!("with O_NONBLOCK the child should leave: {other:?}").into()),
@@ -67,7 +73,10 @@ fn main() -> Result {
 /// The child: serves standard input by hanging up on everybody, until it was quiet for long enough.
 fn serve(how: &str) -> Result {
     let listener = UnixListener::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()?;
     runtime.block_on(async {
         listener.set_nonblocking(how != "blocking")?;
         let shared = listener.try_clone()?;
@@ -85,17 +94,23 @@ struct Play(Child);
 
 impl Play {
     fn begin(how: &str) -> Result<Self> {
-        let address = SocketAddr::from_abstract_name(format!("pitfall-{}-{how}", std::process::id()))?;
+        let address =
+            SocketAddr::from_abstract_name(format!("pitfall-{}-{how}", std::process::id()))?;
         let listener = UnixListener::bind_addr(&address)?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg(how).stdin(OwnedFd::from(listener)).stderr(Stdio::piped());
+        command
+            .arg(how)
+            .stdin(OwnedFd::from(listener))
+            .stderr(Stdio::piped());
         let play = Self(command.spawn()?);
         // Now nobody but the child has the socket: if it ends, we are hung up on just the same.
         drop(command);
         let mut stream = UnixStream::connect_addr(&address)?;
         stream.set_read_timeout(Some(10 * LONG))?;
         match stream.read(&mut [0]) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err("the child serves nobody".into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err("the child serves nobody".into())
+            }
             _ => Ok(play),
         }
     }
@@ -106,7 +121,11 @@ impl Play {
         while now() - begun < LONG {
             if let Some(status) = self.0.try_wait()? {
                 let mut words = String::new();
-                self.0.stderr.take().ok_or("asked for once")?.read_to_string(&mut words)?;
+                self.0
+                    .stderr
+                    .take()
+                    .ok_or("asked for once")?
+                    .read_to_string(&mut words)?;
                 return Ok(Some((status, words)));
             }
             sleep(GLANCE);
@@ -121,7 +140,9 @@ impl Play {
         if call.split(' ').next() != Some(&SYS_accept4.to_string()) {
             return Err(format!("the child should hang in accept4, and is in {call}").into());
         }
-        println!("blocking: {LONG:?} after its last connection the child is in accept4(2) (wait channel {channel});");
+        println!(
+            "blocking: {LONG:?} after its last connection the child is in accept4(2) (wait channel {channel});"
+        );
         println!("          the timeout of {QUIET:?} around it has not fired");
         Ok(())
     }

@@ -1,7 +1,8 @@
-//! The runtime: one executor thread on tokio. The twin of `src/rt.rs`, item for item; `diff -y` shows what differs.
+//! The runtime: one executor thread on tokio. The twin of `src/rt.rs`, item for item; `diff -y`
+//! shows what differs.
 //!
-//! tokio keeps no thread of its own here: what is due is seen to by the thread that called [`block_on`],
-//! on which all of our code runs. The README beside this file walks through the two.
+//! tokio keeps no thread of its own here: what is due is seen to by the thread that called
+//! [`block_on`], on which all of our code runs. The README beside this file walks through the two.
 
 use std::cell::{OnceCell, RefCell};
 use std::future::{Future, pending, poll_fn};
@@ -63,10 +64,15 @@ impl<T> Future for Task<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
-        let handle = self.0.as_mut().expect("only detach takes it, and that takes the task");
+        let handle = self
+            .0
+            .as_mut()
+            .expect("only detach takes it, and that takes the task");
         // A task of tokio's that panics keeps it to itself until somebody asks.
-        ready!(Pin::new(handle).poll(context))
-            .map_or_else(|error| std::panic::resume_unwind(error.into_panic()), Poll::Ready)
+        ready!(Pin::new(handle).poll(context)).map_or_else(
+            |error| std::panic::resume_unwind(error.into_panic()),
+            Poll::Ready,
+        )
     }
 }
 
@@ -80,7 +86,8 @@ impl<T> Drop for Task<T> {
 
 /// A connected Unix stream with the `futures-lite` read and write traits.
 ///
-/// tokio's has tokio's traits, and no clones: its halves share it in the same way, each for one direction.
+/// tokio's has tokio's traits, and no clones: its halves share it in the same way, each for one
+/// direction.
 #[derive(Clone, Debug)]
 pub struct Stream(Rc<RefCell<tokio::net::UnixStream>>);
 
@@ -90,12 +97,18 @@ impl TryFrom<UnixStream> for Stream {
     fn try_from(stream: UnixStream) -> io::Result<Self> {
         // As for the listener below: tokio takes a socket as it is.
         stream.set_nonblocking(true)?;
-        Ok(Self(Rc::new(RefCell::new(tokio::net::UnixStream::from_std(stream)?))))
+        Ok(Self(Rc::new(RefCell::new(
+            tokio::net::UnixStream::from_std(stream)?,
+        ))))
     }
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         let mut buffer = ReadBuf::new(buffer);
         ready!(Pin::new(&mut *self.0.borrow_mut()).poll_read(context, &mut buffer))?;
         Poll::Ready(Ok(buffer.filled().len()))
@@ -103,7 +116,11 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut *self.0.borrow_mut()).poll_write(context, bytes)
     }
 
@@ -120,22 +137,37 @@ impl AsyncWrite for Stream {
 pub fn now() -> Instant {
     let time = clock_gettime(ClockId::Boottime);
     Instant::from_boot(Duration::new(
-        time.tv_sec.try_into().expect("the boot clock starts at zero"),
-        time.tv_nsec.try_into().expect("nanoseconds are below a billion"),
+        time.tv_sec
+            .try_into()
+            .expect("the boot clock starts at zero"),
+        time.tv_nsec
+            .try_into()
+            .expect("nanoseconds are below a billion"),
     ))
 }
 
-/// Reads `CLOCK_REALTIME`, as the time since 1970. It is set and it steps: only for whoever has to be told a date.
+/// Reads `CLOCK_REALTIME`, as the time since 1970. It is set and it steps: only for whoever has to
+/// be told a date.
 pub fn wall_clock() -> Duration {
     let time = clock_gettime(ClockId::Realtime);
-    Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
+    Duration::new(
+        time.tv_sec.try_into().unwrap_or(0),
+        time.tv_nsec.try_into().unwrap_or(0),
+    )
 }
 
-/// Runs `main` and all that it spawns on this thread, until `main` returns; what is still running then is dropped.
+/// Runs `main` and all that it spawns on this thread, until `main` returns; what is still running
+/// then is dropped.
 pub fn block_on<T: 'static>(main: impl AsyncFnOnce(Runtime) -> T + 'static) -> T {
-    let executor = Builder::new_current_thread().enable_io().enable_time().build_local(LocalOptions::default());
+    let executor = Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build_local(LocalOptions::default());
     let executor = executor.expect("an epoll descriptor can be had at the start");
-    let inner = Rc::new(Inner { executor, alarm: RefCell::default() });
+    let inner = Rc::new(Inner {
+        executor,
+        alarm: RefCell::default(),
+    });
     let runtime = Runtime(Rc::downgrade(&inner));
     inner.executor.block_on(main(runtime))
 }
@@ -176,7 +208,9 @@ impl Runtime {
     }
 
     fn inner(&self) -> Rc<Inner> {
-        self.0.upgrade().expect("a runtime is used only by what block_on runs")
+        self.0
+            .upgrade()
+            .expect("a runtime is used only by what block_on runs")
     }
 }
 
@@ -217,14 +251,16 @@ pub struct Listener(tokio::net::UnixListener);
 impl Listener {
     /// Adopts a listening socket, blocking or not.
     ///
-    /// systemd hands over blocking sockets, and `from_std` takes a socket as it is. Without O_NONBLOCK the accept4(2)
-    /// after the last connection hangs, and with it the one thread: none of its timers ever fires again.
+    /// systemd hands over blocking sockets, and `from_std` takes a socket as it is. Without
+    /// O_NONBLOCK the accept4(2) after the last connection hangs, and with it the one thread: none
+    /// of its timers ever fires again.
     pub fn new(listener: UnixListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         tokio::net::UnixListener::from_std(listener).map(Self)
     }
 
-    /// Takes the next connection when there is one, else wakes the task of `context` when there may be.
+    /// Takes the next connection when there is one, else wakes the task of `context` when there may
+    /// be.
     pub fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Stream>> {
         let (stream, _) = ready!(self.0.poll_accept(context))?;
         Poll::Ready(Ok(Stream(Rc::new(RefCell::new(stream)))))
@@ -232,8 +268,8 @@ impl Listener {
 
     /// Takes a connection that already waits, without waiting for one.
     pub fn try_accept(&self) -> io::Result<Option<Stream>> {
-        // Asks the kernel. tokio's listener answers from what the reactor saw when it last looked, which is too long ago
-        // for whoever is about to leave.
+        // Asks the kernel. tokio's listener answers from what the reactor saw when it last looked,
+        // which is too long ago for whoever is about to leave.
         match rustix::net::accept_with(&self.0, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(stream) => Ok(Some(UnixStream::from(stream).try_into()?)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
@@ -241,18 +277,21 @@ impl Listener {
         }
     }
 
-    /// Lets nobody connect any more; who already waits can still be taken. For all who share the socket: never on one
-    /// that systemd holds too.
+    /// Lets nobody connect any more; who already waits can still be taken. For all who share the
+    /// socket: never on one that systemd holds too.
     pub fn refuse(&self) -> io::Result<()> {
-        // On a listening Unix socket this makes connect(2) fail with ECONNREFUSED and leaves the backlog alone.
+        // On a listening Unix socket this makes connect(2) fail with ECONNREFUSED and leaves the
+        // backlog alone.
         Ok(rustix::net::shutdown(&self.0, rustix::net::Shutdown::Read)?)
     }
 }
 
-/// SIGTERM and SIGINT, as long as this lives; after that they end the process again, as they do by default.
+/// SIGTERM and SIGINT, as long as this lives; after that they end the process again, as they do by
+/// default.
 ///
-/// Signals are caught before there is a runtime, and tokio watches nothing without one: what is caught is watched from the
-/// first wait on. tokio's own signals need one from the start, and never give a signal back.
+/// Signals are caught before there is a runtime, and tokio watches nothing without one: what is
+/// caught is watched from the first wait on. tokio's own signals need one from the start, and never
+/// give a signal back.
 #[derive(Debug)]
 pub struct Signals {
     caught: RefCell<Option<[UnixStream; 2]>>,
@@ -280,13 +319,19 @@ impl Signals {
             io::Result::Ok(reader)
         };
         let caught = RefCell::new(Some([catch(SIGTERM)?, catch(SIGINT)?]));
-        Ok(Self { caught, watched: OnceCell::new(), over })
+        Ok(Self {
+            caught,
+            watched: OnceCell::new(),
+            over,
+        })
     }
 
     /// Waits for the next one. Several of a kind that nobody waited for count as one.
     pub async fn next(&self) -> io::Result<Signal> {
         if let Some([terminate, interrupt]) = self.caught.borrow_mut().take() {
-            let _ = self.watched.set([Watched::new(terminate)?, Watched::new(interrupt)?]);
+            let _ = self
+                .watched
+                .set([Watched::new(terminate)?, Watched::new(interrupt)?]);
         }
         let [terminate, interrupt] = self.watched.get().ok_or(io::ErrorKind::NotConnected)?;
         let terminate = async { drain(terminate).await.map(|()| Signal::Terminate) };
@@ -303,7 +348,9 @@ impl Drop for Signals {
 
 /// Waits for at least one byte, and takes all that are there.
 async fn drain(pipe: &Watched<UnixStream>) -> io::Result<()> {
-    pipe.read_with(|mut pipe| pipe.read(&mut [0; 64])).await.map(|_| ())
+    pipe.read_with(|mut pipe| pipe.read(&mut [0; 64]))
+        .await
+        .map(|_| ())
 }
 
 /// A descriptor of any kind, watched for readiness.
@@ -312,10 +359,14 @@ pub struct Watched<T: AsFd>(AsyncFd<Raw<T>>);
 
 impl<T: AsFd> Watched<T> {
     /// Watches `source`, which becomes non-blocking.
-    #[expect(deprecated, reason = "its successor is unsafe; what we watch owns its descriptor and keeps it")]
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe; what we watch owns its descriptor and keeps it"
+    )]
     pub fn new(source: T) -> io::Result<Self> {
         ioctl_fionbio(&source, true)?;
-        // Whoever only wants to read is not told of an error, such as that of a packet socket whose link goes down.
+        // Whoever only wants to read is not told of an error, such as that of a packet socket whose
+        // link goes down.
         AsyncFd::with_interest(Raw(source), Interest::READABLE | Interest::ERROR).map(Self)
     }
 
@@ -331,9 +382,17 @@ impl<T: AsFd> Watched<T> {
         self.0.readable().await.map(|mut ready| ready.clear_ready())
     }
 
-    /// Runs `operation` until it does anything but block, waiting for the descriptor to become readable in between.
-    pub async fn read_with<R>(&self, mut operation: impl FnMut(&T) -> io::Result<R>) -> io::Result<R> {
-        self.0.async_io(Interest::READABLE | Interest::ERROR, |source| operation(&source.0)).await
+    /// Runs `operation` until it does anything but block, waiting for the descriptor to become
+    /// readable in between.
+    pub async fn read_with<R>(
+        &self,
+        mut operation: impl FnMut(&T) -> io::Result<R>,
+    ) -> io::Result<R> {
+        self.0
+            .async_io(Interest::READABLE | Interest::ERROR, |source| {
+                operation(&source.0)
+            })
+            .await
     }
 }
 
@@ -357,8 +416,9 @@ mod fair {
 
     use super::Stream;
 
-    /// A [`Stream`] as h2 takes it. tokio is fair by itself: a task that always finds something to read is made to wait
-    /// after a while, until the others had their turn and the reactor was asked for news.
+    /// A [`Stream`] as h2 takes it. tokio is fair by itself: a task that always finds something to
+    /// read is made to wait after a while, until the others had their turn and the reactor was
+    /// asked for news.
     pub type H2Stream = Compat<Stream>;
 
     /// Dresses a stream for h2.

@@ -8,15 +8,16 @@ const BURST: u32 = 58;
 /// What comes beyond them comes one by one, this far apart.
 const EACH: Duration = Duration::from_secs(40);
 
-/// At most 150 messages in any hour: 58 at once, 90 more at one every 40 s, and the last word of a lease, a DECLINE or
-/// a RELEASE, which is never held back and each time follows a message that was counted.
+/// At most 150 messages in any hour: 58 at once, 90 more at one every 40 s, and the last word of a
+/// lease, a DECLINE or a RELEASE, which is never held back and each time follows a message that was
+/// counted.
 ///
-/// Beyond them, the message of a renewal that was answered is [given back](Self::give_back), so that a lease of ten seconds
-/// is kept for as long as its server wants. Its REQUESTs are at least 5 s apart to count as such: 720 in an hour, whatever
-/// a server does.
+/// Beyond them, the message of a renewal that was answered is [given back](Self::give_back), so
+/// that a lease of ten seconds is kept for as long as its server wants. Its REQUESTs are at least 5
+/// s apart to count as such: 720 in an hour, whatever a server does.
 ///
-/// RFC 2131 has no such limit; 4.1 only wants clients not to flood the network. A server that refuses whatever it
-/// offered, or leases for a second, would otherwise set the pace.
+/// RFC 2131 has no such limit; 4.1 only wants clients not to flood the network. A server that
+/// refuses whatever it offered, or leases for a second, would otherwise set the pace.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Allowance {
     /// When the burst will be whole again; each message moves this further away.
@@ -79,8 +80,14 @@ mod tests {
         }
         assert_eq!(sent.iter().filter(|at| **at == sent[0]).count(), 58);
         for (index, first) in sent.iter().enumerate() {
-            let within = sent[index..].iter().take_while(|at| **at - *first <= hour).count();
-            assert!(within <= 148, "{within} messages, with two last words to come");
+            let within = sent[index..]
+                .iter()
+                .take_while(|at| **at - *first <= hour)
+                .count();
+            assert!(
+                within <= 148,
+                "{within} messages, with two last words to come"
+            );
         }
         assert!(sent[999] - sent[900] <= EACH * 99, "but it goes on");
     }

@@ -1,4 +1,5 @@
-//! How long to wait before saying it again (RFC 2131 4.1, 4.4.5), with chance from the caller's seed.
+//! How long to wait before saying it again (RFC 2131 4.1, 4.4.5), with chance from the caller's
+//! seed.
 
 use std::time::Duration;
 
@@ -24,15 +25,17 @@ impl Backoff {
         Self { seed, fuzz }
     }
 
-    /// A transaction id: random, so that clients that start together do not take each other's replies (RFC 2131 4.1).
+    /// A transaction id: random, so that clients that start together do not take each other's
+    /// replies (RFC 2131 4.1).
     pub(super) fn xid(&mut self) -> u32 {
         (self.random() >> 32) as u32
     }
 
     /// The wait after the `sent`-th DISCOVER (1 is the first).
     ///
-    /// While a caller waits it is less than RFC 2131 4.1 has it: 1 s three times over and then 2, less a little, because
-    /// these get plainer, then 4 and 8 s. A server that answers the plainest only has leased within 6 s.
+    /// While a caller waits it is less than RFC 2131 4.1 has it: 1 s three times over and then 2,
+    /// less a little, because these get plainer, then 4 and 8 s. A server that answers the plainest
+    /// only has leased within 6 s.
     pub(super) fn discover(&mut self, sent: u32, somebody_waits: bool) -> Duration {
         match (somebody_waits, sent) {
             (true, 0..=3) => self.up_to_earlier(secs(1), Duration::from_millis(250)),
@@ -44,11 +47,12 @@ impl Backoff {
 
     /// The wait after the `sent`-th REQUEST of an acquisition (1 is the first).
     ///
-    /// RFC 2131 4.1 wants 4, 8, 16, 32, 64 s, each a second more or less. We confess to less patience while a caller
-    /// waits: 1-2 s first, for the frame that was simply lost, and about 2 s then, because the third REQUEST is the plainest
-    /// and a relay that drops longer ones has to have leased within 6 s. Never more than 8 s, because a switch port that is
-    /// deaf for 30 s (spanning tree) must not outlast a deadline of 45 s. Without a caller, and without an answer in ten
-    /// rounds, every five minutes is enough.
+    /// RFC 2131 4.1 wants 4, 8, 16, 32, 64 s, each a second more or less. We confess to less
+    /// patience while a caller waits: 1-2 s first, for the frame that was simply lost, and about 2
+    /// s then, because the third REQUEST is the plainest and a relay that drops longer ones has to
+    /// have leased within 6 s. Never more than 8 s, because a switch port that is deaf for 30 s
+    /// (spanning tree) must not outlast a deadline of 45 s. Without a caller, and without an answer
+    /// in ten rounds, every five minutes is enough.
     pub(super) fn broadcast(&mut self, sent: u32, somebody_waits: bool) -> Duration {
         match (somebody_waits, sent) {
             (true, 0 | 1) => self.up_to_earlier(secs(2), secs(1)),
@@ -66,13 +70,17 @@ impl Backoff {
         self.around(secs(300), secs(30))
     }
 
-    /// The wait before starting over after so many setbacks in a row (a NAK, no ACK, a conflict): none after the first,
-    /// then doubling, so that a server that always refuses is not asked all day long.
+    /// The wait before starting over after so many setbacks in a row (a NAK, no ACK, a conflict):
+    /// none after the first, then doubling, so that a server that always refuses is not asked all
+    /// day long.
     pub(super) fn start_over(&mut self, setbacks: u32, somebody_waits: bool) -> Duration {
         let longest = if somebody_waits { 8 } else { 128 };
         match setbacks {
             0 | 1 => Duration::ZERO,
-            n => self.up_to_earlier(secs((1 << (n - 1).min(7)).min(longest)), Duration::from_millis(500)),
+            n => self.up_to_earlier(
+                secs((1 << (n - 1).min(7)).min(longest)),
+                Duration::from_millis(500),
+            ),
         }
     }
 
@@ -86,27 +94,40 @@ impl Backoff {
         self.up_to_earlier(secs(2), secs(1))
     }
 
-    /// The wait before the next REQUEST of a renewal: half of what remains until T2 or the end, and at least a minute
-    /// (RFC 2131 4.4.5).
+    /// The wait before the next REQUEST of a renewal: half of what remains until T2 or the end, and
+    /// at least a minute (RFC 2131 4.4.5).
     ///
-    /// Where all the time from T1 to T2, or from T2 to the end, is less than four minutes, that minute would leave one
-    /// try or two, and a lost frame would cost the lease. We confess to a quarter of that time there.
+    /// Where all the time from T1 to T2, or from T2 to the end, is less than four minutes, that
+    /// minute would leave one try or two, and a lost frame would cost the lease. We confess to a
+    /// quarter of that time there.
     pub(super) fn renewal(remaining: Duration, of: Duration) -> Duration {
         (remaining / 2).max((of / 4).clamp(secs(2), secs(60)))
     }
 
-    /// T1 or T2, up to a second earlier, so that hosts that booted together drift apart (RFC 2131 4.4.5).
-    /// Short ones are kept to the letter, and never remains never.
+    /// T1 or T2, up to a second earlier, so that hosts that booted together drift apart (RFC 2131
+    /// 4.4.5). Short ones are kept to the letter, and never remains never.
     pub(super) fn lease_timer(&mut self, after: Duration) -> Duration {
-        if after < secs(60) || after == Duration::MAX { after } else { self.up_to_earlier(after, FUZZ) }
+        if after < secs(60) || after == Duration::MAX {
+            after
+        } else {
+            self.up_to_earlier(after, FUZZ)
+        }
     }
 
     fn around(&mut self, middle: Duration, fuzz: Duration) -> Duration {
-        if self.fuzz { middle.saturating_sub(fuzz) + self.below(fuzz * 2) } else { middle }
+        if self.fuzz {
+            middle.saturating_sub(fuzz) + self.below(fuzz * 2)
+        } else {
+            middle
+        }
     }
 
     fn up_to_earlier(&mut self, latest: Duration, fuzz: Duration) -> Duration {
-        if self.fuzz { latest.saturating_sub(self.below(fuzz)) } else { latest }
+        if self.fuzz {
+            latest.saturating_sub(self.below(fuzz))
+        } else {
+            latest
+        }
     }
 
     /// Uniform in `0..limit`, to the microsecond.
@@ -131,16 +152,24 @@ mod tests {
 
     fn schedule(somebody_waits: bool, rounds: u32) -> Vec<u64> {
         let mut backoff = Backoff::new(0, false);
-        (1..=rounds).map(|sent| backoff.discover(sent, somebody_waits).as_secs()).collect()
+        (1..=rounds)
+            .map(|sent| backoff.discover(sent, somebody_waits).as_secs())
+            .collect()
     }
 
     #[test]
     fn the_schedules() {
         assert_eq!(schedule(true, 7), [1, 1, 1, 2, 4, 8, 8]);
-        assert_eq!(schedule(false, 12), [4, 8, 16, 32, 64, 64, 64, 64, 64, 64, 300, 300]);
+        assert_eq!(
+            schedule(false, 12),
+            [4, 8, 16, 32, 64, 64, 64, 64, 64, 64, 300, 300]
+        );
         let mut backoff = Backoff::new(0, false);
         let waits = (1..=10).map(|n| backoff.start_over(n, false).as_secs());
-        assert_eq!(waits.collect::<Vec<_>>(), [0, 2, 4, 8, 16, 32, 64, 128, 128, 128]);
+        assert_eq!(
+            waits.collect::<Vec<_>>(),
+            [0, 2, 4, 8, 16, 32, 64, 128, 128, 128]
+        );
         assert_eq!(backoff.start_over(u32::MAX, true), secs(8));
     }
 
@@ -154,7 +183,11 @@ mod tests {
             }
             tries
         };
-        assert_eq!(tries(450), [0, 225_000, 337_500, 397_500], "of an hour's lease: never less than a minute");
+        assert_eq!(
+            tries(450),
+            [0, 225_000, 337_500, 397_500],
+            "of an hour's lease: never less than a minute"
+        );
         assert_eq!(tries(45), [0, 22_500, 33_750], "of two minutes");
         assert_eq!(tries(3), [0, 2_000]);
     }
@@ -164,7 +197,10 @@ mod tests {
         for seed in 0..10_000 {
             let mut backoff = Backoff::new(seed, true);
             assert!((secs(1)..=secs(2)).contains(&backoff.broadcast(1, true)));
-            assert!((Duration::from_millis(1500)..=Duration::from_millis(2500)).contains(&backoff.broadcast(2, true)));
+            assert!(
+                (Duration::from_millis(1500)..=Duration::from_millis(2500))
+                    .contains(&backoff.broadcast(2, true))
+            );
             assert!((secs(63)..=secs(65)).contains(&backoff.broadcast(7, false)));
             assert!((secs(270)..=LONGEST).contains(&backoff.broadcast(11, false)));
             assert!((secs(1799)..=secs(1800)).contains(&backoff.lease_timer(secs(1800))));

@@ -21,8 +21,8 @@ mod hear;
 mod listening;
 mod resume;
 
-/// REQUESTs for one offer before looking for another. RFC 2131 3.1 (5) speaks of four within a minute; somebody
-/// waits less than that, and a server that has just made an offer is near.
+/// REQUESTs for one offer before looking for another. RFC 2131 3.1 (5) speaks of four within a
+/// minute; somebody waits less than that, and a server that has just made an offer is near.
 const REQUESTS_PER_OFFER: u32 = 3;
 /// How long a remembered address is asked for before any other will do (RFC 2131 3.2 (3)).
 const REBOOT_PATIENCE: Duration = Duration::from_secs(5);
@@ -41,13 +41,16 @@ pub struct Client {
     search: Search,
     /// The options that the messages to the server leave out.
     plainness: Plainness,
-    /// The content of the last reply with a wrong UDP checksum, and how many before it had the same.
+    /// The content of the last reply with a wrong UDP checksum, and how many before it had the
+    /// same.
     damaged: Option<(Vec<u8>, u32)>,
     /// The latest stations that cost us an address, and which.
     conflicts: VecDeque<(Mac, Ipv4Addr)>,
-    /// Rounds that ended with a NAK, without an ACK or with a conflict, less what renewals have made good since.
+    /// Rounds that ended with a NAK, without an ACK or with a conflict, less what renewals have
+    /// made good since.
     setbacks: u32,
-    /// When nobody needs to listen for an answer any more; `None` when that is so already. Not every state cares.
+    /// When nobody needs to listen for an answer any more; `None` when that is so already. Not
+    /// every state cares.
     deaf_at: Option<Instant>,
     state: State,
     outbox: VecDeque<(Transmit, Vec<u8>)>,
@@ -59,17 +62,35 @@ pub struct Client {
 enum State {
     /// INIT: a DISCOVER goes out at `at`.
     Init { at: Instant },
-    /// SELECTING: the DISCOVER is out. The first usable OFFER wins, but waits a moment for one of the wanted address.
-    Selecting { exchange: Exchange, second_best: Option<(Box<Lease>, Instant)> },
-    /// REQUESTING: we have asked for what was offered. Meanwhile other stations may have claimed it.
-    Requesting { exchange: Exchange, offer: Box<Lease>, taken_by: Claims },
+    /// SELECTING: the DISCOVER is out. The first usable OFFER wins, but waits a moment for one of
+    /// the wanted address.
+    Selecting {
+        exchange: Exchange,
+        second_best: Option<(Box<Lease>, Instant)>,
+    },
+    /// REQUESTING: we have asked for what was offered. Meanwhile other stations may have claimed
+    /// it.
+    Requesting {
+        exchange: Exchange,
+        offer: Box<Lease>,
+        taken_by: Claims,
+    },
     /// INIT-REBOOT: a REQUEST for an address of earlier times goes out at `at`.
     InitReboot { at: Instant, address: Ipv4Addr },
     /// REBOOTING: we have asked whether the address is still ours.
-    Rebooting { exchange: Exchange, address: Ipv4Addr, taken_by: Claims },
-    /// Our own: the lease is ours, and so many probes are still to be sent before it is used. Or another station has claimed
-    /// its address, and is in doubt until `next`.
-    Probing { lease: Box<Lease>, left: u8, next: Instant, doubt: Option<Doubt> },
+    Rebooting {
+        exchange: Exchange,
+        address: Ipv4Addr,
+        taken_by: Claims,
+    },
+    /// Our own: the lease is ours, and so many probes are still to be sent before it is used. Or
+    /// another station has claimed its address, and is in doubt until `next`.
+    Probing {
+        lease: Box<Lease>,
+        left: u8,
+        next: Instant,
+        doubt: Option<Doubt>,
+    },
     /// BOUND: nothing to do until T1, once the vigil is over.
     Bound { held: Held, vigil: Option<Vigil> },
     /// RENEWING: asking the server that leased it, by unicast.
@@ -77,7 +98,11 @@ enum State {
     /// REBINDING: asking any server, by broadcast.
     Rebinding { exchange: Exchange, held: Held },
     /// Our own: wants to say RELEASE, and learns by ARP where to, until `until`.
-    Releasing { lease: Lease, next_hop: Ipv4Addr, until: Instant },
+    Releasing {
+        lease: Lease,
+        next_hop: Ipv4Addr,
+        until: Instant,
+    },
     /// Our own: has released or given up; nothing happens any more.
     Stopped,
 }
@@ -112,8 +137,8 @@ struct Vigil {
 impl Client {
     /// A client that knows nothing (INIT): its DISCOVER is ready to be sent.
     ///
-    /// RFC 2131 4.4.1 wants a random wait of up to 10 s first, for hosts that boot together. Containers do not,
-    /// and somebody waits for them, so we start at once.
+    /// RFC 2131 4.4.1 wants a random wait of up to 10 s first, for hosts that boot together.
+    /// Containers do not, and somebody waits for them, so we start at once.
     pub fn new(config: Config, seed: u64, now: Instant) -> Self {
         Self::start(config, State::Init { at: now }, seed, now)
     }
@@ -123,8 +148,8 @@ impl Client {
         self.search.deadline = self.search.deadline.map(|deadline| deadline.max(until));
     }
 
-    /// A client that wants `address` again, which is not in use now (INIT-REBOOT, RFC 2131 4.4.2): it asks for it
-    /// without a DISCOVER, twice within 5 s, and then looks for any.
+    /// A client that wants `address` again, which is not in use now (INIT-REBOOT, RFC 2131 4.4.2):
+    /// it asks for it without a DISCOVER, twice within 5 s, and then looks for any.
     pub fn reboot(config: Config, address: Ipv4Addr, seed: u64, now: Instant) -> Self {
         Self::start(config, State::InitReboot { at: now, address }, seed, now)
     }
@@ -132,7 +157,11 @@ impl Client {
     fn start(config: Config, state: State, seed: u64, now: Instant) -> Self {
         let mut search = Search::new(now, config.requested);
         search.deadline = config.deadline.map(|patience| now + patience);
-        let probe = if config.probe == Probe::Before(0) { Probe::Off } else { config.probe };
+        let probe = if config.probe == Probe::Before(0) {
+            Probe::Off
+        } else {
+            config.probe
+        };
         let plainness = config.plainness;
         let mut client = Self {
             backoff: Backoff::new(seed, config.fuzz),
@@ -153,13 +182,18 @@ impl Client {
         client
     }
 
-    /// Takes in a whole Ethernet frame that the interface has heard. One that means nothing to the client changes
-    /// nothing, and the `Err` says why.
+    /// Takes in a whole Ethernet frame that the interface has heard. One that means nothing to the
+    /// client changes nothing, and the `Err` says why.
     pub fn handle_packet(&mut self, frame: &[u8], now: Instant) -> Result<(), Ignored> {
-        // Time first: what has expired by now is not saved by a frame that was still waiting to be read.
+        // Time first: what has expired by now is not saved by a frame that was still waiting to be
+        // read.
         self.handle_timeout(now);
         match frame::open(frame, self.config.mac)? {
-            Received::Dhcp { payload, from, is_intact } => {
+            Received::Dhcp {
+                payload,
+                from,
+                is_intact,
+            } => {
                 let reply = Reply::read(payload, from, &self.config)?;
                 if !is_intact && !self.was_said_before(payload) {
                     return Err(Ignored::Checksum);
@@ -175,8 +209,9 @@ impl Client {
 
     /// Returns whether several damaged replies have said the same as this one.
     ///
-    /// RFC 1122 has a datagram with a wrong checksum discarded. On some networks all have one, because a card or a bridge
-    /// miscounts; damage by chance comes once, or twice where a frame does.
+    /// RFC 1122 has a datagram with a wrong checksum discarded. On some networks all have one,
+    /// because a card or a bridge miscounts; damage by chance comes once, or twice where a frame
+    /// does.
     fn was_said_before(&mut self, payload: &[u8]) -> bool {
         let said = essence(payload);
         let before = self.damaged.take().filter(|(before, _)| *before == said);
@@ -185,16 +220,17 @@ impl Client {
         alike >= DAMAGED_ALIKE
     }
 
-    /// Does what is due. Call it at [`Client::poll_timeout`]; too early, too late or too often does no harm.
+    /// Does what is due. Call it at [`Client::poll_timeout`]; too early, too late or too often does
+    /// no harm.
     pub fn handle_timeout(&mut self, now: Instant) {
         while self.due() <= now {
             self.step(now);
         }
     }
 
-    /// Takes in whether the interface has a carrier; until told otherwise, it has. Without one nothing is sent, and the
-    /// first thing after its return is to say again what was not heard: on this network or, for all we know, on
-    /// another one (RFC 2131 3.7).
+    /// Takes in whether the interface has a carrier; until told otherwise, it has. Without one
+    /// nothing is sent, and the first thing after its return is to say again what was not heard: on
+    /// this network or, for all we know, on another one (RFC 2131 3.7).
     pub fn handle_carrier(&mut self, present: bool, now: Instant) {
         if present && !self.carrier {
             // What has run out meanwhile is not said again.
@@ -207,8 +243,8 @@ impl Client {
         }
         self.carrier = present;
         if !present {
-            // What nobody has taken yet goes nowhere: so a client that begins without a carrier says nothing, and does
-            // not count it either.
+            // What nobody has taken yet goes nowhere: so a client that begins without a carrier
+            // says nothing, and does not count it either.
             if matches!(self.state, State::Selecting { .. }) && !self.outbox.is_empty() {
                 self.search.discovers = self.search.discovers.saturating_sub(1);
             }
@@ -217,16 +253,18 @@ impl Client {
         self.handle_timeout(now);
     }
 
-    /// Takes in how large an IP packet the interface carries: no server is told that a larger one will do.
+    /// Takes in how large an IP packet the interface carries: no server is told that a larger one
+    /// will do.
     pub fn handle_mtu(&mut self, mtu: u32) {
         self.config.fit_mtu(mtu);
     }
 
-    /// Gives the lease back and stops: [`Event::Released`] follows at once or, where a hardware address has to be
-    /// asked for, within 200 ms. A client without a lease has nothing to give back and just stops.
+    /// Gives the lease back and stops: [`Event::Released`] follows at once or, where a hardware
+    /// address has to be asked for, within 200 ms. A client without a lease has nothing to give
+    /// back and just stops.
     ///
-    /// The RELEASE is a [`Transmit::Frame`], because the address is taken off the link right after it, and the
-    /// kernel drops what then still waits for its own ARP.
+    /// The RELEASE is a [`Transmit::Frame`], because the address is taken off the link right after
+    /// it, and the kernel drops what then still waits for its own ARP.
     pub fn release(&mut self, now: Instant) {
         self.handle_timeout(now);
         if matches!(self.state, State::Releasing { .. } | State::Stopped) {
@@ -235,18 +273,21 @@ impl Client {
         // No need to ask for anything any more.
         self.outbox.clear();
         self.state = match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Bound { held, .. } | State::Renewing { held, .. } | State::Rebinding { held, .. } => {
-                self.give_back(held.lease, now)
-            }
+            State::Bound { held, .. }
+            | State::Renewing { held, .. }
+            | State::Rebinding { held, .. } => self.give_back(held.lease, now),
             // Acknowledged, though not in use yet.
             State::Probing { lease, .. } => self.give_back(*lease, now),
-            State::Init { .. } | State::Selecting { .. } | State::Requesting { .. } => self.stop(Event::Released),
+            State::Init { .. } | State::Selecting { .. } | State::Requesting { .. } => {
+                self.stop(Event::Released)
+            }
             State::InitReboot { .. } | State::Rebooting { .. } => self.stop(Event::Released),
             State::Releasing { .. } | State::Stopped => State::Stopped,
         };
     }
 
-    /// Puts the next thing to send into `out` (whose old contents are gone) and says how it wants to travel.
+    /// Puts the next thing to send into `out` (whose old contents are gone) and says how it wants
+    /// to travel.
     pub fn poll_transmit(&mut self, out: &mut Vec<u8>) -> Option<Transmit> {
         let (transmit, bytes) = pop(&mut self.outbox)?;
         *out = bytes;
@@ -258,7 +299,8 @@ impl Client {
         pop(&mut self.events)
     }
 
-    /// When [`Client::handle_timeout`] wants to be called next; `None` while time alone changes nothing.
+    /// When [`Client::handle_timeout`] wants to be called next; `None` while time alone changes
+    /// nothing.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let due = self.due();
         (due != NEVER).then_some(due)
@@ -284,38 +326,47 @@ impl Client {
 
     fn held(&self) -> Option<&Held> {
         match &self.state {
-            State::Bound { held, .. } | State::Renewing { held, .. } | State::Rebinding { held, .. } => Some(held),
-            State::Init { .. } | State::Selecting { .. } | State::Requesting { .. } | State::Probing { .. } => None,
+            State::Bound { held, .. }
+            | State::Renewing { held, .. }
+            | State::Rebinding { held, .. } => Some(held),
+            State::Init { .. }
+            | State::Selecting { .. }
+            | State::Requesting { .. }
+            | State::Probing { .. } => None,
             State::InitReboot { .. } | State::Rebooting { .. } => None,
             State::Releasing { .. } | State::Stopped => None,
         }
     }
 
-    /// The address that somebody else's claim by ARP would cost us: one that we have, or are about to have.
+    /// The address that somebody else's claim by ARP would cost us: one that we have, or are about
+    /// to have.
     pub fn address_at_stake(&self) -> Option<Ipv4Addr> {
         match &self.state {
             State::Requesting { offer, .. } => Some(offer.address),
             State::Rebooting { address, .. } => Some(*address),
             State::Probing { lease, .. } => Some(lease.address),
-            State::Bound { held, .. } | State::Renewing { held, .. } | State::Rebinding { held, .. } => {
-                Some(held.lease.address)
-            }
+            State::Bound { held, .. }
+            | State::Renewing { held, .. }
+            | State::Rebinding { held, .. } => Some(held.lease.address),
             State::Init { .. } | State::Selecting { .. } | State::InitReboot { .. } => None,
             State::Releasing { .. } | State::Stopped => None,
         }
     }
 
-    /// The address that ARP is to be heard of: the one at stake, that of the router where another station's claim is in
-    /// doubt, or that of the station that a RELEASE is to go to.
+    /// The address that ARP is to be heard of: the one at stake, that of the router where another
+    /// station's claim is in doubt, or that of the station that a RELEASE is to go to.
     pub fn address_of_interest(&self) -> Option<Ipv4Addr> {
         match &self.state {
-            State::Probing { doubt: Some(doubt), .. } => Some(doubt.router),
+            State::Probing {
+                doubt: Some(doubt), ..
+            } => Some(doubt.router),
             State::Releasing { next_hop, .. } => Some(*next_hop),
             _ => self.address_at_stake(),
         }
     }
 
-    /// Whether a server has leased us an address, in use already or not: there is something to [release](Self::release).
+    /// Whether a server has leased us an address, in use already or not: there is something to
+    /// [release](Self::release).
     pub fn is_leased(&self) -> bool {
         matches!(self.state, State::Probing { .. }) || self.lease().is_some()
     }
@@ -339,21 +390,29 @@ impl Client {
 
     fn exchange(&self) -> Option<Exchange> {
         match &self.state {
-            State::Selecting { exchange, .. } | State::Requesting { exchange, .. } => Some(*exchange),
+            State::Selecting { exchange, .. } | State::Requesting { exchange, .. } => {
+                Some(*exchange)
+            }
             State::Rebooting { exchange, .. } => Some(*exchange),
             State::Renewing { exchange, .. } | State::Rebinding { exchange, .. } => Some(*exchange),
-            State::Init { .. } | State::InitReboot { .. } | State::Probing { .. } | State::Bound { .. } => None,
+            State::Init { .. }
+            | State::InitReboot { .. }
+            | State::Probing { .. }
+            | State::Bound { .. } => None,
             State::Releasing { .. } | State::Stopped => None,
         }
     }
 
-    /// When the state wants to change by itself: what it has to say waits for the carrier and for the allowance, what
-    /// has come to its end does not.
+    /// When the state wants to change by itself: what it has to say waits for the carrier and for
+    /// the allowance, what has come to its end does not.
     fn due(&self) -> Instant {
         let (say_at, messages, end) = match &self.state {
             // A DISCOVER is no use without the REQUEST that may follow it.
             State::Init { at } => (*at, 2, NEVER),
-            State::Selecting { second_best: Some((_, until)), .. } => (*until, 1, NEVER),
+            State::Selecting {
+                second_best: Some((_, until)),
+                ..
+            } => (*until, 1, NEVER),
             State::Selecting { exchange, .. } => (exchange.next, 2, NEVER),
             State::Requesting { exchange, .. } => (exchange.next, 1, NEVER),
             State::InitReboot { at, .. } => (*at, 1, NEVER),
@@ -366,29 +425,56 @@ impl Client {
                 let vigil_ends = vigil.map_or(NEVER, |vigil| vigil.until);
                 (NEVER, 0, held.expires_at().min(renew_at).min(vigil_ends))
             }
-            State::Renewing { exchange, held } => (exchange.next.min(held.rebind_at), 1, held.expires_at()),
+            State::Renewing { exchange, held } => {
+                (exchange.next.min(held.rebind_at), 1, held.expires_at())
+            }
             State::Rebinding { exchange, held } => (exchange.next, 1, held.expires_at()),
             State::Releasing { until, .. } => (NEVER, 0, *until),
             State::Stopped => (NEVER, 0, NEVER),
         };
-        let say_at = if self.carrier { say_at.max(self.allowance.when(messages)) } else { NEVER };
-        let deaf_at = self.deaf_at.filter(|_| self.listening() == Listening::ForAWhile);
-        let defence_due = self.defence().map_or(NEVER, |defence| defence.due(self.carrier));
-        say_at.min(end).min(defence_due).min(deaf_at.unwrap_or(NEVER)).min(self.search.deadline.unwrap_or(NEVER))
+        let say_at = if self.carrier {
+            say_at.max(self.allowance.when(messages))
+        } else {
+            NEVER
+        };
+        let deaf_at = self
+            .deaf_at
+            .filter(|_| self.listening() == Listening::ForAWhile);
+        let defence_due = self
+            .defence()
+            .map_or(NEVER, |defence| defence.due(self.carrier));
+        say_at
+            .min(end)
+            .min(defence_due)
+            .min(deaf_at.unwrap_or(NEVER))
+            .min(self.search.deadline.unwrap_or(NEVER))
     }
 
     /// Does one thing that is due.
     fn step(&mut self, now: Instant) {
-        if self.listening() == Listening::ForAWhile && self.deaf_at.is_some_and(|deaf_at| deaf_at <= now) {
+        if self.listening() == Listening::ForAWhile
+            && self.deaf_at.is_some_and(|deaf_at| deaf_at <= now)
+        {
             return self.stop_listening(now);
         }
-        if self.defence().is_some_and(|defence| defence.due(self.carrier) <= now) {
+        if self
+            .defence()
+            .is_some_and(|defence| defence.due(self.carrier) <= now)
+        {
             return self.go_on_defending(now);
         }
         let over = self.search.deadline.filter(|deadline| *deadline <= now);
         self.state = match (std::mem::replace(&mut self.state, State::Stopped), over) {
             // A station that claims the address, and does not answer for the router, has it.
-            (State::Probing { lease, next, doubt: Some(doubt), .. }, _) if next <= now || over.is_some() => {
+            (
+                State::Probing {
+                    lease,
+                    next,
+                    doubt: Some(doubt),
+                    ..
+                },
+                _,
+            ) if next <= now || over.is_some() => {
                 self.refuse(lease.address, lease.server_id, doubt.by, now)
             }
             // What has not answered until now is taken as free; the vigil goes on.
@@ -399,50 +485,88 @@ impl Client {
             }
             (state, Some(deadline)) => self.give_up(&state, deadline),
             (State::Init { .. }, None) => self.discover(None, now),
-            (State::Selecting { exchange, second_best: Some((offer, until)) }, None) if until <= now => {
-                self.request(exchange.anew(now), offer, Claims::default(), now)
-            }
+            (
+                State::Selecting {
+                    exchange,
+                    second_best: Some((offer, until)),
+                },
+                None,
+            ) if until <= now => self.request(exchange.anew(now), offer, Claims::default(), now),
             (State::Selecting { exchange, .. }, None) => self.discover(Some(exchange), now),
-            // Who has slept over it does not ask for an offer of long ago: a lease would count from then.
-            (State::Requesting { exchange, offer, taken_by }, None)
-                if exchange.sent < REQUESTS_PER_OFFER && now - exchange.since < arrows::ROUND =>
-            {
+            // Who has slept over it does not ask for an offer of long ago: a lease would count from
+            // then.
+            (
+                State::Requesting {
+                    exchange,
+                    offer,
+                    taken_by,
+                },
+                None,
+            ) if exchange.sent < REQUESTS_PER_OFFER && now - exchange.since < arrows::ROUND => {
                 self.request(exchange, offer, taken_by, now)
             }
-            (State::Requesting { offer, .. }, None) => {
-                self.start_over(Why::NoAck { address: offer.address, server: offer.server_id }, now)
+            (State::Requesting { offer, .. }, None) => self.start_over(
+                Why::NoAck {
+                    address: offer.address,
+                    server: offer.server_id,
+                },
+                now,
+            ),
+            (State::InitReboot { address, .. }, None) => {
+                self.ask_again_for(address, None, Claims::default(), now)
             }
-            (State::InitReboot { address, .. }, None) => self.ask_again_for(address, None, Claims::default(), now),
-            (State::Rebooting { exchange, address, taken_by }, None)
-                if exchange.sent < REBOOT_REQUESTS && now < exchange.since + REBOOT_PATIENCE =>
-            {
+            (
+                State::Rebooting {
+                    exchange,
+                    address,
+                    taken_by,
+                },
+                None,
+            ) if exchange.sent < REBOOT_REQUESTS && now < exchange.since + REBOOT_PATIENCE => {
                 self.ask_again_for(address, Some(exchange), taken_by, now)
             }
-            (State::Rebooting { address, taken_by, .. }, None) => {
+            (
+                State::Rebooting {
+                    address, taken_by, ..
+                },
+                None,
+            ) => {
                 let is_taken = taken_by.stations(now).next().is_some();
                 self.search.wanted = (!is_taken).then_some(address);
                 State::Init { at: now }
             }
             (State::Probing { lease, left, .. }, None) => self.probe_on(lease, left, now),
-            (State::Bound { held, vigil: Some(vigil) }, None) if vigil.until <= now && now < held.expires_at() => {
+            (
+                State::Bound {
+                    held,
+                    vigil: Some(vigil),
+                },
+                None,
+            ) if vigil.until <= now && now < held.expires_at() => {
                 if vigil.announce {
                     self.announce(held.lease.address);
                 }
                 State::Bound { held, vigil: None }
             }
-            (State::Renewing { exchange, held }, None) if now < held.rebind_at => self.renew(held, Some(exchange), now),
+            (State::Renewing { exchange, held }, None) if now < held.rebind_at => {
+                self.renew(held, Some(exchange), now)
+            }
             (State::Rebinding { exchange, held }, None) if now < held.expires_at() => {
                 self.rebind(held, Some(exchange), now)
             }
-            (State::Bound { held, .. } | State::Renewing { held, .. } | State::Rebinding { held, .. }, None) => {
-                self.follow_the_clock(held, now)
-            }
+            (
+                State::Bound { held, .. }
+                | State::Renewing { held, .. }
+                | State::Rebinding { held, .. },
+                None,
+            ) => self.follow_the_clock(held, now),
             (State::Releasing { .. } | State::Stopped, None) => self.stop(Event::Released),
         };
     }
 }
 
-/// The next of what is to be handed out. An empty queue keeps no room: a lease lives for days and says little.
+/// The next of what is to be handed out. An empty queue keeps no room: a lease lives for days and
+/// says little.
 fn pop<T>(queue: &mut VecDeque<T>) -> Option<T> {
     let next = queue.pop_front();
     if queue.is_empty() {

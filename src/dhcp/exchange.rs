@@ -1,4 +1,5 @@
-//! What a client keeps in mind while it asks: the exchange under way, and the search that it is part of.
+//! What a client keeps in mind while it asks: the exchange under way, and the search that it is
+//! part of.
 
 use super::message::Request;
 use super::{Plainness, Why};
@@ -7,7 +8,8 @@ use smoltcp::wire::DhcpMessageType;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// One thing said under one xid, as often as it takes (RFC 2131 4.1 leaves it to us whether the xid changes).
+/// One thing said under one xid, as often as it takes (RFC 2131 4.1 leaves it to us whether the xid
+/// changes).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Exchange {
     /// But for the bits that tell how plain a message is.
@@ -27,46 +29,82 @@ pub(super) struct Exchange {
 
 impl Exchange {
     pub(super) fn new(xid: u32, now: Instant) -> Self {
-        Self { xid, asked: 0, since: now, secs: 1, sent: 0, sent_before: 0, next: now }
+        Self {
+            xid,
+            asked: 0,
+            since: now,
+            secs: 1,
+            sent: 0,
+            sent_before: 0,
+            next: now,
+        }
     }
 
     /// One that says again what this one has said in vain.
     pub(super) fn followed_by(self, xid: u32, now: Instant) -> Self {
-        Self { sent_before: self.sent_before.saturating_add(self.sent), ..Self::new(xid, now) }
+        Self {
+            sent_before: self.sent_before.saturating_add(self.sent),
+            ..Self::new(xid, now)
+        }
     }
 
-    /// One that began long ago under an xid that nobody remembers: all that counts is when it goes on.
+    /// One that began long ago under an xid that nobody remembers: all that counts is when it goes
+    /// on.
     pub(super) fn of_before(xid: u32, next: Instant) -> Self {
-        Self { sent: 1, next, ..Self::new(xid, Instant::from_boot(Duration::ZERO)) }
+        Self {
+            sent: 1,
+            next,
+            ..Self::new(xid, Instant::from_boot(Duration::ZERO))
+        }
     }
 
     /// Counts one more message, in an effort that began at `began`, and sets the time for the next.
     pub(super) fn say(&mut self, began: Instant, now: Instant, next: Instant) {
         self.sent = self.sent.saturating_add(1);
-        // At least 1, which RFC 2131 table 5 leaves to us: some servers and relays hold back while it is 0, waiting for
-        // others to serve the client.
-        self.secs = u16::try_from((now - began).as_secs()).unwrap_or(u16::MAX).max(1);
+        // At least 1, which RFC 2131 table 5 leaves to us: some servers and relays hold back while
+        // it is 0, waiting for others to serve the client.
+        self.secs = u16::try_from((now - began).as_secs())
+            .unwrap_or(u16::MAX)
+            .max(1);
         self.next = next;
     }
 
-    /// The same with another thing said in it: a REQUEST has the `secs` of its DISCOVER (RFC 2131 3.1 (3)) and its xid
-    /// (RFC 2131 4.4.1), and what it leads to counts from now on.
+    /// The same with another thing said in it: a REQUEST has the `secs` of its DISCOVER (RFC 2131
+    /// 3.1 (3)) and its xid (RFC 2131 4.4.1), and what it leads to counts from now on.
     pub(super) fn anew(self, now: Instant) -> Self {
-        Self { since: now, asked: 0, sent: 0, sent_before: 0, ..self }
+        Self {
+            since: now,
+            asked: 0,
+            sent: 0,
+            sent_before: 0,
+            ..self
+        }
     }
 
     /// Returns the next message, after [`Exchange::say`].
     ///
-    /// A retransmitted REQUEST has no options that netavark's does not have: a relay or a server may drop one for them
-    /// alone. Its xid stays that of the OFFER (RFC 2131 4.4.1). The parameter request list stays that of the DISCOVER, as
-    /// RFC 2131 3.5 wants it, until the third REQUEST: that one is as short as netavark's.
-    pub(super) fn message(&mut self, message_type: DhcpMessageType, plainness: Plainness) -> Request {
+    /// A retransmitted REQUEST has no options that netavark's does not have: a relay or a server
+    /// may drop one for them alone. Its xid stays that of the OFFER (RFC 2131 4.4.1). The parameter
+    /// request list stays that of the DISCOVER, as RFC 2131 3.5 wants it, until the third REQUEST:
+    /// that one is as short as netavark's.
+    pub(super) fn message(
+        &mut self,
+        message_type: DhcpMessageType,
+        plainness: Plainness,
+    ) -> Request {
         self.asked |= plainness.bit();
         let message = Request::new(message_type, plainness.mark(self.xid), self.secs);
         let at_least = plainness.max(Plainness::LikeNetavark);
         match (message_type, self.sent_before.saturating_add(self.sent)) {
-            (DhcpMessageType::Request, 2) => Request { plainness: at_least, ..message },
-            (DhcpMessageType::Request, 3..) => Request { plainness: at_least, wishes: at_least, ..message },
+            (DhcpMessageType::Request, 2) => Request {
+                plainness: at_least,
+                ..message
+            },
+            (DhcpMessageType::Request, 3..) => Request {
+                plainness: at_least,
+                wishes: at_least,
+                ..message
+            },
             _ => message,
         }
     }
@@ -93,12 +131,22 @@ pub(super) struct Search {
     pub(super) unanswered: u32,
     /// How the last round ended, where it got as far as an OFFER.
     pub(super) trouble: Option<Why>,
-    /// The OFFERs that no lease can come of: the last one's server and its fault, and how many there were.
+    /// The OFFERs that no lease can come of: the last one's server and its fault, and how many
+    /// there were.
     pub(super) unusable: Option<(Ipv4Addr, &'static str, u32)>,
 }
 
 impl Search {
     pub(super) fn new(since: Instant, wanted: Option<Ipv4Addr>) -> Self {
-        Self { since, deadline: None, wanted, discovers: 0, pace: 0, unanswered: 0, trouble: None, unusable: None }
+        Self {
+            since,
+            deadline: None,
+            wanted,
+            discovers: 0,
+            pace: 0,
+            unanswered: 0,
+            trouble: None,
+            unusable: None,
+        }
     }
 }

@@ -1,9 +1,10 @@
-//! Ethernet, ARP, IPv4 and UDP around a DHCP message, in both directions; nothing here can panic on what a network sends.
+//! Ethernet, ARP, IPv4 and UDP around a DHCP message, in both directions; nothing here can panic on
+//! what a network sends.
 
 use super::{Ignored, Mac};
 use smoltcp::wire::{
-    ArpOperation, ArpPacket, ArpRepr, DHCP_CLIENT_PORT, DHCP_SERVER_PORT, EthernetAddress, EthernetFrame,
-    EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, UdpPacket,
+    ArpOperation, ArpPacket, ArpRepr, DHCP_CLIENT_PORT, DHCP_SERVER_PORT, EthernetAddress,
+    EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, UdpPacket,
 };
 use std::net::Ipv4Addr;
 
@@ -18,7 +19,8 @@ pub(super) const HEADERS: u16 = (IPV4 + UDP) as u16;
 /// What a frame turned out to hold.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Received<'a> {
-    /// The payload of a UDP datagram to port 68, the station that put it on this link, and the address it is from.
+    /// The payload of a UDP datagram to port 68, the station that put it on this link, and the
+    /// address it is from.
     Dhcp {
         payload: &'a [u8],
         from: (Mac, Ipv4Addr),
@@ -41,26 +43,36 @@ pub(super) struct Arp {
 }
 
 impl Arp {
-    /// The question of `mac`, which has no address yet, whether somebody has `address` (RFC 2131 4.4.1,
-    /// RFC 5227 2.1.1).
+    /// The question of `mac`, which has no address yet, whether somebody has `address` (RFC 2131
+    /// 4.4.1, RFC 5227 2.1.1).
     pub(super) fn probe(mac: Mac, address: Ipv4Addr) -> Self {
         Self::question((mac, Ipv4Addr::UNSPECIFIED), address)
     }
 
-    /// The news that `mac` has `address` from now on, for the caches of its neighbours (RFC 5227 2.3).
+    /// The news that `mac` has `address` from now on, for the caches of its neighbours (RFC 5227
+    /// 2.3).
     pub(super) fn announcement(mac: Mac, address: Ipv4Addr) -> Self {
         Self::question((mac, address), address)
     }
 
     /// The question who has `wanted`.
     pub(super) fn question(sender: (Mac, Ipv4Addr), wanted: Ipv4Addr) -> Self {
-        Self { is_reply: false, sender, target: ([0; 6], wanted), to_all: true }
+        Self {
+            is_reply: false,
+            sender,
+            target: ([0; 6], wanted),
+            to_all: true,
+        }
     }
 
     /// As a frame to all on the link.
     pub(super) fn write(self) -> Vec<u8> {
         let representation = ArpRepr::EthernetIpv4 {
-            operation: if self.is_reply { ArpOperation::Reply } else { ArpOperation::Request },
+            operation: if self.is_reply {
+                ArpOperation::Reply
+            } else {
+                ArpOperation::Request
+            },
             source_hardware_addr: EthernetAddress(self.sender.0),
             source_protocol_addr: self.sender.1,
             target_hardware_addr: EthernetAddress(self.target.0),
@@ -75,8 +87,9 @@ impl Arp {
 
 /// Takes off the headers of a frame that `mac` has heard.
 ///
-/// The IPv4 destination is not looked at: a server may send to an address that we do not have yet (RFC 2131 4.1);
-/// whose reply it is, the message itself says. Nor is the source port: relays take liberties with it.
+/// The IPv4 destination is not looked at: a server may send to an address that we do not have yet
+/// (RFC 2131 4.1); whose reply it is, the message itself says. Nor is the source port: relays take
+/// liberties with it.
 pub(super) fn open(frame: &[u8], mac: Mac) -> Result<Received<'_>, Ignored> {
     let ethernet = EthernetFrame::new_checked(frame).map_err(|_| Ignored::Malformed)?;
     if ![mac, BROADCAST].contains(&ethernet.dst_addr().0) {
@@ -107,11 +120,20 @@ fn open_ipv4(packet: &[u8], from: Mac) -> Result<Received<'_>, Ignored> {
     if udp.dst_port() != DHCP_CLIENT_PORT {
         return Err(Ignored::NotDhcp);
     }
-    // Between interfaces of one host (veth, macvlan) the kernel leaves the checksum to a network card that is not
-    // there: the field then still holds the bare sum over the pseudo-header. That is no damage; anything else is.
-    let (source, destination) = (IpAddress::Ipv4(ip.src_addr()), IpAddress::Ipv4(ip.dst_addr()));
-    let is_intact = udp.verify_checksum(&source, &destination) || udp.verify_partial_checksum(&source, &destination);
-    Ok(Received::Dhcp { payload: udp.payload(), from: (from, ip.src_addr()), is_intact })
+    // Between interfaces of one host (veth, macvlan) the kernel leaves the checksum to a network
+    // card that is not there: the field then still holds the bare sum over the pseudo-header. That
+    // is no damage; anything else is.
+    let (source, destination) = (
+        IpAddress::Ipv4(ip.src_addr()),
+        IpAddress::Ipv4(ip.dst_addr()),
+    );
+    let is_intact = udp.verify_checksum(&source, &destination)
+        || udp.verify_partial_checksum(&source, &destination);
+    Ok(Received::Dhcp {
+        payload: udp.payload(),
+        from: (from, ip.src_addr()),
+        is_intact,
+    })
 }
 
 /// Reads an ARP packet, be it sent to us or to all (RFC 5227 1.2.1).
@@ -135,9 +157,9 @@ fn open_arp<'a>(packet: &[u8], to_all: bool) -> Result<Received<'a>, Ignored> {
     }))
 }
 
-/// Wraps the payload of a [`Transmit::Datagram`](super::Transmit::Datagram) into an Ethernet frame from
-/// `source` (port 68) to `destination` (port 67: RFC 2131 4.1), for where the kernel cannot send it because its
-/// port 68 is taken.
+/// Wraps the payload of a [`Transmit::Datagram`](super::Transmit::Datagram) into an Ethernet frame
+/// from `source` (port 68) to `destination` (port 67: RFC 2131 4.1), for where the kernel cannot
+/// send it because its port 68 is taken.
 ///
 /// What exceeds an IPv4 datagram is cut off; a DHCP client's messages never do.
 pub fn frame(payload: &[u8], source: (Mac, Ipv4Addr), destination: (Mac, Ipv4Addr)) -> Vec<u8> {
@@ -165,7 +187,12 @@ pub fn frame(payload: &[u8], source: (Mac, Ipv4Addr), destination: (Mac, Ipv4Add
     buffer
 }
 
-fn ethernet(buffer: &mut [u8], from: Mac, to: Mac, protocol: EthernetProtocol) -> EthernetFrame<&mut [u8]> {
+fn ethernet(
+    buffer: &mut [u8],
+    from: Mac,
+    to: Mac,
+    protocol: EthernetProtocol,
+) -> EthernetFrame<&mut [u8]> {
     let mut ethernet = EthernetFrame::new_unchecked(buffer);
     ethernet.set_src_addr(EthernetAddress(from));
     ethernet.set_dst_addr(EthernetAddress(to));
@@ -184,7 +211,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// What is wrapped is unwrapped again, at the other end: a frame's ports change places, and its sum stays.
+        /// What is wrapped is unwrapped again, at the other end: a frame's ports change places, and
+        /// its sum stays.
         #[test]
         fn what_is_wrapped_is_opened(
             payload in vec(any::<u8>(), 0..1500),
@@ -197,7 +225,8 @@ mod tests {
             prop_assert_eq!(open(&bytes, US), Ok(Received::Dhcp { payload: &payload, from, is_intact: true }));
         }
 
-        /// One flipped bit anywhere under a checksum is damage, and one in the Ethernet header finds somebody else.
+        /// One flipped bit anywhere under a checksum is damage, and one in the Ethernet header
+        /// finds somebody else.
         #[test]
         fn no_single_bit_is_lost(
             payload in vec(any::<u8>(), 0..300),

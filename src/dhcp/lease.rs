@@ -8,10 +8,11 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// The least T1, where the lease is long enough for it, and the least time between two renewals that cost none of the
-/// hourly allowance of messages.
+/// The least T1, where the lease is long enough for it, and the least time between two renewals
+/// that cost none of the hourly allowance of messages.
 pub(super) const SHORTEST_T1: Duration = Duration::from_secs(5);
-/// No T1 is a smaller part of its lease than this one's inverse, unless it is at least [`SHORTEST_T1`].
+/// No T1 is a smaller part of its lease than this one's inverse, unless it is at least
+/// [`SHORTEST_T1`].
 const T1_PART: u32 = 64;
 /// The lease of a server that does not say for how long it is, as other clients have it.
 const UNSAID_TIME: Duration = Duration::from_secs(3600);
@@ -34,14 +35,14 @@ pub struct Route {
 pub struct Lease {
     /// Our address (`yiaddr`).
     pub address: Ipv4Addr,
-    /// Bits of the subnet mask (option 1), 1 to 32. Where the server gives none, or one with holes, the address's
-    /// class decides, as RFC 950 has it and as other clients do.
+    /// Bits of the subnet mask (option 1), 1 to 32. Where the server gives none, or one with holes,
+    /// the address's class decides, as RFC 950 has it and as other clients do.
     pub prefix_len: u8,
-    /// Option 28 where it is an address of the subnet, else the subnet's last; `None` where it has no room for one
-    /// (RFC 3021).
+    /// Option 28 where it is an address of the subnet, else the subnet's last; `None` where it has
+    /// no room for one (RFC 3021).
     pub broadcast: Option<Ipv4Addr>,
-    /// Default gateways, the preferred one first: option 3 or, where options 121 or 249 silence it (RFC 3442),
-    /// the gateways of their default routes. May lie outside of the subnet.
+    /// Default gateways, the preferred one first: option 3 or, where options 121 or 249 silence it
+    /// (RFC 3442), the gateways of their default routes. May lie outside of the subnet.
     pub routers: Vec<Ipv4Addr>,
     /// All other routes, from option 121, else 249, else 33.
     pub routes: Vec<Route>,
@@ -53,7 +54,8 @@ pub struct Lease {
     pub search: Vec<String>,
     /// Option 12: the name that the server gives us.
     pub host_name: Option<String>,
-    /// Option 26, bytes, as the server said it: whether the link can do that is for the link to say.
+    /// Option 26, bytes, as the server said it: whether the link can do that is for the link to
+    /// say.
     pub mtu: Option<u16>,
     /// Option 42.
     pub ntp_servers: Vec<Ipv4Addr>,
@@ -66,12 +68,14 @@ pub struct Lease {
     pub server_mac: Option<Mac>,
     /// Option 51; `None` for ever.
     pub lease_time: Option<Duration>,
-    /// T1 after `acquired_at` (option 58, repaired), shorter than `t2`. `Duration::MAX` in an infinite lease.
+    /// T1 after `acquired_at` (option 58, repaired), shorter than `t2`. `Duration::MAX` in an
+    /// infinite lease.
     pub t1: Duration,
-    /// T2 after `acquired_at` (option 59, repaired), shorter than `lease_time`. `Duration::MAX` in an infinite lease.
+    /// T2 after `acquired_at` (option 59, repaired), shorter than `lease_time`. `Duration::MAX` in
+    /// an infinite lease.
     pub t2: Duration,
-    /// From when the times count: when the request was first sent, which is never later than the server's own
-    /// reckoning (RFC 2131 4.4.1).
+    /// From when the times count: when the request was first sent, which is never later than the
+    /// server's own reckoning (RFC 2131 4.4.1).
     pub acquired_at: Instant,
 }
 
@@ -116,13 +120,15 @@ impl Lease {
         *self == other_with_our_times
     }
 
-    /// Reads the lease in a DHCPACK (or what would be one, in a DHCPOFFER) from `server`, counted from `since`. Values
-    /// that make no sense are left out of it and returned beside it; a lease is not refused for them.
+    /// Reads the lease in a DHCPACK (or what would be one, in a DHCPOFFER) from `server`, counted
+    /// from `since`. Values that make no sense are left out of it and returned beside it; a lease
+    /// is not refused for them.
     ///
-    /// RFC 2131 3.5 has a default for what a server leaves out. We confess to `known`, the OFFER or the lease before, in
-    /// its place, where that is of the same network: servers are about that leave their settings out of a renewal, or of
-    /// the ACK, and a running container would lose its default route. So mask, routes and DNS servers stay, each for
-    /// itself; all else stays where none of these is said, and is taken back by a server that says them and leaves it out.
+    /// RFC 2131 3.5 has a default for what a server leaves out. We confess to `known`, the OFFER or
+    /// the lease before, in its place, where that is of the same network: servers are about that
+    /// leave their settings out of a renewal, or of the ACK, and a running container would lose its
+    /// default route. So mask, routes and DNS servers stay, each for itself; all else stays where
+    /// none of these is said, and is taken back by a server that says them and leaves it out.
     pub(super) fn read(
         reply: &Reply,
         (server, known): (Ipv4Addr, Option<&Self>),
@@ -142,7 +148,11 @@ impl Lease {
             None => known.map_or(Some(UNSAID_TIME), |known| known.lease_time),
         };
         let (t1, t2) = match lease_time {
-            Some(time) => timers(time, options.long(option::RENEWAL_TIME), options.long(option::REBINDING_TIME)),
+            Some(time) => timers(
+                time,
+                options.long(option::RENEWAL_TIME),
+                options.long(option::REBINDING_TIME),
+            ),
             None => (Duration::MAX, Duration::MAX),
         };
         let mut unusable = Vec::new();
@@ -157,19 +167,33 @@ impl Lease {
             Some(told) if is_broadcast_of(told, address, prefix_len) => Some(told),
             told => {
                 unusable.extend(told.map(Unusable::Broadcast));
-                let known = known.filter(|known| known.prefix_len == prefix_len).and_then(|known| known.broadcast);
-                known.filter(|_| told.is_none()).or_else(|| broadcast(address, prefix_len))
+                let known = known
+                    .filter(|known| known.prefix_len == prefix_len)
+                    .and_then(|known| known.broadcast);
+                known
+                    .filter(|_| told.is_none())
+                    .or_else(|| broadcast(address, prefix_len))
             }
         };
         // RFC 3442 page 5: classless routes silence options 3 and 33.
         let (routers, routes) = match options.classless_routes() {
             Some(routes) => {
-                let (default, routes): (Vec<_>, Vec<_>) =
-                    routes.into_iter().partition(|route| route.prefix_len == 0 && route.gateway.is_some());
-                (default.into_iter().filter_map(|route| route.gateway).collect(), routes)
+                let (default, routes): (Vec<_>, Vec<_>) = routes
+                    .into_iter()
+                    .partition(|route| route.prefix_len == 0 && route.gateway.is_some());
+                (
+                    default
+                        .into_iter()
+                        .filter_map(|route| route.gateway)
+                        .collect(),
+                    routes,
+                )
             }
             None => (
-                told_or_known(options.addresses(option::ROUTERS), known.map(|known| &known.routers)),
+                told_or_known(
+                    options.addresses(option::ROUTERS),
+                    known.map(|known| &known.routers),
+                ),
                 told_or_known(options.static_routes(), known.map(|known| &known.routes)),
             ),
         };
@@ -178,8 +202,14 @@ impl Lease {
             unusable.extend((!usable).then_some(Unusable::Gateway(gateway)));
             usable
         };
-        let routers = routers.into_iter().filter(|router| is_usable(*router)).collect();
-        let routes = routes.into_iter().filter(|route| route.gateway.is_none_or(&mut is_usable)).collect();
+        let routers = routers
+            .into_iter()
+            .filter(|router| is_usable(*router))
+            .collect();
+        let routes = routes
+            .into_iter()
+            .filter(|route| route.gateway.is_none_or(&mut is_usable))
+            .collect();
         let (domains, is_odd) = options.domains(option::DOMAIN_NAME);
         unusable.extend(is_odd.then_some(Unusable::DomainName));
         let (search, is_odd) = options.names(option::DOMAIN_SEARCH);
@@ -192,12 +222,23 @@ impl Lease {
             broadcast,
             routers,
             routes,
-            dns_servers: told_or_known(options.addresses(option::DNS_SERVERS), known.map(|known| &known.dns_servers)),
+            dns_servers: told_or_known(
+                options.addresses(option::DNS_SERVERS),
+                known.map(|known| &known.dns_servers),
+            ),
             domain_name: domains.next().or_else(|| extras?.domain_name.clone()),
-            search: told_or_known(domains.chain(search).collect(), extras.map(|known| &known.search)),
-            host_name: options.name(option::HOST_NAME).or_else(|| extras?.host_name.clone()),
+            search: told_or_known(
+                domains.chain(search).collect(),
+                extras.map(|known| &known.search),
+            ),
+            host_name: options
+                .name(option::HOST_NAME)
+                .or_else(|| extras?.host_name.clone()),
             mtu: options.short(option::MTU).or_else(|| extras?.mtu),
-            ntp_servers: told_or_known(options.addresses(option::NTP_SERVERS), extras.map(|known| &known.ntp_servers)),
+            ntp_servers: told_or_known(
+                options.addresses(option::NTP_SERVERS),
+                extras.map(|known| &known.ntp_servers),
+            ),
             server_id: server,
             next_server: reply.next_server,
             server_mac: Some(reply.from),
@@ -210,14 +251,22 @@ impl Lease {
     }
 }
 
-/// Returns the lease time of a reply (RFC 2131 table 3). Some servers give none, or none that is more than nothing.
+/// Returns the lease time of a reply (RFC 2131 table 3). Some servers give none, or none that is
+/// more than nothing.
 pub(super) fn granted_time(reply: &Reply) -> Option<u32> {
-    reply.options.long(option::LEASE_TIME).filter(|time| *time > 0)
+    reply
+        .options
+        .long(option::LEASE_TIME)
+        .filter(|time| *time > 0)
 }
 
 /// Returns a list as the server told it, or the one that was known before where it told none.
 fn told_or_known<T: Clone>(told: Vec<T>, known: Option<&Vec<T>>) -> Vec<T> {
-    if told.is_empty() { known.cloned().unwrap_or_default() } else { told }
+    if told.is_empty() {
+        known.cloned().unwrap_or_default()
+    } else {
+        told
+    }
 }
 
 /// A value in a lease that makes no sense, and is not used.
@@ -227,11 +276,13 @@ pub enum Unusable {
     Mask(Ipv4Addr),
     /// A broadcast address outside of the subnet (option 28); the subnet's own takes its place.
     Broadcast(Ipv4Addr),
-    /// A gateway that is the host itself, or no host (options 3, 33, 121 and 249); its route is left out.
+    /// A gateway that is the host itself, or no host (options 3, 33, 121 and 249); its route is
+    /// left out.
     Gateway(Ipv4Addr),
     /// Text that is no domain name (option 15); what is one is used.
     DomainName,
-    /// Names that are none, or bytes that are no list of names (option 119); the names in it are used.
+    /// Names that are none, or bytes that are no list of names (option 119); the names in it are
+    /// used.
     SearchList,
 }
 
@@ -247,19 +298,24 @@ impl fmt::Display for Unusable {
     }
 }
 
-/// T1 and T2 such that 0 < T1 < T2 < lease: what the server says where that makes sense, else RFC 2131 4.4.5's
-/// half and seven eighths. Some servers send none, some send zeros, some send both beyond the lease.
+/// T1 and T2 such that 0 < T1 < T2 < lease: what the server says where that makes sense, else RFC
+/// 2131 4.4.5's half and seven eighths. Some servers send none, some send zeros, some send both
+/// beyond the lease.
 ///
-/// A T1 of a second in a lease of years (RFC 2132 9.11 sets no limit) is not meant: every container of a host would ask each second, for nothing.
-/// It is [`SHORTEST_T1`] at least or, in a lease of minutes, where that might be late, a 64th of the lease.
+/// A T1 of a second in a lease of years (RFC 2132 9.11 sets no limit) is not meant: every container
+/// of a host would ask each second, for nothing. It is [`SHORTEST_T1`] at least or, in a lease of
+/// minutes, where that might be late, a 64th of the lease.
 fn timers(lease: Duration, t1: Option<u32>, t2: Option<u32>) -> (Duration, Duration) {
     let shortest = SHORTEST_T1.min(lease / T1_PART);
     let within = |seconds: Option<u32>, limit: Duration| {
-        seconds.map(|seconds| Duration::from_secs(seconds.into())).filter(|time| !time.is_zero() && *time < limit)
+        seconds
+            .map(|seconds| Duration::from_secs(seconds.into()))
+            .filter(|time| !time.is_zero() && *time < limit)
     };
     let t2 = within(t2, lease).unwrap_or(lease * 7 / 8);
     let t1 = within(t1, t2).unwrap_or(lease / 2).max(shortest);
-    // Only the default T1 and the shortest can still be too late here: then T2 was too early to be meant.
+    // Only the default T1 and the shortest can still be too late here: then T2 was too early to be
+    // meant.
     (t1, if t1 < t2 { t2 } else { lease * 7 / 8 })
 }
 
@@ -269,8 +325,9 @@ fn prefix_len(mask: Ipv4Addr) -> Option<u8> {
     (bits.leading_ones() == bits.count_ones()).then_some(bits.count_ones() as u8)
 }
 
-/// Returns whether `told` can be the broadcast address of a host that has `address`: one of its subnet, but not its own. The
-/// kernel would take any other as well, and send to that station as if it were all of them.
+/// Returns whether `told` can be the broadcast address of a host that has `address`: one of its
+/// subnet, but not its own. The kernel would take any other as well, and send to that station as if
+/// it were all of them.
 fn is_broadcast_of(told: Ipv4Addr, address: Ipv4Addr, prefix_len: u8) -> bool {
     broadcast(address, prefix_len).is_some()
         && told != address
@@ -279,7 +336,10 @@ fn is_broadcast_of(told: Ipv4Addr, address: Ipv4Addr, prefix_len: u8) -> bool {
 
 /// Returns whether a host can have this address.
 pub(super) fn is_station(address: Ipv4Addr) -> bool {
-    !(address.is_unspecified() || address.is_broadcast() || address.is_multicast() || address.is_loopback())
+    !(address.is_unspecified()
+        || address.is_broadcast()
+        || address.is_multicast()
+        || address.is_loopback())
 }
 
 fn broadcast(address: Ipv4Addr, prefix_len: u8) -> Option<Ipv4Addr> {
@@ -299,28 +359,50 @@ mod tests {
         let default = (400, 700);
         assert_eq!(timers(Some(10), Some(20)), (10, 20), "as the server says");
         assert_eq!(timers(Some(1), Some(20)), (5, 20), "T1 of a second");
-        assert_eq!(timers(Some(1), Some(5)), (5, 700), "T2 that leaves T1 no room");
+        assert_eq!(
+            timers(Some(1), Some(5)),
+            (5, 700),
+            "T2 that leaves T1 no room"
+        );
         assert_eq!(timers(None, None), default, "missing");
         assert_eq!(timers(Some(0), Some(0)), default, "zero");
         assert_eq!(timers(Some(800), Some(900)), default, "beyond the lease");
-        assert_eq!(timers(Some(600), Some(500)), (400, 500), "inverted: T1 is repaired");
-        assert_eq!(timers(Some(200), Some(100)), default, "inverted, both early");
+        assert_eq!(
+            timers(Some(600), Some(500)),
+            (400, 500),
+            "inverted: T1 is repaired"
+        );
+        assert_eq!(
+            timers(Some(200), Some(100)),
+            default,
+            "inverted, both early"
+        );
         assert_eq!(timers(None, Some(300)), default, "T2 before the default T1");
         assert_eq!(timers(Some(750), None), default, "T1 after the default T2");
     }
 
     #[test]
     fn t1_has_a_floor_that_short_leases_do_not_feel() {
-        let t1 = |lease| timers(Duration::from_secs(lease), Some(1), Some(2)).0.as_millis();
+        let t1 = |lease| {
+            timers(Duration::from_secs(lease), Some(1), Some(2))
+                .0
+                .as_millis()
+        };
         assert_eq!([4, 60, 64].map(t1), [1000; 3], "as the server says");
-        assert_eq!([128, 320, 3600, 1_000_000_000].map(t1), [2000, 5000, 5000, 5000]);
+        assert_eq!(
+            [128, 320, 3600, 1_000_000_000].map(t1),
+            [2000, 5000, 5000, 5000]
+        );
     }
 
     #[test]
     fn masks_have_no_holes() {
         assert_eq!(prefix_len(Ipv4Addr::new(255, 255, 240, 0)), Some(20));
         assert_eq!(prefix_len(Ipv4Addr::new(255, 0, 255, 0)), None);
-        assert_eq!(broadcast(Ipv4Addr::new(10, 0, 0, 5), 24), Some(Ipv4Addr::new(10, 0, 0, 255)));
+        assert_eq!(
+            broadcast(Ipv4Addr::new(10, 0, 0, 5), 24),
+            Some(Ipv4Addr::new(10, 0, 0, 255))
+        );
         assert_eq!(broadcast(Ipv4Addr::new(10, 0, 0, 5), 31), None);
     }
 }

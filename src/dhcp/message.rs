@@ -3,10 +3,13 @@
 use super::lease::is_station;
 use super::option::{self, Options};
 use super::{Config, Ignored, Mac, Plainness};
-use smoltcp::wire::{ArpHardware, DhcpFlags, DhcpMessageType, DhcpOpCode, DhcpPacket, EthernetAddress};
+use smoltcp::wire::{
+    ArpHardware, DhcpFlags, DhcpMessageType, DhcpOpCode, DhcpPacket, EthernetAddress,
+};
 use std::net::Ipv4Addr;
 
-/// Where the fixed fields end and the options begin; smoltcp's accessors reach no further than this.
+/// Where the fixed fields end and the options begin; smoltcp's accessors reach no further than
+/// this.
 const HEADER: usize = 240;
 const SNAME: std::ops::Range<usize> = 44..108;
 const FILE: std::ops::Range<usize> = 108..236;
@@ -17,7 +20,8 @@ const SHORTEST: usize = 300;
 /// The length of an option that is an address.
 const ADDRESS_OPTION: usize = 6;
 
-/// The least that option 57 may say (RFC 2132 9.10), which is what a server that is told nothing keeps to.
+/// The least that option 57 may say (RFC 2132 9.10), which is what a server that is told nothing
+/// keeps to.
 const SMALLEST_MAX: u16 = 576;
 
 /// A server's message to us. One that does not say of what type it is, is none (RFC 2131 3).
@@ -29,7 +33,8 @@ pub(super) struct Reply {
     pub(super) address: Ipv4Addr,
     /// `siaddr`: the next server in bootstrap.
     pub(super) next_server: Option<Ipv4Addr>,
-    /// The station that put the message on this link: the server, or the router or relay in between.
+    /// The station that put the message on this link: the server, or the router or relay in
+    /// between.
     pub(super) from: Mac,
     /// The address that it came from, which is the server's own where there is no relay in between.
     source: Ipv4Addr,
@@ -39,7 +44,11 @@ pub(super) struct Reply {
 impl Reply {
     /// Reads a UDP payload that `from` sent; fails unless it is a DHCP reply for this very client
     /// (RFC 2131 table 3).
-    pub(super) fn read(payload: &[u8], (from, source): (Mac, Ipv4Addr), config: &Config) -> Result<Self, Ignored> {
+    pub(super) fn read(
+        payload: &[u8],
+        (from, source): (Mac, Ipv4Addr),
+        config: &Config,
+    ) -> Result<Self, Ignored> {
         let packet = DhcpPacket::new_checked(payload).map_err(|_| Ignored::Malformed)?;
         if packet.opcode() != DhcpOpCode::Reply || packet.magic_number() != MAGIC {
             return Err(Ignored::Malformed);
@@ -48,10 +57,13 @@ impl Reply {
         if ![config.mac, [0; 6]].contains(&packet.client_hardware_address().0) {
             return Err(Ignored::OtherClient);
         }
-        // RFC 6842 3 has an echoed client identifier compared, too. A deviation: some servers cut or change it, and the
-        // transaction id tells apart clients that share one MAC (ipvlan) as well as that.
+        // RFC 6842 3 has an echoed client identifier compared, too. A deviation: some servers cut
+        // or change it, and the transaction id tells apart clients that share one MAC (ipvlan) as
+        // well as that.
         let options = Options::collect(&payload[HEADER..], &payload[FILE], &payload[SNAME]);
-        let message_type = options.byte(option::MESSAGE_TYPE).ok_or(Ignored::Incomplete("message type"))?;
+        let message_type = options
+            .byte(option::MESSAGE_TYPE)
+            .ok_or(Ignored::Incomplete("message type"))?;
         Ok(Self {
             message_type: message_type.into(),
             xid: packet.transaction_id(),
@@ -70,7 +82,9 @@ impl Reply {
 
     /// The server's identifier (option 54).
     pub(super) fn server(&self) -> Option<Ipv4Addr> {
-        self.options.address(option::SERVER_ID).filter(|address| is_station(*address))
+        self.options
+            .address(option::SERVER_ID)
+            .filter(|address| is_station(*address))
     }
 
     /// The address that it came from.
@@ -78,17 +92,24 @@ impl Reply {
         self.source
     }
 
-    /// The address that stands for the server where it gives no identifier: the one that the message came from, else
-    /// `siaddr`.
+    /// The address that stands for the server where it gives no identifier: the one that the
+    /// message came from, else `siaddr`.
     pub(super) fn sender(&self) -> Option<Ipv4Addr> {
-        Some(self.source).into_iter().chain(self.next_server).find(|address| is_station(*address))
+        Some(self.source)
+            .into_iter()
+            .chain(self.next_server)
+            .find(|address| is_station(*address))
     }
 }
 
-/// Returns a reply's bytes without what differs between an OFFER and its repetitions and ACK: the transaction, the type, and
-/// T1 and T2, which some servers vary by chance.
+/// Returns a reply's bytes without what differs between an OFFER and its repetitions and ACK: the
+/// transaction, the type, and T1 and T2, which some servers vary by chance.
 pub(super) fn essence(payload: &[u8]) -> Vec<u8> {
-    const VARIED: [u8; 3] = [option::MESSAGE_TYPE, option::RENEWAL_TIME, option::REBINDING_TIME];
+    const VARIED: [u8; 3] = [
+        option::MESSAGE_TYPE,
+        option::RENEWAL_TIME,
+        option::REBINDING_TIME,
+    ];
     let mut bytes = payload.to_vec();
     let (fields, mut options) = bytes.split_at_mut(HEADER.min(payload.len()));
     // `xid` and `secs`.
@@ -100,7 +121,9 @@ pub(super) fn essence(payload: &[u8]) -> Vec<u8> {
             [option::PAD, rest @ ..] => options = rest,
             [option::END, ..] | [] | [_] => break,
             [code, length, rest @ ..] => {
-                let Some((value, rest)) = rest.split_at_mut_checked(usize::from(*length)) else { break };
+                let Some((value, rest)) = rest.split_at_mut_checked(usize::from(*length)) else {
+                    break;
+                };
                 if VARIED.contains(code) {
                     value.fill(0);
                 }
@@ -151,7 +174,10 @@ impl Request {
 
     /// Whether the client wants an answer; with DECLINE and RELEASE it has none to wait for.
     fn is_question(&self) -> bool {
-        !matches!(self.message_type, DhcpMessageType::Decline | DhcpMessageType::Release)
+        !matches!(
+            self.message_type,
+            DhcpMessageType::Decline | DhcpMessageType::Release
+        )
     }
 
     /// The UDP payload. Which fields and options go with which message is RFC 2131 table 5.
@@ -171,7 +197,9 @@ impl Request {
         match self.ciaddr {
             Some(address) => packet.set_client_ip(address),
             // RFC 2131 4.1: who has an address hears unicast, and has no use for the flag.
-            None if config.broadcast && self.is_question() => packet.set_flags(DhcpFlags::BROADCAST),
+            None if config.broadcast && self.is_question() => {
+                packet.set_flags(DhcpFlags::BROADCAST)
+            }
             None => {}
         }
 
@@ -189,8 +217,12 @@ impl Request {
         if let Some(words) = &self.words {
             option::put(&mut out, option::MESSAGE, words.as_bytes());
         }
-        if self.message_type == DhcpMessageType::Discover && config.rapid_commit && plainness.has_rapid_commit() {
-            // RFC 4039 3 and 4: in a DISCOVER, and nowhere else. Servers that do not know it make an OFFER as ever.
+        if self.message_type == DhcpMessageType::Discover
+            && config.rapid_commit
+            && plainness.has_rapid_commit()
+        {
+            // RFC 4039 3 and 4: in a DISCOVER, and nowhere else. Servers that do not know it make
+            // an OFFER as ever.
             option::put(&mut out, option::RAPID_COMMIT, &[]);
         }
         // RFC 2131 table 5: who gives an address back, or turns it down, asks for nothing.
@@ -198,15 +230,23 @@ impl Request {
             put_name(&mut out, config, plainness);
             // The same list each time (RFC 2131 3.5), as far as the server has answered it.
             if config.max_message_size >= SMALLEST_MAX && plainness.has_message_size() {
-                option::put(&mut out, option::MAX_MESSAGE_SIZE, &config.max_message_size.to_be_bytes());
+                option::put(
+                    &mut out,
+                    option::MAX_MESSAGE_SIZE,
+                    &config.max_message_size.to_be_bytes(),
+                );
             }
-            option::put(&mut out, option::PARAMETER_REQUEST_LIST, self.wishes.wanted());
+            option::put(
+                &mut out,
+                option::PARAMETER_REQUEST_LIST,
+                self.wishes.wanted(),
+            );
         }
         // RFC 2131 4.1: END comes last.
         out.push(option::END);
         if self.message_type == DhcpMessageType::Discover {
-            // A relay that drops messages for their length has to drop the DISCOVER, which then gets plainer, and not the
-            // REQUEST after it, which has two addresses.
+            // A relay that drops messages for their length has to drop the DISCOVER, which then
+            // gets plainer, and not the REQUEST after it, which has two addresses.
             let requested = if self.requested.is_some() { 1 } else { 0 };
             out.resize(out.len() + ADDRESS_OPTION * (2 - requested), option::PAD);
         }
@@ -215,10 +255,18 @@ impl Request {
     }
 }
 
-/// Says what the client is called, in one way only: RFC 4702 3.1 wants no option 12 beside option 81.
+/// Says what the client is called, in one way only: RFC 4702 3.1 wants no option 12 beside option
+/// 81.
 fn put_name(out: &mut Vec<u8>, config: &Config, plainness: Plainness) {
-    let fqdn = config.fqdn.as_deref().filter(|_| plainness.has_fqdn()).and_then(option::client_fqdn);
-    let host_name = config.host_name.as_deref().filter(|name| !name.is_empty() && plainness.has_host_name());
+    let fqdn = config
+        .fqdn
+        .as_deref()
+        .filter(|_| plainness.has_fqdn())
+        .and_then(option::client_fqdn);
+    let host_name = config
+        .host_name
+        .as_deref()
+        .filter(|name| !name.is_empty() && plainness.has_host_name());
     if let Some(fqdn) = fqdn {
         option::put(out, option::CLIENT_FQDN, &fqdn);
     } else if let Some(name) = host_name {

@@ -1,7 +1,7 @@
 //! DHCP options (RFC 2132): collected from wherever a message hides them, and read by type.
 //!
-//! A reader gives `None` for an option that is missing or that cannot be right: one bad option is dropped,
-//! never the message around it.
+//! A reader gives `None` for an option that is missing or that cannot be right: one bad option is
+//! dropped, never the message around it.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -37,10 +37,11 @@ pub(super) const CLASSLESS_ROUTES: u8 = 121; // RFC 3442 page 3
 pub(super) const CLASSLESS_ROUTES_MICROSOFT: u8 = 249;
 pub(super) const END: u8 = 255; // RFC 2132 3.2
 
-/// What we ask for (RFC 2131 4.4.1), in this order: classless routes before those that they silence (RFC 3442 page 5).
+/// What we ask for (RFC 2131 4.4.1), in this order: classless routes before those that they silence
+/// (RFC 3442 page 5).
 ///
-/// 108 is not among them: only a host that can do without IPv4 may ask for it (RFC 8925 3.2), and Podman waits
-/// for an IPv4 address.
+/// 108 is not among them: only a host that can do without IPv4 may ask for it (RFC 8925 3.2), and
+/// Podman waits for an IPv4 address.
 pub(super) const WANTED: [u8; 14] = [
     SUBNET_MASK,
     CLASSLESS_ROUTES,
@@ -85,9 +86,11 @@ const MAX_NAMES: usize = 32;
 pub(super) struct Options(BTreeMap<u8, Vec<Vec<u8>>>);
 
 impl Options {
-    /// Reads the options field and, where option 52 says so, the `file` and `sname` fields after it.
+    /// Reads the options field and, where option 52 says so, the `file` and `sname` fields after
+    /// it.
     ///
-    /// That is the order in which the parts of an option follow each other, adjacent or not (RFC 2131 4.1, RFC 3396 5).
+    /// That is the order in which the parts of an option follow each other, adjacent or not (RFC
+    /// 2131 4.1, RFC 3396 5).
     pub(super) fn collect(options: &[u8], file: &[u8], sname: &[u8]) -> Self {
         let mut all = Self::default();
         all.add(options);
@@ -101,14 +104,17 @@ impl Options {
         all
     }
 
-    /// Goes as far as the field makes sense (RFC 2132 2): to its END, its last byte, or a length that overruns it.
+    /// Goes as far as the field makes sense (RFC 2132 2): to its END, its last byte, or a length
+    /// that overruns it.
     fn add(&mut self, mut field: &[u8]) {
         loop {
             match field {
                 [PAD, rest @ ..] => field = rest,
                 [] | [END, ..] | [_] => return,
                 [code, length, rest @ ..] => {
-                    let Some((value, rest)) = rest.split_at_checked(usize::from(*length)) else { return };
+                    let Some((value, rest)) = rest.split_at_checked(usize::from(*length)) else {
+                        return;
+                    };
                     self.0.entry(*code).or_default().push(value.to_vec());
                     field = rest;
                 }
@@ -116,28 +122,39 @@ impl Options {
         }
     }
 
-    /// Returns the value of an option, its parts joined (RFC 2131 4.1 and RFC 3396 7, which RFC 3442 page 6 asks for).
+    /// Returns the value of an option, its parts joined (RFC 2131 4.1 and RFC 3396 7, which RFC
+    /// 3442 page 6 asks for).
     ///
-    /// A value that is said again is one value, unless it fills an instance and so may go on in the next one.
+    /// A value that is said again is one value, unless it fills an instance and so may go on in the
+    /// next one.
     pub(super) fn bytes(&self, code: u8) -> Option<Cow<'_, [u8]>> {
         let instances = self.0.get(&code)?;
         let first = instances.first()?;
-        let is_repeated = first.len() < INSTANCE_MAX && instances.iter().all(|instance| instance == first);
-        Some(if is_repeated { Cow::Borrowed(first) } else { Cow::Owned(instances.concat()) })
+        let is_repeated =
+            first.len() < INSTANCE_MAX && instances.iter().all(|instance| instance == first);
+        Some(if is_repeated {
+            Cow::Borrowed(first)
+        } else {
+            Cow::Owned(instances.concat())
+        })
     }
 
     pub(super) fn contains(&self, code: u8) -> bool {
         self.0.contains_key(&code)
     }
 
-    /// A value of fixed length. Where the parts together are no such value, the first instance that is one counts.
+    /// A value of fixed length. Where the parts together are no such value, the first instance that
+    /// is one counts.
     ///
-    /// A deviation: RFC 3396 7 takes each instance for a part, and servers send an option twice that is not split.
+    /// A deviation: RFC 3396 7 takes each instance for a part, and servers send an option twice
+    /// that is not split.
     fn array<const N: usize>(&self, code: u8) -> Option<[u8; N]> {
         let instances = self.0.get(&code)?;
         let joined = instances.concat();
         let whole = std::iter::once(&joined).chain(instances);
-        whole.into_iter().find_map(|value| value.as_slice().try_into().ok())
+        whole
+            .into_iter()
+            .find_map(|value| value.as_slice().try_into().ok())
     }
 
     pub(super) fn byte(&self, code: u8) -> Option<u8> {
@@ -154,7 +171,9 @@ impl Options {
 
     /// One address; 0.0.0.0 is none.
     pub(super) fn address(&self, code: u8) -> Option<Ipv4Addr> {
-        self.array::<4>(code).map(Ipv4Addr::from).filter(|address| !address.is_unspecified())
+        self.array::<4>(code)
+            .map(Ipv4Addr::from)
+            .filter(|address| !address.is_unspecified())
     }
 
     /// A list of addresses; empty where it is missing or not made of whole addresses.
@@ -164,7 +183,11 @@ impl Options {
         if !rest.is_empty() {
             return Vec::new();
         }
-        addresses.iter().map(|octets| Ipv4Addr::from(*octets)).filter(|address| !address.is_unspecified()).collect()
+        addresses
+            .iter()
+            .map(|octets| Ipv4Addr::from(*octets))
+            .filter(|address| !address.is_unspecified())
+            .collect()
     }
 
     /// A text for people: never trusted, so control characters are replaced.
@@ -173,16 +196,16 @@ impl Options {
         Some(text.trim().to_owned()).filter(|text| !text.is_empty())
     }
 
-    /// A host or domain name, fit to be written into a configuration file. Some servers end it with NUL (RFC 2132 2),
-    /// some with a dot.
+    /// A host or domain name, fit to be written into a configuration file. Some servers end it with
+    /// NUL (RFC 2132 2), some with a dot.
     pub(super) fn name(&self, code: u8) -> Option<String> {
         let value = self.bytes(code)?;
         let name = std::str::from_utf8(&value).ok()?.trim_end_matches('\0');
         checked_name(name.strip_suffix('.').unwrap_or(name))
     }
 
-    /// Domain names with blanks or commas between them, as operators put a search list into an option for one name; and
-    /// whether there is something else in it.
+    /// Domain names with blanks or commas between them, as operators put a search list into an
+    /// option for one name; and whether there is something else in it.
     pub(super) fn domains(&self, code: u8) -> (Vec<String>, bool) {
         let value = self.bytes(code).unwrap_or_default();
         let text = String::from_utf8_lossy(&value);
@@ -197,8 +220,8 @@ impl Options {
         (names, is_odd)
     }
 
-    /// A list of names in the DNS wire format, compressed within the whole option (RFC 3397 2); and whether there is something
-    /// else in it. Padding is not, nor is a list in plain text.
+    /// A list of names in the DNS wire format, compressed within the whole option (RFC 3397 2); and
+    /// whether there is something else in it. Padding is not, nor is a list in plain text.
     pub(super) fn names(&self, code: u8) -> (Vec<String>, bool) {
         let field = self.bytes(code).unwrap_or_default();
         let (mut names, mut is_odd, mut at) = (Vec::new(), false, 0);
@@ -221,9 +244,12 @@ impl Options {
         }
     }
 
-    /// Option 121, or 249 in its place (RFC 3442). `None` also where it is not made of whole routes.
+    /// Option 121, or 249 in its place (RFC 3442). `None` also where it is not made of whole
+    /// routes.
     pub(super) fn classless_routes(&self) -> Option<Vec<Route>> {
-        [CLASSLESS_ROUTES, CLASSLESS_ROUTES_MICROSOFT].into_iter().find_map(|code| classless_routes(&self.bytes(code)?))
+        [CLASSLESS_ROUTES, CLASSLESS_ROUTES_MICROSOFT]
+            .into_iter()
+            .find_map(|code| classless_routes(&self.bytes(code)?))
     }
 
     /// Option 33 (RFC 2132 5.8): pairs of destination and router, without masks.
@@ -235,30 +261,43 @@ impl Options {
         }
         let route = |[a, b, c, d, gateway @ ..]: &[u8; 8]| {
             let destination = Ipv4Addr::new(*a, *b, *c, *d);
-            // The class tells the mask, as it did when this option was written; an address within a network of
-            // its class can only mean that one host.
+            // The class tells the mask, as it did when this option was written; an address within a
+            // network of its class can only mean that one host.
             let classful = class_prefix(destination);
-            let prefix_len = if network(destination, classful) == destination { classful } else { 32 };
-            Route { destination, prefix_len, gateway: Some(Ipv4Addr::from(*gateway)) }
+            let prefix_len = if network(destination, classful) == destination {
+                classful
+            } else {
+                32
+            };
+            Route {
+                destination,
+                prefix_len,
+                gateway: Some(Ipv4Addr::from(*gateway)),
+            }
         };
         // RFC 2132 5.8: a default route does not belong here.
-        pairs.iter().map(route).filter(|route| !route.destination.is_unspecified()).collect()
+        pairs
+            .iter()
+            .map(route)
+            .filter(|route| !route.destination.is_unspecified())
+            .collect()
     }
 }
 
-/// Adds an option to a message under construction; what exceeds its 255 bytes is cut off (RFC 2132 2).
+/// Adds an option to a message under construction; what exceeds its 255 bytes is cut off (RFC 2132
+/// 2).
 pub(super) fn put(message: &mut Vec<u8>, code: u8, value: &[u8]) {
     let value = &value[..value.len().min(usize::from(u8::MAX))];
     message.extend([code, value.len() as u8]);
     message.extend(value);
 }
 
-/// The value of option 81 (RFC 4702 2.1, 2.2 and 2.3): the whole name, for the server to enter into the DNS. `None`
-/// where it is no domain name, or one that is too long for a single option.
+/// The value of option 81 (RFC 4702 2.1, 2.2 and 2.3): the whole name, for the server to enter into
+/// the DNS. `None` where it is no domain name, or one that is too long for a single option.
 pub(super) fn client_fqdn(name: &str) -> Option<Vec<u8>> {
     let name = checked_name(name.strip_suffix('.').unwrap_or(name))?;
-    // The server is asked to do all of the entering (S: RFC 4702 3.3), the name is in the DNS wire format (E); the two
-    // codes that follow mean nothing any more.
+    // The server is asked to do all of the entering (S: RFC 4702 3.3), the name is in the DNS wire
+    // format (E); the two codes that follow mean nothing any more.
     let mut value = vec![FQDN_SERVER_UPDATES | FQDN_WIRE_FORMAT, 0, 0];
     for label in name.split('.') {
         value.push(label.len() as u8); // at most 63
@@ -289,7 +328,11 @@ pub(super) fn network(address: Ipv4Addr, prefix_len: u8) -> Ipv4Addr {
 
 /// The mask of a prefix of at most 32 bits.
 pub(super) fn mask(prefix_len: u8) -> Ipv4Addr {
-    Ipv4Addr::from_bits(u32::MAX.checked_shl(32 - u32::from(prefix_len.min(32))).unwrap_or(0))
+    Ipv4Addr::from_bits(
+        u32::MAX
+            .checked_shl(32 - u32::from(prefix_len.min(32)))
+            .unwrap_or(0),
+    )
 }
 
 /// Each a prefix length, as many bytes as that needs, and a router (RFC 3442 page 4).
@@ -351,7 +394,8 @@ fn dns_name(field: &[u8], start: usize) -> Option<String> {
     checked_name(&labels.join("."))
 }
 
-/// Lets pass only what a host or domain name is made of (RFC 1123 2.1, and the underscore of real life).
+/// Lets pass only what a host or domain name is made of (RFC 1123 2.1, and the underscore of real
+/// life).
 fn checked_name(name: &str) -> Option<String> {
     let letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(letter);
@@ -383,7 +427,8 @@ mod tests {
             prop_assert_eq!(Options::collect(&field, &[], &[]), Options(cut));
         }
 
-        /// RFC 3396 7: however a value is cut, and whatever lies between its pieces, it is whole again.
+        /// RFC 3396 7: however a value is cut, and whatever lies between its pieces, it is whole
+        /// again.
         #[test]
         fn pieces_are_joined(
             value in vec(any::<u8>(), 0..1000),
@@ -434,7 +479,8 @@ mod tests {
             prop_assert_eq!(&*all.bytes(MESSAGE).unwrap_or_default(), [byte; 510]);
         }
 
-        /// Whatever else stands under its code, a value of fixed length is the first one of that length.
+        /// Whatever else stands under its code, a value of fixed length is the first one of that
+        /// length.
         #[test]
         fn the_first_value_of_the_right_length_counts(
             value in any::<u32>(),
@@ -469,7 +515,8 @@ mod tests {
             prop_assert!(routes.iter().all(|route| network(route.destination, route.prefix_len) == route.destination));
         }
 
-        /// RFC 4702 2.3: the name that goes into option 81 is the one that a reader of DNS names finds in it.
+        /// RFC 4702 2.3: the name that goes into option 81 is the one that a reader of DNS names
+        /// finds in it.
         #[test]
         fn a_name_survives_option_81(name in "[a-z0-9_-]{1,63}(\\.[a-z0-9_-]{1,63}){0,3}") {
             match client_fqdn(&name) {

@@ -1,20 +1,24 @@
-//! How much a message asks for: servers that answer no DISCOVER with options that they do not know get a plainer one.
+//! How much a message asks for: servers that answer no DISCOVER with options that they do not know
+//! get a plainer one.
 
 use super::option;
 
-/// The options that are left out of the messages of one exchange. A transaction id tells by its last two bits which of the
-/// DISCOVERs of a round a server has answered, so that what follows is as plain as that one, and no plainer.
+/// The options that are left out of the messages of one exchange. A transaction id tells by its
+/// last two bits which of the DISCOVERs of a round a server has answered, so that what follows is
+/// as plain as that one, and no plainer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Plainness {
     /// None.
     #[default]
     Full,
-    /// Rapid commit (80) and, in a DISCOVER, the requested address (50), which may be of another network.
+    /// Rapid commit (80) and, in a DISCOVER, the requested address (50), which may be of another
+    /// network.
     NoShortcuts,
-    /// The message size (57) and the whole name (81), too, and the parameter request list is netavark's: this is what
-    /// netavark's proxy sends.
+    /// The message size (57) and the whole name (81), too, and the parameter request list is
+    /// netavark's: this is what netavark's proxy sends.
     LikeNetavark,
-    /// Also the client identifier (61) and the host name (12): the server knows the client by its MAC alone.
+    /// Also the client identifier (61) and the host name (12): the server knows the client by its
+    /// MAC alone.
     Bare,
 }
 
@@ -23,14 +27,20 @@ const BITS: u32 = 3;
 
 impl Plainness {
     /// All of them, in order.
-    pub const ALL: [Self; 4] = [Self::Full, Self::NoShortcuts, Self::LikeNetavark, Self::Bare];
+    pub const ALL: [Self; 4] = [
+        Self::Full,
+        Self::NoShortcuts,
+        Self::LikeNetavark,
+        Self::Bare,
+    ];
 
     /// As many DISCOVERs are full at first; none after them asks for an address.
     pub(super) const FULL_AT_FIRST: u32 = 2;
 
-    /// Returns the plainness of the `unanswered`-th DISCOVER of a search (1 is the first): two full ones, for frames do
-    /// get lost, then step by step. A network that is deaf to all of them may be a switch port that opens later: until a
-    /// caller has gone, no DISCOVER is plainer than netavark's then. In a search that goes on for longer each has its turn.
+    /// Returns the plainness of the `unanswered`-th DISCOVER of a search (1 is the first): two full
+    /// ones, for frames do get lost, then step by step. A network that is deaf to all of them may
+    /// be a switch port that opens later: until a caller has gone, no DISCOVER is plainer than
+    /// netavark's then. In a search that goes on for longer each has its turn.
     pub(super) fn of_discover(unanswered: u32) -> Self {
         match unanswered {
             0..=Self::FULL_AT_FIRST => Self::Full,
@@ -97,7 +107,10 @@ mod tests {
         for plainness in Plainness::ALL {
             for xid in [0, 1, 2, 3, 0xdead_beef, u32::MAX] {
                 let marked = plainness.mark(xid);
-                assert_eq!((Plainness::of(marked), marked | BITS), (plainness, xid | BITS));
+                assert_eq!(
+                    (Plainness::of(marked), marked | BITS),
+                    (plainness, xid | BITS)
+                );
             }
         }
     }
@@ -106,7 +119,18 @@ mod tests {
     fn it_gets_plainer_step_by_step_and_then_takes_turns() {
         use Plainness::{Bare, Full, LikeNetavark, NoShortcuts};
         let steps = (1..=14).map(Plainness::of_discover);
-        let first = [Full, Full, NoShortcuts, LikeNetavark, Bare, Full, LikeNetavark, Full, LikeNetavark, Full];
+        let first = [
+            Full,
+            Full,
+            NoShortcuts,
+            LikeNetavark,
+            Bare,
+            Full,
+            LikeNetavark,
+            Full,
+            LikeNetavark,
+            Full,
+        ];
         let expected = [&first[..], &[Bare, Full, LikeNetavark, Bare]].concat();
         assert_eq!(steps.collect::<Vec<_>>(), expected);
     }

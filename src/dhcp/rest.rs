@@ -11,13 +11,15 @@ use std::time::Duration;
 /// A moment that does not come: the end of an infinite lease.
 pub(super) const NEVER: Instant = Instant::from_boot(Duration::MAX);
 
-/// All that is left of a [`Client`](super::Client) while nothing is in flight: [`Client::rest`](super::Client::rest)
-/// makes it, [`Client::resume`](super::Client::resume) goes on with it. Its instants are those of the boot clock.
+/// All that is left of a [`Client`](super::Client) while nothing is in flight:
+/// [`Client::rest`](super::Client::rest) makes it, [`Client::resume`](super::Client::resume) goes
+/// on with it. Its instants are those of the boot clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rest {
     /// Where it was.
     pub phase: Phase,
-    /// Rounds that ended with a NAK, without an ACK or with a conflict, less what renewals have made good since.
+    /// Rounds that ended with a NAK, without an ACK or with a conflict, less what renewals have
+    /// made good since.
     pub setbacks: u32,
     /// How plain the message was that the server has answered.
     pub plainness: Plainness,
@@ -59,7 +61,8 @@ pub enum Phase {
         /// When to ask again, unless the end comes first.
         next: Instant,
     },
-    /// INIT: there is no lease, nobody waits for one, and the last DISCOVER, if there was one, has not been answered.
+    /// INIT: there is no lease, nobody waits for one, and the last DISCOVER, if there was one, has
+    /// not been answered.
     Init {
         /// When to send the next DISCOVER.
         at: Instant,
@@ -78,19 +81,25 @@ impl Rest {
     pub fn due(&self) -> Option<Instant> {
         let (say_at, messages) = match self.phase {
             Phase::Bound { renew_at, .. } => (renew_at, 1),
-            Phase::Renewing { rebind_at, next, .. } => (next.min(rebind_at), 1),
+            Phase::Renewing {
+                rebind_at, next, ..
+            } => (next.min(rebind_at), 1),
             Phase::Rebinding { next, .. } => (next, 1),
             Phase::Init { at, .. } => (at, 2),
         };
         let end = self.lease().and_then(Lease::expires_at).unwrap_or(NEVER);
-        let due = say_at.max(Allowance::whole_at(self.whole_at).when(messages)).min(end);
+        let due = say_at
+            .max(Allowance::whole_at(self.whole_at).when(messages))
+            .min(end);
         (due != NEVER).then_some(due)
     }
 
     /// The lease in use, if any.
     pub fn lease(&self) -> Option<&Lease> {
         match &self.phase {
-            Phase::Bound { lease, .. } | Phase::Renewing { lease, .. } | Phase::Rebinding { lease, .. } => Some(lease),
+            Phase::Bound { lease, .. }
+            | Phase::Renewing { lease, .. }
+            | Phase::Rebinding { lease, .. } => Some(lease),
             Phase::Init { .. } => None,
         }
     }
@@ -100,56 +109,115 @@ impl Rest {
         self.lease().map(|lease| lease.server_id)
     }
 
-    /// Has a lease that waits for T1 renewed at `now`, which RFC 2131 4.4.5 allows. In any other phase something else
-    /// is due, and stays so.
+    /// Has a lease that waits for T1 renewed at `now`, which RFC 2131 4.4.5 allows. In any other
+    /// phase something else is due, and stays so.
     pub fn renew_now(&mut self, now: Instant) {
         if let Phase::Bound { renew_at, .. } = &mut self.phase {
             *renew_at = now.min(*renew_at);
         }
     }
 
-    /// Has what could not be said, or was said in vain, said at `now`: for an owner that had no carrier.
+    /// Has what could not be said, or was said in vain, said at `now`: for an owner that had no
+    /// carrier.
     pub fn say_now(&mut self, now: Instant) {
         match &mut self.phase {
             Phase::Bound { .. } => {}
-            Phase::Renewing { next, .. } | Phase::Rebinding { next, .. } | Phase::Init { at: next, .. } => {
+            Phase::Renewing { next, .. }
+            | Phase::Rebinding { next, .. }
+            | Phase::Init { at: next, .. } => {
                 *next = now.min(*next);
             }
         }
     }
 
-    /// The same, without a lease of later than `now` and without waits that no client would have chosen: for one that
-    /// comes out of a file, which may have been written by anybody. What a client said of itself is not changed by this.
+    /// The same, without a lease of later than `now` and without waits that no client would have
+    /// chosen: for one that comes out of a file, which may have been written by anybody. What a
+    /// client said of itself is not changed by this.
     #[must_use]
     pub fn within_reason(self, now: Instant) -> Self {
         let whole_at = self.whole_at.min(Allowance::exhausted(now));
         let phase = match self.phase {
-            Phase::Bound { lease, renew_at, rebind_at } => {
+            Phase::Bound {
+                lease,
+                renew_at,
+                rebind_at,
+            } => {
                 let (lease, rebind_at) = mended(lease, rebind_at, now);
-                Phase::Bound { lease, renew_at, rebind_at }
+                Phase::Bound {
+                    lease,
+                    renew_at,
+                    rebind_at,
+                }
             }
-            Phase::Rebinding { lease, renew_at, rebind_at, next } if lease.lease_time.is_some() => {
+            Phase::Rebinding {
+                lease,
+                renew_at,
+                rebind_at,
+                next,
+            } if lease.lease_time.is_some() => {
                 let (lease, rebind_at) = mended(lease, rebind_at, now);
-                Phase::Rebinding { lease, renew_at, rebind_at, next }
+                Phase::Rebinding {
+                    lease,
+                    renew_at,
+                    rebind_at,
+                    next,
+                }
             }
             // A lease for ever is never rebound, and nothing else ends a long silence.
-            Phase::Renewing { lease, renew_at, rebind_at, next }
-            | Phase::Rebinding { lease, renew_at, rebind_at, next } => {
-                let next = if lease.lease_time.is_none() { next.min(now + LONGEST) } else { next };
+            Phase::Renewing {
+                lease,
+                renew_at,
+                rebind_at,
+                next,
+            }
+            | Phase::Rebinding {
+                lease,
+                renew_at,
+                rebind_at,
+                next,
+            } => {
+                let next = if lease.lease_time.is_none() {
+                    next.min(now + LONGEST)
+                } else {
+                    next
+                };
                 let (lease, rebind_at) = mended(lease, rebind_at, now);
-                Phase::Renewing { lease, renew_at, rebind_at, next }
+                Phase::Renewing {
+                    lease,
+                    renew_at,
+                    rebind_at,
+                    next,
+                }
             }
-            Phase::Init { at, since, wanted, pace } => {
-                Phase::Init { at: at.min(now + LONGEST), since: since.min(now), wanted, pace }
-            }
+            Phase::Init {
+                at,
+                since,
+                wanted,
+                pace,
+            } => Phase::Init {
+                at: at.min(now + LONGEST),
+                since: since.min(now),
+                wanted,
+                pace,
+            },
         };
-        Self { phase, whole_at, ..self }
+        Self {
+            phase,
+            whole_at,
+            ..self
+        }
     }
 }
 
-/// A lease of `now` at the latest, and its T2, which does not come after its end, nor ever in one without an end.
+/// A lease of `now` at the latest, and its T2, which does not come after its end, nor ever in one
+/// without an end.
 fn mended(lease: Lease, rebind_at: Instant, now: Instant) -> (Lease, Instant) {
-    let lease = Lease { acquired_at: lease.acquired_at.min(now), ..lease };
-    let rebind_at = lease.expires_at().map_or(NEVER, |expiry| expiry.min(rebind_at));
+    let lease = Lease {
+        acquired_at: lease.acquired_at.min(now),
+        ..lease
+    };
+    let rebind_at = lease
+        .expires_at()
+        .map_or(NEVER, |expiry| expiry.min(rebind_at));
     (lease, rebind_at)
 }

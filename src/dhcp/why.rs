@@ -5,8 +5,8 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// How far an acquisition got that came to nothing, and with how much effort (RFC 2131 4.1). Its text is made for the
-/// user.
+/// How far an acquisition got that came to nothing, and with how much effort (RFC 2131 4.1). Its
+/// text is made for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Why {
     /// The interface had no carrier, so no message could be sent.
@@ -64,18 +64,43 @@ impl Why {
             Self::NoOffer { within, discovers } => {
                 let plural = if *discovers == 1 { "" } else { "s" };
                 let (seconds, millis) = (within.as_secs(), within.subsec_millis());
-                let fraction = if millis == 0 { String::new() } else { format!(".{millis:03}") };
-                format!("no DHCPOFFER within {seconds}{fraction} s ({discovers} DISCOVER{plural} sent{on})")
+                let fraction = if millis == 0 {
+                    String::new()
+                } else {
+                    format!(".{millis:03}")
+                };
+                format!(
+                    "no DHCPOFFER within {seconds}{fraction} s ({discovers} DISCOVER{plural} sent{on})"
+                )
             }
-            Self::UnusableOffer { server, fault, offers } => {
+            Self::UnusableOffer {
+                server,
+                fault,
+                offers,
+            } => {
                 let plural = if *offers == 1 { "" } else { "s" };
                 format!("{offers} OFFER{plural} from {server} {fault}")
             }
-            Self::NoAck { address, server } => format!("offer of {address} from {server} but no DHCPACK"),
-            Self::Refused { server, message: None } => format!("refused by {server}"),
-            Self::Refused { server, message: Some(message) } => format!("refused by {server}: {message}"),
-            Self::InUse { address, server, by } => {
-                format!("offer of {address} from {server}, but {} uses that address", mac_text(*by))
+            Self::NoAck { address, server } => {
+                format!("offer of {address} from {server} but no DHCPACK")
+            }
+            Self::Refused {
+                server,
+                message: None,
+            } => format!("refused by {server}"),
+            Self::Refused {
+                server,
+                message: Some(message),
+            } => format!("refused by {server}: {message}"),
+            Self::InUse {
+                address,
+                server,
+                by,
+            } => {
+                format!(
+                    "offer of {address} from {server}, but {} uses that address",
+                    mac_text(*by)
+                )
             }
         }
     }

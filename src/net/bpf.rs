@@ -1,4 +1,5 @@
-//! Instructions of the kernel's classic BPF machine (linux/filter.h), of which socket filters are made.
+//! Instructions of the kernel's classic BPF machine (linux/filter.h), of which socket filters are
+//! made.
 
 use nix::libc;
 use socket2::SockFilter;
@@ -23,7 +24,8 @@ pub(super) const fn load_word(at: u32) -> SockFilter {
     code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at)
 }
 
-/// Skips `yes` instructions where the loaded number passes `test` against `value`, and `no` where it does not.
+/// Skips `yes` instructions where the loaded number passes `test` against `value`, and `no` where
+/// it does not.
 pub(super) const fn jump(test: u32, value: u32, yes: u8, no: u8) -> SockFilter {
     SockFilter::new((libc::BPF_JMP | test | libc::BPF_K) as u16, yes, no, value)
 }

@@ -7,19 +7,21 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Threads that close side by side at the most: some 150 descriptors a second. Eight made no Setup faster, also not where
-/// 300 came at once, and of each one that there ever was glibc keeps 12 kB, its stack and its arena.
+/// Threads that close side by side at the most: some 150 descriptors a second. Eight made no Setup
+/// faster, also not where 300 came at once, and of each one that there ever was glibc keeps 12 kB,
+/// its stack and its arena.
 const THREADS: usize = 2;
-/// Descriptors that wait for a thread at the most. A container whose interface comes and goes has sockets opened and closed,
-/// and what waits here is missing where a caller needs it.
+/// Descriptors that wait for a thread at the most. A container whose interface comes and goes has
+/// sockets opened and closed, and what waits here is missing where a caller needs it.
 const MOST_WAITING: usize = 500;
 /// Room for close(2) and little else, in bytes.
 const STACK: usize = 32 * 1024;
 
 /// A descriptor that is closed soon after it was dropped, on a thread that ends with its work.
 ///
-/// The last close of a packet socket waits until no processor can be about to give it a frame (packet(7) does not say so):
-/// ten to twenty milliseconds, in which one thread that does everything would do nothing.
+/// The last close of a packet socket waits until no processor can be about to give it a frame
+/// (packet(7) does not say so): ten to twenty milliseconds, in which one thread that does
+/// everything would do nothing.
 #[derive(Debug)]
 pub(super) struct ClosedAside(Option<OwnedFd>);
 
@@ -30,12 +32,15 @@ struct Closing {
     threads: usize,
 }
 
-static CLOSING: Mutex<Closing> = Mutex::new(Closing { waiting: VecDeque::new(), threads: 0 });
+static CLOSING: Mutex<Closing> = Mutex::new(Closing {
+    waiting: VecDeque::new(),
+    threads: 0,
+});
 /// Notified when the last closing thread has ended.
 static CLOSED: Condvar = Condvar::new();
 
-/// Waits until every dropped descriptor is closed and its number is free, at most for `bound`. Returns whether there was
-/// anything to wait for.
+/// Waits until every dropped descriptor is closed and its number is free, at most for `bound`.
+/// Returns whether there was anything to wait for.
 pub fn wait_for_closes(bound: Duration) -> bool {
     let closing = CLOSING.lock().unwrap_or_else(PoisonError::into_inner);
     let was_busy = closing.threads > 0;
@@ -70,7 +75,9 @@ impl Closing {
 
 impl Drop for ClosedAside {
     fn drop(&mut self) {
-        let Some(descriptor) = self.0.take() else { return };
+        let Some(descriptor) = self.0.take() else {
+            return;
+        };
         let mut closing = CLOSING.lock().unwrap_or_else(PoisonError::into_inner);
         let left = closing.push(descriptor);
         if closing.threads < THREADS {
@@ -82,8 +89,8 @@ impl Drop for ClosedAside {
             }
         }
         drop(closing);
-        // Sockets that are closed faster than the threads can are closed here: that holds up their owner, and with it the
-        // opening of more, for a grace period each.
+        // Sockets that are closed faster than the threads can are closed here: that holds up their
+        // owner, and with it the opening of more, for a grace period each.
         drop(left);
     }
 }
@@ -119,7 +126,10 @@ mod tests {
     fn a_line_that_is_too_long_takes_no_more() {
         let (reader, _writer) = io::pipe().unwrap();
         let reader = OwnedFd::from(reader);
-        let mut closing = Closing { waiting: VecDeque::new(), threads: 0 };
+        let mut closing = Closing {
+            waiting: VecDeque::new(),
+            threads: 0,
+        };
         for _ in 0..MOST_WAITING {
             assert!(closing.push(reader.try_clone().unwrap()).is_none());
         }
@@ -140,7 +150,8 @@ mod tests {
             // The end of the file comes with the last close.
             assert_eq!(reader.read(&mut [0]).unwrap(), 0);
         }
-        // Those who closed them have left or are about to; there will be others for what comes later.
+        // Those who closed them have left or are about to; there will be others for what comes
+        // later.
         let (mut reader, writer) = io::pipe().unwrap();
         rustix::io::ioctl_fionbio(&reader, true).unwrap();
         drop(ClosedAside::from(OwnedFd::from(writer)));

@@ -3,7 +3,9 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator, parse_u32};
+use netlink_packet_core::{
+    Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator, parse_u32,
+};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressHeader, AddressScope, CacheInfo};
 use netlink_packet_route::link::{LinkFlags, LinkHeader};
@@ -13,8 +15,8 @@ use super::netlink::{Body, Netlink, Result, attributes, ipv4, message, text};
 
 /// Interfaces that are read of a namespace at most.
 const MOST_LINKS: usize = 1000;
-/// Addresses that are read of an interface at most. To remove the oldest of 10,000 takes the kernel half a second, and four
-/// times as long for twice as many.
+/// Addresses that are read of an interface at most. To remove the oldest of 10,000 takes the kernel
+/// half a second, and four times as long for twice as many.
 const MOST_ADDRESSES: usize = 1000;
 
 /// Names are at most this many bytes (`IFNAMSIZ` less the terminating zero).
@@ -33,8 +35,8 @@ pub struct Link {
     pub mtu: u32,
     /// The smallest MTU that the driver takes.
     pub min_mtu: u32,
-    /// The greatest MTU that the driver takes. One stacked on another interface, as macvlan is, may still refuse
-    /// what the one below does not carry.
+    /// The greatest MTU that the driver takes. One stacked on another interface, as macvlan is, may
+    /// still refuse what the one below does not carry.
     pub max_mtu: u32,
     /// Set up by its administrator.
     pub up: bool,
@@ -53,7 +55,8 @@ pub struct Link {
 }
 
 impl Link {
-    /// Reads a message's body. Only what is used is decoded, so that nothing else that a newer kernel tells can fail.
+    /// Reads a message's body. Only what is used is decoded, so that nothing else that a newer
+    /// kernel tells can fail.
     pub fn parse(body: &[u8]) -> Result<Self> {
         let header = LinkHeader::parse(body)?;
         let mut link = Link {
@@ -98,7 +101,8 @@ impl Link {
                 libc::IFLA_INFO_KIND => self.kind = Some(text(&attribute)),
                 libc::IFLA_INFO_SLAVE_KIND => is_bridge_port = text(&attribute) == "bridge",
                 libc::IFLA_INFO_SLAVE_DATA if is_bridge_port => {
-                    let mut inner = NlasIterator::new(attribute.value()).map_while(std::result::Result::ok);
+                    let mut inner =
+                        NlasIterator::new(attribute.value()).map_while(std::result::Result::ok);
                     let state = inner.find(|inner| inner.kind() == PORT_STATE);
                     self.port_state = state.and_then(|state| state.value().first().copied());
                 }
@@ -114,9 +118,12 @@ impl Link {
         matches!(self.port_state, Some(LISTENING | LEARNING))
     }
 
-    /// Returns whether this is a further station on the network of the interface that it is stacked on.
+    /// Returns whether this is a further station on the network of the interface that it is stacked
+    /// on.
     pub fn is_station_of_parent(&self) -> bool {
-        self.kind.as_deref().is_some_and(|kind| matches!(kind, "macvlan" | "macvtap" | "ipvlan" | "ipvtap"))
+        self.kind
+            .as_deref()
+            .is_some_and(|kind| matches!(kind, "macvlan" | "macvtap" | "ipvlan" | "ipvtap"))
     }
 
     /// Whether the driver takes this MTU.
@@ -127,8 +134,8 @@ impl Link {
 
 /// Returns whether something is at the other end of an interface.
 pub(super) fn has_carrier(flags: LinkFlags) -> bool {
-    // With the former alone the kernel may still throw away what is sent, for up to a second (netdevice(7), IFF_RUNNING:
-    // RFC 2863's operational state).
+    // With the former alone the kernel may still throw away what is sent, for up to a second
+    // (netdevice(7), IFF_RUNNING: RFC 2863's operational state).
     flags.contains(LinkFlags::LowerUp | LinkFlags::Running)
 }
 
@@ -145,12 +152,14 @@ pub struct Address {
     pub valid: Option<Duration>,
     /// What is left until it is no longer chosen for new connections.
     pub preferred: Option<Duration>,
-    /// When it was made, in hundredths of a second since the boot without times of suspension; it begins anew after 497 days.
+    /// When it was made, in hundredths of a second since the boot without times of suspension; it
+    /// begins anew after 497 days.
     pub made_at: u32,
 }
 
 impl Address {
-    /// Reads a message's body: the number of the interface, and its address. None where the message has no local address.
+    /// Reads a message's body: the number of the interface, and its address. None where the message
+    /// has no local address.
     pub fn parse(body: &[u8]) -> Result<Option<(u32, Self)>> {
         let header = AddressHeader::parse(body)?;
         let (mut address, mut broadcast) = (None, None);
@@ -167,10 +176,23 @@ impl Address {
                 _ => {}
             }
         }
-        let lifetime = |seconds: u32| (seconds != FOREVER).then(|| Duration::from_secs(seconds.into()));
+        let lifetime =
+            |seconds: u32| (seconds != FOREVER).then(|| Duration::from_secs(seconds.into()));
         let (valid, preferred) = (lifetime(valid), lifetime(preferred));
         let prefix = header.prefix_len;
-        Ok(address.map(|address| (header.index, Self { address, prefix, broadcast, valid, preferred, made_at })))
+        Ok(address.map(|address| {
+            (
+                header.index,
+                Self {
+                    address,
+                    prefix,
+                    broadcast,
+                    valid,
+                    preferred,
+                    made_at,
+                },
+            )
+        }))
     }
 }
 
@@ -197,7 +219,8 @@ impl Netlink {
 
     /// Returns the interface of that number.
     pub fn link_by_index(&self, index: u32) -> Result<Option<Link>> {
-        // The kernel counts from one, in a signed number, and takes anything else for a broken request.
+        // The kernel counts from one, in a signed number, and takes anything else for a broken
+        // request.
         if i32::try_from(index).unwrap_or(0) == 0 {
             return Ok(None);
         }
@@ -215,29 +238,50 @@ impl Netlink {
     /// Returns all interfaces, of which there may be 1,000.
     pub fn links(&self) -> Result<Vec<Link>> {
         let bound = ("interfaces in the network namespace", MOST_LINKS);
-        self.read_table(message::GET_LINK, &link_request(0), bound, |body| Link::parse(body).map(Some))
+        self.read_table(message::GET_LINK, &link_request(0), bound, |body| {
+            Link::parse(body).map(Some)
+        })
     }
 
     /// Returns the ports of a bridge, of which there may be 1,000.
     pub fn ports(&self, bridge: u32) -> Result<Vec<Link>> {
         let mut message = link_request(0);
         message.push(libc::IFLA_MASTER, &bridge.to_ne_bytes());
-        let read = |body: &[u8]| Ok(Some(Link::parse(body)?).filter(|link| link.master == Some(bridge)));
-        self.read_table(message::GET_LINK, &message, ("ports of the bridge", MOST_LINKS), read)
+        let read =
+            |body: &[u8]| Ok(Some(Link::parse(body)?).filter(|link| link.master == Some(bridge)));
+        self.read_table(
+            message::GET_LINK,
+            &message,
+            ("ports of the bridge", MOST_LINKS),
+            read,
+        )
     }
 
-    /// Sets an interface's MTU, in bytes. What the driver or the interface below does not take is `EINVAL`.
+    /// Sets an interface's MTU, in bytes. What the driver or the interface below does not take is
+    /// `EINVAL`.
     pub fn set_mtu(&self, index: u32, mtu: u32) -> Result<()> {
-        let mut message = Body::new(LinkHeader { index, ..LinkHeader::default() });
+        let mut message = Body::new(LinkHeader {
+            index,
+            ..LinkHeader::default()
+        });
         message.push(libc::IFLA_MTU, &mtu.to_ne_bytes());
         self.request(message::NEW_LINK, 0, &message).map(drop)
     }
 
-    /// Returns the IPv4 addresses of an interface, of which there may be 1,000. The kernel sends those of no other.
+    /// Returns the IPv4 addresses of an interface, of which there may be 1,000. The kernel sends
+    /// those of no other.
     pub fn addresses(&self, index: u32) -> Result<Vec<Address>> {
-        let header = AddressHeader { family: AddressFamily::Inet, index, ..AddressHeader::default() };
+        let header = AddressHeader {
+            family: AddressFamily::Inet,
+            index,
+            ..AddressHeader::default()
+        };
         let bound = ("addresses on the interface", MOST_ADDRESSES);
-        let read = |body: &[u8]| Ok(Address::parse(body)?.filter(|(of, _)| *of == index).map(|(_, address)| address));
+        let read = |body: &[u8]| {
+            Ok(Address::parse(body)?
+                .filter(|(of, _)| *of == index)
+                .map(|(_, address)| address))
+        };
         match self.read_table(message::GET_ADDRESS, &Body::new(header), bound, read) {
             Err(error) if error.errno() == Some(libc::ENODEV) => Ok(Vec::new()),
             addresses => addresses,
@@ -246,11 +290,13 @@ impl Netlink {
 
     /// Puts an address on an interface, or gives the one that is there new lifetimes.
     ///
-    /// After `valid` the kernel removes it, give or take a second, and with it every route that names it as its
-    /// source; none is for ever. Parts of a second count as a whole one, so the kernel is never early.
+    /// After `valid` the kernel removes it, give or take a second, and with it every route that
+    /// names it as its source; none is for ever. Parts of a second count as a whole one, so the
+    /// kernel is never early.
     ///
-    /// An address of the same network that was there before stays the primary one, and takes this one with it when
-    /// it goes (unless the sysctl `promote_secondaries` is set). To replace an address, remove the old one first.
+    /// An address of the same network that was there before stays the primary one, and takes this
+    /// one with it when it goes (unless the sysctl `promote_secondaries` is set). To replace an
+    /// address, remove the old one first.
     pub fn set_address(
         &self,
         index: u32,
@@ -271,17 +317,21 @@ impl Netlink {
         message.push(libc::IFA_CACHEINFO, &bytes);
         match self.request(message::NEW_ADDRESS, NLM_F_CREATE | NLM_F_EXCL, &message) {
             Ok(_) => Ok(Made::New),
-            Err(error) if error.errno() == Some(libc::EEXIST) => {
-                self.request(message::NEW_ADDRESS, NLM_F_CREATE | NLM_F_REPLACE, &message).map(|_| Made::Already)
-            }
+            Err(error) if error.errno() == Some(libc::EEXIST) => self
+                .request(message::NEW_ADDRESS, NLM_F_CREATE | NLM_F_REPLACE, &message)
+                .map(|_| Made::Already),
             Err(error) => Err(error),
         }
     }
 
-    /// Takes an address off an interface, and with it every route that names it as its source. Tells whether it was
-    /// there; an interface that is gone has none.
+    /// Takes an address off an interface, and with it every route that names it as its source.
+    /// Tells whether it was there; an interface that is gone has none.
     pub fn remove_address(&self, index: u32, address: Ipv4Addr, prefix: u8) -> Result<bool> {
-        let removed = self.request(message::DEL_ADDRESS, 0, &address_message(index, address, prefix));
+        let removed = self.request(
+            message::DEL_ADDRESS,
+            0,
+            &address_message(index, address, prefix),
+        );
         was_there(removed, &[libc::EADDRNOTAVAIL, libc::ENODEV])
     }
 }
@@ -289,15 +339,23 @@ impl Netlink {
 /// What the kernel takes for no end, as an address's lifetime in seconds.
 const FOREVER: u32 = u32::MAX;
 
-/// A lifetime as the kernel wants it: not zero, which it refuses, and no end only where that is meant.
+/// A lifetime as the kernel wants it: not zero, which it refuses, and no end only where that is
+/// meant.
 fn seconds(lifetime: Duration) -> u32 {
-    let whole = lifetime.as_secs().saturating_add(u64::from(lifetime.subsec_nanos() > 0));
-    u32::try_from(whole).unwrap_or(FOREVER).clamp(1, FOREVER - 1)
+    let whole = lifetime
+        .as_secs()
+        .saturating_add(u64::from(lifetime.subsec_nanos() > 0));
+    u32::try_from(whole)
+        .unwrap_or(FOREVER)
+        .clamp(1, FOREVER - 1)
 }
 
 /// A request for interfaces, without the counters of each, which are the greater part of an answer.
 fn link_request(index: u32) -> Body<LinkHeader> {
-    let mut message = Body::new(LinkHeader { index, ..LinkHeader::default() });
+    let mut message = Body::new(LinkHeader {
+        index,
+        ..LinkHeader::default()
+    });
     message.push(libc::IFLA_EXT_MASK, &SKIP_STATISTICS.to_ne_bytes());
     message
 }
@@ -354,9 +412,17 @@ mod tests {
 
     #[test]
     fn kinds_of_interfaces_that_are_stations_of_their_parents_network() {
-        let is_station = |kind: &str| link(&attribute(libc::IFLA_INFO_KIND, kind.as_bytes())).is_station_of_parent();
-        assert_eq!(["macvlan", "macvtap", "ipvlan", "ipvtap"].map(is_station), [true; 4]);
-        assert_eq!(["veth", "bridge", "vlan", "macvlan2"].map(is_station), [false; 4]);
+        let is_station = |kind: &str| {
+            link(&attribute(libc::IFLA_INFO_KIND, kind.as_bytes())).is_station_of_parent()
+        };
+        assert_eq!(
+            ["macvlan", "macvtap", "ipvlan", "ipvtap"].map(is_station),
+            [true; 4]
+        );
+        assert_eq!(
+            ["veth", "bridge", "vlan", "macvlan2"].map(is_station),
+            [false; 4]
+        );
         assert!(!link(&[]).is_station_of_parent());
     }
 
@@ -367,8 +433,14 @@ mod tests {
             link(&[attribute(libc::IFLA_INFO_SLAVE_KIND, master), data].concat()).is_port_starting()
         };
         // Disabled, listening, learning, forwarding, blocking.
-        assert_eq!([0, 1, 2, 3, 4].map(|state| port(b"bridge\0", state)), [false, true, true, false, false]);
-        assert!(!port(b"bond\0", 1), "the same number means something else there");
+        assert_eq!(
+            [0, 1, 2, 3, 4].map(|state| port(b"bridge\0", state)),
+            [false, true, true, false, false]
+        );
+        assert!(
+            !port(b"bond\0", 1),
+            "the same number means something else there"
+        );
         assert!(!link(&attribute(libc::IFLA_INFO_KIND, b"veth\0")).is_port_starting());
     }
 }

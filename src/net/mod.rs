@@ -1,8 +1,8 @@
 //! Linux networking: a container's network namespace, and what the proxy does in it.
 //!
-//! Every call here is short and synchronous: the kernel answers rtnetlink at once, and the packet and UDP sockets
-//! never block. A socket belongs for life to the namespace it was made in, so the pattern is: enter, open, come back,
-//! and use the socket from outside.
+//! Every call here is short and synchronous: the kernel answers rtnetlink at once, and the packet
+//! and UDP sockets never block. A socket belongs for life to the namespace it was made in, so the
+//! pattern is: enter, open, come back, and use the socket from outside.
 //!
 //! ```no_run
 //! use smol_dhcp_proxy::net::{netlink::Netlink, netns::Netns, raw::RawSocket};
@@ -18,12 +18,13 @@
 //! # }
 //! ```
 //!
-//! Nothing here calls the C library for more than a system call: its helpers (getifaddrs, if_nametoindex, getaddrinfo and the
-//! like) ask the namespace that the thread is in, trust what they hear, and take as long as a container makes them.
+//! Nothing here calls the C library for more than a system call: its helpers (getifaddrs,
+//! if_nametoindex, getaddrinfo and the like) ask the namespace that the thread is in, trust what
+//! they hear, and take as long as a container makes them.
 //!
-//! An open socket keeps its namespace alive as surely as a process in it would. Nothing here outlives its owner, but for a
-//! packet socket: its close takes the kernel ten to twenty milliseconds, for which there are [threads](raw::RawSocket) that come
-//! and go.
+//! An open socket keeps its namespace alive as surely as a process in it would. Nothing here
+//! outlives its owner, but for a packet socket: its close takes the kernel ten to twenty
+//! milliseconds, for which there are [threads](raw::RawSocket) that come and go.
 
 mod bpf;
 mod closing;
@@ -44,7 +45,8 @@ mod tests {
     use std::fs;
     use std::path::{Path, PathBuf};
 
-    /// Helpers of the C library that look at interfaces, names or networks by themselves, and what std and nix call them.
+    /// Helpers of the C library that look at interfaces, names or networks by themselves, and what
+    /// std and nix call them.
     const HELPERS: [&str; 14] = [
         "getifaddrs(",
         "ifaddrs::",
@@ -65,7 +67,11 @@ mod tests {
     fn sources(folder: &Path, files: &mut Vec<PathBuf>) {
         for entry in folder.read_dir().unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() { sources(&path, files) } else { files.push(path) }
+            if path.is_dir() {
+                sources(&path, files)
+            } else {
+                files.push(path)
+            }
         }
     }
 
@@ -73,13 +79,19 @@ mod tests {
     fn no_helper_of_the_c_library_is_called_where_a_container_can_answer() {
         let mut files = Vec::new();
         for folder in ["src/net", "src/proxy"] {
-            sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut files);
+            sources(
+                &Path::new(env!("CARGO_MANIFEST_DIR")).join(folder),
+                &mut files,
+            );
         }
         assert!(files.len() > 20, "{files:?}");
         for file in files {
             let text = fs::read_to_string(&file).unwrap();
             let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-            let lines = code.lines().zip(1..).filter(|(line, _)| !line.trim_start().starts_with("//"));
+            let lines = code
+                .lines()
+                .zip(1..)
+                .filter(|(line, _)| !line.trim_start().starts_with("//"));
             for (line, number) in lines {
                 let helper = HELPERS.iter().find(|helper| line.contains(**helper));
                 assert_eq!(helper, None, "{}:{number}: {line}", file.display());

@@ -1,4 +1,5 @@
-//! News of one interface: a rtnetlink socket that the kernel tells of every change, so that no state has to be polled.
+//! News of one interface: a rtnetlink socket that the kernel tells of every change, so that no
+//! state has to be polled.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,7 +16,8 @@ use super::bpf::{self, jump, load_byte, load_half, load_word};
 use super::link::has_carrier;
 use super::netlink::{HEADER, is_from_kernel, message, to_kernel_only};
 
-/// A `NETLINK_ROUTE` socket in the group of link changes (rtnetlink(7)). It never blocks: await its readiness elsewhere.
+/// A `NETLINK_ROUTE` socket in the group of link changes (rtnetlink(7)). It never blocks: await its
+/// readiness elsewhere.
 #[derive(Debug)]
 pub struct Monitor {
     socket: OwnedFd,
@@ -25,7 +27,8 @@ pub struct Monitor {
 /// A change of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
-    /// The interface is there. Nothing in here need have changed, for not all that changes is in here.
+    /// The interface is there. Nothing in here need have changed, for not all that changes is in
+    /// here.
     Is {
         /// Set up by its administrator.
         up: bool,
@@ -38,17 +41,19 @@ pub enum News {
     Missed,
 }
 
-/// Datagrams of no use that are thrown away in one call at most. Processes in the namespace may send to the group as fast as
-/// they like.
+/// Datagrams of no use that are thrown away in one call at most. Processes in the namespace may
+/// send to the group as fast as they like.
 const MOST_SKIPPED: usize = 16;
-/// All that is read of a datagram, in bytes: the two headers. The name, up to 64 kB of alternative names, and the rest are cut
-/// off.
+/// All that is read of a datagram, in bytes: the two headers. The name, up to 64 kB of alternative
+/// names, and the rest are cut off.
 const LENGTH: usize = HEADER + 16;
 
 impl Monitor {
-    /// Opens a socket for an interface of the network namespace that this thread is in, whether or not it exists.
+    /// Opens a socket for an interface of the network namespace that this thread is in, whether or
+    /// not it exists.
     ///
-    /// It tells what happens from now on. Ask for the state of the interface after this, lest a change in between be lost.
+    /// It tells what happens from now on. Ask for the state of the interface after this, lest a
+    /// change in between be lost.
     pub fn open(index: u32) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
@@ -60,13 +65,18 @@ impl Monitor {
         Ok(Self { socket, index })
     }
 
-    /// Returns the next piece of news; `WouldBlock` where there is none, or too much else in front of it for one call.
+    /// Returns the next piece of news; `WouldBlock` where there is none, or too much else in front
+    /// of it for one call.
     pub fn recv(&self) -> io::Result<News> {
         let mut buffer = [0; LENGTH];
         for _ in 0..MOST_SKIPPED {
             match retry_on_intr(|| recvfrom(&self.socket, &mut buffer[..], RecvFlags::empty())) {
                 Ok((_, length, sender)) => {
-                    let news = if is_from_kernel(sender) { News::read(self.index, &buffer[..length]) } else { None };
+                    let news = if is_from_kernel(sender) {
+                        News::read(self.index, &buffer[..length])
+                    } else {
+                        None
+                    };
                     if let Some(news) = news {
                         return Ok(news);
                     }
@@ -81,8 +91,8 @@ impl Monitor {
 }
 
 impl News {
-    /// Reads what the beginning of a datagram says of the interface `index`, if anything. The kernel sends each notification
-    /// by itself.
+    /// Reads what the beginning of a datagram says of the interface `index`, if anything. The
+    /// kernel sends each notification by itself.
     pub fn read(index: u32, datagram: &[u8]) -> Option<Self> {
         let (message, body) = datagram.split_at_checked(HEADER)?;
         let header = LinkHeader::parse(body).ok()?;
@@ -91,9 +101,10 @@ impl News {
             return None;
         }
         match u16::from_ne_bytes([message[4], message[5]]) {
-            message::NEW_LINK => {
-                Some(Self::Is { up: header.flags.contains(LinkFlags::Up), carrier: has_carrier(header.flags) })
-            }
+            message::NEW_LINK => Some(Self::Is {
+                up: header.flags.contains(LinkFlags::Up),
+                carrier: has_carrier(header.flags),
+            }),
             message::DEL_LINK => Some(Self::Gone),
             _ => None,
         }
@@ -111,8 +122,8 @@ const LINK_GROUP: u32 = 1 << (libc::RTNLGRP_LINK - 1);
 
 /// Lets through what [`News::read`] reads, and nothing else.
 ///
-/// A jump gives the number of instructions to skip where the test holds and where it does not. The machine loads numbers in
-/// network byte order, and netlink has them in the host's.
+/// A jump gives the number of instructions to skip where the test holds and where it does not. The
+/// machine loads numbers in network byte order, and netlink has them in the host's.
 fn filter(index: u32) -> [SockFilter; 9] {
     [
         load_half(4),
@@ -127,6 +138,7 @@ fn filter(index: u32) -> [SockFilter; 9] {
     ]
 }
 
-/// Offsets in a datagram, in bytes: of the family and of the interface's number in the second header (rtnetlink(7)).
+/// Offsets in a datagram, in bytes: of the family and of the interface's number in the second
+/// header (rtnetlink(7)).
 const FAMILY: u32 = HEADER as u32;
 const INDEX: u32 = HEADER as u32 + 4;

@@ -67,29 +67,43 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Opens the network namespace at `path`, a bind mount or a link below /proc, and proves that it can be entered.
+    /// Opens the network namespace at `path`, a bind mount or a link below /proc, and proves that
+    /// it can be entered.
     ///
-    /// The path comes from a caller, so nothing is opened for reading before the kernel has said that it is a
-    /// namespace: a FIFO would hang the thread, and a device might act on being opened.
+    /// The path comes from a caller, so nothing is opened for reading before the kernel has said
+    /// that it is a namespace: a FIFO would hang the thread, and a device might act on being
+    /// opened.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let open_error = |source| Error::Open { path: path.into(), source };
+        let open_error = |source| Error::Open {
+            path: path.into(),
+            source,
+        };
         // With O_PATH the file itself is not opened, only its place found (open(2)).
         let place = opener::find(path).map_err(os(&open_error))?;
         // The cast is for targets where the field has another width.
         if fstatfs(&place).map_err(os(&open_error))?.f_type as i64 != NSFS_MAGIC {
             let mode = fstat(&place).map_err(os(&open_error))?.st_mode;
-            return Err(Error::NotANamespace { path: path.into(), what: describe(FileType::from_raw_mode(mode)) });
+            return Err(Error::NotANamespace {
+                path: path.into(),
+                what: describe(FileType::from_raw_mode(mode)),
+            });
         }
         // The very file that was looked at, even where the path leads elsewhere by now.
         let link = format!("/proc/self/fd/{}", place.as_raw_fd());
         let fd = openat(CWD, link, NAMESPACE_FLAGS, Mode::empty()).map_err(os(&open_error))?;
-        // A bind-mounted namespace does not tell its kind by readlink(2), but setns(2) does: told to expect a network
-        // namespace, it refuses every other with EINVAL before it changes anything.
+        // A bind-mounted namespace does not tell its kind by readlink(2), but setns(2) does: told
+        // to expect a network namespace, it refuses every other with EINVAL before it changes
+        // anything.
         let enter_error = |error: io::Error| match error.raw_os_error() {
             Some(libc::EINVAL) => Error::OtherKind { path: path.into() },
-            _ => Error::Enter { path: path.into(), source: error },
+            _ => Error::Enter {
+                path: path.into(),
+                source: error,
+            },
         };
-        let cookie = visit(fd.as_fd(), cookie).map_err(enter_error)?.map_err(enter_error)?;
+        let cookie = visit(fd.as_fd(), cookie)
+            .map_err(enter_error)?
+            .map_err(enter_error)?;
         Self::identified(fd, cookie).map_err(open_error)
     }
 
@@ -100,7 +114,14 @@ impl Netns {
 
     fn identified(fd: OwnedFd, cookie: Option<u64>) -> io::Result<Self> {
         let stat = fstat(&fd)?;
-        Ok(Self { fd, id: NetnsId { dev: stat.st_dev, ino: stat.st_ino, cookie } })
+        Ok(Self {
+            fd,
+            id: NetnsId {
+                dev: stat.st_dev,
+                ino: stat.st_ino,
+                cookie,
+            },
+        })
     }
 
     /// Which namespace it is.
@@ -110,9 +131,10 @@ impl Netns {
 
     /// Runs `work` with this thread inside the namespace, and comes back, also where `work` panics.
     ///
-    /// `work` opens sockets and returns them; it must not start threads, which would stay behind. When the way back is
-    /// barred from the start, it is an error and nothing has happened; when it fails afterwards, the process is on
-    /// somebody else's network with no way to tell which of its next acts go there, and aborts.
+    /// `work` opens sockets and returns them; it must not start threads, which would stay behind.
+    /// When the way back is barred from the start, it is an error and nothing has happened; when it
+    /// fails afterwards, the process is on somebody else's network with no way to tell which of its
+    /// next acts go there, and aborts.
     pub fn enter<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
         visit(self.fd.as_fd(), work)
     }
@@ -127,16 +149,23 @@ impl AsFd for Netns {
 /// The file system that namespaces are files of (linux/magic.h).
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 
-const NAMESPACE_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
+const NAMESPACE_FLAGS: OFlags = OFlags::RDONLY
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::NONBLOCK);
 
 fn here() -> io::Result<OwnedFd> {
-    Ok(openat(CWD, "/proc/thread-self/ns/net", NAMESPACE_FLAGS, Mode::empty())?)
+    Ok(openat(
+        CWD,
+        "/proc/thread-self/ns/net",
+        NAMESPACE_FLAGS,
+        Mode::empty(),
+    )?)
 }
 
 fn visit<T>(there: BorrowedFd<'_>, work: impl FnOnce() -> T) -> io::Result<T> {
     let home = Home(here()?);
-    // Going where we are changes nothing, and shows whether we shall be let in again (setns(2): CAP_SYS_ADMIN in the
-    // user namespace that owns it).
+    // Going where we are changes nothing, and shows whether we shall be let in again (setns(2):
+    // CAP_SYS_ADMIN in the user namespace that owns it).
     home.go()?;
     move_into_link_name_space(there, Some(LinkNameSpaceType::Network))?;
     let _return = Return(&home);
@@ -147,7 +176,10 @@ struct Home(OwnedFd);
 
 impl Home {
     fn go(&self) -> io::Result<()> {
-        Ok(move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network))?)
+        Ok(move_into_link_name_space(
+            self.0.as_fd(),
+            Some(LinkNameSpaceType::Network),
+        )?)
     }
 }
 
@@ -163,11 +195,16 @@ impl Drop for Return<'_> {
     }
 }
 
-/// The cookie of the namespace that this thread is in, where the kernel knows of cookies. That it does not is the only
-/// failure to be overlooked: a namespace whose cookie could not be read, for want of descriptors say, would look like
-/// another one.
+/// The cookie of the namespace that this thread is in, where the kernel knows of cookies. That it
+/// does not is the only failure to be overlooked: a namespace whose cookie could not be read, for
+/// want of descriptors say, would look like another one.
 fn cookie() -> io::Result<Option<u64>> {
-    let probe = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let probe = socket_with(
+        AddressFamily::UNIX,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
     match NetnsCookie.get(&probe) {
         Ok(cookie) => Ok(Some(cookie)),
         Err(nix::errno::Errno::ENOPROTOOPT) => Ok(None),

@@ -1,9 +1,10 @@
 //! A thread that finds network namespaces for a confined process.
 //!
-//! Landlock refuses `/proc/PID/ns/net` of a process outside its domain to every thread inside it, whatever the thread's
-//! capabilities (the link counts as ptrace(2)). This thread starts before the process enters its domain and stays outside.
-//! Its own system call filter has to leave it nothing but open(2) with `O_PATH`: what such a descriptor leads to is
-//! neither read nor written, and to open it for more than that is up to the confined threads again.
+//! Landlock refuses `/proc/PID/ns/net` of a process outside its domain to every thread inside it,
+//! whatever the thread's capabilities (the link counts as ptrace(2)). This thread starts before the
+//! process enters its domain and stays outside. Its own system call filter has to leave it nothing
+//! but open(2) with `O_PATH`: what such a descriptor leads to is neither read nor written, and to
+//! open it for more than that is up to the confined threads again.
 
 use std::ffi::CString;
 use std::io;
@@ -28,7 +29,8 @@ const FLAGS: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 enum Exchange {
     Idle,
     Asked(CString),
-    /// The path comes back with the answer: the thread frees no memory, for which glibc would give it an arena of its own.
+    /// The path comes back with the answer: the thread frees no memory, for which glibc would give
+    /// it an arena of its own.
     Answered {
         found: Result<OwnedFd>,
         _path: CString,
@@ -52,13 +54,16 @@ pub struct Starting {
     outcome: Receiver<io::Result<()>>,
 }
 
-/// Starts the thread, once for the process; `None` if that has been done. It calls `confine` before anything else, at the
-/// same time as the caller goes on to confine itself: to wait for it at once takes as long as both.
+/// Starts the thread, once for the process; `None` if that has been done. It calls `confine` before
+/// anything else, at the same time as the caller goes on to confine itself: to wait for it at once
+/// takes as long as both.
 ///
 /// # Errors
 ///
 /// The thread could not be started.
-pub fn start(confine: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<Option<Starting>> {
+pub fn start(
+    confine: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> io::Result<Option<Starting>> {
     if OPENER.get().is_some() {
         return Ok(None);
     }
@@ -68,15 +73,22 @@ pub fn start(confine: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::R
         changed: Condvar::new(),
     }));
     let (report, outcome) = sync_channel(1);
-    thread::Builder::new().name("opener".to_owned()).stack_size(STACK).spawn(move || {
-        // A handler would make calls that this thread may not make. The other threads take the signals.
-        let confined = SigSet::all().thread_block().map_err(io::Error::from).and_then(|()| confine());
-        let serves = confined.is_ok();
-        let _ = report.send(confined);
-        if serves {
-            opener.serve();
-        }
-    })?;
+    thread::Builder::new()
+        .name("opener".to_owned())
+        .stack_size(STACK)
+        .spawn(move || {
+            // A handler would make calls that this thread may not make. The other threads take the
+            // signals.
+            let confined = SigSet::all()
+                .thread_block()
+                .map_err(io::Error::from)
+                .and_then(|()| confine());
+            let serves = confined.is_ok();
+            let _ = report.send(confined);
+            if serves {
+                opener.serve();
+            }
+        })?;
     Ok(Some(Starting { opener, outcome }))
 }
 
@@ -94,7 +106,8 @@ impl Starting {
     }
 }
 
-/// Finds the file at `path` (open(2), `O_PATH`), by the thread where this one is refused and the thread is there.
+/// Finds the file at `path` (open(2), `O_PATH`), by the thread where this one is refused and the
+/// thread is there.
 pub(super) fn find(path: &Path) -> Result<OwnedFd> {
     match (openat(CWD, path, FLAGS, Mode::empty()), OPENER.get()) {
         (Err(Errno::ACCESS), Some(opener)) => opener.find(path),
@@ -110,7 +123,10 @@ impl Opener {
         *exchange = Exchange::Asked(path);
         self.changed.notify_all();
         loop {
-            exchange = self.changed.wait(exchange).unwrap_or_else(PoisonError::into_inner);
+            exchange = self
+                .changed
+                .wait(exchange)
+                .unwrap_or_else(PoisonError::into_inner);
             match std::mem::replace(&mut *exchange, Exchange::Idle) {
                 Exchange::Answered { found, .. } => return found,
                 unanswered => *exchange = unanswered,
@@ -129,7 +145,10 @@ impl Opener {
                 }
                 other => *exchange = other,
             }
-            exchange = self.changed.wait(exchange).unwrap_or_else(PoisonError::into_inner);
+            exchange = self
+                .changed
+                .wait(exchange)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -155,8 +174,14 @@ mod tests {
                 scope.spawn(|| {
                     for _ in 0..100 {
                         assert!(opener.find(Path::new("/proc/self/ns/net")).is_ok());
-                        assert_eq!(opener.find(Path::new("/nonexistent")).err(), Some(Errno::NOENT));
-                        assert_eq!(opener.find(Path::new("with\0nul")).err(), Some(Errno::INVAL));
+                        assert_eq!(
+                            opener.find(Path::new("/nonexistent")).err(),
+                            Some(Errno::NOENT)
+                        );
+                        assert_eq!(
+                            opener.find(Path::new("with\0nul")).err(),
+                            Some(Errno::INVAL)
+                        );
                     }
                 });
             }
@@ -165,8 +190,13 @@ mod tests {
 
     #[test]
     fn a_thread_that_cannot_be_confined_does_not_serve() {
-        let starting = start(|| Err(io::ErrorKind::Unsupported.into())).unwrap().expect("the first start");
+        let starting = start(|| Err(io::ErrorKind::Unsupported.into()))
+            .unwrap()
+            .expect("the first start");
         let error = starting.finish().unwrap_err();
-        assert_eq!((error.kind(), OPENER.get().is_none()), (io::ErrorKind::Unsupported, true));
+        assert_eq!(
+            (error.kind(), OPENER.get().is_none()),
+            (io::ErrorKind::Unsupported, true)
+        );
     }
 }

@@ -28,7 +28,8 @@ sockopt_impl!(
     bool
 );
 sockopt_impl!(
-    /// Has the kernel check what a request for a table asks for, and send only that (`NETLINK_GET_STRICT_CHK`, Linux 4.20).
+    /// Has the kernel check what a request for a table asks for, and send only that
+    /// (`NETLINK_GET_STRICT_CHK`, Linux 4.20).
     FilterDumps,
     SetOnly,
     libc::SOL_NETLINK,

@@ -1,4 +1,5 @@
-//! A packet socket that hears, on one interface, what a DHCP client must hear, and sends whole Ethernet frames.
+//! A packet socket that hears, on one interface, what a DHCP client must hear, and sends whole
+//! Ethernet frames.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -7,13 +8,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use nix::libc;
 use nix::sys::socket::{LinkAddr, SockaddrLike, bind};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
+};
 use socket2::{SockFilter, SockRef};
 
 use super::bpf::{self, code, jump, load_byte, load_half, load_word};
 use super::closing::ClosedAside;
 
-/// An `AF_PACKET` socket for one interface (packet(7)). It never blocks: await its readiness elsewhere.
+/// An `AF_PACKET` socket for one interface (packet(7)). It never blocks: await its readiness
+/// elsewhere.
 #[derive(Debug)]
 pub struct RawSocket {
     socket: ClosedAside,
@@ -21,41 +25,57 @@ pub struct RawSocket {
 }
 
 impl RawSocket {
-    /// Opens a socket for an interface of the network namespace that this thread is in, whose DHCP client has the hardware
-    /// address `station`.
+    /// Opens a socket for an interface of the network namespace that this thread is in, whose DHCP
+    /// client has the hardware address `station`.
     ///
-    /// It hears unfragmented UDP over IPv4 to port 68 with a BOOTP reply to that station in it, and ARP once it is told
-    /// [of which address](Self::hear_arp_of), addressed to this host or to several, on this network and no VLAN of it; never
-    /// what this host sends.
+    /// It hears unfragmented UDP over IPv4 to port 68 with a BOOTP reply to that station in it, and
+    /// ARP once it is told [of which address](Self::hear_arp_of), addressed to this host or to
+    /// several, on this network and no VLAN of it; never what this host sends.
     ///
-    /// An interface that does not exist is `ENODEV`. One that is down is no error: nothing is heard there until it is up.
+    /// An interface that does not exist is `ENODEV`. One that is down is no error: nothing is heard
+    /// there until it is up.
     pub fn open(index: u32, station: [u8; 6]) -> io::Result<Self> {
-        let interface = link_address(index).ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
-        // Without a protocol it hears nothing yet, so nothing is in its queue that is not past the filter; and to bind it
-        // does not take the kernel the grace period that changing a socket takes that hears already.
+        let interface =
+            link_address(index).ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
+        // Without a protocol it hears nothing yet, so nothing is in its queue that is not past the
+        // filter; and to bind it does not take the kernel the grace period that changing a socket
+        // takes that hears already.
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = ClosedAside::from(socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)?);
+        let socket = ClosedAside::from(socket_with(
+            AddressFamily::PACKET,
+            SocketType::RAW,
+            flags,
+            None,
+        )?);
         SockRef::from(&*socket).attach_filter(&filter(station, None))?;
         bind(socket.as_raw_fd(), &interface)?;
         Ok(Self { socket, station })
     }
 
-    /// Hears ARP about this address from now on, from its owner or from stations that ask for it, and no other ARP. A network
-    /// is full of ARP, and what the kernel throws away wakes nothing.
+    /// Hears ARP about this address from now on, from its owner or from stations that ask for it,
+    /// and no other ARP. A network is full of ARP, and what the kernel throws away wakes nothing.
     pub fn hear_arp_of(&self, address: Option<Ipv4Addr>) -> io::Result<()> {
         SockRef::from(&*self.socket).attach_filter(&filter(self.station, address))
     }
 
-    /// Sends one Ethernet frame. `ENETDOWN` and `ENXIO` say that the interface is down or gone, `EMSGSIZE` that the
-    /// frame is too long for it.
+    /// Sends one Ethernet frame. `ENETDOWN` and `ENXIO` say that the interface is down or gone,
+    /// `EMSGSIZE` that the frame is too long for it.
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
         let send = || retry_on_intr(|| send(&*self.socket, frame, SendFlags::empty()));
         // The socket keeps one ENETDOWN of the past, until it is told.
-        Ok(send().or_else(|errno| if errno == Errno::NETDOWN { send() } else { Err(errno) }).map(drop)?)
+        Ok(send()
+            .or_else(|errno| {
+                if errno == Errno::NETDOWN {
+                    send()
+                } else {
+                    Err(errno)
+                }
+            })
+            .map(drop)?)
     }
 
-    /// Takes one Ethernet frame off the queue, cut to the buffer's length; `WouldBlock` where there is none, which is
-    /// also all that is heard of an interface that is down or gone.
+    /// Takes one Ethernet frame off the queue, cut to the buffer's length; `WouldBlock` where there
+    /// is none, which is also all that is heard of an interface that is down or gone.
     pub fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match retry_on_intr(|| recv(&*self.socket, &mut *buffer, RecvFlags::empty())) {
             // Told once for each time that the interface went down.
@@ -71,7 +91,8 @@ impl AsFd for RawSocket {
     }
 }
 
-/// The station that an ARP frame is from, and the address that it says it has; none where it is no ARP.
+/// The station that an ARP frame is from, and the address that it says it has; none where it is no
+/// ARP.
 pub fn arp_sender(frame: &[u8]) -> Option<([u8; 6], Ipv4Addr)> {
     let at = ETHERTYPE as usize;
     if frame.get(at..at + 2)? != (libc::ETH_P_ARP as u16).to_be_bytes() {
@@ -81,11 +102,16 @@ pub fn arp_sender(frame: &[u8]) -> Option<([u8; 6], Ipv4Addr)> {
     Some((*station, Ipv4Addr::from(*rest.first_chunk::<4>()?)))
 }
 
-/// Makes the address by which bind(2) knows an interface, for all protocols; none where no interface can have that number.
+/// Makes the address by which bind(2) knows an interface, for all protocols; none where no
+/// interface can have that number.
 ///
-/// The C library's own way to one, getifaddrs(3), asks the namespace for all its interfaces and trusts the answers: twenty
-/// alternative names on one of them keep glibc busy for ever, and a message of one byte has it abort the process.
-#[expect(unsafe_code, reason = "no safe call makes a sockaddr_ll from the number of an interface")]
+/// The C library's own way to one, getifaddrs(3), asks the namespace for all its interfaces and
+/// trusts the answers: twenty alternative names on one of them keep glibc busy for ever, and a
+/// message of one byte has it abort the process.
+#[expect(
+    unsafe_code,
+    reason = "no safe call makes a sockaddr_ll from the number of an interface"
+)]
 fn link_address(index: u32) -> Option<LinkAddr> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
@@ -98,15 +124,15 @@ fn link_address(index: u32) -> Option<LinkAddr> {
         sll_addr: [0; 8],
     };
     let length = libc::socklen_t::try_from(size_of_val(&address)).ok()?;
-    // SAFETY: the pointer is to a whole sockaddr_ll that lives until the call returns, and `length` is its length; the call
-    // copies it.
+    // SAFETY: the pointer is to a whole sockaddr_ll that lives until the call returns, and `length`
+    // is its length; the call copies it.
     unsafe { LinkAddr::from_raw((&raw const address).cast(), Some(length)) }
 }
 
 /// Lets through what a DHCP client must hear.
 ///
-/// Each jump gives the number of instructions to skip where the test holds and where it does not; the last two
-/// instructions are the two ends.
+/// Each jump gives the number of instructions to skip where the test holds and where it does not;
+/// the last two instructions are the two ends.
 fn filter(station: [u8; 6], address: Option<Ipv4Addr>) -> [SockFilter; 29] {
     // Without an address ARP goes straight to its no.
     let (address, arp) = address.map_or((0, 22), |address| (address.to_bits(), 17));
@@ -115,7 +141,8 @@ fn filter(station: [u8; 6], address: Option<Ipv4Addr>) -> [SockFilter; 29] {
         // To another host (heard where the interface is promiscuous), or from this one: no.
         load_byte(packet(libc::SKF_AD_PKTTYPE)),
         jump(libc::BPF_JGE, libc::PACKET_OTHERHOST as u32, 26, 0),
-        // The kernel takes a VLAN's tag off the frame before we see it. Number 0 is no VLAN, only a priority.
+        // The kernel takes a VLAN's tag off the frame before we see it. Number 0 is no VLAN, only a
+        // priority.
         load_half(packet(libc::SKF_AD_VLAN_TAG)),
         jump(libc::BPF_JSET, 0x0fff, 24, 0),
         // ARP: see below. Neither that nor IPv4: no.
@@ -128,7 +155,8 @@ fn filter(station: [u8; 6], address: Option<Ipv4Addr>) -> [SockFilter; 29] {
         // A fragment, be it the first one, cannot be read alone: no.
         load_half(IP + 6),
         jump(libc::BPF_JSET, 0x3fff, 17, 0),
-        // The length of the IP header goes to the index register; two bytes behind that header is the port.
+        // The length of the IP header goes to the index register; two bytes behind that header is
+        // the port.
         code(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, IP),
         code(libc::BPF_LD | libc::BPF_H | libc::BPF_IND, IP + 2),
         jump(libc::BPF_JEQ, CLIENT_PORT, 0, 14),
@@ -138,9 +166,15 @@ fn filter(station: [u8; 6], address: Option<Ipv4Addr>) -> [SockFilter; 29] {
         code(libc::BPF_LD | libc::BPF_W | libc::BPF_IND, BOOTP + CHADDR),
         jump(libc::BPF_JEQ, u32::from_be_bytes([a, b, c, d]), 1, 0),
         jump(libc::BPF_JEQ, 0, 2, 9),
-        code(libc::BPF_LD | libc::BPF_H | libc::BPF_IND, BOOTP + CHADDR + 4),
+        code(
+            libc::BPF_LD | libc::BPF_H | libc::BPF_IND,
+            BOOTP + CHADDR + 4,
+        ),
         jump(libc::BPF_JEQ, u32::from_be_bytes([0, 0, e, f]), 6, 7),
-        code(libc::BPF_LD | libc::BPF_H | libc::BPF_IND, BOOTP + CHADDR + 4),
+        code(
+            libc::BPF_LD | libc::BPF_H | libc::BPF_IND,
+            BOOTP + CHADDR + 4,
+        ),
         jump(libc::BPF_JEQ, 0, 4, 5),
         // ARP of the address, whether it is the sender's or the one that is wanted: yes.
         load_word(ARP_SENDER + 6),
@@ -160,7 +194,8 @@ const BOOTP: u32 = IP + 8;
 /// The client's hardware address in it, and the operation at its beginning (RFC 2131 figure 1).
 const CHADDR: u32 = 28;
 const BOOT_REPLY: u32 = 2;
-/// The station of an ARP's sender, and behind it its address, the station that is wanted, and its address.
+/// The station of an ARP's sender, and behind it its address, the station that is wanted, and its
+/// address.
 const ARP_SENDER: u32 = 22;
 /// The DHCP client's port (RFC 2131 4.1).
 const CLIENT_PORT: u32 = 68;
@@ -177,10 +212,27 @@ mod tests {
     #[test]
     fn an_interface_is_known_by_its_number_alone() {
         let address = link_address(0x0102_0304).unwrap();
-        assert_eq!((address.ifindex(), address.protocol()), (0x0102_0304, (libc::ETH_P_ALL as u16).to_be()));
-        assert_eq!(address.family().map(|family| family as i32), Some(libc::AF_PACKET));
-        assert_eq!((address.hatype(), address.pkttype(), address.halen(), address.addr()), (0, 0, 0, Some([0; 6])));
-        assert_eq!(link_address(i32::MAX as u32).unwrap().ifindex(), i32::MAX as usize);
+        assert_eq!(
+            (address.ifindex(), address.protocol()),
+            (0x0102_0304, (libc::ETH_P_ALL as u16).to_be())
+        );
+        assert_eq!(
+            address.family().map(|family| family as i32),
+            Some(libc::AF_PACKET)
+        );
+        assert_eq!(
+            (
+                address.hatype(),
+                address.pkttype(),
+                address.halen(),
+                address.addr()
+            ),
+            (0, 0, 0, Some([0; 6]))
+        );
+        assert_eq!(
+            link_address(i32::MAX as u32).unwrap().ifindex(),
+            i32::MAX as usize
+        );
         // All interfaces, and what the kernel would take for a number below zero.
         for index in [0, 1 << 31, u32::MAX] {
             assert!(link_address(index).is_none(), "{index}");

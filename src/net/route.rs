@@ -21,24 +21,36 @@ pub struct Route {
     pub gateway: Option<Ipv4Addr>,
     /// Through which interface.
     pub index: u32,
-    /// Of several routes that fit equally well, the one with the lowest metric wins, and of those the newest.
+    /// Of several routes that fit equally well, the one with the lowest metric wins, and of those
+    /// the newest.
     pub metric: u32,
-    /// The address that packets leave with. The kernel removes the route when it removes the address; without this, a
-    /// default route outlives the address it was made for wherever the interface has another one.
+    /// The address that packets leave with. The kernel removes the route when it removes the
+    /// address; without this, a default route outlives the address it was made for wherever the
+    /// interface has another one.
     pub source: Option<Ipv4Addr>,
     /// Who made it.
     pub protocol: RouteProtocol,
 }
 
 impl Route {
-    /// A route from a DHCP server: to everything through `gateway`, for as long as `source` is ours.
+    /// A route from a DHCP server: to everything through `gateway`, for as long as `source` is
+    /// ours.
     pub fn default_via(gateway: Ipv4Addr, index: u32, source: Ipv4Addr, metric: u32) -> Self {
-        Self::from_lease(Ipv4Addr::UNSPECIFIED, 0, Some(gateway), index, source, metric)
+        Self::from_lease(
+            Ipv4Addr::UNSPECIFIED,
+            0,
+            Some(gateway),
+            index,
+            source,
+            metric,
+        )
     }
 
-    /// A route from a DHCP server, for as long as `source` is ours; without a gateway the destination is on the link.
+    /// A route from a DHCP server, for as long as `source` is ours; without a gateway the
+    /// destination is on the link.
     ///
-    /// Bits of the destination beyond the prefix are dropped: servers send them (RFC 3442), the kernel refuses them.
+    /// Bits of the destination beyond the prefix are dropped: servers send them (RFC 3442), the
+    /// kernel refuses them.
     pub fn from_lease(
         destination: Ipv4Addr,
         prefix: u8,
@@ -47,7 +59,9 @@ impl Route {
         source: Ipv4Addr,
         metric: u32,
     ) -> Self {
-        let mask = u32::MAX.checked_shl(32_u32.saturating_sub(prefix.into())).unwrap_or(0);
+        let mask = u32::MAX
+            .checked_shl(32_u32.saturating_sub(prefix.into()))
+            .unwrap_or(0);
         Self {
             destination: Ipv4Addr::from_bits(destination.to_bits() & mask),
             prefix,
@@ -59,7 +73,8 @@ impl Route {
         }
     }
 
-    /// Reads a message's body; none where the route is of another table or kind, or has several next hops.
+    /// Reads a message's body; none where the route is of another table or kind, or has several
+    /// next hops.
     pub fn parse(body: &[u8]) -> Result<Option<Self>> {
         let header = RouteHeader::parse(body)?;
         if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
@@ -88,7 +103,8 @@ impl Route {
         Ok((route.index != 0).then_some(route))
     }
 
-    /// Returns whether `present` does what this one is wanted for: the same way, at no higher metric and for as long.
+    /// Returns whether `present` does what this one is wanted for: the same way, at no higher
+    /// metric and for as long.
     fn is_served_by(&self, present: &Route) -> bool {
         let way = |route: &Route| (route.destination, route.prefix, route.gateway, route.index);
         let lasts = present.source.is_none() || present.source == self.source;
@@ -101,17 +117,19 @@ impl Route {
     }
 }
 
-/// Routes that are looked at before some are added. The default routes come first, and all of most containers are among them.
+/// Routes that are looked at before some are added. The default routes come first, and all of most
+/// containers are among them.
 const MOST_ROUTES: usize = 1000;
 
 /// The IPv4 routes of the main table, as far as they are looked at, where others are to be added.
 ///
-/// It is one look, however many routes follow, and a bounded one: a container may have a million routes. Not even the kernel
-/// goes through them all, as it would to find those of one interface.
+/// It is one look, however many routes follow, and a bounded one: a container may have a million
+/// routes. Not even the kernel goes through them all, as it would to find those of one interface.
 #[derive(Debug)]
 pub struct RouteTable<'a> {
     netlink: &'a Netlink,
-    /// The unicast routes, but for those of several next hops, for none such is made or removed here.
+    /// The unicast routes, but for those of several next hops, for none such is made or removed
+    /// here.
     present: Vec<Route>,
     /// Whether the look has seen all of them.
     is_whole: bool,
@@ -123,13 +141,19 @@ impl RouteTable<'_> {
         &self.present
     }
 
-    /// Adds a route, unless one to the same end is there already. Returns the route that is there now.
+    /// Adds a route, unless one to the same end is there already. Returns the route that is there
+    /// now.
     ///
-    /// Of the routes to one destination at one metric the newest comes first, as with netavark: the kernel puts it in front
-    /// of the others unless it is told to do otherwise. So networks that all bring a default route can share a container. A
-    /// gateway that no prefix on the link covers, as with an address of 32 bits, is taken to be on the link all the same.
+    /// Of the routes to one destination at one metric the newest comes first, as with netavark: the
+    /// kernel puts it in front of the others unless it is told to do otherwise. So networks that
+    /// all bring a default route can share a container. A gateway that no prefix on the link
+    /// covers, as with an address of 32 bits, is taken to be on the link all the same.
     pub fn add(&mut self, wanted: &Route) -> Result<(Route, Made)> {
-        if let Some(served) = self.present.iter().find(|present| wanted.is_served_by(present)) {
+        if let Some(served) = self
+            .present
+            .iter()
+            .find(|present| wanted.is_served_by(present))
+        {
             return Ok((served.clone(), Made::Already));
         }
         let made = match self.netlink.install(wanted, NLM_F_CREATE) {
@@ -142,17 +166,24 @@ impl RouteTable<'_> {
         Ok((wanted.clone(), made))
     }
 
-    /// Adds a route in the place of `old`, whose destination it has: at no moment there is none, and where the kernel refuses
-    /// it, the old one stays. Where several routes share the place of `old`, it is added beside that one, which stays.
+    /// Adds a route in the place of `old`, whose destination it has: at no moment there is none,
+    /// and where the kernel refuses it, the old one stays. Where several routes share the place of
+    /// `old`, it is added beside that one, which stays.
     ///
     /// # Errors
     ///
     /// As for [`RouteTable::add`].
     pub fn replace(&mut self, old: &Route, wanted: &Route) -> Result<(Route, Made)> {
-        let mut sharing = self.present.iter().filter(|present| old.collides_with(present));
+        let mut sharing = self
+            .present
+            .iter()
+            .filter(|present| old.collides_with(present));
         // The kernel replaces the first one, also where that belongs to others.
         let is_alone = self.is_whole && sharing.next() == Some(old) && sharing.next().is_none();
-        let is_served = self.present.iter().any(|present| wanted.is_served_by(present));
+        let is_served = self
+            .present
+            .iter()
+            .any(|present| wanted.is_served_by(present));
         if !is_alone || is_served || !old.collides_with(wanted) {
             return self.add(wanted);
         }
@@ -175,15 +206,27 @@ impl Netlink {
         let look = self.dump_once(message::GET_ROUTE, &Body::new(main), &mut |entry| {
             looked_at += 1;
             if looked_at > MOST_ROUTES {
-                return Err(Error::TooMany { what: "routes", most: MOST_ROUTES });
+                return Err(Error::TooMany {
+                    what: "routes",
+                    most: MOST_ROUTES,
+                });
             }
             present.extend(Route::parse(entry)?);
             Ok(())
         });
         match look {
-            // A table that changed meanwhile is as good: what counts is what the kernel says when a route is added.
-            Ok(_) => Ok(RouteTable { netlink: self, present, is_whole: true }),
-            Err(Error::TooMany { .. }) => Ok(RouteTable { netlink: self, present, is_whole: false }),
+            // A table that changed meanwhile is as good: what counts is what the kernel says when a
+            // route is added.
+            Ok(_) => Ok(RouteTable {
+                netlink: self,
+                present,
+                is_whole: true,
+            }),
+            Err(Error::TooMany { .. }) => Ok(RouteTable {
+                netlink: self,
+                present,
+                is_whole: false,
+            }),
             Err(error) => Err(error),
         }
     }
@@ -212,13 +255,20 @@ fn route_message(route: &Route) -> Body<RouteHeader> {
         destination_prefix_length: route.prefix,
         table: RouteHeader::RT_TABLE_MAIN,
         protocol: route.protocol,
-        scope: if route.gateway.is_some() { RouteScope::Universe } else { RouteScope::Link },
+        scope: if route.gateway.is_some() {
+            RouteScope::Universe
+        } else {
+            RouteScope::Link
+        },
         kind: RouteType::Unicast,
         ..RouteHeader::default()
     });
     let destination = (route.prefix > 0).then_some(route.destination);
-    let addresses =
-        [(libc::RTA_DST, destination), (libc::RTA_GATEWAY, route.gateway), (libc::RTA_PREFSRC, route.source)];
+    let addresses = [
+        (libc::RTA_DST, destination),
+        (libc::RTA_GATEWAY, route.gateway),
+        (libc::RTA_PREFSRC, route.source),
+    ];
     for (kind, address) in addresses {
         if let Some(address) = address {
             message.push(kind, &address.octets());

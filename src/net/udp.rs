@@ -17,17 +17,18 @@ const SERVER: u16 = 67;
 
 /// UDP port 68 on one interface, whatever its addresses.
 ///
-/// With a leased address on the link and nobody on the port, the kernel answers a server's unicast ACK with "port
-/// unreachable". So somebody is; but the answers are read from the packet socket, and a filter throws away whatever
-/// comes here before it is queued. Nothing wakes the owner, and nothing piles up.
+/// With a leased address on the link and nobody on the port, the kernel answers a server's unicast
+/// ACK with "port unreachable". So somebody is; but the answers are read from the packet socket,
+/// and a filter throws away whatever comes here before it is queued. Nothing wakes the owner, and
+/// nothing piles up.
 #[derive(Debug)]
 pub struct Port(Socket);
 
 impl Port {
     /// Takes the port on an interface of the network namespace that this thread is in.
     ///
-    /// `AddrInUse` says that somebody else there has it, such as a DHCP client of the container's own. It is not
-    /// shared with them: of two sockets on one port a datagram reaches only one.
+    /// `AddrInUse` says that somebody else there has it, such as a DHCP client of the container's
+    /// own. It is not shared with them: of two sockets on one port a datagram reaches only one.
     pub fn open(interface: &str) -> io::Result<Self> {
         let kind = Type::DGRAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::IPV4, kind, Some(Protocol::UDP))?;
@@ -39,21 +40,33 @@ impl Port {
         Ok(Self(socket))
     }
 
-    /// Sends one datagram to the server's port, from an address that must be one of the interface's, by the kernel's
-    /// routes and neighbours.
+    /// Sends one datagram to the server's port, from an address that must be one of the
+    /// interface's, by the kernel's routes and neighbours.
     ///
-    /// The neighbour may have to be asked for first, so success means that it is on its way, no more. A destination
-    /// that no route of the interface covers is taken to be on the link; a source that is not ours is an error.
+    /// The neighbour may have to be asked for first, so success means that it is on its way, no
+    /// more. A destination that no route of the interface covers is taken to be on the link; a
+    /// source that is not ours is an error.
     pub fn send(&self, source: Ipv4Addr, destination: Ipv4Addr, payload: &[u8]) -> io::Result<()> {
         let info = libc::in_pktinfo {
             ipi_ifindex: 0,
-            ipi_spec_dst: libc::in_addr { s_addr: u32::from_ne_bytes(source.octets()) },
+            ipi_spec_dst: libc::in_addr {
+                s_addr: u32::from_ne_bytes(source.octets()),
+            },
             ipi_addr: libc::in_addr { s_addr: 0 },
         };
         let to = SockaddrIn::from(SocketAddrV4::new(destination, SERVER));
-        let (data, control) = ([IoSlice::new(payload)], [ControlMessage::Ipv4PacketInfo(&info)]);
+        let (data, control) = (
+            [IoSlice::new(payload)],
+            [ControlMessage::Ipv4PacketInfo(&info)],
+        );
         loop {
-            match sendmsg(self.0.as_raw_fd(), &data, &control, MsgFlags::empty(), Some(&to)) {
+            match sendmsg(
+                self.0.as_raw_fd(),
+                &data,
+                &control,
+                MsgFlags::empty(),
+                Some(&to),
+            ) {
                 Err(nix::errno::Errno::EINTR) => {}
                 sent => return Ok(sent.map(drop)?),
             }

@@ -8,8 +8,9 @@ use crate::time::Instant;
 
 /// As many stations are remembered; the oldest is forgotten.
 const REMEMBERED: usize = 8;
-/// As often within [`PERIOD`] is the kernel asked, which takes some thirty system calls each time. A container has few
-/// interfaces that answer one probe, and one more station may be the owner of the address.
+/// As often within [`PERIOD`] is the kernel asked, which takes some thirty system calls each time.
+/// A container has few interfaces that answer one probe, and one more station may be the owner of
+/// the address.
 const QUESTIONS: usize = 4;
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -23,15 +24,24 @@ pub(super) struct Claimants {
 }
 
 impl Claimants {
-    /// Returns whether the container has an interface with the address of `station`; `ask` finds out where it is not known.
-    /// In a flood of unknown stations the answer is yes, so that the claim is ignored: an owner repeats it, because it
-    /// answers each probe.
-    pub(super) fn is_containers(&mut self, station: Mac, now: Instant, ask: impl FnOnce() -> bool) -> bool {
+    /// Returns whether the container has an interface with the address of `station`; `ask` finds
+    /// out where it is not known. In a flood of unknown stations the answer is yes, so that the
+    /// claim is ignored: an owner repeats it, because it answers each probe.
+    pub(super) fn is_containers(
+        &mut self,
+        station: Mac,
+        now: Instant,
+        ask: impl FnOnce() -> bool,
+    ) -> bool {
         if let Some((_, verdict)) = self.verdicts.iter().find(|(known, _)| *known == station) {
             return *verdict;
         }
         if self.asked.len() == QUESTIONS {
-            if self.asked.front().is_some_and(|first| now - *first < PERIOD) {
+            if self
+                .asked
+                .front()
+                .is_some_and(|first| now - *first < PERIOD)
+            {
                 return true;
             }
             self.asked.pop_front();
@@ -80,7 +90,13 @@ mod tests {
             });
         }
         assert_eq!(questions, 40);
-        assert_eq!((claimants.verdicts.len(), claimants.asked.len()), (REMEMBERED, QUESTIONS));
-        assert!(!claimants.is_containers([9; 6], at(11_000), || false), "and the next station is heard again");
+        assert_eq!(
+            (claimants.verdicts.len(), claimants.asked.len()),
+            (REMEMBERED, QUESTIONS)
+        );
+        assert!(
+            !claimants.is_containers([9; 6], at(11_000), || false),
+            "and the next station is heard again"
+        );
     }
 }

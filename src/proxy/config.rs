@@ -22,7 +22,8 @@ const SOCKET_NAME: &str = "nv-proxy.sock";
 const LEASE_FILE_NAME: &str = "nv-proxy.lease";
 /// How long the daemon stays with nothing to do.
 const ACTIVITY: Duration = Duration::from_secs(300);
-/// ARP probes before an address is used; RFC 5227 wants three. Each takes up to two seconds of a caller's time.
+/// ARP probes before an address is used; RFC 5227 wants three. Each takes up to two seconds of a
+/// caller's time.
 const PROBES_MAX: u8 = 10;
 
 /// The text of `--help`.
@@ -170,7 +171,8 @@ pub enum MtuRule {
 /// What the DHCP server knows a container by (option 61).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientId {
-    /// Its id, as netavark does it: another one for each container, the same when it is started again.
+    /// Its id, as netavark does it: another one for each container, the same when it is started
+    /// again.
     Container,
     /// Its MAC: the same for a container that is made anew with the same MAC.
     Mac,
@@ -180,7 +182,8 @@ pub enum ClientId {
     None,
 }
 
-/// Reads the arguments (without the program's name) and the variables of the environment, [`RUN_DIR_ENV`] for one.
+/// Reads the arguments (without the program's name) and the variables of the environment,
+/// [`RUN_DIR_ENV`] for one.
 pub fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     variable: impl Fn(&str) -> Option<OsString>,
@@ -189,7 +192,8 @@ pub fn parse(
     let (mut dir, mut uds) = (PathBuf::from(RUN_DIR), None);
     let (mut acquisition, mut activity) = (Timeout::Auto, ACTIVITY);
     let (mut sleep, mut on_stop) = (Sleep::Auto, OnStop::Keep);
-    let (mut probe, mut broadcast, mut client_id, mut fqdn) = (Probe::WithRequest, false, ClientId::Container, false);
+    let (mut probe, mut broadcast, mut client_id, mut fqdn) =
+        (Probe::WithRequest, false, ClientId::Container, false);
     let mut mtu = MtuRule::Lower;
     let (mut rapid_commit, mut servers, mut denied_servers) = (true, Vec::new(), Vec::new());
     // An empty one is as good as none.
@@ -203,10 +207,16 @@ pub fn parse(
             Short('d') | Long("dir") => dir = path(&mut parser, "--dir")?,
             Short('u') | Long("uds") => uds = Some(path(&mut parser, "--uds")?),
             Short('t') | Long("timeout") => acquisition = timeout(&mut parser, "--timeout")?,
-            Short('a') | Long("activity-timeout") => activity = seconds(&mut parser, "--activity-timeout")?,
+            Short('a') | Long("activity-timeout") => {
+                activity = seconds(&mut parser, "--activity-timeout")?
+            }
             Long("sleep") => {
-                sleep =
-                    one_of(&mut parser, "--sleep", "auto or never", &[("auto", Sleep::Auto), ("never", Sleep::Never)])?;
+                sleep = one_of(
+                    &mut parser,
+                    "--sleep",
+                    "auto or never",
+                    &[("auto", Sleep::Auto), ("never", Sleep::Never)],
+                )?;
             }
             Long("on-stop") => {
                 let choices = [("keep", OnStop::Keep), ("release", OnStop::Release)];
@@ -221,16 +231,30 @@ pub fn parse(
                     ("duid", ClientId::Duid),
                     ("none", ClientId::None),
                 ];
-                client_id = one_of(&mut parser, "--client-id", "container, mac, duid or none", &choices)?;
+                client_id = one_of(
+                    &mut parser,
+                    "--client-id",
+                    "container, mac, duid or none",
+                    &choices,
+                )?;
             }
             Long("rapid-commit") => {
-                rapid_commit = one_of(&mut parser, "--rapid-commit", "yes or no", &[("yes", true), ("no", false)])?;
+                rapid_commit = one_of(
+                    &mut parser,
+                    "--rapid-commit",
+                    "yes or no",
+                    &[("yes", true), ("no", false)],
+                )?;
             }
             Long("server") => servers.push(address(&mut parser, "--server")?),
             Long("deny-server") => denied_servers.push(address(&mut parser, "--deny-server")?),
             Long("fqdn") => fqdn = true,
             Long("mtu") => {
-                let choices = [("lower", MtuRule::Lower), ("server", MtuRule::Server), ("ignore", MtuRule::Ignore)];
+                let choices = [
+                    ("lower", MtuRule::Lower),
+                    ("server", MtuRule::Server),
+                    ("ignore", MtuRule::Ignore),
+                ];
                 mtu = one_of(&mut parser, "--mtu", "lower, server or ignore", &choices)?;
             }
             Long("sandbox") => confinement = sandbox_mode(&parser.value()?, "--sandbox")?,
@@ -249,7 +273,17 @@ pub fn parse(
         sleep,
         on_stop,
         sandbox: confinement,
-        habits: Habits { acquisition, probe, broadcast, client_id, fqdn, mtu, rapid_commit, servers, denied_servers },
+        habits: Habits {
+            acquisition,
+            probe,
+            broadcast,
+            client_id,
+            fqdn,
+            mtu,
+            rapid_commit,
+            servers,
+            denied_servers,
+        },
     }))
 }
 
@@ -270,7 +304,11 @@ fn ends_in_slash(path: &Path) -> bool {
 
 fn path(parser: &mut lexopt::Parser, option: &str) -> Result<PathBuf, lexopt::Error> {
     let value = parser.value()?;
-    if value.is_empty() { Err(format!("{option} needs a path, not an empty string").into()) } else { Ok(value.into()) }
+    if value.is_empty() {
+        Err(format!("{option} needs a path, not an empty string").into())
+    } else {
+        Ok(value.into())
+    }
 }
 
 fn seconds(parser: &mut lexopt::Parser, option: &str) -> Result<Duration, lexopt::Error> {
@@ -288,7 +326,10 @@ fn timeout(parser: &mut lexopt::Parser, option: &str) -> Result<Timeout, lexopt:
         text => match text.and_then(decimal_seconds) {
             Some(Duration::ZERO) => Ok(Timeout::Unlimited),
             Some(time) => Ok(Timeout::Exactly(time)),
-            None => Err(format!("{option} takes auto or seconds, such as 30 or 2.5, not {value:?}").into()),
+            None => Err(format!(
+                "{option} takes auto or seconds, such as 30 or 2.5, not {value:?}"
+            )
+            .into()),
         },
     }
 }
@@ -317,17 +358,31 @@ fn one_of<T: Copy>(
     choose(&parser.value()?, option, words, choices)
 }
 
-fn choose<T: Copy>(value: &OsStr, option: &str, words: &str, choices: &[(&str, T)]) -> Result<T, lexopt::Error> {
-    let choice = choices.iter().find(|(word, _)| value == *word).map(|(_, choice)| *choice);
+fn choose<T: Copy>(
+    value: &OsStr,
+    option: &str,
+    words: &str,
+    choices: &[(&str, T)],
+) -> Result<T, lexopt::Error> {
+    let choice = choices
+        .iter()
+        .find(|(word, _)| value == *word)
+        .map(|(_, choice)| *choice);
     choice.ok_or_else(|| format!("{option} takes {words}, not {value:?}").into())
 }
 
 fn sandbox_mode(value: &OsStr, option: &str) -> Result<sandbox::Mode, lexopt::Error> {
     use sandbox::Mode::{Auto, Off, Strict};
-    choose(value, option, "auto, strict or off", &[("auto", Auto), ("strict", Strict), ("off", Off)])
+    choose(
+        value,
+        option,
+        "auto, strict or off",
+        &[("auto", Auto), ("strict", Strict), ("off", Off)],
+    )
 }
 
-/// Reads seconds such as 30, 2.5 or .5. By hand, for the floating-point numbers of the standard library take 30 kB.
+/// Reads seconds such as 30, 2.5 or .5. By hand, for the floating-point numbers of the standard
+/// library take 30 kB.
 fn decimal_seconds(text: &str) -> Option<Duration> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let are_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
@@ -335,8 +390,15 @@ fn decimal_seconds(text: &str) -> Option<Duration> {
         return None;
     }
     // Nine digits are nanoseconds; more is more than anybody can mean.
-    let nanoseconds: String = fraction.chars().chain("000000000".chars()).take(9).collect();
-    Some(Duration::new(format!("0{whole}").parse().ok()?, nanoseconds.parse().ok()?))
+    let nanoseconds: String = fraction
+        .chars()
+        .chain("000000000".chars())
+        .take(9)
+        .collect();
+    Some(Duration::new(
+        format!("0{whole}").parse().ok()?,
+        nanoseconds.parse().ok()?,
+    ))
 }
 
 fn some_unless_zero(time: Duration) -> Option<Duration> {
@@ -388,27 +450,71 @@ mod tests {
     #[test]
     fn habits_are_chosen_one_by_one() {
         let probe = |count| config(&["--arp-probe", count], None).habits.probe;
-        assert_eq!((probe("0"), probe("1"), probe("10")), (Probe::Off, Probe::Before(1), Probe::Before(10)));
-        assert_eq!(config(&["--arp-probe=3"], None).habits.probe, Probe::Before(3));
+        assert_eq!(
+            (probe("0"), probe("1"), probe("10")),
+            (Probe::Off, Probe::Before(1), Probe::Before(10))
+        );
+        assert_eq!(
+            config(&["--arp-probe=3"], None).habits.probe,
+            Probe::Before(3)
+        );
         let client_id = |what| config(&["--client-id", what], None).habits.client_id;
-        assert_eq!(["container", "mac", "duid"].map(client_id), [ClientId::Container, ClientId::Mac, ClientId::Duid]);
+        assert_eq!(
+            ["container", "mac", "duid"].map(client_id),
+            [ClientId::Container, ClientId::Mac, ClientId::Duid]
+        );
         assert_eq!(client_id("none"), ClientId::None);
-        let rapid_commit = |whether| config(&["--rapid-commit", whether], None).habits.rapid_commit;
+        let rapid_commit = |whether| {
+            config(&["--rapid-commit", whether], None)
+                .habits
+                .rapid_commit
+        };
         assert_eq!(["yes", "no"].map(rapid_commit), [true, false]);
-        let servers = config(&["--server", "10.0.0.1", "--deny-server=10.0.0.2", "--server", "10.0.0.3"], None).habits;
+        let servers = config(
+            &[
+                "--server",
+                "10.0.0.1",
+                "--deny-server=10.0.0.2",
+                "--server",
+                "10.0.0.3",
+            ],
+            None,
+        )
+        .habits;
         let [one, two, three] = [1, 2, 3].map(|last| Ipv4Addr::new(10, 0, 0, last));
-        assert_eq!((servers.servers, servers.denied_servers), (vec![one, three], vec![two]));
+        assert_eq!(
+            (servers.servers, servers.denied_servers),
+            (vec![one, three], vec![two])
+        );
         let usual = config(&[], None).habits;
-        assert_eq!(config(&["--broadcast"], None).habits, Habits { broadcast: true, ..usual.clone() });
-        assert_eq!(config(&["--fqdn"], None).habits, Habits { fqdn: true, ..usual });
+        assert_eq!(
+            config(&["--broadcast"], None).habits,
+            Habits {
+                broadcast: true,
+                ..usual.clone()
+            }
+        );
+        assert_eq!(
+            config(&["--fqdn"], None).habits,
+            Habits {
+                fqdn: true,
+                ..usual
+            }
+        );
         let mtu = |what| config(&["--mtu", what], None).habits.mtu;
-        assert_eq!(["lower", "server", "ignore"].map(mtu), [MtuRule::Lower, MtuRule::Server, MtuRule::Ignore]);
+        assert_eq!(
+            ["lower", "server", "ignore"].map(mtu),
+            [MtuRule::Lower, MtuRule::Server, MtuRule::Ignore]
+        );
     }
 
     #[test]
     fn sleep_and_stop_are_chosen() {
         let config = config(&["--sleep", "never", "--on-stop=release"], None);
-        assert_eq!((config.sleep, config.on_stop), (Sleep::Never, OnStop::Release));
+        assert_eq!(
+            (config.sleep, config.on_stop),
+            (Sleep::Never, OnStop::Release)
+        );
     }
 
     #[test]
@@ -421,7 +527,10 @@ mod tests {
             }
         };
         assert_eq!(sandbox(&[], "off"), Ok(sandbox::Mode::Off));
-        assert_eq!(sandbox(&["--sandbox", "strict"], "off"), Ok(sandbox::Mode::Strict));
+        assert_eq!(
+            sandbox(&["--sandbox", "strict"], "off"),
+            Ok(sandbox::Mode::Strict)
+        );
         assert_eq!(sandbox(&["--sandbox=auto"], ""), Ok(sandbox::Mode::Auto));
         let error = "SMOL_DHCP_PROXY_SANDBOX takes auto, strict or off, not \"on\"";
         assert_eq!(sandbox(&["--sandbox", "off"], "on"), Err(error.to_owned()));
@@ -429,7 +538,10 @@ mod tests {
 
     #[test]
     fn the_environment_wins_over_dir_and_uds_names_the_socket_alone() {
-        assert_eq!(config(&["--dir", "/a"], Some("")).lease_file, Path::new("/a/nv-proxy.lease"));
+        assert_eq!(
+            config(&["--dir", "/a"], Some("")).lease_file,
+            Path::new("/a/nv-proxy.lease")
+        );
         let config = config(&["--dir", "/a", "-u", "/c/my.sock"], Some("/b"));
         assert_eq!(config.lease_file, Path::new("/b/nv-proxy.lease"));
         assert_eq!(config.socket_path(), Path::new("/c/my.sock"));
@@ -437,19 +549,36 @@ mod tests {
 
     #[test]
     fn a_directory_as_uds_means_the_usual_name_in_it() {
-        assert_eq!(config(&["--uds", "/"], None).socket_path(), Path::new("/nv-proxy.sock"));
-        assert_eq!(config(&["--uds=/not/there/"], None).socket_path(), Path::new("/not/there/nv-proxy.sock"));
+        assert_eq!(
+            config(&["--uds", "/"], None).socket_path(),
+            Path::new("/nv-proxy.sock")
+        );
+        assert_eq!(
+            config(&["--uds=/not/there/"], None).socket_path(),
+            Path::new("/not/there/nv-proxy.sock")
+        );
     }
 
     #[test]
     fn seconds_may_have_a_fraction_and_zero_means_no_limit() {
         let config = config(&["-t", "2.5", "-a0"], None);
-        assert_eq!(config.habits.acquisition, Timeout::Exactly(Duration::from_millis(2500)));
+        assert_eq!(
+            config.habits.acquisition,
+            Timeout::Exactly(Duration::from_millis(2500))
+        );
         assert_eq!(config.activity, None);
-        for (text, nanoseconds) in
-            [("0.000000001", 1), ("0.0000000019", 1), (".5", 500_000_000), ("007.", 7_000_000_000), ("0.", 0)]
-        {
-            assert_eq!(decimal_seconds(text), Some(Duration::from_nanos(nanoseconds)), "{text}");
+        for (text, nanoseconds) in [
+            ("0.000000001", 1),
+            ("0.0000000019", 1),
+            (".5", 500_000_000),
+            ("007.", 7_000_000_000),
+            ("0.", 0),
+        ] {
+            assert_eq!(
+                decimal_seconds(text),
+                Some(Duration::from_nanos(nanoseconds)),
+                "{text}"
+            );
         }
     }
 
@@ -464,29 +593,86 @@ mod tests {
     #[test]
     fn a_wrong_command_line_says_what_is_wrong() {
         for (arguments, text) in [
-            (&["-a", "soon"][..], "--activity-timeout takes seconds, such as 30 or 2.5, not \"soon\""),
-            (&["-t", "-1"], "--timeout takes auto or seconds, such as 30 or 2.5, not \"-1\""),
-            (&["-t", "nan"], "--timeout takes auto or seconds, such as 30 or 2.5, not \"nan\""),
-            (&["-t", "1e30"], "--timeout takes auto or seconds, such as 30 or 2.5, not \"1e30\""),
-            (&["-t", "."], "--timeout takes auto or seconds, such as 30 or 2.5, not \".\""),
-            (&["-t", "1.2.3"], "--timeout takes auto or seconds, such as 30 or 2.5, not \"1.2.3\""),
+            (
+                &["-a", "soon"][..],
+                "--activity-timeout takes seconds, such as 30 or 2.5, not \"soon\"",
+            ),
+            (
+                &["-t", "-1"],
+                "--timeout takes auto or seconds, such as 30 or 2.5, not \"-1\"",
+            ),
+            (
+                &["-t", "nan"],
+                "--timeout takes auto or seconds, such as 30 or 2.5, not \"nan\"",
+            ),
+            (
+                &["-t", "1e30"],
+                "--timeout takes auto or seconds, such as 30 or 2.5, not \"1e30\"",
+            ),
+            (
+                &["-t", "."],
+                "--timeout takes auto or seconds, such as 30 or 2.5, not \".\"",
+            ),
+            (
+                &["-t", "1.2.3"],
+                "--timeout takes auto or seconds, such as 30 or 2.5, not \"1.2.3\"",
+            ),
             (
                 &["-t", "18446744073709551616"],
                 "--timeout takes auto or seconds, such as 30 or 2.5, not \"18446744073709551616\"",
             ),
-            (&["--arp-probe", "11"], "--arp-probe takes a number from 0 to 10, not \"11\""),
-            (&["--arp-probe", "-1"], "--arp-probe takes a number from 0 to 10, not \"-1\""),
-            (&["--arp-probe", "300"], "--arp-probe takes a number from 0 to 10, not \"300\""),
-            (&["--arp-probe", ""], "--arp-probe takes a number from 0 to 10, not \"\""),
-            (&["--arp-probe"], "missing argument for option '--arp-probe'"),
-            (&["--client-id", "MAC"], "--client-id takes container, mac, duid or none, not \"MAC\""),
-            (&["--rapid-commit", ""], "--rapid-commit takes yes or no, not \"\""),
-            (&["--server", "gateway"], "--server takes an IPv4 address, not \"gateway\""),
-            (&["--deny-server", "10.0.0"], "--deny-server takes an IPv4 address, not \"10.0.0\""),
-            (&["--sleep", "always"], "--sleep takes auto or never, not \"always\""),
-            (&["--on-stop", ""], "--on-stop takes keep or release, not \"\""),
-            (&["--mtu", "1400"], "--mtu takes lower, server or ignore, not \"1400\""),
-            (&["--fqdn=yes"], "unexpected argument for option '--fqdn': \"yes\""),
+            (
+                &["--arp-probe", "11"],
+                "--arp-probe takes a number from 0 to 10, not \"11\"",
+            ),
+            (
+                &["--arp-probe", "-1"],
+                "--arp-probe takes a number from 0 to 10, not \"-1\"",
+            ),
+            (
+                &["--arp-probe", "300"],
+                "--arp-probe takes a number from 0 to 10, not \"300\"",
+            ),
+            (
+                &["--arp-probe", ""],
+                "--arp-probe takes a number from 0 to 10, not \"\"",
+            ),
+            (
+                &["--arp-probe"],
+                "missing argument for option '--arp-probe'",
+            ),
+            (
+                &["--client-id", "MAC"],
+                "--client-id takes container, mac, duid or none, not \"MAC\"",
+            ),
+            (
+                &["--rapid-commit", ""],
+                "--rapid-commit takes yes or no, not \"\"",
+            ),
+            (
+                &["--server", "gateway"],
+                "--server takes an IPv4 address, not \"gateway\"",
+            ),
+            (
+                &["--deny-server", "10.0.0"],
+                "--deny-server takes an IPv4 address, not \"10.0.0\"",
+            ),
+            (
+                &["--sleep", "always"],
+                "--sleep takes auto or never, not \"always\"",
+            ),
+            (
+                &["--on-stop", ""],
+                "--on-stop takes keep or release, not \"\"",
+            ),
+            (
+                &["--mtu", "1400"],
+                "--mtu takes lower, server or ignore, not \"1400\"",
+            ),
+            (
+                &["--fqdn=yes"],
+                "unexpected argument for option '--fqdn': \"yes\"",
+            ),
             (&["--dir", ""], "--dir needs a path, not an empty string"),
             (&["--colour"], "invalid option '--colour'"),
             (&["extra"], "unexpected argument \"extra\""),

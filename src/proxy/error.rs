@@ -125,16 +125,25 @@ impl Error {
 
     /// Returns whether the process or the machine had no free descriptor (EMFILE, ENFILE).
     pub(super) fn is_out_of_descriptors(&self) -> bool {
-        let Self::Fault { source, .. } = self else { return false };
-        source.raw_os_error().is_some_and(|errno| [libc::EMFILE, libc::ENFILE].contains(&errno))
+        let Self::Fault { source, .. } = self else {
+            return false;
+        };
+        source
+            .raw_os_error()
+            .is_some_and(|errno| [libc::EMFILE, libc::ENFILE].contains(&errno))
     }
 
-    /// Notes a failed call in the log. Callers' mistakes are theirs to read; ours are for the administrator.
+    /// Notes a failed call in the log. Callers' mistakes are theirs to read; ours are for the
+    /// administrator.
     pub(super) fn log(&self, call: &str) {
         let text: String = self.to_string().chars().take(LOGGED).collect();
         match self {
-            Self::BadRequest(_) | Self::Superseded | Self::Leaving => log::info!("{call} refused: {text}"),
-            Self::NoAnswer { .. } | Self::LinkDown(_) | Self::Vanished(_) => log::warn!("{call} failed: {text}"),
+            Self::BadRequest(_) | Self::Superseded | Self::Leaving => {
+                log::info!("{call} refused: {text}")
+            }
+            Self::NoAnswer { .. } | Self::LinkDown(_) | Self::Vanished(_) => {
+                log::warn!("{call} failed: {text}")
+            }
             Self::Fault { .. } => log::error!("{call} failed: {text}"),
         }
     }
@@ -148,18 +157,29 @@ fn hint(why: &dhcp::Why) -> &'static str {
     }
 }
 
-/// A path that leads to no network namespace is the caller's mistake; that we cannot go there is not.
+/// A path that leads to no network namespace is the caller's mistake; that we cannot go there is
+/// not.
 impl From<netns::Error> for Error {
     fn from(error: netns::Error) -> Self {
         // A path that is too long, goes round in circles, or has a NUL in it leads nowhere, too.
-        const NOWHERE: [i32; 5] = [libc::ENOENT, libc::ENOTDIR, libc::ELOOP, libc::ENAMETOOLONG, libc::EINVAL];
+        const NOWHERE: [i32; 5] = [
+            libc::ENOENT,
+            libc::ENOTDIR,
+            libc::ELOOP,
+            libc::ENAMETOOLONG,
+            libc::EINVAL,
+        ];
         match error {
             netns::Error::Open { path, source }
-                if !source.raw_os_error().is_some_and(|errno| NOWHERE.contains(&errno)) =>
+                if !source
+                    .raw_os_error()
+                    .is_some_and(|errno| NOWHERE.contains(&errno)) =>
             {
                 Self::fault(format!("opening {}", path.display()))(source)
             }
-            netns::Error::Enter { path, source } => Self::fault(format!("entering {}", path.display()))(source),
+            netns::Error::Enter { path, source } => {
+                Self::fault(format!("entering {}", path.display()))(source)
+            }
             error => BadRequest::Netns(error).into(),
         }
     }
@@ -170,12 +190,21 @@ impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let code = match &error {
             Error::BadRequest(_) => Code::InvalidArgument,
-            Error::NoAnswer { why: dhcp::Why::Refused { .. }, .. } => Code::NotFound,
-            Error::NoAnswer { .. } | Error::LinkDown(_) | Error::Vanished(_) | Error::Superseded => Code::Aborted,
+            Error::NoAnswer {
+                why: dhcp::Why::Refused { .. },
+                ..
+            } => Code::NotFound,
+            Error::NoAnswer { .. }
+            | Error::LinkDown(_)
+            | Error::Vanished(_)
+            | Error::Superseded => Code::Aborted,
             Error::Leaving => Code::Unavailable,
             Error::Fault { .. } => Code::Internal,
         };
-        Status { code, message: error.to_string() }
+        Status {
+            code,
+            message: error.to_string(),
+        }
     }
 }
 
@@ -189,7 +218,9 @@ pub(super) enum StartError {
     #[error(transparent)]
     Locked(#[from] Locked),
     /// netavark's words.
-    #[error("Received more than one FD from systemd: the socket unit must have one ListenStream= and no other")]
+    #[error(
+        "Received more than one FD from systemd: the socket unit must have one ListenStream= and no other"
+    )]
     TooManySockets,
     /// There is nothing to make a DUID of.
     #[error(
@@ -206,7 +237,8 @@ pub(super) enum StartError {
 }
 
 impl StartError {
-    /// Returns whether only the administrator can mend it: another start would fail as this one did.
+    /// Returns whether only the administrator can mend it: another start would fail as this one
+    /// did.
     pub(super) fn is_configuration(&self) -> bool {
         match self {
             Self::TooManySockets | Self::MachineId(_) | Self::Sandbox(_) => true,
@@ -218,7 +250,14 @@ impl StartError {
 
 impl From<StartError> for Status {
     fn from(error: StartError) -> Self {
-        let code = if error.is_configuration() { Code::FailedPrecondition } else { Code::Unavailable };
-        Status { code, message: error.to_string() }
+        let code = if error.is_configuration() {
+            Code::FailedPrecondition
+        } else {
+            Code::Unavailable
+        };
+        Status {
+            code,
+            message: error.to_string(),
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! Who the DHCP server takes a container for: the client identifier (option 61), by which it finds leases again.
+//! Who the DHCP server takes a container for: the client identifier (option 61), by which it finds
+//! leases again.
 
 use std::fs;
 use std::path::Path;
@@ -36,17 +37,20 @@ impl Identity {
         })
     }
 
-    /// All of option 61 for a container, which is no other one's on its link (RFC 2131 4.2). Empty, and so left out,
-    /// where it has no id that it is to be made of: a bare type would be the same for all such containers.
+    /// All of option 61 for a container, which is no other one's on its link (RFC 2131 4.2). Empty,
+    /// and so left out, where it has no id that it is to be made of: a bare type would be the same
+    /// for all such containers.
     pub(super) fn client_id(&self, container_id: &str, mac: Mac) -> Vec<u8> {
         match self {
             Self::None => Vec::new(),
             Self::Container if container_id.is_empty() => Vec::new(),
-            // As netavark's proxy sends it: type 0 is for what is no hardware address (RFC 2132 9.14).
+            // As netavark's proxy sends it: type 0 is for what is no hardware address (RFC 2132
+            // 9.14).
             Self::Container => [&[0], container_id.as_bytes()].concat(),
             Self::Mac => [&[ETHERNET], &mac.0[..]].concat(),
-            // RFC 4361 6.1. The IAID tells this machine's interfaces from each other; networkd has its own way to make it
-            // from an interface's name, which here is eth0 in every container.
+            // RFC 4361 6.1. The IAID tells this machine's interfaces from each other; networkd has
+            // its own way to make it from an interface's name, which here is eth0 in every
+            // container.
             Self::Duid(Duid(duid)) => [&[RFC_4361], &mac.0[2..], duid].concat(),
         }
     }
@@ -56,18 +60,22 @@ impl Identity {
 const ETHERNET: u8 = 1;
 const RFC_4361: u8 = 255;
 
-/// The DUID that systemd-networkd has on this machine by default: of the kind that an enterprise assigns (RFC 8415 11.3),
-/// the enterprise being systemd, and the number a hash of the machine's id. One machine, one DUID, whoever says it.
+/// The DUID that systemd-networkd has on this machine by default: of the kind that an enterprise
+/// assigns (RFC 8415 11.3), the enterprise being systemd, and the number a hash of the machine's
+/// id. One machine, one DUID, whoever says it.
 #[derive(Debug)]
 pub(super) struct Duid([u8; 14]);
 
 impl Duid {
     fn read(file: &Path) -> Result<Self, StartError> {
-        let text = fs::read_to_string(file).map_err(|error| StartError::MachineId(error.to_string()))?;
-        Self::of_machine(&text).ok_or_else(|| StartError::MachineId("it is not 32 hexadecimal digits".to_owned()))
+        let text =
+            fs::read_to_string(file).map_err(|error| StartError::MachineId(error.to_string()))?;
+        Self::of_machine(&text)
+            .ok_or_else(|| StartError::MachineId("it is not 32 hexadecimal digits".to_owned()))
     }
 
-    /// From what the file says: 32 hexadecimal digits and the end of a line. Zeros are no id (machine-id(5)).
+    /// From what the file says: 32 hexadecimal digits and the end of a line. Zeros are no id
+    /// (machine-id(5)).
     fn of_machine(text: &str) -> Option<Self> {
         let text = text.strip_suffix('\n').unwrap_or(text);
         if text.len() != 32 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
@@ -87,8 +95,9 @@ impl Duid {
 const ENTERPRISE: u16 = 2;
 const SYSTEMD: u32 = 43793;
 /// What systemd hashes with.
-const HASH_KEY: [u8; 16] =
-    [0x80, 0x11, 0x8c, 0xc2, 0xfe, 0x4a, 0x03, 0xee, 0x3e, 0xd6, 0x0c, 0x6f, 0x36, 0x39, 0x14, 0x09];
+const HASH_KEY: [u8; 16] = [
+    0x80, 0x11, 0x8c, 0xc2, 0xfe, 0x4a, 0x03, 0xee, 0x3e, 0xd6, 0x0c, 0x6f, 0x36, 0x39, 0x14, 0x09,
+];
 
 #[cfg(test)]
 mod tests {
@@ -98,7 +107,10 @@ mod tests {
 
     #[test]
     fn a_client_identifier_is_what_the_command_line_chose() {
-        assert_eq!(Identity::Container.client_id("0123abc", MAC), b"\x000123abc");
+        assert_eq!(
+            Identity::Container.client_id("0123abc", MAC),
+            b"\x000123abc"
+        );
         assert_eq!(
             Identity::Container.client_id("", MAC),
             b"",
@@ -114,10 +126,15 @@ mod tests {
     #[test]
     fn a_duid_is_the_one_that_networkd_has() {
         let duid = Duid::of_machine("0102030405060708090a0b0c0d0e0f10\n").unwrap();
-        let expected = [0x00, 0x02, 0x00, 0x00, 0xab, 0x11, 0x61, 0x77, 0x40, 0xde, 0x13, 0x42, 0xc3, 0xa2];
+        let expected = [
+            0x00, 0x02, 0x00, 0x00, 0xab, 0x11, 0x61, 0x77, 0x40, 0xde, 0x13, 0x42, 0xc3, 0xa2,
+        ];
         assert_eq!(duid.0, expected);
         let client_id = Identity::Duid(duid).client_id("0123abc", MAC);
-        assert_eq!(client_id, [&[255, 0xcc, 0xdd, 0xee, 0x0f], &expected[..]].concat());
+        assert_eq!(
+            client_id,
+            [&[255, 0xcc, 0xdd, 0xee, 0x0f], &expected[..]].concat()
+        );
     }
 
     #[test]
@@ -136,6 +153,9 @@ mod tests {
             assert!(Duid::of_machine(text).is_none(), "{text:?}");
         }
         let error = Duid::read(Path::new("/not/there")).unwrap_err().to_string();
-        assert!(error.contains("--client-id duid") && error.contains("No such file"), "{error}");
+        assert!(
+            error.contains("--client-id duid") && error.contains("No such file"),
+            "{error}"
+        );
     }
 }

@@ -1,12 +1,14 @@
-//! The daemon's own file of all leases, replaced as a whole and read once, at the start; and a copy in netavark's shape.
+//! The daemon's own file of all leases, replaced as a whole and read once, at the start; and a copy
+//! in netavark's shape.
 //!
 //! | file | written by | read for |
 //! |---|---|---|
 //! | `nv-proxy.state` | this daemon alone | going on with the leases |
 //! | `nv-proxy.lease` | this daemon, as a copy; netavark's proxy, which truncates it at its start; older versions | taking over what the others left in it |
 //!
-//! The state file has a version. It is raised by a change that an older daemon would misread. A daemon that finds a file of
-//! a newer version keeps it as `nv-proxy.state.unused` and adopts the leases in the copy, as it does with netavark's.
+//! The state file has a version. It is raised by a change that an older daemon would misread. A
+//! daemon that finds a file of a newer version keeps it as `nv-proxy.state.unused` and adopts the
+//! leases in the copy, as it does with netavark's.
 
 use std::cell::Cell;
 use std::ffi::OsString;
@@ -61,7 +63,8 @@ pub(super) struct LeaseFile {
 struct Entry {
     #[serde(flatten)]
     record: Record,
-    /// The link is known to be as the record says: only a process that leaves in good order can tell.
+    /// The link is known to be as the record says: only a process that leaves in good order can
+    /// tell.
     asleep: bool,
 }
 
@@ -80,7 +83,8 @@ pub(super) struct Found {
     pub(super) leases: Vec<(Packed, bool)>,
     /// Leases of earlier boots and of other programs: their addresses are remembered.
     pub(super) over: Vec<Packed>,
-    /// Leases of netavark's proxy, to be adopted. The copy stays as it is until [`LeaseFile::release_copy`].
+    /// Leases of netavark's proxy, to be adopted. The copy stays as it is until
+    /// [`LeaseFile::release_copy`].
     pub(super) foreign: Vec<Lease>,
     /// There is more, or less, in the files than this.
     pub(super) is_other: bool,
@@ -112,14 +116,18 @@ impl LeaseFile {
         &self.boot_id
     }
 
-    /// Reads the files, or makes empty ones where there are none. Nothing in them, nor that they cannot be read or made, is
-    /// a reason not to serve: what is of no use is kept under another name, which is logged.
+    /// Reads the files, or makes empty ones where there are none. Nothing in them, nor that they
+    /// cannot be read or made, is a reason not to serve: what is of no use is kept under another
+    /// name, which is logged.
     pub(super) fn read(&self) -> Found {
         let mut found = Found::default();
         let directory = match self.directory.open() {
             Ok(directory) => directory,
             Err(error) => {
-                log::error!("cannot create the state file {}: {error}", self.path(&self.name));
+                log::error!(
+                    "cannot create the state file {}: {error}",
+                    self.path(&self.name)
+                );
                 return found;
             }
         };
@@ -140,25 +148,39 @@ impl LeaseFile {
             && !has_copy
             && let Err(error) = self.replace([])
         {
-            log::error!("cannot create the state file {}: {error}", self.path(&self.name));
+            log::error!(
+                "cannot create the state file {}: {error}",
+                self.path(&self.name)
+            );
         }
         found
     }
 
-    /// Reads the state file. Returns the digest of the copy that belongs to it; the error is `None` where there is no file.
-    fn read_state(&self, directory: &Directory, found: &mut Found) -> Result<Option<u64>, Option<String>> {
+    /// Reads the state file. Returns the digest of the copy that belongs to it; the error is `None`
+    /// where there is no file.
+    fn read_state(
+        &self,
+        directory: &Directory,
+        found: &mut Found,
+    ) -> Result<Option<u64>, Option<String>> {
         let (now, mut copy) = (rt::now(), None);
         let trouble = match directory.read(&self.name) {
             Ok(file) => {
-                let mut each = |boot_id: &str, entry: Value| self.sort(&entry, Some(boot_id), now, found);
+                let mut each =
+                    |boot_id: &str, entry: Value| self.sort(&entry, Some(boot_id), now, found);
                 let parsed = parse::state(BufReader::with_capacity(4096, file), &mut each);
-                parsed.map(|digest| copy = digest).err().map(|error| error.to_string())
+                parsed
+                    .map(|digest| copy = digest)
+                    .err()
+                    .map(|error| error.to_string())
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(None),
             Err(error) => Some(error.to_string()),
         };
         let unused = std::mem::take(&mut found.unused);
-        let why = trouble.or_else(|| (unused > 0).then(|| format!("{unused} of its entries cannot be continued")));
+        let why = trouble.or_else(|| {
+            (unused > 0).then(|| format!("{unused} of its entries cannot be continued"))
+        });
         match why {
             None => Ok(copy),
             Some(why) => {
@@ -169,7 +191,13 @@ impl LeaseFile {
     }
 
     /// Reads the copy, unless it is as this program left it. Returns whether there is one.
-    fn read_copy(&self, directory: &Directory, expected: Option<u64>, is_own_whole: bool, found: &mut Found) -> bool {
+    fn read_copy(
+        &self,
+        directory: &Directory,
+        expected: Option<u64>,
+        is_own_whole: bool,
+        found: &mut Found,
+    ) -> bool {
         let (now, mut older) = (rt::now(), Found::default());
         let trouble = match self.digest_of_copy(directory) {
             Ok(digest) if expected == Some(digest) => {
@@ -178,18 +206,24 @@ impl LeaseFile {
             }
             Ok(_) => {
                 let mut each = |entry: Value| {
-                    // Only versions that had their state in this file wrote such an entry, after ours was written.
+                    // Only versions that had their state in this file wrote such an entry, after
+                    // ours was written.
                     if entry.get("state").is_some() {
                         let boot_id = entry.get("boot_id").and_then(Value::as_str);
                         self.sort(&entry, boot_id, now, &mut older);
-                    // A copy that was not written any more, of leases that are in the state file or are over.
+                    // A copy that was not written any more, of leases that are in the state file or
+                    // are over.
                     } else if !(is_own_whole && entry.get("ns_path").is_some()) {
                         sort_foreign(&entry, now, &mut older);
                     }
                 };
-                let file = directory.read(&self.copy).map_err(|error| error.to_string());
-                let mut parsed = |file| parse::copy(BufReader::with_capacity(4096, file), &mut each);
-                file.and_then(|file| parsed(file).map_err(|error| error.to_string())).err()
+                let file = directory
+                    .read(&self.copy)
+                    .map_err(|error| error.to_string());
+                let mut parsed =
+                    |file| parse::copy(BufReader::with_capacity(4096, file), &mut each);
+                file.and_then(|file| parsed(file).map_err(|error| error.to_string()))
+                    .err()
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
             Err(error) => Some(error.to_string()),
@@ -226,8 +260,11 @@ impl LeaseFile {
             return;
         };
         let packed = Packed::from(&record);
-        if boot_id == Some(&*self.boot_id) && !self.boot_id.is_empty() && record.recall().is_some() {
-            found.leases.push((packed, entry.get("asleep") == Some(&Value::Bool(true))));
+        if boot_id == Some(&*self.boot_id) && !self.boot_id.is_empty() && record.recall().is_some()
+        {
+            found
+                .leases
+                .push((packed, entry.get("asleep") == Some(&Value::Bool(true))));
         } else {
             // An entry of an earlier boot is what a reboot leaves.
             let is_expected = boot_id.is_some_and(|boot_id| boot_id != self.boot_id);
@@ -241,7 +278,10 @@ impl LeaseFile {
         let path = directory.path_of(name).display().to_string();
         match directory.move_aside(name) {
             Ok(aside) => {
-                log::warn!("the file {path}: {why}; as it was it is now {}", directory.path_of(&aside).display())
+                log::warn!(
+                    "the file {path}: {why}; as it was it is now {}",
+                    directory.path_of(&aside).display()
+                )
             }
             Err(error) => log::error!("the file {path}: {why}; nor can it be moved aside: {error}"),
         }
@@ -256,8 +296,9 @@ impl LeaseFile {
         self.is_copy_held.set(false);
     }
 
-    /// Replaces the state file, and flushes it where it is to survive a power cut; then the copy, where it says something
-    /// else by then. With each record comes whether it is asleep; those of one MAC come one after the other.
+    /// Replaces the state file, and flushes it where it is to survive a power cut; then the copy,
+    /// where it says something else by then. With each record comes whether it is asleep; those of
+    /// one MAC come one after the other.
     pub(super) fn replace<R>(&self, records: R) -> io::Result<()>
     where
         R: IntoIterator<Item = (Record, bool)> + Clone,
@@ -267,7 +308,9 @@ impl LeaseFile {
         let digest = digest.0.finish();
         let directory = self.directory.open()?;
         directory.replace(&self.name, true, |file| {
-            buffered(file, |writer| self.write_state(writer, digest, &mut records.clone().into_iter()))
+            buffered(file, |writer| {
+                self.write_state(writer, digest, &mut records.clone().into_iter())
+            })
         })?;
         self.directory.keep(&directory, &self.name);
         if !self.is_copy_held.get() && self.copied.get() != Some(digest) {
@@ -279,7 +322,10 @@ impl LeaseFile {
             if let Err(error) = copied
                 && !self.told.replace(true)
             {
-                log::warn!("cannot write {}: {error}; its readers do not see the last change", self.path(&self.copy));
+                log::warn!(
+                    "cannot write {}: {error}; its readers do not see the last change",
+                    self.path(&self.copy)
+                );
             }
         }
         Ok(())
@@ -293,7 +339,10 @@ impl LeaseFile {
     ) -> io::Result<()> {
         let boot_id = serde_json::to_string(&self.boot_id)?;
         // In this order: a reader knows the version and the boot before the first lease.
-        write!(to, r#"{{"version":{VERSION},"boot_id":{boot_id},"copy":"{digest:016x}","leases":"#)?;
+        write!(
+            to,
+            r#"{{"version":{VERSION},"boot_id":{boot_id},"copy":"{digest:016x}","leases":"#
+        )?;
         write_leases(&mut to, records, |record, asleep| Entry { record, asleep })?;
         to.write_all(b"}")
     }
@@ -301,7 +350,8 @@ impl LeaseFile {
 
 /// Takes a lease of netavark's proxy.
 fn sort_foreign(entry: &Value, now: Instant, found: &mut Found) {
-    let record = Record::parse(entry, now).filter(|record| Mac::parse(&record.lease.mac_address).is_ok());
+    let record =
+        Record::parse(entry, now).filter(|record| Mac::parse(&record.lease.mac_address).is_ok());
     match record {
         Some(record) if record.address().is_some() && found.foreign.len() < FOREIGN => {
             found.over.push(Packed::from(&record));
@@ -311,17 +361,25 @@ fn sort_foreign(entry: &Value, now: Instant, found: &mut Found) {
     }
 }
 
-fn buffered(file: &File, write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> io::Result<()> {
+fn buffered(
+    file: &File,
+    write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
+) -> io::Result<()> {
     let mut writer = BufWriter::with_capacity(4096, file);
     write(&mut writer)?;
     writer.flush()
 }
 
 fn write_copy(to: impl Write, records: &mut dyn Iterator<Item = (Record, bool)>) -> io::Result<()> {
-    Ok(write_leases(to, records, |Record { lease, ns_path, .. }, _| Copied { lease, ns_path })?)
+    Ok(write_leases(
+        to,
+        records,
+        |Record { lease, ns_path, .. }, _| Copied { lease, ns_path },
+    )?)
 }
 
-/// Writes the records of one MAC at a time: a thousand at once are megabytes, which the heap does not give back.
+/// Writes the records of one MAC at a time: a thousand at once are megabytes, which the heap does
+/// not give back.
 fn write_leases<E: Serialize>(
     to: impl Write,
     records: &mut dyn Iterator<Item = (Record, bool)>,
@@ -336,7 +394,9 @@ fn write_leases<E: Serialize>(
         // As the first one of them wrote it, whatever case the others use.
         let (text, mac_of_first) = (first.0.lease.mac_address.clone(), mac(&first.0));
         let mut entries = vec![entry(first)];
-        entries.extend(iter::from_fn(|| records.next_if(|(next, _)| mac(next) == mac_of_first)).map(entry));
+        entries.extend(
+            iter::from_fn(|| records.next_if(|(next, _)| mac(next) == mac_of_first)).map(entry),
+        );
         object.serialize_entry(&text, &entries)?;
     }
     object.end()

@@ -43,12 +43,23 @@ enum Style {
     Plain,
 }
 
-/// Starts logging as `RUST_LOG` says, from info on where it says nothing. A panic is told in the same way.
+/// Starts logging as `RUST_LOG` says, from info on where it says nothing. A panic is told in the
+/// same way.
 pub(super) fn start() {
-    let filter = env_logger::Builder::new().filter_level(LevelFilter::Info).parse_default_env().build();
+    let filter = env_logger::Builder::new()
+        .filter_level(LevelFilter::Info)
+        .parse_default_env()
+        .build();
     let (level, style) = (filter.filter(), Style::of_stderr());
-    let state = Mutex::new(State { output: Output::new(io::stderr()), limiter: Limiter::default() });
-    let logger: &'static Logger = Box::leak(Box::new(Logger { filter, style, state }));
+    let state = Mutex::new(State {
+        output: Output::new(io::stderr()),
+        limiter: Limiter::default(),
+    });
+    let logger: &'static Logger = Box::leak(Box::new(Logger {
+        filter,
+        style,
+        state,
+    }));
     if log::set_logger(logger).is_ok() {
         log::set_max_level(level);
     }
@@ -84,8 +95,13 @@ impl Log for Logger {
             return;
         }
         // Before the lock: what is displayed may log as well.
-        let line = self.style.line(record.level(), record.target(), *record.args());
-        let site = (record.file_static().unwrap_or_default(), record.line().unwrap_or_default());
+        let line = self
+            .style
+            .line(record.level(), record.target(), *record.args());
+        let site = (
+            record.file_static().unwrap_or_default(),
+            record.line().unwrap_or_default(),
+        );
         let now = rt::now();
         let loss = |count: u64, why: &str| self.style.loss(count, why);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -103,18 +119,29 @@ impl Log for Logger {
 }
 
 impl Style {
-    /// `JOURNAL_STREAM` holds the device and inode of the journal's stream, and may be inherited by programs whose
-    /// standard error goes elsewhere (systemd.exec(5)).
+    /// `JOURNAL_STREAM` holds the device and inode of the journal's stream, and may be inherited by
+    /// programs whose standard error goes elsewhere (systemd.exec(5)).
     fn of_stderr() -> Self {
         let is_journal = || {
-            let (stream, stat) = (std::env::var("JOURNAL_STREAM").ok()?, rustix::fs::fstat(io::stderr()).ok()?);
+            let (stream, stat) = (
+                std::env::var("JOURNAL_STREAM").ok()?,
+                rustix::fs::fstat(io::stderr()).ok()?,
+            );
             Some(stream == format!("{}:{}", stat.st_dev, stat.st_ino))
         };
-        if is_journal() == Some(true) { Self::Journal } else { Self::Plain }
+        if is_journal() == Some(true) {
+            Self::Journal
+        } else {
+            Self::Plain
+        }
     }
 
     fn loss(self, count: u64, why: &str) -> Vec<u8> {
-        self.line(Level::Warn, OWN_TARGET, format_args!("{count} log lines lost: {why}"))
+        self.line(
+            Level::Warn,
+            OWN_TARGET,
+            format_args!("{count} log lines lost: {why}"),
+        )
     }
 
     fn line(self, level: Level, target: &str, text: fmt::Arguments<'_>) -> Vec<u8> {
@@ -136,8 +163,9 @@ fn finished(start: String, text: fmt::Arguments<'_>) -> Vec<u8> {
     line.0.into_bytes()
 }
 
-/// Takes text up to the longest line. Control characters in it, which may come from the name of an interface or from a
-/// caller, are escaped: they would make a line of their own, or speak to a terminal.
+/// Takes text up to the longest line. Control characters in it, which may come from the name of an
+/// interface or from a caller, are escaped: they would make a line of their own, or speak to a
+/// terminal.
 struct Escaped(String);
 
 impl Write for Escaped {
@@ -159,8 +187,10 @@ impl Write for Escaped {
 }
 
 fn is_harmless(character: char) -> bool {
-    // Beside the control characters: separators of lines, and what turns the direction of writing around.
-    !(character.is_control() || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
+    // Beside the control characters: separators of lines, and what turns the direction of writing
+    // around.
+    !(character.is_control()
+        || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
 }
 
 /// syslog(3)'s priorities.
@@ -188,16 +218,31 @@ mod tests {
 
     #[test]
     fn a_line_is_one_line_whatever_is_in_it() {
-        assert_eq!(line("eth0\n<0>forged\r\t\x1b[31m\0"), "<4>eth0\\n<0>forged\\r\\t\\u{1b}[31m\\u{0}\n");
-        assert_eq!(line("\u{85}\u{2028}\u{202e}"), "<4>\\u{85}\\u{2028}\\u{202e}\n");
+        assert_eq!(
+            line("eth0\n<0>forged\r\t\x1b[31m\0"),
+            "<4>eth0\\n<0>forged\\r\\t\\u{1b}[31m\\u{0}\n"
+        );
+        assert_eq!(
+            line("\u{85}\u{2028}\u{202e}"),
+            "<4>\\u{85}\\u{2028}\\u{202e}\n"
+        );
         assert_eq!(line("Zürich \u{1f600} \\"), "<4>Zürich \u{1f600} \\\n");
     }
 
     #[test]
     fn a_long_line_is_cut_to_what_a_pipe_takes_as_a_whole() {
-        for text in ["x".repeat(10_000), "\u{1f600}".repeat(5000), "\n".repeat(10_000), "\u{202e}".repeat(1025)] {
+        for text in [
+            "x".repeat(10_000),
+            "\u{1f600}".repeat(5000),
+            "\n".repeat(10_000),
+            "\u{202e}".repeat(1025),
+        ] {
             let line = line(&text);
-            assert!((LONGEST - 20..=LONGEST).contains(&line.len()), "{}", line.len());
+            assert!(
+                (LONGEST - 20..=LONGEST).contains(&line.len()),
+                "{}",
+                line.len()
+            );
             assert!(line.ends_with(" [cut]\n") && line.matches('\n').count() == 1);
         }
         let longest = "x".repeat(LONGEST - 3 - 1 - 6 - 1);
@@ -221,15 +266,29 @@ mod tests {
             filler.line(b"x\n", |_, _| Vec::new());
         }
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "--nocapture", "proxy::logging::tests::panics_where_it_is_told_to"]);
-        command.env("PANIC_WITH_A_FULL_PIPE", "1").stdout(Stdio::null()).stderr(writer.try_clone().unwrap());
+        command.args([
+            "--exact",
+            "--nocapture",
+            "proxy::logging::tests::panics_where_it_is_told_to",
+        ]);
+        command
+            .env("PANIC_WITH_A_FULL_PIPE", "1")
+            .stdout(Stdio::null())
+            .stderr(writer.try_clone().unwrap());
         let mut child = command.spawn().unwrap();
         let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
-        let patience = Timespec { tv_sec: 20, tv_nsec: 0 };
+        let patience = Timespec {
+            tv_sec: 20,
+            tv_nsec: 0,
+        };
         let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&patience)).unwrap();
         child.kill().unwrap();
         let status = child.wait().unwrap();
         drop(reader);
-        assert_eq!((ended, status.code()), (1, Some(101)), "it waits for a reader of its last words");
+        assert_eq!(
+            (ended, status.code()),
+            (1, Some(101)),
+            "it waits for a reader of its last words"
+        );
     }
 }

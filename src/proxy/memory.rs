@@ -19,11 +19,13 @@ use crate::rt;
 /// How many containers are remembered; the one whose lease ended longest ago is forgotten first.
 const CONTAINERS: usize = 1000;
 
-/// A container on one of the host's networks, by the names that it goes by. It may come back with one of them alone:
-/// Podman gives it another MAC at each start, and who makes it anew gives it another id.
+/// A container on one of the host's networks, by the names that it goes by. It may come back with
+/// one of them alone: Podman gives it another MAC at each start, and who makes it anew gives it
+/// another id.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Who<'a> {
-    /// The parent interface; a container on two networks has two addresses. Empty where that is not known.
+    /// The parent interface; a container on two networks has two addresses. Empty where that is not
+    /// known.
     pub(super) network: &'a str,
     /// Option 61; empty where there is none.
     pub(super) client_id: &'a [u8],
@@ -31,12 +33,12 @@ pub(super) struct Who<'a> {
     pub(super) mac: Mac,
 }
 
-/// What is left of leases that are over, and what is odd about networks: 24 bytes for each lease, and a line of a file
-/// beside the lease file, which has no room for them, because netavark's users take an empty object there for the end of the
-/// last lease.
+/// What is left of leases that are over, and what is odd about networks: 24 bytes for each lease,
+/// and a line of a file beside the lease file, which has no room for them, because netavark's users
+/// take an empty object there for the end of the last lease.
 ///
-/// The file is read when somebody first asks, and written a line at a time. Losing it costs a wish, so nothing that is
-/// wrong with it is more than a line in the log.
+/// The file is read when somebody first asks, and written a line at a time. Losing it costs a wish,
+/// so nothing that is wrong with it is more than a line in the log.
 #[derive(Debug)]
 pub(super) struct Memory {
     directory: Rc<StateDirectory>,
@@ -56,7 +58,8 @@ struct Entry {
     address: Ipv4Addr,
 }
 
-/// Names as hashes: two that look alike by chance cost somebody a wish that his server does not grant.
+/// Names as hashes: two that look alike by chance cost somebody a wish that his server does not
+/// grant.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Names {
     client: u64,
@@ -65,7 +68,11 @@ struct Names {
 
 impl Memory {
     /// A memory that is kept in the file of that name in `directory`, in the boot `boot_id`.
-    pub(super) fn new(directory: &Rc<StateDirectory>, name: impl Into<OsString>, boot_id: &str) -> Self {
+    pub(super) fn new(
+        directory: &Rc<StateDirectory>,
+        name: impl Into<OsString>,
+        boot_id: &str,
+    ) -> Self {
         Self {
             directory: Rc::clone(directory),
             name: name.into(),
@@ -90,11 +97,14 @@ impl Memory {
         self.keep(&line);
     }
 
-    /// Forgets an address that [`Memory::recall`] gave for a container, whichever name it was found by.
+    /// Forgets an address that [`Memory::recall`] gave for a container, whichever name it was found
+    /// by.
     pub(super) fn forget(&mut self, who: Who<'_>, address: Ipv4Addr) {
         while self.recall(who) == Some(address) {
             let is_it = Self::kinds(who);
-            self.entries().retain(|entry| entry.address != address || !is_it.iter().any(|is_it| is_it(entry.names)));
+            self.entries().retain(|entry| {
+                entry.address != address || !is_it.iter().any(|is_it| is_it(entry.names))
+            });
         }
         let written = self.write_all();
         self.tell(written);
@@ -113,33 +123,46 @@ impl Memory {
         self.oddities.proxy_arp(network)
     }
 
-    /// Notes how plain the message of the container with the MAC `by` was that a server of a network has answered. Returns
-    /// whether it is news.
+    /// Notes how plain the message of the container with the MAC `by` was that a server of a
+    /// network has answered. Returns whether it is news.
     pub(super) fn note_plainness(&mut self, network: &str, plainness: Plainness, by: Mac) -> bool {
         self.entries();
-        let line = self.oddities.note_plainness(network, plainness, by, rt::now());
+        let line = self
+            .oddities
+            .note_plainness(network, plainness, by, rt::now());
         line.inspect(|line| self.keep(line)).is_some()
     }
 
-    /// Returns how plain the first DISCOVER on a network has to be, for the container with the MAC `of`.
+    /// Returns how plain the first DISCOVER on a network has to be, for the container with the MAC
+    /// `of`.
     pub(super) fn plainness(&mut self, network: &str, of: Mac) -> Plainness {
         self.entries();
         self.oddities.plainness(network, of, rt::now())
     }
 
-    /// The address of the one with these names; else the latest of those with the same client identifier; else of those
-    /// with the same MAC, here or on a network that is not known.
+    /// The address of the one with these names; else the latest of those with the same client
+    /// identifier; else of those with the same MAC, here or on a network that is not known.
     pub(super) fn recall(&mut self, who: Who<'_>) -> Option<Ipv4Addr> {
         let entries = self.entries();
-        Self::kinds(who)
-            .into_iter()
-            .find_map(|is_it| Some(entries.iter().rev().find(|entry| is_it(entry.names))?.address))
+        Self::kinds(who).into_iter().find_map(|is_it| {
+            Some(
+                entries
+                    .iter()
+                    .rev()
+                    .find(|entry| is_it(entry.names))?
+                    .address,
+            )
+        })
     }
 
     /// The ways to know a container again, the surest first.
     fn kinds(who: Who<'_>) -> [Box<dyn Fn(Names) -> bool>; 4] {
         let names = Names::of(who);
-        let anywhere = Names::of(Who { network: "", client_id: &[], mac: who.mac });
+        let anywhere = Names::of(Who {
+            network: "",
+            client_id: &[],
+            mac: who.mac,
+        });
         [
             Box::new(move |there| there == names),
             Box::new(move |there: Names| there.client == names.client),
@@ -154,15 +177,23 @@ impl Memory {
 
     fn entries(&mut self) -> &mut VecDeque<Entry> {
         if self.entries.is_none() {
-            let text = self.directory.read_text(&self.name).unwrap_or_else(|error| {
-                log::warn!("cannot read {}: {error}; asking for no address in particular", self.path().display());
-                String::new()
-            });
+            let text = self
+                .directory
+                .read_text(&self.name)
+                .unwrap_or_else(|error| {
+                    log::warn!(
+                        "cannot read {}: {error}; asking for no address in particular",
+                        self.path().display()
+                    );
+                    String::new()
+                });
             self.lines = text.lines().count();
             text.lines().for_each(|line| self.oddities.read(line));
             let mut entries: VecDeque<Entry> = VecDeque::new();
             for entry in text.lines().rev().filter_map(Entry::parse) {
-                if entries.len() < CONTAINERS && !entries.iter().any(|later| later.names == entry.names) {
+                if entries.len() < CONTAINERS
+                    && !entries.iter().any(|later| later.names == entry.names)
+                {
                     entries.push_front(entry);
                 }
             }
@@ -173,7 +204,11 @@ impl Memory {
 
     /// Puts a line into the file, which is written anew when most of it is out of date.
     fn keep(&mut self, line: &str) {
-        let written = if self.lines < 2 * CONTAINERS { self.append(line) } else { self.write_all() };
+        let written = if self.lines < 2 * CONTAINERS {
+            self.append(line)
+        } else {
+            self.write_all()
+        };
         self.tell(written);
     }
 
@@ -190,21 +225,35 @@ impl Memory {
 
     fn append(&mut self, line: &str) -> io::Result<()> {
         self.lines += 1;
-        self.directory.open()?.append(&self.name)?.write_all(line.as_bytes())
+        self.directory
+            .open()?
+            .append(&self.name)?
+            .write_all(line.as_bytes())
     }
 
     fn write_all(&mut self) -> io::Result<()> {
-        let Some(entries) = &self.entries else { return Ok(()) };
-        let lines: Vec<_> = entries.iter().map(Entry::line).chain(self.oddities.lines()).collect();
+        let Some(entries) = &self.entries else {
+            return Ok(());
+        };
+        let lines: Vec<_> = entries
+            .iter()
+            .map(Entry::line)
+            .chain(self.oddities.lines())
+            .collect();
         self.lines = lines.len();
         let (directory, text) = (self.directory.open()?, lines.concat());
-        directory.replace(&self.name, false, |mut file| file.write_all(text.as_bytes()))
+        directory.replace(&self.name, false, |mut file| {
+            file.write_all(text.as_bytes())
+        })
     }
 }
 
 impl Entry {
     fn line(&self) -> String {
-        let Self { names: Names { client, mac }, address } = self;
+        let Self {
+            names: Names { client, mac },
+            address,
+        } = self;
         // The line before may have been cut off.
         format!("\n{client:016x} {mac:016x} {address}")
     }
@@ -213,14 +262,26 @@ impl Entry {
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.split(' ');
         let mut hash = || u64::from_str_radix(words.next()?, 16).ok();
-        let names = Names { client: hash()?, mac: hash()? };
-        Some(Self { names, address: words.next()?.parse().ok()? })
+        let names = Names {
+            client: hash()?,
+            mac: hash()?,
+        };
+        Some(Self {
+            names,
+            address: words.next()?.parse().ok()?,
+        })
     }
 }
 
 impl Names {
     /// The same in each instance, on each machine.
-    fn of(Who { network, client_id, mac }: Who<'_>) -> Self {
+    fn of(
+        Who {
+            network,
+            client_id,
+            mac,
+        }: Who<'_>,
+    ) -> Self {
         let hash = |kind: u8, name: &[u8]| {
             let mut hasher = SipHasher24::new();
             hasher.write_u64(network.len() as u64);
@@ -230,7 +291,14 @@ impl Names {
             hasher.finish()
         };
         let mac = hash(0, &mac.0);
-        Self { client: if client_id.is_empty() { mac } else { hash(1, client_id) }, mac }
+        Self {
+            client: if client_id.is_empty() {
+                mac
+            } else {
+                hash(1, client_id)
+            },
+            mac,
+        }
     }
 }
 
@@ -242,7 +310,11 @@ mod tests {
     use super::*;
 
     fn who(network: &'static str, client_id: &'static [u8], mac: u8) -> Who<'static> {
-        Who { network, client_id, mac: Mac([2, 0, 0, 0, 0, mac]) }
+        Who {
+            network,
+            client_id,
+            mac: Mac([2, 0, 0, 0, 0, mac]),
+        }
     }
 
     fn address(number: u32) -> Ipv4Addr {
@@ -264,11 +336,27 @@ mod tests {
         memory.remember(who("eth0", b"\0one", 1), address(1));
         memory.remember(who("eth0", b"\0two", 2), address(2));
         assert_eq!(memory.recall(who("eth0", b"\0one", 1)), Some(address(1)));
-        assert_eq!(memory.recall(who("eth0", b"\0one", 9)), Some(address(1)), "started again, with another MAC");
-        assert_eq!(memory.recall(who("eth0", b"\0new", 2)), Some(address(2)), "made anew, with another id");
-        assert_eq!(memory.recall(who("eth0", b"\0one", 2)), Some(address(1)), "the client identifier counts for more");
+        assert_eq!(
+            memory.recall(who("eth0", b"\0one", 9)),
+            Some(address(1)),
+            "started again, with another MAC"
+        );
+        assert_eq!(
+            memory.recall(who("eth0", b"\0new", 2)),
+            Some(address(2)),
+            "made anew, with another id"
+        );
+        assert_eq!(
+            memory.recall(who("eth0", b"\0one", 2)),
+            Some(address(1)),
+            "the client identifier counts for more"
+        );
         assert_eq!(memory.recall(who("eth0", b"\0new", 9)), None);
-        assert_eq!(memory.recall(who("eth1", b"\0one", 1)), None, "what it had on another network");
+        assert_eq!(
+            memory.recall(who("eth1", b"\0one", 1)),
+            None,
+            "what it had on another network"
+        );
     }
 
     #[test]
@@ -301,14 +389,22 @@ mod tests {
         memory.remember(who("eth0", b"\0two", 3), address(2));
         memory.forget(who("eth0", b"\0one", 3), address(1));
         assert_eq!(memory.recall(who("eth0", b"\0one", 1)), None);
-        assert_eq!(memory.recall(who("eth0", b"\0one", 3)), Some(address(2)), "another one of the same MAC");
+        assert_eq!(
+            memory.recall(who("eth0", b"\0one", 3)),
+            Some(address(2)),
+            "another one of the same MAC"
+        );
         assert_eq!(memory.recall(who("eth0", b"\0two", 9)), Some(address(2)));
     }
 
     #[test]
     fn it_is_bounded_and_forgets_the_oldest() {
         let mut memory = memory();
-        let nth = |number: u32| Who { client_id: &[], network: "eth0", mac: Mac(mac(number)) };
+        let nth = |number: u32| Who {
+            client_id: &[],
+            network: "eth0",
+            mac: Mac(mac(number)),
+        };
         fn mac(number: u32) -> [u8; 6] {
             let [a, b, c, d] = number.to_be_bytes();
             [2, 0, a, b, c, d]
@@ -318,12 +414,16 @@ mod tests {
         }
         assert_eq!((memory.entries().len(), size_of::<Entry>()), (1000, 24));
         assert_eq!(memory.recall(nth(499)), None);
-        assert_eq!((memory.recall(nth(500)), memory.recall(nth(1499))), (Some(address(500)), Some(address(1499))));
+        assert_eq!(
+            (memory.recall(nth(500)), memory.recall(nth(1499))),
+            (Some(address(500)), Some(address(1499)))
+        );
     }
 
     #[test]
     fn the_file_outlives_the_process_and_stays_small() {
-        let folder = std::env::temp_dir().join(format!("smol-dhcp-proxy-memory-{}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("smol-dhcp-proxy-memory-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let path = folder.join("nv-proxy.known");
         let directory = StateDirectory::lock(&folder.join("nv-proxy.lock"), None).unwrap();
@@ -335,21 +435,38 @@ mod tests {
         let station = Mac([2, 0, 0, 0, 0, 1]);
         assert!(memory.note_proxy_arp("eth0", station) && !memory.note_proxy_arp("eth0", station));
         assert!(memory.note_plainness("eth0", Plainness::LikeNetavark, station));
-        fs::write(&path, [fs::read(&path).unwrap(), b"\n0123 4567".to_vec()].concat()).unwrap();
+        fs::write(
+            &path,
+            [fs::read(&path).unwrap(), b"\n0123 4567".to_vec()].concat(),
+        )
+        .unwrap();
         assert!(fs::read_to_string(&path).unwrap().lines().count() <= 2001);
         let mut next = Memory::new(&directory, "nv-proxy.known", "boot");
         assert_eq!(
             next.recall(who("eth0", b"\0one", 1)),
             Some(address(4999 - (4999 % 7) + 1 - 7 * u32::from(4999 % 7 < 1)))
         );
-        assert_eq!(next.recall(who("eth0", b"\0new", 9)), Some(address(9999)), "from a network that is not known");
+        assert_eq!(
+            next.recall(who("eth0", b"\0new", 9)),
+            Some(address(9999)),
+            "from a network that is not known"
+        );
         assert_eq!(next.entries().len(), 8);
-        assert_eq!((next.proxy_arp("eth0"), next.plainness("eth0", station)), (vec![station], Plainness::LikeNetavark));
+        assert_eq!(
+            (next.proxy_arp("eth0"), next.plainness("eth0", station)),
+            (vec![station], Plainness::LikeNetavark)
+        );
         // Written anew it has them as well.
         next.forget(who("", b"", 9), address(9999));
         let mut last = Memory::new(&directory, "nv-proxy.known", "boot");
-        assert_eq!((last.recall(who("", b"", 9)), last.entries().len()), (None, 7));
-        assert_eq!((last.proxy_arp("eth0"), last.plainness("eth0", station)), (vec![station], Plainness::LikeNetavark));
+        assert_eq!(
+            (last.recall(who("", b"", 9)), last.entries().len()),
+            (None, 7)
+        );
+        assert_eq!(
+            (last.proxy_arp("eth0"), last.plainness("eth0", station)),
+            (vec![station], Plainness::LikeNetavark)
+        );
         fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -1,4 +1,5 @@
-//! The application: joins the `service` library, gRPC, the DHCP client and the Linux layer into the daemon.
+//! The application: joins the `service` library, gRPC, the DHCP client and the Linux layer into the
+//! daemon.
 //!
 //! | file | what it knows |
 //! |---|---|
@@ -62,7 +63,9 @@ use futures_lite::future::or;
 
 use crate::rpc::{self, Code, Status};
 use crate::rt;
-use crate::service::{self, Connection, Idle, Options, Prepare, Reason, Socket, Wakeup, activation};
+use crate::service::{
+    self, Connection, Idle, Options, Prepare, Reason, Socket, Wakeup, activation,
+};
 
 use config::{Command, Config};
 use error::StartError;
@@ -80,16 +83,16 @@ const QUIET: Duration = Duration::from_secs(10);
 /// How long a process that cannot serve waits for the next caller to be told so.
 const REFUSING: Duration = Duration::from_secs(2);
 
-/// The longest that a Setup may still go on when systemd restarts the service: more than `-t auto` takes unless a carrier
-/// comes meanwhile, and less than `TimeoutStopSec=` in the units leaves, with the drain and a release of all leases still to
-/// come.
+/// The longest that a Setup may still go on when systemd restarts the service: more than `-t auto`
+/// takes unless a carrier comes meanwhile, and less than `TimeoutStopSec=` in the units leaves,
+/// with the drain and a release of all leases still to come.
 const RESTART_GRACE: Duration = Duration::from_secs(50);
 
 /// How often systemd is asked whether it still restarts the service.
 const RESTART_RECHECK: Duration = Duration::from_secs(1);
 
-/// The exit status of a wrong command line or configuration, which no restart can change: `RestartPreventExitStatus=` in
-/// the units.
+/// The exit status of a wrong command line or configuration, which no restart can change:
+/// `RestartPreventExitStatus=` in the units.
 const WRONG_CONFIGURATION: u8 = 2;
 
 /// The whole program: arguments (without the program's name) in, exit code out.
@@ -97,7 +100,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let config = match config::parse(arguments, |name| std::env::var_os(name)) {
         Ok(Command::Serve(config)) => config,
         Ok(Command::Help) => return print(config::HELP),
-        Ok(Command::Version) => return print(concat!("smol-dhcp-proxy ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Command::Version) => {
+            return print(concat!("smol-dhcp-proxy ", env!("CARGO_PKG_VERSION"), "\n"));
+        }
         Err(error) => {
             logging::say(&format!("{error}\nTry --help."));
             logging::start();
@@ -114,14 +119,19 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error}");
-            let code = if error.is_configuration() { WRONG_CONFIGURATION.into() } else { ExitCode::FAILURE };
+            let code = if error.is_configuration() {
+                WRONG_CONFIGURATION.into()
+            } else {
+                ExitCode::FAILURE
+            };
             refuse(sockets, error.into());
             code
         }
     }
 }
 
-/// Serves until it is time to leave. What systemd handed over is left in `handed_over` where that cannot begin.
+/// Serves until it is time to leave. What systemd handed over is left in `handed_over` where that
+/// cannot begin.
 fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError> {
     // First of all, before the process opens descriptors of its own.
     *handed_over = activation::listen_fds()?;
@@ -131,9 +141,15 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
     }
     let unit = Wakeup::find(handed_over);
     let refuge = unit.as_ref().ok().and_then(|_| runtime_directory());
-    // Before anything in the directory is read, and before the socket is made: what another instance holds is not ours.
-    let directory = StateDirectory::lock(&config.lease_file.with_extension("lock"), refuge.clone())?;
-    confine(&config, handed_over.is_empty(), (unit.is_ok(), refuge.as_deref()))?;
+    // Before anything in the directory is read, and before the socket is made: what another
+    // instance holds is not ours.
+    let directory =
+        StateDirectory::lock(&config.lease_file.with_extension("lock"), refuge.clone())?;
+    confine(
+        &config,
+        handed_over.is_empty(),
+        (unit.is_ok(), refuge.as_deref()),
+    )?;
     // From here on there are threads.
     let idle = Idle::new(config.activity);
     let mut options = Options::new(idle.clone()).map_err(StartError::Serve)?;
@@ -141,7 +157,10 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
     if sockets.is_empty() {
         sockets.push(service::bind(&config.socket_path())?);
     }
-    options.grace = unit.clone().ok().map(|unit| Prepare::new(move || grace(unit.clone())));
+    options.grace = unit
+        .clone()
+        .ok()
+        .map(|unit| Prepare::new(move || grace(unit.clone())));
     let wakeup = match (config.sleep, config.activity) {
         (config::Sleep::Never, _) => Err("--sleep never".to_owned()),
         (_, None) => Err("-a 0".to_owned()),
@@ -152,23 +171,48 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
     let sleep = Sleep::new(wakeup, config.activity.unwrap_or_default());
     let name = |path: PathBuf| path.file_name().unwrap_or_default().to_owned();
     let file = LeaseFile::new(&directory, name(config.lease_file.clone()));
-    let memory = Memory::new(&directory, name(config.lease_file.with_extension("known")), file.boot_id());
-    let networks = Networks::new(&directory, name(config.lease_file.with_extension("networks")), file.boot_id());
+    let memory = Memory::new(
+        &directory,
+        name(config.lease_file.with_extension("known")),
+        file.boot_id(),
+    );
+    let networks = Networks::new(
+        &directory,
+        name(config.lease_file.with_extension("networks")),
+        file.boot_id(),
+    );
     let journal = Journal::new(&directory, name(config.lease_file.with_extension("work")));
-    let quiet = config.activity.map_or(QUIET, |activity| activity.min(QUIET));
+    let quiet = config
+        .activity
+        .map_or(QUIET, |activity| activity.min(QUIET));
     rt::block_on(async move |runtime| {
         let habits = (config.habits.clone(), identity);
         let files = (file, memory, networks, journal);
-        let table = Table::new(runtime.clone(), idle.clone(), options.notify.clone(), files, habits, sleep);
+        let table = Table::new(
+            runtime.clone(),
+            idle.clone(),
+            options.notify.clone(),
+            files,
+            habits,
+            sleep,
+        );
         table.take_over();
         // Who was woken for the leases leaves as soon as the work is done, unless somebody calls.
         if table.is_woken() {
             idle.set_timeout(Some(Duration::ZERO));
         }
         let preparing = Rc::clone(&table);
-        options.prepare = Some(Prepare::new(move || Rc::clone(&preparing).prepare_to_leave()));
+        options.prepare = Some(Prepare::new(move || {
+            Rc::clone(&preparing).prepare_to_leave()
+        }));
         let (serving, activity) = (Rc::clone(&table), config.activity);
-        let handler = move |Connection { stream, activity: guard, requests, closing, counting }| {
+        let handler = move |Connection {
+                                stream,
+                                activity: guard,
+                                requests,
+                                closing,
+                                counting,
+                            }| {
             idle.set_timeout(activity);
             let table = Rc::clone(&serving);
             async move {
@@ -199,8 +243,9 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
     .map_err(StartError::Serve)
 }
 
-/// Gives calls in flight more time than a drain for as long as systemd restarts the service: their callers need not notice,
-/// and later ones wait at the socket. A stop, a shutdown and a second signal are not made to wait.
+/// Gives calls in flight more time than a drain for as long as systemd restarts the service: their
+/// callers need not notice, and later ones wait at the socket. A stop, a shutdown and a second
+/// signal are not made to wait.
 async fn grace(unit: Wakeup) {
     let restart = async {
         while unit.is_being_restarted().await {
@@ -210,13 +255,17 @@ async fn grace(unit: Wakeup) {
     or(restart, rt::sleep(RESTART_GRACE)).await;
 }
 
-/// Returns the first directory of `RuntimeDirectory=` (systemd.exec(5)). It means this process only where systemd started it.
+/// Returns the first directory of `RuntimeDirectory=` (systemd.exec(5)). It means this process only
+/// where systemd started it.
 fn runtime_directory() -> Option<PathBuf> {
     let directories = std::env::var_os("RUNTIME_DIRECTORY")?;
-    std::env::split_paths(&directories).next().filter(|path| path.is_absolute())
+    std::env::split_paths(&directories)
+        .next()
+        .filter(|path| path.is_absolute())
 }
 
-/// Confines the process: it may write to its directories, and run what has systemd wake it where that is to be.
+/// Confines the process: it may write to its directories, and run what has systemd wake it where
+/// that is to be.
 fn confine(
     config: &Config,
     makes_socket: bool,
@@ -227,13 +276,26 @@ fn confine(
         service::make_directory(&socket)?;
     }
     let directories = [Some(&config.lease_file), makes_socket.then_some(&socket)];
-    let directories = directories.into_iter().flatten().map(|file| match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    });
+    let directories = directories
+        .into_iter()
+        .flatten()
+        .map(|file| match file.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        });
     let writable: Vec<_> = directories.chain(refuge).collect();
-    let programs: &[_] = if runs_programs { &Wakeup::PROGRAMS } else { &[] };
-    match sandbox::confine(config.sandbox, sandbox::Allowed { writable: &writable, programs }) {
+    let programs: &[_] = if runs_programs {
+        &Wakeup::PROGRAMS
+    } else {
+        &[]
+    };
+    match sandbox::confine(
+        config.sandbox,
+        sandbox::Allowed {
+            writable: &writable,
+            programs,
+        },
+    ) {
         Err(error) if config.sandbox == sandbox::Mode::Strict => Err(StartError::Sandbox(error)),
         Err(error) => {
             log::warn!("the sandbox is incomplete: {error}");
@@ -243,19 +305,30 @@ fn confine(
     }
 }
 
-/// Answers with `status` those who wait at the sockets and those who come soon: their calls are what started the process,
-/// and systemd would start it again for each of them that is left there.
+/// Answers with `status` those who wait at the sockets and those who come soon: their calls are
+/// what started the process, and systemd would start it again for each of them that is left there.
 fn refuse(sockets: Vec<Socket>, status: Status) {
     if sockets.is_empty() {
         return;
     }
-    let status = Status { message: format!("smol-dhcp-proxy: {}", status.message), ..status };
+    let status = Status {
+        message: format!("smol-dhcp-proxy: {}", status.message),
+        ..status
+    };
     let refused = rt::block_on(async move |runtime| {
         let options = Options::new(Idle::new(Some(REFUSING)))?;
-        let handler = move |Connection { stream, activity, closing, .. }| {
+        let handler = move |Connection {
+                                stream,
+                                activity,
+                                closing,
+                                ..
+                            }| {
             let status = status.clone();
             async move {
-                rpc::serve(stream, REFUSING, closing, |_| std::future::ready(Err(status.clone()))).await;
+                rpc::serve(stream, REFUSING, closing, |_| {
+                    std::future::ready(Err(status.clone()))
+                })
+                .await;
                 drop(activity);
             }
         };

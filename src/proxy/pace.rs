@@ -1,4 +1,5 @@
-//! The pace of what nobody waits for: what is due in many leases at once is done one after the other.
+//! The pace of what nobody waits for: what is due in many leases at once is done one after the
+//! other.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -7,8 +8,8 @@ use crate::time::Instant;
 
 /// So many may go at once, for each moment costs a process that was woken for them.
 const BURST: u32 = 20;
-/// From one turn to the next after that. Together no more than 50 go within a second: leases that were made together, by
-/// a host that starts, come due together.
+/// From one turn to the next after that. Together no more than 50 go within a second: leases that
+/// were made together, by a host that starts, come due together.
 const GAP: Duration = Duration::from_millis(34);
 
 /// Who may go when.
@@ -21,7 +22,9 @@ pub(super) struct Pace {
 impl Pace {
     /// Nobody has gone yet.
     pub(super) fn new() -> Self {
-        Self { all_gone: Cell::new(Instant::from_boot(Duration::ZERO)) }
+        Self {
+            all_gone: Cell::new(Instant::from_boot(Duration::ZERO)),
+        }
     }
 
     /// Takes the next turn, which is now where not many have gone shortly before.
@@ -57,7 +60,10 @@ mod tests {
         let turns: Vec<_> = (0..1000).map(|nth| pace.turn(at(nth / 100))).collect();
         assert_eq!(turns.iter().filter(|turn| **turn == at(0)).count(), 20);
         for (index, first) in turns.iter().enumerate() {
-            let within = turns[index..].iter().take_while(|turn| **turn - *first < Duration::from_secs(1)).count();
+            let within = turns[index..]
+                .iter()
+                .take_while(|turn| **turn - *first < Duration::from_secs(1))
+                .count();
             assert!(within <= 50, "{within} from the {index}th on");
         }
         // Who comes when all have gone need not wait.

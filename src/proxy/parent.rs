@@ -19,37 +19,65 @@ pub(super) struct Parent {
 }
 
 impl Parent {
-    /// Finds the parent of `link`, which is in a container: the one that the caller has `named`, else the one that `link` is
-    /// stacked on.
+    /// Finds the parent of `link`, which is in a container: the one that the caller has `named`,
+    /// else the one that `link` is stacked on.
     pub(super) fn find(host: &Netlink, named: Option<Link>, link: &Link) -> Result<Option<Self>> {
         let below = match (&named, link.parent_elsewhere) {
-            // A macvlan is on the interface that the caller names, and the other end of a veth is a port of it.
+            // A macvlan is on the interface that the caller names, and the other end of a veth is a
+            // port of it.
             (Some(_), _) if link.is_station_of_parent() => None,
             (_, Some(index)) => host.link_by_index(index)?,
             (_, None) => None,
         };
         let own_port = link.parent_elsewhere;
-        let is_starting =
-            |link: &Option<Link>| link.as_ref().is_some_and(|link| is_bridge_starting(host, link, own_port));
+        let is_starting = |link: &Option<Link>| {
+            link.as_ref()
+                .is_some_and(|link| is_bridge_starting(host, link, own_port))
+        };
         let is_port_starting = is_starting(&named) || is_starting(&below);
-        Ok(named.or(below).map(|Link { name, index, carrier_ups, kind, .. }| {
-            // The carrier of a bridge comes and goes with the containers that are its ports.
-            let ups = if kind.as_deref() == Some(BRIDGE) { 0 } else { carrier_ups };
-            Self { name, carrier: Carrier { index, ups }, is_port_starting }
-        }))
+        Ok(named.or(below).map(
+            |Link {
+                 name,
+                 index,
+                 carrier_ups,
+                 kind,
+                 ..
+             }| {
+                // The carrier of a bridge comes and goes with the containers that are its ports.
+                let ups = if kind.as_deref() == Some(BRIDGE) {
+                    0
+                } else {
+                    carrier_ups
+                };
+                Self {
+                    name,
+                    carrier: Carrier { index, ups },
+                    is_port_starting,
+                }
+            },
+        ))
     }
 }
 
-/// Returns whether a port of the bridge that `link` is, or is a port of, is about to forward: the container's `own_port`, or
-/// one that leads to the network.
+/// Returns whether a port of the bridge that `link` is, or is a port of, is about to forward: the
+/// container's `own_port`, or one that leads to the network.
 fn is_bridge_starting(host: &Netlink, link: &Link, own_port: Option<u32>) -> bool {
-    let bridge = if link.kind.as_deref() == Some(BRIDGE) { Some(link.index) } else { link.master };
+    let bridge = if link.kind.as_deref() == Some(BRIDGE) {
+        Some(link.index)
+    } else {
+        link.master
+    };
     // Of a bridge with very many ports nothing is known.
-    let ports = bridge.map(|bridge| host.ports(bridge).unwrap_or_default()).unwrap_or_default();
-    ports.iter().any(|port| port.is_port_starting() && is_on_the_way(port, own_port))
+    let ports = bridge
+        .map(|bridge| host.ports(bridge).unwrap_or_default())
+        .unwrap_or_default();
+    ports
+        .iter()
+        .any(|port| port.is_port_starting() && is_on_the_way(port, own_port))
 }
 
-/// Returns whether what the container says passes this port of a bridge: it is its own, or does not lead to another container.
+/// Returns whether what the container says passes this port of a bridge: it is its own, or does not
+/// lead to another container.
 fn is_on_the_way(port: &Link, own_port: Option<u32>) -> bool {
     let is_of_a_container = port.kind.as_deref() == Some(VETH) && port.parent_elsewhere.is_some();
     !is_of_a_container || own_port == Some(port.index)
@@ -62,11 +90,20 @@ mod tests {
     #[test]
     fn the_port_of_another_container_is_not_on_the_way() {
         let port = |kind: Option<&str>, parent_elsewhere| {
-            let port = Link { index: 7, kind: kind.map(str::to_owned), parent_elsewhere, ..Link::default() };
+            let port = Link {
+                index: 7,
+                kind: kind.map(str::to_owned),
+                parent_elsewhere,
+                ..Link::default()
+            };
             [Some(7), Some(8), None].map(|own| is_on_the_way(&port, own))
         };
         assert_eq!(port(Some(VETH), Some(2)), [true, false, false]);
-        assert_eq!(port(Some(VETH), None), [true; 3], "the other end is on the host, too");
+        assert_eq!(
+            port(Some(VETH), None),
+            [true; 3],
+            "the other end is on the host, too"
+        );
         assert_eq!(port(None, None), [true; 3], "hardware");
         assert_eq!(port(Some("vlan"), Some(2)), [true; 3]);
     }

@@ -15,7 +15,8 @@ use super::state::distrust_of_file;
 use crate::rt;
 use crate::time::Instant;
 
-/// Folders in which containers/storage keeps the files of root's containers: with `transient_store` the first, else the second.
+/// Folders in which containers/storage keeps the files of root's containers: with `transient_store`
+/// the first, else the second.
 const STORES: [&str; 2] = ["/run/containers/storage", "/var/lib/containers/storage"];
 /// The most containers whose files are read.
 const CONTAINERS: usize = 4096;
@@ -33,42 +34,66 @@ pub(super) struct Container {
     pub(super) host_name: Option<String>,
 }
 
-/// Finds the containers whose network namespaces are `paths`, until `end`. A namespace that two configurations name is left
-/// out, for only one of them got the lease.
+/// Finds the containers whose network namespaces are `paths`, until `end`. A namespace that two
+/// configurations name is left out, for only one of them got the lease.
 pub(super) async fn containers_of(paths: &[Rc<Path>], end: Instant) -> HashMap<PathBuf, Container> {
     let mut found: HashMap<PathBuf, Vec<Container>> = HashMap::new();
     if !paths.is_empty() {
-        for (id, config) in STORES.iter().flat_map(|store| configurations(Path::new(store))).take(CONTAINERS) {
+        for (id, config) in STORES
+            .iter()
+            .flat_map(|store| configurations(Path::new(store)))
+            .take(CONTAINERS)
+        {
             yield_now().await;
             if rt::now() >= end {
                 break;
             }
             match read(&config, paths) {
-                Ok(Some((path, host_name))) => found.entry(path).or_default().push(Container { id, host_name }),
+                Ok(Some((path, host_name))) => found
+                    .entry(path)
+                    .or_default()
+                    .push(Container { id, host_name }),
                 Ok(None) => {}
                 Err(error) => log::debug!("cannot read {}: {error}", config.display()),
             }
         }
     }
-    found.into_iter().filter_map(|(path, mut of)| Some((path, of.pop().filter(|_| of.is_empty())?))).collect()
+    found
+        .into_iter()
+        .filter_map(|(path, mut of)| Some((path, of.pop().filter(|_| of.is_empty())?)))
+        .collect()
 }
 
-/// Lists the configurations of a store, each with the id of its container. The folder is named after the storage driver.
+/// Lists the configurations of a store, each with the id of its container. The folder is named
+/// after the storage driver.
 fn configurations(store: &Path) -> Vec<(String, PathBuf)> {
     let list = |folder: &Path| {
-        let names = fs::read_dir(folder).into_iter().flatten().take(CONTAINERS).flatten();
-        names.filter_map(|entry| entry.file_name().into_string().ok()).collect::<Vec<_>>()
+        let names = fs::read_dir(folder)
+            .into_iter()
+            .flatten()
+            .take(CONTAINERS)
+            .flatten();
+        names
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect::<Vec<_>>()
     };
-    let is_id = |name: &String| name.len() == ID && name.bytes().all(|digit| digit.is_ascii_hexdigit());
-    let folders = list(store).into_iter().filter(|name| name.ends_with("-containers"));
+    let is_id =
+        |name: &String| name.len() == ID && name.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let folders = list(store)
+        .into_iter()
+        .filter(|name| name.ends_with("-containers"));
     let in_folder = |folder: PathBuf| {
         let ids = list(&folder).into_iter().filter(is_id);
         ids.map(move |id| (id.clone(), folder.join(id).join("userdata/config.json")))
     };
-    folders.flat_map(|name| in_folder(store.join(name))).take(CONTAINERS).collect()
+    folders
+        .flat_map(|name| in_folder(store.join(name)))
+        .take(CONTAINERS)
+        .collect()
 }
 
-/// Reads a configuration by the OCI. Returns the network namespace among `paths` that it names, and the host name.
+/// Reads a configuration by the OCI. Returns the network namespace among `paths` that it names, and
+/// the host name.
 fn read(config: &Path, paths: &[Rc<Path>]) -> io::Result<Option<(PathBuf, Option<String>)>> {
     // Nothing here blocks on a FIFO or follows a link, though only root writes there.
     let flags = OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -82,15 +107,23 @@ fn read(config: &Path, paths: &[Rc<Path>]) -> io::Result<Option<(PathBuf, Option
     let mut text = String::new();
     file.take(LONGEST).read_to_string(&mut text)?;
     // Nearly all are of other namespaces, and are not parsed.
-    let Some(path) = paths.iter().find(|path| path.to_str().is_some_and(|path| text.contains(path))) else {
+    let Some(path) = paths
+        .iter()
+        .find(|path| path.to_str().is_some_and(|path| text.contains(path)))
+    else {
         return Ok(None);
     };
     let config: Value = serde_json::from_str(&text)?;
-    let namespaces = config["linux"]["namespaces"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let is_its = namespaces
-        .iter()
-        .any(|namespace| namespace["type"] == "network" && namespace["path"].as_str().map(Path::new) == Some(path));
-    let host_name = config["hostname"].as_str().filter(|name| (1..=OPTION_MAX).contains(&name.len()));
+    let namespaces = config["linux"]["namespaces"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let is_its = namespaces.iter().any(|namespace| {
+        namespace["type"] == "network" && namespace["path"].as_str().map(Path::new) == Some(path)
+    });
+    let host_name = config["hostname"]
+        .as_str()
+        .filter(|name| (1..=OPTION_MAX).contains(&name.len()));
     Ok(is_its.then(|| (path.to_path_buf(), host_name.map(str::to_owned))))
 }
 
@@ -126,7 +159,11 @@ mod tests {
         assert_eq!(listed, [(one, ours.clone()), (other, longer.clone())]);
         let found = read(&ours, &[Rc::clone(&path)]).unwrap();
         assert_eq!(found, Some((path.to_path_buf(), Some("web".to_owned()))));
-        assert_eq!(read(&longer, &[Rc::clone(&path)]).unwrap(), None, "the one is the beginning of the other");
+        assert_eq!(
+            read(&longer, &[Rc::clone(&path)]).unwrap(),
+            None,
+            "the one is the beginning of the other"
+        );
         assert_eq!(read(&store.join("none"), &[path]).unwrap(), None);
     }
 

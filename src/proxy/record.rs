@@ -1,4 +1,5 @@
-//! A lease as it is remembered while nothing is to be done for it: in the table, and in the state file.
+//! A lease as it is remembered while nothing is to be done for it: in the table, and in the state
+//! file.
 
 use std::fs;
 use std::io;
@@ -26,12 +27,13 @@ mod parse;
 mod reason;
 mod recall;
 
-/// How soon is tried again what failed for want of something: twice as late each time, up to [`SELDOM`].
+/// How soon is tried again what failed for want of something: twice as late each time, up to
+/// [`SELDOM`].
 const RETRY: Duration = Duration::from_secs(30);
 const SELDOM: Duration = Duration::from_secs(3600);
 
-/// All that it takes to go on with a lease, in netavark's fields and in ours. Instants are milliseconds on the boot clock,
-/// and none stands for never.
+/// All that it takes to go on with a lease, in netavark's fields and in ours. Instants are
+/// milliseconds on the boot clock, and none stands for never.
 #[derive(Clone, PartialEq, Message, Serialize)]
 pub(super) struct Record {
     /// The lease as the caller of Setup got it; one without an address where there is none.
@@ -168,7 +170,10 @@ const INIT: &str = "INIT";
 impl Record {
     /// That a container is about to get a lease.
     pub(super) fn intent(request: &Request, site: &Site) -> Self {
-        let lease = Lease { mac_address: request.mac_text.clone(), ..Lease::default() };
+        let lease = Lease {
+            mac_address: request.mac_text.clone(),
+            ..Lease::default()
+        };
         let host_name = request.host_name.as_deref();
         Self {
             lease,
@@ -178,43 +183,75 @@ impl Record {
         }
     }
 
-    /// A lease that another program got, of an interface which has had its address since `since`: to be renewed at once.
-    /// `None` where it makes no sense.
+    /// A lease that another program got, of an interface which has had its address since `since`:
+    /// to be renewed at once. `None` where it makes no sense.
     ///
-    /// That program may have renewed it without a note. One that would be in rebinding by now, or over, is taken to be at
-    /// T2: the servers are asked by broadcast, and without an answer it ends after the rest of its time.
+    /// That program may have renewed it without a note. One that would be in rebinding by now, or
+    /// over, is taken to be at T2: the servers are asked by broadcast, and without an answer it
+    /// ends after the rest of its time.
     pub(super) fn adopted(
         lease: Lease,
         (request, site): (&Request, &Site),
         settings: &Settings,
         (since, now): (Instant, Instant),
     ) -> Option<Self> {
-        let found = Self { state: BOUND.to_owned(), acquired_at: millis(since)?, lease, ..Self::default() };
+        let found = Self {
+            state: BOUND.to_owned(),
+            acquired_at: millis(since)?,
+            lease,
+            ..Self::default()
+        };
         // Its timers may make no sense.
         let found = found.within_reason(now).dhcp_lease()?;
         let rebind_at = found.acquired_at + found.t2;
         let phase = if found.lease_time.is_none() {
             let never = Instant::from_boot(Duration::MAX);
-            Phase::Bound { lease: found, renew_at: now, rebind_at: never }
+            Phase::Bound {
+                lease: found,
+                renew_at: now,
+                rebind_at: never,
+            }
         } else if now < rebind_at {
-            Phase::Bound { lease: found, renew_at: now, rebind_at }
+            Phase::Bound {
+                lease: found,
+                renew_at: now,
+                rebind_at,
+            }
         } else {
-            let lease =
-                dhcp::Lease { acquired_at: Instant::from_boot(now.since_boot().saturating_sub(found.t2)), ..found };
-            Phase::Rebinding { lease, renew_at: now, rebind_at: now, next: now }
+            let lease = dhcp::Lease {
+                acquired_at: Instant::from_boot(now.since_boot().saturating_sub(found.t2)),
+                ..found
+            };
+            Phase::Rebinding {
+                lease,
+                renew_at: now,
+                rebind_at: now,
+                next: now,
+            }
         };
         // Its server is known to answer netavark's messages.
         let plainness = Plainness::LikeNetavark;
-        let rest = Rest { phase, setbacks: 0, plainness, whole_at: Instant::from_boot(Duration::ZERO) };
+        let rest = Rest {
+            phase,
+            setbacks: 0,
+            plainness,
+            whole_at: Instant::from_boot(Duration::ZERO),
+        };
         let config = dhcp::Config {
             host_name: request.host_name.clone(),
             ..dhcp::Config::new(request.key.mac.0, request.client_id.clone())
         };
-        Some(Self::resting((request, site), &config, &rest, settings, None))
+        Some(Self::resting(
+            (request, site),
+            &config,
+            &rest,
+            settings,
+            None,
+        ))
     }
 
-    /// A lease at rest. `look` is when to look at its link again, how often that was so, and whether there is something
-    /// unsaid.
+    /// A lease at rest. `look` is when to look at its link again, how often that was so, and
+    /// whether there is something unsaid.
     pub(super) fn resting(
         (request, site): (&Request, &Site),
         config: &dhcp::Config,
@@ -222,7 +259,10 @@ impl Record {
         settings: &Settings,
         look: Option<(Instant, u32, bool)>,
     ) -> Self {
-        let blank = Lease { mac_address: request.mac_text.clone(), ..Lease::default() };
+        let blank = Lease {
+            mac_address: request.mac_text.clone(),
+            ..Lease::default()
+        };
         let mut record = Self {
             lease: rest.lease().map_or(blank, |lease| reply(request, lease)),
             setbacks: rest.setbacks,
@@ -234,17 +274,36 @@ impl Record {
             look_at: look.and_then(|(at, ..)| millis(at)),
             looks: look.map_or(0, |(_, looks, _)| looks),
             unsaid: look.is_some_and(|(.., unsaid)| unsaid),
-            ..Self::about(request, site, (&config.client_id, config.host_name.as_deref()))
+            ..Self::about(
+                request,
+                site,
+                (&config.client_id, config.host_name.as_deref()),
+            )
         };
         let (state, times, next) = match &rest.phase {
-            Phase::Bound { lease, renew_at, rebind_at } => (BOUND, Some((lease, renew_at, rebind_at)), None),
-            Phase::Renewing { lease, renew_at, rebind_at, next } => {
-                (RENEWING, Some((lease, renew_at, rebind_at)), Some(*next))
-            }
-            Phase::Rebinding { lease, renew_at, rebind_at, next } => {
-                (REBINDING, Some((lease, renew_at, rebind_at)), Some(*next))
-            }
-            Phase::Init { at, since, wanted, pace } => {
+            Phase::Bound {
+                lease,
+                renew_at,
+                rebind_at,
+            } => (BOUND, Some((lease, renew_at, rebind_at)), None),
+            Phase::Renewing {
+                lease,
+                renew_at,
+                rebind_at,
+                next,
+            } => (RENEWING, Some((lease, renew_at, rebind_at)), Some(*next)),
+            Phase::Rebinding {
+                lease,
+                renew_at,
+                rebind_at,
+                next,
+            } => (REBINDING, Some((lease, renew_at, rebind_at)), Some(*next)),
+            Phase::Init {
+                at,
+                since,
+                wanted,
+                pace,
+            } => {
                 record.since = millis(*since).unwrap_or(0);
                 record.wanted = text(*wanted);
                 record.pace = *pace;
@@ -265,7 +324,11 @@ impl Record {
         record
     }
 
-    fn about(request: &Request, site: &Site, (client_id, host_name): (&[u8], Option<&str>)) -> Self {
+    fn about(
+        request: &Request,
+        site: &Site,
+        (client_id, host_name): (&[u8], Option<&str>),
+    ) -> Self {
         Self {
             ns_path: request.key.netns.display().to_string(),
             ns_cookie: site.netns.cookie,
@@ -284,7 +347,8 @@ impl Record {
     /// The same, about to be given back. What has no lease stays as it is.
     pub(super) fn ending(mut self) -> Self {
         if self.state != INTENT {
-            // The rest of it says what there is to be given back, and does not depend on the state it was in.
+            // The rest of it says what there is to be given back, and does not depend on the state
+            // it was in.
             self.next_at = None;
             self.due_at = Some(0);
             self.state = ENDING.to_owned();
@@ -331,8 +395,15 @@ impl Record {
 
     /// The server that its lease is from.
     pub(super) fn server(&self) -> Option<Server> {
-        let (address, station) = (self.lease.srv_id.parse().ok()?, Mac::parse(&self.server_mac).ok());
-        Some(Server { network: self.host_iface.clone(), address, station })
+        let (address, station) = (
+            self.lease.srv_id.parse().ok()?,
+            Mac::parse(&self.server_mac).ok(),
+        );
+        Some(Server {
+            network: self.host_iface.clone(),
+            address,
+            station,
+        })
     }
 
     /// Whether it is in use and nothing is to be done for it but to renew it.
@@ -356,10 +427,15 @@ impl Record {
         self
     }
 
-    /// The same, put off until a time that is not too late for a first REQUEST: half of the time until T2 is left.
+    /// The same, put off until a time that is not too late for a first REQUEST: half of the time
+    /// until T2 is left.
     pub(super) fn put_off(mut self, until: Instant) -> Option<Self> {
         let (renew_at, rebind_at) = (self.renew_at?, self.rebind_at?);
-        self.due_at = Some(millis(until)?.max(renew_at).min(renew_at + rebind_at.saturating_sub(renew_at) / 2));
+        self.due_at = Some(
+            millis(until)?
+                .max(renew_at)
+                .min(renew_at + rebind_at.saturating_sub(renew_at) / 2),
+        );
         Some(self)
     }
 
@@ -376,30 +452,49 @@ impl Record {
     /// The names that the container goes by.
     pub(super) fn who(&self) -> Option<Who<'_>> {
         let mac = Mac::parse(&self.lease.mac_address).ok()?;
-        Some(Who { network: &self.host_iface, client_id: &self.client_id, mac })
+        Some(Who {
+            network: &self.host_iface,
+            client_id: &self.client_id,
+            mac,
+        })
     }
 
     /// The address that the container has, or had last.
     pub(super) fn address(&self) -> Option<Ipv4Addr> {
-        self.lease.yiaddr.parse().or_else(|_| self.wanted.parse()).ok()
+        self.lease
+            .yiaddr
+            .parse()
+            .or_else(|_| self.wanted.parse())
+            .ok()
     }
 
-    /// Whether the path leads to another network namespace now, or to none, as far as that can be seen from outside. It
-    /// may be so all the same where this is false, for inode numbers are used again.
+    /// Whether the path leads to another network namespace now, or to none, as far as that can be
+    /// seen from outside. It may be so all the same where this is false, for inode numbers are used
+    /// again.
     pub(super) fn is_gone(&self) -> bool {
         match fs::metadata(&self.ns_path) {
             Ok(there) => (there.dev(), there.ino()) != (self.ns_dev, self.ns_ino),
-            Err(error) => matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+            Err(error) => matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ),
         }
     }
 
     /// Whether it is the same interface in the same namespace, with the lease's address on it.
     pub(super) fn still_fits(&self) -> bool {
         let expected = self.on_link.address.clone();
-        let Some(Remembered { request, site, .. }) = self.clone().recall() else { return false };
-        let Ok(netlink) = site.check(&request) else { return false };
+        let Some(Remembered { request, site, .. }) = self.clone().recall() else {
+            return false;
+        };
+        let Ok(netlink) = site.check(&request) else {
+            return false;
+        };
         let is_it = |there: &Address| format!("{}/{}", there.address, there.prefix) == expected;
-        expected.is_empty() || netlink.addresses(site.index).is_ok_and(|there| there.iter().any(is_it))
+        expected.is_empty()
+            || netlink
+                .addresses(site.index)
+                .is_ok_and(|there| there.iter().any(is_it))
     }
 
     /// The same, with a link that is to be looked at now.
@@ -420,13 +515,23 @@ impl Record {
         }
         // What cannot be said is not said any sooner.
         let clients = self.due_at.filter(|_| !self.unsaid);
-        clients.into_iter().chain(self.look_at).chain(self.expires_at()).min().map(instant)
+        clients
+            .into_iter()
+            .chain(self.look_at)
+            .chain(self.expires_at())
+            .min()
+            .map(instant)
     }
 
-    /// From when on it may be renewed together with others: a tenth of T1 before its time (RFC 2131 4.4.5).
+    /// From when on it may be renewed together with others: a tenth of T1 before its time (RFC 2131
+    /// 4.4.5).
     pub(super) fn may_renew_from(&self) -> Option<Instant> {
-        let renew_at = self.renew_at.filter(|_| self.state == BOUND && !self.is_retry())?;
-        Some(instant(renew_at.saturating_sub(u64::from(self.lease.t1) * 100)))
+        let renew_at = self
+            .renew_at
+            .filter(|_| self.state == BOUND && !self.is_retry())?;
+        Some(instant(
+            renew_at.saturating_sub(u64::from(self.lease.t1) * 100),
+        ))
     }
 
     /// The end of the time in which it is due: T2, where it is T1 that comes next.
@@ -439,11 +544,15 @@ impl Record {
 
     fn expires_at(&self) -> Option<u64> {
         let is_finite = self.lease.lease_time != u32::MAX && !self.lease.yiaddr.is_empty();
-        is_finite.then(|| self.acquired_at.saturating_add(u64::from(self.lease.lease_time) * 1000))
+        is_finite.then(|| {
+            self.acquired_at
+                .saturating_add(u64::from(self.lease.lease_time) * 1000)
+        })
     }
 }
 
-/// A record in its wire form: a fraction of the memory, for what is kept as long as the container and seldom looked at.
+/// A record in its wire form: a fraction of the memory, for what is kept as long as the container
+/// and seldom looked at.
 #[derive(Clone, Debug)]
 pub(super) struct Packed(Box<[u8]>);
 
@@ -460,8 +569,11 @@ impl From<&Record> for Packed {
 }
 
 fn millis(at: Instant) -> Option<u64> {
-    // Nothing in a file is to last longer than this, and everything that comes from one can be added to.
-    u64::try_from(at.since_boot().as_millis()).ok().filter(|&millis| millis <= FAR)
+    // Nothing in a file is to last longer than this, and everything that comes from one can be
+    // added to.
+    u64::try_from(at.since_boot().as_millis())
+        .ok()
+        .filter(|&millis| millis <= FAR)
 }
 
 /// Some thousand years.
@@ -477,7 +589,12 @@ fn text(value: Option<impl ToString>) -> String {
 
 /// Bytes as hexadecimal digits.
 fn as_hex<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    serializer.serialize_str(
+        &bytes
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>(),
+    )
 }
 
 #[cfg(test)]

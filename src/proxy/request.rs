@@ -15,19 +15,28 @@ use super::memory::Who;
 pub(super) struct Mac(pub(super) [u8; 6]);
 
 impl Mac {
-    /// Reads six hexadecimal bytes with `:` or `-` between them. The texts of the errors are those that
-    /// netavark's users and test suite know.
+    /// Reads six hexadecimal bytes with `:` or `-` between them. The texts of the errors are those
+    /// that netavark's users and test suite know.
     pub(super) fn parse(text: &str) -> Result<Self, BadRequest> {
-        let unreadable = |why: &str| BadRequest::Mac { input: text.to_owned(), why: why.to_owned() };
-        let bytes = text
-            .split([':', '-'])
-            // from_str_radix takes a sign, an Ethernet address has none.
-            .map(|byte| match byte.bytes().find(|digit| !digit.is_ascii_hexdigit()) {
-                Some(_) => Err(unreadable("invalid digit found in string")),
-                None => u8::from_str_radix(byte, 16).map_err(|error| unreadable(&error.to_string())),
-            })
-            .collect::<Result<Vec<u8>, _>>()?;
-        bytes.try_into().map(Self).map_err(|_| BadRequest::MacLength(text.to_owned()))
+        let unreadable = |why: &str| BadRequest::Mac {
+            input: text.to_owned(),
+            why: why.to_owned(),
+        };
+        let bytes =
+            text.split([':', '-'])
+                // from_str_radix takes a sign, an Ethernet address has none.
+                .map(
+                    |byte| match byte.bytes().find(|digit| !digit.is_ascii_hexdigit()) {
+                        Some(_) => Err(unreadable("invalid digit found in string")),
+                        None => u8::from_str_radix(byte, 16)
+                            .map_err(|error| unreadable(&error.to_string())),
+                    },
+                )
+                .collect::<Result<Vec<u8>, _>>()?;
+        bytes
+            .try_into()
+            .map(Self)
+            .map_err(|_| BadRequest::MacLength(text.to_owned()))
     }
 }
 
@@ -44,8 +53,8 @@ impl fmt::Debug for Mac {
     }
 }
 
-/// Identifies a lease. The container's id cannot be part of it: a Teardown comes without one. The MAC is first, because
-/// the state file groups leases by it.
+/// Identifies a lease. The container's id cannot be part of it: a Teardown comes without one. The
+/// MAC is first, because the state file groups leases by it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     /// The hardware address that the interface had at its Setup.
@@ -57,7 +66,8 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// Returns whether `other` is another lease of the same interface, whose MAC has changed between their Setups.
+    /// Returns whether `other` is another lease of the same interface, whose MAC has changed
+    /// between their Setups.
     pub(super) fn is_predecessor(&self, other: &Self) -> bool {
         self.mac != other.mac && self.netns == other.netns && self.interface == other.interface
     }
@@ -72,8 +82,8 @@ pub(super) struct Request {
     pub(super) ns_path: Rc<Path>,
     /// The address as the caller wrote it, for replies and the lease file.
     pub(super) mac_text: String,
-    /// The parent on the host, empty where neither the caller nor the kernel names it. DHCP is spoken from the container's
-    /// interface; this one only has to exist.
+    /// The parent on the host, empty where neither the caller nor the kernel names it. DHCP is
+    /// spoken from the container's interface; this one only has to exist.
     pub(super) host_interface: String,
     /// The interface in the container that gets the lease.
     pub(super) container_interface: String,
@@ -102,14 +112,24 @@ impl Request {
         }
         let client_id = identity.client_id(&config.container_id, mac);
         if client_id.len() > OPTION_MAX {
-            return Err(BadRequest::TooLong { field: "container_id", limit: OPTION_MAX - 1 });
+            return Err(BadRequest::TooLong {
+                field: "container_id",
+                limit: OPTION_MAX - 1,
+            });
         }
         if config.host_name.len() > OPTION_MAX {
-            return Err(BadRequest::TooLong { field: "host_name", limit: OPTION_MAX });
+            return Err(BadRequest::TooLong {
+                field: "host_name",
+                limit: OPTION_MAX,
+            });
         }
         let ns_path: Rc<Path> = Path::new(&config.ns_path).into();
         Ok(Self {
-            key: Key { mac, netns: Rc::clone(&ns_path), interface: config.container_iface.as_str().into() },
+            key: Key {
+                mac,
+                netns: Rc::clone(&ns_path),
+                interface: config.container_iface.as_str().into(),
+            },
             ns_path,
             mac_text: config.container_mac_addr,
             host_interface: config.host_iface,
@@ -124,23 +144,35 @@ impl Request {
 impl Request {
     /// The names that the container goes by.
     pub(super) fn who(&self) -> Who<'_> {
-        Who { network: &self.host_interface, client_id: &self.client_id, mac: self.key.mac }
+        Who {
+            network: &self.host_interface,
+            client_id: &self.client_id,
+            mac: self.key.mac,
+        }
     }
 
-    /// The host's name with its domain, which may be part of it or beside it; none where there is no domain.
+    /// The host's name with its domain, which may be part of it or beside it; none where there is
+    /// no domain.
     pub(super) fn whole_name(&self) -> Option<String> {
         let host = self.host_name.as_deref()?.trim_end_matches('.');
         let domain = self.domain_name.trim_matches('.');
         if domain.is_empty() {
             return host.contains('.').then(|| host.to_owned());
         }
-        let has_domain = host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
-        Some(if has_domain { host.to_owned() } else { format!("{host}.{domain}") })
+        let has_domain = host
+            .strip_suffix(domain)
+            .is_some_and(|rest| rest.ends_with('.'));
+        Some(if has_domain {
+            host.to_owned()
+        } else {
+            format!("{host}.{domain}")
+        })
     }
 }
 
-/// Selects the leases that a Teardown means: by interface where it names one in a namespace, because the container may
-/// have changed its MAC; else by MAC, in one network namespace where it names that.
+/// Selects the leases that a Teardown means: by interface where it names one in a namespace,
+/// because the container may have changed its MAC; else by MAC, in one network namespace where it
+/// names that.
 #[derive(Clone, Debug)]
 pub(super) struct Selector {
     mac: Mac,
@@ -153,12 +185,19 @@ impl Selector {
     pub(super) fn parse(config: &NetworkConfig) -> Option<Self> {
         let mac = Mac::parse(&config.container_mac_addr).ok()?;
         let netns = (!config.ns_path.is_empty()).then(|| Path::new(&config.ns_path).to_owned());
-        Some(Self { mac, netns, interface: config.container_iface.clone() })
+        Some(Self {
+            mac,
+            netns,
+            interface: config.container_iface.clone(),
+        })
     }
 
     /// The same with another name for the network namespace, if it names one.
     pub(super) fn with_netns(self, name: impl FnOnce(&Path) -> PathBuf) -> Self {
-        Self { netns: self.netns.map(|netns| name(&netns)), ..self }
+        Self {
+            netns: self.netns.map(|netns| name(&netns)),
+            ..self
+        }
     }
 
     /// Returns the interface, where it is named together with its namespace.
@@ -173,7 +212,11 @@ impl Selector {
 
     /// Returns whether `key` has the MAC, in the namespace that is named if one is.
     pub(super) fn matches_mac(&self, key: &Key) -> bool {
-        self.mac == key.mac && self.netns.as_deref().is_none_or(|netns| netns == &*key.netns)
+        self.mac == key.mac
+            && self
+                .netns
+                .as_deref()
+                .is_none_or(|netns| netns == &*key.netns)
     }
 }
 
@@ -206,12 +249,27 @@ mod tests {
     #[test]
     fn wrong_macs_get_the_texts_that_users_know() {
         for (mac, text) in [
-            ("", "unable to parse mac address : cannot parse integer from empty string"),
-            ("123", "unable to parse mac address 123: number too large to fit in target type"),
-            ("zz:bb:cc:dd:ee:ff", "unable to parse mac address zz:bb:cc:dd:ee:ff: invalid digit found in string"),
-            ("+a:bb:cc:dd:ee:ff", "unable to parse mac address +a:bb:cc:dd:ee:ff: invalid digit found in string"),
+            (
+                "",
+                "unable to parse mac address : cannot parse integer from empty string",
+            ),
+            (
+                "123",
+                "unable to parse mac address 123: number too large to fit in target type",
+            ),
+            (
+                "zz:bb:cc:dd:ee:ff",
+                "unable to parse mac address zz:bb:cc:dd:ee:ff: invalid digit found in string",
+            ),
+            (
+                "+a:bb:cc:dd:ee:ff",
+                "unable to parse mac address +a:bb:cc:dd:ee:ff: invalid digit found in string",
+            ),
             ("aa:bb:cc", "invalid mac length for address: aa:bb:cc"),
-            ("aa:bb:cc:dd:ee:ff:11", "invalid mac length for address: aa:bb:cc:dd:ee:ff:11"),
+            (
+                "aa:bb:cc:dd:ee:ff:11",
+                "invalid mac length for address: aa:bb:cc:dd:ee:ff:11",
+            ),
         ] {
             assert_eq!(Mac::parse(mac).unwrap_err().to_string(), text);
         }
@@ -220,17 +278,45 @@ mod tests {
     #[test]
     fn versions_but_four_and_a_missing_netns_are_refused() {
         let refused = |config| parsed(config).unwrap_err().to_string();
-        assert_eq!(refused(NetworkConfig { version: 1, ..config() }), "ipv6 not yet supported");
-        assert_eq!(refused(NetworkConfig { version: 7, ..config() }), "invalid protocol version");
-        assert!(refused(NetworkConfig { ns_path: String::new(), ..config() }).starts_with("ns_path is empty"));
+        assert_eq!(
+            refused(NetworkConfig {
+                version: 1,
+                ..config()
+            }),
+            "ipv6 not yet supported"
+        );
+        assert_eq!(
+            refused(NetworkConfig {
+                version: 7,
+                ..config()
+            }),
+            "invalid protocol version"
+        );
+        assert!(
+            refused(NetworkConfig {
+                ns_path: String::new(),
+                ..config()
+            })
+            .starts_with("ns_path is empty")
+        );
         let long = "x".repeat(255);
-        assert!(refused(NetworkConfig { container_id: long, ..config() }).starts_with("container_id is too long"));
+        assert!(
+            refused(NetworkConfig {
+                container_id: long,
+                ..config()
+            })
+            .starts_with("container_id is too long")
+        );
     }
 
     #[test]
     fn a_whole_name_has_its_domain_once() {
         let whole = |host: &str, domain: &str| {
-            let named = NetworkConfig { host_name: host.into(), domain_name: domain.into(), ..config() };
+            let named = NetworkConfig {
+                host_name: host.into(),
+                domain_name: domain.into(),
+                ..config()
+            };
             parsed(named).unwrap().whole_name()
         };
         let expected = Some("web.lab.example".to_owned());
@@ -243,35 +329,66 @@ mod tests {
         ] {
             assert_eq!(whole(host, domain), expected, "{host} and {domain}");
         }
-        assert_eq!(whole("weblab.example", "lab.example"), Some("weblab.example.lab.example".to_owned()));
-        assert_eq!((whole("web", ""), whole("", "lab.example"), whole("", "")), (None, None, None));
+        assert_eq!(
+            whole("weblab.example", "lab.example"),
+            Some("weblab.example.lab.example".to_owned())
+        );
+        assert_eq!(
+            (whole("web", ""), whole("", "lab.example"), whole("", "")),
+            (None, None, None)
+        );
     }
 
     #[test]
     fn a_teardown_means_the_interface_that_it_names_whatever_its_mac() {
         let key = parsed(config()).unwrap().key;
-        let selects =
-            |config: NetworkConfig| Selector::parse(&config).is_some_and(|selector| selector.matches_interface(&key));
+        let selects = |config: NetworkConfig| {
+            Selector::parse(&config).is_some_and(|selector| selector.matches_interface(&key))
+        };
         assert!(selects(config()));
-        assert!(selects(NetworkConfig { container_mac_addr: "02:00:00:00:00:01".into(), ..config() }));
+        assert!(selects(NetworkConfig {
+            container_mac_addr: "02:00:00:00:00:01".into(),
+            ..config()
+        }));
         assert!(
-            !selects(NetworkConfig { container_iface: "eth1".into(), ..config() }),
+            !selects(NetworkConfig {
+                container_iface: "eth1".into(),
+                ..config()
+            }),
             "another one with the same MAC"
         );
-        assert!(!selects(NetworkConfig { ns_path: "/run/netns/other".into(), ..config() }));
-        assert!(!selects(NetworkConfig { ns_path: String::new(), ..config() }));
+        assert!(!selects(NetworkConfig {
+            ns_path: "/run/netns/other".into(),
+            ..config()
+        }));
+        assert!(!selects(NetworkConfig {
+            ns_path: String::new(),
+            ..config()
+        }));
     }
 
     #[test]
     fn a_setup_follows_one_of_the_same_interface_with_another_mac() {
         let key = |mac: &str, netns: &str, interface: &str| {
-            let (container_mac_addr, ns_path, container_iface) = (mac.into(), netns.into(), interface.into());
-            parsed(NetworkConfig { container_mac_addr, ns_path, container_iface, ..config() }).unwrap().key
+            let (container_mac_addr, ns_path, container_iface) =
+                (mac.into(), netns.into(), interface.into());
+            parsed(NetworkConfig {
+                container_mac_addr,
+                ns_path,
+                container_iface,
+                ..config()
+            })
+            .unwrap()
+            .key
         };
         let (one, other) = ("02:00:00:00:00:01", "02:00:00:00:00:02");
         let new = key(one, "/run/netns/c", "eth0");
         assert!(key(other, "/run/netns/c", "eth0").is_predecessor(&new));
-        for unrelated in [new.clone(), key(other, "/run/netns/d", "eth0"), key(other, "/run/netns/c", "eth1")] {
+        for unrelated in [
+            new.clone(),
+            key(other, "/run/netns/d", "eth0"),
+            key(other, "/run/netns/c", "eth1"),
+        ] {
             assert!(!unrelated.is_predecessor(&new), "{unrelated:?}");
         }
     }
@@ -279,12 +396,25 @@ mod tests {
     #[test]
     fn else_it_means_the_mac_in_the_netns_that_it_names_if_any() {
         let key = parsed(config()).unwrap().key;
-        let selects =
-            |config: NetworkConfig| Selector::parse(&config).is_some_and(|selector| selector.matches_mac(&key));
+        let selects = |config: NetworkConfig| {
+            Selector::parse(&config).is_some_and(|selector| selector.matches_mac(&key))
+        };
         assert!(selects(config()));
-        assert!(selects(NetworkConfig { container_mac_addr: "aa:bb:cc:dd:ee:0f".into(), ..config() }));
-        assert!(selects(NetworkConfig { ns_path: String::new(), ..config() }));
-        assert!(!selects(NetworkConfig { ns_path: "/run/netns/other".into(), ..config() }));
-        assert!(!selects(NetworkConfig { container_mac_addr: "123".into(), ..config() }));
+        assert!(selects(NetworkConfig {
+            container_mac_addr: "aa:bb:cc:dd:ee:0f".into(),
+            ..config()
+        }));
+        assert!(selects(NetworkConfig {
+            ns_path: String::new(),
+            ..config()
+        }));
+        assert!(!selects(NetworkConfig {
+            ns_path: "/run/netns/other".into(),
+            ..config()
+        }));
+        assert!(!selects(NetworkConfig {
+            container_mac_addr: "123".into(),
+            ..config()
+        }));
     }
 }

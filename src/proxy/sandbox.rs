@@ -1,8 +1,10 @@
-//! The daemon's own confinement, from before the first call to its end: Landlock for files, seccomp for system calls.
+//! The daemon's own confinement, from before the first call to its end: Landlock for files, seccomp
+//! for system calls.
 //!
-//! It needs no mount namespace. One would hold on to the file systems of containers that are mounted when the service
-//! starts, and would cost milliseconds at each start, by the number of mounts of the host. systemctl and systemd-run inherit
-//! the confinement, so its rules are for these two programs as well.
+//! It needs no mount namespace. One would hold on to the file systems of containers that are
+//! mounted when the service starts, and would cost milliseconds at each start, by the number of
+//! mounts of the host. systemctl and systemd-run inherit the confinement, so its rules are for
+//! these two programs as well.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -11,8 +13,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, make_bitflags,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, make_bitflags,
 };
 
 use crate::net::opener::{self, Starting};
@@ -23,7 +25,8 @@ mod filter;
 /// The confinement that the command line asks for (`--sandbox`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// As far as the kernel can; a refused system call fails with ENOSYS, as one that the kernel does not have.
+    /// As far as the kernel can; a refused system call fails with ENOSYS, as one that the kernel
+    /// does not have.
     Auto,
     /// The same, and a refused system call ends the process with SIGSYS: for tests.
     Strict,
@@ -40,11 +43,13 @@ pub struct Allowed<'a> {
     pub programs: &'a [&'a str],
 }
 
-/// Confines the calling thread and all that it starts from then on, for good. Call it before the first thread is started.
+/// Confines the calling thread and all that it starts from then on, for good. Call it before the
+/// first thread is started.
 ///
 /// # Errors
 ///
-/// The kernel has no system call filters, or refuses what it claims to have. Some of the confinement may be in force then.
+/// The kernel has no system call filters, or refuses what it claims to have. Some of the
+/// confinement may be in force then.
 pub fn confine(mode: Mode, allowed: Allowed<'_>) -> io::Result<()> {
     if mode == Mode::Off {
         return Ok(());
@@ -61,8 +66,8 @@ pub fn confine(mode: Mode, allowed: Allowed<'_>) -> io::Result<()> {
 /// The version of Landlock whose rights are used; an older kernel enforces those that it knows.
 const LANDLOCK: ABI = ABI::V6;
 
-/// Directories of the root whose files are not read. In all others a network namespace may be mounted, and Landlock takes
-/// that for a file.
+/// Directories of the root whose files are not read. In all others a network namespace may be
+/// mounted, and Landlock takes that for a file.
 const HIDDEN: [&str; 5] = ["boot", "dev", "home", "lost+found", "root"];
 
 fn confine_files(allowed: Allowed<'_>) -> io::Result<RulesetStatus> {
@@ -75,22 +80,39 @@ fn confine_files(allowed: Allowed<'_>) -> io::Result<RulesetStatus> {
         .and_then(Ruleset::create)
         .map_err(failed)?;
     let readable = make_bitflags!(AccessFs::{ReadFile | ReadDir});
-    // What is found in the place of a file is moved aside, whatever it is: that takes the right to make such a thing.
+    // What is found in the place of a file is moved aside, whatever it is: that takes the right to
+    // make such a thing.
     let writable = readable
         | make_bitflags!(AccessFs::{
             WriteFile | Truncate | RemoveFile | RemoveDir | MakeReg | MakeSock | MakeDir | MakeFifo | MakeSym | Refer
         });
     let executable = make_bitflags!(AccessFs::{Execute | ReadFile});
-    let directories = allowed.writable.iter().map(|path| (path.to_path_buf(), writable));
-    let programs = allowed.programs.iter().flat_map(|name| find(name)).map(|path| (path, executable));
+    let directories = allowed
+        .writable
+        .iter()
+        .map(|path| (path.to_path_buf(), writable));
+    let programs = allowed
+        .programs
+        .iter()
+        .flat_map(|name| find(name))
+        .map(|path| (path, executable));
     // Input and output of programs that need none.
-    let null = (PathBuf::from("/dev/null"), make_bitflags!(AccessFs::{ReadFile | WriteFile}));
+    let null = (
+        PathBuf::from("/dev/null"),
+        make_bitflags!(AccessFs::{ReadFile | WriteFile}),
+    );
     let root = fs::read_dir("/")?.collect::<io::Result<Vec<_>>>()?;
-    let shown = root.iter().filter(|entry| !HIDDEN.iter().any(|&name| entry.file_name() == name));
+    let shown = root
+        .iter()
+        .filter(|entry| !HIDDEN.iter().any(|&name| entry.file_name() == name));
     let others = shown.map(|entry| (entry.path(), readable));
     for (path, access) in directories.chain(programs).chain(others).chain([null]) {
         match PathFd::new(&path) {
-            Ok(file) => ruleset = ruleset.add_rule(PathBeneath::new(file, access)).map_err(failed)?,
+            Ok(file) => {
+                ruleset = ruleset
+                    .add_rule(PathBeneath::new(file, access))
+                    .map_err(failed)?
+            }
             // It needs no rule. Where it is missed later, that use of it fails and says so.
             Err(error) => log::debug!("no Landlock rule for {}: {error}", path.display()),
         }
@@ -101,11 +123,16 @@ fn confine_files(allowed: Allowed<'_>) -> io::Result<RulesetStatus> {
 /// Looks a program up in `PATH`, as execvp(3) does, and the dynamic loader of each that is found.
 fn find(name: &str) -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or("/usr/bin:/bin".into());
-    let programs = std::env::split_paths(&path).map(|folder| folder.join(name)).filter(|path| path.is_file());
-    programs.flat_map(|program| [loader(&program), Some(program)].into_iter().flatten()).collect()
+    let programs = std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .filter(|path| path.is_file());
+    programs
+        .flat_map(|program| [loader(&program), Some(program)].into_iter().flatten())
+        .collect()
 }
 
-/// Reads the path of the dynamic loader of an ELF program (elf(5), `PT_INTERP`), which execve(2) opens for execution too.
+/// Reads the path of the dynamic loader of an ELF program (elf(5), `PT_INTERP`), which execve(2)
+/// opens for execution too.
 fn loader(program: &Path) -> Option<PathBuf> {
     /// The program headers, and the path that one of them points to, come first in the file.
     const HEAD: u64 = 4096;
@@ -113,7 +140,11 @@ fn loader(program: &Path) -> Option<PathBuf> {
     /// 64 bits, little endian: the processors that this program is built for.
     const MAGIC: &[u8] = b"\x7fELF\x02\x01";
     let mut head = Vec::new();
-    File::open(program).ok()?.take(HEAD).read_to_end(&mut head).ok()?;
+    File::open(program)
+        .ok()?
+        .take(HEAD)
+        .read_to_end(&mut head)
+        .ok()?;
     let bytes = |at: usize, length: usize| head.get(at..at.checked_add(length)?);
     let number = |at, length| {
         let mut number = [0; 8];

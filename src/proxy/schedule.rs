@@ -38,53 +38,84 @@ impl Table {
         }
     }
 
-    /// Whether this process was started for the sake of the leases, and may leave when they are served.
+    /// Whether this process was started for the sake of the leases, and may leave when they are
+    /// served.
     pub(super) fn is_woken(&self) -> bool {
         let is_due = || self.next_due().is_some_and(|due| due <= rt::now());
         self.sleep.is_possible() && (Wakeup::woken_by_timer() || is_due())
     }
 
-    /// When the next lease is due that rests. One under suspicion waits while something else is done.
+    /// When the next lease is due that rests. One under suspicion waits while something else is
+    /// done.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.next_due_of(|_| true)
     }
 
     pub(super) fn next_due_of(&self, chosen: impl Fn(&Resting) -> bool) -> Option<Instant> {
-        let wait = if self.is_at_work() { LAST } else { Duration::ZERO };
+        let wait = if self.is_at_work() {
+            LAST
+        } else {
+            Duration::ZERO
+        };
         let slots = self.slots.borrow();
-        let resting = slots.values().filter_map(|slot| slot.place.resting()).filter(|resting| chosen(resting));
-        resting.filter_map(|resting| Some(if resting.is_suspect { resting.due? + wait } else { resting.due? })).min()
+        let resting = slots
+            .values()
+            .filter_map(|slot| slot.place.resting())
+            .filter(|resting| chosen(resting));
+        resting
+            .filter_map(|resting| {
+                Some(if resting.is_suspect {
+                    resting.due? + wait
+                } else {
+                    resting.due?
+                })
+            })
+            .min()
     }
 
     /// Returns whether a lease is being worked on.
     fn is_at_work(&self) -> bool {
-        self.slots.borrow().values().any(|slot| slot.place.resting().is_none())
+        self.slots
+            .borrow()
+            .values()
+            .any(|slot| slot.place.resting().is_none())
     }
 
-    /// Wakes all leases that are due, each in its turn, and with them those that may be renewed early: each of them would
-    /// else wake the process by itself (RFC 2131 4.4.5 allows it). For the same reason nobody asks a silent server before
-    /// it is time.
+    /// Wakes all leases that are due, each in its turn, and with them those that may be renewed
+    /// early: each of them would else wake the process by itself (RFC 2131 4.4.5 allows it). For
+    /// the same reason nobody asks a silent server before it is time.
     fn wake_due(self: &Rc<Self>, now: Instant) {
         let together = self.sleep.is_possible();
         let is_time = |resting: &Resting| {
             let early = resting.may_renew_from.filter(|_| together);
-            [resting.due, early].into_iter().flatten().any(|at| at <= now)
+            [resting.due, early]
+                .into_iter()
+                .flatten()
+                .any(|at| at <= now)
         };
         let mut due: Vec<_> = {
             let slots = self.slots.borrow();
             let resting = slots.iter().filter_map(|(key, slot)| match &slot.place {
-                Place::Resting(resting) if is_time(resting) => Some((resting.due, resting.may_renew_from, key.clone())),
+                Place::Resting(resting) if is_time(resting) => {
+                    Some((resting.due, resting.may_renew_from, key.clone()))
+                }
                 _ => None,
             });
             resting.collect()
         };
         // Of those that are due since a crash, those first whose T1 comes first.
         due.sort();
-        let (suspects, mut due): (Vec<_>, Vec<_>) =
-            due.into_iter().partition(|(_, _, key)| self.journal.trust(key) != Trust::Full);
+        let (suspects, mut due): (Vec<_>, Vec<_>) = due
+            .into_iter()
+            .partition(|(_, _, key)| self.journal.trust(key) != Trust::Full);
         if due.is_empty() {
-            // Alone, so that no other lease loses its work with the process; and the one of fewer deaths first.
-            due.extend(suspects.into_iter().min_by_key(|(due, _, key)| (self.journal.deaths(key), *due)));
+            // Alone, so that no other lease loses its work with the process; and the one of fewer
+            // deaths first.
+            due.extend(
+                suspects
+                    .into_iter()
+                    .min_by_key(|(due, _, key)| (self.journal.deaths(key), *due)),
+            );
         }
         for (_, _, key) in due {
             if together && self.hold_back(&key, now) {
@@ -100,11 +131,20 @@ impl Table {
 
     /// Whether a renewal has to wait because its server does not answer anybody else, either.
     fn hold_back(&self, key: &Key, now: Instant) -> bool {
-        let Some(record) = self.record(key) else { return false };
-        let Some(server) = record.server().filter(|_| record.is_bound() || record.is_unanswered()) else {
+        let Some(record) = self.record(key) else {
             return false;
         };
-        let until = self.silence.borrow().until(&server, now).filter(|_| record.is_bound());
+        let Some(server) = record
+            .server()
+            .filter(|_| record.is_bound() || record.is_unanswered())
+        else {
+            return false;
+        };
+        let until = self
+            .silence
+            .borrow()
+            .until(&server, now)
+            .filter(|_| record.is_bound());
         let Some(record) = until.and_then(|until| record.put_off(until)) else {
             self.silence.borrow_mut().asked(&server, now);
             return false;
@@ -114,7 +154,10 @@ impl Table {
         if is_held {
             self.note(key, &record);
             if let Some(slot) = self.slots.borrow_mut().get_mut(key) {
-                slot.place = Place::Resting(Resting { may_renew_from: resting.due, ..resting });
+                slot.place = Place::Resting(Resting {
+                    may_renew_from: resting.due,
+                    ..resting
+                });
             }
         }
         is_held
@@ -122,20 +165,37 @@ impl Table {
 
     /// A server has answered: who waited for it to do so need not wait any longer.
     pub(super) fn hear_from(&self, record: &Record) {
-        let Some(server) = record.server() else { return };
+        let Some(server) = record.server() else {
+            return;
+        };
         if self.commons.habits.acquisition == Timeout::Auto {
-            self.networks.borrow_mut().note_answer(&server.network, rt::now());
+            self.networks
+                .borrow_mut()
+                .note_answer(&server.network, rt::now());
         }
-        if !self.silence.borrow_mut().mark_responsive(&server, rt::now()) {
+        if !self
+            .silence
+            .borrow_mut()
+            .mark_responsive(&server, rt::now())
+        {
             return;
         }
         for (key, slot) in self.slots.borrow_mut().iter_mut() {
-            let (Place::Resting(resting), Some(packed)) = (&mut slot.place, &mut slot.record) else { continue };
+            let (Place::Resting(resting), Some(packed)) = (&mut slot.place, &mut slot.record)
+            else {
+                continue;
+            };
             let record = packed.unpack();
-            let is_put_off =
-                record.server().as_ref() == Some(&server) && record.is_bound() && record.due() > record.t1();
-            if let Some(record) = record.t1().filter(|_| is_put_off).and_then(|t1| record.put_off(t1)) {
-                *resting = Resting::of(&record, resting.known).trusted(self.journal.trust(key), rt::now());
+            let is_put_off = record.server().as_ref() == Some(&server)
+                && record.is_bound()
+                && record.due() > record.t1();
+            if let Some(record) = record
+                .t1()
+                .filter(|_| is_put_off)
+                .and_then(|t1| record.put_off(t1))
+            {
+                *resting =
+                    Resting::of(&record, resting.known).trusted(self.journal.trust(key), rt::now());
                 *packed = Packed::from(&record);
                 self.unsaved.set(true);
             }
@@ -149,7 +209,8 @@ impl Table {
             let kept = async {
                 // Setup is answered first: nobody waits for what begins here.
                 yield_now().await;
-                let kept = session.keep(async |session, change| table.noted(&key, session, change).await);
+                let kept =
+                    session.keep(async |session, change| table.noted(&key, session, change).await);
                 let kept = table.journal.watch(&key, kept).await;
                 table.conclude(&key, &session, kept);
             };
@@ -164,17 +225,24 @@ impl Table {
             let mut session = None;
             let work = async {
                 table.commons.sleep_until(turn).await;
-                // After a crash all leases wait for their turn at once, and an exchange takes kilobytes.
-                table.journal.watch(&key, table.see_to(&key, &mut session)).await;
+                // After a crash all leases wait for their turn at once, and an exchange takes
+                // kilobytes.
+                table
+                    .journal
+                    .watch(&key, table.see_to(&key, &mut session))
+                    .await;
             };
             or(work, stopped).await;
             session.map(|session| *session)
         })
     }
 
-    /// Does what there is to do for a lease that rested. Its session is left to the caller, who may stop this.
+    /// Does what there is to do for a lease that rested. Its session is left to the caller, who may
+    /// stop this.
     async fn see_to(self: &Rc<Self>, key: &Key, session: &mut Option<Box<Session>>) {
-        let Some(record) = self.record(key) else { return };
+        let Some(record) = self.record(key) else {
+            return;
+        };
         let (place, ends, server) = (record.place(), record.is_ending(), record.server());
         let now = rt::now();
         let is_time = record.may_renew_from().is_some_and(|from| from <= now);
@@ -191,7 +259,9 @@ impl Table {
             }
             Ok(Some(revived)) => {
                 let session = session.insert(Box::new(revived));
-                let kept = session.keep(async |session, change| self.noted(key, session, change).await).await;
+                let kept = session
+                    .keep(async |session, change| self.noted(key, session, change).await)
+                    .await;
                 self.conclude(key, session, kept);
             }
             Ok(None) => {
@@ -215,13 +285,20 @@ impl Table {
         }
     }
 
-    fn start<F>(self: &Rc<Self>, work: impl FnOnce(Rc<Self>, event_listener::EventListener) -> F) -> Awake
+    fn start<F>(
+        self: &Rc<Self>,
+        work: impl FnOnce(Rc<Self>, event_listener::EventListener) -> F,
+    ) -> Awake
     where
         F: Future<Output = Option<Session>> + 'static,
     {
         let stop = Event::new();
         let work = work(Rc::clone(self), stop.listen());
-        Awake { stop, task: self.commons.runtime.spawn(work), _activity: self.idle.activity() }
+        Awake {
+            stop,
+            task: self.commons.runtime.spawn(work),
+            _activity: self.idle.activity(),
+        }
     }
 
     /// The last act of a task: what it did is done, and its lease rests or is over.
@@ -230,7 +307,12 @@ impl Table {
             Kept::Rests(record) => {
                 let record = match record.server().filter(|_| record.is_unanswered()) {
                     Some(server) => {
-                        self.silence.borrow_mut().mark_unresponsive(&server, key.mac, rt::now(), rt::now());
+                        self.silence.borrow_mut().mark_unresponsive(
+                            &server,
+                            key.mac,
+                            rt::now(),
+                            rt::now(),
+                        );
                         record.with_silence(rt::now())
                     }
                     None => *record,
@@ -279,12 +361,19 @@ impl Table {
         let removed = {
             let mut slots = self.slots.borrow_mut();
             match slots.get(key) {
-                Some(Slot { place: Place::Awake(_), .. }) => slots.remove(key),
+                Some(Slot {
+                    place: Place::Awake(_),
+                    ..
+                }) => slots.remove(key),
                 // Somebody waits for this task to end, and has the place.
                 _ => None,
             }
         };
-        if let Some(Slot { place: Place::Awake(awake), .. }) = removed {
+        if let Some(Slot {
+            place: Place::Awake(awake),
+            ..
+        }) = removed
+        {
             awake.task.detach();
             self.save_within(SOON);
             self.tell();
@@ -304,12 +393,21 @@ mod tests {
 
     /// Leases whose namespaces are not there, so that to work on one is to forget it.
     fn lay(table: &Table, number: u8, deaths: u32) -> Key {
-        let mut record = record(Phase::Init { at: rt::now(), since: rt::now(), wanted: None, pace: 0 }).with_look();
+        let mut record = record(Phase::Init {
+            at: rt::now(),
+            since: rt::now(),
+            wanted: None,
+            pace: 0,
+        })
+        .with_look();
         record.lease.mac_address = format!("02:00:00:00:00:{number:02x}");
         let key = record.key().unwrap();
         table.journal.count(&key, deaths);
         let resting = Resting::of(&record, false).trusted(table.journal.trust(&key), rt::now());
-        let slot = Slot { record: Some(Packed::from(&record)), place: Place::Resting(resting) };
+        let slot = Slot {
+            record: Some(Packed::from(&record)),
+            place: Place::Resting(resting),
+        };
         table.slots.borrow_mut().insert(key.clone(), slot);
         key
     }
@@ -325,7 +423,9 @@ mod tests {
             let others: Vec<_> = (4..7).map(|number| lay(&table, number, 0)).collect();
             let awake = || {
                 let slots = table.slots.borrow();
-                let awake = slots.iter().filter(|(_, slot)| matches!(slot.place, Place::Awake(_)));
+                let awake = slots
+                    .iter()
+                    .filter(|(_, slot)| matches!(slot.place, Place::Awake(_)));
                 awake.map(|(key, _)| key.clone()).collect::<Vec<_>>()
             };
             let all_rest = async || {
@@ -335,7 +435,10 @@ mod tests {
             };
             table.wake_due(rt::now());
             assert_eq!(awake(), others);
-            assert!(table.next_due().is_some_and(|due| due > rt::now()), "they wait while others are at work");
+            assert!(
+                table.next_due().is_some_and(|due| due > rt::now()),
+                "they wait while others are at work"
+            );
             all_rest().await;
             for next in [bad, worse] {
                 assert!(table.next_due().is_some_and(|due| due <= rt::now()));
@@ -344,7 +447,10 @@ mod tests {
                 all_rest().await;
             }
             assert_eq!(table.next_due(), None);
-            assert_eq!(table.slots.borrow().keys().collect::<Vec<_>>(), [&quarantined]);
+            assert_eq!(
+                table.slots.borrow().keys().collect::<Vec<_>>(),
+                [&quarantined]
+            );
             table.close_file();
         });
     }
@@ -359,9 +465,16 @@ mod tests {
             let (_call, _) = table.claim(&lay(&table, 2, 0)).await;
             let now = rt::now();
             let due = table.next_due().unwrap();
-            assert!((LAST - Duration::from_secs(5)..=LAST).contains(&(due - now)), "{:?}", due - now);
+            assert!(
+                (LAST - Duration::from_secs(5)..=LAST).contains(&(due - now)),
+                "{:?}",
+                due - now
+            );
             table.wake_due(due);
-            assert!(matches!(table.slots.borrow()[&suspect].place, Place::Awake(_)));
+            assert!(matches!(
+                table.slots.borrow()[&suspect].place,
+                Place::Awake(_)
+            ));
             table.close_file();
         });
     }

@@ -1,4 +1,5 @@
-//! One lease at work: the client, the sockets while they are needed, the link, and the loop that joins them.
+//! One lease at work: the client, the sockets while they are needed, the link, and the loop that
+//! joins them.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -32,8 +33,8 @@ mod resume;
 
 use restraint::{HearingRate, ReopeningDelay};
 
-/// How soon sockets that could not be opened, or a link that is not what the lease says, are looked at again; the link
-/// twice as late each time, up to [`SELDOM`].
+/// How soon sockets that could not be opened, or a link that is not what the lease says, are looked
+/// at again; the link twice as late each time, up to [`SELDOM`].
 const RETRY: Duration = Duration::from_secs(5);
 const SELDOM: Duration = Duration::from_secs(300);
 
@@ -47,16 +48,17 @@ pub(super) struct Commons {
 
 /// A container's lease while something is done for it: each interface has its own (RFC 2131 3.6).
 ///
-/// Until it is [settled](Session::settle), dropping it undoes everything: the lease is given back and the link is
-/// as it was. Once settled it stays when the process goes, for the kernel and the server know when it ends, and a
-/// [record](Session::record) says how to go on.
+/// Until it is [settled](Session::settle), dropping it undoes everything: the lease is given back
+/// and the link is as it was. Once settled it stays when the process goes, for the kernel and the
+/// server know when it ends, and a [record](Session::record) says how to go on.
 #[derive(Debug)]
 pub(super) struct Session {
     commons: Rc<Commons>,
     request: Request,
     site: Site,
     client: Client,
-    /// Open while an exchange is under way, for a socket would keep the container's namespace alive.
+    /// Open while an exchange is under way, for a socket would keep the container's namespace
+    /// alive.
     wire: Option<Wire>,
     reopening: ReopeningDelay,
     hearing: HearingRate,
@@ -75,7 +77,8 @@ pub(super) struct Session {
     waiting: Option<Box<Wait>>,
     /// Called before a lease that was made known is given back.
     before_undoing: Option<Undoing>,
-    /// The lease is being given back, for which the interface need not have the MAC any more that the lease is for.
+    /// The lease is being given back, for which the interface need not have the MAC any more that
+    /// the lease is for.
     releasing: bool,
 }
 
@@ -136,7 +139,13 @@ impl Commons {
 }
 
 impl Session {
-    fn new(commons: Rc<Commons>, request: Request, site: Site, client: Client, mut settings: Settings) -> Self {
+    fn new(
+        commons: Rc<Commons>,
+        request: Request,
+        site: Site,
+        client: Client,
+        mut settings: Settings,
+    ) -> Self {
         if let Some(lease) = client.lease() {
             settings.place(lease);
         }
@@ -170,16 +179,22 @@ impl Session {
 
     /// What the caller of Setup gets; none while the lease is lost.
     pub(super) fn reply(&self) -> Option<Lease> {
-        self.client.lease().map(|lease| reply::reply(&self.request, lease))
+        self.client
+            .lease()
+            .map(|lease| reply::reply(&self.request, lease))
     }
 
     /// Who has the lease.
     pub(super) fn who(&self) -> Who<'_> {
-        Who { client_id: &self.client.config().client_id, ..self.request.who() }
+        Who {
+            client_id: &self.client.config().client_id,
+            ..self.request.who()
+        }
     }
 
-    /// Does what there is to do for the lease, as long as the container is there, and makes known to `changed` what has
-    /// become of it, before anything is changed for it. May be dropped at any time, and called again.
+    /// Does what there is to do for the lease, as long as the container is there, and makes known
+    /// to `changed` what has become of it, before anything is changed for it. May be dropped at any
+    /// time, and called again.
     pub(super) async fn keep(&mut self, changed: impl AsyncFn(&Self, Change)) -> Kept {
         loop {
             let event = match self.next().await {
@@ -192,7 +207,8 @@ impl Session {
                     return Kept::Gone;
                 }
                 Next::OtherMac(why) => {
-                    // The server knows the lease by the MAC (RFC 2131 4.3.2): there is no renewing it from another one.
+                    // The server knows the lease by the MAC (RFC 2131 4.3.2): there is no renewing
+                    // it from another one.
                     log::info!("{self}: {why}; giving its lease back");
                     self.release().await;
                     let undone = self.take_off_link();
@@ -203,7 +219,15 @@ impl Session {
             if self.remark(&event) {
                 continue;
             }
-            changed(self, if matches!(event, Event::Renewed(_)) { Change::Time } else { Change::Settings }).await;
+            changed(
+                self,
+                if matches!(event, Event::Renewed(_)) {
+                    Change::Time
+                } else {
+                    Change::Settings
+                },
+            )
+            .await;
             match event {
                 Event::Bound(lease) => {
                     self.tell_cut_search_list(&lease);
@@ -235,7 +259,10 @@ impl Session {
         } else {
             // netavark's words, which its users look for.
             let mac = &self.request.mac_text;
-            log::info!("ip or gateway for mac {mac} changed, update address: {}", Brief(lease));
+            log::info!(
+                "ip or gateway for mac {mac} changed, update address: {}",
+                Brief(lease)
+            );
         }
         let applied = self.put_on_link(lease);
         match applied {
@@ -247,7 +274,11 @@ impl Session {
 
     /// No lease in place of the one that was there.
     fn lose(&mut self, old: &dhcp::Lease, why: &Lost) {
-        log::warn!("{self}: lost the lease of {}: {}; looking for another", old.address, LostBy(why));
+        log::warn!(
+            "{self}: lost the lease of {}: {}; looking for another",
+            old.address,
+            LostBy(why)
+        );
         let undone = self.take_off_link();
         self.note(undone);
     }
@@ -257,14 +288,22 @@ impl Session {
         let left_out = reply::left_out(&self.request, lease);
         if !left_out.is_empty() {
             let server = lease.server_id;
-            log::warn!("{self}: the search list from {server} is too long for resolv.conf; left out {left_out}");
+            log::warn!(
+                "{self}: the search list from {server} is too long for resolv.conf; left out {left_out}"
+            );
         }
     }
 
     /// Makes the link what the lease says.
     fn put_on_link(&mut self, lease: &dhcp::Lease) -> Result<(), Unreachable> {
         let netlink = self.site.check(&self.request)?;
-        Ok(self.settings.apply(&netlink, self.site.index, lease, self.commons.habits.mtu, rt::now())?)
+        Ok(self.settings.apply(
+            &netlink,
+            self.site.index,
+            lease,
+            self.commons.habits.mtu,
+            rt::now(),
+        )?)
     }
 
     fn take_off_link(&mut self) -> Result<(), Error> {
@@ -274,7 +313,9 @@ impl Session {
         match self.site.netlink(&self.request) {
             Ok(netlink) => self.settings.undo(&netlink, self.site.index),
             // With the namespace or the interface all that was on it has gone.
-            Err(Unreachable::Gone(_) | Unreachable::OtherMac(_)) => self.settings = Settings::default(),
+            Err(Unreachable::Gone(_) | Unreachable::OtherMac(_)) => {
+                self.settings = Settings::default()
+            }
             Err(Unreachable::Fault(error)) => return Err(error),
         }
         Ok(())
@@ -282,7 +323,10 @@ impl Session {
 
     /// Remembers whether the link is in order, to look again if not.
     fn note(&mut self, outcome: Result<(), Error>) {
-        let trouble = outcome.err().map(|error| error.to_string()).unwrap_or_default();
+        let trouble = outcome
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default();
         self.stale = !trouble.is_empty();
         // What was so the last time has been told then.
         if self.stale && self.trouble != trouble && self.looks == 0 {
@@ -294,7 +338,11 @@ impl Session {
     /// Opens the sockets, unless they are open, or were closed too often of late.
     fn reach(&mut self) -> Result<(), Unreachable> {
         if self.wire.is_none() && (self.releasing || self.reopening.until(rt::now()).is_none()) {
-            let open = if self.releasing { Site::open_for_release } else { Site::open };
+            let open = if self.releasing {
+                Site::open_for_release
+            } else {
+                Site::open
+            };
             let wire = open(&self.site, &self.request)?;
             self.client.handle_mtu(wire.mtu);
             self.wire = Some(wire);
@@ -306,7 +354,9 @@ impl Session {
 
     /// Tells the client whether the link carries anything.
     fn mind_link(&mut self) {
-        let Some(state) = self.wire.as_ref().map(|wire| wire.state) else { return };
+        let Some(state) = self.wire.as_ref().map(|wire| wire.state) else {
+            return;
+        };
         let before = std::mem::replace(&mut self.link, state);
         if before != state {
             log::info!("{self}: {state}");
@@ -316,16 +366,19 @@ impl Session {
         }
         // What the kernel takes off a link that goes down has to be put back.
         self.stale |= state == LinkState::Down;
-        self.client.handle_carrier(state == LinkState::Ready, rt::now());
+        self.client
+            .handle_carrier(state == LinkState::Ready, rt::now());
     }
 
     /// Whether the sockets are open, and something can be said there.
     fn is_ready(&self) -> bool {
-        self.wire.as_ref().is_some_and(|wire| wire.state == LinkState::Ready)
+        self.wire
+            .as_ref()
+            .is_some_and(|wire| wire.state == LinkState::Ready)
     }
 
-    /// What comes next: an event, rest, or the news that the container cannot be reached any more. A drop on the way
-    /// loses nothing.
+    /// What comes next: an event, rest, or the news that the container cannot be reached any more.
+    /// A drop on the way loses nothing.
     async fn next(&mut self) -> Next {
         loop {
             // Before the sockets are closed: the caller of Setup waits for this, and not for that.
@@ -343,7 +396,8 @@ impl Session {
                     return Next::Event(event);
                 }
             }
-            if self.stale && !self.is_down() && (self.wire.is_some() || !self.client.is_listening()) {
+            if self.stale && !self.is_down() && (self.wire.is_some() || !self.client.is_listening())
+            {
                 match self.set_link_right().map_err(Next::end) {
                     Err(Ok(end)) => return end,
                     Err(Err(error)) => self.note(Err(error)),
@@ -373,8 +427,9 @@ impl Session {
         }
     }
 
-    /// Sends all that the client wants sent. What cannot be sent is as good as lost on the way, and the client knows
-    /// when to say it again. Tells whether the link is there as far as one can see from here.
+    /// Sends all that the client wants sent. What cannot be sent is as good as lost on the way, and
+    /// the client knows when to say it again. Tells whether the link is there as far as one can see
+    /// from here.
     fn send(&mut self) -> bool {
         let mut in_doubt = false;
         // Before anything is said that is answered by ARP.
@@ -385,13 +440,24 @@ impl Session {
         }
         let mut bytes = Vec::new();
         while let Some(transmit) = self.client.poll_transmit(&mut bytes) {
-            let Some(wire) = self.wire.as_ref().filter(|wire| wire.state == LinkState::Ready) else { continue };
+            let Some(wire) = self
+                .wire
+                .as_ref()
+                .filter(|wire| wire.state == LinkState::Ready)
+            else {
+                continue;
+            };
             let peer = self.client.lease().and_then(|lease| lease.server_mac);
             if wire.port_is_taken() && !std::mem::replace(&mut self.told_of_taken_port, true) {
-                log::info!("{self}: the container uses UDP port 68 itself, so a packet socket has to do for all");
+                log::info!(
+                    "{self}: the container uses UDP port 68 itself, so a packet socket has to do for all"
+                );
             }
             if let Err(error) = wire.send(transmit, &bytes, self.request.key.mac, peer) {
-                log::warn!("{self}: cannot send in state {}: {error}", self.client.state());
+                log::warn!(
+                    "{self}: cannot send in state {}: {error}",
+                    self.client.state()
+                );
                 if is_link_away(&error) {
                     self.doubt_link();
                     in_doubt = true;
@@ -403,13 +469,20 @@ impl Session {
 
     /// Whether the link is down, of which the sockets will tell the end.
     fn is_down(&self) -> bool {
-        self.wire.as_ref().is_some_and(|wire| wire.state == LinkState::Down)
+        self.wire
+            .as_ref()
+            .is_some_and(|wire| wire.state == LinkState::Down)
     }
 }
 
 impl fmt::Display for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} in {}", self.request.container_interface, self.request.ns_path.display())
+        write!(
+            f,
+            "{} in {}",
+            self.request.container_interface,
+            self.request.ns_path.display()
+        )
     }
 }
 

@@ -1,4 +1,5 @@
-//! Servers that do not answer: what one lease has found out, the others need not find out one after the other.
+//! Servers that do not answer: what one lease has found out, the others need not find out one after
+//! the other.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -18,27 +19,29 @@ const PEACE: Duration = Duration::from_secs(60);
 /// Servers of each kind that are remembered; beyond that the oldest entry is forgotten.
 const SERVERS: usize = 256;
 
-/// Identifies a DHCP server. Private addresses are used on many networks, so the address alone says little.
+/// Identifies a DHCP server. Private addresses are used on many networks, so the address alone says
+/// little.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Server {
     /// The interface of the host that leads to its network.
     pub(super) network: String,
     /// The server's address (option 54).
     pub(super) address: Ipv4Addr,
-    /// The station that its messages come from, its own or that of a router or relay; `None` where that is not known.
+    /// The station that its messages come from, its own or that of a router or relay; `None` where
+    /// that is not known.
     pub(super) station: Option<Mac>,
 }
 
 /// Servers that were asked for more time.
 ///
-/// Each unanswered REQUEST keeps the process awake for ten seconds. Leases whose T1 comes one by one while their server is
-/// away would keep it awake all the time, for nothing.
+/// Each unanswered REQUEST keeps the process awake for ten seconds. Leases whose T1 comes one by
+/// one while their server is away would keep it awake all the time, for nothing.
 #[derive(Debug, Default)]
 pub(super) struct Silence {
     /// Since when an answer is waited for.
     asked: Moments,
-    /// When it was found that there is none, by one lease and by another one. One alone may be kept from its server by its
-    /// own container, which is not to hold back the others.
+    /// When it was found that there is none, by one lease and by another one. One alone may be kept
+    /// from its server by its own container, which is not to hold back the others.
     silent: Moments,
     confirmed: Moments,
     witnesses: BTreeMap<Server, Mac>,
@@ -58,19 +61,29 @@ impl Silence {
     }
 
     /// Notes that the server was found at `since`, by the lease of `witness`, not to answer.
-    pub(super) fn mark_unresponsive(&mut self, server: &Server, witness: Mac, since: Instant, now: Instant) {
+    pub(super) fn mark_unresponsive(
+        &mut self,
+        server: &Server,
+        witness: Mac,
+        since: Instant,
+        now: Instant,
+    ) {
         self.asked.remove(server);
         for moments in [&mut self.silent, &mut self.confirmed] {
             moments.forget_before(now, PEACE);
         }
-        self.witnesses.retain(|server, _| self.silent.get(server).is_some());
+        self.witnesses
+            .retain(|server, _| self.silent.get(server).is_some());
         // The moment may come from a file.
         let since = since.min(now);
         if now - since >= PEACE {
             return;
         }
         let latest = |known: Option<Instant>| known.map_or(since, |known| known.max(since));
-        let is_other = self.witnesses.get(server).is_some_and(|first| *first != witness);
+        let is_other = self
+            .witnesses
+            .get(server)
+            .is_some_and(|first| *first != witness);
         if is_other || self.confirmed.get(server).is_some() {
             self.confirmed.insert(server, latest);
         }
@@ -88,9 +101,17 @@ impl Silence {
 
     /// Returns until when no other lease need ask the server.
     pub(super) fn until(&self, server: &Server, now: Instant) -> Option<Instant> {
-        let asked = self.asked.get(server).filter(|asked| now - *asked >= SUSPICION).map(|asked| asked + VERDICT);
+        let asked = self
+            .asked
+            .get(server)
+            .filter(|asked| now - *asked >= SUSPICION)
+            .map(|asked| asked + VERDICT);
         let silent = self.confirmed.get(server).map(|silent| silent + PEACE);
-        asked.into_iter().chain(silent).max().filter(|until| *until > now)
+        asked
+            .into_iter()
+            .chain(silent)
+            .max()
+            .filter(|until| *until > now)
     }
 }
 
@@ -110,7 +131,11 @@ impl Moments {
     fn insert(&mut self, server: &Server, moment: impl FnOnce(Option<Instant>) -> Instant) {
         let moment = moment(self.get(server));
         if self.0.insert(server.clone(), moment).is_none() && self.0.len() > SERVERS {
-            let oldest = self.0.iter().min_by_key(|(_, moment)| **moment).map(|(server, _)| server.clone());
+            let oldest = self
+                .0
+                .iter()
+                .min_by_key(|(_, moment)| **moment)
+                .map(|(server, _)| server.clone());
             oldest.map(|oldest| self.0.remove(&oldest));
         }
     }
@@ -126,7 +151,11 @@ mod tests {
 
     fn server(network: &str, last: u8, station: Option<u8>) -> Server {
         let station = station.map(|station| Mac([2, 0, 0, 0, 0, station]));
-        Server { network: network.to_owned(), address: Ipv4Addr::new(192, 168, 1, last), station }
+        Server {
+            network: network.to_owned(),
+            address: Ipv4Addr::new(192, 168, 1, last),
+            station,
+        }
     }
 
     fn usual() -> Server {
@@ -154,12 +183,20 @@ mod tests {
         assert_eq!(silence.until(&server, at(0)), None, "it may answer yet");
         assert_eq!(silence.until(&server, at(6)), Some(at(11)));
         silence.asked(&server, at(6));
-        assert_eq!(silence.until(&server, at(7)), Some(at(11)), "counted from the first");
+        assert_eq!(
+            silence.until(&server, at(7)),
+            Some(at(11)),
+            "counted from the first"
+        );
         mark(&mut silence, &server, at(10), at(10));
         assert_eq!(silence.until(&server, at(12)), Some(at(70)));
         assert_eq!(silence.until(&server, at(70)), None, "time to ask again");
         mark(&mut silence, &server, at(5), at(12));
-        assert_eq!(silence.until(&server, at(12)), Some(at(70)), "the latest counts");
+        assert_eq!(
+            silence.until(&server, at(12)),
+            Some(at(70)),
+            "the latest counts"
+        );
     }
 
     #[test]
@@ -173,7 +210,11 @@ mod tests {
         assert_eq!(silence.until(&server, at(5)), Some(at(65)));
         assert!(silence.mark_responsive(&server, at(6)));
         silence.mark_unresponsive(&server, OTHER, at(7), at(7));
-        assert_eq!(silence.until(&server, at(7)), None, "what was said before the answer does not count");
+        assert_eq!(
+            silence.until(&server, at(7)),
+            None,
+            "what was said before the answer does not count"
+        );
         // Nor does what was said long ago.
         silence.mark_unresponsive(&server, ONE, at(200), at(200));
         assert_eq!(silence.until(&server, at(200)), None);
@@ -184,7 +225,10 @@ mod tests {
         let (server, mut silence) = (usual(), Silence::default());
         assert!(!silence.mark_responsive(&server, at(0)));
         silence.asked(&server, at(0));
-        assert!(!silence.mark_responsive(&server, at(0)), "nothing was held back");
+        assert!(
+            !silence.mark_responsive(&server, at(0)),
+            "nothing was held back"
+        );
         silence.asked(&server, at(1));
         assert!(silence.mark_responsive(&server, at(3)));
         mark(&mut silence, &server, at(10), at(10));
@@ -197,7 +241,11 @@ mod tests {
         let mut silence = Silence::default();
         mark(&mut silence, &usual(), at(0), at(0));
         silence.asked(&usual(), at(0));
-        for other in [server("eth0.7", 1, Some(1)), server("eth0", 1, Some(2)), server("eth0", 2, Some(1))] {
+        for other in [
+            server("eth0.7", 1, Some(1)),
+            server("eth0", 1, Some(2)),
+            server("eth0", 2, Some(1)),
+        ] {
             assert_eq!(silence.until(&other, at(5)), None, "{other:?}");
             assert!(!silence.mark_responsive(&other, at(5)), "{other:?}");
             silence.forget_question(&other);
@@ -215,11 +263,22 @@ mod tests {
             silence.asked(&server, at(number / 100));
         }
         assert!(silence.asked.0.len() <= SERVERS && silence.silent.0.len() <= SERVERS);
-        assert_eq!(silence.until(&server("eth0", 1, None), at(10)), None, "the oldest are forgotten");
-        assert_eq!(silence.until(&server("eth999", 1, None), at(11)), Some(at(69)));
+        assert_eq!(
+            silence.until(&server("eth0", 1, None), at(10)),
+            None,
+            "the oldest are forgotten"
+        );
+        assert_eq!(
+            silence.until(&server("eth999", 1, None), at(11)),
+            Some(at(69))
+        );
         silence.asked(&usual(), at(100));
         mark(&mut silence, &usual(), at(200), at(200));
-        assert_eq!((silence.asked.0.len(), silence.silent.0.len()), (0, 1), "what is long over is not kept");
+        assert_eq!(
+            (silence.asked.0.len(), silence.silent.0.len()),
+            (0, 1),
+            "what is long over is not kept"
+        );
     }
 
     #[test]
@@ -228,6 +287,10 @@ mod tests {
         mark(&mut silence, &usual(), at(1_000_000), at(0));
         assert_eq!(silence.until(&usual(), at(1)), Some(at(60)));
         mark(&mut silence, &server("eth1", 1, None), at(0), at(100));
-        assert_eq!(silence.silent.0.len(), 0, "those of long ago say nothing about now");
+        assert_eq!(
+            silence.silent.0.len(),
+            0,
+            "those of long ago say nothing about now"
+        );
     }
 }

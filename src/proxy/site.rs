@@ -29,8 +29,8 @@ use super::request::{Mac, Request};
 /// The longest frame that a DHCP message for us comes in: Ethernet's header and its usual MTU.
 const FRAME: usize = 14 + 1500;
 
-/// An interface in a network namespace, by what stays the same for as long as it is that one. It holds nothing
-/// open, for a descriptor would keep a container's namespace alive.
+/// An interface in a network namespace, by what stays the same for as long as it is that one. It
+/// holds nothing open, for a descriptor would keep a container's namespace alive.
 #[derive(Debug)]
 pub(super) struct Site {
     /// Which network namespace it is.
@@ -63,8 +63,8 @@ impl From<Unreachable> for Error {
 }
 
 impl Site {
-    /// Finds what a request speaks of, and the parent as far as that is known: whatever is wrong with the request is found
-    /// before any server is asked.
+    /// Finds what a request speaks of, and the parent as far as that is known: whatever is wrong
+    /// with the request is found before any server is asked.
     pub(super) fn find(request: &Request) -> Result<(Self, Option<Parent>), Error> {
         with_what_is_closed(|| Self::look_up(request), Error::is_out_of_descriptors)
     }
@@ -72,17 +72,28 @@ impl Site {
     fn look_up(request: &Request) -> Result<(Self, Option<Parent>), Error> {
         // First the host's interface: this thread is in the host's namespace.
         let host = Netlink::open().map_err(Error::fault("opening a netlink socket"))?;
-        let named = host.link_by_name(&request.host_interface).map_err(looking_for(&request.host_interface))?;
-        // A macvlan network without a parent in its configuration is on the interface of the default route.
+        let named = host
+            .link_by_name(&request.host_interface)
+            .map_err(looking_for(&request.host_interface))?;
+        // A macvlan network without a parent in its configuration is on the interface of the
+        // default route.
         if named.is_none() && !request.host_interface.is_empty() {
-            return Err(no_interface("host_iface", &request.host_interface, "the daemon's network namespace"));
+            return Err(no_interface(
+                "host_iface",
+                &request.host_interface,
+                "the daemon's network namespace",
+            ));
         }
         let netns = Netns::open(&request.ns_path)?;
         let link = netlink_in(&netns)?
             .link_by_name(&request.container_interface)
             .map_err(looking_for(&request.container_interface))?
             .ok_or_else(|| {
-                no_interface("container_iface", &request.container_interface, "the container's network namespace")
+                no_interface(
+                    "container_iface",
+                    &request.container_interface,
+                    "the container's network namespace",
+                )
             })?;
         if link.mac != Some(request.key.mac.0) {
             return Err(BadRequest::OtherMac {
@@ -92,24 +103,32 @@ impl Site {
             }
             .into());
         }
-        let parent = Parent::find(&host, named, &link).map_err(looking_for(&request.host_interface))?;
-        Ok((Self { netns: netns.id(), index: link.index }, parent))
+        let parent =
+            Parent::find(&host, named, &link).map_err(looking_for(&request.host_interface))?;
+        Ok((
+            Self {
+                netns: netns.id(),
+                index: link.index,
+            },
+            parent,
+        ))
     }
 
-    /// Opens the sockets of an exchange, if it is still the same interface in the same namespace. It may be down, or
-    /// without carrier.
+    /// Opens the sockets of an exchange, if it is still the same interface in the same namespace.
+    /// It may be down, or without carrier.
     pub(super) fn open(&self, request: &Request) -> Result<Wire, Unreachable> {
         self.open_sockets(request, has_its_mac)
     }
 
-    /// Opens the same sockets whatever hardware address the interface has by now: a RELEASE names in `chaddr` the one
-    /// that the lease is for, and its frame may come from another.
+    /// Opens the same sockets whatever hardware address the interface has by now: a RELEASE names
+    /// in `chaddr` the one that the lease is for, and its frame may come from another.
     pub(super) fn open_for_release(&self, request: &Request) -> Result<Wire, Unreachable> {
         self.open_sockets(request, |_, _| Ok(()))
     }
 
     fn open_sockets(&self, request: &Request, check: CheckLink) -> Result<Wire, Unreachable> {
-        let is_out = |error: &_| matches!(error, Unreachable::Fault(error) if error.is_out_of_descriptors());
+        let is_out =
+            |error: &_| matches!(error, Unreachable::Fault(error) if error.is_out_of_descriptors());
         with_what_is_closed(|| self.try_open(request, check), is_out)
     }
 
@@ -123,9 +142,9 @@ impl Site {
         Ok(wire)
     }
 
-    /// Whether the container itself claims the address `at_stake`, in a frame that is heard on the wire. By ARP, Linux
-    /// answers on each interface for the addresses of all of them (`arp_ignore` in its ip-sysctl), which is no conflict
-    /// (RFC 5227 2.4).
+    /// Whether the container itself claims the address `at_stake`, in a frame that is heard on the
+    /// wire. By ARP, Linux answers on each interface for the addresses of all of them (`arp_ignore`
+    /// in its ip-sysctl), which is no conflict (RFC 5227 2.4).
     pub(super) fn is_claimed_by_container(
         &self,
         request: &Request,
@@ -133,26 +152,34 @@ impl Site {
         at_stake: Option<Ipv4Addr>,
         frame: &[u8],
     ) -> bool {
-        let Some((station, address)) = raw::arp_sender(frame) else { return false };
+        let Some((station, address)) = raw::arp_sender(frame) else {
+            return false;
+        };
         if station == request.key.mac.0 || at_stake != Some(address) {
             return false;
         }
         let links = || -> Result<Vec<Link>, Unreachable> {
-            Ok(self.netlink(request)?.links().map_err(looking_for("the container's interfaces"))?)
+            Ok(self
+                .netlink(request)?
+                .links()
+                .map_err(looking_for("the container's interfaces"))?)
         };
         claimants.is_containers(station, rt::now(), || match links() {
             Ok(links) => links.iter().any(|link| link.mac == Some(station)),
-            // A good address that is declined is lost to the network for a while; one that is not is asked after again
-            // at the next renewal.
+            // A good address that is declined is lost to the network for a while; one that is not
+            // is asked after again at the next renewal.
             Err(error) => {
-                log::warn!("taking no notice of {}, which claims {address}: {error}", Mac(station));
+                log::warn!(
+                    "taking no notice of {}, which claims {address}: {error}",
+                    Mac(station)
+                );
                 true
             }
         })
     }
 
-    /// Opens a netlink socket to change the interface with, if it is still the same namespace. The interface may be
-    /// down, or have another hardware address by now.
+    /// Opens a netlink socket to change the interface with, if it is still the same namespace. The
+    /// interface may be down, or have another hardware address by now.
     pub(super) fn netlink(&self, request: &Request) -> Result<Netlink, Unreachable> {
         self.reach(request).map(|(_, netlink, _)| netlink)
     }
@@ -171,12 +198,16 @@ impl Site {
     fn reach(&self, request: &Request) -> Result<(Netns, Netlink, Link), Unreachable> {
         let path = &request.ns_path;
         let netns = Netns::open(path).map_err(|error| match Error::from(error) {
-            // It led to a namespace once: to nothing, or to the bare file below the mount, it leads when that has ended.
+            // It led to a namespace once: to nothing, or to the bare file below the mount, it leads
+            // when that has ended.
             Error::BadRequest(error) => Unreachable::Gone(error.to_string()),
             error => Unreachable::Fault(error),
         })?;
         if netns.id() != self.netns {
-            return Err(Unreachable::Gone(format!("{} is another network namespace now", path.display())));
+            return Err(Unreachable::Gone(format!(
+                "{} is another network namespace now",
+                path.display()
+            )));
         }
         let netlink = netlink_in(&netns)?;
         let link = self.look(&netlink, request)?;
@@ -184,16 +215,33 @@ impl Site {
     }
 
     fn look(&self, netlink: &Netlink, request: &Request) -> Result<Link, Unreachable> {
-        let link = netlink.link_by_index(self.index).map_err(looking_for(&request.container_interface))?;
-        link.ok_or_else(|| Unreachable::Gone(format!("{} is not there any more", request.container_interface)))
+        let link = netlink
+            .link_by_index(self.index)
+            .map_err(looking_for(&request.container_interface))?;
+        link.ok_or_else(|| {
+            Unreachable::Gone(format!(
+                "{} is not there any more",
+                request.container_interface
+            ))
+        })
     }
 }
 
 /// Runs `open`, and once more after the pending closes where it failed for want of a descriptor.
-fn with_what_is_closed<T, E>(open: impl Fn() -> Result<T, E>, is_out: impl Fn(&E) -> bool) -> Result<T, E> {
-    // This blocks the executor thread, but refusing a call for want of a descriptor that is free in a moment is worse.
+fn with_what_is_closed<T, E>(
+    open: impl Fn() -> Result<T, E>,
+    is_out: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    // This blocks the executor thread, but refusing a call for want of a descriptor that is free in
+    // a moment is worse.
     const BOUND: Duration = Duration::from_millis(100);
-    open().or_else(|error| if is_out(&error) && wait_for_closes(BOUND) { open() } else { Err(error) })
+    open().or_else(|error| {
+        if is_out(&error) && wait_for_closes(BOUND) {
+            open()
+        } else {
+            Err(error)
+        }
+    })
 }
 
 /// A condition that an interface has to meet for its sockets to be opened.
@@ -204,13 +252,20 @@ fn has_its_mac(link: &Link, request: &Request) -> Result<(), Unreachable> {
     if link.mac == Some(request.key.mac.0) {
         return Ok(());
     }
-    Err(Unreachable::OtherMac(format!("{} has the address {} now", link.name, mac_text(link))))
+    Err(Unreachable::OtherMac(format!(
+        "{} has the address {} now",
+        link.name,
+        mac_text(link)
+    )))
 }
 
-/// One path for one namespace, whatever links lead to its directory: /var/run is /run. Its last part stays as it is,
-/// for what is below /proc cannot be named in any other way.
+/// One path for one namespace, whatever links lead to its directory: /var/run is /run. Its last
+/// part stays as it is, for what is below /proc cannot be named in any other way.
 pub(super) fn canonical(path: &Path) -> PathBuf {
-    let resolved = path.parent().zip(path.file_name()).map(|(parent, name)| (parent.canonicalize(), name));
+    let resolved = path
+        .parent()
+        .zip(path.file_name())
+        .map(|(parent, name)| (parent.canonicalize(), name));
     match resolved {
         // The state file has room for text alone.
         Some((Ok(parent), name)) if parent.to_str().is_some() => parent.join(name),
@@ -219,7 +274,9 @@ pub(super) fn canonical(path: &Path) -> PathBuf {
 }
 
 pub(super) fn netlink_in(netns: &Netns) -> Result<Netlink, Error> {
-    let opened = netns.enter(Netlink::open).map_err(Error::fault("entering the container's network namespace"))?;
+    let opened = netns
+        .enter(Netlink::open)
+        .map_err(Error::fault("entering the container's network namespace"))?;
     opened.map_err(Error::fault("opening a netlink socket"))
 }
 
@@ -229,17 +286,28 @@ pub(super) fn looking_for(interface: &str) -> impl FnOnce(netlink::Error) -> Err
 }
 
 fn no_interface(field: &'static str, name: &str, place: &'static str) -> Error {
-    BadRequest::NoInterface { field, name: name.to_owned(), place }.into()
+    BadRequest::NoInterface {
+        field,
+        name: name.to_owned(),
+        place,
+    }
+    .into()
 }
 
 fn mac_text(link: &Link) -> String {
-    link.mac.map_or_else(|| "no Ethernet address".to_owned(), |mac| Mac(mac).to_string())
+    link.mac.map_or_else(
+        || "no Ethernet address".to_owned(),
+        |mac| Mac(mac).to_string(),
+    )
 }
 
-/// Whether a failure to send says that the interface is down or gone, in the words of the packet socket or of UDP.
+/// Whether a failure to send says that the interface is down or gone, in the words of the packet
+/// socket or of UDP.
 pub(super) fn is_link_away(error: &io::Error) -> bool {
     const AWAY: [i32; 4] = [libc::ENETDOWN, libc::ENXIO, libc::ENETUNREACH, libc::ENODEV];
-    error.raw_os_error().is_some_and(|errno| AWAY.contains(&errno))
+    error
+        .raw_os_error()
+        .is_some_and(|errno| AWAY.contains(&errno))
 }
 
 /// Whether anything can be said on an interface.
@@ -304,18 +372,34 @@ pub(super) struct Wire {
 impl Wire {
     fn open(netns: &Netns, link: &Link, mac: Mac) -> Result<Self, Error> {
         let (monitor, packets, port) = netns
-            .enter(|| (Monitor::open(link.index), RawSocket::open(link.index, mac.0), Port::open(&link.name)))
+            .enter(|| {
+                (
+                    Monitor::open(link.index),
+                    RawSocket::open(link.index, mac.0),
+                    Port::open(&link.name),
+                )
+            })
             .map_err(Error::fault("entering the container's network namespace"))?;
         let ears = packets.and_then(|packets| Watched::new(Ears::new(packets, monitor?)?));
         let ears = ears.map_err(Error::fault(format!("listening on {}", link.name)))?;
         let port = match port {
             Ok(port) => Some(port),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
-            Err(error) => return Err(Error::fault(format!("taking UDP port 68 on {}", link.name))(error)),
+            Err(error) => {
+                return Err(Error::fault(format!("taking UDP port 68 on {}", link.name))(error));
+            }
         };
         let state = LinkState::new(link.up, link.carrier);
         let (claimants, opened, mtu) = (Claimants::default(), rt::now(), link.mtu);
-        Ok(Self { ears, state, port, arp_of: None, claimants, opened, mtu })
+        Ok(Self {
+            ears,
+            state,
+            port,
+            arp_of: None,
+            claimants,
+            opened,
+            mtu,
+        })
     }
 
     /// Whether the container uses the client's port itself.
@@ -323,15 +407,37 @@ impl Wire {
         self.port.is_none()
     }
 
-    /// Sends what the client has put into `bytes`. `peer` is the station that a datagram goes to where the kernel
-    /// cannot send it for us.
-    pub(super) fn send(&self, transmit: Transmit, bytes: &[u8], mac: Mac, peer: Option<dhcp::Mac>) -> io::Result<()> {
+    /// Sends what the client has put into `bytes`. `peer` is the station that a datagram goes to
+    /// where the kernel cannot send it for us.
+    pub(super) fn send(
+        &self,
+        transmit: Transmit,
+        bytes: &[u8],
+        mac: Mac,
+        peer: Option<dhcp::Mac>,
+    ) -> io::Result<()> {
         match (transmit, &self.port, peer) {
             (Transmit::Frame, ..) => self.ears.get_ref().packets.send(bytes),
-            (Transmit::Datagram { source, destination }, Some(port), _) => port.send(source, destination, bytes),
-            (Transmit::Datagram { source, destination }, None, Some(peer)) => {
-                self.ears.get_ref().packets.send(&dhcp::frame(bytes, (mac.0, source), (peer, destination)))
-            }
+            (
+                Transmit::Datagram {
+                    source,
+                    destination,
+                },
+                Some(port),
+                _,
+            ) => port.send(source, destination, bytes),
+            (
+                Transmit::Datagram {
+                    source,
+                    destination,
+                },
+                None,
+                Some(peer),
+            ) => self.ears.get_ref().packets.send(&dhcp::frame(
+                bytes,
+                (mac.0, source),
+                (peer, destination),
+            )),
             (Transmit::Datagram { .. }, None, None) => Err(io::ErrorKind::AddrInUse.into()),
         }
     }
@@ -356,7 +462,8 @@ impl Wire {
     }
 }
 
-/// What listens on a wire, as one descriptor to be watched: each more would cost a lease as much again.
+/// What listens on a wire, as one descriptor to be watched: each more would cost a lease as much
+/// again.
 #[derive(Debug)]
 struct Ears {
     packets: RawSocket,
@@ -370,9 +477,18 @@ impl Ears {
     fn new(packets: RawSocket, monitor: Monitor) -> io::Result<Self> {
         let either = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         for ear in [packets.as_fd(), monitor.as_fd()] {
-            epoll::add(&either, ear, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+            epoll::add(
+                &either,
+                ear,
+                epoll::EventData::new_u64(0),
+                epoll::EventFlags::IN,
+            )?;
         }
-        Ok(Self { packets, monitor, either })
+        Ok(Self {
+            packets,
+            monitor,
+            either,
+        })
     }
 
     /// News first, for there may always be another frame; `WouldBlock` where there is neither.
@@ -380,7 +496,9 @@ impl Ears {
         match self.monitor.recv() {
             Ok(News::Is { up, carrier }) => Ok(Heard::Link(LinkState::new(up, carrier))),
             Ok(News::Gone | News::Missed) => Ok(Heard::LinkInDoubt),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.frame().map(Heard::Frame),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.frame().map(Heard::Frame)
+            }
             Err(error) => Err(error),
         }
     }

@@ -15,16 +15,17 @@ use super::config::OnStop;
 use super::record::Packed;
 use super::table::{Place, Slot, Table};
 
-/// A deadline that is nearer than this is waited for, whatever the patience: to leave takes a moment, and a timer that
-/// elapses within it is lost.
+/// A deadline that is nearer than this is waited for, whatever the patience: to leave takes a
+/// moment, and a timer that elapses within it is lost.
 const NEAR: Duration = Duration::from_secs(2);
 
-/// For how long a process stays that could not have its wakeup arranged: twice as long each time, up to the longest.
+/// For how long a process stays that could not have its wakeup arranged: twice as long each time,
+/// up to the longest.
 const PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
-/// How long all leases may take to be given back when the daemon is stopped, well below the 90 seconds that systemd
-/// waits before it kills.
+/// How long all leases may take to be given back when the daemon is stopped, well below the 90
+/// seconds that systemd waits before it kills.
 const RELEASE: Duration = Duration::from_secs(75);
 
 /// Whether the process may leave while there are leases, and who wakes it then.
@@ -70,8 +71,10 @@ impl Sleep {
 
     /// Takes in what the file says of leases, and whether they were left in good order.
     pub(super) fn take_in(&self, leases: &[(Packed, bool)]) {
-        self.armed.set(!leases.is_empty() || Wakeup::woken_by_timer());
-        self.is_in_file.set(leases.iter().all(|(_, asleep)| *asleep));
+        self.armed
+            .set(!leases.is_empty() || Wakeup::woken_by_timer());
+        self.is_in_file
+            .set(leases.iter().all(|(_, asleep)| *asleep));
     }
 
     /// Whether there is somebody to wake the process.
@@ -88,7 +91,9 @@ impl Sleep {
         let failures = self.failures.get();
         self.failures.set(failures.saturating_add(1));
         self.paused.set(true);
-        PAUSE.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE)
+        PAUSE
+            .saturating_mul(1 << failures.min(16))
+            .min(LONGEST_PAUSE)
     }
 }
 
@@ -111,7 +116,10 @@ impl Table {
     }
 
     fn stay(&self) {
-        self.sleep.staying.borrow_mut().get_or_insert_with(|| self.idle.activity());
+        self.sleep
+            .staying
+            .borrow_mut()
+            .get_or_insert_with(|| self.idle.activity());
     }
 
     /// Leases are a reason to stay for a while: nothing would start the process again.
@@ -124,7 +132,10 @@ impl Table {
                 pause.as_secs()
             );
         } else {
-            log::debug!("cannot have systemd start the service again: {why}; trying again in {} s", pause.as_secs());
+            log::debug!(
+                "cannot have systemd start the service again: {why}; trying again in {} s",
+                pause.as_secs()
+            );
         }
         self.mind_staying();
         let table = Rc::clone(self);
@@ -151,13 +162,15 @@ impl Table {
         }
     }
 
-    /// Called when idleness says that it is time to leave: has the process woken for the next deadline, or keeps it.
+    /// Called when idleness says that it is time to leave: has the process woken for the next
+    /// deadline, or keeps it.
     pub(super) async fn prepare_to_leave(self: Rc<Self>) {
         while let Some(wakeup) = self.sleep.wakeup() {
             let (due, now) = (self.next_due(), rt::now());
             // What failed may fail again, so it is not worth staying for.
             let pressing = self.next_due_of(|resting| !resting.is_retry);
-            if pressing.is_some_and(|due| due - now <= self.sleep.patience) || due.is_some_and(|due| due - now <= NEAR)
+            if pressing.is_some_and(|due| due - now <= self.sleep.patience)
+                || due.is_some_and(|due| due - now <= NEAR)
             {
                 return self.stay();
             }
@@ -171,7 +184,8 @@ impl Table {
             }
             break;
         }
-        let is_in_file = !self.is_unsaved() && (self.sleep.is_in_file.get() || self.slots.borrow().is_empty());
+        let is_in_file =
+            !self.is_unsaved() && (self.sleep.is_in_file.get() || self.slots.borrow().is_empty());
         if !self.idle.is_busy() && !is_in_file {
             // One that fails is a reason to stay.
             self.save(true);
@@ -206,15 +220,24 @@ impl Table {
             return;
         };
         if wakeup.is_being_stopped().await {
-            log::info!("{count} leases stay until they run out: all that could wake us is being stopped, too");
+            log::info!(
+                "{count} leases stay until they run out: all that could wake us is being stopped, too"
+            );
             if let Err(error) = self.disarm(wakeup).await {
                 log::warn!("{error}");
             }
             return;
         }
         let is_awake = |slot: &Slot| matches!(slot.place, Place::Awake(_) | Place::Taken(_));
-        let soon = self.slots.borrow().values().any(is_awake).then(|| rt::now() + NEAR);
-        let Some(due) = self.next_due().into_iter().chain(soon).min() else { return };
+        let soon = self
+            .slots
+            .borrow()
+            .values()
+            .any(is_awake)
+            .then(|| rt::now() + NEAR);
+        let Some(due) = self.next_due().into_iter().chain(soon).min() else {
+            return;
+        };
         match self.arm(wakeup, due.max(rt::now() + NEAR)).await {
             Ok(()) => log::info!(
                 "{count} leases stay, and {} starts {} again when the next one is due; to stop everything: systemctl stop {}",
@@ -222,7 +245,9 @@ impl Table {
                 wakeup.unit(),
                 wakeup.everything().join(" ")
             ),
-            Err(error) => log::warn!("{count} leases stay, and nobody is there to renew them: {error}"),
+            Err(error) => {
+                log::warn!("{count} leases stay, and nobody is there to renew them: {error}")
+            }
         }
     }
 
@@ -230,7 +255,9 @@ impl Table {
     async fn arm(&self, wakeup: &Wakeup, due: Instant) -> io::Result<()> {
         let too_late = {
             let slots = self.slots.borrow();
-            let too_late = slots.values().filter_map(|slot| slot.record.as_ref()?.unpack().too_late());
+            let too_late = slots
+                .values()
+                .filter_map(|slot| slot.record.as_ref()?.unpack().too_late());
             too_late.filter(|too_late| *too_late > due).min()
         };
         let now = rt::now();

@@ -1,4 +1,5 @@
-//! All leases, by MAC and network namespace: who may make one, who ends it, and what the state file says of them.
+//! All leases, by MAC and network namespace: who may make one, who ends it, and what the state file
+//! says of them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -140,7 +141,11 @@ impl Table {
         sleep: Sleep,
     ) -> Rc<Self> {
         Rc::new(Self {
-            commons: Rc::new(Commons { runtime, habits, memory: RefCell::new(memory) }),
+            commons: Rc::new(Commons {
+                runtime,
+                habits,
+                memory: RefCell::new(memory),
+            }),
             idle,
             pace: Pace::new(),
             sleep,
@@ -160,9 +165,13 @@ impl Table {
         })
     }
 
-    /// Serves one call. Dropping the future cancels it: a Setup leaves nothing behind, a Teardown goes on alone. When
-    /// `counting` resolves, a Setup has to come to an end.
-    pub(super) async fn serve(self: Rc<Self>, call: Call, counting: Closing) -> Result<Answer, Status> {
+    /// Serves one call. Dropping the future cancels it: a Setup leaves nothing behind, a Teardown
+    /// goes on alone. When `counting` resolves, a Setup has to come to an end.
+    pub(super) async fn serve(
+        self: Rc<Self>,
+        call: Call,
+        counting: Closing,
+    ) -> Result<Answer, Status> {
         // It may be about one of them.
         self.adoption.is_over().await;
         let reply = match call {
@@ -183,10 +192,15 @@ impl Table {
             Call::Teardown(config) => Reply::Lease(self.teardown(&config).await),
             Call::Clean => {
                 self.end_all().await;
-                Reply::Operation(OperationResponse { success: self.trouble.borrow().is_none() })
+                Reply::Operation(OperationResponse {
+                    success: self.trouble.borrow().is_none(),
+                })
             }
         };
-        Ok(Answer { reply, warning: self.trouble.borrow().clone() })
+        Ok(Answer {
+            reply,
+            warning: self.trouble.borrow().clone(),
+        })
     }
 
     async fn setup(self: &Rc<Self>, config: NetworkConfig) -> Result<Lease, Error> {
@@ -209,7 +223,8 @@ impl Table {
         if !keys.is_empty() {
             self.end_each(keys, |_| None).await;
         }
-        // Declared before the session, so dropped after it: the place is free when nothing of the session is left.
+        // Declared before the session, so dropped after it: the place is free when nothing of the
+        // session is left.
         let (mut claim, before) = self.claim(&key).await;
         // A container that is set up again.
         if let Some(before) = before {
@@ -218,8 +233,11 @@ impl Table {
             // Goes on when the caller hangs up: until it is over nobody else may have the place.
             let journal = Rc::clone(&self.journal);
             let ending = self.commons.runtime.spawn(journal.watch(&key, async move {
-                // To the server another client identifier is another client, and the old one will not be back.
-                table.dismiss(&claim, before, |who| who.client_id != client_id).await;
+                // To the server another client identifier is another client, and the old one will
+                // not be back.
+                table
+                    .dismiss(&claim, before, |who| who.client_id != client_id)
+                    .await;
                 claim
             }));
             claim = Finish(Some(ending)).await;
@@ -234,7 +252,13 @@ impl Table {
         let undoing = Undoing(Box::new(move || table.note_ending(&place)));
         let network = request.host_interface.clone();
         let chosen = (wish, patience);
-        let acquisition = Session::acquire(Rc::clone(&self.commons), request, site, chosen, (leased, undoing));
+        let acquisition = Session::acquire(
+            Rc::clone(&self.commons),
+            request,
+            site,
+            chosen,
+            (leased, undoing),
+        );
         let cancelled = async {
             claim.cancelled().await;
             Err(Error::Superseded)
@@ -247,10 +271,20 @@ impl Table {
         }
         let is_auto = self.commons.habits.acquisition == Timeout::Auto;
         // One interface without a carrier tells nothing of the network.
-        if let (true, Err(error @ Error::NoAnswer { is_unanswered: true, .. })) = (is_auto, &acquired)
+        if let (
+            true,
+            Err(
+                error @ Error::NoAnswer {
+                    is_unanswered: true,
+                    ..
+                },
+            ),
+        ) = (is_auto, &acquired)
             && error.is_of_network()
         {
-            self.networks.borrow_mut().note_unanswered(&network, rt::now());
+            self.networks
+                .borrow_mut()
+                .note_unanswered(&network, rt::now());
         }
         let mut session = acquired?;
         let lease = session.reply().expect("acquired");
@@ -261,7 +295,8 @@ impl Table {
         Ok(lease)
     }
 
-    /// Returns the time for an acquisition on `parent`, whose name takes the place of one that the caller has not given.
+    /// Returns the time for an acquisition on `parent`, whose name takes the place of one that the
+    /// caller has not given.
     fn patience_for(&self, request: &mut Request, parent: Option<Parent>) -> Patience {
         let (carrier, is_port_starting) = match parent {
             Some(parent) => {
@@ -278,27 +313,39 @@ impl Table {
             Timeout::Auto => {
                 let mut networks = self.networks.borrow_mut();
                 let network = networks.circumstances(&request.host_interface, carrier, rt::now());
-                Patience::decide(&Circumstances { is_port_starting, ..network })
+                Patience::decide(&Circumstances {
+                    is_port_starting,
+                    ..network
+                })
             }
         }
     }
 
     /// Never fails: what is not there is as good as torn down.
     async fn teardown(self: &Rc<Self>, config: &NetworkConfig) -> Lease {
-        let Some(selector) = Selector::parse(config) else { return Lease::default() };
+        let Some(selector) = Selector::parse(config) else {
+            return Lease::default();
+        };
         let selector = selector.with_netns(canonical);
         let mut keys = self.keys(|key| selector.matches_interface(key));
         if keys.is_empty() {
             keys = self.keys(|key| selector.matches_mac(key));
             // Another interface may have the same MAC.
-            keys.retain(|key| selector.interface().is_none_or(|name| self.is_named(key, name)));
+            keys.retain(|key| {
+                selector
+                    .interface()
+                    .is_none_or(|name| self.is_named(key, name))
+            });
         }
         self.end_each(keys, |_| None).await.unwrap_or_default()
     }
 
     /// Returns whether a lease's interface has this name by now, or is not there any more.
     fn is_named(&self, key: &Key, name: &str) -> bool {
-        let Some(Remembered { request, site, .. }) = self.record(key).and_then(Record::recall) else { return false };
+        let Some(Remembered { request, site, .. }) = self.record(key).and_then(Record::recall)
+        else {
+            return false;
+        };
         let _step = self.journal.enter(key);
         match site.name(&request) {
             Ok(there) => there == name,
@@ -307,16 +354,28 @@ impl Table {
     }
 
     fn keys(&self, chosen: impl Fn(&Key) -> bool) -> Vec<Key> {
-        self.slots.borrow().keys().filter(|key| chosen(key)).cloned().collect()
+        self.slots
+            .borrow()
+            .keys()
+            .filter(|key| chosen(key))
+            .cloned()
+            .collect()
     }
 
-    /// Ends and releases all leases, and cancels those in the making, at a pace that the network bears.
+    /// Ends and releases all leases, and cancels those in the making, at a pace that the network
+    /// bears.
     pub(super) async fn end_all(self: &Rc<Self>) {
-        self.end_each(self.keys(|_| true), |now| Some(self.pace.turn(now))).await;
+        self.end_each(self.keys(|_| true), |now| Some(self.pace.turn(now)))
+            .await;
     }
 
-    /// Ends and releases leases, each when it is its `turn`, and cancels those in the making. Returns one of them.
-    async fn end_each(self: &Rc<Self>, keys: Vec<Key>, turn: impl Fn(Instant) -> Option<Instant>) -> Option<Lease> {
+    /// Ends and releases leases, each when it is its `turn`, and cancels those in the making.
+    /// Returns one of them.
+    async fn end_each(
+        self: &Rc<Self>,
+        keys: Vec<Key>,
+        turn: impl Fn(Instant) -> Option<Instant>,
+    ) -> Option<Lease> {
         let endings: Vec<_> = keys
             .into_iter()
             .map(|key| {
@@ -342,44 +401,65 @@ impl Table {
     async fn end(self: &Rc<Self>, key: &Key) -> Option<Lease> {
         let (claim, before) = self.claim(key).await;
         let before = before?;
-        let lease = self.record(key).map(|record| record.lease).filter(|lease| !lease.yiaddr.is_empty());
+        let lease = self
+            .record(key)
+            .map(|record| record.lease)
+            .filter(|lease| !lease.yiaddr.is_empty());
         self.dismiss(&claim, before, |_| true).await;
         lease
     }
 
     /// Ends a lease whose place is taken, released or not.
-    async fn dismiss(self: &Rc<Self>, claim: &Claim, before: Before, release: impl FnOnce(Who<'_>) -> bool) {
+    async fn dismiss(
+        self: &Rc<Self>,
+        claim: &Claim,
+        before: Before,
+        release: impl FnOnce(Who<'_>) -> bool,
+    ) {
         // The caller may hang up, but this has to be done before the daemon leaves.
         let _activity = self.idle.activity();
         let session = match before {
             Before::Awake(awake) => awake.stop().await,
             Before::Resting => None,
         };
-        let Some(record) = self.record(&claim.key) else { return };
+        let Some(record) = self.record(&claim.key) else {
+            return;
+        };
         self.remember(record.who(), &record);
         let release = record.who().is_none_or(release);
-        // From here on a crash does not bring it back or, where it stays leased, leaves its link in doubt.
-        let noted = if release { record.clone().ending() } else { record.clone().with_look() };
+        // From here on a crash does not bring it back or, where it stays leased, leaves its link in
+        // doubt.
+        let noted = if release {
+            record.clone().ending()
+        } else {
+            record.clone().with_look()
+        };
         self.note(&claim.key, &noted);
         self.persist().await;
         let place = record.place();
-        let ended = match session.map_or_else(|| self.revive(record, false), |session| Ok(Some(session))) {
-            Ok(Some(session)) => session.end(release).await,
-            Ok(None) => Ok(()),
-            Err(Unreachable::Gone(why) | Unreachable::OtherMac(why)) => {
-                log::info!("{place}: {why}; its lease is left to run out");
-                Ok(())
-            }
-            Err(Unreachable::Fault(error)) => Err(error),
-        };
+        let ended =
+            match session.map_or_else(|| self.revive(record, false), |session| Ok(Some(session))) {
+                Ok(Some(session)) => session.end(release).await,
+                Ok(None) => Ok(()),
+                Err(Unreachable::Gone(why) | Unreachable::OtherMac(why)) => {
+                    log::info!("{place}: {why}; its lease is left to run out");
+                    Ok(())
+                }
+                Err(Unreachable::Fault(error)) => Err(error),
+            };
         if let Err(error) = ended {
             log::warn!("{place}: cannot end its lease: {error}");
             *claim.unfinished.borrow_mut() = release.then_some(noted);
         }
     }
 
-    /// A session that goes on with a record, `early` to renew it before its time. None where there is nothing to go on with.
-    pub(super) fn revive(&self, record: Record, early: bool) -> Result<Option<Session>, Unreachable> {
+    /// A session that goes on with a record, `early` to renew it before its time. None where there
+    /// is nothing to go on with.
+    pub(super) fn revive(
+        &self,
+        record: Record,
+        early: bool,
+    ) -> Result<Option<Session>, Unreachable> {
         match record.recall() {
             Some(remembered) => Session::revive(&self.commons, remembered, early),
             None => Ok(None),
@@ -407,17 +487,30 @@ impl Place {
 impl Resting {
     pub(super) fn of(record: &Record, known: bool) -> Self {
         let is_retry = record.is_retry();
-        Self { due: record.due(), may_renew_from: record.may_renew_from(), known, is_suspect: false, is_retry }
+        Self {
+            due: record.due(),
+            may_renew_from: record.may_renew_from(),
+            known,
+            is_suspect: false,
+            is_retry,
+        }
     }
 
     /// The same, as far as it can be trusted.
     pub(super) fn trusted(self, trust: Trust, now: Instant) -> Self {
         match trust {
             Trust::Full => self,
-            Trust::Last => {
-                Self { due: self.due.map(|due| due.max(now)), may_renew_from: None, is_suspect: true, ..self }
-            }
-            Trust::Quarantined => Self { due: None, may_renew_from: None, ..self },
+            Trust::Last => Self {
+                due: self.due.map(|due| due.max(now)),
+                may_renew_from: None,
+                is_suspect: true,
+                ..self
+            },
+            Trust::Quarantined => Self {
+                due: None,
+                may_renew_from: None,
+                ..self
+            },
         }
     }
 }
@@ -453,11 +546,21 @@ pub(super) mod tests {
             denied_servers: Vec::new(),
         };
         let directory = StateDirectory::lock(&folder.join("lock"), None).unwrap();
-        let (file, memory) = (LeaseFile::new(&directory, "leases"), Memory::new(&directory, "known", "boot"));
+        let (file, memory) = (
+            LeaseFile::new(&directory, "leases"),
+            Memory::new(&directory, "known", "boot"),
+        );
         let networks = Networks::new(&directory, "networks", file.boot_id());
         let files = (file, memory, networks, Journal::new(&directory, "work"));
         let sleep = Sleep::new(Err("a test".into()), Duration::ZERO);
         let identity = (habits, Identity::Container);
-        Table::new(runtime.clone(), Idle::new(None), Notify::none(), files, identity, sleep)
+        Table::new(
+            runtime.clone(),
+            Idle::new(None),
+            Notify::none(),
+            files,
+            identity,
+            sleep,
+        )
     }
 }

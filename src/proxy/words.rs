@@ -13,9 +13,19 @@ pub(super) struct Brief<'a>(pub(super) &'a Lease);
 
 impl fmt::Display for Brief<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Lease { address, prefix_len, server_id, lease_time, .. } = self.0;
+        let Lease {
+            address,
+            prefix_len,
+            server_id,
+            lease_time,
+            ..
+        } = self.0;
         match lease_time {
-            Some(time) => write!(f, "{address}/{prefix_len} from {server_id} for {} s", time.as_secs()),
+            Some(time) => write!(
+                f,
+                "{address}/{prefix_len} from {server_id} for {} s",
+                time.as_secs()
+            ),
             None => write!(f, "{address}/{prefix_len} from {server_id} for ever"),
         }
     }
@@ -28,8 +38,14 @@ impl fmt::Display for LostBy<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Lost::Expired => write!(f, "nobody extended it in time"),
-            Lost::Refused { server, message: None } => write!(f, "refused by {server}"),
-            Lost::Refused { server, message: Some(message) } => write!(f, "refused by {server}: {message}"),
+            Lost::Refused {
+                server,
+                message: None,
+            } => write!(f, "refused by {server}"),
+            Lost::Refused {
+                server,
+                message: Some(message),
+            } => write!(f, "refused by {server}: {message}"),
             Lost::Conflict { by } => write!(f, "{} uses that address", Mac(*by)),
         }
     }
@@ -38,10 +54,18 @@ impl fmt::Display for LostBy<'_> {
 /// The text of an event that changes nothing for the link; `None` for all others.
 pub(super) fn remark(event: &Event) -> Option<String> {
     match event {
-        Event::Declined { address, server, by } => {
-            Some(format!("declined {address} from {server}: {}", LostBy(&Lost::Conflict { by: *by })))
-        }
-        Event::Unusable { server, values } => Some(format!("ignoring {} from {server}: not usable here", list(values))),
+        Event::Declined {
+            address,
+            server,
+            by,
+        } => Some(format!(
+            "declined {address} from {server}: {}",
+            LostBy(&Lost::Conflict { by: *by })
+        )),
+        Event::Unusable { server, values } => Some(format!(
+            "ignoring {} from {server}: not usable here",
+            list(values)
+        )),
         Event::Contested { address, by } => Some(format!(
             "{} claims {address}, which is in use here: announced it, and gives it up if the claim is repeated in 10 s",
             Mac(*by)
@@ -53,16 +77,19 @@ pub(super) fn remark(event: &Event) -> Option<String> {
         )),
         Event::NoLeaseTime { server, assumed } => {
             let assumed = assumed.as_ref().map(Duration::as_secs);
-            let text = assumed.map_or_else(|| "for ever".to_owned(), |seconds| format!("{seconds} s"));
-            Some(format!("{server} does not say for how long it leases: taken as {text}"))
+            let text =
+                assumed.map_or_else(|| "for ever".to_owned(), |seconds| format!("{seconds} s"));
+            Some(format!(
+                "{server} does not say for how long it leases: taken as {text}"
+            ))
         }
         Event::Bound(_) | Event::Renewed(_) | Event::Changed { .. } | Event::Lost { .. } => None,
         Event::GaveUp(_) | Event::Released => None,
     }
 }
 
-/// What a renewal has changed: the lease before and after it. Its text names every setting that differs, and is empty
-/// where none does.
+/// What a renewal has changed: the lease before and after it. Its text names every setting that
+/// differs, and is empty where none does.
 pub(super) struct Change<'a>(pub(super) &'a Lease, pub(super) &'a Lease);
 
 impl fmt::Display for Change<'_> {
@@ -80,7 +107,11 @@ impl fmt::Display for Change<'_> {
             ]
         };
         let mut separator = "";
-        for ((name, old), (_, new)) in settings(old).into_iter().zip(settings(new)).filter(|(old, new)| old != new) {
+        for ((name, old), (_, new)) in settings(old)
+            .into_iter()
+            .zip(settings(new))
+            .filter(|(old, new)| old != new)
+        {
             write!(f, "{separator}{name} {old} -> {new}")?;
             separator = "; ";
         }
@@ -90,14 +121,22 @@ impl fmt::Display for Change<'_> {
 
 fn list(items: impl IntoIterator<Item: fmt::Display>) -> String {
     let items: Vec<_> = items.into_iter().map(|item| item.to_string()).collect();
-    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
+    if items.is_empty() {
+        "none".to_owned()
+    } else {
+        items.join(", ")
+    }
 }
 
 struct Way<'a>(&'a Route);
 
 impl fmt::Display for Way<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Route { destination, prefix_len, gateway } = self.0;
+        let Route {
+            destination,
+            prefix_len,
+            gateway,
+        } = self.0;
         match gateway {
             Some(gateway) => write!(f, "{destination}/{prefix_len} via {gateway}"),
             None => write!(f, "{destination}/{prefix_len} on the link"),
@@ -142,11 +181,31 @@ pub(super) mod tests {
         assert_eq!(change(lease()), "");
         // Times are no settings, and only the first router is used.
         let only = vec![Ipv4Addr::new(10, 0, 0, 1)];
-        assert_eq!(change(Lease { routers: only, lease_time: Some(Duration::from_secs(60)), ..lease() }), "");
-        assert_eq!(change(Lease { routers: Vec::new(), ..lease() }), "default router 10.0.0.1 -> none");
+        assert_eq!(
+            change(Lease {
+                routers: only,
+                lease_time: Some(Duration::from_secs(60)),
+                ..lease()
+            }),
+            ""
+        );
+        assert_eq!(
+            change(Lease {
+                routers: Vec::new(),
+                ..lease()
+            }),
+            "default router 10.0.0.1 -> none"
+        );
         let destination = Ipv4Addr::new(10, 9, 0, 0);
-        let on_link = Route { destination, prefix_len: 16, gateway: None };
-        let far = Route { gateway: Some(Ipv4Addr::new(10, 0, 0, 9)), ..on_link };
+        let on_link = Route {
+            destination,
+            prefix_len: 16,
+            gateway: None,
+        };
+        let far = Route {
+            gateway: Some(Ipv4Addr::new(10, 0, 0, 9)),
+            ..on_link
+        };
         let new = Lease {
             routes: vec![on_link, far],
             mtu: Some(1400),

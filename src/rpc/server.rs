@@ -1,4 +1,5 @@
-//! One client's HTTP/2 connection, from its preface to its end, as one future: h2, the calls in it, and their bounds.
+//! One client's HTTP/2 connection, from its preface to its end, as one future: h2, the calls in it,
+//! and their bounds.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -27,17 +28,23 @@ const WARNING: HeaderName = HeaderName::from_static("warning");
 
 /// Serves one client until the connection is over, whoever ended it.
 ///
-/// Each request becomes one future of `call`, all polled within this one. When the client resets its stream or the
-/// connection dies, the future is dropped at once: that is how a call hears that nobody waits for it any more. So it
-/// is too when `serve` itself is dropped, or when the time of a `grpc-timeout` is up.
+/// Each request becomes one future of `call`, all polled within this one. When the client resets
+/// its stream or the connection dies, the future is dropped at once: that is how a call hears that
+/// nobody waits for it any more. So it is too when `serve` itself is dropped, or when the time of a
+/// `grpc-timeout` is up.
 ///
-/// A connection without a call in flight for as long as `quiet` gets a GOAWAY, and so does every connection when
-/// `closing` resolves. Calls in flight go on; a request that crossed the GOAWAY on its way is served; one that comes
-/// later the client knows to be unserved and sends elsewhere (RFC 9113 section 6.8). A client that still holds on to
-/// the connection a second after its last call is cut off. PINGs are answered, but they are no reason to stay; and
-/// a request that takes longer than `quiet` to arrive is answered with DEADLINE_EXCEEDED.
-pub async fn serve<F>(stream: Stream, quiet: Duration, closing: impl Future, call: impl Fn(Call) -> F)
-where
+/// A connection without a call in flight for as long as `quiet` gets a GOAWAY, and so does every
+/// connection when `closing` resolves. Calls in flight go on; a request that crossed the GOAWAY on
+/// its way is served; one that comes later the client knows to be unserved and sends elsewhere (RFC
+/// 9113 section 6.8). A client that still holds on to the connection a second after its last call
+/// is cut off. PINGs are answered, but they are no reason to stay; and a request that takes longer
+/// than `quiet` to arrive is answered with DEADLINE_EXCEEDED.
+pub async fn serve<F>(
+    stream: Stream,
+    quiet: Duration,
+    closing: impl Future,
+    call: impl Fn(Call) -> F,
+) where
     F: Future<Output = Result<Answer, Status>>,
 {
     let mut http = Http::Greeting(bounds().handshake(rt::h2_stream(stream)));
@@ -57,14 +64,25 @@ where
         loop {
             let mut busy = !calls.is_empty();
             let mut begun = 0;
-            let may =
-                requests < REQUESTS_AT_ONCE || turn.get_or_insert_with(|| busy_ones.join()).poll(context).is_ready();
+            let may = requests < REQUESTS_AT_ONCE
+                || turn
+                    .get_or_insert_with(|| busy_ones.join())
+                    .poll(context)
+                    .is_ready();
             while may
                 && begun < REQUESTS_AT_ONCE
                 && let Poll::Ready(next) = http.poll_request(context, leaving)
             {
-                let Some((request, respond)) = next else { return Poll::Ready(()) };
-                calls.push(Box::pin(answer(request, respond, quiet, (&lane, &turns), &call)));
+                let Some((request, respond)) = next else {
+                    return Poll::Ready(());
+                };
+                calls.push(Box::pin(answer(
+                    request,
+                    respond,
+                    quiet,
+                    (&lane, &turns),
+                    &call,
+                )));
                 (busy, begun) = (true, begun + 1);
             }
             requests = requests.saturating_add(begun);
@@ -78,14 +96,19 @@ where
             }
             calls.retain_mut(|call| call.as_mut().poll(context).is_pending());
 
-            // While a call is in flight the timer means nothing; it starts anew when the last one has ended.
+            // While a call is in flight the timer means nothing; it starts anew when the last one
+            // has ended.
             let idle = calls.is_empty();
             if idle && busy {
                 patience.reset(Some(if leaving { GRACE } else { quiet }));
             }
             let tired = idle && pin!(patience.fired()).poll(context).is_ready();
             if leaving {
-                return if tired { Poll::Ready(()) } else { Poll::Pending };
+                return if tired {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                };
             }
             if !tired && closing.as_mut().poll(context).is_pending() {
                 return Poll::Pending;
@@ -97,14 +120,15 @@ where
     .await;
 }
 
-/// Requests that a connection takes in before all others have a turn: each waits for the others' rounds. One that has
-/// taken in so many has to queue with those like it (`Turns::of_connections`).
+/// Requests that a connection takes in before all others have a turn: each waits for the others'
+/// rounds. One that has taken in so many has to queue with those like it (`Turns::of_connections`).
 const REQUESTS_AT_ONCE: usize = 2;
 
 /// The longest body of a request.
 const BODY_LIMIT: usize = wire::PREFIX + wire::MESSAGE_LIMIT;
 
-/// Bounds what a client makes the daemon keep. `tests/connection.rs` measures the worst that is known.
+/// Bounds what a client makes the daemon keep. `tests/connection.rs` measures the worst that is
+/// known.
 fn bounds() -> Builder {
     let mut builder = Builder::new();
     builder
@@ -142,7 +166,8 @@ impl Http {
                     Err(error) => break Some(Err(error)),
                 },
                 Self::Speaking(connection) => {
-                    // The first time it says GOAWAY, which may be the first thing we say at all; then it does nothing.
+                    // The first time it says GOAWAY, which may be the first thing we say at all;
+                    // then it does nothing.
                     if leaving {
                         connection.graceful_shutdown();
                     }
@@ -150,11 +175,16 @@ impl Http {
                 }
             }
         };
-        Poll::Ready(next.and_then(|request| request.inspect_err(|error| log::debug!("connection lost: {error}")).ok()))
+        Poll::Ready(next.and_then(|request| {
+            request
+                .inspect_err(|error| log::debug!("connection lost: {error}"))
+                .ok()
+        }))
     }
 }
 
-/// Takes one request through: reads it, lets `call` do it, answers it. Ends early when the client resets it.
+/// Takes one request through: reads it, lets `call` do it, answers it. Ends early when the client
+/// resets it.
 ///
 /// Of the headers, which may be long, nothing is kept while the request arrives.
 fn answer<F>(
@@ -179,11 +209,15 @@ where
         let work = async {
             let late = async {
                 rt::sleep(quiet).await;
-                Err(Status::new(Code::DeadlineExceeded, "the request did not arrive in time"))
+                Err(Status::new(
+                    Code::DeadlineExceeded,
+                    "the request did not arrive in time",
+                ))
             };
             let whole = future::or(read(&mut body), late).await?;
             let turn = (lane.take().await, turns.take().await);
-            // Boxed where it is made, for it takes many kilobytes, and only a request that has arrived has to have them.
+            // Boxed where it is made, for it takes many kilobytes, and only a request that has
+            // arrived has to have them.
             let mut call = Box::pin(call(Call::decode(uri.path(), &whole)?));
             let outcome = future::poll_once(&mut call).await;
             if lane.are_awaited() || turns.are_awaited() {
@@ -191,7 +225,8 @@ where
                 future::yield_now().await;
             }
             drop(turn);
-            // At this point only: were each piece given back when it is read, the connection's window would bound nothing.
+            // At this point only: were each piece given back when it is read, the connection's
+            // window would bound nothing.
             let _ = body.flow_control().release_capacity(whole.len());
             drop(whole);
             match outcome {
@@ -215,9 +250,12 @@ where
 /// The answer to what is HTTP but not gRPC: plain HTTP, as the gRPC protocol wants it.
 fn refuse(head: &http::request::Parts) -> Option<Response<()>> {
     let is_grpc = |value: &HeaderValue| {
-        // With a suffix it names the encoding of the messages, and "+proto" is the only one that we know.
-        matches!(value.as_bytes(), b"application/grpc" | b"application/grpc+proto")
-            || value.as_bytes().starts_with(b"application/grpc;")
+        // With a suffix it names the encoding of the messages, and "+proto" is the only one that we
+        // know.
+        matches!(
+            value.as_bytes(),
+            b"application/grpc" | b"application/grpc+proto"
+        ) || value.as_bytes().starts_with(b"application/grpc;")
     };
     let status = if head.method != Method::POST {
         StatusCode::METHOD_NOT_ALLOWED
@@ -235,7 +273,9 @@ fn refuse(head: &http::request::Parts) -> Option<Response<()>> {
 async fn read(body: &mut RecvStream) -> Result<Vec<u8>, Status> {
     let mut whole = Vec::new();
     while let Some(piece) = body.data().await {
-        whole.extend_from_slice(&piece.map_err(|error| Status::new(Code::Cancelled, error.to_string()))?);
+        whole.extend_from_slice(
+            &piece.map_err(|error| Status::new(Code::Cancelled, error.to_string()))?,
+        );
         if whole.len() > BODY_LIMIT {
             return Err(wire::too_long());
         }
@@ -245,7 +285,9 @@ async fn read(body: &mut RecvStream) -> Result<Vec<u8>, Status> {
 
 /// Returns the time that the client has set for its call.
 fn timeout(headers: &HeaderMap) -> Option<Duration> {
-    headers.get("grpc-timeout").and_then(|value| wire::timeout(value.to_str().ok()?))
+    headers
+        .get("grpc-timeout")
+        .and_then(|value| wire::timeout(value.to_str().ok()?))
 }
 
 /// Ends when the caller's time is up, where there is a limit.
@@ -254,24 +296,35 @@ async fn expiry(timeout: Option<Duration>) -> Result<Answer, Status> {
         Some(timeout) => rt::sleep(timeout).await,
         None => future::pending().await,
     }
-    Err(Status::new(Code::DeadlineExceeded, "the caller's time is up"))
+    Err(Status::new(
+        Code::DeadlineExceeded,
+        "the caller's time is up",
+    ))
 }
 
 /// Sends headers, message and trailers; or, for an error, everything in the headers.
-fn reply(mut respond: SendResponse<Bytes>, outcome: Result<Answer, Status>) -> Result<(), h2::Error> {
+fn reply(
+    mut respond: SendResponse<Bytes>,
+    outcome: Result<Answer, Status>,
+) -> Result<(), h2::Error> {
     let mut response = Response::new(());
     response.headers_mut().insert(CONTENT_TYPE, GRPC);
     match outcome {
         Ok(Answer { reply, warning }) => {
             let mut stream = respond.send_response(response, false)?;
             stream.send_data(reply.encode(), false)?;
-            let mut trailers = HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from(Code::Ok as u16))]);
+            let mut trailers =
+                HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from(Code::Ok as u16))]);
             trailers.extend(warning.map(|warning| (WARNING, text(&warning))));
             stream.send_trailers(trailers)
         }
         Err(status) => {
-            response.headers_mut().insert(GRPC_STATUS, HeaderValue::from(status.code as u16));
-            response.headers_mut().insert(GRPC_MESSAGE, text(&status.message));
+            response
+                .headers_mut()
+                .insert(GRPC_STATUS, HeaderValue::from(status.code as u16));
+            response
+                .headers_mut()
+                .insert(GRPC_MESSAGE, text(&status.message));
             respond.send_response(response, true).map(drop)
         }
     }

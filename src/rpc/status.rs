@@ -79,15 +79,18 @@ pub struct Status {
 impl Status {
     /// A status of these two parts.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self {
+            code,
+            message: message.into(),
+        }
     }
 }
 
-/// A text as the value of a header, such as `grpc-message`: printable ASCII as it is, every other byte of the UTF-8
-/// text, and `%`, as `%XX`.
+/// A text as the value of a header, such as `grpc-message`: printable ASCII as it is, every other
+/// byte of the UTF-8 text, and `%`, as `%XX`.
 ///
-/// What is beyond [`MESSAGE_LIMIT`] is cut: it may quote what the caller sent, and a caller's HTTP/2 stack refuses
-/// the whole answer when its headers grow too long.
+/// What is beyond [`MESSAGE_LIMIT`] is cut: it may quote what the caller sent, and a caller's
+/// HTTP/2 stack refuses the whole answer when its headers grow too long.
 pub fn percent_encoded(text: &str) -> String {
     let end = (0..=MESSAGE_LIMIT.min(text.len())).rfind(|&at| text.is_char_boundary(at));
     let text = &text[..end.unwrap_or(0)];
@@ -118,18 +121,27 @@ mod tests {
 
     #[test]
     fn plain_text_travels_as_it_is() {
-        assert_eq!(percent_encoded("No such device (os error 19)~"), "No such device (os error 19)~");
+        assert_eq!(
+            percent_encoded("No such device (os error 19)~"),
+            "No such device (os error 19)~"
+        );
     }
 
     #[test]
     fn everything_else_travels_byte_by_byte() {
-        assert_eq!(percent_encoded("100 %\n\u{7f}é€"), "100 %25%0A%7F%C3%A9%E2%82%AC");
+        assert_eq!(
+            percent_encoded("100 %\n\u{7f}é€"),
+            "100 %25%0A%7F%C3%A9%E2%82%AC"
+        );
     }
 
     #[test]
     fn a_long_message_is_cut_between_two_characters() {
         assert_eq!(percent_encoded(&"é".repeat(5000)).len(), MESSAGE_LIMIT * 3);
-        assert_eq!(percent_encoded(&format!("x{}", "é".repeat(5000))).len(), 1 + (MESSAGE_LIMIT - 2) * 3);
+        assert_eq!(
+            percent_encoded(&format!("x{}", "é".repeat(5000))).len(),
+            1 + (MESSAGE_LIMIT - 2) * 3
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! A few at a time, in the order of arrival: busy connections and the calls in them, for whose work all others wait.
+//! A few at a time, in the order of arrival: busy connections and the calls in them, for whose work
+//! all others wait.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -17,14 +18,19 @@ pub(super) struct Turns {
 impl Turns {
     /// A queue whose first `at_once` have their turn.
     pub(super) fn new(at_once: usize) -> Self {
-        Self { at_once, queue: RefCell::default(), next: Cell::default() }
+        Self {
+            at_once,
+            queue: RefCell::default(),
+            next: Cell::default(),
+        }
     }
 
-    /// The queue of the calls of this thread, for they wait for each other: to begin one takes system calls.
+    /// The queue of the calls of this thread, for they wait for each other: to begin one takes
+    /// system calls.
     ///
-    /// Of hundreds of connections that each have a call to begin, the last waits for as many rounds of the executor as
-    /// it takes to begin the calls before it: fewer at once make more rounds, and more make each of them longer, also
-    /// for calls that have begun.
+    /// Of hundreds of connections that each have a call to begin, the last waits for as many rounds
+    /// of the executor as it takes to begin the calls before it: fewer at once make more rounds,
+    /// and more make each of them longer, also for calls that have begun.
     pub(super) fn of_calls() -> Rc<Self> {
         thread_local! {
             static TURNS: Rc<Turns> = Rc::new(Turns::new(16));
@@ -34,8 +40,8 @@ impl Turns {
 
     /// The queue of those connections of this thread that have made several requests.
     ///
-    /// A caller that makes one, as netavark's client does, is not in it: it waits for a few busy connections in each
-    /// round of the executor, and not for all of them.
+    /// A caller that makes one, as netavark's client does, is not in it: it waits for a few busy
+    /// connections in each round of the executor, and not for all of them.
     pub(super) fn of_connections() -> Rc<Self> {
         thread_local! {
             static TURNS: Rc<Turns> = Rc::new(Turns::new(8));
@@ -45,7 +51,10 @@ impl Turns {
 
     /// Joins the queue, at its end, until what is returned is dropped.
     pub(super) fn join(&self) -> Turn<'_> {
-        let turn = Turn { turns: self, id: self.next.replace(self.next.get() + 1) };
+        let turn = Turn {
+            turns: self,
+            id: self.next.replace(self.next.get() + 1),
+        };
         self.queue.borrow_mut().push_back((turn.id, None));
         turn
     }
@@ -88,7 +97,10 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut queue = self.turns.queue.borrow_mut();
         queue.retain(|(id, _)| *id != self.id);
-        if let Some(waker) = queue.get_mut(self.turns.at_once - 1).and_then(|(_, waker)| waker.take()) {
+        if let Some(waker) = queue
+            .get_mut(self.turns.at_once - 1)
+            .and_then(|(_, waker)| waker.take())
+        {
             drop(queue);
             waker.wake();
         }
@@ -106,14 +118,18 @@ mod tests {
     #[test]
     fn turns_come_in_the_order_of_arrival() {
         let turns = Turns::new(1);
-        let (mut first, mut second, mut third) = (pin!(turns.take()), pin!(turns.take()), pin!(turns.take()));
+        let (mut first, mut second, mut third) =
+            (pin!(turns.take()), pin!(turns.take()), pin!(turns.take()));
         let mine = block_on(poll_once(first.as_mut())).unwrap();
         assert!(!turns.are_awaited());
         assert!(block_on(poll_once(second.as_mut())).is_none());
         assert!(block_on(poll_once(third.as_mut())).is_none());
         assert!(turns.are_awaited());
         drop(mine);
-        assert!(block_on(poll_once(third.as_mut())).is_none(), "the second comes first");
+        assert!(
+            block_on(poll_once(third.as_mut())).is_none(),
+            "the second comes first"
+        );
         let mine = block_on(poll_once(second.as_mut())).unwrap();
         drop(mine);
         assert!(block_on(poll_once(third.as_mut())).is_some());

@@ -1,4 +1,5 @@
-//! What travels: netavark's protobuf messages, by hand, and gRPC's five bytes before each of them. Pure.
+//! What travels: netavark's protobuf messages, by hand, and gRPC's five bytes before each of them.
+//! Pure.
 
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use serde::Serialize;
 
 use super::{Code, Status};
 
-/// The most bytes that one message may have. A real one has a few hundred; the longest path a kernel takes has 4096.
+/// The most bytes that one message may have. A real one has a few hundred; the longest path a
+/// kernel takes has 4096.
 pub const MESSAGE_LIMIT: usize = 16 * 1024;
 
 /// The bytes before a message: one that tells of compression, four that count (big endian).
@@ -33,14 +35,18 @@ impl Call {
     ///
     /// # Errors
     ///
-    /// UNIMPLEMENTED where the path is no method of ours or the message is compressed, RESOURCE_EXHAUSTED where it is
-    /// longer than [`MESSAGE_LIMIT`], INVALID_ARGUMENT where the body is anything but one well-formed message.
+    /// UNIMPLEMENTED where the path is no method of ours or the message is compressed,
+    /// RESOURCE_EXHAUSTED where it is longer than [`MESSAGE_LIMIT`], INVALID_ARGUMENT where the
+    /// body is anything but one well-formed message.
     pub fn decode(path: &str, body: &[u8]) -> Result<Self, Status> {
         match path.strip_prefix(SERVICE) {
             Some("Setup") => Ok(Self::Setup(message(body)?)),
             Some("Teardown") => Ok(Self::Teardown(message(body)?)),
             Some("Clean") => message(body).map(|Empty {}| Self::Clean),
-            _ => Err(Status::new(Code::Unimplemented, format!("unknown method {path}"))),
+            _ => Err(Status::new(
+                Code::Unimplemented,
+                format!("unknown method {path}"),
+            )),
         }
     }
 
@@ -57,7 +63,10 @@ impl Call {
 
 /// What a client hears.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "nearly every reply is a lease, and it lives for a moment")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every reply is a lease, and it lives for a moment"
+)]
 pub enum Reply {
     /// The answer to Setup and to Teardown.
     Lease(Lease),
@@ -80,14 +89,17 @@ impl Reply {
 pub struct Answer {
     /// What was asked for.
     pub reply: Reply,
-    /// What the caller should know beside it, in words for people. Travels as the trailer `warning`, encoded like
-    /// `grpc-message`; who does not know it does not see it.
+    /// What the caller should know beside it, in words for people. Travels as the trailer
+    /// `warning`, encoded like `grpc-message`; who does not know it does not see it.
     pub warning: Option<String>,
 }
 
 impl From<Reply> for Answer {
     fn from(reply: Reply) -> Self {
-        Self { reply, warning: None }
+        Self {
+            reply,
+            warning: None,
+        }
     }
 }
 
@@ -108,12 +120,17 @@ pub fn message<M: Message + Default>(body: &[u8]) -> Result<M, Status> {
         return Err(bad("a request without a message"));
     };
     if compressed != 0 {
-        return Err(Status::new(Code::Unimplemented, "compressed messages are not understood"));
+        return Err(Status::new(
+            Code::Unimplemented,
+            "compressed messages are not understood",
+        ));
     }
     let length = u32::from_be_bytes([a, b, c, d]);
     match usize::try_from(length) {
         Ok(length) if length == rest.len() => {}
-        Ok(length) if length <= MESSAGE_LIMIT && length < rest.len() => return Err(bad("more than one message")),
+        Ok(length) if length <= MESSAGE_LIMIT && length < rest.len() => {
+            return Err(bad("more than one message"));
+        }
         Ok(length) if length <= MESSAGE_LIMIT => return Err(bad("the message ends too early")),
         _ => return Err(too_long()),
     }
@@ -122,13 +139,17 @@ pub fn message<M: Message + Default>(body: &[u8]) -> Result<M, Status> {
 
 /// The answer to who sends more than [`MESSAGE_LIMIT`].
 pub fn too_long() -> Status {
-    Status::new(Code::ResourceExhausted, format!("a message of more than {MESSAGE_LIMIT} bytes"))
+    Status::new(
+        Code::ResourceExhausted,
+        format!("a message of more than {MESSAGE_LIMIT} bytes"),
+    )
 }
 
 /// Reads a `grpc-timeout`: up to eight digits and a unit of time. None where it is anything else.
 pub fn timeout(value: &str) -> Option<Duration> {
     let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit())
+    {
         return None;
     }
     let count = digits.parse().ok()?;
@@ -182,7 +203,8 @@ pub enum Version {
     V6 = 1,
 }
 
-/// A lease as clients know it. In JSON, with these names in snake case, it is also an entry of netavark's lease file.
+/// A lease as clients know it. In JSON, with these names in snake case, it is also an entry of
+/// netavark's lease file.
 #[derive(Clone, PartialEq, Eq, Message, Serialize)]
 pub struct Lease {
     /// When renewal begins, in seconds from the acknowledgement (RFC 2131 section 4.4.5).
@@ -265,25 +287,60 @@ mod tests {
     fn a_body_is_exactly_one_message() {
         let name = [0x0a, 1, b'x'];
         let good = message::<NetworkConfig>(&framed(0, 3, &name)).unwrap();
-        assert_eq!(good, NetworkConfig { host_iface: "x".into(), ..Default::default() });
+        assert_eq!(
+            good,
+            NetworkConfig {
+                host_iface: "x".into(),
+                ..Default::default()
+            }
+        );
 
         assert_eq!(code(&[]), Code::InvalidArgument, "nothing");
         assert_eq!(code(&[0; 4]), Code::InvalidArgument, "half a prefix");
-        assert_eq!(code(&framed(0, 4, &name)), Code::InvalidArgument, "too short");
-        assert_eq!(code(&framed(0, 2, &name)), Code::InvalidArgument, "too long");
+        assert_eq!(
+            code(&framed(0, 4, &name)),
+            Code::InvalidArgument,
+            "too short"
+        );
+        assert_eq!(
+            code(&framed(0, 2, &name)),
+            Code::InvalidArgument,
+            "too long"
+        );
         assert_eq!(
             code(&framed(0, 3, &[&name[..], &framed(0, 0, &[])].concat())),
             Code::InvalidArgument,
             "two messages"
         );
-        assert_eq!(code(&framed(1, 3, &name)), Code::Unimplemented, "compressed");
-        assert_eq!(code(&framed(0, u32::MAX, &name)), Code::ResourceExhausted, "4 GiB");
-        assert_eq!(code(&framed(0, MESSAGE_LIMIT as u32 + 1, &[])), Code::ResourceExhausted, "one byte too many");
-        assert_eq!(code(&framed(0, 3, &[0x0a, 1, 0xff])), Code::InvalidArgument, "no UTF-8");
-        assert_eq!(code(&framed(0, 3, &[0x0a, 9, b'x'])), Code::InvalidArgument, "a string beyond the end");
+        assert_eq!(
+            code(&framed(1, 3, &name)),
+            Code::Unimplemented,
+            "compressed"
+        );
+        assert_eq!(
+            code(&framed(0, u32::MAX, &name)),
+            Code::ResourceExhausted,
+            "4 GiB"
+        );
+        assert_eq!(
+            code(&framed(0, MESSAGE_LIMIT as u32 + 1, &[])),
+            Code::ResourceExhausted,
+            "one byte too many"
+        );
+        assert_eq!(
+            code(&framed(0, 3, &[0x0a, 1, 0xff])),
+            Code::InvalidArgument,
+            "no UTF-8"
+        );
+        assert_eq!(
+            code(&framed(0, 3, &[0x0a, 9, b'x'])),
+            Code::InvalidArgument,
+            "a string beyond the end"
+        );
     }
 
-    /// Every field in turn, its tag written out: number times eight, plus 2 for a string and 0 for a number.
+    /// Every field in turn, its tag written out: number times eight, plus 2 for a string and 0 for
+    /// a number.
     #[test]
     fn requests_have_netavarks_field_numbers() {
         let config = NetworkConfig {
@@ -353,8 +410,14 @@ mod tests {
         .concat();
         assert_eq!(every_field().encode_to_vec(), wire);
         assert_eq!(Lease::decode(wire.as_slice()).unwrap(), every_field());
-        assert_eq!(OperationResponse { success: true }.encode_to_vec(), [0x08, 1]);
-        assert_eq!(&Reply::Operation(OperationResponse { success: true }).encode()[..], [0, 0, 0, 0, 2, 0x08, 1]);
+        assert_eq!(
+            OperationResponse { success: true }.encode_to_vec(),
+            [0x08, 1]
+        );
+        assert_eq!(
+            &Reply::Operation(OperationResponse { success: true }).encode()[..],
+            [0, 0, 0, 0, 2, 0x08, 1]
+        );
     }
 
     #[test]
@@ -369,13 +432,30 @@ mod tests {
 
     #[test]
     fn a_path_is_a_call() {
-        let config = NetworkConfig { ns_path: "/run/netns/x".into(), ..Default::default() };
-        for call in [Call::Setup(config.clone()), Call::Teardown(config), Call::Clean] {
+        let config = NetworkConfig {
+            ns_path: "/run/netns/x".into(),
+            ..Default::default()
+        };
+        for call in [
+            Call::Setup(config.clone()),
+            Call::Teardown(config),
+            Call::Clean,
+        ] {
             let (path, body) = call.encode();
             assert_eq!(Call::decode(&path, &body), Ok(call));
         }
-        for path in ["", "/", "/netavark_proxy.NetavarkProxy/", "/netavark_proxy.NetavarkProxy/setup", "/other/Setup"] {
-            assert_eq!(Call::decode(path, &[0; 5]).unwrap_err().code, Code::Unimplemented, "{path}");
+        for path in [
+            "",
+            "/",
+            "/netavark_proxy.NetavarkProxy/",
+            "/netavark_proxy.NetavarkProxy/setup",
+            "/other/Setup",
+        ] {
+            assert_eq!(
+                Call::decode(path, &[0; 5]).unwrap_err().code,
+                Code::Unimplemented,
+                "{path}"
+            );
         }
     }
 
@@ -387,7 +467,18 @@ mod tests {
         assert_eq!(timeout("250m"), Some(Duration::from_millis(250)));
         assert_eq!(timeout("5u"), Some(Duration::from_micros(5)));
         assert_eq!(timeout("5n"), Some(Duration::from_nanos(5)));
-        for bad in ["", "S", "1", "+1S", "-1S", "1.5S", "123456789S", "1x", "1é", "é"] {
+        for bad in [
+            "",
+            "S",
+            "1",
+            "+1S",
+            "-1S",
+            "1.5S",
+            "123456789S",
+            "1x",
+            "1é",
+            "é",
+        ] {
             assert_eq!(timeout(bad), None, "{bad}");
         }
     }

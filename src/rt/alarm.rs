@@ -7,7 +7,8 @@ use std::os::fd::OwnedFd;
 use std::task::{Poll, Waker};
 
 use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
 };
 
 use super::{Watched, now};
@@ -25,9 +26,18 @@ pub(super) struct Alarm {
 
 impl Alarm {
     pub(super) fn new() -> io::Result<Self> {
-        let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
-        let (sleepers, next_id, failure) = (RefCell::default(), Cell::default(), RefCell::default());
-        Ok(Self { timer: Watched::new(timer)?, sleepers, next_id, failure })
+        let timer = timerfd_create(
+            TimerfdClockId::Boottime,
+            TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
+        )?;
+        let (sleepers, next_id, failure) =
+            (RefCell::default(), Cell::default(), RefCell::default());
+        Ok(Self {
+            timer: Watched::new(timer)?,
+            sleepers,
+            next_id,
+            failure,
+        })
     }
 
     /// Wakes sleepers, for as long as the timer can be watched.
@@ -51,7 +61,8 @@ impl Alarm {
     /// Hands the error to all sleepers, who would sleep for ever.
     pub(super) fn fail(&self, error: &io::Error) {
         log::error!("the timer of the boot clock fails: {error}");
-        self.failure.replace(Some((error.kind(), error.to_string())));
+        self.failure
+            .replace(Some((error.kind(), error.to_string())));
         self.sleepers.take().into_values().for_each(Waker::wake);
     }
 
@@ -61,20 +72,37 @@ impl Alarm {
 
     /// A sleeper that has not asked to be woken yet.
     pub(super) fn sleeper(&self) -> Sleeper<'_> {
-        Sleeper { alarm: self, key: None }
+        Sleeper {
+            alarm: self,
+            key: None,
+        }
     }
 
     fn arm(&self) {
-        let earliest = self.sleepers.borrow().keys().next().map(|&(earliest, _)| earliest.since_boot());
+        let earliest = self
+            .sleepers
+            .borrow()
+            .keys()
+            .next()
+            .map(|&(earliest, _)| earliest.since_boot());
         let it_value = match earliest {
             // Zero disarms (timerfd_create(2)), so a nanosecond late rather than never.
             Some(at) => Timespec {
                 tv_sec: at.as_secs().try_into().unwrap_or(i64::MAX),
                 tv_nsec: i64::from(at.subsec_nanos()).max(1),
             },
-            None => Timespec { tv_sec: 0, tv_nsec: 0 },
+            None => Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            },
         };
-        let spec = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value };
+        let spec = Itimerspec {
+            it_interval: Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            },
+            it_value,
+        };
         timerfd_settime(self.timer.get_ref(), TimerfdTimerFlags::ABSTIME, &spec)
             .expect("the timerfd is ours and the time is valid");
     }

@@ -22,16 +22,20 @@ thread_local! {
     static LEFT: RefCell<Vec<Child>> = RefCell::default();
 }
 
-/// Runs a program to its end, with nothing to read; returns its exit status, and its output on stdout and stderr.
+/// Runs a program to its end, with nothing to read; returns its exit status, and its output on
+/// stdout and stderr.
 ///
 /// # Errors
 ///
-/// It could not be started, or took longer than `bound`. Then, and when this future is dropped, it is killed; one that
-/// does not end at once is reaped by a later call.
+/// It could not be started, or took longer than `bound`. Then, and when this future is dropped, it
+/// is killed; one that does not end at once is reaped by a later call.
 pub async fn run(command: &mut Command, bound: Duration) -> io::Result<(ExitStatus, Vec<u8>)> {
     reap();
     let (reader, writer) = io::pipe()?;
-    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    command
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone()?)
+        .stderr(writer);
     let started = Running::start(command);
     // As long as the command keeps our ends of the pipe there is no end of file.
     command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -73,7 +77,10 @@ impl Running {
     fn start(command: &mut Command) -> io::Result<Self> {
         let child = command.spawn()?;
         let pid = Pid::from_child(&child);
-        let mut running = Self { child: Some(child), end: None };
+        let mut running = Self {
+            child: Some(child),
+            end: None,
+        };
         // Should this fail, the program is killed.
         running.end = Some(Watched::new(pidfd_open(pid, PidfdFlags::empty())?)?);
         Ok(running)
@@ -88,7 +95,9 @@ impl Running {
 
     /// Waits until the program has ended, and reaps it.
     async fn ended(&mut self) -> io::Result<ExitStatus> {
-        let (Some(child), Some(end)) = (&mut self.child, &self.end) else { return Err(io::ErrorKind::NotFound.into()) };
+        let (Some(child), Some(end)) = (&mut self.child, &self.end) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
         loop {
             match child.try_wait()? {
                 Some(status) => return Ok(status),

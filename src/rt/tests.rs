@@ -42,7 +42,12 @@ fn sleepers_on_the_boot_clock_wake_in_order_and_never_early() {
 fn a_past_deadline_is_over_at_once_and_one_beyond_time_never_is() {
     block_on(async move |runtime| {
         assert!(poll_once(runtime.sleep_until(now())).await.is_some());
-        let never = async { runtime.sleep_until(Instant::from_boot(Duration::MAX)).await.is_ok() };
+        let never = async {
+            runtime
+                .sleep_until(Instant::from_boot(Duration::MAX))
+                .await
+                .is_ok()
+        };
         let soon = async { runtime.sleep_until(now() + STEP).await.is_err() };
         assert!(!or(never, soon).await, "the sooner one must win");
     });
@@ -51,14 +56,22 @@ fn a_past_deadline_is_over_at_once_and_one_beyond_time_never_is() {
 #[test]
 fn a_sleeper_that_is_dropped_leaves_the_timer_to_the_others() {
     block_on(async move |runtime| {
-        let armed = |alarm: &Alarm| rustix::time::timerfd_gettime(alarm.timer.get_ref()).unwrap().it_value;
+        let armed = |alarm: &Alarm| {
+            rustix::time::timerfd_gettime(alarm.timer.get_ref())
+                .unwrap()
+                .it_value
+        };
         let mut sleep = Box::pin(runtime.sleep_until(now() + Duration::from_secs(1000)));
         assert!(poll_once(&mut sleep).await.is_none());
         let alarm = runtime.alarm().unwrap();
         assert!(armed(&alarm).tv_sec > 900);
         drop(sleep);
         assert!(alarm.sleepers.borrow().is_empty());
-        assert_eq!((armed(&alarm).tv_sec, armed(&alarm).tv_nsec), (0, 0), "nobody is left to be woken");
+        assert_eq!(
+            (armed(&alarm).tv_sec, armed(&alarm).tv_nsec),
+            (0, 0),
+            "nobody is left to be woken"
+        );
     });
 }
 
@@ -72,7 +85,10 @@ fn a_failure_of_the_timer_is_every_sleepers_and_the_next_one_has_another_timer()
         alarm.fail(&io::Error::new(io::ErrorKind::BrokenPipe, "a test"));
         for sleeper in [asleep, never] {
             let error = sleeper.await.unwrap_err();
-            assert_eq!((error.kind(), error.to_string()), (io::ErrorKind::BrokenPipe, "a test".to_owned()));
+            assert_eq!(
+                (error.kind(), error.to_string()),
+                (io::ErrorKind::BrokenPipe, "a test".to_owned())
+            );
         }
         runtime.sleep_until(now() + STEP).await.unwrap();
         assert!(!Rc::ptr_eq(&alarm, &runtime.alarm().unwrap()));
@@ -120,14 +136,19 @@ fn a_timer_can_be_set_again_after_it_fired_and_while_it_runs() {
 #[test]
 fn a_refusing_listener_gives_out_its_backlog_and_takes_no_more() {
     block_on(async move |_| {
-        let address = SocketAddr::from_abstract_name(format!("rt-test-{}", std::process::id())).unwrap();
+        let address =
+            SocketAddr::from_abstract_name(format!("rt-test-{}", std::process::id())).unwrap();
         let listener = Listener::new(UnixListener::bind_addr(&address).unwrap()).unwrap();
         assert!(listener.try_accept().unwrap().is_none());
         let client = UnixStream::connect_addr(&address).unwrap();
         listener.refuse().unwrap();
         let refused = UnixStream::connect_addr(&address).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-        assert!(poll_fn(|context| listener.poll_accept(context)).await.is_ok());
+        assert!(
+            poll_fn(|context| listener.poll_accept(context))
+                .await
+                .is_ok()
+        );
         assert!(!matches!(listener.try_accept(), Ok(Some(_))));
         drop(client);
     });
@@ -142,21 +163,40 @@ fn shell(script: &str) -> Command {
 #[test]
 fn a_program_runs_to_its_end_and_all_that_it_says_is_heard() {
     block_on(async move |_| {
-        let (status, said) = run(&mut shell("read x; echo out; echo err >&2; exit 7"), PATIENCE).await.unwrap();
-        assert_eq!((status.code(), said.as_slice()), (Some(7), b"out\nerr\n".as_slice()));
-        let (status, said) = run(&mut shell("head -c 1000000 /dev/zero"), PATIENCE).await.unwrap();
+        let (status, said) = run(
+            &mut shell("read x; echo out; echo err >&2; exit 7"),
+            PATIENCE,
+        )
+        .await
+        .unwrap();
+        assert_eq!(
+            (status.code(), said.as_slice()),
+            (Some(7), b"out\nerr\n".as_slice())
+        );
+        let (status, said) = run(&mut shell("head -c 1000000 /dev/zero"), PATIENCE)
+            .await
+            .unwrap();
         assert_eq!((status.code(), said.len()), (Some(0), OUTPUT_LIMIT));
-        assert_eq!(run(&mut Command::new("/nonexistent"), PATIENCE).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(
+            run(&mut Command::new("/nonexistent"), PATIENCE)
+                .await
+                .unwrap_err()
+                .kind(),
+            io::ErrorKind::NotFound
+        );
     });
 }
 
 #[test]
 fn a_program_is_killed_and_reaped_when_its_time_is_up_or_nobody_waits() {
     let gone = |pid: &str| !std::path::Path::new("/proc").join(pid.trim()).exists();
-    let script = |path: &std::path::Path| shell(&format!("echo $$ > {}; exec sleep 1000", path.display()));
+    let script =
+        |path: &std::path::Path| shell(&format!("echo $$ > {}; exec sleep 1000", path.display()));
     block_on(async move |_| {
         let path = std::env::temp_dir().join(format!("rt-test-{}", std::process::id()));
-        let error = run(&mut script(&path), Duration::from_millis(500)).await.unwrap_err();
+        let error = run(&mut script(&path), Duration::from_millis(500))
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(gone(&std::fs::read_to_string(&path).unwrap()));
 
@@ -166,7 +206,10 @@ fn a_program_is_killed_and_reaped_when_its_time_is_up_or_nobody_waits() {
                 sleep(STEP).await;
             }
         };
-        or(written, async { drop(run(&mut script(&path), PATIENCE).await) }).await;
+        or(written, async {
+            drop(run(&mut script(&path), PATIENCE).await)
+        })
+        .await;
         let pid = std::fs::read_to_string(&path).unwrap();
         // Reaped by a later call at the latest: the drop waits for nothing.
         let start = now();
@@ -189,11 +232,25 @@ fn a_program_that_closes_its_output_and_lives_on_holds_up_nothing() {
                 counting.set(counting.get() + 1);
             }
         });
-        let (status, output) = run(&mut shell("echo out; exec >&- 2>&-; sleep 0.3; exit 7"), PATIENCE).await.unwrap();
-        assert_eq!((status.code(), output.as_slice()), (Some(7), b"out\n".as_slice()));
-        assert!(turns.get() >= 5, "{} turns for others in 300 ms", turns.get());
+        let (status, output) = run(
+            &mut shell("echo out; exec >&- 2>&-; sleep 0.3; exit 7"),
+            PATIENCE,
+        )
+        .await
+        .unwrap();
+        assert_eq!(
+            (status.code(), output.as_slice()),
+            (Some(7), b"out\n".as_slice())
+        );
+        assert!(
+            turns.get() >= 5,
+            "{} turns for others in 300 ms",
+            turns.get()
+        );
         let start = now();
-        let error = run(&mut shell("exec >&- 2>&-; exec sleep 1000"), 10 * STEP).await.unwrap_err();
+        let error = run(&mut shell("exec >&- 2>&-; exec sleep 1000"), 10 * STEP)
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(now() - start < PATIENCE / 2);
     });
@@ -204,7 +261,9 @@ fn what_still_runs_when_main_returns_is_dropped() {
     let guard = Rc::new(());
     let held = Rc::clone(&guard);
     block_on(async move |runtime| {
-        runtime.spawn(async move { (held, std::future::pending::<()>().await) }).detach();
+        runtime
+            .spawn(async move { (held, std::future::pending::<()>().await) })
+            .detach();
     });
     assert_eq!(Rc::strong_count(&guard), 1);
 }

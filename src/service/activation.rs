@@ -23,25 +23,29 @@ pub(super) const NAMELESS: &str = "unknown";
 /// A listening Unix stream socket, handed over or made by [`bind`](fn@super::bind).
 #[derive(Debug)]
 pub struct Socket {
-    /// From LISTEN_FDNAMES (`FileDescriptorName=` in the socket unit), `unknown` where there is none.
+    /// From LISTEN_FDNAMES (`FileDescriptorName=` in the socket unit), `unknown` where there is
+    /// none.
     pub name: String,
-    /// What we made on disk. Before `listener`, because it must be unlinked while the inode number cannot be reused.
+    /// What we made on disk. Before `listener`, because it must be unlinked while the inode number
+    /// cannot be reused.
     pub(super) file: Option<SocketFile>,
     /// Blocking or not as it came; [`rt::Listener`](crate::rt::Listener) takes either.
     pub listener: UnixListener,
 }
 
-/// Takes over the sockets that were handed to this process, in order; none where nobody handed us any.
+/// Takes over the sockets that were handed to this process, in order; none where nobody handed us
+/// any.
 ///
-/// None of them survives an exec, and each is checked to be a listening Unix stream socket. Those are
-/// taken once: a second call is an error where the first one found any. Call it before the process opens descriptors
-/// of its own. The environment is left as it is, because it can only be changed safely by a single-threaded program;
-/// LISTEN_PID keeps children from mistaking it for theirs.
+/// None of them survives an exec, and each is checked to be a listening Unix stream socket. Those
+/// are taken once: a second call is an error where the first one found any. Call it before the
+/// process opens descriptors of its own. The environment is left as it is, because it can only be
+/// changed safely by a single-threaded program; LISTEN_PID keeps children from mistaking it for
+/// theirs.
 ///
 /// # Errors
 ///
-/// [`Error::Environment`] for values without meaning, [`Error::Descriptor`] for a descriptor of another kind (which is
-/// left open, being somebody else's), [`Error::Taken`] at the second call.
+/// [`Error::Environment`] for values without meaning, [`Error::Descriptor`] for a descriptor of
+/// another kind (which is left open, being somebody else's), [`Error::Taken`] at the second call.
 pub fn listen_fds() -> Result<Vec<Socket>, Error> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
 
@@ -55,7 +59,11 @@ pub fn listen_fds() -> Result<Vec<Socket>, Error> {
     (FIRST..FIRST + handed.count)
         .map(|fd| {
             let listener = UnixListener::from(adopt(fd)?);
-            Ok(Socket { name: names.next().unwrap_or_else(|| NAMELESS.to_owned()), file: None, listener })
+            Ok(Socket {
+                name: names.next().unwrap_or_else(|| NAMELESS.to_owned()),
+                file: None,
+                listener,
+            })
         })
         .collect()
 }
@@ -77,15 +85,23 @@ fn parse(
     let text = |name, expected| match variable(name).map(OsString::into_string) {
         None => Ok(None),
         Some(Ok(value)) => Ok(Some(value)),
-        Some(Err(value)) => {
-            Err(Error::Environment { variable: name, value: value.to_string_lossy().into_owned(), expected })
-        }
+        Some(Err(value)) => Err(Error::Environment {
+            variable: name,
+            value: value.to_string_lossy().into_owned(),
+            expected,
+        }),
     };
     let number = |name, expected| {
-        let Some(value) = text(name, expected)? else { return Ok(None) };
+        let Some(value) = text(name, expected)? else {
+            return Ok(None);
+        };
         match value.parse::<u64>() {
             Ok(number) => Ok(Some(number)),
-            Err(_) => Err(Error::Environment { variable: name, value, expected }),
+            Err(_) => Err(Error::Environment {
+                variable: name,
+                value,
+                expected,
+            }),
         }
     };
 
@@ -97,49 +113,72 @@ fn parse(
             return Ok(None);
         }
     }
-    // Process ids are reused, these are not. A kernel that cannot tell leaves us with the process id.
+    // Process ids are reused, these are not. A kernel that cannot tell leaves us with the process
+    // id.
     if let Some(for_id) = number("LISTEN_PIDFDID", "the inode number of a pidfd")?
         && let Some(own_id) = own_pidfd_id()
         && for_id != own_id
     {
-        log::debug!("the inherited sockets are for the process of pidfd {for_id}, not for us ({own_id})");
+        log::debug!(
+            "the inherited sockets are for the process of pidfd {for_id}, not for us ({own_id})"
+        );
         return Ok(None);
     }
 
-    let Some(count) = number("LISTEN_FDS", "a number of descriptors")?.filter(|&count| count > 0) else {
+    let Some(count) = number("LISTEN_FDS", "a number of descriptors")?.filter(|&count| count > 0)
+    else {
         return Ok(None);
     };
-    let count = RawFd::try_from(count).ok().filter(|count| count.checked_add(FIRST).is_some()).ok_or_else(|| {
-        Error::Environment { variable: "LISTEN_FDS", value: count.to_string(), expected: "a number of descriptors" }
-    })?;
+    let count = RawFd::try_from(count)
+        .ok()
+        .filter(|count| count.checked_add(FIRST).is_some())
+        .ok_or_else(|| Error::Environment {
+            variable: "LISTEN_FDS",
+            value: count.to_string(),
+            expected: "a number of descriptors",
+        })?;
     let Some(value) = text("LISTEN_FDNAMES", "names separated by colons")? else {
-        return Ok(Some(Handed { count, names: Vec::new() }));
+        return Ok(Some(Handed {
+            count,
+            names: Vec::new(),
+        }));
     };
     let names: Vec<_> = value.split(':').map(str::to_owned).collect();
     if RawFd::try_from(names.len()) == Ok(count) {
         return Ok(Some(Handed { count, names }));
     }
-    Err(Error::Environment { variable: "LISTEN_FDNAMES", value, expected: "as many names as LISTEN_FDS says" })
+    Err(Error::Environment {
+        variable: "LISTEN_FDNAMES",
+        value,
+        expected: "as many names as LISTEN_FDS says",
+    })
 }
 
-/// The number that tells this process from all others since boot, where the kernel has one (Linux 6.9, pidfs).
+/// The number that tells this process from all others since boot, where the kernel has one (Linux
+/// 6.9, pidfs).
 fn own_pidfd_id() -> Option<u64> {
     /// `PID_FS_MAGIC` of linux/magic.h. On older kernels all pidfds share one meaningless inode.
     const PIDFS: u64 = 0x5049_4446;
 
     let pidfd = pidfd_open(getpid(), PidfdFlags::empty()).ok()?;
     let kind = rustix::fs::fstatfs(&pidfd).ok()?.f_type;
-    (u64::try_from(kind) == Ok(PIDFS)).then(|| rustix::fs::fstat(&pidfd).ok().map(|stat| stat.st_ino))?
+    (u64::try_from(kind) == Ok(PIDFS))
+        .then(|| rustix::fs::fstat(&pidfd).ok().map(|stat| stat.st_ino))?
 }
 
 /// Becomes the owner of the inherited descriptor `number`.
 fn adopt(number: RawFd) -> Result<OwnedFd, Error> {
-    #[expect(unsafe_code, reason = "a number in the environment is all that tells of an inherited descriptor")]
-    // SAFETY: LISTEN_PID says that `number` was opened for this process, `listen_fds` comes here once for each, and
-    // what fails the check (such as a number that is not open at all) is not closed but forgotten.
+    #[expect(
+        unsafe_code,
+        reason = "a number in the environment is all that tells of an inherited descriptor"
+    )]
+    // SAFETY: LISTEN_PID says that `number` was opened for this process, `listen_fds` comes here
+    // once for each, and what fails the check (such as a number that is not open at all) is not
+    // closed but forgotten.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
 
-    let checked = check(fd.as_fd()).and_then(|()| Ok(rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC)?));
+    let checked =
+        check(fd.as_fd()).and_then(|()| Ok(rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC)?));
     let is = match checked {
         Ok(()) => return Ok(fd),
         Err(error) => error.to_string(),
@@ -186,8 +225,15 @@ mod tests {
 
     /// `parse` for process 4711 whose pidfd is 99.
     fn read(variables: &[(&str, &str)]) -> Result<Option<(RawFd, Vec<String>)>, String> {
-        let variable = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
-        parse(PID, || Some(99), variable).map(|found| found.map(|h| (h.count, h.names))).map_err(|e| e.to_string())
+        let variable = |name: &str| {
+            variables
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| value.into())
+        };
+        parse(PID, || Some(99), variable)
+            .map(|found| found.map(|h| (h.count, h.names)))
+            .map_err(|e| e.to_string())
     }
 
     #[test]
@@ -195,24 +241,40 @@ mod tests {
         assert_eq!(read(&[]), Ok(None));
         assert_eq!(read(&[("LISTEN_FDS", "1")]), Ok(None));
         assert_eq!(read(&[("LISTEN_PID", "4711")]), Ok(None));
-        assert_eq!(read(&[("LISTEN_PID", "4711"), ("LISTEN_FDS", "0")]), Ok(None));
+        assert_eq!(
+            read(&[("LISTEN_PID", "4711"), ("LISTEN_FDS", "0")]),
+            Ok(None)
+        );
     }
 
     #[test]
     fn descriptors_come_with_their_names() {
         let unnamed = [("LISTEN_PID", "4711"), ("LISTEN_FDS", "2")];
         assert_eq!(read(&unnamed), Ok(Some((2, vec![]))));
-        let named = [("LISTEN_PID", "4711"), ("LISTEN_FDS", "2"), ("LISTEN_FDNAMES", "one:")];
+        let named = [
+            ("LISTEN_PID", "4711"),
+            ("LISTEN_FDS", "2"),
+            ("LISTEN_FDNAMES", "one:"),
+        ];
         assert_eq!(read(&named), Ok(Some((2, vec!["one".into(), "".into()]))));
     }
 
     #[test]
     fn those_of_another_process_are_not_ours_whatever_else_is_said_of_them() {
-        assert_eq!(read(&[("LISTEN_PID", "4712"), ("LISTEN_FDS", "1")]), Ok(None));
-        assert_eq!(read(&[("LISTEN_PID", "4712"), ("LISTEN_FDS", "garbage")]), Ok(None));
+        assert_eq!(
+            read(&[("LISTEN_PID", "4712"), ("LISTEN_FDS", "1")]),
+            Ok(None)
+        );
+        assert_eq!(
+            read(&[("LISTEN_PID", "4712"), ("LISTEN_FDS", "garbage")]),
+            Ok(None)
+        );
         let fds = [("LISTEN_PID", "4711"), ("LISTEN_FDS", "1")];
         assert_eq!(read(&[fds[0], fds[1], ("LISTEN_PIDFDID", "98")]), Ok(None));
-        assert_eq!(read(&[fds[0], fds[1], ("LISTEN_PIDFDID", "99")]), Ok(Some((1, vec![]))));
+        assert_eq!(
+            read(&[fds[0], fds[1], ("LISTEN_PIDFDID", "99")]),
+            Ok(Some((1, vec![])))
+        );
         // A kernel without such numbers cannot tell; the process id has to do.
         let unknown = parse(
             PID,
@@ -222,7 +284,13 @@ mod tests {
                 _ => Some("1".into()),
             },
         );
-        assert_eq!(unknown.unwrap(), Some(Handed { count: 1, names: vec!["1".into()] }));
+        assert_eq!(
+            unknown.unwrap(),
+            Some(Handed {
+                count: 1,
+                names: vec!["1".into()]
+            })
+        );
     }
 
     #[test]
@@ -231,15 +299,30 @@ mod tests {
 
         let pid = ("LISTEN_PID", "4711");
         let error = |variables: &[(&str, &str)]| read(variables).unwrap_err();
-        assert_eq!(error(&[("LISTEN_PID", "me")]), r#"LISTEN_PID is "me", expected a process id"#);
-        assert_eq!(error(&[pid, ("LISTEN_FDS", "-1")]), r#"LISTEN_FDS is "-1", expected a number of descriptors"#);
+        assert_eq!(
+            error(&[("LISTEN_PID", "me")]),
+            r#"LISTEN_PID is "me", expected a process id"#
+        );
+        assert_eq!(
+            error(&[pid, ("LISTEN_FDS", "-1")]),
+            r#"LISTEN_FDS is "-1", expected a number of descriptors"#
+        );
         assert!(error(&[pid, ("LISTEN_FDS", "")]).contains("LISTEN_FDS"));
         assert!(error(&[pid, ("LISTEN_FDS", "2147483645")]).contains("LISTEN_FDS"));
         assert!(error(&[pid, ("LISTEN_FDS", "99999999999999999999")]).contains("LISTEN_FDS"));
         assert!(error(&[pid, ("LISTEN_PIDFDID", "x")]).contains("LISTEN_PIDFDID"));
-        assert!(error(&[pid, ("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "a:b")]).contains("LISTEN_FDNAMES"));
+        assert!(
+            error(&[pid, ("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "a:b")])
+                .contains("LISTEN_FDNAMES")
+        );
         let binary = parse(PID, || None, |_| Some(OsString::from_vec(vec![0xff])));
-        assert!(matches!(binary, Err(Error::Environment { variable: "LISTEN_PID", .. })));
+        assert!(matches!(
+            binary,
+            Err(Error::Environment {
+                variable: "LISTEN_PID",
+                ..
+            })
+        ));
     }
 
     #[test]
@@ -252,13 +335,28 @@ mod tests {
         let is = |fd: BorrowedFd<'_>| check(fd).map_err(|error| error.to_string());
         let name = format!("activation-test-{}", std::process::id());
         let address = SocketAddr::from_abstract_name(name).unwrap();
-        assert_eq!(is(UnixListener::bind_addr(&address).unwrap().as_fd()), Ok(()));
-        assert!(is(UnixStream::pair().unwrap().0.as_fd()).unwrap_err().contains("does not listen"));
-        assert!(is(UnixDatagram::unbound().unwrap().as_fd()).unwrap_err().contains("another type"));
+        assert_eq!(
+            is(UnixListener::bind_addr(&address).unwrap().as_fd()),
+            Ok(())
+        );
+        assert!(
+            is(UnixStream::pair().unwrap().0.as_fd())
+                .unwrap_err()
+                .contains("does not listen")
+        );
+        assert!(
+            is(UnixDatagram::unbound().unwrap().as_fd())
+                .unwrap_err()
+                .contains("another type")
+        );
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         assert!(is(tcp.as_fd()).unwrap_err().contains("another family"));
         let null = std::fs::File::open("/dev/null").unwrap();
         assert!(is(null.as_fd()).unwrap_err().contains("character device"));
-        assert!(is(std::io::pipe().unwrap().0.as_fd()).unwrap_err().contains("pipe"));
+        assert!(
+            is(std::io::pipe().unwrap().0.as_fd())
+                .unwrap_err()
+                .contains("pipe")
+        );
     }
 }

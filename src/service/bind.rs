@@ -14,7 +14,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use super::lock::{LockError, LockFile};
 use super::{Error, Socket};
 
-/// What a socket address holds (unix(7): `sun_path` has 108 bytes, and the last one ends the string).
+/// What a socket address holds (unix(7): `sun_path` has 108 bytes, and the last one ends the
+/// string).
 pub(super) const LONGEST_PATH: usize = 107;
 
 /// The owner and its group may connect.
@@ -26,22 +27,25 @@ const BACKLOG: i32 = 4096;
 /// How long to wait for another start that is at work on the same path: it takes microseconds.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
-/// A socket in the file system, unlinked when this is dropped, unless somebody else has put another in its place.
+/// A socket in the file system, unlinked when this is dropped, unless somebody else has put another
+/// in its place.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
     id: (u64, u64),
 }
 
-/// Listens on `path`, in mode 0660, and makes its directory where there is none. The file is removed with the [`Socket`].
+/// Listens on `path`, in mode 0660, and makes its directory where there is none. The file is
+/// removed with the [`Socket`].
 ///
-/// A socket that a dead process left behind is replaced, and nothing else ever is: not a living one,
-/// not a file of another kind. Starts that run at the same time are
-/// serialised by a lock file beside the socket (its name with `.lock` added), which is removed again.
+/// A socket that a dead process left behind is replaced, and nothing else ever is: not a living
+/// one, not a file of another kind. Starts that run at the same time are serialised by a lock file
+/// beside the socket (its name with `.lock` added), which is removed again.
 ///
 /// # Errors
 ///
-/// [`Error::InUse`], [`Error::NotASocket`], [`Error::PathTooLong`], or [`Error::Io`] with what was tried.
+/// [`Error::InUse`], [`Error::NotASocket`], [`Error::PathTooLong`], or [`Error::Io`] with what was
+/// tried.
 pub fn bind(path: &Path) -> Result<Socket, Error> {
     if path.as_os_str().len() > LONGEST_PATH {
         return Err(Error::PathTooLong(path.to_owned()));
@@ -56,37 +60,50 @@ pub fn bind(path: &Path) -> Result<Socket, Error> {
     remove_stale(path, &address)?;
 
     let listener = new_socket(SocketFlags::CLOEXEC).map_err(failed("make a socket for"))?;
-    // bind(2) gives the file the mode of the socket, less the umask, so that it never is wider than this;
-    // and nobody can connect before listen(2), so that it may be widened to this until then.
+    // bind(2) gives the file the mode of the socket, less the umask, so that it never is wider than
+    // this; and nobody can connect before listen(2), so that it may be widened to this until then.
     rustix::fs::fchmod(&listener, MODE).map_err(failed("set the mode of a socket for"))?;
     rustix::net::bind(&listener, &address).map_err(|error| match error {
         Errno::ADDRINUSE => Error::InUse(path.to_owned()),
         error => failed("bind")(error),
     })?;
     let stat = rustix::fs::lstat(path).map_err(failed("look at"))?;
-    let file = SocketFile { path: path.to_owned(), id: (stat.st_dev, stat.st_ino) };
+    let file = SocketFile {
+        path: path.to_owned(),
+        id: (stat.st_dev, stat.st_ino),
+    };
     rustix::fs::chmod(path, MODE).map_err(failed("set the mode of"))?;
     rustix::net::listen(&listener, BACKLOG).map_err(failed("listen on"))?;
-    Ok(Socket { name: String::new(), file: Some(file), listener: UnixListener::from(listener) })
+    Ok(Socket {
+        name: String::new(),
+        file: Some(file),
+        listener: UnixListener::from(listener),
+    })
 }
 
-/// Makes the directory of the socket `path` where there is none, as [`bind`] does: for a process that confines itself to
-/// this directory before it binds.
+/// Makes the directory of the socket `path` where there is none, as [`bind`] does: for a process
+/// that confines itself to this directory before it binds.
 ///
 /// # Errors
 ///
 /// [`Error::NotASocket`] where the path ends in no name, or [`Error::Io`].
 pub fn make_directory(path: &Path) -> Result<(), Error> {
-    let Some(directory) = path.parent() else { return Err(Error::NotASocket(path.to_owned())) };
+    let Some(directory) = path.parent() else {
+        return Err(Error::NotASocket(path.to_owned()));
+    };
     if directory.as_os_str().is_empty() {
         return Ok(());
     }
     let doing = format!("cannot create the directory {}", directory.display());
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(|error| Error::io(doing, error))
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(directory)
+        .map_err(|error| Error::io(doing, error))
 }
 
-/// Holds other starts off the same path until it is dropped. The file is removed while it is still locked, and
-/// [`LockFile`] notices that the one it waited for is gone.
+/// Holds other starts off the same path until it is dropped. The file is removed while it is still
+/// locked, and [`LockFile`] notices that the one it waited for is gone.
 struct StartLock {
     path: PathBuf,
     lock: LockFile,
@@ -99,7 +116,10 @@ impl StartLock {
         let path = PathBuf::from(path);
         let failed = |error| match error {
             LockError::Io(error) => Error::io(format!("cannot lock {}", path.display()), error),
-            error => Error::io(format!("cannot lock {}", path.display()), io::Error::other(error)),
+            error => Error::io(
+                format!("cannot lock {}", path.display()),
+                io::Error::other(error),
+            ),
         };
         let lock = LockFile::acquire(CWD, &path, LOCK_PATIENCE).map_err(failed)?;
         Ok(Self { lock, path })
@@ -114,9 +134,15 @@ impl Drop for StartLock {
     }
 }
 
-/// Removes the socket at `path` if nobody listens on it, which is known only from a connection that was refused.
+/// Removes the socket at `path` if nobody listens on it, which is known only from a connection that
+/// was refused.
 fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), Error> {
-    let probing = |error: Errno| Error::io(format!("cannot find out who listens on {}", path.display()), error);
+    let probing = |error: Errno| {
+        Error::io(
+            format!("cannot find out who listens on {}", path.display()),
+            error,
+        )
+    };
     match rustix::fs::lstat(path) {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Socket => {}
         Ok(_) => return Err(Error::NotASocket(path.to_owned())),
@@ -129,7 +155,8 @@ fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), Error> {
         Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => Err(Error::InUse(path.to_owned())),
         Err(Errno::CONNREFUSED) => {
             log::info!("replacing {}, on which nobody listens", path.display());
-            rustix::fs::unlink(path).map_err(|e| Error::io(format!("cannot remove {}", path.display()), e))
+            rustix::fs::unlink(path)
+                .map_err(|e| Error::io(format!("cannot remove {}", path.display()), e))
         }
         Err(error) => Err(probing(error)),
     }
@@ -146,7 +173,9 @@ impl SocketFile {
 
     fn unlink_if_ours(&self) -> io::Result<()> {
         match rustix::fs::lstat(&self.path) {
-            Ok(stat) if (stat.st_dev, stat.st_ino) == self.id => Ok(rustix::fs::unlink(&self.path)?),
+            Ok(stat) if (stat.st_dev, stat.st_ino) == self.id => {
+                Ok(rustix::fs::unlink(&self.path)?)
+            }
             Ok(_) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -175,7 +204,11 @@ mod tests {
     impl Scratch {
         fn new() -> Self {
             static COUNT: AtomicU32 = AtomicU32::new(0);
-            let name = format!("bind-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
+            let name = format!(
+                "bind-test-{}-{}",
+                std::process::id(),
+                COUNT.fetch_add(1, Ordering::SeqCst)
+            );
             Self(std::env::temp_dir().join(name))
         }
 
@@ -212,13 +245,17 @@ mod tests {
 
     #[test]
     fn the_mode_of_the_file_is_that_of_the_socket_from_the_first_moment() {
-        // What `bind` relies on, so that there is no moment between bind(2) and chmod(2) with a wider mode.
+        // What `bind` relies on, so that there is no moment between bind(2) and chmod(2) with a
+        // wider mode.
         let scratch = Scratch::new();
         fs::create_dir_all(&scratch.0).unwrap();
         let socket = new_socket(SocketFlags::CLOEXEC).unwrap();
         rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600)).unwrap();
         rustix::net::bind(&socket, &SocketAddrUnix::new(scratch.socket()).unwrap()).unwrap();
-        assert_eq!(fs::metadata(scratch.socket()).unwrap().permissions().mode() & 0o7777, 0o600);
+        assert_eq!(
+            fs::metadata(scratch.socket()).unwrap().permissions().mode() & 0o7777,
+            0o600
+        );
     }
 
     #[test]
@@ -234,7 +271,10 @@ mod tests {
         let scratch = Scratch::new();
         let _first = bind(&scratch.socket()).unwrap();
         let second = bind(&scratch.socket()).unwrap_err();
-        assert!(matches!(&second, Error::InUse(path) if *path == scratch.socket()), "{second}");
+        assert!(
+            matches!(&second, Error::InUse(path) if *path == scratch.socket()),
+            "{second}"
+        );
         UnixStream::connect(scratch.socket()).unwrap();
     }
 
@@ -266,9 +306,15 @@ mod tests {
     fn paths_that_cannot_be_are_explained() {
         let long = PathBuf::from(format!("/tmp/{}", "x".repeat(LONGEST_PATH)));
         let error = bind(&long).unwrap_err().to_string();
-        assert!(error.contains("112 bytes") && error.contains("107"), "{error}");
+        assert!(
+            error.contains("112 bytes") && error.contains("107"),
+            "{error}"
+        );
         assert!(matches!(bind(Path::new("/")), Err(Error::NotASocket(_))));
-        assert!(matches!(bind(Path::new("/dev/null/socket")), Err(Error::Io { .. })));
+        assert!(matches!(
+            bind(Path::new("/dev/null/socket")),
+            Err(Error::Io { .. })
+        ));
         assert!(bind(Path::new("")).is_err());
         assert!(bind(Path::new("nul\0byte")).is_err());
     }
@@ -279,9 +325,16 @@ mod tests {
         fs::create_dir_all(&scratch.0).unwrap();
         // Any user who may read a directory may lock it.
         let directory = fs::File::open(&scratch.0).unwrap();
-        rustix::fs::flock(&directory, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+        rustix::fs::flock(
+            &directory,
+            rustix::fs::FlockOperation::NonBlockingLockExclusive,
+        )
+        .unwrap();
         let socket = bind(&scratch.socket()).unwrap();
-        let names: Vec<_> = fs::read_dir(&scratch.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let names: Vec<_> = fs::read_dir(&scratch.0)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
         assert_eq!(names, ["socket"]);
         drop(socket);
     }
@@ -296,7 +349,10 @@ mod tests {
         assert!(!lock.exists());
         std::os::unix::fs::symlink(scratch.0.join("target"), &lock).unwrap();
         let error = bind(&scratch.socket()).unwrap_err().to_string();
-        assert!(error.contains("socket.lock") && error.contains("symbolic link"), "{error}");
+        assert!(
+            error.contains("socket.lock") && error.contains("symbolic link"),
+            "{error}"
+        );
         assert!(!scratch.0.join("target").exists());
     }
 
@@ -312,9 +368,15 @@ mod tests {
                     bind(&path)
                 };
                 let racers: Vec<_> = (0..4).map(|_| scope.spawn(racer)).collect();
-                racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+                racers
+                    .into_iter()
+                    .map(|racer| racer.join().unwrap())
+                    .collect()
             });
-            let losers = sockets.iter().filter(|result| matches!(result, Err(Error::InUse(_)))).count();
+            let losers = sockets
+                .iter()
+                .filter(|result| matches!(result, Err(Error::InUse(_))))
+                .count();
             assert_eq!(losers, 3, "{sockets:?}");
             UnixStream::connect(&path).expect("the winner's socket is the one that can be found");
         }

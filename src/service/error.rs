@@ -9,7 +9,8 @@ use std::path::PathBuf;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The one who started us set a variable of the activation protocol to something that has no meaning.
+    /// The one who started us set a variable of the activation protocol to something that has no
+    /// meaning.
     Environment {
         /// The variable's name.
         variable: &'static str,
@@ -44,22 +45,43 @@ pub enum Error {
 
 impl Error {
     pub(super) fn io(doing: impl Into<String>, source: impl Into<io::Error>) -> Self {
-        Self::Io { doing: doing.into(), source: source.into() }
+        Self::Io {
+            doing: doing.into(),
+            source: source.into(),
+        }
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Environment { variable, value, expected } => {
+            Self::Environment {
+                variable,
+                value,
+                expected,
+            } => {
                 write!(f, "{variable} is {value:?}, expected {expected}")
             }
             Self::Descriptor { fd, is } => {
-                write!(f, "descriptor {fd} is {is}, expected a listening Unix stream socket")
+                write!(
+                    f,
+                    "descriptor {fd} is {is}, expected a listening Unix stream socket"
+                )
             }
-            Self::Taken => write!(f, "the inherited sockets were already taken over by this process"),
-            Self::InUse(path) => write!(f, "{} is in use: another process listens on it", path.display()),
-            Self::NotASocket(path) => write!(f, "{} exists and is not a socket: it stays as it is", path.display()),
+            Self::Taken => write!(
+                f,
+                "the inherited sockets were already taken over by this process"
+            ),
+            Self::InUse(path) => write!(
+                f,
+                "{} is in use: another process listens on it",
+                path.display()
+            ),
+            Self::NotASocket(path) => write!(
+                f,
+                "{} exists and is not a socket: it stays as it is",
+                path.display()
+            ),
             Self::PathTooLong(path) => write!(
                 f,
                 "{} has {} bytes, and a socket address holds {} at most",

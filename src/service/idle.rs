@@ -1,4 +1,5 @@
-//! When to leave: guards keep a service alive, and a wait begins when the last one is dropped. No clock in here.
+//! When to leave: guards keep a service alive, and a wait begins when the last one is dropped. No
+//! clock in here.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -38,7 +39,8 @@ struct Shared {
 }
 
 impl Idle {
-    /// Nothing to do yet, so the first wait begins with the first [`state`](Self::state); it never ends where `timeout` is none.
+    /// Nothing to do yet, so the first wait begins with the first [`state`](Self::state); it never
+    /// ends where `timeout` is none.
     pub fn new(timeout: Option<Duration>) -> Self {
         Self(Rc::new(Shared {
             timeout: Cell::new(timeout.unwrap_or(Duration::MAX)),
@@ -57,8 +59,8 @@ impl Idle {
 
     /// Where the service stands at `now`.
     ///
-    /// Dropping a guard cannot tell the time, so the wait begins when this is first asked after the last drop;
-    /// whoever waits for [`quiet`](Self::quiet) and then asks loses nothing.
+    /// Dropping a guard cannot tell the time, so the wait begins when this is first asked after the
+    /// last drop; whoever waits for [`quiet`](Self::quiet) and then asks loses nothing.
     pub fn state(&self, now: Instant) -> State {
         if self.is_busy() {
             return State::Busy;
@@ -66,10 +68,15 @@ impl Idle {
         let since = self.0.since.get().unwrap_or(now);
         self.0.since.set(Some(since));
         let until = since + self.0.timeout.get();
-        if now < until { State::Until(until) } else { State::Expired }
+        if now < until {
+            State::Until(until)
+        } else {
+            State::Expired
+        }
     }
 
-    /// Changes how long the wait is, also the one that has begun; it never ends where `timeout` is none.
+    /// Changes how long the wait is, also the one that has begun; it never ends where `timeout` is
+    /// none.
     pub fn set_timeout(&self, timeout: Option<Duration>) {
         self.0.timeout.set(timeout.unwrap_or(Duration::MAX));
         self.0.quiet.notify(usize::MAX);
@@ -80,7 +87,8 @@ impl Idle {
         self.0.guards.get() > 0
     }
 
-    /// Waits for the next drop of a last guard, or for another timeout: [`state`](Self::state) may have changed.
+    /// Waits for the next drop of a last guard, or for another timeout: [`state`](Self::state) may
+    /// have changed.
     pub async fn quiet(&self) {
         self.0.quiet.listen().await;
     }
@@ -145,7 +153,10 @@ mod tests {
     #[test]
     fn without_a_timeout_it_never_expires() {
         let idle = Idle::new(None);
-        assert_eq!(idle.state(at(1)), State::Until(Instant::from_boot(Duration::MAX)));
+        assert_eq!(
+            idle.state(at(1)),
+            State::Until(Instant::from_boot(Duration::MAX))
+        );
         assert!(matches!(idle.state(at(u64::MAX / 2)), State::Until(_)));
     }
 
@@ -173,7 +184,8 @@ mod tests {
     fn another_timeout_wakes_whoever_waits() {
         let idle = ten_seconds();
         let mut quiet = std::pin::pin!(idle.quiet());
-        let mut poll = || futures_lite::future::block_on(futures_lite::future::poll_once(quiet.as_mut()));
+        let mut poll =
+            || futures_lite::future::block_on(futures_lite::future::poll_once(quiet.as_mut()));
         assert_eq!(poll(), None);
         idle.set_timeout(None);
         assert_eq!(poll(), Some(()));
@@ -184,7 +196,8 @@ mod tests {
         let idle = ten_seconds();
         let (first, second) = (idle.activity(), idle.activity());
         let mut quiet = std::pin::pin!(idle.quiet());
-        let mut poll = || futures_lite::future::block_on(futures_lite::future::poll_once(quiet.as_mut()));
+        let mut poll =
+            || futures_lite::future::block_on(futures_lite::future::poll_once(quiet.as_mut()));
         assert_eq!(poll(), None);
         drop(first);
         assert_eq!(poll(), None);

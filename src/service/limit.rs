@@ -15,8 +15,8 @@ use crate::time::Instant;
 /// The most connections that a service has at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections in all. At this number the longest idle one is closed; where all are in use, the next ones wait in
-    /// the backlog until one ends or becomes idle.
+    /// Connections in all. At this number the longest idle one is closed; where all are in use, the
+    /// next ones wait in the backlog until one ends or becomes idle.
     pub connections: usize,
     /// Idle connections: those without a request in flight. One more closes the longest idle one.
     ///
@@ -25,8 +25,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Half of the descriptors that the process may open (`RLIMIT_NOFILE`), so that requests have the other half, but at
-    /// most 4096 connections; at most half of these and at most 256 idle.
+    /// Half of the descriptors that the process may open (`RLIMIT_NOFILE`), so that requests have
+    /// the other half, but at most 4096 connections; at most half of these and at most 256 idle.
     pub fn of_process() -> Self {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         Self::within(usize::try_from(descriptors).unwrap_or(usize::MAX))
@@ -34,12 +34,15 @@ impl Limits {
 
     fn within(descriptors: usize) -> Self {
         let connections = (descriptors / 2).clamp(2, 4096);
-        Self { connections, idle: (connections / 2).min(256) }
+        Self {
+            connections,
+            idle: (connections / 2).min(256),
+        }
     }
 }
 
-/// The time that a client has for its first request before its connection is closed for want of descriptors. accept(2)
-/// fails for that want also where no other client waits.
+/// The time that a client has for its first request before its connection is closed for want of
+/// descriptors. accept(2) fails for that want also where no other client waits.
 const FIRST_REQUEST: Duration = Duration::from_millis(100);
 
 /// A crowd, whose memory is given back when all but a few of it have gone.
@@ -87,7 +90,8 @@ impl Registry {
         })
     }
 
-    /// Waits until there is room for one more connection, and makes room where an idle one can be closed.
+    /// Waits until there is room for one more connection, and makes room where an idle one can be
+    /// closed.
     pub(super) async fn room(&self) {
         while self.is_full() {
             let changed = self.changed.listen();
@@ -102,11 +106,17 @@ impl Registry {
         self.open.get() - self.closing.get() >= self.limits.connections
     }
 
-    /// Closes the longest idle connection, unless it is new, and waits until a connection ends or becomes idle: each holds
-    /// a descriptor, and memory of the kernel's, that an accept may be short of.
+    /// Closes the longest idle connection, unless it is new, and waits until a connection ends or
+    /// becomes idle: each holds a descriptor, and memory of the kernel's, that an accept may be
+    /// short of.
     pub(super) async fn relieve(&self) {
         let changed = self.changed.listen();
-        let since = self.idle.borrow().values().next().and_then(|member| member.place.get());
+        let since = self
+            .idle
+            .borrow()
+            .values()
+            .next()
+            .and_then(|member| member.place.get());
         if since.is_some_and(|(_, since)| rt::now() - since >= FIRST_REQUEST) {
             self.close_longest_idle();
         }
@@ -115,11 +125,23 @@ impl Registry {
 
     /// Counts a connection, which begins idle.
     pub(super) fn open(self: &Rc<Self>) -> (Open, Requests) {
-        let member = Rc::new(Member { reports: Cell::new(true), ..Member::default() });
+        let member = Rc::new(Member {
+            reports: Cell::new(true),
+            ..Member::default()
+        });
         self.open.set(self.open.get() + 1);
         self.peak.set(self.peak.get().max(self.open.get()));
         self.enter_idle(&member);
-        (Open { registry: Rc::clone(self), member: Rc::clone(&member) }, Requests { registry: Rc::clone(self), member })
+        (
+            Open {
+                registry: Rc::clone(self),
+                member: Rc::clone(&member),
+            },
+            Requests {
+                registry: Rc::clone(self),
+                member,
+            },
+        )
     }
 
     fn enter_idle(&self, member: &Rc<Member>) {
@@ -139,7 +161,9 @@ impl Registry {
     }
 
     fn close_longest_idle(&self) -> bool {
-        let Some((_, member)) = self.idle.borrow_mut().pop_first() else { return false };
+        let Some((_, member)) = self.idle.borrow_mut().pop_first() else {
+            return false;
+        };
         log::debug!("too many connections: closing the one that is idle for longest");
         member.place.set(None);
         member.closed.set(true);
@@ -184,8 +208,8 @@ impl Drop for Open {
 
 /// Tells the service which requests are in flight on a connection.
 ///
-/// A connection without any is idle, and is closed when there are too many (see [`Limits`]). A handler that drops this
-/// early does not tell: its connection counts as in use until it ends.
+/// A connection without any is idle, and is closed when there are too many (see [`Limits`]). A
+/// handler that drops this early does not tell: its connection counts as in use until it ends.
 #[derive(Debug)]
 pub struct Requests {
     registry: Rc<Registry>,
@@ -197,7 +221,10 @@ impl Requests {
     pub fn begin(&self) -> InFlight {
         self.member.requests.set(self.member.requests.get() + 1);
         self.registry.leave_idle(&self.member);
-        InFlight { registry: Rc::clone(&self.registry), member: Rc::clone(&self.member) }
+        InFlight {
+            registry: Rc::clone(&self.registry),
+            member: Rc::clone(&self.member),
+        }
     }
 }
 
@@ -248,10 +275,34 @@ mod tests {
 
     #[test]
     fn the_default_leaves_half_of_the_descriptors_to_requests() {
-        assert_eq!(Limits::within(1024), Limits { connections: 512, idle: 256 });
-        assert_eq!(Limits::within(20), Limits { connections: 10, idle: 5 });
-        assert_eq!(Limits::within(65_536), Limits { connections: 4096, idle: 256 });
-        assert_eq!(Limits::within(0), Limits { connections: 2, idle: 1 });
+        assert_eq!(
+            Limits::within(1024),
+            Limits {
+                connections: 512,
+                idle: 256
+            }
+        );
+        assert_eq!(
+            Limits::within(20),
+            Limits {
+                connections: 10,
+                idle: 5
+            }
+        );
+        assert_eq!(
+            Limits::within(65_536),
+            Limits {
+                connections: 4096,
+                idle: 256
+            }
+        );
+        assert_eq!(
+            Limits::within(0),
+            Limits {
+                connections: 2,
+                idle: 1
+            }
+        );
         assert!(Limits::of_process().connections >= 2);
     }
 
@@ -277,7 +328,10 @@ mod tests {
         let (second, _) = registry.open();
         let (third, _third) = registry.open();
         let (fourth, _fourth) = registry.open();
-        assert_eq!([&first, &second, &third, &fourth].map(closed), [false, false, true, false]);
+        assert_eq!(
+            [&first, &second, &third, &fourth].map(closed),
+            [false, false, true, false]
+        );
         drop(one);
         assert!(!closed(&fourth), "one request is left");
         drop(two);
@@ -299,11 +353,22 @@ mod tests {
         assert_eq!(now(room.as_mut()), Some(()), "the first is closing");
         assert!(closed(&first));
         let (third, _) = registry.open();
-        assert_eq!(now(registry.room()), None, "one that is closing makes room once");
+        assert_eq!(
+            now(registry.room()),
+            None,
+            "one that is closing makes room once"
+        );
         drop(third);
         assert_eq!(now(registry.room()), Some(()));
         drop((first, second));
-        assert_eq!((registry.open.get(), registry.closing.get(), registry.idle.borrow().len()), (0, 0, 0));
+        assert_eq!(
+            (
+                registry.open.get(),
+                registry.closing.get(),
+                registry.idle.borrow().len()
+            ),
+            (0, 0, 0)
+        );
     }
 
     #[test]
@@ -314,7 +379,12 @@ mod tests {
         assert_eq!(now(registry.relieve()), None);
         assert!(!closed(&first), "it has not had the time for a request");
         for member in registry.idle.borrow().values() {
-            member.place.set(member.place.get().map(|(place, _)| (place, Instant::from_boot(Duration::ZERO))));
+            member.place.set(
+                member
+                    .place
+                    .get()
+                    .map(|(place, _)| (place, Instant::from_boot(Duration::ZERO))),
+            );
         }
         let mut relieved = std::pin::pin!(registry.relieve());
         assert_eq!(now(relieved.as_mut()), None);

@@ -1,7 +1,8 @@
-//! A lock file: held by one process for as long as it likes, refused to any other, free again when its holder has died.
+//! A lock file: held by one process for as long as it likes, refused to any other, free again when
+//! its holder has died.
 //!
-//! flock(2) needs no more than a descriptor: other users can lock every file or directory that they can open. This file
-//! is private to its owner, and whatever else is found in its place is refused.
+//! flock(2) needs no more than a descriptor: other users can lock every file or directory that they
+//! can open. This file is private to its owner, and whatever else is found in its place is refused.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -12,18 +13,21 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, fchmod, flock, fstat, openat, statat};
+use rustix::fs::{
+    AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, fchmod, flock, fstat, openat, statat,
+};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
 /// The pause between two tries.
 const STEP: Duration = Duration::from_millis(10);
 
-/// How often the file may be another one after it was locked. Each start that makes and removes it costs one at most.
+/// How often the file may be another one after it was locked. Each start that makes and removes it
+/// costs one at most.
 const REPLACED: u32 = 1000;
 
-/// Width of the first line, which holds the process id and ends with a line feed. What follows it belongs to the user of
-/// the lock, and outlives the holder.
+/// Width of the first line, which holds the process id and ends with a line feed. What follows it
+/// belongs to the user of the lock, and outlives the holder.
 pub const HEADER: u64 = 11;
 
 /// A lock that is held. Dropping it, or the end of the process, releases it; the file stays.
@@ -46,20 +50,29 @@ pub enum LockError {
 }
 
 impl LockFile {
-    /// Takes the lock `name` in `directory` (`rustix::fs::CWD` for a path as usual), and makes the file where there is
-    /// none. While another process holds it, tries again for as long as `patience`, and blocks the thread meanwhile.
+    /// Takes the lock `name` in `directory` (`rustix::fs::CWD` for a path as usual), and makes the
+    /// file where there is none. While another process holds it, tries again for as long as
+    /// `patience`, and blocks the thread meanwhile.
     ///
     /// # Errors
     ///
-    /// [`LockError::Held`] when the patience is over; [`LockError::Unfit`] for a link, a FIFO, a file of another owner.
-    pub fn acquire(directory: impl AsFd, name: &Path, patience: Duration) -> Result<Self, LockError> {
+    /// [`LockError::Held`] when the patience is over; [`LockError::Unfit`] for a link, a FIFO, a
+    /// file of another owner.
+    pub fn acquire(
+        directory: impl AsFd,
+        name: &Path,
+        patience: Duration,
+    ) -> Result<Self, LockError> {
         let mut left = patience;
         let mut replaced = 0;
         while replaced < REPLACED {
             let (file, stat) = open(directory.as_fd(), name)?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {
-                    let lock = Self { file, id: id(&stat) };
+                    let lock = Self {
+                        file,
+                        id: id(&stat),
+                    };
                     // The last holder may have removed the file between open(2) and flock(2).
                     if lock.is_at(&directory, name) {
                         lock.sign();
@@ -68,7 +81,9 @@ impl LockFile {
                     replaced += 1;
                     continue;
                 }
-                Err(Errno::WOULDBLOCK) if left.is_zero() => return Err(LockError::Held(holder(&file))),
+                Err(Errno::WOULDBLOCK) if left.is_zero() => {
+                    return Err(LockError::Held(holder(&file)));
+                }
                 Err(Errno::WOULDBLOCK | Errno::INTR) => {}
                 Err(error) => return Err(LockError::Io(error.into())),
             }
@@ -76,11 +91,13 @@ impl LockFile {
             thread::sleep(step);
             left -= step;
         }
-        Err(LockError::Unfit("it is replaced faster than it can be locked".to_owned()))
+        Err(LockError::Unfit(
+            "it is replaced faster than it can be locked".to_owned(),
+        ))
     }
 
-    /// Returns whether the lock is the file that `name` in `directory` leads to: a file that was replaced or removed keeps
-    /// no other process out.
+    /// Returns whether the lock is the file that `name` in `directory` leads to: a file that was
+    /// replaced or removed keeps no other process out.
     pub fn is_at(&self, directory: impl AsFd, name: &Path) -> bool {
         statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| id(&stat) == self.id)
     }
@@ -90,7 +107,8 @@ impl LockFile {
         &self.file
     }
 
-    /// Writes the process id for the message of a process that comes later; the lock does not depend on it.
+    /// Writes the process id for the message of a process that comes later; the lock does not
+    /// depend on it.
     fn sign(&self) {
         let line = format!("{:<1$}\n", std::process::id(), HEADER as usize - 1);
         let _ = self.file.write_all_at(line.as_bytes(), 0);
@@ -149,7 +167,10 @@ impl fmt::Display for LockError {
             Self::Held(Some(pid)) => match fs::read_to_string(format!("/proc/{pid}/comm")) {
                 Ok(name) => write!(f, "process {pid} ({}) holds it", name.trim_end()),
                 Err(_) => {
-                    write!(f, "another process holds it (it called itself {pid}, which is not visible from here)")
+                    write!(
+                        f,
+                        "another process holds it (it called itself {pid}, which is not visible from here)"
+                    )
                 }
             },
             Self::Unfit(why) => f.write_str(why),
@@ -190,10 +211,21 @@ mod tests {
     fn it_is_held_once_and_says_by_which_process() {
         let (_folder, path) = folder();
         let lock = take(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
+            0o600
+        );
         let error = take(&path).unwrap_err();
-        assert!(matches!(error, LockError::Held(Some(pid)) if pid == std::process::id()), "{error:?}");
-        assert!(error.to_string().contains(&format!("process {} (", std::process::id())), "{error}");
+        assert!(
+            matches!(error, LockError::Held(Some(pid)) if pid == std::process::id()),
+            "{error:?}"
+        );
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("process {} (", std::process::id())),
+            "{error}"
+        );
         drop(lock);
         take(&path).unwrap();
     }
@@ -205,7 +237,10 @@ mod tests {
         lock.file().write_all_at(b"journal", HEADER).unwrap();
         drop(lock);
         drop(take(&path).unwrap());
-        assert_eq!(fs::read(&path).unwrap().split_off(HEADER as usize), b"journal");
+        assert_eq!(
+            fs::read(&path).unwrap().split_off(HEADER as usize),
+            b"journal"
+        );
     }
 
     #[test]
@@ -223,8 +258,12 @@ mod tests {
     fn links_fifos_directories_and_files_of_others_are_refused_at_once() {
         let (folder, path) = folder();
         let put: [(&str, &dyn Fn()); 4] = [
-            ("symbolic link", &|| symlink(folder.path().join("target"), &path).unwrap()),
-            ("not a regular file", &|| mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap()),
+            ("symbolic link", &|| {
+                symlink(folder.path().join("target"), &path).unwrap()
+            }),
+            ("not a regular file", &|| {
+                mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap()
+            }),
             ("a directory", &|| fs::create_dir(&path).unwrap()),
             ("another name", &|| {
                 fs::write(folder.path().join("precious"), "precious").unwrap();
@@ -234,16 +273,27 @@ mod tests {
         for (words, put) in put {
             put();
             let error = take(&path).unwrap_err();
-            assert!(matches!(&error, LockError::Unfit(why) if why.contains(words)), "{words}: {error}");
-            fs::remove_file(&path).or_else(|_| fs::remove_dir(&path)).unwrap();
+            assert!(
+                matches!(&error, LockError::Unfit(why) if why.contains(words)),
+                "{words}: {error}"
+            );
+            fs::remove_file(&path)
+                .or_else(|_| fs::remove_dir(&path))
+                .unwrap();
         }
-        assert_eq!(fs::read(folder.path().join("precious")).unwrap(), b"precious");
+        assert_eq!(
+            fs::read(folder.path().join("precious")).unwrap(),
+            b"precious"
+        );
         assert!(!folder.path().join("target").exists());
         if geteuid().is_root() {
             fs::write(&path, "").unwrap();
             std::os::unix::fs::chown(&path, Some(1), None).unwrap();
             let error = take(&path).unwrap_err();
-            assert!(matches!(&error, LockError::Unfit(why) if why.contains("uid 1")), "{error}");
+            assert!(
+                matches!(&error, LockError::Unfit(why) if why.contains("uid 1")),
+                "{error}"
+            );
         }
     }
 
@@ -253,7 +303,10 @@ mod tests {
         fs::write(&path, "").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
         let _lock = take(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
+            0o600
+        );
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// How long a message that systemd must not miss may wait for room in its queue. All others do not wait: this is
-/// the thread that serves everybody.
+/// How long a message that systemd must not miss may wait for room in its queue. All others do not
+/// wait: this is the thread that serves everybody.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A line to the service manager; every method does nothing where there is none.
@@ -20,7 +20,8 @@ pub struct Notify {
 }
 
 impl Notify {
-    /// As NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID say. What they say wrong is logged and left out.
+    /// As NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID say. What they say wrong is logged and left
+    /// out.
     pub fn from_env() -> Self {
         Self::parse(std::process::id(), |name| env::var_os(name))
     }
@@ -39,8 +40,11 @@ impl Notify {
             }
         });
         let number = |name| variable(name)?.to_str()?.parse::<u64>().ok();
-        let for_us = variable("WATCHDOG_PID").is_none() || number("WATCHDOG_PID") == Some(pid.into());
-        let watchdog = number("WATCHDOG_USEC").filter(|&usec| for_us && usec > 0).map(Duration::from_micros);
+        let for_us =
+            variable("WATCHDOG_PID").is_none() || number("WATCHDOG_PID") == Some(pid.into());
+        let watchdog = number("WATCHDOG_USEC")
+            .filter(|&usec| for_us && usec > 0)
+            .map(Duration::from_micros);
         Self { address, watchdog }
     }
 
@@ -52,7 +56,10 @@ impl Notify {
     /// One line about what the service is doing, shown by `systemctl status`.
     pub fn status(&self, text: impl AsRef<str>) {
         // A line feed would begin another assignment.
-        self.send(&format!("STATUS={}", text.as_ref().replace('\n', " ")), None);
+        self.send(
+            &format!("STATUS={}", text.as_ref().replace('\n', " ")),
+            None,
+        );
     }
 
     /// The service is about to leave. From here on systemd queues the next start.
@@ -65,9 +72,13 @@ impl Notify {
         self.send("WATCHDOG=1", None);
     }
 
-    /// How often [`watchdog`](Self::watchdog) is due: twice in the time that systemd waits for it; none where it does not.
+    /// How often [`watchdog`](Self::watchdog) is due: twice in the time that systemd waits for it;
+    /// none where it does not.
     pub fn watchdog_interval(&self) -> Option<Duration> {
-        self.address.as_ref().and(self.watchdog).map(|limit| limit / 2)
+        self.address
+            .as_ref()
+            .and(self.watchdog)
+            .map(|limit| limit / 2)
     }
 
     fn send(&self, message: &str, patience: Option<Duration>) {
@@ -90,7 +101,10 @@ fn socket_address(value: &OsStr) -> io::Result<SocketAddr> {
     match value.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
         [b'/', ..] => SocketAddr::from_pathname(value),
-        _ => Err(io::Error::new(io::ErrorKind::Unsupported, "neither a path nor an abstract name")),
+        _ => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "neither a path nor an abstract name",
+        )),
     }
 }
 
@@ -99,13 +113,19 @@ mod tests {
     use super::*;
 
     fn notify(variables: &[(&str, &str)]) -> Notify {
-        Notify::parse(7, |name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()))
+        Notify::parse(7, |name| {
+            variables
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| value.into())
+        })
     }
 
     #[test]
     fn messages_arrive_at_an_abstract_address() {
         let name = format!("notify-test-{}", std::process::id());
-        let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        let manager =
+            UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         manager.set_nonblocking(true).unwrap();
         let notify = notify(&[("NOTIFY_SOCKET", &format!("@{name}"))]);
         notify.ready();
@@ -149,7 +169,10 @@ mod tests {
         let interval = |variables: &[(&str, &str)]| notify(variables).watchdog_interval();
         let usec = ("WATCHDOG_USEC", "3000000");
         assert_eq!(interval(&[socket, usec]), Some(Duration::from_millis(1500)));
-        assert_eq!(interval(&[socket, usec, ("WATCHDOG_PID", "7")]), Some(Duration::from_millis(1500)));
+        assert_eq!(
+            interval(&[socket, usec, ("WATCHDOG_PID", "7")]),
+            Some(Duration::from_millis(1500))
+        );
         assert_eq!(interval(&[socket, usec, ("WATCHDOG_PID", "8")]), None);
         assert_eq!(interval(&[socket, usec, ("WATCHDOG_PID", "x")]), None);
         assert_eq!(interval(&[socket, ("WATCHDOG_USEC", "0")]), None);

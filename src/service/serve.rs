@@ -17,13 +17,15 @@ use super::limit::{Limits, Registry, Requests};
 use super::{Activity, Idle, Notify, Socket, State, bind};
 use crate::rt::{self, Listener, Runtime, Signal, Signals, Stream, Timer};
 
-/// The longest pause after a failed accept, such as one for want of descriptors. It is over when a connection ends.
+/// The longest pause after a failed accept, such as one for want of descriptors. It is over when a
+/// connection ends.
 const REST: Duration = Duration::from_millis(100);
 
 /// What [`serve`] goes by.
 #[derive(Debug)]
 pub struct Options {
-    /// Says when to leave. Connections hold a guard of it, and whatever else is to keep the service alive takes one too.
+    /// Says when to leave. Connections hold a guard of it, and whatever else is to keep the service
+    /// alive takes one too.
     pub idle: Idle,
     /// Who is told.
     pub notify: Notify,
@@ -43,26 +45,36 @@ impl Options {
     /// The usual bound of a drain, well below the 90 seconds that systemd waits before it kills.
     pub const DRAIN: Duration = Duration::from_secs(5);
 
-    /// Leaves when `idle` says so and at SIGTERM or SIGINT, notifies as the environment says, and drains as usual.
+    /// Leaves when `idle` says so and at SIGTERM or SIGINT, notifies as the environment says, and
+    /// drains as usual.
     ///
-    /// Signals are caught from here on. Make this before the socket, lest one that comes in between end the process and
-    /// leave the socket's file behind.
+    /// Signals are caught from here on. Make this before the socket, lest one that comes in between
+    /// end the process and leave the socket's file behind.
     ///
     /// # Errors
     ///
     /// The signals could not be caught.
     pub fn new(idle: Idle) -> io::Result<Self> {
         let (notify, limits) = (Notify::from_env(), Limits::of_process());
-        Ok(Self { idle, notify, drain: Self::DRAIN, signals: Signals::new()?, prepare: None, grace: None, limits })
+        Ok(Self {
+            idle,
+            notify,
+            drain: Self::DRAIN,
+            signals: Signals::new()?,
+            prepare: None,
+            grace: None,
+            limits,
+        })
     }
 }
 
-/// What a service does before it leaves because it is idle: the place to save its state, and to have itself woken later
-/// (see [`Wakeup`](super::Wakeup)).
+/// What a service does before it leaves because it is idle: the place to save its state, and to
+/// have itself woken later (see [`Wakeup`](super::Wakeup)).
 ///
-/// It is asked for a future whenever [`Idle`] says that it is time. While that runs, the service still accepts and still
-/// hears signals, and either drops the future: what it does has to bear being left half done and begun again. When it is
-/// done, the service leaves if it is still time to, and otherwise asks again the next time. To object, keep an
+/// It is asked for a future whenever [`Idle`] says that it is time. While that runs, the service
+/// still accepts and still hears signals, and either drops the future: what it does has to bear
+/// being left half done and begun again. When it is done, the service leaves if it is still time
+/// to, and otherwise asks again the next time. To object, keep an
 /// [`Activity`]: as long as that lives the service stays.
 #[derive(Clone)]
 pub struct Prepare(Rc<dyn Fn() -> Preparation>);
@@ -95,13 +107,16 @@ impl fmt::Debug for Prepare {
 pub struct Connection {
     /// The connection itself.
     pub stream: Stream,
-    /// Keeps the service from leaving. A handler that drops it early says that its connection is no reason to stay.
+    /// Keeps the service from leaving. A handler that drops it early says that its connection is no
+    /// reason to stay.
     pub activity: Activity,
-    /// Tells the service whether the connection is in use, which decides what is closed when there are too many.
+    /// Tells the service whether the connection is in use, which decides what is closed when there
+    /// are too many.
     pub requests: Requests,
     /// Resolves when the service begins to drain, which is the time to finish and hang up.
     pub closing: Closing,
-    /// Resolves when the time of the drain begins to count: at once, or when [`Options::grace`] is done.
+    /// Resolves when the time of the drain begins to count: at once, or when [`Options::grace`] is
+    /// done.
     pub counting: Closing,
 }
 
@@ -112,29 +127,33 @@ pub enum Reason {
     Idle,
     /// A signal asked for it.
     Signal(Signal),
-    /// A second signal, while the connections were finishing: whatever else there is to do is to be left.
+    /// A second signal, while the connections were finishing: whatever else there is to do is to be
+    /// left.
     Hurry(Signal),
 }
 
 /// Serves every connection to `sockets` with a future from `handler`, until it is time to leave.
 ///
-/// - Nothing to do for as long as `options.idle` allows, also right after the start: does what `options.prepare` asks
-///   for, and returns [`Reason::Idle`] if there is still nothing to do. The last thing before that is a look at the
-///   backlogs, and whoever waits there is served.
-/// - SIGTERM or SIGINT: accepts no more, resolves every [`Connection::closing`], waits until all connections are done but
-///   at most for `options.drain`, ends those that are not, and returns [`Reason::Signal`]. A second signal ends the
-///   wait at once, and makes it [`Reason::Hurry`]. Guards that belong to no connection are not waited for. The time does
-///   not count before `options.grace` is done.
-/// - More connections than `options.limits` allows: the one that is idle for longest is closed. Where all are in use, the
-///   next ones wait in the backlog.
+/// - Nothing to do for as long as `options.idle` allows, also right after the start: does what
+///   `options.prepare` asks for, and returns [`Reason::Idle`] if there is still nothing to do. The
+///   last thing before that is a look at the backlogs, and whoever waits there is served.
+/// - SIGTERM or SIGINT: accepts no more, resolves every [`Connection::closing`], waits until all
+///   connections are done but at most for `options.drain`, ends those that are not, and returns
+///   [`Reason::Signal`]. A second signal ends the wait at once, and makes it [`Reason::Hurry`].
+///   Guards that belong to no connection are not waited for. The time does not count before
+///   `options.grace` is done.
+/// - More connections than `options.limits` allows: the one that is idle for longest is closed.
+///   Where all are in use, the next ones wait in the backlog.
 /// - A handler's future that is still running when its [`Activity`] is gone ends when this returns.
 ///
-/// A socket that was handed over stays as it is, and who waits in its backlog is served by the next instance. One from
-/// [`bind`](fn@super::bind) is unlinked first, then refuses, then is emptied: nobody who got a connection loses it.
+/// A socket that was handed over stays as it is, and who waits in its backlog is served by the next
+/// instance. One from [`bind`](fn@super::bind) is unlinked first, then refuses, then is emptied:
+/// nobody who got a connection loses it.
 ///
 /// # Errors
 ///
-/// Only what makes serving impossible from the start. A failed accept is logged, and tried again after a rest.
+/// Only what makes serving impossible from the start. A failed accept is logged, and tried again
+/// after a rest.
 pub async fn serve<F>(
     runtime: &Runtime,
     sockets: Vec<Socket>,
@@ -144,8 +163,19 @@ pub async fn serve<F>(
 where
     F: Future<Output = ()> + 'static,
 {
-    let Options { idle, notify, drain, signals, prepare, grace, limits } = options;
-    let mut doors = sockets.into_iter().map(Door::new).collect::<io::Result<Vec<_>>>()?;
+    let Options {
+        idle,
+        notify,
+        drain,
+        signals,
+        prepare,
+        grace,
+        limits,
+    } = options;
+    let mut doors = sockets
+        .into_iter()
+        .map(Door::new)
+        .collect::<io::Result<Vec<_>>>()?;
     let connections = Connections::new(runtime, &idle, limits, handler);
     let _watchdog = notify.watchdog_interval().map(|interval| {
         let notify = notify.clone();
@@ -172,14 +202,16 @@ where
             State::Until(until) => timer.reset(Some(until - rt::now())),
             State::Expired if !prepared => preparation = prepare.as_ref().map(Prepare::begin),
             State::Expired => {
-                // From here to the return nothing is awaited: nobody can slip in between the look and the leaving.
+                // From here to the return nothing is awaited: nobody can slip in between the look
+                // and the leaving.
                 let late = last_look(&mut doors);
                 if late.is_empty() {
                     log::info!("nothing left to do, leaving");
                     notify.stopping();
                     return Ok(Reason::Idle);
                 }
-                late.into_iter().for_each(|stream| connections.start(stream));
+                late.into_iter()
+                    .for_each(|stream| connections.start(stream));
                 prepared = prepare.is_none();
                 continue;
             }
@@ -220,7 +252,10 @@ where
 
     log::info!("asked to leave ({signal:?})");
     notify.stopping();
-    doors.iter_mut().flat_map(Door::close).for_each(|stream| connections.start(stream));
+    doors
+        .iter_mut()
+        .flat_map(Door::close)
+        .for_each(|stream| connections.start(stream));
     drop(doors);
     Ok(match connections.drain(grace, drain, &signals).await {
         Some(second) => Reason::Hurry(second),
@@ -241,19 +276,26 @@ enum Next {
 /// The next connection at any door.
 async fn accept(doors: &[Door]) -> io::Result<Stream> {
     poll_fn(|context| {
-        let arrival = doors.iter().map(|door| door.listener.poll_accept(context)).find(Poll::is_ready);
+        let arrival = doors
+            .iter()
+            .map(|door| door.listener.poll_accept(context))
+            .find(Poll::is_ready);
         arrival.unwrap_or(Poll::Pending)
     })
     .await
 }
 
-/// Who has come at the last moment? Where that is nobody, no door is left through which a connection could get lost.
+/// Who has come at the last moment? Where that is nobody, no door is left through which a
+/// connection could get lost.
 fn last_look(doors: &mut Vec<Door>) -> Vec<Stream> {
     let waiting: Vec<_> = doors.iter().filter_map(Door::look).collect();
     if !waiting.is_empty() {
         return waiting;
     }
-    let paths: Vec<_> = doors.iter().filter_map(|door| Some(door.file.as_ref()?.path().to_owned())).collect();
+    let paths: Vec<_> = doors
+        .iter()
+        .filter_map(|door| Some(door.file.as_ref()?.path().to_owned()))
+        .collect();
     let late: Vec<_> = doors.iter_mut().flat_map(Door::close).collect();
     if !late.is_empty() {
         // Somebody came within these microseconds, and may want us to stay: open again.
@@ -279,7 +321,11 @@ struct Door {
 
 impl Door {
     fn new(Socket { file, listener, .. }: Socket) -> io::Result<Self> {
-        Ok(Self { handed_over: file.is_none(), file, listener: Listener::new(listener)? })
+        Ok(Self {
+            handed_over: file.is_none(),
+            file,
+            listener: Listener::new(listener)?,
+        })
     }
 
     /// The next one who waits, if any.
@@ -325,7 +371,16 @@ where
     fn new(runtime: &'a Runtime, idle: &'a Idle, limits: Limits, handler: H) -> Self {
         let (open, registry) = (Idle::new(None), Registry::new(limits));
         let (closing, counting, cut) = Default::default();
-        Self { runtime, idle, handler, open, registry, closing, counting, cut }
+        Self {
+            runtime,
+            idle,
+            handler,
+            open,
+            registry,
+            closing,
+            counting,
+            cut,
+        }
     }
 
     fn start(&self, stream: Stream) {
@@ -333,8 +388,13 @@ where
         let cut = Closing::new(&self.cut);
         let (closing, counting) = (Closing::new(&self.closing), Closing::new(&self.counting));
         let (open, requests) = self.registry.open();
-        let handled =
-            (self.handler)(Connection { stream, activity: self.idle.activity(), requests, closing, counting });
+        let handled = (self.handler)(Connection {
+            stream,
+            activity: self.idle.activity(),
+            requests,
+            closing,
+            counting,
+        });
         let task = async move {
             or(handled, or(cut, open.closed())).await;
             drop((guard, open));
@@ -342,9 +402,14 @@ where
         self.runtime.spawn(task).detach();
     }
 
-    /// Returns when all are done, by themselves or because `bound`, which counts from the end of `grace`, or a second signal
-    /// ends them: then with the signal.
-    async fn drain(&self, grace: Option<Prepare>, bound: Duration, signals: &Signals) -> Option<Signal> {
+    /// Returns when all are done, by themselves or because `bound`, which counts from the end of
+    /// `grace`, or a second signal ends them: then with the signal.
+    async fn drain(
+        &self,
+        grace: Option<Prepare>,
+        bound: Duration,
+        signals: &Signals,
+    ) -> Option<Signal> {
         self.closing.open();
         let hurry = async { signals.next().await.ok() };
         let unhurried = async {
@@ -403,7 +468,10 @@ pub struct Closing {
 
 impl Closing {
     fn new(gate: &Rc<Gate>) -> Self {
-        Self { gate: Rc::clone(gate), listener: None }
+        Self {
+            gate: Rc::clone(gate),
+            listener: None,
+        }
     }
 }
 
@@ -419,7 +487,9 @@ impl Future for Closing {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let closing = &mut *self;
         while !closing.gate.opened.get() {
-            let listener = closing.listener.get_or_insert_with(|| closing.gate.event.listen());
+            let listener = closing
+                .listener
+                .get_or_insert_with(|| closing.gate.event.listen());
             ready!(Pin::new(listener).poll(context));
             closing.listener = None;
         }

@@ -1,9 +1,11 @@
 //! Gives memory back to the system after a crowd of connections.
 //!
-//! glibc keeps what is freed below the highest block in use, and of thousands of connections one such block is left: without
-//! this, a daemon that has once had them keeps their memory for as long as it lives.
+//! glibc keeps what is freed below the highest block in use, and of thousands of connections one
+//! such block is left: without this, a daemon that has once had them keeps their memory for as long
+//! as it lives.
 
-/// Returns the pages of the heap that nothing uses. Does nothing where the C library is another one.
+/// Returns the pages of the heap that nothing uses. Does nothing where the C library is another
+/// one.
 pub(super) fn trim() {
     #[cfg(target_env = "gnu")]
     glibc::malloc_trim(0);
@@ -29,7 +31,10 @@ mod tests {
     /// Anonymous memory of this process, in kB.
     fn resident() -> u64 {
         let status = fs::read_to_string("/proc/self/status").unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"))
+            .unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
@@ -43,7 +48,10 @@ mod tests {
         let kept = resident();
         super::trim();
         let left = resident();
-        assert!(left < before + 20_000, "{before} kB before, {kept} after the drop, {left} in the end");
+        assert!(
+            left < before + 20_000,
+            "{before} kB before, {kept} after the drop, {left} in the end"
+        );
         drop(last);
     }
 }

@@ -1,7 +1,8 @@
-//! Has systemd start this service again at a given time, so that it need not wait for that time itself.
+//! Has systemd start this service again at a given time, so that it need not wait for that time
+//! itself.
 //!
-//! What is used are systemd's own programs, systemctl and systemd-run: they need no bus, and they are there wherever
-//! systemd is.
+//! What is used are systemd's own programs, systemctl and systemd-run: they need no bus, and they
+//! are there wherever systemd is.
 
 use std::cell::OnceCell;
 use std::ffi::OsString;
@@ -19,25 +20,31 @@ use super::Socket;
 use super::activation::NAMELESS;
 use crate::rt;
 
-/// How long one of systemd's programs may take; some milliseconds are usual, and a busy boot is not.
+/// How long one of systemd's programs may take; some milliseconds are usual, and a busy boot is
+/// not.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The properties of the timer.
 ///
-/// It may elapse so much later than asked for, for systemd to wake for several at once; its own choice would be a minute.
-/// It outlives `systemctl isolate`, as the scopes of containers do: isolate leaves it alone, and it requires no target that
-/// isolate stops.
-const PROPERTIES: [&str; 3] = ["AccuracySec=100ms", "IgnoreOnIsolate=yes", "DefaultDependencies=no"];
+/// It may elapse so much later than asked for, for systemd to wake for several at once; its own
+/// choice would be a minute. It outlives `systemctl isolate`, as the scopes of containers do:
+/// isolate leaves it alone, and it requires no target that isolate stops.
+const PROPERTIES: [&str; 3] = [
+    "AccuracySec=100ms",
+    "IgnoreOnIsolate=yes",
+    "DefaultDependencies=no",
+];
 
-/// When a timer that has not started by then is made to, with systemctl: systemd-run knows no way to say that a job must
-/// not wait.
+/// When a timer that has not started by then is made to, with systemctl: systemd-run knows no way
+/// to say that a job must not wait.
 const HURRY: Duration = Duration::from_millis(100);
 
 /// The time within which the other jobs of one `systemctl stop` are queued.
 const LATER_JOBS: Duration = Duration::from_millis(200);
 
-/// How often a program is started that SIGTERM ends. systemd sends it to our process first and then to all others of the
-/// service (systemd.kill(5)), which by then may include the first program that we start because of it.
+/// How often a program is started that SIGTERM ends. systemd sends it to our process first and then
+/// to all others of the service (systemd.kill(5)), which by then may include the first program that
+/// we start because of it.
 const TRIES: usize = 3;
 
 /// What systemctl exits with where a unit is not there (systemctl(1)).
@@ -45,8 +52,8 @@ const NOT_LOADED: i32 = 5;
 
 /// The timer of the unit that this process runs in: `x.timer` for `x.service`.
 ///
-/// It is a transient one: made by [`arm`](Self::arm), gone when it has elapsed, and never on disk. No other unit is
-/// touched.
+/// It is a transient one: made by [`arm`](Self::arm), gone when it has elapsed, and never on disk.
+/// No other unit is touched.
 #[derive(Clone, Debug)]
 pub struct Wakeup {
     unit: String,
@@ -60,7 +67,8 @@ pub struct Wakeup {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NoWakeup {
-    /// There is no systemd, or it is older than version 248, or it has nothing to do with this process.
+    /// There is no systemd, or it is older than version 248, or it has nothing to do with this
+    /// process.
     NoManager,
     /// This process is not what systemd started: a child of it, say, or of a shell.
     NotMain,
@@ -94,8 +102,16 @@ impl Wakeup {
     /// There is none, and [`NoWakeup`] says why.
     pub fn find(sockets: &[Socket]) -> Result<Self, NoWakeup> {
         let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let names = sockets.iter().filter(|socket| socket.file.is_none()).map(|socket| socket.name.as_str());
-        Self::parse(std::process::id(), |name| env::var_os(name), &cgroups, &names.collect::<Vec<_>>())
+        let names = sockets
+            .iter()
+            .filter(|socket| socket.file.is_none())
+            .map(|socket| socket.name.as_str());
+        Self::parse(
+            std::process::id(),
+            |name| env::var_os(name),
+            &cgroups,
+            &names.collect::<Vec<_>>(),
+        )
     }
 
     fn parse(
@@ -104,31 +120,49 @@ impl Wakeup {
         cgroups: &str,
         names: &[&str],
     ) -> Result<Self, NoWakeup> {
-        // Children inherit both variables, and the number in one of them tells that they are not meant.
-        let (Some(started), Some(_)) = (variable("SYSTEMD_EXEC_PID"), variable("INVOCATION_ID")) else {
+        // Children inherit both variables, and the number in one of them tells that they are not
+        // meant.
+        let (Some(started), Some(_)) = (variable("SYSTEMD_EXEC_PID"), variable("INVOCATION_ID"))
+        else {
             return Err(NoWakeup::NoManager);
         };
         if started != *pid.to_string() {
             return Err(NoWakeup::NotMain);
         }
         let (unit, of_a_user) = unit_in(cgroups).ok_or(NoWakeup::NoUnit)?;
-        // systemd names a descriptor after its socket unit, where that does not say otherwise (FileDescriptorName=).
-        // Others who hand sockets over, systemd-socket-activate for one, leave the name away.
-        let named: Vec<_> = names.iter().filter(|name| name.ends_with(".socket")).map(ToString::to_string).collect();
+        // systemd names a descriptor after its socket unit, where that does not say otherwise
+        // (FileDescriptorName=). Others who hand sockets over, systemd-socket-activate for one,
+        // leave the name away.
+        let named: Vec<_> = names
+            .iter()
+            .filter(|name| name.ends_with(".socket"))
+            .map(ToString::to_string)
+            .collect();
         if names.iter().all(|&name| name == NAMELESS) {
             return Err(NoWakeup::NoSocket);
         }
-        let sockets = if named.len() == names.len() { OnceCell::from(named) } else { OnceCell::new() };
-        Ok(Self { unit, user: of_a_user || variable("MANAGERPID").is_some(), sockets })
+        let sockets = if named.len() == names.len() {
+            OnceCell::from(named)
+        } else {
+            OnceCell::new()
+        };
+        Ok(Self {
+            unit,
+            user: of_a_user || variable("MANAGERPID").is_some(),
+            sockets,
+        })
     }
 
-    /// Was it a timer that started this process? systemd says so since version 252; before, nobody knows.
+    /// Was it a timer that started this process? systemd says so since version 252; before, nobody
+    /// knows.
     ///
-    /// It says so again at later starts that were not the timer's doing, until it reads its units anew. So this is a
-    /// reason not to wait for callers, and none not to serve those who are there.
+    /// It says so again at later starts that were not the timer's doing, until it reads its units
+    /// anew. So this is a reason not to wait for callers, and none not to serve those who are
+    /// there.
     pub fn woken_by_timer() -> bool {
         env::var_os("TRIGGER_UNIT").is_some_and(|unit| unit.as_encoded_bytes().ends_with(b".timer"))
-            && env::var_os("SYSTEMD_EXEC_PID").is_some_and(|pid| pid == *std::process::id().to_string())
+            && env::var_os("SYSTEMD_EXEC_PID")
+                .is_some_and(|pid| pid == *std::process::id().to_string())
     }
 
     /// The unit's name, such as `echo.service`.
@@ -141,36 +175,51 @@ impl Wakeup {
         format!("{}.timer", self.unit.trim_end_matches(SERVICE))
     }
 
-    /// All that has to be stopped for the service to stay away: the timer, the sockets that are known to start it, and it.
+    /// All that has to be stopped for the service to stay away: the timer, the sockets that are
+    /// known to start it, and it.
     pub fn everything(&self) -> Vec<String> {
         let sockets = self.sockets.get().cloned().unwrap_or_default();
         [vec![self.timer()], sockets, vec![self.unit.clone()]].concat()
     }
 
-    /// Has the unit started `delay` from now, and once more at `fallback`, a later delay, in case that the first start
-    /// fails. Replaces what was armed before.
+    /// Has the unit started `delay` from now, and once more at `fallback`, a later delay, in case
+    /// that the first start fails. Replaces what was armed before.
     ///
-    /// Each is late by up to a tenth of a second, or a second more when the machine slept or systemd read its units anew
-    /// (`daemon-reload`) in between; a machine that sleeps is not woken. It may also be early, when the clock on the wall
-    /// was set forward, and it may come twice within a second: a service that is back has to arm or
-    /// [`disarm`](Self::disarm) it before it leaves again. A timer that elapses while the service still runs starts nothing: whoever
-    /// arms it for something near looks again at what is due before it leaves, and whoever stays after all arms it later.
+    /// Each is late by up to a tenth of a second, or a second more when the machine slept or
+    /// systemd read its units anew (`daemon-reload`) in between; a machine that sleeps is not
+    /// woken. It may also be early, when the clock on the wall was set forward, and it may come
+    /// twice within a second: a service that is back has to arm or [`disarm`](Self::disarm) it
+    /// before it leaves again. A timer that elapses while the service still runs starts nothing:
+    /// whoever arms it for something near looks again at what is due before it leaves, and whoever
+    /// stays after all arms it later.
     ///
     /// # Errors
     ///
-    /// No socket unit starts this unit, or systemd refuses, in its own words. Then nothing is armed any more.
+    /// No socket unit starts this unit, or systemd refuses, in its own words. Then nothing is armed
+    /// any more.
     pub async fn arm(&self, delay: Duration, fallback: Option<Duration>) -> io::Result<()> {
         self.sockets().await?;
         self.disarm().await?;
         let now = rt::wall_clock();
         let mut command = self.program("systemd-run");
         command.args(["--quiet", "--no-ask-password", "--unit", &self.unit]);
-        command.args(PROPERTIES.iter().flat_map(|property| ["--timer-property", property]));
+        command.args(
+            PROPERTIES
+                .iter()
+                .flat_map(|property| ["--timer-property", property]),
+        );
         for delay in [Some(delay), fallback].into_iter().flatten() {
-            // The first stands still while the machine sleeps, and begins anew at a daemon-reload; the second moves with the
-            // clock on the wall. Each makes up for the other, and to be started too early does no harm.
-            command.arg(format!("--on-active={}ms", up(delay, Duration::from_millis(1))));
-            command.arg(format!("--on-calendar=@{}", up(now.saturating_add(delay), Duration::from_secs(1))));
+            // The first stands still while the machine sleeps, and begins anew at a daemon-reload;
+            // the second moves with the clock on the wall. Each makes up for the other, and to be
+            // started too early does no harm.
+            command.arg(format!(
+                "--on-active={}ms",
+                up(delay, Duration::from_millis(1))
+            ));
+            command.arg(format!(
+                "--on-calendar=@{}",
+                up(now.saturating_add(delay), Duration::from_secs(1))
+            ));
         }
         let hurry = async {
             loop {
@@ -189,17 +238,24 @@ impl Wakeup {
     /// systemd refuses, in its own words.
     pub async fn disarm(&self) -> io::Result<()> {
         let answer = self.now("stop").await?;
-        if answer.status.code() == Some(NOT_LOADED) { Ok(()) } else { answer.expect_success().map(drop) }
+        if answer.status.code() == Some(NOT_LOADED) {
+            Ok(())
+        } else {
+            answer.expect_success().map(drop)
+        }
     }
 
-    /// Whether more is being stopped than this service: the system, the user's manager, or the sockets that start it.
+    /// Whether more is being stopped than this service: the system, the user's manager, or the
+    /// sockets that start it.
     ///
-    /// For a service that was asked to leave, and wonders whether it is welcome back. Where systemd does not answer, it is.
+    /// For a service that was asked to leave, and wonders whether it is welcome back. Where systemd
+    /// does not answer, it is.
     pub async fn is_being_stopped(&self) -> bool {
         if self.are_stop_jobs_queued().await {
             return true;
         }
-        // One `systemctl stop` with several units queues one job after the other, and this service's may have been first.
+        // One `systemctl stop` with several units queues one job after the other, and this
+        // service's may have been first.
         rt::sleep(LATER_JOBS).await;
         self.are_stop_jobs_queued().await
     }
@@ -210,9 +266,15 @@ impl Wakeup {
             let mut jobs = self.program("systemctl");
             jobs.args(["list-jobs", "--no-legend", "--plain"]);
             let mut states = self.program("systemctl");
-            states.args(["show", "--property=Id,ActiveState"]).args(sockets);
+            states
+                .args(["show", "--property=Id,ActiveState"])
+                .args(sockets);
             let (jobs, states) = zip(said(jobs), said(states)).await;
-            Ok(all_stop(sockets, &jobs?.expect_success()?, &states?.expect_success()?))
+            Ok(all_stop(
+                sockets,
+                &jobs?.expect_success()?,
+                &states?.expect_success()?,
+            ))
         };
         asked.await.unwrap_or_else(|error: io::Error| {
             log::debug!("systemd does not say what is being stopped: {error}");
@@ -220,7 +282,8 @@ impl Wakeup {
         })
     }
 
-    /// Returns whether systemd starts this service again as soon as it has ended: the job that stops it is a restart.
+    /// Returns whether systemd starts this service again as soon as it has ended: the job that
+    /// stops it is a restart.
     pub async fn is_being_restarted(&self) -> bool {
         let mut jobs = self.program("systemctl");
         jobs.args(["list-jobs", "--no-legend", "--plain"]);
@@ -235,11 +298,16 @@ impl Wakeup {
 
     /// Starts or stops the timer, whatever it would have to wait for.
     ///
-    /// A timer is started before its service and stopped after it. While the service itself is being stopped, either would
-    /// wait for this very process to end.
+    /// A timer is started before its service and stopped after it. While the service itself is
+    /// being stopped, either would wait for this very process to end.
     async fn now(&self, verb: &str) -> io::Result<Answer> {
         let mut command = self.program("systemctl");
-        command.args(["--no-ask-password", "--job-mode=ignore-dependencies", verb, &self.timer()]);
+        command.args([
+            "--no-ask-password",
+            "--job-mode=ignore-dependencies",
+            verb,
+            &self.timer(),
+        ]);
         said(command).await
     }
 
@@ -251,10 +319,16 @@ impl Wakeup {
         let mut command = self.program("systemctl");
         command.args(["show", "--property=TriggeredBy", "--value", &self.unit]);
         let triggers = said(command).await?.expect_success()?;
-        let sockets: Vec<_> =
-            triggers.split_whitespace().filter(|unit| unit.ends_with(".socket")).map(str::to_owned).collect();
+        let sockets: Vec<_> = triggers
+            .split_whitespace()
+            .filter(|unit| unit.ends_with(".socket"))
+            .map(str::to_owned)
+            .collect();
         if sockets.is_empty() {
-            return Err(io::Error::other(format!("no socket unit starts {}", self.unit)));
+            return Err(io::Error::other(format!(
+                "no socket unit starts {}",
+                self.unit
+            )));
         }
         Ok(self.sockets.get_or_init(|| sockets))
     }
@@ -262,7 +336,10 @@ impl Wakeup {
     /// One of systemd's programs, to be run without anything that it does not need.
     fn program(&self, name: &str) -> Command {
         let mut command = Command::new(name);
-        command.env_clear().env("LANG", "C").env("PATH", env::var_os("PATH").unwrap_or("/usr/bin:/bin".into()));
+        command.env_clear().env("LANG", "C").env(
+            "PATH",
+            env::var_os("PATH").unwrap_or("/usr/bin:/bin".into()),
+        );
         if self.user {
             for variable in ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"] {
                 command.envs(env::var_os(variable).map(|value| (variable, value)));
@@ -286,7 +363,11 @@ impl Answer {
         if self.status.success() {
             return Ok(self.said);
         }
-        let Self { program, status, said } = self;
+        let Self {
+            program,
+            status,
+            said,
+        } = self;
         Err(io::Error::other(match said.lines().next() {
             Some(line) => format!("{program}: {line}"),
             None => format!("{program}: {status}"),
@@ -302,7 +383,11 @@ async fn said(mut command: Command) -> io::Result<Answer> {
             .await
             .map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))?;
         if status.signal() != Some(SIGTERM) {
-            return Ok(Answer { program, status, said: String::from_utf8_lossy(&said).into_owned() });
+            return Ok(Answer {
+                program,
+                status,
+                said: String::from_utf8_lossy(&said).into_owned(),
+            });
         }
     }
     Err(io::Error::other(format!("{program}: ended by SIGTERM")))
@@ -310,36 +395,55 @@ async fn said(mut command: Command) -> io::Result<Answer> {
 
 const SERVICE: &str = ".service";
 
-/// The service that a process with this /proc/self/cgroup runs in, and whether a user's manager is above it.
+/// The service that a process with this /proc/self/cgroup runs in, and whether a user's manager is
+/// above it.
 ///
-/// systemd puts each unit into a control group of its own, named after it; what the service makes below is its own affair.
+/// systemd puts each unit into a control group of its own, named after it; what the service makes
+/// below is its own affair.
 fn unit_in(cgroups: &str) -> Option<(String, bool)> {
-    // Version 2 of control groups, or the hierarchy that systemd keeps beside version 1 (cgroups(7)).
-    let paths = |marker| cgroups.lines().filter_map(move |line| line.split_once(marker)).map(|(_, path)| path);
-    paths("0::").chain(paths(":name=systemd:")).find_map(|path| {
-        let mut above: Vec<_> = path.split('/').collect();
-        let at = above.iter().rposition(|name| name.len() > SERVICE.len() && name.ends_with(SERVICE))?;
-        let name = above[at];
-        above.truncate(at);
-        let of_a_user = above.iter().any(|name| name.starts_with("user@") && name.ends_with(SERVICE));
-        // What could be mistaken for one of the kernel's own files has an underscore in front.
-        Some((name.strip_prefix('_').unwrap_or(name).to_owned(), of_a_user))
-    })
+    // Version 2 of control groups, or the hierarchy that systemd keeps beside version 1
+    // (cgroups(7)).
+    let paths = |marker| {
+        cgroups
+            .lines()
+            .filter_map(move |line| line.split_once(marker))
+            .map(|(_, path)| path)
+    };
+    paths("0::")
+        .chain(paths(":name=systemd:"))
+        .find_map(|path| {
+            let mut above: Vec<_> = path.split('/').collect();
+            let at = above
+                .iter()
+                .rposition(|name| name.len() > SERVICE.len() && name.ends_with(SERVICE))?;
+            let name = above[at];
+            above.truncate(at);
+            let of_a_user = above
+                .iter()
+                .any(|name| name.starts_with("user@") && name.ends_with(SERVICE));
+            // What could be mistaken for one of the kernel's own files has an underscore in front.
+            Some((name.strip_prefix('_').unwrap_or(name).to_owned(), of_a_user))
+        })
 }
 
-/// Returns the type of a unit's job, by the lines of `systemctl list-jobs` ("1 x.socket stop running").
+/// Returns the type of a unit's job, by the lines of `systemctl list-jobs` ("1 x.socket stop
+/// running").
 fn job<'a>(jobs: &'a str, unit: &str) -> Option<&'a str> {
     let mut lines = jobs.lines().map(|line| line.split_whitespace().skip(1));
     lines.find_map(|mut words| (words.next() == Some(unit)).then(|| words.next()).flatten())
 }
 
-/// Is everything stopped that could start us, now or soon? From the lines of `systemctl list-jobs` and the properties
-/// of the sockets, one after another.
+/// Is everything stopped that could start us, now or soon? From the lines of `systemctl list-jobs`
+/// and the properties of the sockets, one after another.
 fn all_stop(sockets: &[String], jobs: &str, states: &str) -> bool {
     let job = |unit: &str| job(jobs, unit);
     let is_down = |unit: &String| {
-        let mut properties = states.split("\n\n").map(|properties| properties.lines().collect::<Vec<_>>());
-        let properties = properties.find(|lines| lines.contains(&&*format!("Id={unit}"))).unwrap_or_default();
+        let mut properties = states
+            .split("\n\n")
+            .map(|properties| properties.lines().collect::<Vec<_>>());
+        let properties = properties
+            .find(|lines| lines.contains(&&*format!("Id={unit}")))
+            .unwrap_or_default();
         ["inactive", "failed", "deactivating"]
             .iter()
             .any(|state| properties.contains(&&*format!("ActiveState={state}")))
@@ -361,41 +465,85 @@ mod tests {
     const OURS: (&str, &str) = ("SYSTEMD_EXEC_PID", "4711");
     const INVOCATION: (&str, &str) = ("INVOCATION_ID", "0123456789abcdef0123456789abcdef");
 
-    /// What `parse` finds for process 4711: the unit, whether it is a user's, and the socket units as far as known.
+    /// What `parse` finds for process 4711: the unit, whether it is a user's, and the socket units
+    /// as far as known.
     fn found(
         variables: &[(&str, &str)],
         cgroups: &str,
         names: &[&str],
     ) -> Result<(String, bool, Option<Vec<String>>), NoWakeup> {
-        let variable = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
-        Wakeup::parse(PID, variable, cgroups, names).map(|found| (found.unit, found.user, found.sockets.into_inner()))
+        let variable = |name: &str| {
+            variables
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| value.into())
+        };
+        Wakeup::parse(PID, variable, cgroups, names)
+            .map(|found| (found.unit, found.user, found.sockets.into_inner()))
     }
 
     #[test]
     fn the_main_process_of_a_unit_with_a_socket_can_be_woken() {
         let cgroups = "0::/system.slice/echo.service\n";
-        let named = found(&[OURS, INVOCATION], cgroups, &["echo.socket", "more.socket"]).unwrap();
-        assert_eq!(named, ("echo.service".into(), false, Some(vec!["echo.socket".into(), "more.socket".into()])));
+        let named = found(
+            &[OURS, INVOCATION],
+            cgroups,
+            &["echo.socket", "more.socket"],
+        )
+        .unwrap();
+        assert_eq!(
+            named,
+            (
+                "echo.service".into(),
+                false,
+                Some(vec!["echo.socket".into(), "more.socket".into()])
+            )
+        );
         let renamed = found(&[OURS, INVOCATION], cgroups, &["echo.socket", "control"]).unwrap();
-        assert_eq!(renamed, ("echo.service".into(), false, None), "systemd has to be asked");
-        let of_a_user = found(&[OURS, INVOCATION, ("MANAGERPID", "700")], cgroups, &["echo.socket"]).unwrap();
+        assert_eq!(
+            renamed,
+            ("echo.service".into(), false, None),
+            "systemd has to be asked"
+        );
+        let of_a_user = found(
+            &[OURS, INVOCATION, ("MANAGERPID", "700")],
+            cgroups,
+            &["echo.socket"],
+        )
+        .unwrap();
         assert!(of_a_user.1);
     }
 
     #[test]
     fn whoever_cannot_be_woken_is_told_why() {
-        let (cgroups, names) = ("0::/system.slice/echo.service\n", ["echo.socket"].as_slice());
+        let (cgroups, names) = (
+            "0::/system.slice/echo.service\n",
+            ["echo.socket"].as_slice(),
+        );
         let why = |variables: &[_], cgroups, names| found(variables, cgroups, names).unwrap_err();
         assert_eq!(why(&[], cgroups, names), NoWakeup::NoManager);
         assert_eq!(why(&[INVOCATION], cgroups, names), NoWakeup::NoManager);
         assert_eq!(why(&[OURS], cgroups, names), NoWakeup::NoManager);
         for other in ["4712", "04711", "", "me"] {
-            assert_eq!(why(&[("SYSTEMD_EXEC_PID", other), INVOCATION], cgroups, names), NoWakeup::NotMain);
+            assert_eq!(
+                why(&[("SYSTEMD_EXEC_PID", other), INVOCATION], cgroups, names),
+                NoWakeup::NotMain
+            );
         }
-        assert_eq!(why(&[OURS, INVOCATION], "0::/user.slice/session-1.scope\n", names), NoWakeup::NoUnit);
+        assert_eq!(
+            why(
+                &[OURS, INVOCATION],
+                "0::/user.slice/session-1.scope\n",
+                names
+            ),
+            NoWakeup::NoUnit
+        );
         assert_eq!(why(&[OURS, INVOCATION], "", names), NoWakeup::NoUnit);
         assert_eq!(why(&[OURS, INVOCATION], cgroups, &[]), NoWakeup::NoSocket);
-        assert_eq!(why(&[OURS, INVOCATION], cgroups, &[NAMELESS]), NoWakeup::NoSocket);
+        assert_eq!(
+            why(&[OURS, INVOCATION], cgroups, &[NAMELESS]),
+            NoWakeup::NoSocket
+        );
     }
 
     #[test]
@@ -403,16 +551,41 @@ mod tests {
         let unit = |cgroups: &str| unit_in(cgroups);
         let system = |name: &str| Some((name.to_owned(), false));
         let of_a_user = |name: &str| Some((name.to_owned(), true));
-        assert_eq!(unit("0::/system.slice/echo.service"), system("echo.service"));
-        assert_eq!(unit("0::/system.slice/echo.service/payload/x"), system("echo.service"));
-        assert_eq!(unit("0::/system.slice/system-echo.slice/echo@a-b\\x2d.service"), system("echo@a-b\\x2d.service"));
+        assert_eq!(
+            unit("0::/system.slice/echo.service"),
+            system("echo.service")
+        );
+        assert_eq!(
+            unit("0::/system.slice/echo.service/payload/x"),
+            system("echo.service")
+        );
+        assert_eq!(
+            unit("0::/system.slice/system-echo.slice/echo@a-b\\x2d.service"),
+            system("echo@a-b\\x2d.service")
+        );
         assert_eq!(unit("0::/../echo.service"), system("echo.service"));
         assert_eq!(unit("0::/system.slice/_cpu.service"), system("cpu.service"));
-        assert_eq!(unit("0::/system.slice/__echo.service"), system("_echo.service"));
+        assert_eq!(
+            unit("0::/system.slice/__echo.service"),
+            system("_echo.service")
+        );
         let path = "/user.slice/user-7.slice/user@7.service";
-        assert_eq!(unit(&format!("0::{path}/app.slice/echo.service")), of_a_user("echo.service"));
-        assert_eq!(unit(&format!("0::{path}/init.scope")), system("user@7.service"));
-        for none in ["0::/", "0::/.service", "0::/a.services/b", "1:cpu:/echo.service", "nonsense", ""] {
+        assert_eq!(
+            unit(&format!("0::{path}/app.slice/echo.service")),
+            of_a_user("echo.service")
+        );
+        assert_eq!(
+            unit(&format!("0::{path}/init.scope")),
+            system("user@7.service")
+        );
+        for none in [
+            "0::/",
+            "0::/.service",
+            "0::/a.services/b",
+            "1:cpu:/echo.service",
+            "nonsense",
+            "",
+        ] {
             assert_eq!(unit(none), None, "{none:?}");
         }
     }
@@ -437,16 +610,26 @@ mod tests {
         assert!(!all("garbage\n\n1\n", up));
         assert!(!all("7 a.service stop running\n", up));
         assert!(!all("7 a.socket stop waiting\n", up));
-        assert!(all("7 a.socket stop waiting\n8 b.socket  stop waiting\n", up));
+        assert!(all(
+            "7 a.socket stop waiting\n8 b.socket  stop waiting\n",
+            up
+        ));
         assert!(all("7 b.socket stop waiting\n", one_down));
-        assert!(!all("7 a.socket restart running\n8 b.socket start waiting\n", down), "they will be back");
+        assert!(
+            !all(
+                "7 a.socket restart running\n8 b.socket start waiting\n",
+                down
+            ),
+            "they will be back"
+        );
         assert!(all("9 shutdown.target start waiting\n", up));
         assert!(!all("9 shutdown.target stop waiting\n", up));
     }
 
     #[test]
     fn the_job_of_a_unit_is_found_by_its_whole_name() {
-        let jobs = "7 a.service restart running\n8 a.service.d stop waiting\n9 b.socket  start waiting\n";
+        let jobs =
+            "7 a.service restart running\n8 a.service.d stop waiting\n9 b.socket  start waiting\n";
         assert_eq!(
             ["a.service", "b.socket", "b", ".service"].map(|unit| job(jobs, unit)),
             [Some("restart"), Some("start"), None, None]
@@ -457,7 +640,10 @@ mod tests {
     #[test]
     fn times_are_rounded_up() {
         let second = Duration::from_secs(1);
-        assert_eq!([Duration::ZERO, Duration::from_nanos(1), second].map(|time| up(time, second)), [0, 1, 1]);
+        assert_eq!(
+            [Duration::ZERO, Duration::from_nanos(1), second].map(|time| up(time, second)),
+            [0, 1, 1]
+        );
         assert_eq!(up(Duration::from_micros(1500), Duration::from_millis(1)), 2);
         assert_eq!(up(Duration::MAX, second), u128::from(u64::MAX) + 1);
     }
@@ -470,12 +656,25 @@ mod tests {
                 command.args(["-c", script]);
                 said(command)
             };
-            let failure = async |script| shell(script).await.unwrap().expect_success().unwrap_err().to_string();
+            let failure = async |script| {
+                shell(script)
+                    .await
+                    .unwrap()
+                    .expect_success()
+                    .unwrap_err()
+                    .to_string()
+            };
             assert_eq!(failure("echo no >&2; echo more; false").await, "sh: no");
             assert_eq!(failure("exit 3").await, "sh: exit status: 3");
-            assert_eq!(shell("echo yes").await.unwrap().expect_success().unwrap(), "yes\n");
+            assert_eq!(
+                shell("echo yes").await.unwrap().expect_success().unwrap(),
+                "yes\n"
+            );
             let missing = said(Command::new("/nonexistent")).await.err().unwrap();
-            assert!(missing.to_string().starts_with("/nonexistent: "), "{missing}");
+            assert!(
+                missing.to_string().starts_with("/nonexistent: "),
+                "{missing}"
+            );
         });
     }
 
@@ -483,13 +682,18 @@ mod tests {
     fn a_program_that_a_signal_for_us_has_hit_is_started_again() {
         let path = env::temp_dir().join(format!("wakeup-test-{}", std::process::id()));
         let mut command = Command::new("sh");
-        command.arg("-c").arg(r#"test -e "$0" && echo second || { touch "$0"; kill -TERM $$; }"#).arg(&path);
+        command
+            .arg("-c")
+            .arg(r#"test -e "$0" && echo second || { touch "$0"; kill -TERM $$; }"#)
+            .arg(&path);
         let answer = rt::block_on(async move |_| said(command).await).unwrap();
         assert_eq!(answer.expect_success().unwrap(), "second\n");
         fs::remove_file(path).unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", "kill -TERM $$"]);
-        let error = rt::block_on(async move |_| said(command).await).err().unwrap();
+        let error = rt::block_on(async move |_| said(command).await)
+            .err()
+            .unwrap();
         assert_eq!(error.to_string(), "sh: ended by SIGTERM");
     }
 }

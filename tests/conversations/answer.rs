@@ -4,8 +4,8 @@ use super::*;
 use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Encodable, Encoder};
 use smoltcp::wire::{
-    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, IpAddress, IpProtocol,
-    Ipv4Packet, UdpPacket,
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, IpAddress,
+    IpProtocol, Ipv4Packet, UdpPacket,
 };
 
 /// A server's message; addressed as an answer to the client's last one.
@@ -20,8 +20,15 @@ pub struct Answer {
 fn answer(message_type: MessageType, options: &[DhcpOption]) -> Answer {
     let mut message = Message::default();
     message.set_opcode(Opcode::BootReply).set_chaddr(&MAC);
-    let answer = Answer { message, late: false, edit_payload: None, edit_frame: None };
-    let answer = answer.with(DhcpOption::MessageType(message_type)).with(DhcpOption::ServerIdentifier(SERVER));
+    let answer = Answer {
+        message,
+        late: false,
+        edit_payload: None,
+        edit_frame: None,
+    };
+    let answer = answer
+        .with(DhcpOption::MessageType(message_type))
+        .with(DhcpOption::ServerIdentifier(SERVER));
     options.iter().cloned().fold(answer, Answer::with)
 }
 
@@ -39,7 +46,9 @@ pub fn offer(ip: Ipv4Addr) -> Answer {
 
 /// An offer without settings.
 pub fn bare_offer(ip: Ipv4Addr) -> Answer {
-    offer(ip).without(OptionCode::SubnetMask).without(OptionCode::Router)
+    offer(ip)
+        .without(OptionCode::SubnetMask)
+        .without(OptionCode::Router)
 }
 
 pub fn ack(ip: Ipv4Addr, time: Duration) -> Answer {
@@ -81,11 +90,17 @@ impl Answer {
     }
 
     pub fn payload(self, edit: fn(&mut Vec<u8>)) -> Self {
-        Self { edit_payload: Some(edit), ..self }
+        Self {
+            edit_payload: Some(edit),
+            ..self
+        }
     }
 
     pub fn frame(self, edit: fn(&mut Vec<u8>)) -> Self {
-        Self { edit_frame: Some(edit), ..self }
+        Self {
+            edit_frame: Some(edit),
+            ..self
+        }
     }
 
     pub fn payload_for(&self, xid: u32) -> Vec<u8> {
@@ -136,7 +151,11 @@ pub fn arp_reply(address: Ipv4Addr, at: Mac) -> Vec<u8> {
 
 /// It says so to another station.
 pub fn arp_reply_to_another(address: Ipv4Addr, at: Mac) -> Vec<u8> {
-    arp(ArpOperation::Reply, (at, address), ([2, 0, 0, 0, 0, 0x33], NOBODY))
+    arp(
+        ArpOperation::Reply,
+        (at, address),
+        ([2, 0, 0, 0, 0, 0x33], NOBODY),
+    )
 }
 
 /// The station `at`, which has no address yet, asks all whether they have this one.

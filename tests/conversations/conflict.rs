@@ -12,13 +12,22 @@ fn mine(ip: std::net::Ipv4Addr) -> Vec<u8> {
 }
 
 fn with_probes(probes: u8) -> Conversation {
-    Conversation::start().without_fuzz().with_arp().configured(|config| config.probe = Probe::Before(probes))
+    Conversation::start()
+        .without_fuzz()
+        .with_arp()
+        .configured(|config| config.probe = Probe::Before(probes))
 }
 
 fn bound() -> Conversation {
     let mut c = Conversation::start().without_fuzz().with_arp();
-    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).sends(probe(IP));
-    c.hears(ack(IP, hours(1))).says(Bound(IP)).sends(announcement(IP));
+    c.at(0)
+        .sends(discover())
+        .hears(offer(IP))
+        .sends(request(IP))
+        .sends(probe(IP));
+    c.hears(ack(IP, hours(1)))
+        .says(Bound(IP))
+        .sends(announcement(IP));
     c
 }
 
@@ -33,16 +42,29 @@ fn asking_costs_no_time() {
     c.at(1799);
 }
 
-/// RFC 2131 3.1 (5): an address that is in use is declined, and the next one asked for, at once the first time.
+/// RFC 2131 3.1 (5): an address that is in use is declined, and the next one asked for, at once the
+/// first time.
 #[test]
 fn an_owner_that_answers_before_the_ack() {
     let mut c = Conversation::start().without_fuzz().with_arp();
-    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).sends(probe(IP));
+    c.at(0)
+        .sends(discover())
+        .hears(offer(IP))
+        .sends(request(IP))
+        .sends(probe(IP));
     assert_eq!(c.client().address_at_stake(), Some(IP));
     c.at(0.005).hears_frame(&mine(IP));
-    c.at(0.01).hears(ack(IP, hours(1))).sends(decline(IP)).says(Declined(IP)).sends(discover());
-    c.hears(offer(OTHER_IP)).sends(request(OTHER_IP)).sends(probe(OTHER_IP));
-    c.hears(ack(OTHER_IP, hours(1))).says(Bound(OTHER_IP)).sends(announcement(OTHER_IP));
+    c.at(0.01)
+        .hears(ack(IP, hours(1)))
+        .sends(decline(IP))
+        .says(Declined(IP))
+        .sends(discover());
+    c.hears(offer(OTHER_IP))
+        .sends(request(OTHER_IP))
+        .sends(probe(OTHER_IP));
+    c.hears(ack(OTHER_IP, hours(1)))
+        .says(Bound(OTHER_IP))
+        .sends(announcement(OTHER_IP));
     c.at(2.01).sends(announcement(OTHER_IP));
 }
 
@@ -50,15 +72,24 @@ fn an_owner_that_answers_before_the_ack() {
 #[test]
 fn an_owner_that_answers_after_the_ack() {
     let mut c = bound();
-    c.at(0.005).hears_frame(&mine(IP)).sends(decline(IP)).sends(discover());
-    assert!(matches!(c.event(), Event::Lost { why: dhcp::Lost::Conflict { by: OWNER }, old } if old.address == IP));
+    c.at(0.005)
+        .hears_frame(&mine(IP))
+        .sends(decline(IP))
+        .sends(discover());
+    assert!(
+        matches!(c.event(), Event::Lost { why: dhcp::Lost::Conflict { by: OWNER }, old } if old.address == IP)
+    );
 }
 
 /// RFC 5227 2.1.1: whoever probes for the address at the same time will use it.
 #[test]
 fn somebody_who_wants_the_same_address() {
     let mut c = Conversation::start().without_fuzz().with_arp();
-    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).sends(probe(IP));
+    c.at(0)
+        .sends(discover())
+        .hears(offer(IP))
+        .sends(request(IP))
+        .sends(probe(IP));
     c.hears_frame(&arp_probe(IP, OWNER))
         .hears(ack(IP, hours(1)))
         .sends(decline(IP))
@@ -66,8 +97,17 @@ fn somebody_who_wants_the_same_address() {
         .sends(discover());
 
     let mut c = with_probes(3);
-    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1)));
-    c.at(1).sends(probe(IP)).hears_frame(&arp_probe(IP, OWNER)).sends(decline(IP)).says(Declined(IP)).sends(discover());
+    c.at(0)
+        .sends(discover())
+        .hears(offer(IP))
+        .sends(request(IP))
+        .hears(ack(IP, hours(1)));
+    c.at(1)
+        .sends(probe(IP))
+        .hears_frame(&arp_probe(IP, OWNER))
+        .sends(decline(IP))
+        .says(Declined(IP))
+        .sends(discover());
 }
 
 /// Once it is ours, a probe is a question, and the kernel answers it.
@@ -84,14 +124,21 @@ fn no_conflicts() {
     let mut c = bound();
     c.ignores_frame(&arp_reply(IP, MAC), Ignored::NotDhcp);
     c.ignores_frame(&mine(OTHER_IP), Ignored::NotDhcp);
-    c.at(2).sends(announcement(IP)).ignores_frame(&mine(IP), Ignored::NotDhcp); // nobody listens any more
+    c.at(2)
+        .sends(announcement(IP))
+        .ignores_frame(&mine(IP), Ignored::NotDhcp); // nobody listens any more
 }
 
-/// RFC 5227 1.1, 2.1.1: up to 1 s, then the probes 1-2 s apart, then 2 s; only then is the address used.
+/// RFC 5227 1.1, 2.1.1: up to 1 s, then the probes 1-2 s apart, then 2 s; only then is the address
+/// used.
 #[test]
 fn probes_with_all_their_waits() {
     let mut c = with_probes(3);
-    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1)));
+    c.at(0)
+        .sends(discover())
+        .hears(offer(IP))
+        .sends(request(IP))
+        .hears(ack(IP, hours(1)));
     for second in [1, 3, 5] {
         c.at(second).sends(probe(IP));
     }
@@ -106,11 +153,22 @@ fn probes_with_all_their_waits() {
 fn an_answer_to_any_of_the_probes() {
     for second in [0.5, 1.0, 4.0, 6.5] {
         let mut c = with_probes(3);
-        c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1)));
-        for probed in [1.0, 3.0, 5.0].into_iter().filter(|probed| *probed <= second) {
+        c.at(0)
+            .sends(discover())
+            .hears(offer(IP))
+            .sends(request(IP))
+            .hears(ack(IP, hours(1)));
+        for probed in [1.0, 3.0, 5.0]
+            .into_iter()
+            .filter(|probed| *probed <= second)
+        {
             c.at(probed).sends(probe(IP));
         }
-        c.at(second).hears_frame(&mine(IP)).sends(decline(IP)).says(Declined(IP)).sends(discover());
+        c.at(second)
+            .hears_frame(&mine(IP))
+            .sends(decline(IP))
+            .says(Declined(IP))
+            .sends(discover());
     }
 }
 
@@ -118,7 +176,11 @@ fn an_answer_to_any_of_the_probes() {
 #[test]
 fn probing_does_not_outlast_the_deadline() {
     let mut c = with_probes(3).configured(|config| config.deadline = Some(seconds(4)));
-    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1)));
+    c.at(0)
+        .sends(discover())
+        .hears(offer(IP))
+        .sends(request(IP))
+        .hears(ack(IP, hours(1)));
     c.at(1).sends(probe(IP));
     c.at(3).sends(probe(IP));
     c.at(4).says(Bound(IP)).sends(announcement(IP));
@@ -129,7 +191,11 @@ fn probing_does_not_outlast_the_deadline() {
 #[test]
 fn a_release_while_probing() {
     let mut c = with_probes(1);
-    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1)));
+    c.at(0)
+        .sends(discover())
+        .hears(offer(IP))
+        .sends(request(IP))
+        .hears(ack(IP, hours(1)));
     assert!(c.client().is_leased() && c.client().lease().is_none());
     c.at(0.5).releases().sends(goodbye(IP)).says(Released);
     assert!(!c.client().is_leased());
@@ -138,12 +204,24 @@ fn a_release_while_probing() {
 #[test]
 fn turned_off_it_neither_asks_nor_hears() {
     for probes in [Probe::Off, Probe::Before(0)] {
-        let mut c = Conversation::start().without_fuzz().with_arp().configured(|config| config.probe = probes);
-        c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).ignores_frame(&mine(IP), Ignored::NotDhcp);
-        c.hears(ack(IP, hours(1))).says(Bound(IP)).sends(announcement(IP));
+        let mut c = Conversation::start()
+            .without_fuzz()
+            .with_arp()
+            .configured(|config| config.probe = probes);
+        c.at(0)
+            .sends(discover())
+            .hears(offer(IP))
+            .sends(request(IP))
+            .ignores_frame(&mine(IP), Ignored::NotDhcp);
+        c.hears(ack(IP, hours(1)))
+            .says(Bound(IP))
+            .sends(announcement(IP));
         c.ignores_frame(&mine(IP), Ignored::NotDhcp);
         c.at(2).sends(announcement(IP));
-        c.at(1800).sends(renew(IP)).hears(ack(IP, hours(1))).says(Renewed(IP));
+        c.at(1800)
+            .sends(renew(IP))
+            .hears(ack(IP, hours(1)))
+            .says(Renewed(IP));
         assert!(!c.client().is_listening());
     }
 }
@@ -157,7 +235,10 @@ fn a_bound_address_is_asked_after_in_each_renewal() {
     c.at(2475).sends(renew(IP)); // once is enough
     c.hears(ack(IP, hours(1))).says(Renewed(IP));
     assert!(c.client().is_listening());
-    c.at(2475.03).hears_frame(&mine(IP)).says(Contested(IP)).sends(announcement(IP));
+    c.at(2475.03)
+        .hears_frame(&mine(IP))
+        .says(Contested(IP))
+        .sends(announcement(IP));
     c.at(2477.03).sends(probe(IP));
     c.at(2485.03);
     assert!(!c.client().is_listening());
@@ -175,7 +256,9 @@ fn renewing() -> Conversation {
 #[test]
 fn a_single_claim_costs_one_announcement() {
     let mut c = renewing();
-    c.hears_frame(&mine(IP)).says(Contested(IP)).sends(announcement(IP));
+    c.hears_frame(&mine(IP))
+        .says(Contested(IP))
+        .sends(announcement(IP));
     c.at(1800.1).hears(ack(IP, hours(1))).says(Renewed(IP));
     c.at(1802).sends(probe(IP)); // its owner, if there is one, answers this
     c.at(1809.9);
@@ -185,68 +268,127 @@ fn a_single_claim_costs_one_announcement() {
     c.ignores_frame(&mine(IP), Ignored::NotDhcp);
     // The next renewal knows nothing of it.
     c.at(3600).sends(renew(IP)).sends(probe(IP));
-    c.hears_frame(&mine(IP)).says(Contested(IP)).sends(announcement(IP)).hears(ack(IP, hours(1))).says(Renewed(IP));
+    c.hears_frame(&mine(IP))
+        .says(Contested(IP))
+        .sends(announcement(IP))
+        .hears(ack(IP, hours(1)))
+        .says(Renewed(IP));
     c.at(3602).sends(probe(IP));
     c.at(3610);
     assert_eq!(c.lease().address, IP);
 }
 
-/// RFC 5227 2.4 (b): a station that repeats its claim has the address, or does not give way. In every state with a lease.
+/// RFC 5227 2.4 (b): a station that repeats its claim has the address, or does not give way. In
+/// every state with a lease.
 #[test]
 fn a_station_that_repeats_its_claim_gets_the_address() {
     for second in [1800.1, 1802.1, 1809.9] {
         let mut c = renewing();
-        c.hears_frame(&mine(IP)).says(Contested(IP)).sends(announcement(IP));
+        c.hears_frame(&mine(IP))
+            .says(Contested(IP))
+            .sends(announcement(IP));
         if second > 1802.0 {
             c.at(1802).sends(probe(IP));
         }
-        c.at(second).hears_frame(&mine(IP)).says(Lost(IP, Conflict)).sends(discover());
+        c.at(second)
+            .hears_frame(&mine(IP))
+            .says(Lost(IP, Conflict))
+            .sends(discover());
     }
 
     let mut c = renewing();
     c.hears(ack(IP, hours(1))).says(Renewed(IP));
-    c.at(1800.03).hears_frame(&mine(IP)).says(Contested(IP)).sends(announcement(IP));
-    c.at(1802.03).sends(probe(IP)).hears_frame(&mine(IP)).says(Lost(IP, Conflict)).sends(discover());
+    c.at(1800.03)
+        .hears_frame(&mine(IP))
+        .says(Contested(IP))
+        .sends(announcement(IP));
+    c.at(1802.03)
+        .sends(probe(IP))
+        .hears_frame(&mine(IP))
+        .says(Lost(IP, Conflict))
+        .sends(discover());
 
     // Begun while it asked its server, and ended while it asks them all.
     let mut c = bound();
     c.at(2).sends(announcement(IP));
     c.wakes_at(3149).sends(renew(IP)).sends(probe(IP));
-    c.hears_frame(&mine(IP)).says(Contested(IP)).sends(announcement(IP));
-    c.at(3150).sends(rebind(IP)).sends(probe(IP)).hears_frame(&mine(IP)).says(Lost(IP, Conflict)).sends(discover());
+    c.hears_frame(&mine(IP))
+        .says(Contested(IP))
+        .sends(announcement(IP));
+    c.at(3150)
+        .sends(rebind(IP))
+        .sends(probe(IP))
+        .hears_frame(&mine(IP))
+        .says(Lost(IP, Conflict))
+        .sends(discover());
 }
 
-/// It was in use, so it is not declined; if the server offers it again, it is as any other that has an owner.
+/// It was in use, so it is not declined; if the server offers it again, it is as any other that has
+/// an owner.
 #[test]
 fn an_address_that_was_given_up_is_declined_when_it_is_offered_again() {
     let mut c = renewing();
-    c.hears_frame(&mine(IP)).says(Contested(IP)).sends(announcement(IP));
-    c.at(1802).sends(probe(IP)).hears_frame(&mine(IP)).says(Lost(IP, Conflict)).sends(discover());
-    c.hears(offer(IP)).sends(request(IP)).sends(probe(IP)).hears_frame(&mine(IP));
-    c.hears(ack(IP, hours(1))).sends(decline(IP)).says(Declined(IP)).sends(discover());
-    c.hears(offer(OTHER_IP)).sends(request(OTHER_IP)).sends(probe(OTHER_IP));
-    c.hears(ack(OTHER_IP, hours(1))).says(Bound(OTHER_IP)).sends(announcement(OTHER_IP));
+    c.hears_frame(&mine(IP))
+        .says(Contested(IP))
+        .sends(announcement(IP));
+    c.at(1802)
+        .sends(probe(IP))
+        .hears_frame(&mine(IP))
+        .says(Lost(IP, Conflict))
+        .sends(discover());
+    c.hears(offer(IP))
+        .sends(request(IP))
+        .sends(probe(IP))
+        .hears_frame(&mine(IP));
+    c.hears(ack(IP, hours(1)))
+        .sends(decline(IP))
+        .says(Declined(IP))
+        .sends(discover());
+    c.hears(offer(OTHER_IP))
+        .sends(request(OTHER_IP))
+        .sends(probe(OTHER_IP));
+    c.hears(ack(OTHER_IP, hours(1)))
+        .says(Bound(OTHER_IP))
+        .sends(announcement(OTHER_IP));
     c.at(1804).sends(announcement(OTHER_IP));
 }
 
-/// Connections may depend on the address from the moment that its lease is said to be in use: one frame does not take it,
-/// and to give it up to a station that repeats its claim costs no wait.
+/// Connections may depend on the address from the moment that its lease is said to be in use: one
+/// frame does not take it, and to give it up to a station that repeats its claim costs no wait.
 #[test]
 fn a_new_address_is_defended_once_it_is_in_use() {
     let mut c = bound();
     c.client().mark_in_use();
-    c.at(0.5).hears_frame(&mine(IP)).says(Contested(IP)).sends(announcement(IP));
+    c.at(0.5)
+        .hears_frame(&mine(IP))
+        .says(Contested(IP))
+        .sends(announcement(IP));
     c.at(2).sends(announcement(IP));
-    c.at(2.5).sends(probe(IP)).hears_frame(&mine(IP)).says(Lost(IP, Conflict)).sends(discover());
-    c.hears(offer(IP)).sends(request(IP)).sends(probe(IP)).hears_frame(&mine(IP));
-    c.hears(ack(IP, hours(1))).sends(decline(IP)).says(Declined(IP)).sends(discover());
+    c.at(2.5)
+        .sends(probe(IP))
+        .hears_frame(&mine(IP))
+        .says(Lost(IP, Conflict))
+        .sends(discover());
+    c.hears(offer(IP))
+        .sends(request(IP))
+        .sends(probe(IP))
+        .hears_frame(&mine(IP));
+    c.hears(ack(IP, hours(1)))
+        .sends(decline(IP))
+        .says(Declined(IP))
+        .sends(discover());
 
     // Until then its owner may be late, and the address is declined.
     let mut c = bound();
-    c.at(0.5).hears_frame(&mine(IP)).sends(decline(IP)).says(Lost(IP, Conflict)).sends(discover());
+    c.at(0.5)
+        .hears_frame(&mine(IP))
+        .sends(decline(IP))
+        .says(Lost(IP, Conflict))
+        .sends(discover());
 }
 
-/// However many stations claim the address: one announcement in ten seconds, one probe, and an end of listening.
+/// However many stations claim the address: one announcement in ten seconds, one probe, and an end
+/// of listening.
 #[test]
 fn a_flood_of_claims_is_answered_once() {
     let from = |station: u16| {
@@ -258,7 +400,9 @@ fn a_flood_of_claims_is_answered_once() {
         if is_answered {
             c.hears(ack(IP, hours(1))).says(Renewed(IP));
         }
-        c.hears_frame(&from(0)).says(Contested(IP)).sends(announcement(IP));
+        c.hears_frame(&from(0))
+            .says(Contested(IP))
+            .sends(announcement(IP));
         for station in 1..1200 {
             c.at(1800.0 + f64::from(station) / 100.0);
             if station == 200 {
@@ -271,7 +415,10 @@ fn a_flood_of_claims_is_answered_once() {
 
     // A defence that begins when listening ends makes it ten seconds longer, once.
     let mut c = renewing();
-    c.at(1809.5).hears_frame(&from(0)).says(Contested(IP)).sends(announcement(IP));
+    c.at(1809.5)
+        .hears_frame(&from(0))
+        .says(Contested(IP))
+        .sends(announcement(IP));
     c.at(1811.5).sends(probe(IP));
     c.at(1819.4).ignores_frame(&from(1), Ignored::NotDhcp);
     assert!(c.client().is_listening());
@@ -284,7 +431,9 @@ fn a_flood_of_claims_is_answered_once() {
 fn a_defence_without_a_carrier() {
     let mut c = renewing();
     c.hears(ack(IP, hours(1))).says(Renewed(IP));
-    c.hears_frame(&mine(IP)).says(Contested(IP)).sends(announcement(IP));
+    c.hears_frame(&mine(IP))
+        .says(Contested(IP))
+        .sends(announcement(IP));
     c.at(1801).carrier(false);
     c.at(1809);
     assert!(c.client().is_listening());
@@ -296,45 +445,72 @@ fn a_defence_without_a_carrier() {
 #[test]
 fn a_defence_is_of_one_address() {
     let mut c = renewing();
-    c.hears_frame(&mine(IP)).says(Contested(IP)).sends(announcement(IP));
-    c.hears(ack(OTHER_IP, hours(1))).says(Changed(IP, OTHER_IP)).sends(probe(OTHER_IP)).sends(announcement(OTHER_IP));
+    c.hears_frame(&mine(IP))
+        .says(Contested(IP))
+        .sends(announcement(IP));
+    c.hears(ack(OTHER_IP, hours(1)))
+        .says(Changed(IP, OTHER_IP))
+        .sends(probe(OTHER_IP))
+        .sends(announcement(OTHER_IP));
     c.at(1802).sends(announcement(OTHER_IP));
     assert!(!c.client().is_listening());
     c.at(3600).sends(renew(OTHER_IP)).sends(probe(OTHER_IP));
     c.hears(ack(OTHER_IP, hours(1))).says(Renewed(OTHER_IP));
 }
 
-/// Each REQUEST takes a probe along, which an owner answers: a claim of long before the ACK does not count.
+/// Each REQUEST takes a probe along, which an owner answers: a claim of long before the ACK does
+/// not count.
 #[test]
 fn a_claim_of_long_ago_is_forgotten() {
     let requesting = || {
         let mut c = Conversation::start().without_fuzz().with_arp().patient();
-        c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).sends(probe(IP));
+        c.at(0)
+            .sends(discover())
+            .hears(offer(IP))
+            .sends(request(IP))
+            .sends(probe(IP));
         c.at(0.005).hears_frame(&mine(IP));
         c.at(4).sends(request(IP)).sends(probe(IP));
         c
     };
     let mut c = requesting();
-    c.at(9.9).hears(ack(IP, hours(1))).sends(decline(IP)).says(Declined(IP)).sends(discover());
+    c.at(9.9)
+        .hears(ack(IP, hours(1)))
+        .sends(decline(IP))
+        .says(Declined(IP))
+        .sends(discover());
 
     let mut c = requesting();
     c.at(12).sends(request(IP)).sends(probe(IP));
-    c.at(12.1).hears(ack(IP, hours(1))).says(Bound(IP)).sends(announcement(IP));
+    c.at(12.1)
+        .hears(ack(IP, hours(1)))
+        .says(Bound(IP))
+        .sends(announcement(IP));
     c.at(14.1).sends(announcement(IP));
 
     // The owner of an address is there each time.
     let mut c = requesting();
     c.at(4.005).hears_frame(&mine(IP));
     c.at(12).sends(request(IP)).sends(probe(IP));
-    c.at(12.1).hears(ack(IP, hours(1))).sends(decline(IP)).says(Declined(IP)).sends(discover());
+    c.at(12.1)
+        .hears(ack(IP, hours(1)))
+        .sends(decline(IP))
+        .says(Declined(IP))
+        .sends(discover());
 }
 
 /// An address of earlier times may be somebody else's by now.
 #[test]
 fn a_remembered_address_is_asked_after() {
     let mut c = Conversation::reboot(IP).without_fuzz().with_arp();
-    c.at(0).sends(may_i_keep(IP)).sends(probe(IP)).hears_frame(&mine(IP));
-    c.hears(ack(IP, hours(1))).sends(decline(IP)).says(Declined(IP)).sends(discover());
+    c.at(0)
+        .sends(may_i_keep(IP))
+        .sends(probe(IP))
+        .hears_frame(&mine(IP));
+    c.hears(ack(IP, hours(1)))
+        .sends(decline(IP))
+        .says(Declined(IP))
+        .sends(discover());
 }
 
 #[test]
@@ -351,22 +527,35 @@ fn another_address_in_a_renewal_is_asked_after() {
     let mut c = bound();
     c.at(2).sends(announcement(IP));
     c.at(1800).sends(renew(IP)).sends(probe(IP));
-    c.hears(ack(OTHER_IP, hours(1))).says(Changed(IP, OTHER_IP)).sends(probe(OTHER_IP)).sends(announcement(OTHER_IP));
-    c.hears_frame(&mine(OTHER_IP)).says(Lost(OTHER_IP, Conflict)).sends(decline(OTHER_IP)).sends(discover());
+    c.hears(ack(OTHER_IP, hours(1)))
+        .says(Changed(IP, OTHER_IP))
+        .sends(probe(OTHER_IP))
+        .sends(announcement(OTHER_IP));
+    c.hears_frame(&mine(OTHER_IP))
+        .says(Lost(OTHER_IP, Conflict))
+        .sends(decline(OTHER_IP))
+        .sends(discover());
 }
 
 /// A server that gives everybody the same address is not asked all day long.
 #[test]
 fn conflicts_in_a_row_slow_it_down() {
     let conflict = |c: &mut Conversation| {
-        c.sends(discover()).hears(offer(IP)).sends(request(IP)).hears_frame(&mine(IP));
-        c.hears(ack(IP, hours(1))).sends(decline(IP)).says(Declined(IP));
+        c.sends(discover())
+            .hears(offer(IP))
+            .sends(request(IP))
+            .hears_frame(&mine(IP));
+        c.hears(ack(IP, hours(1)))
+            .sends(decline(IP))
+            .says(Declined(IP));
     };
     let mut c = Conversation::start().without_fuzz();
     for second in [0, 0, 0, 2, 6, 14, 22, 30, 38] {
         conflict(c.at(second));
     }
-    c.at(45).says(gave_up("offer of 10.0.0.5 from 10.0.0.1, but 02:00:00:00:00:09 uses that address"));
+    c.at(45).says(gave_up(
+        "offer of 10.0.0.5 from 10.0.0.1, but 02:00:00:00:00:09 uses that address",
+    ));
 
     // With nobody waiting, at least the ten seconds of RFC 2131 3.1 (5).
     let mut c = Conversation::start().without_fuzz().patient();
@@ -382,7 +571,10 @@ fn without_a_carrier_nobody_hears_an_announcement() {
     c.at(1).carrier(false);
     c.at(10);
     assert!(c.client().is_listening());
-    c.carrier(true).sends(announcement(IP)).sends(renew(IP)).sends(probe(IP));
+    c.carrier(true)
+        .sends(announcement(IP))
+        .sends(renew(IP))
+        .sends(probe(IP));
 }
 
 /// RFC 5227 2.1.1: after ten of them, one attempt a minute at most.
@@ -390,8 +582,14 @@ fn without_a_carrier_nobody_hears_an_announcement() {
 fn after_ten_conflicts_it_is_patient() {
     let mut c = Conversation::start().without_fuzz().patient();
     for second in [0, 0, 10, 20, 30, 46, 78, 142, 270, 398, 526, 654] {
-        c.at(second).sends(discover()).hears(offer(IP)).sends(request(IP)).hears_frame(&mine(IP));
-        c.hears(ack(IP, hours(1))).sends(decline(IP)).says(Declined(IP));
+        c.at(second)
+            .sends(discover())
+            .hears(offer(IP))
+            .sends(request(IP))
+            .hears_frame(&mine(IP));
+        c.hears(ack(IP, hours(1)))
+            .sends(decline(IP))
+            .says(Declined(IP));
     }
 }
 
@@ -399,28 +597,55 @@ fn after_ten_conflicts_it_is_patient() {
 #[test]
 fn a_decline_says_what_and_why() {
     let mut c = bound();
-    c.hears_frame(&mine(IP)).says(Lost(IP, Conflict)).sends(decline(IP));
-    let mut codes: Vec<u8> = c.declined().opts().iter().map(|(code, _)| u8::from(*code)).collect();
+    c.hears_frame(&mine(IP))
+        .says(Lost(IP, Conflict))
+        .sends(decline(IP));
+    let mut codes: Vec<u8> = c
+        .declined()
+        .opts()
+        .iter()
+        .map(|(code, _)| u8::from(*code))
+        .collect();
     codes.retain(|code| *code != 255);
     assert_eq!(codes, [50, 53, 54, 56, 61]);
     assert!(!c.declined().flags().broadcast());
     c.sends(discover());
 }
 
-/// The ACK gives another address than the one that was asked for, and so does a renewal: that one is probed as well.
+/// The ACK gives another address than the one that was asked for, and so does a renewal: that one
+/// is probed as well.
 #[test]
 fn an_address_that_was_not_asked_for_is_probed_too() {
     let mut c = Conversation::start().without_fuzz().with_arp();
-    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).sends(probe(IP));
-    c.hears(ack(OTHER_IP, hours(1))).says(Bound(OTHER_IP)).sends(probe(OTHER_IP)).sends(announcement(OTHER_IP));
-    c.at(0.005).hears_frame(&mine(OTHER_IP)).says(Lost(OTHER_IP, Conflict)).sends(decline(OTHER_IP)).sends(discover());
+    c.at(0)
+        .sends(discover())
+        .hears(offer(IP))
+        .sends(request(IP))
+        .sends(probe(IP));
+    c.hears(ack(OTHER_IP, hours(1)))
+        .says(Bound(OTHER_IP))
+        .sends(probe(OTHER_IP))
+        .sends(announcement(OTHER_IP));
+    c.at(0.005)
+        .hears_frame(&mine(OTHER_IP))
+        .says(Lost(OTHER_IP, Conflict))
+        .sends(decline(OTHER_IP))
+        .sends(discover());
 
     let mut c = with_probes(1);
-    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1)));
+    c.at(0)
+        .sends(discover())
+        .hears(offer(IP))
+        .sends(request(IP))
+        .hears(ack(IP, hours(1)));
     c.at(1).sends(probe(IP));
     c.at(3).says(Bound(IP)).sends(announcement(IP));
     c.at(5).sends(announcement(IP));
-    c.at(1800).sends(renew(IP)).sends(probe(IP)).hears(ack(OTHER_IP, hours(1))).says(Changed(IP, OTHER_IP));
+    c.at(1800)
+        .sends(renew(IP))
+        .sends(probe(IP))
+        .hears(ack(OTHER_IP, hours(1)))
+        .says(Changed(IP, OTHER_IP));
     c.sends(probe(OTHER_IP)).sends(announcement(OTHER_IP));
     c.at(1802).sends(announcement(OTHER_IP));
 }

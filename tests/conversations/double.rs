@@ -1,9 +1,12 @@
-//! The other end of the line: says what servers say, hears what the client says, and holds the clock.
+//! The other end of the line: says what servers say, hears what the client says, and holds the
+//! clock.
 //!
 //! It is strict: a message or an event that a test does not mention fails it.
 
 use dhcproto::v4::{Message, MessageType};
-use smol_dhcp_proxy::dhcp::{self, Client, Config, Event, Ignored, Lease, Mac, Phase, Plainness, Rest, Unusable};
+use smol_dhcp_proxy::dhcp::{
+    self, Client, Config, Event, Ignored, Lease, Mac, Phase, Plainness, Rest, Unusable,
+};
 use smol_dhcp_proxy::time::Instant;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -34,7 +37,10 @@ pub fn hours(n: u64) -> Duration {
 }
 
 pub fn config() -> Config {
-    Config { deadline: Some(seconds(45)), ..Config::new(MAC, CLIENT_ID.to_vec()) }
+    Config {
+        deadline: Some(seconds(45)),
+        ..Config::new(MAC, CLIENT_ID.to_vec())
+    }
 }
 
 /// The moment that all conversations count from; not zero, so that nothing passes by accident.
@@ -45,9 +51,21 @@ pub fn start_of_time() -> Instant {
 /// What is left of a client that was BOUND with this lease, without fuzz.
 pub fn bound_with(lease: Lease) -> Rest {
     let never = Instant::from_boot(Duration::MAX);
-    let (renew_at, rebind_at) = (lease.renew_at().unwrap_or(never), lease.rebind_at().unwrap_or(never));
-    let phase = Phase::Bound { lease, renew_at, rebind_at };
-    Rest { phase, setbacks: 0, plainness: Plainness::Full, whole_at: start_of_time() }
+    let (renew_at, rebind_at) = (
+        lease.renew_at().unwrap_or(never),
+        lease.rebind_at().unwrap_or(never),
+    );
+    let phase = Phase::Bound {
+        lease,
+        renew_at,
+        rebind_at,
+    };
+    Rest {
+        phase,
+        setbacks: 0,
+        plainness: Plainness::Full,
+        whole_at: start_of_time(),
+    }
 }
 
 /// An event, as far as tests care. The whole lease is in [`Conversation::lease`].
@@ -83,9 +101,18 @@ impl From<Event> for Says {
             Event::Bound(lease) => Self::Bound(lease.address),
             Event::Renewed(lease) => Self::Renewed(lease.address),
             Event::Changed { old, new } => Self::Changed(old.address, new.address),
-            Event::Lost { old, why: dhcp::Lost::Expired } => Self::Lost(old.address, Lost::Expired),
-            Event::Lost { old, why: dhcp::Lost::Refused { .. } } => Self::Lost(old.address, Lost::Refused),
-            Event::Lost { old, why: dhcp::Lost::Conflict { .. } } => Self::Lost(old.address, Lost::Conflict),
+            Event::Lost {
+                old,
+                why: dhcp::Lost::Expired,
+            } => Self::Lost(old.address, Lost::Expired),
+            Event::Lost {
+                old,
+                why: dhcp::Lost::Refused { .. },
+            } => Self::Lost(old.address, Lost::Refused),
+            Event::Lost {
+                old,
+                why: dhcp::Lost::Conflict { .. },
+            } => Self::Lost(old.address, Lost::Conflict),
             Event::Declined { address, .. } => Self::Declined(address),
             Event::Contested { address, .. } => Self::Contested(address),
             Event::Unusable { values, .. } => Self::Unusable(values),
@@ -177,12 +204,18 @@ impl Conversation {
 
     pub fn bound_by(ack: Answer) -> Self {
         let mut c = Self::start().without_fuzz();
-        c.at(0).sends(discover()).hears(bare_offer(IP)).sends(request(IP)).hears(ack).says(Says::Bound(IP));
+        c.at(0)
+            .sends(discover())
+            .hears(bare_offer(IP))
+            .sends(request(IP))
+            .hears(ack)
+            .says(Says::Bound(IP));
         c
     }
 
     pub fn client(&mut self) -> &mut Client {
-        self.client.get_or_insert_with(|| (self.begin)(self.config.clone()))
+        self.client
+            .get_or_insert_with(|| (self.begin)(self.config.clone()))
     }
 
     /// Lets time pass until `seconds` after the start. Whatever happens on the way fails the test.
@@ -196,7 +229,10 @@ impl Conversation {
             self.client().handle_timeout(due);
             self.drain();
             let next = self.client().poll_timeout();
-            assert!(next.is_none_or(|next| next > due), "the deadline {due:?} does not go away");
+            assert!(
+                next.is_none_or(|next| next > due),
+                "the deadline {due:?} does not go away"
+            );
         }
         if then > self.now {
             self.quiet();
@@ -224,7 +260,11 @@ impl Conversation {
         let rest = self.client().rest().expect("a rest");
         let resumed = Client::resume(config, rest.clone(), 8, now);
         if rest.due().is_none_or(|due| due > now) {
-            assert_eq!(resumed.rest().as_ref(), Some(&rest), "it is not the same any more");
+            assert_eq!(
+                resumed.rest().as_ref(),
+                Some(&rest),
+                "it is not the same any more"
+            );
             assert_eq!(resumed.poll_timeout(), rest.due());
         }
         rest
@@ -294,7 +334,10 @@ impl Conversation {
         let before = (self.client().state(), self.client().poll_timeout());
         assert_eq!(self.handle(frame), Err(why));
         self.quiet();
-        assert_eq!((self.client().state(), self.client().poll_timeout()), before);
+        assert_eq!(
+            (self.client().state(), self.client().poll_timeout()),
+            before
+        );
         self
     }
 
@@ -329,12 +372,26 @@ impl Conversation {
 
     /// Nothing is left that the test has not mentioned.
     pub fn quiet(&self) {
-        assert!(self.said.is_empty(), "unexpected {}: {:?}", self.whereabouts(), self.said);
-        assert!(self.says.is_empty(), "unexpected {}: {:?}", self.whereabouts(), self.says);
+        assert!(
+            self.said.is_empty(),
+            "unexpected {}: {:?}",
+            self.whereabouts(),
+            self.said
+        );
+        assert!(
+            self.says.is_empty(),
+            "unexpected {}: {:?}",
+            self.whereabouts(),
+            self.says
+        );
     }
 
     pub fn frame(&mut self, answer: &Answer) -> Vec<u8> {
-        let xid = if answer.late { self.earlier_xid } else { self.last().xid() };
+        let xid = if answer.late {
+            self.earlier_xid
+        } else {
+            self.last().xid()
+        };
         answer.write(xid)
     }
 

@@ -14,11 +14,18 @@ struct Bare {
 
 impl Bare {
     fn start(config: Config) -> Self {
-        Self { client: Client::new(config, 7, start_of_time()), now: 0 }
+        Self {
+            client: Client::new(config, 7, start_of_time()),
+            now: 0,
+        }
     }
 
     fn at(&mut self, second: u64) -> &mut Self {
-        while let Some(due) = self.client.poll_timeout().filter(|due| *due <= start_of_time() + seconds(second)) {
+        while let Some(due) = self
+            .client
+            .poll_timeout()
+            .filter(|due| *due <= start_of_time() + seconds(second))
+        {
             self.client.handle_timeout(due);
         }
         self.now = second;
@@ -28,14 +35,21 @@ impl Bare {
     /// All that it has said, and how that wants to travel.
     fn frames(&mut self) -> Vec<(Transmit, Vec<u8>)> {
         let mut bytes = Vec::new();
-        std::iter::from_fn(|| self.client.poll_transmit(&mut bytes).map(|transmit| (transmit, bytes.clone()))).collect()
+        std::iter::from_fn(|| {
+            self.client
+                .poll_transmit(&mut bytes)
+                .map(|transmit| (transmit, bytes.clone()))
+        })
+        .collect()
     }
 
     /// The DHCP messages of all that.
     fn messages(&mut self) -> Vec<(Transmit, Vec<u8>)> {
         let message = |(transmit, bytes): (Transmit, Vec<u8>)| match transmit {
             Transmit::Datagram { .. } => Some((transmit, bytes)),
-            Transmit::Frame if bytes[12..14] == [8, 0] => Some((transmit, bytes[14 + 20 + 8..].to_vec())),
+            Transmit::Frame if bytes[12..14] == [8, 0] => {
+                Some((transmit, bytes[14 + 20 + 8..].to_vec()))
+            }
             Transmit::Frame => None, // ARP
         };
         self.frames().into_iter().filter_map(message).collect()
@@ -68,8 +82,14 @@ struct Vocabulary {
 impl Vocabulary {
     /// The messages that ask for something.
     fn questions(&self) -> [&[u8]; 5] {
-        [&self.discover, &self.selecting, &self.renewing, &self.rebinding, &self.init_reboot]
-            .map(|(_, bytes)| &bytes[..])
+        [
+            &self.discover,
+            &self.selecting,
+            &self.renewing,
+            &self.rebinding,
+            &self.init_reboot,
+        ]
+        .map(|(_, bytes)| &bytes[..])
     }
 
     /// The messages that nobody answers.
@@ -79,7 +99,10 @@ impl Vocabulary {
 }
 
 fn vocabulary(config: &Config) -> Vocabulary {
-    let config = Config { fuzz: false, ..config.clone() };
+    let config = Config {
+        fuzz: false,
+        ..config.clone()
+    };
     let mut bare = Bare::start(config.clone());
     let discover = bare.says();
     let selecting = bare.hears(&offer(IP), &discover.1).says();
@@ -87,14 +110,36 @@ fn vocabulary(config: &Config) -> Vocabulary {
     let rebinding = bare.at(3150).says();
     bare.client.release(start_of_time() + seconds(3160));
     let release = bare.says();
-    let init_reboot = Bare { client: Client::reboot(config.clone(), IP, 8, start_of_time()), now: 0 }.says();
+    let init_reboot = Bare {
+        client: Client::reboot(config.clone(), IP, 8, start_of_time()),
+        now: 0,
+    }
+    .says();
     // The DECLINE is followed by the next DISCOVER at once.
-    let mut bare = Bare { client: Client::new(config, 9, start_of_time()), now: 0 };
+    let mut bare = Bare {
+        client: Client::new(config, 9, start_of_time()),
+        now: 0,
+    };
     let question = bare.says().1;
     let question = bare.hears(&offer(IP), &question).says().1;
-    assert_eq!(bare.client.handle_packet(&arp_reply(IP, OWNER), start_of_time()), Ok(()));
-    let decline = bare.hears(&ack(IP, hours(1)), &question).messages().remove(0);
-    Vocabulary { discover, selecting, renewing, rebinding, init_reboot, decline, release }
+    assert_eq!(
+        bare.client
+            .handle_packet(&arp_reply(IP, OWNER), start_of_time()),
+        Ok(())
+    );
+    let decline = bare
+        .hears(&ack(IP, hours(1)), &question)
+        .messages()
+        .remove(0);
+    Vocabulary {
+        discover,
+        selecting,
+        renewing,
+        rebinding,
+        init_reboot,
+        decline,
+        release,
+    }
 }
 
 /// The station that has the address already.
@@ -117,8 +162,13 @@ fn options(message: &[u8]) -> (Vec<(u8, Vec<u8>)>, &[u8]) {
 
 fn option(message: &[u8], code: u8) -> Option<Vec<u8>> {
     let (options, _) = options(message);
-    assert!(options.iter().filter(|(each, _)| *each == code).count() <= 1, "{code} twice");
-    options.into_iter().find_map(|(each, value)| (each == code).then_some(value))
+    assert!(
+        options.iter().filter(|(each, _)| *each == code).count() <= 1,
+        "{code} twice"
+    );
+    options
+        .into_iter()
+        .find_map(|(each, value)| (each == code).then_some(value))
 }
 
 fn address(octets: &[u8]) -> Ipv4Addr {
@@ -129,25 +179,47 @@ fn address(octets: &[u8]) -> Ipv4Addr {
 #[test]
 fn the_fixed_fields_are_those_of_table_5() {
     let vocabulary = vocabulary(&config());
-    for message in vocabulary.questions().into_iter().chain(vocabulary.farewells()) {
-        assert_eq!(message[..4], [1, 1, 6, 0], "BOOTREQUEST, Ethernet, six bytes, no hops");
+    for message in vocabulary
+        .questions()
+        .into_iter()
+        .chain(vocabulary.farewells())
+    {
+        assert_eq!(
+            message[..4],
+            [1, 1, 6, 0],
+            "BOOTREQUEST, Ethernet, six bytes, no hops"
+        );
         assert_eq!(message[10..12], [0, 0], "flags");
         assert_eq!(message[16..28], [0; 12], "yiaddr, siaddr, giaddr");
         assert_eq!(message[28..44], [&MAC[..], &[0; 10]].concat(), "chaddr");
         assert_eq!(message[44..236], [0; 192], "sname and file");
         assert_eq!(message[236..240], [99, 130, 83, 99]);
         let (_, after) = options(message);
-        assert!(after.iter().all(|byte| *byte == 0), "nothing but padding after END");
+        assert!(
+            after.iter().all(|byte| *byte == 0),
+            "nothing but padding after END"
+        );
     }
 }
 
 /// RFC 2131 table 4.
 #[test]
 fn the_four_requests_of_table_4() {
-    let Vocabulary { selecting, renewing, rebinding, init_reboot, .. } = vocabulary(&config());
+    let Vocabulary {
+        selecting,
+        renewing,
+        rebinding,
+        init_reboot,
+        ..
+    } = vocabulary(&config());
     let row = |(transmit, message): &(Transmit, Vec<u8>)| {
         let option = |code| option(message, code).map(|value| address(&value));
-        (*transmit != Transmit::Frame, option(54), option(50), address(&message[12..16]))
+        (
+            *transmit != Transmit::Frame,
+            option(54),
+            option(50),
+            address(&message[12..16]),
+        )
     };
     assert_eq!(row(&init_reboot), (false, None, Some(IP), NOBODY));
     assert_eq!(row(&selecting), (false, Some(SERVER), Some(IP), NOBODY));
@@ -155,7 +227,8 @@ fn the_four_requests_of_table_4() {
     assert_eq!(row(&rebinding), (false, None, None, IP));
 }
 
-/// RFC 2131 3.5: what the DISCOVER wants, each REQUEST wants; and none has a word for people (table 5).
+/// RFC 2131 3.5: what the DISCOVER wants, each REQUEST wants; and none has a word for people (table
+/// 5).
 #[test]
 fn the_wishes_are_in_every_request() {
     let vocabulary = vocabulary(&config());
@@ -163,7 +236,10 @@ fn the_wishes_are_in_every_request() {
     let first = wishes(&vocabulary.discover.1);
     assert!(first.0.is_some() && first.1.is_some());
     for message in vocabulary.questions() {
-        assert_eq!((wishes(message), option(message, 56)), (first.clone(), None));
+        assert_eq!(
+            (wishes(message), option(message, 56)),
+            (first.clone(), None)
+        );
     }
     for message in vocabulary.farewells() {
         assert_eq!(wishes(message), (None, None));
@@ -184,36 +260,69 @@ fn rapid_commit_is_for_discovers() {
 /// RFC 2132 9.10.
 #[test]
 fn the_longest_message_is_never_less_than_576() {
-    for (ours, said) in [(0, None), (575, None), (576, Some(576_u16)), (577, Some(577))] {
-        let (_, discover) = Bare::start(Config { max_message_size: ours, ..config() }).says();
-        assert_eq!(option(&discover, 57), said.map(|said| said.to_be_bytes().to_vec()));
+    for (ours, said) in [
+        (0, None),
+        (575, None),
+        (576, Some(576_u16)),
+        (577, Some(577)),
+    ] {
+        let (_, discover) = Bare::start(Config {
+            max_message_size: ours,
+            ..config()
+        })
+        .says();
+        assert_eq!(
+            option(&discover, 57),
+            said.map(|said| said.to_be_bytes().to_vec())
+        );
     }
 }
 
 /// RFC 2131 4.1: who has an address hears unicast; and table 5 has no flags in what nobody answers.
 #[test]
 fn who_has_an_address_has_no_use_for_the_broadcast_bit() {
-    let vocabulary = vocabulary(&Config { broadcast: true, ..config() });
-    assert_eq!(vocabulary.questions().map(|message| message[10]), [0x80, 0x80, 0, 0, 0x80]);
+    let vocabulary = vocabulary(&Config {
+        broadcast: true,
+        ..config()
+    });
+    assert_eq!(
+        vocabulary.questions().map(|message| message[10]),
+        [0x80, 0x80, 0, 0, 0x80]
+    );
     assert_eq!(vocabulary.farewells().map(|message| message[10]), [0, 0]);
 }
 
 /// RFC 2131 4.1: replies may come through others; the server is whom option 54 names.
 #[test]
 fn the_request_goes_by_option_54_and_not_by_the_sender() {
-    let mut bare = Bare::start(Config { fuzz: false, ..config() });
+    let mut bare = Bare::start(Config {
+        fuzz: false,
+        ..config()
+    });
     let (_, discover) = bare.says();
     let (_, request) = bare.hears(&offer(IP).from(OTHER_SERVER), &discover).says();
     assert_eq!(option(&request, 54), Some(OTHER_SERVER.octets().to_vec()));
-    let ack = ack(IP, hours(1)).from(OTHER_SERVER).message(|message| _ = message.set_siaddr(SERVER));
+    let ack = ack(IP, hours(1))
+        .from(OTHER_SERVER)
+        .message(|message| _ = message.set_siaddr(SERVER));
     let (transmit, _) = bare.hears(&ack, &request).at(1800).says();
-    assert_eq!(transmit, Transmit::Datagram { source: IP, destination: OTHER_SERVER });
+    assert_eq!(
+        transmit,
+        Transmit::Datagram {
+            source: IP,
+            destination: OTHER_SERVER
+        }
+    );
 }
 
 /// RFC 2132 3.14, 9.14: an option of no bytes is no option.
 #[test]
 fn an_empty_name_or_identifier_is_left_out() {
-    let empty = Config { host_name: Some(String::new()), client_id: Vec::new(), ..config() };
+    let empty = Config {
+        host_name: Some(String::new()),
+        client_id: Vec::new(),
+        ..config()
+    };
     for message in vocabulary(&empty).questions() {
         assert_eq!((option(message, 12), option(message, 61)), (None, None));
     }
@@ -225,10 +334,17 @@ fn the_ack_counts_and_not_the_offer() {
     let offer = offer(IP).with(DhcpOption::DomainName("old.example".to_owned()));
     let offer = offer.with(DhcpOption::Router(vec![OTHER_SERVER]));
     let mut c = Conversation::start();
-    c.at(0).sends(discover()).hears(offer.with(DhcpOption::AddressLeaseTime(60))).sends(request(IP));
-    c.hears(ack(IP, hours(2)).with(DhcpOption::DomainName("lab.example".to_owned()))).says(Bound(IP));
+    c.at(0)
+        .sends(discover())
+        .hears(offer.with(DhcpOption::AddressLeaseTime(60)))
+        .sends(request(IP));
+    c.hears(ack(IP, hours(2)).with(DhcpOption::DomainName("lab.example".to_owned())))
+        .says(Bound(IP));
     let lease = c.lease();
-    assert_eq!((&lease.routers[..], lease.lease_time), (&[SERVER][..], Some(hours(2))));
+    assert_eq!(
+        (&lease.routers[..], lease.lease_time),
+        (&[SERVER][..], Some(hours(2)))
+    );
     assert_eq!(lease.domain_name.as_deref(), Some("lab.example"));
 }
 
@@ -245,12 +361,27 @@ fn a_confirmed_lease_counts_from_the_question() {
 /// RFC 2131 3.5: silence of the server means the default, which is nothing for all but the mask.
 #[test]
 fn a_server_that_says_nothing_else_gives_a_lease_without_settings() {
-    let ack = ack(IP, hours(1)).without(OptionCode::SubnetMask).without(OptionCode::Router);
+    let ack = ack(IP, hours(1))
+        .without(OptionCode::SubnetMask)
+        .without(OptionCode::Router);
     let mut c = Conversation::bound_by(ack);
     let lease = c.lease().clone();
-    assert_eq!((lease.prefix_len, lease.broadcast), (8, Some([10, 255, 255, 255].into())));
-    assert_eq!((lease.routers, lease.routes, lease.mtu), (Vec::<Ipv4Addr>::new(), Vec::<Route>::new(), None));
-    assert_eq!((lease.dns_servers.len(), lease.search.len(), lease.ntp_servers.len()), (0, 0, 0));
+    assert_eq!(
+        (lease.prefix_len, lease.broadcast),
+        (8, Some([10, 255, 255, 255].into()))
+    );
+    assert_eq!(
+        (lease.routers, lease.routes, lease.mtu),
+        (Vec::<Ipv4Addr>::new(), Vec::<Route>::new(), None)
+    );
+    assert_eq!(
+        (
+            lease.dns_servers.len(),
+            lease.search.len(),
+            lease.ntp_servers.len()
+        ),
+        (0, 0, 0)
+    );
     assert_eq!((lease.domain_name, lease.host_name), (None, None));
 }
 
@@ -295,32 +426,61 @@ fn t1_and_t2_differ_from_host_to_host() {
     let mut rebinding = 0;
     for seed in 0..100 {
         let mut c = Conversation::seeded(seed);
-        c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1))).says(Bound(IP));
+        c.at(0)
+            .sends(discover())
+            .hears(offer(IP))
+            .sends(request(IP))
+            .hears(ack(IP, hours(1)))
+            .says(Bound(IP));
         let rest = c.at(3).client().rest().unwrap();
         t1s.insert(rest.due().unwrap().since_boot());
-        let client = Client::resume(config(), rest, seed, start_of_time() + Duration::from_millis(3_149_500));
+        let client = Client::resume(
+            config(),
+            rest,
+            seed,
+            start_of_time() + Duration::from_millis(3_149_500),
+        );
         rebinding += u32::from(client.state() == "REBINDING");
     }
     let (first, last) = (t1s.first().unwrap(), t1s.last().unwrap());
-    assert!(t1s.len() > 90 && *first >= seconds(2799) && *last <= seconds(2800), "{t1s:?}");
-    assert!((20..80).contains(&rebinding), "of 100, {rebinding} half a second before T2");
+    assert!(
+        t1s.len() > 90 && *first >= seconds(2799) && *last <= seconds(2800),
+        "{t1s:?}"
+    );
+    assert!(
+        (20..80).contains(&rebinding),
+        "of 100, {rebinding} half a second before T2"
+    );
 }
 
 /// RFC 2131 4.4.5: who gets its old address back goes on with it.
 #[test]
 fn an_address_that_ran_out_can_come_back() {
     let mut c = Conversation::bound(hours(1));
-    c.wakes_at(3600).says(Lost(IP, Expired)).sends(discover().wanting(IP));
-    c.at(3601).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1))).says(Bound(IP));
+    c.wakes_at(3600)
+        .says(Lost(IP, Expired))
+        .sends(discover().wanting(IP));
+    c.at(3601)
+        .hears(offer(IP))
+        .sends(request(IP))
+        .hears(ack(IP, hours(1)))
+        .says(Bound(IP));
 }
 
 /// RFC 2131 4.3.2: who gets no offer that could be accepted asks again.
 #[test]
 fn bad_offers_do_not_end_the_search() {
     let mut c = Conversation::start().without_fuzz();
-    c.at(0).sends(discover()).ignores(offer(NOBODY), Ignored::Incomplete("address"));
-    c.at(1).sends(discover()).ignores(offer(NOBODY), Ignored::Incomplete("address"));
-    c.at(2).sends(discover()).hears(offer(IP)).sends(request(IP));
+    c.at(0)
+        .sends(discover())
+        .ignores(offer(NOBODY), Ignored::Incomplete("address"));
+    c.at(1)
+        .sends(discover())
+        .ignores(offer(NOBODY), Ignored::Incomplete("address"));
+    c.at(2)
+        .sends(discover())
+        .hears(offer(IP))
+        .sends(request(IP));
 }
 
 /// RFC 2131 table 5, which says the same of both.
@@ -337,7 +497,15 @@ fn what_nobody_answers_has_no_secs_and_an_xid_of_its_own() {
 /// RFC 2131 4.1: hosts that start together do not take each other's replies.
 #[test]
 fn hosts_have_xids_of_their_own() {
-    let first = |seed| Bare { client: Client::new(config(), seed, start_of_time()), now: 0 }.says().1[4..8].to_vec();
+    let first = |seed| {
+        Bare {
+            client: Client::new(config(), seed, start_of_time()),
+            now: 0,
+        }
+        .says()
+        .1[4..8]
+            .to_vec()
+    };
     let xids: std::collections::BTreeSet<_> = (0..1000).map(first).collect();
     assert_eq!(xids.len(), 1000);
 }
@@ -346,16 +514,25 @@ fn hosts_have_xids_of_their_own() {
 #[test]
 fn an_address_by_rapid_commit_can_be_declined() {
     let mut c = Conversation::start().without_fuzz().with_arp();
-    c.at(0).sends(discover()).hears(ack(IP, hours(1)).with(DhcpOption::RapidCommit)).says(Bound(IP));
+    c.at(0)
+        .sends(discover())
+        .hears(ack(IP, hours(1)).with(DhcpOption::RapidCommit))
+        .says(Bound(IP));
     c.sends(probe(IP)).sends(announcement(IP));
     c.at(0.005).hears_frame(&arp_reply(IP, OWNER));
-    c.says(Lost(IP, Conflict)).sends(decline(IP)).sends(discover());
+    c.says(Lost(IP, Conflict))
+        .sends(decline(IP))
+        .sends(discover());
 }
 
 /// Waits for the ACK to a REQUEST for `IP`, with one probe before it.
 fn probing() -> Conversation {
     let mut c = Conversation::start().without_fuzz().with_arp();
-    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).sends(probe(IP));
+    c.at(0)
+        .sends(discover())
+        .hears(offer(IP))
+        .sends(request(IP))
+        .sends(probe(IP));
     c
 }
 
@@ -364,7 +541,12 @@ fn probing() -> Conversation {
 fn an_arp_reply_to_all_is_heard() {
     let mut to_all = arp_reply(IP, OWNER);
     to_all[..6].fill(0xff);
-    probing().hears_frame(&to_all).hears(ack(IP, hours(1))).sends(decline(IP)).says(Declined(IP)).sends(discover());
+    probing()
+        .hears_frame(&to_all)
+        .hears(ack(IP, hours(1)))
+        .sends(decline(IP))
+        .says(Declined(IP))
+        .sends(discover());
 }
 
 /// RFC 5227 2.1.1: the owner need not answer; asking for somebody else, it says where it is.
@@ -372,13 +554,21 @@ fn an_arp_reply_to_all_is_heard() {
 fn a_question_of_the_owner_is_a_conflict_too() {
     let mut question = arp_probe(SERVER, OWNER);
     question[28..32].copy_from_slice(&IP.octets()); // the sender's address
-    probing().hears_frame(&question).hears(ack(IP, hours(1))).sends(decline(IP)).says(Declined(IP)).sends(discover());
+    probing()
+        .hears_frame(&question)
+        .hears(ack(IP, hours(1)))
+        .sends(decline(IP))
+        .says(Declined(IP))
+        .sends(discover());
 }
 
 /// RFC 5227 2.1.1, 2.3, byte for byte.
 #[test]
 fn what_arp_packets_say() {
-    let mut bare = Bare::start(Config { fuzz: false, ..config() });
+    let mut bare = Bare::start(Config {
+        fuzz: false,
+        ..config()
+    });
     let (_, discover) = bare.says();
     let mut frames = bare.hears(&offer(IP), &discover).frames();
     let request = frames.remove(0).1[42..].to_vec();
@@ -387,18 +577,40 @@ fn what_arp_packets_say() {
     let packet = |sender: Ipv4Addr| {
         let ethernet = [&BROADCAST_MAC[..], &MAC, &[8, 6]].concat();
         let request = [0, 1, 8, 0, 6, 4, 0, 1];
-        (Transmit::Frame, [&ethernet[..], &request, &MAC, &sender.octets(), &[0; 6], &IP.octets()].concat())
+        (
+            Transmit::Frame,
+            [
+                &ethernet[..],
+                &request,
+                &MAC,
+                &sender.octets(),
+                &[0; 6],
+                &IP.octets(),
+            ]
+            .concat(),
+        )
     };
-    assert_eq!(frames, [packet(NOBODY), packet(IP), packet(IP)], "a probe, and two announcements");
+    assert_eq!(
+        frames,
+        [packet(NOBODY), packet(IP), packet(IP)],
+        "a probe, and two announcements"
+    );
 }
 
-/// RFC 5227 1.1, 2.1.1: up to a second before the first probe, one or two between them, and no two hosts alike.
+/// RFC 5227 1.1, 2.1.1: up to a second before the first probe, one or two between them, and no two
+/// hosts alike.
 #[test]
 fn the_waits_of_probes_are_by_chance() {
     let mut firsts = std::collections::BTreeSet::new();
     for seed in 0..100 {
-        let config = Config { probe: Probe::Before(3), ..config() };
-        let mut bare = Bare { client: Client::new(config, seed, start_of_time()), now: 0 };
+        let config = Config {
+            probe: Probe::Before(3),
+            ..config()
+        };
+        let mut bare = Bare {
+            client: Client::new(config, seed, start_of_time()),
+            now: 0,
+        };
         let (_, discover) = bare.says();
         let (_, request) = bare.hears(&offer(IP), &discover).says();
         bare.hears(&ack(IP, hours(1)), &request);
@@ -410,7 +622,12 @@ fn the_waits_of_probes_are_by_chance() {
             at - std::mem::replace(&mut last, at)
         });
         assert!(waits[0] <= seconds(1), "{waits:?}");
-        assert!(waits[1..3].iter().all(|wait| (seconds(1)..=seconds(2)).contains(wait)), "{waits:?}");
+        assert!(
+            waits[1..3]
+                .iter()
+                .all(|wait| (seconds(1)..=seconds(2)).contains(wait)),
+            "{waits:?}"
+        );
         assert_eq!((waits[3], bare.client.state()), (seconds(2), "BOUND"));
         firsts.insert(waits[0]);
     }

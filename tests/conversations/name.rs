@@ -9,22 +9,31 @@ use smol_dhcp_proxy::dhcp::Probe;
 /// A client called `web`, and by its whole name `fqdn`.
 fn called(fqdn: &str) -> Conversation {
     let fqdn = fqdn.to_owned();
-    Conversation::start().without_fuzz().configured(move |config| {
-        config.host_name = Some("web".to_owned());
-        config.fqdn = Some(fqdn);
-        config.probe = Probe::Off;
-    })
+    Conversation::start()
+        .without_fuzz()
+        .configured(move |config| {
+            config.host_name = Some("web".to_owned());
+            config.fqdn = Some(fqdn);
+            config.probe = Probe::Off;
+        })
 }
 
 /// The options 12 and 81 of the client's last message.
 fn names(c: &Conversation) -> (Option<DhcpOption>, Option<DhcpOption>) {
     let options = c.last().opts();
-    (options.get(OptionCode::Hostname).cloned(), options.get(OptionCode::ClientFQDN).cloned())
+    (
+        options.get(OptionCode::Hostname).cloned(),
+        options.get(OptionCode::ClientFQDN).cloned(),
+    )
 }
 
-/// RFC 4702 2.1 to 2.3: S and E, codes of 0, and a name that ends with the root; as dhcproto reads it.
+/// RFC 4702 2.1 to 2.3: S and E, codes of 0, and a name that ends with the root; as dhcproto reads
+/// it.
 fn option_81(name: &str) -> DhcpOption {
-    let mut fqdn = ClientFQDN::new(FqdnFlags::default().set_s(true).set_e(true), Name::from_ascii(name).unwrap());
+    let mut fqdn = ClientFQDN::new(
+        FqdnFlags::default().set_s(true).set_e(true),
+        Name::from_ascii(name).unwrap(),
+    );
     fqdn.set_r1(0).set_r2(0);
     DhcpOption::ClientFQDN(fqdn)
 }
@@ -56,14 +65,28 @@ fn a_whole_name_that_cannot_be_sent_gives_way_to_the_host_name() {
     let as_long_as_fits = [&label[..], &label, &label, &label[..58]].join("."); // and 3 bytes before it, 2 around it
     let mut c = called(&as_long_as_fits);
     c.at(0).sends(discover());
-    assert_eq!(names(&c), (None, Some(option_81(&format!("{as_long_as_fits}.")))));
+    assert_eq!(
+        names(&c),
+        (None, Some(option_81(&format!("{as_long_as_fits}."))))
+    );
 
     let too_long_for_the_option = format!("{as_long_as_fits}x");
     let too_long_a_label = format!("{label}x.lab.example");
-    for name in ["", ".", "web..example", "web lab.example", "wéb.example", &too_long_a_label, &too_long_for_the_option]
-    {
+    for name in [
+        "",
+        ".",
+        "web..example",
+        "web lab.example",
+        "wéb.example",
+        &too_long_a_label,
+        &too_long_for_the_option,
+    ] {
         let mut c = called(name);
         c.at(0).sends(discover());
-        assert_eq!(names(&c), (Some(DhcpOption::Hostname("web".to_owned())), None), "{name}");
+        assert_eq!(
+            names(&c),
+            (Some(DhcpOption::Hostname("web".to_owned())), None),
+            "{name}"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Servers that are not as the RFCs have them: what they do not like, do not say, or say in another name.
+//! Servers that are not as the RFCs have them: what they do not like, do not say, or say in another
+//! name.
 
 use super::double::{Lost::*, Says::*, *};
 use dhcproto::v4::{DhcpOption, OptionCode};
@@ -10,7 +11,12 @@ const OWNER: Mac = [2, 0, 0, 0, 0, 9];
 
 /// The options of the last message, but for its type.
 fn codes(c: &Conversation) -> Vec<u8> {
-    let mut codes: Vec<u8> = c.last().opts().iter().map(|(code, _)| u8::from(*code)).collect();
+    let mut codes: Vec<u8> = c
+        .last()
+        .opts()
+        .iter()
+        .map(|(code, _)| u8::from(*code))
+        .collect();
     codes.retain(|code| ![53, 255].contains(code));
     codes.sort_unstable();
     codes
@@ -20,7 +26,9 @@ const NETAVARKS_LIST: [u8; 9] = [1, 121, 249, 3, 6, 12, 15, 26, 42];
 
 fn list(c: &Conversation) -> Vec<u8> {
     match c.last().opts().get(OptionCode::ParameterRequestList) {
-        Some(DhcpOption::ParameterRequestList(list)) => list.iter().map(|code| u8::from(*code)).collect(),
+        Some(DhcpOption::ParameterRequestList(list)) => {
+            list.iter().map(|code| u8::from(*code)).collect()
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -31,7 +39,8 @@ fn named(config: &mut Config) {
     config.requested = Some(OTHER_IP);
 }
 
-/// From the third on, step by step, down to less than netavark sends; then every other one is whole again.
+/// From the third on, step by step, down to less than netavark sends; then every other one is whole
+/// again.
 #[test]
 fn a_discover_that_nobody_answers_gets_plainer() {
     let mut c = Conversation::start().without_fuzz().configured(named);
@@ -55,7 +64,8 @@ fn a_discover_that_nobody_answers_gets_plainer() {
     assert_eq!(codes(&c), [55, 57, 61, 80, 81]);
 }
 
-/// What follows is as plain as the DISCOVER that was answered: in the REQUEST, in renewals, in the RELEASE.
+/// What follows is as plain as the DISCOVER that was answered: in the REQUEST, in renewals, in the
+/// RELEASE.
 #[test]
 fn a_lease_is_kept_as_plainly_as_it_was_made() {
     let mut c = Conversation::start().without_fuzz();
@@ -65,7 +75,10 @@ fn a_lease_is_kept_as_plainly_as_it_was_made() {
     c.hears(offer(IP)).sends(request(IP));
     assert_eq!(codes(&c), [50, 54, 55, 61]);
     c.hears(ack(IP, hours(1))).says(Bound(IP));
-    assert_eq!((c.client().plainness(), &c.client().config().client_id[..]), (Plainness::LikeNetavark, CLIENT_ID));
+    assert_eq!(
+        (c.client().plainness(), &c.client().config().client_id[..]),
+        (Plainness::LikeNetavark, CLIENT_ID)
+    );
     c.at(1803).sends(renew(IP));
     assert_eq!(codes(&c), [55, 61]);
 
@@ -74,9 +87,18 @@ fn a_lease_is_kept_as_plainly_as_it_was_made() {
     for second in [0, 1, 2, 3, 5] {
         c.at(second).sends(discover());
     }
-    c.hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1))).says(Bound(IP));
-    assert_eq!((c.client().plainness(), c.client().config().client_id.len()), (Plainness::Bare, 0));
-    c.at(1805).sends(renew(IP)).hears(ack(IP, hours(1))).says(Renewed(IP));
+    c.hears(offer(IP))
+        .sends(request(IP))
+        .hears(ack(IP, hours(1)))
+        .says(Bound(IP));
+    assert_eq!(
+        (c.client().plainness(), c.client().config().client_id.len()),
+        (Plainness::Bare, 0)
+    );
+    c.at(1805)
+        .sends(renew(IP))
+        .hears(ack(IP, hours(1)))
+        .says(Renewed(IP));
     assert_eq!(codes(&c), [55]);
     c.at(1806).releases().sends(goodbye(IP)).says(Released);
     assert_eq!(codes(&c), [54]);
@@ -89,7 +111,10 @@ fn a_lease_is_kept_as_plainly_by_a_later_process() {
     for second in [0, 1, 2, 3] {
         c.at(second).sends(discover());
     }
-    c.hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1))).says(Bound(IP));
+    c.hears(offer(IP))
+        .sends(request(IP))
+        .hears(ack(IP, hours(1)))
+        .says(Bound(IP));
     c.client().mark_in_use();
     let rest = c.at(10).rest();
     assert_eq!(rest.plainness, Plainness::LikeNetavark);
@@ -98,18 +123,28 @@ fn a_lease_is_kept_as_plainly_by_a_later_process() {
     assert_eq!(codes(&c), [55, 61]);
 }
 
-/// A server or relay may drop a REQUEST for an option or for its length: the second has no option that netavark's does not
-/// have, but the list of the DISCOVER, and the third has netavark's list. The xid stays that of the OFFER.
+/// A server or relay may drop a REQUEST for an option or for its length: the second has no option
+/// that netavark's does not have, but the list of the DISCOVER, and the third has netavark's list.
+/// The xid stays that of the OFFER.
 #[test]
 fn a_request_that_is_said_again_is_plainer() {
     let mut c = Conversation::start().without_fuzz();
-    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP));
+    c.at(0)
+        .sends(discover())
+        .hears(offer(IP))
+        .sends(request(IP));
     let (xid, first, wishes) = (c.last().xid(), codes(&c), list(&c));
     c.at(2).sends(request(IP));
-    assert_eq!((c.last().xid(), codes(&c), list(&c)), (xid, vec![50, 54, 55, 61], wishes));
+    assert_eq!(
+        (c.last().xid(), codes(&c), list(&c)),
+        (xid, vec![50, 54, 55, 61], wishes)
+    );
     assert!(first.contains(&57));
     c.at(4).sends(request(IP));
-    assert_eq!((c.last().xid(), codes(&c), list(&c)), (xid, vec![50, 54, 55, 61], NETAVARKS_LIST.to_vec()));
+    assert_eq!(
+        (c.last().xid(), codes(&c), list(&c)),
+        (xid, vec![50, 54, 55, 61], NETAVARKS_LIST.to_vec())
+    );
     // Its lease is renewed in full at first, and plainer where that is not answered.
     c.hears(ack(IP, hours(1))).says(Bound(IP));
     c.at(1800).sends(renew(IP));
@@ -121,7 +156,8 @@ fn a_request_that_is_said_again_is_plainer() {
     assert_eq!(list(&c), NETAVARKS_LIST);
 }
 
-/// A server that takes its time answers the first DISCOVER, and loses nothing by those that came after it.
+/// A server that takes its time answers the first DISCOVER, and loses nothing by those that came
+/// after it.
 #[test]
 fn a_slow_server_is_answered_as_it_was_asked() {
     let mut c = Conversation::start().without_fuzz();
@@ -131,8 +167,13 @@ fn a_slow_server_is_answered_as_it_was_asked() {
         c.at(second).sends(discover());
     }
     assert_ne!(c.last().xid(), first);
-    c.at(3.5).hears_frame(&offer(IP).write(first)).sends(request(IP));
-    assert_eq!((c.last().xid(), codes(&c)), (first, vec![50, 54, 55, 57, 61]));
+    c.at(3.5)
+        .hears_frame(&offer(IP).write(first))
+        .sends(request(IP));
+    assert_eq!(
+        (c.last().xid(), codes(&c)),
+        (first, vec![50, 54, 55, 57, 61])
+    );
     c.hears(ack(IP, hours(1))).says(Bound(IP));
     assert_eq!(c.client().plainness(), Plainness::Full);
     // What was never asked has no answer.
@@ -155,7 +196,8 @@ fn a_remembered_plainness_is_where_it_begins() {
     assert_eq!(codes(&c), [55]);
 }
 
-/// A server that has leased to plain messages may answer no others: after a DECLINE it is asked as plainly.
+/// A server that has leased to plain messages may answer no others: after a DECLINE it is asked as
+/// plainly.
 #[test]
 fn a_decline_does_not_make_it_whole() {
     for (bound_first, steps) in [(false, &[0, 1, 2, 3, 5][..]), (true, &[0, 1, 2, 3])] {
@@ -166,10 +208,15 @@ fn a_decline_does_not_make_it_whole() {
         let asked = codes(&c);
         c.hears(offer(IP)).sends(request(IP)).sends(probe(IP));
         if bound_first {
-            c.hears(ack(IP, hours(1))).says(Bound(IP)).sends(announcement(IP));
-            c.hears_frame(&arp_reply(IP, OWNER)).says(Lost(IP, Conflict));
+            c.hears(ack(IP, hours(1)))
+                .says(Bound(IP))
+                .sends(announcement(IP));
+            c.hears_frame(&arp_reply(IP, OWNER))
+                .says(Lost(IP, Conflict));
         } else {
-            c.hears_frame(&arp_reply(IP, OWNER)).hears(ack(IP, hours(1))).says(Declined(IP));
+            c.hears_frame(&arp_reply(IP, OWNER))
+                .hears(ack(IP, hours(1)))
+                .says(Declined(IP));
         }
         c.sends(decline(IP)).sends(discover());
         assert_eq!(codes(&c), asked);
@@ -188,7 +235,10 @@ fn it_is_whole_again_after_a_carrier_or_an_offer() {
     for second in [3, 4] {
         c.at(second).sends(discover());
     }
-    c.hears(offer(IP)).sends(request(IP)).hears(nak()).sends(discover());
+    c.hears(offer(IP))
+        .sends(request(IP))
+        .hears(nak())
+        .sends(discover());
     assert!(codes(&c).contains(&80));
 }
 
@@ -197,26 +247,45 @@ fn it_is_whole_again_after_a_carrier_or_an_offer() {
 fn a_host_that_has_moved_forgets_its_address() {
     let lease = Conversation::bound(hours(1)).lease().clone();
     let mut c = Conversation::resume(bound_with(lease)).without_fuzz();
-    c.wakes_at(3600).says(Lost(IP, Expired)).sends(discover().wanting(IP));
+    c.wakes_at(3600)
+        .says(Lost(IP, Expired))
+        .sends(discover().wanting(IP));
     c.at(3604).sends(discover().wanting(IP));
     c.at(3612).sends(discover());
-    c.hears(offer(OTHER_IP)).sends(request(OTHER_IP)).hears(ack(OTHER_IP, hours(1))).says(Bound(OTHER_IP));
+    c.hears(offer(OTHER_IP))
+        .sends(request(OTHER_IP))
+        .hears(ack(OTHER_IP, hours(1)))
+        .says(Bound(OTHER_IP));
 }
 
 #[test]
 fn rapid_commit_can_be_turned_off() {
-    let mut c = Conversation::start().without_fuzz().configured(|config| config.rapid_commit = false);
+    let mut c = Conversation::start()
+        .without_fuzz()
+        .configured(|config| config.rapid_commit = false);
     c.at(0).sends(discover());
     assert_eq!(codes(&c), [55, 57, 61]);
     let rapid = ack(IP, hours(1)).with(DhcpOption::RapidCommit);
-    c.ignores(rapid, Ignored::Unexpected { message_type: 5, state: "SELECTING" });
+    c.ignores(
+        rapid,
+        Ignored::Unexpected {
+            message_type: 5,
+            state: "SELECTING",
+        },
+    );
     // Nor is one taken that answers a DISCOVER without the option.
     let mut c = Conversation::start().without_fuzz();
     for second in [0, 1, 2] {
         c.at(second).sends(discover());
     }
     let rapid = ack(IP, hours(1)).with(DhcpOption::RapidCommit);
-    c.ignores(rapid, Ignored::Unexpected { message_type: 5, state: "SELECTING" });
+    c.ignores(
+        rapid,
+        Ignored::Unexpected {
+            message_type: 5,
+            state: "SELECTING",
+        },
+    );
 }
 
 fn anonymous(answer: Answer) -> Answer {
@@ -232,51 +301,90 @@ fn from_another_station(answer: Answer) -> Answer {
 fn an_ack_in_another_name_or_in_none_is_the_offers() {
     let requesting = || {
         let mut c = Conversation::start().without_fuzz();
-        c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP));
+        c.at(0)
+            .sends(discover())
+            .hears(offer(IP))
+            .sends(request(IP));
         c
     };
     let mut c = requesting();
-    c.hears(ack(IP, hours(1)).from(OTHER_SERVER)).says(Bound(IP));
+    c.hears(ack(IP, hours(1)).from(OTHER_SERVER))
+        .says(Bound(IP));
     assert_eq!(c.lease().server_id, OTHER_SERVER);
-    for ack in [anonymous(ack(IP, hours(1))), ack(IP, hours(1)).from(NOBODY), ack(IP, hours(1)).from([255; 4].into())] {
+    for ack in [
+        anonymous(ack(IP, hours(1))),
+        ack(IP, hours(1)).from(NOBODY),
+        ack(IP, hours(1)).from([255; 4].into()),
+    ] {
         let mut c = requesting();
         c.hears(ack).says(Bound(IP));
         assert_eq!(c.lease().server_id, SERVER);
     }
     // Another address in another name is another server's.
     let mut c = requesting();
-    c.ignores(ack(OTHER_IP, hours(1)).from(OTHER_SERVER), Ignored::OtherServer(OTHER_SERVER));
-    c.ignores(from_another_station(anonymous(ack(OTHER_IP, hours(1)))), Ignored::OtherServer(SERVER));
+    c.ignores(
+        ack(OTHER_IP, hours(1)).from(OTHER_SERVER),
+        Ignored::OtherServer(OTHER_SERVER),
+    );
+    c.ignores(
+        from_another_station(anonymous(ack(OTHER_IP, hours(1)))),
+        Ignored::OtherServer(SERVER),
+    );
 }
 
 /// The address that the OFFER came from stands for the identifier that it does not have.
 #[test]
 fn an_offer_in_no_name_is_its_senders() {
     let mut c = Conversation::start().without_fuzz();
-    c.at(0).sends(discover()).hears(anonymous(offer(IP))).sends(request(IP));
+    c.at(0)
+        .sends(discover())
+        .hears(anonymous(offer(IP)))
+        .sends(request(IP));
     c.hears(anonymous(ack(IP, hours(1)))).says(Bound(IP));
     assert_eq!(c.lease().server_id, SERVER);
-    c.at(1800).sends(renew(IP)).hears(anonymous(ack(IP, hours(1)))).says(Renewed(IP));
+    c.at(1800)
+        .sends(renew(IP))
+        .hears(anonymous(ack(IP, hours(1))))
+        .says(Renewed(IP));
 }
 
 /// A NAK without an identifier counts from the station that offered, or leased.
 #[test]
 fn a_nak_in_no_name_is_its_stations() {
     let mut c = Conversation::start().without_fuzz();
-    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP));
-    c.ignores(from_another_station(anonymous(nak())), Ignored::OtherServer(SERVER));
+    c.at(0)
+        .sends(discover())
+        .hears(offer(IP))
+        .sends(request(IP));
+    c.ignores(
+        from_another_station(anonymous(nak())),
+        Ignored::OtherServer(SERVER),
+    );
     c.hears(anonymous(nak())).sends(discover());
 
     let mut c = Conversation::bound(hours(1));
-    c.at(1800).sends(renew(IP)).ignores(from_another_station(anonymous(nak())), Ignored::OtherServer(SERVER));
-    c.hears(anonymous(nak())).says(Lost(IP, Refused)).sends(discover());
+    c.at(1800).sends(renew(IP)).ignores(
+        from_another_station(anonymous(nak())),
+        Ignored::OtherServer(SERVER),
+    );
+    c.hears(anonymous(nak()))
+        .says(Lost(IP, Refused))
+        .sends(discover());
 
     let mut c = Conversation::bound(hours(1));
-    c.wakes_at(3200).sends(rebind(IP)).ignores(from_another_station(anonymous(nak())), Ignored::OtherServer(SERVER));
-    c.hears(anonymous(nak())).says(Lost(IP, Refused)).sends(discover());
+    c.wakes_at(3200).sends(rebind(IP)).ignores(
+        from_another_station(anonymous(nak())),
+        Ignored::OtherServer(SERVER),
+    );
+    c.hears(anonymous(nak()))
+        .says(Lost(IP, Refused))
+        .sends(discover());
 
     let mut c = Conversation::reboot(IP).without_fuzz();
-    c.at(0).sends(may_i_keep(IP)).hears(anonymous(nak())).sends(discover());
+    c.at(0)
+        .sends(may_i_keep(IP))
+        .hears(anonymous(nak()))
+        .sends(discover());
 }
 
 /// All settings that a server may leave out of an ACK.
@@ -295,7 +403,9 @@ fn rich(answer: Answer) -> Answer {
 }
 
 fn poor(answer: Answer) -> Answer {
-    answer.without(OptionCode::SubnetMask).without(OptionCode::Router)
+    answer
+        .without(OptionCode::SubnetMask)
+        .without(OptionCode::Router)
 }
 
 /// What an ACK leaves out stays as the lease before, or the OFFER, has it.
@@ -303,23 +413,46 @@ fn poor(answer: Answer) -> Answer {
 fn what_an_ack_leaves_out_stays() {
     let mut c = Conversation::bound_by(rich(ack(IP, hours(1))));
     let before = c.lease().clone();
-    assert_eq!((before.prefix_len, before.routers.len(), before.mtu), (24, 1, Some(1400)));
-    c.at(1800).sends(renew(IP)).hears(poor(ack(IP, hours(1)))).says(Renewed(IP));
+    assert_eq!(
+        (before.prefix_len, before.routers.len(), before.mtu),
+        (24, 1, Some(1400))
+    );
+    c.at(1800)
+        .sends(renew(IP))
+        .hears(poor(ack(IP, hours(1))))
+        .says(Renewed(IP));
     assert!(c.lease().same_settings(&before), "{:?}", c.lease());
     // What it says, it says.
     let other = poor(ack(IP, hours(1))).with(DhcpOption::Router(vec![OTHER_SERVER]));
-    c.at(3600).sends(renew(IP)).hears(other.clone()).says(Changed(IP, IP));
+    c.at(3600)
+        .sends(renew(IP))
+        .hears(other.clone())
+        .says(Changed(IP, IP));
     let lease = c.lease();
-    assert_eq!((&lease.routers[..], lease.prefix_len), (&[OTHER_SERVER][..], 24));
+    assert_eq!(
+        (&lease.routers[..], lease.prefix_len),
+        (&[OTHER_SERVER][..], 24)
+    );
     // Who says how to reach the network and nothing else has taken the rest back.
-    assert_eq!((lease.dns_servers.len(), lease.mtu, &lease.domain_name), (1, None, &None));
+    assert_eq!(
+        (lease.dns_servers.len(), lease.mtu, &lease.domain_name),
+        (1, None, &None)
+    );
     // Neither has a server to repeat how long a lease is.
     let timeless = other.without(OptionCode::AddressLeaseTime);
-    c.at(5400).sends(renew(IP)).hears(timeless).says(Renewed(IP));
+    c.at(5400)
+        .sends(renew(IP))
+        .hears(timeless)
+        .says(Renewed(IP));
     assert_eq!(c.lease().lease_time, Some(hours(1)));
 
     let mut c = Conversation::start().without_fuzz();
-    c.at(0).sends(discover()).hears(rich(offer(IP))).sends(request(IP)).hears(poor(ack(IP, hours(1)))).says(Bound(IP));
+    c.at(0)
+        .sends(discover())
+        .hears(rich(offer(IP)))
+        .sends(request(IP))
+        .hears(poor(ack(IP, hours(1))))
+        .says(Bound(IP));
     assert!(c.lease().same_settings(&before), "{:?}", c.lease());
 }
 
@@ -328,9 +461,20 @@ fn what_an_ack_leaves_out_stays() {
 fn an_address_of_another_network_keeps_nothing() {
     let far: Ipv4Addr = [192, 0, 2, 5].into();
     let mut c = Conversation::bound_by(rich(ack(IP, hours(1))));
-    c.at(1800).sends(renew(IP)).hears(poor(ack(far, hours(1)))).says(Changed(IP, far));
+    c.at(1800)
+        .sends(renew(IP))
+        .hears(poor(ack(far, hours(1))))
+        .says(Changed(IP, far));
     let lease = c.lease();
-    assert_eq!((lease.routers.len(), lease.dns_servers.len(), lease.mtu, lease.prefix_len), (0, 0, None, 24));
+    assert_eq!(
+        (
+            lease.routers.len(),
+            lease.dns_servers.len(),
+            lease.mtu,
+            lease.prefix_len
+        ),
+        (0, 0, None, 24)
+    );
 }
 
 /// A lease without a time is one of an hour, which is told.
@@ -339,22 +483,40 @@ fn no_lease_time_is_an_hour() {
     let timeless = |answer: Answer| answer.without(OptionCode::AddressLeaseTime);
     for ack in [timeless(ack(IP, hours(9))), ack(IP, seconds(0))] {
         let mut c = Conversation::start().without_fuzz();
-        c.at(0).sends(discover()).hears(timeless(offer(IP))).sends(request(IP));
-        c.hears(ack).says(NoLeaseTime(Some(hours(1)))).says(Bound(IP));
-        c.at(1800).sends(renew(IP)).hears(timeless(self::ack(IP, hours(9)))).says(Renewed(IP));
+        c.at(0)
+            .sends(discover())
+            .hears(timeless(offer(IP)))
+            .sends(request(IP));
+        c.hears(ack)
+            .says(NoLeaseTime(Some(hours(1))))
+            .says(Bound(IP));
+        c.at(1800)
+            .sends(renew(IP))
+            .hears(timeless(self::ack(IP, hours(9))))
+            .says(Renewed(IP));
         c.at(3600).sends(renew(IP));
     }
     let mut c = Conversation::start().without_fuzz();
     let offer = offer(IP).with(DhcpOption::AddressLeaseTime(600));
     c.at(0).sends(discover()).hears(offer).sends(request(IP));
-    c.hears(timeless(ack(IP, hours(9)))).says(NoLeaseTime(Some(seconds(600)))).says(Bound(IP));
+    c.hears(timeless(ack(IP, hours(9))))
+        .says(NoLeaseTime(Some(seconds(600))))
+        .says(Bound(IP));
 }
 
 /// The link carries so much, and no message is larger; less than 576 need not be said.
 #[test]
 fn the_message_size_is_what_the_link_carries() {
-    for (mtu, said) in [(1500, Some(1472)), (9000, Some(1472)), (1400, Some(1372)), (604, Some(576)), (576, None)] {
-        let mut c = Conversation::start().without_fuzz().configured(|config| config.fit_mtu(mtu));
+    for (mtu, said) in [
+        (1500, Some(1472)),
+        (9000, Some(1472)),
+        (1400, Some(1372)),
+        (604, Some(576)),
+        (576, None),
+    ] {
+        let mut c = Conversation::start()
+            .without_fuzz()
+            .configured(|config| config.fit_mtu(mtu));
         c.at(0).sends(discover());
         let size = c.last().opts().get(OptionCode::MaxMessageSize).cloned();
         assert_eq!(size, said.map(DhcpOption::MaxMessageSize), "{mtu}");
@@ -362,7 +524,10 @@ fn the_message_size_is_what_the_link_carries() {
     let mut c = Conversation::bound(hours(1));
     c.client().handle_mtu(1400);
     c.at(1800).sends(renew(IP));
-    assert_eq!(c.last().opts().get(OptionCode::MaxMessageSize), Some(&DhcpOption::MaxMessageSize(1372)));
+    assert_eq!(
+        c.last().opts().get(OptionCode::MaxMessageSize),
+        Some(&DhcpOption::MaxMessageSize(1372))
+    );
 }
 
 /// The caller is told of an OFFER that is of no use.
@@ -370,15 +535,26 @@ fn the_message_size_is_what_the_link_carries() {
 fn an_unusable_offer_is_named() {
     let quick = |config: &mut Config| config.deadline = Some(seconds(2));
     let mut c = Conversation::start().without_fuzz().configured(quick);
-    c.at(0).sends(discover()).ignores(offer(NOBODY), Ignored::Incomplete("address"));
+    c.at(0)
+        .sends(discover())
+        .ignores(offer(NOBODY), Ignored::Incomplete("address"));
     c.at(1).sends(discover());
-    c.at(2).says(gave_up("1 OFFER from 10.0.0.1 without an address that a host can have"));
+    c.at(2).says(gave_up(
+        "1 OFFER from 10.0.0.1 without an address that a host can have",
+    ));
 
-    let mut c = Conversation::start().without_fuzz().configured(quick).configured(|c| c.denied_servers = vec![SERVER]);
+    let mut c = Conversation::start()
+        .without_fuzz()
+        .configured(quick)
+        .configured(|c| c.denied_servers = vec![SERVER]);
     for second in [0, 1] {
-        c.at(second).sends(discover()).ignores(offer(IP), Ignored::OtherServer(SERVER));
+        c.at(second)
+            .sends(discover())
+            .ignores(offer(IP), Ignored::OtherServer(SERVER));
     }
-    c.at(2).says(gave_up("2 OFFERs from 10.0.0.1 that the configuration excludes"));
+    c.at(2).says(gave_up(
+        "2 OFFERs from 10.0.0.1 that the configuration excludes",
+    ));
 }
 
 /// Of two servers on a LAN, one may be excluded by its own name, or by the other's.
@@ -389,11 +565,22 @@ fn only_servers_that_are_allowed_are_heard() {
     for edit in [deny as fn(&mut Config), allow] {
         let mut c = Conversation::start().without_fuzz().configured(edit);
         let other = || Ignored::OtherServer(OTHER_SERVER);
-        c.at(0).sends(discover()).ignores(offer(OTHER_IP).from(OTHER_SERVER), other());
-        c.ignores(ack(OTHER_IP, hours(1)).from(OTHER_SERVER).with(DhcpOption::RapidCommit), other());
-        c.hears(offer(IP)).sends(request(IP)).ignores(ack(IP, hours(1)).from(OTHER_SERVER), other());
+        c.at(0)
+            .sends(discover())
+            .ignores(offer(OTHER_IP).from(OTHER_SERVER), other());
+        c.ignores(
+            ack(OTHER_IP, hours(1))
+                .from(OTHER_SERVER)
+                .with(DhcpOption::RapidCommit),
+            other(),
+        );
+        c.hears(offer(IP))
+            .sends(request(IP))
+            .ignores(ack(IP, hours(1)).from(OTHER_SERVER), other());
         c.hears(ack(IP, hours(1))).says(Bound(IP));
-        c.wakes_at(3200).sends(rebind(IP)).ignores(nak().from(OTHER_SERVER), other());
+        c.wakes_at(3200)
+            .sends(rebind(IP))
+            .ignores(nak().from(OTHER_SERVER), other());
         c.hears(ack(IP, hours(1))).says(Renewed(IP));
     }
 }

@@ -10,18 +10,30 @@ use std::net::Ipv4Addr;
 
 fn lease(ack: Answer) -> Lease {
     let mut c = Conversation::start().without_fuzz();
-    c.at(0).sends(discover()).hears(bare_offer(IP)).sends(request(IP)).hears(ack).forget_events();
+    c.at(0)
+        .sends(discover())
+        .hears(bare_offer(IP))
+        .sends(request(IP))
+        .hears(ack)
+        .forget_events();
     c.lease().clone()
 }
 
 /// A lease whose ACK also has `value` under `code`, byte for byte.
 fn with(options: &[(u8, &[u8])]) -> Lease {
-    let raw = |(code, value): &(u8, &[u8])| UnknownOption::new(OptionCode::from(*code), value.to_vec());
-    lease(options.iter().fold(ack(IP, hours(1)), |ack, option| ack.with(DhcpOption::Unknown(raw(option)))))
+    let raw =
+        |(code, value): &(u8, &[u8])| UnknownOption::new(OptionCode::from(*code), value.to_vec());
+    lease(options.iter().fold(ack(IP, hours(1)), |ack, option| {
+        ack.with(DhcpOption::Unknown(raw(option)))
+    }))
 }
 
 fn route(destination: [u8; 4], prefix_len: u8, gateway: Option<[u8; 4]>) -> Route {
-    Route { destination: destination.into(), prefix_len, gateway: gateway.map(Ipv4Addr::from) }
+    Route {
+        destination: destination.into(),
+        prefix_len,
+        gateway: gateway.map(Ipv4Addr::from),
+    }
 }
 
 /// Puts `options` where the options of a message begin, and nothing after them.
@@ -55,7 +67,13 @@ fn odd_lengths_drop_the_option_and_not_the_message() {
         let lease = with(&[(code, value)]);
         match code {
             1 => assert_eq!(lease.prefix_len, 8, "10.0.0.5 is of class A"),
-            3 => assert_eq!(lease, Lease { routers: vec![], ..plain.clone() }),
+            3 => assert_eq!(
+                lease,
+                Lease {
+                    routers: vec![],
+                    ..plain.clone()
+                }
+            ),
             _ => assert_eq!(lease, plain, "option {code}"),
         }
     }
@@ -67,7 +85,12 @@ fn missing_masks_come_from_the_class() {
     let prefix_len = |address: [u8; 4], mask: [u8; 4]| {
         let mut c = Conversation::start();
         let ack = ack(address.into(), hours(1)).with(DhcpOption::SubnetMask(mask.into()));
-        c.at(0).sends(discover()).hears(bare_offer(IP)).sends(request(IP)).hears(ack).forget_events();
+        c.at(0)
+            .sends(discover())
+            .hears(bare_offer(IP))
+            .sends(request(IP))
+            .hears(ack)
+            .forget_events();
         c.lease().prefix_len
     };
     assert_eq!(prefix_len([10, 0, 0, 5], [0; 4]), 8);
@@ -79,17 +102,34 @@ fn missing_masks_come_from_the_class() {
 #[test]
 fn a_32_bit_mask_has_no_broadcast_address() {
     assert_eq!(with(&[(1, &[255, 255, 255, 255])]).broadcast, None);
-    assert_eq!(with(&[(1, &[255, 255, 0, 0]), (28, &[10, 0, 255, 255])]).broadcast, Some([10, 0, 255, 255].into()));
+    assert_eq!(
+        with(&[(1, &[255, 255, 0, 0]), (28, &[10, 0, 255, 255])]).broadcast,
+        Some([10, 0, 255, 255].into())
+    );
 }
 
 /// Option 28 is for the kernel to send to: only an address of the subnet can be meant.
 #[test]
 fn a_broadcast_address_is_one_of_the_subnet() {
     const MASK: (u8, &[u8]) = (1, &[255, 255, 255, 0]);
-    let broadcast = |told: [u8; 4]| with(&[MASK, (28, &told)]).broadcast.map(|address| address.octets());
+    let broadcast = |told: [u8; 4]| {
+        with(&[MASK, (28, &told)])
+            .broadcast
+            .map(|address| address.octets())
+    };
     assert_eq!(broadcast([10, 0, 0, 255]), Some([10, 0, 0, 255]));
-    assert_eq!(broadcast([10, 0, 0, 0]), Some([10, 0, 0, 0]), "as hosts of the eighties had it");
-    for told in [[8, 8, 8, 8], [255; 4], [10, 0, 1, 255], [224, 0, 0, 1], IP.octets()] {
+    assert_eq!(
+        broadcast([10, 0, 0, 0]),
+        Some([10, 0, 0, 0]),
+        "as hosts of the eighties had it"
+    );
+    for told in [
+        [8, 8, 8, 8],
+        [255; 4],
+        [10, 0, 1, 255],
+        [224, 0, 0, 1],
+        IP.octets(),
+    ] {
         assert_eq!(broadcast(told), Some([10, 0, 0, 255]), "{told:?}");
     }
     let point_to_point = with(&[(1, &[255, 255, 255, 254]), (28, &[10, 0, 0, 4])]);
@@ -103,8 +143,18 @@ fn a_gateway_is_another_host() {
     for wrong in [IP.octets(), [224, 0, 0, 1], [255; 4], [127, 0, 0, 1]] {
         let list = [wrong, right.octets()].concat();
         assert_eq!(routers(&list), [right], "{wrong:?}");
-        let routes: Vec<u8> = [&[24, 10, 9, 9][..], &wrong, &[24, 10, 9, 8], &right.octets()].concat();
-        assert_eq!(with(&[(121, &routes)]).routes, [route([10, 9, 8, 0], 24, Some(right.octets()))], "{wrong:?}");
+        let routes: Vec<u8> = [
+            &[24, 10, 9, 9][..],
+            &wrong,
+            &[24, 10, 9, 8],
+            &right.octets(),
+        ]
+        .concat();
+        assert_eq!(
+            with(&[(121, &routes)]).routes,
+            [route([10, 9, 8, 0], 24, Some(right.octets()))],
+            "{wrong:?}"
+        );
     }
     let static_routes: &[u8] = &[192, 168, 9, 0, 0, 0, 0, 0];
     assert_eq!(with(&[(33, static_routes)]).routes, []);
@@ -119,9 +169,21 @@ fn what_makes_no_sense_is_told_once() {
             .with(DhcpOption::BroadcastAddr([8; 4].into()))
             .with(DhcpOption::Router(vec![IP, [10, 0, 0, 1].into()]))
     };
-    let unusable = || Unusable(vec![Mask([255, 0, 255, 0].into()), Broadcast([8; 4].into()), Gateway(IP)]);
+    let unusable = || {
+        Unusable(vec![
+            Mask([255, 0, 255, 0].into()),
+            Broadcast([8; 4].into()),
+            Gateway(IP),
+        ])
+    };
     let mut c = Conversation::start().without_fuzz();
-    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(odd()).says(unusable()).says(Bound(IP));
+    c.at(0)
+        .sends(discover())
+        .hears(offer(IP))
+        .sends(request(IP))
+        .hears(odd())
+        .says(unusable())
+        .says(Bound(IP));
     c.at(1800).sends(renew(IP)).hears(odd()).says(Renewed(IP));
     c.at(3600)
         .sends(renew(IP))
@@ -137,8 +199,13 @@ fn what_makes_no_sense_is_told_once() {
         (119, b"\x01a\x00\x05b", SearchList),
     ] {
         let mut c = Conversation::start();
-        let option = DhcpOption::Unknown(UnknownOption::new(OptionCode::from(code), value.to_vec()));
-        c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1)).with(option));
+        let option =
+            DhcpOption::Unknown(UnknownOption::new(OptionCode::from(code), value.to_vec()));
+        c.at(0)
+            .sends(discover())
+            .hears(offer(IP))
+            .sends(request(IP))
+            .hears(ack(IP, hours(1)).with(option));
         c.says(Unusable(vec![told])).says(Bound(IP));
     }
 
@@ -146,20 +213,28 @@ fn what_makes_no_sense_is_told_once() {
     for value in [&b"\x01a\x00\x00\x00"[..], b"a.example b.example"] {
         let mut c = Conversation::start();
         let option = DhcpOption::Unknown(UnknownOption::new(OptionCode::from(119), value.to_vec()));
-        c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1)).with(option));
+        c.at(0)
+            .sends(discover())
+            .hears(offer(IP))
+            .sends(request(IP))
+            .hears(ack(IP, hours(1)).with(option));
         c.says(Bound(IP));
     }
 
     // As many as a line of the log has room for.
     let routers = (0..60).map(|n| Ipv4Addr::new(224, 0, 0, n)).collect();
     let mut c = Conversation::start();
-    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP));
+    c.at(0)
+        .sends(discover())
+        .hears(offer(IP))
+        .sends(request(IP));
     c.hears(ack(IP, hours(1)).with(DhcpOption::Router(routers)));
     assert!(matches!(c.event(), Event::Unusable { values, .. } if values.len() == 4));
     c.says(Bound(IP));
 }
 
-/// RFC 3442: destination in as many bytes as its prefix needs; router 0.0.0.0 is the link; 3 and 33 fall silent.
+/// RFC 3442: destination in as many bytes as its prefix needs; router 0.0.0.0 is the link; 3 and 33
+/// fall silent.
 #[test]
 fn classless_routes_silence_the_others() {
     let routes: &[u8] = &[
@@ -179,17 +254,32 @@ fn classless_routes_silence_the_others() {
     for code in [121, 249] {
         let lease = with(&[(33, static_routes), (code, routes)]);
         assert_eq!(lease.routes, expected);
-        assert_eq!(lease.routers, [Ipv4Addr::new(10, 0, 0, 9)], "not option 3's");
+        assert_eq!(
+            lease.routers,
+            [Ipv4Addr::new(10, 0, 0, 9)],
+            "not option 3's"
+        );
     }
     let lease = with(&[(121, &[8, 10, 10, 0, 0, 2]), (249, routes)]);
-    assert_eq!((lease.routers.len(), lease.routes), (0, vec![route([10, 0, 0, 0], 8, Some([10, 0, 0, 2]))]));
+    assert_eq!(
+        (lease.routers.len(), lease.routes),
+        (0, vec![route([10, 0, 0, 0], 8, Some([10, 0, 0, 2]))])
+    );
 }
 
 /// RFC 2132 5.8.
 #[test]
 fn static_routes_have_the_mask_of_their_class() {
-    let lease = with(&[(33, &[192, 168, 9, 0, 10, 0, 0, 8, 172, 16, 3, 4, 10, 0, 0, 7, 0, 0, 0, 0, 10, 0, 0, 6])]);
-    let expected = [route([192, 168, 9, 0], 24, Some([10, 0, 0, 8])), route([172, 16, 3, 4], 32, Some([10, 0, 0, 7]))];
+    let lease = with(&[(
+        33,
+        &[
+            192, 168, 9, 0, 10, 0, 0, 8, 172, 16, 3, 4, 10, 0, 0, 7, 0, 0, 0, 0, 10, 0, 0, 6,
+        ],
+    )]);
+    let expected = [
+        route([192, 168, 9, 0], 24, Some([10, 0, 0, 8])),
+        route([172, 16, 3, 4], 32, Some([10, 0, 0, 7])),
+    ];
     assert_eq!(lease.routes, expected);
 }
 
@@ -197,7 +287,10 @@ fn static_routes_have_the_mask_of_their_class() {
 #[test]
 fn search_lists() {
     let search = |value| with(&[(119, value)]).search;
-    assert_eq!(search(b"\x03eng\x05apple\x03com\x00\x09marketing\xc0\x04"), ["eng.apple.com", "marketing.apple.com"]);
+    assert_eq!(
+        search(b"\x03eng\x05apple\x03com\x00\x09marketing\xc0\x04"),
+        ["eng.apple.com", "marketing.apple.com"]
+    );
     assert!(search(b"\xc0\x00").is_empty(), "points at itself");
     assert!(search(b"\x01a\xc0\x00").is_empty(), "a loop");
     assert_eq!(search(b"\x01a\xc0\x05\x01b\x00"), ["b"], "forward");
@@ -205,14 +298,29 @@ fn search_lists() {
     assert!(search(b"\x03a b\x00").is_empty(), "no name");
     assert!(search(b"\x00").is_empty(), "the root");
     // The good names count.
-    assert_eq!(search(b"\x01a\x00\x03b b\x00\x01c\x00"), ["a", "c"], "a bad name");
-    assert_eq!(search(b"\x01a\x00\xc0\x09\x01c\x00"), ["a", "c"], "a bad pointer");
+    assert_eq!(
+        search(b"\x01a\x00\x03b b\x00\x01c\x00"),
+        ["a", "c"],
+        "a bad name"
+    );
+    assert_eq!(
+        search(b"\x01a\x00\xc0\x09\x01c\x00"),
+        ["a", "c"],
+        "a bad pointer"
+    );
     assert_eq!(search(b"\x01a\x00\x05b"), ["a"], "no end of the second");
-    assert_eq!(search(b"\x01a\x00\x00\x00\x01c\x00\x00"), ["a", "c"], "padding");
+    assert_eq!(
+        search(b"\x01a\x00\x00\x00\x01c\x00\x00"),
+        ["a", "c"],
+        "padding"
+    );
     assert!(search(b"\x03b.c\x00").is_empty(), "a dot in a label");
     // As a server sends it that takes the list for a text.
     assert_eq!(search(b"a.example b.example"), ["a.example", "b.example"]);
-    assert_eq!(search(b"a.example., b.example\0"), ["a.example", "b.example"]);
+    assert_eq!(
+        search(b"a.example., b.example\0"),
+        ["a.example", "b.example"]
+    );
     assert!(search(b"a.example\nb.example").is_empty(), "lines");
     let mut many = b"\x3f".to_vec();
     many.extend([b'x'; 63]);
@@ -227,13 +335,25 @@ fn names_are_names() {
     let domain = |value: &[u8]| with(&[(15, value)]).domain_name;
     assert_eq!(domain(b"example.org").as_deref(), Some("example.org"));
     assert_eq!(domain(b"example.org.\0").as_deref(), Some("example.org"));
-    for bad in [&b""[..], b"a\nnameserver 6.6.6.6", b"a..b", b".", b"\xff", b"a\0b", &[b'x'; 64], b"<none>"] {
+    for bad in [
+        &b""[..],
+        b"a\nnameserver 6.6.6.6",
+        b"a..b",
+        b".",
+        b"\xff",
+        b"a\0b",
+        &[b'x'; 64],
+        b"<none>",
+    ] {
         assert_eq!(domain(bad), None, "{bad:?}");
     }
     // Operators put a search list there, for clients that know no option 119.
-    for several in
-        [&b"a.example b.example"[..], b"a.example., b.example", b" a.example,b.example \0", b"a.example <x> b.example"]
-    {
+    for several in [
+        &b"a.example b.example"[..],
+        b"a.example., b.example",
+        b" a.example,b.example \0",
+        b"a.example <x> b.example",
+    ] {
         let lease = with(&[(15, several)]);
         assert_eq!(
             (lease.domain_name.as_deref(), &lease.search[..]),
@@ -241,7 +361,10 @@ fn names_are_names() {
         );
     }
     let lease = with(&[(15, b"a b"), (119, b"\x01c\x00")]);
-    assert_eq!((lease.domain_name.as_deref(), lease.search), (Some("a"), vec!["b".to_owned(), "c".to_owned()]));
+    assert_eq!(
+        (lease.domain_name.as_deref(), lease.search),
+        (Some("a"), vec!["b".to_owned(), "c".to_owned()])
+    );
     assert_eq!(with(&[(12, b"web_1")]).host_name.as_deref(), Some("web_1"));
 }
 
@@ -253,10 +376,14 @@ fn of_options(options: &[(u8, &[u8])]) -> Lease {
         .chain([255])
         .collect();
     let mut c = Conversation::start().without_fuzz();
-    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP));
+    c.at(0)
+        .sends(discover())
+        .hears(offer(IP))
+        .sends(request(IP));
     let mut payload = ack(IP, hours(1)).payload_for(c.last().xid());
     replace_options(&mut payload, &bytes);
-    c.hears_frame(&server_frame(&payload, SERVER, IP)).forget_events();
+    c.hears_frame(&server_frame(&payload, SERVER, IP))
+        .forget_events();
     c.lease().clone()
 }
 
@@ -275,37 +402,74 @@ const FIXED: [(u8, &[u8], &[u8]); 8] = [
 /// The least of an ACK.
 const BASE: [(u8, &[u8]); 3] = [(53, &[5]), (54, &[10, 0, 0, 1]), (51, &[0, 0, 14, 16])];
 
-/// A server sends its own option, and its operator has added the same once more: the first one counts, and one of another
-/// length does not.
+/// A server sends its own option, and its operator has added the same once more: the first one
+/// counts, and one of another length does not.
 #[test]
 fn of_an_option_that_comes_twice_the_first_of_its_length_counts() {
-    let once: Vec<(u8, &[u8])> = FIXED.iter().map(|(code, value, _)| (*code, *value)).collect();
+    let once: Vec<(u8, &[u8])> = FIXED
+        .iter()
+        .map(|(code, value, _)| (*code, *value))
+        .collect();
     let plain = of_options(&once);
-    let with = |before: &[(u8, &[u8])], behind: &[(u8, &[u8])]| of_options(&[before, &once, behind].concat());
+    let with = |before: &[(u8, &[u8])], behind: &[(u8, &[u8])]| {
+        of_options(&[before, &once, behind].concat())
+    };
     for (code, value, other) in FIXED {
         for again in [value, other, &[], &[0; 9]] {
-            assert_eq!(with(&[], &[(code, again)]), plain, "option {code}, and again {again:?}");
-            assert_eq!(with(&[], &[(code, again), (code, value)]), plain, "option {code} three times, {again:?}");
+            assert_eq!(
+                with(&[], &[(code, again)]),
+                plain,
+                "option {code}, and again {again:?}"
+            );
+            assert_eq!(
+                with(&[], &[(code, again), (code, value)]),
+                plain,
+                "option {code} three times, {again:?}"
+            );
         }
         for cut in [&[][..], &[1; 9], &[1; 5]] {
-            assert_eq!(with(&[(code, cut)], &[]), plain, "option {code} behind {cut:?}");
+            assert_eq!(
+                with(&[(code, cut)], &[]),
+                plain,
+                "option {code} behind {cut:?}"
+            );
         }
     }
-    assert_eq!(of_options(&[&once[..], &once, &once].concat()), plain, "all of them three times");
+    assert_eq!(
+        of_options(&[&once[..], &once, &once].concat()),
+        plain,
+        "all of them three times"
+    );
 }
 
 /// RFC 3396 7: a number or an address may come in parts as well.
 #[test]
 fn the_parts_of_an_option_of_fixed_length_are_joined() {
-    let once: Vec<(u8, &[u8])> = FIXED.iter().map(|(code, value, _)| (*code, *value)).collect();
-    for (at, (code, value, other)) in FIXED.into_iter().enumerate().filter(|(_, (.., other))| other.len() > 1) {
-        let with = |parts: &[(u8, &[u8])]| of_options(&[&once[..at], parts, &once[at + 1..]].concat());
+    let once: Vec<(u8, &[u8])> = FIXED
+        .iter()
+        .map(|(code, value, _)| (*code, *value))
+        .collect();
+    for (at, (code, value, other)) in FIXED
+        .into_iter()
+        .enumerate()
+        .filter(|(_, (.., other))| other.len() > 1)
+    {
+        let with =
+            |parts: &[(u8, &[u8])]| of_options(&[&once[..at], parts, &once[at + 1..]].concat());
         let whole = [value, other].map(|value| with(&[(code, value)]));
         assert_ne!(whole[0], whole[1], "option {code}");
         for (value, whole) in [value, other].into_iter().zip(whole) {
             let (first, second) = value.split_at(1);
-            assert_eq!(with(&[(code, first), (code, second)]), whole, "option {code}: {first:?} and {second:?}");
-            assert_eq!(with(&[(code, first), (code, &[]), (code, second)]), whole, "option {code} with an empty part");
+            assert_eq!(
+                with(&[(code, first), (code, second)]),
+                whole,
+                "option {code}: {first:?} and {second:?}"
+            );
+            assert_eq!(
+                with(&[(code, first), (code, &[]), (code, second)]),
+                whole,
+                "option {code} with an empty part"
+            );
         }
     }
 }
@@ -314,15 +478,30 @@ fn the_parts_of_an_option_of_fixed_length_are_joined() {
 #[test]
 fn an_option_comes_twice_in_two_fields() {
     let ack = ack(IP, hours(1)).payload(|payload| {
-        replace_options(payload, &[&ACK[..], &SERVER_ID, &TIME, &[52, 1, 1, 52, 1, 1, 26, 2, 5, 120, 255]].concat());
-        payload[108..127].copy_from_slice(&[26, 2, 5, 0, 54, 4, 9, 9, 9, 9, 12, 1, b'w', 15, 3, b'o', b'r', b'g', 255]);
+        replace_options(
+            payload,
+            &[
+                &ACK[..],
+                &SERVER_ID,
+                &TIME,
+                &[52, 1, 1, 52, 1, 1, 26, 2, 5, 120, 255],
+            ]
+            .concat(),
+        );
+        payload[108..127].copy_from_slice(&[
+            26, 2, 5, 0, 54, 4, 9, 9, 9, 9, 12, 1, b'w', 15, 3, b'o', b'r', b'g', 255,
+        ]);
     });
     let lease = lease(ack);
     assert_eq!((lease.mtu, lease.server_id), (Some(1400), SERVER));
-    assert_eq!((lease.host_name.as_deref(), lease.domain_name.as_deref()), (Some("w"), Some("org")));
+    assert_eq!(
+        (lease.host_name.as_deref(), lease.domain_name.as_deref()),
+        (Some("w"), Some("org"))
+    );
 }
 
-/// What is said twice is said once; halves are joined (RFC 3396 7), as long as they are not the same.
+/// What is said twice is said once; halves are joined (RFC 3396 7), as long as they are not the
+/// same.
 #[test]
 fn texts_and_lists_that_come_twice_are_one() {
     let with = |options: &[(u8, &[u8])]| of_options(&[&BASE[..], options].concat());
@@ -339,9 +518,17 @@ fn texts_and_lists_that_come_twice_are_one() {
     ] {
         let once = with(&[(code, value)]);
         assert_ne!(once, with(&[]), "option {code}");
-        assert_eq!(with(&[(code, value), (code, value)]), once, "option {code} twice");
+        assert_eq!(
+            with(&[(code, value), (code, value)]),
+            once,
+            "option {code} twice"
+        );
         let (first, second) = value.split_at(value.len() / 2 + 1);
-        assert_eq!(with(&[(code, first), (code, second)]), once, "option {code} in halves");
+        assert_eq!(
+            with(&[(code, first), (code, second)]),
+            once,
+            "option {code} in halves"
+        );
     }
 }
 
@@ -351,17 +538,32 @@ fn pieces_are_joined_even_across_other_options() {
     let ack = ack(IP, hours(1)).payload(|payload| {
         replace_options(
             payload,
-            &[&[6, 2, 8, 8][..], &ACK, &SERVER_ID, &[6, 3, 8, 8, 9], &TIME, &[6, 3, 9, 9, 9, 255]].concat(),
+            &[
+                &[6, 2, 8, 8][..],
+                &ACK,
+                &SERVER_ID,
+                &[6, 3, 8, 8, 9],
+                &TIME,
+                &[6, 3, 9, 9, 9, 255],
+            ]
+            .concat(),
         );
     });
-    assert_eq!(lease(ack).dns_servers, [Ipv4Addr::new(8, 8, 8, 8), Ipv4Addr::new(9, 9, 9, 9)]);
+    assert_eq!(
+        lease(ack).dns_servers,
+        [Ipv4Addr::new(8, 8, 8, 8), Ipv4Addr::new(9, 9, 9, 9)]
+    );
 }
 
-/// RFC 2131 4.1, RFC 2132 9.3: more options in `file`, then in `sname`; pieces go on from field to field.
+/// RFC 2131 4.1, RFC 2132 9.3: more options in `file`, then in `sname`; pieces go on from field to
+/// field.
 #[test]
 fn overloaded_fields_are_read() {
     fn overload(payload: &mut Vec<u8>, fields: u8) {
-        replace_options(payload, &[&ACK[..], &SERVER_ID, &TIME, &[52, 1, fields, 6, 1, 9, 255]].concat());
+        replace_options(
+            payload,
+            &[&ACK[..], &SERVER_ID, &TIME, &[52, 1, fields, 6, 1, 9, 255]].concat(),
+        );
         payload[108..115].copy_from_slice(&[6, 2, 9, 9, 26, 2, 5]); // file: the last option is completed ..
         payload[115..117].copy_from_slice(&[120, 255]); // .. and ended here: MTU 1400
         payload[44..53].copy_from_slice(&[0, 6, 1, 9, 12, 1, b'w', 0, 255]); // sname
@@ -372,7 +574,10 @@ fn overloaded_fields_are_read() {
     };
     let (dns, mtu, host) = (Ipv4Addr::new(9, 9, 9, 9), Some(1400), Some("w".to_owned()));
     assert_eq!(read(|payload| overload(payload, 1)), (vec![], mtu, None));
-    assert_eq!(read(|payload| overload(payload, 2)), (vec![], None, host.clone()));
+    assert_eq!(
+        read(|payload| overload(payload, 2)),
+        (vec![], None, host.clone())
+    );
     assert_eq!(read(|payload| overload(payload, 3)), (vec![dns], mtu, host));
     assert_eq!(read(|payload| overload(payload, 4)), (vec![], None, None));
 }
@@ -380,13 +585,28 @@ fn overloaded_fields_are_read() {
 /// Padding, a missing END, a last option that overruns: what came before it counts.
 #[test]
 fn sloppy_ends_are_forgiven() {
-    for end in [&[255][..], &[], &[0, 0, 0], &[6], &[6, 4], &[6, 4, 1, 2, 3], &[255, 6, 4, 1, 1, 1, 1]] {
+    for end in [
+        &[255][..],
+        &[],
+        &[0, 0, 0],
+        &[6],
+        &[6, 4],
+        &[6, 4, 1, 2, 3],
+        &[255, 6, 4, 1, 1, 1, 1],
+    ] {
         let mut c = Conversation::start();
-        c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP));
+        c.at(0)
+            .sends(discover())
+            .hears(offer(IP))
+            .sends(request(IP));
         let xid = c.last().xid();
         let mut payload = ack(IP, hours(1)).payload_for(xid);
-        replace_options(&mut payload, &[&[0, 0][..], &ACK, &[0], &SERVER_ID, &TIME, end].concat());
-        c.hears_frame(&server_frame(&payload, SERVER, IP)).says(Says::Bound(IP));
+        replace_options(
+            &mut payload,
+            &[&[0, 0][..], &ACK, &[0], &SERVER_ID, &TIME, end].concat(),
+        );
+        c.hears_frame(&server_frame(&payload, SERVER, IP))
+            .says(Says::Bound(IP));
         assert_eq!(c.lease().dns_servers, [Ipv4Addr::UNSPECIFIED; 0]);
     }
 }
@@ -395,14 +615,18 @@ fn sloppy_ends_are_forgiven() {
 #[test]
 fn option_108_is_nothing_to_us() {
     // By hand: dhcproto has another number for it.
-    let asked = ack(IP, hours(1)).payload(|payload| _ = payload.splice(240..240, [108, 4, 0, 0, 7, 8]));
+    let asked =
+        ack(IP, hours(1)).payload(|payload| _ = payload.splice(240..240, [108, 4, 0, 0, 7, 8]));
     assert_eq!(lease(asked), with(&[]));
 }
 
 #[test]
 fn the_next_server_is_not_the_dhcp_server() {
     let lease = lease(ack(IP, hours(1)).message(|message| _ = message.set_siaddr(OTHER_SERVER)));
-    assert_eq!((lease.server_id, lease.next_server), (SERVER, Some(OTHER_SERVER)));
+    assert_eq!(
+        (lease.server_id, lease.next_server),
+        (SERVER, Some(OTHER_SERVER))
+    );
 }
 
 fn address() -> impl Strategy<Value = Ipv4Addr> {

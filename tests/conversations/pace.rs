@@ -1,20 +1,31 @@
-//! At most 150 messages in any hour, whatever the server does, and those of renewals that are answered.
+//! At most 150 messages in any hour, whatever the server does, and those of renewals that are
+//! answered.
 
 use super::double::{Says::*, *};
 use dhcproto::v4::DhcpOption;
 use smol_dhcp_proxy::dhcp::{Client, Config, Rest};
 use smol_dhcp_proxy::time::Instant;
 
-/// Lets a client talk to a server with one answer to each message for a day, and does so once more with clients that
-/// rest whenever they can; when they sent what.
+/// Lets a client talk to a server with one answer to each message for a day, and does so once more
+/// with clients that rest whenever they can; when they sent what.
 fn talk(config: Config, server: impl Fn(&dhcproto::v4::Message) -> Option<Answer>) -> Vec<Instant> {
-    let (sent, rested) = (talk_on(config.clone(), false, &server), talk_on(config, true, &server));
+    let (sent, rested) = (
+        talk_on(config.clone(), false, &server),
+        talk_on(config, true, &server),
+    );
     let (most, rested) = (most_in_an_hour(&sent), most_in_an_hour(&rested));
-    assert!(rested.abs_diff(most) <= 10, "{rested} within an hour instead of {most}, because it rests");
+    assert!(
+        rested.abs_diff(most) <= 10,
+        "{rested} within an hour instead of {most}, because it rests"
+    );
     sent
 }
 
-fn talk_on(mut config: Config, rests: bool, server: impl Fn(&dhcproto::v4::Message) -> Option<Answer>) -> Vec<Instant> {
+fn talk_on(
+    mut config: Config,
+    rests: bool,
+    server: impl Fn(&dhcproto::v4::Message) -> Option<Answer>,
+) -> Vec<Instant> {
     config.deadline = None;
     let mut now = start_of_time();
     let mut client = Client::new(config.clone(), 7, now);
@@ -31,7 +42,10 @@ fn talk_on(mut config: Config, rests: bool, server: impl Fn(&dhcproto::v4::Messa
         }
         while client.poll_event().is_some() {}
         let rest = client.rest().filter(|_| rests);
-        let due = rest.as_ref().map_or(client.poll_timeout(), Rest::due).expect("it never stops trying");
+        let due = rest
+            .as_ref()
+            .map_or(client.poll_timeout(), Rest::due)
+            .expect("it never stops trying");
         assert!(due > now, "it does nothing when its time comes");
         now = due;
         match rest {
@@ -59,8 +73,18 @@ fn is_discover(message: &dhcproto::v4::Message) -> bool {
 
 #[test]
 fn a_server_that_refuses_what_it_offers() {
-    let sent = talk(config(), |message| Some(if is_discover(message) { offer(IP) } else { nak() }));
-    assert!((50..=150).contains(&most_in_an_hour(&sent)), "{}", most_in_an_hour(&sent));
+    let sent = talk(config(), |message| {
+        Some(if is_discover(message) {
+            offer(IP)
+        } else {
+            nak()
+        })
+    });
+    assert!(
+        (50..=150).contains(&most_in_an_hour(&sent)),
+        "{}",
+        most_in_an_hour(&sent)
+    );
 }
 
 #[test]
@@ -73,17 +97,35 @@ fn a_lease_of_a_second() {
                 false => ack(IP, seconds(1)),
             })
         });
-        assert!((140..=150).contains(&most_in_an_hour(&sent)), "{}", most_in_an_hour(&sent));
+        assert!(
+            (140..=150).contains(&most_in_an_hour(&sent)),
+            "{}",
+            most_in_an_hour(&sent)
+        );
         assert!(sent.len() > 24 * 80, "it goes on trying: {}", sent.len());
     }
 }
 
 #[test]
 fn a_lease_that_is_renewed_every_second() {
-    let short = || ack(IP, hours(1)).with(DhcpOption::Renewal(1)).with(DhcpOption::Rebinding(2));
-    let sent = talk(config(), |message| Some(if is_discover(message) { offer(IP) } else { short() }));
+    let short = || {
+        ack(IP, hours(1))
+            .with(DhcpOption::Renewal(1))
+            .with(DhcpOption::Rebinding(2))
+    };
+    let sent = talk(config(), |message| {
+        Some(if is_discover(message) {
+            offer(IP)
+        } else {
+            short()
+        })
+    });
     // T1 is five seconds then, and each renewal gives its message back.
-    assert!((700..=725).contains(&most_in_an_hour(&sent)), "{}", most_in_an_hour(&sent));
+    assert!(
+        (700..=725).contains(&most_in_an_hour(&sent)),
+        "{}",
+        most_in_an_hour(&sent)
+    );
 }
 
 /// Half a minute, or ten seconds, for a day: each renewal is answered, and none is held back.
@@ -94,19 +136,31 @@ fn a_short_lease_is_kept_for_as_long_as_it_is_renewed() {
         let mut at = 0;
         while at < 24 * 3600 {
             at += lease / 2;
-            c.at(at as f64).sends(renew(IP)).hears(ack(IP, seconds(lease))).says(Renewed(IP));
+            c.at(at as f64)
+                .sends(renew(IP))
+                .hears(ack(IP, seconds(lease)))
+                .says(Renewed(IP));
         }
     }
 }
 
-/// A server that answers, and leases for the least that gives a message back: that is the most it can have.
+/// A server that answers, and leases for the least that gives a message back: that is the most it
+/// can have.
 #[test]
 fn the_most_that_any_server_can_have() {
     for lease in [1, 9, 10, 11] {
         let sent = talk(config(), |message| {
-            Some(if is_discover(message) { offer(IP) } else { ack(IP, seconds(lease)).with(DhcpOption::Renewal(1)) })
+            Some(if is_discover(message) {
+                offer(IP)
+            } else {
+                ack(IP, seconds(lease)).with(DhcpOption::Renewal(1))
+            })
         });
-        assert!(most_in_an_hour(&sent) <= 150 + 720, "{} with leases of {lease} s", most_in_an_hour(&sent));
+        assert!(
+            most_in_an_hour(&sent) <= 150 + 720,
+            "{} with leases of {lease} s",
+            most_in_an_hour(&sent)
+        );
     }
 }
 
@@ -116,17 +170,29 @@ fn a_link_that_flaps() {
     let mut c = Conversation::start().without_fuzz().patient();
     c.at(0).sends(discover());
     for n in 1..57 {
-        c.at(f64::from(n) / 10.0).carrier(false).carrier(true).sends(discover());
+        c.at(f64::from(n) / 10.0)
+            .carrier(false)
+            .carrier(true)
+            .sends(discover());
     }
     c.at(6).carrier(false).carrier(true);
     // Of 58 messages one is left, for the REQUEST; the next DISCOVER waits until there is one more.
-    c.at(40).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1))).says(Bound(IP));
+    c.at(40)
+        .sends(discover())
+        .hears(offer(IP))
+        .sends(request(IP))
+        .hears(ack(IP, hours(1)))
+        .says(Bound(IP));
 }
 
 /// The last word is never held back: the address would be taken for nothing.
 #[test]
 fn a_release_is_always_said() {
-    let short = || ack(IP, seconds(50)).with(DhcpOption::Renewal(1)).with(DhcpOption::Rebinding(2));
+    let short = || {
+        ack(IP, seconds(50))
+            .with(DhcpOption::Renewal(1))
+            .with(DhcpOption::Rebinding(2))
+    };
     let mut c = Conversation::bound_by(short());
     for n in 1..=57 {
         c.at(n).sends(renew(IP)).hears(short()).says(Renewed(IP));

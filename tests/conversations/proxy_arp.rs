@@ -1,4 +1,5 @@
-//! Stations that answer ARP for every address (proxy ARP), and those that only look as if they had ours.
+//! Stations that answer ARP for every address (proxy ARP), and those that only look as if they had
+//! ours.
 
 use super::double::{Lost::*, Says::*, *};
 use dhcproto::v4::DhcpOption;
@@ -14,7 +15,11 @@ const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 
 fn asking() -> Conversation {
     let mut c = Conversation::start().without_fuzz().with_arp();
-    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).sends(probe(IP));
+    c.at(0)
+        .sends(discover())
+        .hears(offer(IP))
+        .sends(request(IP))
+        .sends(probe(IP));
     c
 }
 
@@ -28,10 +33,16 @@ fn the_servers_station_has_no_claim() {
     let mut c = asking();
     c.hears_frame(&arp_reply(IP, SERVER_MAC)).says(ProxyArp(IP));
     c.ignores_frame(&arp_reply(IP, SERVER_MAC), Ignored::NotDhcp);
-    c.hears(ack(IP, hours(1))).says(Bound(IP)).sends(announcement(IP));
-    c.at(1).ignores_frame(&arp_reply(IP, SERVER_MAC), Ignored::NotDhcp);
+    c.hears(ack(IP, hours(1)))
+        .says(Bound(IP))
+        .sends(announcement(IP));
+    c.at(1)
+        .ignores_frame(&arp_reply(IP, SERVER_MAC), Ignored::NotDhcp);
     c.at(2).sends(announcement(IP));
-    c.at(1800).sends(renew(IP)).sends(probe(IP)).ignores_frame(&arp_reply(IP, SERVER_MAC), Ignored::NotDhcp);
+    c.at(1800)
+        .sends(renew(IP))
+        .sends(probe(IP))
+        .ignores_frame(&arp_reply(IP, SERVER_MAC), Ignored::NotDhcp);
     c.hears(ack(IP, hours(1))).says(Renewed(IP));
 }
 
@@ -40,46 +51,81 @@ fn the_servers_station_has_no_claim() {
 fn a_late_answer_of_the_servers_station_takes_nothing() {
     for is_in_use in [false, true] {
         let mut c = asking();
-        c.hears(ack(IP, hours(1))).says(Bound(IP)).sends(announcement(IP));
+        c.hears(ack(IP, hours(1)))
+            .says(Bound(IP))
+            .sends(announcement(IP));
         if is_in_use {
             c.client().mark_in_use();
         }
-        c.at(0.03).hears_frame(&arp_reply(IP, SERVER_MAC)).says(ProxyArp(IP));
+        c.at(0.03)
+            .hears_frame(&arp_reply(IP, SERVER_MAC))
+            .says(ProxyArp(IP));
         c.at(2).sends(announcement(IP));
     }
 }
 
 #[test]
 fn neither_probes_nor_a_reboot_mistake_it() {
-    let mut c = Conversation::start().without_fuzz().with_arp().configured(|config| config.probe = Probe::Before(1));
-    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1)));
-    c.at(1).sends(probe(IP)).hears_frame(&arp_reply(IP, SERVER_MAC)).says(ProxyArp(IP));
+    let mut c = Conversation::start()
+        .without_fuzz()
+        .with_arp()
+        .configured(|config| config.probe = Probe::Before(1));
+    c.at(0)
+        .sends(discover())
+        .hears(offer(IP))
+        .sends(request(IP))
+        .hears(ack(IP, hours(1)));
+    c.at(1)
+        .sends(probe(IP))
+        .hears_frame(&arp_reply(IP, SERVER_MAC))
+        .says(ProxyArp(IP));
     c.at(3).says(Bound(IP)).sends(announcement(IP));
     c.at(5).sends(announcement(IP));
 
     // Whose station it is, only the ACK shows.
     let mut c = Conversation::reboot(IP).without_fuzz();
-    c.at(0).sends(may_i_keep(IP)).hears_frame(&arp_reply(IP, SERVER_MAC));
-    c.hears(ack(IP, hours(1))).says(ProxyArp(IP)).says(Bound(IP));
+    c.at(0)
+        .sends(may_i_keep(IP))
+        .hears_frame(&arp_reply(IP, SERVER_MAC));
+    c.hears(ack(IP, hours(1)))
+        .says(ProxyArp(IP))
+        .says(Bound(IP));
 }
 
 /// A server that leases its own address, or the router's, is wrong, and its station is right.
 #[test]
 fn the_servers_own_address_is_declined() {
     let mut c = Conversation::start().without_fuzz();
-    c.at(0).sends(discover()).hears(offer(SERVER)).sends(request(SERVER)).hears_frame(&arp_reply(SERVER, SERVER_MAC));
-    c.hears(ack(SERVER, hours(1))).forget_events().sends(decline(SERVER)).sends(discover());
+    c.at(0)
+        .sends(discover())
+        .hears(offer(SERVER))
+        .sends(request(SERVER))
+        .hears_frame(&arp_reply(SERVER, SERVER_MAC));
+    c.hears(ack(SERVER, hours(1)))
+        .forget_events()
+        .sends(decline(SERVER))
+        .sends(discover());
 }
 
 /// Another station is believed once.
 #[test]
 fn who_claims_a_second_address_answers_for_all() {
     let mut c = asking();
-    c.hears_frame(&arp_reply(IP, GATEWAY)).hears(ack(IP, hours(1))).sends(decline(IP)).says(Declined(IP));
-    c.sends(discover()).hears(offer(OTHER_IP)).sends(request(OTHER_IP)).sends(probe(OTHER_IP));
-    c.hears_frame(&arp_reply(OTHER_IP, GATEWAY)).says(ProxyArp(OTHER_IP));
-    c.hears(ack(OTHER_IP, hours(1))).says(Bound(OTHER_IP)).sends(announcement(OTHER_IP));
-    c.at(1).ignores_frame(&arp_reply(OTHER_IP, GATEWAY), Ignored::NotDhcp);
+    c.hears_frame(&arp_reply(IP, GATEWAY))
+        .hears(ack(IP, hours(1)))
+        .sends(decline(IP))
+        .says(Declined(IP));
+    c.sends(discover())
+        .hears(offer(OTHER_IP))
+        .sends(request(OTHER_IP))
+        .sends(probe(OTHER_IP));
+    c.hears_frame(&arp_reply(OTHER_IP, GATEWAY))
+        .says(ProxyArp(OTHER_IP));
+    c.hears(ack(OTHER_IP, hours(1)))
+        .says(Bound(OTHER_IP))
+        .sends(announcement(OTHER_IP));
+    c.at(1)
+        .ignores_frame(&arp_reply(OTHER_IP, GATEWAY), Ignored::NotDhcp);
     c.at(2).sends(announcement(OTHER_IP));
 }
 
@@ -87,12 +133,24 @@ fn who_claims_a_second_address_answers_for_all() {
 #[test]
 fn who_claims_a_second_address_late_answers_for_all() {
     let mut c = asking();
-    c.hears(ack(IP, hours(1))).says(Bound(IP)).sends(announcement(IP));
-    c.at(0.03).hears_frame(&arp_reply(IP, GATEWAY)).says(Lost(IP, Conflict)).sends(decline(IP)).sends(discover());
-    c.hears(offer(OTHER_IP)).sends(request(OTHER_IP)).sends(probe(OTHER_IP));
-    c.hears(ack(OTHER_IP, hours(1))).says(Bound(OTHER_IP)).sends(announcement(OTHER_IP));
+    c.hears(ack(IP, hours(1)))
+        .says(Bound(IP))
+        .sends(announcement(IP));
+    c.at(0.03)
+        .hears_frame(&arp_reply(IP, GATEWAY))
+        .says(Lost(IP, Conflict))
+        .sends(decline(IP))
+        .sends(discover());
+    c.hears(offer(OTHER_IP))
+        .sends(request(OTHER_IP))
+        .sends(probe(OTHER_IP));
+    c.hears(ack(OTHER_IP, hours(1)))
+        .says(Bound(OTHER_IP))
+        .sends(announcement(OTHER_IP));
     c.client().mark_in_use();
-    c.at(0.06).hears_frame(&arp_reply(OTHER_IP, GATEWAY)).says(ProxyArp(OTHER_IP));
+    c.at(0.06)
+        .hears_frame(&arp_reply(OTHER_IP, GATEWAY))
+        .says(ProxyArp(OTHER_IP));
     c.at(2.03).sends(announcement(OTHER_IP));
 }
 
@@ -100,13 +158,26 @@ fn who_claims_a_second_address_late_answers_for_all() {
 #[test]
 fn a_claim_to_an_address_in_use_tells_who_claims_the_next() {
     let mut c = asking();
-    c.hears(ack(IP, hours(1))).says(Bound(IP)).sends(announcement(IP));
+    c.hears(ack(IP, hours(1)))
+        .says(Bound(IP))
+        .sends(announcement(IP));
     c.client().mark_in_use();
-    c.at(0.5).hears_frame(&arp_reply(IP, GATEWAY)).says(Contested(IP)).sends(announcement(IP));
-    c.at(0.6).hears_frame(&arp_reply(IP, GATEWAY)).says(Lost(IP, Conflict)).sends(discover());
-    c.hears(offer(OTHER_IP)).sends(request(OTHER_IP)).sends(probe(OTHER_IP));
-    c.hears_frame(&arp_reply(OTHER_IP, GATEWAY)).says(ProxyArp(OTHER_IP));
-    c.hears(ack(OTHER_IP, hours(1))).says(Bound(OTHER_IP)).sends(announcement(OTHER_IP));
+    c.at(0.5)
+        .hears_frame(&arp_reply(IP, GATEWAY))
+        .says(Contested(IP))
+        .sends(announcement(IP));
+    c.at(0.6)
+        .hears_frame(&arp_reply(IP, GATEWAY))
+        .says(Lost(IP, Conflict))
+        .sends(discover());
+    c.hears(offer(OTHER_IP))
+        .sends(request(OTHER_IP))
+        .sends(probe(OTHER_IP));
+    c.hears_frame(&arp_reply(OTHER_IP, GATEWAY))
+        .says(ProxyArp(OTHER_IP));
+    c.hears(ack(OTHER_IP, hours(1)))
+        .says(Bound(OTHER_IP))
+        .sends(announcement(OTHER_IP));
     c.at(2.6).sends(announcement(OTHER_IP));
 }
 
@@ -114,16 +185,27 @@ fn a_claim_to_an_address_in_use_tells_who_claims_the_next() {
 #[test]
 fn two_stations_that_answer_for_all() {
     let mut c = asking();
-    c.hears_frame(&arp_reply(IP, SERVER_MAC)).says(ProxyArp(IP)).hears_frame(&arp_reply(IP, GATEWAY));
-    c.hears(ack(IP, hours(1))).sends(decline(IP)).says(Declined(IP)).sends(discover());
-    c.hears(offer(OTHER_IP)).sends(request(OTHER_IP)).sends(probe(OTHER_IP));
-    c.hears_frame(&arp_reply(OTHER_IP, GATEWAY)).says(ProxyArp(OTHER_IP));
+    c.hears_frame(&arp_reply(IP, SERVER_MAC))
+        .says(ProxyArp(IP))
+        .hears_frame(&arp_reply(IP, GATEWAY));
+    c.hears(ack(IP, hours(1)))
+        .sends(decline(IP))
+        .says(Declined(IP))
+        .sends(discover());
+    c.hears(offer(OTHER_IP))
+        .sends(request(OTHER_IP))
+        .sends(probe(OTHER_IP));
+    c.hears_frame(&arp_reply(OTHER_IP, GATEWAY))
+        .says(ProxyArp(OTHER_IP));
     c.ignores_frame(&arp_reply(OTHER_IP, SERVER_MAC), Ignored::NotDhcp);
-    c.hears(ack(OTHER_IP, hours(1))).says(Bound(OTHER_IP)).sends(announcement(OTHER_IP));
+    c.hears(ack(OTHER_IP, hours(1)))
+        .says(Bound(OTHER_IP))
+        .sends(announcement(OTHER_IP));
     c.at(2).sends(announcement(OTHER_IP));
 }
 
-/// An address that has an owner is declined, whoever else answers for it, before the owner or after it.
+/// An address that has an owner is declined, whoever else answers for it, before the owner or after
+/// it.
 #[test]
 fn a_real_owner_is_found_beside_it() {
     for first in [SERVER_MAC, OWNER] {
@@ -135,62 +217,109 @@ fn a_real_owner_is_found_beside_it() {
                 c.says(ProxyArp(IP));
             }
         }
-        c.hears(ack(IP, hours(1))).sends(decline(IP)).says(Declined(IP)).sends(discover());
+        c.hears(ack(IP, hours(1)))
+            .sends(decline(IP))
+            .says(Declined(IP))
+            .sends(discover());
     }
     // Nor is the owner lost where only the ACK shows which of them is the server.
     for [first, second] in [[SERVER_MAC, OWNER], [OWNER, SERVER_MAC]] {
         let mut c = Conversation::reboot(IP).without_fuzz();
-        c.at(0).sends(may_i_keep(IP)).hears_frame(&arp_reply(IP, first)).hears_frame(&arp_reply(IP, second));
-        c.hears(ack(IP, hours(1))).says(ProxyArp(IP)).sends(decline(IP)).says(Declined(IP)).sends(discover());
+        c.at(0)
+            .sends(may_i_keep(IP))
+            .hears_frame(&arp_reply(IP, first))
+            .hears_frame(&arp_reply(IP, second));
+        c.hears(ack(IP, hours(1)))
+            .says(ProxyArp(IP))
+            .sends(decline(IP))
+            .says(Declined(IP))
+            .sends(discover());
     }
 }
 
 /// What the owner of the client has learnt on this network before.
 #[test]
 fn a_known_station_costs_nothing() {
-    let mut c = Conversation::start().without_fuzz().configured(|config| config.proxy_arp = vec![GATEWAY]);
-    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP));
+    let mut c = Conversation::start()
+        .without_fuzz()
+        .configured(|config| config.proxy_arp = vec![GATEWAY]);
+    c.at(0)
+        .sends(discover())
+        .hears(offer(IP))
+        .sends(request(IP));
     c.ignores_frame(&arp_reply(IP, GATEWAY), Ignored::NotDhcp);
-    c.hears(ack(IP, hours(1))).says(Bound(IP)).ignores_frame(&arp_reply(IP, GATEWAY), Ignored::NotDhcp);
+    c.hears(ack(IP, hours(1)))
+        .says(Bound(IP))
+        .ignores_frame(&arp_reply(IP, GATEWAY), Ignored::NotDhcp);
 }
 
-/// Where the router is another station than the server, it is asked after: who answers for both has neither.
+/// Where the router is another station than the server, it is asked after: who answers for both has
+/// neither.
 #[test]
 fn the_routers_station_has_no_claim() {
     let mut c = asking();
-    c.hears_frame(&arp_reply(IP, GATEWAY)).hears(ack_with_router(IP)).sends(probe(ROUTER));
+    c.hears_frame(&arp_reply(IP, GATEWAY))
+        .hears(ack_with_router(IP))
+        .sends(probe(ROUTER));
     assert_eq!(c.client().address_of_interest(), Some(ROUTER));
     c.ignores_frame(&arp_reply_to_another(ROUTER, GATEWAY), Ignored::NotDhcp);
-    c.at(0.01).hears_frame(&arp_reply(ROUTER, GATEWAY)).says(ProxyArp(IP));
+    c.at(0.01)
+        .hears_frame(&arp_reply(ROUTER, GATEWAY))
+        .says(ProxyArp(IP));
     c.sends(probe(IP)).says(Bound(IP)).sends(announcement(IP));
     c.at(2.01).sends(announcement(IP));
 }
 
-/// The claim of the owner came first, and that of the router's station is the one in doubt: the owner is asked again.
+/// The claim of the owner came first, and that of the router's station is the one in doubt: the
+/// owner is asked again.
 #[test]
 fn an_owner_before_the_routers_station_is_found() {
     let mut c = asking();
-    c.hears_frame(&arp_reply(IP, OWNER)).hears_frame(&arp_reply(IP, GATEWAY));
+    c.hears_frame(&arp_reply(IP, OWNER))
+        .hears_frame(&arp_reply(IP, GATEWAY));
     c.hears(ack_with_router(IP)).sends(probe(ROUTER));
-    c.at(0.01).hears_frame(&arp_reply(ROUTER, GATEWAY)).says(ProxyArp(IP));
+    c.at(0.01)
+        .hears_frame(&arp_reply(ROUTER, GATEWAY))
+        .says(ProxyArp(IP));
     c.sends(probe(IP)).says(Bound(IP)).sends(announcement(IP));
-    c.at(0.02).hears_frame(&arp_reply(IP, OWNER)).says(Lost(IP, Conflict)).sends(decline(IP)).sends(discover());
+    c.at(0.02)
+        .hears_frame(&arp_reply(IP, OWNER))
+        .says(Lost(IP, Conflict))
+        .sends(decline(IP))
+        .sends(discover());
 }
 
 #[test]
 fn an_owner_does_not_answer_for_the_router() {
     let mut c = asking();
-    c.hears_frame(&arp_reply(IP, OWNER)).hears(ack_with_router(IP)).sends(probe(ROUTER));
-    c.at(0.01).ignores_frame(&arp_reply(ROUTER, GATEWAY), Ignored::NotDhcp);
-    c.at(0.2).sends(decline(IP)).says(Declined(IP)).sends(discover());
+    c.hears_frame(&arp_reply(IP, OWNER))
+        .hears(ack_with_router(IP))
+        .sends(probe(ROUTER));
+    c.at(0.01)
+        .ignores_frame(&arp_reply(ROUTER, GATEWAY), Ignored::NotDhcp);
+    c.at(0.2)
+        .sends(decline(IP))
+        .says(Declined(IP))
+        .sends(discover());
 }
 
 #[test]
 fn the_router_is_asked_after_while_probing_too() {
-    let mut c = Conversation::start().without_fuzz().with_arp().configured(|config| config.probe = Probe::Before(1));
-    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack_with_router(IP));
-    c.at(1).sends(probe(IP)).hears_frame(&arp_reply(IP, GATEWAY)).sends(probe(ROUTER));
-    c.hears_frame(&arp_reply(ROUTER, GATEWAY)).says(ProxyArp(IP));
+    let mut c = Conversation::start()
+        .without_fuzz()
+        .with_arp()
+        .configured(|config| config.probe = Probe::Before(1));
+    c.at(0)
+        .sends(discover())
+        .hears(offer(IP))
+        .sends(request(IP))
+        .hears(ack_with_router(IP));
+    c.at(1)
+        .sends(probe(IP))
+        .hears_frame(&arp_reply(IP, GATEWAY))
+        .sends(probe(ROUTER));
+    c.hears_frame(&arp_reply(ROUTER, GATEWAY))
+        .says(ProxyArp(IP));
     c.at(2).sends(probe(IP));
     c.at(4).says(Bound(IP)).sends(announcement(IP));
     c.at(6).sends(announcement(IP));
@@ -200,21 +329,40 @@ fn the_router_is_asked_after_while_probing_too() {
 #[test]
 fn the_routers_station_takes_no_address_in_use() {
     let mut c = asking();
-    c.hears(ack_with_router(IP)).says(Bound(IP)).sends(announcement(IP));
+    c.hears(ack_with_router(IP))
+        .says(Bound(IP))
+        .sends(announcement(IP));
     c.client().mark_in_use();
-    c.at(0.4).hears_frame(&arp_reply(IP, GATEWAY)).says(Contested(IP)).sends(who_has(ROUTER)).sends(announcement(IP));
-    c.at(0.41).ignores_frame(&arp_reply(IP, GATEWAY), Ignored::NotDhcp);
-    c.at(0.42).hears_frame(&arp_reply(ROUTER, GATEWAY)).says(ProxyArp(IP));
-    c.at(1).ignores_frame(&arp_reply(IP, GATEWAY), Ignored::NotDhcp);
+    c.at(0.4)
+        .hears_frame(&arp_reply(IP, GATEWAY))
+        .says(Contested(IP))
+        .sends(who_has(ROUTER))
+        .sends(announcement(IP));
+    c.at(0.41)
+        .ignores_frame(&arp_reply(IP, GATEWAY), Ignored::NotDhcp);
+    c.at(0.42)
+        .hears_frame(&arp_reply(ROUTER, GATEWAY))
+        .says(ProxyArp(IP));
+    c.at(1)
+        .ignores_frame(&arp_reply(IP, GATEWAY), Ignored::NotDhcp);
     c.at(2).sends(announcement(IP));
     assert!(!c.client().is_listening());
 
     // An owner does not answer for the router, and gets the address.
     let mut c = asking();
-    c.hears(ack_with_router(IP)).says(Bound(IP)).sends(announcement(IP));
+    c.hears(ack_with_router(IP))
+        .says(Bound(IP))
+        .sends(announcement(IP));
     c.client().mark_in_use();
-    c.at(0.4).hears_frame(&arp_reply(IP, OWNER)).says(Contested(IP)).sends(who_has(ROUTER)).sends(announcement(IP));
-    c.at(0.7).hears_frame(&arp_reply(IP, OWNER)).says(Lost(IP, Conflict)).sends(discover());
+    c.at(0.4)
+        .hears_frame(&arp_reply(IP, OWNER))
+        .says(Contested(IP))
+        .sends(who_has(ROUTER))
+        .sends(announcement(IP));
+    c.at(0.7)
+        .hears_frame(&arp_reply(IP, OWNER))
+        .says(Lost(IP, Conflict))
+        .sends(discover());
 }
 
 /// Switches that track devices ask each port after its address by unicast, from no address.
@@ -222,21 +370,32 @@ fn the_routers_station_takes_no_address_in_use() {
 fn a_unicast_probe_is_no_conflict() {
     let mut c = asking();
     c.ignores_frame(&arp_probe_by_unicast(IP, OWNER), Ignored::NotDhcp);
-    c.hears(ack(IP, hours(1))).says(Bound(IP)).sends(announcement(IP));
+    c.hears(ack(IP, hours(1)))
+        .says(Bound(IP))
+        .sends(announcement(IP));
     c.ignores_frame(&arp_probe_by_unicast(IP, OWNER), Ignored::NotDhcp);
     c.at(2).sends(announcement(IP));
 }
 
-/// A caller waits until the address is in use: conflicts after the ACK cost it no wait, and its deadline holds.
+/// A caller waits until the address is in use: conflicts after the ACK cost it no wait, and its
+/// deadline holds.
 #[test]
 fn late_conflicts_do_not_make_a_caller_wait() {
     let mut c = Conversation::start().without_fuzz();
     let conflict = |c: &mut Conversation| {
-        c.sends(discover()).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1))).says(Bound(IP));
-        c.hears_frame(&arp_reply(IP, OWNER)).says(Lost(IP, Conflict)).sends(decline(IP));
+        c.sends(discover())
+            .hears(offer(IP))
+            .sends(request(IP))
+            .hears(ack(IP, hours(1)))
+            .says(Bound(IP));
+        c.hears_frame(&arp_reply(IP, OWNER))
+            .says(Lost(IP, Conflict))
+            .sends(decline(IP));
     };
     for second in [0, 0, 0, 2, 6, 14, 22, 30, 38] {
         conflict(c.at(second));
     }
-    c.at(45).says(gave_up("offer of 10.0.0.5 from 10.0.0.1, but 02:00:00:00:00:09 uses that address"));
+    c.at(45).says(gave_up(
+        "offer of 10.0.0.5 from 10.0.0.1, but 02:00:00:00:00:09 uses that address",
+    ));
 }

@@ -14,7 +14,10 @@ fn an_ack_is_the_answer_to_a_discover() {
     let mut c = Conversation::start().without_fuzz().with_arp();
     c.at(0).sends(discover());
     assert!(c.last().opts().contains(OptionCode::RapidCommit));
-    c.hears(rapid_ack()).says(Bound(IP)).sends(probe(IP)).sends(announcement(IP));
+    c.hears(rapid_ack())
+        .says(Bound(IP))
+        .sends(probe(IP))
+        .sends(announcement(IP));
     c.at(2).sends(announcement(IP));
     c.at(1800).sends(renew(IP)).sends(probe(IP));
     assert!(!c.last().opts().contains(OptionCode::RapidCommit));
@@ -24,9 +27,15 @@ fn an_ack_is_the_answer_to_a_discover() {
 #[test]
 fn without_it_all_is_as_ever() {
     let mut c = Conversation::start();
-    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP));
+    c.at(0)
+        .sends(discover())
+        .hears(offer(IP))
+        .sends(request(IP));
     assert!(!c.last().opts().contains(OptionCode::RapidCommit));
-    c.ignores(rapid_ack().of(OTHER_IP).from(OTHER_SERVER), Ignored::OtherServer(OTHER_SERVER));
+    c.ignores(
+        rapid_ack().of(OTHER_IP).from(OTHER_SERVER),
+        Ignored::OtherServer(OTHER_SERVER),
+    );
     c.hears(ack(IP, hours(1))).says(Bound(IP));
 }
 
@@ -35,10 +44,17 @@ fn without_it_all_is_as_ever() {
 fn an_ack_that_was_not_asked_for() {
     let mut c = Conversation::start();
     c.at(0).sends(discover());
-    c.ignores(ack(IP, hours(1)), Ignored::Unexpected { message_type: 5, state: "SELECTING" });
+    c.ignores(
+        ack(IP, hours(1)),
+        Ignored::Unexpected {
+            message_type: 5,
+            state: "SELECTING",
+        },
+    );
 }
 
-/// The server's clock may have run since the first DISCOVER; but not since a round that is long over.
+/// The server's clock may have run since the first DISCOVER; but not since a round that is long
+/// over.
 #[test]
 fn it_counts_from_the_round_that_it_answers() {
     let mut c = Conversation::start().without_fuzz().patient();
@@ -50,7 +66,9 @@ fn it_counts_from_the_round_that_it_answers() {
 }
 
 fn wanting() -> Conversation {
-    let mut c = Conversation::start().without_fuzz().configured(|config| config.requested = Some(IP));
+    let mut c = Conversation::start()
+        .without_fuzz()
+        .configured(|config| config.requested = Some(IP));
     c.at(0).sends(discover().wanting(IP));
     c
 }
@@ -60,13 +78,23 @@ fn wanting() -> Conversation {
 fn the_wanted_address_has_100_ms() {
     let mut c = wanting();
     c.hears(offer(OTHER_IP).from(OTHER_SERVER));
-    c.at(0.09).hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1))).says(Bound(IP));
+    c.at(0.09)
+        .hears(offer(IP))
+        .sends(request(IP))
+        .hears(ack(IP, hours(1)))
+        .says(Bound(IP));
 
     let mut c = wanting();
     c.hears(offer(OTHER_IP));
-    c.at(0.1).sends(request(OTHER_IP)).hears(ack(OTHER_IP, hours(1))).says(Bound(OTHER_IP));
+    c.at(0.1)
+        .sends(request(OTHER_IP))
+        .hears(ack(OTHER_IP, hours(1)))
+        .says(Bound(OTHER_IP));
     // A lease counts from when it was asked for.
-    assert_eq!(c.lease().acquired_at, start_of_time() + std::time::Duration::from_millis(100));
+    assert_eq!(
+        c.lease().acquired_at,
+        start_of_time() + std::time::Duration::from_millis(100)
+    );
 }
 
 #[test]
@@ -79,6 +107,12 @@ fn the_wanted_address_is_taken_at_once() {
 fn a_third_offer_changes_nothing() {
     let mut c = wanting();
     let third = [10, 0, 0, 7].into();
-    c.hears(offer(OTHER_IP)).ignores(offer(third), Ignored::Unexpected { message_type: 2, state: "SELECTING" });
+    c.hears(offer(OTHER_IP)).ignores(
+        offer(third),
+        Ignored::Unexpected {
+            message_type: 2,
+            state: "SELECTING",
+        },
+    );
     c.at(0.1).sends(request(OTHER_IP));
 }

@@ -7,7 +7,10 @@ use smol_dhcp_proxy::time::Instant;
 #[test]
 fn a_server_that_knows_it_confirms_it() {
     let mut c = Conversation::reboot(IP).without_fuzz();
-    c.at(0).sends(may_i_keep(IP)).hears(ack(IP, hours(1)).from(OTHER_SERVER)).says(Bound(IP));
+    c.at(0)
+        .sends(may_i_keep(IP))
+        .hears(ack(IP, hours(1)).from(OTHER_SERVER))
+        .says(Bound(IP));
 }
 
 /// Two tries within 5 s, then any address will do; this one first of all.
@@ -17,38 +20,61 @@ fn silence_leads_to_discover() {
     c.at(0).sends(may_i_keep(IP));
     c.at(2).sends(may_i_keep(IP));
     c.at(5).sends(discover().wanting(IP));
-    c.hears(offer(OTHER_IP)).at(5.1).sends(request(OTHER_IP)).hears(ack(OTHER_IP, hours(1))).says(Bound(OTHER_IP));
+    c.hears(offer(OTHER_IP))
+        .at(5.1)
+        .sends(request(OTHER_IP))
+        .hears(ack(OTHER_IP, hours(1)))
+        .says(Bound(OTHER_IP));
 }
 
 /// RFC 2131 3.2 (4): a client that moved to another network hears so, and forgets the address.
 #[test]
 fn any_server_may_refuse_it() {
     let mut c = Conversation::reboot(IP).without_fuzz();
-    c.at(0).sends(may_i_keep(IP)).hears(nak().from(OTHER_SERVER)).sends(discover());
+    c.at(0)
+        .sends(may_i_keep(IP))
+        .hears(nak().from(OTHER_SERVER))
+        .sends(discover());
 }
 
 #[test]
 fn the_deadline_holds_here_too() {
-    let mut c = Conversation::reboot(IP).without_fuzz().configured(|config| config.deadline = Some(seconds(3)));
+    let mut c = Conversation::reboot(IP)
+        .without_fuzz()
+        .configured(|config| config.deadline = Some(seconds(3)));
     c.at(0).sends(may_i_keep(IP));
     c.at(2).sends(may_i_keep(IP));
-    c.at(3).says(gave_up("no DHCPOFFER within 3 s (0 DISCOVERs sent)"));
+    c.at(3)
+        .says(gave_up("no DHCPOFFER within 3 s (0 DISCOVERs sent)"));
 }
 
 /// A lease of ten minutes, `age` seconds old when the conversation starts.
 fn kept(age: u64, server_mac: Option<Mac>) -> Lease {
     let acquired_at = Instant::from_boot(start_of_time().since_boot() - seconds(age));
     let lease = Conversation::bound(seconds(600)).lease().clone();
-    Lease { acquired_at, server_mac, ..lease }
+    Lease {
+        acquired_at,
+        server_mac,
+        ..lease
+    }
 }
 
 #[test]
 fn a_kept_lease_goes_on_where_the_clock_says() {
     let mut c = Conversation::resume(bound_with(kept(0, None))).without_fuzz();
-    c.at(300).sends(renew(IP)).hears(ack(IP, hours(1))).says(Renewed(IP));
+    c.at(300)
+        .sends(renew(IP))
+        .hears(ack(IP, hours(1)))
+        .says(Renewed(IP));
 
-    Conversation::resume(bound_with(kept(400, None))).without_fuzz().at(0).sends(renew(IP));
-    Conversation::resume(bound_with(kept(550, None))).without_fuzz().at(0).sends(rebind(IP));
+    Conversation::resume(bound_with(kept(400, None)))
+        .without_fuzz()
+        .at(0)
+        .sends(renew(IP));
+    Conversation::resume(bound_with(kept(550, None)))
+        .without_fuzz()
+        .at(0)
+        .sends(rebind(IP));
     let mut c = Conversation::resume(bound_with(kept(600, None))).without_fuzz();
     c.at(0).says(Lost(IP, Expired)).sends(may_i_keep(IP));
 }
@@ -56,7 +82,11 @@ fn a_kept_lease_goes_on_where_the_clock_says() {
 /// A lease comes from the caller, who may have it from anywhere.
 #[test]
 fn a_kept_lease_that_makes_no_sense_is_no_reason_to_panic() {
-    let odd = Lease { t1: seconds(500), t2: seconds(400), ..kept(0, None) };
+    let odd = Lease {
+        t1: seconds(500),
+        t2: seconds(400),
+        ..kept(0, None)
+    };
     let mut c = Conversation::resume(bound_with(odd.clone())).without_fuzz();
     c.at(500).sends(rebind(IP));
     let mut c = Conversation::resume(bound_with(odd)).without_fuzz();
@@ -75,7 +105,10 @@ fn a_release_without_the_servers_mac_asks_for_it() {
     c.at(1).releases().sends(who_has(SERVER));
     let stranger = arp_reply(OTHER_SERVER, SERVER_MAC);
     c.ignores_frame(&stranger, Ignored::NotDhcp);
-    c.at(1.1).hears_frame(&arp_reply(SERVER, SERVER_MAC)).sends(goodbye(IP)).says(Released);
+    c.at(1.1)
+        .hears_frame(&arp_reply(SERVER, SERVER_MAC))
+        .sends(goodbye(IP))
+        .says(Released);
 }
 
 #[test]
@@ -88,10 +121,20 @@ fn a_release_waits_200_ms_for_the_mac_and_no_longer() {
 #[test]
 fn a_server_beyond_the_router_is_released_through_the_router() {
     let far = [192, 0, 2, 1].into();
-    let mut c = Conversation::resume(bound_with(Lease { server_id: far, ..kept(0, None) }));
-    c.at(1).releases().sends(who_has(SERVER)).hears_frame(&arp_reply(SERVER, SERVER_MAC));
+    let mut c = Conversation::resume(bound_with(Lease {
+        server_id: far,
+        ..kept(0, None)
+    }));
+    c.at(1)
+        .releases()
+        .sends(who_has(SERVER))
+        .hears_frame(&arp_reply(SERVER, SERVER_MAC));
     c.sends(goodbye(IP).to(far)).says(Released);
 
-    let mut c = Conversation::resume(bound_with(Lease { server_id: far, routers: vec![], ..kept(0, None) }));
+    let mut c = Conversation::resume(bound_with(Lease {
+        server_id: far,
+        routers: vec![],
+        ..kept(0, None)
+    }));
     c.at(1).releases().says(Released);
 }

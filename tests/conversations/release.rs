@@ -3,12 +3,18 @@
 use super::double::{Lost::*, Says::*, *};
 use dhcproto::v4::OptionCode;
 
-/// What dnsmasq honours: our address in ciaddr and as source, the server's identifier, the client's, and no more.
+/// What dnsmasq honours: our address in ciaddr and as source, the server's identifier, the
+/// client's, and no more.
 #[test]
 fn a_release_says_who_and_what_and_nothing_else() {
     let mut c = Conversation::bound(hours(1));
     c.at(10).releases().sends(goodbye(IP)).says(Released);
-    let mut codes: Vec<u8> = c.last().opts().iter().map(|(code, _)| u8::from(*code)).collect();
+    let mut codes: Vec<u8> = c
+        .last()
+        .opts()
+        .iter()
+        .map(|(code, _)| u8::from(*code))
+        .collect();
     codes.retain(|code| *code != u8::from(OptionCode::End));
     assert_eq!(codes, [53, 54, 61]);
     assert!(!c.last().flags().broadcast());
@@ -18,9 +24,17 @@ fn a_release_says_who_and_what_and_nothing_else() {
 #[test]
 fn a_lease_under_renewal_is_a_lease() {
     let mut c = Conversation::bound(hours(1));
-    c.at(1800).sends(renew(IP)).releases().sends(goodbye(IP)).says(Released);
+    c.at(1800)
+        .sends(renew(IP))
+        .releases()
+        .sends(goodbye(IP))
+        .says(Released);
     let mut c = Conversation::bound(hours(1));
-    c.wakes_at(3150).sends(rebind(IP)).releases().sends(goodbye(IP)).says(Released);
+    c.wakes_at(3150)
+        .sends(rebind(IP))
+        .releases()
+        .sends(goodbye(IP))
+        .says(Released);
 }
 
 #[test]
@@ -29,7 +43,12 @@ fn without_a_lease_there_is_nothing_to_say() {
     c.at(0).sends(discover()).releases().says(Released);
     c.at(100);
     let mut c = Conversation::start();
-    c.at(0).sends(discover()).hears(offer(IP)).sends(request(IP)).releases().says(Released);
+    c.at(0)
+        .sends(discover())
+        .hears(offer(IP))
+        .sends(request(IP))
+        .releases()
+        .says(Released);
     c.at(100);
 }
 

@@ -20,7 +20,11 @@ fn renewal_at_t1_is_a_unicast_without_server_or_requested_address() {
 /// What the server says about T1 and T2 is followed to the letter.
 #[test]
 fn t1_and_t2_of_the_server() {
-    let ack = || ack(IP, seconds(120)).with(DhcpOption::Renewal(10)).with(DhcpOption::Rebinding(70));
+    let ack = || {
+        ack(IP, seconds(120))
+            .with(DhcpOption::Renewal(10))
+            .with(DhcpOption::Rebinding(70))
+    };
     let mut c = Conversation::bound_by(ack());
     c.at(10).sends(renew(IP)).hears(ack()).says(Renewed(IP));
     c.at(20).sends(renew(IP));
@@ -29,10 +33,13 @@ fn t1_and_t2_of_the_server() {
     c.at(80).sends(rebind(IP));
     c.at(105).sends(rebind(IP));
     c.at(117.5).sends(rebind(IP));
-    c.at(130).says(Lost(IP, Expired)).sends(discover().wanting(IP));
+    c.at(130)
+        .says(Lost(IP, Expired))
+        .sends(discover().wanting(IP));
 }
 
-/// Half of what remains, and at least a minute; at T2 by broadcast from the leased address; at the end, INIT.
+/// Half of what remains, and at least a minute; at T2 by broadcast from the leased address; at the
+/// end, INIT.
 #[test]
 fn silence_until_the_end() {
     let mut c = Conversation::bound(hours(1));
@@ -43,10 +50,15 @@ fn silence_until_the_end() {
     c.at(3375).sends(rebind(IP));
     c.at(3487.5).sends(rebind(IP));
     c.at(3547.5).sends(rebind(IP));
-    c.at(3600).says(Lost(IP, Expired)).sends(discover().wanting(IP));
+    c.at(3600)
+        .says(Lost(IP, Expired))
+        .sends(discover().wanting(IP));
     c.at(3604).sends(discover().wanting(IP)); // nobody waits: 4, 8, 16 .. s
     c.at(3612).sends(discover()); // any address will do
-    c.hears(offer(OTHER_IP)).sends(request(OTHER_IP)).hears(ack(OTHER_IP, hours(1))).says(Bound(OTHER_IP));
+    c.hears(offer(OTHER_IP))
+        .sends(request(OTHER_IP))
+        .hears(ack(OTHER_IP, hours(1)))
+        .says(Bound(OTHER_IP));
 }
 
 #[test]
@@ -54,27 +66,37 @@ fn any_server_may_answer_a_rebind() {
     let mut c = Conversation::bound(hours(1));
     c.at(1800).sends(renew(IP));
     c.wakes_at(3150).sends(rebind(IP));
-    c.at(3151).hears(ack(IP, hours(1)).from(OTHER_SERVER)).says(Renewed(IP));
+    c.at(3151)
+        .hears(ack(IP, hours(1)).from(OTHER_SERVER))
+        .says(Renewed(IP));
     assert_eq!(c.lease().server_id, OTHER_SERVER);
 }
 
 #[test]
 fn any_server_may_refuse_a_rebind() {
     let mut c = Conversation::bound(hours(1));
-    c.wakes_at(3150).sends(rebind(IP)).hears(nak().from(OTHER_SERVER)).says(Lost(IP, Refused)).sends(discover());
+    c.wakes_at(3150)
+        .sends(rebind(IP))
+        .hears(nak().from(OTHER_SERVER))
+        .says(Lost(IP, Refused))
+        .sends(discover());
 }
 
-/// The next unicast would not find it by another identifier than the address that has answered. A relay's or another
-/// server's answer counts by its identifier.
+/// The next unicast would not find it by another identifier than the address that has answered. A
+/// relay's or another server's answer counts by its identifier.
 #[test]
 fn a_server_that_answers_its_own_renewal_keeps_its_identifier() {
     let mut c = Conversation::bound(hours(1));
     let renamed = || ack(IP, hours(1)).from(OTHER_SERVER);
-    c.at(1800).sends(renew(IP)).hears(renamed()).says(Renewed(IP));
+    c.at(1800)
+        .sends(renew(IP))
+        .hears(renamed())
+        .says(Renewed(IP));
     assert_eq!(c.lease().server_id, SERVER);
     c.at(3600).sends(renew(IP));
     let payload = renamed().payload_for(c.last().xid());
-    c.hears_frame(&server_frame(&payload, OTHER_SERVER, IP)).says(Renewed(IP));
+    c.hears_frame(&server_frame(&payload, OTHER_SERVER, IP))
+        .says(Renewed(IP));
     assert_eq!(c.lease().server_id, OTHER_SERVER);
 }
 
@@ -91,25 +113,44 @@ fn late_and_repeated_replies_change_nothing() {
     let mut c = Conversation::bound(hours(1));
     c.ignores(ack(IP, hours(9)), Ignored::OtherExchange);
     c.ignores(nak(), Ignored::OtherExchange);
-    c.at(1800).sends(renew(IP)).ignores(nak().late(), Ignored::OtherExchange);
-    c.hears(ack(IP, hours(1))).says(Renewed(IP)).ignores(ack(IP, hours(1)), Ignored::OtherExchange);
+    c.at(1800)
+        .sends(renew(IP))
+        .ignores(nak().late(), Ignored::OtherExchange);
+    c.hears(ack(IP, hours(1)))
+        .says(Renewed(IP))
+        .ignores(ack(IP, hours(1)), Ignored::OtherExchange);
 }
 
 #[test]
 fn a_renewal_may_bring_another_address_or_other_settings() {
     let mut c = Conversation::bound(hours(1));
-    c.at(1800).sends(renew(IP)).hears(ack(OTHER_IP, hours(1))).says(Changed(IP, OTHER_IP));
+    c.at(1800)
+        .sends(renew(IP))
+        .hears(ack(OTHER_IP, hours(1)))
+        .says(Changed(IP, OTHER_IP));
     c.at(3600).sends(renew(OTHER_IP));
     c.hears(ack(OTHER_IP, hours(1)).with(DhcpOption::InterfaceMtu(1400)));
-    let Event::Changed { old, new } = c.event() else { panic!("not Changed") };
-    assert_eq!((old.mtu, new.mtu, old.address), (None, Some(1400), new.address));
+    let Event::Changed { old, new } = c.event() else {
+        panic!("not Changed")
+    };
+    assert_eq!(
+        (old.mtu, new.mtu, old.address),
+        (None, Some(1400), new.address)
+    );
 }
 
 /// RFC 2131 3.3: 0xffffffff seconds are for ever.
 #[test]
 fn an_infinite_lease_never_wants_anything() {
     let mut c = Conversation::bound_by(ack(IP, seconds(u64::MAX)).with(DhcpOption::Renewal(10)));
-    assert_eq!((c.lease().lease_time, c.lease().renew_at(), c.lease().expires_at()), (None, None, None));
+    assert_eq!(
+        (
+            c.lease().lease_time,
+            c.lease().renew_at(),
+            c.lease().expires_at()
+        ),
+        (None, None, None)
+    );
     c.at(2); // the second announcement
     assert_eq!(c.client().poll_timeout(), None);
     c.at(4_000_000_000_u32);
@@ -122,7 +163,9 @@ fn a_machine_that_slept_skips_what_it_missed() {
     let mut c = Conversation::bound(hours(1));
     c.wakes_at(3200).sends(rebind(IP));
     let mut c = Conversation::bound(hours(1));
-    c.wakes_at(9999).says(Lost(IP, Expired)).sends(discover().wanting(IP));
+    c.wakes_at(9999)
+        .says(Lost(IP, Expired))
+        .sends(discover().wanting(IP));
 }
 
 /// An answer that was still in the queue when the lease ran out comes too late.
@@ -133,8 +176,13 @@ fn time_comes_before_frames() {
     c.wakes_at(3150).sends(rebind(IP));
     let frame = c.frame(&ack(IP, hours(1)));
     let end = start_of_time() + hours(1);
-    assert_eq!(c.client().handle_packet(&frame, end), Err(Ignored::OtherExchange));
-    c.wakes_at(3600).says(Lost(IP, Expired)).sends(discover().wanting(IP));
+    assert_eq!(
+        c.client().handle_packet(&frame, end),
+        Err(Ignored::OtherExchange)
+    );
+    c.wakes_at(3600)
+        .says(Lost(IP, Expired))
+        .sends(discover().wanting(IP));
 }
 
 /// RFC 2131 4.4.1: a lease counts from the first REQUEST with the xid of the ACK.
@@ -146,17 +194,28 @@ fn a_lease_counts_from_when_it_was_asked_for() {
     c.at(2.5).sends(request(IP));
     c.at(4).hears(ack(IP, hours(1))).says(Bound(IP));
     c.at(1800.5).sends(renew(IP));
-    c.at(2475.5).sends(renew(IP)).hears(ack(IP, hours(1))).says(Renewed(IP));
+    c.at(2475.5)
+        .sends(renew(IP))
+        .hears(ack(IP, hours(1)))
+        .says(Renewed(IP));
     let later = std::time::Duration::from_millis(2_475_500);
-    assert_eq!(c.lease().acquired_at, start_of_time() + later, "a minute later it is another exchange");
+    assert_eq!(
+        c.lease().acquired_at,
+        start_of_time() + later,
+        "a minute later it is another exchange"
+    );
 }
 
-/// Hours may lie between the REQUESTs of one renewal: a server that has come to lease for minutes still gives us those.
+/// Hours may lie between the REQUESTs of one renewal: a server that has come to lease for minutes
+/// still gives us those.
 #[test]
 fn a_server_that_shortens_its_leases_is_understood() {
     let mut c = Conversation::bound(hours(96));
     c.at(172_800).sends(renew(IP));
-    c.at(237_600).sends(renew(IP)).hears(ack(IP, seconds(600))).says(Renewed(IP));
+    c.at(237_600)
+        .sends(renew(IP))
+        .hears(ack(IP, seconds(600)))
+        .says(Renewed(IP));
     c.at(237_900).sends(renew(IP));
 }
 
@@ -164,11 +223,18 @@ fn a_server_that_shortens_its_leases_is_understood() {
 #[test]
 fn a_nak_loop_is_slow() {
     let mut c = Conversation::bound(hours(1));
-    c.at(1800).sends(renew(IP)).hears(nak()).says(Lost(IP, Refused));
+    c.at(1800)
+        .sends(renew(IP))
+        .hears(nak())
+        .says(Lost(IP, Refused));
     let mut at = 1800;
     for wait in [0, 2, 4, 8, 16, 32, 64, 128, 128, 128] {
         at += wait;
-        c.at(at).sends(discover()).hears(offer(IP)).sends(request(IP)).hears(nak());
+        c.at(at)
+            .sends(discover())
+            .hears(offer(IP))
+            .sends(request(IP))
+            .hears(nak());
     }
 }
 
@@ -177,8 +243,15 @@ fn a_nak_loop_is_slow() {
 fn a_lease_that_held_makes_good_for_earlier_setbacks() {
     let mut c = Conversation::bound(hours(1));
     for n in 1..5 {
-        c.at(n * 1800).sends(renew(IP)).hears(nak()).says(Lost(IP, Refused)).sends(discover());
-        c.hears(offer(IP)).sends(request(IP)).hears(ack(IP, hours(1))).says(Bound(IP));
+        c.at(n * 1800)
+            .sends(renew(IP))
+            .hears(nak())
+            .says(Lost(IP, Refused))
+            .sends(discover());
+        c.hears(offer(IP))
+            .sends(request(IP))
+            .hears(ack(IP, hours(1)))
+            .says(Bound(IP));
     }
 }
 
@@ -189,7 +262,11 @@ fn a_refusal_of_long_ago_is_forgiven() {
     for at in (60..=1200).step_by(60) {
         c.at(at).sends(renew(IP));
         if at % 240 == 0 {
-            c.hears(nak()).says(Lost(IP, Refused)).sends(discover()).hears(offer(IP)).sends(request(IP));
+            c.hears(nak())
+                .says(Lost(IP, Refused))
+                .sends(discover())
+                .hears(offer(IP))
+                .sends(request(IP));
             c.hears(ack(IP, seconds(120))).says(Bound(IP));
         } else {
             c.hears(ack(IP, seconds(120))).says(Renewed(IP));

@@ -4,9 +4,12 @@ use super::*;
 use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Decoder};
 use smol_dhcp_proxy::dhcp::Transmit;
-use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetFrame, EthernetProtocol, Ipv4Packet, UdpPacket};
+use smoltcp::wire::{
+    ArpOperation, ArpPacket, ArpRepr, EthernetFrame, EthernetProtocol, Ipv4Packet, UdpPacket,
+};
 
-/// A message of the client, as far as tests care; the rest is checked for each one in [`Said::read`].
+/// A message of the client, as far as tests care; the rest is checked for each one in
+/// [`Said::read`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Said {
     what: String,
@@ -19,14 +22,33 @@ pub struct Said {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Path {
     /// A frame of our own to a station, and the addresses in it.
-    Frame { to: Mac, from_ip: Ipv4Addr, to_ip: Ipv4Addr },
+    Frame {
+        to: Mac,
+        from_ip: Ipv4Addr,
+        to_ip: Ipv4Addr,
+    },
     /// A datagram for the kernel to send.
     Datagram { from_ip: Ipv4Addr, to_ip: Ipv4Addr },
 }
 
-fn said(what: &str, ciaddr: Ipv4Addr, requested: Option<Ipv4Addr>, server: Option<Ipv4Addr>) -> Said {
-    let path = Path::Frame { to: BROADCAST_MAC, from_ip: ciaddr, to_ip: Ipv4Addr::BROADCAST };
-    Said { what: what.to_owned(), ciaddr, requested, server, path }
+fn said(
+    what: &str,
+    ciaddr: Ipv4Addr,
+    requested: Option<Ipv4Addr>,
+    server: Option<Ipv4Addr>,
+) -> Said {
+    let path = Path::Frame {
+        to: BROADCAST_MAC,
+        from_ip: ciaddr,
+        to_ip: Ipv4Addr::BROADCAST,
+    };
+    Said {
+        what: what.to_owned(),
+        ciaddr,
+        requested,
+        server,
+        path,
+    }
 }
 
 pub fn discover() -> Said {
@@ -44,7 +66,13 @@ pub fn may_i_keep(ip: Ipv4Addr) -> Said {
 }
 
 pub fn renew(ip: Ipv4Addr) -> Said {
-    Said { path: Path::Datagram { from_ip: ip, to_ip: SERVER }, ..rebind(ip) }
+    Said {
+        path: Path::Datagram {
+            from_ip: ip,
+            to_ip: SERVER,
+        },
+        ..rebind(ip)
+    }
 }
 
 pub fn rebind(ip: Ipv4Addr) -> Said {
@@ -52,8 +80,15 @@ pub fn rebind(ip: Ipv4Addr) -> Said {
 }
 
 pub fn goodbye(ip: Ipv4Addr) -> Said {
-    let path = Path::Frame { to: SERVER_MAC, from_ip: ip, to_ip: SERVER };
-    Said { path, ..said("Release", ip, None, Some(SERVER)) }
+    let path = Path::Frame {
+        to: SERVER_MAC,
+        from_ip: ip,
+        to_ip: SERVER,
+    };
+    Said {
+        path,
+        ..said("Release", ip, None, Some(SERVER))
+    }
 }
 
 /// Refusing an address that is somebody else's.
@@ -79,11 +114,16 @@ pub fn announcement(ip: Ipv4Addr) -> Said {
 impl Said {
     /// Whether it is about who has the client's own address, which only some tests care about.
     pub fn is_claim(&self) -> bool {
-        self.what.strip_prefix("who has ").is_some_and(|ip| self.ciaddr == NOBODY || self.ciaddr.to_string() == ip)
+        self.what
+            .strip_prefix("who has ")
+            .is_some_and(|ip| self.ciaddr == NOBODY || self.ciaddr.to_string() == ip)
     }
 
     pub fn wanting(self, ip: Ipv4Addr) -> Self {
-        Self { requested: Some(ip), ..self }
+        Self {
+            requested: Some(ip),
+            ..self
+        }
     }
 
     pub fn to(mut self, server: Ipv4Addr) -> Self {
@@ -94,12 +134,20 @@ impl Said {
         self
     }
 
-    /// Reads what the client handed out, and checks what holds for every message (RFC 2131 table 5).
+    /// Reads what the client handed out, and checks what holds for every message (RFC 2131 table
+    /// 5).
     pub fn read(transmit: Transmit, bytes: &[u8]) -> (Self, Option<Message>) {
         let (payload, path) = match transmit {
-            Transmit::Datagram { source, destination } => {
-                (bytes.to_vec(), Path::Datagram { from_ip: source, to_ip: destination })
-            }
+            Transmit::Datagram {
+                source,
+                destination,
+            } => (
+                bytes.to_vec(),
+                Path::Datagram {
+                    from_ip: source,
+                    to_ip: destination,
+                },
+            ),
             Transmit::Frame => {
                 let frame = EthernetFrame::new_checked(bytes).unwrap();
                 assert_eq!(frame.src_addr().0, MAC);
@@ -110,9 +158,19 @@ impl Said {
                 assert!(ip.verify_checksum() && ip.version() == 4);
                 let udp = UdpPacket::new_checked(ip.payload()).unwrap();
                 assert_eq!((udp.src_port(), udp.dst_port()), (68, 67));
-                assert!(udp.checksum() != 0 && udp.verify_checksum(&ip.src_addr().into(), &ip.dst_addr().into()));
+                assert!(
+                    udp.checksum() != 0
+                        && udp.verify_checksum(&ip.src_addr().into(), &ip.dst_addr().into())
+                );
                 let to = frame.dst_addr().0;
-                (udp.payload().to_vec(), Path::Frame { to, from_ip: ip.src_addr(), to_ip: ip.dst_addr() })
+                (
+                    udp.payload().to_vec(),
+                    Path::Frame {
+                        to,
+                        from_ip: ip.src_addr(),
+                        to_ip: ip.dst_addr(),
+                    },
+                )
             }
         };
         assert!(payload.len() >= 300, "BOOTP relays drop short messages");
@@ -120,35 +178,69 @@ impl Said {
         let what = message.opts().msg_type().unwrap();
         assert_eq!(message.opcode(), Opcode::BootRequest);
         assert_eq!(message.chaddr(), MAC);
-        assert_eq!((message.yiaddr(), message.siaddr(), message.giaddr()), (NOBODY, NOBODY, NOBODY));
+        assert_eq!(
+            (message.yiaddr(), message.siaddr(), message.giaddr()),
+            (NOBODY, NOBODY, NOBODY)
+        );
         let id = message.opts().get(OptionCode::ClientIdentifier);
         // The last bits of the xid tell how plain a message is.
         let is_bare = message.xid() & 3 == 3;
-        assert_eq!(id, Some(&DhcpOption::ClientIdentifier(CLIENT_ID.to_vec())).filter(|_| !is_bare));
-        assert_eq!(message.secs() == 0, matches!(what, MessageType::Release | MessageType::Decline));
+        assert_eq!(
+            id,
+            Some(&DhcpOption::ClientIdentifier(CLIENT_ID.to_vec())).filter(|_| !is_bare)
+        );
+        assert_eq!(
+            message.secs() == 0,
+            matches!(what, MessageType::Release | MessageType::Decline)
+        );
 
-        let requested = message.opts().get(OptionCode::RequestedIpAddress).map(|option| match option {
-            DhcpOption::RequestedIpAddress(ip) => *ip,
-            other => panic!("{other:?}"),
-        });
-        let server = message.opts().get(OptionCode::ServerIdentifier).map(|option| match option {
-            DhcpOption::ServerIdentifier(ip) => *ip,
-            other => panic!("{other:?}"),
-        });
-        let said = Self { what: format!("{what:?}"), ciaddr: message.ciaddr(), requested, server, path };
+        let requested =
+            message
+                .opts()
+                .get(OptionCode::RequestedIpAddress)
+                .map(|option| match option {
+                    DhcpOption::RequestedIpAddress(ip) => *ip,
+                    other => panic!("{other:?}"),
+                });
+        let server = message
+            .opts()
+            .get(OptionCode::ServerIdentifier)
+            .map(|option| match option {
+                DhcpOption::ServerIdentifier(ip) => *ip,
+                other => panic!("{other:?}"),
+            });
+        let said = Self {
+            what: format!("{what:?}"),
+            ciaddr: message.ciaddr(),
+            requested,
+            server,
+            path,
+        };
         (said, Some(message))
     }
 
     fn read_arp(frame: &EthernetFrame<&[u8]>) -> Self {
         let arp = ArpRepr::parse(&ArpPacket::new_checked(frame.payload()).unwrap()).unwrap();
         let ArpRepr::EthernetIpv4 {
-            operation, source_hardware_addr, source_protocol_addr, target_protocol_addr, ..
+            operation,
+            source_hardware_addr,
+            source_protocol_addr,
+            target_protocol_addr,
+            ..
         } = arp
         else {
             panic!("{arp:?}")
         };
-        assert_eq!((operation, source_hardware_addr.0), (ArpOperation::Request, MAC));
+        assert_eq!(
+            (operation, source_hardware_addr.0),
+            (ArpOperation::Request, MAC)
+        );
         assert_eq!(frame.dst_addr().0, BROADCAST_MAC);
-        said(&format!("who has {target_protocol_addr}"), source_protocol_addr, None, None)
+        said(
+            &format!("who has {target_protocol_addr}"),
+            source_protocol_addr,
+            None,
+            None,
+        )
     }
 }

@@ -1,24 +1,29 @@
-//! Where dhcproto 0.15 and the RFCs part, and how a message has to be told again so that dhcproto understands it.
+//! Where dhcproto 0.15 and the RFCs part, and how a message has to be told again so that dhcproto
+//! understands it.
 
 use super::expected::{domains, name};
 use dhcproto::v4::DhcpOption;
 use dhcproto::{Decodable, Decoder};
 use std::collections::BTreeSet;
 
-/// Each has its demonstration in [`DEMONSTRATIONS`](super::DEMONSTRATIONS): the day it fails is the day to strike it off.
+/// Each has its demonstration in [`DEMONSTRATIONS`](super::DEMONSTRATIONS): the day it fails is the
+/// day to strike it off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// `file` and `sname` stay unread whatever option 52 says (RFC 2131 4.1).
     Overload,
-    /// Pieces of an option that other options or padding part are not joined: the last one stands for all (RFC 3396 7).
+    /// Pieces of an option that other options or padding part are not joined: the last one stands
+    /// for all (RFC 3396 7).
     ScatteredPieces,
-    /// An option that comes twice is joined, as RFC 3396 7 has it, or the last instance counts. Servers that repeat an option
-    /// do not mean one that is twice as long: the client takes the first instance of the right length where the option has a
-    /// length and all instances together do not have it, and one of several equal texts or lists.
+    /// An option that comes twice is joined, as RFC 3396 7 has it, or the last instance counts.
+    /// Servers that repeat an option do not mean one that is twice as long: the client takes the
+    /// first instance of the right length where the option has a length and all instances together
+    /// do not have it, and one of several equal texts or lists.
     Repeated,
     /// A last piece that overruns the message takes those before it with it.
     CutPiece,
-    /// An option whose value cannot be decoded ends the reading: all behind it are lost, also where nobody wanted it.
+    /// An option whose value cannot be decoded ends the reading: all behind it are lost, also where
+    /// nobody wanted it.
     OneBadOption,
     /// A number that is longer than its type is read by its first bytes.
     LongNumber,
@@ -36,23 +41,31 @@ pub enum Fault {
     Magic,
 }
 
-/// A message as dhcproto can read it, and the faults that had to be kept out of its way. Where there are none, these are the
-/// bytes that came.
+/// A message as dhcproto can read it, and the faults that had to be kept out of its way. Where
+/// there are none, these are the bytes that came.
 pub fn heal(payload: &[u8]) -> (Vec<u8>, BTreeSet<Fault>) {
     let mut faults = BTreeSet::new();
     if payload[236..240] != MAGIC {
         faults.insert(Fault::Magic);
     }
     let mut options = collect(payload, &mut faults);
-    let has_routes =
-        |options: &[(u8, Vec<u8>)], code| options.iter().any(|(c, v)| *c == code && routes(v) == Whole::Yes);
+    let has_routes = |options: &[(u8, Vec<u8>)], code| {
+        options
+            .iter()
+            .any(|(c, v)| *c == code && routes(v) == Whole::Yes)
+    };
     if has_routes(&options, 249) && !has_routes(&options, 121) {
         faults.insert(Fault::MicrosoftRoutes);
         options.retain(|(code, _)| *code != 121);
-        options.iter_mut().filter(|(code, _)| *code == 249).for_each(|(code, _)| *code = 121);
+        options
+            .iter_mut()
+            .filter(|(code, _)| *code == 249)
+            .for_each(|(code, _)| *code = 121);
     }
     options.retain_mut(|(code, value)| {
-        let Some(fault) = fault_in(*code, value) else { return true };
+        let Some(fault) = fault_in(*code, value) else {
+            return true;
+        };
         faults.insert(fault);
         let told = tell_again(*code, value);
         *value = told.clone().unwrap_or_default();
@@ -63,8 +76,14 @@ pub fn heal(payload: &[u8]) -> (Vec<u8>, BTreeSet<Fault>) {
     }
     let mut healed = payload[..240].to_vec();
     for (code, value) in options {
-        let pieces: Vec<_> = if value.is_empty() { vec![&[][..]] } else { value.chunks(255).collect() };
-        pieces.into_iter().for_each(|piece| healed.extend([&[code, piece.len() as u8], piece].concat()));
+        let pieces: Vec<_> = if value.is_empty() {
+            vec![&[][..]]
+        } else {
+            value.chunks(255).collect()
+        };
+        pieces
+            .into_iter()
+            .for_each(|piece| healed.extend([&[code, piece.len() as u8], piece].concat()));
     }
     healed.push(255);
     (healed, faults)
@@ -87,11 +106,15 @@ impl Told {
     fn value(&self) -> Vec<u8> {
         let joined = self.joined();
         match (fixed_length(self.code), &self.pieces[..]) {
-            (Some(length), pieces) if joined.len() != length => {
-                pieces.iter().find(|piece| piece.len() == length).cloned().unwrap_or(joined)
-            }
+            (Some(length), pieces) if joined.len() != length => pieces
+                .iter()
+                .find(|piece| piece.len() == length)
+                .cloned()
+                .unwrap_or(joined),
             // A piece of 255 bytes goes on in the next one (RFC 3396 5).
-            (None, [first, others @ ..]) if first.len() < 255 && others.iter().all(|other| other == first) => {
+            (None, [first, others @ ..])
+                if first.len() < 255 && others.iter().all(|other| other == first) =>
+            {
                 first.clone()
             }
             _ => joined,
@@ -131,7 +154,10 @@ fn collect(payload: &[u8], faults: &mut BTreeSet<Fault>) -> Vec<(u8, Vec<u8>)> {
             .for_each(|(_, field)| walk(field, &mut options, faults));
     }
     faults.extend(options.iter().filter_map(Told::fault));
-    options.into_iter().map(|told| (told.code, told.value())).collect()
+    options
+        .into_iter()
+        .map(|told| (told.code, told.value()))
+        .collect()
 }
 
 fn walk(field: &[u8], options: &mut Vec<Told>, faults: &mut BTreeSet<Fault>) {
@@ -141,7 +167,9 @@ fn walk(field: &[u8], options: &mut Vec<Told>, faults: &mut BTreeSet<Fault>) {
             (at, last) = (at + 1, None);
             continue;
         }
-        let value = field.get(at + 1).and_then(|length| field.get(at + 2..at + 2 + usize::from(*length)));
+        let value = field
+            .get(at + 1)
+            .and_then(|length| field.get(at + 2..at + 2 + usize::from(*length)));
         let Some(value) = value else {
             if last == Some(code) {
                 faults.insert(Fault::CutPiece);
@@ -153,7 +181,11 @@ fn walk(field: &[u8], options: &mut Vec<Told>, faults: &mut BTreeSet<Fault>) {
                 known.is_scattered |= last != Some(code);
                 known.pieces.push(value.to_vec());
             }
-            None => options.push(Told { code, pieces: vec![value.to_vec()], is_scattered: false }),
+            None => options.push(Told {
+                code,
+                pieces: vec![value.to_vec()],
+                is_scattered: false,
+            }),
         }
         (at, last) = (at + 2 + value.len(), Some(code));
     }
@@ -175,13 +207,16 @@ fn fault_in(code: u8, value: &[u8]) -> Option<Fault> {
     }
 }
 
-/// Returns the good part of an option that is not as it should be, for dhcproto to read. Most options have none.
+/// Returns the good part of an option that is not as it should be, for dhcproto to read. Most
+/// options have none.
 fn tell_again(code: u8, value: &[u8]) -> Option<Vec<u8>> {
     match code {
         // One bad byte spoils the word that it is in.
         15 => Some(value.utf8_chunks().flat_map(readable).collect()),
         119 => Some(plain_names(value).unwrap_or_else(|| {
-            let names = begins(value).into_iter().filter_map(|begin| labels(value, begin));
+            let names = begins(value)
+                .into_iter()
+                .filter_map(|begin| labels(value, begin));
             names
                 .filter(|labels| name(labels.iter().copied()).is_some())
                 .flat_map(|labels| uncompressed(&labels))
@@ -198,9 +233,17 @@ fn readable(chunk: std::str::Utf8Chunk<'_>) -> Vec<u8> {
 
 /// One option as dhcproto reads it, however long.
 fn decode(code: u8, value: &[u8]) -> Option<DhcpOption> {
-    // An option of no length at all, or of more than one piece, is decoded as it would be in a message.
-    let pieces = if value.is_empty() { vec![&[][..]] } else { value.chunks(255).collect() };
-    let bytes: Vec<u8> = pieces.into_iter().flat_map(|piece| [&[code, piece.len() as u8], piece].concat()).collect();
+    // An option of no length at all, or of more than one piece, is decoded as it would be in a
+    // message.
+    let pieces = if value.is_empty() {
+        vec![&[][..]]
+    } else {
+        value.chunks(255).collect()
+    };
+    let bytes: Vec<u8> = pieces
+        .into_iter()
+        .flat_map(|piece| [&[code, piece.len() as u8], piece].concat())
+        .collect();
     DhcpOption::decode(&mut Decoder::new(&bytes)).ok()
 }
 
@@ -220,7 +263,9 @@ fn routes(mut value: &[u8]) -> Whole {
         if *mask > 32 {
             return Whole::MaskTooLong;
         }
-        let Some(rest) = rest.get(usize::from(mask.div_ceil(8)) + 4..) else { return Whole::No };
+        let Some(rest) = rest.get(usize::from(mask.div_ceil(8)) + 4..) else {
+            return Whole::No;
+        };
         value = rest;
     }
     Whole::Yes
@@ -228,20 +273,27 @@ fn routes(mut value: &[u8]) -> Whole {
 
 /// Returns a list of names in plain text as RFC 3397 has it; `None` for any other value.
 fn plain_names(value: &[u8]) -> Option<Vec<u8>> {
-    let has_name =
-        begins(value).into_iter().filter_map(|begin| labels(value, begin)).any(|labels| name(labels).is_some());
+    let has_name = begins(value)
+        .into_iter()
+        .filter_map(|begin| labels(value, begin))
+        .any(|labels| name(labels).is_some());
     let (names, is_whole) = domains(&String::from_utf8_lossy(value));
-    let split = |name: &String| uncompressed(&name.split('.').map(str::as_bytes).collect::<Vec<_>>());
+    let split =
+        |name: &String| uncompressed(&name.split('.').map(str::as_bytes).collect::<Vec<_>>());
     (!has_name && is_whole && !names.is_empty()).then(|| names.iter().flat_map(split).collect())
 }
 
 fn uncompressed(labels: &[&[u8]]) -> Vec<u8> {
-    let mut name: Vec<u8> = labels.iter().flat_map(|label| [&[label.len() as u8], *label].concat()).collect();
+    let mut name: Vec<u8> = labels
+        .iter()
+        .flat_map(|label| [&[label.len() as u8], *label].concat())
+        .collect();
     name.push(0);
     name
 }
 
-/// Returns where names begin in a list, as far as it is one. A name ends with a zero or a pointer, wherever that leads.
+/// Returns where names begin in a list, as far as it is one. A name ends with a zero or a pointer,
+/// wherever that leads.
 fn begins(value: &[u8]) -> Vec<usize> {
     let (mut begins, mut begin, mut at) = (Vec::new(), 0, 0);
     while let Some(&length) = value.get(at) {
@@ -259,7 +311,8 @@ fn begins(value: &[u8]) -> Vec<usize> {
     begins
 }
 
-/// Returns the labels of a name. A pointer leads to what is before the part of the name that it ends, or astray.
+/// Returns the labels of a name. A pointer leads to what is before the part of the name that it
+/// ends, or astray.
 fn labels(value: &[u8], begin: usize) -> Option<Vec<&[u8]>> {
     let (mut labels, mut part, mut at) = (Vec::new(), begin, begin);
     loop {

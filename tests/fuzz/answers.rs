@@ -1,12 +1,14 @@
-//! Turns any bytes into answers of rtnetlink, and reads them as the daemon does: what is read is within bounds, and is what
-//! netlink-packet-route reads, too.
+//! Turns any bytes into answers of rtnetlink, and reads them as the daemon does: what is read is
+//! within bounds, and is what netlink-packet-route reads, too.
 
 use std::net::IpAddr;
 
 use netlink_packet_core::Parseable;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType,
+};
 use smol_dhcp_proxy::net::link::{Address, Link};
 use smol_dhcp_proxy::net::monitor::News;
 use smol_dhcp_proxy::net::netlink::{Error, Progress, Reader};
@@ -19,14 +21,18 @@ const INDEX: u32 = 2;
 /// The length of a message's header, in bytes.
 const HEADER: usize = 16;
 
-/// Reads the answers of one exchange. The first byte chooses what is asked for; then each datagram follows its length, in two
-/// bytes of little endian. One without a length is a datagram of another process.
+/// Reads the answers of one exchange. The first byte chooses what is asked for; then each datagram
+/// follows its length, in two bytes of little endian. One without a length is a datagram of another
+/// process.
 pub fn netlink(data: &[u8]) {
-    let Some((choice, mut rest)) = data.split_first() else { return };
+    let Some((choice, mut rest)) = data.split_first() else {
+        return;
+    };
     let check = [link, address, route, |_: &[u8]| Ok(())][usize::from(choice % 4)];
     let mut reader = Reader::new(SEQUENCE);
     while let Some((length, after)) = rest.split_first_chunk() {
-        let (datagram, after) = after.split_at(usize::from(u16::from_le_bytes(*length)).min(after.len()));
+        let (datagram, after) =
+            after.split_at(usize::from(u16::from_le_bytes(*length)).min(after.len()));
         rest = after;
         news(datagram);
         let mut entries = 0;
@@ -38,7 +44,11 @@ pub fn netlink(data: &[u8]) {
                 check(body)
             })
         };
-        assert!(entries <= datagram.len() / HEADER, "{entries} entries in {} bytes", datagram.len());
+        assert!(
+            entries <= datagram.len() / HEADER,
+            "{entries} entries in {} bytes",
+            datagram.len()
+        );
         match read {
             Ok(Progress::Unfinished) => assert!(!reader.is_over()),
             Ok(Progress::Done(_)) => return assert!(reader.is_over()),
@@ -62,7 +72,10 @@ fn link(body: &[u8]) -> Result<(), Error> {
                 LinkAttribute::Mtu(mtu) if mtu == link.mtu => {}
                 LinkAttribute::Mtu(_) => assert!(times(body, HEADER, 4) > 1, "{link:?}"),
                 LinkAttribute::IfName(name) if name == link.name => {}
-                LinkAttribute::IfName(name) => assert!(times(body, HEADER, 3) > 1 || name.contains('\0'), "{link:?}"),
+                LinkAttribute::IfName(name) => assert!(
+                    times(body, HEADER, 3) > 1 || name.contains('\0'),
+                    "{link:?}"
+                ),
                 _ => {}
             }
         }
@@ -73,12 +86,22 @@ fn link(body: &[u8]) -> Result<(), Error> {
 fn address(body: &[u8]) -> Result<(), Error> {
     let address = Address::parse(body)?;
     if let (Some((index, address)), Ok(message)) = (address, AddressMessage::parse(body)) {
-        assert_eq!((index, address.prefix), (message.header.index, message.header.prefix_len));
-        let local = message.attributes.iter().rev().find_map(|attribute| match attribute {
-            AddressAttribute::Local(IpAddr::V4(local)) => Some(*local),
-            _ => None,
-        });
-        assert!(local.is_none_or(|local| local == address.address || times(body, 8, 2) > 1), "{address:?}");
+        assert_eq!(
+            (index, address.prefix),
+            (message.header.index, message.header.prefix_len)
+        );
+        let local = message
+            .attributes
+            .iter()
+            .rev()
+            .find_map(|attribute| match attribute {
+                AddressAttribute::Local(IpAddr::V4(local)) => Some(*local),
+                _ => None,
+            });
+        assert!(
+            local.is_none_or(|local| local == address.address || times(body, 8, 2) > 1),
+            "{address:?}"
+        );
     }
     Ok(())
 }
@@ -86,16 +109,27 @@ fn address(body: &[u8]) -> Result<(), Error> {
 fn route(body: &[u8]) -> Result<(), Error> {
     let route = Route::parse(body)?;
     if let (Some(route), Ok(message)) = (route, RouteMessage::parse(body)) {
-        assert_eq!((message.header.table, message.header.kind), (RouteHeader::RT_TABLE_MAIN, RouteType::Unicast));
+        assert_eq!(
+            (message.header.table, message.header.kind),
+            (RouteHeader::RT_TABLE_MAIN, RouteType::Unicast)
+        );
         assert_eq!(route.prefix, message.header.destination_prefix_length);
         for attribute in message.attributes {
             match attribute {
-                RouteAttribute::Oif(index) => assert!(index == route.index || times(body, 12, 4) > 1, "{route:?}"),
+                RouteAttribute::Oif(index) => {
+                    assert!(index == route.index || times(body, 12, 4) > 1, "{route:?}")
+                }
                 RouteAttribute::Priority(metric) => {
-                    assert!(metric == route.metric || times(body, 12, 6) > 1, "{route:?}");
+                    assert!(
+                        metric == route.metric || times(body, 12, 6) > 1,
+                        "{route:?}"
+                    );
                 }
                 RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => {
-                    assert!(Some(gateway) == route.gateway || times(body, 12, 5) > 1, "{route:?}");
+                    assert!(
+                        Some(gateway) == route.gateway || times(body, 12, 5) > 1,
+                        "{route:?}"
+                    );
                 }
                 _ => {}
             }
@@ -110,7 +144,9 @@ fn times(body: &[u8], header: usize, kind: u16) -> usize {
     while let [a, b, c, d, ..] = *rest {
         // The upper two bits are flags.
         times += usize::from(u16::from_ne_bytes([c, d]) & 0x3fff == kind);
-        let length = usize::from(u16::from_ne_bytes([a, b])).max(4).next_multiple_of(4);
+        let length = usize::from(u16::from_ne_bytes([a, b]))
+            .max(4)
+            .next_multiple_of(4);
         rest = rest.get(length..).unwrap_or_default();
     }
     times
@@ -122,7 +158,9 @@ fn news(datagram: &[u8]) {
     if datagram.len() > 2 * HEADER {
         assert_eq!(News::read(INDEX, &datagram[..2 * HEADER]), news);
     }
-    if let (Some(News::Is { up, carrier }), Some(Ok(link))) = (news, datagram.get(HEADER..).map(Link::parse)) {
+    if let (Some(News::Is { up, carrier }), Some(Ok(link))) =
+        (news, datagram.get(HEADER..).map(Link::parse))
+    {
         assert_eq!((INDEX, up, carrier), (link.index, link.up, link.carrier));
     }
 }

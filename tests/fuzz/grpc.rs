@@ -1,5 +1,5 @@
-//! Any bytes as a client's side of a connection: `rpc::serve` takes them from a socket, and hands on no call that they do
-//! not contain.
+//! Any bytes as a client's side of a connection: `rpc::serve` takes them from a socket, and hands
+//! on no call that they do not contain.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -49,12 +49,15 @@ pub fn grpc(data: &[u8]) {
     calls.sort_by_key(|call| *call == Call::Clean);
     for call in calls {
         let (path, _) = call.encode();
-        let at = bodies.iter().position(|body| Call::decode(&path, body).as_ref() == Ok(&call));
+        let at = bodies
+            .iter()
+            .position(|body| Call::decode(&path, body).as_ref() == Ok(&call));
         bodies.swap_remove(at.unwrap_or_else(|| panic!("{call:?} was never said")));
     }
 }
 
-/// The calls that `serve` makes of what a client says, who does not hang up before there are `enough`.
+/// The calls that `serve` makes of what a client says, who does not hang up before there are
+/// `enough`.
 pub fn calls(choice: u8, said: &[u8], enough: usize) -> Vec<Call> {
     let heard = Rc::new(RefCell::new(Vec::new()));
     let (hears, said) = (Rc::clone(&heard), said.to_vec());
@@ -66,13 +69,30 @@ pub fn calls(choice: u8, said: &[u8], enough: usize) -> Vec<Call> {
                 yield_now().await;
             }
         };
-        let client = runtime.spawn(talk(theirs.try_into().expect("a socket"), said, choice, wait));
+        let client = runtime.spawn(talk(
+            theirs.try_into().expect("a socket"),
+            said,
+            choice,
+            wait,
+        ));
         let handler = |call: Call| {
             let answer = answer(&call);
             hears.borrow_mut().push(call);
-            async move { if choice & ENDLESS == 0 { answer } else { pending().await } }
+            async move {
+                if choice & ENDLESS == 0 {
+                    answer
+                } else {
+                    pending().await
+                }
+            }
         };
-        let closing = async { if choice & CLOSING == 0 { pending().await } else { ready(()).await } };
+        let closing = async {
+            if choice & CLOSING == 0 {
+                pending().await
+            } else {
+                ready(()).await
+            }
+        };
         let served = async {
             rpc::serve(ours.try_into().expect("a socket"), SOON, closing, handler).await;
             true
@@ -90,12 +110,19 @@ pub fn calls(choice: u8, said: &[u8], enough: usize) -> Vec<Call> {
 fn answer(call: &Call) -> Result<Answer, Status> {
     match call {
         Call::Clean => Ok(Reply::Operation(OperationResponse { success: true }).into()),
-        Call::Setup(config) if config.host_iface.is_empty() => {
-            Err(Status::new(rpc::Code::InvalidArgument, &config.container_mac_addr))
-        }
+        Call::Setup(config) if config.host_iface.is_empty() => Err(Status::new(
+            rpc::Code::InvalidArgument,
+            &config.container_mac_addr,
+        )),
         Call::Setup(config) | Call::Teardown(config) => {
-            let lease = Lease { mac_address: config.container_mac_addr.clone(), ..Lease::default() };
-            Ok(Answer { reply: Reply::Lease(lease), warning: Some(config.host_name.clone()) })
+            let lease = Lease {
+                mac_address: config.container_mac_addr.clone(),
+                ..Lease::default()
+            };
+            Ok(Answer {
+                reply: Reply::Lease(lease),
+                warning: Some(config.host_name.clone()),
+            })
         }
     }
 }
@@ -124,20 +151,31 @@ async fn talk(mut stream: rt::Stream, said: Vec<u8>, choice: u8, wait: impl Futu
     zip(speak, listen).await;
 }
 
-/// The bodies that these bytes contain from beginning to end: a reading of RFC 9113 that forgives everything.
+/// The bodies that these bytes contain from beginning to end: a reading of RFC 9113 that forgives
+/// everything.
 fn bodies(said: &[u8]) -> Vec<Vec<u8>> {
     let (mut whole, mut begun) = (Vec::new(), BTreeMap::<[u8; 4], Vec<u8>>::new());
-    let Some(mut rest) = said.strip_prefix(PREFACE) else { return whole };
-    while let Some((&[a, b, c, kind, flags, reserved, d, e, f], after)) = rest.split_first_chunk::<9>() {
+    let Some(mut rest) = said.strip_prefix(PREFACE) else {
+        return whole;
+    };
+    while let Some((&[a, b, c, kind, flags, reserved, d, e, f], after)) =
+        rest.split_first_chunk::<9>()
+    {
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
-        let Some((payload, after)) = after.split_at_checked(length) else { break };
+        let Some((payload, after)) = after.split_at_checked(length) else {
+            break;
+        };
         rest = after;
         let stream = [reserved & 0x7f, d, e, f];
         if kind == 0 {
             let padded = flags & 8 != 0;
-            let padding = payload.first().map_or(0, |&length| usize::from(length)) * usize::from(padded);
+            let padding =
+                payload.first().map_or(0, |&length| usize::from(length)) * usize::from(padded);
             let data = payload.get(usize::from(padded)..payload.len().saturating_sub(padding));
-            begun.entry(stream).or_default().extend_from_slice(data.unwrap_or_default());
+            begun
+                .entry(stream)
+                .or_default()
+                .extend_from_slice(data.unwrap_or_default());
         }
         // Headers may end a stream that has a body: trailers.
         if kind <= 1 && flags & 1 != 0 {
@@ -158,12 +196,18 @@ fn decode(data: &[u8]) {
                 let (again, encoded) = call.encode();
                 assert_eq!(again, path);
                 assert_eq!(Call::decode(&again, &encoded), Ok(call));
-                assert!(encoded.len() <= body.len() + wire::PREFIX, "said shorter than we would");
+                assert!(
+                    encoded.len() <= body.len() + wire::PREFIX,
+                    "said shorter than we would"
+                );
             }
             Err(status) => assert!(!status.message.is_empty() && status.code != rpc::Code::Ok),
         }
     }
     let encoded = percent_encoded(&text);
-    assert!(encoded.len() <= 3 * MESSAGE_LIMIT && encoded.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+    assert!(
+        encoded.len() <= 3 * MESSAGE_LIMIT
+            && encoded.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+    );
     assert!(wire::timeout(&text).is_none_or(|time| time <= Duration::from_secs(99_999_999 * 3600)));
 }

@@ -12,7 +12,8 @@ fn committed_conversations() {
     crate::replay("grpc", grpc);
 }
 
-/// The fuzzer begins with them, so they are files, too. With KEEP in the environment they are written.
+/// The fuzzer begins with them, so they are files, too. With KEEP in the environment they are
+/// written.
 #[test]
 fn conversations_made_by_hand_are_kept() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/grpc");
@@ -21,7 +22,11 @@ fn conversations_made_by_hand_are_kept() {
         if std::env::var_os("KEEP").is_some() {
             std::fs::write(&file, &bytes).unwrap();
         }
-        assert!(std::fs::read(&file).is_ok_and(|kept| kept == bytes), "{} is not what is made: KEEP=1", file.display());
+        assert!(
+            std::fs::read(&file).is_ok_and(|kept| kept == bytes),
+            "{} is not what is made: KEEP=1",
+            file.display()
+        );
     }
 }
 
@@ -29,16 +34,35 @@ fn conversations_made_by_hand_are_kept() {
 #[test]
 fn calls_are_heard() {
     let setup = Call::Setup(config());
-    assert_eq!(calls(0, &[hello(), request(1, &setup), request(3, &Call::Clean)].concat(), 2), [setup, Call::Clean]);
+    assert_eq!(
+        calls(
+            0,
+            &[hello(), request(1, &setup), request(3, &Call::Clean)].concat(),
+            2
+        ),
+        [setup, Call::Clean]
+    );
     let heard = |wanted: &str, enough: usize| {
         let (_, bytes) = all().into_iter().find(|(name, _)| *name == wanted).unwrap();
         calls(bytes[0], &[&hello(), &bytes[1..]].concat(), enough).len()
     };
-    for (name, count) in [("padded", 1), ("trailers", 1), ("interleaved", 2), ("continuation", 1), ("unanswered", 3)] {
+    for (name, count) in [
+        ("padded", 1),
+        ("trailers", 1),
+        ("interleaved", 2),
+        ("continuation", 1),
+        ("unanswered", 3),
+    ] {
         assert_eq!(heard(name, count), count, "{name}");
     }
-    for name in ["even-stream", "data-on-idle", "padding-too-long", "table-size-too-much", "get", "continuation-flood"]
-    {
+    for name in [
+        "even-stream",
+        "data-on-idle",
+        "padding-too-long",
+        "table-size-too-much",
+        "get",
+        "continuation-flood",
+    ] {
         assert_eq!(heard(name, 0), 0, "{name}");
     }
 }
@@ -46,7 +70,10 @@ fn calls_are_heard() {
 /// What netavark's own client says has a call in it.
 #[test]
 fn the_recorded_client_is_understood() {
-    let bytes = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/grpc/netavark-setup")).unwrap();
+    let bytes = std::fs::read(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/grpc/netavark-setup"),
+    )
+    .unwrap();
     let heard = calls(bytes[0], &bytes[1..], 1);
     assert!(
         matches!(&heard[..], [Call::Setup(config)] if config.container_mac_addr == "02:00:00:00:00:01"),

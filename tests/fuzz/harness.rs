@@ -1,5 +1,5 @@
-//! Turns any bytes into frames or calls for a client that is watched at every step: what the fuzzer runs for minutes and the
-//! plain tests for seconds.
+//! Turns any bytes into frames or calls for a client that is watched at every step: what the fuzzer
+//! runs for minutes and the plain tests for seconds.
 
 use super::watch::Watched;
 use smol_dhcp_proxy::dhcp::{self, Config, Lease, Mac, Phase, Plainness, Probe, Rest};
@@ -19,8 +19,25 @@ const ADDRESSES: [Ipv4Addr; 6] = [
     Ipv4Addr::LOCALHOST,
     Ipv4Addr::BROADCAST,
 ];
-const SERVERS: [Ipv4Addr; 3] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::UNSPECIFIED];
-const TIMES: [u32; 12] = [3600, 0, 1, 2, 3, 7, 59, 120, 600, 86_400, u32::MAX - 1, u32::MAX];
+const SERVERS: [Ipv4Addr; 3] = [
+    Ipv4Addr::new(10, 0, 0, 1),
+    Ipv4Addr::new(10, 0, 0, 2),
+    Ipv4Addr::UNSPECIFIED,
+];
+const TIMES: [u32; 12] = [
+    3600,
+    0,
+    1,
+    2,
+    3,
+    7,
+    59,
+    120,
+    600,
+    86_400,
+    u32::MAX - 1,
+    u32::MAX,
+];
 const NEVER: Instant = Instant::from_boot(Duration::MAX);
 /// Ends every input, however long it is.
 const MOST_CALLS: usize = 300;
@@ -38,7 +55,9 @@ pub const AS_ARP: u8 = 3;
 ///
 /// The first byte chooses the client, the second the state, the third what the rest is.
 pub fn packet(data: &[u8]) {
-    let [choice, state, form, rest @ ..] = data else { return };
+    let [choice, state, form, rest @ ..] = data else {
+        return;
+    };
     let mut client = Watched::new(config(*choice), (*choice).into(), start_of_time());
     lead_to(&mut client, *state);
     let frame = match form % 4 {
@@ -92,8 +111,17 @@ fn call(client: &mut Watched, bytes: &mut Bytes<'_>) {
         5 => client.wakes(client.now() + Duration::from_secs(u64::from(bytes.short()) << 20)),
         6 | 7 => {
             let lease = client.last_lease().filter(|_| client.is_leased());
-            let times = lease.map(|lease| [lease.renew_at(), lease.rebind_at(), lease.rebind_at(), lease.expires_at()]);
-            let then = times.and_then(|times| bytes.pick(&times)).unwrap_or(client.now());
+            let times = lease.map(|lease| {
+                [
+                    lease.renew_at(),
+                    lease.rebind_at(),
+                    lease.rebind_at(),
+                    lease.expires_at(),
+                ]
+            });
+            let then = times
+                .and_then(|times| bytes.pick(&times))
+                .unwrap_or(client.now());
             client.wakes(then.max(client.now()));
         }
         8 | 9 => client.hears_again(),
@@ -104,7 +132,11 @@ fn call(client: &mut Watched, bytes: &mut Bytes<'_>) {
                 let at = usize::from(bytes.short()) % frame.len();
                 frame[at] = bytes.byte();
             }
-            frame.truncate(frame.len().saturating_sub(bytes.byte().saturating_sub(0xc0).into()));
+            frame.truncate(
+                frame
+                    .len()
+                    .saturating_sub(bytes.byte().saturating_sub(0xc0).into()),
+            );
             client.hears(&frame);
         }
         11 => {
@@ -142,7 +174,11 @@ fn storm(client: &mut Watched, kinds: [u8; 2], rounds: u32) {
     for _ in 0..rounds {
         client.wakes(client.due().unwrap_or(client.now()));
         for message_type in kinds {
-            let reply = Reply { message_type, times: [3, 0, 0], ..Reply::default() };
+            let reply = Reply {
+                message_type,
+                times: [3, 0, 0],
+                ..Reply::default()
+            };
             client.hears(&reply.frame(client.xid()));
         }
     }
@@ -155,12 +191,21 @@ fn restart(client: &mut Watched, bytes: &mut Bytes<'_>) {
     *client = match (bytes.byte() % 4, client.last_lease().cloned()) {
         (0, _) | (_, None) => Watched::new(config, seed, now),
         (1, Some(lease)) => Watched::reboot(config, lease.address, seed, now),
-        (2, Some(lease)) => Watched::resume(config, bound_with(Lease { server_mac: None, ..lease }), seed, now),
+        (2, Some(lease)) => Watched::resume(
+            config,
+            bound_with(Lease {
+                server_mac: None,
+                ..lease
+            }),
+            seed,
+            now,
+        ),
         (_, Some(lease)) => Watched::resume(config, bound_with(lease), seed, now),
     };
 }
 
-/// The client rests, for no time or until later; or another one goes on with what a file says that nobody has written.
+/// The client rests, for no time or until later; or another one goes on with what a file says that
+/// nobody has written.
 fn rest(client: &mut Watched, bytes: &mut Bytes<'_>) {
     let now = client.now();
     match bytes.byte() % 5 {
@@ -183,7 +228,10 @@ fn any_rest(mut lease: Lease, now: Instant, bytes: &mut Bytes<'_>) -> Rest {
         choice @ 0..=2 => ends[usize::from(choice)],
         choice @ 3..=5 => times[usize::from(choice - 3)].unwrap_or(NEVER),
         6 => now + Duration::from_millis(bytes.short().into()),
-        _ => Instant::from_boot(now.since_boot().saturating_sub(Duration::from_secs(bytes.short().into()))),
+        _ => Instant::from_boot(
+            now.since_boot()
+                .saturating_sub(Duration::from_secs(bytes.short().into())),
+        ),
     };
     let [renew_at, rebind_at, next, whole_at] = [(); 4].map(|()| instant(bytes));
     if bytes.byte().is_multiple_of(2) {
@@ -194,30 +242,70 @@ fn any_rest(mut lease: Lease, now: Instant, bytes: &mut Bytes<'_>) -> Rest {
     }
     let (pace, setbacks) = (bytes.pick(&TIMES), bytes.pick(&TIMES));
     let phase = match bytes.byte() % 4 {
-        0 => Phase::Bound { lease, renew_at, rebind_at },
-        1 => Phase::Renewing { lease, renew_at, rebind_at, next },
-        2 => Phase::Rebinding { lease, renew_at, rebind_at, next },
+        0 => Phase::Bound {
+            lease,
+            renew_at,
+            rebind_at,
+        },
+        1 => Phase::Renewing {
+            lease,
+            renew_at,
+            rebind_at,
+            next,
+        },
+        2 => Phase::Rebinding {
+            lease,
+            renew_at,
+            rebind_at,
+            next,
+        },
         _ => {
             let wanted = bytes.byte().is_multiple_of(2).then_some(lease.address);
-            Phase::Init { at: next, since: renew_at, wanted, pace }
+            Phase::Init {
+                at: next,
+                since: renew_at,
+                wanted,
+                pace,
+            }
         }
     };
     let plainness = Plainness::ALL[setbacks as usize % Plainness::ALL.len()];
-    Rest { phase, setbacks, plainness, whole_at }.within_reason(now)
+    Rest {
+        phase,
+        setbacks,
+        plainness,
+        whole_at,
+    }
+    .within_reason(now)
 }
 
 /// For a client that has never had one.
 fn a_lease() -> Lease {
     let mut client = Watched::new(config(0), 0, start_of_time());
     lead_to(&mut client, 3);
-    client.last_lease().cloned().expect("a client that is led to BOUND has a lease")
+    client
+        .last_lease()
+        .cloned()
+        .expect("a client that is led to BOUND has a lease")
 }
 
 /// What is left of a client that had this lease and did nothing yet.
 fn bound_with(lease: Lease) -> Rest {
-    let (renew_at, rebind_at) = (lease.renew_at().unwrap_or(NEVER), lease.rebind_at().unwrap_or(NEVER));
-    let phase = Phase::Bound { lease, renew_at, rebind_at };
-    Rest { phase, setbacks: 0, plainness: Plainness::Full, whole_at: start_of_time() }
+    let (renew_at, rebind_at) = (
+        lease.renew_at().unwrap_or(NEVER),
+        lease.rebind_at().unwrap_or(NEVER),
+    );
+    let phase = Phase::Bound {
+        lease,
+        renew_at,
+        rebind_at,
+    };
+    Rest {
+        phase,
+        setbacks: 0,
+        plainness: Plainness::Full,
+        whole_at: start_of_time(),
+    }
 }
 
 pub fn start_of_time() -> Instant {
@@ -232,19 +320,35 @@ pub fn config(choice: u8) -> Config {
         fqdn: bit(2).then(|| "web.lab.example".to_owned()),
         broadcast: bit(3),
         requested: bit(4).then_some(ADDRESSES[1]),
-        probe: [Probe::WithRequest, Probe::Off, Probe::Before(1), Probe::Before(3)][usize::from(choice >> 5 & 3)],
+        probe: [
+            Probe::WithRequest,
+            Probe::Off,
+            Probe::Before(1),
+            Probe::Before(3),
+        ][usize::from(choice >> 5 & 3)],
         fuzz: bit(7),
         ..Config::new(MAC, b"\0container"[..usize::from(choice % 11)].to_vec())
     }
 }
 
 /// The states that [`lead_to`] knows the way to, by its number; the last one without a carrier.
-pub const STATES: [&str; 8] =
-    ["SELECTING", "REQUESTING", "REBOOTING", "BOUND", "RENEWING", "REBINDING", "RELEASING", "BOUND"];
+pub const STATES: [&str; 8] = [
+    "SELECTING",
+    "REQUESTING",
+    "REBOOTING",
+    "BOUND",
+    "RENEWING",
+    "REBINDING",
+    "RELEASING",
+    "BOUND",
+];
 
 /// Walks a client that has just begun to one of its states.
 pub fn lead_to(client: &mut Watched, state: u8) {
-    let good = |message_type| Reply { message_type, ..Reply::default() };
+    let good = |message_type| Reply {
+        message_type,
+        ..Reply::default()
+    };
     let offered = |client: &mut Watched| {
         client.hears(&good(2).frame(client.xid()));
         // Another server might offer what the client would rather have.
@@ -273,7 +377,15 @@ pub fn lead_to(client: &mut Watched, state: u8) {
             bound(client);
             if let Some(lease) = client.last_lease().cloned() {
                 let (config, now) = (client.config().clone(), client.now());
-                *client = Watched::resume(config, bound_with(Lease { server_mac: None, ..lease }), 1, now);
+                *client = Watched::resume(
+                    config,
+                    bound_with(Lease {
+                        server_mac: None,
+                        ..lease
+                    }),
+                    1,
+                    now,
+                );
                 client.releases();
             }
         }
@@ -287,8 +399,13 @@ pub fn lead_to(client: &mut Watched, state: u8) {
 /// A reply of a server, as the next bytes say: mostly one that the client can use.
 fn reply(client: &Watched, bytes: &mut Bytes<'_>) -> Vec<u8> {
     let apt = if client.state() == "SELECTING" { 2 } else { 5 };
-    let message_type = bytes.pick(&[apt, apt, apt, apt, apt, apt, apt, apt, 2, 5, 6, 6, 6, 6, 4, 99]);
-    let mut reply = Reply { message_type, ..Reply::default() };
+    let message_type = bytes.pick(&[
+        apt, apt, apt, apt, apt, apt, apt, apt, 2, 5, 6, 6, 6, 6, 4, 99,
+    ]);
+    let mut reply = Reply {
+        message_type,
+        ..Reply::default()
+    };
     let mut xid = client.xid();
     let unusual = match bytes.byte() {
         0..0xa0 => 0,
@@ -312,7 +429,9 @@ fn reply(client: &Watched, bytes: &mut Bytes<'_>) -> Vec<u8> {
         reply.more.extend([80, 0]);
     }
     if unusually(4) {
-        reply.more.extend([26, 2, 5, bytes.byte(), 6, 4, 10, 0, 0, bytes.byte()]);
+        reply
+            .more
+            .extend([26, 2, 5, bytes.byte(), 6, 4, 10, 0, 0, bytes.byte()]);
     }
     if unusually(5) {
         reply.more.extend([&[56, 6][..], b"no\x07way"].concat());
@@ -334,17 +453,32 @@ fn reply(client: &Watched, bytes: &mut Bytes<'_>) -> Vec<u8> {
 
 /// What a station says by ARP: an address of its choice is its own, or whose is it?
 fn arp(client: &Watched, bytes: &mut Bytes<'_>) -> Vec<u8> {
-    let ours = client.last_lease().map_or(ADDRESSES[0], |lease| lease.address);
+    let ours = client
+        .last_lease()
+        .map_or(ADDRESSES[0], |lease| lease.address);
     let from = bytes.pick(&[STRANGER, SERVER_MAC, MAC, [0; 6]]);
     let sender = bytes.pick(&[ours, SERVERS[0], ADDRESSES[1], Ipv4Addr::UNSPECIFIED]);
     let target = bytes.pick(&[ours, SERVERS[0], ADDRESSES[1], Ipv4Addr::UNSPECIFIED]);
-    let [to, target_mac] = bytes.pick(&[[MAC, MAC], [BROADCAST, [0; 6]], [BROADCAST, MAC], [STRANGER, STRANGER]]);
+    let [to, target_mac] = bytes.pick(&[
+        [MAC, MAC],
+        [BROADCAST, [0; 6]],
+        [BROADCAST, MAC],
+        [STRANGER, STRANGER],
+    ]);
     let operation = bytes.pick(&[2, 1, 2, 1, 3]);
     let head = [&to[..], &from, &[8, 6, 0, 1, 8, 0, 6, 4, 0, operation]].concat();
-    [&head[..], &from, &sender.octets(), &target_mac, &target.octets()].concat()
+    [
+        &head[..],
+        &from,
+        &sender.octets(),
+        &target_mac,
+        &target.octets(),
+    ]
+    .concat()
 }
 
-/// A frame from a server's port 67 to our port 68. Ports that change places leave the checksum as it is.
+/// A frame from a server's port 67 to our port 68. Ports that change places leave the checksum as
+/// it is.
 fn from_server(payload: &[u8], from: Mac) -> Vec<u8> {
     let mut frame = dhcp::frame(payload, (from, SERVERS[0]), (MAC, ADDRESSES[0]));
     frame[34..38].rotate_left(2);
@@ -376,7 +510,13 @@ struct Reply {
 
 impl Default for Reply {
     fn default() -> Self {
-        Self { message_type: 5, address: ADDRESSES[0], server: SERVERS[0], times: [3600, 0, 0], more: Vec::new() }
+        Self {
+            message_type: 5,
+            address: ADDRESSES[0],
+            server: SERVERS[0],
+            times: [3600, 0, 0],
+            more: Vec::new(),
+        }
     }
 }
 
@@ -388,8 +528,13 @@ impl Reply {
         payload.extend(self.server.octets());
         if self.message_type != 6 {
             payload.extend([1, 4, 255, 255, 255, 0, 3, 4, 10, 0, 0, 1]);
-            let times = [51, 58, 59].into_iter().zip(self.times).filter(|(code, time)| *code == 51 || *time > 0);
-            times.for_each(|(code, time)| payload.extend([&[code, 4][..], &time.to_be_bytes()].concat()));
+            let times = [51, 58, 59]
+                .into_iter()
+                .zip(self.times)
+                .filter(|(code, time)| *code == 51 || *time > 0);
+            times.for_each(|(code, time)| {
+                payload.extend([&[code, 4][..], &time.to_be_bytes()].concat())
+            });
         }
         payload.extend(&self.more);
         payload.push(255);

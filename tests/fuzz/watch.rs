@@ -1,4 +1,5 @@
-//! A client, its clock, and somebody who checks after every call that it did nothing that it may never do.
+//! A client, its clock, and somebody who checks after every call that it did nothing that it may
+//! never do.
 
 use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Decoder};
@@ -40,7 +41,11 @@ impl Watched {
     }
 
     pub fn reboot(config: Config, address: Ipv4Addr, seed: u64, now: Instant) -> Self {
-        Self::watch(Client::reboot(config, address, seed, now), (None, None), now)
+        Self::watch(
+            Client::reboot(config, address, seed, now),
+            (None, None),
+            now,
+        )
     }
 
     /// A client that goes on with what may have come out of any file.
@@ -48,16 +53,27 @@ impl Watched {
         let held = rest.lease().cloned();
         let has_asked = matches!(rest.phase, Phase::Renewing { .. } | Phase::Rebinding { .. });
         let last_kind = has_asked.then_some(MessageType::Request);
-        Self::watch(Client::resume(config, rest, seed, now), (held, last_kind), now)
+        Self::watch(
+            Client::resume(config, rest, seed, now),
+            (held, last_kind),
+            now,
+        )
     }
 
     /// What the client would have to remember, which is all that another one needs.
     pub fn rest(&self) -> Option<Rest> {
         let rest = self.client.rest()?;
-        assert_eq!(rest.lease(), self.held.as_ref(), "the lease in use is forgotten");
+        assert_eq!(
+            rest.lease(),
+            self.held.as_ref(),
+            "the lease in use is forgotten"
+        );
         let resumed = Client::resume(self.config().clone(), rest.clone(), 0, self.now);
         if rest.due().is_none_or(|due| due > self.now) {
-            assert_eq!((resumed.rest().as_ref(), resumed.poll_timeout()), (Some(&rest), rest.due()));
+            assert_eq!(
+                (resumed.rest().as_ref(), resumed.poll_timeout()),
+                (Some(&rest), rest.due())
+            );
         }
         Some(rest)
     }
@@ -73,7 +89,11 @@ impl Watched {
         self.check();
     }
 
-    fn watch(client: Client, (held, last_kind): (Option<Lease>, Option<MessageType>), now: Instant) -> Self {
+    fn watch(
+        client: Client,
+        (held, last_kind): (Option<Lease>, Option<MessageType>),
+        now: Instant,
+    ) -> Self {
         let mut watched = Self {
             client,
             now,
@@ -137,17 +157,28 @@ impl Watched {
         let before = self.client.state();
         self.client.handle_timeout(now);
         let outputs = self.check();
-        assert!(!early || (outputs == 0 && self.client.state() == before), "something was done too early");
+        assert!(
+            !early || (outputs == 0 && self.client.state() == before),
+            "something was done too early"
+        );
     }
 
     /// Hears a frame. One that is ignored changes nothing.
     pub fn hears(&mut self, frame: &[u8]) {
         self.wakes(self.now);
-        let before = (self.client.state(), self.client.poll_timeout(), self.client.is_listening());
+        let before = (
+            self.client.state(),
+            self.client.poll_timeout(),
+            self.client.is_listening(),
+        );
         let ignored = self.client.handle_packet(frame, self.now);
         let outputs = self.check();
         if ignored.is_err() {
-            let after = (self.client.state(), self.client.poll_timeout(), self.client.is_listening());
+            let after = (
+                self.client.state(),
+                self.client.poll_timeout(),
+                self.client.is_listening(),
+            );
             assert_eq!((after, outputs), (before, 0), "{ignored:?}");
         }
         frame.clone_into(&mut self.last_frame);
@@ -192,21 +223,38 @@ impl Watched {
             self.check_said(*transmit, bytes, before.as_ref());
         }
 
-        let (state, lease, due) = (self.client.state(), self.client.lease(), self.client.poll_timeout());
+        let (state, lease, due) = (
+            self.client.state(),
+            self.client.lease(),
+            self.client.poll_timeout(),
+        );
         let outputs = sent.len() + happened;
         assert!(!was_stopped || outputs == 0, "an end is an end");
         assert_eq!(self.stopped, state == "STOPPED");
-        assert_eq!(lease, self.held.as_ref(), "the events tell which lease is in use");
+        assert_eq!(
+            lease,
+            self.held.as_ref(),
+            "the events tell which lease is in use"
+        );
         let holding = ["BOUND", "RENEWING", "REBINDING", "RELEASING"].contains(&state);
         assert_eq!(lease.is_some(), holding, "{state}");
         let expired = |lease: &Lease| lease.expires_at().is_some_and(|expiry| expiry <= self.now);
-        assert!(!lease.is_some_and(expired), "an address is used beyond its lease");
-        assert!(due.is_none_or(|due| due > self.now), "{state}: a deadline in the past");
+        assert!(
+            !lease.is_some_and(expired),
+            "an address is used beyond its lease"
+        );
+        assert!(
+            due.is_none_or(|due| due > self.now),
+            "{state}: a deadline in the past"
+        );
         assert!(
             due.is_some() || ["BOUND", "STOPPED"].contains(&state) || !self.carrier,
             "{state}: nothing will wake it"
         );
-        assert!(!(self.stopped && (self.client.is_listening() || due.is_some())), "an end is an end");
+        assert!(
+            !(self.stopped && (self.client.is_listening() || due.is_some())),
+            "an end is an end"
+        );
         self.probing = state == "PROBING";
         assert_eq!(self.client.is_leased(), holding || self.probing);
         outputs
@@ -255,23 +303,34 @@ impl Watched {
             (event, held) => panic!("{event:?} while holding {held:?}"),
         };
         if let Some(lease) = &self.held {
-            assert!(lease.expires_at().is_none_or(|expiry| expiry > self.now), "a lease that has ended already");
+            assert!(
+                lease.expires_at().is_none_or(|expiry| expiry > self.now),
+                "a lease that has ended already"
+            );
             assert!((1..=32).contains(&lease.prefix_len));
-            assert!(Duration::ZERO < lease.t1 && (lease.t1 < lease.t2 || lease.lease_time.is_none()));
+            assert!(
+                Duration::ZERO < lease.t1 && (lease.t1 < lease.t2 || lease.lease_time.is_none())
+            );
             assert!(lease.lease_time.is_none_or(|time| lease.t2 < time));
             assert!(lease.search.len() <= 32);
             self.last_lease = Some(lease.clone());
         }
     }
 
-    /// One thing that the client said: well-formed, as the configuration wants it, and in its place (RFC 2131 table 5).
+    /// One thing that the client said: well-formed, as the configuration wants it, and in its place
+    /// (RFC 2131 table 5).
     fn check_said(&mut self, transmit: Transmit, bytes: &[u8], before: Option<&Lease>) {
         assert!(self.carrier, "said into nothing");
         assert!(bytes.len() <= LONGEST_FRAME);
         let (payload, source) = match transmit {
-            Transmit::Datagram { source, destination } => {
+            Transmit::Datagram {
+                source,
+                destination,
+            } => {
                 assert!(
-                    self.held.as_ref().is_some_and(|lease| (lease.address, lease.server_id) == (source, destination))
+                    self.held.as_ref().is_some_and(
+                        |lease| (lease.address, lease.server_id) == (source, destination)
+                    )
                 );
                 (bytes, source)
             }
@@ -279,7 +338,12 @@ impl Watched {
                 assert_eq!(bytes[6..12], self.config().mac);
                 match bytes[12..14] {
                     [8, 0] => check_headers(bytes),
-                    [8, 6] => return assert_eq!((bytes.len(), &bytes[22..28]), (42, &self.config().mac[..])),
+                    [8, 6] => {
+                        return assert_eq!(
+                            (bytes.len(), &bytes[22..28]),
+                            (42, &self.config().mac[..])
+                        );
+                    }
                     _ => panic!("neither IPv4 nor ARP"),
                 }
             }
@@ -304,7 +368,10 @@ impl Watched {
             other => panic!("{other:?} is no message of a client"),
         }
         if ciaddr.is_some() {
-            let ours = [before, self.held.as_ref()].into_iter().flatten().any(|lease| Some(lease.address) == ciaddr);
+            let ours = [before, self.held.as_ref()]
+                .into_iter()
+                .flatten()
+                .any(|lease| Some(lease.address) == ciaddr);
             // A lease that is still being probed can be given back; no event has told of it.
             let unused = self.probing && options.has_msg_type(MessageType::Release);
             assert!(ours || unused, "{ciaddr:?} is not ours");
@@ -314,14 +381,21 @@ impl Watched {
     /// What was asked for comes out of the bytes again.
     fn check_options(&self, message: &Message) {
         let (config, options) = (self.config(), message.opts());
-        assert_eq!((message.opcode(), message.chaddr()), (Opcode::BootRequest, &config.mac[..]));
-        // The last bits of the xid tell how plain a message is. A REQUEST that is said again may do without options that
-        // netavark's does not have.
+        assert_eq!(
+            (message.opcode(), message.chaddr()),
+            (Opcode::BootRequest, &config.mac[..])
+        );
+        // The last bits of the xid tell how plain a message is. A REQUEST that is said again may do
+        // without options that netavark's does not have.
         let is_plainer = match (options.msg_type(), self.last_kind) {
-            (Some(MessageType::Request), Some(MessageType::Request)) if config.max_message_size >= 576 => {
+            (Some(MessageType::Request), Some(MessageType::Request))
+                if config.max_message_size >= 576 =>
+            {
                 !options.contains(OptionCode::MaxMessageSize)
             }
-            (Some(MessageType::Request), Some(MessageType::Request)) => !options.contains(OptionCode::ClientFQDN),
+            (Some(MessageType::Request), Some(MessageType::Request)) => {
+                !options.contains(OptionCode::ClientFQDN)
+            }
             _ => false,
         };
         let plainness = (message.xid() & 3).max(if is_plainer { 2 } else { 0 });
@@ -331,20 +405,29 @@ impl Watched {
         if message.ciaddr().is_unspecified() && !options.has_msg_type(MessageType::Decline) {
             assert_eq!(message.flags().broadcast(), config.broadcast);
         }
-        let asks = options.has_msg_type(MessageType::Discover) || options.has_msg_type(MessageType::Request);
+        let asks = options.has_msg_type(MessageType::Discover)
+            || options.has_msg_type(MessageType::Request);
         let says_size = asks && plainness < 2 && config.max_message_size >= 576;
         let largest = says_size.then_some(DhcpOption::MaxMessageSize(config.max_message_size));
         assert_eq!(options.get(OptionCode::MaxMessageSize), largest.as_ref());
         assert_eq!(options.contains(OptionCode::ParameterRequestList), asks);
         assert!(message.secs() >= 1 || !asks);
-        let is_rapid = options.has_msg_type(MessageType::Discover) && plainness < 1 && config.rapid_commit;
+        let is_rapid =
+            options.has_msg_type(MessageType::Discover) && plainness < 1 && config.rapid_commit;
         assert_eq!(options.contains(OptionCode::RapidCommit), is_rapid);
         // RFC 4702 3.1: one name or the other.
         let whole_name = match options.get(OptionCode::ClientFQDN) {
             Some(DhcpOption::ClientFQDN(fqdn)) => Some(fqdn.domain().to_ascii()),
             _ => None,
         };
-        assert_eq!(whole_name, config.fqdn.as_ref().filter(|_| asks && plainness < 2).map(|name| format!("{name}.")));
+        assert_eq!(
+            whole_name,
+            config
+                .fqdn
+                .as_ref()
+                .filter(|_| asks && plainness < 2)
+                .map(|name| format!("{name}."))
+        );
         let name = config
             .host_name
             .clone()
@@ -359,17 +442,28 @@ impl Watched {
         }
         self.sent.push_back(self.now);
         self.sent.retain(|at| self.now - *at < HOUR);
-        assert!(self.sent.len() <= MOST_IN_AN_HOUR, "{} messages in an hour", self.sent.len());
+        assert!(
+            self.sent.len() <= MOST_IN_AN_HOUR,
+            "{} messages in an hour",
+            self.sent.len()
+        );
     }
 }
 
-/// The payload of a UDP datagram from port 68 to 67, and its source address. The sums are taken by hand.
+/// The payload of a UDP datagram from port 68 to 67, and its source address. The sums are taken by
+/// hand.
 fn check_headers(frame: &[u8]) -> (&[u8], Ipv4Addr) {
     let ip = &frame[14..];
-    assert_eq!((ip[0], ip[9], usize::from(short(ip, 2))), (0x45, 17, ip.len()));
+    assert_eq!(
+        (ip[0], ip[9], usize::from(short(ip, 2))),
+        (0x45, 17, ip.len())
+    );
     assert_eq!(sum(&ip[..20]), 0xffff);
     let udp = &ip[20..];
-    assert_eq!((short(udp, 0), short(udp, 2), usize::from(short(udp, 4))), (68, 67, udp.len()));
+    assert_eq!(
+        (short(udp, 0), short(udp, 2), usize::from(short(udp, 4))),
+        (68, 67, udp.len())
+    );
     let pseudo_header = [&ip[12..20], &[0, 17], &udp[4..6]].concat();
     assert_eq!(sum(&[&pseudo_header, udp].concat()), 0xffff);
     (&udp[8..], Ipv4Addr::new(ip[12], ip[13], ip[14], ip[15]))
@@ -381,7 +475,10 @@ fn short(bytes: &[u8], at: usize) -> u16 {
 
 /// The Internet checksum (RFC 1071) of bytes that contain their own: all ones where they are whole.
 fn sum(bytes: &[u8]) -> u16 {
-    let total: u32 = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum();
+    let total: u32 = bytes
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)))
+        .sum();
     let folded = (total & 0xffff) + (total >> 16);
     ((folded & 0xffff) + (folded >> 16)) as u16
 }

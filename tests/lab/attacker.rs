@@ -1,4 +1,5 @@
-//! Attackers: threads inside a namespace that do harm there as fast as they can, for a bounded time.
+//! Attackers: threads inside a namespace that do harm there as fast as they can, for a bounded
+//! time.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -34,16 +35,25 @@ pub struct Span {
 }
 
 impl Attacker {
-    /// Runs `attack` on a thread inside `namespace`. It returns how often it did its harm, once its span is over.
-    pub fn start(namespace: &Namespace, attack: impl FnOnce(&Span) -> Result<u64> + Send + 'static) -> Result<Self> {
+    /// Runs `attack` on a thread inside `namespace`. It returns how often it did its harm, once its
+    /// span is over.
+    pub fn start(
+        namespace: &Namespace,
+        attack: impl FnOnce(&Span) -> Result<u64> + Send + 'static,
+    ) -> Result<Self> {
         let (file, (stop, stopped)) = (namespace.file().try_clone()?, channel());
-        let span = Span { stopped, end: rt::now() + LONGEST };
+        let span = Span {
+            stopped,
+            end: rt::now() + LONGEST,
+        };
         let thread = std::thread::spawn(move || {
             setns(file.as_fd(), CloneFlags::CLONE_NEWNET)?;
             drop(file);
             attack(&span)
         });
-        Ok(Self { threads: vec![(stop, thread)] })
+        Ok(Self {
+            threads: vec![(stop, thread)],
+        })
     }
 
     /// The same attack twice at once, for what one processor alone does not do fast enough.
@@ -51,7 +61,10 @@ impl Attacker {
         namespace: &Namespace,
         attack: impl FnOnce(&Span) -> Result<u64> + Clone + Send + 'static,
     ) -> Result<Self> {
-        let (mut one, mut other) = (Self::start(namespace, attack.clone())?, Self::start(namespace, attack)?);
+        let (mut one, mut other) = (
+            Self::start(namespace, attack.clone())?,
+            Self::start(namespace, attack)?,
+        );
         one.threads.append(&mut other.threads);
         Ok(one)
     }
@@ -62,9 +75,17 @@ impl Attacker {
     }
 
     fn end(&mut self) -> Result<u64> {
-        // All are told before one of them is waited for: the end of a sender is the end of the span.
+        // All are told before one of them is waited for: the end of a sender is the end of the
+        // span.
         let threads: Vec<_> = self.threads.drain(..).map(|(_, thread)| thread).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err("an attacker panicked".into()))).sum()
+        threads
+            .into_iter()
+            .map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|_| Err("an attacker panicked".into()))
+            })
+            .sum()
     }
 }
 
@@ -105,7 +126,8 @@ impl Span {
 /// The ports of the namespace's rtnetlink sockets, but for the kernel's own.
 fn rtnetlink_ports() -> Result<Vec<u32>> {
     let table = fs::read_to_string("/proc/thread-self/net/netlink")?;
-    // The socket, its protocol (0 is NETLINK_ROUTE), its port, and more; the first line is a heading.
+    // The socket, its protocol (0 is NETLINK_ROUTE), its port, and more; the first line is a
+    // heading.
     let ports = table.lines().skip(1).filter_map(|line| {
         let mut columns = line.split_whitespace().skip(1);
         (columns.next()? == "0").then_some(columns.next()?.parse().ok()?)

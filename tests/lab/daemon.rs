@@ -1,4 +1,5 @@
-//! The daemon as systemd would start it: this process holds the listening socket and hands it over as descriptor 3.
+//! The daemon as systemd would start it: this process holds the listening socket and hands it over
+//! as descriptor 3.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,8 +19,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::namespace::Namespace;
 use super::{Result, eventually, program, sandbox};
 
-/// The listening socket and how to start what serves it, as a pair of unit files would say. The socket stays open from
-/// one instance to the next.
+/// The listening socket and how to start what serves it, as a pair of unit files would say. The
+/// socket stays open from one instance to the next.
 #[derive(Debug)]
 pub struct Unit {
     listener: UnixListener,
@@ -33,12 +34,16 @@ pub struct Unit {
 }
 
 impl Unit {
-    /// A socket in a folder of its own, served by `program` with `arguments`; `--dir` is added behind them.
+    /// A socket in a folder of its own, served by `program` with `arguments`; `--dir` is added
+    /// behind them.
     pub fn new(program: impl Into<PathBuf>, arguments: &[&str]) -> Result<Self> {
         let folder = sandbox::folder("run")?;
         sandbox::keep_evidence(folder.join("log"));
         // Behind: the first argument may be a sub-command, as it is for netavark.
-        let mut all: Vec<_> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let mut all: Vec<_> = arguments
+            .iter()
+            .map(|&argument| argument.to_owned())
+            .collect();
         all.extend(["--dir".to_owned(), folder.display().to_string()]);
         let notify = folder.join("notify");
         Ok(Self {
@@ -68,7 +73,10 @@ impl Unit {
     pub fn with_leases_in(self, folder: &Path) -> Self {
         // The variable wins over --dir, and the socket is handed over.
         let with = self.set("NETAVARK_PROXY_RUN_DIR_ENV", &folder.display().to_string());
-        Self { leases: folder.to_owned(), ..with }
+        Self {
+            leases: folder.to_owned(),
+            ..with
+        }
     }
 
     /// Where clients connect to.
@@ -93,13 +101,24 @@ impl Unit {
 
     /// What the daemon told the service manager since the last call, one line each.
     pub fn notifications(&self) -> Vec<String> {
-        std::mem::take(&mut *self.manager.lines.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(
+            &mut *self
+                .manager
+                .lines
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 
-    /// Waits until the daemon has told the service manager `line`; what it told before that is forgotten.
+    /// Waits until the daemon has told the service manager `line`; what it told before that is
+    /// forgotten.
     pub fn await_notification(&self, line: &str) -> Result {
         eventually(line, Duration::from_secs(5), || {
-            Ok(self.notifications().iter().any(|told| told == line).then_some(()))
+            Ok(self
+                .notifications()
+                .iter()
+                .any(|told| told == line)
+                .then_some(()))
         })
     }
 
@@ -117,17 +136,27 @@ impl Unit {
     pub fn forge_leases(&self, leases: &serde_json::Value) -> Result {
         // In the order in which the daemon writes it.
         let boot_id = &self.state()?["boot_id"];
-        Ok(fs::write(self.state_file(), format!(r#"{{"version":1,"boot_id":{boot_id},"leases":{leases}}}"#))?)
+        Ok(fs::write(
+            self.state_file(),
+            format!(r#"{{"version":1,"boot_id":{boot_id},"leases":{leases}}}"#),
+        )?)
     }
 
     fn state(&self) -> Result<serde_json::Value> {
         Ok(serde_json::from_slice(&fs::read(self.state_file())?)?)
     }
 
-    /// Waits for somebody who connects, as systemd does before it starts the service. The connection stays in the queue.
+    /// Waits for somebody who connects, as systemd does before it starts the service. The
+    /// connection stays in the queue.
     pub fn await_connection(&self, within: Duration) -> Result {
-        let timeout = Timespec { tv_sec: i64::try_from(within.as_secs())?, tv_nsec: within.subsec_nanos().into() };
-        match poll(&mut [PollFd::new(&self.listener, PollFlags::IN)], Some(&timeout))? {
+        let timeout = Timespec {
+            tv_sec: i64::try_from(within.as_secs())?,
+            tv_nsec: within.subsec_nanos().into(),
+        };
+        match poll(
+            &mut [PollFd::new(&self.listener, PollFlags::IN)],
+            Some(&timeout),
+        )? {
             0 => Err(format!("nobody connected within {within:?}").into()),
             _ => Ok(()),
         }
@@ -138,27 +167,44 @@ impl Unit {
         self.start_by(Command::new("/bin/sh"), namespace)
     }
 
-    /// The same after so many seconds in which the machine was suspended: the clock that counts them, CLOCK_BOOTTIME, is
-    /// ahead in a time namespace of its own. What is returned is unshare(1), whose end is the daemon's.
+    /// The same after so many seconds in which the machine was suspended: the clock that counts
+    /// them, CLOCK_BOOTTIME, is ahead in a time namespace of its own. What is returned is
+    /// unshare(1), whose end is the daemon's.
     pub fn start_after_suspension(&self, seconds: u32, namespace: &Namespace) -> Result<Daemon> {
         let mut command = Command::new(program::need("unshare", "util-linux")?);
-        command.args(["--time", "--boottime", &seconds.to_string(), "--fork", "--kill-child", "/bin/sh"]);
+        command.args([
+            "--time",
+            "--boottime",
+            &seconds.to_string(),
+            "--fork",
+            "--kill-child",
+            "/bin/sh",
+        ]);
         self.start_by(command, namespace)
     }
 
     /// Starts an instance by a command that ends in a shell.
     fn start_by(&self, mut command: Command, namespace: &Namespace) -> Result<Daemon> {
-        let log = File::options().create(true).append(true).open(self.folder.join("log"))?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.join("log"))?;
         command
-            // The socket comes in as standard input and becomes descriptor 3; `$$` is the daemon's own id after exec.
-            .args(["-c", r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@" 3<&0 0</dev/null"#])
+            // The socket comes in as standard input and becomes descriptor 3; `$$` is the daemon's
+            // own id after exec.
+            .args([
+                "-c",
+                r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@" 3<&0 0</dev/null"#,
+            ])
             .arg(&self.program)
             .args(&self.arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::from(OwnedFd::from(self.listener.try_clone()?)))
             .stdout(log.try_clone()?)
             .stderr(log);
-        Ok(Daemon { child: namespace.spawn(&mut command)? })
+        Ok(Daemon {
+            child: namespace.spawn(&mut command)?,
+        })
     }
 
     /// Starts an instance and waits until it says that it accepts.
@@ -168,13 +214,18 @@ impl Unit {
             if let Some(status) = daemon.child.try_wait()? {
                 return Err(format!("the daemon left with {status}:\n{}", self.log()?).into());
             }
-            Ok(self.notifications().iter().any(|line| line == "READY=1").then_some(()))
+            Ok(self
+                .notifications()
+                .iter()
+                .any(|line| line == "READY=1")
+                .then_some(()))
         })?;
         Ok(daemon)
     }
 }
 
-/// The ear of the service manager: it reads at once, as systemd does, for the queue of such a socket is short.
+/// The ear of the service manager: it reads at once, as systemd does, for the queue of such a
+/// socket is short.
 #[derive(Debug)]
 struct Manager {
     lines: Arc<Mutex<Vec<String>>>,
@@ -191,10 +242,17 @@ impl Manager {
             // Nothing is what a socket hears that has been shut down.
             while let Ok(length @ 1..) = ear.recv(&mut buffer) {
                 let message = String::from_utf8_lossy(&buffer[..length]);
-                heard.lock().unwrap_or_else(PoisonError::into_inner).extend(message.lines().map(str::to_owned));
+                heard
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .extend(message.lines().map(str::to_owned));
             }
         });
-        Ok(Self { lines, socket, thread: Some(thread) })
+        Ok(Self {
+            lines,
+            socket,
+            thread: Some(thread),
+        })
     }
 }
 
@@ -236,32 +294,45 @@ impl Daemon {
             .map(|entry| {
                 let entry = entry?;
                 let target = fs::read_link(entry.path()).unwrap_or_default();
-                Ok(format!("{} {}", entry.file_name().display(), target.display()))
+                Ok(format!(
+                    "{} {}",
+                    entry.file_name().display(),
+                    target.display()
+                ))
             })
             .collect::<io::Result<_>>()?;
         names.sort();
         Ok(names)
     }
 
-    /// What its descriptors are once they stay the same: a client has its answer before the daemon has closed the
-    /// connection.
+    /// What its descriptors are once they stay the same: a client has its answer before the daemon
+    /// has closed the connection.
     pub fn settled_descriptors(&self) -> Result<Vec<String>> {
         let mut last = self.descriptor_names()?;
-        eventually("the daemon's descriptors stay the same", Duration::from_secs(5), || {
-            std::thread::sleep(Duration::from_millis(50));
-            let before = std::mem::replace(&mut last, self.descriptor_names()?);
-            Ok((before == last).then(|| last.clone()))
-        })
+        eventually(
+            "the daemon's descriptors stay the same",
+            Duration::from_secs(5),
+            || {
+                std::thread::sleep(Duration::from_millis(50));
+                let before = std::mem::replace(&mut last, self.descriptor_names()?);
+                Ok((before == last).then(|| last.clone()))
+            },
+        )
     }
 
-    /// Waits until it has `expected` open and nothing else. That they stay the same for a moment is not enough where the
-    /// daemon has first to be told, by a connection that ends, and the machine is busy.
+    /// Waits until it has `expected` open and nothing else. That they stay the same for a moment is
+    /// not enough where the daemon has first to be told, by a connection that ends, and the machine
+    /// is busy.
     pub fn await_descriptors(&self, expected: &[String]) -> Result {
         let mut names = Vec::new();
-        eventually("the daemon's descriptors are as before", Duration::from_secs(5), || {
-            names = self.descriptor_names()?;
-            Ok((names == expected).then_some(()))
-        })
+        eventually(
+            "the daemon's descriptors are as before",
+            Duration::from_secs(5),
+            || {
+                names = self.descriptor_names()?;
+                Ok((names == expected).then_some(()))
+            },
+        )
         .map_err(|error| format!("{error}: {names:?}, not {expected:?}").into())
     }
 
@@ -270,19 +341,26 @@ impl Daemon {
         number(&fs::read_to_string(self.proc("status"))?, name)
     }
 
-    /// A number of /proc/PID/smaps_rollup, such as `Pss` or `Private_Dirty`, in kB (proc_pid_smaps(5)).
+    /// A number of /proc/PID/smaps_rollup, such as `Pss` or `Private_Dirty`, in kB
+    /// (proc_pid_smaps(5)).
     pub fn memory(&self, name: &str) -> Result<u64> {
         number(&fs::read_to_string(self.proc("smaps_rollup"))?, name)
     }
 
     /// The processor time that it has used so far.
     pub fn processor_time(&self) -> Result<Duration> {
-        // In hundredths of a second on every architecture that Linux tells of (proc_pid_stat(5)). The name in front may
-        // have spaces and ends with the last parenthesis.
+        // In hundredths of a second on every architecture that Linux tells of (proc_pid_stat(5)).
+        // The name in front may have spaces and ends with the last parenthesis.
         let stat = fs::read_to_string(self.proc("stat"))?;
         let (_, numbers) = stat.rsplit_once(')').ok_or("no name in /proc/PID/stat")?;
-        let times = numbers.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
-        Ok(Duration::from_millis(10 * times.sum::<std::result::Result<u64, _>>()?))
+        let times = numbers
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(str::parse::<u64>);
+        Ok(Duration::from_millis(
+            10 * times.sum::<std::result::Result<u64, _>>()?,
+        ))
     }
 
     /// The context switches of all its threads so far.
@@ -290,7 +368,8 @@ impl Daemon {
         let mut sum = 0;
         for thread in fs::read_dir(self.proc("task"))? {
             let status = fs::read_to_string(thread?.path().join("status"))?;
-            sum += number(&status, "voluntary_ctxt_switches")? + number(&status, "nonvoluntary_ctxt_switches")?;
+            sum += number(&status, "voluntary_ctxt_switches")?
+                + number(&status, "nonvoluntary_ctxt_switches")?;
         }
         Ok(sum)
     }
@@ -298,7 +377,10 @@ impl Daemon {
     /// The state flags of a descriptor as /proc/PID/fdinfo shows them.
     pub fn descriptor_flags(&self, descriptor: u32) -> Result<u32> {
         let text = fs::read_to_string(self.proc("fdinfo").join(descriptor.to_string()))?;
-        let flags = text.lines().find_map(|line| line.strip_prefix("flags:")).ok_or("fdinfo without flags")?;
+        let flags = text
+            .lines()
+            .find_map(|line| line.strip_prefix("flags:"))
+            .ok_or("fdinfo without flags")?;
         Ok(u32::from_str_radix(flags.trim(), 8)?)
     }
 
@@ -314,7 +396,10 @@ impl Daemon {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result {
-        Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
+        Ok(kill(
+            Pid::from_raw(i32::try_from(self.child.id())?),
+            signal,
+        )?)
     }
 
     /// Ends it with SIGKILL, as a crash would.
@@ -330,7 +415,9 @@ impl Daemon {
     }
 
     fn proc(&self, file: &str) -> PathBuf {
-        Path::new("/proc").join(self.child.id().to_string()).join(file)
+        Path::new("/proc")
+            .join(self.child.id().to_string())
+            .join(file)
     }
 }
 
@@ -342,7 +429,11 @@ impl Drop for Daemon {
 }
 
 fn number(status: &str, name: &str) -> Result<u64> {
-    let mut lines = status.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let mut lines = status
+        .lines()
+        .filter_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let value = lines.next().and_then(|line| line.split_whitespace().next());
-    Ok(value.ok_or_else(|| format!("no {name} among its figures in /proc"))?.parse()?)
+    Ok(value
+        .ok_or_else(|| format!("no {name} among its figures in /proc"))?
+        .parse()?)
 }

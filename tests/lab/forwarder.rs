@@ -42,7 +42,10 @@ impl Forwarder {
             // An error here cuts the path, and whoever waits for a frame says so.
             let _ = forward(&taps, &stopped, path);
         });
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
     }
 }
 
@@ -62,7 +65,10 @@ fn forward(taps: &[Tap; 2], stopped: &UnixStream, path: Path) -> Result {
     loop {
         let wait = under_way.front().map(|(due, ..)| {
             let wait = *due - rt::now();
-            Timespec { tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX), tv_nsec: wait.subsec_nanos().into() }
+            Timespec {
+                tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: wait.subsec_nanos().into(),
+            }
         });
         let mut ready = [
             PollFd::new(&taps[0], PollFlags::IN),

@@ -1,6 +1,11 @@
-//! HTTP/2 written by hand: the frames of RFC 9113 and a whole request, for clients that no library would be.
+//! HTTP/2 written by hand: the frames of RFC 9113 and a whole request, for clients that no library
+//! would be.
 
-#![allow(dead_code, unreachable_pub, reason = "shared by tests that each use a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "shared by tests that each use a part of it"
+)]
 #![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
 
 use smol_dhcp_proxy::rpc::Call;
@@ -30,7 +35,8 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// A header as a literal that is never indexed, name and value in plain text (RFC 7541 section 6.2.2).
+/// A header as a literal that is never indexed, name and value in plain text (RFC 7541 section
+/// 6.2.2).
 pub fn header(name: &str, value: &str) -> Vec<u8> {
     let string = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
     [vec![0], string(name), string(value)].concat()
@@ -51,7 +57,11 @@ pub fn head(path: &str, authority: &str) -> Vec<u8> {
 /// A whole request on this stream.
 pub fn request(stream: u32, call: &Call) -> Vec<u8> {
     let (path, body) = call.encode();
-    [frame(HEADERS, END_HEADERS, stream, &head(&path, "localhost")), frame(DATA, END_STREAM, stream, &body)].concat()
+    [
+        frame(HEADERS, END_HEADERS, stream, &head(&path, "localhost")),
+        frame(DATA, END_STREAM, stream, &body),
+    ]
+    .concat()
 }
 
 /// A whole Clean on this stream.

@@ -1,6 +1,11 @@
-//! A gRPC client for tests: blocking calls, no runtime and no thread, so it can be used from any thread and namespace.
+//! A gRPC client for tests: blocking calls, no runtime and no thread, so it can be used from any
+//! thread and namespace.
 
-#![allow(dead_code, unreachable_pub, reason = "shared by tests that each use a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "shared by tests that each use a part of it"
+)]
 
 use std::future::{Future, poll_fn};
 use std::io::{self, Read, Write};
@@ -53,7 +58,8 @@ fn lease(reply: Reply) -> Lease {
     }
 }
 
-/// A connection that stays open from call to call. It does nothing but within its methods; dropped, it hangs up.
+/// A connection that stays open from call to call. It does nothing but within its methods; dropped,
+/// it hangs up.
 pub struct Channel {
     requests: SendRequest<Bytes>,
     connection: Connection<Compat<Wire>, Bytes>,
@@ -71,7 +77,8 @@ pub struct Pending {
 }
 
 impl Channel {
-    /// Connects to the socket at `path`. Whatever goes wrong on the way there and later is [`Code::Unavailable`].
+    /// Connects to the socket at `path`. Whatever goes wrong on the way there and later is
+    /// [`Code::Unavailable`].
     pub fn connect(path: &Path) -> Result<Self, Status> {
         Self::over(UnixStream::connect(path).map_err(unavailable)?)
     }
@@ -80,12 +87,22 @@ impl Channel {
     pub fn over(stream: UnixStream) -> Result<Self, Status> {
         stream.set_nonblocking(true).map_err(unavailable)?;
         let stream = Arc::new(stream);
-        let driver = Driver { stream: stream.clone(), woken: Arc::default(), patience: Duration::from_secs(60) };
+        let driver = Driver {
+            stream: stream.clone(),
+            woken: Arc::default(),
+            patience: Duration::from_secs(60),
+        };
         let mut handshake = pin!(h2::client::handshake(Wire(stream).compat()));
         let handshake = driver.drive(|context| handshake.as_mut().poll(context))?;
         let (requests, mut connection) = handshake.map_err(unavailable)?;
         let pings = connection.ping_pong().expect("it is taken once");
-        Ok(Self { requests, connection, pings, driver, over: false })
+        Ok(Self {
+            requests,
+            connection,
+            pings,
+            driver,
+            over: false,
+        })
     }
 
     /// Gives up on an answer after this long instead of a minute.
@@ -107,13 +124,26 @@ impl Channel {
     }
 
     /// Sends any request and its whole body; `is_clean` says what kind of answer it gets.
-    pub fn begin_request(&mut self, request: Request<()>, body: Bytes, is_clean: bool) -> Result<Pending, Status> {
+    pub fn begin_request(
+        &mut self,
+        request: Request<()>,
+        body: Bytes,
+        is_clean: bool,
+    ) -> Result<Pending, Status> {
         let mut requests = self.requests.clone();
-        self.run(poll_fn(move |context| requests.poll_ready(context)))?.map_err(unavailable)?;
-        let (response, mut stream) = self.requests.send_request(request, false).map_err(unavailable)?;
+        self.run(poll_fn(move |context| requests.poll_ready(context)))?
+            .map_err(unavailable)?;
+        let (response, mut stream) = self
+            .requests
+            .send_request(request, false)
+            .map_err(unavailable)?;
         stream.send_data(body, true).map_err(unavailable)?;
         self.settle();
-        Ok(Pending { response, stream, is_clean })
+        Ok(Pending {
+            response,
+            stream,
+            is_clean,
+        })
     }
 
     /// Waits for the reply to a call.
@@ -123,11 +153,24 @@ impl Channel {
 
     /// Waits for the whole answer to a call.
     pub fn answer(&mut self, pending: Pending) -> Result<Answer, Status> {
-        let Pending { response, stream: _stream, is_clean } = pending;
+        let Pending {
+            response,
+            stream: _stream,
+            is_clean,
+        } = pending;
         let (body, trailers) = self.run(Box::pin(receive(response)))??;
         check(&trailers)?;
-        let reply = if is_clean { Reply::Operation(message(&body)?) } else { Reply::Lease(message(&body)?) };
-        Ok(Answer { reply, warning: trailers.get("warning").map(|warning| percent_decoded(warning.as_bytes())) })
+        let reply = if is_clean {
+            Reply::Operation(message(&body)?)
+        } else {
+            Reply::Lease(message(&body)?)
+        };
+        Ok(Answer {
+            reply,
+            warning: trailers
+                .get("warning")
+                .map(|warning| percent_decoded(warning.as_bytes())),
+        })
     }
 
     /// Takes a call back: resets its stream and leaves the connection open.
@@ -139,7 +182,13 @@ impl Channel {
     /// Sends a PING and waits until it is answered.
     pub fn ping(&mut self) -> Result<(), Status> {
         self.pings.send_ping(Ping::opaque()).map_err(unavailable)?;
-        let Self { connection, pings, driver, over, .. } = self;
+        let Self {
+            connection,
+            pings,
+            driver,
+            over,
+            ..
+        } = self;
         driver.drive(|context| {
             drive_connection(connection, over, context);
             match pings.poll_pong(context) {
@@ -151,10 +200,19 @@ impl Channel {
 
     /// Waits until the server has ended the connection.
     pub fn wait_until_over(&mut self) -> Result<(), Status> {
-        let Self { connection, driver, over, .. } = self;
+        let Self {
+            connection,
+            driver,
+            over,
+            ..
+        } = self;
         driver.drive(|context| {
             drive_connection(connection, over, context);
-            if *over { Poll::Ready(()) } else { Poll::Pending }
+            if *over {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
         })
     }
 
@@ -166,7 +224,12 @@ impl Channel {
 
     /// Sends and takes in what can be without waiting.
     fn settle(&mut self) {
-        let Self { connection, driver, over, .. } = self;
+        let Self {
+            connection,
+            driver,
+            over,
+            ..
+        } = self;
         let _ = driver.settle(|context| {
             drive_connection(connection, over, context);
             Poll::<()>::Pending
@@ -174,7 +237,12 @@ impl Channel {
     }
 
     fn run<T>(&mut self, mut future: impl Future<Output = T> + Unpin) -> Result<T, Status> {
-        let Self { connection, driver, over, .. } = self;
+        let Self {
+            connection,
+            driver,
+            over,
+            ..
+        } = self;
         driver.drive(|context| {
             drive_connection(connection, over, context);
             match Pin::new(&mut future).poll(context) {
@@ -193,7 +261,11 @@ pub fn request(path: &str) -> http::request::Builder {
         .header("user-agent", "lab")
 }
 
-fn drive_connection(connection: &mut Connection<Compat<Wire>, Bytes>, over: &mut bool, context: &mut Context<'_>) {
+fn drive_connection(
+    connection: &mut Connection<Compat<Wire>, Bytes>,
+    over: &mut bool,
+    context: &mut Context<'_>,
+) {
     // How it ended, the streams know too.
     *over = *over || Pin::new(connection).poll(context).is_ready();
 }
@@ -220,10 +292,18 @@ async fn receive_body(body: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
 }
 
 fn check(trailers: &HeaderMap) -> Result<(), Status> {
-    let status = trailers.get("grpc-status").and_then(|status| status.to_str().ok()?.parse::<u32>().ok());
+    let status = trailers
+        .get("grpc-status")
+        .and_then(|status| status.to_str().ok()?.parse::<u32>().ok());
     let code = Code::from(status.expect("an answer has a grpc-status"));
-    let message = trailers.get("grpc-message").map_or(String::new(), |message| percent_decoded(message.as_bytes()));
-    if code == Code::Ok { Ok(()) } else { Err(Status { code, message }) }
+    let message = trailers
+        .get("grpc-message")
+        .map_or(String::new(), |message| percent_decoded(message.as_bytes()));
+    if code == Code::Ok {
+        Ok(())
+    } else {
+        Err(Status { code, message })
+    }
 }
 
 fn percent_decoded(text: &[u8]) -> String {
@@ -232,7 +312,10 @@ fn percent_decoded(text: &[u8]) -> String {
     while let Some(&byte) = rest.next() {
         let mut digit = || (*rest.next()? as char).to_digit(16);
         bytes.push(match byte {
-            b'%' => digit().zip(digit()).map(|(high, low)| (high * 16 + low) as u8).expect("two hexadecimal digits"),
+            b'%' => digit()
+                .zip(digit())
+                .map(|(high, low)| (high * 16 + low) as u8)
+                .expect("two hexadecimal digits"),
             byte => byte,
         });
     }
@@ -258,13 +341,21 @@ fn poll_io<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
 }
 
 impl AsyncRead for Wire {
-    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         poll_io((&*self.0).read(buffer))
     }
 }
 
 impl AsyncWrite for Wire {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         poll_io((&*self.0).write(bytes))
     }
 
@@ -302,11 +393,19 @@ impl Driver {
             }
             let left = deadline.since(rt::now());
             if left.is_zero() {
-                return Err(Status::new(Code::DeadlineExceeded, format!("the test waited {:?}", self.patience)));
+                return Err(Status::new(
+                    Code::DeadlineExceeded,
+                    format!("the test waited {:?}", self.patience),
+                ));
             }
-            // Requests are small and a full socket is drained by a server that reads: a short look now and then will do.
-            let pause = Timespec::try_from(left.min(Duration::from_millis(20))).expect("less than a second");
-            let _ = poll(&mut [PollFd::new(&*self.stream, PollFlags::IN)], Some(&pause));
+            // Requests are small and a full socket is drained by a server that reads: a short look
+            // now and then will do.
+            let pause = Timespec::try_from(left.min(Duration::from_millis(20)))
+                .expect("less than a second");
+            let _ = poll(
+                &mut [PollFd::new(&*self.stream, PollFlags::IN)],
+                Some(&pause),
+            );
         }
     }
 

@@ -8,8 +8,8 @@ use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, Parseable};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoMacVlan, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage, MacVlanMode,
+    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoMacVlan, InfoVeth, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -59,7 +59,9 @@ impl Namespace {
     /// Makes a veth pair: `name` here, `peer_name` in `peer`; both are set up.
     pub fn veth(&self, name: &str, peer: &Namespace, peer_name: &str) -> Result {
         let mut other = named(peer_name);
-        other.attributes.push(LinkAttribute::NetNsFd(peer.file().as_raw_fd()));
+        other
+            .attributes
+            .push(LinkAttribute::NetNsFd(peer.file().as_raw_fd()));
         let mut link = named(name);
         link.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
@@ -70,7 +72,8 @@ impl Namespace {
         peer.run(|| set_up(peer_name))
     }
 
-    /// Makes a macvlan in bridge mode on `parent` here, and moves it into `child` as `name`; it is set up.
+    /// Makes a macvlan in bridge mode on `parent` here, and moves it into `child` as `name`; it is
+    /// set up.
     pub fn macvlan(&self, parent: &str, child: &Namespace, name: &str, mac: Mac) -> Result {
         let mut link = named(name);
         link.attributes.extend([
@@ -79,7 +82,9 @@ impl Namespace {
             LinkAttribute::Address(mac.0.to_vec()),
             LinkAttribute::LinkInfo(vec![
                 LinkInfo::Kind(InfoKind::MacVlan),
-                LinkInfo::Data(InfoData::MacVlan(vec![InfoMacVlan::Mode(MacVlanMode::Bridge)])),
+                LinkInfo::Data(InfoData::MacVlan(vec![InfoMacVlan::Mode(
+                    MacVlanMode::Bridge,
+                )])),
             ]),
         ]);
         self.run(|| create(link))?;
@@ -91,16 +96,24 @@ impl Namespace {
         self.make_bridge(name, ports, vec![])
     }
 
-    /// The same with spanning tree: a port is deaf and mute until it has listened and learned, each for `delay`.
+    /// The same with spanning tree: a port is deaf and mute until it has listened and learned, each
+    /// for `delay`.
     pub fn spanning_tree_bridge(&self, name: &str, ports: &[&str], delay: Duration) -> Result {
         // In hundredths of a second.
         let delay = InfoBridge::ForwardDelay(u32::try_from(delay.as_millis() / 10)?);
-        self.make_bridge(name, ports, vec![delay, InfoBridge::StpState(BridgeStpState::KernelStp)])
+        self.make_bridge(
+            name,
+            ports,
+            vec![delay, InfoBridge::StpState(BridgeStpState::KernelStp)],
+        )
     }
 
     fn make_bridge(&self, name: &str, ports: &[&str], settings: Vec<InfoBridge>) -> Result {
         let mut link = named(name);
-        let info = vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(InfoData::Bridge(settings))];
+        let info = vec![
+            LinkInfo::Kind(InfoKind::Bridge),
+            LinkInfo::Data(InfoData::Bridge(settings)),
+        ];
         link.attributes.push(LinkAttribute::LinkInfo(info));
         self.run(|| create(link))?;
         let bridge = self.link(name)?.index;
@@ -165,7 +178,10 @@ impl Namespace {
         message.header.family = AddressFamily::Inet;
         message.header.prefix_len = prefix;
         message.header.index = self.link(name)?.index;
-        message.attributes = vec![AddressAttribute::Local(address.into()), AddressAttribute::Address(address.into())];
+        message.attributes = vec![
+            AddressAttribute::Local(address.into()),
+            AddressAttribute::Address(address.into()),
+        ];
         Ok(message)
     }
 
@@ -188,7 +204,10 @@ impl Namespace {
     /// All links.
     pub fn links(&self) -> Result<Vec<Link>> {
         let messages = self.run(|| dump(GET_LINK, &LinkMessage::default()))?;
-        messages.iter().map(|message| Ok(Link::from(LinkMessage::parse(message)?))).collect()
+        messages
+            .iter()
+            .map(|message| Ok(Link::from(LinkMessage::parse(message)?)))
+            .collect()
     }
 
     /// The link of that name.
@@ -202,8 +221,11 @@ impl Namespace {
         let mut query = AddressMessage::default();
         query.header.family = AddressFamily::Inet;
         let messages = self.run(|| dump(GET_ADDRESS, &query))?;
-        let all = messages.iter().map(|message| Address::read(AddressMessage::parse(message)?));
-        all.filter(|address| !matches!(address, Ok(address) if address.address.is_loopback())).collect()
+        let all = messages
+            .iter()
+            .map(|message| Address::read(AddressMessage::parse(message)?));
+        all.filter(|address| !matches!(address, Ok(address) if address.address.is_loopback()))
+            .collect()
     }
 
     /// The IPv4 routes of the main table.
@@ -211,8 +233,13 @@ impl Namespace {
         let mut query = RouteMessage::default();
         query.header.address_family = AddressFamily::Inet;
         let messages = self.run(|| dump(GET_ROUTE, &query))?;
-        let parsed = messages.iter().map(|message| Ok(RouteMessage::parse(message)?)).collect::<Result<Vec<_>>>()?;
-        let main = parsed.into_iter().filter(|route| route.header.table == RouteHeader::RT_TABLE_MAIN);
+        let parsed = messages
+            .iter()
+            .map(|message| Ok(RouteMessage::parse(message)?))
+            .collect::<Result<Vec<_>>>()?;
+        let main = parsed
+            .into_iter()
+            .filter(|route| route.header.table == RouteHeader::RT_TABLE_MAIN);
         Ok(main.map(Route::from).collect())
     }
 
@@ -228,7 +255,13 @@ impl Namespace {
 impl From<LinkMessage> for Link {
     fn from(message: LinkMessage) -> Self {
         let up = message.header.flags.contains(LinkFlags::Up);
-        let mut link = Self { index: message.header.index, name: String::new(), mac: Vec::new(), mtu: 0, up };
+        let mut link = Self {
+            index: message.header.index,
+            name: String::new(),
+            mac: Vec::new(),
+            mtu: 0,
+            up,
+        };
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
@@ -248,7 +281,9 @@ impl Address {
             match attribute {
                 AddressAttribute::Local(std::net::IpAddr::V4(address)) => local = Some(address),
                 AddressAttribute::Broadcast(address) => broadcast = Some(address),
-                AddressAttribute::CacheInfo(info) => lifetime = (info.ifa_valid, info.ifa_preferred),
+                AddressAttribute::CacheInfo(info) => {
+                    lifetime = (info.ifa_valid, info.ifa_preferred)
+                }
                 _ => {}
             }
         }
@@ -266,11 +301,21 @@ impl Address {
 impl From<RouteMessage> for Route {
     fn from(message: RouteMessage) -> Self {
         let prefix = message.header.destination_prefix_length;
-        let mut route = Self { destination: Ipv4Addr::UNSPECIFIED, prefix, gateway: None, index: None, metric: 0 };
+        let mut route = Self {
+            destination: Ipv4Addr::UNSPECIFIED,
+            prefix,
+            gateway: None,
+            index: None,
+            metric: 0,
+        };
         for attribute in message.attributes {
             match attribute {
-                RouteAttribute::Destination(RouteAddress::Inet(address)) => route.destination = address,
-                RouteAttribute::Gateway(RouteAddress::Inet(address)) => route.gateway = Some(address),
+                RouteAttribute::Destination(RouteAddress::Inet(address)) => {
+                    route.destination = address
+                }
+                RouteAttribute::Gateway(RouteAddress::Inet(address)) => {
+                    route.gateway = Some(address)
+                }
                 RouteAttribute::Oif(index) => route.index = Some(index),
                 RouteAttribute::Priority(metric) => route.metric = metric,
                 _ => {}
@@ -287,7 +332,11 @@ pub fn set_up(name: &str) -> Result {
 
 fn set_state(name: &str, up: bool) -> Result {
     let mut link = named(name);
-    link.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+    link.header.flags = if up {
+        LinkFlags::Up
+    } else {
+        LinkFlags::empty()
+    };
     link.header.change_mask = LinkFlags::Up;
     request(NEW_LINK, 0, &link)
 }
@@ -298,7 +347,9 @@ fn create(link: LinkMessage) -> Result {
 
 fn named(name: &str) -> LinkMessage {
     let mut message = LinkMessage::default();
-    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    message
+        .attributes
+        .push(LinkAttribute::IfName(name.to_owned()));
     message
 }
 

@@ -1,5 +1,5 @@
-//! Containers that come and go, with callers who take a call that fails as netavark does: they try again, tear down, or
-//! throw the container away.
+//! Containers that come and go, with callers who take a call that fails as netavark does: they try
+//! again, tear down, or throw the container away.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -54,8 +54,18 @@ impl Member {
     /// The first container of member `number`, which is to be less than 1000.
     pub fn new(place: &Place<'_>, number: usize) -> Result<Self> {
         let mac = mac_of(number, 0);
-        let container = Container { namespace: Namespace::new("member")?, mac };
-        let mut member = Self { number, lives: 0, container, lease: None, done: Done::default(), story: Vec::new() };
+        let container = Container {
+            namespace: Namespace::new("member")?,
+            mac,
+        };
+        let mut member = Self {
+            number,
+            lives: 0,
+            container,
+            lease: None,
+            done: Done::default(),
+            story: Vec::new(),
+        };
         member.join(place)?;
         Ok(member)
     }
@@ -77,7 +87,9 @@ impl Member {
         while let Err(status) = outcome {
             // The only error that is nobody's fault: the proxy ended in the middle of it.
             if status.code != Code::Unavailable {
-                return Err(format!("{} of {}: {status:?}", self.container.mac, self.name()).into());
+                return Err(
+                    format!("{} of {}: {status:?}", self.container.mac, self.name()).into(),
+                );
             }
             self.done.broken += 1;
             self.lease = None;
@@ -92,8 +104,14 @@ impl Member {
 
     /// Whether the container and the server still have the lease that the caller was told of.
     pub fn check(&self, place: &Place<'_>, lease: &Lease) -> Result {
-        let address = self.container.address()?.map(|address| address.address.to_string());
-        let leased = place.server.lease_of(self.container.mac).map(|address| address.to_string());
+        let address = self
+            .container
+            .address()?
+            .map(|address| address.address.to_string());
+        let leased = place
+            .server
+            .lease_of(self.container.mac)
+            .map(|address| address.to_string());
         if address.as_ref() != Some(&lease.yiaddr) || leased.as_ref() != Some(&lease.yiaddr) {
             return Err(format!(
                 "{:?} {} of {} was given {}, and has {address:?}; the server gave it {leased:?}\n{}",
@@ -120,7 +138,10 @@ impl Member {
     /// A call that takes the lease, with as little as netavark says then.
     pub fn teardown(&mut self, place: &Place<'_>) -> Result<(), Status> {
         self.done.teardowns += 1;
-        let config = NetworkConfig { container_id: String::new(), ..self.container.config() };
+        let config = NetworkConfig {
+            container_id: String::new(),
+            ..self.container.config()
+        };
         let answer = grpc::teardown(&place.socket, &config);
         self.tell("Teardown", &answer);
         answer?;
@@ -136,8 +157,8 @@ impl Member {
         self.story.push(format!("{:?} {call}: {answer}", rt::now()));
     }
 
-    /// Deletes the container's namespace without a word, and makes another container: of the same path or another one, of
-    /// the same MAC or another one.
+    /// Deletes the container's namespace without a word, and makes another container: of the same
+    /// path or another one, of the same MAC or another one.
     fn throw_away(&mut self, place: &Place<'_>, chance: &mut Chance) -> Result {
         self.done.thrown_away += 1;
         self.lives += 1;
@@ -153,16 +174,21 @@ impl Member {
         self.join(place)
     }
 
-    /// Makes the container's link, and one by which the host sees when the kernel lets go of the container.
+    /// Makes the container's link, and one by which the host sees when the kernel lets go of the
+    /// container.
     fn join(&mut self, place: &Place<'_>) -> Result {
         let Container { namespace, mac } = &self.container;
         // The kernel deletes this one with its namespace, when the last holder lets go.
         place.host.veth(&self.name(), namespace, "canary")?;
-        // A namespace ends in the background, and its links hold the MAC until then: another link of that MAC cannot be
-        // set up.
-        let Err(refusal) = place.host.macvlan(LINK, namespace, LINK, *mac) else { return Ok(()) };
-        eventually("the MAC of a container that is gone is free", GONE, || Ok(namespace.set_state(LINK, true).ok()))
-            .map_err(|error| format!("{error}: {refusal}, for {} as {mac}", self.name()).into())
+        // A namespace ends in the background, and its links hold the MAC until then: another link
+        // of that MAC cannot be set up.
+        let Err(refusal) = place.host.macvlan(LINK, namespace, LINK, *mac) else {
+            return Ok(());
+        };
+        eventually("the MAC of a container that is gone is free", GONE, || {
+            Ok(namespace.set_state(LINK, true).ok())
+        })
+        .map_err(|error| format!("{error}: {refusal}, for {} as {mac}", self.name()).into())
     }
 
     /// The last things that happened to it.

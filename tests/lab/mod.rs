@@ -1,7 +1,9 @@
-//! A laboratory: real networks in namespaces of our own, a DHCP server, and the daemon started as systemd would.
+//! A laboratory: real networks in namespaces of our own, a DHCP server, and the daemon started as
+//! systemd would.
 //!
 //! Shared by `tests/system.rs` and `examples/demo.rs`. Nothing here needs another program, but for
-//! [`real_server`] and [`peer`], which skip where they are not installed. Whatever is started is ended when its value is dropped.
+//! [`real_server`] and [`peer`], which skip where they are not installed. Whatever is started is
+//! ended when its value is dropped.
 #![allow(dead_code, unreachable_pub, reason = "each user takes a part of it")]
 
 use std::error::Error;
@@ -35,13 +37,15 @@ pub mod topology;
 pub mod tracer;
 pub mod wire;
 
-/// What can go wrong here is told to a person; nobody tells one error from another, but for [`Skip`].
+/// What can go wrong here is told to a person; nobody tells one error from another, but for
+/// [`Skip`].
 pub type Result<T = (), E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
 /// The error of a trial that cannot run here.
 #[derive(Debug)]
 pub enum Skip {
-    /// A part is missing that could be here. Where SMOL_DHCP_PROXY_REQUIRE=1 says that all parts are, it is a failure.
+    /// A part is missing that could be here. Where SMOL_DHCP_PROXY_REQUIRE=1 says that all parts
+    /// are, it is a failure.
     Lacking(String),
     /// This machine or this user cannot do it, whatever is installed.
     Impossible(String),
@@ -69,7 +73,11 @@ impl Error for Skip {}
 /// Asks `probe` again and again until it has an answer; fails when `within` has passed.
 ///
 /// For what happens in another process or in the kernel and announces itself nowhere.
-pub fn eventually<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn eventually<T>(
+    what: &str,
+    within: Duration,
+    mut probe: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let deadline = rt::now() + within;
     loop {
         if let Some(answer) = probe()? {

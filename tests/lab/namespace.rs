@@ -24,7 +24,10 @@ impl Namespace {
     pub fn new(name: &str) -> Result<Self> {
         let path = sandbox::folder(name)?.join("net");
         fs::write(&path, "")?;
-        Ok(Self { file: make(&path)?, path })
+        Ok(Self {
+            file: make(&path)?,
+            path,
+        })
     }
 
     /// Deletes it, and makes another one under the same path.
@@ -54,27 +57,44 @@ impl Namespace {
 
     /// Starts a program inside the namespace.
     pub fn spawn(&self, command: &mut Command) -> Result<Child> {
-        self.run(|| command.spawn().map_err(|error| format!("{command:?}: {error}").into()))
+        self.run(|| {
+            command
+                .spawn()
+                .map_err(|error| format!("{command:?}: {error}").into())
+        })
     }
 
-    /// Waits until nobody has a packet socket here any more: the daemon listens on for two seconds after a lease.
+    /// Waits until nobody has a packet socket here any more: the daemon listens on for two seconds
+    /// after a lease.
     pub fn await_rest(&self) -> Result {
-        eventually("the packet sockets are closed", Duration::from_secs(5), || {
-            let sockets = self.run(|| Ok(fs::read_to_string("/proc/thread-self/net/packet")?))?;
-            // The first line is a heading.
-            Ok((sockets.lines().count() <= 1).then_some(()))
-        })
+        eventually(
+            "the packet sockets are closed",
+            Duration::from_secs(5),
+            || {
+                let sockets =
+                    self.run(|| Ok(fs::read_to_string("/proc/thread-self/net/packet")?))?;
+                // The first line is a heading.
+                Ok((sockets.lines().count() <= 1).then_some(()))
+            },
+        )
     }
 
     /// A counter of `/proc/net/snmp`, such as `("Icmp", "OutDestUnreachs")`.
     pub fn counter(&self, protocol: &str, name: &str) -> Result<u64> {
         let text = self.run(|| Ok(fs::read_to_string("/proc/thread-self/net/snmp")?))?;
         // Two lines each: the names, then the numbers.
-        let mut lines = text.lines().filter_map(|line| line.strip_prefix(protocol)?.strip_prefix(':'));
-        let (names, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+        let mut lines = text
+            .lines()
+            .filter_map(|line| line.strip_prefix(protocol)?.strip_prefix(':'));
+        let (names, values) = (
+            lines.next().unwrap_or_default(),
+            lines.next().unwrap_or_default(),
+        );
         let column = names.split_whitespace().position(|column| column == name);
         let value = column.and_then(|column| values.split_whitespace().nth(column));
-        Ok(value.ok_or_else(|| format!("no {name} in /proc/net/snmp"))?.parse()?)
+        Ok(value
+            .ok_or_else(|| format!("no {name} in /proc/net/snmp"))?
+            .parse()?)
     }
 }
 
@@ -87,11 +107,18 @@ impl Drop for Namespace {
 
 /// Makes a namespace that can be opened at `path`, where there is a file.
 fn make(path: &Path) -> Result<File> {
-    // A thread that leaves for the new namespace and ends there; the descriptor and the mount keep it alive.
+    // A thread that leaves for the new namespace and ends there; the descriptor and the mount keep
+    // it alive.
     alone(|| {
         unshare(CloneFlags::CLONE_NEWNET)?;
         let current = "/proc/thread-self/ns/net";
-        mount(Some(current), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+        mount(
+            Some(current),
+            path,
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )?;
         links::set_up("lo")?;
         Ok(File::open(current)?)
     })

@@ -1,7 +1,8 @@
-//! A DHCP server with habits: it answers as an honest one, and a script of three functions changes what it hears, what it
-//! answers and which ARP questions it answers, to the byte.
+//! A DHCP server with habits: it answers as an honest one, and a script of three functions changes
+//! what it hears, what it answers and which ARP questions it answers, to the byte.
 //!
-//! dhcproto reads the requests; the replies are made of bytes, for an encoder would refuse half of them.
+//! dhcproto reads the requests; the replies are made of bytes, for an encoder would refuse half of
+//! them.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -33,13 +34,18 @@ pub struct Script {
     pub hears: fn(&Request) -> bool,
     /// Changes the honest answer to a message.
     pub answers: fn(&Request, &mut Reply),
-    /// Returns the stations that say that they have the address of an ARP question, beside its owner.
+    /// Returns the stations that say that they have the address of an ARP question, beside its
+    /// owner.
     pub claims: fn(&Question) -> Option<Claim>,
 }
 
 impl Default for Script {
     fn default() -> Self {
-        Self { hears: |_| true, answers: |_, _| (), claims: |_| None }
+        Self {
+            hears: |_| true,
+            answers: |_, _| (),
+            claims: |_| None,
+        }
     }
 }
 
@@ -116,7 +122,12 @@ struct State {
 
 impl OddServer {
     /// Starts a server on the link `name` of `namespace`, whose address is `address`.
-    pub fn start(namespace: &Namespace, name: &str, address: Ipv4Addr, script: Script) -> Result<Self> {
+    pub fn start(
+        namespace: &Namespace,
+        name: &str,
+        address: Ipv4Addr,
+        script: Script,
+    ) -> Result<Self> {
         let port = server_port(namespace)?;
         let state = Arc::new(Mutex::new(State {
             script,
@@ -142,15 +153,36 @@ impl OddServer {
 
     /// Returns the messages of a client, oldest first.
     pub fn heard_of(&self, client: Mac) -> Vec<Request> {
-        lock(&self.state).heard.iter().filter(|request| request.client == client).cloned().collect()
+        lock(&self.state)
+            .heard
+            .iter()
+            .filter(|request| request.client == client)
+            .cloned()
+            .collect()
     }
 
     /// Waits until it has heard `count` messages of a client for which `which` holds.
-    pub fn await_messages(&self, what: &str, client: Mac, count: usize, which: fn(&Request) -> bool) -> Result {
-        eventually(&format!("the server hears {what} number {count}"), Duration::from_secs(10), || {
-            check_running(&self.state)?;
-            Ok((self.heard_of(client).iter().filter(|request| which(request)).count() >= count).then_some(()))
-        })
+    pub fn await_messages(
+        &self,
+        what: &str,
+        client: Mac,
+        count: usize,
+        which: fn(&Request) -> bool,
+    ) -> Result {
+        eventually(
+            &format!("the server hears {what} number {count}"),
+            Duration::from_secs(10),
+            || {
+                check_running(&self.state)?;
+                Ok((self
+                    .heard_of(client)
+                    .iter()
+                    .filter(|request| which(request))
+                    .count()
+                    >= count)
+                    .then_some(()))
+            },
+        )
     }
 }
 
@@ -164,8 +196,13 @@ impl server_thread::State for State {
 fn serve(tap: &Tap, stopped: &UnixStream, state: &Mutex<State>) -> Result {
     loop {
         let due = lock(state).pending.iter().map(|(due, _)| *due).min();
-        let wait = due.map(|due| Timespec::try_from(due.since(rt::now()))).transpose()?;
-        let mut ready = [PollFd::new(tap, PollFlags::IN), PollFd::new(stopped, PollFlags::IN)];
+        let wait = due
+            .map(|due| Timespec::try_from(due.since(rt::now())))
+            .transpose()?;
+        let mut ready = [
+            PollFd::new(tap, PollFlags::IN),
+            PollFd::new(stopped, PollFlags::IN),
+        ];
         poll(&mut ready, wait.as_ref())?;
         if !ready[1].revents().is_empty() {
             return Ok(());
@@ -190,7 +227,8 @@ impl State {
     fn hear(&mut self, frame: &[u8], our_mac: Mac) {
         if let Some(question) = Question::parse(frame, our_mac) {
             if let Some(claim) = (self.script.claims)(&question) {
-                self.pending.push((rt::now() + claim.after, claim.to_frame(&question)));
+                self.pending
+                    .push((rt::now() + claim.after, claim.to_frame(&question)));
             }
         } else if let Some(datagram) = Datagram::parse(frame)
             && datagram.destination.port() == 67
@@ -198,7 +236,11 @@ impl State {
         {
             let due = rt::now() + reply.after;
             let frames = reply.to_frames();
-            self.pending.extend(std::iter::repeat_n(frames, reply.copies).flatten().map(|frame| (due, frame)));
+            self.pending.extend(
+                std::iter::repeat_n(frames, reply.copies)
+                    .flatten()
+                    .map(|frame| (due, frame)),
+            );
         }
     }
 
@@ -206,9 +248,20 @@ impl State {
         let message = Message::decode(&mut Decoder::new(&datagram.payload)).ok()?;
         let kind = message.opts().msg_type()?;
         let client = Mac(message.chaddr().try_into().ok()?);
-        let earlier = self.heard.iter().filter(|heard| (heard.client, heard.kind) == (client, kind)).count();
+        let earlier = self
+            .heard
+            .iter()
+            .filter(|heard| (heard.client, heard.kind) == (client, kind))
+            .count();
         let length = datagram.payload.len();
-        let request = Request { kind, client, count: earlier + 1, renumbered: self.renumbered, length, message };
+        let request = Request {
+            kind,
+            client,
+            count: earlier + 1,
+            renumbered: self.renumbered,
+            length,
+            message,
+        };
         self.heard.push(request.clone());
         let is_heard = (self.script.hears)(&request);
         let (kind, address) = self.decide(&request).filter(|_| is_heard)?;
@@ -223,11 +276,14 @@ impl State {
             MessageType::Discover => Some((MessageType::Offer, self.assign(request.client))),
             MessageType::Request => {
                 let held = self.leases.get(&request.client).copied();
-                let ciaddr = Some(request.message.ciaddr()).filter(|address| !address.is_unspecified());
+                let ciaddr =
+                    Some(request.message.ciaddr()).filter(|address| !address.is_unspecified());
                 let is_right = held.is_some() && held == ciaddr.or(request.requested());
                 Some(
                     held.filter(|_| is_right)
-                        .map_or((MessageType::Nak, Ipv4Addr::UNSPECIFIED), |held| (MessageType::Ack, held)),
+                        .map_or((MessageType::Nak, Ipv4Addr::UNSPECIFIED), |held| {
+                            (MessageType::Ack, held)
+                        }),
                 )
             }
             MessageType::Decline | MessageType::Release => {
@@ -239,7 +295,11 @@ impl State {
     }
 
     fn assign(&mut self, client: Mac) -> Ipv4Addr {
-        let second = if self.renumbered { reply::OTHER_NETWORK } else { reply::NETWORK };
+        let second = if self.renumbered {
+            reply::OTHER_NETWORK
+        } else {
+            reply::NETWORK
+        };
         let next = &mut self.next;
         *self.leases.entry(client).or_insert_with(|| {
             *next += 1;

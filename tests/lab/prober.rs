@@ -1,7 +1,9 @@
-//! An innocent caller: it makes the same calls over and over again, and remembers how long the slowest answer took.
+//! An innocent caller: it makes the same calls over and over again, and remembers how long the
+//! slowest answer took.
 //!
-//! Where more runs on a machine than it has processors, an answer also takes the time in which caller or daemon are ready
-//! to run and others do. The kernel counts that, and the daemon is not judged by it.
+//! Where more runs on a machine than it has processors, an answer also takes the time in which
+//! caller or daemon are ready to run and others do. The kernel counts that, and the daemon is not
+//! judged by it.
 
 use std::fmt;
 use std::fs;
@@ -38,7 +40,8 @@ pub struct Answers {
 }
 
 impl Prober {
-    /// Makes `calls`, all of which are to succeed, one after the other and again, each on a connection of its own.
+    /// Makes `calls`, all of which are to succeed, one after the other and again, each on a
+    /// connection of its own.
     pub fn start(daemon: &Daemon, socket: PathBuf, calls: Vec<Call>) -> Self {
         let daemon = daemon.id();
         const PAUSE: Duration = Duration::from_millis(10);
@@ -54,7 +57,10 @@ impl Prober {
             }
             answers
         });
-        Self { stop: Some(stop), thread: Some(thread) }
+        Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        }
     }
 
     /// Ends it after the last of its calls.
@@ -81,7 +87,11 @@ impl Answers {
             self.slowest = took;
         }
         if let Err(status) = answer {
-            self.failures.push(format!("{} after {took}: {}", call.encode().0, words(status)));
+            self.failures.push(format!(
+                "{} after {took}: {}",
+                call.encode().0,
+                words(status)
+            ));
         }
     }
 
@@ -92,10 +102,17 @@ impl Answers {
             faults.push(format!("{name}: the slowest answer took {}", self.slowest));
         }
         if let Some(first) = self.failures.first() {
-            faults.push(format!("{name}: {} of {} calls failed, first {first}", self.failures.len(), self.count));
+            faults.push(format!(
+                "{name}: {} of {} calls failed, first {first}",
+                self.failures.len(),
+                self.count
+            ));
         }
         if self.count < 4 {
-            faults.push(format!("{name}: no more than {} calls were answered", self.count));
+            faults.push(format!(
+                "{name}: no more than {} calls were answered",
+                self.count
+            ));
         }
         faults
     }
@@ -120,12 +137,22 @@ impl Took {
 impl fmt::Display for Took {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { all, waited } = self;
-        write!(f, "{} ms ({} of them for a processor)", all.as_millis(), waited.as_millis())
+        write!(
+            f,
+            "{} ms ({} of them for a processor)",
+            all.as_millis(),
+            waited.as_millis()
+        )
     }
 }
 
 /// Makes one call to the daemon with this process id, on a connection of its own.
-pub fn timed(daemon: u32, socket: &Path, call: &Call, patience: Duration) -> (Took, Result<(), Status>) {
+pub fn timed(
+    daemon: u32,
+    socket: &Path,
+    call: &Call,
+    patience: Duration,
+) -> (Took, Result<(), Status>) {
     let waited = || run_delay("/proc/thread-self") + run_delay(&format!("/proc/{daemon}"));
     let (start, before) = (rt::now(), waited());
     let answer = Channel::connect(socket).and_then(|mut channel| {
@@ -133,14 +160,23 @@ pub fn timed(daemon: u32, socket: &Path, call: &Call, patience: Duration) -> (To
         channel.call(call)
     });
     let all = rt::now() - start;
-    (Took { all, waited: waited().saturating_sub(before) }, answer.map(drop))
+    (
+        Took {
+            all,
+            waited: waited().saturating_sub(before),
+        },
+        answer.map(drop),
+    )
 }
 
-/// How long a thread has been ready to run without running: the second number of its schedstat, in nanoseconds (Linux,
-/// Documentation/scheduler/sched-stats). Zero where the kernel does not count.
+/// How long a thread has been ready to run without running: the second number of its schedstat, in
+/// nanoseconds (Linux, Documentation/scheduler/sched-stats). Zero where the kernel does not count.
 fn run_delay(thread: &str) -> Duration {
     let text = fs::read_to_string(format!("{thread}/schedstat")).unwrap_or_default();
-    let delay = text.split_whitespace().nth(1).and_then(|delay| delay.parse().ok());
+    let delay = text
+        .split_whitespace()
+        .nth(1)
+        .and_then(|delay| delay.parse().ok());
     Duration::from_nanos(delay.unwrap_or(0))
 }
 

@@ -1,4 +1,5 @@
-//! The real DHCP servers, where they are installed: dnsmasq, Kea and busybox's udhcpd, for the same network.
+//! The real DHCP servers, where they are installed: dnsmasq, Kea and busybox's udhcpd, for the same
+//! network.
 //!
 //! What was found out about how they differ, as far as a client notices:
 //!
@@ -35,7 +36,8 @@ pub enum Kind {
     Udhcpd,
 }
 
-/// What it gives out: addresses of 10.88.0.0/16, with 10.88.0.1 as their router. Times are in seconds.
+/// What it gives out: addresses of 10.88.0.0/16, with 10.88.0.1 as their router. Times are in
+/// seconds.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub pool: RangeInclusive<Ipv4Addr>,
@@ -114,7 +116,8 @@ impl Plan {
             kea["option-data"] = json!([{ "name": "domain-name", "data": domain }]);
         }
         if let Some(address) = self.reserved {
-            kea["subnet4"][0]["reservations"] = json!([{ "hw-address": OTHER, "ip-address": address.to_string() }]);
+            kea["subnet4"][0]["reservations"] =
+                json!([{ "hw-address": OTHER, "ip-address": address.to_string() }]);
         }
         json!({ "Dhcp4": kea }).to_string()
     }
@@ -156,7 +159,12 @@ impl<'a> RealServer<'a> {
         let command = kind.command(&folder)?;
         fs::write(folder.join(SETTINGS), kind.settings(&folder, link, plan))?;
         let program = Program::start(namespace, command, &folder, kind.ready())?;
-        Ok(Self { kind, program, folder, link: link.to_owned() })
+        Ok(Self {
+            kind,
+            program,
+            folder,
+            link: link.to_owned(),
+        })
     }
 
     /// Kills it. Its leases stay.
@@ -166,7 +174,10 @@ impl<'a> RealServer<'a> {
 
     /// Starts it again after [`RealServer::stop`], with the leases that it had.
     pub fn start_again(&mut self, plan: &Plan) -> Result {
-        fs::write(self.folder.join(SETTINGS), self.kind.settings(&self.folder, &self.link, plan))?;
+        fs::write(
+            self.folder.join(SETTINGS),
+            self.kind.settings(&self.folder, &self.link, plan),
+        )?;
         self.program.start_again()
     }
 
@@ -178,7 +189,9 @@ impl<'a> RealServer<'a> {
     /// Waits until its lease file says that `address` is leased, or that it is not.
     pub fn await_listed(&self, address: Ipv4Addr, listed: bool) -> Result {
         let what = format!("{:?}'s lease file: {address} leased: {listed}", self.kind);
-        eventually(&what, Duration::from_secs(5), || Ok((self.lists(address)? == listed).then_some(())))
+        eventually(&what, Duration::from_secs(5), || {
+            Ok((self.lists(address)? == listed).then_some(()))
+        })
     }
 
     /// Its lease file, for a person to read.
@@ -193,9 +206,11 @@ impl<'a> RealServer<'a> {
 
     /// Waits until `words` is in its log `times` times.
     pub fn await_log(&self, words: &str, times: usize) -> Result {
-        eventually(&format!("{:?} logs {words} for time {times}", self.kind), Duration::from_secs(5), || {
-            Ok((self.program.count(words)? >= times).then_some(()))
-        })
+        eventually(
+            &format!("{:?} logs {words} for time {times}", self.kind),
+            Duration::from_secs(5),
+            || Ok((self.program.count(words)? >= times).then_some(())),
+        )
     }
 }
 
@@ -210,12 +225,20 @@ impl Kind {
                 command.arg("-C").arg(settings);
             }
             Self::Kea => {
-                // AppArmor confines the program at its usual place to its usual files. The copy is made by another
-                // process: while this one wrote it, a child of another thread might hold it open.
+                // AppArmor confines the program at its usual place to its usual files. The copy is
+                // made by another process: while this one wrote it, a child of another thread might
+                // hold it open.
                 let program = folder.join("kea-dhcp4");
-                Command::new("cp").arg(need("kea-dhcp4", "kea-dhcp4-server")?).arg(&program).status()?;
+                Command::new("cp")
+                    .arg(need("kea-dhcp4", "kea-dhcp4-server")?)
+                    .arg(&program)
+                    .status()?;
                 command = Command::new(program);
-                command.arg("-c").arg(settings).env("KEA_PIDFILE_DIR", folder).env("KEA_LOCKFILE_DIR", "none");
+                command
+                    .arg("-c")
+                    .arg(settings)
+                    .env("KEA_PIDFILE_DIR", folder)
+                    .env("KEA_LOCKFILE_DIR", "none");
             }
             Self::Udhcpd => {
                 command = Command::new(busybox()?);
@@ -251,7 +274,10 @@ impl Kind {
             Self::Dnsmasq | Self::Kea => Ok(fs::read_to_string(file).unwrap_or_default()),
             // A binary one, which busybox prints.
             Self::Udhcpd => {
-                let printed = Command::new(busybox()?).args(["dumpleases", "-f"]).arg(file).output()?;
+                let printed = Command::new(busybox()?)
+                    .args(["dumpleases", "-f"])
+                    .arg(file)
+                    .output()?;
                 Ok(String::from_utf8(printed.stdout)?)
             }
         }
@@ -261,27 +287,41 @@ impl Kind {
         let address = address.to_string();
         match self {
             // Expiry, MAC, address, name, client identifier.
-            Self::Dnsmasq => leases.lines().any(|line| line.split(' ').nth(2) == Some(&address)),
-            // Address, MAC, client identifier, lifetime: the last line counts, and a lifetime of 0 ends the lease.
+            Self::Dnsmasq => leases
+                .lines()
+                .any(|line| line.split(' ').nth(2) == Some(&address)),
+            // Address, MAC, client identifier, lifetime: the last line counts, and a lifetime of 0
+            // ends the lease.
             Self::Kea => {
-                let mut lines = leases.lines().rev().map(|line| line.split(',').collect::<Vec<_>>());
+                let mut lines = leases
+                    .lines()
+                    .rev()
+                    .map(|line| line.split(',').collect::<Vec<_>>());
                 let last = lines.find(|columns| columns[0] == address);
                 last.is_some_and(|columns| columns.get(3).is_some_and(|lifetime| *lifetime != "0"))
             }
             // MAC, address, name, what is left of the lease.
-            Self::Udhcpd => {
-                leases.lines().any(|line| line.contains(&format!(" {address} ")) && !line.contains("expired"))
-            }
+            Self::Udhcpd => leases
+                .lines()
+                .any(|line| line.contains(&format!(" {address} ")) && !line.contains("expired")),
         }
     }
 }
 
-/// Starts dnsmasq in `namespace` as a relay: what it hears on the link with the address `from` goes to the server at
-/// `to`.
+/// Starts dnsmasq in `namespace` as a relay: what it hears on the link with the address `from` goes
+/// to the server at `to`.
 pub fn relay(namespace: &Namespace, from: Ipv4Addr, to: Ipv4Addr) -> Result<Program<'_>> {
     let mut command = dnsmasq()?;
-    command.args(["--conf-file=/dev/null", &format!("--dhcp-relay={from},{to}")]);
-    Program::start(namespace, command, &sandbox::folder("relay")?, "DHCP relay from")
+    command.args([
+        "--conf-file=/dev/null",
+        &format!("--dhcp-relay={from},{to}"),
+    ]);
+    Program::start(
+        namespace,
+        command,
+        &sandbox::folder("relay")?,
+        "DHCP relay from",
+    )
 }
 
 /// The machine that an address is kept for.
@@ -293,7 +333,13 @@ const LEASES: &str = "leases";
 fn dnsmasq() -> Result<Command> {
     let mut command = Command::new(need("dnsmasq", "dnsmasq-base")?);
     // With --no-daemon it changes no user, which it could not do in a user namespace.
-    command.args(["--no-daemon", "--log-facility=-", "--port=0", "--bind-interfaces", "--pid-file="]);
+    command.args([
+        "--no-daemon",
+        "--log-facility=-",
+        "--port=0",
+        "--bind-interfaces",
+        "--pid-file=",
+    ]);
     Ok(command)
 }
 

@@ -43,7 +43,8 @@ impl RouteNews {
                 Err(Errno::AGAIN) => return Ok(changes),
                 Err(errno) => return Err(errno.into()),
             };
-            // A header of 16 bytes with the type at 4; then the family, and the length of the destination's prefix.
+            // A header of 16 bytes with the type at 4; then the family, and the length of the
+            // destination's prefix.
             let message = buffer[..length].get(..18).ok_or("a short message")?;
             match u16::from_ne_bytes([message[4], message[5]]) {
                 NEW_ROUTE if message[17] == 0 => changes.push(Change::Set),

@@ -1,6 +1,10 @@
 //! `rpc::serve` on a thread, one connection each, and a handler that answers by what it is asked.
 
-#![allow(dead_code, unreachable_pub, reason = "shared by tests that each use a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "shared by tests that each use a part of it"
+)]
 #![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
 
 use std::future::Future;
@@ -12,7 +16,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use event_listener::Event;
-use smol_dhcp_proxy::rpc::{self, Answer, Call, Code, Lease, NetworkConfig, OperationResponse, Reply, Status};
+use smol_dhcp_proxy::rpc::{
+    self, Answer, Call, Code, Lease, NetworkConfig, OperationResponse, Reply, Status,
+};
 use smol_dhcp_proxy::rt;
 
 /// Longer than any test takes.
@@ -30,7 +36,10 @@ pub struct Server {
 
 impl Server {
     /// Serves one end of a socket pair and hands out the other.
-    pub fn start<F>(quiet: Duration, handler: impl Fn(Call) -> F + Send + 'static) -> (Self, UnixStream)
+    pub fn start<F>(
+        quiet: Duration,
+        handler: impl Fn(Call) -> F + Send + 'static,
+    ) -> (Self, UnixStream)
     where
         F: Future<Output = Result<Answer, Status>>,
     {
@@ -39,10 +48,19 @@ impl Server {
         let closing = close.listen();
         let (ended, over) = channel();
         let thread = std::thread::spawn(move || {
-            rt::block_on(async move |_| rpc::serve(ours.try_into().unwrap(), quiet, closing, handler).await);
+            rt::block_on(async move |_| {
+                rpc::serve(ours.try_into().unwrap(), quiet, closing, handler).await
+            });
             let _ = ended.send(());
         });
-        (Self { over, close, thread }, theirs)
+        (
+            Self {
+                over,
+                close,
+                thread,
+            },
+            theirs,
+        )
     }
 
     /// Tells it to finish.
@@ -62,8 +80,8 @@ impl Server {
     }
 }
 
-/// What [`answer`] says to a config: a lease that quotes it, or the error that its host interface asks for, "5 text";
-/// "0 text" is a lease with a warning.
+/// What [`answer`] says to a config: a lease that quotes it, or the error that its host interface
+/// asks for, "5 text"; "0 text" is a lease with a warning.
 pub async fn answer(call: Call) -> Result<Answer, Status> {
     let config = match call {
         Call::Clean => return Ok(Reply::Operation(OperationResponse { success: true }).into()),
@@ -72,8 +90,14 @@ pub async fn answer(call: Call) -> Result<Answer, Status> {
     let reply = Reply::Lease(quoting(&config));
     match config.host_iface.split_once(' ') {
         None => Ok(reply.into()),
-        Some(("0", warning)) => Ok(Answer { reply, warning: Some(warning.into()) }),
-        Some((code, message)) => Err(Status::new(Code::from(code.parse::<u32>().unwrap()), message)),
+        Some(("0", warning)) => Ok(Answer {
+            reply,
+            warning: Some(warning.into()),
+        }),
+        Some((code, message)) => Err(Status::new(
+            Code::from(code.parse::<u32>().unwrap()),
+            message,
+        )),
     }
 }
 
@@ -92,7 +116,11 @@ pub fn quoting(config: &NetworkConfig) -> Lease {
 
 /// A config with this MAC address.
 pub fn config(mac: &str) -> NetworkConfig {
-    NetworkConfig { container_mac_addr: mac.into(), host_name: "weiß".into(), ..Default::default() }
+    NetworkConfig {
+        container_mac_addr: mac.into(),
+        host_name: "weiß".into(),
+        ..Default::default()
+    }
 }
 
 /// What becomes of a call.

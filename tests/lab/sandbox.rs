@@ -1,4 +1,5 @@
-//! The sandbox around a whole test process: namespaces in which it may do as it likes, and a scratch folder that vanishes.
+//! The sandbox around a whole test process: namespaces in which it may do as it likes, and a
+//! scratch folder that vanishes.
 
 use std::cell::RefCell;
 use std::fs;
@@ -20,30 +21,53 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Enters a mount and a network namespace, and as an ordinary user a user namespace around them.
+    /// Enters a mount and a network namespace, and as an ordinary user a user namespace around
+    /// them.
     ///
-    /// To be called before the process has a second thread: unshare(2) refuses a user namespace to one
-    /// that has, and every other thread would stay outside.
+    /// To be called before the process has a second thread: unshare(2) refuses a user namespace to
+    /// one that has, and every other thread would stay outside.
     pub fn enter() -> Result<Self> {
         let (uid, gid) = (Uid::effective(), Gid::effective());
         let network = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET;
         // Root in a container may lack the capability, and is then an ordinary user.
         if !uid.is_root() || unshare(network).is_err() {
-            unshare(network | CloneFlags::CLONE_NEWUSER).map_err(|error| forbidden("unshare", error))?;
-            // An ordinary user may map its group only after giving up setgroups (user_namespaces(7)).
+            unshare(network | CloneFlags::CLONE_NEWUSER)
+                .map_err(|error| forbidden("unshare", error))?;
+            // An ordinary user may map its group only after giving up setgroups
+            // (user_namespaces(7)).
             fs::write("/proc/self/setgroups", "deny")?;
-            fs::write("/proc/self/uid_map", format!("0 {uid} 1")).map_err(|error| forbidden("uid_map", error))?;
-            fs::write("/proc/self/gid_map", format!("0 {gid} 1")).map_err(|error| forbidden("gid_map", error))?;
+            fs::write("/proc/self/uid_map", format!("0 {uid} 1"))
+                .map_err(|error| forbidden("uid_map", error))?;
+            fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
+                .map_err(|error| forbidden("gid_map", error))?;
         }
-        // Nothing that is mounted here shall be seen outside. Slave, not private: what the host unmounts goes here too.
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
-            .map_err(|error| forbidden("mount", error))?;
-        let scratch = std::env::temp_dir().join(format!("smol-dhcp-proxy-lab.{}", std::process::id()));
+        // Nothing that is mounted here shall be seen outside. Slave, not private: what the host
+        // unmounts goes here too.
+        mount(
+            None::<&str>,
+            "/",
+            None::<&str>,
+            MsFlags::MS_REC | MsFlags::MS_SLAVE,
+            None::<&str>,
+        )
+        .map_err(|error| forbidden("mount", error))?;
+        let scratch =
+            std::env::temp_dir().join(format!("smol-dhcp-proxy-lab.{}", std::process::id()));
         fs::create_dir(&scratch)?;
-        let sandbox = Self { scratch: scratch.clone() };
-        mount(Some("tmpfs"), &scratch, Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))
-            .map_err(|error| forbidden("mount tmpfs", error))?;
-        SCRATCH.set(scratch).map_err(|_| "the sandbox is entered once")?;
+        let sandbox = Self {
+            scratch: scratch.clone(),
+        };
+        mount(
+            Some("tmpfs"),
+            &scratch,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some("mode=0755"),
+        )
+        .map_err(|error| forbidden("mount tmpfs", error))?;
+        SCRATCH
+            .set(scratch)
+            .map_err(|_| "the sandbox is entered once")?;
         Ok(sandbox)
     }
 }
@@ -55,9 +79,12 @@ impl Drop for Sandbox {
     }
 }
 
-/// The scratch folder: a tmpfs that only this process and its children see, and that ends with them.
+/// The scratch folder: a tmpfs that only this process and its children see, and that ends with
+/// them.
 pub fn scratch() -> &'static Path {
-    SCRATCH.get().expect("main enters the sandbox before anything else")
+    SCRATCH
+        .get()
+        .expect("main enters the sandbox before anything else")
 }
 
 /// A new, empty folder in the scratch folder, its name beginning with `name`.
@@ -82,7 +109,9 @@ pub fn keep_evidence(log: PathBuf) {
 pub fn take_evidence() -> String {
     let mut text = String::new();
     for log in EVIDENCE.take() {
-        let Ok(all) = fs::read_to_string(&log) else { continue };
+        let Ok(all) = fs::read_to_string(&log) else {
+            continue;
+        };
         let lines: Vec<&str> = all.lines().collect();
         text += &format!("the end of {}:\n", log.display());
         for line in &lines[lines.len().saturating_sub(60)..] {

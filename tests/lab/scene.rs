@@ -1,4 +1,5 @@
-//! Networks out of the ordinary, each set for a proxy to be tried in: ours, or the peer to see that it fails there.
+//! Networks out of the ordinary, each set for a proxy to be tried in: ours, or the peer to see that
+//! it fails there.
 
 use std::net::Ipv4Addr;
 use std::thread;
@@ -30,7 +31,12 @@ pub struct Scene {
 
 impl Scene {
     fn new(stage: Stage, server: Server) -> Self {
-        Self { stage, server, _path: None, there: Vec::new() }
+        Self {
+            stage,
+            server,
+            _path: None,
+            there: Vec::new(),
+        }
     }
 
     /// The switch of [`spanning_tree`].
@@ -48,12 +54,14 @@ impl Scene {
         grpc::setup(&self.stage.unit.socket(), &self.stage.config(0))
     }
 
-    /// The same, while the server forgets its offer: it refuses every REQUEST but one that follows a new offer.
+    /// The same, while the server forgets its offer: it refuses every REQUEST but one that follows
+    /// a new offer.
     pub fn setup_with_forgotten_offer(&self) -> Result<Result<Lease, Status>> {
         self.server.leave_unanswered(&[MessageType::Request]);
         thread::scope(|scope| {
             let setup = scope.spawn(|| self.setup());
-            self.server.await_message(MessageType::Request, 1, Duration::from_secs(5))?;
+            self.server
+                .await_message(MessageType::Request, 1, Duration::from_secs(5))?;
             self.server.forget();
             self.server.leave_unanswered(&[]);
             Ok(setup.join().expect("no panic in Setup"))
@@ -67,7 +75,12 @@ pub fn plain(start: Start, settings: Settings) -> Result<Scene> {
 }
 
 /// The usual network, where a path between host and server takes time or loses frames.
-pub fn behind(start: Start, path: Option<Path>, containers: u16, settings: Settings) -> Result<Scene> {
+pub fn behind(
+    start: Start,
+    path: Option<Path>,
+    containers: u16,
+    settings: Settings,
+) -> Result<Scene> {
     let topology = match path {
         Some(path) => Topology::behind(path, containers)?,
         None => Topology::new(containers)?,
@@ -77,8 +90,8 @@ pub fn behind(start: Start, path: Option<Path>, containers: u16, settings: Setti
     Ok(Scene::new(stage, server))
 }
 
-/// The server is a container too. A macvlan hears its siblings and not its parent, so only who speaks in the container
-/// reaches that server.
+/// The server is a container too. A macvlan hears its siblings and not its parent, so only who
+/// speaks in the container reaches that server.
 pub fn sibling(start: Start) -> Result<Scene> {
     let stage = start(Topology::new(2)?)?;
     let namespace = &stage.topology.containers[1].namespace;
@@ -89,7 +102,11 @@ pub fn sibling(start: Start) -> Result<Scene> {
 
 /// Container and server are ports of one bridge, which is the host's interface.
 pub fn bridge(start: Start, settings: Settings) -> Result<Scene> {
-    let (host, server, namespace) = (Namespace::new("host")?, Namespace::new("server")?, Namespace::new("container")?);
+    let (host, server, namespace) = (
+        Namespace::new("host")?,
+        Namespace::new("server")?,
+        Namespace::new("container")?,
+    );
     host.veth(BRIDGE_SERVER, &server, SERVER_LINK)?;
     host.veth(BRIDGE_CONTAINER, &namespace, LINK)?;
     host.bridge(LINK, &[BRIDGE_SERVER, BRIDGE_CONTAINER])?;
@@ -107,13 +124,20 @@ pub const BRIDGE_CONTAINER: &str = "two";
 
 /// A switch with spanning tree, whose ports have just come up: nothing passes for twice `delay`.
 pub fn spanning_tree(start: Start, delay: Duration) -> Result<Scene> {
-    let (host, server, switch) = (Namespace::new("host")?, Namespace::new("server")?, Namespace::new("switch")?);
+    let (host, server, switch) = (
+        Namespace::new("host")?,
+        Namespace::new("server")?,
+        Namespace::new("switch")?,
+    );
     switch.veth("one", &host, LINK)?;
     switch.veth("two", &server, SERVER_LINK)?;
     let stage = start(Topology::between(host, server, 1)?)?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     switch.spanning_tree_bridge("br0", &["one", "two"], delay)?;
-    Ok(Scene { there: vec![switch], ..Scene::new(stage, server) })
+    Ok(Scene {
+        there: vec![switch],
+        ..Scene::new(stage, server)
+    })
 }
 
 /// Which way across the switch of [`owned`] takes time.
@@ -123,10 +147,11 @@ pub enum Slow {
     ToServer,
 }
 
-/// The first address of the pool has an owner already, whose MAC is the other half of the answer. Of the ways to it and
-/// to the server, one takes 5 ms there and back.
+/// The first address of the pool has an owner already, whose MAC is the other half of the answer.
+/// Of the ways to it and to the server, one takes 5 ms there and back.
 pub fn owned(start: Start, slow: Slow) -> Result<(Scene, Mac)> {
-    let [host, server, switch, owner, middle] = ["host", "server", "switch", "owner", "middle"].map(Namespace::new);
+    let [host, server, switch, owner, middle] =
+        ["host", "server", "switch", "owner", "middle"].map(Namespace::new);
     let (host, server, switch, owner, middle) = (host?, server?, switch?, owner?, middle?);
     let (at_once, late) = match slow {
         Slow::ToOwner => ((&server, SERVER_LINK), (&owner, LINK)),
@@ -136,7 +161,10 @@ pub fn owned(start: Start, slow: Slow) -> Result<(Scene, Mac)> {
     switch.veth("two", at_once.0, at_once.1)?;
     switch.veth("three", &middle, "a")?;
     middle.veth("b", late.0, late.1)?;
-    let path = Path { delay: Duration::from_micros(2500), ..Path::default() };
+    let path = Path {
+        delay: Duration::from_micros(2500),
+        ..Path::default()
+    };
     let path = Forwarder::start(&middle, "a", "b", path)?;
     switch.bridge("br0", &["one", "two", "three"])?;
     let settings = Settings::default();
@@ -144,14 +172,26 @@ pub fn owned(start: Start, slow: Slow) -> Result<(Scene, Mac)> {
     let mac = Mac(owner.link(LINK)?.mac.try_into().map_err(|_| "no MAC")?);
     let stage = start(Topology::between(host, server, 1)?)?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
-    Ok((Scene { _path: Some(path), there: vec![switch, owner, middle], ..Scene::new(stage, server) }, mac))
+    Ok((
+        Scene {
+            _path: Some(path),
+            there: vec![switch, owner, middle],
+            ..Scene::new(stage, server)
+        },
+        mac,
+    ))
 }
 
-/// The container has a second interface in the same network; the other half of the answer is what netavark says for it.
+/// The container has a second interface in the same network; the other half of the answer is what
+/// netavark says for it.
 pub fn two_interfaces(start: Start, settings: Settings) -> Result<(Scene, NetworkConfig)> {
     let scene = plain(start, settings)?;
     let mac = Mac([0x02, 0x88, 0, 1, 0, 1]);
-    scene.stage.topology.host.macvlan(LINK, &scene.container().namespace, "eth1", mac)?;
+    scene
+        .stage
+        .topology
+        .host
+        .macvlan(LINK, &scene.container().namespace, "eth1", mac)?;
     let config = NetworkConfig {
         container_iface: "eth1".to_owned(),
         container_mac_addr: mac.to_string(),
@@ -163,8 +203,8 @@ pub fn two_interfaces(start: Start, settings: Settings) -> Result<(Scene, Networ
 /// The router, and DHCP server, of the second network of [`two_networks`].
 pub const SECOND_SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 
-/// The container has an interface in a second network as well; the other half of the answer is what netavark says for
-/// it, and the server there.
+/// The container has an interface in a second network as well; the other half of the answer is what
+/// netavark says for it, and the server there.
 pub fn two_networks(start: Start) -> Result<(Scene, NetworkConfig, Server)> {
     let scene = plain(start, Settings::default())?;
     let (host, far) = (&scene.stage.topology.host, Namespace::new("second")?);
@@ -185,5 +225,12 @@ pub fn two_networks(start: Start) -> Result<(Scene, NetworkConfig, Server)> {
         container_mac_addr: mac.to_string(),
         ..scene.container().config()
     };
-    Ok((Scene { there: vec![far], ..scene }, config, server))
+    Ok((
+        Scene {
+            there: vec![far],
+            ..scene
+        },
+        config,
+        server,
+    ))
 }

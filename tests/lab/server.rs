@@ -1,6 +1,8 @@
-//! An embedded DHCP server: honest by default, silent or forgetful when told to, and it remembers all that it heard.
+//! An embedded DHCP server: honest by default, silent or forgetful when told to, and it remembers
+//! all that it heard.
 //!
-//! dhcproto reads and writes the messages, so that the client under test never talks to its own reading of the RFCs.
+//! dhcproto reads and writes the messages, so that the client under test never talks to its own
+//! reading of the RFCs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -41,7 +43,8 @@ pub struct Settings {
     pub broadcast: Option<Ipv4Addr>,
 }
 
-/// An address that a client was offered or has. Past its end it is still the client's, should nobody else want it.
+/// An address that a client was offered or has. Past its end it is still the client's, should
+/// nobody else want it.
 #[derive(Clone, Copy, Debug)]
 struct Leased {
     address: Ipv4Addr,
@@ -86,7 +89,8 @@ pub struct Heard {
 }
 
 impl Heard {
-    /// Whether it says which server it means, as only an answer to an OFFER and what gives an address back do.
+    /// Whether it says which server it means, as only an answer to an OFFER and what gives an
+    /// address back do.
     pub fn names_server(&self) -> bool {
         self.message.opts().contains(OptionCode::ServerIdentifier)
     }
@@ -149,7 +153,12 @@ impl Server {
         Self::listen(namespace, name, Settings::default(), None)
     }
 
-    fn listen(namespace: &Namespace, name: &str, settings: Settings, port: Option<UdpSocket>) -> Result<Self> {
+    fn listen(
+        namespace: &Namespace,
+        name: &str,
+        settings: Settings,
+        port: Option<UdpSocket>,
+    ) -> Result<Self> {
         let state = State {
             settings,
             silent: port.is_none(),
@@ -182,10 +191,13 @@ impl Server {
         change(&mut self.lock().settings);
     }
 
-    /// The next addresses that it gives are claimed by these stations, the last one first, right behind the ACK. To the
-    /// process `client`, which is stopped meanwhile, both come at once.
+    /// The next addresses that it gives are claimed by these stations, the last one first, right
+    /// behind the ACK. To the process `client`, which is stopped meanwhile, both come at once.
     pub fn dispute(&self, stations: &[Mac], client: u32) {
-        self.lock().disputes = stations.iter().map(|by| Dispute { by: *by, client }).collect();
+        self.lock().disputes = stations
+            .iter()
+            .map(|by| Dispute { by: *by, client })
+            .collect();
     }
 
     /// Forgets its leases: who renews now gets a NAK, and then another address.
@@ -196,13 +208,22 @@ impl Server {
     /// The lease of a client, unless it has run out.
     pub fn lease_of(&self, client: Mac) -> Option<Ipv4Addr> {
         let now = rt::now();
-        self.lock().leases.get(&client).filter(|lease| lease.until > now).map(|lease| lease.address)
+        self.lock()
+            .leases
+            .get(&client)
+            .filter(|lease| lease.until > now)
+            .map(|lease| lease.address)
     }
 
     /// The clients whose leases have not run out.
     pub fn clients(&self) -> Vec<Mac> {
         let now = rt::now();
-        self.lock().leases.iter().filter(|(_, lease)| lease.until > now).map(|(client, _)| *client).collect()
+        self.lock()
+            .leases
+            .iter()
+            .filter(|(_, lease)| lease.until > now)
+            .map(|(client, _)| *client)
+            .collect()
     }
 
     /// Everything it heard so far, oldest first.
@@ -217,15 +238,27 @@ impl Server {
 
     /// The messages of one kind.
     pub fn heard_of(&self, kind: MessageType) -> Vec<Heard> {
-        self.heard().into_iter().filter(|heard| heard.kind == kind).collect()
+        self.heard()
+            .into_iter()
+            .filter(|heard| heard.kind == kind)
+            .collect()
     }
 
     /// Waits until it has heard so many messages of one kind, and gives the last of these.
-    pub fn await_message(&self, kind: MessageType, count: usize, within: Duration) -> Result<Heard> {
-        eventually(&format!("the server hears {kind:?} number {count}"), within, || {
-            check_running(&self.state)?;
-            Ok(self.heard_of(kind).into_iter().nth(count - 1))
-        })
+    pub fn await_message(
+        &self,
+        kind: MessageType,
+        count: usize,
+        within: Duration,
+    ) -> Result<Heard> {
+        eventually(
+            &format!("the server hears {kind:?} number {count}"),
+            within,
+            || {
+                check_running(&self.state)?;
+                Ok(self.heard_of(kind).into_iter().nth(count - 1))
+            },
+        )
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -242,13 +275,18 @@ impl server_thread::State for State {
 /// Serves until the other end of `stopped` is closed.
 fn listen(tap: &Tap, stopped: &UnixStream, state: &Mutex<State>) -> Result {
     loop {
-        let mut ready = [PollFd::new(tap, PollFlags::IN), PollFd::new(stopped, PollFlags::IN)];
+        let mut ready = [
+            PollFd::new(tap, PollFlags::IN),
+            PollFd::new(stopped, PollFlags::IN),
+        ];
         poll(&mut ready, None)?;
         if !ready[1].revents().is_empty() {
             return Ok(());
         }
         while let Some(frame) = tap.receive()? {
-            let Some(datagram) = Datagram::parse(&frame).filter(|datagram| datagram.destination.port() == 67) else {
+            let Some(datagram) =
+                Datagram::parse(&frame).filter(|datagram| datagram.destination.port() == 67)
+            else {
                 continue;
             };
             let (answer, claim) = {
@@ -289,13 +327,17 @@ impl State {
         let (kind, address) = self.decide(&heard)?;
         let reply = self.reply(&heard.message, kind, address);
         if let (MessageType::Ack, Some(address)) = (kind, address) {
-            self.claim =
-                self.disputes.pop().map(|Dispute { by, client }| (arp_claim(by, address, heard.client()), client));
+            self.claim = self
+                .disputes
+                .pop()
+                .map(|Dispute { by, client }| (arp_claim(by, address, heard.client()), client));
         }
-        // RFC 2131 section 4.1: to a client with an address, there; else by broadcast where the client asks
-        // for it or gets a NAK; else to the address that it is about to have, without ARP.
+        // RFC 2131 section 4.1: to a client with an address, there; else by broadcast where the
+        // client asks for it or gets a NAK; else to the address that it is about to have, without
+        // ARP.
         let known = heard.message.ciaddr();
-        let broadcast = kind == MessageType::Nak || known.is_unspecified() && heard.message.flags().broadcast();
+        let broadcast =
+            kind == MessageType::Nak || known.is_unspecified() && heard.message.flags().broadcast();
         let (to, destination) = match address {
             _ if broadcast => (Mac::BROADCAST, Ipv4Addr::BROADCAST),
             _ if !known.is_unspecified() => (heard.client(), known),
@@ -311,7 +353,8 @@ impl State {
         })
     }
 
-    /// The answer to a message: RFC 2131 section 4.3, with table 4 to tell one REQUEST from another.
+    /// The answer to a message: RFC 2131 section 4.3, with table 4 to tell one REQUEST from
+    /// another.
     fn decide(&mut self, heard: &Heard) -> Option<(MessageType, Option<Ipv4Addr>)> {
         let (message, client) = (&heard.message, heard.client());
         let lease = self.leases.get(&client).map(|lease| lease.address);
@@ -320,10 +363,14 @@ impl State {
             _ => None,
         };
         match heard.kind {
-            MessageType::Discover => Some((MessageType::Offer, Some(self.assign(client, requested)))),
+            MessageType::Discover => {
+                Some((MessageType::Offer, Some(self.assign(client, requested))))
+            }
             MessageType::Request => {
                 let wanted = match message.opts().get(OptionCode::ServerIdentifier) {
-                    Some(DhcpOption::ServerIdentifier(server)) if *server != self.settings.address => {
+                    Some(DhcpOption::ServerIdentifier(server))
+                        if *server != self.settings.address =>
+                    {
                         self.leases.remove(&client); // It took the offer of another server.
                         return None;
                     }
@@ -343,15 +390,16 @@ impl State {
                 None
             }
             MessageType::Decline => {
-                self.declined.extend(self.leases.remove(&client).map(|lease| lease.address));
+                self.declined
+                    .extend(self.leases.remove(&client).map(|lease| lease.address));
                 None
             }
             _ => None,
         }
     }
 
-    /// The address that the client has; else the one that it wants, if that was given back; else the next one
-    /// (RFC 2131 section 4.3.1).
+    /// The address that the client has; else the one that it wants, if that was given back; else
+    /// the next one (RFC 2131 section 4.3.1).
     fn assign(&mut self, client: Mac, wanted: Option<Ipv4Addr>) -> Ipv4Addr {
         if let Some(lease) = self.leases.get(&client) {
             return lease.address;
@@ -376,7 +424,13 @@ impl State {
     }
 
     fn give(&mut self, client: Mac, address: Ipv4Addr) -> Ipv4Addr {
-        self.leases.insert(client, Leased { address, until: rt::now() + self.settings.lease });
+        self.leases.insert(
+            client,
+            Leased {
+                address,
+                until: rt::now() + self.settings.lease,
+            },
+        );
         address
     }
 
@@ -388,7 +442,11 @@ impl State {
             .set_xid(request.xid())
             .set_flags(request.flags())
             .set_chaddr(request.chaddr())
-            .set_ciaddr(if kind == MessageType::Ack { request.ciaddr() } else { Ipv4Addr::UNSPECIFIED })
+            .set_ciaddr(if kind == MessageType::Ack {
+                request.ciaddr()
+            } else {
+                Ipv4Addr::UNSPECIFIED
+            })
             .set_yiaddr(address.unwrap_or(Ipv4Addr::UNSPECIFIED));
         let options = reply.opts_mut();
         options.insert(DhcpOption::MessageType(kind));
@@ -403,7 +461,9 @@ impl State {
         let more = [
             settings.t1.map(|time| DhcpOption::Renewal(seconds(time))),
             settings.t2.map(|time| DhcpOption::Rebinding(seconds(time))),
-            settings.router.map(|router| DhcpOption::Router(vec![router])),
+            settings
+                .router
+                .map(|router| DhcpOption::Router(vec![router])),
             (!settings.dns.is_empty()).then(|| DhcpOption::DomainNameServer(settings.dns.clone())),
             settings.domain.clone().map(DhcpOption::DomainName),
             settings.mtu.map(DhcpOption::InterfaceMtu),

@@ -25,7 +25,8 @@ pub trait State: Send + 'static {
 }
 
 impl ServerThread {
-    /// Starts `serve` on the link `name` of `namespace`. The port, if any, stays open as long as the thread runs.
+    /// Starts `serve` on the link `name` of `namespace`. The port, if any, stays open as long as
+    /// the thread runs.
     pub fn start<S: State>(
         (namespace, name): (&Namespace, &str),
         state: &Arc<Mutex<S>>,
@@ -41,7 +42,10 @@ impl ServerThread {
                 *lock(&shared).fault() = Some(error.to_string());
             }
         });
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
     }
 }
 
@@ -54,9 +58,15 @@ impl Drop for ServerThread {
     }
 }
 
-/// Takes the DHCP server's port. No socket reads it: without it the kernel tells clients that the port is unreachable.
+/// Takes the DHCP server's port. No socket reads it: without it the kernel tells clients that the
+/// port is unreachable.
 pub fn server_port(namespace: &Namespace) -> Result<UdpSocket> {
-    namespace.run(|| Ok(UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 67))?))
+    namespace.run(|| {
+        Ok(UdpSocket::bind(SocketAddrV4::new(
+            Ipv4Addr::UNSPECIFIED,
+            67,
+        ))?)
+    })
 }
 
 pub fn lock<S>(state: &Mutex<S>) -> MutexGuard<'_, S> {

@@ -1,7 +1,15 @@
-//! A service as a real process, and a test in the part of systemd: it hands sockets over, and is told what goes on.
+//! A service as a real process, and a test in the part of systemd: it hands sockets over, and is
+//! told what goes on.
 
-#![allow(dead_code, unreachable_pub, reason = "shared by tests that each use a part of it")]
-#![allow(clippy::unwrap_used, reason = "a test that meets an error ends, and says where")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "shared by tests that each use a part of it"
+)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that meets an error ends, and says where"
+)]
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -21,8 +29,18 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// An example, beside the folder of this test's own executable.
 pub fn example(name: &str) -> PathBuf {
     let tests = env::current_exe().unwrap();
-    let example = tests.parent().unwrap().parent().unwrap().join("examples").join(name);
-    assert!(example.exists(), "{} is missing: cargo build --examples", example.display());
+    let example = tests
+        .parent()
+        .unwrap()
+        .parent()
+        .unwrap()
+        .join("examples")
+        .join(name);
+    assert!(
+        example.exists(),
+        "{} is missing: cargo build --examples",
+        example.display()
+    );
     example
 }
 
@@ -35,7 +53,11 @@ pub struct Lab {
 impl Lab {
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("activation-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
+        let name = format!(
+            "activation-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::SeqCst)
+        );
         let directory = env::temp_dir().join(name);
         fs::create_dir(&directory).unwrap();
         let manager = UnixDatagram::bind(directory.join("notify")).unwrap();
@@ -54,7 +76,10 @@ impl Lab {
     /// The next message to the service manager.
     pub fn hears(&self) -> String {
         let mut buffer = [0; 256];
-        let length = self.manager.recv(&mut buffer).expect("a message to the service manager");
+        let length = self
+            .manager
+            .recv(&mut buffer)
+            .expect("a message to the service manager");
         String::from_utf8(buffer[..length].to_vec()).unwrap()
     }
 
@@ -68,11 +93,16 @@ impl Lab {
     /// The daemon as a manual start would have it.
     pub fn command(&self, idle: &str) -> Command {
         let mut command = Command::new(example("echo"));
-        command.arg(self.path()).arg(idle).env("NOTIFY_SOCKET", self.directory.join("notify")).stderr(Stdio::piped());
+        command
+            .arg(self.path())
+            .arg(idle)
+            .env("NOTIFY_SOCKET", self.directory.join("notify"))
+            .stderr(Stdio::piped());
         command
     }
 
-    /// Starts the daemon with `first` as its descriptor 3, as systemd would, and waits until it is ready.
+    /// Starts the daemon with `first` as its descriptor 3, as systemd would, and waits until it is
+    /// ready.
     pub fn activated(&self, first: impl AsFd, idle: &str) -> Daemon {
         let daemon = Daemon::start(self.handed(first, idle, "LISTEN_PID=$$ LISTEN_FDS=1"));
         assert_eq!(self.hears(), "READY=1");
@@ -82,9 +112,17 @@ impl Lab {
     /// The daemon with `first` as its descriptor 3, and with `variables` as the shell sets them.
     pub fn handed(&self, first: impl AsFd, idle: &str, variables: &str) -> Command {
         let mut command = Command::new("sh");
-        command.arg("-c").arg(format!(r#"{variables} exec "$0" "$@" 3<&0 0</dev/null"#)).arg(example("echo"));
-        command.arg(self.path()).arg(idle).env("NOTIFY_SOCKET", self.directory.join("notify"));
-        command.stdin(first.as_fd().try_clone_to_owned().unwrap()).stderr(Stdio::piped());
+        command
+            .arg("-c")
+            .arg(format!(r#"{variables} exec "$0" "$@" 3<&0 0</dev/null"#))
+            .arg(example("echo"));
+        command
+            .arg(self.path())
+            .arg(idle)
+            .env("NOTIFY_SOCKET", self.directory.join("notify"));
+        command
+            .stdin(first.as_fd().try_clone_to_owned().unwrap())
+            .stderr(Stdio::piped());
         command
     }
 }
@@ -112,7 +150,12 @@ impl Daemon {
         let pidfd = pidfd_open(Pid::from_child(&self.0), PidfdFlags::empty()).unwrap();
         assert!(readable(&pidfd, PATIENCE), "the daemon does not end");
         let mut errors = String::new();
-        self.0.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+        self.0
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut errors)
+            .unwrap();
         (self.0.wait().unwrap(), errors)
     }
 
@@ -124,7 +167,10 @@ impl Daemon {
     pub fn ends_with_error(self, expected: &str) {
         let (status, errors) = self.ends();
         assert!(status.code().is_some_and(|code| code != 0), "{status}");
-        assert!(errors.contains(expected), "{errors:?} should say {expected:?}");
+        assert!(
+            errors.contains(expected),
+            "{errors:?} should say {expected:?}"
+        );
     }
 
     /// A file of its folder in /proc.
@@ -135,8 +181,12 @@ impl Daemon {
     /// How often any of its threads was given the processor.
     pub fn context_switches(&self) -> u64 {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.0.id())).unwrap();
-        let status = |task: io::Result<fs::DirEntry>| fs::read_to_string(task.unwrap().path().join("status")).unwrap();
-        tasks.map(|task| field(&status(task), "voluntary_ctxt_switches:")).sum()
+        let status = |task: io::Result<fs::DirEntry>| {
+            fs::read_to_string(task.unwrap().path().join("status")).unwrap()
+        };
+        tasks
+            .map(|task| field(&status(task), "voluntary_ctxt_switches:"))
+            .sum()
     }
 }
 
@@ -149,13 +199,19 @@ impl Drop for Daemon {
 
 /// A number from a file of /proc.
 pub fn field(text: &str, name: &str) -> u64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name} in {text}"));
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .unwrap_or_else(|| panic!("no {name} in {text}"));
     line.trim().parse().unwrap()
 }
 
 /// The flags of an open descriptor (proc(5)).
 pub fn flags(fdinfo: &str) -> u64 {
-    let flags = fdinfo.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
+    let flags = fdinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("flags:"))
+        .unwrap();
     u64::from_str_radix(flags.trim(), 8).unwrap()
 }
 

@@ -1,4 +1,5 @@
-//! Everything set for a scene: a network, the daemon on its host, and calls to it as netavark makes them.
+//! Everything set for a scene: a network, the daemon on its host, and calls to it as netavark makes
+//! them.
 
 use std::path::Path;
 
@@ -22,7 +23,11 @@ impl Stage {
     pub fn new(topology: Topology, program: &Path, arguments: &[&str]) -> Result<Self> {
         let unit = Unit::new(program, arguments)?;
         let daemon = unit.start_ready(&topology.host)?;
-        Ok(Self { daemon, unit, topology })
+        Ok(Self {
+            daemon,
+            unit,
+            topology,
+        })
     }
 
     /// Kills the daemon, if nobody has, and starts the next one, as systemd would.
@@ -39,13 +44,19 @@ impl Stage {
 
     /// Asks for a lease for a container.
     pub fn setup(&self, container: usize) -> Result<Lease> {
-        grpc::setup(&self.unit.socket(), &self.config(container)).map_err(|status| refused("Setup", &status).into())
+        grpc::setup(&self.unit.socket(), &self.config(container))
+            .map_err(|status| refused("Setup", &status).into())
     }
 
     /// Gives the lease of a container back, with as little as netavark says then.
     pub fn teardown(&self, container: usize) -> Result<Lease> {
-        let config = NetworkConfig { container_id: String::new(), host_name: String::new(), ..self.config(container) };
-        grpc::teardown(&self.unit.socket(), &config).map_err(|status| refused("Teardown", &status).into())
+        let config = NetworkConfig {
+            container_id: String::new(),
+            host_name: String::new(),
+            ..self.config(container)
+        };
+        grpc::teardown(&self.unit.socket(), &config)
+            .map_err(|status| refused("Teardown", &status).into())
     }
 }
 

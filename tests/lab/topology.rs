@@ -1,4 +1,5 @@
-//! The real topology: a host with a parent link, a DHCP server at its other end, and containers with a macvlan each.
+//! The real topology: a host with a parent link, a DHCP server at its other end, and containers
+//! with a macvlan each.
 
 use std::net::Ipv4Addr;
 
@@ -17,7 +18,8 @@ pub const LINK: &str = "eth0";
 /// The server's address, with a prefix of 16.
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
 
-/// Namespaces joined as on a real machine: `container eth0 (macvlan) - host eth0 - [path] - server s0`.
+/// Namespaces joined as on a real machine: `container eth0 (macvlan) - host eth0 - [path] - server
+/// s0`.
 #[derive(Debug)]
 pub struct Topology {
     forwarder: Option<Forwarder>,
@@ -43,21 +45,36 @@ impl Topology {
 
     /// The same with a path between host and server that takes time and loses frames.
     pub fn behind(path: Path, containers: u16) -> Result<Self> {
-        let (host, server, middle) = (Namespace::new("host")?, Namespace::new("server")?, Namespace::new("middle")?);
+        let (host, server, middle) = (
+            Namespace::new("host")?,
+            Namespace::new("server")?,
+            Namespace::new("middle")?,
+        );
         middle.veth("a", &host, LINK)?;
         middle.veth("b", &server, SERVER_LINK)?;
         let forwarder = Forwarder::start(&middle, "a", "b", path)?;
         Self::finish(host, server, Some(forwarder), containers)
     }
 
-    /// The same with whatever lies between the [`LINK`] of `host` and the [`SERVER_LINK`] of `server`.
+    /// The same with whatever lies between the [`LINK`] of `host` and the [`SERVER_LINK`] of
+    /// `server`.
     pub fn between(host: Namespace, server: Namespace, containers: u16) -> Result<Self> {
         Self::finish(host, server, None, containers)
     }
 
-    fn finish(host: Namespace, server: Namespace, forwarder: Option<Forwarder>, containers: u16) -> Result<Self> {
+    fn finish(
+        host: Namespace,
+        server: Namespace,
+        forwarder: Option<Forwarder>,
+        containers: u16,
+    ) -> Result<Self> {
         server.add_address(SERVER_LINK, SERVER, 16)?;
-        let mut topology = Self { forwarder, containers: Vec::new(), host, server };
+        let mut topology = Self {
+            forwarder,
+            containers: Vec::new(),
+            host,
+            server,
+        };
         for _ in 0..containers {
             topology.add_container()?;
         }

@@ -1,5 +1,5 @@
-//! Runs a process to one of its system calls, and kills it there or makes the call fail: by ptrace(2), so the real binary is
-//! tried.
+//! Runs a process to one of its system calls, and kills it there or makes the call fail: by
+//! ptrace(2), so the real binary is tried.
 
 use std::fs;
 use std::marker::PhantomData;
@@ -22,8 +22,8 @@ const QUIET: Duration = Duration::from_millis(30);
 /// Which system calls count as steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Steps {
-    /// Those whose effect outlives the process: on files, on the network, on links, on whoever is connected. To be killed
-    /// anywhere between two of these is all the same to everybody else.
+    /// Those whose effect outlives the process: on files, on the network, on links, on whoever is
+    /// connected. To be killed anywhere between two of these is all the same to everybody else.
     Lasting,
     /// All of them.
     Every,
@@ -40,8 +40,8 @@ pub enum Ran {
 
 /// A process whose first thread stops at each system call. Dropped, it is killed.
 ///
-/// The kernel takes requests only from the thread that seized it, so this cannot be sent to another one. Nobody else may
-/// wait for the process meanwhile.
+/// The kernel takes requests only from the thread that seized it, so this cannot be sent to another
+/// one. Nobody else may wait for the process meanwhile.
 #[derive(Debug)]
 pub struct Tracer {
     process: Pid,
@@ -54,12 +54,17 @@ impl Tracer {
     pub fn seize(process: u32) -> Result<Self> {
         let process = Pid::from_raw(i32::try_from(process)?);
         ptrace::seize(process, Options::PTRACE_O_TRACESYSGOOD).map_err(|error| match error {
-            Errno::EPERM => {
-                Skip::Impossible("this machine does not let this user trace its children".to_owned()).into()
-            }
+            Errno::EPERM => Skip::Impossible(
+                "this machine does not let this user trace its children".to_owned(),
+            )
+            .into(),
             error => Box::<dyn std::error::Error + Send + Sync>::from(error),
         })?;
-        let tracer = Self { process, let_go: false, here: PhantomData };
+        let tracer = Self {
+            process,
+            let_go: false,
+            here: PhantomData,
+        };
         ptrace::interrupt(process)?;
         match waitpid(process, None)? {
             WaitStatus::PtraceEvent(..) => ptrace::syscall(process, None)?,
@@ -68,8 +73,9 @@ impl Tracer {
         Ok(tracer)
     }
 
-    /// Kills it when it is about to take step number `step`, the first one being 0; or lets go of it as soon as `is_over`
-    /// and it has come to rest. It has to do one or the other `within` that time.
+    /// Kills it when it is about to take step number `step`, the first one being 0; or lets go of
+    /// it as soon as `is_over` and it has come to rest. It has to do one or the other `within` that
+    /// time.
     pub fn kill_at(
         mut self,
         step: usize,
@@ -79,7 +85,9 @@ impl Tracer {
     ) -> Result<Ran> {
         let mut taken = 0;
         let arrives = |call: &Call| {
-            let Some(name) = call.step(steps)? else { return Ok(None) };
+            let Some(name) = call.step(steps)? else {
+                return Ok(None);
+            };
             taken += 1;
             Ok((taken > step).then_some(name))
         };
@@ -94,8 +102,8 @@ impl Tracer {
         self.run_to(within, is_it)
     }
 
-    /// Makes the first call for which `is_it` fail with `EBADF`, and lets the process run on. The call has to come `within`
-    /// that time, and its first argument has to be a descriptor.
+    /// Makes the first call for which `is_it` fail with `EBADF`, and lets the process run on. The
+    /// call has to come `within` that time, and its first argument has to be a descriptor.
     pub fn fail_when(mut self, within: Duration, is_it: impl Fn(&Call) -> Result<bool>) -> Result {
         self.run_to(within, is_it)?;
         Call::take_descriptor(self.process)?;
@@ -105,7 +113,12 @@ impl Tracer {
     }
 
     fn run_to(&mut self, within: Duration, is_it: impl Fn(&Call) -> Result<bool>) -> Result {
-        self.run(within, |call| Ok(is_it(call)?.then(String::new)), || Ok(false)).map(drop)
+        self.run(
+            within,
+            |call| Ok(is_it(call)?.then(String::new)),
+            || Ok(false),
+        )
+        .map(drop)
     }
 
     /// Stops at the first call to which `arrives` gives a name, and returns that.
@@ -153,7 +166,8 @@ impl Tracer {
     /// Lets it run untraced.
     fn let_go(&mut self) -> Result {
         ptrace::interrupt(self.process)?;
-        // The first stop will do, whatever it is for: it takes the place of the one that was asked for.
+        // The first stop will do, whatever it is for: it takes the place of the one that was asked
+        // for.
         let signal = match waitpid(self.process, None)? {
             WaitStatus::PtraceEvent(..) | WaitStatus::PtraceSyscall(_) => None,
             WaitStatus::Stopped(_, signal) => Some(signal),
@@ -195,14 +209,25 @@ impl Call {
     #[cfg(target_arch = "aarch64")]
     fn arriving(process: Pid) -> Result<Self> {
         let [a, b, c, _, _, _, _, _, number, ..] = ptrace::getregs(process)?.regs;
-        Ok(Self { process, number: number.cast_signed(), arguments: [a, b, c] })
+        Ok(Self {
+            process,
+            number: number.cast_signed(),
+            arguments: [a, b, c],
+        })
     }
 
-    /// Replaces the first argument by -1. The number of the call stays, for a system call filter looks at it after this.
+    /// Replaces the first argument by -1. The number of the call stays, for a system call filter
+    /// looks at it after this.
     #[cfg(target_arch = "x86_64")]
     fn take_descriptor(process: Pid) -> Result {
         let registers = ptrace::getregs(process)?;
-        Ok(ptrace::setregs(process, libc::user_regs_struct { rdi: u64::MAX, ..registers })?)
+        Ok(ptrace::setregs(
+            process,
+            libc::user_regs_struct {
+                rdi: u64::MAX,
+                ..registers
+            },
+        )?)
     }
 
     #[cfg(target_arch = "aarch64")]
@@ -219,7 +244,10 @@ impl Call {
 
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     fn arriving(_: Pid) -> Result<Self> {
-        Err(Skip::Impossible("nobody has said where this machine keeps the number of a system call".to_owned()).into())
+        Err(Skip::Impossible(
+            "nobody has said where this machine keeps the number of a system call".to_owned(),
+        )
+        .into())
     }
 
     /// Whether it enters a namespace.
@@ -234,7 +262,8 @@ impl Call {
             return Ok(None);
         }
         let mut header = [0; 6];
-        fs::File::open(format!("/proc/{}/mem", self.process))?.read_exact_at(&mut header, buffer)?;
+        fs::File::open(format!("/proc/{}/mem", self.process))?
+            .read_exact_at(&mut header, buffer)?;
         let [a, b, c, d, kind @ ..] = header;
         let is_whole = u64::from(u32::from_ne_bytes([a, b, c, d])) == length;
         Ok(is_whole.then_some(u16::from_ne_bytes(kind)))
@@ -242,15 +271,23 @@ impl Call {
 
     /// Its name, where it counts as a step.
     fn step(&self, steps: Steps) -> Result<Option<String>> {
-        let lasting = LASTING.iter().find(|(number, _)| *number == self.number).map(|(_, name)| *name);
+        let lasting = LASTING
+            .iter()
+            .find(|(number, _)| *number == self.number)
+            .map(|(_, name)| *name);
         if steps == Steps::Every {
-            return Ok(Some(lasting.map_or_else(|| format!("system call {}", self.number), str::to_owned)));
+            return Ok(Some(lasting.map_or_else(
+                || format!("system call {}", self.number),
+                str::to_owned,
+            )));
         }
         let [first, _, third] = self.arguments;
         let is_step = match self.number {
             libc::SYS_openat => third & MAKING != 0,
             // The log, and what wakes other threads of its own.
-            libc::SYS_write | libc::SYS_writev => first > 2 && !self.descriptor(first)?.starts_with("anon_inode:"),
+            libc::SYS_write | libc::SYS_writev => {
+                first > 2 && !self.descriptor(first)?.starts_with("anon_inode:")
+            }
             _ => true,
         };
         Ok(lasting.filter(|_| is_step).map(str::to_owned))
@@ -258,7 +295,8 @@ impl Call {
 
     /// What a descriptor of the process is.
     fn descriptor(&self, number: u64) -> Result<String> {
-        let target = fs::read_link(format!("/proc/{}/fd/{number}", self.process)).unwrap_or_default();
+        let target =
+            fs::read_link(format!("/proc/{}/fd/{number}", self.process)).unwrap_or_default();
         Ok(target.display().to_string())
     }
 }
@@ -266,8 +304,8 @@ impl Call {
 /// The flags that make of openat(2) more than a look.
 const MAKING: u64 = (libc::O_CREAT | libc::O_TRUNC) as u64;
 
-/// The calls whose effects outlive the process. Its sockets and its place in a namespace end with it, and a name that
-/// fsync(2) was to keep is there without it as long as the power stays.
+/// The calls whose effects outlive the process. Its sockets and its place in a namespace end with
+/// it, and a name that fsync(2) was to keep is there without it as long as the power stays.
 const LASTING: &[(i64, &str)] = &[
     (libc::SYS_accept4, "accept4"),
     (libc::SYS_clone, "clone"),

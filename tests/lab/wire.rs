@@ -1,4 +1,5 @@
-//! Frames on a link, seen and sent through a packet socket: what the server and the forwarder are made of.
+//! Frames on a link, seen and sent through a packet socket: what the server and the forwarder are
+//! made of.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -7,12 +8,13 @@ use std::str::FromStr;
 
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike, bind, recvfrom, send, socket,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike, bind,
+    recvfrom, send, socket,
 };
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpProtocol,
-    Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr,
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
+    EthernetRepr, IpProtocol, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr,
 };
 
 use super::Result;
@@ -43,12 +45,15 @@ impl FromStr for Mac {
 
     fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
         let parts = text.split(':').map(|part| u8::from_str_radix(part, 16));
-        let bytes: Vec<u8> = parts.collect::<std::result::Result<_, _>>().map_err(|_| "not a MAC")?;
+        let bytes: Vec<u8> = parts
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|_| "not a MAC")?;
         bytes.try_into().map(Self).map_err(|_| "not a MAC")
     }
 }
 
-/// A packet socket on one link of the namespace that it was opened in: it hears every frame, foreign ones too.
+/// A packet socket on one link of the namespace that it was opened in: it hears every frame,
+/// foreign ones too.
 #[derive(Debug)]
 pub struct Tap {
     socket: OwnedFd,
@@ -59,14 +64,23 @@ impl Tap {
     /// Opens a tap on the link `name` of the current namespace.
     pub fn open(name: &str) -> Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let socket = socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll)?;
-        // getifaddrs(3) is the safe way to a sockaddr_ll; its protocol of 0 keeps the one of the socket (packet(7)).
+        let socket = socket(
+            AddressFamily::Packet,
+            SockType::Raw,
+            flags,
+            SockProtocol::EthAll,
+        )?;
+        // getifaddrs(3) is the safe way to a sockaddr_ll; its protocol of 0 keeps the one of the
+        // socket (packet(7)).
         let address = getifaddrs()?
             .filter(|link| link.interface_name == name)
             .find_map(|link| link.address?.as_link_addr().copied())
             .ok_or_else(|| format!("no link {name}"))?;
         bind(socket.as_raw_fd(), &address)?;
-        let tap = Self { socket, mac: Mac(address.addr().unwrap_or_default()) };
+        let tap = Self {
+            socket,
+            mac: Mac(address.addr().unwrap_or_default()),
+        };
         // What came in between the two calls may be from any link.
         while tap.receive()?.is_some() {}
         Ok(tap)
@@ -104,8 +118,8 @@ impl AsFd for Tap {
     }
 }
 
-/// The frame in which `by` answers `to` by ARP that it has `address`. A broadcast would come to a macvlan later than what
-/// is sent to it alone: the kernel hands those on in the background.
+/// The frame in which `by` answers `to` by ARP that it has `address`. A broadcast would come to a
+/// macvlan later than what is sent to it alone: the kernel hands those on in the background.
 pub fn arp_claim(by: Mac, address: Ipv4Addr, to: Mac) -> Vec<u8> {
     let arp = ArpRepr::EthernetIpv4 {
         operation: ArpOperation::Reply,
@@ -131,10 +145,12 @@ pub fn arp_question(frame: &[u8]) -> Option<(Mac, Ipv4Addr)> {
     arp_request(frame).map(|(from, _, wanted)| (from, wanted))
 }
 
-/// The station and the address that an ARP request comes from, and the address that it asks for, if a frame is one. In an
-/// announcement both addresses are the same.
+/// The station and the address that an ARP request comes from, and the address that it asks for, if
+/// a frame is one. In an announcement both addresses are the same.
 pub fn arp_request(frame: &[u8]) -> Option<(Mac, Ipv4Addr, Ipv4Addr)> {
-    let frame = EthernetFrame::new_checked(frame).ok().filter(|frame| frame.ethertype() == EthernetProtocol::Arp)?;
+    let frame = EthernetFrame::new_checked(frame)
+        .ok()
+        .filter(|frame| frame.ethertype() == EthernetProtocol::Arp)?;
     match ArpRepr::parse(&ArpPacket::new_checked(frame.payload()).ok()?).ok()? {
         ArpRepr::EthernetIpv4 {
             operation: ArpOperation::Request,
@@ -142,7 +158,11 @@ pub fn arp_request(frame: &[u8]) -> Option<(Mac, Ipv4Addr, Ipv4Addr)> {
             source_protocol_addr,
             target_protocol_addr,
             ..
-        } => Some((Mac(source_hardware_addr.0), source_protocol_addr, target_protocol_addr)),
+        } => Some((
+            Mac(source_hardware_addr.0),
+            source_protocol_addr,
+            target_protocol_addr,
+        )),
         _ => None,
     }
 }
@@ -158,7 +178,8 @@ pub struct Datagram {
 }
 
 impl Datagram {
-    /// Reads a frame; none if it holds no UDP over IPv4. The UDP checksum is not looked at: over a veth nobody fills it.
+    /// Reads a frame; none if it holds no UDP over IPv4. The UDP checksum is not looked at: over a
+    /// veth nobody fills it.
     pub fn parse(frame: &[u8]) -> Option<Self> {
         let frame = EthernetFrame::new_checked(frame).ok()?;
         let packet = Ipv4Packet::new_checked(frame.payload()).ok()?;
@@ -183,8 +204,12 @@ impl Datagram {
             dst_addr: EthernetAddress(self.to.0),
             ethertype: EthernetProtocol::Ipv4,
         };
-        let udp = UdpRepr { src_port: self.source.port(), dst_port: self.destination.port() };
-        let (source, destination): (Ipv4Addr, Ipv4Addr) = (*self.source.ip(), *self.destination.ip());
+        let udp = UdpRepr {
+            src_port: self.source.port(),
+            dst_port: self.destination.port(),
+        };
+        let (source, destination): (Ipv4Addr, Ipv4Addr) =
+            (*self.source.ip(), *self.destination.ip());
         let ip = Ipv4Repr {
             src_addr: source,
             dst_addr: destination,
@@ -212,11 +237,15 @@ impl Datagram {
 
 /// Fills the UDP checksum that the sender left to a network card that it does not have.
 pub fn fill_udp_checksum(frame: &mut [u8]) {
-    let Ok(mut frame) = EthernetFrame::new_checked(frame) else { return };
+    let Ok(mut frame) = EthernetFrame::new_checked(frame) else {
+        return;
+    };
     if frame.ethertype() != EthernetProtocol::Ipv4 {
         return;
     }
-    let Ok(mut packet) = Ipv4Packet::new_checked(frame.payload_mut()) else { return };
+    let Ok(mut packet) = Ipv4Packet::new_checked(frame.payload_mut()) else {
+        return;
+    };
     let (source, destination) = (packet.src_addr(), packet.dst_addr());
     if packet.next_header() == IpProtocol::Udp
         && !packet.more_frags()

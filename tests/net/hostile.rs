@@ -1,4 +1,5 @@
-//! Containers that make their own namespace a bad place to be in: each look at it ends soon, and says what is wrong.
+//! Containers that make their own namespace a bad place to be in: each look at it ends soon, and
+//! says what is wrong.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -6,7 +7,9 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use netlink_packet_core::{Emitable, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader};
+use netlink_packet_core::{
+    Emitable, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader,
+};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage, Prop};
@@ -17,7 +20,9 @@ use nix::libc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily as Family, SendFlags, SocketFlags, SocketType, send, sendto, socket_with};
+use rustix::net::{
+    AddressFamily as Family, SendFlags, SocketFlags, SocketType, send, sendto, socket_with,
+};
 use smol_dhcp_proxy::net::link::Made;
 use smol_dhcp_proxy::net::monitor::{Monitor, News};
 use smol_dhcp_proxy::net::netlink::Netlink;
@@ -33,14 +38,36 @@ use super::lab::Result;
 use super::lab::namespace::Namespace;
 
 pub(super) const TRIALS: &[NamedTrial] = &[
-    ("hostile::twenty_alternative_names", || alternative_names(20)),
-    ("hostile::six_hundred_alternative_names", || alternative_names(600)),
-    ("hostile::messages_of_others_are_refused", messages_of_others_are_refused),
-    ("hostile::a_flood_of_false_news_leaves_the_thread_to_others", false_news),
-    ("hostile::routes_without_number_cost_one_short_look", routes_without_number),
-    ("hostile::a_route_beyond_the_look_is_not_added_twice", a_route_beyond_the_look),
-    ("hostile::addresses_of_another_interface_do_not_count", addresses_of_another_interface),
-    ("hostile::too_many_addresses_are_the_fault_of_the_container", too_many_addresses),
+    ("hostile::twenty_alternative_names", || {
+        alternative_names(20)
+    }),
+    ("hostile::six_hundred_alternative_names", || {
+        alternative_names(600)
+    }),
+    (
+        "hostile::messages_of_others_are_refused",
+        messages_of_others_are_refused,
+    ),
+    (
+        "hostile::a_flood_of_false_news_leaves_the_thread_to_others",
+        false_news,
+    ),
+    (
+        "hostile::routes_without_number_cost_one_short_look",
+        routes_without_number,
+    ),
+    (
+        "hostile::a_route_beyond_the_look_is_not_added_twice",
+        a_route_beyond_the_look,
+    ),
+    (
+        "hostile::addresses_of_another_interface_do_not_count",
+        addresses_of_another_interface,
+    ),
+    (
+        "hostile::too_many_addresses_are_the_fault_of_the_container",
+        too_many_addresses,
+    ),
 ];
 
 const OURS: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
@@ -48,7 +75,8 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 /// On `eth1`.
 const THEIRS: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 2);
 const THEIR_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 1);
-/// Longer than any call here takes on a busy machine, and far shorter than what each trial is about took once.
+/// Longer than any call here takes on a busy machine, and far shorter than what each trial is about
+/// took once.
 const AT_ONCE: Duration = Duration::from_millis(250);
 
 /// A container with `eth0`, which is ours, and `eth1`; their other ends are in `outside`.
@@ -68,9 +96,18 @@ impl Setting {
         outside.veth("wire1", &container, "eth1")?;
         container.add_address("eth1", THEIRS, 24)?;
         let netns = Netns::open(container.path())?;
-        let link = netns.enter(Netlink::open)??.link_by_name("eth0")?.ok_or("no eth0")?;
+        let link = netns
+            .enter(Netlink::open)??
+            .link_by_name("eth0")?
+            .ok_or("no eth0")?;
         let mac = link.mac.ok_or("no MAC")?;
-        Ok(Self { _outside: outside, container, netns, index: link.index, mac })
+        Ok(Self {
+            _outside: outside,
+            container,
+            netns,
+            index: link.index,
+            mac,
+        })
     }
 
     fn netlink(&self) -> Result<Netlink> {
@@ -84,7 +121,11 @@ impl Setting {
             let mut bodies = bodies.peekable();
             while bodies.peek().is_some() {
                 // Without acknowledgements; send(2) returns when all of them are done.
-                let batch: Vec<u8> = bodies.by_ref().take(500).flat_map(|body| message(kind, &body)).collect();
+                let batch: Vec<u8> = bodies
+                    .by_ref()
+                    .take(500)
+                    .flat_map(|body| message(kind, &body))
+                    .collect();
                 send(&socket, &batch, SendFlags::empty())?;
             }
             Ok(())
@@ -93,7 +134,12 @@ impl Setting {
 }
 
 fn netlink_socket() -> Result<OwnedFd> {
-    Ok(socket_with(Family::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?)
+    Ok(socket_with(
+        Family::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
 }
 
 fn message(kind: u16, body: &impl Emitable) -> Vec<u8> {
@@ -113,11 +159,15 @@ fn at_once<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let start = rt::now();
     let done = work().map_err(|error| format!("{what}: {error}"))?;
     let took = rt::now() - start;
-    if took < AT_ONCE { Ok(done) } else { Err(format!("{what} took {took:?}").into()) }
+    if took < AT_ONCE {
+        Ok(done)
+    } else {
+        Err(format!("{what} took {took:?}").into())
+    }
 }
 
-/// Twenty of them kept glibc's getifaddrs(3) busy for ever; ninety were more than a buffer of 8 kB holds. The kernel takes some
-/// five hundred, as many as fit an attribute of 64 kB.
+/// Twenty of them kept glibc's getifaddrs(3) busy for ever; ninety were more than a buffer of 8 kB
+/// holds. The kernel takes some five hundred, as many as fit an attribute of 64 kB.
 fn alternative_names(count: usize) -> Result {
     const NEW_LINK_PROPERTY: u16 = 108; // RTM_NEWLINKPROP in linux/rtnetlink.h
     let setting = Setting::new()?;
@@ -131,8 +181,14 @@ fn alternative_names(count: usize) -> Result {
                 let mut message = LinkMessage::default();
                 message.header.index = link;
                 let name = format!("{link}-{nth:x<116}");
-                message.attributes.push(LinkAttribute::PropList(vec![Prop::AltIfName(name)]));
-                match netlink.request(NEW_LINK_PROPERTY, NLM_F_CREATE | NLM_F_EXCL | NLM_F_APPEND, &message) {
+                message
+                    .attributes
+                    .push(LinkAttribute::PropList(vec![Prop::AltIfName(name)]));
+                match netlink.request(
+                    NEW_LINK_PROPERTY,
+                    NLM_F_CREATE | NLM_F_EXCL | NLM_F_APPEND,
+                    &message,
+                ) {
                     Ok(_) => taken += 1,
                     Err(error) if error.errno() == Some(libc::EINVAL) => break,
                     Err(error) => return Err(error.into()),
@@ -144,29 +200,58 @@ fn alternative_names(count: usize) -> Result {
     assert!(taken >= 2 * count.min(450), "the kernel took {taken}");
 
     let netlink = at_once("opening a netlink socket", || setting.netlink())?;
-    let link = at_once("the link by its name", || Ok(netlink.link_by_name("eth0")?))?.ok_or("no eth0")?;
-    assert_eq!((link.index, link.mac, link.up), (setting.index, Some(setting.mac), true));
-    assert_eq!(at_once("the link by its number", || Ok(netlink.link_by_index(link.index)?))?, Some(link));
+    let link =
+        at_once("the link by its name", || Ok(netlink.link_by_name("eth0")?))?.ok_or("no eth0")?;
+    assert_eq!(
+        (link.index, link.mac, link.up),
+        (setting.index, Some(setting.mac), true)
+    );
+    assert_eq!(
+        at_once("the link by its number", || Ok(
+            netlink.link_by_index(link.index)?
+        ))?,
+        Some(link)
+    );
     let links = at_once("all links", || Ok(netlink.links()?))?;
     assert_eq!(links.len(), 3, "{links:?}");
 
-    let open = || (Monitor::open(eth0), RawSocket::open(eth0, setting.mac), Port::open("eth0"));
+    let open = || {
+        (
+            Monitor::open(eth0),
+            RawSocket::open(eth0, setting.mac),
+            Port::open("eth0"),
+        )
+    };
     let (monitor, raw, port) = at_once("opening the sockets", || Ok(setting.netns.enter(open)?))?;
     let (monitor, _raw, _port) = (monitor?, raw?, port?);
     setting.container.set_state("eth0", false)?;
     let news = at_once("the news of a link that goes down", || Ok(monitor.recv()?))?;
-    assert_eq!(news, News::Is { up: false, carrier: false });
+    assert_eq!(
+        news,
+        News::Is {
+            up: false,
+            carrier: false
+        }
+    );
     Ok(())
 }
 
-/// Processes of the container with CAP_NET_ADMIN may send to each netlink socket there, by the port numbers in /proc.
+/// Processes of the container with CAP_NET_ADMIN may send to each netlink socket there, by the port
+/// numbers in /proc.
 fn messages_of_others_are_refused() -> Result {
     let setting = Setting::new()?;
     let ports = || -> Result<Vec<u32>> {
-        let table = setting.container.run(|| Ok(fs::read_to_string("/proc/thread-self/net/netlink")?))?;
-        let lines = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let table = setting
+            .container
+            .run(|| Ok(fs::read_to_string("/proc/thread-self/net/netlink")?))?;
+        let lines = table
+            .lines()
+            .skip(1)
+            .map(|line| line.split_whitespace().collect::<Vec<_>>());
         let routing = lines.filter(|columns| columns[1] == "0");
-        let ports = routing.map(|columns| columns[2].parse::<u32>()).collect::<Result<Vec<_>, _>>()?;
+        let ports = routing
+            .map(|columns| columns[2].parse::<u32>())
+            .collect::<Result<Vec<_>, _>>()?;
         Ok(ports.into_iter().filter(|port| *port != 0).collect())
     };
     assert!(ports()?.is_empty());
@@ -178,18 +263,35 @@ fn messages_of_others_are_refused() -> Result {
         let sender = netlink_socket()?;
         for port in ports {
             for length in [1, 16, 4096] {
-                let sent = sendto(&sender, &vec![0; length], SendFlags::empty(), &SocketAddrNetlink::new(port, 0));
+                let sent = sendto(
+                    &sender,
+                    &vec![0; length],
+                    SendFlags::empty(),
+                    &SocketAddrNetlink::new(port, 0),
+                );
                 assert_eq!(sent, Err(Errno::CONNREFUSED), "{length} bytes to {port}");
             }
         }
         // To one that is not connected it would have arrived.
         let other = netlink_socket()?;
         rustix::net::bind(&other, &SocketAddrNetlink::new(4711, 0))?;
-        sendto(&sender, &[0], SendFlags::empty(), &SocketAddrNetlink::new(4711, 0))?;
+        sendto(
+            &sender,
+            &[0],
+            SendFlags::empty(),
+            &SocketAddrNetlink::new(4711, 0),
+        )?;
         Ok(())
     })?;
-    assert_eq!(netlink.link_by_index(setting.index)?.map(|link| link.index), Some(setting.index));
-    assert!(monitor.recv().is_err_and(|error| error.kind() == ErrorKind::WouldBlock));
+    assert_eq!(
+        netlink.link_by_index(setting.index)?.map(|link| link.index),
+        Some(setting.index)
+    );
+    assert!(
+        monitor
+            .recv()
+            .is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    );
     Ok(())
 }
 
@@ -204,25 +306,57 @@ fn false_news() -> Result {
     setting.container.run(|| {
         let sender = netlink_socket()?;
         for _ in 0..FALSE {
-            // The kernel gets a copy, too: a request for nothing that is allowed, so that no more comes of it.
-            let sent = sendto(&sender, &message(NEW_LINK, &down), SendFlags::empty(), &group)?;
+            // The kernel gets a copy, too: a request for nothing that is allowed, so that no more
+            // comes of it.
+            let sent = sendto(
+                &sender,
+                &message(NEW_LINK, &down),
+                SendFlags::empty(),
+                &group,
+            )?;
             assert!(sent > 0);
         }
         Ok(())
     })?;
-    let waits = || Ok::<_, Errno>(poll(&mut [PollFd::new(&monitor, PollFlags::IN)], Some(&Timespec::default()))? > 0);
+    let waits = || {
+        Ok::<_, Errno>(
+            poll(
+                &mut [PollFd::new(&monitor, PollFlags::IN)],
+                Some(&Timespec::default()),
+            )? > 0,
+        )
+    };
     let mut turns = 0;
     while waits()? {
-        assert!(monitor.recv().is_err_and(|error| error.kind() == ErrorKind::WouldBlock), "after {turns}");
+        assert!(
+            monitor
+                .recv()
+                .is_err_and(|error| error.kind() == ErrorKind::WouldBlock),
+            "after {turns}"
+        );
         turns += 1;
     }
-    assert!((2..=FALSE).contains(&turns), "{turns} calls for {FALSE} messages");
+    assert!(
+        (2..=FALSE).contains(&turns),
+        "{turns} calls for {FALSE} messages"
+    );
     setting.container.set_state("eth0", false)?;
-    assert_eq!(monitor.recv()?, News::Is { up: false, carrier: false });
+    assert_eq!(
+        monitor.recv()?,
+        News::Is {
+            up: false,
+            carrier: false
+        }
+    );
     Ok(())
 }
 
-fn route_message(destination: Ipv4Addr, prefix: u8, gateway: Ipv4Addr, metric: u32) -> RouteMessage {
+fn route_message(
+    destination: Ipv4Addr,
+    prefix: u8,
+    gateway: Ipv4Addr,
+    metric: u32,
+) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet;
     message.header.table = RouteHeader::RT_TABLE_MAIN;
@@ -239,13 +373,15 @@ fn route_message(destination: Ipv4Addr, prefix: u8, gateway: Ipv4Addr, metric: u
 }
 
 impl Setting {
-    /// With our address, and that many routes of the container's through `eth1`, to one address each.
+    /// With our address, and that many routes of the container's through `eth1`, to one address
+    /// each.
     fn with_routes(count: u32) -> Result<(Self, Netlink)> {
         let setting = Self::new()?;
         let netlink = setting.netlink()?;
         netlink.set_address(setting.index, OURS, 24, None, None)?;
         let first = u32::from(Ipv4Addr::new(11, 0, 0, 0));
-        let routes = (first..first + count).map(|to| route_message(to.into(), 32, THEIR_GATEWAY, 0));
+        let routes =
+            (first..first + count).map(|to| route_message(to.into(), 32, THEIR_GATEWAY, 0));
         setting.have_done(NEW_ROUTE, routes)?;
         Ok((setting, netlink))
     }
@@ -256,7 +392,16 @@ fn routes_without_number() -> Result {
     let default = |metric| Route::default_via(GATEWAY, setting.index, OURS, metric);
     // As many as a server may send, in one change.
     let wanted: Vec<_> = (0..40)
-        .map(|nth| Route::from_lease([198, 51, 100, nth].into(), 32, Some(GATEWAY), setting.index, OURS, 100))
+        .map(|nth| {
+            Route::from_lease(
+                [198, 51, 100, nth].into(),
+                32,
+                Some(GATEWAY),
+                setting.index,
+                OURS,
+                100,
+            )
+        })
         .chain([default(100)])
         .collect();
     at_once("41 routes", || {
@@ -278,7 +423,13 @@ fn routes_without_number() -> Result {
     })?;
     // All but tables goes on.
     assert!(netlink.remove_route(&default(100))?);
-    assert_eq!(netlink.addresses(setting.index).err().map(|error| error.kind()), Some(ErrorKind::ResourceBusy));
+    assert_eq!(
+        netlink
+            .addresses(setting.index)
+            .err()
+            .map(|error| error.kind()),
+        Some(ErrorKind::ResourceBusy)
+    );
     assert_eq!(setting.netlink()?.addresses(setting.index)?.len(), 1);
     Ok(())
 }
@@ -290,9 +441,14 @@ fn a_route_beyond_the_look() -> Result {
     let theirs = (2..=200).map(|host| route_message(far, 24, Ipv4Addr::new(10, 2, 0, host), 100));
     setting.have_done(NEW_ROUTE, theirs)?;
     let wanted = Route::from_lease(far, 24, Some(GATEWAY), setting.index, OURS, 100);
-    let added = at_once("a route before many others", || Ok(netlink.route_table()?.add(&wanted)?))?;
+    let added = at_once("a route before many others", || {
+        Ok(netlink.route_table()?.add(&wanted)?)
+    })?;
     assert_eq!(added, (wanted.clone(), Made::New));
-    assert_eq!(setting.netlink()?.route_table()?.add(&wanted)?, (wanted.clone(), Made::Already));
+    assert_eq!(
+        setting.netlink()?.route_table()?.add(&wanted)?,
+        (wanted.clone(), Made::Already)
+    );
     let netlink = setting.netlink()?;
     assert!(netlink.remove_route(&wanted)?);
     assert!(!netlink.remove_route(&wanted)?, "it was there once");
@@ -307,7 +463,10 @@ fn addresses(index: u32, count: u32) -> impl Iterator<Item = AddressMessage> {
         message.header.family = AddressFamily::Inet;
         message.header.prefix_len = 32;
         message.header.index = index;
-        message.attributes = vec![AddressAttribute::Local(address.into()), AddressAttribute::Address(address.into())];
+        message.attributes = vec![
+            AddressAttribute::Local(address.into()),
+            AddressAttribute::Address(address.into()),
+        ];
         message
     })
 }
@@ -318,9 +477,17 @@ fn addresses_of_another_interface() -> Result {
     let netlink = setting.netlink()?;
     netlink.set_address(setting.index, OURS, 24, None, None)?;
     // More than are looked at without a filter.
-    setting.have_done(NEW_ADDRESS, addresses(setting.container.link("eth1")?.index, 11_000))?;
+    setting.have_done(
+        NEW_ADDRESS,
+        addresses(setting.container.link("eth1")?.index, 11_000),
+    )?;
     let ours = at_once("our addresses", || Ok(netlink.addresses(setting.index)?))?;
-    assert_eq!(ours.iter().map(|address| address.address).collect::<Vec<_>>(), [OURS]);
+    assert_eq!(
+        ours.iter()
+            .map(|address| address.address)
+            .collect::<Vec<_>>(),
+        [OURS]
+    );
     Ok(())
 }
 
@@ -330,9 +497,18 @@ fn too_many_addresses() -> Result {
     setting.have_done(NEW_ADDRESS, addresses(setting.index, 1000))?;
     assert_eq!(netlink.addresses(setting.index)?.len(), 1000);
     netlink.set_address(setting.index, OURS, 24, None, None)?;
-    let error = netlink.addresses(setting.index).err().ok_or("1001 addresses are not too many")?;
-    assert_eq!(error.to_string(), "more than 1000 addresses on the interface");
-    assert_eq!(error.into_io().to_string(), "more than 1000 addresses on the interface");
+    let error = netlink
+        .addresses(setting.index)
+        .err()
+        .ok_or("1001 addresses are not too many")?;
+    assert_eq!(
+        error.to_string(),
+        "more than 1000 addresses on the interface"
+    );
+    assert_eq!(
+        error.into_io().to_string(),
+        "more than 1000 addresses on the interface"
+    );
     // What is to be undone still can be.
     assert!(netlink.remove_address(setting.index, OURS, 24)?);
     Ok(())

@@ -15,17 +15,35 @@ use super::lab::wire::Mac;
 use super::lab::{Result, eventually};
 
 pub(super) const TRIALS: &[NamedTrial] = &[
-    ("link::an_interface_is_found_by_name_and_number", an_interface_is_found_by_name_and_number),
+    (
+        "link::an_interface_is_found_by_name_and_number",
+        an_interface_is_found_by_name_and_number,
+    ),
     ("link::the_mtu_has_bounds", the_mtu_has_bounds),
-    ("link::an_address_has_lifetimes_and_may_be_there_already", an_address_has_lifetimes_and_may_be_there_already),
+    (
+        "link::an_address_has_lifetimes_and_may_be_there_already",
+        an_address_has_lifetimes_and_may_be_there_already,
+    ),
     (
         "route::a_route_may_be_there_already_and_comes_before_others_of_its_metric",
         a_route_may_be_there_already_and_comes_before_others_of_its_metric,
     ),
-    ("route::a_route_needs_no_gateway_and_the_gateway_no_prefix", a_route_needs_no_gateway_and_the_gateway_no_prefix),
-    ("route::a_route_takes_the_place_of_another_or_leaves_it", a_route_takes_the_place_of_another_or_leaves_it),
-    ("route::only_the_named_route_is_removed", only_the_named_route_is_removed),
-    ("route::at_expiry_the_kernel_removes_address_and_routes", at_expiry_the_kernel_removes_address_and_routes),
+    (
+        "route::a_route_needs_no_gateway_and_the_gateway_no_prefix",
+        a_route_needs_no_gateway_and_the_gateway_no_prefix,
+    ),
+    (
+        "route::a_route_takes_the_place_of_another_or_leaves_it",
+        a_route_takes_the_place_of_another_or_leaves_it,
+    ),
+    (
+        "route::only_the_named_route_is_removed",
+        only_the_named_route_is_removed,
+    ),
+    (
+        "route::at_expiry_the_kernel_removes_address_and_routes",
+        at_expiry_the_kernel_removes_address_and_routes,
+    ),
 ];
 
 const OURS: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
@@ -33,7 +51,8 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 const OTHER_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 254);
 const MAC: Mac = Mac([0x02, 0, 0, 0, 0, 7]);
 
-/// A host with `eth0`, whose other end is in `wire`, and a macvlan on it in `container`; and how to talk of the latter.
+/// A host with `eth0`, whose other end is in `wire`, and a macvlan on it in `container`; and how to
+/// talk of the latter.
 struct Setting {
     host: Namespace,
     _wire: Namespace,
@@ -50,22 +69,39 @@ impl Setting {
         host.macvlan("eth0", &container, "mv0", MAC)?;
         let netlink = Netns::open(container.path())?.enter(Netlink::open)??;
         let link = netlink.link_by_name("mv0")?.ok_or("no mv0")?;
-        Ok(Self { host, _wire: wire, container, netlink, link })
+        Ok(Self {
+            host,
+            _wire: wire,
+            container,
+            netlink,
+            link,
+        })
     }
 
     /// With an address on the link.
     fn with_address() -> Result<Self> {
         let setting = Self::new()?;
-        setting.netlink.set_address(setting.link.index, OURS, 24, None, None)?;
+        setting
+            .netlink
+            .set_address(setting.link.index, OURS, 24, None, None)?;
         Ok(setting)
     }
 }
 
 fn an_interface_is_found_by_name_and_number() -> Result {
     let setting = Setting::new()?;
-    let Setting { host, container, netlink, link, .. } = &setting;
+    let Setting {
+        host,
+        container,
+        netlink,
+        link,
+        ..
+    } = &setting;
     let seen = container.link("mv0")?;
-    assert_eq!((link.index, link.name.as_str(), link.mtu), (seen.index, "mv0", seen.mtu));
+    assert_eq!(
+        (link.index, link.name.as_str(), link.mtu),
+        (seen.index, "mv0", seen.mtu)
+    );
     assert_eq!(link.mac, Some(MAC.0));
     assert_eq!(link.kind.as_deref(), Some("macvlan"));
     assert!(link.up && link.carrier);
@@ -73,12 +109,28 @@ fn an_interface_is_found_by_name_and_number() -> Result {
     assert_eq!(netlink.link_by_name("lo")?.and_then(|link| link.kind), None);
 
     host.set_state("eth0", false)?;
-    let carrier = || Ok(netlink.link_by_index(link.index)?.filter(|link| link.up && !link.carrier));
+    let carrier = || {
+        Ok(netlink
+            .link_by_index(link.index)?
+            .filter(|link| link.up && !link.carrier))
+    };
     eventually("a macvlan without carrier", Duration::from_secs(5), carrier)?;
     container.set_state("mv0", false)?;
-    assert_eq!(netlink.link_by_name("mv0")?.map(|link| link.up), Some(false));
+    assert_eq!(
+        netlink.link_by_name("mv0")?.map(|link| link.up),
+        Some(false)
+    );
 
-    for name in ["absent", "", "m/v0", "mv0\0", "mv0\0x", "sixteen-bytes-ab", "mv0 ", &"long".repeat(1000)] {
+    for name in [
+        "absent",
+        "",
+        "m/v0",
+        "mv0\0",
+        "mv0\0x",
+        "sixteen-bytes-ab",
+        "mv0 ",
+        &"long".repeat(1000),
+    ] {
         assert_eq!(netlink.link_by_name(name)?, None, "{name:?}");
     }
     for index in [0, 9999, u32::MAX] {
@@ -89,7 +141,13 @@ fn an_interface_is_found_by_name_and_number() -> Result {
 
 fn the_mtu_has_bounds() -> Result {
     let setting = Setting::new()?;
-    let Setting { host, container, netlink, link, .. } = &setting;
+    let Setting {
+        host,
+        container,
+        netlink,
+        link,
+        ..
+    } = &setting;
     assert!(link.takes_mtu(576) && link.takes_mtu(1500));
     assert!(!link.takes_mtu(link.min_mtu - 1) && !link.takes_mtu(link.max_mtu + 1));
     netlink.set_mtu(link.index, 1400)?;
@@ -97,30 +155,51 @@ fn the_mtu_has_bounds() -> Result {
 
     // The driver takes this, the interface below does not.
     assert!(link.takes_mtu(9000));
-    let error = netlink.set_mtu(link.index, 9000).err().ok_or("more than the interface below carries")?;
+    let error = netlink
+        .set_mtu(link.index, 9000)
+        .err()
+        .ok_or("more than the interface below carries")?;
     assert_eq!(error.errno(), Some(libc::EINVAL));
     host.set_mtu("eth0", 9000)?;
     netlink.set_mtu(link.index, 9000)?;
 
     // The kernel's own words come with the errno.
-    let error = netlink.set_mtu(link.index, link.max_mtu + 1).err().ok_or("more than the driver takes")?;
+    let error = netlink
+        .set_mtu(link.index, link.max_mtu + 1)
+        .err()
+        .ok_or("more than the driver takes")?;
     assert_eq!(error.errno(), Some(libc::EINVAL));
     let words = error.explanation().ok_or("no explanation")?;
-    assert!(words.contains("mtu") && error.to_string().ends_with(words), "{error}");
+    assert!(
+        words.contains("mtu") && error.to_string().ends_with(words),
+        "{error}"
+    );
 
-    let error = netlink.set_mtu(9999, 1400).err().ok_or("no such interface")?;
+    let error = netlink
+        .set_mtu(9999, 1400)
+        .err()
+        .ok_or("no such interface")?;
     assert_eq!(error.errno(), Some(libc::ENODEV));
     Ok(())
 }
 
 fn an_address_has_lifetimes_and_may_be_there_already() -> Result {
     let setting = Setting::new()?;
-    let Setting { container, netlink, link, .. } = &setting;
+    let Setting {
+        container,
+        netlink,
+        link,
+        ..
+    } = &setting;
     let broadcast = Ipv4Addr::new(10, 1, 0, 255);
     let set = |valid| netlink.set_address(link.index, OURS, 24, Some(broadcast), valid);
     let seen = || -> Result<_> {
-        let [address] = <[_; 1]>::try_from(container.addresses()?).map_err(|all| format!("not one: {all:?}"))?;
-        assert_eq!((address.address, address.prefix, address.broadcast), (OURS, 24, Some(broadcast)));
+        let [address] = <[_; 1]>::try_from(container.addresses()?)
+            .map_err(|all| format!("not one: {all:?}"))?;
+        assert_eq!(
+            (address.address, address.prefix, address.broadcast),
+            (OURS, 24, Some(broadcast))
+        );
         assert_eq!(address.valid, address.preferred);
         Ok(address.valid)
     };
@@ -128,9 +207,16 @@ fn an_address_has_lifetimes_and_may_be_there_already() -> Result {
     assert!((99..=100).contains(&seen()?), "rounded up");
     assert_eq!(set(Some(Duration::from_secs(3600)))?, Made::Already);
     assert!((3599..=3600).contains(&seen()?));
-    let [ours] = <[_; 1]>::try_from(netlink.addresses(link.index)?).map_err(|all| format!("not one: {all:?}"))?;
-    assert_eq!((ours.address, ours.prefix, ours.broadcast), (OURS, 24, Some(broadcast)));
-    assert!(ours.valid.is_some_and(|valid| (3599..=3600).contains(&valid.as_secs())));
+    let [ours] = <[_; 1]>::try_from(netlink.addresses(link.index)?)
+        .map_err(|all| format!("not one: {all:?}"))?;
+    assert_eq!(
+        (ours.address, ours.prefix, ours.broadcast),
+        (OURS, 24, Some(broadcast))
+    );
+    assert!(
+        ours.valid
+            .is_some_and(|valid| (3599..=3600).contains(&valid.as_secs()))
+    );
     assert_eq!(set(None)?, Made::Already);
     assert_eq!(seen()?, u32::MAX);
     assert_eq!(netlink.addresses(link.index)?[0].valid, None);
@@ -140,26 +226,47 @@ fn an_address_has_lifetimes_and_may_be_there_already() -> Result {
 
     assert!(netlink.remove_address(link.index, OURS, 24)?);
     assert!(!netlink.remove_address(link.index, OURS, 24)?);
-    assert!(!netlink.remove_address(9999, OURS, 24)?, "an interface that is gone has no address");
+    assert!(
+        !netlink.remove_address(9999, OURS, 24)?,
+        "an interface that is gone has no address"
+    );
     assert_eq!(container.addresses()?, []);
     Ok(())
 }
 
 fn a_route_may_be_there_already_and_comes_before_others_of_its_metric() -> Result {
     let setting = Setting::with_address()?;
-    let Setting { container, netlink, link, .. } = &setting;
+    let Setting {
+        container,
+        netlink,
+        link,
+        ..
+    } = &setting;
     let ours = Route::default_via(GATEWAY, link.index, OURS, 100);
-    assert_eq!(netlink.route_table()?.add(&ours)?, (ours.clone(), Made::New));
-    assert_eq!(netlink.route_table()?.add(&ours)?, (ours.clone(), Made::Already));
+    assert_eq!(
+        netlink.route_table()?.add(&ours)?,
+        (ours.clone(), Made::New)
+    );
+    assert_eq!(
+        netlink.route_table()?.add(&ours)?,
+        (ours.clone(), Made::Already)
+    );
 
     let second = Route::default_via(OTHER_GATEWAY, link.index, OURS, 100);
     let (placed, made) = netlink.route_table()?.add(&second)?;
     assert_eq!((&placed, made), (&second, Made::New));
     // Neither of them moves when it is wanted again.
     for (wanted, placed) in [(&ours, &ours), (&second, &placed)] {
-        assert_eq!(netlink.route_table()?.add(wanted)?, (placed.clone(), Made::Already));
+        assert_eq!(
+            netlink.route_table()?.add(wanted)?,
+            (placed.clone(), Made::Already)
+        );
     }
-    let metrics: Vec<_> = container.default_routes()?.iter().map(|route| (route.gateway, route.metric)).collect();
+    let metrics: Vec<_> = container
+        .default_routes()?
+        .iter()
+        .map(|route| (route.gateway, route.metric))
+        .collect();
     assert_eq!(metrics, [(Some(OTHER_GATEWAY), 100), (Some(GATEWAY), 100)]);
 
     // A route of another program does, and is not touched, unless its metric is higher.
@@ -175,68 +282,133 @@ fn a_route_may_be_there_already_and_comes_before_others_of_its_metric() -> Resul
 
 fn a_route_needs_no_gateway_and_the_gateway_no_prefix() -> Result {
     let setting = Setting::new()?;
-    let Setting { container, netlink, link, .. } = &setting;
+    let Setting {
+        container,
+        netlink,
+        link,
+        ..
+    } = &setting;
     netlink.set_address(link.index, OURS, 32, None, None)?;
     // On the link itself; the bits beyond the prefix are the server's carelessness.
     let network = Route::from_lease([192, 168, 7, 9].into(), 24, None, link.index, OURS, 100);
     assert_eq!(netlink.route_table()?.add(&network)?.1, Made::New);
     // No prefix covers the gateway, as in clouds that hand out addresses of 32 bits.
-    let (route, made) = netlink.route_table()?.add(&Route::default_via(GATEWAY, link.index, OURS, 100))?;
+    let (route, made) = netlink
+        .route_table()?
+        .add(&Route::default_via(GATEWAY, link.index, OURS, 100))?;
     assert_eq!(made, Made::New);
     let seen = container.routes()?;
     assert!(seen.iter().any(|seen| seen.destination == Ipv4Addr::new(192, 168, 7, 0) && seen.gateway.is_none()));
-    assert!(seen.iter().any(|seen| seen.prefix == 0 && seen.gateway == Some(GATEWAY)));
+    assert!(
+        seen.iter()
+            .any(|seen| seen.prefix == 0 && seen.gateway == Some(GATEWAY))
+    );
     assert!(netlink.remove_route(&network)? && netlink.remove_route(&route)?);
     assert_eq!(container.routes()?, []);
     // A source that is not ours, and an interface that is not there.
     let foreign = Route::default_via(GATEWAY, link.index, GATEWAY, 100);
-    assert_eq!(netlink.route_table()?.add(&foreign).err().and_then(|error| error.errno()), Some(libc::EINVAL));
+    assert_eq!(
+        netlink
+            .route_table()?
+            .add(&foreign)
+            .err()
+            .and_then(|error| error.errno()),
+        Some(libc::EINVAL)
+    );
     let nowhere = Route::default_via(GATEWAY, 9999, OURS, 100);
-    assert_eq!(netlink.route_table()?.add(&nowhere).err().and_then(|error| error.errno()), Some(libc::ENODEV));
+    assert_eq!(
+        netlink
+            .route_table()?
+            .add(&nowhere)
+            .err()
+            .and_then(|error| error.errno()),
+        Some(libc::ENODEV)
+    );
     assert!(!netlink.remove_route(&nowhere)?);
     Ok(())
 }
 
 fn a_route_takes_the_place_of_another_or_leaves_it() -> Result {
     let setting = Setting::with_address()?;
-    let Setting { container, netlink, link, .. } = &setting;
+    let Setting {
+        container,
+        netlink,
+        link,
+        ..
+    } = &setting;
     let via = |gateway| Route::default_via(gateway, link.index, OURS, 100);
     let defaults = || -> Result<Vec<_>> {
-        Ok(container.default_routes()?.iter().map(|route| (route.gateway, route.metric)).collect())
+        Ok(container
+            .default_routes()?
+            .iter()
+            .map(|route| (route.gateway, route.metric))
+            .collect())
     };
     let (first, _) = netlink.route_table()?.add(&via(GATEWAY))?;
-    let (second, made) = netlink.route_table()?.replace(&first, &via(OTHER_GATEWAY))?;
-    assert_eq!((second.metric, made), (100, Made::New), "at no moment there are two, or none");
+    let (second, made) = netlink
+        .route_table()?
+        .replace(&first, &via(OTHER_GATEWAY))?;
+    assert_eq!(
+        (second.metric, made),
+        (100, Made::New),
+        "at no moment there are two, or none"
+    );
     assert_eq!(defaults()?, [(Some(OTHER_GATEWAY), 100)]);
-    assert_eq!(netlink.route_table()?.replace(&second, &second)?, (second.clone(), Made::Already));
+    assert_eq!(
+        netlink.route_table()?.replace(&second, &second)?,
+        (second.clone(), Made::Already)
+    );
 
     // The broadcast address of the subnet is no gateway.
-    let refused = netlink.route_table()?.replace(&second, &via([10, 1, 0, 255].into()));
-    assert_eq!(refused.err().and_then(|error| error.errno()), Some(libc::EINVAL));
-    assert_eq!(defaults()?, [(Some(OTHER_GATEWAY), 100)], "the old one stays");
+    let refused = netlink
+        .route_table()?
+        .replace(&second, &via([10, 1, 0, 255].into()));
+    assert_eq!(
+        refused.err().and_then(|error| error.errno()),
+        Some(libc::EINVAL)
+    );
+    assert_eq!(
+        defaults()?,
+        [(Some(OTHER_GATEWAY), 100)],
+        "the old one stays"
+    );
 
-    // One that is there no more leaves no place to take, and neither does one that belongs to others.
+    // One that is there no more leaves no place to take, and neither does one that belongs to
+    // others.
     assert!(netlink.remove_route(&second)?);
     container.add_default_route("mv0", OTHER_GATEWAY, 100)?;
     let (beside, _) = netlink.route_table()?.replace(&second, &via(GATEWAY))?;
     assert_eq!(beside.metric, 100);
-    assert_eq!(defaults()?, [(Some(GATEWAY), 100), (Some(OTHER_GATEWAY), 100)]);
+    assert_eq!(
+        defaults()?,
+        [(Some(GATEWAY), 100), (Some(OTHER_GATEWAY), 100)]
+    );
     Ok(())
 }
 
 fn only_the_named_route_is_removed() -> Result {
     let setting = Setting::with_address()?;
-    let Setting { container, netlink, link, .. } = &setting;
+    let Setting {
+        container,
+        netlink,
+        link,
+        ..
+    } = &setting;
     container.add_default_route("mv0", OTHER_GATEWAY, 100)?;
     let wanted = Route::default_via(GATEWAY, link.index, OURS, 100);
-    assert!(!netlink.remove_route(&wanted)?, "the other's route is not ours, though all but the gateway is alike");
+    assert!(
+        !netlink.remove_route(&wanted)?,
+        "the other's route is not ours, though all but the gateway is alike"
+    );
     let (ours, made) = netlink.route_table()?.add(&wanted)?;
     assert_eq!((ours.metric, made), (100, Made::New));
     assert!(netlink.remove_route(&ours)?);
     assert!(!netlink.remove_route(&ours)?);
     let left = container.default_routes()?;
     assert_eq!(
-        left.iter().map(|route| (route.gateway, route.metric)).collect::<Vec<_>>(),
+        left.iter()
+            .map(|route| (route.gateway, route.metric))
+            .collect::<Vec<_>>(),
         [(Some(OTHER_GATEWAY), 100)]
     );
     Ok(())
@@ -244,21 +416,54 @@ fn only_the_named_route_is_removed() -> Result {
 
 fn at_expiry_the_kernel_removes_address_and_routes() -> Result {
     let setting = Setting::new()?;
-    let Setting { container, netlink, link, .. } = &setting;
-    let elsewhere = Route::from_lease([192, 168, 0, 0].into(), 16, Some(GATEWAY), link.index, OURS, 100);
-    let set = |seconds| netlink.set_address(link.index, OURS, 24, None, Some(Duration::from_secs(seconds)));
+    let Setting {
+        container,
+        netlink,
+        link,
+        ..
+    } = &setting;
+    let elsewhere = Route::from_lease(
+        [192, 168, 0, 0].into(),
+        16,
+        Some(GATEWAY),
+        link.index,
+        OURS,
+        100,
+    );
+    let set = |seconds| {
+        netlink.set_address(
+            link.index,
+            OURS,
+            24,
+            None,
+            Some(Duration::from_secs(seconds)),
+        )
+    };
     set(60)?;
-    netlink.route_table()?.add(&Route::default_via(GATEWAY, link.index, OURS, 100))?;
+    netlink
+        .route_table()?
+        .add(&Route::default_via(GATEWAY, link.index, OURS, 100))?;
     netlink.route_table()?.add(&elsewhere)?;
-    // With the last address of an interface the kernel removes every route through it; so there is another.
+    // With the last address of an interface the kernel removes every route through it; so there is
+    // another.
     container.add_address("mv0", [10, 2, 0, 2].into(), 24)?;
     // And a route without a source, to show what the source is for.
-    netlink.route_table()?.add(&Route { source: None, ..Route::default_via(OTHER_GATEWAY, link.index, OURS, 200) })?;
+    netlink.route_table()?.add(&Route {
+        source: None,
+        ..Route::default_via(OTHER_GATEWAY, link.index, OURS, 200)
+    })?;
     set(1)?;
     let ended = || Ok((container.addresses()?.len() == 1).then_some(()));
     eventually("the address's end", Duration::from_secs(10), ended)?;
     // The kernel's own route to the other address's network has no gateway.
-    let left = container.routes()?.into_iter().filter(|route| route.gateway.is_some());
-    assert_eq!(left.map(|route| (route.gateway, route.metric)).collect::<Vec<_>>(), [(Some(OTHER_GATEWAY), 200)]);
+    let left = container
+        .routes()?
+        .into_iter()
+        .filter(|route| route.gateway.is_some());
+    assert_eq!(
+        left.map(|route| (route.gateway, route.metric))
+            .collect::<Vec<_>>(),
+        [(Some(OTHER_GATEWAY), 200)]
+    );
     Ok(())
 }

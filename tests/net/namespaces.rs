@@ -20,11 +20,26 @@ use super::lab::namespace::Namespace;
 use super::lab::{Result, eventually, sandbox};
 
 pub(super) const TRIALS: &[NamedTrial] = &[
-    ("netns::what_is_no_network_namespace_is_refused_at_once", what_is_no_network_namespace_is_refused_at_once),
-    ("netns::a_visit_ends_where_it_began", a_visit_ends_where_it_began),
-    ("netns::a_panic_inside_comes_home_too", a_panic_inside_comes_home_too),
-    ("netns::nothing_pins_a_namespace_after_drop", nothing_pins_a_namespace_after_drop),
-    ("netns::nothing_leaks_a_descriptor", nothing_leaks_a_descriptor),
+    (
+        "netns::what_is_no_network_namespace_is_refused_at_once",
+        what_is_no_network_namespace_is_refused_at_once,
+    ),
+    (
+        "netns::a_visit_ends_where_it_began",
+        a_visit_ends_where_it_began,
+    ),
+    (
+        "netns::a_panic_inside_comes_home_too",
+        a_panic_inside_comes_home_too,
+    ),
+    (
+        "netns::nothing_pins_a_namespace_after_drop",
+        nothing_pins_a_namespace_after_drop,
+    ),
+    (
+        "netns::nothing_leaks_a_descriptor",
+        nothing_leaks_a_descriptor,
+    ),
 ];
 
 fn what_is_no_network_namespace_is_refused_at_once() -> Result {
@@ -45,8 +60,14 @@ fn what_is_no_network_namespace_is_refused_at_once() -> Result {
         (at("file"), "is a regular file, not a network namespace"),
         (at("socket"), "is a socket, not a network namespace"),
         (folder.clone(), "is a directory, not a network namespace"),
-        ("/dev/null".into(), "is a character device, not a network namespace"),
-        ("/dev/tty".into(), "is a character device, not a network namespace"),
+        (
+            "/dev/null".into(),
+            "is a character device, not a network namespace",
+        ),
+        (
+            "/dev/tty".into(),
+            "is a character device, not a network namespace",
+        ),
         ("/proc/self/ns/mnt".into(), other),
         ("/proc/self/ns/user".into(), other),
         ("/proc/self/ns/pid".into(), other),
@@ -63,11 +84,16 @@ fn what_is_no_network_namespace_is_refused_at_once() -> Result {
     let before = descriptors()?;
     for (path, expected) in cases {
         let start = rt::now();
-        let error = Netns::open(path).err().ok_or_else(|| format!("{path:?} was taken for a namespace"))?;
+        let error = Netns::open(path)
+            .err()
+            .ok_or_else(|| format!("{path:?} was taken for a namespace"))?;
         let took = rt::now() - start;
         let text = error.to_string();
         assert!(text.contains(expected), "{path:?}: {text}");
-        assert!(text.as_bytes().starts_with(path.as_os_str().as_bytes()), "{text} does not name {path:?}");
+        assert!(
+            text.as_bytes().starts_with(path.as_os_str().as_bytes()),
+            "{text} does not name {path:?}"
+        );
         assert!(took < Duration::from_millis(30), "{path:?} took {took:?}");
     }
     assert_eq!(descriptors()?, before);
@@ -80,7 +106,11 @@ fn a_visit_ends_where_it_began() -> Result {
     let netns = Netns::open(container.path())?;
     let home = Netns::current()?.id();
     assert_ne!(netns.id(), home);
-    assert_ne!(netns.id().cookie, home.cookie, "every namespace has a cookie of its own");
+    assert_ne!(
+        netns.id().cookie,
+        home.cookie,
+        "every namespace has a cookie of its own"
+    );
     assert!(home.cookie.is_some());
 
     let inside = netns.enter(Netns::current)??;
@@ -99,7 +129,9 @@ fn a_panic_inside_comes_home_too() -> Result {
     let netns = Netns::open(container.path())?;
     let home = Netns::current()?.id();
     // Not `panic!`, which would print its message into the report.
-    let outcome = catch_unwind(AssertUnwindSafe(|| netns.enter(|| std::panic::resume_unwind(Box::new("inside")))));
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        netns.enter(|| std::panic::resume_unwind(Box::new("inside")))
+    }));
     assert!(outcome.is_err());
     assert_eq!(Netns::current()?.id(), home);
     Ok(())
@@ -113,7 +145,11 @@ fn nothing_pins_a_namespace_after_drop() -> Result {
         let netlink = Netlink::open()?;
         let link = netlink.link_by_name("eth0")?.ok_or("no eth0")?;
         netlink.set_address(link.index, [10, 1, 0, 2].into(), 24, None, None)?;
-        Ok((netlink, RawSocket::open(link.index, link.mac.ok_or("no MAC")?)?, Port::open("eth0")?))
+        Ok((
+            netlink,
+            RawSocket::open(link.index, link.mac.ok_or("no MAC")?)?,
+            Port::open("eth0")?,
+        ))
     })??;
     let gone = || Netns::open(container.path()).is_err();
     assert!(!gone());
@@ -122,7 +158,9 @@ fn nothing_pins_a_namespace_after_drop() -> Result {
     // The sockets alone hold it: both ends of a veth pair go when one of their namespaces does.
     assert!(host.link("outer").is_ok());
     drop(opened);
-    eventually("the namespace's end", Duration::from_secs(5), || Ok(host.link("outer").is_err().then_some(())))
+    eventually("the namespace's end", Duration::from_secs(5), || {
+        Ok(host.link("outer").is_err().then_some(()))
+    })
 }
 
 fn nothing_leaks_a_descriptor() -> Result {
@@ -136,9 +174,15 @@ fn nothing_leaks_a_descriptor() -> Result {
             netlink.set_address(link.index, [10, 1, 0, 2].into(), 24, None, None)?;
             assert!(RawSocket::open(9999, [2, 0, 0, 0, 0, 1]).is_err());
             assert!(Port::open("absent").is_err());
-            Ok((RawSocket::open(link.index, link.mac.ok_or("no MAC")?)?, Port::open("eth0")?))
+            Ok((
+                RawSocket::open(link.index, link.mac.ok_or("no MAC")?)?,
+                Port::open("eth0")?,
+            ))
         })??;
-        assert!(matches!(Netns::open("/dev/null".as_ref()), Err(Error::NotANamespace { .. })));
+        assert!(matches!(
+            Netns::open("/dev/null".as_ref()),
+            Err(Error::NotANamespace { .. })
+        ));
         Ok(())
     };
     // Before there is a packet socket, for these are closed a while after they were dropped.
@@ -146,7 +190,9 @@ fn nothing_leaks_a_descriptor() -> Result {
     for _ in 0..20 {
         round()?;
     }
-    eventually("all is closed", Duration::from_secs(5), || Ok((descriptors()? == before).then_some(())))
+    eventually("all is closed", Duration::from_secs(5), || {
+        Ok((descriptors()? == before).then_some(()))
+    })
 }
 
 fn descriptors() -> Result<usize> {

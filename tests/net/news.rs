@@ -13,16 +13,29 @@ use super::lab::wire::Mac;
 use super::lab::{Result, eventually};
 
 pub(super) const TRIALS: &[NamedTrial] = &[
-    ("monitor::it_tells_of_carrier_state_and_end", carrier_state_and_end),
-    ("monitor::it_tells_that_it_missed_something", it_missed_something),
-    ("monitor::other_interfaces_do_not_wake_it", other_interfaces_do_not_wake_it),
+    (
+        "monitor::it_tells_of_carrier_state_and_end",
+        carrier_state_and_end,
+    ),
+    (
+        "monitor::it_tells_that_it_missed_something",
+        it_missed_something,
+    ),
+    (
+        "monitor::other_interfaces_do_not_wake_it",
+        other_interfaces_do_not_wake_it,
+    ),
 ];
 
 const SOON: Duration = Duration::from_secs(5);
 
 /// A host with `eth0` and a macvlan of it in a container, watched there.
 fn watched() -> Result<(Namespace, Namespace, Namespace, Monitor)> {
-    let (host, wire, container) = (Namespace::new("host")?, Namespace::new("wire")?, Namespace::new("container")?);
+    let (host, wire, container) = (
+        Namespace::new("host")?,
+        Namespace::new("wire")?,
+        Namespace::new("container")?,
+    );
     host.veth("eth0", &wire, "peer")?;
     host.macvlan("eth0", &container, "mv0", Mac([2, 0, 0, 0, 0, 7]))?;
     let index = container.link("mv0")?.index;
@@ -53,13 +66,26 @@ fn await_link(monitor: &Monitor, what: &str, wanted: News) -> Result {
     })
 }
 
-const READY: News = News::Is { up: true, carrier: true };
-const NO_CARRIER: News = News::Is { up: true, carrier: false };
-const DOWN: News = News::Is { up: false, carrier: false };
+const READY: News = News::Is {
+    up: true,
+    carrier: true,
+};
+const NO_CARRIER: News = News::Is {
+    up: true,
+    carrier: false,
+};
+const DOWN: News = News::Is {
+    up: false,
+    carrier: false,
+};
 
 fn carrier_state_and_end() -> Result {
     let (_host, wire, container, monitor) = watched()?;
-    assert_eq!(next(&monitor)?, None, "nothing has happened since it was opened");
+    assert_eq!(
+        next(&monitor)?,
+        None,
+        "nothing has happened since it was opened"
+    );
     wire.set_state("peer", false)?;
     await_link(&monitor, "no carrier", NO_CARRIER)?;
     wire.set_state("peer", true)?;
@@ -105,14 +131,19 @@ fn it_missed_something() -> Result {
             other => break other,
         }
     };
-    assert_eq!(missed, Some(News::Missed), "told {told} of {changes} changes");
+    assert_eq!(
+        missed,
+        Some(News::Missed),
+        "told {told} of {changes} changes"
+    );
     // From then on it tells again.
     while next(&monitor)?.is_some() {}
     container.set_state("mv0", false)?;
     await_link(&monitor, "down", DOWN)
 }
 
-/// The kernel queues no event of another interface: there is not even room taken that a change of its own would miss.
+/// The kernel queues no event of another interface: there is not even room taken that a change of
+/// its own would miss.
 fn other_interfaces_do_not_wake_it() -> Result {
     let (_host, _wire, container, monitor) = watched()?;
     let elsewhere = Namespace::new("elsewhere")?;
@@ -125,10 +156,17 @@ fn other_interfaces_do_not_wake_it() -> Result {
     let mut told = 0;
     while let Some(news) = next(&monitor)? {
         told += 1;
-        assert!(matches!(news, News::Is { up: true, .. }) && told < 5, "{news:?} after {told}");
+        assert!(
+            matches!(news, News::Is { up: true, .. }) && told < 5,
+            "{news:?} after {told}"
+        );
     }
     let mut events = [PollFd::new(&monitor, PollFlags::IN)];
-    assert_eq!(poll(&mut events, Some(&Timespec::default()))?, 0, "the queue is empty");
+    assert_eq!(
+        poll(&mut events, Some(&Timespec::default()))?,
+        0,
+        "the queue is empty"
+    );
     container.set_state("mv0", false)?;
     await_link(&monitor, "down", DOWN)
 }

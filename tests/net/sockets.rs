@@ -19,23 +19,42 @@ use super::lab::wire::Tap;
 use super::lab::{Result, eventually};
 
 pub(super) const TRIALS: &[NamedTrial] = &[
-    ("raw::it_hears_only_what_it_should", it_hears_only_what_it_should),
+    (
+        "raw::it_hears_only_what_it_should",
+        it_hears_only_what_it_should,
+    ),
     (
         "raw::an_interface_that_is_down_or_gone_is_an_error_to_send_on",
         an_interface_that_is_down_or_gone_is_an_error_to_send_on,
     ),
-    ("raw::it_hears_no_other_interface", it_hears_no_other_interface),
-    ("raw::a_flood_elsewhere_leaves_nothing_in_its_queue", a_flood_elsewhere),
-    ("udp::it_sends_from_the_address_it_is_told_to", it_sends_from_the_address_it_is_told_to),
-    ("udp::a_port_in_use_is_not_shared", a_port_in_use_is_not_shared),
-    ("udp::while_it_is_open_nobody_is_told_that_the_port_is_not", while_it_is_open_nobody_is_told_that_the_port_is_not),
+    (
+        "raw::it_hears_no_other_interface",
+        it_hears_no_other_interface,
+    ),
+    (
+        "raw::a_flood_elsewhere_leaves_nothing_in_its_queue",
+        a_flood_elsewhere,
+    ),
+    (
+        "udp::it_sends_from_the_address_it_is_told_to",
+        it_sends_from_the_address_it_is_told_to,
+    ),
+    (
+        "udp::a_port_in_use_is_not_shared",
+        a_port_in_use_is_not_shared,
+    ),
+    (
+        "udp::while_it_is_open_nobody_is_told_that_the_port_is_not",
+        while_it_is_open_nobody_is_told_that_the_port_is_not,
+    ),
 ];
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 const FIRST: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
 const SECOND: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 3);
 
-/// A container's `eth0` with two addresses, its other end `wire` in the server's namespace with one.
+/// A container's `eth0` with two addresses, its other end `wire` in the server's namespace with
+/// one.
 fn two_ends() -> Result<(Namespace, Namespace, Netns)> {
     let (server, container) = (Namespace::new("server")?, Namespace::new("container")?);
     server.veth("wire", &container, "eth0")?;
@@ -55,24 +74,38 @@ fn open_raw(netns: &Netns) -> Result<(RawSocket, [u8; 6])> {
 }
 
 const BROADCAST: [u8; 6] = [0xff; 6];
-/// The client's hardware address. An interface may have another one, which plays no part in what is heard.
+/// The client's hardware address. An interface may have another one, which plays no part in what is
+/// heard.
 const STATION: [u8; 6] = [2, 0, 0, 0, 0, 7];
 
 /// A frame to `to` with this type and content, `mark` its last byte.
 fn frame(to: [u8; 6], ethertype: u16, content: &[u8], mark: u8) -> Vec<u8> {
-    let mut frame = [&to[..], &[2, 0, 0, 0, 0, 1], &ethertype.to_be_bytes(), content].concat();
+    let mut frame = [
+        &to[..],
+        &[2, 0, 0, 0, 0, 1],
+        &ethertype.to_be_bytes(),
+        content,
+    ]
+    .concat();
     frame.resize(frame.len().max(64), 0);
     frame.push(mark);
     frame
 }
 
-/// An IPv4 packet with `words` words of header (no check looks at its sums), then a source and this destination port, and
-/// a reply to the client.
+/// An IPv4 packet with `words` words of header (no check looks at its sums), then a source and this
+/// destination port, and a reply to the client.
 fn packet(words: u8, protocol: u8, fragment: u16, port: u16) -> Vec<u8> {
     message(words, protocol, fragment, port, 2, STATION)
 }
 
-fn message(words: u8, protocol: u8, fragment: u16, port: u16, operation: u8, station: [u8; 6]) -> Vec<u8> {
+fn message(
+    words: u8,
+    protocol: u8,
+    fragment: u16,
+    port: u16,
+    operation: u8,
+    station: [u8; 6],
+) -> Vec<u8> {
     let mut packet = vec![0; usize::from(words) * 4];
     packet[0] = 0x40 | words;
     packet[6..8].copy_from_slice(&fragment.to_be_bytes());
@@ -89,7 +122,14 @@ fn message(words: u8, protocol: u8, fragment: u16, port: u16, operation: u8, sta
 /// An ARP reply of somebody who has `sender`, to somebody who has `target`.
 fn arp(sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     let (stations, head) = ([2, 0, 0, 0, 0, 1], [0, 1, 8, 0, 6, 4, 0, 2]);
-    [&head[..], &stations, &sender.octets(), &stations, &target.octets()].concat()
+    [
+        &head[..],
+        &stations,
+        &sender.octets(),
+        &stations,
+        &target.octets(),
+    ]
+    .concat()
 }
 
 fn it_hears_only_what_it_should() -> Result {
@@ -106,7 +146,9 @@ fn it_hears_only_what_it_should() -> Result {
     // Nor ARP, as long as it is not asked for.
     tap.send(&frame(BROADCAST, ARP, &arp(asked, other), 98))?;
     raw.hear_arp_of(Some(asked))?;
-    let tagged = |number: u16, inner: &[u8]| [&number.to_be_bytes()[..], &IPV4.to_be_bytes(), inner].concat();
+    let tagged = |number: u16, inner: &[u8]| {
+        [&number.to_be_bytes()[..], &IPV4.to_be_bytes(), inner].concat()
+    };
     let good = packet(5, UDP, 0, 68);
     let frames = [
         (true, frame(mac, IPV4, &good, 1)),
@@ -115,25 +157,65 @@ fn it_hears_only_what_it_should() -> Result {
         (true, frame(mac, IPV4, &packet(15, UDP, 0, 68), 4)),
         (true, frame(mac, IPV4, &packet(5, UDP, 0x4000, 68), 5)), // "Don't fragment"
         (true, frame(mac, ARP, &arp(asked, other), 6)),
-        (true, frame(BROADCAST, ARP, &arp(Ipv4Addr::UNSPECIFIED, asked), 8)),
+        (
+            true,
+            frame(BROADCAST, ARP, &arp(Ipv4Addr::UNSPECIFIED, asked), 8),
+        ),
         (true, frame(BROADCAST, VLAN, &tagged(0x6000, &good), 7)), // a priority, no VLAN
         (false, frame(BROADCAST, VLAN, &tagged(7, &good), 20)),
         (false, frame([2, 0, 0, 0, 0, 9], IPV4, &good, 21)),
-        (false, frame([2, 0, 0, 0, 0, 9], ARP, &arp(asked, other), 22)),
+        (
+            false,
+            frame([2, 0, 0, 0, 0, 9], ARP, &arp(asked, other), 22),
+        ),
         (false, frame(mac, ARP, &arp(other, FIRST), 29)),
-        (false, frame(BROADCAST, ARP, &arp(Ipv4Addr::UNSPECIFIED, other), 30)),
+        (
+            false,
+            frame(BROADCAST, ARP, &arp(Ipv4Addr::UNSPECIFIED, other), 30),
+        ),
         (false, frame(mac, IPV4, &packet(5, UDP, 0, 67), 23)),
         (false, frame(mac, IPV4, &packet(5, 6, 0, 68), 24)),
         (false, frame(mac, IPV4, &packet(5, UDP, 0x2000, 68), 25)), // the first fragment
         (false, frame(mac, IPV4, &packet(5, UDP, 0x0001, 68), 26)), // a later one
         (false, frame(mac, 0x86dd, &good, 27)),
         (false, frame(mac, IPV4, &packet(6, UDP, 0, 67), 28)),
-        (false, frame(mac, IPV4, &message(5, UDP, 0, 68, 1, STATION), 31)), // a request
-        (false, frame(mac, IPV4, &message(5, UDP, 0, 68, 2, [2, 0, 0, 0, 0, 8]), 32)),
-        (false, frame(mac, IPV4, &message(6, UDP, 0, 68, 2, [3, 0, 0, 0, 0, 7]), 33)),
+        (
+            false,
+            frame(mac, IPV4, &message(5, UDP, 0, 68, 1, STATION), 31),
+        ), // a request
+        (
+            false,
+            frame(
+                mac,
+                IPV4,
+                &message(5, UDP, 0, 68, 2, [2, 0, 0, 0, 0, 8]),
+                32,
+            ),
+        ),
+        (
+            false,
+            frame(
+                mac,
+                IPV4,
+                &message(6, UDP, 0, 68, 2, [3, 0, 0, 0, 0, 7]),
+                33,
+            ),
+        ),
         // Too short for what the filter looks at.
-        (false, [&mac[..], &[2, 0, 0, 0, 0, 1], &IPV4.to_be_bytes()].concat()),
-        (false, [&mac[..], &[2, 0, 0, 0, 0, 1], &IPV4.to_be_bytes(), &good[..21]].concat()),
+        (
+            false,
+            [&mac[..], &[2, 0, 0, 0, 0, 1], &IPV4.to_be_bytes()].concat(),
+        ),
+        (
+            false,
+            [
+                &mac[..],
+                &[2, 0, 0, 0, 0, 1],
+                &IPV4.to_be_bytes(),
+                &good[..21],
+            ]
+            .concat(),
+        ),
     ];
     for (_, frame) in &frames {
         tap.send(frame)?;
@@ -141,7 +223,11 @@ fn it_hears_only_what_it_should() -> Result {
     // What we send ourselves comes to the other end, and not back.
     raw.send(&frame(BROADCAST, IPV4, &good, 40))?;
     let arrived = || Ok(tap.receive()?.filter(|frame| frame.last() == Some(&40)));
-    eventually("our own frame at the other end", Duration::from_secs(5), arrived)?;
+    eventually(
+        "our own frame at the other end",
+        Duration::from_secs(5),
+        arrived,
+    )?;
     tap.send(&frame(mac, ARP, &arp(asked, other), 41))?;
 
     let mut heard = rt::block_on(async move |_| -> Result<Vec<u8>> {
@@ -156,8 +242,12 @@ fn it_hears_only_what_it_should() -> Result {
     })?;
     // The kernel may resolve addresses meanwhile; its frames do not end in one of our marks.
     heard.retain(|mark| *mark != 0);
-    let expected: Vec<u8> =
-        frames.iter().filter(|(good, _)| *good).filter_map(|(_, frame)| frame.last().copied()).chain([41]).collect();
+    let expected: Vec<u8> = frames
+        .iter()
+        .filter(|(good, _)| *good)
+        .filter_map(|(_, frame)| frame.last().copied())
+        .chain([41])
+        .collect();
     assert_eq!(heard, expected);
     Ok(())
 }
@@ -165,10 +255,16 @@ fn it_hears_only_what_it_should() -> Result {
 fn an_interface_that_is_down_or_gone_is_an_error_to_send_on() -> Result {
     let (server, container, netns) = two_ends()?;
     let errno = |result: io::Result<()>| result.err().and_then(|error| error.raw_os_error());
-    assert_eq!(errno(netns.enter(|| RawSocket::open(9999, [2, 0, 0, 0, 0, 1]).map(drop))?), Some(libc::ENODEV));
+    assert_eq!(
+        errno(netns.enter(|| RawSocket::open(9999, [2, 0, 0, 0, 0, 1]).map(drop))?),
+        Some(libc::ENODEV)
+    );
     let (raw, _) = open_raw(&netns)?;
     let frame = frame(BROADCAST, 0x0800, &packet(5, 17, 0, 68), 1);
-    let silent = |raw: &RawSocket| raw.recv(&mut [0; 64]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+    let silent = |raw: &RawSocket| {
+        raw.recv(&mut [0; 64])
+            .is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    };
 
     // Who only listens is not told.
     container.set_state("eth0", false)?;
@@ -183,7 +279,11 @@ fn an_interface_that_is_down_or_gone_is_an_error_to_send_on() -> Result {
     for raw in [&raw, &late] {
         tap.send(&frame)?;
         let heard = || Ok(raw.recv(&mut [0; 64]).is_ok().then_some(()));
-        eventually("a frame on the restored interface", Duration::from_secs(5), heard)?;
+        eventually(
+            "a frame on the restored interface",
+            Duration::from_secs(5),
+            heard,
+        )?;
     }
 
     container.delete_link("eth0")?;
@@ -194,7 +294,10 @@ fn an_interface_that_is_down_or_gone_is_an_error_to_send_on() -> Result {
 fn it_hears_no_other_interface() -> Result {
     let (server, container, netns) = two_ends()?;
     server.veth("wire1", &container, "eth1")?;
-    let (here, there) = (server.run(|| Tap::open("wire"))?, server.run(|| Tap::open("wire1"))?);
+    let (here, there) = (
+        server.run(|| Tap::open("wire"))?,
+        server.run(|| Tap::open("wire1"))?,
+    );
     // So early that the filter may still be on its way, and later.
     there.send(&frame(BROADCAST, 0x0800, &packet(5, 17, 0, 68), 1))?;
     let (raw, _) = open_raw(&netns)?;
@@ -204,13 +307,26 @@ fn it_hears_no_other_interface() -> Result {
     let mut next = || {
         let length = raw.recv(&mut buffer).ok();
         // The kernel's own frames do not end in one of our marks.
-        Ok(length.and_then(|length| buffer[..length].last().copied()).filter(|mark| *mark != 0))
+        Ok(length
+            .and_then(|length| buffer[..length].last().copied())
+            .filter(|mark| *mark != 0))
     };
-    assert_eq!(eventually("a frame on the right interface", Duration::from_secs(5), &mut next)?, 3);
+    assert_eq!(
+        eventually(
+            "a frame on the right interface",
+            Duration::from_secs(5),
+            &mut next
+        )?,
+        3
+    );
     // What is sent leaves by the right one, too.
     raw.send(&frame(BROADCAST, 0x0800, &packet(5, 17, 0, 68), 4))?;
     let arrived = || Ok(here.receive()?.filter(|frame| frame.last() == Some(&4)));
-    eventually("our frame at the right other end", Duration::from_secs(5), arrived)?;
+    eventually(
+        "our frame at the right other end",
+        Duration::from_secs(5),
+        arrived,
+    )?;
     Ok(())
 }
 
@@ -234,7 +350,10 @@ fn a_flood_elsewhere() -> Result {
         let sent = flood.join().map_err(|_| "the flood panicked")?;
         assert!(sent > 1000, "{sent} frames are no flood");
         for (nth, (raw, _)) in opened?.iter().enumerate() {
-            let error = raw.recv(&mut [0; 64]).err().ok_or_else(|| format!("a frame in the queue of the {nth}th"))?;
+            let error = raw
+                .recv(&mut [0; 64])
+                .err()
+                .ok_or_else(|| format!("a frame in the queue of the {nth}th"))?;
             assert_eq!(error.kind(), ErrorKind::WouldBlock);
         }
         Ok(())
@@ -250,22 +369,37 @@ fn it_sends_from_the_address_it_is_told_to() -> Result {
         port.send(source, SERVER, payload.as_bytes())?;
         let mut buffer = [0; 64];
         let (length, from) = listener.recv_from(&mut buffer)?;
-        assert_eq!((&buffer[..length], from), (payload.as_bytes(), SocketAddr::from((source, 68))));
+        assert_eq!(
+            (&buffer[..length], from),
+            (payload.as_bytes(), SocketAddr::from((source, 68)))
+        );
     }
     // To all, as a rebinding client does.
     port.send(FIRST, Ipv4Addr::BROADCAST, b"all")?;
-    assert_eq!(listener.recv_from(&mut [0; 64])?.1, SocketAddr::from((FIRST, 68)));
+    assert_eq!(
+        listener.recv_from(&mut [0; 64])?.1,
+        SocketAddr::from((FIRST, 68))
+    );
 
     let errno = |result: io::Result<()>| result.err().and_then(|error| error.raw_os_error());
-    assert!(port.send([10, 1, 0, 77].into(), SERVER, b"foreign").is_err());
-    assert_eq!(errno(port.send(FIRST, SERVER, &[0; 70_000])), Some(libc::EMSGSIZE));
+    assert!(
+        port.send([10, 1, 0, 77].into(), SERVER, b"foreign")
+            .is_err()
+    );
+    assert_eq!(
+        errno(port.send(FIRST, SERVER, &[0; 70_000])),
+        Some(libc::EMSGSIZE)
+    );
     Ok(())
 }
 
 fn a_port_in_use_is_not_shared() -> Result {
     let (_server, container, netns) = two_ends()?;
     let theirs = container.run(|| Ok(UdpSocket::bind("0.0.0.0:68")?))?;
-    let error = netns.enter(|| Port::open("eth0"))?.err().ok_or("the container's port was taken")?;
+    let error = netns
+        .enter(|| Port::open("eth0"))?
+        .err()
+        .ok_or("the container's port was taken")?;
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     drop(theirs);
     let ours = netns.enter(|| Port::open("eth0"))??;
@@ -274,7 +408,10 @@ fn a_port_in_use_is_not_shared() -> Result {
     netns.enter(|| Port::open("lo"))??;
     drop(ours);
     netns.enter(|| Port::open("eth0"))??;
-    let error = netns.enter(|| Port::open("absent"))?.err().ok_or("there is no such interface")?;
+    let error = netns
+        .enter(|| Port::open("absent"))?
+        .err()
+        .ok_or("there is no such interface")?;
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
     Ok(())
 }
@@ -285,7 +422,9 @@ fn while_it_is_open_nobody_is_told_that_the_port_is_not() -> Result {
     let unreachable = || container.counter("Icmp", "OutDestUnreachs");
     let refused = |to: (Ipv4Addr, u16), count: u64| -> Result {
         sender.send_to(b"ack", to)?;
-        eventually("a refusal", Duration::from_secs(5), || Ok((unreachable()? == count).then_some(())))
+        eventually("a refusal", Duration::from_secs(5), || {
+            Ok((unreachable()? == count).then_some(()))
+        })
     };
     refused((FIRST, 68), 1)?;
     let port = netns.enter(|| Port::open("eth0"))??;

@@ -1,4 +1,5 @@
-//! dhcproto, another hand's understanding of the same RFCs, reads what the simulated wire writes, and the other way round.
+//! dhcproto, another hand's understanding of the same RFCs, reads what the simulated wire writes,
+//! and the other way round.
 
 use super::wire::*;
 use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
@@ -27,11 +28,24 @@ fn dhcproto_reads_what_servers_write() {
     };
     let frame = reply.write(([2; 6], server), (CLIENT, client));
     assert_eq!(sum(&frame[14..34], 0), 0xffff);
-    assert_eq!(sum(&frame[34..], u32::from(sum(&frame[26..34], 17 + frame.len() as u32 - 34))), 0xffff);
+    assert_eq!(
+        sum(
+            &frame[34..],
+            u32::from(sum(&frame[26..34], 17 + frame.len() as u32 - 34))
+        ),
+        0xffff
+    );
     let message = Message::decode(&mut Decoder::new(&frame[42..])).unwrap();
-    assert_eq!((message.opcode(), message.xid()), (Opcode::BootReply, reply.xid));
+    assert_eq!(
+        (message.opcode(), message.xid()),
+        (Opcode::BootReply, reply.xid)
+    );
     assert_eq!((message.yiaddr(), message.chaddr()), (client, &CLIENT[..]));
-    let mut options: Vec<_> = message.opts().iter().map(|(_, option)| option.clone()).collect();
+    let mut options: Vec<_> = message
+        .opts()
+        .iter()
+        .map(|(_, option)| option.clone())
+        .collect();
     options.sort_by_key(|option| u8::from(OptionCode::from(option)));
     let expected = [
         DhcpOption::SubnetMask(Ipv4Addr::new(255, 255, 255, 0)),
@@ -52,7 +66,12 @@ fn dhcproto_reads_what_servers_write() {
 fn servers_hear_what_dhcproto_writes() {
     let [client, server] = [[10, 0, 0, 5], [10, 0, 0, 1]].map(Ipv4Addr::from);
     let mut message = Message::default();
-    message.set_opcode(Opcode::BootRequest).set_chaddr(&CLIENT).set_xid(77).set_secs(9).set_ciaddr(client);
+    message
+        .set_opcode(Opcode::BootRequest)
+        .set_chaddr(&CLIENT)
+        .set_xid(77)
+        .set_secs(9)
+        .set_ciaddr(client);
     let options = [
         DhcpOption::MessageType(MessageType::Request),
         DhcpOption::RequestedIpAddress(client),
@@ -67,7 +86,13 @@ fn servers_hear_what_dhcproto_writes() {
     let mut payload = Vec::new();
     message.encode(&mut Encoder::new(&mut payload)).unwrap();
     payload.resize(300, 0);
-    let said = read(Transmit::Datagram { source: client, destination: server }, &payload);
+    let said = read(
+        Transmit::Datagram {
+            source: client,
+            destination: server,
+        },
+        &payload,
+    );
     let expected = Heard {
         message_type: REQUEST,
         xid: 77,

@@ -41,8 +41,16 @@ pub const REST: usize = 12;
 /// What cannot happen, and why.
 pub const NEVER: [(&str, &str, &str); 6] = [
     ("STOPPED", "timeout", "a stopped client waits for nothing"),
-    ("REQUESTING", "rest", "an answer decides what the next step is"),
-    ("REBOOTING", "rest", "an answer decides what the next step is"),
+    (
+        "REQUESTING",
+        "rest",
+        "an answer decides what the next step is",
+    ),
+    (
+        "REBOOTING",
+        "rest",
+        "an answer decides what the next step is",
+    ),
     ("PROBING", "rest", "the address is not in use yet"),
     ("RELEASING", "rest", "it is over in a moment"),
     ("STOPPED", "rest", "there is nothing to go on with"),
@@ -61,12 +69,20 @@ pub struct Coverage {
 
 impl Coverage {
     pub fn count(&mut self, state: &str, event: usize) {
-        let state = STATES.iter().position(|name| *name == state).expect("a known state");
+        let state = STATES
+            .iter()
+            .position(|name| *name == state)
+            .expect("a known state");
         self.counts[state][event] += 1;
     }
 
     pub fn add(&mut self, other: &Self) {
-        for (ours, theirs) in self.counts.iter_mut().flatten().zip(other.counts.iter().flatten()) {
+        for (ours, theirs) in self
+            .counts
+            .iter_mut()
+            .flatten()
+            .zip(other.counts.iter().flatten())
+        {
             *ours += theirs;
         }
         self.acquired += other.acquired;
@@ -80,10 +96,19 @@ impl Coverage {
     /// The pairs that are rarer than `least`, apart from those that cannot be.
     pub fn rarer_than(&self, least: u64) -> Vec<(&'static str, &'static str, u64)> {
         let pairs = STATES.iter().enumerate().flat_map(|(s, state)| {
-            EVENTS.iter().enumerate().map(move |(e, event)| (*state, *event, self.counts[s][e]))
+            EVENTS
+                .iter()
+                .enumerate()
+                .map(move |(e, event)| (*state, *event, self.counts[s][e]))
         });
-        let never = |state, event| NEVER.iter().any(|never| (never.0, never.1) == (state, event));
-        pairs.filter(|(state, event, count)| !never(state, event) && *count < least).collect()
+        let never = |state, event| {
+            NEVER
+                .iter()
+                .any(|never| (never.0, never.1) == (state, event))
+        };
+        pairs
+            .filter(|(state, event, count)| !never(state, event) && *count < least)
+            .collect()
     }
 
     pub fn table(&self) -> String {

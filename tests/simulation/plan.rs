@@ -39,7 +39,8 @@ pub enum Trouble {
     /// A server refuses whatever it has offered.
     Refuses(usize),
     Hostile(Style),
-    /// Chance says anything at any moment, and nature is no kinder; perhaps while no server is there.
+    /// Chance says anything at any moment, and nature is no kinder; perhaps while no server is
+    /// there.
     Needles {
         alone: bool,
     },
@@ -47,7 +48,8 @@ pub enum Trouble {
     NoCarrier(usize),
     /// The first addresses of every pool are somebody's, who says so after this while.
     Owner(Duration),
-    /// A station answers ARP for every address, after this while: the first server's, or another one.
+    /// A station answers ARP for every address, after this while: the first server's, or another
+    /// one.
     ProxyArp {
         is_server: bool,
         delay: Duration,
@@ -62,8 +64,8 @@ pub enum Trouble {
     Leaves(usize),
     /// A container is removed, and made again later.
     Recreate(usize),
-    /// A client asks for its address of earlier times again and again, because the carrier flickers; nobody hears it,
-    /// and chance says anything.
+    /// A client asks for its address of earlier times again and again, because the carrier
+    /// flickers; nobody hears it, and chance says anything.
     Flickers(usize),
     /// A server gives leases of another length.
     Terms(usize, u32),
@@ -101,12 +103,20 @@ impl Plan {
         let length = secs(chance.between(7 * 86_400, 9 * 86_400));
         let servers = if chance.percent(30) { 2 } else { 1 };
         let clients = chance.pick(&[1, 1, 1, 1, 1, 1, 1, 1, 2, 3]);
-        let delay = chance.pick(&[(50, 300), (200, 5000), (200, 5000), (1000, 150_000), (300_000, 700_000)]);
+        let delay = chance.pick(&[
+            (50, 300),
+            (200, 5000),
+            (200, 5000),
+            (1000, 150_000),
+            (300_000, 700_000),
+        ]);
         let lag = chance.pick(&[0, 0, 0, 0, 20, 300]);
         let terms = terms(chance);
         let mut plan = Self {
             length,
-            servers: (0..servers).map(|which| server(which, terms, chance)).collect(),
+            servers: (0..servers)
+                .map(|which| server(which, terms, chance))
+                .collect(),
             clients: (0..clients).map(|which| client(which, chance)).collect(),
             delay: (micros(delay.0), micros(delay.1)),
             loss: chance.pick(&[0, 0, 0, 50, 250]),
@@ -117,8 +127,11 @@ impl Plan {
             let trouble = plan.trouble(chance);
             let end = (length - CALM).as_secs();
             // Trouble comes at any time, and likes beginnings.
-            let begin =
-                if chance.percent(40) { chance.time(Duration::ZERO, secs(20)) } else { secs(chance.below(end)) };
+            let begin = if chance.percent(40) {
+                chance.time(Duration::ZERO, secs(20))
+            } else {
+                secs(chance.below(end))
+            };
             let long = match trouble {
                 Trouble::Hostile(_) | Trouble::Refuses(_) => chance.magnitude(secs(20), HOUR * 3),
                 Trouble::Forgets(_) | Trouble::Renumbers(_) => secs(1),
@@ -129,7 +142,8 @@ impl Plan {
                 Trouble::Sleep => chance.magnitude(secs(1), DAY * 3),
                 _ => chance.magnitude(secs(5), DAY),
             };
-            plan.troubles.push((begin, (begin + long).min(length - CALM), trouble));
+            plan.troubles
+                .push((begin, (begin + long).min(length - CALM), trouble));
         }
         plan
     }
@@ -141,14 +155,20 @@ impl Plan {
             0..=1 => Trouble::Loss(chance.between(100, 1001)),
             2..=3 => {
                 let mut some = |of| chance.pick(&[0, of, of / 4]);
-                Trouble::Mess { twice: some(500), damaged: some(400), late: some(300) }
+                Trouble::Mess {
+                    twice: some(500),
+                    damaged: some(400),
+                    late: some(300),
+                }
             }
             4..=5 => Trouble::Down(server),
             6 => Trouble::Forgets(server),
             7 => Trouble::Renumbers(server),
             8 => Trouble::Refuses(server),
             9..=10 => Trouble::Hostile(chance.pick(&STYLES)),
-            11..=12 => Trouble::Needles { alone: chance.percent(50) },
+            11..=12 => Trouble::Needles {
+                alone: chance.percent(50),
+            },
             13..=14 => Trouble::NoCarrier(client),
             15 => Trouble::Owner(chance.magnitude(micros(100), secs(3))),
             16 => Trouble::Sleep,
@@ -157,9 +177,10 @@ impl Plan {
             19 => Trouble::Recreate(client),
             20..=21 => Trouble::Flickers(client),
             22 => Trouble::Oversleeps(client),
-            23..=24 => {
-                Trouble::ProxyArp { is_server: chance.percent(50), delay: chance.magnitude(micros(100), secs(3)) }
-            }
+            23..=24 => Trouble::ProxyArp {
+                is_server: chance.percent(50),
+                delay: chance.magnitude(micros(100), secs(3)),
+            },
             _ => Trouble::Terms(server, chance.pick(&[300, 3600, 20_000, 172_800])),
         }
     }
@@ -182,7 +203,12 @@ fn terms(chance: &mut Chance) -> Terms {
         3 => (Some(0), Some(0)),
         _ => (None, None),
     };
-    Terms { lease, t1, t2, mtu: chance.percent(30).then_some(1400) }
+    Terms {
+        lease,
+        t1,
+        t2,
+        mtu: chance.percent(30).then_some(1400),
+    }
 }
 
 fn server(which: u8, terms: Terms, chance: &mut Chance) -> Server {
@@ -190,14 +216,26 @@ fn server(which: u8, terms: Terms, chance: &mut Chance) -> Server {
     server.authoritative = chance.percent(70);
     server.forgiving = chance.percent(40);
     server.rapid = chance.percent(30);
-    let dislikes = [Dislike::RapidCommit, Dislike::RequestedAddress, Dislike::MessageSize, Dislike::ClientId];
+    let dislikes = [
+        Dislike::RapidCommit,
+        Dislike::RequestedAddress,
+        Dislike::MessageSize,
+        Dislike::ClientId,
+    ];
     server.dislikes = chance.percent(20).then(|| chance.pick(&dislikes));
     server
 }
 
 fn client(which: u8, chance: &mut Chance) -> Beginning {
     let mac = [2, 0, 0, 0, 0, 0x10 + which];
-    let mut config = Config::new(mac, if chance.percent(80) { vec![0, b'c', which] } else { Vec::new() });
+    let mut config = Config::new(
+        mac,
+        if chance.percent(80) {
+            vec![0, b'c', which]
+        } else {
+            Vec::new()
+        },
+    );
     config.deadline = chance.percent(50).then_some(secs(45));
     config.broadcast = chance.percent(20);
     config.host_name = chance.percent(30).then(|| "c1".to_owned());
@@ -207,7 +245,9 @@ fn client(which: u8, chance: &mut Chance) -> Beginning {
         13 => Probe::Off,
         _ => Probe::Before(chance.between(1, 4) as u8),
     };
-    config.requested = chance.percent(40).then(|| [10, 0, 0, 10 + chance.below(4) as u8].into());
+    config.requested = chance
+        .percent(40)
+        .then(|| [10, 0, 0, 10 + chance.below(4) as u8].into());
     Beginning {
         reboots: config.requested.is_some() && chance.percent(60),
         hears_all: chance.percent(30),

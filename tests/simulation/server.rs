@@ -97,7 +97,8 @@ impl Server {
         self.remembers_since = now;
     }
 
-    /// All leases are of the past: the network has another number now, one that it never had before.
+    /// All leases are of the past: the network has another number now, one that it never had
+    /// before.
     pub fn renumber(&mut self, now: Instant) {
         self.network = self.network.wrapping_add(1);
         self.forget(now);
@@ -111,11 +112,16 @@ impl Server {
 
     /// Whether `address` is `mac`'s at `now`, and until when (`None` for ever).
     pub fn lease_of(&self, mac: Mac, now: Instant) -> Option<(Ipv4Addr, Option<Instant>)> {
-        self.entry(mac, now).filter(|entry| !entry.offered).map(|entry| (entry.address, entry.until))
+        self.entry(mac, now)
+            .filter(|entry| !entry.offered)
+            .map(|entry| (entry.address, entry.until))
     }
 
     fn entry(&self, mac: Mac, now: Instant) -> Option<Entry> {
-        self.entries.iter().find(|entry| entry.mac == mac && entry.until.is_none_or(|until| until > now)).copied()
+        self.entries
+            .iter()
+            .find(|entry| entry.mac == mac && entry.until.is_none_or(|until| until > now))
+            .copied()
     }
 
     fn is_ours(&self, address: Ipv4Addr) -> bool {
@@ -123,9 +129,13 @@ impl Server {
     }
 
     fn is_free(&self, address: Ipv4Addr, mac: Mac, now: Instant) -> bool {
-        let taken =
-            |entry: &Entry| entry.address == address && entry.mac != mac && entry.until.is_none_or(|until| until > now);
-        let resting = |(declined, until): &(Ipv4Addr, Instant)| *declined == address && *until > now;
+        let taken = |entry: &Entry| {
+            entry.address == address
+                && entry.mac != mac
+                && entry.until.is_none_or(|until| until > now)
+        };
+        let resting =
+            |(declined, until): &(Ipv4Addr, Instant)| *declined == address && *until > now;
         !self.entries.iter().any(taken) && !self.declined.iter().any(resting)
     }
 
@@ -133,7 +143,9 @@ impl Server {
     pub fn hear(&mut self, heard: &Heard, now: Instant) -> Option<Reply> {
         let is_disliked = match self.dislikes {
             Some(Dislike::RapidCommit) => heard.rapid,
-            Some(Dislike::RequestedAddress) => heard.message_type == DISCOVER && heard.requested.is_some(),
+            Some(Dislike::RequestedAddress) => {
+                heard.message_type == DISCOVER && heard.requested.is_some()
+            }
             Some(Dislike::MessageSize) => heard.size,
             Some(Dislike::ClientId) => heard.client_id != 0,
             None => false,
@@ -147,13 +159,25 @@ impl Server {
                 let wanted = heard.requested.filter(|wanted| self.is_ours(*wanted));
                 let address = known.map(|known| known.address).or(wanted);
                 let address = address.filter(|address| self.is_free(*address, heard.chaddr, now));
-                let any = || (0..self.hosts).map(|n| self.host(n)).find(|host| self.is_free(*host, heard.chaddr, now));
+                let any = || {
+                    (0..self.hosts)
+                        .map(|n| self.host(n))
+                        .find(|host| self.is_free(*host, heard.chaddr, now))
+                };
                 let address = address.or_else(any)?;
                 if self.rapid && heard.rapid {
-                    return Some(Reply { rapid: true, ..self.grant(heard, address, now) });
+                    return Some(Reply {
+                        rapid: true,
+                        ..self.grant(heard, address, now)
+                    });
                 }
                 if known.is_none_or(|known| known.offered || known.address != address) {
-                    self.enter(Entry { mac: heard.chaddr, address, until: Some(now + OFFERED), offered: true });
+                    self.enter(Entry {
+                        mac: heard.chaddr,
+                        address,
+                        until: Some(now + OFFERED),
+                        offered: true,
+                    });
                 }
                 Some(self.reply(OFFER, heard, Some(address)))
             }
@@ -161,7 +185,8 @@ impl Server {
                 let ours = heard.server == Some(self.address);
                 if heard.server.is_some() && !ours {
                     // Another server's offer was taken.
-                    self.entries.retain(|entry| entry.mac != heard.chaddr || !entry.offered);
+                    self.entries
+                        .retain(|entry| entry.mac != heard.chaddr || !entry.offered);
                     return None;
                 }
                 let address = heard.ciaddr.or(heard.requested)?;
@@ -178,13 +203,17 @@ impl Server {
                 }
             }
             DECLINE if heard.server == Some(self.address) => {
-                self.entries.retain(|entry| entry.mac != heard.chaddr || Some(entry.address) != heard.requested);
+                self.entries.retain(|entry| {
+                    entry.mac != heard.chaddr || Some(entry.address) != heard.requested
+                });
                 self.declined.truncate(4);
                 self.declined.insert(0, (heard.requested?, now + DECLINED));
                 None
             }
             RELEASE if heard.server == Some(self.address) => {
-                self.entries.retain(|entry| entry.mac != heard.chaddr || Some(entry.address) != heard.ciaddr);
+                self.entries.retain(|entry| {
+                    entry.mac != heard.chaddr || Some(entry.address) != heard.ciaddr
+                });
                 None
             }
             _ => None,
@@ -192,14 +221,20 @@ impl Server {
     }
 
     fn enter(&mut self, entry: Entry) {
-        self.entries.retain(|other| other.mac != entry.mac && other.address != entry.address);
+        self.entries
+            .retain(|other| other.mac != entry.mac && other.address != entry.address);
         self.entries.push(entry);
     }
 
     fn grant(&mut self, heard: &Heard, address: Ipv4Addr, now: Instant) -> Reply {
         let time = Duration::from_secs(self.terms.lease.into());
         let until = (self.terms.lease != u32::MAX).then_some(now + time);
-        self.enter(Entry { mac: heard.chaddr, address, until, offered: false });
+        self.enter(Entry {
+            mac: heard.chaddr,
+            address,
+            until,
+            offered: false,
+        });
         self.reply(ACK, heard, Some(address))
     }
 
@@ -215,7 +250,15 @@ impl Server {
         };
         match message_type {
             NAK => reply,
-            _ => Reply { yiaddr, lease: Some(lease), t1, t2, mtu, router: Some(self.address), ..reply },
+            _ => Reply {
+                yiaddr,
+                lease: Some(lease),
+                t1,
+                t2,
+                mtu,
+                router: Some(self.address),
+                ..reply
+            },
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Hosts that start together do not go on together (RFC 2131 4.1): their waits differ, each by up to a second.
+//! Hosts that start together do not go on together (RFC 2131 4.1): their waits differ, each by up
+//! to a second.
 
 use super::plan::secs;
 use smol_dhcp_proxy::dhcp::{Client, Config};
@@ -29,10 +30,22 @@ fn a_thousand_hosts_ask_at_a_thousand_times() {
     let all: Vec<_> = (0..1000).map(waits).collect();
     for (index, middle) in [4, 8, 16, 32, 64].into_iter().enumerate() {
         let waits = || all.iter().map(|waits| waits[index]);
-        let (least, most) = (waits().min().expect("a thousand"), waits().max().expect("a thousand"));
-        assert!(least >= secs(middle - 1) && most <= secs(middle + 1), "{least:?} to {most:?}");
-        assert!(most - least > Duration::from_millis(1900), "all wait about the same: {least:?} to {most:?}");
+        let (least, most) = (
+            waits().min().expect("a thousand"),
+            waits().max().expect("a thousand"),
+        );
+        assert!(
+            least >= secs(middle - 1) && most <= secs(middle + 1),
+            "{least:?} to {most:?}"
+        );
+        assert!(
+            most - least > Duration::from_millis(1900),
+            "all wait about the same: {least:?} to {most:?}"
+        );
         let mean = waits().sum::<Duration>() / 1000;
-        assert!((mean.as_secs_f64() - middle as f64).abs() < 0.1, "the mean is {mean:?}");
+        assert!(
+            (mean.as_secs_f64() - middle as f64).abs() < 0.1,
+            "the mean is {mean:?}"
+        );
     }
 }

@@ -19,7 +19,11 @@ impl World {
         match trouble {
             Trouble::Restart(_) | Trouble::Leaves(_) | Trouble::Recreate(_) if asleep => {}
             Trouble::Loss(loss) => self.loss = loss,
-            Trouble::Mess { twice, damaged, late } => self.mess = (twice, damaged, late),
+            Trouble::Mess {
+                twice,
+                damaged,
+                late,
+            } => self.mess = (twice, damaged, late),
             Trouble::Down(which) => self.servers[which].up = false,
             Trouble::Forgets(which) => {
                 self.servers[which].forget(self.now);
@@ -30,12 +34,22 @@ impl World {
             Trouble::Hostile(style) => (self.hostile, self.trustworthy) = (Some(style), false),
             Trouble::Needles { alone } => {
                 self.begin_needles();
-                self.servers.iter_mut().filter(|_| alone).for_each(|server| server.up = false);
+                self.servers
+                    .iter_mut()
+                    .filter(|_| alone)
+                    .for_each(|server| server.up = false);
             }
             Trouble::NoCarrier(who) => self.happen(Happening::Carrier { who, back: false }),
             Trouble::Owner(delay) => self.owner = Some(delay),
             Trouble::ProxyArp { is_server, delay } => {
-                self.proxy_arp = Some((if is_server { self.servers[0].mac } else { GATEWAY }, delay));
+                self.proxy_arp = Some((
+                    if is_server {
+                        self.servers[0].mac
+                    } else {
+                        GATEWAY
+                    },
+                    delay,
+                ));
             }
             Trouble::Sleep => self.sleep(START + end),
             Trouble::Oversleeps(who) => {
@@ -79,7 +93,9 @@ impl World {
                 self.needles -= 1;
                 self.servers.iter_mut().for_each(|server| server.up = true);
             }
-            Trouble::Flickers(_) => (self.flickers, self.loss) = (self.flickers - 1, self.plan.loss),
+            Trouble::Flickers(_) => {
+                (self.flickers, self.loss) = (self.flickers - 1, self.plan.loss)
+            }
             Trouble::NoCarrier(who) => self.happen(Happening::Carrier { who, back: true }),
             Trouble::Owner(_) => self.owner = None,
             Trouble::ProxyArp { .. } => self.proxy_arp = None,
@@ -97,7 +113,14 @@ impl World {
     fn restart(&mut self, who: usize, knows_server: bool) {
         self.wake(who);
         let host = &self.hosts[who];
-        let Some(mut lease) = host.client.lease().cloned().filter(|_| host.referee.in_use.is_some()) else { return };
+        let Some(mut lease) = host
+            .client
+            .lease()
+            .cloned()
+            .filter(|_| host.referee.in_use.is_some())
+        else {
+            return;
+        };
         if !knows_server {
             lease.server_mac = None; // A file of another make.
         }
@@ -136,7 +159,8 @@ impl World {
         }
     }
 
-    /// Things will befall this client soon, the sooner and the more of them the shorter its state may last.
+    /// Things will befall this client soon, the sooner and the more of them the shorter its state
+    /// may last.
     pub fn thread_needles(&mut self, who: usize, state: &str) {
         let (number, longest) = match state {
             "RELEASING" => (24, micros(200_000)),
@@ -163,13 +187,20 @@ impl World {
             }
             self.wake(who);
         }
-        let (hears, state) = (self.hosts[who].referee.carrier, self.hosts[who].client.state());
+        let (hears, state) = (
+            self.hosts[who].referee.carrier,
+            self.hosts[who].client.state(),
+        );
         match self.chance.below(14) {
             0..=8 | 12 if !hears => {}
             0..=7 => self.say_anything(who),
             8 => self.claim(who),
             9 => {
-                let longest = if state == "RELEASING" { micros(20_000) } else { secs(60) };
+                let longest = if state == "RELEASING" {
+                    micros(20_000)
+                } else {
+                    secs(60)
+                };
                 let back = self.now + self.chance.magnitude(micros(10), longest);
                 self.happen(Happening::Carrier { who, back: false });
                 self.schedule(back, Happening::Carrier { who, back: true });
@@ -181,7 +212,11 @@ impl World {
                 if client.poll_timeout().is_none_or(|due| due > self.now) {
                     let before = (client.state(), client.poll_timeout());
                     client.handle_timeout(self.now);
-                    assert_eq!((client.state(), client.poll_timeout()), before, "not yet due");
+                    assert_eq!(
+                        (client.state(), client.poll_timeout()),
+                        before,
+                        "not yet due"
+                    );
                     self.step(who, Input::Frame(None), |_, _| Err(Ignored::NotDhcp));
                 }
             }
@@ -215,7 +250,10 @@ impl World {
             reply.yiaddr = Some(used.map_or(self.hosts[who].about, |used| used.address));
             reply.server = used.map_or(reply.server, |used| Some(used.server));
         }
-        let frame = reply.write((hostile::MAC, hostile::ADDRESS), (mac, reply.yiaddr.unwrap_or(NOBODY)));
+        let frame = reply.write(
+            (hostile::MAC, hostile::ADDRESS),
+            (mac, reply.yiaddr.unwrap_or(NOBODY)),
+        );
         self.deliver(who, &frame, Input::Frame(Some(reply)));
     }
 
@@ -225,7 +263,13 @@ impl World {
         let reply = self.chance.percent(50);
         let to = if reply { host.config.mac } else { BROADCAST };
         let address = host.referee.in_use.map_or(host.about, |used| used.address);
-        let arp = Arp { reply, from: STRANGER, from_ip: address, to, wanted: address };
+        let arp = Arp {
+            reply,
+            from: STRANGER,
+            from_ip: address,
+            to,
+            wanted: address,
+        };
         if !address.is_unspecified() {
             self.hosts[who].about = address;
             self.deliver(who, &arp.write(), Input::Arp(arp));
@@ -241,15 +285,24 @@ impl World {
             self.wake(who);
             let host = &self.hosts[who];
             let Some(used) = host.referee.in_use else {
-                assert!(host.referee.over || host.referee.searching_for(now) < secs(60), "no lease in the end");
+                assert!(
+                    host.referee.over || host.referee.searching_for(now) < secs(60),
+                    "no lease in the end"
+                );
                 continue;
             };
-            let leased = |server: &Server| server.address == used.server && server.remembers_since < used.acquired_at;
+            let leased = |server: &Server| {
+                server.address == used.server && server.remembers_since < used.acquired_at
+            };
             if let Some(server) = self.servers.iter().position(leased).filter(|_| used.honest) {
                 let theirs = self.servers[server].lease_of(host.config.mac, now);
                 let (address, until) = theirs.expect("the server knows nothing of the lease");
-                let longer = until.is_none_or(|until| used.expires_at.is_some_and(|expiry| expiry <= until));
-                assert!(longer && address == used.address, "the server knows of another lease: {address} {until:?}");
+                let longer =
+                    until.is_none_or(|until| used.expires_at.is_some_and(|expiry| expiry <= until));
+                assert!(
+                    longer && address == used.address,
+                    "the server knows of another lease: {address} {until:?}"
+                );
                 given_back.push((server, who));
             }
             self.release(who);
@@ -259,7 +312,10 @@ impl World {
             let host = &self.hosts[who];
             assert!(host.referee.over, "released, and still not stopped");
             let theirs = self.servers[server].lease_of(host.config.mac, self.now);
-            assert!(theirs.is_none(), "the server did not hear that the lease is free");
+            assert!(
+                theirs.is_none(),
+                "the server did not hear that the lease is free"
+            );
         }
         for who in 0..self.hosts.len() {
             for _ in 0..4 {

@@ -1,5 +1,6 @@
-//! What goes over the simulated wire: reads what clients say, writes what servers and stations say. By hand, for speed, and
-//! without a line of the client's own codec; dhcproto looks over its shoulder in `codec.rs`.
+//! What goes over the simulated wire: reads what clients say, writes what servers and stations say.
+//! By hand, for speed, and without a line of the client's own codec; dhcproto looks over its
+//! shoulder in `codec.rs`.
 
 use smol_dhcp_proxy::dhcp::{Mac, Transmit};
 use std::net::Ipv4Addr;
@@ -86,33 +87,73 @@ fn short(bytes: &[u8]) -> u16 {
 /// Reads what a client has handed out; panics where it is not what a client may send.
 pub fn read(transmit: Transmit, bytes: &[u8]) -> Said {
     let (payload, datagram, to_mac, from_ip, to_ip) = match transmit {
-        Transmit::Datagram { source, destination } => (bytes, true, BROADCAST, Some(source), Some(destination)),
+        Transmit::Datagram {
+            source,
+            destination,
+        } => (bytes, true, BROADCAST, Some(source), Some(destination)),
         Transmit::Frame if short(&bytes[12..]) == 0x0806 => return Said::Arp(read_arp(bytes)),
         Transmit::Frame => {
             assert_eq!(short(&bytes[12..]), 0x0800, "neither ARP nor IPv4");
             let packet = &bytes[14..];
             assert_eq!((packet[0], packet[9]), (0x45, 17), "not UDP over IPv4");
             assert_eq!(sum(&packet[..20], 0), 0xffff, "IPv4 checksum");
-            assert_eq!(usize::from(short(&packet[2..])), packet.len(), "IPv4 length");
-            assert_eq!((short(&packet[20..]), short(&packet[22..])), (68, 67), "ports");
-            (&packet[28..], false, mac(bytes), some_ip(&packet[12..]), some_ip(&packet[16..]))
+            assert_eq!(
+                usize::from(short(&packet[2..])),
+                packet.len(),
+                "IPv4 length"
+            );
+            assert_eq!(
+                (short(&packet[20..]), short(&packet[22..])),
+                (68, 67),
+                "ports"
+            );
+            (
+                &packet[28..],
+                false,
+                mac(bytes),
+                some_ip(&packet[12..]),
+                some_ip(&packet[16..]),
+            )
         }
     };
-    Said::Dhcp(Heard { datagram, to_mac, from_ip, to_ip, ..read_message(payload) })
+    Said::Dhcp(Heard {
+        datagram,
+        to_mac,
+        from_ip,
+        to_ip,
+        ..read_message(payload)
+    })
 }
 
 fn read_arp(bytes: &[u8]) -> Arp {
     let arp = &bytes[14..];
     assert_eq!(arp[..6], [0, 1, 8, 0, 6, 4], "not Ethernet and IPv4");
-    assert!(bytes.len() >= 42 && mac(&bytes[6..]) == mac(&arp[8..]), "a forged ARP packet");
+    assert!(
+        bytes.len() >= 42 && mac(&bytes[6..]) == mac(&arp[8..]),
+        "a forged ARP packet"
+    );
     let (from, from_ip) = (mac(&arp[8..]), ip(&arp[14..]));
-    Arp { reply: short(&arp[6..]) == 2, from, from_ip, to: mac(bytes), wanted: ip(&arp[24..]) }
+    Arp {
+        reply: short(&arp[6..]) == 2,
+        from,
+        from_ip,
+        to: mac(bytes),
+        wanted: ip(&arp[24..]),
+    }
 }
 
 fn read_message(payload: &[u8]) -> Heard {
-    assert!((300..=1500).contains(&payload.len()), "{} bytes", payload.len());
+    assert!(
+        (300..=1500).contains(&payload.len()),
+        "{} bytes",
+        payload.len()
+    );
     assert_eq!(payload[..4], [1, 1, 6, 0], "not a request from Ethernet");
-    assert_eq!(payload[16..28], [0; 12], "yiaddr, siaddr and giaddr are not the client's");
+    assert_eq!(
+        payload[16..28],
+        [0; 12],
+        "yiaddr, siaddr and giaddr are not the client's"
+    );
     assert_eq!(payload[44..236], [0; 192], "sname and file");
     assert_eq!(payload[236..240], [99, 130, 83, 99], "magic");
     let mut heard = Heard {
@@ -139,7 +180,11 @@ fn read_message(payload: &[u8]) -> Heard {
             55 => heard.wishes = true,
             57 => heard.size = true,
             56 => heard.words = true,
-            61 => heard.client_id = value.iter().fold(1, |sum: u32, byte| sum.rotate_left(5) ^ u32::from(*byte)),
+            61 => {
+                heard.client_id = value
+                    .iter()
+                    .fold(1, |sum: u32, byte| sum.rotate_left(5) ^ u32::from(*byte))
+            }
             80 => heard.rapid = true,
             code => panic!("option {code} in a client's message"),
         }
@@ -234,7 +279,10 @@ fn headers(frame: &mut [u8], from: Ipv4Addr, to: Ipv4Addr) {
 /// The ones' complement sum of RFC 1071, going on from `sum`.
 pub fn sum(bytes: &[u8], sum: u32) -> u16 {
     let (pairs, rest) = bytes.as_chunks::<2>();
-    let pairs = pairs.iter().map(|pair| u32::from(u16::from_be_bytes(*pair))).sum::<u32>();
+    let pairs = pairs
+        .iter()
+        .map(|pair| u32::from(u16::from_be_bytes(*pair)))
+        .sum::<u32>();
     let mut sum = sum + pairs + rest.first().map_or(0, |byte| u32::from(*byte) << 8);
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);

@@ -30,13 +30,29 @@ pub const STRANGER: Mac = [2, 0, 0, 7, 7, 7];
 
 #[derive(Debug)]
 pub enum Happening {
-    ToClient { who: usize, frame: Vec<u8>, input: Input },
-    ToServer { which: usize, heard: Heard },
+    ToClient {
+        who: usize,
+        frame: Vec<u8>,
+        input: Input,
+    },
+    ToServer {
+        which: usize,
+        heard: Heard,
+    },
     Begin(usize),
     End(usize),
-    Born { who: usize, life: u32 },
-    Needle { who: usize, life: u32 },
-    Carrier { who: usize, back: bool },
+    Born {
+        who: usize,
+        life: u32,
+    },
+    Needle {
+        who: usize,
+        life: u32,
+    },
+    Carrier {
+        who: usize,
+        back: bool,
+    },
 }
 
 pub struct Scheduled {
@@ -76,8 +92,8 @@ pub struct Host {
     pub life: u32,
     /// How many reasons there are for its interface to have no carrier.
     pub cut: i32,
-    /// What is left of the client while there is none, and when there will be one again. Who still asks `client` then
-    /// asks what is not there any more.
+    /// What is left of the client while there is none, and when there will be one again. Who still
+    /// asks `client` then asks what is not there any more.
     pub resting: Option<(Rest, Instant)>,
     pub rests: bool,
     /// The address that the last message was about.
@@ -147,7 +163,13 @@ impl World {
             world.schedule(START + begin, Happening::Begin(n));
             world.schedule(START + end, Happening::End(n));
         }
-        for Beginning { config, hears_all, reboots, rests } in world.plan.clients.clone() {
+        for Beginning {
+            config,
+            hears_all,
+            reboots,
+            rests,
+        } in world.plan.clients.clone()
+        {
             let seed = world.chance.next();
             let client = match config.requested.filter(|_| reboots) {
                 Some(address) => Client::reboot(config.clone(), address, seed, world.now),
@@ -190,10 +212,15 @@ impl World {
         loop {
             let wakes = |host: &Host| {
                 let timer = || host.client.poll_timeout().map(|due| due + self.plan.lag);
-                let at = host.resting.as_ref().map_or_else(timer, |(_, at)| Some(*at));
+                let at = host
+                    .resting
+                    .as_ref()
+                    .map_or_else(timer, |(_, at)| Some(*at));
                 at.map(|at| at.max(self.asleep_until))
             };
-            let timer = (0..self.hosts.len()).filter_map(|who| Some((wakes(&self.hosts[who])?, who))).min();
+            let timer = (0..self.hosts.len())
+                .filter_map(|who| Some((wakes(&self.hosts[who])?, who)))
+                .min();
             let event = self.queue.peek().map(|next| next.at);
             let timer = timer.filter(|(at, _)| event.is_none_or(|event| *at <= event));
             match (timer, event) {
@@ -214,7 +241,11 @@ impl World {
 
     pub fn schedule(&mut self, at: Instant, what: Happening) {
         self.number += 1;
-        self.queue.push(Scheduled { at, number: self.number, what });
+        self.queue.push(Scheduled {
+            at,
+            number: self.number,
+            what,
+        });
     }
 
     pub fn trace(&self, line: impl FnOnce(&Self) -> String) {
@@ -233,7 +264,8 @@ impl World {
             what if asleep => self.schedule(self.asleep_until, what),
             Happening::ToClient { who, frame, input } => {
                 let host = &self.hosts[who];
-                let hears = host.resting.is_none() && (host.hears_all || host.client.is_listening());
+                let hears =
+                    host.resting.is_none() && (host.hears_all || host.client.is_listening());
                 if host.referee.carrier && hears {
                     self.deliver(who, &frame, input);
                 }
@@ -242,7 +274,9 @@ impl World {
                 let reboots = self.chance.percent(60);
                 self.bear(who, reboots);
             }
-            Happening::Needle { who, life } if self.needles + self.flickers > 0 && self.hosts[who].life == life => {
+            Happening::Needle { who, life }
+                if self.needles + self.flickers > 0 && self.hosts[who].life == life =>
+            {
                 self.needle(who)
             }
             Happening::Born { .. } | Happening::Needle { .. } => {}
@@ -267,7 +301,11 @@ impl World {
     }
 
     pub fn deliver(&mut self, who: usize, frame: &[u8], input: Input) {
-        if self.hosts[who].client.poll_timeout().is_some_and(|due| due <= self.now) {
+        if self.hosts[who]
+            .client
+            .poll_timeout()
+            .is_some_and(|due| due <= self.now)
+        {
             self.fire(who); // Time first, as the daemon has it.
             if self.hosts[who].resting.is_some() {
                 return;
@@ -275,8 +313,12 @@ impl World {
         }
         let host = &self.hosts[who];
         let event = match input {
-            Input::Frame(Some(reply)) if reply.xid == host.referee.xid() => Some(usize::from(reply.message_type) - 1),
-            Input::Arp(arp) if arp.from_ip == host.about && arp.from != host.config.mac => Some(CONFLICT),
+            Input::Frame(Some(reply)) if reply.xid == host.referee.xid() => {
+                Some(usize::from(reply.message_type) - 1)
+            }
+            Input::Arp(arp) if arp.from_ip == host.about && arp.from != host.config.mac => {
+                Some(CONFLICT)
+            }
             _ => None,
         };
         if let Some(event) = event {
@@ -310,14 +352,25 @@ impl World {
                 (now - START).as_secs_f64()
             );
             said.iter().for_each(|said| println!("{:17}{said:?}", ""));
-            events.iter().for_each(|event| println!("{:17}{event:?}", ""));
+            events
+                .iter()
+                .for_each(|event| println!("{:17}{event:?}", ""));
         }
-        host.referee.judge((input, before, listening), result, (&said, &events), &host.client, now);
+        host.referee.judge(
+            (input, before, listening),
+            result,
+            (&said, &events),
+            &host.client,
+            now,
+        );
         for said in &said {
             match said {
                 Said::Dhcp(heard) => {
                     self.coverage.messages += 1;
-                    self.hosts[who].about = heard.requested.or(heard.ciaddr).unwrap_or(self.hosts[who].about);
+                    self.hosts[who].about = heard
+                        .requested
+                        .or(heard.ciaddr)
+                        .unwrap_or(self.hosts[who].about);
                     self.send(heard);
                 }
                 Said::Arp(arp) => self.ask_all(who, arp),
@@ -335,33 +388,55 @@ impl World {
         self.perhaps_rest(who);
     }
 
-    /// The owner lets the client go: most of the time when nothing is in flight, now and then at any moment.
+    /// The owner lets the client go: most of the time when nothing is in flight, now and then at
+    /// any moment.
     fn perhaps_rest(&mut self, who: usize) {
         let host = &self.hosts[who];
         let likely = if host.client.is_listening() { 2 } else { 70 };
         if !host.rests || !self.chance.percent(likely) {
             return;
         }
-        let Some(rest) = self.hosts[who].client.rest() else { return };
+        let Some(rest) = self.hosts[who].client.rest() else {
+            return;
+        };
         let (now, lag) = (self.now, self.plan.lag);
         let at = match (rest.due(), self.chance.below(20)) {
-            // There is no carrier, or nothing ever to be done: it is for the owner to say when it looks again.
+            // There is no carrier, or nothing ever to be done: it is for the owner to say when it
+            // looks again.
             (None, _) => now + self.chance.magnitude(secs(1), DAY * 2),
             (Some(due), _) if due <= now => now + self.chance.magnitude(secs(1), HOUR),
             (Some(due), 0..=2) => now + self.chance.magnitude(micros(1), due - now),
             (Some(due), 3..=4) => due + self.chance.magnitude(secs(1), DAY),
             (Some(due), _) => due + lag,
         };
-        self.trace(|_| format!("client {who} rests until {:.6}: {rest:?}", (at - START).as_secs_f64()));
+        self.trace(|_| {
+            format!(
+                "client {who} rests until {:.6}: {rest:?}",
+                (at - START).as_secs_f64()
+            )
+        });
         let host = &mut self.hosts[who];
         if rest.due().is_none_or(|due| due > now) {
             let resumed = Client::resume(host.config.clone(), rest.clone(), 0, now);
-            assert_eq!(resumed.rest().as_ref(), Some(&rest), "it is not the same any more");
-            assert_eq!(resumed.poll_timeout(), rest.due(), "the owner would come at another time");
+            assert_eq!(
+                resumed.rest().as_ref(),
+                Some(&rest),
+                "it is not the same any more"
+            );
+            assert_eq!(
+                resumed.poll_timeout(),
+                rest.due(),
+                "the owner would come at another time"
+            );
         }
         // A DISCOVER needs more of the allowance than the REQUEST of INIT-REBOOT.
-        let asks = host.client.is_listening() || host.client.state() == "INIT-REBOOT" || !host.referee.carrier;
-        assert!(asks || host.client.poll_timeout() == rest.due(), "it would have gone on at another time");
+        let asks = host.client.is_listening()
+            || host.client.state() == "INIT-REBOOT"
+            || !host.referee.carrier;
+        assert!(
+            asks || host.client.poll_timeout() == rest.due(),
+            "it would have gone on at another time"
+        );
         self.coverage.count(host.client.state(), REST);
         host.referee.rests();
         host.resting = Some((rest, at));
@@ -370,14 +445,17 @@ impl World {
     /// Another client goes on where the last one has rested, and stays for what it is needed for.
     pub fn wake(&mut self, who: usize) {
         let (now, lag, seed) = (self.now, self.plan.lag, self.chance.next());
-        let Some((mut rest, _)) = self.hosts[who].resting.take() else { return };
+        let Some((mut rest, _)) = self.hosts[who].resting.take() else {
+            return;
+        };
         let early = rest.clone();
         if self.chance.percent(20) && nearly_due(&rest, now) {
             rest.renew_now(now);
         }
         let host = &mut self.hosts[who];
         let is_late = rest.due().is_some_and(|due| due + lag < now);
-        host.referee.wakes(host.cut <= 0, is_late, early != rest, now);
+        host.referee
+            .wakes(host.cut <= 0, is_late, early != rest, now);
         host.client = Client::resume(host.config.clone(), rest, seed, now);
         let rests = std::mem::take(&mut host.rests);
         self.after_birth(who);
@@ -389,18 +467,30 @@ impl World {
         match event {
             Event::Bound(lease) | Event::Changed { new: lease, .. } => {
                 // The daemon remembers with a lease how its server knows it.
-                host.config.client_id.clone_from(&host.client.config().client_id);
+                host.config
+                    .client_id
+                    .clone_from(&host.client.config().client_id);
                 host.config.plainness = host.client.plainness();
                 host.last_address = Some(lease.address);
                 self.coverage.acquired += 1;
             }
             Event::Renewed(_) => self.coverage.renewed += 1,
             Event::Lost { .. } => self.coverage.lost += 1,
-            Event::ProxyArp { .. } => host.config.proxy_arp.clone_from(&host.client.config().proxy_arp),
-            Event::Declined { .. } | Event::Unusable { .. } | Event::Contested { .. } | Event::NoLeaseTime { .. } => {}
+            Event::ProxyArp { .. } => host
+                .config
+                .proxy_arp
+                .clone_from(&host.client.config().proxy_arp),
+            Event::Declined { .. }
+            | Event::Unusable { .. }
+            | Event::Contested { .. }
+            | Event::NoLeaseTime { .. } => {}
             Event::GaveUp(_) | Event::Released => {
                 self.coverage.gave_up += u64::from(matches!(event, Event::GaveUp(_)));
-                let longest = if self.troubles == 0 { secs(60) } else { secs(1800) };
+                let longest = if self.troubles == 0 {
+                    secs(60)
+                } else {
+                    secs(1800)
+                };
                 let wait = self.chance.magnitude(secs(1), longest);
                 let life = host.life;
                 self.schedule(self.now + wait, Happening::Born { who, life });
@@ -411,18 +501,34 @@ impl World {
     /// What concerns more than one client.
     fn judge_all(&self, who: usize) {
         let host = &self.hosts[who];
-        let searching = host.referee.searching_for(self.now).min(self.now - self.fair_since);
+        let searching = host
+            .referee
+            .searching_for(self.now)
+            .min(self.now - self.fair_since);
         // Every five minutes and a half it asks, and three of five times it gets what it asks for.
         // A server that dislikes a part of the message hears only every other one, or every fifth.
         let is_picky = self.servers.iter().any(|server| server.dislikes.is_some());
-        let patience = if self.loss == 0 && !is_picky { secs(20 * 60) } else { HOUR * 4 };
-        assert!(self.troubles > 0 || searching <= patience, "no lease, with all being fair for {searching:?}");
+        let patience = if self.loss == 0 && !is_picky {
+            secs(20 * 60)
+        } else {
+            HOUR * 4
+        };
+        assert!(
+            self.troubles > 0 || searching <= patience,
+            "no lease, with all being fair for {searching:?}"
+        );
         if let Some(used) = host.referee.in_use.filter(|_| self.trustworthy) {
             // The kernel takes the address from who rests for too long.
             let lasts = |theirs: &Used| theirs.expires_at.is_none_or(|expiry| self.now < expiry);
             let theirs = |other: &Host| other.referee.in_use.filter(lasts);
-            let same = |other: &&Host| theirs(other).is_some_and(|theirs| theirs.address == used.address);
-            assert_eq!(self.hosts.iter().filter(same).count(), 1, "{} is two clients'", used.address);
+            let same =
+                |other: &&Host| theirs(other).is_some_and(|theirs| theirs.address == used.address);
+            assert_eq!(
+                self.hosts.iter().filter(same).count(),
+                1,
+                "{} is two clients'",
+                used.address
+            );
         }
     }
 
@@ -449,9 +555,21 @@ impl World {
         let host = &mut self.hosts[who];
         host.life += 1;
         host.referee = Referee::new(&host.config, Some((&lease, honest)), self.plan.lag, now);
-        let (renew_at, rebind_at) = (lease.renew_at().unwrap_or(NEVER_COMES), lease.rebind_at().unwrap_or(NEVER_COMES));
-        let phase = Phase::Bound { lease, renew_at, rebind_at };
-        let rest = Rest { phase, setbacks: 0, plainness: Plainness::Full, whole_at: now };
+        let (renew_at, rebind_at) = (
+            lease.renew_at().unwrap_or(NEVER_COMES),
+            lease.rebind_at().unwrap_or(NEVER_COMES),
+        );
+        let phase = Phase::Bound {
+            lease,
+            renew_at,
+            rebind_at,
+        };
+        let rest = Rest {
+            phase,
+            setbacks: 0,
+            plainness: Plainness::Full,
+            whole_at: now,
+        };
         host.client = Client::resume(host.config.clone(), rest, seed, now);
         self.after_birth(who);
     }
@@ -474,7 +592,10 @@ impl World {
         if present == host.referee.carrier || host.resting.is_some() {
             return;
         }
-        self.coverage.count(host.client.state(), if present { CARRIER } else { NO_CARRIER });
+        self.coverage.count(
+            host.client.state(),
+            if present { CARRIER } else { NO_CARRIER },
+        );
         self.step(who, Input::Carrier(present), |client, now| {
             client.handle_carrier(present, now);
             Ok(())

@@ -1,4 +1,5 @@
-//! A daemon that dies or hangs at work on one lease, that cannot serve at all, or that has much to do at once.
+//! A daemon that dies or hangs at work on one lease, that cannot serve at all, or that has much to
+//! do at once.
 
 use std::cell::Cell;
 use std::fs;
@@ -20,18 +21,33 @@ use crate::lab::{Result, eventually, grpc};
 use crate::{Named, program, stage};
 
 pub(crate) const TRIALS: &[Named] = &[
-    ("blame::a_lease_that_ends_the_daemon_is_left_alone_after_three_times", quarantine),
-    ("blame::ready_comes_before_a_namespace_is_entered", ready_first),
-    ("blame::the_watchdog_is_fed_by_the_thread_that_serves", watchdog),
-    ("blame::a_wrong_command_line_is_told_to_those_who_call", wrong_command_line),
+    (
+        "blame::a_lease_that_ends_the_daemon_is_left_alone_after_three_times",
+        quarantine,
+    ),
+    (
+        "blame::ready_comes_before_a_namespace_is_entered",
+        ready_first,
+    ),
+    (
+        "blame::the_watchdog_is_fed_by_the_thread_that_serves",
+        watchdog,
+    ),
+    (
+        "blame::a_wrong_command_line_is_told_to_those_who_call",
+        wrong_command_line,
+    ),
     ("blame::a_renewal_writes_the_file_once", one_write),
-    ("blame::at_the_end_leases_are_given_back_one_after_the_other", paced_releases),
+    (
+        "blame::at_the_end_leases_are_given_back_one_after_the_other",
+        paced_releases,
+    ),
 ];
 
 const SOON: Duration = Duration::from_secs(5);
 
-/// Starts an instance and kills it at its first system call for which `is_it`. By chance it has made that one before it
-/// can be traced: then once more.
+/// Starts an instance and kills it at its first system call for which `is_it`. By chance it has
+/// made that one before it can be traced: then once more.
 fn dies_when(unit: &Unit, host: &Namespace, is_it: impl Fn(&Call) -> Result<bool>) -> Result {
     let mut last = String::new();
     for _ in 0..10 {
@@ -61,10 +77,21 @@ const NOTHING: &str = "0000000000000000";
 
 /// One lease ends the daemon whenever it is worked on; another one goes on all the time.
 fn quarantine() -> Result {
-    let Stage { mut daemon, unit, topology } = stage(2, &[])?;
-    let [culprit, innocent] = &topology.containers[..] else { return Err("there are two".into()) };
+    let Stage {
+        mut daemon,
+        unit,
+        topology,
+    } = stage(2, &[])?;
+    let [culprit, innocent] = &topology.containers[..] else {
+        return Err("there are two".into());
+    };
     let seconds = Duration::from_secs;
-    let settings = Settings { lease: seconds(40), t1: Some(seconds(4)), t2: Some(seconds(30)), ..Settings::default() };
+    let settings = Settings {
+        lease: seconds(40),
+        t1: Some(seconds(4)),
+        t2: Some(seconds(30)),
+        ..Settings::default()
+    };
     let server = Server::start(&topology.server, SERVER_LINK, settings)?;
     let setup = |config: &NetworkConfig| grpc::setup(&unit.socket(), config);
 
@@ -77,7 +104,10 @@ fn quarantine() -> Result {
         daemon.kill()?;
         Ok((call.join().expect("no panic in Setup"), said(&unit)?.0))
     })?;
-    assert_eq!(answer.expect_err("the daemon has died").code, Code::Unavailable);
+    assert_eq!(
+        answer.expect_err("the daemon has died").code,
+        Code::Unavailable
+    );
     daemon = unit.start_ready(&topology.host)?;
     // Nothing of it was written down yet, so there is nothing that could be tried again.
     assert_eq!(said(&unit)?.1, [""; 0]);
@@ -97,8 +127,16 @@ fn quarantine() -> Result {
             Ok(is_read.get() && lease == name)
         })?;
         assert_eq!(said(&unit)?.0, name, "after {death} deaths");
-        let renewals = server.heard_of(MessageType::Request).into_iter().filter(|heard| heard.at > start);
-        assert!(!renewals.into_iter().any(|heard| heard.client() == culprit.mac), "it was to die before that");
+        let renewals = server
+            .heard_of(MessageType::Request)
+            .into_iter()
+            .filter(|heard| heard.at > start);
+        assert!(
+            !renewals
+                .into_iter()
+                .any(|heard| heard.client() == culprit.mac),
+            "it was to die before that"
+        );
     }
     // Twice at once, and the third time a quarter of the rest of the lease later.
     assert!(rt::now() - start > seconds(3), "{:?}", rt::now() - start);
@@ -108,21 +146,38 @@ fn quarantine() -> Result {
     assert_eq!(said(&unit)?.1, [format!("{name} 3")]);
     let path = culprit.namespace.path().display().to_string();
     let log = unit.log()?;
-    let words: Vec<_> = log.lines().filter(|line| line.contains(&path) && line.contains("died")).collect();
-    assert!(words.last().is_some_and(|line| line.contains("3 times") && line.contains("Restart the container")));
+    let words: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains(&path) && line.contains("died"))
+        .collect();
+    assert!(
+        words
+            .last()
+            .is_some_and(|line| line.contains("3 times") && line.contains("Restart the container"))
+    );
     let quarantined = rt::now();
     let renewal_of = |mac| {
         let requests = server.heard_of(MessageType::Request);
-        requests.iter().any(|heard| heard.at > quarantined && heard.client() == mac)
+        requests
+            .iter()
+            .any(|heard| heard.at > quarantined && heard.client() == mac)
     };
     for _ in 0..2 {
         let since = rt::now();
         eventually("the innocent lease is renewed", seconds(8), || {
             let requests = server.heard_of(MessageType::Request);
-            Ok(requests.iter().any(|heard| heard.at > since && heard.client() == innocent.mac).then_some(()))
+            Ok(requests
+                .iter()
+                .any(|heard| heard.at > since && heard.client() == innocent.mac)
+                .then_some(()))
         })?;
     }
-    assert_eq!(innocent.address()?.map(|address| address.address.to_string()), Some(lease.yiaddr));
+    assert_eq!(
+        innocent
+            .address()?
+            .map(|address| address.address.to_string()),
+        Some(lease.yiaddr)
+    );
     assert!(!renewal_of(culprit.mac), "nothing is done for it by itself");
 
     // A call does, and from then on it is a lease like the others.
@@ -132,14 +187,18 @@ fn quarantine() -> Result {
     let again = rt::now();
     eventually("it is renewed", seconds(8), || {
         let requests = server.heard_of(MessageType::Request);
-        Ok(requests.iter().any(|heard| heard.at > again && heard.client() == culprit.mac).then_some(()))
+        Ok(requests
+            .iter()
+            .any(|heard| heard.at > again && heard.client() == culprit.mac)
+            .then_some(()))
     })?;
     grpc::teardown(&unit.socket(), &config).map_err(|status| status.message)?;
     drop(next);
     Ok(())
 }
 
-/// Leases that were left in good order are compared with their links, but the socket has not to wait for that.
+/// Leases that were left in good order are compared with their links, but the socket has not to
+/// wait for that.
 fn ready_first() -> Result {
     let mut stage = stage(3, &[])?;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
@@ -152,14 +211,24 @@ fn ready_first() -> Result {
     stage.daemon.signal(Signal::SIGTERM)?;
     assert!(stage.daemon.await_exit(SOON)?.success());
     stage.unit.notifications();
-    dies_when(&stage.unit, &stage.topology.host, |call| Ok(call.is_setns()))?;
+    dies_when(
+        &stage.unit,
+        &stage.topology.host,
+        |call| Ok(call.is_setns()),
+    )?;
     stage.unit.await_notification("READY=1")?;
     // And all of them are looked at: one that does not fit any more is put right.
     let container = &stage.topology.containers[1];
     let address = container.address()?.ok_or("no address")?;
-    container.namespace.remove_address(crate::lab::topology::LINK, address.address, address.prefix)?;
+    container.namespace.remove_address(
+        crate::lab::topology::LINK,
+        address.address,
+        address.prefix,
+    )?;
     stage.daemon = stage.unit.start_ready(&stage.topology.host)?;
-    eventually("the address is back", SOON, || Ok((container.address()?.is_some()).then_some(())))
+    eventually("the address is back", SOON, || {
+        Ok((container.address()?.is_some()).then_some(()))
+    })
 }
 
 /// systemd's part is to kill and to start again; ours to say as long as the thread goes round.
@@ -168,11 +237,19 @@ fn watchdog() -> Result {
     let unit = Unit::new(program(), &[])?.set("WATCHDOG_USEC", &limit.as_micros().to_string());
     let host = Namespace::new("host")?;
     let daemon = unit.start_ready(&host)?;
-    let fed = || unit.notifications().iter().filter(|line| *line == "WATCHDOG=1").count();
+    let fed = || {
+        unit.notifications()
+            .iter()
+            .filter(|line| *line == "WATCHDOG=1")
+            .count()
+    };
     unit.await_notification("WATCHDOG=1")?;
     std::thread::sleep(4 * limit);
     let times = fed();
-    assert!((6..=9).contains(&times), "{times} times in four times the limit");
+    assert!(
+        (6..=9).contains(&times),
+        "{times} times in four times the limit"
+    );
     daemon.signal(Signal::SIGSTOP)?;
     eventually("it stands still", SOON, || {
         let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.id()))?;
@@ -203,7 +280,10 @@ fn wrong_command_line() -> Result {
         })?;
         let refused = answer.expect_err("nothing can be served");
         assert_eq!(refused.code, Code::FailedPrecondition, "{refused:?}");
-        assert_eq!(refused.message, "smol-dhcp-proxy: invalid option '--colour'");
+        assert_eq!(
+            refused.message,
+            "smol-dhcp-proxy: invalid option '--colour'"
+        );
         // Those who come soon are told, too.
         let soon = grpc::clean(&unit.socket()).expect_err("nor later");
         assert_eq!((soon.code, soon.message), (refused.code, refused.message));
@@ -216,8 +296,15 @@ fn wrong_command_line() -> Result {
 fn one_write() -> Result {
     let stage = stage(1, &[])?;
     let (t1, lease) = (Duration::from_secs(6), Duration::from_secs(60));
-    let server =
-        Server::start(&stage.topology.server, SERVER_LINK, Settings { lease, t1: Some(t1), ..Settings::default() })?;
+    let server = Server::start(
+        &stage.topology.server,
+        SERVER_LINK,
+        Settings {
+            lease,
+            t1: Some(t1),
+            ..Settings::default()
+        },
+    )?;
     let leased = rt::now();
     stage.setup(0)?;
     let container = &stage.topology.containers[0];
@@ -226,10 +313,13 @@ fn one_write() -> Result {
     std::thread::sleep(Duration::from_millis(1500));
     let acquired_at = || -> Result<u64> {
         let leases = stage.unit.leases()?;
-        Ok(leases[container.mac.to_string()][0]["acquired_at"].as_u64().ok_or("no acquired_at")?)
+        Ok(leases[container.mac.to_string()][0]["acquired_at"]
+            .as_u64()
+            .ok_or("no acquired_at")?)
     };
     // Each write makes another file.
-    let version = || -> Result<SystemTime> { Ok(fs::metadata(stage.unit.state_file())?.modified()?) };
+    let version =
+        || -> Result<SystemTime> { Ok(fs::metadata(stage.unit.state_file())?.modified()?) };
     let copy = || -> Result<SystemTime> { Ok(fs::metadata(stage.unit.lease_file())?.modified()?) };
     let copied = copy()?;
     let before = (acquired_at()?, version()?);

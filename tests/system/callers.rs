@@ -1,4 +1,5 @@
-//! Callers that misbehave beside one that does not: the latter is answered in time, and all that they took comes back.
+//! Callers that misbehave beside one that does not: the latter is answered in time, and all that
+//! they took comes back.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,8 +13,8 @@ use smol_dhcp_proxy::rt;
 
 use crate::lab::daemon::{Daemon, Unit};
 use crate::lab::frames::{
-    CANCEL, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, SETTINGS, clean, frame, head, header, hello,
-    request,
+    CANCEL, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, SETTINGS, clean, frame, head,
+    header, hello, request,
 };
 use crate::lab::program::need;
 use crate::lab::server::{Server, Settings};
@@ -23,20 +24,44 @@ use crate::lab::{Result, eventually, grpc};
 use crate::{Named, program, tell};
 
 pub(crate) const TRIALS: &[Named] = &[
-    ("callers::two_thousand_silent_connections", || beside("silent", silent)),
-    ("callers::a_flood_of_connections", || beside("connections", churn)),
-    ("callers::three_hundred_slow_connections", || beside("slow", slow)),
-    ("callers::three_hundred_connections_with_unfinished_requests", || beside("unfinished", unfinished)),
-    ("callers::floods_of_pings_and_settings", || beside("pings", |target, over| flood(target, over, 4, true, pings))),
-    ("callers::a_flood_of_calls", || beside("calls", |target, over| flood(target, over, 16, true, calls))),
+    ("callers::two_thousand_silent_connections", || {
+        beside("silent", silent)
+    }),
+    ("callers::a_flood_of_connections", || {
+        beside("connections", churn)
+    }),
+    ("callers::three_hundred_slow_connections", || {
+        beside("slow", slow)
+    }),
+    (
+        "callers::three_hundred_connections_with_unfinished_requests",
+        || beside("unfinished", unfinished),
+    ),
+    ("callers::floods_of_pings_and_settings", || {
+        beside("pings", |target, over| flood(target, over, 4, true, pings))
+    }),
+    ("callers::a_flood_of_calls", || {
+        beside("calls", |target, over| flood(target, over, 16, true, calls))
+    }),
     ("callers::calls_on_two_hundred_connections", || {
         beside("200", |target, over| flood(target, over, 200, true, calls))
     }),
-    ("callers::one_call_on_each_of_two_hundred_connections", || beside("one call each", visits)),
-    ("callers::answers_that_are_never_read", || beside("unread", |target, over| flood(target, over, 16, false, calls))),
-    ("callers::rapid_reset", || beside("reset", |target, over| flood(target, over, 4, true, resets))),
+    (
+        "callers::one_call_on_each_of_two_hundred_connections",
+        || beside("one call each", visits),
+    ),
+    ("callers::answers_that_are_never_read", || {
+        beside("unread", |target, over| {
+            flood(target, over, 16, false, calls)
+        })
+    }),
+    ("callers::rapid_reset", || {
+        beside("reset", |target, over| flood(target, over, 4, true, resets))
+    }),
     ("callers::rapid_reset_of_whole_calls", || {
-        beside("taken back", |target, over| flood(target, over, 4, true, taken_back))
+        beside("taken back", |target, over| {
+            flood(target, over, 4, true, taken_back)
+        })
     }),
     ("callers::sixty_four_setups_of_one_container", || {
         beside("64", |target, over| flood(target, over, 4, true, setups))
@@ -60,7 +85,8 @@ struct Target {
     config: NetworkConfig,
 }
 
-/// Runs `attack` in the usual bounds of a process, with a caller beside it that makes one call after the other.
+/// Runs `attack` in the usual bounds of a process, with a caller beside it that makes one call
+/// after the other.
 fn beside(name: &str, attack: impl FnOnce(&Target, &AtomicBool) -> Result + Send) -> Result {
     let stage = stage_of_1024_descriptors()?;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
@@ -69,14 +95,25 @@ fn beside(name: &str, attack: impl FnOnce(&Target, &AtomicBool) -> Result + Send
         stage.setup(container)?;
         stage.teardown(container)?;
     }
-    let (at_rest, memory) = (stage.daemon.settled_descriptors()?, stage.daemon.status("RssAnon")?);
-    let target = Target { socket: stage.unit.socket(), config: stage.config(1) };
+    let (at_rest, memory) = (
+        stage.daemon.settled_descriptors()?,
+        stage.daemon.status("RssAnon")?,
+    );
+    let target = Target {
+        socket: stage.unit.socket(),
+        config: stage.config(1),
+    };
     let over = AtomicBool::new(false);
     let (attacked, called) = std::thread::scope(|scope| {
         let attacker = scope.spawn(|| attack(&target, &over));
         let called = call_on(&stage);
         over.store(true, Ordering::Relaxed);
-        (attacker.join().unwrap_or_else(|_| Err("a panic of the attacker".into())), called)
+        (
+            attacker
+                .join()
+                .unwrap_or_else(|_| Err("a panic of the attacker".into())),
+            called,
+        )
     });
     let (count, (slowest, call), peak) = called?;
     attacked?;
@@ -93,8 +130,14 @@ fn beside(name: &str, attack: impl FnOnce(&Target, &AtomicBool) -> Result + Send
     tell(&format!(
         "{name}: {count} calls, the slowest, a {call}, took {slowest:?}; {peak} kB at most, {memory} before, {left} after; {processor:?} of processor time"
     ));
-    assert!(slowest <= AT_MOST, "the slowest of {count} calls, a {call}, took {slowest:?}");
-    assert!(peak - memory < MEMORY.0, "{peak} kB at most, {memory} kB before");
+    assert!(
+        slowest <= AT_MOST,
+        "the slowest of {count} calls, a {call}, took {slowest:?}"
+    );
+    assert!(
+        peak - memory < MEMORY.0,
+        "{peak} kB at most, {memory} kB before"
+    );
     let Stage { mut daemon, .. } = stage;
     daemon.signal(Signal::SIGTERM)?;
     assert!(daemon.await_exit(Duration::from_secs(6))?.success());
@@ -113,20 +156,32 @@ fn stage_of_1024_descriptors() -> Result<Stage> {
     // A flood of words beside the flood would tell how fast a disk is.
     let unit = Unit::new(need("prlimit", "util-linux")?, &limited)?.set("RUST_LOG", "info");
     let daemon = unit.start_ready(&topology.host)?;
-    Ok(Stage { daemon, unit, topology })
+    Ok(Stage {
+        daemon,
+        unit,
+        topology,
+    })
 }
 
-/// Calls without a pause, each on a connection of its own; returns how many, the slowest, and the most memory seen.
+/// Calls without a pause, each on a connection of its own; returns how many, the slowest, and the
+/// most memory seen.
 fn call_on(stage: &Stage) -> Result<(usize, (Duration, &'static str), u64)> {
-    let unknown = NetworkConfig { container_mac_addr: "02:00:00:00:ff:ff".to_owned(), ..stage.config(0) };
-    let refused = NetworkConfig { container_iface: "eth7".to_owned(), ..stage.config(0) };
+    let unknown = NetworkConfig {
+        container_mac_addr: "02:00:00:00:ff:ff".to_owned(),
+        ..stage.config(0)
+    };
+    let refused = NetworkConfig {
+        container_iface: "eth7".to_owned(),
+        ..stage.config(0)
+    };
     let (mut count, mut slowest, mut peak) = (0, (Duration::ZERO, ""), 0);
     let end = rt::now() + TIME;
     let mut time = |name, call: &mut dyn FnMut() -> Result| -> Result {
         let (asked, waited) = (rt::now(), waited_for_processors(&stage.daemon)?);
         call()?;
         let took = rt::now() - asked;
-        // On a machine that is busy with other things, the daemon and this thread wait for their turns as well.
+        // On a machine that is busy with other things, the daemon and this thread wait for their
+        // turns as well.
         let waits = waited_for_processors(&stage.daemon)?;
         let others = (waits.0 - waited.0).max(waits.1 - waited.1);
         slowest = slowest.max((took.saturating_sub(others), name));
@@ -136,34 +191,54 @@ fn call_on(stage: &Stage) -> Result<(usize, (Duration, &'static str), u64)> {
     while rt::now() < end {
         time("Setup", &mut || stage.setup(0).map(drop))?;
         time("Teardown of the unknown", &mut || {
-            Ok(grpc::teardown(&stage.unit.socket(), &unknown).map(drop).map_err(|status| status.message)?)
+            Ok(grpc::teardown(&stage.unit.socket(), &unknown)
+                .map(drop)
+                .map_err(|status| status.message)?)
         })?;
-        time("refused Setup", &mut || match grpc::setup(&stage.unit.socket(), &refused) {
-            Err(status) if status.message.contains("No such device") => Ok(()),
-            other => Err(format!("{other:?}").into()),
-        })?;
+        time(
+            "refused Setup",
+            &mut || match grpc::setup(&stage.unit.socket(), &refused) {
+                Err(status) if status.message.contains("No such device") => Ok(()),
+                other => Err(format!("{other:?}").into()),
+            },
+        )?;
         time("Teardown", &mut || stage.teardown(0).map(drop))?;
         peak = peak.max(stage.daemon.status("RssAnon")?);
     }
     Ok((count, slowest, peak))
 }
 
-/// How long the daemon and this thread, each, were ready to run while other threads had the processors.
+/// How long the daemon and this thread, each, were ready to run while other threads had the
+/// processors.
 fn waited_for_processors(daemon: &Daemon) -> Result<(Duration, Duration)> {
     let waited = |file: &str| -> Result<Duration> {
         let text = std::fs::read_to_string(file)?;
-        let second = text.split_whitespace().nth(1).ok_or("no second field in schedstat")?;
+        let second = text
+            .split_whitespace()
+            .nth(1)
+            .ok_or("no second field in schedstat")?;
         Ok(Duration::from_nanos(second.parse()?))
     };
-    Ok((waited(&format!("/proc/{}/schedstat", daemon.id()))?, waited("/proc/thread-self/schedstat")?))
+    Ok((
+        waited(&format!("/proc/{}/schedstat", daemon.id()))?,
+        waited("/proc/thread-self/schedstat")?,
+    ))
 }
 
 /// The processor time that a process has taken so far.
 fn processor_time(daemon: &Daemon) -> Result<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.id()))?;
     // Fields 14 and 15, in hundredths of a second, counted from behind the name.
-    let fields = stat.rsplit_once(") ").ok_or("no name in /proc/PID/stat")?.1.split(' ').skip(11).take(2);
-    let hundredths = fields.map(str::parse::<u64>).sum::<std::result::Result<u64, _>>()?;
+    let fields = stat
+        .rsplit_once(") ")
+        .ok_or("no name in /proc/PID/stat")?
+        .1
+        .split(' ')
+        .skip(11)
+        .take(2);
+    let hundredths = fields
+        .map(str::parse::<u64>)
+        .sum::<std::result::Result<u64, _>>()?;
     Ok(Duration::from_millis(hundredths * 10))
 }
 
@@ -172,7 +247,9 @@ fn rest() {
 }
 
 fn silent(target: &Target, over: &AtomicBool) -> Result {
-    let connections: Vec<_> = (0..2000).map(|_| UnixStream::connect(&target.socket)).collect::<std::io::Result<_>>()?;
+    let connections: Vec<_> = (0..2000)
+        .map(|_| UnixStream::connect(&target.socket))
+        .collect::<std::io::Result<_>>()?;
     while !over.load(Ordering::Relaxed) {
         rest();
     }
@@ -203,19 +280,31 @@ fn slow(target: &Target, over: &AtomicBool) -> Result {
         }
         // Whichever the daemon has closed begins anew; not one of them gets to its end.
         let byte = &bytes[at % (bytes.len() - 1)..][..1];
-        connections.retain_mut(|stream| stream.as_mut().is_ok_and(|stream| stream.write_all(byte).is_ok()));
+        connections.retain_mut(|stream| {
+            stream
+                .as_mut()
+                .is_ok_and(|stream| stream.write_all(byte).is_ok())
+        });
         rest();
     }
     Ok(())
 }
 
-/// As much as a connection can hold: headers up to the limit on each stream, and of each body all but the end.
+/// As much as a connection can hold: headers up to the limit on each stream, and of each body all
+/// but the end.
 fn unfinished(target: &Target, over: &AtomicBool) -> Result {
     let (path, _) = Call::Clean.encode();
-    let many: Vec<u8> = (0..150).flat_map(|number| header(&format!("a{number}"), "b")).collect();
+    let many: Vec<u8> = (0..150)
+        .flat_map(|number| header(&format!("a{number}"), "b"))
+        .collect();
     let streams = (0..64).flat_map(|number| {
         let id = 2 * number + 1;
-        let headers = frame(HEADERS, END_HEADERS, id, &[head(&path, "localhost"), many.clone()].concat());
+        let headers = frame(
+            HEADERS,
+            END_HEADERS,
+            id,
+            &[head(&path, "localhost"), many.clone()].concat(),
+        );
         [headers, frame(DATA, 0, id, &[0; 1020])].concat()
     });
     let bytes: Vec<u8> = hello().into_iter().chain(streams).collect();
@@ -229,7 +318,13 @@ fn unfinished(target: &Target, over: &AtomicBool) -> Result {
 }
 
 /// Writes pieces without end on so many connections, and opens those again that the daemon closes.
-fn flood(target: &Target, over: &AtomicBool, connections: usize, reads: bool, piece: Piece) -> Result {
+fn flood(
+    target: &Target,
+    over: &AtomicBool,
+    connections: usize,
+    reads: bool,
+    piece: Piece,
+) -> Result {
     let mut louds = Vec::new();
     while !over.load(Ordering::Relaxed) {
         louds.resize_with(connections, || Loud::connect(&target.socket, &hello()));
@@ -244,17 +339,23 @@ fn flood(target: &Target, over: &AtomicBool, connections: usize, reads: bool, pi
     Ok(())
 }
 
-/// Two hundred connections at any time, each of which hangs up when its only call has been answered.
+/// Two hundred connections at any time, each of which hangs up when its only call has been
+/// answered.
 fn visits(target: &Target, over: &AtomicBool) -> Result {
     let bytes = [hello(), request(1, &calls_at_once(target)[0])].concat();
     let mut visitors: Vec<std::io::Result<(Loud, Vec<u8>)>> = Vec::new();
     let mut answered = 0;
     while !over.load(Ordering::Relaxed) {
-        visitors.resize_with(200, || Ok((Loud::connect(&target.socket, &bytes)?, Vec::new())));
+        visitors.resize_with(200, || {
+            Ok((Loud::connect(&target.socket, &bytes)?, Vec::new()))
+        });
         visitors.retain_mut(|visitor| {
-            let Ok((loud, heard)) = visitor else { return false };
+            let Ok((loud, heard)) = visitor else {
+                return false;
+            };
             let is_open = loud.go_on_hearing(heard);
-            let is_answered = frames(heard).any(|(kind, flags)| kind == HEADERS && flags & END_STREAM != 0);
+            let is_answered =
+                frames(heard).any(|(kind, flags)| kind == HEADERS && flags & END_STREAM != 0);
             answered += u32::from(is_answered);
             is_open && !is_answered
         });
@@ -266,7 +367,9 @@ fn visits(target: &Target, over: &AtomicBool) -> Result {
 /// Kind and flags of each frame that begins in these bytes (RFC 9113 section 4.1).
 fn frames(mut bytes: &[u8]) -> impl Iterator<Item = (u8, u8)> {
     std::iter::from_fn(move || {
-        let &[high, middle, low, kind, flags, ..] = bytes else { return None };
+        let &[high, middle, low, kind, flags, ..] = bytes else {
+            return None;
+        };
         let length = u32::from_be_bytes([0, high, middle, low]) as usize;
         bytes = bytes.get(9 + length..).unwrap_or_default();
         Some((kind, flags))
@@ -288,10 +391,15 @@ impl Loud {
     fn connect(socket: &Path, bytes: &[u8]) -> std::io::Result<Self> {
         let stream = UnixStream::connect(socket)?;
         stream.set_nonblocking(true)?;
-        Ok(Self { stream, unsaid: bytes.to_vec(), next_stream: 1 })
+        Ok(Self {
+            stream,
+            unsaid: bytes.to_vec(),
+            next_stream: 1,
+        })
     }
 
-    /// Writes what can be written and reads what has come; returns `false` where the connection is over.
+    /// Writes what can be written and reads what has come; returns `false` where the connection is
+    /// over.
     fn go_on(&mut self, reads: bool) -> bool {
         let blocks = |error: &std::io::Error| error.kind() == ErrorKind::WouldBlock;
         if !self.unsaid.is_empty() {
@@ -326,35 +434,54 @@ impl Loud {
 fn on_streams(next: &mut u32, count: u32, bytes: impl Fn(u32) -> Vec<u8>) -> Vec<u8> {
     let first = *next;
     *next += 2 * count;
-    (0..count).flat_map(|number| bytes(first + 2 * number)).collect()
+    (0..count)
+        .flat_map(|number| bytes(first + 2 * number))
+        .collect()
 }
 
 fn pings(_: &Target, _: &mut u32) -> Vec<u8> {
-    [frame(PING, 0, 0, &[7; 8]), frame(SETTINGS, 0, 0, &[])].concat().repeat(500)
+    [frame(PING, 0, 0, &[7; 8]), frame(SETTINGS, 0, 0, &[])]
+        .concat()
+        .repeat(500)
 }
 
-/// Calls that are answered at once: a Teardown of what there is not, and a Setup that is refused after a look.
+/// Calls that are answered at once: a Teardown of what there is not, and a Setup that is refused
+/// after a look.
 fn calls(target: &Target, next: &mut u32) -> Vec<u8> {
     let calls = calls_at_once(target);
     on_streams(next, 16, |id| request(id, &calls[usize::from(id % 4 == 1)]))
 }
 
 fn calls_at_once(target: &Target) -> [Call; 2] {
-    let unknown = NetworkConfig { container_mac_addr: "02:00:00:00:ff:fe".to_owned(), ..target.config.clone() };
-    let refused = NetworkConfig { container_iface: "eth7".to_owned(), ..target.config.clone() };
+    let unknown = NetworkConfig {
+        container_mac_addr: "02:00:00:00:ff:fe".to_owned(),
+        ..target.config.clone()
+    };
+    let refused = NetworkConfig {
+        container_iface: "eth7".to_owned(),
+        ..target.config.clone()
+    };
     [Call::Teardown(unknown), Call::Setup(refused)]
 }
 
 fn resets(_: &Target, next: &mut u32) -> Vec<u8> {
     let (path, _) = Call::Clean.encode();
     let headers = head(&path, "localhost");
-    on_streams(next, 100, |id| [frame(HEADERS, END_HEADERS, id, &headers), frame(RST_STREAM, 0, id, &CANCEL)].concat())
+    on_streams(next, 100, |id| {
+        [
+            frame(HEADERS, END_HEADERS, id, &headers),
+            frame(RST_STREAM, 0, id, &CANCEL),
+        ]
+        .concat()
+    })
 }
 
 /// Whole Setups, each taken back at once.
 fn taken_back(target: &Target, next: &mut u32) -> Vec<u8> {
     let setup = Call::Setup(target.config.clone());
-    on_streams(next, 20, |id| [request(id, &setup), frame(RST_STREAM, 0, id, &CANCEL)].concat())
+    on_streams(next, 20, |id| {
+        [request(id, &setup), frame(RST_STREAM, 0, id, &CANCEL)].concat()
+    })
 }
 
 fn setups(target: &Target, next: &mut u32) -> Vec<u8> {

@@ -1,4 +1,5 @@
-//! Calls that meet: for the same container at the same time, again, in another spelling, or taken back.
+//! Calls that meet: for the same container at the same time, again, in another spelling, or taken
+//! back.
 
 use std::time::Duration;
 
@@ -18,17 +19,47 @@ use crate::{Named, stage};
 
 pub(crate) const TRIALS: &[Named] = &[
     ("calls::a_second_setup_keeps_the_address", a_second_setup),
-    ("calls::a_setup_takes_over_from_one_in_flight", a_setup_takes_over),
-    ("calls::teardown_ends_a_setup_in_flight", teardown_ends_a_setup),
-    ("calls::teardown_ends_a_renewal_in_flight", teardown_ends_a_renewal),
+    (
+        "calls::a_setup_takes_over_from_one_in_flight",
+        a_setup_takes_over,
+    ),
+    (
+        "calls::teardown_ends_a_setup_in_flight",
+        teardown_ends_a_setup,
+    ),
+    (
+        "calls::teardown_ends_a_renewal_in_flight",
+        teardown_ends_a_renewal,
+    ),
     ("calls::clean_ends_everything", clean_ends_everything),
-    ("calls::one_mac_in_two_namespaces_is_two_leases", one_mac_in_two_namespaces),
-    ("calls::teardown_needs_neither_case_nor_namespace", teardown_needs_little),
-    ("calls::hanging_up_before_the_offer", hanging_up_before_the_offer),
-    ("calls::hanging_up_between_offer_and_ack", hanging_up_between_offer_and_ack),
-    ("calls::hanging_up_while_the_address_is_probed", hanging_up_while_probing),
-    ("calls::hanging_up_around_the_ack", hanging_up_around_the_ack),
-    ("calls::hanging_up_on_a_second_setup", hanging_up_on_a_second_setup),
+    (
+        "calls::one_mac_in_two_namespaces_is_two_leases",
+        one_mac_in_two_namespaces,
+    ),
+    (
+        "calls::teardown_needs_neither_case_nor_namespace",
+        teardown_needs_little,
+    ),
+    (
+        "calls::hanging_up_before_the_offer",
+        hanging_up_before_the_offer,
+    ),
+    (
+        "calls::hanging_up_between_offer_and_ack",
+        hanging_up_between_offer_and_ack,
+    ),
+    (
+        "calls::hanging_up_while_the_address_is_probed",
+        hanging_up_while_probing,
+    ),
+    (
+        "calls::hanging_up_around_the_ack",
+        hanging_up_around_the_ack,
+    ),
+    (
+        "calls::hanging_up_on_a_second_setup",
+        hanging_up_on_a_second_setup,
+    ),
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -55,10 +86,21 @@ fn check_nothing_left(stage: &Stage, container: usize, at_rest: &[String]) -> Re
 /// Whether there is a lease, once the file has nothing of a call under way.
 fn is_leased(stage: &Stage) -> Result<Option<bool>> {
     let leases = stage.unit.leases()?;
-    let mut entries = leases.as_object().ok_or("no object")?.values().flat_map(|entries| entries.as_array()).flatten();
-    let Some(entry) = entries.next() else { return Ok(Some(false)) };
+    let mut entries = leases
+        .as_object()
+        .ok_or("no object")?
+        .values()
+        .flat_map(|entries| entries.as_array())
+        .flatten();
+    let Some(entry) = entries.next() else {
+        return Ok(Some(false));
+    };
     // It is in the file before it is on the link.
-    let on_link = stage.topology.containers[0].namespace.default_routes()?.len() == 1;
+    let on_link = stage.topology.containers[0]
+        .namespace
+        .default_routes()?
+        .len()
+        == 1;
     Ok((entry["state"] == "BOUND" && on_link).then_some(true))
 }
 
@@ -84,10 +126,19 @@ fn a_second_setup() -> Result {
     stage.daemon.await_descriptors(&open)?;
     let leases = stage.unit.leases()?;
     let entries = leases.as_object().ok_or("no object")?;
-    assert!(entries.len() == 1 && entries.values().all(|entry| entry.as_array().is_some_and(|all| all.len() == 1)));
+    assert!(
+        entries.len() == 1
+            && entries
+                .values()
+                .all(|entry| entry.as_array().is_some_and(|all| all.len() == 1))
+    );
     stage.teardown(0)?;
     check_released(&server, 1, container, &second)?;
-    assert_eq!(server.heard_of(MessageType::Release).len(), 1, "one lease, one RELEASE");
+    assert_eq!(
+        server.heard_of(MessageType::Release).len(),
+        1,
+        "one lease, one RELEASE"
+    );
     Ok(())
 }
 
@@ -109,7 +160,11 @@ fn a_setup_takes_over() -> Result {
     check_link(container, &second, 3600)?;
     stage.teardown(0)?;
     check_released(&server, 1, container, &second)?;
-    assert_eq!(server.heard_of(MessageType::Discover).len(), 2, "the first exchange ended with its call");
+    assert_eq!(
+        server.heard_of(MessageType::Discover).len(),
+        2,
+        "the first exchange ended with its call"
+    );
     Ok(())
 }
 
@@ -124,7 +179,10 @@ fn teardown_ends_a_setup() -> Result {
         let start = rt::now();
         let blank = stage.teardown(0)?;
         let took = rt::now() - start;
-        assert!(blank.yiaddr.is_empty() && took < Duration::from_secs(1), "{took:?}: {blank:?}");
+        assert!(
+            blank.yiaddr.is_empty() && took < Duration::from_secs(1),
+            "{took:?}: {blank:?}"
+        );
         Ok(setup.join().expect("no panic in Setup"))
     })?
     .expect_err("its container is torn down");
@@ -136,7 +194,15 @@ fn teardown_ends_a_renewal() -> Result {
     let stage = stage(2, &[])?;
     let container = &stage.topology.containers[0];
     let (lease, t1) = (Duration::from_secs(60), Some(Duration::from_secs(1)));
-    let server = Server::start(&stage.topology.server, SERVER_LINK, Settings { lease, t1, ..Settings::default() })?;
+    let server = Server::start(
+        &stage.topology.server,
+        SERVER_LINK,
+        Settings {
+            lease,
+            t1,
+            ..Settings::default()
+        },
+    )?;
     let at_rest = practised(&server, &stage, 1)?;
     let lease = stage.setup(0)?;
     server.leave_unanswered(&[MessageType::Request]);
@@ -149,7 +215,10 @@ fn teardown_ends_a_renewal() -> Result {
 fn clean_ends_everything() -> Result {
     let mut stage = stage(4, &["-a", "1"])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
-    assert!(grpc::clean(&stage.unit.socket()).map_err(words)?, "there is nothing to do, and that goes well");
+    assert!(
+        grpc::clean(&stage.unit.socket()).map_err(words)?,
+        "there is nothing to do, and that goes well"
+    );
     for container in 0..3 {
         stage.setup(container)?;
     }
@@ -160,14 +229,20 @@ fn clean_ends_everything() -> Result {
         assert!(grpc::clean(&stage.unit.socket()).map_err(words)?);
         Ok(in_flight.join().expect("no panic in Setup"))
     })?;
-    assert_eq!(in_flight.expect_err("it was cleaned away").code, Code::Aborted);
+    assert_eq!(
+        in_flight.expect_err("it was cleaned away").code,
+        Code::Aborted
+    );
     server.await_message(MessageType::Release, 3, SOON)?;
     for container in &stage.topology.containers {
         assert_eq!(container.address()?, None);
         assert_eq!(container.namespace.default_routes()?, []);
     }
     assert_eq!(stage.unit.leases()?, serde_json::json!({}));
-    assert!(stage.daemon.await_exit(SOON)?.success(), "nothing holds it any more");
+    assert!(
+        stage.daemon.await_exit(SOON)?.success(),
+        "nothing holds it any more"
+    );
     Ok(())
 }
 
@@ -180,17 +255,36 @@ fn one_mac_in_two_namespaces() -> Result {
     let (elsewhere, namespace) = (Namespace::new("server")?, Namespace::new("container")?);
     stage.topology.host.veth("eth1", &elsewhere, SERVER_LINK)?;
     elsewhere.add_address(SERVER_LINK, SERVER, 16)?;
-    let settings = Settings { first: "10.88.2.1".parse()?, ..Settings::default() };
+    let settings = Settings {
+        first: "10.88.2.1".parse()?,
+        ..Settings::default()
+    };
     let other_server = Server::start(&elsewhere, SERVER_LINK, settings)?;
-    stage.topology.host.macvlan("eth1", &namespace, LINK, here.mac)?;
-    let there = Container { namespace, mac: here.mac };
-    let other = NetworkConfig { host_iface: "eth1".to_owned(), ..there.config() };
+    stage
+        .topology
+        .host
+        .macvlan("eth1", &namespace, LINK, here.mac)?;
+    let there = Container {
+        namespace,
+        mac: here.mac,
+    };
+    let other = NetworkConfig {
+        host_iface: "eth1".to_owned(),
+        ..there.config()
+    };
 
     let first = stage.setup(0)?;
     let second = grpc::setup(&stage.unit.socket(), &other).map_err(words)?;
-    assert_eq!((first.yiaddr.as_str(), second.yiaddr.as_str()), ("10.88.1.1", "10.88.2.1"));
+    assert_eq!(
+        (first.yiaddr.as_str(), second.yiaddr.as_str()),
+        ("10.88.1.1", "10.88.2.1")
+    );
     let leases = stage.unit.leases()?;
-    assert_eq!(leases[here.mac.to_string()].as_array().map(Vec::len), Some(2), "{leases}");
+    assert_eq!(
+        leases[here.mac.to_string()].as_array().map(Vec::len),
+        Some(2),
+        "{leases}"
+    );
 
     let ended = grpc::teardown(&stage.unit.socket(), &other).map_err(words)?;
     assert_eq!(ended.yiaddr, second.yiaddr);
@@ -199,7 +293,10 @@ fn one_mac_in_two_namespaces() -> Result {
 
     // Where no namespace is named, the address means them all.
     grpc::setup(&stage.unit.socket(), &other).map_err(words)?;
-    let everywhere = NetworkConfig { ns_path: String::new(), ..other };
+    let everywhere = NetworkConfig {
+        ns_path: String::new(),
+        ..other
+    };
     grpc::teardown(&stage.unit.socket(), &everywhere).map_err(words)?;
     assert_eq!((here.address()?, there.address()?), (None, None));
     assert_eq!(stage.unit.leases()?, serde_json::json!({}));
@@ -213,13 +310,28 @@ fn teardown_needs_little() -> Result {
     // The address has to have letters for this.
     let mac = crate::lab::wire::Mac([0x02, 0xab, 0xcd, 0xef, 0, 1]);
     container.namespace.set_mac(LINK, mac)?;
-    let config = |mac: String| NetworkConfig { container_mac_addr: mac, ..stage.config(0) };
-    let (lower, upper) = (config(mac.to_string()), config(mac.to_string().to_uppercase()));
-    let nowhere = NetworkConfig { ns_path: String::new(), ..upper.clone() };
-    for (count, (setup, teardown)) in [(&lower, &upper), (&upper, &lower), (&lower, &nowhere)].into_iter().enumerate() {
+    let config = |mac: String| NetworkConfig {
+        container_mac_addr: mac,
+        ..stage.config(0)
+    };
+    let (lower, upper) = (
+        config(mac.to_string()),
+        config(mac.to_string().to_uppercase()),
+    );
+    let nowhere = NetworkConfig {
+        ns_path: String::new(),
+        ..upper.clone()
+    };
+    for (count, (setup, teardown)) in [(&lower, &upper), (&upper, &lower), (&lower, &nowhere)]
+        .into_iter()
+        .enumerate()
+    {
         let lease = grpc::setup(&stage.unit.socket(), setup).map_err(words)?;
         let ended = grpc::teardown(&stage.unit.socket(), teardown).map_err(words)?;
-        assert_eq!(ended.yiaddr, lease.yiaddr, "Teardown answers with the lease that it ended");
+        assert_eq!(
+            ended.yiaddr, lease.yiaddr,
+            "Teardown answers with the lease that it ended"
+        );
         server.await_message(MessageType::Release, count + 1, SOON)?;
         assert_eq!(container.address()?, None);
     }
@@ -232,11 +344,17 @@ fn hanging_up_before_the_offer() -> Result {
     let at_rest = practised(&server, &stage, 1)?;
     server.set_silent(true);
     let mut channel = Channel::connect(&stage.unit.socket()).map_err(words)?;
-    let pending = channel.begin(&Call::Setup(stage.config(0))).map_err(words)?;
+    let pending = channel
+        .begin(&Call::Setup(stage.config(0)))
+        .map_err(words)?;
     server.await_message(MessageType::Discover, 2, SOON)?;
     drop((pending, channel));
     check_nothing_left(&stage, 0, &at_rest)?;
-    assert_eq!(server.heard_of(MessageType::Release).len(), 1, "there was nothing to give back");
+    assert_eq!(
+        server.heard_of(MessageType::Release).len(),
+        1,
+        "there was nothing to give back"
+    );
     Ok(())
 }
 
@@ -247,12 +365,16 @@ fn hanging_up_between_offer_and_ack() -> Result {
     server.leave_unanswered(&[MessageType::Request]);
     let mut channel = Channel::connect(&stage.unit.socket()).map_err(words)?;
     // By resetting the stream this time: the connection goes on.
-    let pending = channel.begin(&Call::Setup(stage.config(0))).map_err(words)?;
+    let pending = channel
+        .begin(&Call::Setup(stage.config(0)))
+        .map_err(words)?;
     server.await_message(MessageType::Request, 2, SOON)?;
     channel.cancel(pending);
-    eventually("the exchange's descriptors are closed, and the connection's is not", SOON, || {
-        Ok((stage.daemon.descriptors()? == at_rest.len() + 1).then_some(()))
-    })?;
+    eventually(
+        "the exchange's descriptors are closed, and the connection's is not",
+        SOON,
+        || Ok((stage.daemon.descriptors()? == at_rest.len() + 1).then_some(())),
+    )?;
     server.leave_unanswered(&[]);
     let lease = channel.call(&Call::Setup(stage.config(0))).map_err(words)?;
     assert!(matches!(lease, Reply::Lease(lease) if !lease.yiaddr.is_empty()));
@@ -267,16 +389,23 @@ fn hanging_up_while_probing() -> Result {
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let tap = stage.topology.server.run(|| Tap::open(SERVER_LINK))?;
     let mut channel = Channel::connect(&stage.unit.socket()).map_err(words)?;
-    let pending = channel.begin(&Call::Setup(stage.config(0))).map_err(words)?;
+    let pending = channel
+        .begin(&Call::Setup(stage.config(0)))
+        .map_err(words)?;
     let lease = eventually("the address is asked for", SOON, || {
-        let Some(frame) = tap.receive()? else { return Ok(None) };
+        let Some(frame) = tap.receive()? else {
+            return Ok(None);
+        };
         Ok(arp_question(&frame).map(|(_, wanted)| wanted))
     })?;
     drop((pending, channel));
     let release = server.await_message(MessageType::Release, 1, SOON)?;
     assert_eq!((release.source, release.message.ciaddr()), (lease, lease));
     eventually("the server forgets the lease", SOON, || {
-        Ok(server.lease_of(stage.topology.containers[0].mac).is_none().then_some(()))
+        Ok(server
+            .lease_of(stage.topology.containers[0].mac)
+            .is_none()
+            .then_some(()))
     })?;
     assert_eq!(stage.topology.containers[0].address()?, None);
     Ok(())
@@ -300,17 +429,26 @@ fn hanging_up_around_the_ack() -> Result {
         }
         let mut channel = Channel::connect(&stage.unit.socket()).map_err(words)?;
         channel.ping().map_err(words)?;
-        let pending = channel.begin(&Call::Setup(stage.config(0))).map_err(words)?;
+        let pending = channel
+            .begin(&Call::Setup(stage.config(0)))
+            .map_err(words)?;
         std::thread::sleep(usual * (round % 40) / 15);
         drop((pending, channel));
-        // The sockets of an exchange are closed with it, but for those of a lease, which are open for a while.
+        // The sockets of an exchange are closed with it, but for those of a lease, which are open
+        // for a while.
         let held = eventually("the call is over", SOON, || {
-            let Some(held) = is_leased(&stage)? else { return Ok(None) };
+            let Some(held) = is_leased(&stage)? else {
+                return Ok(None);
+            };
             let open = at_rest.len() + if held { SOCKETS } else { 0 };
             Ok((stage.daemon.descriptors()? <= open).then_some(held))
         })?;
         assert_eq!(container.address()?.is_some(), held, "round {round}");
-        assert_eq!(container.namespace.default_routes()?.len(), usize::from(held), "round {round}");
+        assert_eq!(
+            container.namespace.default_routes()?.len(),
+            usize::from(held),
+            "round {round}"
+        );
         if held {
             whole += 1;
             stage.teardown(0)?;
@@ -318,11 +456,15 @@ fn hanging_up_around_the_ack() -> Result {
             nothing += 1;
         }
     }
-    assert!(whole > 0 && nothing > 0, "it never met the moment: {whole} leases, {nothing} times nothing");
+    assert!(
+        whole > 0 && nothing > 0,
+        "it never met the moment: {whole} leases, {nothing} times nothing"
+    );
     check_nothing_left(&stage, 0, &at_rest)
 }
 
-/// A container that is set up again has a lease that Teardown finds, or none, whenever the caller leaves.
+/// A container that is set up again has a lease that Teardown finds, or none, whenever the caller
+/// leaves.
 fn hanging_up_on_a_second_setup() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
@@ -332,7 +474,9 @@ fn hanging_up_on_a_second_setup() -> Result {
         stage.setup(0)?;
         let mut channel = Channel::connect(&stage.unit.socket()).map_err(words)?;
         channel.ping().map_err(words)?;
-        let pending = channel.begin(&Call::Setup(stage.config(0))).map_err(words)?;
+        let pending = channel
+            .begin(&Call::Setup(stage.config(0)))
+            .map_err(words)?;
         std::thread::sleep(Duration::from_micros(round % 40 * 10));
         drop((pending, channel));
         stage.teardown(0)?;

@@ -20,15 +20,39 @@ use crate::lease::{check_link, check_released};
 use crate::{Named, stage};
 
 pub(crate) const TRIALS: &[Named] = &[
-    ("conflict::the_owner_is_there_from_the_start", owner_from_the_start),
-    ("conflict::the_owner_speaks_right_behind_the_ack", right_behind_the_ack),
-    ("conflict::an_owner_that_answers_after_5_ms", owner_after_five_ms),
-    ("conflict::one_that_comes_later_is_found_at_the_renewal", owner_comes_later),
+    (
+        "conflict::the_owner_is_there_from_the_start",
+        owner_from_the_start,
+    ),
+    (
+        "conflict::the_owner_speaks_right_behind_the_ack",
+        right_behind_the_ack,
+    ),
+    (
+        "conflict::an_owner_that_answers_after_5_ms",
+        owner_after_five_ms,
+    ),
+    (
+        "conflict::one_that_comes_later_is_found_at_the_renewal",
+        owner_comes_later,
+    ),
     ("conflict::a_forged_frame_at_t1_takes_nothing", forged_once),
-    ("conflict::a_claim_that_is_repeated_takes_the_address", claimed_twice),
-    ("conflict::when_every_address_is_taken_the_caller_is_told", every_address_taken),
-    ("conflict::a_station_that_claims_every_address_costs_one", proxy_arp),
-    ("conflict::probes_beforehand_wait_for_a_slow_owner", probes_beforehand),
+    (
+        "conflict::a_claim_that_is_repeated_takes_the_address",
+        claimed_twice,
+    ),
+    (
+        "conflict::when_every_address_is_taken_the_caller_is_told",
+        every_address_taken,
+    ),
+    (
+        "conflict::a_station_that_claims_every_address_costs_one",
+        proxy_arp,
+    ),
+    (
+        "conflict::probes_beforehand_wait_for_a_slow_owner",
+        probes_beforehand,
+    ),
     ("conflict::without_probes_nobody_is_asked", without_probes),
 ];
 
@@ -40,27 +64,45 @@ const STRANGER: Mac = Mac([0x02, 0x77, 0, 0, 0, 1]);
 /// A DECLINE is about the address and tells its server so; it is no RELEASE (RFC 2131 table 5).
 fn check_declined(heard: &Heard, address: Ipv4Addr) {
     let option = |code| heard.message.opts().get(code).cloned();
-    assert_eq!(option(OptionCode::RequestedIpAddress), Some(DhcpOption::RequestedIpAddress(address)), "{heard:?}");
-    assert!(heard.names_server() && heard.message.ciaddr().is_unspecified(), "{heard:?}");
+    assert_eq!(
+        option(OptionCode::RequestedIpAddress),
+        Some(DhcpOption::RequestedIpAddress(address)),
+        "{heard:?}"
+    );
+    assert!(
+        heard.names_server() && heard.message.ciaddr().is_unspecified(),
+        "{heard:?}"
+    );
 }
 
 fn owner_from_the_start() -> Result {
     let stage = stage(2, &[])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     // The kernel answers for it.
-    stage.topology.containers[1].namespace.add_address(LINK, FIRST, 16)?;
+    stage.topology.containers[1]
+        .namespace
+        .add_address(LINK, FIRST, 16)?;
     let start = rt::now();
     assert_eq!(stage.setup(0)?.yiaddr, SECOND.to_string());
-    assert!(rt::now() - start < Duration::from_secs(1), "the first conflict costs nobody any time");
+    assert!(
+        rt::now() - start < Duration::from_secs(1),
+        "the first conflict costs nobody any time"
+    );
     check_declined(&server.await_message(MessageType::Decline, 1, SOON)?, FIRST);
     let words = format!("{} uses that address", stage.topology.containers[1].mac);
-    assert!(stage.unit.log()?.contains(&words), "the log does not say: {words}");
-    let address = stage.topology.containers[0].address()?.ok_or("no address")?;
+    assert!(
+        stage.unit.log()?.contains(&words),
+        "the log does not say: {words}"
+    );
+    let address = stage.topology.containers[0]
+        .address()?
+        .ok_or("no address")?;
     assert_eq!(address.address, SECOND);
     Ok(())
 }
 
-/// The lease is on the link before the claim is read, and taken off it before the caller is answered.
+/// The lease is on the link before the claim is read, and taken off it before the caller is
+/// answered.
 fn right_behind_the_ack() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
@@ -74,26 +116,35 @@ fn right_behind_the_ack() -> Result {
     check_released(&server, 1, container, &lease)
 }
 
-/// A station that has an address and takes its time to say so; dropped, it is gone. As Linux does, it answers probes and
-/// no announcements.
+/// A station that has an address and takes its time to say so; dropped, it is gone. As Linux does,
+/// it answers probes and no announcements.
 struct Owner {
     stop: Option<UnixStream>,
     thread: Option<JoinHandle<Result>>,
 }
 
 impl Owner {
-    fn start(namespace: &Namespace, link: &str, address: Ipv4Addr, delay: Duration) -> Result<Self> {
+    fn start(
+        namespace: &Namespace,
+        link: &str,
+        address: Ipv4Addr,
+        delay: Duration,
+    ) -> Result<Self> {
         let (stop, stopped) = UnixStream::pair()?;
         let tap = namespace.run(|| Tap::open(link))?;
         let thread = std::thread::spawn(move || {
             loop {
-                let mut ready = [PollFd::new(&tap, PollFlags::IN), PollFd::new(&stopped, PollFlags::IN)];
+                let mut ready = [
+                    PollFd::new(&tap, PollFlags::IN),
+                    PollFd::new(&stopped, PollFlags::IN),
+                ];
                 poll(&mut ready, None)?;
                 if !ready[1].revents().is_empty() {
                     return Ok(());
                 }
                 while let Some(frame) = tap.receive()? {
-                    let question = arp_request(&frame).filter(|(_, from, wanted)| *wanted == address && from != wanted);
+                    let question = arp_request(&frame)
+                        .filter(|(_, from, wanted)| *wanted == address && from != wanted);
                     if let Some((asker, ..)) = question {
                         std::thread::sleep(delay);
                         tap.send(&arp_claim(STRANGER, address, asker))?;
@@ -101,7 +152,10 @@ impl Owner {
                 }
             }
         });
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
     }
 }
 
@@ -118,18 +172,30 @@ fn owner_after_five_ms() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
-    let _owner = Owner::start(&stage.topology.server, SERVER_LINK, FIRST, Duration::from_millis(5))?;
+    let _owner = Owner::start(
+        &stage.topology.server,
+        SERVER_LINK,
+        FIRST,
+        Duration::from_millis(5),
+    )?;
     stage.setup(0)?;
     check_declined(&server.await_message(MessageType::Decline, 1, SOON)?, FIRST);
     eventually("another address", SOON, || {
-        Ok(container.address()?.filter(|address| address.address == SECOND).map(drop))
+        Ok(container
+            .address()?
+            .filter(|address| address.address == SECOND)
+            .map(drop))
     })?;
     eventually("the lease file has it", SOON, || {
         let leases = stage.unit.leases()?;
         Ok((leases[container.mac.to_string()][0]["yiaddr"] == SECOND.to_string()).then_some(()))
     })?;
     assert_eq!(container.namespace.default_routes()?.len(), 1);
-    assert_eq!(server.heard_of(MessageType::Release).len(), 0, "what is declined is not given back");
+    assert_eq!(
+        server.heard_of(MessageType::Release).len(),
+        0,
+        "what is declined is not given back"
+    );
     stage.teardown(0).map(drop)
 }
 
@@ -137,22 +203,41 @@ fn owner_comes_later() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let seconds = Duration::from_secs;
-    let settings = Settings { lease: seconds(60), t1: Some(seconds(4)), ..Settings::default() };
+    let settings = Settings {
+        lease: seconds(60),
+        t1: Some(seconds(4)),
+        ..Settings::default()
+    };
     let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
     stage.setup(0)?;
     container.namespace.await_rest()?;
-    let _owner = Owner::start(&stage.topology.server, SERVER_LINK, FIRST, Duration::from_millis(5))?;
-    // Two seconds after T1 it repeats its claim. The server offers the address again, is told that it is in use, and is asked
-    // for another at once: with the second DISCOVER after the first, or the third, which may be on its way by now.
+    let _owner = Owner::start(
+        &stage.topology.server,
+        SERVER_LINK,
+        FIRST,
+        Duration::from_millis(5),
+    )?;
+    // Two seconds after T1 it repeats its claim. The server offers the address again, is told that
+    // it is in use, and is asked for another at once: with the second DISCOVER after the first, or
+    // the third, which may be on its way by now.
     let declined = server.await_message(MessageType::Decline, 1, 3 * SOON)?;
     check_declined(&declined, FIRST);
     let discovers = server.heard_of(MessageType::Discover).len();
-    assert!((2..=3).contains(&discovers), "{discovers} DISCOVERs before the DECLINE");
+    assert!(
+        (2..=3).contains(&discovers),
+        "{discovers} DISCOVERs before the DECLINE"
+    );
     eventually("another address", SOON, || {
-        Ok(container.address()?.filter(|address| address.address == SECOND).map(drop))
+        Ok(container
+            .address()?
+            .filter(|address| address.address == SECOND)
+            .map(drop))
     })?;
     let words = format!("lost the lease of {FIRST}: {STRANGER} uses that address");
-    assert!(stage.unit.log()?.contains(&words), "the log does not say: {words}");
+    assert!(
+        stage.unit.log()?.contains(&words),
+        "the log does not say: {words}"
+    );
     Ok(())
 }
 
@@ -168,14 +253,22 @@ fn await_arp(tap: &Tap, container: Mac, sender: Ipv4Addr) -> Result {
     })
 }
 
-/// A lease of a minute that is renewed every eight seconds, and the ears and the mouth of a stranger.
+/// A lease of a minute that is renewed every eight seconds, and the ears and the mouth of a
+/// stranger.
 fn renewed_soon(stage: &Stage) -> Result<(Server, Tap)> {
     let seconds = Duration::from_secs;
-    let settings = Settings { lease: seconds(60), t1: Some(seconds(8)), ..Settings::default() };
+    let settings = Settings {
+        lease: seconds(60),
+        t1: Some(seconds(8)),
+        ..Settings::default()
+    };
     let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
     assert_eq!(stage.setup(0)?.yiaddr, FIRST.to_string());
     stage.topology.containers[0].namespace.await_rest()?;
-    Ok((server, stage.topology.server.run(|| Tap::open(SERVER_LINK))?))
+    Ok((
+        server,
+        stage.topology.server.run(|| Tap::open(SERVER_LINK))?,
+    ))
 }
 
 fn forged_once() -> Result {
@@ -187,10 +280,23 @@ fn forged_once() -> Result {
     await_arp(&tap, container.mac, FIRST)?; // it is defended,
     await_arp(&tap, container.mac, Ipv4Addr::UNSPECIFIED)?; // and asked after, in vain,
     server.await_message(MessageType::Request, 3, 2 * SOON)?; // and renewed once more.
-    assert_eq!(container.address()?.map(|address| address.address), Some(FIRST));
-    assert_eq!((server.heard_of(MessageType::Discover).len(), server.heard_of(MessageType::Decline).len()), (1, 0));
+    assert_eq!(
+        container.address()?.map(|address| address.address),
+        Some(FIRST)
+    );
+    assert_eq!(
+        (
+            server.heard_of(MessageType::Discover).len(),
+            server.heard_of(MessageType::Decline).len()
+        ),
+        (1, 0)
+    );
     let words = format!("{STRANGER} claims {FIRST}, which is in use here");
-    assert_eq!(stage.unit.log()?.matches(&words).count(), 1, "the log says it once");
+    assert_eq!(
+        stage.unit.log()?.matches(&words).count(),
+        1,
+        "the log says it once"
+    );
     stage.teardown(0).map(drop)
 }
 
@@ -205,7 +311,9 @@ fn claimed_twice() -> Result {
     }
     server.await_message(MessageType::Discover, 2, SOON)?;
     let words = format!("lost the lease of {FIRST}: {STRANGER} uses that address");
-    eventually(&words, SOON, || Ok(stage.unit.log()?.contains(&words).then_some(())))?;
+    eventually(&words, SOON, || {
+        Ok(stage.unit.log()?.contains(&words).then_some(()))
+    })?;
     eventually("an address", SOON, || container.address())?;
     assert_eq!(server.heard_of(MessageType::Decline).len(), 0);
     stage.teardown(0).map(drop)
@@ -218,12 +326,19 @@ fn proxy_arp() -> Result {
     server.dispute(&[STRANGER; 10], stage.daemon.id());
     for container in 0..2 {
         let lease = stage.setup(container)?;
-        let address = stage.topology.containers[container].address()?.map(|address| address.address.to_string());
+        let address = stage.topology.containers[container]
+            .address()?
+            .map(|address| address.address.to_string());
         assert_eq!(address, Some(lease.yiaddr));
     }
     assert_eq!(server.heard_of(MessageType::Decline).len(), 1);
     let words = format!("{STRANGER} answers ARP for ");
-    let told = stage.unit.log()?.lines().filter(|line| line.contains("[WARN") && line.contains(&words)).count();
+    let told = stage
+        .unit
+        .log()?
+        .lines()
+        .filter(|line| line.contains("[WARN") && line.contains(&words))
+        .count();
     assert_eq!(told, 1, "it says once that there is proxy ARP");
     Ok(())
 }
@@ -232,15 +347,25 @@ fn every_address_taken() -> Result {
     let stage = stage(1, &["-t", "3"])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     // Each by another station: one that claims two of them would be taken for proxy ARP.
-    let stations: Vec<_> = (1..=10).map(|number| Mac([0x02, 0x77, 0, 0, 1, number])).collect();
+    let stations: Vec<_> = (1..=10)
+        .map(|number| Mac([0x02, 0x77, 0, 0, 1, number]))
+        .collect();
     server.dispute(&stations, stage.daemon.id());
     let start = rt::now();
     let answer = grpc::setup(&stage.unit.socket(), &stage.config(0));
     let took = rt::now() - start;
     let status = answer.err().ok_or("a lease of an address that is taken")?;
     assert_eq!(status.code, Code::Aborted, "{status:?}");
-    assert!(status.message.contains(" uses that address (--arp-probe 0 "), "{status:?}");
-    assert!(took > Duration::from_millis(2900) && took < Duration::from_millis(4000), "{took:?}");
+    assert!(
+        status
+            .message
+            .contains(" uses that address (--arp-probe 0 "),
+        "{status:?}"
+    );
+    assert!(
+        took > Duration::from_millis(2900) && took < Duration::from_millis(4000),
+        "{took:?}"
+    );
     assert_eq!(stage.topology.containers[0].address()?, None);
     assert_eq!(stage.unit.leases()?, serde_json::json!({}));
     Ok(())
@@ -249,10 +374,18 @@ fn every_address_taken() -> Result {
 fn probes_beforehand() -> Result {
     let stage = stage(1, &["--arp-probe", "1"])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
-    let _owner = Owner::start(&stage.topology.server, SERVER_LINK, FIRST, Duration::from_millis(300))?;
+    let _owner = Owner::start(
+        &stage.topology.server,
+        SERVER_LINK,
+        FIRST,
+        Duration::from_millis(300),
+    )?;
     let start = rt::now();
     assert_eq!(stage.setup(0)?.yiaddr, SECOND.to_string());
-    assert!(rt::now() - start >= Duration::from_secs(2), "RFC 5227 wants two seconds after the last probe");
+    assert!(
+        rt::now() - start >= Duration::from_secs(2),
+        "RFC 5227 wants two seconds after the last probe"
+    );
     check_declined(&server.await_message(MessageType::Decline, 1, SOON)?, FIRST);
     Ok(())
 }
@@ -261,10 +394,15 @@ fn without_probes() -> Result {
     let stage = stage(2, &["--arp-probe", "0"])?;
     let container = &stage.topology.containers[0];
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
-    stage.topology.containers[1].namespace.add_address(LINK, FIRST, 16)?;
+    stage.topology.containers[1]
+        .namespace
+        .add_address(LINK, FIRST, 16)?;
     assert_eq!(stage.setup(0)?.yiaddr, FIRST.to_string());
     container.namespace.await_rest()?;
-    assert_eq!(container.address()?.map(|address| address.address), Some(FIRST));
+    assert_eq!(
+        container.address()?.map(|address| address.address),
+        Some(FIRST)
+    );
     assert_eq!(server.heard_of(MessageType::Decline).len(), 0);
     Ok(())
 }

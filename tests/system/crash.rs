@@ -1,8 +1,9 @@
-//! The daemon killed at each step of what it does: table, file, link and server agree afterwards, by themselves.
+//! The daemon killed at each step of what it does: table, file, link and server agree afterwards,
+//! by themselves.
 //!
-//! Each step is a system call that arrives; the daemon is dead before the kernel does what it asks for, and the next one is
-//! started. The steps of the usual run are the calls whose effects outlive the process; with ALL=1 in the environment
-//! they are all calls there are.
+//! Each step is a system call that arrives; the daemon is dead before the kernel does what it asks
+//! for, and the next one is started. The steps of the usual run are the calls whose effects outlive
+//! the process; with ALL=1 in the environment they are all calls there are.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -24,26 +25,52 @@ use crate::{Named, stage};
 pub(crate) const TRIALS: &[Named] = &[
     ("crash::at_each_step_of_setup", || SETUP.at_each_step()),
     ("crash::at_each_step_of_setup_then_torn_down", || {
-        Operation { name: "a Setup that is torn down next", then: Some(Kind::Teardown), ..SETUP }.at_each_step()
+        Operation {
+            name: "a Setup that is torn down next",
+            then: Some(Kind::Teardown),
+            ..SETUP
+        }
+        .at_each_step()
     }),
     ("crash::at_each_step_of_setup_then_set_up", || {
-        Operation { name: "a Setup that is tried again next", then: Some(Kind::Setup), ..SETUP }.at_each_step()
+        Operation {
+            name: "a Setup that is tried again next",
+            then: Some(Kind::Setup),
+            ..SETUP
+        }
+        .at_each_step()
     }),
     ("crash::at_each_step_of_a_second_setup", || {
-        Operation { name: "a second Setup", prepare: Rig::lease_at_rest, t1: 6, ..SETUP }.at_each_step()
+        Operation {
+            name: "a second Setup",
+            prepare: Rig::lease_at_rest,
+            t1: 6,
+            ..SETUP
+        }
+        .at_each_step()
     }),
     ("crash::at_each_step_of_a_renewal_then_torn_down", || {
-        Operation { name: "a renewal before a Teardown", then: Some(Kind::Teardown), ..RENEWAL }.at_each_step()
+        Operation {
+            name: "a renewal before a Teardown",
+            then: Some(Kind::Teardown),
+            ..RENEWAL
+        }
+        .at_each_step()
     }),
-    ("crash::at_each_step_of_a_renewal", || RENEWAL.at_each_step()),
-    ("crash::at_each_step_of_teardown", || TEARDOWN.at_each_step()),
+    ("crash::at_each_step_of_a_renewal", || {
+        RENEWAL.at_each_step()
+    }),
+    ("crash::at_each_step_of_teardown", || {
+        TEARDOWN.at_each_step()
+    }),
 ];
 
 /// How many networks are at it at a time. Nearly all of the time they wait.
 const NETWORKS: usize = 8;
 /// Who has seen so many faults need not look for more.
 const ENOUGH: usize = 20;
-/// Containers that have had a lease for a while. After a crash each has its turn to be looked at, and this one the last.
+/// Containers that have had a lease for a while. After a crash each has its turn to be looked at,
+/// and this one the last.
 const OTHERS: usize = 3;
 const LEASE: u32 = 60;
 /// Within this time the next instance has put everything in order.
@@ -68,12 +95,29 @@ enum Kind {
     Teardown,
 }
 
-const SETUP: Operation = Operation { name: "a Setup", t1: 2, prepare: |_| Ok(()), call: Some(Kind::Setup), then: None };
+const SETUP: Operation = Operation {
+    name: "a Setup",
+    t1: 2,
+    prepare: |_| Ok(()),
+    call: Some(Kind::Setup),
+    then: None,
+};
 
-const RENEWAL: Operation = Operation { name: "a renewal", t1: 4, prepare: Rig::lease_at_rest, call: None, then: None };
+const RENEWAL: Operation = Operation {
+    name: "a renewal",
+    t1: 4,
+    prepare: Rig::lease_at_rest,
+    call: None,
+    then: None,
+};
 
-const TEARDOWN: Operation =
-    Operation { name: "a Teardown", t1: 6, prepare: Rig::lease_at_rest, call: Some(Kind::Teardown), then: None };
+const TEARDOWN: Operation = Operation {
+    name: "a Teardown",
+    t1: 6,
+    prepare: Rig::lease_at_rest,
+    call: Some(Kind::Teardown),
+    then: None,
+};
 
 /// How a container's lease is, by what everybody says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,8 +146,16 @@ struct Rig {
 
 impl Operation {
     fn at_each_step(&self) -> Result {
-        let steps = if std::env::var_os("ALL").is_some() { Steps::Every } else { Steps::Lasting };
-        let (next, tried, is_through) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+        let steps = if std::env::var_os("ALL").is_some() {
+            Steps::Every
+        } else {
+            Steps::Lasting
+        };
+        let (next, tried, is_through) = (
+            AtomicUsize::new(0),
+            AtomicUsize::new(0),
+            AtomicBool::new(false),
+        );
         let faults = Mutex::new(Vec::new());
         let work = || -> Result {
             let mut rig = Rig::new(self)?;
@@ -128,21 +180,35 @@ impl Operation {
         };
         std::thread::scope(|scope| {
             let workers: Vec<_> = (0..NETWORKS).map(|_| scope.spawn(work)).collect();
-            workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| "a panic among the steps")?)
+            workers
+                .into_iter()
+                .try_for_each(|worker| worker.join().map_err(|_| "a panic among the steps")?)
         })?;
         let mut faults = faults.into_inner().unwrap_or_else(PoisonError::into_inner);
         let (tried, wrong) = (tried.into_inner(), faults.len());
-        crate::tell(&format!("killed at each of {} steps of {}: {wrong} wrong", tried + wrong, self.name));
+        crate::tell(&format!(
+            "killed at each of {} steps of {}: {wrong} wrong",
+            tried + wrong,
+            self.name
+        ));
         // Nothing of this is done in less: else the trial has missed what it is about.
         assert!(tried + wrong >= 15, "there are only {tried} steps");
         faults.sort();
-        let shown: Vec<_> = faults.iter().take(3).map(|(step, fault)| format!("step {step}: {fault}")).collect();
+        let shown: Vec<_> = faults
+            .iter()
+            .take(3)
+            .map(|(step, fault)| format!("step {step}: {fault}"))
+            .collect();
         let all: Vec<_> = faults.iter().map(|(step, _)| step).collect();
-        if wrong == 0 { Ok(()) } else { Err(format!("wrong after {all:?}:\n{}", shown.join("\n")).into()) }
+        if wrong == 0 {
+            Ok(())
+        } else {
+            Err(format!("wrong after {all:?}:\n{}", shown.join("\n")).into())
+        }
     }
 
-    /// Lets the daemon get as far as `step`, kills it, starts the next one, and looks whether all is well. Gives what the
-    /// daemon was about to do, or how many steps there are.
+    /// Lets the daemon get as far as `step`, kills it, starts the next one, and looks whether all
+    /// is well. Gives what the daemon was about to do, or how many steps there are.
     fn killed_at(&self, rig: &mut Rig, step: usize, steps: Steps) -> Result<Ran> {
         (self.prepare)(rig)?;
         let before = rig.said()?;
@@ -154,7 +220,11 @@ impl Operation {
         let (ran, left, answers) = std::thread::scope(|scope| -> Result<_> {
             let start = rt::now();
             let tracer = Tracer::seize(rig.stage.daemon.id())?;
-            let mut calls: Vec<_> = self.call.map(|kind| (kind, scope.spawn(move || call(kind)))).into_iter().collect();
+            let mut calls: Vec<_> = self
+                .call
+                .map(|kind| (kind, scope.spawn(move || call(kind))))
+                .into_iter()
+                .collect();
             let is_over = || match &calls[..] {
                 [(_, call), ..] => Ok(call.is_finished()),
                 [] => rig.is_renewed(start),
@@ -164,9 +234,13 @@ impl Operation {
             if matches!(ran, Ran::Killed(_)) {
                 rig.stage.daemon.kill()?;
                 left = rig.said()?;
-                // Who was not let in waits in the socket, and the next instance serves him; others know of it at once.
+                // Who was not let in waits in the socket, and the next instance serves him; others
+                // know of it at once.
                 let is_told = calls.iter().all(|(_, call)| {
-                    eventually("", Duration::from_millis(50), || Ok(call.is_finished().then_some(()))).is_ok()
+                    eventually("", Duration::from_millis(50), || {
+                        Ok(call.is_finished().then_some(()))
+                    })
+                    .is_ok()
                 });
                 if let Some(kind) = self.then.filter(|_| is_told) {
                     calls.push((kind, scope.spawn(move || call(kind))));
@@ -174,28 +248,48 @@ impl Operation {
                 }
                 rig.stage.restart()?;
             }
-            let answers = calls.into_iter().map(|(kind, call)| (kind, call.join().expect("no panic in a call")));
+            let answers = calls
+                .into_iter()
+                .map(|(kind, call)| (kind, call.join().expect("no panic in a call")));
             Ok((ran, left, answers.collect::<Vec<_>>()))
         })?;
-        self.examine(rig, &before, &left, &answers).map_err(|error| {
-            format!("{ran:?}, which left {left:?} and answered {answers:?}: {error}; now {:?}", rig.said())
-        })?;
+        self.examine(rig, &before, &left, &answers)
+            .map_err(|error| {
+                format!(
+                    "{ran:?}, which left {left:?} and answered {answers:?}: {error}; now {:?}",
+                    rig.said()
+                )
+            })?;
         Ok(ran)
     }
 
-    /// Whether all is well when `left` is what the daemon left behind, and its callers got `answers`.
-    fn examine(&self, rig: &Rig, before: &Said, left: &Said, answers: &[(Kind, Result<Lease, Status>)]) -> Result {
+    /// Whether all is well when `left` is what the daemon left behind, and its callers got
+    /// `answers`.
+    fn examine(
+        &self,
+        rig: &Rig,
+        before: &Said,
+        left: &Said,
+        answers: &[(Kind, Result<Lease, Status>)],
+    ) -> Result {
         let restarted = rt::now();
         // What a crash is recovered from is in the file before anything is done about it.
-        if left.link.map(|address| address.to_string()).is_some_and(|there| left.named() != Some(&there)) {
+        if left
+            .link
+            .map(|address| address.to_string())
+            .is_some_and(|there| left.named() != Some(&there))
+        {
             return Err("the link had an address of which the file did not say whose it is".into());
         }
         let address = rig.agreement()?;
         let state = left.file.as_ref().map(|(state, _)| state.as_str());
-        // What must have become of it; nothing where a caller who got no answer has to expect either.
+        // What must have become of it; nothing where a caller who got no answer has to expect
+        // either.
         let must_be = match (answers.last(), state) {
             (Some((kind, Ok(_))), _) => Some(*kind == Kind::Setup),
-            (Some(_), _) if answers.len() > 1 => return Err("the next instance did not serve its caller".into()),
+            (Some(_), _) if answers.len() > 1 => {
+                return Err("the next instance did not serve its caller".into());
+            }
             (Some((Kind::Setup, _)), Some("INTENT")) => None,
             (Some((Kind::Teardown, _)), Some("ENDING")) => Some(false),
             (_, state) => Some(state.is_some()),
@@ -227,13 +321,22 @@ impl Rig {
             settings.lease = seconds(LEASE.into());
             (settings.t1, settings.t2) = (Some(seconds(operation.t1)), Some(seconds(40)));
         });
-        // The kernel deletes this link, and with it its peer, when the last holder of the namespace lets go.
-        stage.topology.host.veth("canary", &stage.topology.containers[OTHERS].namespace, "canary")?;
+        // The kernel deletes this link, and with it its peer, when the last holder of the namespace
+        // lets go.
+        stage.topology.host.veth(
+            "canary",
+            &stage.topology.containers[OTHERS].namespace,
+            "canary",
+        )?;
         // Once through everything, so that what is made on first use has been made.
         stage.setup(OTHERS)?;
         stage.teardown(OTHERS)?;
         let descriptors = stage.daemon.settled_descriptors()?.len();
-        Ok(Self { stage, server, descriptors })
+        Ok(Self {
+            stage,
+            server,
+            descriptors,
+        })
     }
 
     fn container(&self) -> &Container {
@@ -250,9 +353,12 @@ impl Rig {
     fn said(&self) -> Result<Said> {
         let entry = &self.stage.unit.leases()?[self.container().mac.to_string()][0];
         let text = |name: &str| entry[name].as_str().map(str::to_owned);
-        let file = entry
-            .is_object()
-            .then(|| (text("state").unwrap_or_else(|| "BOUND".to_owned()), text("yiaddr").unwrap_or_default()));
+        let file = entry.is_object().then(|| {
+            (
+                text("state").unwrap_or_else(|| "BOUND".to_owned()),
+                text("yiaddr").unwrap_or_default(),
+            )
+        });
         Ok(Said {
             file,
             link: self.container().address()?.map(|address| address.address),
@@ -261,14 +367,21 @@ impl Rig {
         })
     }
 
-    /// Waits until everybody says the same, and gives the address that it is about, if it is about one.
+    /// Waits until everybody says the same, and gives the address that it is about, if it is about
+    /// one.
     fn agreement(&self) -> Result<Option<Ipv4Addr>> {
         eventually("all agree", BOUND, || {
-            let Said { file, link, routes, server } = self.said()?;
+            let Said {
+                file,
+                link,
+                routes,
+                server,
+            } = self.said()?;
             Ok(match (file, link, routes, server) {
                 (Some((state, named)), Some(address), 1, Some(leased)) => {
                     let agreed = named == address.to_string() && leased == address;
-                    (agreed && ["BOUND", "RENEWING", "REBINDING"].contains(&&*state)).then_some(link)
+                    (agreed && ["BOUND", "RENEWING", "REBINDING"].contains(&&*state))
+                        .then_some(link)
                 }
                 // The server may wait in vain for somebody to renew what it gave.
                 (None, None, 0, _) => Some(None),
@@ -279,37 +392,67 @@ impl Rig {
 
     /// Whether the server has been asked for a renewal since then, and the kernel knows of it.
     fn is_renewed(&self, since: Instant) -> Result<bool> {
-        let is_asked = self.server.heard_of(MessageType::Request).iter().any(|heard| heard.at > since);
-        let fresh = self.container().address()?.is_some_and(|address| address.valid > LEASE - 2);
+        let is_asked = self
+            .server
+            .heard_of(MessageType::Request)
+            .iter()
+            .any(|heard| heard.at > since);
+        let fresh = self
+            .container()
+            .address()?
+            .is_some_and(|address| address.valid > LEASE - 2);
         Ok(is_asked && fresh)
     }
 
-    /// Waits until the lease is renewed at its `t1`, and sees that everybody still says the same and nobody asked for another one.
+    /// Waits until the lease is renewed at its `t1`, and sees that everybody still says the same
+    /// and nobody asked for another one.
     fn is_kept(&self, address: Ipv4Addr, since: Instant, t1: Duration) -> Result {
         eventually("the lease is renewed", t1 + Duration::from_secs(3), || {
             let requests = self.server.heard_of(MessageType::Request);
-            let is_renewal = requests.iter().any(|heard| heard.at > since && heard.message.ciaddr() == address);
+            let is_renewal = requests
+                .iter()
+                .any(|heard| heard.at > since && heard.message.ciaddr() == address);
             Ok((is_renewal && self.is_renewed(since)?).then_some(()))
         })?;
         let now = self.agreement()?;
-        let searches = self.server.heard_of(MessageType::Discover).iter().filter(|heard| heard.at > since).count();
+        let searches = self
+            .server
+            .heard_of(MessageType::Discover)
+            .iter()
+            .filter(|heard| heard.at > since)
+            .count();
         if now != Some(address) || searches > 0 {
-            return Err(format!("it went on with {now:?} instead of {address}, after {searches} searches").into());
+            return Err(format!(
+                "it went on with {now:?} instead of {address}, after {searches} searches"
+            )
+            .into());
         }
         Ok(())
     }
 
-    /// Sets the container up and tears it down as if nothing had happened, and sees that nothing is left then.
+    /// Sets the container up and tears it down as if nothing had happened, and sees that nothing is
+    /// left then.
     fn begins_anew(&self) -> Result {
         let lease = self.stage.setup(OTHERS)?;
         let address = self.agreement()?.map(|address| address.to_string());
         if address.as_ref() != Some(&lease.yiaddr) {
-            return Err(format!("after a new Setup the address is {address:?}, not {}", lease.yiaddr).into());
+            return Err(format!(
+                "after a new Setup the address is {address:?}, not {}",
+                lease.yiaddr
+            )
+            .into());
         }
         self.stage.teardown(OTHERS)?;
-        let nothing = Said { file: None, link: None, routes: 0, server: None };
+        let nothing = Said {
+            file: None,
+            link: None,
+            routes: 0,
+            server: None,
+        };
         // The server hears of it a moment later than the caller.
-        eventually("all is given back", BOUND, || Ok((self.said()? == nothing).then_some(())))?;
+        eventually("all is given back", BOUND, || {
+            Ok((self.said()? == nothing).then_some(()))
+        })?;
         eventually("nothing is open any more", BOUND, || {
             Ok((self.stage.daemon.descriptors()? <= self.descriptors).then_some(()))
         })
@@ -318,13 +461,22 @@ impl Rig {
     fn end_of_log(&self) -> String {
         let log = self.stage.unit.log().unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
-        lines[lines.len().saturating_sub(30)..].iter().map(|line| format!("    {line}\n")).collect()
+        lines[lines.len().saturating_sub(30)..]
+            .iter()
+            .map(|line| format!("    {line}\n"))
+            .collect()
     }
 
     fn nothing_holds_the_namespace(mut self) -> Result {
         drop(self.stage.topology.containers.pop());
         eventually("the namespace is gone", BOUND, || {
-            Ok(self.stage.topology.host.link("canary").is_err().then_some(()))
+            Ok(self
+                .stage
+                .topology
+                .host
+                .link("canary")
+                .is_err()
+                .then_some(()))
         })?;
         self.stage.topology.host.link(LINK).map(drop)
     }

@@ -11,8 +11,13 @@ use crate::lab::topology::SERVER_LINK;
 use crate::lab::{Result, eventually};
 use crate::{Named, stage};
 
-pub(crate) const TRIALS: &[Named] =
-    &[("file::valid_and_private_at_every_instant", valid_and_private), ("file::a_lost_lease_is_not_in_it", lost_lease)];
+pub(crate) const TRIALS: &[Named] = &[
+    (
+        "file::valid_and_private_at_every_instant",
+        valid_and_private,
+    ),
+    ("file::a_lost_lease_is_not_in_it", lost_lease),
+];
 
 fn valid_and_private() -> Result {
     let stage = stage(8, &[])?;
@@ -24,7 +29,10 @@ fn valid_and_private() -> Result {
             while !over.load(Ordering::Relaxed) {
                 let leases = stage.unit.copy()?;
                 let entries = leases.as_object().ok_or("no object")?;
-                assert!(entries.values().all(|entry| entry[0]["yiaddr"].is_string()), "{leases}");
+                assert!(
+                    entries.values().all(|entry| entry[0]["yiaddr"].is_string()),
+                    "{leases}"
+                );
                 let mode = fs::metadata(stage.unit.lease_file())?.permissions().mode();
                 assert_eq!(mode & 0o7777, 0o600);
                 (reads, most) = (reads + 1, most.max(entries.len()));
@@ -43,20 +51,34 @@ fn valid_and_private() -> Result {
                 })
             })
             .collect();
-        let written: Result = writers.into_iter().try_for_each(|writer| writer.join().expect("no panic in a call"));
+        let written: Result = writers
+            .into_iter()
+            .try_for_each(|writer| writer.join().expect("no panic in a call"));
         over.store(true, Ordering::Relaxed);
         let read = reader.join().map_err(|_| "the file was not in order")?;
         written?;
         read
     })?;
-    assert!(reads > 100 && most > 1, "{reads} reads, at most {most} leases");
+    assert!(
+        reads > 100 && most > 1,
+        "{reads} reads, at most {most} leases"
+    );
     assert_eq!(stage.unit.leases()?, serde_json::json!({}));
     assert_eq!(stage.unit.copy()?, serde_json::json!({}));
     // Nothing beside it: no temporary file stays.
-    let folder = stage.unit.lease_file().parent().ok_or("no folder")?.to_owned();
-    let strays = fs::read_dir(folder)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let folder = stage
+        .unit
+        .lease_file()
+        .parent()
+        .ok_or("no folder")?
+        .to_owned();
+    let strays =
+        fs::read_dir(folder)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let strays: Vec<String> = strays
-        .filter(|name| (name.starts_with("nv-proxy.lease") || name.starts_with("nv-proxy.state")) && name.len() > 14)
+        .filter(|name| {
+            (name.starts_with("nv-proxy.lease") || name.starts_with("nv-proxy.state"))
+                && name.len() > 14
+        })
         .collect();
     assert_eq!(strays, [""; 0]);
     Ok(())
@@ -66,18 +88,37 @@ fn lost_lease() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let seconds = Duration::from_secs;
-    let settings = Settings { lease: seconds(4), t1: Some(seconds(1)), t2: Some(seconds(2)), ..Settings::default() };
+    let settings = Settings {
+        lease: seconds(4),
+        t1: Some(seconds(1)),
+        t2: Some(seconds(2)),
+        ..Settings::default()
+    };
     let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
     stage.setup(0)?;
     server.set_silent(true);
-    eventually("the address is gone", seconds(8), || Ok(container.address()?.is_none().then_some(())))?;
-    let entry = || Ok::<_, Box<dyn Error + Send + Sync>>(stage.unit.leases()?[container.mac.to_string()][0].clone());
-    eventually("the file has no lease any more, but that one is looked for", seconds(15), || {
-        let entry = entry()?;
-        Ok((entry["yiaddr"] == "" && entry["state"] == "INIT").then_some(()))
+    eventually("the address is gone", seconds(8), || {
+        Ok(container.address()?.is_none().then_some(()))
     })?;
+    let entry = || {
+        Ok::<_, Box<dyn Error + Send + Sync>>(
+            stage.unit.leases()?[container.mac.to_string()][0].clone(),
+        )
+    };
+    eventually(
+        "the file has no lease any more, but that one is looked for",
+        seconds(15),
+        || {
+            let entry = entry()?;
+            Ok((entry["yiaddr"] == "" && entry["state"] == "INIT").then_some(()))
+        },
+    )?;
     server.set_silent(false);
-    eventually("the next one is in it", seconds(70), || Ok((entry()?["yiaddr"] != "").then_some(())))?;
+    eventually("the next one is in it", seconds(70), || {
+        Ok((entry()?["yiaddr"] != "").then_some(()))
+    })?;
     // The file has it first.
-    eventually("and on the link", seconds(5), || Ok(container.address()?.map(drop)))
+    eventually("and on the link", seconds(5), || {
+        Ok(container.address()?.map(drop))
+    })
 }

@@ -1,4 +1,5 @@
-//! One container, or a station of its network, makes as much noise as it can: the daemon keeps its time for the others.
+//! One container, or a station of its network, makes as much noise as it can: the daemon keeps its
+//! time for the others.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -33,15 +34,25 @@ fn talkative_stage() -> Result<Stage> {
     let unit = Unit::new(program(), &["-t", PATIENCE])?;
     let unit = unit.set("RUST_LOG", "debug,smol_dhcp_proxy::proxy::session=trace");
     let topology = Topology::new(1)?;
-    Ok(Stage { daemon: unit.start_ready(&topology.host)?, unit, topology })
+    Ok(Stage {
+        daemon: unit.start_ready(&topology.host)?,
+        unit,
+        topology,
+    })
 }
 
 /// Counts the lines of the log with `words` in them.
 fn logged(stage: &Stage, words: &str) -> Result<usize> {
-    Ok(stage.unit.log()?.lines().filter(|line| line.contains(words)).count())
+    Ok(stage
+        .unit
+        .log()?
+        .lines()
+        .filter(|line| line.contains(words))
+        .count())
 }
 
-/// Runs `noise` over and over while a Setup waits, and checks that the daemon leaves most of a processor to others.
+/// Runs `noise` over and over while a Setup waits, and checks that the daemon leaves most of a
+/// processor to others.
 fn flood(stage: &Stage, noise: impl FnMut() -> Result + Send) -> Result {
     let clock = clock_getcpuclockid(Pid::from_raw(i32::try_from(stage.daemon.id())?))?;
     let used = || Ok::<_, nix::errno::Errno>(Duration::from(clock.now()?));
@@ -66,10 +77,19 @@ fn flood(stage: &Stage, noise: impl FnMut() -> Result + Send) -> Result {
         over.store(true, Ordering::Relaxed);
         let times = noise.join().map_err(|_| "the noise panicked")??;
         let late = rt::now() - waited;
-        tell(&format!("{times} times the noise, {:.1} % of a processor", share * 100.0));
+        tell(&format!(
+            "{times} times the noise, {:.1} % of a processor",
+            share * 100.0
+        ));
         let refused = answer.err().ok_or("a lease without a server")?.to_string();
-        assert!(refused.contains("no DHCPOFFER") || refused.contains("carrier"), "{refused}");
-        assert!(late < Duration::from_secs(3), "the Setup was answered {late:?} after it should have been");
+        assert!(
+            refused.contains("no DHCPOFFER") || refused.contains("carrier"),
+            "{refused}"
+        );
+        assert!(
+            late < Duration::from_secs(3),
+            "the Setup was answered {late:?} after it should have been"
+        );
         assert!(times > 2000, "{times} times is no flood");
         assert!(share < 0.3, "{share} of a processor");
         Ok(())
@@ -88,7 +108,8 @@ fn reply(to: [u8; 6], station: [u8; 6]) -> Vec<u8> {
     [&to[..], &[2, 0, 0, 0, 0, 99], &[8, 0], &packet].concat()
 }
 
-/// Floods the container with replies to a station, by default itself, and returns how many the daemon read.
+/// Floods the container with replies to a station, by default itself, and returns how many the
+/// daemon read.
 fn flood_of_replies(station: Option<[u8; 6]>) -> Result<usize> {
     let stage = talkative_stage()?;
     let mac = stage.topology.containers[0].mac.0;

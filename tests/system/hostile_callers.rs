@@ -21,25 +21,46 @@ use crate::{Boxed, program};
 type Row = (&'static str, fn(&Span, &Path, &Targets) -> Result<u64>);
 
 const ROWS: &[Row] = &[
-    ("silent", |span, socket, _| http2::hold(span, socket, MANY, b"")),
-    ("half_a_preface", |span, socket, _| http2::hold(span, socket, MANY, &http2::PREFACE[..12])),
-    ("a_preface_and_no_more", |span, socket, _| http2::hold(span, socket, MANY, http2::PREFACE)),
-    ("a_byte_now_and_then", |span, socket, _| http2::crawl(span, socket, MANY, Duration::from_millis(200))),
+    ("silent", |span, socket, _| {
+        http2::hold(span, socket, MANY, b"")
+    }),
+    ("half_a_preface", |span, socket, _| {
+        http2::hold(span, socket, MANY, &http2::PREFACE[..12])
+    }),
+    ("a_preface_and_no_more", |span, socket, _| {
+        http2::hold(span, socket, MANY, http2::PREFACE)
+    }),
+    ("a_byte_now_and_then", |span, socket, _| {
+        http2::crawl(span, socket, MANY, Duration::from_millis(200))
+    }),
     ("calls_without_end", calls_without_end),
     ("connections_without_end", connections_without_end),
-    ("rapid_reset", |span, socket, _| http2::pour(span, socket, http2::reset)),
-    ("headers_without_end", |span, socket, _| http2::pour(span, socket, http2::endless_headers)),
-    ("pings_without_end", |span, socket, _| http2::pour(span, socket, http2::ping)),
+    ("rapid_reset", |span, socket, _| {
+        http2::pour(span, socket, http2::reset)
+    }),
+    ("headers_without_end", |span, socket, _| {
+        http2::pour(span, socket, http2::endless_headers)
+    }),
+    ("pings_without_end", |span, socket, _| {
+        http2::pour(span, socket, http2::ping)
+    }),
     ("answers_never_read", answers_never_read),
-    ("bodies_never_finished", |span, socket, _| http2::pour_deaf(span, socket, 32, http2::unfinished)),
+    ("bodies_never_finished", |span, socket, _| {
+        http2::pour_deaf(span, socket, 32, http2::unfinished)
+    }),
     ("64_streams_at_once", streams_at_once),
 ];
 
-/// The rows, each as a trial; and once more where the daemon has no more descriptors than a program that is started by
-/// hand.
+/// The rows, each as a trial; and once more where the daemon has no more descriptors than a program
+/// that is started by hand.
 pub(crate) fn trials() -> impl Iterator<Item = (String, Boxed)> {
     let rows = |place: &'static str, limit| {
-        ROWS.iter().map(move |row| (format!("{place}::{}", row.0), Box::new(move || judge(row, limit)) as _))
+        ROWS.iter().map(move |row| {
+            (
+                format!("{place}::{}", row.0),
+                Box::new(move || judge(row, limit)) as _,
+            )
+        })
     };
     rows("hostile_callers", None).chain(rows("hostile_callers_1024", Some(1024)))
 }
@@ -51,7 +72,8 @@ const ATTACK: Duration = Duration::from_secs(3);
 const END: Duration = Duration::from_secs(6);
 /// The longest until descriptors and memory are given back.
 const RECOVERY: Duration = Duration::from_secs(6);
-/// The growth of memory that is allowed in the end, in kB: the allocator keeps some of what it has had.
+/// The growth of memory that is allowed in the end, in kB: the allocator keeps some of what it has
+/// had.
 const SLACK: u64 = 4096;
 
 /// The containers that calls are about.
@@ -80,7 +102,8 @@ fn connections_without_end(span: &Span, socket: &Path, targets: &Targets) -> Res
     })
 }
 
-/// A connection that does not wait for long: behind the daemon's end there is nothing at the socket that answers.
+/// A connection that does not wait for long: behind the daemon's end there is nothing at the socket
+/// that answers.
 fn channel(socket: &Path) -> Result<Option<Channel>> {
     let channel = http2::join(socket)?.and_then(|connection| Channel::over(connection).ok());
     Ok(channel.map(|mut channel| {
@@ -94,15 +117,21 @@ fn answers_never_read(span: &Span, socket: &Path, targets: &Targets) -> Result<u
     http2::pour_deaf(span, socket, 64, |stream| http2::call(stream, &call))
 }
 
-/// As many calls as a connection has room for, all of them for one container: each takes over from the one before.
+/// As many calls as a connection has room for, all of them for one container: each takes over from
+/// the one before.
 fn streams_at_once(span: &Span, socket: &Path, targets: &Targets) -> Result<u64> {
     let call = Call::Setup(targets.container.clone());
     span.repeat(|_| {
-        let Some(mut channel) = channel(socket)? else { return Ok(()) };
+        let Some(mut channel) = channel(socket)? else {
+            return Ok(());
+        };
         let pending: Vec<_> = (0..64).map_while(|_| channel.begin(&call).ok()).collect();
         for pending in pending {
             // All but the last are told that a newer one has taken over.
-            if channel.finish(pending).is_err_and(|status| status.code == Code::DeadlineExceeded) {
+            if channel
+                .finish(pending)
+                .is_err_and(|status| status.code == Code::DeadlineExceeded)
+            {
                 break;
             }
         }
@@ -115,7 +144,10 @@ fn make_room() -> Result {
     let limit = getrlimit(Resource::Nofile);
     let wanted = 2 * MANY as u64 + 1000;
     if limit.current.is_some_and(|current| current < wanted) {
-        let raised = rustix::process::Rlimit { current: Some(wanted), ..limit };
+        let raised = rustix::process::Rlimit {
+            current: Some(wanted),
+            ..limit
+        };
         setrlimit(Resource::Nofile, raised)
             .map_err(|_| Skip::Impossible(format!("the limit of descriptors is below {wanted}")))?;
     }
@@ -144,22 +176,43 @@ fn judge((name, attack): &'static Row, limit: Option<u32>) -> Result {
     for container in [0, 1] {
         stage.setup(container)?;
         stage.teardown(container)?;
-        stage.topology.containers[container].namespace.await_rest()?;
+        stage.topology.containers[container]
+            .namespace
+            .await_rest()?;
     }
-    let (open, memory) = (stage.daemon.settled_descriptors()?.len(), stage.daemon.status("RssAnon")?);
+    let (open, memory) = (
+        stage.daemon.settled_descriptors()?.len(),
+        stage.daemon.status("RssAnon")?,
+    );
 
-    let unknown = NetworkConfig { container_mac_addr: "02:88:00:00:ff:ff".to_owned(), ..NetworkConfig::default() };
+    let unknown = NetworkConfig {
+        container_mac_addr: "02:88:00:00:ff:ff".to_owned(),
+        ..NetworkConfig::default()
+    };
     let visitor = stage.config(0);
     let (socket, host) = (stage.unit.socket(), &stage.topology.host);
     let begin = |container: NetworkConfig| {
-        let (socket, targets) = (socket.clone(), Targets { unknown: unknown.clone(), container });
+        let (socket, targets) = (
+            socket.clone(),
+            Targets {
+                unknown: unknown.clone(),
+                container,
+            },
+        );
         Attacker::start(host, move |span| attack(span, &socket, &targets))
     };
     let processor = stage.daemon.processor_time()?;
     let attacker = begin(stage.config(1))?;
-    let nothing = Prober::start(&stage.daemon, socket.clone(), vec![Call::Teardown(unknown.clone())]);
-    let visits =
-        Prober::start(&stage.daemon, socket.clone(), vec![Call::Setup(visitor.clone()), Call::Teardown(visitor)]);
+    let nothing = Prober::start(
+        &stage.daemon,
+        socket.clone(),
+        vec![Call::Teardown(unknown.clone())],
+    );
+    let visits = Prober::start(
+        &stage.daemon,
+        socket.clone(),
+        vec![Call::Setup(visitor.clone()), Call::Teardown(visitor)],
+    );
     std::thread::sleep(ATTACK);
     let (nothing, visits) = (nothing.stop()?, visits.stop()?);
     let harm = attacker.stop()?;
@@ -177,7 +230,9 @@ fn judge((name, attack): &'static Row, limit: Option<u32>) -> Result {
         Ok((now_open <= open && now_memory <= memory + SLACK).then_some(()))
     });
     if let Err(error) = recovery {
-        faults.push(format!("{error}: {now_open} descriptors, not {open}, and {now_memory} kB, not {memory}"));
+        faults.push(format!(
+            "{error}: {now_open} descriptors, not {open}, and {now_memory} kB, not {memory}"
+        ));
     }
     let peak = stage.daemon.status("VmHWM").unwrap_or(0);
 
@@ -202,5 +257,9 @@ fn judge((name, attack): &'static Row, limit: Option<u32>) -> Result {
         visits.count,
         if faults.is_empty() { "" } else { ": FAILED" },
     ));
-    if faults.is_empty() { Ok(()) } else { Err(faults.join("\n").into()) }
+    if faults.is_empty() {
+        Ok(())
+    } else {
+        Err(faults.join("\n").into())
+    }
 }

@@ -1,4 +1,5 @@
-//! Several instances, and what local users may do to keep one from starting: locks on the directory and its files.
+//! Several instances, and what local users may do to keep one from starting: locks on the directory
+//! and its files.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -21,13 +22,28 @@ use crate::lab::{Result, eventually, grpc, sandbox};
 use crate::{Named, program, stage};
 
 pub(crate) const TRIALS: &[Named] = &[
-    ("instances::the_second_in_one_directory_refuses_and_takes_nothing", second_refuses),
-    ("instances::an_activated_one_refuses_as_well", activated_refuses),
+    (
+        "instances::the_second_in_one_directory_refuses_and_takes_nothing",
+        second_refuses,
+    ),
+    (
+        "instances::an_activated_one_refuses_as_well",
+        activated_refuses,
+    ),
     ("instances::a_killed_one_leaves_the_directory_free", killed),
     ("instances::of_many_starts_at_once_one_serves", many_starts),
-    ("instances::a_directory_that_another_process_locks_holds_no_start_up", locked_directory),
-    ("instances::a_lock_file_that_is_no_file_of_ours_is_refused", unfit_locks),
-    ("instances::in_a_directory_that_cannot_be_written_one_serves_all_the_same", read_only),
+    (
+        "instances::a_directory_that_another_process_locks_holds_no_start_up",
+        locked_directory,
+    ),
+    (
+        "instances::a_lock_file_that_is_no_file_of_ours_is_refused",
+        unfit_locks,
+    ),
+    (
+        "instances::in_a_directory_that_cannot_be_written_one_serves_all_the_same",
+        read_only,
+    ),
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -45,15 +61,31 @@ impl Manual {
         let (socket, log) = (own.join("nv-proxy.sock"), own.join("log"));
         sandbox::keep_evidence(log.clone());
         let mut command = Command::new(program());
-        command.arg("--dir").arg(folder).arg("--uds").arg(&socket).args(arguments);
+        command
+            .arg("--dir")
+            .arg(folder)
+            .arg("--uds")
+            .arg(&socket)
+            .args(arguments);
         command.env("SMOL_DHCP_PROXY_SANDBOX", "strict");
-        command.env_remove("NETAVARK_PROXY_RUN_DIR_ENV").stdin(Stdio::null()).stderr(File::create(&log)?);
-        Ok(Self { socket, log, daemon: host.spawn(&mut command)?.into() })
+        command
+            .env_remove("NETAVARK_PROXY_RUN_DIR_ENV")
+            .stdin(Stdio::null())
+            .stderr(File::create(&log)?);
+        Ok(Self {
+            socket,
+            log,
+            daemon: host.spawn(&mut command)?.into(),
+        })
     }
 
     fn await_serving(&mut self) -> Result {
         eventually("the daemon serves", SOON, || {
-            assert!(self.daemon.is_running()?, "it left: {}", fs::read_to_string(&self.log)?);
+            assert!(
+                self.daemon.is_running()?,
+                "it left: {}",
+                fs::read_to_string(&self.log)?
+            );
             Ok(grpc::teardown(&self.socket, &stranger()).ok().map(drop))
         })
     }
@@ -69,7 +101,10 @@ impl Manual {
 
 /// A container without a lease: a call for it changes nothing.
 fn stranger() -> NetworkConfig {
-    NetworkConfig { container_mac_addr: "02:88:00:00:ff:ff".to_owned(), ..NetworkConfig::default() }
+    NetworkConfig {
+        container_mac_addr: "02:88:00:00:ff:ff".to_owned(),
+        ..NetworkConfig::default()
+    }
 }
 
 fn second_refuses() -> Result {
@@ -79,13 +114,21 @@ fn second_refuses() -> Result {
     stage.topology.containers[0].namespace.await_rest()?;
     let file = stage.unit.state_file();
     let folder = file.parent().ok_or("no folder")?;
-    // What a Setup leaves to be written is written when the address has been watched for two seconds, and one later.
+    // What a Setup leaves to be written is written when the address has been watched for two
+    // seconds, and one later.
     eventually("the lease file is left alone", SOON * 2, || {
-        Ok((fs::metadata(&file)?.modified()?.elapsed()? > Duration::from_millis(3500)).then_some(()))
+        Ok(
+            (fs::metadata(&file)?.modified()?.elapsed()? > Duration::from_millis(3500))
+                .then_some(()),
+        )
     })?;
     let before = (fs::read(&file)?, fs::metadata(&file)?.modified()?);
 
-    for arguments in [&[][..], &["--on-stop", "release"], &["-a", "0.1", "--on-stop", "release"]] {
+    for arguments in [
+        &[][..],
+        &["--on-stop", "release"],
+        &["-a", "0.1", "--on-stop", "release"],
+    ] {
         let second = Manual::start(&stage.topology.host, folder, arguments)?;
         let words = second.refusal(1)?;
         let holder = format!("process {} (smol-dhcp-proxy)", stage.daemon.id());
@@ -93,11 +136,21 @@ fn second_refuses() -> Result {
             assert!(words.contains(expected), "no {expected} in: {words}");
         }
     }
-    assert_eq!((fs::read(&file)?, fs::metadata(&file)?.modified()?), before, "the lease file is as it was");
+    assert_eq!(
+        (fs::read(&file)?, fs::metadata(&file)?.modified()?),
+        before,
+        "the lease file is as it was"
+    );
     assert_eq!(server.heard_of(MessageType::Release).len(), 0);
-    let address = stage.topology.containers[0].address()?.map(|has| has.address.to_string());
+    let address = stage.topology.containers[0]
+        .address()?
+        .map(|has| has.address.to_string());
     assert_eq!(address.as_ref(), Some(&lease.yiaddr));
-    assert_eq!(stage.teardown(0)?.yiaddr, lease.yiaddr, "the first one has its lease, and serves");
+    assert_eq!(
+        stage.teardown(0)?.yiaddr,
+        lease.yiaddr,
+        "the first one has its lease, and serves"
+    );
     server.await_message(MessageType::Release, 1, SOON)?;
     Ok(())
 }
@@ -110,7 +163,11 @@ fn activated_refuses() -> Result {
     let unit = Unit::new(program(), &[])?.with_leases_in(&folder);
     let mut second = unit.start(&host)?;
     assert_eq!(second.await_exit(SOON)?.code(), Some(1));
-    assert!(unit.log()?.contains("is in use by another instance"), "{}", unit.log()?);
+    assert!(
+        unit.log()?.contains("is in use by another instance"),
+        "{}",
+        unit.log()?
+    );
     // It is started again, as systemd does, and finds the directory free.
     drop(first);
     unit.start_ready(&host)?;
@@ -126,7 +183,10 @@ fn killed() -> Result {
         assert_eq!(fs::metadata(&lock)?.permissions().mode() & 0o7777, 0o600);
         let start = rt::now();
         stage.restart()?;
-        assert!(rt::now() - start < Duration::from_secs(1), "a dead instance holds nothing");
+        assert!(
+            rt::now() - start < Duration::from_secs(1),
+            "a dead instance holds nothing"
+        );
     }
     Ok(())
 }
@@ -135,7 +195,9 @@ fn many_starts() -> Result {
     let host = Namespace::new("host")?;
     for round in 0..3 {
         let folder = sandbox::folder("shared")?;
-        let mut instances = (0..8).map(|_| Manual::start(&host, &folder, &[])).collect::<Result<Vec<_>>>()?;
+        let mut instances = (0..8)
+            .map(|_| Manual::start(&host, &folder, &[]))
+            .collect::<Result<Vec<_>>>()?;
         eventually("all but one leave", SOON, || {
             let mut running = 0;
             for instance in &mut instances {
@@ -162,17 +224,31 @@ fn locked_directory() -> Result {
     let held = File::open(&folder)?;
     flock(&held, FlockOperation::NonBlockingLockExclusive)?;
     let mut command = Command::new(program());
-    command.arg("--dir").arg(&folder).stdin(Stdio::null()).env_remove("NETAVARK_PROXY_RUN_DIR_ENV");
+    command
+        .arg("--dir")
+        .arg(&folder)
+        .stdin(Stdio::null())
+        .env_remove("NETAVARK_PROXY_RUN_DIR_ENV");
     command.env("SMOL_DHCP_PROXY_SANDBOX", "strict");
     let start = rt::now();
     let mut daemon = Daemon::from(command.spawn()?);
     eventually("the daemon serves", SOON, || {
         assert!(daemon.is_running()?, "it left");
-        Ok(grpc::teardown(&folder.join("nv-proxy.sock"), &stranger()).ok().map(drop))
+        Ok(grpc::teardown(&folder.join("nv-proxy.sock"), &stranger())
+            .ok()
+            .map(drop))
     })?;
-    assert!(rt::now() - start < Duration::from_secs(1), "it waited for the lock");
-    let names: Vec<_> = fs::read_dir(&folder)?.map(|entry| Ok(entry?.file_name())).collect::<Result<_>>()?;
-    assert!(!names.iter().any(|name| name == "nv-proxy.sock.lock"), "{names:?}");
+    assert!(
+        rt::now() - start < Duration::from_secs(1),
+        "it waited for the lock"
+    );
+    let names: Vec<_> = fs::read_dir(&folder)?
+        .map(|entry| Ok(entry?.file_name()))
+        .collect::<Result<_>>()?;
+    assert!(
+        !names.iter().any(|name| name == "nv-proxy.sock.lock"),
+        "{names:?}"
+    );
     Ok(())
 }
 
@@ -183,7 +259,15 @@ fn unfit_locks() -> Result {
     let host = Namespace::new("host")?;
     let put: [(&str, Put); 3] = [
         ("symbolic link", |lock| Ok(symlink("precious", lock)?)),
-        ("not a regular file", |lock| Ok(mknodat(CWD, lock, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?)),
+        ("not a regular file", |lock| {
+            Ok(mknodat(
+                CWD,
+                lock,
+                FileType::Fifo,
+                Mode::RUSR | Mode::WUSR,
+                0,
+            )?)
+        }),
         ("a directory", |lock| Ok(fs::create_dir(lock)?)),
     ];
     for (words, put) in put {
@@ -192,8 +276,14 @@ fn unfit_locks() -> Result {
         put(&folder.join("nv-proxy.lock"))?;
         let start = rt::now();
         let said = Manual::start(&host, &folder, &[])?.refusal(2)?;
-        assert!(rt::now() - start < Duration::from_secs(1), "{words}: it waited");
-        assert!(said.contains("nv-proxy.lock") && said.contains(words), "{words}: {said}");
+        assert!(
+            rt::now() - start < Duration::from_secs(1),
+            "{words}: it waited"
+        );
+        assert!(
+            said.contains("nv-proxy.lock") && said.contains(words),
+            "{words}: {said}"
+        );
         assert_eq!(fs::read(folder.join("precious"))?, b"precious");
     }
     Ok(())
@@ -208,10 +298,22 @@ struct ReadOnly {
 impl ReadOnly {
     fn new() -> Result<Self> {
         let (folder, view) = (sandbox::folder("folder")?, sandbox::folder("view")?);
-        mount(Some(&folder), &view, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+        mount(
+            Some(&folder),
+            &view,
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )?;
         let mounted = Self { folder, view };
         let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-        mount(None::<&str>, &mounted.view, None::<&str>, read_only, None::<&str>)?;
+        mount(
+            None::<&str>,
+            &mounted.view,
+            None::<&str>,
+            read_only,
+            None::<&str>,
+        )?;
         Ok(mounted)
     }
 }
@@ -227,10 +329,18 @@ fn read_only() -> Result {
     let unit = Unit::new(program(), &[])?.with_leases_in(&mounted.view);
     let topology = Topology::new(1)?;
     let daemon = unit.start_ready(&topology.host)?;
-    let stage = Stage { daemon, unit, topology };
+    let stage = Stage {
+        daemon,
+        unit,
+        topology,
+    };
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let log = stage.unit.log()?;
-    for words in ["cannot lock", "cannot create the state file", "Read-only file system"] {
+    for words in [
+        "cannot lock",
+        "cannot create the state file",
+        "Read-only file system",
+    ] {
         assert!(log.contains(words), "no {words} in: {log}");
     }
     let lease = stage.setup(0)?;
@@ -242,6 +352,9 @@ fn read_only() -> Result {
     let mut first = Manual::start(&host, &mounted.folder, &[])?;
     first.await_serving()?;
     let words = Manual::start(&host, &mounted.view, &[])?.refusal(1)?;
-    assert!(words.contains(&format!("process {} (", first.daemon.id())), "{words}");
+    assert!(
+        words.contains(&format!("process {} (", first.daemon.id())),
+        "{words}"
+    );
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Socket activation and its end: the daemon leaves when nothing is left to do, and never with something in hand.
+//! Socket activation and its end: the daemon leaves when nothing is left to do, and never with
+//! something in hand.
 
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
@@ -19,17 +20,44 @@ use crate::lab::{Result, eventually, grpc, sandbox};
 use crate::{Named, program, stage};
 
 pub(crate) const TRIALS: &[Named] = &[
-    ("leaving::idle_timeout_fires_on_a_blocking_socket", idle_timeout_fires),
-    ("leaving::a_lease_keeps_it_and_teardown_lets_it_go", a_lease_keeps_it),
-    ("leaving::a_pinging_channel_does_not_keep_it", a_pinging_channel),
-    ("leaving::hanging_up_in_mid_setup_leaves_nothing", hanging_up_in_mid_setup),
-    ("leaving::nobody_is_lost_who_comes_at_that_moment", race_of_an_activated_daemon),
-    ("leaving::nobody_who_is_let_in_is_lost_where_it_was_started_by_hand", race_of_a_manual_daemon),
+    (
+        "leaving::idle_timeout_fires_on_a_blocking_socket",
+        idle_timeout_fires,
+    ),
+    (
+        "leaving::a_lease_keeps_it_and_teardown_lets_it_go",
+        a_lease_keeps_it,
+    ),
+    (
+        "leaving::a_pinging_channel_does_not_keep_it",
+        a_pinging_channel,
+    ),
+    (
+        "leaving::hanging_up_in_mid_setup_leaves_nothing",
+        hanging_up_in_mid_setup,
+    ),
+    (
+        "leaving::nobody_is_lost_who_comes_at_that_moment",
+        race_of_an_activated_daemon,
+    ),
+    (
+        "leaving::nobody_who_is_let_in_is_lost_where_it_was_started_by_hand",
+        race_of_a_manual_daemon,
+    ),
     ("leaving::sigterm_is_answered_cleanly", sigterm),
-    ("leaving::sigterm_lets_a_setup_finish", sigterm_lets_a_setup_finish),
-    ("leaving::sigterm_waits_for_no_server", sigterm_waits_for_no_server),
+    (
+        "leaving::sigterm_lets_a_setup_finish",
+        sigterm_lets_a_setup_finish,
+    ),
+    (
+        "leaving::sigterm_waits_for_no_server",
+        sigterm_waits_for_no_server,
+    ),
     ("leaving::a_second_sigterm_is_in_a_hurry", second_sigterm),
-    ("leaving::not_before_the_file_has_the_last_teardown", not_before_the_file),
+    (
+        "leaving::not_before_the_file_has_the_last_teardown",
+        not_before_the_file,
+    ),
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -37,13 +65,17 @@ const SOON: Duration = Duration::from_secs(5);
 fn idle_timeout_fires() -> Result {
     let mut stage = stage(0, &["-a", "1"])?;
     let start = rt::now();
-    // The socket came in blocking; a runtime that takes it so hangs in accept4(2), and no timer fires again.
+    // The socket came in blocking; a runtime that takes it so hangs in accept4(2), and no timer
+    // fires again.
     const O_NONBLOCK: u32 = 0o4000;
     assert_ne!(stage.daemon.descriptor_flags(3)? & O_NONBLOCK, 0);
     let status = stage.daemon.await_exit(SOON)?;
     let took = rt::now() - start;
     assert!(status.success(), "{status}");
-    assert!(took > Duration::from_millis(700) && took < Duration::from_millis(2500), "{took:?}");
+    assert!(
+        took > Duration::from_millis(700) && took < Duration::from_millis(2500),
+        "{took:?}"
+    );
     stage.unit.await_notification("STOPPING=1")?;
     assert!(stage.unit.socket().exists(), "the socket file is systemd's");
     Ok(())
@@ -76,9 +108,14 @@ fn a_lease_keeps_it() -> Result {
 fn a_pinging_channel() -> Result {
     let mut stage = stage(1, &["-a", "1"])?;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
-    let mut channel = grpc::Channel::connect(&stage.unit.socket()).map_err(|status| status.message)?;
-    channel.call(&Call::Setup(stage.config(0))).map_err(|status| status.message)?;
-    channel.call(&Call::Teardown(stage.config(0))).map_err(|status| status.message)?;
+    let mut channel =
+        grpc::Channel::connect(&stage.unit.socket()).map_err(|status| status.message)?;
+    channel
+        .call(&Call::Setup(stage.config(0)))
+        .map_err(|status| status.message)?;
+    channel
+        .call(&Call::Teardown(stage.config(0)))
+        .map_err(|status| status.message)?;
     let start = rt::now();
     while !channel.is_over() && rt::now() - start < SOON {
         let _ = channel.ping();
@@ -106,8 +143,11 @@ fn hanging_up_in_mid_setup() -> Result {
     stage.teardown(1)?;
     let descriptors = stage.daemon.settled_descriptors()?.len();
     server.set_silent(true);
-    let mut channel = grpc::Channel::connect(&stage.unit.socket()).map_err(|status| status.message)?;
-    let pending = channel.begin(&Call::Setup(stage.config(0))).map_err(|status| status.message)?;
+    let mut channel =
+        grpc::Channel::connect(&stage.unit.socket()).map_err(|status| status.message)?;
+    let pending = channel
+        .begin(&Call::Setup(stage.config(0)))
+        .map_err(|status| status.message)?;
     server.await_message(MessageType::Discover, 2, SOON)?;
     drop(pending);
     drop(channel);
@@ -118,7 +158,11 @@ fn hanging_up_in_mid_setup() -> Result {
     let status = stage.daemon.await_exit(SOON)?;
     assert!(status.success(), "{status}");
     assert_eq!(stage.topology.containers[0].address()?, None);
-    assert_eq!(server.heard_of(MessageType::Discover).len(), 2, "the exchange went on without its caller");
+    assert_eq!(
+        server.heard_of(MessageType::Discover).len(),
+        2,
+        "the exchange went on without its caller"
+    );
     let file: serde_json::Value = serde_json::from_slice(&std::fs::read(stage.unit.lease_file())?)?;
     assert_eq!(file, serde_json::json!({}));
     Ok(())
@@ -134,11 +178,15 @@ fn about_idle(call: u32) -> Duration {
     Duration::from_micros(49_500 + u64::from(call * 37 % 2500))
 }
 
-/// A call that changes nothing, over a connection that was just made. Somebody who says nothing for as long as the idle
-/// time is hung up on, rightly; a machine that is so busy that it happens to us tells nothing by that.
+/// A call that changes nothing, over a connection that was just made. Somebody who says nothing for
+/// as long as the idle time is hung up on, rightly; a machine that is so busy that it happens to us
+/// tells nothing by that.
 fn call_nobody(stream: UnixStream) -> Result {
     let connected = rt::now();
-    let nobody = NetworkConfig { container_mac_addr: "02:88:00:00:ff:ff".to_owned(), ..NetworkConfig::default() };
+    let nobody = NetworkConfig {
+        container_mac_addr: "02:88:00:00:ff:ff".to_owned(),
+        ..NetworkConfig::default()
+    };
     let mut said = connected;
     let answer = grpc::Channel::over(stream).and_then(|mut channel| {
         let pending = channel.begin(&Call::Teardown(nobody));
@@ -146,20 +194,31 @@ fn call_nobody(stream: UnixStream) -> Result {
         channel.finish(pending?)
     });
     match answer {
-        Err(status) if said - connected < Duration::from_millis(25) => Err(format!("{status:?}").into()),
+        Err(status) if said - connected < Duration::from_millis(25) => {
+            Err(format!("{status:?}").into())
+        }
         _ => Ok(()),
     }
 }
 
-/// Calls that many daemons at the moment of their leaving; `lane` does it with one, and tells how often it was gone.
+/// Calls that many daemons at the moment of their leaving; `lane` does it with one, and tells how
+/// often it was gone.
 fn race(lane: impl Fn() -> Result<u32> + Sync) -> Result {
     let gone: u32 = std::thread::scope(|scope| {
         let lanes: Vec<_> = (0..LANES).map(|_| scope.spawn(&lane)).collect();
-        lanes.into_iter().map(|lane| lane.join().map_err(|_| "a panic in a lane")?).sum::<Result<_>>()
+        lanes
+            .into_iter()
+            .map(|lane| lane.join().map_err(|_| "a panic in a lane")?)
+            .sum::<Result<_>>()
     })?;
     let calls = LANES * CALLS;
-    crate::tell(&format!("{calls} calls at the moment of leaving, of which {gone} found it gone"));
-    assert!((calls / 20..calls * 19 / 20).contains(&gone), "{gone} of {calls}: the calls missed the moment of leaving");
+    crate::tell(&format!(
+        "{calls} calls at the moment of leaving, of which {gone} found it gone"
+    ));
+    assert!(
+        (calls / 20..calls * 19 / 20).contains(&gone),
+        "{gone} of {calls}: the calls missed the moment of leaving"
+    );
     Ok(())
 }
 
@@ -182,7 +241,8 @@ fn race_of_an_activated_daemon() -> Result {
                 Ok(starts)
             });
             let calls = (0..CALLS).try_for_each(|call| {
-                call_nobody(UnixStream::connect(unit.socket())?).map_err(|error| format!("call {call}: {error}"))?;
+                call_nobody(UnixStream::connect(unit.socket())?)
+                    .map_err(|error| format!("call {call}: {error}"))?;
                 std::thread::sleep(about_idle(call));
                 Result::Ok(())
             });
@@ -199,7 +259,10 @@ fn race_of_a_manual_daemon() -> Result {
         let socket = folder.join("nv-proxy.sock");
         let start = || -> Result<Daemon> {
             let mut command = Command::new(program());
-            command.args(["-a", IDLE, "--dir"]).arg(&folder).stderr(Stdio::null());
+            command
+                .args(["-a", IDLE, "--dir"])
+                .arg(&folder)
+                .stderr(Stdio::null());
             command.env("SMOL_DHCP_PROXY_SANDBOX", "strict");
             Ok(Daemon::from(command.spawn()?))
         };
@@ -207,21 +270,27 @@ fn race_of_a_manual_daemon() -> Result {
         let mut daemon = start()?;
         for call in 0..CALLS {
             let mut is_first = call > 0;
-            let stream = eventually("somebody listens", 4 * SOON, || match UnixStream::connect(&socket) {
-                Ok(stream) => Ok(Some(stream)),
-                Err(error) if [ErrorKind::NotFound, ErrorKind::ConnectionRefused].contains(&error.kind()) => {
-                    // It has left, and said so by taking its socket away; else it starts, and may leave before it is called.
-                    if std::mem::take(&mut is_first) {
-                        absences += 1;
-                        assert!(!socket.exists(), "{error} at a socket that is there");
-                        assert!(daemon.await_exit(SOON)?.success());
+            let stream = eventually("somebody listens", 4 * SOON, || {
+                match UnixStream::connect(&socket) {
+                    Ok(stream) => Ok(Some(stream)),
+                    Err(error)
+                        if [ErrorKind::NotFound, ErrorKind::ConnectionRefused]
+                            .contains(&error.kind()) =>
+                    {
+                        // It has left, and said so by taking its socket away; else it starts, and
+                        // may leave before it is called.
+                        if std::mem::take(&mut is_first) {
+                            absences += 1;
+                            assert!(!socket.exists(), "{error} at a socket that is there");
+                            assert!(daemon.await_exit(SOON)?.success());
+                        }
+                        if !daemon.is_running()? {
+                            daemon = start()?;
+                        }
+                        Ok(None)
                     }
-                    if !daemon.is_running()? {
-                        daemon = start()?;
-                    }
-                    Ok(None)
+                    Err(error) => Err(error.into()),
                 }
-                Err(error) => Err(error.into()),
             })?;
             call_nobody(stream).map_err(|error| format!("call {call}: {error}"))?;
             std::thread::sleep(about_idle(call));
@@ -256,7 +325,10 @@ fn sigterm_lets_a_setup_finish() -> Result {
         stage.daemon.signal(Signal::SIGTERM)?;
         stage.unit.await_notification("STOPPING=1")?;
         server.set_silent(false);
-        let lease = setup.join().expect("no panic in Setup").map_err(|status| status.message)?;
+        let lease = setup
+            .join()
+            .expect("no panic in Setup")
+            .map_err(|status| status.message)?;
         let status = stage.daemon.await_exit(SOON)?;
         assert_eq!(status.code(), Some(0), "{status}");
         // Both are answered, so both are kept, on the links and in the file.
@@ -264,8 +336,16 @@ fn sigterm_lets_a_setup_finish() -> Result {
             assert!(container.address()?.is_some());
             assert_eq!(container.namespace.default_routes()?.len(), 1);
         }
-        assert_eq!(stage.topology.containers[0].address()?.map(|a| a.address.to_string()), Some(lease.yiaddr));
-        assert_eq!(stage.unit.leases()?.as_object().map(serde_json::Map::len), Some(2));
+        assert_eq!(
+            stage.topology.containers[0]
+                .address()?
+                .map(|a| a.address.to_string()),
+            Some(lease.yiaddr)
+        );
+        assert_eq!(
+            stage.unit.leases()?.as_object().map(serde_json::Map::len),
+            Some(2)
+        );
         assert_eq!(server.heard_of(MessageType::Release).len(), 0);
         Ok(())
     })
@@ -283,9 +363,15 @@ fn sigterm_waits_for_no_server() -> Result {
         let start = rt::now();
         stage.daemon.signal(Signal::SIGTERM)?;
         let status = stage.daemon.await_exit(Duration::from_secs(8))?;
-        assert!(rt::now() - start >= Duration::from_secs(2), "it gave the Setup no time");
+        assert!(
+            rt::now() - start >= Duration::from_secs(2),
+            "it gave the Setup no time"
+        );
         assert_eq!(status.code(), Some(0), "{status}");
-        let answer = setup.join().expect("no panic in Setup").expect_err("there was no lease");
+        let answer = setup
+            .join()
+            .expect("no panic in Setup")
+            .expect_err("there was no lease");
         assert_eq!(answer.code, Code::Unavailable, "{answer:?}");
         assert_eq!(stage.topology.containers[0].address()?, None);
         assert_eq!(stage.unit.leases()?, serde_json::json!({}));
@@ -293,8 +379,8 @@ fn sigterm_waits_for_no_server() -> Result {
     })
 }
 
-/// A second signal leaves undone what the first one would have waited for: a Setup that may come to an end yet, and the
-/// leases that were to be given back.
+/// A second signal leaves undone what the first one would have waited for: a Setup that may come to
+/// an end yet, and the leases that were to be given back.
 fn second_sigterm() -> Result {
     let mut stage = stage(2, &["--on-stop", "release"])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
@@ -314,15 +400,31 @@ fn second_sigterm() -> Result {
         let status = stage.daemon.await_exit(SOON)?;
         let took = rt::now() - start;
         assert_eq!(status.code(), Some(0), "{status}");
-        assert!(took < Duration::from_secs(1), "it left {took:?} after the second signal");
-        let answer = setup.join().expect("no panic in Setup").expect_err("there was no lease");
+        assert!(
+            took < Duration::from_secs(1),
+            "it left {took:?} after the second signal"
+        );
+        let answer = setup
+            .join()
+            .expect("no panic in Setup")
+            .expect_err("there was no lease");
         assert_eq!(answer.code, Code::Unavailable, "{answer:?}");
-        let address = stage.topology.containers[1].address()?.map(|address| address.address.to_string());
+        let address = stage.topology.containers[1]
+            .address()?
+            .map(|address| address.address.to_string());
         assert_eq!(address.as_ref(), Some(&kept.yiaddr));
         assert_eq!(server.heard_of(MessageType::Release).len(), 0);
         let leases = stage.unit.leases()?;
-        assert_eq!(leases.as_object().map(serde_json::Map::len), Some(1), "{leases}");
-        assert_eq!(leases[stage.topology.containers[1].mac.to_string()][0]["yiaddr"], kept.yiaddr, "{leases}");
+        assert_eq!(
+            leases.as_object().map(serde_json::Map::len),
+            Some(1),
+            "{leases}"
+        );
+        assert_eq!(
+            leases[stage.topology.containers[1].mac.to_string()][0]["yiaddr"],
+            kept.yiaddr,
+            "{leases}"
+        );
         Ok(())
     })
 }
@@ -340,8 +442,14 @@ fn not_before_the_file() -> Result {
     assert_eq!(stage.topology.containers[0].address()?, None);
     // Without the obstacle it would be gone by then; there is no event to wait for.
     std::thread::sleep(Duration::from_secs(2));
-    assert!(stage.daemon.is_running()?, "it left with a lease in the file that is over");
-    assert_eq!(stage.unit.leases()?[stage.topology.containers[0].mac.to_string()][0]["yiaddr"], lease.yiaddr);
+    assert!(
+        stage.daemon.is_running()?,
+        "it left with a lease in the file that is over"
+    );
+    assert_eq!(
+        stage.unit.leases()?[stage.topology.containers[0].mac.to_string()][0]["yiaddr"],
+        lease.yiaddr
+    );
     std::fs::remove_dir(&obstacle)?;
     let status = stage.daemon.await_exit(Duration::from_secs(15))?;
     assert!(status.success(), "{status}");

@@ -1,4 +1,5 @@
-//! The container's link: what a lease puts on it, what was there before, and what others do to it meanwhile.
+//! The container's link: what a lease puts on it, what was there before, and what others do to it
+//! meanwhile.
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,21 +20,48 @@ use crate::{Named, stage};
 
 pub(crate) const TRIALS: &[Named] = &[
     ("link::what_fails_midway_is_undone", fails_midway),
-    ("link::the_same_default_route_that_is_there_stays", same_default_route),
+    (
+        "link::the_same_default_route_that_is_there_stays",
+        same_default_route,
+    ),
     ("link::everything_at_once_is_undone", everything_is_undone),
     ("link::a_renamed_interface_is_renewed_all_the_same", renamed),
     ("link::down_and_up_during_a_renewal", down_and_up),
-    ("link::a_setup_waits_for_the_carrier", setup_waits_for_carrier),
+    (
+        "link::a_setup_waits_for_the_carrier",
+        setup_waits_for_carrier,
+    ),
     ("link::without_a_carrier_setup_says_so", without_carrier),
-    ("link::a_setup_on_a_link_that_is_down_fails_at_once", setup_while_down),
-    ("link::a_setup_whose_interface_is_deleted_fails_at_once", deleted_during_setup),
-    ("link::a_renewal_goes_on_when_the_carrier_is_back", renewal_and_carrier),
-    ("link::a_renewal_that_could_not_be_said_follows_the_carrier_soon", carrier_away_for_long),
+    (
+        "link::a_setup_on_a_link_that_is_down_fails_at_once",
+        setup_while_down,
+    ),
+    (
+        "link::a_setup_whose_interface_is_deleted_fails_at_once",
+        deleted_during_setup,
+    ),
+    (
+        "link::a_renewal_goes_on_when_the_carrier_is_back",
+        renewal_and_carrier,
+    ),
+    (
+        "link::a_renewal_that_could_not_be_said_follows_the_carrier_soon",
+        carrier_away_for_long,
+    ),
     ("link::teardown_of_a_link_that_is_down", teardown_while_down),
-    ("link::setup_after_a_crash_takes_over_what_is_there", after_a_crash),
+    (
+        "link::setup_after_a_crash_takes_over_what_is_there",
+        after_a_crash,
+    ),
     ("link::an_interface_that_is_deleted_ends_its_lease", deleted),
-    ("link::one_that_is_deleted_while_nobody_answers_does_too", deleted_while_nobody_answers),
-    ("link::so_does_a_namespace_where_others_go_on_talking", gone_while_others_talk),
+    (
+        "link::one_that_is_deleted_while_nobody_answers_does_too",
+        deleted_while_nobody_answers,
+    ),
+    (
+        "link::so_does_a_namespace_where_others_go_on_talking",
+        gone_while_others_talk,
+    ),
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -42,15 +70,27 @@ const TOLD: Duration = Duration::from_millis(1500);
 
 fn short() -> Settings {
     let seconds = Duration::from_secs;
-    Settings { lease: seconds(60), t1: Some(seconds(2)), t2: Some(seconds(4)), ..Settings::default() }
+    Settings {
+        lease: seconds(60),
+        t1: Some(seconds(2)),
+        t2: Some(seconds(4)),
+        ..Settings::default()
+    }
 }
 
-/// The kernel takes the routes off a link that goes down: they come back, and the lease has its full time.
+/// The kernel takes the routes off a link that goes down: they come back, and the lease has its
+/// full time.
 fn await_renewal(container: &Container, lease: &Lease) -> Result {
-    eventually("the route is back, and the lease has its full time", SOON, || {
-        let full = container.address()?.is_some_and(|address| address.valid >= 59);
-        Ok((full && container.namespace.default_routes()?.len() == 1).then_some(()))
-    })?;
+    eventually(
+        "the route is back, and the lease has its full time",
+        SOON,
+        || {
+            let full = container
+                .address()?
+                .is_some_and(|address| address.valid >= 59);
+            Ok((full && container.namespace.default_routes()?.len() == 1).then_some(()))
+        },
+    )?;
     check_link(container, lease, 60)
 }
 
@@ -58,14 +98,19 @@ fn await_renewal(container: &Container, lease: &Lease) -> Result {
 fn fails_midway() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
-    let settings = Settings { mtu: Some(1400), ..Settings::default() };
+    let settings = Settings {
+        mtu: Some(1400),
+        ..Settings::default()
+    };
     let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
     let at_rest = stage.daemon.settled_descriptors()?;
     let (socket, config) = (stage.unit.socket(), stage.config(0));
     let answer = std::thread::scope(|scope| -> Result<_> {
         let tracer = Tracer::seize(stage.daemon.id())?;
         let call = scope.spawn(|| grpc::setup(&socket, &config));
-        tracer.fail_when(SOON, |call| Ok(call.netlink_message()? == Some(message::NEW_ROUTE)))?;
+        tracer.fail_when(SOON, |call| {
+            Ok(call.netlink_message()? == Some(message::NEW_ROUTE))
+        })?;
         Ok(call.join().expect("no panic in a call"))
     })?;
     let refused = answer.expect_err("there is no default route");
@@ -73,8 +118,13 @@ fn fails_midway() -> Result {
     assert!(refused.message.contains("route"), "{refused:?}");
     let release = server.await_message(MessageType::Release, 1, SOON)?;
     let address = std::net::Ipv4Addr::new(10, 88, 1, 1);
-    assert_eq!((release.source, release.message.ciaddr()), (address, address));
-    eventually("the server forgets the lease", SOON, || Ok(server.lease_of(container.mac).is_none().then_some(())))?;
+    assert_eq!(
+        (release.source, release.message.ciaddr()),
+        (address, address)
+    );
+    eventually("the server forgets the lease", SOON, || {
+        Ok(server.lease_of(container.mac).is_none().then_some(()))
+    })?;
     assert_eq!(container.address()?, None);
     assert_eq!(container.namespace.routes()?, []);
     assert_eq!(container.namespace.link(LINK)?.mtu, 1500);
@@ -95,7 +145,11 @@ fn same_default_route() -> Result {
     container.add_default_route(LINK, SERVER, 99)?;
     let before = (container.addresses()?, container.routes()?);
     stage.setup(0)?;
-    assert_eq!(container.default_routes()?.len(), 1, "one that does the same is enough");
+    assert_eq!(
+        container.default_routes()?.len(),
+        1,
+        "one that does the same is enough"
+    );
     stage.teardown(0)?;
     assert_eq!((container.addresses()?, container.routes()?), before);
     Ok(())
@@ -104,17 +158,34 @@ fn same_default_route() -> Result {
 fn everything_is_undone() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0].namespace;
-    let settings = Settings { mtu: Some(1300), ..Settings::default() };
+    let settings = Settings {
+        mtu: Some(1300),
+        ..Settings::default()
+    };
     let _server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
     // An address of the same network and an MTU of the container's own.
     container.add_address(LINK, "10.88.77.1".parse()?, 16)?;
     container.set_mtu(LINK, 1450)?;
-    let before = (container.addresses()?, container.routes()?, container.link(LINK)?);
+    let before = (
+        container.addresses()?,
+        container.routes()?,
+        container.link(LINK)?,
+    );
     for _ in 0..2 {
         stage.setup(0)?;
-        assert_eq!((container.addresses()?.len(), container.link(LINK)?.mtu), (2, 1300));
+        assert_eq!(
+            (container.addresses()?.len(), container.link(LINK)?.mtu),
+            (2, 1300)
+        );
         stage.teardown(0)?;
-        assert_eq!((container.addresses()?, container.routes()?, container.link(LINK)?), before);
+        assert_eq!(
+            (
+                container.addresses()?,
+                container.routes()?,
+                container.link(LINK)?
+            ),
+            before
+        );
     }
 
     // An MTU that the container has set since is the container's.
@@ -134,7 +205,10 @@ fn renamed() -> Result {
     container.namespace.rename_link(LINK, "uplink")?;
     container.namespace.set_state("uplink", true)?;
     let renewal = server.await_message(MessageType::Request, 2, SOON)?;
-    assert!(renewal.is_unicast() && renewal.source.to_string() == lease.yiaddr, "{renewal:?}");
+    assert!(
+        renewal.is_unicast() && renewal.source.to_string() == lease.yiaddr,
+        "{renewal:?}"
+    );
     await_renewal(container, &lease)?;
     assert_eq!(server.heard_of(MessageType::Discover).len(), 1);
     stage.teardown(0)?;
@@ -153,7 +227,10 @@ fn down_and_up() -> Result {
     let before = stage.daemon.context_switches()?;
     std::thread::sleep(Duration::from_millis(500));
     let switches = stage.daemon.context_switches()? - before;
-    assert!(switches < 50, "{switches} context switches in half a second");
+    assert!(
+        switches < 50,
+        "{switches} context switches in half a second"
+    );
     container.namespace.set_state(LINK, true)?;
     server.set_silent(false);
     let rebinding = server.await_message(MessageType::Request, 3, SOON)?;
@@ -165,9 +242,17 @@ fn down_and_up() -> Result {
 }
 
 /// What a Setup is answered, and how long after `then` was done to the stage half a second later.
-fn setup_during(stage: &Stage, then: impl FnOnce() -> Result) -> Result<(Result<Lease, Status>, Duration)> {
+fn setup_during(
+    stage: &Stage,
+    then: impl FnOnce() -> Result,
+) -> Result<(Result<Lease, Status>, Duration)> {
     std::thread::scope(|scope| {
-        let setup = scope.spawn(|| (grpc::setup(&stage.unit.socket(), &stage.config(0)), rt::now()));
+        let setup = scope.spawn(|| {
+            (
+                grpc::setup(&stage.unit.socket(), &stage.config(0)),
+                rt::now(),
+            )
+        });
         std::thread::sleep(Duration::from_millis(500));
         assert!(!setup.is_finished(), "it did not wait");
         let start = rt::now();
@@ -194,34 +279,55 @@ fn without_carrier() -> Result {
     let stage = stage(1, &["-t", "1"])?;
     stage.topology.server.set_state(SERVER_LINK, false)?;
     let start = rt::now();
-    let refused = grpc::setup(&stage.unit.socket(), &stage.config(0)).expect_err("there is no carrier");
+    let refused =
+        grpc::setup(&stage.unit.socket(), &stage.config(0)).expect_err("there is no carrier");
     let took = rt::now() - start;
-    assert_eq!((refused.code, refused.message.as_str()), (Code::Aborted, "no carrier on eth0"));
-    assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(2), "{took:?}");
+    assert_eq!(
+        (refused.code, refused.message.as_str()),
+        (Code::Aborted, "no carrier on eth0")
+    );
+    assert!(
+        took >= Duration::from_secs(1) && took < Duration::from_secs(2),
+        "{took:?}"
+    );
     Ok(())
 }
 
 fn setup_while_down() -> Result {
     let stage = stage(1, &[])?;
-    stage.topology.containers[0].namespace.set_state(LINK, false)?;
+    stage.topology.containers[0]
+        .namespace
+        .set_state(LINK, false)?;
     let start = rt::now();
-    let refused = grpc::setup(&stage.unit.socket(), &stage.config(0)).expect_err("the link is down");
-    assert_eq!((refused.code, refused.message.as_str()), (Code::Aborted, "eth0 is down"));
+    let refused =
+        grpc::setup(&stage.unit.socket(), &stage.config(0)).expect_err("the link is down");
+    assert_eq!(
+        (refused.code, refused.message.as_str()),
+        (Code::Aborted, "eth0 is down")
+    );
     assert!(rt::now() - start < Duration::from_secs(1));
     Ok(())
 }
 
 fn deleted_during_setup() -> Result {
     let stage = stage(1, &[])?;
-    let (answer, took) = setup_during(&stage, || stage.topology.containers[0].namespace.delete_link(LINK))?;
-    let refused = answer.err().ok_or("a lease for an interface that is gone")?;
+    let (answer, took) = setup_during(&stage, || {
+        stage.topology.containers[0].namespace.delete_link(LINK)
+    })?;
+    let refused = answer
+        .err()
+        .ok_or("a lease for an interface that is gone")?;
     assert_eq!(refused.code, Code::Aborted);
-    assert!(refused.message.contains("eth0 is not there any more"), "{refused:?}");
+    assert!(
+        refused.message.contains("eth0 is not there any more"),
+        "{refused:?}"
+    );
     assert!(took < TOLD, "{took:?}");
     Ok(())
 }
 
-/// Be it that its cable was pulled or that it was set down: with its return the REQUEST is said again, long before T2.
+/// Be it that its cable was pulled or that it was set down: with its return the REQUEST is said
+/// again, long before T2.
 fn renewal_and_carrier() -> Result {
     for is_set_down in [false, true] {
         let stage = stage(1, &[])?;
@@ -230,19 +336,31 @@ fn renewal_and_carrier() -> Result {
             true => (&container.namespace, LINK),
             false => (&stage.topology.server, SERVER_LINK),
         };
-        let settings = Settings { t2: Some(Duration::from_secs(40)), ..short() };
+        let settings = Settings {
+            t2: Some(Duration::from_secs(40)),
+            ..short()
+        };
         let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
         let lease = stage.setup(0)?;
         server.set_silent(true);
         server.await_message(MessageType::Request, 2, SOON)?;
         namespace.set_state(link, false)?;
-        let words = if is_set_down { "the link is down" } else { "there is no carrier" };
-        eventually(words, SOON, || Ok(stage.unit.log()?.contains(words).then_some(())))?;
+        let words = if is_set_down {
+            "the link is down"
+        } else {
+            "there is no carrier"
+        };
+        eventually(words, SOON, || {
+            Ok(stage.unit.log()?.contains(words).then_some(()))
+        })?;
         server.set_silent(false);
         namespace.set_state(link, true)?;
         let back = rt::now();
         let again = server.await_message(MessageType::Request, 3, SOON)?;
-        assert!(again.is_unicast() && again.source.to_string() == lease.yiaddr, "{again:?}");
+        assert!(
+            again.is_unicast() && again.source.to_string() == lease.yiaddr,
+            "{again:?}"
+        );
         assert!(again.at - back < TOLD, "{:?}", again.at - back);
         await_renewal(container, &lease)?;
         assert!(stage.unit.log()?.contains("there is a carrier again"));
@@ -250,24 +368,38 @@ fn renewal_and_carrier() -> Result {
     Ok(())
 }
 
-/// Away at T1 and for so long that nobody listens for it any more: with its return the REQUEST is said at the next look
-/// at the link, and not only when one that was lost would be said again, here at T2.
+/// Away at T1 and for so long that nobody listens for it any more: with its return the REQUEST is
+/// said at the next look at the link, and not only when one that was lost would be said again, here
+/// at T2.
 fn carrier_away_for_long() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
-    let settings = Settings { t1: Some(Duration::from_secs(4)), t2: Some(Duration::from_secs(50)), ..short() };
+    let settings = Settings {
+        t1: Some(Duration::from_secs(4)),
+        t2: Some(Duration::from_secs(50)),
+        ..short()
+    };
     let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
     let lease = stage.setup(0)?;
     container.namespace.await_rest()?;
     stage.topology.server.set_state(SERVER_LINK, false)?;
-    eventually("the lease rests with something unsaid", Duration::from_secs(20), || {
-        Ok((stage.unit.leases()?[container.mac.to_string()][0]["unsaid"] == true).then_some(()))
-    })?;
+    eventually(
+        "the lease rests with something unsaid",
+        Duration::from_secs(20),
+        || Ok((stage.unit.leases()?[container.mac.to_string()][0]["unsaid"] == true).then_some(())),
+    )?;
     container.namespace.await_rest()?;
-    assert_eq!(server.heard_of(MessageType::Request).len(), 1, "what was said without a carrier?");
+    assert_eq!(
+        server.heard_of(MessageType::Request).len(),
+        1,
+        "what was said without a carrier?"
+    );
     stage.topology.server.set_state(SERVER_LINK, true)?;
     let again = server.await_message(MessageType::Request, 2, Duration::from_secs(8))?;
-    assert!(again.is_unicast() && again.source.to_string() == lease.yiaddr, "{again:?}");
+    assert!(
+        again.is_unicast() && again.source.to_string() == lease.yiaddr,
+        "{again:?}"
+    );
     await_renewal(container, &lease)?;
     assert_eq!(server.heard_of(MessageType::Discover).len(), 1);
     Ok(())
@@ -282,42 +414,67 @@ fn deleted() -> Result {
         Ok((stage.unit.leases()? == serde_json::json!({})).then_some(()))
     })?;
     assert_eq!(server.heard_of(MessageType::Request).len(), 1);
-    assert!(stage.daemon.await_exit(SOON)?.success(), "nothing holds it any more");
+    assert!(
+        stage.daemon.await_exit(SOON)?.success(),
+        "nothing holds it any more"
+    );
     Ok(())
 }
 
 fn deleted_while_nobody_answers() -> Result {
     let mut stage = stage(1, &["-a", "0.5"])?;
-    let settings = Settings { t2: Some(Duration::from_secs(40)), ..short() };
+    let settings = Settings {
+        t2: Some(Duration::from_secs(40)),
+        ..short()
+    };
     let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
     stage.setup(0)?;
     server.set_silent(true);
     server.await_message(MessageType::Request, 2, SOON)?;
     stage.topology.containers[0].namespace.delete_link(LINK)?;
-    eventually("the lease is forgotten at once", Duration::from_secs(2), || {
-        Ok((stage.unit.leases()? == serde_json::json!({})).then_some(()))
-    })?;
-    assert!(stage.daemon.await_exit(SOON)?.success(), "nothing holds it any more");
+    eventually(
+        "the lease is forgotten at once",
+        Duration::from_secs(2),
+        || Ok((stage.unit.leases()? == serde_json::json!({})).then_some(())),
+    )?;
+    assert!(
+        stage.daemon.await_exit(SOON)?.success(),
+        "nothing holds it any more"
+    );
     Ok(())
 }
 
-/// With the container's namespace gone but for the daemon's own sockets, the network goes on talking to them.
+/// With the container's namespace gone but for the daemon's own sockets, the network goes on
+/// talking to them.
 fn gone_while_others_talk() -> Result {
     let mut stage = stage(1, &["-a", "0.5"])?;
-    let settings = Settings { t2: Some(Duration::from_secs(40)), ..short() };
+    let settings = Settings {
+        t2: Some(Duration::from_secs(40)),
+        ..short()
+    };
     let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
     let index = stage.topology.server.link(SERVER_LINK)?.index;
-    let talker = stage.topology.server.run(|| Ok(RawSocket::open(index, [2, 0, 0, 0, 0, 9])?))?;
+    let talker = stage
+        .topology
+        .server
+        .run(|| Ok(RawSocket::open(index, [2, 0, 0, 0, 0, 9])?))?;
     let arp = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 9], &[8, 6], &[0; 46]].concat();
     stage.setup(0)?;
     server.set_silent(true);
     server.await_message(MessageType::Request, 2, SOON)?;
     drop(stage.topology.containers.remove(0));
-    eventually("the lease is forgotten long before T2", Duration::from_secs(15), || {
-        talker.send(&arp)?;
-        Ok((stage.unit.leases()? == serde_json::json!({})).then_some(()))
-    })?;
-    assert!(stage.daemon.await_exit(SOON)?.success(), "nothing holds it any more");
+    eventually(
+        "the lease is forgotten long before T2",
+        Duration::from_secs(15),
+        || {
+            talker.send(&arp)?;
+            Ok((stage.unit.leases()? == serde_json::json!({})).then_some(()))
+        },
+    )?;
+    assert!(
+        stage.daemon.await_exit(SOON)?.success(),
+        "nothing holds it any more"
+    );
     Ok(())
 }
 
@@ -328,13 +485,21 @@ fn teardown_while_down() -> Result {
     stage.setup(0)?;
     container.namespace.set_state(LINK, false)?;
     stage.teardown(0)?;
-    assert_eq!(container.address()?, None, "the RELEASE cannot leave, but the address can");
+    assert_eq!(
+        container.address()?,
+        None,
+        "the RELEASE cannot leave, but the address can"
+    );
     assert_eq!(stage.unit.leases()?, serde_json::json!({}));
     Ok(())
 }
 
 fn after_a_crash() -> Result {
-    let Stage { daemon, unit, topology } = stage(1, &[])?;
+    let Stage {
+        daemon,
+        unit,
+        topology,
+    } = stage(1, &[])?;
     let container = &topology.containers[0];
     let server = Server::start(&topology.server, SERVER_LINK, short())?;
     let ask = |call: fn(&Path, &NetworkConfig) -> Result<Lease, Status>| {

@@ -16,19 +16,35 @@ use crate::lab::{Result, eventually, grpc, sandbox};
 use crate::{Named, program};
 
 pub(crate) const TRIALS: &[Named] = &[
-    ("manual::help_version_and_a_wrong_command_line", command_line),
+    (
+        "manual::help_version_and_a_wrong_command_line",
+        command_line,
+    ),
     ("manual::the_socket_is_made_and_unlinked", makes_and_unlinks),
-    ("manual::directories_come_from_uds_and_environment", directories),
-    ("manual::a_stale_socket_is_replaced_and_a_live_one_is_not", stale_and_live),
+    (
+        "manual::directories_come_from_uds_and_environment",
+        directories,
+    ),
+    (
+        "manual::a_stale_socket_is_replaced_and_a_live_one_is_not",
+        stale_and_live,
+    ),
     ("manual::two_listening_sockets_are_refused", two_sockets),
-    ("manual::netavarks_lease_file_is_moved_aside", netavarks_file),
+    (
+        "manual::netavarks_lease_file_is_moved_aside",
+        netavarks_file,
+    ),
 ];
 
 const SOON: Duration = Duration::from_secs(5);
 
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(program());
-    command.args(arguments).env_remove("NETAVARK_PROXY_RUN_DIR_ENV").env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+        .args(arguments)
+        .env_remove("NETAVARK_PROXY_RUN_DIR_ENV")
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null());
     command.env("SMOL_DHCP_PROXY_SANDBOX", "strict");
     command
 }
@@ -37,7 +53,13 @@ fn run(arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
     Ok(told(command(arguments).output()?))
 }
 
-fn told(Output { status, stdout, stderr }: Output) -> (Option<i32>, String, String) {
+fn told(
+    Output {
+        status,
+        stdout,
+        stderr,
+    }: Output,
+) -> (Option<i32>, String, String) {
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     (status.code(), text(stdout), text(stderr))
 }
@@ -48,7 +70,10 @@ fn start(command: &mut Command, socket: &Path) -> Result<Daemon> {
     sandbox::keep_evidence(log.clone());
     let mut daemon = Daemon::from(command.stderr(File::create(log)?).spawn()?);
     // A call that changes nothing.
-    let nobody = NetworkConfig { container_mac_addr: "02:88:00:00:ff:ff".to_owned(), ..NetworkConfig::default() };
+    let nobody = NetworkConfig {
+        container_mac_addr: "02:88:00:00:ff:ff".to_owned(),
+        ..NetworkConfig::default()
+    };
     eventually("the daemon serves", SOON, || {
         assert!(daemon.is_running()?, "it left");
         Ok(grpc::teardown(socket, &nobody).ok())
@@ -68,7 +93,14 @@ fn command_line() -> Result {
     for help in ["-h", "--help"] {
         let (code, out, errors) = run(&[help])?;
         assert_eq!((code, errors.as_str()), (Some(0), ""));
-        let usual = ["--dir", "--uds", "--timeout", "--activity-timeout", "NETAVARK_PROXY_RUN_DIR_ENV", "RUST_LOG"];
+        let usual = [
+            "--dir",
+            "--uds",
+            "--timeout",
+            "--activity-timeout",
+            "NETAVARK_PROXY_RUN_DIR_ENV",
+            "RUST_LOG",
+        ];
         let habits = [
             "--arp-probe",
             "--broadcast",
@@ -87,7 +119,11 @@ fn command_line() -> Result {
         let expected = format!("smol-dhcp-proxy {}\n", env!("CARGO_PKG_VERSION"));
         assert_eq!(run(&[version])?, (Some(0), expected, String::new()));
     }
-    for (wrong, words) in [(&["--colour"][..], "--colour"), (&["-a", "soon"], "soon"), (&["extra"], "extra")] {
+    for (wrong, words) in [
+        (&["--colour"][..], "--colour"),
+        (&["-a", "soon"], "soon"),
+        (&["extra"], "extra"),
+    ] {
         let (code, out, errors) = run(wrong)?;
         assert_eq!((code, out.as_str()), (Some(2), ""), "{wrong:?}");
         assert!(errors.contains(words), "{wrong:?}: {errors}");
@@ -127,24 +163,41 @@ fn makes_and_unlinks() -> Result {
     assert_eq!(fs::read(&socket)?, b"another's");
     let (code, _, errors) = run(&["--dir", text(&folder)?])?;
     assert_eq!(code, Some(1), "{errors}");
-    assert_eq!(fs::read(&socket)?, b"another's", "no socket, so nothing to replace");
+    assert_eq!(
+        fs::read(&socket)?,
+        b"another's",
+        "no socket, so nothing to replace"
+    );
     Ok(())
 }
 
 fn directories() -> Result {
-    let (one, other, third) = (sandbox::folder("one")?, sandbox::folder("other")?, sandbox::folder("third")?);
+    let (one, other, third) = (
+        sandbox::folder("one")?,
+        sandbox::folder("other")?,
+        sandbox::folder("third")?,
+    );
     let fourth = sandbox::folder("fourth")?;
     // A directory means the usual name in it, and the lease file stays where --dir says.
-    let _first = start(&mut command(&["--dir", text(&one)?, "--uds", text(&other)?]), &socket_in(&other))?;
+    let _first = start(
+        &mut command(&["--dir", text(&one)?, "--uds", text(&other)?]),
+        &socket_in(&other),
+    )?;
     assert!(one.join("nv-proxy.lease").exists() && !socket_in(&one).exists());
     assert!(!other.join("nv-proxy.lease").exists());
 
     let socket = one.join("any.name");
-    let _second = start(&mut command(&["-d", text(&fourth)?, "-u", text(&socket)?]), &socket)?;
+    let _second = start(
+        &mut command(&["-d", text(&fourth)?, "-u", text(&socket)?]),
+        &socket,
+    )?;
     assert!(fs::metadata(&socket)?.file_type().is_socket());
 
     let mut command = command(&["--dir", text(&one)?]);
-    let _third = start(command.env("NETAVARK_PROXY_RUN_DIR_ENV", &third), &socket_in(&third))?;
+    let _third = start(
+        command.env("NETAVARK_PROXY_RUN_DIR_ENV", &third),
+        &socket_in(&third),
+    )?;
     assert!(third.join("nv-proxy.lease").exists(), "the variable wins");
     Ok(())
 }
@@ -154,17 +207,29 @@ fn stale_and_live() -> Result {
     let socket = socket_in(&folder);
     let arguments = ["--dir", text(&folder)?];
     start(&mut command(&arguments), &socket)?.crash()?;
-    assert!(socket.exists() && UnixStream::connect(&socket).is_err(), "a crash leaves its socket behind");
+    assert!(
+        socket.exists() && UnixStream::connect(&socket).is_err(),
+        "a crash leaves its socket behind"
+    );
 
     let _living = start(&mut command(&arguments), &socket)?;
     let (code, _, errors) = run(&arguments)?;
     assert_eq!(code, Some(1), "{errors}");
-    assert!(errors.contains(text(&folder)?) && errors.contains("is in use by another instance"), "{errors}");
+    assert!(
+        errors.contains(text(&folder)?) && errors.contains("is in use by another instance"),
+        "{errors}"
+    );
     let other = sandbox::folder("other")?;
     let (code, _, errors) = run(&["--dir", text(&other)?, "--uds", text(&socket)?])?;
     assert_eq!(code, Some(1), "{errors}");
-    assert!(errors.contains(text(&socket)?) && errors.contains("another process listens"), "{errors}");
-    assert!(grpc::clean(&socket).map_err(|status| status.message)?, "the first one serves on");
+    assert!(
+        errors.contains(text(&socket)?) && errors.contains("another process listens"),
+        "{errors}"
+    );
+    assert!(
+        grpc::clean(&socket).map_err(|status| status.message)?,
+        "the first one serves on"
+    );
     Ok(())
 }
 
@@ -173,7 +238,10 @@ fn two_sockets() -> Result {
     let listen = |name: &str| UnixListener::bind(folder.join(name)).map(OwnedFd::from);
     let mut command = Command::new("/bin/sh");
     command
-        .args(["-c", r#"LISTEN_PID=$$ LISTEN_FDS=2 exec "$0" "$@" 3<&0 4<&1 0</dev/null 1>&2"#])
+        .args([
+            "-c",
+            r#"LISTEN_PID=$$ LISTEN_FDS=2 exec "$0" "$@" 3<&0 4<&1 0</dev/null 1>&2"#,
+        ])
         .arg(program())
         // Should it serve after all, it leaves soon, and the trial fails.
         .args(["--dir", text(&folder)?, "-a", "1"])
@@ -182,7 +250,10 @@ fn two_sockets() -> Result {
         .stderr(Stdio::piped());
     let (code, _, errors) = told(command.spawn()?.wait_with_output()?);
     assert_eq!(code, Some(2), "{errors}");
-    assert!(errors.contains("Received more than one FD from systemd"), "{errors}");
+    assert!(
+        errors.contains("Received more than one FD from systemd"),
+        "{errors}"
+    );
     Ok(())
 }
 
@@ -191,7 +262,10 @@ fn netavarks_file() -> Result {
     let file = folder.join("nv-proxy.lease");
     let before = br#"{"02:88:00:00:00:01":[{"yiaddr":"10.88.1.1"}]}"#;
     fs::write(&file, before)?;
-    let mut daemon = start(&mut command(&["--dir", text(&folder)?, "-a", "0.2"]), &socket_in(&folder))?;
+    let mut daemon = start(
+        &mut command(&["--dir", text(&folder)?, "-a", "0.2"]),
+        &socket_in(&folder),
+    )?;
     assert!(daemon.await_exit(SOON)?.success());
     assert_eq!(fs::read(&file)?, b"{}");
     assert_eq!(fs::read(folder.join("nv-proxy.lease.unused"))?, before);

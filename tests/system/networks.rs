@@ -1,4 +1,5 @@
-//! Networks out of the ordinary: servers in odd places, two networks, slow, lossy and deaf ways, no carrier, a conflict.
+//! Networks out of the ordinary: servers in odd places, two networks, slow, lossy and deaf ways, no
+//! carrier, a conflict.
 
 use std::net::Ipv4Addr;
 use std::path;
@@ -19,18 +20,36 @@ use crate::lease::{check_link, check_link_at, check_released, check_renewal};
 use crate::{Named, program};
 
 pub(crate) const TRIALS: &[Named] = &[
-    ("networks::a_server_on_a_sibling_macvlan", server_on_a_sibling),
-    ("networks::a_server_on_the_same_bridge", server_on_the_same_bridge),
+    (
+        "networks::a_server_on_a_sibling_macvlan",
+        server_on_a_sibling,
+    ),
+    (
+        "networks::a_server_on_the_same_bridge",
+        server_on_the_same_bridge,
+    ),
     ("networks::two_networks_on_one_container", two_networks),
     ("networks::two_interfaces_in_one_network", two_interfaces),
     ("networks::a_path_with_delay", a_path_with_delay),
-    ("networks::kept_although_frames_are_lost", kept_although_frames_are_lost),
+    (
+        "networks::kept_although_frames_are_lost",
+        kept_although_frames_are_lost,
+    ),
     ("networks::a_server_that_forgets_its_offer", forgotten_offer),
     ("networks::a_carrier_that_comes_late", late_carrier),
     ("networks::a_carrier_that_never_comes", no_carrier),
-    ("networks::a_port_that_is_deaf_for_thirty_seconds", deaf_port),
-    ("networks::an_owner_whose_answer_comes_after_the_ack", || conflict(Slow::ToOwner)),
-    ("networks::an_owner_whose_answer_comes_before_the_ack", || conflict(Slow::ToServer)),
+    (
+        "networks::a_port_that_is_deaf_for_thirty_seconds",
+        deaf_port,
+    ),
+    (
+        "networks::an_owner_whose_answer_comes_after_the_ack",
+        || conflict(Slow::ToOwner),
+    ),
+    (
+        "networks::an_owner_whose_answer_comes_before_the_ack",
+        || conflict(Slow::ToServer),
+    ),
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -68,7 +87,11 @@ fn two_networks() -> Result {
     ask(grpc::setup, &first)?;
     ask(grpc::setup, &second)?;
     let metrics = || -> Result<Vec<_>> {
-        Ok(container.default_routes()?.iter().map(|route| (route.gateway, route.metric)).collect())
+        Ok(container
+            .default_routes()?
+            .iter()
+            .map(|route| (route.gateway, route.metric))
+            .collect())
     };
     // The later one comes first, as with netavark.
     assert_eq!(metrics()?, [(Some(SECOND_SERVER), 99), (Some(SERVER), 99)]);
@@ -78,17 +101,26 @@ fn two_networks() -> Result {
     ask(grpc::teardown, &first)?;
     scene.server.await_message(MessageType::Release, 1, SOON)?;
     let left = container.addresses()?;
-    assert_eq!(left.iter().map(|address| address.address).collect::<Vec<_>>(), [Ipv4Addr::new(10, 77, 1, 1)]);
+    assert_eq!(
+        left.iter()
+            .map(|address| address.address)
+            .collect::<Vec<_>>(),
+        [Ipv4Addr::new(10, 77, 1, 1)]
+    );
     assert_eq!(metrics()?, [(Some(SECOND_SERVER), 99)]);
     assert_eq!(second_server.heard_of(MessageType::Release).len(), 0);
 
     ask(grpc::teardown, &second)?;
     second_server.await_message(MessageType::Release, 1, SOON)?;
-    assert_eq!((container.addresses()?, container.routes()?), (vec![], vec![]));
+    assert_eq!(
+        (container.addresses()?, container.routes()?),
+        (vec![], vec![])
+    );
     Ok(())
 }
 
-/// An address of one interface is known to the other as well, and Linux answers for it there: that is no conflict.
+/// An address of one interface is known to the other as well, and Linux answers for it there: that
+/// is no conflict.
 fn two_interfaces() -> Result {
     let (scene, second) = scene::two_interfaces(ours, short())?;
     let (socket, container) = (scene.stage.unit.socket(), &scene.container().namespace);
@@ -96,69 +128,119 @@ fn two_interfaces() -> Result {
     let lease = grpc::setup(&socket, &second).map_err(|status| status.message)?;
     assert_ne!(first.yiaddr, lease.yiaddr);
     let ways = container.default_routes()?;
-    let ways: Vec<_> = ways.iter().map(|route| (route.index, route.gateway, route.metric)).collect();
+    let ways: Vec<_> = ways
+        .iter()
+        .map(|route| (route.index, route.gateway, route.metric))
+        .collect();
     let indices = [container.link("eth1")?.index, container.link(LINK)?.index];
     assert_eq!(ways, indices.map(|index| (Some(index), Some(SERVER), 99)));
     for address in [&first.yiaddr, &lease.yiaddr] {
         let words = format!(": renewed {address}/16");
-        eventually(&words, SOON * 2, || Ok((scene.stage.unit.log()?.matches(&words).count() > 1).then_some(())))?;
+        eventually(&words, SOON * 2, || {
+            Ok((scene.stage.unit.log()?.matches(&words).count() > 1).then_some(()))
+        })?;
     }
     let kinds = scene.server.heard_kinds();
     assert!(!kinds.contains(&MessageType::Decline), "{kinds:?}");
     scene.stage.teardown(0)?;
     let left = container.addresses()?;
-    assert_eq!(left.iter().map(|address| address.address.to_string()).collect::<Vec<_>>(), [lease.yiaddr]);
+    assert_eq!(
+        left.iter()
+            .map(|address| address.address.to_string())
+            .collect::<Vec<_>>(),
+        [lease.yiaddr]
+    );
     grpc::teardown(&socket, &second).map_err(|status| status.message)?;
     scene.server.await_message(MessageType::Release, 2, SOON)?;
-    assert_eq!((container.addresses()?, container.routes()?), (vec![], vec![]));
+    assert_eq!(
+        (container.addresses()?, container.routes()?),
+        (vec![], vec![])
+    );
     Ok(())
 }
 
 /// Leases whose T1 comes soon, and whose end does not.
 fn short() -> Settings {
     let seconds = Duration::from_secs;
-    Settings { lease: seconds(60), t1: Some(seconds(2)), t2: Some(seconds(4)), ..Settings::default() }
+    Settings {
+        lease: seconds(60),
+        t1: Some(seconds(2)),
+        t2: Some(seconds(4)),
+        ..Settings::default()
+    }
 }
 
 fn a_path_with_delay() -> Result {
-    let path = Path { delay: Duration::from_millis(5), ..Path::default() };
+    let path = Path {
+        delay: Duration::from_millis(5),
+        ..Path::default()
+    };
     let scene = scene::behind(ours, Some(path), 1, short())?;
     let lease = scene.stage.setup(0)?;
     check_link(scene.container(), &lease, 60)?;
     for count in 2..=3 {
-        let renewal = scene.server.await_message(MessageType::Request, count, SOON)?;
+        let renewal = scene
+            .server
+            .await_message(MessageType::Request, count, SOON)?;
         check_renewal(&renewal, &lease)?;
         assert!(renewal.is_unicast(), "{renewal:?}");
     }
     eventually("the address lives longer", SOON, || {
-        Ok(scene.container().address()?.filter(|address| address.valid > 58).map(drop))
+        Ok(scene
+            .container()
+            .address()?
+            .filter(|address| address.valid > 58)
+            .map(drop))
     })?;
     assert_eq!(scene.server.heard_of(MessageType::Discover).len(), 1);
     scene.stage.teardown(0)?;
     check_released(&scene.server, 1, scene.container(), &lease)
 }
 
-/// Where three of ten frames are lost, each of eight containers gets a lease, and those that can be prolonged are: at T1
-/// or at T2, each of which goes wrong for every second one, so some of the eight lose theirs.
+/// Where three of ten frames are lost, each of eight containers gets a lease, and those that can be
+/// prolonged are: at T1 or at T2, each of which goes wrong for every second one, so some of the
+/// eight lose theirs.
 fn kept_although_frames_are_lost() -> Result {
-    let path = Path { delay: Duration::from_millis(1), loss: 300, seed: 11 };
+    let path = Path {
+        delay: Duration::from_millis(1),
+        loss: 300,
+        seed: 11,
+    };
     let seconds = Duration::from_secs;
-    let settings = Settings { lease: seconds(12), t1: Some(seconds(3)), t2: Some(seconds(7)), ..Settings::default() };
+    let settings = Settings {
+        lease: seconds(12),
+        t1: Some(seconds(3)),
+        t2: Some(seconds(7)),
+        ..Settings::default()
+    };
     let scene = scene::behind(ours, Some(path), 8, settings)?;
     let Scene { stage, server, .. } = &scene;
     let leases: Vec<Option<_>> = thread::scope(|scope| {
         // Some are so unlucky that their time passes. It may ask again.
         let setup = |container| (0..3).find_map(|_| stage.setup(container).ok());
-        let setups: Vec<_> = (0..8).map(|container| scope.spawn(move || setup(container))).collect();
-        setups.into_iter().map(|setup| setup.join().expect("no panic in Setup")).collect()
+        let setups: Vec<_> = (0..8)
+            .map(|container| scope.spawn(move || setup(container)))
+            .collect();
+        setups
+            .into_iter()
+            .map(|setup| setup.join().expect("no panic in Setup"))
+            .collect()
     });
-    let leases: Vec<_> = leases.into_iter().collect::<Option<_>>().ok_or("not all got a lease")?;
+    let leases: Vec<_> = leases
+        .into_iter()
+        .collect::<Option<_>>()
+        .ok_or("not all got a lease")?;
     eventually("three have been prolonged", seconds(30), || {
         let log = stage.unit.log()?;
-        let renewed = leases.iter().filter(|lease| log.contains(&format!(": renewed {}/16", lease.yiaddr)));
+        let renewed = leases
+            .iter()
+            .filter(|lease| log.contains(&format!(": renewed {}/16", lease.yiaddr)));
         Ok((renewed.count() >= 3).then_some(()))
     })?;
-    let renewals = server.heard_of(MessageType::Request).into_iter().filter(Heard::is_unicast);
+    let renewals = server
+        .heard_of(MessageType::Request)
+        .into_iter()
+        .filter(Heard::is_unicast);
     assert!(renewals.count() > 0, "none was heard at T1");
     assert!(!stage.unit.log()?.contains("changed, update address"));
     Ok(())
@@ -166,8 +248,15 @@ fn kept_although_frames_are_lost() -> Result {
 
 fn forgotten_offer() -> Result {
     let scene = scene::plain(ours, Settings::default())?;
-    let lease = scene.setup_with_forgotten_offer()?.map_err(|status| status.message)?;
-    assert_eq!(scene.server.heard_of(MessageType::Discover).len(), 2, "{:?}", scene.server.heard_kinds());
+    let lease = scene
+        .setup_with_forgotten_offer()?
+        .map_err(|status| status.message)?;
+    assert_eq!(
+        scene.server.heard_of(MessageType::Discover).len(),
+        2,
+        "{:?}",
+        scene.server.heard_kinds()
+    );
     check_link(scene.container(), &lease, 3600)
 }
 
@@ -184,29 +273,42 @@ fn late_carrier() -> Result {
     })?;
     let took = rt::now() - carrier;
     // The kernel tells of a carrier up to a second after it has come.
-    assert!(took < Duration::from_millis(1500), "{took:?} after the carrier came");
+    assert!(
+        took < Duration::from_millis(1500),
+        "{took:?} after the carrier came"
+    );
     assert_eq!(scene.server.heard_of(MessageType::Discover).len(), 1);
     check_link(scene.container(), &lease, 3600)
 }
 
 fn no_carrier() -> Result {
-    let scene = scene::bridge(|topology| Stage::new(topology, program(), &["-t", "3"]), Settings::default())?;
+    let scene = scene::bridge(
+        |topology| Stage::new(topology, program(), &["-t", "3"]),
+        Settings::default(),
+    )?;
     let host = &scene.stage.topology.host;
     host.set_state(BRIDGE_CONTAINER, false)?;
     let refused = scene.setup().expect_err("there is no carrier");
-    assert_eq!((refused.code, refused.message.as_str()), (Code::Aborted, "no carrier on eth0"));
+    assert_eq!(
+        (refused.code, refused.message.as_str()),
+        (Code::Aborted, "no carrier on eth0")
+    );
     assert_eq!(scene.server.heard_kinds(), []);
     Ok(())
 }
 
 fn deaf_port() -> Result {
-    // That the port is deaf does not show on the host, whose link has been up for as long as the daemon knows.
+    // That the port is deaf does not show on the host, whose link has been up for as long as the
+    // daemon knows.
     let patient = |topology| Stage::new(topology, program(), &["-t", "45"]);
     let scene = scene::spanning_tree(patient, Duration::from_secs(15))?;
     let start = rt::now();
     let lease = scene.stage.setup(0)?;
     let took = rt::now() - start;
-    assert!(took > Duration::from_secs(25), "the port was not deaf: {took:?}");
+    assert!(
+        took > Duration::from_secs(25),
+        "the port was not deaf: {took:?}"
+    );
     assert!(took < Duration::from_secs(45), "{took:?}");
     check_link(scene.container(), &lease, 3600)
 }
@@ -217,21 +319,40 @@ fn conflict(slow: Slow) -> Result {
     let owned = Settings::default().first;
     let lease = scene.stage.setup(0)?;
     if slow == Slow::ToServer {
-        assert_ne!(lease.yiaddr, owned.to_string(), "who knows in time does not say yes");
+        assert_ne!(
+            lease.yiaddr,
+            owned.to_string(),
+            "who knows in time does not say yes"
+        );
     }
     let decline = scene.server.await_message(MessageType::Decline, 1, SOON)?;
-    assert!(decline.names_server() && decline.message.ciaddr().is_unspecified(), "{decline:?}");
+    assert!(
+        decline.names_server() && decline.message.ciaddr().is_unspecified(),
+        "{decline:?}"
+    );
     assert_eq!(
         decline.message.opts().get(OptionCode::RequestedIpAddress),
         Some(&DhcpOption::RequestedIpAddress(owned))
     );
-    let new = eventually("the container has another address", Duration::from_secs(25), || {
-        Ok(scene.container().address()?.filter(|address| address.address != owned))
-    })?;
-    assert_eq!(scene.server.lease_of(scene.container().mac), Some(new.address));
+    let new = eventually(
+        "the container has another address",
+        Duration::from_secs(25),
+        || {
+            Ok(scene
+                .container()
+                .address()?
+                .filter(|address| address.address != owned))
+        },
+    )?;
+    assert_eq!(
+        scene.server.lease_of(scene.container().mac),
+        Some(new.address)
+    );
     if slow == Slow::ToOwner {
         let words = format!("lost the lease of {owned}: {owner} uses that address");
-        eventually(&words, SOON, || Ok(scene.stage.unit.log()?.contains(&words).then_some(())))?;
+        eventually(&words, SOON, || {
+            Ok(scene.stage.unit.log()?.contains(&words).then_some(()))
+        })?;
     }
     eventually("one default route", SOON, || {
         Ok((scene.container().namespace.default_routes()?.len() == 1).then_some(()))

@@ -1,5 +1,5 @@
-//! Networks as they are: each oddity of a DHCP server is given to netavark's proxy and to ours, and where netavark's
-//! container gets an address, ours does.
+//! Networks as they are: each oddity of a DHCP server is given to netavark's proxy and to ours, and
+//! where netavark's container gets an address, ours does.
 //!
 //! Without netavark a row is tried with ours alone, and says so.
 
@@ -39,10 +39,15 @@ const GIVEN_UP: Duration = Duration::from_secs(8);
 pub(crate) fn trials() -> Vec<(String, Boxed)> {
     let scripted = table::rows().into_iter().map(|row| {
         let name = format!("odd_servers::{}", row.name);
-        (name, Box::new(move || with_a_scripted_server(&row)) as Boxed)
+        (
+            name,
+            Box::new(move || with_a_scripted_server(&row)) as Boxed,
+        )
     });
     let dnsmasq = "odd_servers::dnsmasq_with_its_identifier_forced".to_owned();
-    scripted.chain([(dnsmasq, Box::new(with_dnsmasq) as Boxed)]).collect()
+    scripted
+        .chain([(dnsmasq, Box::new(with_dnsmasq) as Boxed)])
+        .collect()
 }
 
 fn with_a_scripted_server(row: &Row) -> Result {
@@ -54,11 +59,22 @@ fn with_a_scripted_server(row: &Row) -> Result {
 /// dnsmasq sends an option that is forced beside its own.
 fn with_dnsmasq() -> Result {
     let topology = Topology::new(2)?;
-    let plan = Plan { forced: Some("54,10.88.0.1"), domain: Some("lab.example"), ..Plan::default() };
+    let plan = Plan {
+        forced: Some("54,10.88.0.1"),
+        domain: Some("lab.example"),
+        ..Plan::default()
+    };
     let server = RealServer::start(Kind::Dnsmasq, &topology.server, SERVER_LINK, &plan)?;
     let row = Row::new("dnsmasq_with_its_identifier_forced").expects(|wanted| wanted.dns = None);
     compare(&row, &topology, None)?;
-    assert!(server.lists(topology.containers[OURS].address()?.ok_or("no address")?.address)?);
+    assert!(
+        server.lists(
+            topology.containers[OURS]
+                .address()?
+                .ok_or("no address")?
+                .address
+        )?
+    );
     Ok(())
 }
 
@@ -93,8 +109,16 @@ struct Side<'a> {
 
 impl<'a> Side<'a> {
     fn new(unit: Unit, daemon: Daemon, container: &'a Container, row: &Row) -> Self {
-        let config = NetworkConfig { domain_name: row.domain.to_owned(), ..container.config() };
-        Self { unit, _daemon: daemon, container, config }
+        let config = NetworkConfig {
+            domain_name: row.domain.to_owned(),
+            ..container.config()
+        };
+        Self {
+            unit,
+            _daemon: daemon,
+            container,
+            config,
+        }
     }
 
     fn setup(&self) -> Result<Lease> {
@@ -121,7 +145,12 @@ impl<'a> Side<'a> {
         let begin = rt::now();
         let lease = self.setup();
         let took = rt::now() - begin;
-        let got = lease.and_then(|lease| Ok(Got { link: self.link(lease.yiaddr.parse()?)?, lease }));
+        let got = lease.and_then(|lease| {
+            Ok(Got {
+                link: self.link(lease.yiaddr.parse()?)?,
+                lease,
+            })
+        });
         Outcome { got, took }
     }
 
@@ -129,20 +158,30 @@ impl<'a> Side<'a> {
     fn link(&self, leased: Ipv4Addr) -> Result<Link> {
         let addresses = self.container.namespace.addresses()?;
         let is_leased = |address: &Address| address.address == leased;
-        let mut address = addresses.into_iter().find(is_leased).ok_or("the address of the lease is not on the link")?;
+        let mut address = addresses
+            .into_iter()
+            .find(is_leased)
+            .ok_or("the address of the lease is not on the link")?;
         // They run down.
         (address.valid, address.preferred) = (0, 0);
-        Ok(Link { address, defaults: self.container.namespace.default_routes()? })
+        Ok(Link {
+            address,
+            defaults: self.container.namespace.default_routes()?,
+        })
     }
 
     /// Waits until there is an address, which may be another one.
     fn await_any(&self) -> Result {
-        eventually("the container has an address", WITHIN, || Ok(self.container.address()?.map(drop)))
+        eventually("the container has an address", WITHIN, || {
+            Ok(self.container.address()?.map(drop))
+        })
     }
 }
 
 fn compare(row: &Row, topology: &Topology, server: Option<&OddServer>) -> Result {
-    let [container, other] = &topology.containers[..] else { return Err("not two containers".into()) };
+    let [container, other] = &topology.containers[..] else {
+        return Err("not two containers".into());
+    };
     let unit = Unit::new(program(), row.arguments)?;
     let daemon = unit.start_ready(&topology.host)?;
     let ours = Side::new(unit, daemon, container, row);
@@ -160,26 +199,48 @@ fn compare(row: &Row, topology: &Topology, server: Option<&OddServer>) -> Result
         for side in [Some(&ours), theirs.as_ref()].into_iter().flatten() {
             side.had_a_lease()?;
         }
-        server.ok_or("only a scripted server is renumbered")?.renumber();
+        server
+            .ok_or("only a scripted server is renumbered")?
+            .renumber();
     }
     let (first, second) = std::thread::scope(|scope| {
-        let theirs = theirs.as_ref().map(|theirs| scope.spawn(|| theirs.acquire()));
+        let theirs = theirs
+            .as_ref()
+            .map(|theirs| scope.spawn(|| theirs.acquire()));
         let first = ours.acquire();
-        (first, theirs.map(|theirs| theirs.join().expect("it does not panic")))
+        (
+            first,
+            theirs.map(|theirs| theirs.join().expect("it does not panic")),
+        )
     });
-    tell(&format!("{:<48} ours: {}, netavark: {}", row.name, text(Some(&first)), text(second.as_ref())));
+    tell(&format!(
+        "{:<48} ours: {}, netavark: {}",
+        row.name,
+        text(Some(&first)),
+        text(second.as_ref())
+    ));
     if row.is_served_by_none {
         let is_served = first.got.is_ok() || second.is_some_and(|second| second.got.is_ok());
-        return if is_served { Err("the row says that neither container gets an address".into()) } else { Ok(()) };
+        return if is_served {
+            Err("the row says that neither container gets an address".into())
+        } else {
+            Ok(())
+        };
     }
-    judge(row, first, second.as_ref(), &ours).and_then(|before| afterwards(row, &before, &ours, server))
+    judge(row, first, second.as_ref(), &ours)
+        .and_then(|before| afterwards(row, &before, &ours, server))
 }
 
 fn text(outcome: Option<&Outcome>) -> String {
-    let Some(Outcome { got, took }) = outcome else { return "not installed".to_owned() };
+    let Some(Outcome { got, took }) = outcome else {
+        return "not installed".to_owned();
+    };
     let milliseconds = took.as_millis();
     match got {
-        Ok(Got { link: Link { address, .. }, .. }) => {
+        Ok(Got {
+            link: Link { address, .. },
+            ..
+        }) => {
             format!("{}/{} ({milliseconds} ms)", address.address, address.prefix)
         }
         Err(error) => format!("{error} ({milliseconds} ms)"),
@@ -197,21 +258,33 @@ fn judge(row: &Row, ours: Outcome, theirs: Option<&Outcome>, side: &Side<'_>) ->
         return Err(format!("it took {:?}", ours.took).into());
     }
     if row.is_better && theirs_got {
-        return Err("the row says that netavark fails here, and its container gets an address".into());
+        return Err(
+            "the row says that netavark fails here, and its container gets an address".into(),
+        );
     }
     let Got { lease, link } = got;
     let wanted = &row.wanted;
-    assert_eq!((link.address.address.to_string(), link.address.prefix), (lease.yiaddr.clone(), wanted.prefix));
+    assert_eq!(
+        (link.address.address.to_string(), link.address.prefix),
+        (lease.yiaddr.clone(), wanted.prefix)
+    );
     assert_ne!(Some(link.address.address), wanted.not, "{lease:?}");
     assert_eq!(side.container.namespace.addresses()?.len(), 1, "addresses");
-    let routers: Vec<_> = link.defaults.iter().filter_map(|route| route.gateway).collect();
+    let routers: Vec<_> = link
+        .defaults
+        .iter()
+        .filter_map(|route| route.gateway)
+        .collect();
     assert_eq!(routers, Vec::from_iter(wanted.router), "default routes");
     assert_eq!(lease.domain_name, wanted.domain);
     if let Some(dns) = wanted.dns {
         assert_eq!(lease.dns_servers, dns);
     }
     if let Some(words) = wanted.log {
-        assert!(side.unit.log()?.contains(words), "the log does not say: {words}");
+        assert!(
+            side.unit.log()?.contains(words),
+            "the log does not say: {words}"
+        );
     }
     Ok(link)
 }
@@ -236,6 +309,10 @@ fn afterwards(row: &Row, before: &Link, side: &Side<'_>, server: Option<&OddServ
             return side.await_any();
         }
     }
-    assert_eq!(&side.link(before.address.address)?, before, "it stays as it was");
+    assert_eq!(
+        &side.link(before.address.address)?,
+        before,
+        "it stays as it was"
+    );
     Ok(())
 }

@@ -20,7 +20,10 @@ use crate::{Named, program, stage};
 pub(crate) const TRIALS: &[Named] = &[
     ("options::the_whole_name_reaches_dnsmasq", the_whole_name),
     ("options::replies_by_broadcast", replies_by_broadcast),
-    ("options::by_its_mac_a_container_made_anew_keeps_its_address", by_its_mac),
+    (
+        "options::by_its_mac_a_container_made_anew_keeps_its_address",
+        by_its_mac,
+    ),
     ("options::the_duid_is_the_machines", the_duid),
 ];
 
@@ -32,23 +35,45 @@ fn setup(stage: &Stage, config: &NetworkConfig) -> Result<Lease> {
 
 fn the_whole_name() -> Result {
     let stage = stage(2, &["--fqdn"])?;
-    let plan = Plan { domain: Some("lab.example"), ..Plan::default() };
+    let plan = Plan {
+        domain: Some("lab.example"),
+        ..Plan::default()
+    };
     let dnsmasq = RealServer::start(Kind::Dnsmasq, &stage.topology.server, SERVER_LINK, &plan)?;
     let witness = Server::eavesdrop(&stage.topology.server, SERVER_LINK)?;
-    let named = NetworkConfig { domain_name: "lab.example".to_owned(), ..stage.config(0) };
+    let named = NetworkConfig {
+        domain_name: "lab.example".to_owned(),
+        ..stage.config(0)
+    };
     let lease = setup(&stage, &named)?;
     dnsmasq.await_log("client provides name: box.lab.example", 2)?;
     let heard = witness.await_message(MessageType::Request, 1, SOON)?;
-    assert!(heard.message.opts().get(OptionCode::ClientFQDN).is_some(), "{heard:?}");
-    assert_eq!(heard.message.opts().get(OptionCode::Hostname), None, "never both");
+    assert!(
+        heard.message.opts().get(OptionCode::ClientFQDN).is_some(),
+        "{heard:?}"
+    );
+    assert_eq!(
+        heard.message.opts().get(OptionCode::Hostname),
+        None,
+        "never both"
+    );
     let entry = dnsmasq.leases()?;
-    assert!(entry.contains(&format!("{} box ", lease.yiaddr)), "dnsmasq's lease has not the name:\n{entry}");
+    assert!(
+        entry.contains(&format!("{} box ", lease.yiaddr)),
+        "dnsmasq's lease has not the name:\n{entry}"
+    );
 
     // No domain, no whole name.
     setup(&stage, &stage.config(1))?;
     let heard = witness.await_message(MessageType::Request, 2, SOON)?;
-    assert_eq!(heard.message.opts().get(OptionCode::Hostname), Some(&DhcpOption::Hostname("box".to_owned())));
-    assert!(heard.message.opts().get(OptionCode::ClientFQDN).is_none(), "{heard:?}");
+    assert_eq!(
+        heard.message.opts().get(OptionCode::Hostname),
+        Some(&DhcpOption::Hostname("box".to_owned()))
+    );
+    assert!(
+        heard.message.opts().get(OptionCode::ClientFQDN).is_none(),
+        "{heard:?}"
+    );
     Ok(())
 }
 
@@ -57,27 +82,54 @@ fn replies_by_broadcast() -> Result {
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let lease = stage.setup(0)?;
     for kind in [MessageType::Discover, MessageType::Request] {
-        assert!(server.await_message(kind, 1, SOON)?.message.flags().broadcast(), "{kind:?}");
+        assert!(
+            server
+                .await_message(kind, 1, SOON)?
+                .message
+                .flags()
+                .broadcast(),
+            "{kind:?}"
+        );
     }
     check_link(&stage.topology.containers[0], &lease, 3600)?;
     stage.teardown(0)?;
-    assert!(!server.await_message(MessageType::Release, 1, SOON)?.message.flags().broadcast());
+    assert!(
+        !server
+            .await_message(MessageType::Release, 1, SOON)?
+            .message
+            .flags()
+            .broadcast()
+    );
     Ok(())
 }
 
-/// The first container's host crashes and loses all that it remembers, so that nothing is given back, and one with
-/// another id takes its MAC.
+/// The first container's host crashes and loses all that it remembers, so that nothing is given
+/// back, and one with another id takes its MAC.
 fn address_before_and_after(arguments: &[&str]) -> Result<(Lease, Lease)> {
-    let Stage { daemon, unit, topology } = stage(1, arguments)?;
-    let _dnsmasq = RealServer::start(Kind::Dnsmasq, &topology.server, SERVER_LINK, &Plan::default())?;
+    let Stage {
+        daemon,
+        unit,
+        topology,
+    } = stage(1, arguments)?;
+    let _dnsmasq = RealServer::start(
+        Kind::Dnsmasq,
+        &topology.server,
+        SERVER_LINK,
+        &Plan::default(),
+    )?;
     let container = &topology.containers[0];
-    let ask = |config: NetworkConfig| grpc::setup(&unit.socket(), &config).map_err(|status| status.message);
+    let ask = |config: NetworkConfig| {
+        grpc::setup(&unit.socket(), &config).map_err(|status| status.message)
+    };
     let before = ask(container.config())?;
     daemon.crash()?;
     std::fs::remove_file(unit.state_file())?;
     std::fs::remove_file(unit.lease_file())?;
     let _next = unit.start_ready(&topology.host)?;
-    let after = ask(NetworkConfig { container_id: "c0de".repeat(16), ..container.config() })?;
+    let after = ask(NetworkConfig {
+        container_id: "c0de".repeat(16),
+        ..container.config()
+    })?;
     Ok((before, after))
 }
 
@@ -93,18 +145,32 @@ fn the_duid() -> Result {
     // systemd's own tests have this machine, and its DUID.
     let machine = MachineId::say("0102030405060708090a0b0c0d0e0f10\n")?;
     let stage = stage(1, &["--client-id", "duid"])?;
-    let dnsmasq = RealServer::start(Kind::Dnsmasq, &stage.topology.server, SERVER_LINK, &Plan::default())?;
+    let dnsmasq = RealServer::start(
+        Kind::Dnsmasq,
+        &stage.topology.server,
+        SERVER_LINK,
+        &Plan::default(),
+    )?;
     stage.setup(0)?;
     let leases = dnsmasq.leases()?;
     let identifier = "ff:00:00:00:01:00:02:00:00:ab:11:61:77:40:de:13:42:c3:a2";
-    assert!(leases.contains(identifier), "dnsmasq does not know it by {identifier}:\n{leases}");
+    assert!(
+        leases.contains(identifier),
+        "dnsmasq does not know it by {identifier}:\n{leases}"
+    );
     drop(machine);
 
     let _machine = MachineId::say("uninitialized\n")?;
-    let refused = Command::new(program()).args(["--client-id", "duid"]).stdin(Stdio::null()).output()?;
+    let refused = Command::new(program())
+        .args(["--client-id", "duid"])
+        .stdin(Stdio::null())
+        .output()?;
     let words = String::from_utf8_lossy(&refused.stderr);
     assert_eq!(refused.status.code(), Some(2), "{words}");
-    assert!(words.contains("systemd-machine-id-setup"), "it does not say what to do: {words}");
+    assert!(
+        words.contains("systemd-machine-id-setup"),
+        "it does not say what to do: {words}"
+    );
     Ok(())
 }
 
@@ -118,9 +184,19 @@ impl MachineId {
         let other = sandbox::folder("machine")?.join("id");
         fs::write(&other, text)?;
         if !Path::new(Self::FILE).exists() {
-            return Err(Skip::Impossible(format!("there is no {} to put another one over", Self::FILE)).into());
+            return Err(Skip::Impossible(format!(
+                "there is no {} to put another one over",
+                Self::FILE
+            ))
+            .into());
         }
-        mount(Some(&other), Self::FILE, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+        mount(
+            Some(&other),
+            Self::FILE,
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )?;
         Ok(Self)
     }
 }

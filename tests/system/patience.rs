@@ -1,4 +1,5 @@
-//! How long a Setup waits for a server, by what is known of the network, and what its caller is told.
+//! How long a Setup waits for a server, by what is known of the network, and what its caller is
+//! told.
 
 use std::thread;
 use std::time::Duration;
@@ -16,13 +17,34 @@ use crate::lease::check_link;
 use crate::{Named, program, stage};
 
 pub(crate) const TRIALS: &[Named] = &[
-    ("patience::a_deaf_network_costs_ten_seconds_and_then_five", deaf),
-    ("patience::a_bridge_without_an_uplink_has_no_carrier_of_its_own", bridge_without_uplink),
-    ("patience::a_new_carrier_gets_the_time_of_spanning_tree", new_carrier),
-    ("patience::a_carrier_that_comes_meanwhile_gets_it_too", carrier_meanwhile),
-    ("patience::a_server_that_offers_is_waited_for", server_that_offers),
-    ("patience::a_server_that_was_heard_of_late_is_waited_for", server_of_late),
-    ("patience::an_exact_time_is_exact_and_remembers_nothing", exact),
+    (
+        "patience::a_deaf_network_costs_ten_seconds_and_then_five",
+        deaf,
+    ),
+    (
+        "patience::a_bridge_without_an_uplink_has_no_carrier_of_its_own",
+        bridge_without_uplink,
+    ),
+    (
+        "patience::a_new_carrier_gets_the_time_of_spanning_tree",
+        new_carrier,
+    ),
+    (
+        "patience::a_carrier_that_comes_meanwhile_gets_it_too",
+        carrier_meanwhile,
+    ),
+    (
+        "patience::a_server_that_offers_is_waited_for",
+        server_that_offers,
+    ),
+    (
+        "patience::a_server_that_was_heard_of_late_is_waited_for",
+        server_of_late,
+    ),
+    (
+        "patience::an_exact_time_is_exact_and_remembers_nothing",
+        exact,
+    ),
 ];
 
 const fn seconds(seconds: u64) -> Duration {
@@ -40,8 +62,14 @@ fn refused(stage: &Stage, time: Duration, words: &str) -> Result {
     let refused = grpc::setup(&stage.unit.socket(), &stage.config(0)).expect_err("nothing answers");
     let took = rt::now() - start;
     assert_eq!(refused.code, Code::Aborted, "{refused:?}");
-    assert!(refused.message.contains(words), "{refused:?} does not say {words:?}");
-    assert!(time <= took && took < time + seconds(1), "{took:?} instead of {time:?}: {refused:?}");
+    assert!(
+        refused.message.contains(words),
+        "{refused:?} does not say {words:?}"
+    );
+    assert!(
+        time <= took && took < time + seconds(1),
+        "{took:?} instead of {time:?}: {refused:?}"
+    );
     Ok(())
 }
 
@@ -81,11 +109,12 @@ fn ours(topology: Topology) -> Result<Stage> {
     Stage::new(topology, program(), &[])
 }
 
-/// A switch with spanning tree to which the host is connected again: half of the delay in listening, the rest in learning.
+/// A switch with spanning tree to which the host is connected again: half of the delay in
+/// listening, the rest in learning.
 fn new_carrier() -> Result {
     await_age_of_boot();
-    // Twice as much is too long for the usual time. The kernel notices a carrier up to a second late, and a DISCOVER comes
-    // up to 9 s after the one before.
+    // Twice as much is too long for the usual time. The kernel notices a carrier up to a second
+    // late, and a DISCOVER comes up to 9 s after the one before.
     let scene = scene::spanning_tree(ours, seconds(7))?;
     refused(&scene.stage, seconds(10), USUAL)?;
     // As when a cable is pulled out and put in again, while the daemon is not there.
@@ -154,9 +183,13 @@ fn exact() -> Result {
     let stage = stage(1, &["-t", "2"])?;
     for _ in 0..2 {
         let start = rt::now();
-        let refused = grpc::setup(&stage.unit.socket(), &stage.config(0)).expect_err("nothing answers");
+        let refused =
+            grpc::setup(&stage.unit.socket(), &stage.config(0)).expect_err("nothing answers");
         let took = rt::now() - start;
-        assert!(refused.message.starts_with("no DHCPOFFER within 2 s") && !refused.message.contains("waited"));
+        assert!(
+            refused.message.starts_with("no DHCPOFFER within 2 s")
+                && !refused.message.contains("waited")
+        );
         assert!(took >= seconds(2) && took < seconds(3), "{took:?}");
     }
     assert!(!stage.unit.lease_file().with_extension("networks").exists());

@@ -1,4 +1,5 @@
-//! Where netavark's own proxy fails: the same situations in which ours is tried, so that what is said of it stays true.
+//! Where netavark's own proxy fails: the same situations in which ours is tried, so that what is
+//! said of it stays true.
 
 use std::net::Ipv4Addr;
 use std::thread;
@@ -17,8 +18,14 @@ use crate::lab::topology::{LINK, SERVER, SERVER_LINK, Topology};
 use crate::lab::{Result, eventually, grpc, peer};
 
 pub(crate) const TRIALS: &[Named] = &[
-    ("peer_fails::with_a_server_on_a_sibling_macvlan", server_on_a_sibling),
-    ("peer_fails::with_two_interfaces_in_one_network", two_interfaces),
+    (
+        "peer_fails::with_a_server_on_a_sibling_macvlan",
+        server_on_a_sibling,
+    ),
+    (
+        "peer_fails::with_two_interfaces_in_one_network",
+        two_interfaces,
+    ),
     ("peer_fails::where_frames_are_lost", frames_lost),
     ("peer_fails::behind_a_port_that_is_deaf", deaf_port),
     ("peer_fails::to_renew", renewal),
@@ -43,7 +50,12 @@ fn impatient_peer(topology: Topology) -> Result<Stage> {
 
 fn short() -> Settings {
     let seconds = Duration::from_secs;
-    Settings { lease: seconds(8), t1: Some(seconds(3)), t2: Some(seconds(6)), ..Settings::default() }
+    Settings {
+        lease: seconds(8),
+        t1: Some(seconds(3)),
+        t2: Some(seconds(6)),
+        ..Settings::default()
+    }
 }
 
 /// It asked, and the server that is there did not hear it, or was not heard.
@@ -54,7 +66,8 @@ fn check_timeout(scene: &Scene) -> Result {
     Ok(())
 }
 
-/// It speaks from the host's interface, which no macvlan on that hears (networks::a_server_on_a_sibling_macvlan).
+/// It speaks from the host's interface, which no macvlan on that hears
+/// (networks::a_server_on_a_sibling_macvlan).
 fn server_on_a_sibling() -> Result {
     let scene = scene::sibling(impatient_peer)?;
     check_timeout(&scene)?;
@@ -62,43 +75,69 @@ fn server_on_a_sibling() -> Result {
     Ok(())
 }
 
-/// To the kernel its second default route is the first once more (networks::two_interfaces_in_one_network).
+/// To the kernel its second default route is the first once more
+/// (networks::two_interfaces_in_one_network).
 fn two_interfaces() -> Result {
     let (scene, second) = scene::two_interfaces(peer, Settings::default())?;
     scene.stage.setup(0)?;
-    let refused = grpc::setup(&scene.stage.unit.socket(), &second).expect_err("the peer cannot do this");
+    let refused =
+        grpc::setup(&scene.stage.unit.socket(), &second).expect_err("the peer cannot do this");
     assert!(refused.message.contains("File exists"), "{refused:?}");
     Ok(())
 }
 
-/// Ten containers at a time, each with a chance of about one in two (networks::kept_although_frames_are_lost).
+/// Ten containers at a time, each with a chance of about one in two
+/// (networks::kept_although_frames_are_lost).
 fn frames_lost() -> Result {
-    let path = Path { delay: Duration::from_millis(1), loss: 300, seed: 11 };
+    let path = Path {
+        delay: Duration::from_millis(1),
+        loss: 300,
+        seed: 11,
+    };
     let scene = scene::behind(peer, Some(path), 10, Settings::default())?;
     let stage = &scene.stage;
     let failed = thread::scope(|scope| {
-        let setups: Vec<_> = (0..10).map(|container| scope.spawn(move || stage.setup(container))).collect();
-        setups.into_iter().map(|setup| setup.join().expect("no panic in Setup")).filter(Result::is_err).count()
+        let setups: Vec<_> = (0..10)
+            .map(|container| scope.spawn(move || stage.setup(container)))
+            .collect();
+        setups
+            .into_iter()
+            .map(|setup| setup.join().expect("no panic in Setup"))
+            .filter(Result::is_err)
+            .count()
     });
     assert!(failed > 0, "it got a lease for each of ten containers");
     Ok(())
 }
 
-/// Two DISCOVERs in its 8 s, and the port opens later (networks::a_port_that_is_deaf_for_thirty_seconds).
+/// Two DISCOVERs in its 8 s, and the port opens later
+/// (networks::a_port_that_is_deaf_for_thirty_seconds).
 fn deaf_port() -> Result {
     let scene = scene::spanning_tree(peer, Duration::from_secs(15))?;
     check_timeout(&scene)
 }
 
-/// At T1 it looks for the container's address in the host's namespace: an error, then nothing until its patience is
-/// over, long before T2, and it starts anew by a DISCOVER (lease::renews_by_unicast_and_rebinds_by_broadcast).
+/// At T1 it looks for the container's address in the host's namespace: an error, then nothing until
+/// its patience is over, long before T2, and it starts anew by a DISCOVER
+/// (lease::renews_by_unicast_and_rebinds_by_broadcast).
 fn renewal() -> Result {
     let seconds = Duration::from_secs;
-    let settings = Settings { lease: seconds(60), t1: Some(seconds(2)), t2: Some(seconds(40)), ..Settings::default() };
+    let settings = Settings {
+        lease: seconds(60),
+        t1: Some(seconds(2)),
+        t2: Some(seconds(40)),
+        ..Settings::default()
+    };
     let scene = scene::plain(impatient_peer, settings)?;
     scene.stage.setup(0)?;
-    scene.server.await_message(MessageType::Discover, 2, seconds(20))?;
-    let renewals = scene.server.heard_of(MessageType::Request).into_iter().filter(|request| !request.names_server());
+    scene
+        .server
+        .await_message(MessageType::Discover, 2, seconds(20))?;
+    let renewals = scene
+        .server
+        .heard_of(MessageType::Request)
+        .into_iter()
+        .filter(|request| !request.names_server());
     assert_eq!(renewals.count(), 0, "no REQUEST of a renewal arrived");
     let log = scene.stage.unit.log()?;
     assert!(log.contains("Cannot assign requested address"), "{log}");
@@ -109,14 +148,21 @@ fn renewal() -> Result {
 /// (networks::a_server_that_forgets_its_offer).
 fn refusal() -> Result {
     let scene = scene::plain(peer, Settings::default())?;
-    let refused = scene.setup_with_forgotten_offer()?.expect_err("the peer cannot do this");
+    let refused = scene
+        .setup_with_forgotten_offer()?
+        .expect_err("the peer cannot do this");
     assert_eq!(refused.code, Code::Aborted, "{refused:?}");
-    assert!(scene.server.heard_of(MessageType::Request).len() > 1, "{:?}", scene.server.heard_kinds());
+    assert!(
+        scene.server.heard_of(MessageType::Request).len() > 1,
+        "{:?}",
+        scene.server.heard_kinds()
+    );
     assert_eq!(scene.server.heard_of(MessageType::Discover).len(), 1);
     Ok(())
 }
 
-/// The lease ends, nobody answers, and the address stays (expiry::without_an_answer_the_address_goes_at_its_time).
+/// The lease ends, nobody answers, and the address stays
+/// (expiry::without_an_answer_the_address_goes_at_its_time).
 fn expiry() -> Result {
     let scene = scene::plain(peer, short())?;
     let lease = scene.stage.setup(0)?;
@@ -124,33 +170,58 @@ fn expiry() -> Result {
     // Its end is nothing that anybody would announce.
     thread::sleep(Duration::from_secs(9));
     let address = scene.container().address()?.ok_or("the address is gone")?;
-    assert_eq!((address.address.to_string(), address.valid), (lease.yiaddr, u32::MAX));
+    assert_eq!(
+        (address.address.to_string(), address.valid),
+        (lease.yiaddr, u32::MAX)
+    );
     Ok(())
 }
 
 /// dnsmasq does not honour its RELEASE: the lease stays (servers::dnsmasq_renews_and_rebinds).
 fn release() -> Result {
     let stage = peer(Topology::new(2)?)?;
-    let server = RealServer::start(Kind::Dnsmasq, &stage.topology.server, SERVER_LINK, &Plan::default())?;
+    let server = RealServer::start(
+        Kind::Dnsmasq,
+        &stage.topology.server,
+        SERVER_LINK,
+        &Plan::default(),
+    )?;
     let address: Ipv4Addr = stage.setup(0)?.yiaddr.parse()?;
     server.await_listed(address, true)?;
     let before = server.log()?.len();
     stage.teardown(0)?;
     // dnsmasq notes the name in each message that it reads.
-    let read = || Ok(server.log()?[before..].contains("client provides name").then_some(()));
+    let read = || {
+        Ok(server.log()?[before..]
+            .contains("client provides name")
+            .then_some(()))
+    };
     eventually("dnsmasq has read the RELEASE", SOON, read)?;
     // It goes through messages in turn: once it has served somebody else, it is done with this one.
     stage.setup(1)?;
     let log = server.log()?;
-    assert!(!log.contains("DHCPRELEASE") && server.lists(address)?, "{log}");
+    assert!(
+        !log.contains("DHCPRELEASE") && server.lists(address)?,
+        "{log}"
+    );
     Ok(())
 }
 
 /// (odd::an_mtu_that_fits)
 fn mtu() -> Result {
-    let scene = scene::plain(peer, Settings { mtu: Some(1400), ..Settings::default() })?;
+    let scene = scene::plain(
+        peer,
+        Settings {
+            mtu: Some(1400),
+            ..Settings::default()
+        },
+    )?;
     assert_eq!(scene.stage.setup(0)?.mtu, 1400);
-    assert_eq!(scene.container().namespace.link(LINK)?.mtu, 1500, "it reports the MTU and leaves it");
+    assert_eq!(
+        scene.container().namespace.link(LINK)?.mtu,
+        1500,
+        "it reports the MTU and leaves it"
+    );
     Ok(())
 }
 
@@ -162,7 +233,13 @@ fn conflict() -> Result {
     assert_eq!(lease.yiaddr, Settings::default().first.to_string());
     thread::sleep(Duration::from_secs(3));
     assert_eq!(scene.server.heard_of(MessageType::Decline).len(), 0);
-    assert_eq!(scene.container().address()?.map(|address| address.address), Some(Settings::default().first));
-    assert_eq!(scene.container().namespace.default_routes()?[0].gateway, Some(SERVER));
+    assert_eq!(
+        scene.container().address()?.map(|address| address.address),
+        Some(Settings::default().first)
+    );
+    assert_eq!(
+        scene.container().namespace.default_routes()?[0].gateway,
+        Some(SERVER)
+    );
     Ok(())
 }

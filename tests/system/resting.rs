@@ -9,16 +9,20 @@ use crate::lab::{Result, eventually};
 use crate::{Named, stage};
 
 pub(crate) const TRIALS: &[Named] = &[
-    ("resting::leases_cost_no_descriptor_no_thread_and_no_wakeup", leases_rest),
+    (
+        "resting::leases_cost_no_descriptor_no_thread_and_no_wakeup",
+        leases_rest,
+    ),
     ("resting::an_idle_daemon_sleeps", idle_sleeps),
 ];
 
-/// The executor's, the opener of namespaces, and async-io's parked helper. The tokio twin has no helper, and is tested by
-/// tests of its own feature.
+/// The executor's, the opener of namespaces, and async-io's parked helper. The tokio twin has no
+/// helper, and is tested by tests of its own feature.
 const THREADS: u64 = if cfg!(feature = "tokio-twin") { 2 } else { 3 };
 
 fn leases_rest() -> Result {
-    // Connections have a deadline of as long, and async-io wakes once for the last one although nobody waits any more.
+    // Connections have a deadline of as long, and async-io wakes once for the last one although
+    // nobody waits any more.
     let stage = stage(5, &["-a", "1"])?;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     stage.setup(0)?;
@@ -31,9 +35,11 @@ fn leases_rest() -> Result {
         container.namespace.await_rest()?;
     }
     stage.daemon.await_descriptors(&one)?;
-    eventually("the threads that close packet sockets have ended", Duration::from_secs(5), || {
-        Ok((stage.daemon.status("Threads")? == THREADS).then_some(()))
-    })?;
+    eventually(
+        "the threads that close packet sockets have ended",
+        Duration::from_secs(5),
+        || Ok((stage.daemon.status("Threads")? == THREADS).then_some(())),
+    )?;
     asleep_for_fifteen_seconds(&stage.daemon)
 }
 

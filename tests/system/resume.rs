@@ -12,8 +12,13 @@ use crate::lab::{Result, eventually};
 use crate::{Named, stage};
 
 pub(crate) const TRIALS: &[Named] = &[
-    ("resume::another_netns_at_the_same_path_is_left_alone", || another_netns(false)),
-    ("resume::the_same_while_the_daemon_runs", || another_netns(true)),
+    (
+        "resume::another_netns_at_the_same_path_is_left_alone",
+        || another_netns(false),
+    ),
+    ("resume::the_same_while_the_daemon_runs", || {
+        another_netns(true)
+    }),
 ];
 
 const T1: Duration = Duration::from_secs(4);
@@ -21,14 +26,22 @@ const SOON: Duration = Duration::from_secs(5);
 
 /// All that somebody could have touched.
 fn state(namespace: &Namespace) -> Result<(Link, Vec<Address>, Vec<Route>)> {
-    Ok((namespace.link(LINK)?, namespace.addresses()?, namespace.routes()?))
+    Ok((
+        namespace.link(LINK)?,
+        namespace.addresses()?,
+        namespace.routes()?,
+    ))
 }
 
-/// The container is deleted, and another one made at the same path, with a link of the same name and MAC, which has the
-/// very address already.
+/// The container is deleted, and another one made at the same path, with a link of the same name
+/// and MAC, which has the very address already.
 fn another_netns(is_running: bool) -> Result {
     let mut stage = stage(1, &[])?;
-    let settings = Settings { lease: Duration::from_secs(60), t1: Some(T1), ..Settings::default() };
+    let settings = Settings {
+        lease: Duration::from_secs(60),
+        t1: Some(T1),
+        ..Settings::default()
+    };
     let server = Server::start(&stage.topology.server, SERVER_LINK, settings)?;
     let leased = rt::now();
     let lease = stage.setup(0)?;
@@ -36,20 +49,36 @@ fn another_netns(is_running: bool) -> Result {
     // The file has it all by then.
     eventually("the lease rests in the file", SOON, || {
         let entry = &stage.unit.leases()?[stage.topology.containers[0].mac.to_string()][0];
-        Ok(entry["on_link"]["address"].as_str().is_some_and(|address| !address.is_empty()).then_some(()))
+        Ok(entry["on_link"]["address"]
+            .as_str()
+            .is_some_and(|address| !address.is_empty())
+            .then_some(()))
     })?;
     if !is_running {
         stage.daemon.kill()?;
     }
-    let descriptors = if is_running { stage.daemon.descriptors()? } else { usize::MAX };
+    let descriptors = if is_running {
+        stage.daemon.descriptors()?
+    } else {
+        usize::MAX
+    };
 
     let container = &mut stage.topology.containers[0];
     container.namespace.replace()?;
-    if stage.topology.host.macvlan(LINK, &container.namespace, LINK, container.mac).is_err() {
+    if stage
+        .topology
+        .host
+        .macvlan(LINK, &container.namespace, LINK, container.mac)
+        .is_err()
+    {
         // A namespace ends in the background, and its links hold the MAC until then.
-        eventually("the MAC is free", SOON, || Ok(container.namespace.set_state(LINK, true).ok()))?;
+        eventually("the MAC is free", SOON, || {
+            Ok(container.namespace.set_state(LINK, true).ok())
+        })?;
     }
-    container.namespace.add_address(LINK, lease.yiaddr.parse()?, 16)?;
+    container
+        .namespace
+        .add_address(LINK, lease.yiaddr.parse()?, 16)?;
     container.namespace.add_default_route(LINK, SERVER, 100)?;
     let before = state(&container.namespace)?;
     let (logged, heard) = (stage.unit.log()?.len(), server.heard().len());
@@ -57,25 +86,35 @@ fn another_netns(is_running: bool) -> Result {
     if !is_running {
         stage.daemon = stage.unit.start_ready(&stage.topology.host)?;
     }
-    eventually(
-        "the lease is dropped",
-        T1 + SOON,
-        || Ok((stage.unit.leases()? == serde_json::json!({})).then_some(())),
-    )?;
+    eventually("the lease is dropped", T1 + SOON, || {
+        Ok((stage.unit.leases()? == serde_json::json!({})).then_some(()))
+    })?;
     // Whatever the next thing to do with it would have been, its time passes.
     std::thread::sleep((leased + T1 + Duration::from_secs(1)) - rt::now());
     let container = &stage.topology.containers[0];
     assert_eq!(state(&container.namespace)?, before);
-    assert_eq!(server.heard().len(), heard, "something was sent: {:?}", &server.heard()[heard..]);
+    assert_eq!(
+        server.heard().len(),
+        heard,
+        "something was sent: {:?}",
+        &server.heard()[heard..]
+    );
     let log = stage.unit.log()?.split_off(logged);
     let path = container.namespace.path().display().to_string();
     let lines: Vec<_> = log.lines().filter(|line| line.contains(&path)).collect();
-    assert!(matches!(lines[..], [line] if line.contains("its lease is left to run out")), "{lines:?}");
+    assert!(
+        matches!(lines[..], [line] if line.contains("its lease is left to run out")),
+        "{lines:?}"
+    );
     container.namespace.await_rest()?;
-    eventually("nothing of it is open", SOON, || Ok((stage.daemon.descriptors()? <= descriptors).then_some(())))?;
+    eventually("nothing of it is open", SOON, || {
+        Ok((stage.daemon.descriptors()? <= descriptors).then_some(()))
+    })?;
 
     // And it can have a lease of its own.
-    container.namespace.remove_address(LINK, lease.yiaddr.parse()?, 16)?;
+    container
+        .namespace
+        .remove_address(LINK, lease.yiaddr.parse()?, 16)?;
     assert_eq!(stage.setup(0)?.yiaddr, lease.yiaddr);
     stage.teardown(0)?;
     assert_eq!(stage.topology.containers[0].address()?, None);

@@ -1,4 +1,5 @@
-//! The arrows of RFC 2131 figure 5: each does what is to be done on the way, and names the state that it leads to.
+//! The arrows of RFC 2131 figure 5: each does what is to be done on the way, and names the state
+//! that it leads to.
 
 use super::conflict::{Claims, Defence, Doubt, router_to_ask};
 use super::{Client, Held, REBOOT_PATIENCE, State, Vigil};
@@ -12,17 +13,18 @@ use smoltcp::wire::DhcpMessageType as Type;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// How long a station on the link has to answer ARP: to a release that looks for its server, and to a question whether the
-/// router answers for every address.
+/// How long a station on the link has to answer ARP: to a release that looks for its server, and to
+/// a question whether the router answers for every address.
 pub(super) const ARP_PATIENCE: Duration = Duration::from_millis(200);
-/// The same after a renewal, for which alone a process may exist that a timer has started. Most stations answer within a
-/// millisecond, and the next renewal asks again.
+/// The same after a renewal, for which alone a process may exist that a timer has started. Most
+/// stations answer within a millisecond, and the next renewal asks again.
 const ARP_VIGIL: Duration = Duration::from_millis(50);
-/// From the last probe to the use of the address, and from one announcement to the next: ANNOUNCE_WAIT and
-/// ANNOUNCE_INTERVAL (RFC 5227 1.1).
+/// From the last probe to the use of the address, and from one announcement to the next:
+/// ANNOUNCE_WAIT and ANNOUNCE_INTERVAL (RFC 5227 1.1).
 const ANNOUNCE: Duration = Duration::from_secs(2);
-/// How long a DISCOVER, or the REQUEST of a renewal, is repeated under one xid. A lease counts from the first message
-/// with the xid of its ACK; were that hours ago, a server that now leases for less would have given us nothing.
+/// How long a DISCOVER, or the REQUEST of a renewal, is repeated under one xid. A lease counts from
+/// the first message with the xid of its ACK; were that hours ago, a server that now leases for
+/// less would have given us nothing.
 pub(super) const ROUND: Duration = Duration::from_secs(60);
 /// A lease that was held longer than this has made good for earlier setbacks.
 const STABLE: Duration = Duration::from_secs(128);
@@ -31,12 +33,13 @@ const AFTER_DECLINE: Duration = Duration::from_secs(10);
 
 /// Looking for a lease.
 impl Client {
-    /// To SELECTING (RFC 2131 4.4.1), or to it again when an `exchange` is under way and nobody has offered anything
-    /// (RFC 2131 3.1 (3)).
+    /// To SELECTING (RFC 2131 4.4.1), or to it again when an `exchange` is under way and nobody has
+    /// offered anything (RFC 2131 3.1 (3)).
     pub(super) fn discover(&mut self, exchange: Option<Exchange>, now: Instant) -> State {
         let mut exchange = self.exchange_or_new(exchange, now);
         self.search.discovers = self.search.discovers.saturating_add(1);
-        // Counted over all rounds: a server that offers and then falls silent does not make us hasty.
+        // Counted over all rounds: a server that offers and then falls silent does not make us
+        // hasty.
         self.search.pace = self.search.pace.saturating_add(1);
         self.search.unanswered = self.search.unanswered.saturating_add(1);
         self.plainness = Plainness::of_discover(self.search.unanswered).max(self.config.plainness);
@@ -44,16 +47,24 @@ impl Client {
             // It may be of another network, or of this one by an earlier number.
             self.search.wanted = None;
         }
-        let wait = self.backoff.discover(self.search.pace, self.search.deadline.is_some());
+        let wait = self
+            .backoff
+            .discover(self.search.pace, self.search.deadline.is_some());
         exchange.say(self.search.since, now, now + wait);
         let discover = exchange.message(Type::Discover, self.plainness);
-        let discover = Request { requested: self.search.wanted, ..discover };
+        let discover = Request {
+            requested: self.search.wanted,
+            ..discover
+        };
         self.broadcast(&discover, now);
-        State::Selecting { exchange, second_best: None }
+        State::Selecting {
+            exchange,
+            second_best: None,
+        }
     }
 
-    /// To REQUESTING, or to it again (RFC 2131 3.1 (5)): for the address and from the server of the offer
-    /// (RFC 2131 4.3.2).
+    /// To REQUESTING, or to it again (RFC 2131 3.1 (5)): for the address and from the server of the
+    /// offer (RFC 2131 4.3.2).
     pub(super) fn request(
         &mut self,
         mut exchange: Exchange,
@@ -62,14 +73,29 @@ impl Client {
         now: Instant,
     ) -> State {
         exchange.sent += 1;
-        exchange.next = now + self.backoff.broadcast(exchange.sent, self.search.deadline.is_some());
+        exchange.next = now
+            + self
+                .backoff
+                .broadcast(exchange.sent, self.search.deadline.is_some());
         let request = exchange.message(Type::Request, self.plainness);
-        self.broadcast(&Request { requested: Some(offer.address), server: Some(offer.server_id), ..request }, now);
+        self.broadcast(
+            &Request {
+                requested: Some(offer.address),
+                server: Some(offer.server_id),
+                ..request
+            },
+            now,
+        );
         self.probe_alongside(offer.address);
-        State::Requesting { exchange, offer, taken_by }
+        State::Requesting {
+            exchange,
+            offer,
+            taken_by,
+        }
     }
 
-    /// To REBOOTING, or to it again. No server identifier: any server that knows may answer (RFC 2131 4.3.2).
+    /// To REBOOTING, or to it again. No server identifier: any server that knows may answer (RFC
+    /// 2131 4.3.2).
     pub(super) fn ask_again_for(
         &mut self,
         address: Ipv4Addr,
@@ -84,13 +110,23 @@ impl Client {
         };
         exchange.say(exchange.since, now, next);
         let request = exchange.message(Type::Request, self.plainness);
-        self.broadcast(&Request { requested: Some(address), ..request }, now);
+        self.broadcast(
+            &Request {
+                requested: Some(address),
+                ..request
+            },
+            now,
+        );
         self.probe_alongside(address);
-        State::Rebooting { exchange, address, taken_by }
+        State::Rebooting {
+            exchange,
+            address,
+            taken_by,
+        }
     }
 
-    /// To INIT after a round that came to nothing (RFC 2131 3.1 (5)), and on from there the later the more of them
-    /// there were.
+    /// To INIT after a round that came to nothing (RFC 2131 3.1 (5)), and on from there the later
+    /// the more of them there were.
     pub(super) fn start_over(&mut self, why: Why, now: Instant) -> State {
         let in_use = matches!(why, Why::InUse { .. });
         if in_use || matches!(why, Why::Refused { .. }) {
@@ -100,8 +136,8 @@ impl Client {
         self.set_back(in_use, now)
     }
 
-    /// To INIT because the lease has ended (RFC 2131 4.4.5). No caller waits now, but for one whose lease has not been in
-    /// use yet. An address that just ran out would be welcome again.
+    /// To INIT because the lease has ended (RFC 2131 4.4.5). No caller waits now, but for one whose
+    /// lease has not been in use yet. An address that just ran out would be welcome again.
     pub(super) fn lose(&mut self, old: Lease, why: Lost, now: Instant) -> State {
         let was_stable = now - old.acquired_at > STABLE;
         let was_defended = self.defence().is_some();
@@ -109,45 +145,75 @@ impl Client {
             self.setbacks = 0;
         }
         let deadline = self.deadline_of_caller();
-        self.search = Search { deadline, ..Search::new(now, (why == Lost::Expired).then_some(old.address)) };
+        self.search = Search {
+            deadline,
+            ..Search::new(now, (why == Lost::Expired).then_some(old.address))
+        };
         if let Lost::Conflict { by } = why {
-            self.search.trouble = Some(Why::InUse { address: old.address, server: old.server_id, by });
+            self.search.trouble = Some(Why::InUse {
+                address: old.address,
+                server: old.server_id,
+                by,
+            });
         }
         let next = match why {
-            // A conflict that comes after so long is no fault of the round that led to the address, and one in use is given
-            // up without a DECLINE. Should its server offer it again, declining it is the first setback, which costs no time.
+            // A conflict that comes after so long is no fault of the round that led to the address,
+            // and one in use is given up without a DECLINE. Should its server offer it again,
+            // declining it is the first setback, which costs no time.
             Lost::Conflict { .. } if was_stable || was_defended => State::Init { at: now },
             Lost::Expired => State::Init { at: now },
             Lost::Refused { .. } => self.set_back(false, now),
             Lost::Conflict { .. } => self.set_back(true, now),
         };
-        self.events.push_back(Event::Lost { old: Box::new(old), why });
+        self.events.push_back(Event::Lost {
+            old: Box::new(old),
+            why,
+        });
         next
     }
 
-    /// The first setback is forgiven, and after it nothing waits: an address that was just declined is marked in its
-    /// server, and RFC 2131 3.1 (5) wants 10 s there only lest client and server go round in circles. From the second
-    /// one on it is kept, unless a caller waits: then the second conflict is forgiven as well, and the waits double to
-    /// 8 s and no more, where RFC 5227 2.1.1 wants a minute after ten conflicts (RFC 5227 1.1). A caller's patience is
-    /// bounded, and so is the hourly allowance. Where no caller waits, they double to two minutes.
+    /// The first setback is forgiven, and after it nothing waits: an address that was just declined
+    /// is marked in its server, and RFC 2131 3.1 (5) wants 10 s there only lest client and server
+    /// go round in circles. From the second one on it is kept, unless a caller waits: then the
+    /// second conflict is forgiven as well, and the waits double to 8 s and no more, where RFC 5227
+    /// 2.1.1 wants a minute after ten conflicts (RFC 5227 1.1). A caller's patience is bounded, and
+    /// so is the hourly allowance. Where no caller waits, they double to two minutes.
     fn set_back(&mut self, in_use: bool, now: Instant) -> State {
         self.setbacks = self.setbacks.saturating_add(1);
         let somebody_waits = self.search.deadline.is_some();
         let forgiven = u32::from(in_use && somebody_waits);
-        let wait = self.backoff.start_over(self.setbacks - forgiven, somebody_waits);
-        let least = if in_use && !somebody_waits && self.setbacks > 1 { AFTER_DECLINE } else { Duration::ZERO };
-        State::Init { at: now + wait.max(least) }
+        let wait = self
+            .backoff
+            .start_over(self.setbacks - forgiven, somebody_waits);
+        let least = if in_use && !somebody_waits && self.setbacks > 1 {
+            AFTER_DECLINE
+        } else {
+            Duration::ZERO
+        };
+        State::Init {
+            at: now + wait.max(least),
+        }
     }
 
     /// Tells whoever has waited until now how far it got (RFC 2131 3.1 (5)).
     pub(super) fn give_up(&mut self, state: &State, deadline: Instant) -> State {
         let why = match (state, self.search.trouble.take()) {
             _ if !self.carrier => Why::NoCarrier,
-            (State::Requesting { offer, .. }, _) => Why::NoAck { address: offer.address, server: offer.server_id },
+            (State::Requesting { offer, .. }, _) => Why::NoAck {
+                address: offer.address,
+                server: offer.server_id,
+            },
             (_, Some(trouble)) => trouble,
             (_, None) => match self.search.unusable {
-                Some((server, fault, offers)) => Why::UnusableOffer { server, fault, offers },
-                None => Why::NoOffer { within: deadline - self.search.since, discovers: self.search.discovers },
+                Some((server, fault, offers)) => Why::UnusableOffer {
+                    server,
+                    fault,
+                    offers,
+                },
+                None => Why::NoOffer {
+                    within: deadline - self.search.since,
+                    discovers: self.search.discovers,
+                },
             },
         };
         self.stop(Event::GaveUp(why))
@@ -159,20 +225,33 @@ impl Client {
         State::Stopped
     }
 
-    /// The carrier is back: what was under way is said again, and what had not come to a lease starts anew.
+    /// The carrier is back: what was under way is said again, and what had not come to a lease
+    /// starts anew.
     pub(super) fn resound(&mut self, now: Instant) {
         (self.search.pace, self.search.unanswered) = (0, 0);
         match &mut self.state {
-            State::Selecting { .. } | State::Requesting { .. } => self.state = State::Init { at: now },
-            State::Rebooting { address, .. } => self.state = State::InitReboot { at: now, address: *address },
+            State::Selecting { .. } | State::Requesting { .. } => {
+                self.state = State::Init { at: now }
+            }
+            State::Rebooting { address, .. } => {
+                self.state = State::InitReboot {
+                    at: now,
+                    address: *address,
+                }
+            }
             State::Init { at } | State::InitReboot { at, .. } => *at = now,
-            State::Renewing { exchange, .. } | State::Rebinding { exchange, .. } => exchange.next = now,
-            State::Probing { left, next, doubt, .. } => {
+            State::Renewing { exchange, .. } | State::Rebinding { exchange, .. } => {
+                exchange.next = now
+            }
+            State::Probing {
+                left, next, doubt, ..
+            } => {
                 if let (Probe::Before(probes), None) = (self.config.probe, doubt) {
                     (*left, *next) = (probes, now);
                 }
             }
-            // Perhaps another network: only the server can tell, and RFC 2131 4.4.5 allows to ask before T1.
+            // Perhaps another network: only the server can tell, and RFC 2131 4.4.5 allows to ask
+            // before T1.
             State::Bound { held, vigil } => {
                 held.renew_at = now;
                 // The second announcement has waited for somebody to hear it (RFC 5227 2.3).
@@ -197,7 +276,12 @@ impl Client {
 
     /// To PROBING. RFC 5227 2.1.1: not all at once after a power cut.
     pub(super) fn probe(&mut self, lease: Box<Lease>, probes: u8, now: Instant) -> State {
-        State::Probing { lease, left: probes, next: now + self.backoff.probe_wait(), doubt: None }
+        State::Probing {
+            lease,
+            left: probes,
+            next: now + self.backoff.probe_wait(),
+            doubt: None,
+        }
     }
 
     /// From probe to probe, and to BOUND after the last.
@@ -205,30 +289,51 @@ impl Client {
         if lease.expires_at().is_some_and(|expiry| expiry <= now) {
             return State::Init { at: now };
         }
-        let Some(left) = left.checked_sub(1) else { return self.settle(*lease, now) };
+        let Some(left) = left.checked_sub(1) else {
+            return self.settle(*lease, now);
+        };
         self.say_by_arp(Arp::probe(self.config.mac, lease.address));
-        let wait = if left == 0 { ANNOUNCE } else { self.backoff.probe_interval() };
-        State::Probing { lease, left, next: now + wait, doubt: None }
+        let wait = if left == 0 {
+            ANNOUNCE
+        } else {
+            self.backoff.probe_interval()
+        };
+        State::Probing {
+            lease,
+            left,
+            next: now + wait,
+            doubt: None,
+        }
     }
 
-    /// To PROBING with the address that a station has claimed: if it answers for the router as well, it is the router, or
-    /// answers for every address. Without a router to ask after, and where that is the DHCP server, whose station we know,
-    /// there is no doubt.
+    /// To PROBING with the address that a station has claimed: if it answers for the router as
+    /// well, it is the router, or answers for every address. Without a router to ask after, and
+    /// where that is the DHCP server, whose station we know, there is no doubt.
     pub(super) fn doubt_or_refuse(&mut self, lease: Box<Lease>, by: Mac, now: Instant) -> State {
         match router_to_ask(&lease) {
             Some(router) => {
                 self.say_by_arp(Arp::probe(self.config.mac, router));
-                State::Probing { lease, left: 0, next: now + ARP_PATIENCE, doubt: Some(Doubt { by, router }) }
+                State::Probing {
+                    lease,
+                    left: 0,
+                    next: now + ARP_PATIENCE,
+                    doubt: Some(Doubt { by, router }),
+                }
             }
             None => self.refuse(lease.address, lease.server_id, by, now),
         }
     }
 
-    /// Announces a new address (RFC 2131 4.4.1) and goes on listening until it has been announced a second time
-    /// (RFC 5227 2.3), for its owner may be slow to answer.
+    /// Announces a new address (RFC 2131 4.4.1) and goes on listening until it has been announced a
+    /// second time (RFC 5227 2.3), for its owner may be slow to answer.
     pub(super) fn claim(&mut self, address: Ipv4Addr, now: Instant) -> Option<Vigil> {
         self.announce(address);
-        Some(Vigil { until: now + ANNOUNCE, announce: true, is_in_use: false, deadline: self.search.deadline })
+        Some(Vigil {
+            until: now + ANNOUNCE,
+            announce: true,
+            is_in_use: false,
+            deadline: self.search.deadline,
+        })
     }
 
     pub(super) fn announce(&mut self, address: Ipv4Addr) {
@@ -237,7 +342,12 @@ impl Client {
 
     /// Listens on after a renewal, for the answer to the probe that went with it.
     pub(super) fn await_arp(&self, now: Instant) -> Option<Vigil> {
-        let vigil = Vigil { until: now + ARP_VIGIL, announce: false, is_in_use: true, deadline: None };
+        let vigil = Vigil {
+            until: now + ARP_VIGIL,
+            announce: false,
+            is_in_use: true,
+            deadline: None,
+        };
         (self.config.probe != Probe::Off).then_some(vigil)
     }
 
@@ -256,10 +366,27 @@ impl Client {
     }
 
     /// To INIT with an address that was ours, and never used.
-    pub(super) fn refuse(&mut self, address: Ipv4Addr, server: Ipv4Addr, by: Mac, now: Instant) -> State {
+    pub(super) fn refuse(
+        &mut self,
+        address: Ipv4Addr,
+        server: Ipv4Addr,
+        by: Mac,
+        now: Instant,
+    ) -> State {
         self.decline(address, server, by, now);
-        self.events.push_back(Event::Declined { address, server, by });
-        self.start_over(Why::InUse { address, server, by }, now)
+        self.events.push_back(Event::Declined {
+            address,
+            server,
+            by,
+        });
+        self.start_over(
+            Why::InUse {
+                address,
+                server,
+                by,
+            },
+            now,
+        )
     }
 
     pub(super) fn say_by_arp(&mut self, arp: Arp) {
@@ -297,8 +424,8 @@ impl Client {
         State::Bound { held, vigil }
     }
 
-    /// From BOUND to RENEWING at T1, to REBINDING at T2, to INIT at the end (RFC 2131 4.4.5); who has slept skips what
-    /// was missed.
+    /// From BOUND to RENEWING at T1, to REBINDING at T2, to INIT at the end (RFC 2131 4.4.5); who
+    /// has slept skips what was missed.
     pub(super) fn follow_the_clock(&mut self, held: Held, now: Instant) -> State {
         self.listen_on(now);
         if held.expires_at() <= now {
@@ -310,23 +437,41 @@ impl Client {
         }
     }
 
-    /// To RENEWING, or to it again: to the server itself, whose identifier is its address (RFC 2131 4.1), from ours.
-    /// Neither server identifier nor requested address go with it (RFC 2131 4.3.2).
+    /// To RENEWING, or to it again: to the server itself, whose identifier is its address (RFC 2131
+    /// 4.1), from ours. Neither server identifier nor requested address go with it (RFC 2131
+    /// 4.3.2).
     pub(super) fn renew(&mut self, held: Held, exchange: Option<Exchange>, now: Instant) -> State {
         let is_first = exchange.is_none_or(|exchange| exchange.sent == 0);
         let mut exchange = self.exchange_or_new(exchange, now);
         if self.carrier {
-            let wait = Backoff::renewal(held.rebind_at - now, held.lease.t2.saturating_sub(held.lease.t1));
-            // RFC 2131 4.4.5 speaks of silence after T1. Who asks earlier does so because the network may be another one:
-            // half of the time until T2 would be half a day then and, in a lease for ever, no end of time.
+            let wait = Backoff::renewal(
+                held.rebind_at - now,
+                held.lease.t2.saturating_sub(held.lease.t1),
+            );
+            // RFC 2131 4.4.5 speaks of silence after T1. Who asks earlier does so because the
+            // network may be another one: half of the time until T2 would be half a day then and,
+            // in a lease for ever, no end of time.
             let is_early = held.lease.renew_at().is_none_or(|t1| now + FUZZ < t1);
-            let wait = if is_early { wait.min(self.backoff.seldom()) } else { wait };
+            let wait = if is_early {
+                wait.min(self.backoff.seldom())
+            } else {
+                wait
+            };
             exchange.say(held.renew_at, now, now + wait);
             let (source, destination) = (held.lease.address, held.lease.server_id);
-            let request = Request { ciaddr: Some(source), ..exchange.message(Type::Request, self.plainness) };
+            let request = Request {
+                ciaddr: Some(source),
+                ..exchange.message(Type::Request, self.plainness)
+            };
             self.allowance.spend(now);
             self.listen_on(now);
-            self.say(Transmit::Datagram { source, destination }, request.write(&self.config));
+            self.say(
+                Transmit::Datagram {
+                    source,
+                    destination,
+                },
+                request.write(&self.config),
+            );
             if is_first {
                 self.probe_own(source);
             }
@@ -346,7 +491,13 @@ impl Client {
             );
             let address = held.lease.address;
             let request = exchange.message(Type::Request, self.plainness);
-            self.broadcast(&Request { ciaddr: Some(address), ..request }, now);
+            self.broadcast(
+                &Request {
+                    ciaddr: Some(address),
+                    ..request
+                },
+                now,
+            );
             if is_first {
                 self.probe_own(address);
             }
@@ -354,9 +505,10 @@ impl Client {
         State::Rebinding { exchange, held }
     }
 
-    /// RFC 5227 2.4 has a host watch its address for as long as it uses it. We hold no socket between exchanges, so
-    /// instead we ask after it once in each renewal; RFC 5227 2.1 forbids such probes only to hosts that do watch, for
-    /// those have no need of them. To an attacker it says when we listen, which is worth one announcement.
+    /// RFC 5227 2.4 has a host watch its address for as long as it uses it. We hold no socket
+    /// between exchanges, so instead we ask after it once in each renewal; RFC 5227 2.1 forbids
+    /// such probes only to hosts that do watch, for those have no need of them. To an attacker it
+    /// says when we listen, which is worth one announcement.
     pub(super) fn probe_own(&mut self, address: Ipv4Addr) {
         if self.config.probe != Probe::Off {
             self.say_by_arp(Arp::probe(self.config.mac, address));
@@ -370,16 +522,25 @@ impl Client {
             (Some(mac), _) => self.say_release(&lease, mac, now),
             (None, Some(next_hop)) => {
                 self.say_by_arp(Arp::question((self.config.mac, lease.address), next_hop));
-                State::Releasing { lease, next_hop, until: now + ARP_PATIENCE }
+                State::Releasing {
+                    lease,
+                    next_hop,
+                    until: now + ARP_PATIENCE,
+                }
             }
             (None, None) => self.stop(Event::Released),
         }
     }
 
-    /// RFC 2131 4.4.6 and table 5: our address and the server's identifier, `secs` 0, and no wishes.
+    /// RFC 2131 4.4.6 and table 5: our address and the server's identifier, `secs` 0, and no
+    /// wishes.
     pub(super) fn say_release(&mut self, lease: &Lease, mac: Mac, now: Instant) -> State {
         let message = Request::new(Type::Release, self.plainness.mark(self.backoff.xid()), 0);
-        let message = Request { ciaddr: Some(lease.address), server: Some(lease.server_id), ..message };
+        let message = Request {
+            ciaddr: Some(lease.address),
+            server: Some(lease.server_id),
+            ..message
+        };
         let (source, destination) = ((self.config.mac, lease.address), (mac, lease.server_id));
         let frame = frame::frame(&message.write(&self.config), source, destination);
         self.allowance.spend(now);
@@ -389,14 +550,22 @@ impl Client {
 
     /// To all (RFC 2131 4.4.4), from the address that we have, or from none (RFC 2131 4.1).
     fn broadcast(&mut self, message: &Request, now: Instant) {
-        let source = (self.config.mac, message.ciaddr.unwrap_or(Ipv4Addr::UNSPECIFIED));
-        let frame = frame::frame(&message.write(&self.config), source, (BROADCAST, Ipv4Addr::BROADCAST));
+        let source = (
+            self.config.mac,
+            message.ciaddr.unwrap_or(Ipv4Addr::UNSPECIFIED),
+        );
+        let frame = frame::frame(
+            &message.write(&self.config),
+            source,
+            (BROADCAST, Ipv4Addr::BROADCAST),
+        );
         self.allowance.spend(now);
         self.listen_on(now);
         self.say(Transmit::Frame, frame);
     }
 
-    /// Without a carrier it would go nowhere, or into a queue that opens at a time when it is not true any more.
+    /// Without a carrier it would go nowhere, or into a queue that opens at a time when it is not
+    /// true any more.
     fn say(&mut self, transmit: Transmit, bytes: Vec<u8>) {
         if self.carrier {
             self.outbox.push_back((transmit, bytes));

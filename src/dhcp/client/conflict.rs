@@ -1,5 +1,5 @@
-//! Claims of other stations to our address, by ARP (RFC 5227): one that is not in use yet is turned down, one in use is
-//! defended.
+//! Claims of other stations to our address, by ARP (RFC 5227): one that is not in use yet is turned
+//! down, one in use is defended.
 
 use super::arrows::ARP_PATIENCE;
 use super::{Client, Held, State, Vigil};
@@ -11,34 +11,45 @@ use std::time::Duration;
 
 /// How long a claim counts: DEFEND_INTERVAL (RFC 5227 1.1).
 const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
-/// From the announcement that defends an address to the probe behind it. A kernel that has the address answers within
-/// milliseconds; this leaves a slow one eight seconds more.
+/// From the announcement that defends an address to the probe behind it. A kernel that has the
+/// address answers within milliseconds; this leaves a slow one eight seconds more.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// As many conflicts are remembered, to know a station again that claims another address.
 const REMEMBERED: usize = 4;
-/// As many stations that answer for every address are known at most; the one that was found first is forgotten.
+/// As many stations that answer for every address are known at most; the one that was found first
+/// is forgotten.
 const STATIONS: usize = 8;
 
-/// Claims to an address that is not in use yet, the latest of each of two stations: one may answer for every address, and
-/// the other one have it.
+/// Claims to an address that is not in use yet, the latest of each of two stations: one may answer
+/// for every address, and the other one have it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Claims([Option<(Mac, Instant)>; 2]);
 
 impl Claims {
     fn add(&mut self, by: Mac, now: Instant) {
-        let other = self.0.into_iter().flatten().find(|(station, _)| *station != by);
+        let other = self
+            .0
+            .into_iter()
+            .flatten()
+            .find(|(station, _)| *station != by);
         self.0 = [Some((by, now)), other];
     }
 
-    /// Returns the stations whose claims count, the latest first. Each REQUEST is repeated together with its probe, and an
-    /// owner answers each of them: an older claim is that of a station that has gone, or was never there.
+    /// Returns the stations whose claims count, the latest first. Each REQUEST is repeated together
+    /// with its probe, and an owner answers each of them: an older claim is that of a station that
+    /// has gone, or was never there.
     pub(super) fn stations(self, now: Instant) -> impl Iterator<Item = Mac> {
-        self.0.into_iter().flatten().filter(move |(_, at)| now - *at < DEFEND_INTERVAL).map(|(by, _)| by)
+        self.0
+            .into_iter()
+            .flatten()
+            .filter(move |(_, at)| now - *at < DEFEND_INTERVAL)
+            .map(|(by, _)| by)
     }
 }
 
-/// A claim to an address that was leased and is not in use yet, by a station that may answer for every address.
+/// A claim to an address that was leased and is not in use yet, by a station that may answer for
+/// every address.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Doubt {
     pub(super) by: Mac,
@@ -48,14 +59,14 @@ pub(super) struct Doubt {
 
 /// A claim to the address in use that was answered by an announcement (RFC 5227 2.4 (b)).
 ///
-/// Only one station is remembered at a time: however many of them claim the address, there is one announcement in
-/// [`DEFEND_INTERVAL`], and what is heard of the others does not make it longer.
+/// Only one station is remembered at a time: however many of them claim the address, there is one
+/// announcement in [`DEFEND_INTERVAL`], and what is heard of the others does not make it longer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Defence {
     /// The address is given up if this station claims it again.
     against: Mac,
-    /// From when on it counts: until then the answer of the router may be under way, and that of the station to the
-    /// announcement.
+    /// From when on it counts: until then the answer of the router may be under way, and that of
+    /// the station to the announcement.
     counts_from: Instant,
     /// When to ask for the claim to be repeated; `None` once that was done.
     ask_at: Option<Instant>,
@@ -64,20 +75,31 @@ pub(super) struct Defence {
 
 impl Defence {
     fn new(against: Mac, counts_from: Instant, now: Instant) -> Self {
-        Self { against, counts_from, ask_at: Some(now + ASK_AGAIN), until: now + DEFEND_INTERVAL }
+        Self {
+            against,
+            counts_from,
+            ask_at: Some(now + ASK_AGAIN),
+            until: now + DEFEND_INTERVAL,
+        }
     }
 
     /// Returns when [`Client::go_on_defending`] has something to do.
     pub(super) fn due(self, carrier: bool) -> Instant {
-        self.ask_at.filter(|_| carrier).unwrap_or(self.until).min(self.until)
+        self.ask_at
+            .filter(|_| carrier)
+            .unwrap_or(self.until)
+            .min(self.until)
     }
 }
 
 impl Client {
-    /// Tells the client that connections may depend on the lease from now on: a claim to its address is answered by a
-    /// defence (RFC 5227 2.4), and no more by a DECLINE.
+    /// Tells the client that connections may depend on the lease from now on: a claim to its
+    /// address is answered by a defence (RFC 5227 2.4), and no more by a DECLINE.
     pub fn mark_in_use(&mut self) {
-        if let State::Bound { vigil: Some(vigil), .. } = &mut self.state {
+        if let State::Bound {
+            vigil: Some(vigil), ..
+        } = &mut self.state
+        {
             vigil.is_in_use = true;
         }
     }
@@ -91,43 +113,70 @@ impl Client {
         if self.config.probe == Probe::Off || by == self.config.mac {
             return Err(Ignored::NotDhcp);
         }
-        if arp.is_reply && arp.target.0 == self.config.mac && self.doubted() == Some((by, arp.sender.1)) {
+        if arp.is_reply
+            && arp.target.0 == self.config.mac
+            && self.doubted() == Some((by, arp.sender.1))
+        {
             self.believe(by, now);
             return Ok(());
         }
         let is_watched = self.is_address_watched();
         let is_concerned = |address| {
-            // A station that probes for an address that is not in use yet would use it as soon as we do (RFC 5227 2.1.1).
-            // Some switches ask each port by unicast after the addresses behind it, which is no such probe.
-            let is_probe = !arp.is_reply && arp.to_all && arp.sender.1.is_unspecified() && arp.target.1 == address;
+            // A station that probes for an address that is not in use yet would use it as soon as
+            // we do (RFC 5227 2.1.1). Some switches ask each port by unicast after the addresses
+            // behind it, which is no such probe.
+            let is_probe = !arp.is_reply
+                && arp.to_all
+                && arp.sender.1.is_unspecified()
+                && arp.target.1 == address;
             arp.sender.1 == address || is_probe
         };
         let claims = |address| arp.sender.1 == address;
-        if let Some(lease) = self.lease_at_stake(is_watched).filter(|lease| is_concerned(lease.address))
+        if let Some(lease) = self
+            .lease_at_stake(is_watched)
+            .filter(|lease| is_concerned(lease.address))
             && self.answers_for_all(by, lease)
         {
             let address = lease.address;
-            return if claims(address) { self.note_proxy_arp(by, address) } else { Err(Ignored::NotDhcp) };
+            return if claims(address) {
+                self.note_proxy_arp(by, address)
+            } else {
+                Err(Ignored::NotDhcp)
+            };
         }
         match &mut self.state {
-            State::Requesting { offer, taken_by, .. } if is_concerned(offer.address) => taken_by.add(by, now),
-            State::Rebooting { address, taken_by, .. } if is_concerned(*address) => taken_by.add(by, now),
-            State::Probing { lease, doubt: None, .. } if is_concerned(lease.address) => {
+            State::Requesting {
+                offer, taken_by, ..
+            } if is_concerned(offer.address) => taken_by.add(by, now),
+            State::Rebooting {
+                address, taken_by, ..
+            } if is_concerned(*address) => taken_by.add(by, now),
+            State::Probing {
+                lease, doubt: None, ..
+            } if is_concerned(lease.address) => {
                 let lease = lease.clone();
                 self.state = self.doubt_or_refuse(lease, by, now);
             }
-            // The one probe took no time of its own, so this is the rest of the time that RFC 5227 2.1.1 listens before an
-            // address is used: the owner is late, and there is no connection yet to be kept. After a rapid commit it is
-            // the DECLINE of RFC 4039 3.1.
-            State::Bound { held, vigil: Some(Vigil { announce: true, is_in_use: false, .. }) }
-                if claims(held.lease.address) =>
-            {
+            // The one probe took no time of its own, so this is the rest of the time that RFC 5227
+            // 2.1.1 listens before an address is used: the owner is late, and there is no
+            // connection yet to be kept. After a rapid commit it is the DECLINE of RFC 4039 3.1.
+            State::Bound {
+                held,
+                vigil:
+                    Some(Vigil {
+                        announce: true,
+                        is_in_use: false,
+                        ..
+                    }),
+            } if claims(held.lease.address) => {
                 let old = held.lease.clone();
                 self.decline(old.address, old.server_id, by, now);
                 self.state = self.lose(old, Lost::Conflict { by }, now);
             }
             // RFC 5227 2.4: any ARP packet of another station that has our address as its sender's.
-            State::Bound { held, .. } | State::Renewing { held, .. } | State::Rebinding { held, .. }
+            State::Bound { held, .. }
+            | State::Renewing { held, .. }
+            | State::Rebinding { held, .. }
                 if is_watched && claims(held.lease.address) =>
             {
                 return self.contest(by, now);
@@ -137,16 +186,20 @@ impl Client {
         Ok(())
     }
 
-    /// Answers a claim to the address in use. A single frame, which any station can forge, costs nothing but an
-    /// announcement; a station that repeats its claim has the address, or will not give way.
+    /// Answers a claim to the address in use. A single frame, which any station can forge, costs
+    /// nothing but an announcement; a station that repeats its claim has the address, or will not
+    /// give way.
     ///
-    /// RFC 5227 2.4 (b): an address is defended once in [`DEFEND_INTERVAL`], and given up at the next conflict. We confess
-    /// to counting conflicts with the same station only, lest two forged frames with two names in them do what one cannot.
-    /// No DECLINE: the address was ours, and was in use. If the server offers it again, it is probed as any other, and
-    /// declined if its owner answers. The router is asked after as well: a station that answers for it, too, is the
+    /// RFC 5227 2.4 (b): an address is defended once in [`DEFEND_INTERVAL`], and given up at the
+    /// next conflict. We confess to counting conflicts with the same station only, lest two forged
+    /// frames with two names in them do what one cannot. No DECLINE: the address was ours, and was
+    /// in use. If the server offers it again, it is probed as any other, and declined if its owner
+    /// answers. The router is asked after as well: a station that answers for it, too, is the
     /// router, or answers for every address, and has no claim.
     fn contest(&mut self, by: Mac, now: Instant) -> Result<(), Ignored> {
-        let Some(held) = self.held_mut() else { return Err(Ignored::NotDhcp) };
+        let Some(held) = self.held_mut() else {
+            return Err(Ignored::NotDhcp);
+        };
         let address = held.lease.address;
         match held.defence {
             Some(defence) if defence.against == by && defence.counts_from <= now => {
@@ -156,7 +209,11 @@ impl Client {
             Some(_) => return Err(Ignored::NotDhcp),
             None => {
                 let router = router_to_ask(&held.lease);
-                let counts_from = if router.is_some() { now + ARP_PATIENCE } else { now };
+                let counts_from = if router.is_some() {
+                    now + ARP_PATIENCE
+                } else {
+                    now
+                };
                 held.defence = Some(Defence::new(by, counts_from, now));
                 self.remember_conflict(by, address);
                 if let Some(router) = router {
@@ -178,15 +235,22 @@ impl Client {
         }
     }
 
-    /// Returns whether a station that claims the address of this lease is taken to claim every address: gateways with proxy
-    /// ARP, hosts of virtual machines and private VLANs have such stations. RFC 5227 has no word for them, and by its
-    /// letter (RFC 5227 2.1.1) no address could be used there, so we confess: the DHCP server's own station is one, for it
-    /// would not lease what it has; and so is one that has claimed another address of ours before.
+    /// Returns whether a station that claims the address of this lease is taken to claim every
+    /// address: gateways with proxy ARP, hosts of virtual machines and private VLANs have such
+    /// stations. RFC 5227 has no word for them, and by its letter (RFC 5227 2.1.1) no address could
+    /// be used there, so we confess: the DHCP server's own station is one, for it would not lease
+    /// what it has; and so is one that has claimed another address of ours before.
     fn answers_for_all(&self, by: Mac, lease: &Lease) -> bool {
-        let is_servers_own = lease.address == lease.server_id || lease.routers.contains(&lease.address);
-        let has_claimed_another = || self.conflicts.iter().any(|known| known.0 == by && known.1 != lease.address);
+        let is_servers_own =
+            lease.address == lease.server_id || lease.routers.contains(&lease.address);
+        let has_claimed_another = || {
+            self.conflicts
+                .iter()
+                .any(|known| known.0 == by && known.1 != lease.address)
+        };
         let is_server = lease.server_mac == Some(by);
-        !is_servers_own && (self.config.proxy_arp.contains(&by) || is_server || has_claimed_another())
+        !is_servers_own
+            && (self.config.proxy_arp.contains(&by) || is_server || has_claimed_another())
     }
 
     /// Notes that a station answers for every address. One that is known already changes nothing.
@@ -209,9 +273,14 @@ impl Client {
         self.conflicts.push_front((by, address));
     }
 
-    /// Returns the owner of a lease's address among the stations that have claimed it. Those that answer for every address
-    /// are noted.
-    pub(super) fn owner_among(&mut self, claims: Claims, lease: &Lease, now: Instant) -> Option<Mac> {
+    /// Returns the owner of a lease's address among the stations that have claimed it. Those that
+    /// answer for every address are noted.
+    pub(super) fn owner_among(
+        &mut self,
+        claims: Claims,
+        lease: &Lease,
+        now: Instant,
+    ) -> Option<Mac> {
         let mut owner = None;
         for by in claims.stations(now) {
             if self.answers_for_all(by, lease) {
@@ -224,16 +293,23 @@ impl Client {
         owner
     }
 
-    /// Returns the station whose claim is in doubt, and the address of the router that it may be, or answer for.
+    /// Returns the station whose claim is in doubt, and the address of the router that it may be,
+    /// or answer for.
     fn doubted(&self) -> Option<(Mac, Ipv4Addr)> {
-        if let State::Probing { doubt: Some(doubt), .. } = &self.state {
+        if let State::Probing {
+            doubt: Some(doubt), ..
+        } = &self.state
+        {
             return Some((doubt.by, doubt.router));
         }
         let held = self.held()?;
-        held.defence.map(|defence| defence.against).zip(router_to_ask(&held.lease))
+        held.defence
+            .map(|defence| defence.against)
+            .zip(router_to_ask(&held.lease))
     }
 
-    /// Takes a station whose claim was in doubt for one that answers for every address: the lease is used, or stays in use.
+    /// Takes a station whose claim was in doubt for one that answers for every address: the lease
+    /// is used, or stays in use.
     fn believe(&mut self, by: Mac, now: Instant) {
         if let State::Probing { lease, .. } = &self.state {
             let lease = lease.clone();
@@ -256,13 +332,15 @@ impl Client {
     /// Returns when a caller stops waiting whose lease is not in use yet.
     pub(super) fn deadline_of_caller(&self) -> Option<Instant> {
         match &self.state {
-            State::Bound { vigil: Some(vigil), .. } if !vigil.is_in_use => vigil.deadline,
+            State::Bound {
+                vigil: Some(vigil), ..
+            } if !vigil.is_in_use => vigil.deadline,
             _ => None,
         }
     }
 
-    /// Sends the probe behind the announcement, since the kernel of an owner answers probes and does not announce by itself;
-    /// forgets the claim in the end.
+    /// Sends the probe behind the announcement, since the kernel of an owner answers probes and
+    /// does not announce by itself; forgets the claim in the end.
     pub(super) fn go_on_defending(&mut self, now: Instant) {
         let Some(held) = self.held_mut() else { return };
         let address = held.lease.address;
@@ -280,15 +358,19 @@ impl Client {
         self.held().and_then(|held| held.defence)
     }
 
-    /// Returns whether claims to the address in use are listened for. A flood of claims does not make this last: a claim
-    /// that is heard in a state that had ended its listening starts no defence.
+    /// Returns whether claims to the address in use are listened for. A flood of claims does not
+    /// make this last: a claim that is heard in a state that had ended its listening starts no
+    /// defence.
     fn is_address_watched(&self) -> bool {
         match &self.state {
             State::Bound { held, vigil } => vigil.is_some() || held.defence.is_some(),
             State::Renewing { held, .. } | State::Rebinding { held, .. } => {
                 self.deaf_at.is_some() || held.defence.is_some()
             }
-            State::Init { .. } | State::Selecting { .. } | State::Requesting { .. } | State::Probing { .. } => false,
+            State::Init { .. }
+            | State::Selecting { .. }
+            | State::Requesting { .. }
+            | State::Probing { .. } => false,
             State::InitReboot { .. } | State::Rebooting { .. } => false,
             State::Releasing { .. } | State::Stopped => false,
         }
@@ -296,16 +378,21 @@ impl Client {
 
     fn held_mut(&mut self) -> Option<&mut Held> {
         match &mut self.state {
-            State::Bound { held, .. } | State::Renewing { held, .. } | State::Rebinding { held, .. } => Some(held),
-            State::Init { .. } | State::Selecting { .. } | State::Requesting { .. } | State::Probing { .. } => None,
+            State::Bound { held, .. }
+            | State::Renewing { held, .. }
+            | State::Rebinding { held, .. } => Some(held),
+            State::Init { .. }
+            | State::Selecting { .. }
+            | State::Requesting { .. }
+            | State::Probing { .. } => None,
             State::InitReboot { .. } | State::Rebooting { .. } => None,
             State::Releasing { .. } | State::Stopped => None,
         }
     }
 }
 
-/// Returns the router whose station would tell that a claim to the address of this lease is none. Where it is the DHCP
-/// server, that station is known.
+/// Returns the router whose station would tell that a claim to the address of this lease is none.
+/// Where it is the DHCP server, that station is known.
 pub(super) fn router_to_ask(lease: &Lease) -> Option<Ipv4Addr> {
     let first = lease.routers.first().copied();
     first.filter(|router| *router != lease.server_id || lease.server_mac.is_none())

@@ -1,4 +1,5 @@
-//! What the client hears, and what that means in its state. The state changes only once all is known to be in order.
+//! What the client hears, and what that means in its state. The state changes only once all is
+//! known to be in order.
 
 use super::conflict::Claims;
 use super::{Client, State};
@@ -19,9 +20,13 @@ impl Client {
     /// What a server says, by the state that it finds us in (RFC 2131 figure 5).
     pub(super) fn handle_reply(&mut self, reply: &Reply, now: Instant) -> Result<(), Ignored> {
         // A late or repeated reply finds another xid, or none (RFC 2131 4.4.1 and figure 4).
-        let exchange =
-            self.exchange().filter(|exchange| exchange.is_answered_by(reply.xid)).ok_or(Ignored::OtherExchange)?;
-        let server = self.server_of(reply).ok_or(Ignored::Incomplete("server identifier"))?;
+        let exchange = self
+            .exchange()
+            .filter(|exchange| exchange.is_answered_by(reply.xid))
+            .ok_or(Ignored::OtherExchange)?;
+        let server = self
+            .server_of(reply)
+            .ok_or(Ignored::Incomplete("server identifier"))?;
         if !self.config.allows(server) {
             self.count_unusable_offer(reply, server, "that the configuration excludes");
             return Err(Ignored::OtherServer(server));
@@ -31,11 +36,15 @@ impl Client {
                 let is_second = second_best.is_some();
                 self.accept_offer(reply, server, is_second, exchange, now)?
             }
-            // RFC 4039 3: an ACK to a DISCOVER counts at once, but only with the option that we have sent.
-            (State::Selecting { .. }, Type::Ack) if reply.is_rapid() && self.has_asked_for_rapid_commit(reply.xid) => {
+            // RFC 4039 3: an ACK to a DISCOVER counts at once, but only with the option that we
+            // have sent.
+            (State::Selecting { .. }, Type::Ack)
+                if reply.is_rapid() && self.has_asked_for_rapid_commit(reply.xid) =>
+            {
                 self.accept_ack(reply, server, None, exchange, now)?
             }
-            // Some servers have two identifiers, or none. No other server knows the transaction and the address.
+            // Some servers have two identifiers, or none. No other server knows the transaction and
+            // the address.
             (State::Requesting { offer, .. }, Type::Ack)
                 if !is_from_server_of(offer, reply) && reply.address != offer.address =>
             {
@@ -52,8 +61,8 @@ impl Client {
                 let old = held.lease.clone();
                 self.accept_ack(reply, server, Some(old), exchange, now)?
             }
-            // RFC 2131 4.3.2: in RENEWING only the server that we ask may refuse; in REBINDING we ask them all, but one that
-            // does not say who it is has to be the one that leased.
+            // RFC 2131 4.3.2: in RENEWING only the server that we ask may refuse; in REBINDING we
+            // ask them all, but one that does not say who it is has to be the one that leased.
             (State::Renewing { held, .. }, Type::Nak) if !is_from_server_of(&held.lease, reply) => {
                 return Err(Ignored::OtherServer(server));
             }
@@ -73,26 +82,38 @@ impl Client {
             }
             // Among them an ACK to a DISCOVER that did not ask for one (RFC 2131 4.4.1).
             (_, message_type) => {
-                return Err(Ignored::Unexpected { message_type: message_type.into(), state: self.state() });
+                return Err(Ignored::Unexpected {
+                    message_type: message_type.into(),
+                    state: self.state(),
+                });
             }
         };
         Ok(())
     }
 
-    /// The server that a reply is from: by its identifier (RFC 2131 4.3.1 wants one in each) or, without one, the one that
-    /// we talk to where it is from its station, else by the address that it came from.
+    /// The server that a reply is from: by its identifier (RFC 2131 4.3.1 wants one in each) or,
+    /// without one, the one that we talk to where it is from its station, else by the address that
+    /// it came from.
     fn server_of(&self, reply: &Reply) -> Option<Ipv4Addr> {
         let known = match &self.state {
             State::Requesting { offer, .. } => Some(&**offer),
             _ => self.held().map(|held| &held.lease),
         };
-        let known = known.filter(|lease| is_from_server_of(lease, reply)).map(|lease| lease.server_id);
-        self.renewing_server(reply).or(reply.server()).or(known).or_else(|| reply.sender())
+        let known = known
+            .filter(|lease| is_from_server_of(lease, reply))
+            .map(|lease| lease.server_id);
+        self.renewing_server(reply)
+            .or(reply.server())
+            .or(known)
+            .or_else(|| reply.sender())
     }
 
-    /// The server that answers its own renewal, whatever identifier it gives: the next unicast would not reach it by that.
+    /// The server that answers its own renewal, whatever identifier it gives: the next unicast
+    /// would not reach it by that.
     fn renewing_server(&self, reply: &Reply) -> Option<Ipv4Addr> {
-        let State::Renewing { held, .. } = &self.state else { return None };
+        let State::Renewing { held, .. } = &self.state else {
+            return None;
+        };
         let server = held.lease.server_id;
         (reply.message_type == Type::Ack && reply.source() == server).then_some(server)
     }
@@ -109,10 +130,11 @@ impl Client {
         }
     }
 
-    /// SELECTING -> REQUESTING. Only an offer that could become a lease counts (RFC 2131 4.3.2, figure 5).
+    /// SELECTING -> REQUESTING. Only an offer that could become a lease counts (RFC 2131 4.3.2,
+    /// figure 5).
     ///
-    /// The first one wins (RFC 2131 4.4.1 leaves the choice to us), unless there is an address that we had before: then
-    /// its server has a moment to speak.
+    /// The first one wins (RFC 2131 4.4.1 leaves the choice to us), unless there is an address that
+    /// we had before: then its server has a moment to speak.
     fn accept_offer(
         &mut self,
         reply: &Reply,
@@ -121,11 +143,18 @@ impl Client {
         discover: Exchange,
         now: Instant,
     ) -> Result<State, Ignored> {
-        let (offer, _) = Lease::read(reply, (server, None), now)
-            .inspect_err(|_| self.count_unusable_offer(reply, server, "without an address that a host can have"))?;
-        let is_wanted = self.search.wanted.is_none_or(|wanted| wanted == offer.address);
+        let (offer, _) = Lease::read(reply, (server, None), now).inspect_err(|_| {
+            self.count_unusable_offer(reply, server, "without an address that a host can have")
+        })?;
+        let is_wanted = self
+            .search
+            .wanted
+            .is_none_or(|wanted| wanted == offer.address);
         if is_second && !is_wanted {
-            return Err(Ignored::Unexpected { message_type: Type::Offer.into(), state: self.state() });
+            return Err(Ignored::Unexpected {
+                message_type: Type::Offer.into(),
+                state: self.state(),
+            });
         }
         // The next messages are as plain as the DISCOVER that the server has answered.
         (self.plainness, self.search.unanswered) = (Plainness::of(reply.xid), 0);
@@ -133,10 +162,14 @@ impl Client {
         if is_wanted {
             return Ok(self.request(discover.anew(now), offer, Claims::default(), now));
         }
-        Ok(State::Selecting { exchange: discover, second_best: Some((offer, now + PREFERENCE)) })
+        Ok(State::Selecting {
+            exchange: discover,
+            second_best: Some((offer, now + PREFERENCE)),
+        })
     }
 
-    /// SELECTING, REQUESTING, REBOOTING, RENEWING or REBINDING -> BOUND, if nobody else has the address.
+    /// SELECTING, REQUESTING, REBOOTING, RENEWING or REBINDING -> BOUND, if nobody else has the
+    /// address.
     fn accept_ack(
         &mut self,
         reply: &Reply,
@@ -145,7 +178,8 @@ impl Client {
         request: Exchange,
         now: Instant,
     ) -> Result<State, Ignored> {
-        // RFC 2131 4.3.2: the values of the ACK count. Those that it leaves out are the OFFER's, or the lease's before.
+        // RFC 2131 4.3.2: the values of the ACK count. Those that it leaves out are the OFFER's, or
+        // the lease's before.
         let known = match &self.state {
             State::Requesting { offer, .. } => Some(&**offer),
             _ => old.as_ref(),
@@ -158,18 +192,29 @@ impl Client {
             self.plainness = Plainness::of(reply.xid);
         }
         let (is_asked_for, taken_by) = match &self.state {
-            State::Requesting { offer, taken_by, .. } if offer.address == new.address => (true, *taken_by),
-            State::Rebooting { address, taken_by, .. } if *address == new.address => (true, *taken_by),
+            State::Requesting {
+                offer, taken_by, ..
+            } if offer.address == new.address => (true, *taken_by),
+            State::Rebooting {
+                address, taken_by, ..
+            } if *address == new.address => (true, *taken_by),
             _ => (false, Claims::default()),
         };
         let taken_by = self.owner_among(taken_by, &new, now);
         // In a renewal that changes nothing it was told before.
         if !unusable.is_empty() && old.as_ref().is_none_or(|old| !old.same_settings(&new)) {
-            self.events.push_back(Event::Unusable { server, values: unusable });
+            self.events.push_back(Event::Unusable {
+                server,
+                values: unusable,
+            });
         }
-        // RFC 2131 table 3 wants a time in each lease. We confess to taking one without, for an hour.
+        // RFC 2131 table 3 wants a time in each lease. We confess to taking one without, for an
+        // hour.
         if old.is_none() && granted_time(reply).is_none() {
-            self.events.push_back(Event::NoLeaseTime { server, assumed: new.lease_time });
+            self.events.push_back(Event::NoLeaseTime {
+                server,
+                assumed: new.lease_time,
+            });
         }
         Ok(match (old, taken_by, self.config.probe) {
             // RFC 2131 4.4.1 and figure 5: REQUESTING -> INIT, with a DECLINE.
@@ -177,7 +222,8 @@ impl Client {
             (None, None, Probe::Before(probes @ 1..)) => self.probe(Box::new(new), probes, now),
             (None, None, _) => {
                 if !is_asked_for {
-                    // There was no REQUEST for the probe to go with (RFC 4039 3.1), or it was for another address.
+                    // There was no REQUEST for the probe to go with (RFC 4039 3.1), or it was for
+                    // another address.
                     self.probe_alongside(new.address);
                 }
                 self.settle(new, now)
@@ -188,19 +234,29 @@ impl Client {
 
     /// The answer of the station that a RELEASE goes to.
     pub(super) fn hear_next_hop(&mut self, arp: Arp, now: Instant) -> Result<(), Ignored> {
-        let State::Releasing { lease, next_hop, .. } = &self.state else { return Err(Ignored::NotDhcp) };
+        let State::Releasing {
+            lease, next_hop, ..
+        } = &self.state
+        else {
+            return Err(Ignored::NotDhcp);
+        };
         if !arp.is_reply || arp.sender.1 != *next_hop || arp.target.0 != self.config.mac {
             return Err(Ignored::NotDhcp);
         }
-        let lease = Lease { server_mac: Some(arp.sender.0), ..lease.clone() };
+        let lease = Lease {
+            server_mac: Some(arp.sender.0),
+            ..lease.clone()
+        };
         self.state = self.say_release(&lease, arp.sender.0, now);
         Ok(())
     }
 
-    /// RENEWING or REBINDING -> BOUND; with another address, which then is the only one (RFC 2131 4.4.5).
+    /// RENEWING or REBINDING -> BOUND; with another address, which then is the only one (RFC 2131
+    /// 4.4.5).
     fn extend(&mut self, old: Lease, new: Lease, now: Instant) -> State {
-        // A renewal that is answered costs none of the allowance: a lease of half a minute would use it up in half an hour.
-        // Only at some distance from the last one, because the server chooses how long a lease is.
+        // A renewal that is answered costs none of the allowance: a lease of half a minute would
+        // use it up in half an hour. Only at some distance from the last one, because the server
+        // chooses how long a lease is.
         if new.acquired_at - old.acquired_at >= SHORTEST_T1 {
             self.allowance.give_back();
         }
@@ -211,7 +267,10 @@ impl Client {
         self.events.push_back(if old.same_settings(&new) {
             Event::Renewed(told)
         } else {
-            Event::Changed { old: Box::new(old), new: told }
+            Event::Changed {
+                old: Box::new(old),
+                new: told,
+            }
         });
         let vigil = if moved {
             // The server does not wait for probes and their waits: one has to do.
@@ -225,8 +284,8 @@ impl Client {
     }
 }
 
-/// Returns whether a reply is from the server of this lease: by its identifier or, where it has none, by the station that
-/// it comes from.
+/// Returns whether a reply is from the server of this lease: by its identifier or, where it has
+/// none, by the station that it comes from.
 fn is_from_server_of(lease: &Lease, reply: &Reply) -> bool {
     match reply.server() {
         Some(server) => server == lease.server_id,

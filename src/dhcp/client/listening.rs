@@ -18,12 +18,12 @@ pub(super) enum Listening {
 }
 
 impl Client {
-    /// Returns whether the interface is needed: a message is to be sent, or an answer may arrive. While this is false no
-    /// socket has to be open.
+    /// Returns whether the interface is needed: a message is to be sent, or an answer may arrive.
+    /// While this is false no socket has to be open.
     ///
-    /// Without a caller's deadline, that ends 10 s after the last message or, without a carrier, after the loss of it. A
-    /// later answer is accepted all the same, if it is heard. After a claim to the address in use, another one is listened
-    /// for during 10 s.
+    /// Without a caller's deadline, that ends 10 s after the last message or, without a carrier,
+    /// after the loss of it. A later answer is accepted all the same, if it is heard. After a claim
+    /// to the address in use, another one is listened for during 10 s.
     pub fn is_listening(&self) -> bool {
         let listening = match self.listening() {
             Listening::No => false,
@@ -42,14 +42,20 @@ impl Client {
             State::Init { .. } | State::InitReboot { .. } if patient => Listening::ForAWhile,
             State::Init { .. } | State::InitReboot { .. } => Listening::Yes,
             // The REQUEST for the offer follows within a moment.
-            State::Selecting { second_best: Some(_), .. } if carrier => Listening::Yes,
+            State::Selecting {
+                second_best: Some(_),
+                ..
+            } if carrier => Listening::Yes,
             State::Selecting { .. } if patient => Listening::ForAWhile,
-            State::Requesting { .. } | State::Rebooting { .. } | State::Probing { .. } if patient && !carrier => {
+            State::Requesting { .. } | State::Rebooting { .. } | State::Probing { .. }
+                if patient && !carrier =>
+            {
                 Listening::ForAWhile
             }
-            State::Selecting { .. } | State::Requesting { .. } | State::Rebooting { .. } | State::Probing { .. } => {
-                Listening::Yes
-            }
+            State::Selecting { .. }
+            | State::Requesting { .. }
+            | State::Rebooting { .. }
+            | State::Probing { .. } => Listening::Yes,
             State::Bound { vigil: None, .. } => Listening::No,
             State::Bound { .. } if !carrier => Listening::ForAWhile,
             State::Bound { .. } | State::Releasing { .. } => Listening::Yes,
@@ -63,8 +69,8 @@ impl Client {
         self.deaf_at = Some(now + ANSWER);
     }
 
-    /// Stops listening, without an answer or a carrier: an exchange under way starts anew, on sockets that are opened for its
-    /// next message.
+    /// Stops listening, without an answer or a carrier: an exchange under way starts anew, on
+    /// sockets that are opened for its next message.
     pub(super) fn stop_listening(&mut self, now: Instant) {
         self.deaf_at = None;
         self.state = match std::mem::replace(&mut self.state, State::Stopped) {
@@ -72,7 +78,10 @@ impl Client {
             State::Requesting { .. } => State::Init { at: now },
             State::Rebooting { address, .. } => State::InitReboot { at: now, address },
             // Acknowledged on a network that is not there any more, and never used.
-            State::Probing { lease, .. } => State::InitReboot { at: now, address: lease.address },
+            State::Probing { lease, .. } => State::InitReboot {
+                at: now,
+                address: lease.address,
+            },
             State::Bound { held, .. } => State::Bound { held, vigil: None },
             state => state,
         };

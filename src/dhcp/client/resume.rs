@@ -8,13 +8,14 @@ use crate::time::Instant;
 use std::net::Ipv4Addr;
 
 impl Client {
-    /// What to remember if nobody were to listen from now on; a client that is [resumed](Self::resume) with it does
-    /// and says the same at the same times. `None` while somebody waits, while an answer decides what the next step is
-    /// (REQUESTING, REBOOTING, PROBING, RELEASING), and after the end.
+    /// What to remember if nobody were to listen from now on; a client that is
+    /// [resumed](Self::resume) with it does and says the same at the same times. `None` while
+    /// somebody waits, while an answer decides what the next step is (REQUESTING, REBOOTING,
+    /// PROBING, RELEASING), and after the end.
     ///
-    /// While the client is [listening](Self::is_listening) something would be missed, though nothing that is not asked
-    /// for again; what is still to be handed out is not in it. Nor is it remembered that there was no carrier: who
-    /// resumes the client tells it.
+    /// While the client is [listening](Self::is_listening) something would be missed, though
+    /// nothing that is not asked for again; what is still to be handed out is not in it. Nor is it
+    /// remembered that there was no carrier: who resumes the client tells it.
     pub fn rest(&self) -> Option<Rest> {
         if self.search.deadline.is_some() {
             return None;
@@ -29,51 +30,154 @@ impl Client {
             State::Init { at } => init(*at, self.search.wanted),
             State::InitReboot { at, address } => init(*at, Some(*address)),
             // About to ask for what was offered.
-            State::Selecting { second_best: Some(_), .. } if self.carrier => return None,
+            State::Selecting {
+                second_best: Some(_),
+                ..
+            } if self.carrier => return None,
             State::Selecting { exchange, .. } => init(exchange.next, self.search.wanted),
-            State::Renewing { exchange, held: Held { lease, renew_at, rebind_at, .. } } if exchange.sent > 0 => {
+            State::Renewing {
+                exchange,
+                held:
+                    Held {
+                        lease,
+                        renew_at,
+                        rebind_at,
+                        ..
+                    },
+            } if exchange.sent > 0 => {
                 let (lease, next) = (lease.clone(), exchange.next);
-                Phase::Renewing { lease, renew_at: *renew_at, rebind_at: *rebind_at, next }
+                Phase::Renewing {
+                    lease,
+                    renew_at: *renew_at,
+                    rebind_at: *rebind_at,
+                    next,
+                }
             }
-            State::Rebinding { exchange, held: Held { lease, renew_at, rebind_at, .. } } if exchange.sent > 0 => {
+            State::Rebinding {
+                exchange,
+                held:
+                    Held {
+                        lease,
+                        renew_at,
+                        rebind_at,
+                        ..
+                    },
+            } if exchange.sent > 0 => {
                 let (lease, next) = (lease.clone(), exchange.next);
-                Phase::Rebinding { lease, renew_at: *renew_at, rebind_at: *rebind_at, next }
+                Phase::Rebinding {
+                    lease,
+                    renew_at: *renew_at,
+                    rebind_at: *rebind_at,
+                    next,
+                }
             }
             // Who had no carrier to ask with since T1 is as far as it was before.
-            State::Bound { held, .. } | State::Renewing { held, .. } | State::Rebinding { held, .. } => {
-                Phase::Bound { lease: held.lease.clone(), renew_at: held.renew_at, rebind_at: held.rebind_at }
+            State::Bound { held, .. }
+            | State::Renewing { held, .. }
+            | State::Rebinding { held, .. } => Phase::Bound {
+                lease: held.lease.clone(),
+                renew_at: held.renew_at,
+                rebind_at: held.rebind_at,
+            },
+            State::Requesting { .. } | State::Rebooting { .. } | State::Probing { .. } => {
+                return None;
             }
-            State::Requesting { .. } | State::Rebooting { .. } | State::Probing { .. } => return None,
             State::Releasing { .. } | State::Stopped => return None,
         };
-        let (setbacks, plainness, whole_at) = (self.setbacks, self.plainness, self.allowance.is_whole_at());
-        Some(Rest { phase, setbacks, plainness, whole_at })
+        let (setbacks, plainness, whole_at) =
+            (self.setbacks, self.plainness, self.allowance.is_whole_at());
+        Some(Rest {
+            phase,
+            setbacks,
+            plainness,
+            whole_at,
+        })
     }
 
-    /// A client that goes on where another one [rested](Self::rest), since the machine booted, with what is due by
-    /// now. Nobody waits, so [`Config::deadline`] has no meaning here.
+    /// A client that goes on where another one [rested](Self::rest), since the machine booted, with
+    /// what is due by now. Nobody waits, so [`Config::deadline`] has no meaning here.
     ///
-    /// A lease that has run out meanwhile is told ([`Event::Lost`](crate::dhcp::Event::Lost)). RFC 2131 4.4.5 has a
-    /// client go to INIT then; but who was away is in the place of one that was rebooted, so the address is asked for as
-    /// by [`Client::reboot`] (RFC 2131 4.4.2), for its server may well keep it for us.
+    /// A lease that has run out meanwhile is told ([`Event::Lost`](crate::dhcp::Event::Lost)). RFC
+    /// 2131 4.4.5 has a client go to INIT then; but who was away is in the place of one that was
+    /// rebooted, so the address is asked for as by [`Client::reboot`] (RFC 2131 4.4.2), for its
+    /// server may well keep it for us.
     pub fn resume(config: Config, rest: Rest, seed: u64, now: Instant) -> Self {
-        let Rest { phase, setbacks, plainness, whole_at } = rest.within_reason(now);
-        let mut client = Self::start(Config { deadline: None, ..config }, State::Stopped, seed, now);
-        (client.setbacks, client.plainness, client.allowance) = (setbacks, plainness, Allowance::whole_at(whole_at));
+        let Rest {
+            phase,
+            setbacks,
+            plainness,
+            whole_at,
+        } = rest.within_reason(now);
+        let mut client = Self::start(
+            Config {
+                deadline: None,
+                ..config
+            },
+            State::Stopped,
+            seed,
+            now,
+        );
+        (client.setbacks, client.plainness, client.allowance) =
+            (setbacks, plainness, Allowance::whole_at(whole_at));
         client.state = match phase {
-            Phase::Bound { lease, renew_at, rebind_at } => {
-                State::Bound { held: Held { lease, renew_at, rebind_at, defence: None }, vigil: None }
-            }
-            Phase::Renewing { lease, renew_at, rebind_at, next } => {
+            Phase::Bound {
+                lease,
+                renew_at,
+                rebind_at,
+            } => State::Bound {
+                held: Held {
+                    lease,
+                    renew_at,
+                    rebind_at,
+                    defence: None,
+                },
+                vigil: None,
+            },
+            Phase::Renewing {
+                lease,
+                renew_at,
+                rebind_at,
+                next,
+            } => {
                 let exchange = Exchange::of_before(client.backoff.xid(), next);
-                State::Renewing { exchange, held: Held { lease, renew_at, rebind_at, defence: None } }
+                State::Renewing {
+                    exchange,
+                    held: Held {
+                        lease,
+                        renew_at,
+                        rebind_at,
+                        defence: None,
+                    },
+                }
             }
-            Phase::Rebinding { lease, renew_at, rebind_at, next } => {
+            Phase::Rebinding {
+                lease,
+                renew_at,
+                rebind_at,
+                next,
+            } => {
                 let exchange = Exchange::of_before(client.backoff.xid(), next);
-                State::Rebinding { exchange, held: Held { lease, renew_at, rebind_at, defence: None } }
+                State::Rebinding {
+                    exchange,
+                    held: Held {
+                        lease,
+                        renew_at,
+                        rebind_at,
+                        defence: None,
+                    },
+                }
             }
-            Phase::Init { at, since, wanted, pace } => {
-                client.search = Search { pace, unanswered: pace, ..Search::new(since, wanted) };
+            Phase::Init {
+                at,
+                since,
+                wanted,
+                pace,
+            } => {
+                client.search = Search {
+                    pace,
+                    unanswered: pace,
+                    ..Search::new(since, wanted)
+                };
                 State::Init { at }
             }
         };
@@ -84,7 +188,9 @@ impl Client {
 
     fn reboot_if_expired(&mut self, now: Instant) {
         self.state = match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Bound { held, .. } | State::Renewing { held, .. } | State::Rebinding { held, .. }
+            State::Bound { held, .. }
+            | State::Renewing { held, .. }
+            | State::Rebinding { held, .. }
                 if held.expires_at() <= now =>
             {
                 let address = held.lease.address;

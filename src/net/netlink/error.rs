@@ -16,7 +16,8 @@ pub enum Error {
         /// The text of netlink's extended acknowledgement.
         explanation: Option<String>,
     },
-    /// The namespace holds more of something than is read of it. The owner of the namespace has to remove some.
+    /// The namespace holds more of something than is read of it. The owner of the namespace has to
+    /// remove some.
     #[error("more than {most} {what}")]
     TooMany {
         /// The plural of what there is too much of.
@@ -58,7 +59,10 @@ impl Error {
     /// Converts to the system's error, for callers that want its errno or its text alone.
     pub fn into_io(self) -> io::Error {
         match self {
-            Self::System { source, explanation: None } => source,
+            Self::System {
+                source,
+                explanation: None,
+            } => source,
             explained => io::Error::new(explained.kind(), explained.to_string()),
         }
     }
@@ -74,7 +78,10 @@ impl Error {
 
 impl From<io::Error> for Error {
     fn from(source: io::Error) -> Self {
-        Self::System { source, explanation: None }
+        Self::System {
+            source,
+            explanation: None,
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! The answers of one exchange, read from its datagrams; pure, so that a fuzzer can stand in for the kernel.
+//! The answers of one exchange, read from its datagrams; pure, so that a fuzzer can stand in for
+//! the kernel.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -16,15 +17,18 @@ const NLM_F_CAPPED: i32 = 0x100;
 const NLM_F_ACK_TLVS: i32 = 0x200;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
-/// Entries that are looked at in one exchange at most. Kernels that filter nothing for us (before 4.20) send every
-/// entry of the namespace, and in a container's namespace there may be a million.
+/// Entries that are looked at in one exchange at most. Kernels that filter nothing for us (before
+/// 4.20) send every entry of the namespace, and in a container's namespace there may be a million.
 const MOST_ENTRIES: usize = 10_000;
-/// Bytes that are read in one exchange at most: a container's interfaces may have 64 kB of alternative names each.
+/// Bytes that are read in one exchange at most: a container's interfaces may have 64 kB of
+/// alternative names each.
 const MOST_BYTES: usize = 4 << 20;
-/// Datagrams of no use, such as the late end of an earlier exchange, that are skipped in one exchange at most.
+/// Datagrams of no use, such as the late end of an earlier exchange, that are skipped in one
+/// exchange at most.
 const MOST_SKIPPED: usize = 64;
 
-/// A reader of the datagrams that answer one request. It takes any bytes, and never more than its bounds allow.
+/// A reader of the datagrams that answer one request. It takes any bytes, and never more than its
+/// bounds allow.
 #[derive(Debug)]
 pub struct Reader {
     sequence: u32,
@@ -56,7 +60,14 @@ pub enum Table {
 impl Reader {
     /// Makes a reader for the request of that sequence number.
     pub fn new(sequence: u32) -> Self {
-        Self { sequence, entries: 0, bytes: 0, skipped: 0, table: Table::Stood, is_over: false }
+        Self {
+            sequence,
+            entries: 0,
+            bytes: 0,
+            skipped: 0,
+            table: Table::Stood,
+            is_over: false,
+        }
     }
 
     /// Returns the sequence number of the request.
@@ -76,19 +87,31 @@ impl Reader {
     /// The exchange is given up, for there were too many.
     pub fn skip(&mut self) -> Result<()> {
         self.skipped += 1;
-        if self.skipped > MOST_SKIPPED { Err(invalid("nothing but messages of others")) } else { Ok(()) }
+        if self.skipped > MOST_SKIPPED {
+            Err(invalid("nothing but messages of others"))
+        } else {
+            Ok(())
+        }
     }
 
-    /// Reads a datagram of the kernel, and calls `entry` with the body of each message that is part of the answer.
+    /// Reads a datagram of the kernel, and calls `entry` with the body of each message that is part
+    /// of the answer.
     ///
     /// # Errors
     ///
-    /// The request failed, the datagram makes no sense, there is too much of it all, or `entry` wants no more. Nothing
-    /// may be read after that.
-    pub fn read(&mut self, datagram: &[u8], entry: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<Progress> {
+    /// The request failed, the datagram makes no sense, there is too much of it all, or `entry`
+    /// wants no more. Nothing may be read after that.
+    pub fn read(
+        &mut self,
+        datagram: &[u8],
+        entry: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<Progress> {
         self.bytes += datagram.len();
         if self.bytes > MOST_BYTES {
-            return Err(Error::TooMany { what: "bytes of answer", most: MOST_BYTES });
+            return Err(Error::TooMany {
+                what: "bytes of answer",
+                most: MOST_BYTES,
+            });
         }
         let before = self.entries;
         for message in Messages(datagram) {
@@ -108,7 +131,10 @@ impl Reader {
                 _ => {
                     self.entries += 1;
                     if self.entries > MOST_ENTRIES {
-                        return Err(Error::TooMany { what: "entries", most: MOST_ENTRIES });
+                        return Err(Error::TooMany {
+                            what: "entries",
+                            most: MOST_ENTRIES,
+                        });
                     }
                     entry(message.body)?;
                 }
@@ -150,7 +176,8 @@ impl<'a> Iterator for Messages<'a> {
         let Some(body) = whole.get(HEADER..length) else {
             return Some(Err(invalid("a cut message")));
         };
-        // Messages begin at multiples of four (netlink(7), NLMSG_ALIGNTO); the last need not be padded.
+        // Messages begin at multiples of four (netlink(7), NLMSG_ALIGNTO); the last need not be
+        // padded.
         self.0 = whole.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(Ok(Message {
             kind: u16::from_ne_bytes([header[4], header[5]]),
@@ -161,7 +188,8 @@ impl<'a> Iterator for Messages<'a> {
     }
 }
 
-/// Reads the end of an exchange: zero is success, a negative number an errno, with words behind it if the kernel has any.
+/// Reads the end of an exchange: zero is success, a negative number an errno, with words behind it
+/// if the kernel has any.
 fn acknowledged(message: &Message<'_>) -> Result<()> {
     let Some((code, rest)) = message.body.split_at_checked(4) else {
         return Err(invalid("a cut acknowledgement"));
@@ -171,12 +199,15 @@ fn acknowledged(message: &Message<'_>) -> Result<()> {
         return Ok(());
     }
     let flags = i32::from(message.flags);
-    // After the errno comes the header of the request, and its body too unless the kernel says that it is cut off.
+    // After the errno comes the header of the request, and its body too unless the kernel says that
+    // it is cut off.
     let words = match (flags & NLM_F_ACK_TLVS != 0, flags & NLM_F_CAPPED != 0) {
         (true, true) => rest.get(HEADER..),
         (true, false) => {
             let request = parse_u32(rest.get(..4).unwrap_or_default())? as usize;
-            request.checked_next_multiple_of(4).and_then(|end| rest.get(end..))
+            request
+                .checked_next_multiple_of(4)
+                .and_then(|end| rest.get(end..))
         }
         (false, _) => None,
     };
@@ -186,22 +217,32 @@ fn acknowledged(message: &Message<'_>) -> Result<()> {
         .map_while(std::result::Result::ok)
         .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)
         .map(|words| text(&words));
-    Err(Error::System { source: io::Error::from_raw_os_error(errno), explanation })
+    Err(Error::System {
+        source: io::Error::from_raw_os_error(errno),
+        explanation,
+    })
 }
 
 /// The attributes in a message's body, of which `header` was read.
-pub(in crate::net) fn attributes<'a>(body: &'a [u8], header: &impl Emitable) -> NlasIterator<&'a [u8]> {
+pub(in crate::net) fn attributes<'a>(
+    body: &'a [u8],
+    header: &impl Emitable,
+) -> NlasIterator<&'a [u8]> {
     NlasIterator::new(body.get(header.buffer_len()..).unwrap_or_default())
 }
 
 /// Reads a string attribute, with or without its terminating zero.
 pub(in crate::net) fn text(attribute: &NlaBuffer<&[u8]>) -> String {
-    String::from_utf8_lossy(attribute.value()).trim_end_matches('\0').to_owned()
+    String::from_utf8_lossy(attribute.value())
+        .trim_end_matches('\0')
+        .to_owned()
 }
 
 /// Reads an attribute that is an IPv4 address.
 pub(in crate::net) fn ipv4(attribute: &NlaBuffer<&[u8]>) -> Option<Ipv4Addr> {
-    <[u8; 4]>::try_from(attribute.value()).ok().map(Ipv4Addr::from)
+    <[u8; 4]>::try_from(attribute.value())
+        .ok()
+        .map(Ipv4Addr::from)
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
-//! How many lines one place in the source may log: what the network, a container or a caller causes fills no disk.
+//! How many lines one place in the source may log: what the network, a container or a caller causes
+//! fills no disk.
 
 use std::time::Duration;
 
 use crate::time::Instant;
 
-/// Lines that may follow each other at once: a host that starts has a thousand containers with a line each.
+/// Lines that may follow each other at once: a host that starts has a thousand containers with a
+/// line each.
 const BURST: u32 = 1000;
 /// Beyond them, ten a second.
 const EACH: Duration = Duration::from_millis(100);
@@ -45,22 +47,31 @@ impl Limiter {
 
     /// Takes a place whose lines may be logged again, with the number of those that were not.
     pub(super) fn take_suppressed(&mut self, now: Instant) -> Option<(Site, u64)> {
-        let bucket = self.buckets.iter_mut().find(|bucket| bucket.suppressed > 0 && bucket.has_token(now))?;
+        let bucket = self
+            .buckets
+            .iter_mut()
+            .find(|bucket| bucket.suppressed > 0 && bucket.has_token(now))?;
         Some((bucket.site, std::mem::take(&mut bucket.suppressed)))
     }
 
     fn bucket(&mut self, mut site: Site, now: Instant) -> &mut Bucket {
-        let place = |buckets: &[Bucket], site: Site| buckets.iter().position(|bucket| bucket.site == site);
+        let place =
+            |buckets: &[Bucket], site: Site| buckets.iter().position(|bucket| bucket.site == site);
         let mut found = place(&self.buckets, site);
         if found.is_none() && self.buckets.len() >= SITES {
-            self.buckets.retain(|bucket| bucket.whole_at > now || bucket.suppressed > 0);
+            self.buckets
+                .retain(|bucket| bucket.whole_at > now || bucket.suppressed > 0);
             if self.buckets.len() >= SITES {
                 site = ELSEWHERE;
                 found = place(&self.buckets, site);
             }
         }
         let index = found.unwrap_or_else(|| {
-            self.buckets.push(Bucket { site, whole_at: now, suppressed: 0 });
+            self.buckets.push(Bucket {
+                site,
+                whole_at: now,
+                suppressed: 0,
+            });
             self.buckets.len() - 1
         });
         &mut self.buckets[index]
@@ -85,11 +96,16 @@ mod tests {
     fn a_burst_passes_and_then_ten_a_second() {
         let mut limiter = Limiter::default();
         let passed = |limiter: &mut Limiter, from: u64, to: u64| {
-            (from..to).filter(|millis| limiter.pass(("a.rs", 1), at(*millis))).count()
+            (from..to)
+                .filter(|millis| limiter.pass(("a.rs", 1), at(*millis)))
+                .count()
         };
         assert_eq!(passed(&mut limiter, 0, 10), 10);
         assert_eq!(passed(&mut limiter, 10, 60_010), 990 + 600);
-        assert!(limiter.pass(("a.rs", 2), at(60_010)), "another place has a bucket of its own");
+        assert!(
+            limiter.pass(("a.rs", 2), at(60_010)),
+            "another place has a bucket of its own"
+        );
     }
 
     #[test]
@@ -98,7 +114,11 @@ mod tests {
         for _ in 0..1500 {
             limiter.pass(("a.rs", 1), at(0));
         }
-        assert_eq!(limiter.take_suppressed(at(50)), None, "its lines may not be logged yet");
+        assert_eq!(
+            limiter.take_suppressed(at(50)),
+            None,
+            "its lines may not be logged yet"
+        );
         assert_eq!(limiter.take_suppressed(at(100)), Some((("a.rs", 1), 500)));
         assert_eq!(limiter.take_suppressed(at(100)), None);
     }
@@ -110,8 +130,15 @@ mod tests {
             limiter.pass(("a.rs", line), at(0));
         }
         assert_eq!(limiter.buckets.len(), SITES + 1);
-        assert_eq!(limiter.take_suppressed(at(100)), Some((ELSEWHERE, 10_000 - SITES as u64 - 1000)));
+        assert_eq!(
+            limiter.take_suppressed(at(100)),
+            Some((ELSEWHERE, 10_000 - SITES as u64 - 1000))
+        );
         limiter.pass(("b.rs", 1), at(10_000_000));
-        assert_eq!(limiter.buckets.len(), 1, "those that are full again need no bucket");
+        assert_eq!(
+            limiter.buckets.len(),
+            1,
+            "those that are full again need no bucket"
+        );
     }
 }

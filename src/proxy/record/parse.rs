@@ -1,4 +1,5 @@
-//! From an entry of the state file to a record: by hand, for what serde derives to read the same is ten times the code.
+//! From an entry of the state file to a record: by hand, for what serde derives to read the same is
+//! ten times the code.
 
 use serde_json::Value;
 
@@ -19,9 +20,10 @@ macro_rules! fields {
 }
 
 impl Record {
-    /// Reads an object with its own fields and, beside them, netavark's, which are read all or none. What is missing is
-    /// as by default, what is unknown is passed over, and numbers are within what could have been written by `now`.
-    /// `None` where something of it is not what it should be.
+    /// Reads an object with its own fields and, beside them, netavark's, which are read all or
+    /// none. What is missing is as by default, what is unknown is passed over, and numbers are
+    /// within what could have been written by `now`. `None` where something of it is not what it
+    /// should be.
     pub(in crate::proxy) fn parse(entry: &Value, now: Instant) -> Option<Self> {
         let mut record = Self::default();
         read(
@@ -41,16 +43,27 @@ impl Record {
                 dns_servers, gateways, ntp_servers, host_name,
             }),
         );
-        Some(Self { lease: netavarks.map_or_else(Lease::default, |()| lease), ..record }.within_reason(now))
+        Some(
+            Self {
+                lease: netavarks.map_or_else(Lease::default, |()| lease),
+                ..record
+            }
+            .within_reason(now),
+        )
     }
 }
 
 fn read(object: &Value, fields: &mut [(&str, &mut dyn Field)]) -> Option<()> {
     let object = object.as_object()?;
-    fields.iter_mut().try_for_each(|(name, field)| object.get(*name).map_or(Some(()), |value| field.read(value)))
+    fields.iter_mut().try_for_each(|(name, field)| {
+        object
+            .get(*name)
+            .map_or(Some(()), |value| field.read(value))
+    })
 }
 
-/// What can be read from JSON. It is not told apart by type before it is called, so that there is one loop for all.
+/// What can be read from JSON. It is not told apart by type before it is called, so that there is
+/// one loop for all.
 trait Field {
     /// None where the value is of another kind.
     fn read(&mut self, value: &Value) -> Option<()>;
@@ -64,7 +77,10 @@ impl Field for bool {
 
 impl Field for u32 {
     fn read(&mut self, value: &Value) -> Option<()> {
-        value.as_u64().and_then(|value| value.try_into().ok()).map(|value| *self = value)
+        value
+            .as_u64()
+            .and_then(|value| value.try_into().ok())
+            .map(|value| *self = value)
     }
 }
 
@@ -82,13 +98,20 @@ impl Field for String {
 
 impl<T: Field + Default> Field for Option<T> {
     fn read(&mut self, value: &Value) -> Option<()> {
-        if value.is_null() { Some(()) } else { self.insert(T::default()).read(value) }
+        if value.is_null() {
+            Some(())
+        } else {
+            self.insert(T::default()).read(value)
+        }
     }
 }
 
 impl<T: Field + Default> Field for Vec<T> {
     fn read(&mut self, value: &Value) -> Option<()> {
-        let values = value.as_array().filter(|values| values.len() <= ITEMS)?.iter();
+        let values = value
+            .as_array()
+            .filter(|values| values.len() <= ITEMS)?
+            .iter();
         *self = values
             .map(|value| {
                 let mut item = T::default();
@@ -103,7 +126,9 @@ impl<T: Field + Default> Field for Vec<T> {
 impl Field for Vec<u8> {
     fn read(&mut self, value: &Value) -> Option<()> {
         value.as_str()?.as_bytes().chunks(2).try_for_each(|pair| {
-            let digits = str::from_utf8(pair).ok().filter(|digits| digits.len() == 2 && !digits.contains('+'))?;
+            let digits = str::from_utf8(pair)
+                .ok()
+                .filter(|digits| digits.len() == 2 && !digits.contains('+'))?;
             self.push(u8::from_str_radix(digits, 16).ok()?);
             Some(())
         })

@@ -1,7 +1,8 @@
-//! The numbers of a record that comes out of a file, brought within what this program could have written itself.
+//! The numbers of a record that comes out of a file, brought within what this program could have
+//! written itself.
 //!
-//! This is the only place for it: behind it sums of two instants, or of an instant and a time of DHCP, do not overflow,
-//! and no lease is due later than a client in that state would have been.
+//! This is the only place for it: behind it sums of two instants, or of an instant and a time of
+//! DHCP, do not overflow, and no lease is due later than a client in that state would have been.
 
 use crate::time::Instant;
 
@@ -17,14 +18,27 @@ const COUNT: u32 = 100;
 impl Record {
     pub(super) fn within_reason(mut self, now: Instant) -> Self {
         let now_millis = millis(now).unwrap_or(FAR);
-        for past in [&mut self.acquired_at, &mut self.since].into_iter().chain(&mut self.silent_since) {
+        for past in [&mut self.acquired_at, &mut self.since]
+            .into_iter()
+            .chain(&mut self.silent_since)
+        {
             *past = now_millis.min(*past);
         }
-        let optional = [&mut self.renew_at, &mut self.rebind_at, &mut self.next_at, &mut self.due_at];
+        let optional = [
+            &mut self.renew_at,
+            &mut self.rebind_at,
+            &mut self.next_at,
+            &mut self.due_at,
+        ];
         for future in optional.into_iter().flatten().chain([&mut self.whole_at]) {
             *future = FAR.min(*future);
         }
-        for count in [&mut self.pace, &mut self.setbacks, &mut self.looks, &mut self.retries] {
+        for count in [
+            &mut self.pace,
+            &mut self.setbacks,
+            &mut self.looks,
+            &mut self.retries,
+        ] {
             *count = COUNT.min(*count);
         }
         if self.unsaid {
@@ -34,7 +48,9 @@ impl Record {
         self.look_at = self.look_at.map(|at| at.min(latest));
         // A failure is followed by one more try before the lease ends.
         let end = self.expires_at().filter(|end| *end > now_millis);
-        self.retry_at = self.retry_at.map(|at| at.min(latest).min(end.unwrap_or(latest)));
+        self.retry_at = self
+            .retry_at
+            .map(|at| at.min(latest).min(end.unwrap_or(latest)));
         if let Some(end) = self.expires_at() {
             self.mend_timers(end, now_millis);
             // Not later than the end, which has to be seen to as well.
@@ -47,15 +63,20 @@ impl Record {
     /// T1 and T2 of a lease that ends, in the order that RFC 2131 4.4.5 has them in.
     fn mend_timers(&mut self, end: u64, now: u64) {
         let (from, lease) = (self.acquired_at, &mut self.lease);
-        // A lease of a second or two has timers of fractions of a second, which the file does not show.
-        if lease.lease_time > 2 && !(0 < lease.t1 && lease.t1 < lease.t2 && lease.t2 < lease.lease_time) {
+        // A lease of a second or two has timers of fractions of a second, which the file does not
+        // show.
+        if lease.lease_time > 2
+            && !(0 < lease.t1 && lease.t1 < lease.t2 && lease.t2 < lease.lease_time)
+        {
             lease.t1 = lease.lease_time / 2;
             lease.t2 = lease.lease_time - lease.lease_time / 8 - 1;
         }
         // Fractions of a second are cut off there.
         let latest = |seconds: u32| (from + (u64::from(seconds) + 1) * 1000).min(end);
         let rebind_at = latest(lease.t2).min(self.rebind_at.unwrap_or(FAR));
-        let renew_at = latest(lease.t1).min(self.renew_at.unwrap_or(FAR)).min(rebind_at);
+        let renew_at = latest(lease.t1)
+            .min(self.renew_at.unwrap_or(FAR))
+            .min(rebind_at);
         (self.renew_at, self.rebind_at) = (Some(renew_at), Some(rebind_at));
         let limit = match &*self.state {
             RENEWING => rebind_at,
@@ -70,12 +91,18 @@ impl Record {
         if [INTENT, ENDING].contains(&&*self.state) {
             self.due_at = Some(0);
         }
-        let Some(rest) = self.rest(&self.state).map(|rest| rest.within_reason(now)) else { return };
+        let Some(rest) = self.rest(&self.state).map(|rest| rest.within_reason(now)) else {
+            return;
+        };
         self.whole_at = millis(rest.whole_at).unwrap_or(FAR);
-        let Some(due) = rest.due().and_then(millis) else { return };
+        let Some(due) = rest.due().and_then(millis) else {
+            return;
+        };
         let mut latest = due;
         // One whose server does not answer waits for longer.
-        if let (BOUND, Some((renew_at, rebind_at))) = (&*self.state, self.renew_at.zip(self.rebind_at)) {
+        if let (BOUND, Some((renew_at, rebind_at))) =
+            (&*self.state, self.renew_at.zip(self.rebind_at))
+        {
             latest = latest.max(renew_at + rebind_at.saturating_sub(renew_at) / 2);
         }
         self.due_at = Some(self.due_at.map_or(due, |due_at| due_at.min(latest)));
@@ -98,10 +125,33 @@ mod tests {
 
     /// Everything that a file may have in the place of a number.
     fn extremes() -> Vec<Value> {
-        let numbers =
-            [0, 1, NOW, NOW + 1, 1 << 31, (1 << 31) - 1, 1 << 32, u32::MAX.into(), (1 << 32) - 2, FAR, FAR + 1];
-        let large = [u64::MAX, u64::MAX - 1, u64::MAX / 1000, u64::MAX / 1000 + 1, i64::MAX.unsigned_abs(), 1 << 63];
-        numbers.into_iter().chain(large).map(Value::from).chain([json!(-1), json!(1e300), Value::Null]).collect()
+        let numbers = [
+            0,
+            1,
+            NOW,
+            NOW + 1,
+            1 << 31,
+            (1 << 31) - 1,
+            1 << 32,
+            u32::MAX.into(),
+            (1 << 32) - 2,
+            FAR,
+            FAR + 1,
+        ];
+        let large = [
+            u64::MAX,
+            u64::MAX - 1,
+            u64::MAX / 1000,
+            u64::MAX / 1000 + 1,
+            i64::MAX.unsigned_abs(),
+            1 << 63,
+        ];
+        numbers
+            .into_iter()
+            .chain(large)
+            .map(Value::from)
+            .chain([json!(-1), json!(1e300), Value::Null])
+            .collect()
     }
 
     /// The names of all fields that hold a number, or hold one at other times.
@@ -116,19 +166,35 @@ mod tests {
             }
         }
         let fields = whole.as_object().unwrap().iter();
-        fields.filter(|(_, value)| value.is_number() || value.is_null()).map(|(name, _)| name.clone()).collect()
+        fields
+            .filter(|(_, value)| value.is_number() || value.is_null())
+            .map(|(name, _)| name.clone())
+            .collect()
     }
 
-    /// Has a client go on with a record for four hours in which no server answers, and returns how often it was woken.
+    /// Has a client go on with a record for four hours in which no server answers, and returns how
+    /// often it was woken.
     fn live(record: Record) -> usize {
-        let Some(State::Resting(rest)) = record.recall().map(|remembered| remembered.state) else { return 0 };
-        let mut client = Client::resume(Config::new([2, 0, 0, 0, 0, 1], Vec::new()), rest, 1, at(NOW));
+        let Some(State::Resting(rest)) = record.recall().map(|remembered| remembered.state) else {
+            return 0;
+        };
+        let mut client = Client::resume(
+            Config::new([2, 0, 0, 0, 0, 1], Vec::new()),
+            rest,
+            1,
+            at(NOW),
+        );
         let (mut time, mut woken, mut out) = (at(NOW), 0, Vec::new());
         loop {
             while client.poll_transmit(&mut out).is_some() {}
             while client.poll_event().is_some() {}
             let rest = client.rest();
-            let Some(due) = client.poll_timeout().filter(|due| *due < at(NOW + 4 * HOUR)) else { return woken };
+            let Some(due) = client
+                .poll_timeout()
+                .filter(|due| *due < at(NOW + 4 * HOUR))
+            else {
+                return woken;
+            };
             assert!(due > time, "{due:?} is not after {time:?}: {rest:?}");
             (time, woken) = (due, woken + 1);
             client.handle_timeout(time);
@@ -137,31 +203,58 @@ mod tests {
 
     /// Checks one entry as it would be read from a file.
     fn check(entry: &Value) {
-        let Some(record) = Record::parse(entry, at(NOW)) else { return };
-        let _ = (record.may_renew_from(), record.too_late(), record.silence(), record.t1());
+        let Some(record) = Record::parse(entry, at(NOW)) else {
+            return;
+        };
+        let _ = (
+            record.may_renew_from(),
+            record.too_late(),
+            record.silence(),
+            record.t1(),
+        );
         for until in [0, NOW, FAR] {
             let put_off = record.clone().put_off(at(until));
-            assert!(put_off.is_none_or(|record| record.rebind_at.is_none() || record.due_at <= record.rebind_at));
+            assert!(put_off.is_none_or(
+                |record| record.rebind_at.is_none() || record.due_at <= record.rebind_at
+            ));
         }
         let woken = live(record.clone());
         // As many as messages are allowed, and the steps between them.
         assert!(woken < 4 * 300, "woken {woken} times in four hours");
-        let Some(remembered) = record.clone().recall() else { return };
+        let Some(remembered) = record.clone().recall() else {
+            return;
+        };
         let due = record.due();
         match remembered.state {
             State::Intent | State::Ending(_) => {
-                let latest = if record.is_retry() { at(NOW + HOUR) } else { at(0) };
+                let latest = if record.is_retry() {
+                    at(NOW + HOUR)
+                } else {
+                    at(0)
+                };
                 assert!(due.is_some_and(|due| due <= latest), "due at {due:?}");
             }
             State::Resting(_) if record.state == INIT => {
-                assert!(due.is_some_and(|due| due <= at(NOW + HOUR)), "looked for at {due:?}");
+                assert!(
+                    due.is_some_and(|due| due <= at(NOW + HOUR)),
+                    "looked for at {due:?}"
+                );
             }
             State::Resting(rest) => {
-                let Some(end) = rest.lease().unwrap().expires_at() else { return };
+                let Some(end) = rest.lease().unwrap().expires_at() else {
+                    return;
+                };
                 let left = end - at(NOW);
-                let latest = if left > Duration::from_secs(120) { at(NOW) + left * 9 / 10 } else { end };
+                let latest = if left > Duration::from_secs(120) {
+                    at(NOW) + left * 9 / 10
+                } else {
+                    end
+                };
                 let latest = latest.max(at(NOW + HOUR)).min(end);
-                assert!(due.is_some_and(|due| due <= latest), "due at {due:?}, and the lease ends at {end:?}");
+                assert!(
+                    due.is_some_and(|due| due <= latest),
+                    "due at {due:?}, and the lease ends at {end:?}"
+                );
             }
         }
     }
@@ -169,8 +262,20 @@ mod tests {
     #[test]
     fn no_number_makes_a_panic_a_loop_or_a_lease_that_is_not_renewed() {
         let fields = numeric_fields();
-        for name in ["t1", "lease_time", "acquired_at", "due_at", "look_at", "pace", "container_ifindex", "mtu"] {
-            assert!(fields.iter().any(|field| field == name), "{name} is not among {fields:?}");
+        for name in [
+            "t1",
+            "lease_time",
+            "acquired_at",
+            "due_at",
+            "look_at",
+            "pace",
+            "container_ifindex",
+            "mtu",
+        ] {
+            assert!(
+                fields.iter().any(|field| field == name),
+                "{name} is not among {fields:?}"
+            );
         }
         for phase in phases() {
             let entry = serde_json::to_value(record(phase)).unwrap();
@@ -206,7 +311,11 @@ mod tests {
     fn what_a_client_wrote_stays_as_it_was() {
         for phase in phases() {
             let record = record(phase);
-            for written in [record.clone(), record.clone().ending(), record.clone().with_look()] {
+            for written in [
+                record.clone(),
+                record.clone().ending(),
+                record.clone().with_look(),
+            ] {
                 assert_eq!(written.clone().within_reason(at(NOW)), written);
             }
             // As one whose server does not answer.
@@ -232,14 +341,35 @@ mod tests {
             Some(at(3_475_000)),
             "as late as one that waits for its server"
         );
-        assert_eq!(of(json!({"renew_at": null, "due_at": null})).due(), Some(at(2_801_000)), "T1 to the second");
-        assert_eq!(of(json!({"t1": 3600, "t2": 3600, "renew_at": null, "due_at": null})).due(), Some(at(2_801_000)));
-        let future = of(json!({"acquired_at": u64::MAX, "renew_at": null, "rebind_at": null, "due_at": null}));
-        assert_eq!((future.acquired_at, future.due()), (NOW, Some(at(NOW + 1_801_000))));
-        assert_eq!(of(json!({"unsaid": true, "look_at": null})).due(), Some(at(0)));
-        assert_eq!(of(json!({"silent_since": u64::MAX})).silence(), Some(at(NOW)));
+        assert_eq!(
+            of(json!({"renew_at": null, "due_at": null})).due(),
+            Some(at(2_801_000)),
+            "T1 to the second"
+        );
+        assert_eq!(
+            of(json!({"t1": 3600, "t2": 3600, "renew_at": null, "due_at": null})).due(),
+            Some(at(2_801_000))
+        );
+        let future = of(
+            json!({"acquired_at": u64::MAX, "renew_at": null, "rebind_at": null, "due_at": null}),
+        );
+        assert_eq!(
+            (future.acquired_at, future.due()),
+            (NOW, Some(at(NOW + 1_801_000)))
+        );
+        assert_eq!(
+            of(json!({"unsaid": true, "look_at": null})).due(),
+            Some(at(0))
+        );
+        assert_eq!(
+            of(json!({"silent_since": u64::MAX})).silence(),
+            Some(at(NOW))
+        );
         for index in [json!(0), json!(1_u64 << 31)] {
-            assert!(of(json!({"container_ifindex": index})).recall().is_none(), "{index} is no interface");
+            assert!(
+                of(json!({"container_ifindex": index})).recall().is_none(),
+                "{index} is no interface"
+            );
         }
     }
 }

@@ -16,7 +16,11 @@ pub(super) fn at(millis: u64) -> Instant {
 fn about() -> (Request, Site, dhcp::Config) {
     let netns: Rc<Path> = Path::new("/run/netns/a").into();
     let request = Request {
-        key: Key { mac: Mac([2, 0, 0, 0, 0, 1]), netns: Rc::clone(&netns), interface: "eth1".into() },
+        key: Key {
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            netns: Rc::clone(&netns),
+            interface: "eth1".into(),
+        },
         ns_path: netns,
         mac_text: "02-00:00:00:00:01".to_owned(),
         host_interface: "eth0".to_owned(),
@@ -25,9 +29,18 @@ fn about() -> (Request, Site, dhcp::Config) {
         host_name: Some("web".to_owned()),
         domain_name: "my.example".to_owned(),
     };
-    let site = Site { netns: NetnsId { dev: 4, ino: 4_026_532_000, cookie: Some(77) }, index: 3 };
-    let config =
-        dhcp::Config { host_name: Some("web".to_owned()), ..dhcp::Config::new([2, 0, 0, 0, 0, 1], b"\0id".to_vec()) };
+    let site = Site {
+        netns: NetnsId {
+            dev: 4,
+            ino: 4_026_532_000,
+            cookie: Some(77),
+        },
+        index: 3,
+    };
+    let config = dhcp::Config {
+        host_name: Some("web".to_owned()),
+        ..dhcp::Config::new([2, 0, 0, 0, 0, 1], b"\0id".to_vec())
+    };
     (request, site, config)
 }
 
@@ -36,8 +49,16 @@ fn full() -> dhcp::Lease {
     dhcp::Lease {
         broadcast: Some(Ipv4Addr::new(10, 0, 0, 255)),
         routes: vec![
-            dhcp::Route { destination: on_link, prefix_len: 16, gateway: None },
-            dhcp::Route { destination: far, prefix_len: 16, gateway: Some(Ipv4Addr::new(10, 0, 0, 7)) },
+            dhcp::Route {
+                destination: on_link,
+                prefix_len: 16,
+                gateway: None,
+            },
+            dhcp::Route {
+                destination: far,
+                prefix_len: 16,
+                gateway: Some(Ipv4Addr::new(10, 0, 0, 7)),
+            },
         ],
         search: vec!["a.example".to_owned(), "b.example".to_owned()],
         host_name: Some("given".to_owned()),
@@ -56,7 +77,12 @@ fn full() -> dhcp::Lease {
 /// A record of `phase`, with an address on the link.
 pub(in crate::proxy) fn record(phase: Phase) -> Record {
     let (request, site, config) = about();
-    let rest = Rest { phase, setbacks: 2, plainness: Plainness::LikeNetavark, whole_at: at(1_500_000) };
+    let rest = Rest {
+        phase,
+        setbacks: 2,
+        plainness: Plainness::LikeNetavark,
+        whole_at: at(1_500_000),
+    };
     let mut settings = Settings::default();
     settings.adopt(Ipv4Addr::new(10, 0, 0, 5), 24);
     Record::resting((&request, &site), &config, &rest, &settings, None)
@@ -67,11 +93,34 @@ pub(super) fn phases() -> [Phase; 5] {
     let (renew_at, rebind_at, next) = (at(2_800_000), at(4_150_000), at(3_000_000));
     let wanted = Some(lease.address);
     [
-        Phase::Bound { lease: lease.clone(), renew_at, rebind_at },
-        Phase::Renewing { lease: lease.clone(), renew_at, rebind_at, next },
-        Phase::Rebinding { lease, renew_at, rebind_at, next },
-        Phase::Init { at: next, since: at(2_900_000), wanted, pace: 3 },
-        Phase::Bound { lease: plain(), renew_at: never, rebind_at: never },
+        Phase::Bound {
+            lease: lease.clone(),
+            renew_at,
+            rebind_at,
+        },
+        Phase::Renewing {
+            lease: lease.clone(),
+            renew_at,
+            rebind_at,
+            next,
+        },
+        Phase::Rebinding {
+            lease,
+            renew_at,
+            rebind_at,
+            next,
+        },
+        Phase::Init {
+            at: next,
+            since: at(2_900_000),
+            wanted,
+            pace: 3,
+        },
+        Phase::Bound {
+            lease: plain(),
+            renew_at: never,
+            rebind_at: never,
+        },
     ]
 }
 
@@ -80,18 +129,40 @@ fn what_is_remembered_is_what_there_was() {
     for phase in phases() {
         let record = record(phase.clone());
         assert_eq!(Packed::from(&record).unpack(), record);
-        assert_eq!(Record::parse(&serde_json::to_value(&record).unwrap(), at(2_900_000)), Some(record.clone()));
-        let Remembered { request, site, settings, looks, message_size, state, .. } = record.recall().unwrap();
+        assert_eq!(
+            Record::parse(&serde_json::to_value(&record).unwrap(), at(2_900_000)),
+            Some(record.clone())
+        );
+        let Remembered {
+            request,
+            site,
+            settings,
+            looks,
+            message_size,
+            state,
+            ..
+        } = record.recall().unwrap();
         let expected = about();
-        assert_eq!((request.key, request.mac_text), (expected.0.key, expected.0.mac_text));
-        assert_eq!((request.client_id, request.host_name), (expected.0.client_id, expected.0.host_name));
+        assert_eq!(
+            (request.key, request.mac_text),
+            (expected.0.key, expected.0.mac_text)
+        );
+        assert_eq!(
+            (request.client_id, request.host_name),
+            (expected.0.client_id, expected.0.host_name)
+        );
         assert_eq!((site.netns, site.index, looks), (expected.1.netns, 3, None));
         assert_eq!(settings.remember().address, "10.0.0.5/24");
         assert_eq!(message_size, Some(expected.2.max_message_size));
         match state {
             State::Resting(rest) => assert_eq!(
                 rest,
-                Rest { phase, setbacks: 2, plainness: Plainness::LikeNetavark, whole_at: at(1_500_000) }
+                Rest {
+                    phase,
+                    setbacks: 2,
+                    plainness: Plainness::LikeNetavark,
+                    whole_at: at(1_500_000)
+                }
             ),
             other => panic!("{other:?}"),
         }
@@ -125,7 +196,10 @@ fn what_fails_is_tried_again_ever_later_up_to_an_hour() {
     }
     assert_eq!(delays, [30, 60, 120, 240, 312, 234, 175, 131, 98, 74]);
     let ending = record.clone().ending();
-    assert_eq!((ending.due(), ending.with_retry(now).due()), (Some(at(0)), Some(now + Duration::from_secs(30))));
+    assert_eq!(
+        (ending.due(), ending.with_retry(now).due()),
+        (Some(at(0)), Some(now + Duration::from_secs(30)))
+    );
 }
 
 #[test]
@@ -135,30 +209,77 @@ fn an_adopted_lease_is_renewed_at_once_and_rebound_where_its_age_says_little() {
     let adopted = |lease: &Lease, age: u64| {
         let now = at(9_000_000);
         let settings = Settings::default();
-        Record::adopted(lease.clone(), (&request, &site), &settings, (at(9_000_000 - age * 1000), now))
+        Record::adopted(
+            lease.clone(),
+            (&request, &site),
+            &settings,
+            (at(9_000_000 - age * 1000), now),
+        )
     };
     // Before T2, at 3150 s, the server is asked that it is from.
     for age in [0, 1000, 3149] {
         let record = adopted(&lease, age).unwrap();
         assert_eq!((&*record.state, record.due()), (BOUND, Some(at(9_000_000))));
-        assert_eq!(record.remaining(at(9_000_000)), Some(Duration::from_secs(3600 - age)));
-        assert_eq!((record.address(), &*record.client_id), (Some(Ipv4Addr::new(10, 0, 0, 5)), &b"\0id"[..]));
+        assert_eq!(
+            record.remaining(at(9_000_000)),
+            Some(Duration::from_secs(3600 - age))
+        );
+        assert_eq!(
+            (record.address(), &*record.client_id),
+            (Some(Ipv4Addr::new(10, 0, 0, 5)), &b"\0id"[..])
+        );
     }
     for age in [3150, 3600, 8999] {
         let record = adopted(&lease, age).unwrap();
-        assert_eq!((&*record.state, record.due()), (REBINDING, Some(at(9_000_000))), "{age}");
-        assert_eq!(record.remaining(at(9_000_000)), Some(Duration::from_secs(450)), "{age}");
+        assert_eq!(
+            (&*record.state, record.due()),
+            (REBINDING, Some(at(9_000_000))),
+            "{age}"
+        );
+        assert_eq!(
+            record.remaining(at(9_000_000)),
+            Some(Duration::from_secs(450)),
+            "{age}"
+        );
     }
-    let for_ever = Lease { lease_time: u32::MAX, t1: u32::MAX, t2: u32::MAX, ..lease.clone() };
+    let for_ever = Lease {
+        lease_time: u32::MAX,
+        t1: u32::MAX,
+        t2: u32::MAX,
+        ..lease.clone()
+    };
     let record = adopted(&for_ever, 100).unwrap();
-    assert_eq!((&*record.state, record.remaining(at(9_000_000))), (BOUND, None));
+    assert_eq!(
+        (&*record.state, record.remaining(at(9_000_000))),
+        (BOUND, None)
+    );
     // netavark writes zeros where the server sent no T1 and T2.
-    let timeless = adopted(&Lease { t1: 0, t2: 0, ..lease.clone() }, 100).unwrap();
-    assert_eq!((timeless.lease.t1, timeless.due()), (1800, Some(at(9_000_000))));
+    let timeless = adopted(
+        &Lease {
+            t1: 0,
+            t2: 0,
+            ..lease.clone()
+        },
+        100,
+    )
+    .unwrap();
+    assert_eq!(
+        (timeless.lease.t1, timeless.due()),
+        (1800, Some(at(9_000_000)))
+    );
     for nonsense in [
-        Lease { subnet_mask: "here".to_owned(), ..lease.clone() },
-        Lease { yiaddr: "127.0.0.1".to_owned(), ..lease.clone() },
-        Lease { srv_id: String::new(), ..lease.clone() },
+        Lease {
+            subnet_mask: "here".to_owned(),
+            ..lease.clone()
+        },
+        Lease {
+            yiaddr: "127.0.0.1".to_owned(),
+            ..lease.clone()
+        },
+        Lease {
+            srv_id: String::new(),
+            ..lease.clone()
+        },
     ] {
         assert_eq!(adopted(&nonsense, 0), None, "{nonsense:?}");
     }
@@ -168,12 +289,21 @@ fn an_adopted_lease_is_renewed_at_once_and_rebound_where_its_age_says_little() {
 fn calls_that_were_under_way_are_known() {
     let (request, site, _) = about();
     let intent = Record::intent(&request, &site);
-    assert_eq!((intent.lease.yiaddr.as_str(), intent.due()), ("", Some(at(0))));
-    assert!(matches!(intent.clone().ending().recall().unwrap().state, State::Intent));
+    assert_eq!(
+        (intent.lease.yiaddr.as_str(), intent.due()),
+        ("", Some(at(0)))
+    );
+    assert!(matches!(
+        intent.clone().ending().recall().unwrap().state,
+        State::Intent
+    ));
     for phase in phases() {
         let lease = record(phase.clone()).ending();
         assert!(lease.is_ending());
-        assert!(matches!(lease.recall().unwrap().state, State::Ending(_)), "{phase:?}");
+        assert!(
+            matches!(lease.recall().unwrap().state, State::Ending(_)),
+            "{phase:?}"
+        );
     }
 }
 
@@ -182,21 +312,46 @@ fn netavarks_fields_are_as_the_caller_got_them() {
     let json = serde_json::to_value(record(phases()[0].clone())).unwrap();
     assert_eq!(
         (&json["yiaddr"], &json["t1"], &json["domain_name"]),
-        (&json!("10.0.0.5"), &json!(1800), &json!("my.example a.example b.example"))
+        (
+            &json!("10.0.0.5"),
+            &json!(1800),
+            &json!("my.example a.example b.example")
+        )
     );
-    assert_eq!((&json["mac_address"], &json["client_id"]), (&json!("02-00:00:00:00:01"), &json!("006964")));
+    assert_eq!(
+        (&json["mac_address"], &json["client_id"]),
+        (&json!("02-00:00:00:00:01"), &json!("006964"))
+    );
 }
 
 #[test]
 fn what_is_missing_is_as_by_default_and_what_is_unknown_is_passed_over() {
-    let sparse = Record { state: "INIT".to_owned(), lease: Lease { t1: 7, ..Lease::default() }, ..Record::default() };
+    let sparse = Record {
+        state: "INIT".to_owned(),
+        lease: Lease {
+            t1: 7,
+            ..Lease::default()
+        },
+        ..Record::default()
+    };
     assert_eq!(
-        Record::parse(&json!({"t1": 7, "state": "INIT", "due_at": null, "from_the_future": []}), at(0)),
+        Record::parse(
+            &json!({"t1": 7, "state": "INIT", "due_at": null, "from_the_future": []}),
+            at(0)
+        ),
         Some(sparse)
     );
     // Of netavark's fields all or none.
-    assert_eq!(Record::parse(&json!({"t1": 7, "mtu": "many"}), at(0)), Some(Record::default()));
-    for wrong in [json!(7), json!({"state": null}), json!({"client_id": "0+"}), json!({"client_id": "é"})] {
+    assert_eq!(
+        Record::parse(&json!({"t1": 7, "mtu": "many"}), at(0)),
+        Some(Record::default())
+    );
+    for wrong in [
+        json!(7),
+        json!({"state": null}),
+        json!({"client_id": "0+"}),
+        json!({"client_id": "é"}),
+    ] {
         assert_eq!(Record::parse(&wrong, at(0)), None, "{wrong}");
     }
 }

@@ -23,10 +23,16 @@ fn daemon(refusal: Refusal, runs_programs: bool) -> io::Result<BpfProgram> {
     filter.compile(refusal)
 }
 
-/// The filter of the thread that finds namespaces: it makes nothing but descriptors that can neither be read nor written.
+/// The filter of the thread that finds namespaces: it makes nothing but descriptors that can
+/// neither be read nor written.
 pub(super) fn finding(mode: Mode) -> io::Result<BpfProgram> {
     let mut filter = Filter::default();
-    let waiting = [libc::SYS_futex, libc::SYS_brk, libc::SYS_munmap, libc::SYS_madvise];
+    let waiting = [
+        libc::SYS_futex,
+        libc::SYS_brk,
+        libc::SYS_munmap,
+        libc::SYS_madvise,
+    ];
     filter.insert(waiting.map(|call| (call, Verdict::Allow)));
     filter.insert([(libc::SYS_openat, when(Test::has(2, libc::O_PATH)))]);
     filter.compile(refusal(mode))
@@ -38,7 +44,11 @@ pub(super) fn apply(filter: &BpfProgram) -> io::Result<()> {
 }
 
 fn refusal(mode: Mode) -> Refusal {
-    if mode == Mode::Strict { Refusal::Kill } else { Refusal::Missing }
+    if mode == Mode::Strict {
+        Refusal::Kill
+    } else {
+        Refusal::Missing
+    }
 }
 
 fn when(test: Test) -> Verdict {
@@ -57,11 +67,20 @@ fn by_argument() -> Vec<(i64, Verdict)> {
     // No file gets another user's rights, wherever it is.
     const SET_ID: i32 = (libc::S_ISUID | libc::S_ISGID) as i32;
     // Callers and systemd, the link, DHCP before and after there is an address.
-    let families = [libc::AF_UNIX, libc::AF_NETLINK, libc::AF_PACKET, libc::AF_INET];
+    let families = [
+        libc::AF_UNIX,
+        libc::AF_NETLINK,
+        libc::AF_PACKET,
+        libc::AF_INET,
+    ];
     // Memory is writable or executable, and stays so.
-    let not_both = [Test::lacks(2, libc::PROT_WRITE), Test::lacks(2, libc::PROT_EXEC)];
+    let not_both = [
+        Test::lacks(2, libc::PROT_WRITE),
+        Test::lacks(2, libc::PROT_EXEC),
+    ];
     // Typing into the terminal that started it.
-    let [typing, pasting] = [libc::TIOCSTI, libc::TIOCLINUX].map(|request| Test::is_not(1, request as i32));
+    let [typing, pasting] =
+        [libc::TIOCSTI, libc::TIOCLINUX].map(|request| Test::is_not(1, request as i32));
     vec![
         (libc::SYS_openat, when(Test::lacks(3, SET_ID))),
         (libc::SYS_fchmod, when(Test::lacks(1, SET_ID))),
@@ -70,19 +89,27 @@ fn by_argument() -> Vec<(i64, Verdict)> {
         (libc::SYS_open, when(Test::lacks(2, SET_ID))),
         #[cfg(target_arch = "x86_64")]
         (libc::SYS_chmod, when(Test::lacks(1, SET_ID))),
-        (libc::SYS_socket, Verdict::When(families.map(|family| vec![Test::is(0, family)]).into())),
+        (
+            libc::SYS_socket,
+            Verdict::When(families.map(|family| vec![Test::is(0, family)]).into()),
+        ),
         // Network namespaces only, and the kind is always named.
         (libc::SYS_setns, when(Test::is(1, libc::CLONE_NEWNET))),
         (libc::SYS_clone, when(Test::lacks(0, NAMESPACES))),
-        // Its flags are behind a pointer. glibc tries it first, and takes clone(2) where the kernel does not have it.
+        // Its flags are behind a pointer. glibc tries it first, and takes clone(2) where the kernel
+        // does not have it.
         (libc::SYS_clone3, Verdict::Missing),
-        (libc::SYS_mmap, Verdict::When(not_both.map(|test| vec![test]).into())),
+        (
+            libc::SYS_mmap,
+            Verdict::When(not_both.map(|test| vec![test]).into()),
+        ),
         (libc::SYS_mprotect, when(Test::lacks(2, libc::PROT_EXEC))),
         (libc::SYS_ioctl, Verdict::When(vec![vec![typing, pasting]])),
     ]
 }
 
-/// Calls that are allowed whatever their arguments: of the daemon, of the C libraries, of systemctl and systemd-run.
+/// Calls that are allowed whatever their arguments: of the daemon, of the C libraries, of systemctl
+/// and systemd-run.
 #[rustfmt::skip]
 const FREE: &[i64] = &[
     // Files.

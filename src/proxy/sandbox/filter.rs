@@ -1,7 +1,7 @@
 //! Filters of system calls as programs for seccomp(2): a search tree over the numbers of the calls.
 //!
-//! The kernel runs a new filter for every number to learn which calls are always allowed. A list, walked to its end for most
-//! of them, takes it most of a millisecond, and this some microseconds.
+//! The kernel runs a new filter for every number to learn which calls are always allowed. A list,
+//! walked to its end for most of them, takes it most of a millisecond, and this some microseconds.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,7 +23,8 @@ pub(super) enum Verdict {
 /// The end of a call that is not allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// ENOSYS: programs of the future find their way around a call that the kernel does not have, and not around EPERM.
+    /// ENOSYS: programs of the future find their way around a call that the kernel does not have,
+    /// and not around EPERM.
     Missing,
     /// SIGSYS, which ends the process.
     Kill,
@@ -40,21 +41,35 @@ pub(super) struct Test {
 
 impl Test {
     pub(super) fn is(argument: u32, value: i32) -> Self {
-        Self { argument, mask: u32::MAX, value: value as u32, equal: true }
+        Self {
+            argument,
+            mask: u32::MAX,
+            value: value as u32,
+            equal: true,
+        }
     }
 
     pub(super) fn is_not(argument: u32, value: i32) -> Self {
-        Self { equal: false, ..Self::is(argument, value) }
+        Self {
+            equal: false,
+            ..Self::is(argument, value)
+        }
     }
 
     /// All of `bits` are set.
     pub(super) fn has(argument: u32, bits: i32) -> Self {
-        Self { mask: bits as u32, ..Self::is(argument, bits) }
+        Self {
+            mask: bits as u32,
+            ..Self::is(argument, bits)
+        }
     }
 
     /// None of `bits` is set.
     pub(super) fn lacks(argument: u32, bits: i32) -> Self {
-        Self { mask: bits as u32, ..Self::is(argument, 0) }
+        Self {
+            mask: bits as u32,
+            ..Self::is(argument, 0)
+        }
     }
 }
 
@@ -70,7 +85,8 @@ const ARCHITECTURE: Option<u32> = Some(0xc000_00b7);
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const ARCHITECTURE: Option<u32> = None;
 
-// linux/filter.h and linux/seccomp.h. Arguments are read as little endian, which both processors are.
+// linux/filter.h and linux/seccomp.h. Arguments are read as little endian, which both processors
+// are.
 const LOAD: u16 = 0x20;
 const AND: u16 = 0x54;
 const JUMP: u16 = 0x05;
@@ -86,7 +102,11 @@ const KILL_PROCESS: u32 = 0x8000_0000;
 
 impl Filter {
     pub(super) fn insert(&mut self, verdicts: impl IntoIterator<Item = (i64, Verdict)>) {
-        self.0.extend(verdicts.into_iter().map(|(call, verdict)| (call as u32, verdict)));
+        self.0.extend(
+            verdicts
+                .into_iter()
+                .map(|(call, verdict)| (call as u32, verdict)),
+        );
     }
 
     /// Makes the program.
@@ -96,11 +116,20 @@ impl Filter {
     /// The processor is not known here.
     pub(super) fn compile(&self, refusal: Refusal) -> io::Result<BpfProgram> {
         let architecture = ARCHITECTURE.ok_or(io::ErrorKind::Unsupported)?;
-        let refused = if refusal == Refusal::Kill { KILL_PROCESS } else { MISSING };
+        let refused = if refusal == Refusal::Kill {
+            KILL_PROCESS
+        } else {
+            MISSING
+        };
         // Calls of another architecture have numbers of their own.
         let mut program = vec![
             plain(LOAD, ARCHITECTURE_AT),
-            sock_filter { code: IF_EQUAL, jt: 1, jf: 0, k: architecture },
+            sock_filter {
+                code: IF_EQUAL,
+                jt: 1,
+                jf: 0,
+                k: architecture,
+            },
             plain(RETURN, KILL_PROCESS),
             plain(LOAD, NUMBER_AT),
         ];
@@ -132,9 +161,22 @@ fn tree(ranges: &[(u32, &Verdict)], refused: u32) -> BpfProgram {
     let (lower, upper) = ranges.split_at(ranges.len() / 2);
     let below = tree(lower, refused);
     let mut program = match u8::try_from(below.len()) {
-        Ok(length) => vec![sock_filter { code: IF_AT_LEAST, jt: length, jf: 0, k: upper[0].0 }],
+        Ok(length) => vec![sock_filter {
+            code: IF_AT_LEAST,
+            jt: length,
+            jf: 0,
+            k: upper[0].0,
+        }],
         // Only the jump without a condition goes further.
-        Err(_) => vec![sock_filter { code: IF_AT_LEAST, jt: 0, jf: 1, k: upper[0].0 }, plain(JUMP, below.len() as u32)],
+        Err(_) => vec![
+            sock_filter {
+                code: IF_AT_LEAST,
+                jt: 0,
+                jf: 1,
+                k: upper[0].0,
+            },
+            plain(JUMP, below.len() as u32),
+        ],
     };
     program.extend(below);
     program.extend(tree(upper, refused));
@@ -157,7 +199,12 @@ fn leaf(verdict: &Verdict, refused: u32) -> BpfProgram {
             program.extend([
                 plain(LOAD, ARGUMENTS_AT + 8 * test.argument),
                 plain(AND, test.mask),
-                sock_filter { code: IF_EQUAL, jt, jf, k: test.value },
+                sock_filter {
+                    code: IF_EQUAL,
+                    jt,
+                    jf,
+                    k: test.value,
+                },
             ]);
         }
         program.push(plain(RETURN, ALLOW));
@@ -167,7 +214,12 @@ fn leaf(verdict: &Verdict, refused: u32) -> BpfProgram {
 }
 
 fn plain(code: u16, k: u32) -> sock_filter {
-    sock_filter { code, jt: 0, jf: 0, k }
+    sock_filter {
+        code,
+        jt: 0,
+        jf: 0,
+        k,
+    }
 }
 
 #[cfg(test)]
@@ -203,8 +255,15 @@ mod tests {
     fn each_number_gets_its_own_verdict() {
         // Neighbours, gaps, both ends, and so many that jumps are long.
         let mut filter = Filter::default();
-        filter.insert((0..900).filter(|call| call % 3 != 1).map(|call| (call, Verdict::Allow)));
-        filter.insert([(4, Verdict::Missing), (5, Verdict::When(vec![vec![Test::is(0, 1)]]))]);
+        filter.insert(
+            (0..900)
+                .filter(|call| call % 3 != 1)
+                .map(|call| (call, Verdict::Allow)),
+        );
+        filter.insert([
+            (4, Verdict::Missing),
+            (5, Verdict::When(vec![vec![Test::is(0, 1)]])),
+        ]);
         let architecture = ARCHITECTURE.unwrap();
         let program = filter.compile(Refusal::Kill).unwrap();
         for call in 0..1000 {
@@ -214,10 +273,17 @@ mod tests {
                 _ if call < 900 && call % 3 != 1 => ALLOW,
                 _ => KILL_PROCESS,
             };
-            assert_eq!(returns(&program, architecture, call, [0; 6]), expected, "{call}");
+            assert_eq!(
+                returns(&program, architecture, call, [0; 6]),
+                expected,
+                "{call}"
+            );
         }
         assert_eq!(returns(&program, architecture, 5, [1; 6]), ALLOW);
-        assert_eq!(returns(&program, architecture, u32::MAX, [0; 6]), KILL_PROCESS);
+        assert_eq!(
+            returns(&program, architecture, u32::MAX, [0; 6]),
+            KILL_PROCESS
+        );
         assert_eq!(returns(&program, architecture + 1, 0, [0; 6]), KILL_PROCESS);
     }
 
@@ -227,13 +293,20 @@ mod tests {
         let both = vec![Test::is_not(1, 7), Test::is_not(1, 9)];
         filter.insert([
             (1, Verdict::When(vec![both])),
-            (2, Verdict::When(vec![vec![Test::lacks(2, 4)], vec![Test::lacks(2, 8)]])),
+            (
+                2,
+                Verdict::When(vec![vec![Test::lacks(2, 4)], vec![Test::lacks(2, 8)]]),
+            ),
             (3, Verdict::When(vec![vec![Test::has(0, 3)]])),
         ]);
         let program = filter.compile(Refusal::Missing).unwrap();
-        let allowed = |call, arguments| returns(&program, ARCHITECTURE.unwrap(), call, arguments) == ALLOW;
+        let allowed =
+            |call, arguments| returns(&program, ARCHITECTURE.unwrap(), call, arguments) == ALLOW;
         let second = |value: u64| allowed(1, [0, value, 0, 0, 0, 0]);
-        assert_eq!([6, 7, 8, 9, 1 << 32 | 7].map(second), [true, false, true, false, false]);
+        assert_eq!(
+            [6, 7, 8, 9, 1 << 32 | 7].map(second),
+            [true, false, true, false, false]
+        );
         let third = |value| allowed(2, [0, 0, value, 0, 0, 0]);
         assert_eq!([0, 4, 8, 12].map(third), [true, true, true, false]);
         let first = |value| allowed(3, [value, 0, 0, 0, 0, 0]);

@@ -15,8 +15,9 @@ use crate::proxy::words::Brief;
 use crate::rt;
 
 impl Session {
-    /// Gets a lease, `wish` if the server will, and puts it on the link, within the time of `patience`. All or nothing. Each
-    /// lease is made known to `leased` before anything is changed for it, and that it is given back to `undoing` before that is done.
+    /// Gets a lease, `wish` if the server will, and puts it on the link, within the time of
+    /// `patience`. All or nothing. Each lease is made known to `leased` before anything is changed
+    /// for it, and that it is given back to `undoing` before that is done.
     pub(in crate::proxy) async fn acquire(
         commons: Rc<Commons>,
         mut request: Request,
@@ -26,7 +27,11 @@ impl Session {
     ) -> Result<Self, Error> {
         // A caller without a deadline waits all the same, which is to be known.
         let time = Some(patience.time);
-        let mut config = dhcp::Config { deadline: time, requested: wish, ..commons.config(&mut request) };
+        let mut config = dhcp::Config {
+            deadline: time,
+            requested: wish,
+            ..commons.config(&mut request)
+        };
         let wire = site.open(&request)?;
         // A carrier may come by itself; who sets an interface up did so before he called.
         if wire.state == LinkState::Down {
@@ -60,18 +65,27 @@ impl Session {
                     leased(self).await;
                     self.put_on_link(&lease)?;
                     self.settings.place(&lease);
-                    // By now there may be an answer of somebody who has the address; later ones `keep` hears.
+                    // By now there may be an answer of somebody who has the address; later ones
+                    // `keep` hears.
                     self.hear_what_arrived();
                     if self.client.lease().is_some() {
-                        // A port that was deaf to the first DISCOVERs looks like a server that does not answer them.
-                        if self.waiting.as_ref().is_some_and(|waiting| !waiting.patience().reason.is_of_port()) {
+                        // A port that was deaf to the first DISCOVERs looks like a server that does
+                        // not answer them.
+                        if self
+                            .waiting
+                            .as_ref()
+                            .is_some_and(|waiting| !waiting.patience().reason.is_of_port())
+                        {
                             self.learn_plainness();
                         }
                         return Ok(());
                     }
                 }
                 // The client goes on until its deadline.
-                Event::Lost { old, why: why @ Lost::Conflict { .. } } => self.lose(&old, &why),
+                Event::Lost {
+                    old,
+                    why: why @ Lost::Conflict { .. },
+                } => self.lose(&old, &why),
                 Event::GaveUp(why) => return Err(self.no_answer(why)),
                 event if self.remark(&event) => {}
                 // All others need a lease that is kept.

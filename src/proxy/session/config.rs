@@ -1,4 +1,5 @@
-//! What a session tells the client of the daemon's habits and of the network, and what it learns of that network.
+//! What a session tells the client of the daemon's habits and of the network, and what it learns of
+//! that network.
 
 use super::{Commons, Session};
 use crate::dhcp::{self, Event, Plainness};
@@ -6,7 +7,8 @@ use crate::proxy::request::{Mac, Request};
 use crate::proxy::words;
 
 impl Commons {
-    /// Returns how to ask for a container, by the habits of this daemon and by what is known of the network.
+    /// Returns how to ask for a container, by the habits of this daemon and by what is known of the
+    /// network.
     pub(super) fn config(&self, request: &mut Request) -> dhcp::Config {
         let (habits, mut memory) = (&self.habits, self.memory.borrow_mut());
         let proxy_arp = memory.proxy_arp(&request.host_interface);
@@ -28,11 +30,19 @@ impl Commons {
 impl Session {
     /// Logs an event that changes nothing for the link, and says whether it is one.
     pub(super) fn remark(&self, event: &Event) -> bool {
-        let Some(remark) = words::remark(event) else { return false };
+        let Some(remark) = words::remark(event) else {
+            return false;
+        };
         let network = &self.request.host_interface;
         match event {
             // Once for each network, as long as it is remembered.
-            Event::ProxyArp { by, .. } if !self.commons.memory.borrow_mut().note_proxy_arp(network, Mac(*by)) => {
+            Event::ProxyArp { by, .. }
+                if !self
+                    .commons
+                    .memory
+                    .borrow_mut()
+                    .note_proxy_arp(network, Mac(*by)) =>
+            {
                 log::debug!("{self}: {remark}");
             }
             _ => log::warn!("{self}: {remark}"),
@@ -43,7 +53,13 @@ impl Session {
     /// Remembers how plain a DISCOVER had to be to be answered.
     pub(super) fn learn_plainness(&self) {
         let (plainness, network) = (self.client.plainness(), &self.request.host_interface);
-        let is_news = || self.commons.memory.borrow_mut().note_plainness(network, plainness, self.request.key.mac);
+        let is_news = || {
+            self.commons.memory.borrow_mut().note_plainness(
+                network,
+                plainness,
+                self.request.key.mac,
+            )
+        };
         if plainness == Plainness::Full || !is_news() {
             return;
         }
@@ -52,6 +68,8 @@ impl Session {
             Plainness::LikeNetavark => "all that netavark's does not have",
             Plainness::Bare => "a client identifier: it knows its clients by MAC",
         };
-        log::warn!("{self}: the DHCP server on {network} answered only a DISCOVER without {left_out}");
+        log::warn!(
+            "{self}: the DHCP server on {network} answered only a DISCOVER without {left_out}"
+        );
     }
 }

@@ -8,8 +8,9 @@ use crate::proxy::site::Unreachable;
 use crate::rt;
 
 impl Session {
-    /// Ends it: `release`s the lease to the server and then takes it off the link. When this returns, the RELEASE has
-    /// left the interface, and nothing of ours holds the container's namespace but a packet socket that is being closed.
+    /// Ends it: `release`s the lease to the server and then takes it off the link. When this
+    /// returns, the RELEASE has left the interface, and nothing of ours holds the container's
+    /// namespace but a packet socket that is being closed.
     ///
     /// # Errors
     ///
@@ -25,7 +26,8 @@ impl Session {
         ended
     }
 
-    /// Gives the lease back to its server, if there is one and a way to it. Returns when the RELEASE has left.
+    /// Gives the lease back to its server, if there is one and a way to it. Returns when the
+    /// RELEASE has left.
     pub(super) async fn release(&mut self) {
         if !self.can_release() {
             return;
@@ -54,7 +56,9 @@ impl Session {
             Err(Unreachable::Gone(why) | Unreachable::OtherMac(why)) => {
                 log::info!("{self}: {why}; its lease is left to run out");
             }
-            Err(Unreachable::Fault(error)) => log::warn!("{self}: cannot release its lease: {error}"),
+            Err(Unreachable::Fault(error)) => {
+                log::warn!("{self}: cannot release its lease: {error}")
+            }
         }
         false
     }
@@ -70,7 +74,8 @@ impl Drop for Session {
             before();
         }
         if self.can_release() {
-            // One that would have to wait for ARP is not waited for in here; the ACK has told us where to send it.
+            // One that would have to wait for ARP is not waited for in here; the ACK has told us
+            // where to send it.
             self.client.release(rt::now());
             self.send();
         }

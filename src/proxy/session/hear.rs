@@ -11,11 +11,12 @@ use crate::net::raw;
 use crate::proxy::site::{Heard, Wire};
 use crate::rt;
 
-/// How long sockets stay open before the container is looked for again. They hear nothing of an interface that has gone,
-/// and a caller who waits would hold on to its namespace.
+/// How long sockets stay open before the container is looked for again. They hear nothing of an
+/// interface that has gone, and a caller who waits would hold on to its namespace.
 const LISTEN: Duration = Duration::from_secs(10);
 
-/// Frames of the queue that are read before a Setup is answered: a flood of the interface must not hold it up for good.
+/// Frames of the queue that are read before a Setup is answered: a flood of the interface must not
+/// hold it up for good.
 const ARRIVED: usize = 100;
 
 /// Returns whether a frame is a server's answer to this client, be it one that cannot be used.
@@ -23,7 +24,8 @@ fn is_answer(frame: &[u8], read: &Result<(), Ignored>) -> bool {
     match read {
         Ok(()) => raw::arp_sender(frame).is_none(),
         Err(Ignored::Unexpected { .. }) => true,
-        // Offers that are of no use, or of a server that the configuration excludes, are no reason to wait for longer.
+        // Offers that are of no use, or of a server that the configuration excludes, are no reason
+        // to wait for longer.
         Err(_) => false,
     }
 }
@@ -32,20 +34,35 @@ impl Session {
     /// Waits for a frame, for news of the link or for the next deadline, and tells the client.
     pub(super) async fn wait(&mut self) {
         let in_trouble = self.client.is_listening() && self.wire.is_none();
-        // Counted from their opening: in a namespace that only they keep alive, others may well go on talking.
+        // Counted from their opening: in a namespace that only they keep alive, others may well go
+        // on talking.
         let look = match &self.wire {
             Some(wire) => Some(wire.opened + LISTEN),
-            None => in_trouble.then(|| self.reopening.until(rt::now()).unwrap_or_else(|| rt::now() + RETRY)),
+            None => in_trouble.then(|| {
+                self.reopening
+                    .until(rt::now())
+                    .unwrap_or_else(|| rt::now() + RETRY)
+            }),
         };
-        let Self { commons, client, wire, hearing, .. } = self;
+        let Self {
+            commons,
+            client,
+            wire,
+            hearing,
+            ..
+        } = self;
         let due = [client.poll_timeout(), look].into_iter().flatten().min();
         let time = async {
-            let Some(due) = due else { return pending().await };
+            let Some(due) = due else {
+                return pending().await;
+            };
             commons.sleep_until(due).await;
             None
         };
         let heard = async {
-            let Some(wire) = wire else { return pending().await };
+            let Some(wire) = wire else {
+                return pending().await;
+            };
             let pause = hearing.pause(rt::now());
             if !pause.is_zero() {
                 rt::sleep(pause).await;
@@ -73,9 +90,12 @@ impl Session {
             None => {
                 let now = rt::now();
                 client.handle_timeout(now);
-                // Opened anew, the sockets show whether the container is still there; held open, they would be what
-                // keeps its namespace alive.
-                if wire.as_ref().is_some_and(|wire| wire.opened + LISTEN <= now) {
+                // Opened anew, the sockets show whether the container is still there; held open,
+                // they would be what keeps its namespace alive.
+                if wire
+                    .as_ref()
+                    .is_some_and(|wire| wire.opened + LISTEN <= now)
+                {
                     *wire = None;
                 }
             }
@@ -87,7 +107,9 @@ impl Session {
     /// Lets the client hear what is in the queue, and waits for no more.
     pub(super) fn hear_what_arrived(&mut self) {
         for _ in 0..ARRIVED {
-            let Some(frame) = self.wire.as_ref().and_then(Wire::arrived) else { return };
+            let Some(frame) = self.wire.as_ref().and_then(Wire::arrived) else {
+                return;
+            };
             self.hear(&frame);
         }
     }
@@ -96,7 +118,12 @@ impl Session {
     fn hear(&mut self, frame: &[u8]) {
         let at_stake = self.client.address_at_stake();
         if let Some(wire) = &mut self.wire
-            && self.site.is_claimed_by_container(&self.request, &mut wire.claimants, at_stake, frame)
+            && self.site.is_claimed_by_container(
+                &self.request,
+                &mut wire.claimants,
+                at_stake,
+                frame,
+            )
         {
             return;
         }
@@ -109,8 +136,8 @@ impl Session {
         }
     }
 
-    /// The interface went down, or away: the next look shows which, and what has to be put back. The kernel takes the
-    /// routes off one that goes down.
+    /// The interface went down, or away: the next look shows which, and what has to be put back.
+    /// The kernel takes the routes off one that goes down.
     pub(super) fn doubt_link(&mut self) {
         self.wire = None;
         self.reopening.close(rt::now());

@@ -6,10 +6,12 @@ use crate::time::Instant;
 
 /// Frames and link changes that are handled as they come. An exchange has some ten.
 const BURST: u32 = 100;
-/// The least time from one to the next after that. The kernel's queue holds some hundreds meanwhile, and drops the rest.
+/// The least time from one to the next after that. The kernel's queue holds some hundreds
+/// meanwhile, and drops the rest.
 const GAP: Duration = Duration::from_millis(5);
 
-/// A token bucket for what a session hears, so that a flood at one interface leaves the thread to the other leases.
+/// A token bucket for what a session hears, so that a flood at one interface leaves the thread to
+/// the other leases.
 #[derive(Debug, Default)]
 pub(super) struct HearingRate {
     /// When the bucket will be full again, as time since boot.
@@ -24,7 +26,9 @@ impl HearingRate {
 
     /// Returns the time to wait before more is heard, mostly none.
     pub(super) fn pause(&self, now: Instant) -> Duration {
-        self.full_at.saturating_sub(now.since_boot()).saturating_sub(GAP * (BURST - 1))
+        self.full_at
+            .saturating_sub(now.since_boot())
+            .saturating_sub(GAP * (BURST - 1))
     }
 }
 
@@ -34,8 +38,9 @@ const DELAY_MOST: Duration = Duration::from_secs(5);
 /// A time without trouble, after which the next reopening is not delayed.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// A back-off for sockets that are closed because the interface is in doubt. To open some and look at the link takes some
-/// thirty system calls, and a container can put its interface in doubt as often as it likes.
+/// A back-off for sockets that are closed because the interface is in doubt. To open some and look
+/// at the link takes some thirty system calls, and a container can put its interface in doubt as
+/// often as it likes.
 #[derive(Debug, Default)]
 pub(super) struct ReopeningDelay {
     /// When the sockets were closed, and how long they have to stay so.
@@ -46,7 +51,9 @@ impl ReopeningDelay {
     /// Notes that the sockets are closed for a doubt.
     pub(super) fn close(&mut self, now: Instant) {
         let delay = match self.last {
-            Some((last, delay)) if now - last < delay + QUIET => (delay * 2).clamp(DELAY_FIRST, DELAY_MOST),
+            Some((last, delay)) if now - last < delay + QUIET => {
+                (delay * 2).clamp(DELAY_FIRST, DELAY_MOST)
+            }
             _ => Duration::ZERO,
         };
         self.last = Some((now, delay));
@@ -54,7 +61,9 @@ impl ReopeningDelay {
 
     /// Returns the time until which the sockets stay closed, if it is in the future.
     pub(super) fn until(&self, now: Instant) -> Option<Instant> {
-        self.last.map(|(last, delay)| last + delay).filter(|until| *until > now)
+        self.last
+            .map(|(last, delay)| last + delay)
+            .filter(|until| *until > now)
     }
 }
 

@@ -10,17 +10,27 @@ use crate::proxy::site::{LinkState, Unreachable, looking_for};
 use crate::rt;
 
 impl Session {
-    /// Goes on with what was remembered. `early` renews a lease before its T1. None where there is nothing to go on with.
+    /// Goes on with what was remembered. `early` renews a lease before its T1. None where there is
+    /// nothing to go on with.
     pub(in crate::proxy) fn revive(
         commons: &Rc<Commons>,
         remembered: Remembered,
         early: bool,
     ) -> Result<Option<Self>, Unreachable> {
-        let Remembered { mut request, site, mut settings, looks, unsaid, message_size, state } = remembered;
+        let Remembered {
+            mut request,
+            site,
+            mut settings,
+            looks,
+            unsaid,
+            message_size,
+            state,
+        } = remembered;
         let (mut config, seed, now) = (commons.config(&mut request), seed()?, rt::now());
         // The first message is written before the sockets are open that tell the MTU.
         config.max_message_size = message_size.unwrap_or(config.max_message_size);
-        // Its MAC does not matter yet: what is on the link comes off again, whatever becomes of the lease.
+        // Its MAC does not matter yet: what is on the link comes off again, whatever becomes of the
+        // lease.
         let on_link = || {
             let addresses = site.netlink(&request)?.addresses(site.index);
             Ok::<_, Unreachable>(addresses.map_err(looking_for(&request.container_interface))?)
@@ -36,15 +46,24 @@ impl Session {
                 let client = Client::resume(config, rest, seed, now);
                 // A lease is written down before it is put on the link. It may be there by now.
                 if let (Some(_), Some(lease)) = (looks, client.lease()) {
-                    let is_ours = |there: &Address| there.valid.is_some() || lease.lease_time.is_none();
-                    let there = on_link()?.into_iter().find(|there| there.address == lease.address && is_ours(there));
-                    there.into_iter().for_each(|there| settings.adopt(there.address, there.prefix));
+                    let is_ours =
+                        |there: &Address| there.valid.is_some() || lease.lease_time.is_none();
+                    let there = on_link()?
+                        .into_iter()
+                        .find(|there| there.address == lease.address && is_ours(there));
+                    there
+                        .into_iter()
+                        .for_each(|there| settings.adopt(there.address, there.prefix));
                 }
                 client
             }
             State::Intent => {
-                // Whatever the Setup came to, and was not written down: what has a lifetime was leased.
-                let Some(leased) = on_link()?.into_iter().find(|there| there.valid.is_some()) else { return Ok(None) };
+                // Whatever the Setup came to, and was not written down: what has a lifetime was
+                // leased.
+                let Some(leased) = on_link()?.into_iter().find(|there| there.valid.is_some())
+                else {
+                    return Ok(None);
+                };
                 settings.adopt(leased.address, leased.prefix);
                 Client::reboot(config, leased.address, seed, now)
             }
@@ -67,12 +86,19 @@ impl Session {
         let rest = self.client.rest()?;
         let now = rt::now();
         // Who has nothing to say until T1 need not know of a carrier.
-        let has_time = matches!(rest.phase, Phase::Bound { .. }) && rest.due().is_none_or(|due| due > now);
+        let has_time =
+            matches!(rest.phase, Phase::Bound { .. }) && rest.due().is_none_or(|due| due > now);
         let unsaid = self.link != LinkState::Ready && !has_time;
         let look = (self.stale || unsaid).then(|| {
             let pause = RETRY.saturating_mul(1 << self.looks.min(16)).min(SELDOM);
             (now + pause, self.looks.saturating_add(1), unsaid)
         });
-        Some(Record::resting((&self.request, &self.site), self.client.config(), &rest, &self.settings, look))
+        Some(Record::resting(
+            (&self.request, &self.site),
+            self.client.config(),
+            &rest,
+            &self.settings,
+            look,
+        ))
     }
 }

@@ -1,8 +1,10 @@
-//! Leases of containers that netavark's proxy served: found again by MAC and address, and renewed from then on.
+//! Leases of containers that netavark's proxy served: found again by MAC and address, and renewed
+//! from then on.
 //!
-//! netavark's file says neither in which namespace a lease is, nor whose it is. So the namespaces below /run/netns are looked
-//! at, one at a time with a turn for all else in between, and an entry leads to work on an interface only where that has
-//! both its MAC and its address. Calls wait until this is over, for they may be about such a lease.
+//! netavark's file says neither in which namespace a lease is, nor whose it is. So the namespaces
+//! below /run/netns are looked at, one at a time with a turn for all else in between, and an entry
+//! leads to work on an interface only where that has both its MAC and its address. Calls wait until
+//! this is over, for they may be about such a lease.
 
 use std::cell::Cell;
 use std::fs;
@@ -32,7 +34,8 @@ use crate::time::Instant;
 const FOLDER: &str = "/run/netns";
 /// The most namespaces that are looked at.
 const NAMESPACES: usize = 4096;
-/// The longest time that calls wait for the end. It takes less than a millisecond for each namespace.
+/// The longest time that calls wait for the end. It takes less than a millisecond for each
+/// namespace.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The progress of an adoption.
@@ -64,11 +67,22 @@ impl Adoption {
     }
 }
 
-/// Returns the namespaces that are to be looked at, each as the key of a look in the journal of work.
+/// Returns the namespaces that are to be looked at, each as the key of a look in the journal of
+/// work.
 pub(super) fn namespaces() -> Vec<Key> {
-    let Ok(folder) = fs::read_dir(FOLDER) else { return Vec::new() };
-    let look = |path: &Path| Key { mac: Mac([0; 6]), netns: path.into(), interface: "".into() };
-    folder.take(NAMESPACES).flatten().map(|entry| look(&entry.path())).collect()
+    let Ok(folder) = fs::read_dir(FOLDER) else {
+        return Vec::new();
+    };
+    let look = |path: &Path| Key {
+        mac: Mac([0; 6]),
+        netns: path.into(),
+        interface: "".into(),
+    };
+    folder
+        .take(NAMESPACES)
+        .flatten()
+        .map(|entry| look(&entry.path()))
+        .collect()
 }
 
 impl Table {
@@ -92,9 +106,13 @@ impl Table {
     /// Drops leases that are in the table: of a copy whose state file could not be read as a whole.
     fn without_known(&self, mut leases: Vec<Lease>) -> Vec<Lease> {
         for slot in self.slots.borrow().values() {
-            let Some(known) = slot.record.as_ref().map(Packed::unpack) else { continue };
-            let is_known =
-                |lease: &Lease| (&lease.mac_address, &lease.yiaddr) == (&known.lease.mac_address, &known.lease.yiaddr);
+            let Some(known) = slot.record.as_ref().map(Packed::unpack) else {
+                continue;
+            };
+            let is_known = |lease: &Lease| {
+                (&lease.mac_address, &lease.yiaddr)
+                    == (&known.lease.mac_address, &known.lease.yiaddr)
+            };
             leases.retain(|lease| !is_known(lease));
         }
         leases
@@ -112,15 +130,25 @@ impl Table {
                 break;
             }
             if self.journal.deaths(&key) > 0 {
-                log::warn!("{}: the daemon died at a look at this namespace; leaving it out", key.netns.display());
+                log::warn!(
+                    "{}: the daemon died at a look at this namespace; leaving it out",
+                    key.netns.display()
+                );
                 continue;
             }
             let _step = self.journal.enter(&key);
             if let Err(error) = look_at(&key.netns, &leases, &mut sightings) {
-                log::debug!("{}: {error}; no lease of netavark's proxy is looked for there", key.netns.display());
+                log::debug!(
+                    "{}: {error}; no lease of netavark's proxy is looked for there",
+                    key.netns.display()
+                );
             }
         }
-        let found: Vec<Rc<Path>> = sightings.iter().flatten().map(|seen| Rc::clone(&seen.netns)).collect();
+        let found: Vec<Rc<Path>> = sightings
+            .iter()
+            .flatten()
+            .map(|seen| Rc::clone(&seen.netns))
+            .collect();
         let containers = podman::containers_of(&found, end).await;
         let host = Netlink::open().ok();
         for (lease, mut seen) in leases.into_iter().zip(sightings) {
@@ -130,9 +158,12 @@ impl Table {
                 (None, _) => Err(format!("no interface in {FOLDER} has both")),
                 (Some(seen), 0) => {
                     let container = containers.get(&*seen.netns);
-                    self.adopt_one(lease, seen, container, host.as_ref()).map_err(|error| error.to_string())
+                    self.adopt_one(lease, seen, container, host.as_ref())
+                        .map_err(|error| error.to_string())
                 }
-                (Some(_), others) => Err(format!("{} interfaces in {FOLDER} have both", others + 1)),
+                (Some(_), others) => {
+                    Err(format!("{} interfaces in {FOLDER} have both", others + 1))
+                }
             };
             if let Err(why) = adopted {
                 log::warn!(
@@ -151,13 +182,25 @@ impl Table {
         container: Option<&Container>,
         host: Option<&Netlink>,
     ) -> Result<(), Error> {
-        let Sighting { netns, site, interface, parent, address } = seen;
+        let Sighting {
+            netns,
+            site,
+            interface,
+            parent,
+            address,
+        } = seen;
         let mac = Mac::parse(&lease.mac_address)?;
-        let key = Key { mac, netns: Rc::clone(&netns), interface: interface.as_str().into() };
+        let key = Key {
+            mac,
+            netns: Rc::clone(&netns),
+            interface: interface.as_str().into(),
+        };
         if self.slots.borrow().contains_key(&key) {
             return Ok(());
         }
-        let parent = parent.zip(host).and_then(|(index, host)| host.link_by_index(index).ok().flatten());
+        let parent = parent
+            .zip(host)
+            .and_then(|(index, host)| host.link_by_index(index).ok().flatten());
         let request = Request {
             key: key.clone(),
             ns_path: netns,
@@ -165,7 +208,9 @@ impl Table {
             host_interface: parent.map(|link| link.name).unwrap_or_default(),
             container_interface: interface,
             // netavark's, whatever --client-id says: the server knows the lease by it.
-            client_id: container.map(|container| client_id(&container.id)).unwrap_or_default(),
+            client_id: container
+                .map(|container| client_id(&container.id))
+                .unwrap_or_default(),
             host_name: container.and_then(|container| container.host_name.clone()),
             domain_name: String::new(),
         };
@@ -173,12 +218,21 @@ impl Table {
         let mut settings = Settings::default();
         settings.adopt(address.address, address.prefix);
         let record = |settings: &Settings| {
-            Record::adopted(lease.clone(), (&request, &site), settings, (made_at(&address, now), now))
+            Record::adopted(
+                lease.clone(),
+                (&request, &site),
+                settings,
+                (made_at(&address, now), now),
+            )
         };
-        let without =
-            if container.is_some() { "" } else { ", without its container's id, which Podman's files do not say" };
-        let adopted = record(&settings)
-            .ok_or_else(|| Error::fault("reading the lease")(std::io::Error::other("it makes no sense")))?;
+        let without = if container.is_some() {
+            ""
+        } else {
+            ", without its container's id, which Podman's files do not say"
+        };
+        let adopted = record(&settings).ok_or_else(|| {
+            Error::fault("reading the lease")(std::io::Error::other("it makes no sense"))
+        })?;
         log::info!(
             "{}: adopting the lease of {} that netavark's proxy left{without}; renewing it now",
             adopted.place(),
@@ -186,14 +240,19 @@ impl Table {
         );
         let _step = self.journal.enter(&key);
         let resting = Resting::of(&adopted, true).trusted(self.journal.trust(&key), now);
-        let slot = Slot { record: Some(Packed::from(&adopted)), place: Place::Resting(resting) };
+        let slot = Slot {
+            record: Some(Packed::from(&adopted)),
+            place: Place::Resting(resting),
+        };
         self.slots.borrow_mut().insert(key.clone(), slot);
         // In the file before anything is changed for it.
         self.unsaved.set(true);
         self.save(false);
         let mut take_over = || -> Result<(), Error> {
             let (netlink, mtu) = (site.check(&request)?, self.commons.habits.mtu);
-            let Some(lease) = adopted.dhcp_lease() else { return Ok(()) };
+            let Some(lease) = adopted.dhcp_lease() else {
+                return Ok(());
+            };
             settings.take_over(&netlink, site.index, &lease, mtu, now)
         };
         // The renewal makes good a failure here.
@@ -218,39 +277,64 @@ fn client_id(id: &str) -> Vec<u8> {
     client_id
 }
 
-/// Returns the instant at which an address was put on its interface, or an earlier one: times of suspension are not in the
-/// kernel's count.
+/// Returns the instant at which an address was put on its interface, or an earlier one: times of
+/// suspension are not in the kernel's count.
 fn made_at(address: &Address, now: Instant) -> Instant {
-    let hundredths = u32::try_from((now.since_boot().as_millis() / 10) & u128::from(u32::MAX)).unwrap_or(0);
+    let hundredths =
+        u32::try_from((now.since_boot().as_millis() / 10) & u128::from(u32::MAX)).unwrap_or(0);
     let age = Duration::from_millis(u64::from(hundredths.wrapping_sub(address.made_at)) * 10);
     Instant::from_boot(now.since_boot().saturating_sub(age))
 }
 
 /// Looks for interfaces with the MAC and the address of one of `leases` in a namespace.
-fn look_at(path: &Rc<Path>, leases: &[Lease], sightings: &mut [Vec<Sighting>]) -> Result<(), Error> {
+fn look_at(
+    path: &Rc<Path>,
+    leases: &[Lease],
+    sightings: &mut [Vec<Sighting>],
+) -> Result<(), Error> {
     let netns = Netns::open(path)?;
     let id: NetnsId = netns.id();
-    if id == Netns::current().map_err(Error::fault("looking at the daemon's own network namespace"))?.id() {
+    if id
+        == Netns::current()
+            .map_err(Error::fault(
+                "looking at the daemon's own network namespace",
+            ))?
+            .id()
+    {
         return Ok(());
     }
     let netlink = netlink_in(&netns)?;
-    let links = netlink.links().map_err(looking_for("the container's interfaces"))?;
+    let links = netlink
+        .links()
+        .map_err(looking_for("the container's interfaces"))?;
     for link in links {
         let Some(mac) = link.mac else { continue };
         let mut addresses = None;
         for (lease, sightings) in leases.iter().zip(&mut *sightings) {
             let is_it = Mac::parse(&lease.mac_address).is_ok_and(|of_lease| of_lease.0 == mac);
-            let (true, Ok(leased)) = (is_it, lease.yiaddr.parse::<Ipv4Addr>()) else { continue };
+            let (true, Ok(leased)) = (is_it, lease.yiaddr.parse::<Ipv4Addr>()) else {
+                continue;
+            };
             if addresses.is_none() {
-                addresses = Some(netlink.addresses(link.index).map_err(looking_for(&link.name))?);
+                addresses = Some(
+                    netlink
+                        .addresses(link.index)
+                        .map_err(looking_for(&link.name))?,
+                );
             }
-            let address = addresses.iter().flatten().find(|there| there.address == leased);
+            let address = addresses
+                .iter()
+                .flatten()
+                .find(|there| there.address == leased);
             // A namespace that has two names is one.
             let is_known = |seen: &Sighting| (seen.site.netns, seen.site.index) == (id, link.index);
             if let Some(address) = address.filter(|_| !sightings.iter().any(is_known)) {
                 sightings.push(Sighting {
                     netns: Rc::clone(path),
-                    site: Site { netns: id, index: link.index },
+                    site: Site {
+                        netns: id,
+                        index: link.index,
+                    },
                     interface: link.name.clone(),
                     parent: link.parent_elsewhere,
                     address: address.clone(),

@@ -13,12 +13,17 @@ use crate::proxy::request::Key;
 use crate::rt::{self, Task};
 
 impl Table {
-    /// Takes a place, cancelling whoever makes a lease there and waiting for whoever ends one; tells what it held.
+    /// Takes a place, cancelling whoever makes a lease there and waiting for whoever ends one;
+    /// tells what it held.
     pub(in crate::proxy) async fn claim(self: &Rc<Self>, key: &Key) -> (Claim, Option<Before>) {
         loop {
             let over = {
                 let mut slots = self.slots.borrow_mut();
-                if let Some(Slot { place: Place::Taken(taken), .. }) = slots.get(key) {
+                if let Some(Slot {
+                    place: Place::Taken(taken),
+                    ..
+                }) = slots.get(key)
+                {
                     let over = taken.over.listen();
                     taken.cancel.notify(usize::MAX);
                     over
@@ -33,12 +38,28 @@ impl Table {
                             Place::Taken(_) => None,
                         },
                         None => {
-                            slots.insert(key.clone(), Slot { record: None, place: mine });
+                            slots.insert(
+                                key.clone(),
+                                Slot {
+                                    record: None,
+                                    place: mine,
+                                },
+                            );
                             None
                         }
                     };
-                    let (table, key, unfinished) = (Rc::clone(self), key.clone(), RefCell::default());
-                    return (Claim { table, key, taken, cancelled, unfinished }, before);
+                    let (table, key, unfinished) =
+                        (Rc::clone(self), key.clone(), RefCell::default());
+                    return (
+                        Claim {
+                            table,
+                            key,
+                            taken,
+                            cancelled,
+                            unfinished,
+                        },
+                        before,
+                    );
                 }
             };
             over.await;
@@ -53,14 +74,16 @@ pub(in crate::proxy) struct Claim {
     pub(super) key: Key,
     taken: Rc<Taken>,
     cancelled: RefCell<EventListener>,
-    /// What was to be ended and has not come to its end. Unless there is a new lease in its place, that is tried again.
+    /// What was to be ended and has not come to its end. Unless there is a new lease in its place,
+    /// that is tried again.
     pub(super) unfinished: RefCell<Option<Record>>,
 }
 
 impl Claim {
     /// Waits until somebody else wants the place.
     pub(super) async fn cancelled(&self) {
-        std::future::poll_fn(|context| Pin::new(&mut *self.cancelled.borrow_mut()).poll(context)).await;
+        std::future::poll_fn(|context| Pin::new(&mut *self.cancelled.borrow_mut()).poll(context))
+            .await;
     }
 
     /// Leaves a lease in the place.
@@ -87,7 +110,9 @@ impl Drop for Claim {
                     slot.place = Place::Resting(Resting::of(&record, false));
                     true
                 }
-                (Some(slot), _) if is_mine(slot) => slots.remove(&self.key).is_some_and(|slot| slot.record.is_some()),
+                (Some(slot), _) if is_mine(slot) => slots
+                    .remove(&self.key)
+                    .is_some_and(|slot| slot.record.is_some()),
                 _ => false,
             }
         };
@@ -143,7 +168,12 @@ mod tests {
         let path = folder.path().to_owned();
         rt::block_on(async move |runtime| {
             let table = table(&runtime, &path);
-            let record = record(Phase::Init { at: rt::now(), since: rt::now(), wanted: None, pace: 0 });
+            let record = record(Phase::Init {
+                at: rt::now(),
+                since: rt::now(),
+                wanted: None,
+                pace: 0,
+            });
             let key = record.key().unwrap();
             let (claim, _) = table.claim(&key).await;
             table.note(&key, &record);

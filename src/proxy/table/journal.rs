@@ -1,9 +1,10 @@
-//! The journal of work: which lease the process died of, and how often, so that no lease can keep all others from theirs.
+//! The journal of work: which lease the process died of, and how often, so that no lease can keep
+//! all others from theirs.
 //!
-//! One thread does all the work, a step at a time. Before each step for a lease the file says which one it is for, and
-//! after it that it is for none: a process that is killed for a step that crashes or hangs leaves the culprit's name
-//! behind, and no other one's. Nothing is synced, for a file outlives the process without that; it need not survive a
-//! power cut.
+//! One thread does all the work, a step at a time. Before each step for a lease the file says which
+//! one it is for, and after it that it is for none: a process that is killed for a step that
+//! crashes or hangs leaves the culprit's name behind, and no other one's. Nothing is synced, for a
+//! file outlives the process without that; it need not survive a power cut.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -47,7 +48,8 @@ pub(in crate::proxy) enum Trust {
     Quarantined,
 }
 
-/// Identifies a lease in the file: a hash of its key, which has no place for a name that a container chose.
+/// Identifies a lease in the file: a hash of its key, which has no place for a name that a
+/// container chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Mark(u64);
 
@@ -75,11 +77,16 @@ impl Mark {
 struct Deaths(BTreeMap<Mark, u32>);
 
 impl Deaths {
-    /// Reads a file: the lease that was worked on when it was last written, and the counts before that. Lines that make
-    /// no sense are passed over.
+    /// Reads a file: the lease that was worked on when it was last written, and the counts before
+    /// that. Lines that make no sense are passed over.
     fn parse(text: &str) -> (Option<Mark>, Self) {
         let mut lines = text.lines();
-        let mark = |text: &str| u64::from_str_radix(text, 16).ok().map(Mark).filter(|mark| *mark != Mark::NONE);
+        let mark = |text: &str| {
+            u64::from_str_radix(text, 16)
+                .ok()
+                .map(Mark)
+                .filter(|mark| *mark != Mark::NONE)
+        };
         let current = lines.next().and_then(mark);
         let mut deaths = Self::default();
         for (lease, count) in lines.filter_map(|line| line.split_once(' ')) {
@@ -111,7 +118,8 @@ impl Deaths {
         self.0.get(&lease).copied().unwrap_or(0)
     }
 
-    /// Forgets the deaths of a lease whose work has come to its end. Returns whether there were any.
+    /// Forgets the deaths of a lease whose work has come to its end. Returns whether there were
+    /// any.
     fn acquit(&mut self, lease: Mark) -> bool {
         self.0.remove(&lease).is_some()
     }
@@ -127,8 +135,8 @@ impl Trust {
     }
 }
 
-/// How long the next try is put off after this many deaths, for a lease that lasts that much longer if it does not last
-/// for ever: the wait alone is not to lose it.
+/// How long the next try is put off after this many deaths, for a lease that lasts that much longer
+/// if it does not last for ever: the wait alone is not to lose it.
 fn put_off(deaths: u32, rest: Option<Duration>) -> Duration {
     match deaths {
         0 | 1 => Duration::ZERO,
@@ -153,7 +161,10 @@ pub(in crate::proxy) struct Journal {
 
 impl Journal {
     /// A journal that is to be kept in the file of that name in `directory`.
-    pub(in crate::proxy) fn new(directory: &Rc<StateDirectory>, name: impl Into<OsString>) -> Rc<Self> {
+    pub(in crate::proxy) fn new(
+        directory: &Rc<StateDirectory>,
+        name: impl Into<OsString>,
+    ) -> Rc<Self> {
         let (file, deaths) = (RefCell::default(), RefCell::default());
         Rc::new(Self {
             directory: Rc::clone(directory),
@@ -193,7 +204,10 @@ impl Journal {
     pub(super) fn keep_file(&self) {
         let is_gone = |file: &File| file.metadata().is_ok_and(|metadata| metadata.nlink() == 0);
         if self.file.borrow().as_ref().is_some_and(is_gone) {
-            let opened = self.directory.open().and_then(|directory| directory.update(&self.name));
+            let opened = self
+                .directory
+                .open()
+                .and_then(|directory| directory.update(&self.name));
             self.tell(opened.and_then(|file| {
                 self.file.replace(Some(file));
                 self.write()
@@ -208,7 +222,13 @@ impl Journal {
         }
         let mut kept = BTreeMap::new();
         for lease in leases.into_iter().map(Mark::of) {
-            kept.extend(self.deaths.borrow().0.get(&lease).map(|count| (lease, *count)));
+            kept.extend(
+                self.deaths
+                    .borrow()
+                    .0
+                    .get(&lease)
+                    .map(|count| (lease, *count)),
+            );
         }
         if self.deaths.replace(Deaths(kept)) != *self.deaths.borrow() {
             self.tell(self.write());
@@ -224,13 +244,20 @@ impl Journal {
     pub(in crate::proxy) fn deaths(&self, lease: &Key) -> u32 {
         let deaths = self.deaths.borrow();
         // Nearly always.
-        if deaths.0.is_empty() { 0 } else { deaths.of(Mark::of(lease)) }
+        if deaths.0.is_empty() {
+            0
+        } else {
+            deaths.of(Mark::of(lease))
+        }
     }
 
-    /// Returns whether the process before this one died of the lease, and then how long its next try is put off; `rest`
-    /// is how long the lease lasts if nothing is done.
+    /// Returns whether the process before this one died of the lease, and then how long its next
+    /// try is put off; `rest` is how long the lease lasts if nothing is done.
     pub(super) fn put_off(&self, lease: &Key, rest: Option<Duration>) -> Option<Duration> {
-        let is_culprit = self.culprit.get().is_some_and(|culprit| culprit == Mark::of(lease));
+        let is_culprit = self
+            .culprit
+            .get()
+            .is_some_and(|culprit| culprit == Mark::of(lease));
         is_culprit.then(|| put_off(self.deaths(lease), rest))
     }
 
@@ -261,7 +288,10 @@ impl Journal {
     fn step(&self, lease: Mark) -> Step<'_> {
         let before = self.current.get();
         self.set_current(lease);
-        Step { journal: self, before }
+        Step {
+            journal: self,
+            before,
+        }
     }
 
     fn set_current(&self, lease: Mark) {
@@ -286,13 +316,20 @@ impl Journal {
         if let Err(error) = written
             && !self.told.replace(true)
         {
-            log::warn!("cannot write {}: {error}", self.directory.path_of(&self.name).display());
+            log::warn!(
+                "cannot write {}: {error}",
+                self.directory.path_of(&self.name).display()
+            );
         }
     }
 
     /// Does `work` for a lease, each step of it noted in the file, its end by a drop as well.
     pub(in crate::proxy) fn watch<F: Future>(self: &Rc<Self>, lease: &Key, work: F) -> Work<F> {
-        Work { journal: Rc::clone(self), lease: Mark::of(lease), work: Some(Box::pin(work)) }
+        Work {
+            journal: Rc::clone(self),
+            lease: Mark::of(lease),
+            work: Some(Box::pin(work)),
+        }
     }
 }
 
@@ -321,9 +358,16 @@ impl<F: Future> Future for Work<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let Self { journal, lease, work } = &mut *self;
+        let Self {
+            journal,
+            lease,
+            work,
+        } = &mut *self;
         let _step = journal.step(*lease);
-        work.as_mut().expect("it is taken by the drop alone").as_mut().poll(context)
+        work.as_mut()
+            .expect("it is taken by the drop alone")
+            .as_mut()
+            .poll(context)
     }
 }
 
@@ -346,7 +390,11 @@ mod tests {
 
     fn key(number: u8) -> Key {
         let netns = Path::new("/run/netns/a").into();
-        Key { mac: Mac([2, 0, 0, 0, 0, number]), netns, interface: "eth0".into() }
+        Key {
+            mac: Mac([2, 0, 0, 0, 0, number]),
+            netns,
+            interface: "eth0".into(),
+        }
     }
 
     const NAME: &str = "nv-proxy.work";
@@ -388,20 +436,45 @@ mod tests {
         let (culprit, innocent) = (key(1), key(2));
         let journal = dies_of(folder, &culprit);
         assert_eq!(
-            (journal.trust(&culprit), journal.put_off(&culprit, Some(HOUR))),
+            (
+                journal.trust(&culprit),
+                journal.put_off(&culprit, Some(HOUR))
+            ),
             (Trust::Last, Some(Duration::ZERO))
         );
         let journal = dies_of(folder, &culprit);
-        assert_eq!((journal.trust(&culprit), journal.put_off(&culprit, Some(HOUR))), (Trust::Last, Some(LATER)));
+        assert_eq!(
+            (
+                journal.trust(&culprit),
+                journal.put_off(&culprit, Some(HOUR))
+            ),
+            (Trust::Last, Some(LATER))
+        );
         let minute = Duration::from_secs(60);
-        assert_eq!(journal.put_off(&culprit, Some(minute)), Some(minute / 4), "the wait does not lose the lease");
+        assert_eq!(
+            journal.put_off(&culprit, Some(minute)),
+            Some(minute / 4),
+            "the wait does not lose the lease"
+        );
         assert_eq!(journal.put_off(&culprit, None), Some(LATER));
         // A start of another reason does not put it off once more, nor does it forget.
         let journal = opened(folder);
-        assert_eq!((journal.trust(&culprit), journal.put_off(&culprit, Some(HOUR))), (Trust::Last, None));
+        assert_eq!(
+            (
+                journal.trust(&culprit),
+                journal.put_off(&culprit, Some(HOUR))
+            ),
+            (Trust::Last, None)
+        );
         let journal = dies_of(folder, &culprit);
-        assert_eq!((journal.trust(&culprit), journal.deaths(&culprit)), (Trust::Quarantined, 3));
-        assert_eq!((journal.trust(&innocent), journal.put_off(&innocent, None)), (Trust::Full, None));
+        assert_eq!(
+            (journal.trust(&culprit), journal.deaths(&culprit)),
+            (Trust::Quarantined, 3)
+        );
+        assert_eq!(
+            (journal.trust(&innocent), journal.put_off(&innocent, None)),
+            (Trust::Full, None)
+        );
         // A call for it works.
         journal.acquit(&culprit);
         assert_eq!(journal.trust(&culprit), Trust::Full);
@@ -427,7 +500,11 @@ mod tests {
         }));
         let mut poll = || futures_lite::future::block_on(poll_once(&mut work));
         assert_eq!(poll(), None);
-        assert_eq!(said(folder), Mark::NONE.line(), "it waits, and so does the process");
+        assert_eq!(
+            said(folder),
+            Mark::NONE.line(),
+            "it waits, and so does the process"
+        );
         assert_eq!(poll(), Some(()));
         assert_eq!(said(folder), Mark::NONE.line());
         assert_eq!(opened(folder).trust(&one), Trust::Full);
@@ -458,22 +535,40 @@ mod tests {
         let journal = dies_of(folder, &other);
         journal.keep([&other, &key(3)]);
         assert_eq!((journal.deaths(&one), journal.deaths(&other)), (0, 1));
-        assert_eq!(said(folder), format!("{}{:016x} 1\n", Mark::NONE.line(), Mark::of(&other).0));
+        assert_eq!(
+            said(folder),
+            format!("{}{:016x} 1\n", Mark::NONE.line(), Mark::of(&other).0)
+        );
         journal.clear();
-        assert_eq!((said(folder), opened(folder).deaths(&other)), (Mark::NONE.line(), 0));
+        assert_eq!(
+            (said(folder), opened(folder).deaths(&other)),
+            (Mark::NONE.line(), 0)
+        );
     }
 
     #[test]
     fn a_file_of_any_content_is_read_and_one_that_is_no_file_is_left_alone() {
         let (scratch, folder) = &scratch();
         let path = path(folder);
-        for text in ["", "x", "0", "\n\n", "0000000000000001", "zz\n1 2\n1 3\n2\n3 x\n", "1\n1 4294967295\n"] {
+        for text in [
+            "",
+            "x",
+            "0",
+            "\n\n",
+            "0000000000000001",
+            "zz\n1 2\n1 3\n2\n3 x\n",
+            "1\n1 4294967295\n",
+        ] {
             fs::write(&path, text).unwrap();
             let journal = opened(folder);
             assert!(said(folder).starts_with(&Mark::NONE.line()), "{text:?}");
             drop(journal.enter(&key(1)));
         }
-        assert_eq!(Deaths::parse("0\n1 2\n1 3\n").1.of(Mark(1)), 2, "what follows may be left of a longer file");
+        assert_eq!(
+            Deaths::parse("0\n1 2\n1 3\n").1.of(Mark(1)),
+            2,
+            "what follows may be left of a longer file"
+        );
         fs::remove_file(&path).unwrap();
         let target = scratch.path().join("target");
         fs::write(&target, "another's").unwrap();

@@ -17,7 +17,12 @@ const AGAIN: Duration = Duration::from_secs(10);
 impl Table {
     /// What is remembered of a lease.
     pub(in crate::proxy) fn record(&self, key: &Key) -> Option<Record> {
-        self.slots.borrow().get(key)?.record.as_ref().map(Packed::unpack)
+        self.slots
+            .borrow()
+            .get(key)?
+            .record
+            .as_ref()
+            .map(Packed::unpack)
     }
 
     /// Notes how to go on with a lease; the file has it from the next write on.
@@ -30,16 +35,26 @@ impl Table {
 
     /// Puts into the file that a lease is about to be given back, if it knows of one.
     pub(super) fn note_ending(self: &Rc<Self>, key: &Key) {
-        if let Some(ending) = self.record(key).map(Record::ending).filter(Record::is_ending) {
+        if let Some(ending) = self
+            .record(key)
+            .map(Record::ending)
+            .filter(Record::is_ending)
+        {
             self.note(key, &ending);
             self.save(false);
         }
     }
 
-    /// Notes what has become of a session. What changes is in the file when this returns. More time for the same lease
-    /// can wait until the session rests, and is written once then: as long as it is not there, the file describes the lease
-    /// as it was, and an instance that goes on from there asks for more time once more.
-    pub(in crate::proxy) async fn noted(self: &Rc<Self>, key: &Key, session: &Session, change: Change) {
+    /// Notes what has become of a session. What changes is in the file when this returns. More time
+    /// for the same lease can wait until the session rests, and is written once then: as long as it
+    /// is not there, the file describes the lease as it was, and an instance that goes on from
+    /// there asks for more time once more.
+    pub(in crate::proxy) async fn noted(
+        self: &Rc<Self>,
+        key: &Key,
+        session: &Session,
+        change: Change,
+    ) {
         if let Some(record) = session.record() {
             self.note(key, &record);
             if change == Change::Settings {
@@ -55,8 +70,8 @@ impl Table {
         }
     }
 
-    /// Writes the file, once for all who want it written at the same time. A failure is no reason to refuse or to end a
-    /// lease that works.
+    /// Writes the file, once for all who want it written at the same time. A failure is no reason
+    /// to refuse or to end a lease that works.
     pub(super) async fn persist(self: &Rc<Self>) {
         yield_now().await;
         if self.unsaved.get() {
@@ -80,7 +95,8 @@ impl Table {
         }
     }
 
-    /// Nobody has the file written from now on. What is cut off with the runtime would want to, and finds none to do it.
+    /// Nobody has the file written from now on. What is cut off with the runtime would want to, and
+    /// finds none to do it.
     pub(in crate::proxy) fn close_file(&self) {
         self.saving.set(true);
     }
@@ -98,7 +114,9 @@ impl Table {
         self.unsaved.set(written.is_err());
         self.journal.keep_file();
         self.sleep.is_in_file.set(leaving && written.is_ok());
-        let trouble = written.err().map(|error| format!("cannot write the state file: {error}"));
+        let trouble = written
+            .err()
+            .map(|error| format!("cannot write the state file: {error}"));
         if let Some(trouble) = &trouble {
             if self.trouble.borrow().is_none() {
                 log::error!("{trouble}; it does not show the last change");
@@ -122,9 +140,18 @@ impl Table {
 
     /// Tells the service manager how many leases there are.
     pub(in crate::proxy) fn tell(&self) {
-        let count = self.slots.borrow().values().filter(|slot| !matches!(slot.place, Place::Taken(_))).count();
+        let count = self
+            .slots
+            .borrow()
+            .values()
+            .filter(|slot| !matches!(slot.place, Place::Taken(_)))
+            .count();
         if self.told.replace(Some(count)) != Some(count) {
-            self.notify.status(if count == 1 { "1 lease".to_owned() } else { format!("{count} leases") });
+            self.notify.status(if count == 1 {
+                "1 lease".to_owned()
+            } else {
+                format!("{count} leases")
+            });
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The start: leases that earlier instances have left, taken over from the file first and compared with their links later.
+//! The start: leases that earlier instances have left, taken over from the file first and compared
+//! with their links later.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,8 +14,8 @@ use crate::rt;
 use crate::service::Wakeup;
 
 impl Table {
-    /// Takes over what earlier instances have left, and sees to it that everything is done in its time from now on. No
-    /// container is looked at yet.
+    /// Takes over what earlier instances have left, and sees to it that everything is done in its
+    /// time from now on. No container is looked at yet.
     pub(in crate::proxy) fn take_over(self: &Rc<Self>) {
         let found = self.file.read();
         self.journal.open();
@@ -31,8 +32,13 @@ impl Table {
                 resting.push(key);
             }
         }
-        let namespaces = if found.foreign.is_empty() { Vec::new() } else { adopt::namespaces() };
-        self.journal.keep(self.slots.borrow().keys().chain(&namespaces));
+        let namespaces = if found.foreign.is_empty() {
+            Vec::new()
+        } else {
+            adopt::namespaces()
+        };
+        self.journal
+            .keep(self.slots.borrow().keys().chain(&namespaces));
         if found.is_other {
             self.save_within(SOON);
         }
@@ -42,7 +48,10 @@ impl Table {
         self.mind_staying();
         self.tell();
         let table = Rc::clone(self);
-        self.commons.runtime.spawn(async move { table.keep_schedule().await }).detach();
+        self.commons
+            .runtime
+            .spawn(async move { table.keep_schedule().await })
+            .detach();
         if !resting.is_empty() {
             let (table, activity) = (Rc::clone(self), self.idle.activity());
             let looks = async move {
@@ -56,7 +65,9 @@ impl Table {
     fn take_over_one(self: &Rc<Self>, key: Key, record: Record, asleep: bool) {
         let now = rt::now();
         if let Some((server, since)) = record.server().zip(record.silence()) {
-            self.silence.borrow_mut().mark_unresponsive(&server, key.mac, since, now);
+            self.silence
+                .borrow_mut()
+                .mark_unresponsive(&server, key.mac, since, now);
         }
         let mut record = record;
         let trust = self.journal.trust(&key);
@@ -68,7 +79,10 @@ impl Table {
                 record.place()
             ),
             (_, Some(Duration::ZERO), _) => {
-                log::warn!("{}: the daemon died at work on this lease; trying again after all others", record.place());
+                log::warn!(
+                    "{}: the daemon died at work on this lease; trying again after all others",
+                    record.place()
+                );
             }
             (_, Some(delay), deaths) => {
                 log::warn!(
@@ -83,33 +97,48 @@ impl Table {
         }
         let record = if asleep { record } else { record.with_look() };
         let place = Place::Resting(Resting::of(&record, asleep).trusted(trust, now));
-        self.slots.borrow_mut().insert(key, Slot { record: Some(Packed::from(&record)), place });
+        self.slots.borrow_mut().insert(
+            key,
+            Slot {
+                record: Some(Packed::from(&record)),
+                place,
+            },
+        );
     }
 
-    /// Compares leases that were left in good order with their links, one after the other with a turn for all else in
-    /// between. What does not fit any more is due at once.
+    /// Compares leases that were left in good order with their links, one after the other with a
+    /// turn for all else in between. What does not fit any more is due at once.
     async fn compare(self: &Rc<Self>, leases: Vec<Key>) {
         // A process that was woken for a few leases does not look at them all.
         let is_thorough = !Wakeup::woken_by_timer();
         for key in leases {
             yield_now().await;
-            let Some(record) = self.record_at_rest(&key) else { continue };
+            let Some(record) = self.record_at_rest(&key) else {
+                continue;
+            };
             if self.journal.trust(&key) == Trust::Quarantined {
                 // The kernel has taken the address off the link by then.
-                if record.remaining(rt::now()).is_some_and(|rest| rest.is_zero()) {
+                if record
+                    .remaining(rt::now())
+                    .is_some_and(|rest| rest.is_zero())
+                {
                     self.forget_at_rest(&key, &record);
                 }
                 continue;
             }
             let _step = self.journal.enter(&key);
             if record.is_gone() {
-                log::info!("{}: its network namespace is gone; its lease is left to run out", record.place());
+                log::info!(
+                    "{}: its network namespace is gone; its lease is left to run out",
+                    record.place()
+                );
                 self.forget_at_rest(&key, &record);
             } else if is_thorough && !record.still_fits() {
                 let record = record.with_look();
                 self.note(&key, &record);
                 if let Some(slot) = self.slots.borrow_mut().get_mut(&key) {
-                    let resting = Resting::of(&record, false).trusted(self.journal.trust(&key), rt::now());
+                    let resting =
+                        Resting::of(&record, false).trusted(self.journal.trust(&key), rt::now());
                     slot.place = Place::Resting(resting);
                 }
                 self.changed.notify(usize::MAX);

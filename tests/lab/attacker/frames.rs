@@ -16,13 +16,24 @@ use super::Span;
 pub fn flood(span: &Span, link: &str, frames: &[Vec<u8>]) -> Result<u64> {
     const AT_ONCE: usize = 64;
     let tap = Tap::open(link)?;
-    let slices: Vec<[IoSlice<'_>; 1]> =
-        frames.iter().cycle().take(AT_ONCE).map(|frame| [IoSlice::new(frame)]).collect();
+    let slices: Vec<[IoSlice<'_>; 1]> = frames
+        .iter()
+        .cycle()
+        .take(AT_ONCE)
+        .map(|frame| [IoSlice::new(frame)])
+        .collect();
     let mut headers = MultiHeaders::<LinkAddr>::preallocate(AT_ONCE, None);
     let mut sent = 0;
     span.repeat(|_| {
         let addresses = [None; AT_ONCE];
-        match sendmmsg(tap.as_fd().as_raw_fd(), &mut headers, &slices, addresses, [], MsgFlags::empty()) {
+        match sendmmsg(
+            tap.as_fd().as_raw_fd(),
+            &mut headers,
+            &slices,
+            addresses,
+            [],
+            MsgFlags::empty(),
+        ) {
             Ok(results) => sent += results.count() as u64,
             // The link has no room for more, or is down for a moment.
             Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENETDOWN) => {}
@@ -33,10 +44,14 @@ pub fn flood(span: &Span, link: &str, frames: &[Vec<u8>]) -> Result<u64> {
     Ok(sent)
 }
 
-/// Waits for the first ARP question of `victim` about `address`, its own, and claims that address in a single frame.
+/// Waits for the first ARP question of `victim` about `address`, its own, and claims that address
+/// in a single frame.
 pub fn claim_once(span: &Span, link: &str, by: Mac, victim: Mac, address: Ipv4Addr) -> Result<u64> {
     let tap = Tap::open(link)?;
-    let moment = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+    let moment = Timespec {
+        tv_sec: 0,
+        tv_nsec: 10_000_000,
+    };
     while span.goes_on() {
         poll(&mut [PollFd::new(&tap, PollFlags::IN)], Some(&moment))?;
         while let Some(frame) = tap.receive()? {

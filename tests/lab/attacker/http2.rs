@@ -1,4 +1,5 @@
-//! Callers that speak a little HTTP/2 (RFC 9113), none of it in good faith, over connections that they hold.
+//! Callers that speak a little HTTP/2 (RFC 9113), none of it in good faith, over connections that
+//! they hold.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -28,10 +29,15 @@ const LONGEST: usize = 16_384;
 /// Streams that are opened on one connection, long before there are no more numbers.
 const STREAMS: u32 = 1 << 20;
 
-/// Connects without waiting for room in the queue; none where there is no room, or nothing that listens.
+/// Connects without waiting for room in the queue; none where there is no room, or nothing that
+/// listens.
 pub fn join(socket: &Path) -> Result<Option<UnixStream>> {
-    let stream =
-        socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    let stream = socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
     match connect(&stream, &SocketAddrUnix::new(socket)?) {
         Ok(()) => Ok(Some(stream.into())),
         Err(Errno::AGAIN | Errno::CONNREFUSED) => Ok(None),
@@ -39,8 +45,8 @@ pub fn join(socket: &Path) -> Result<Option<UnixStream>> {
     }
 }
 
-/// Opens `count` connections, says `words` on each and nothing more, and holds them. Where the server hangs up, it is
-/// not tried again.
+/// Opens `count` connections, says `words` on each and nothing more, and holds them. Where the
+/// server hangs up, it is not tried again.
 pub fn hold(span: &Span, socket: &Path, count: usize, words: &[u8]) -> Result<u64> {
     let mut held = Vec::new();
     while held.len() < count && span.goes_on() {
@@ -76,8 +82,8 @@ pub fn crawl(span: &Span, socket: &Path, count: usize, pause: Duration) -> Resul
     Ok(said)
 }
 
-/// Says the preface and then `piece`, with numbers of streams that go up, on one connection after the other, as long as
-/// the server takes it. The answers are read and thrown away.
+/// Says the preface and then `piece`, with numbers of streams that go up, on one connection after
+/// the other, as long as the server takes it. The answers are read and thrown away.
 pub fn pour(span: &Span, socket: &Path, piece: impl Fn(u32) -> Vec<u8>) -> Result<u64> {
     let mut poured = 0;
     while span.goes_on() {
@@ -98,8 +104,14 @@ pub fn pour(span: &Span, socket: &Path, piece: impl Fn(u32) -> Vec<u8>) -> Resul
     Ok(poured)
 }
 
-/// The same on `count` connections at once, of whose answers nothing is ever read, until the server takes no more.
-pub fn pour_deaf(span: &Span, socket: &Path, count: usize, piece: impl Fn(u32) -> Vec<u8>) -> Result<u64> {
+/// The same on `count` connections at once, of whose answers nothing is ever read, until the server
+/// takes no more.
+pub fn pour_deaf(
+    span: &Span,
+    socket: &Path,
+    count: usize,
+    piece: impl Fn(u32) -> Vec<u8>,
+) -> Result<u64> {
     let mut connections = Vec::new();
     let mut poured = 0;
     while connections.len() < count && span.goes_on() {
@@ -148,12 +160,20 @@ fn say(span: &Span, connection: &mut UnixStream, mut bytes: &[u8]) -> bool {
 /// A request that is taken back at once.
 pub fn reset(stream: u32) -> Vec<u8> {
     const CANCEL: [u8; 4] = [0, 0, 0, 8];
-    [headers(stream, END_HEADERS), frame(RST_STREAM, 0, stream, &CANCEL)].concat()
+    [
+        headers(stream, END_HEADERS),
+        frame(RST_STREAM, 0, stream, &CANCEL),
+    ]
+    .concat()
 }
 
 /// A call, whole.
 pub fn call(stream: u32, call: &Call) -> Vec<u8> {
-    [headers(stream, END_HEADERS), frame(DATA, END_STREAM, stream, &call.encode().1)].concat()
+    [
+        headers(stream, END_HEADERS),
+        frame(DATA, END_STREAM, stream, &call.encode().1),
+    ]
+    .concat()
 }
 
 /// A request whose body has begun and does not end.
@@ -186,7 +206,8 @@ fn headers(stream: u32, flags: u8) -> Vec<u8> {
     }
     let (path, _) = Call::Teardown(smol_dhcp_proxy::rpc::NetworkConfig::default()).encode();
     let fields = [
-        // ":method: POST" and ":scheme: http" are in the static table; of the others that has the name at most.
+        // ":method: POST" and ":scheme: http" are in the static table; of the others that has the
+        // name at most.
         vec![0x83, 0x86, 0x04],
         text(&path),
         vec![0x01],

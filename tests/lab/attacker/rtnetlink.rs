@@ -1,5 +1,5 @@
-//! Attacks with CAP_NET_ADMIN on programs that speak rtnetlink(7) in the same namespace: tables without end, and messages
-//! to their sockets.
+//! Attacks with CAP_NET_ADMIN on programs that speak rtnetlink(7) in the same namespace: tables
+//! without end, and messages to their sockets.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -11,7 +11,8 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::sockopt::set_socket_recv_buffer_size;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, getsockname, recv, send, sendto, socket_with,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, getsockname, recv, send,
+    sendto, socket_with,
 };
 
 use super::super::Result;
@@ -88,17 +89,25 @@ const NESTED: u16 = libc::NLA_F_NESTED as u16;
 pub fn address(index: u32, address: Ipv4Addr) -> Message {
     let [a, b, c, d] = index.to_ne_bytes();
     let address = address.octets();
-    Message::new(libc::RTM_NEWADDR, CREATE, &[libc::AF_INET as u8, 32, 0, 0, a, b, c, d])
-        .with(libc::IFA_LOCAL, &address)
-        .with(libc::IFA_ADDRESS, &address)
+    Message::new(
+        libc::RTM_NEWADDR,
+        CREATE,
+        &[libc::AF_INET as u8, 32, 0, 0, a, b, c, d],
+    )
+    .with(libc::IFA_LOCAL, &address)
+    .with(libc::IFA_ADDRESS, &address)
 }
 
 /// An IPv6 address of 128 bits for an interface, in use at once.
 pub fn address_v6(index: u32, address: Ipv6Addr) -> Message {
     let [a, b, c, d] = index.to_ne_bytes();
     let flags = libc::IFA_F_NODAD as u8;
-    Message::new(libc::RTM_NEWADDR, CREATE, &[libc::AF_INET6 as u8, 128, flags, 0, a, b, c, d])
-        .with(libc::IFA_LOCAL, &address.octets())
+    Message::new(
+        libc::RTM_NEWADDR,
+        CREATE,
+        &[libc::AF_INET6 as u8, 128, flags, 0, a, b, c, d],
+    )
+    .with(libc::IFA_LOCAL, &address.octets())
 }
 
 /// A default route by `gateway`.
@@ -112,7 +121,8 @@ pub fn default_route(index: u32, gateway: Ipv4Addr, metric: u32) -> Message {
 
 /// A rule for the main table, as good as none.
 pub fn rule(priority: u32) -> Message {
-    // `struct fib_rule_hdr` is a `struct rtmsg` in all but names; FR_ACT_TO_TBL is 1 (linux/fib_rules.h).
+    // `struct fib_rule_hdr` is a `struct rtmsg` in all but names; FR_ACT_TO_TBL is 1
+    // (linux/fib_rules.h).
     const FRA_PRIORITY: u16 = 6;
     let body = route_body(libc::RT_TABLE_MAIN, 0, 1);
     Message::new(libc::RTM_NEWRULE, CREATE, &body).with(FRA_PRIORITY, &priority.to_ne_bytes())
@@ -120,15 +130,32 @@ pub fn rule(priority: u32) -> Message {
 
 /// `struct rtmsg` of IPv4.
 fn route_body(table: u8, protocol: u8, kind: u8) -> [u8; 12] {
-    [libc::AF_INET as u8, 0, 0, 0, table, protocol, 0, kind, 0, 0, 0, 0]
+    [
+        libc::AF_INET as u8,
+        0,
+        0,
+        0,
+        table,
+        protocol,
+        0,
+        kind,
+        0,
+        0,
+        0,
+        0,
+    ]
 }
 
 /// A next hop that leads nowhere.
 pub fn next_hop(id: u32) -> Message {
     // `struct nhmsg`.
-    Message::new(RTM_NEWNEXTHOP, CREATE, &[libc::AF_INET as u8, 0, libc::RTPROT_STATIC, 0, 0, 0, 0, 0])
-        .with(NHA_ID, &id.to_ne_bytes())
-        .with(NHA_BLACKHOLE, &[])
+    Message::new(
+        RTM_NEWNEXTHOP,
+        CREATE,
+        &[libc::AF_INET as u8, 0, libc::RTPROT_STATIC, 0, 0, 0, 0, 0],
+    )
+    .with(NHA_ID, &id.to_ne_bytes())
+    .with(NHA_BLACKHOLE, &[])
 }
 
 /// A neighbour that never ages.
@@ -146,12 +173,14 @@ pub fn neighbour(index: u32, address: Ipv4Addr, mac: Mac) -> Message {
 
 /// Another description of an interface, which the kernel announces to all listeners.
 pub fn alias(index: u32, alias: &str) -> Message {
-    Message::new(libc::RTM_NEWLINK, REQUEST, &link_body(index)).with(libc::IFLA_IFALIAS, alias.as_bytes())
+    Message::new(libc::RTM_NEWLINK, REQUEST, &link_body(index))
+        .with(libc::IFLA_IFALIAS, alias.as_bytes())
 }
 
 /// Another MTU for an interface.
 pub fn mtu(index: u32, mtu: u32) -> Message {
-    Message::new(libc::RTM_NEWLINK, REQUEST, &link_body(index)).with(libc::IFLA_MTU, &mtu.to_ne_bytes())
+    Message::new(libc::RTM_NEWLINK, REQUEST, &link_body(index))
+        .with(libc::IFLA_MTU, &mtu.to_ne_bytes())
 }
 
 /// Another MAC for an interface.
@@ -162,7 +191,8 @@ pub fn mac(index: u32, mac: Mac) -> Message {
 /// Another name for an interface.
 pub fn name(index: u32, name: &str) -> Message {
     let name = format!("{name}\0");
-    Message::new(libc::RTM_NEWLINK, REQUEST, &link_body(index)).with(libc::IFLA_IFNAME, name.as_bytes())
+    Message::new(libc::RTM_NEWLINK, REQUEST, &link_body(index))
+        .with(libc::IFLA_IFNAME, name.as_bytes())
 }
 
 /// Sets an interface up or down.
@@ -174,7 +204,8 @@ pub fn state(index: u32, up: bool) -> Message {
     Message::new(libc::RTM_NEWLINK, REQUEST, &body)
 }
 
-/// Has the kernel carry out many requests in the current namespace. Returns how many it did; an error if it was none.
+/// Has the kernel carry out many requests in the current namespace. Returns how many it did; an
+/// error if it was none.
 pub fn request_all(messages: impl IntoIterator<Item = Message>) -> Result<u64> {
     // As many as the acknowledgements of fit a receive buffer of the usual length.
     const AT_ONCE: usize = 64;
@@ -182,19 +213,35 @@ pub fn request_all(messages: impl IntoIterator<Item = Message>) -> Result<u64> {
     let mut messages = messages.into_iter();
     let (mut done, mut refusal) = (0, None);
     loop {
-        let batch: Vec<Vec<u8>> = messages.by_ref().take(AT_ONCE).map(Message::finish).collect();
+        let batch: Vec<Vec<u8>> = messages
+            .by_ref()
+            .take(AT_ONCE)
+            .map(Message::finish)
+            .collect();
         if batch.is_empty() {
             break;
         }
         let padded = batch.iter().flat_map(|message| {
-            message.iter().copied().chain(std::iter::repeat_n(0, message.len().next_multiple_of(4) - message.len()))
+            message.iter().copied().chain(std::iter::repeat_n(
+                0,
+                message.len().next_multiple_of(4) - message.len(),
+            ))
         });
         let padded: Vec<u8> = padded.collect();
-        retry_on_intr(|| sendto(&socket, &padded, SendFlags::empty(), &SocketAddrNetlink::new(0, 0)))?;
+        retry_on_intr(|| {
+            sendto(
+                &socket,
+                &padded,
+                SendFlags::empty(),
+                &SocketAddrNetlink::new(0, 0),
+            )
+        })?;
         for _ in &batch {
             let mut answer = [0; 512];
             let (length, _) = retry_on_intr(|| recv(&socket, &mut answer[..], RecvFlags::empty()))?;
-            let code = answer[..length].get(HEADER..HEADER + 4).ok_or("a cut acknowledgement")?;
+            let code = answer[..length]
+                .get(HEADER..HEADER + 4)
+                .ok_or("a cut acknowledgement")?;
             match i32::from_ne_bytes(code.try_into()?) {
                 0 => done += 1,
                 errno => refusal = Some(std::io::Error::from_raw_os_error(-errno)),
@@ -202,15 +249,22 @@ pub fn request_all(messages: impl IntoIterator<Item = Message>) -> Result<u64> {
         }
     }
     match refusal {
-        Some(refusal) if done == 0 => Err(format!("the kernel refuses all of it: {refusal}").into()),
+        Some(refusal) if done == 0 => {
+            Err(format!("the kernel refuses all of it: {refusal}").into())
+        }
         _ => Ok(done),
     }
 }
 
-/// Sends `bytes` to every rtnetlink socket of others in the namespace, as often as there is time for, and counts the
-/// attempts. `own` has the ports of the attackers themselves. Between two looks for sockets, most of which live for some
-/// hundred microseconds, each gets `rounds` messages.
-pub fn flood_ports(span: &Span, bytes: &[u8], rounds: usize, own: &Mutex<BTreeSet<u32>>) -> Result<u64> {
+/// Sends `bytes` to every rtnetlink socket of others in the namespace, as often as there is time
+/// for, and counts the attempts. `own` has the ports of the attackers themselves. Between two looks
+/// for sockets, most of which live for some hundred microseconds, each gets `rounds` messages.
+pub fn flood_ports(
+    span: &Span,
+    bytes: &[u8],
+    rounds: usize,
+    own: &Mutex<BTreeSet<u32>>,
+) -> Result<u64> {
     let socket = open(SocketFlags::NONBLOCK)?;
     bind(&socket, &SocketAddrNetlink::new(0, 0))?;
     let port = SocketAddrNetlink::try_from(getsockname(&socket)?)?.pid();
@@ -222,7 +276,12 @@ pub fn flood_ports(span: &Span, bytes: &[u8], rounds: usize, own: &Mutex<BTreeSe
         ports.retain(|port| !own().contains(port));
         for port in ports.iter().cycle().take(rounds * ports.len()) {
             // Most fail: the queue is full, or the socket is closed or takes nothing from here.
-            let _ = sendto(&socket, bytes, SendFlags::empty(), &SocketAddrNetlink::new(*port, 0));
+            let _ = sendto(
+                &socket,
+                bytes,
+                SendFlags::empty(),
+                &SocketAddrNetlink::new(*port, 0),
+            );
             tried += 1;
         }
         Ok(())
@@ -230,23 +289,27 @@ pub fn flood_ports(span: &Span, bytes: &[u8], rounds: usize, own: &Mutex<BTreeSe
     Ok(tried)
 }
 
-/// Announces a change of a link, which was none, to all listeners in the namespace, as often as there is time for.
+/// Announces a change of a link, which was none, to all listeners in the namespace, as often as
+/// there is time for.
 pub fn multicast(span: &Span, index: u32) -> Result<u64> {
     let socket = open(SocketFlags::NONBLOCK)?;
     // Without NLM_F_REQUEST the kernel does nothing with its own copy.
     let message = Message::new(libc::RTM_NEWLINK, 0, &link_body(index)).finish();
     let group = SocketAddrNetlink::new(0, LINK_GROUP);
-    span.repeat(|_| match sendto(&socket, &message, SendFlags::empty(), &group) {
-        // The queue of a listener is full, or there is no listener.
-        Ok(_) | Err(Errno::NOBUFS | Errno::AGAIN | Errno::SRCH | Errno::CONNREFUSED) => Ok(()),
-        Err(error) => Err(error.into()),
-    })
+    span.repeat(
+        |_| match sendto(&socket, &message, SendFlags::empty(), &group) {
+            // The queue of a listener is full, or there is no listener.
+            Ok(_) | Err(Errno::NOBUFS | Errno::AGAIN | Errno::SRCH | Errno::CONNREFUSED) => Ok(()),
+            Err(error) => Err(error.into()),
+        },
+    )
 }
 
 /// Makes all `changes` of interfaces, one after the other and again.
 pub fn change_links(span: &Span, changes: &[Message]) -> Result<u64> {
     let socket = open(SocketFlags::empty())?;
-    // Nothing is answered but refusals, which are not read: the kernel drops what there is no room for.
+    // Nothing is answered but refusals, which are not read: the kernel drops what there is no room
+    // for.
     set_socket_recv_buffer_size(&socket, 0)?;
     rustix::net::connect(&socket, &SocketAddrNetlink::new(0, 0))?;
     let changes: Vec<_> = changes.iter().cloned().map(Message::finish).collect();
@@ -259,5 +322,10 @@ pub fn change_links(span: &Span, changes: &[Message]) -> Result<u64> {
 }
 
 fn open(flags: SocketFlags) -> Result<OwnedFd> {
-    Ok(socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC | flags, None)?)
+    Ok(socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC | flags,
+        None,
+    )?)
 }

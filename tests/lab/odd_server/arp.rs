@@ -3,7 +3,10 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr};
+use smoltcp::wire::{
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
+    EthernetRepr,
+};
 
 use super::super::wire::{Mac, arp_request};
 
@@ -20,7 +23,12 @@ pub struct Question {
 
 impl Question {
     pub(super) fn parse(frame: &[u8], server: Mac) -> Option<Self> {
-        arp_request(frame).map(|(from, sender, wanted)| Self { from, sender, wanted, server })
+        arp_request(frame).map(|(from, sender, wanted)| Self {
+            from,
+            sender,
+            wanted,
+            server,
+        })
     }
 
     /// Returns whether it asks for the sender's own address, as an announcement does.
@@ -35,12 +43,20 @@ impl Question {
 
     /// Answers that `by` has the address.
     pub fn claimed_by(&self, by: Mac) -> Claim {
-        Claim { by, after: Duration::ZERO, is_probe: false }
+        Claim {
+            by,
+            after: Duration::ZERO,
+            is_probe: false,
+        }
     }
 
-    /// Has a switch that tracks its devices ask the client alone whether it has the address that it probes.
+    /// Has a switch that tracks its devices ask the client alone whether it has the address that it
+    /// probes.
     pub fn tracked_by(&self, by: Mac) -> Claim {
-        Claim { is_probe: true, ..self.claimed_by(by) }
+        Claim {
+            is_probe: true,
+            ..self.claimed_by(by)
+        }
     }
 }
 
@@ -55,7 +71,10 @@ pub struct Claim {
 impl Claim {
     /// Sends it so much later.
     pub fn after(self, milliseconds: u64) -> Self {
-        Self { after: Duration::from_millis(milliseconds), ..self }
+        Self {
+            after: Duration::from_millis(milliseconds),
+            ..self
+        }
     }
 
     pub(super) fn to_frame(self, question: &Question) -> Vec<u8> {
@@ -71,11 +90,18 @@ impl Claim {
             operation,
             source_hardware_addr: EthernetAddress(self.by.0),
             source_protocol_addr: address,
-            target_hardware_addr: if self.is_probe { EthernetAddress([0; 6]) } else { to },
+            target_hardware_addr: if self.is_probe {
+                EthernetAddress([0; 6])
+            } else {
+                to
+            },
             target_protocol_addr: target,
         };
-        let ethernet =
-            EthernetRepr { src_addr: EthernetAddress(self.by.0), dst_addr: to, ethertype: EthernetProtocol::Arp };
+        let ethernet = EthernetRepr {
+            src_addr: EthernetAddress(self.by.0),
+            dst_addr: to,
+            ethertype: EthernetProtocol::Arp,
+        };
         let mut bytes = vec![0; ethernet.buffer_len() + arp.buffer_len()];
         let mut frame = EthernetFrame::new_unchecked(&mut bytes);
         ethernet.emit(&mut frame);

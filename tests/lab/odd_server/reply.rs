@@ -1,4 +1,5 @@
-//! A reply that can be changed to the byte: its fields, its options in their order, and the packet around it.
+//! A reply that can be changed to the byte: its fields, its options in their order, and the packet
+//! around it.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -9,7 +10,8 @@ use smoltcp::wire::{IpAddress, Ipv4Packet, UdpPacket};
 use super::super::wire::Mac;
 use super::Request;
 
-/// The second octets of the addresses that are given out: before the network is renumbered and after that.
+/// The second octets of the addresses that are given out: before the network is renumbered and
+/// after that.
 pub const NETWORK: u8 = 88;
 pub const OTHER_NETWORK: u8 = 77;
 
@@ -67,15 +69,27 @@ pub struct Reply {
 }
 
 impl Reply {
-    pub(super) fn new(request: &Request, kind: MessageType, yiaddr: Ipv4Addr, server: (Mac, Ipv4Addr)) -> Self {
+    pub(super) fn new(
+        request: &Request,
+        kind: MessageType,
+        yiaddr: Ipv4Addr,
+        server: (Mac, Ipv4Addr),
+    ) -> Self {
         let message = &request.message;
         let mut chaddr = [0; 16];
         chaddr[..6].copy_from_slice(&request.client.0);
-        let ciaddr = if kind == MessageType::Ack { message.ciaddr() } else { Ipv4Addr::UNSPECIFIED };
+        let ciaddr = if kind == MessageType::Ack {
+            message.ciaddr()
+        } else {
+            Ipv4Addr::UNSPECIFIED
+        };
         // RFC 2131 section 4.1.
         let is_broadcast = kind == MessageType::Nak || message.flags().broadcast();
-        let (to, destination) =
-            if is_broadcast { (Mac::BROADCAST, Ipv4Addr::BROADCAST) } else { (request.client, yiaddr) };
+        let (to, destination) = if is_broadcast {
+            (Mac::BROADCAST, Ipv4Addr::BROADCAST)
+        } else {
+            (request.client, yiaddr)
+        };
         let mut reply = Self {
             kind,
             htype: 1,
@@ -146,7 +160,12 @@ impl Reply {
 
     /// Repeats these options behind all the others.
     pub fn repeat(&mut self, codes: &[u8]) {
-        let again: Vec<_> = self.options.iter().filter(|(code, _)| codes.contains(code)).cloned().collect();
+        let again: Vec<_> = self
+            .options
+            .iter()
+            .filter(|(code, _)| codes.contains(code))
+            .cloned()
+            .collect();
         self.options.extend(again);
     }
 
@@ -157,14 +176,18 @@ impl Reply {
 
     /// Splits an option in two, the second part behind all other options (RFC 3396).
     pub fn halve(&mut self, code: u8) {
-        let Some((_, value)) = self.options.iter_mut().find(|(there, _)| *there == code) else { return };
+        let Some((_, value)) = self.options.iter_mut().find(|(there, _)| *there == code) else {
+            return;
+        };
         let second = value.split_off(value.len() / 2);
         self.add(code, &second);
     }
 
     /// Moves options into the `file` field (RFC 2132 9.3).
     pub fn overload(&mut self, codes: &[u8]) {
-        let (moved, kept) = std::mem::take(&mut self.options).into_iter().partition(|(code, _)| codes.contains(code));
+        let (moved, kept) = std::mem::take(&mut self.options)
+            .into_iter()
+            .partition(|(code, _)| codes.contains(code));
         self.options = kept;
         self.add(52, &[1]);
         let bytes = written(&moved, &[255]);
@@ -222,7 +245,10 @@ impl Reply {
         datagram.set_src_port(self.source.1);
         datagram.set_dst_port(68);
         datagram.set_len(u16::try_from(length).expect("a datagram"));
-        let (source, destination) = (IpAddress::Ipv4(self.source.0), IpAddress::Ipv4(self.destination));
+        let (source, destination) = (
+            IpAddress::Ipv4(self.source.0),
+            IpAddress::Ipv4(self.destination),
+        );
         match self.checksum {
             Checksum::Filled => datagram.fill_checksum(&source, &destination),
             Checksum::Absent => datagram.set_checksum(0),
@@ -232,7 +258,10 @@ impl Reply {
             }
             Checksum::Partial => {
                 let words = [self.source.0.octets(), self.destination.octets()].concat();
-                let sum = words.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum::<u32>();
+                let sum = words
+                    .chunks(2)
+                    .map(|word| u32::from(word[0]) << 8 | u32::from(word[1]))
+                    .sum::<u32>();
                 let sum = sum + 17 + u32::try_from(length).expect("a datagram");
                 datagram.set_checksum(((sum & 0xffff) + (sum >> 16)) as u16);
             }
@@ -256,8 +285,20 @@ impl Reply {
         packet.set_src_addr(self.source.0);
         packet.set_dst_addr(self.destination);
         packet.fill_checksum();
-        let tag = self.tag.map(|tag| [[0x81, 0], tag.to_be_bytes()].concat()).unwrap_or_default();
-        [&self.to.0[..], &self.from.0, &tag, &[8, 0], &ip, part, &vec![0; self.trailer]].concat()
+        let tag = self
+            .tag
+            .map(|tag| [[0x81, 0], tag.to_be_bytes()].concat())
+            .unwrap_or_default();
+        [
+            &self.to.0[..],
+            &self.from.0,
+            &tag,
+            &[8, 0],
+            &ip,
+            part,
+            &vec![0; self.trailer],
+        ]
+        .concat()
     }
 }
 

@@ -1,5 +1,6 @@
-//! Two networks of one host: innocent containers in the first, a hostile container and its neighbour in the second. Each
-//! row of a table is an attack in the second, and the judge looks at how the first fares.
+//! Two networks of one host: innocent containers in the first, a hostile container and its
+//! neighbour in the second. Each row of a table is an attack in the second, and the judge looks at
+//! how the first fares.
 
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
@@ -31,16 +32,19 @@ pub(crate) struct Row {
     pub flood: fn(&Arena) -> Result<Attacker>,
 }
 
-/// The limit of the daemon for one acquisition, in seconds. A call for the hostile container is answered within it.
+/// The limit of the daemon for one acquisition, in seconds. A call for the hostile container is
+/// answered within it.
 const ACQUISITION: &str = "5";
 const CALL: Duration = Duration::from_secs(6);
 /// How long an attack goes on at least.
 const ATTACK: Duration = Duration::from_secs(4);
 /// The longest that SIGTERM takes.
 const END: Duration = Duration::from_secs(6);
-/// The longest until descriptors and memory are given back: sockets stay open for two seconds after a lease.
+/// The longest until descriptors and memory are given back: sockets stay open for two seconds after
+/// a lease.
 const RECOVERY: Duration = Duration::from_secs(6);
-/// The growth of memory that is allowed in the end, in kB: the allocator keeps some of what it has had.
+/// The growth of memory that is allowed in the end, in kB: the allocator keeps some of what it has
+/// had.
 const SLACK: u64 = 1024;
 
 const T1: Duration = Duration::from_secs(2);
@@ -48,8 +52,8 @@ const T1: Duration = Duration::from_secs(2);
 pub(crate) const FAR_SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const FAR_PARENT: &str = "eth1";
 
-/// The places of the innocent containers: the first keeps its lease, the second comes and goes. The third is a station in
-/// their network that may do harm.
+/// The places of the innocent containers: the first keeps its lease, the second comes and goes. The
+/// third is a station in their network that may do harm.
 pub(crate) const RESIDENT: usize = 0;
 pub(crate) const VISITOR: usize = 1;
 pub(crate) const STATION: usize = 2;
@@ -74,13 +78,21 @@ pub(crate) struct Arena {
 impl Arena {
     fn new() -> Result<Self> {
         let stage = crate::stage(3, &["-t", ACQUISITION])?;
-        let settings = Settings { lease: Duration::from_secs(60), t1: Some(T1), ..Settings::default() };
+        let settings = Settings {
+            lease: Duration::from_secs(60),
+            t1: Some(T1),
+            ..Settings::default()
+        };
         let server = Server::start(&stage.topology.server, SERVER_LINK, settings.clone())?;
         let (host, far) = (&stage.topology.host, Namespace::new("far")?);
         host.veth(FAR_PARENT, &far, SERVER_LINK)?;
         far.add_address(SERVER_LINK, FAR_SERVER, 16)?;
-        let settings =
-            Settings { address: FAR_SERVER, first: Ipv4Addr::new(10, 77, 1, 1), router: Some(FAR_SERVER), ..settings };
+        let settings = Settings {
+            address: FAR_SERVER,
+            first: Ipv4Addr::new(10, 77, 1, 1),
+            router: Some(FAR_SERVER),
+            ..settings
+        };
         let far_server = Server::start(&far, SERVER_LINK, settings)?;
         let [hostile, neighbour] = [1, 2].map(|last| -> Result<Container> {
             let (namespace, mac) = (Namespace::new("hostile")?, Mac([0x02, 0x77, 0, 0, 0, last]));
@@ -89,7 +101,16 @@ impl Arena {
         });
         let (hostile, neighbour) = (hostile?, neighbour?);
         let address = Ipv4Addr::UNSPECIFIED;
-        Ok(Self { stage, server, hostile, neighbour, address, far_server, kept: Vec::new(), _far: far })
+        Ok(Self {
+            stage,
+            server,
+            hostile,
+            neighbour,
+            address,
+            far_server,
+            kept: Vec::new(),
+            _far: far,
+        })
     }
 
     fn socket(&self) -> PathBuf {
@@ -98,7 +119,10 @@ impl Arena {
 
     /// The request for the hostile container.
     pub(crate) fn hostile_config(&self) -> NetworkConfig {
-        NetworkConfig { host_iface: FAR_PARENT.to_owned(), ..self.hostile.config() }
+        NetworkConfig {
+            host_iface: FAR_PARENT.to_owned(),
+            ..self.hostile.config()
+        }
     }
 
     /// The index of the hostile container's interface, before it was tampered with.
@@ -117,8 +141,8 @@ impl Arena {
         self.hostile.namespace.await_rest()
     }
 
-    /// Attacks again, with an acquisition for the hostile container under way, and asks the daemon to end. Returns how
-    /// that went, and how long it took.
+    /// Attacks again, with an acquisition for the hostile container under way, and asks the daemon
+    /// to end. Returns how that went, and how long it took.
     fn end_under_attack(&mut self, row: &Row) -> Result<(Result, Duration)> {
         let _flood = (row.flood)(self)?;
         let call = Call::Setup(self.hostile_config());
@@ -127,7 +151,11 @@ impl Arena {
         let start = rt::now();
         self.stage.daemon.signal(Signal::SIGTERM)?;
         let ended = self.stage.daemon.await_exit(END).and_then(|status| {
-            if status.success() { Ok(()) } else { Err(format!("the daemon ended with {status}").into()) }
+            if status.success() {
+                Ok(())
+            } else {
+                Err(format!("the daemon ended with {status}").into())
+            }
         });
         Ok((ended, rt::now() - start))
     }
@@ -135,9 +163,16 @@ impl Arena {
     /// Renewals of the resident since `start`.
     fn renewals(&self, start: Instant) -> usize {
         let resident = self.stage.topology.containers[RESIDENT].mac;
-        let renews =
-            |heard: &Heard| heard.at > start && heard.client() == resident && !heard.message.ciaddr().is_unspecified();
-        self.server.heard_of(MessageType::Request).iter().filter(|heard| renews(heard)).count()
+        let renews = |heard: &Heard| {
+            heard.at > start
+                && heard.client() == resident
+                && !heard.message.ciaddr().is_unspecified()
+        };
+        self.server
+            .heard_of(MessageType::Request)
+            .iter()
+            .filter(|heard| renews(heard))
+            .count()
     }
 }
 
@@ -145,30 +180,62 @@ impl Arena {
 pub(crate) fn judge(row: &Row) -> Result {
     let mut arena = Arena::new()?;
     arena.practise()?;
-    let (open, memory) = (arena.stage.daemon.settled_descriptors()?.len(), arena.stage.daemon.status("RssAnon")?);
+    let (open, memory) = (
+        arena.stage.daemon.settled_descriptors()?.len(),
+        arena.stage.daemon.status("RssAnon")?,
+    );
     let leased = arena.stage.setup(RESIDENT)?.yiaddr;
-    arena.address = setup(&arena.socket(), &arena.hostile_config()).map_err(words)?.yiaddr.parse()?;
+    arena.address = setup(&arena.socket(), &arena.hostile_config())
+        .map_err(words)?
+        .yiaddr
+        .parse()?;
     let (start, processor) = (rt::now(), arena.stage.daemon.processor_time()?);
 
     let (mut faults, daemon) = (Vec::new(), arena.stage.daemon.id());
-    let unknown = NetworkConfig { container_mac_addr: "02:88:00:00:ff:ff".to_owned(), ..NetworkConfig::default() };
+    let unknown = NetworkConfig {
+        container_mac_addr: "02:88:00:00:ff:ff".to_owned(),
+        ..NetworkConfig::default()
+    };
     let visitor = arena.stage.config(VISITOR);
-    let nothing = Prober::start(&arena.stage.daemon, arena.socket(), vec![Call::Teardown(unknown)]);
-    let visits =
-        Prober::start(&arena.stage.daemon, arena.socket(), vec![Call::Setup(visitor.clone()), Call::Teardown(visitor)]);
+    let nothing = Prober::start(
+        &arena.stage.daemon,
+        arena.socket(),
+        vec![Call::Teardown(unknown)],
+    );
+    let visits = Prober::start(
+        &arena.stage.daemon,
+        arena.socket(),
+        vec![Call::Setup(visitor.clone()), Call::Teardown(visitor)],
+    );
     let made = (row.prepare)(&mut arena)?;
     let (flood, since) = ((row.flood)(&arena)?, rt::now());
     // Its own caller asks again, too.
-    let again = timed(daemon, &arena.socket(), &Call::Setup(arena.hostile_config()), CALL);
+    let again = timed(
+        daemon,
+        &arena.socket(),
+        &Call::Setup(arena.hostile_config()),
+        CALL,
+    );
     // And again: most of what the daemon does in the container is begun by a call.
-    let own = Prober::start(&arena.stage.daemon, arena.socket(), vec![Call::Setup(arena.hostile_config())]);
+    let own = Prober::start(
+        &arena.stage.daemon,
+        arena.socket(),
+        vec![Call::Setup(arena.hostile_config())],
+    );
     let went_on = eventually("the resident is renewed", ATTACK + T1, || {
         let is_over = rt::now() > start + ATTACK && arena.renewals(start) > 0;
         Ok(is_over.then_some(()))
     });
     let resident = &arena.stage.topology.containers[RESIDENT];
-    let has = resident.address()?.map(|address| address.address.to_string());
-    let (left, leave) = timed(daemon, &arena.socket(), &Call::Teardown(resident.config()), PATIENCE);
+    let has = resident
+        .address()?
+        .map(|address| address.address.to_string());
+    let (left, leave) = timed(
+        daemon,
+        &arena.socket(),
+        &Call::Teardown(resident.config()),
+        PATIENCE,
+    );
     let (nothing, visits) = (nothing.stop()?, visits.stop()?);
     let asked = own.stop()?.count;
     let harm = flood.stop()?;
@@ -185,11 +252,25 @@ pub(crate) fn judge(row: &Row) -> Result {
     if left.served() > AT_MOST {
         faults.push(format!("Teardown of the resident took {left}"));
     }
-    faults.extend(leave.err().map(|status| format!("Teardown of the resident: {}", words(status))));
-    faults.extend(nothing.faults("Teardown of the unknown").into_iter().chain(visits.faults("the visitor")));
+    faults.extend(
+        leave
+            .err()
+            .map(|status| format!("Teardown of the resident: {}", words(status))),
+    );
+    faults.extend(
+        nothing
+            .faults("Teardown of the unknown")
+            .into_iter()
+            .chain(visits.faults("the visitor")),
+    );
 
     // Whatever it is answered, it has to be answered, and after that nothing is kept for it.
-    let torn_down = timed(daemon, &arena.socket(), &Call::Teardown(arena.hostile_config()), CALL);
+    let torn_down = timed(
+        daemon,
+        &arena.socket(),
+        &Call::Teardown(arena.hostile_config()),
+        CALL,
+    );
     for (call, (took, answer)) in [("Setup", &again), ("Teardown", &torn_down)] {
         if let Err(status) = answer
             && took.all >= CALL
@@ -203,11 +284,16 @@ pub(crate) fn judge(row: &Row) -> Result {
     faults.extend(kept.err().map(|error| error.to_string()));
     let (mut now_open, mut now_memory) = (0, 0);
     let recovery = eventually("descriptors and memory are as before", RECOVERY, || {
-        (now_open, now_memory) = (arena.stage.daemon.descriptors()?, arena.stage.daemon.status("RssAnon")?);
+        (now_open, now_memory) = (
+            arena.stage.daemon.descriptors()?,
+            arena.stage.daemon.status("RssAnon")?,
+        );
         Ok((now_open <= open && now_memory <= memory + SLACK).then_some(()))
     });
     if let Err(error) = recovery {
-        faults.push(format!("{error}: {now_open} descriptors, not {open}, and {now_memory} kB, not {memory}"));
+        faults.push(format!(
+            "{error}: {now_open} descriptors, not {open}, and {now_memory} kB, not {memory}"
+        ));
     }
     let peak = arena.stage.daemon.status("VmHWM").unwrap_or(0);
 
@@ -229,5 +315,9 @@ pub(crate) fn judge(row: &Row) -> Result {
         took.as_millis(),
         if faults.is_empty() { "" } else { ": FAILED" },
     ));
-    if faults.is_empty() { Ok(()) } else { Err(faults.join("\n").into()) }
+    if faults.is_empty() {
+        Ok(())
+    } else {
+        Err(faults.join("\n").into())
+    }
 }

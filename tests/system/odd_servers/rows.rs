@@ -95,15 +95,24 @@ impl Row {
     }
 
     pub(super) fn better(self) -> Self {
-        Self { is_better: true, ..self }
+        Self {
+            is_better: true,
+            ..self
+        }
     }
 
     pub(super) fn served_by_none(self) -> Self {
-        Self { is_served_by_none: true, ..self }
+        Self {
+            is_served_by_none: true,
+            ..self
+        }
     }
 
     pub(super) fn renumbered(self) -> Self {
-        Self { renumbered: true, ..self }
+        Self {
+            renumbered: true,
+            ..self
+        }
     }
 
     pub(super) fn with(self, arguments: &'static [&'static str]) -> Self {

@@ -12,10 +12,21 @@ use crate::lab::odd_server::reply::Reply;
 use crate::lab::wire::Mac;
 
 pub(super) fn rows() -> Vec<Row> {
-    [arp(), twice(), requests(), identifiers(), less(), names(), routes(), times(), packets(), fields()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        arp(),
+        twice(),
+        requests(),
+        identifiers(),
+        less(),
+        names(),
+        routes(),
+        times(),
+        packets(),
+        fields(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 254);
@@ -57,13 +68,19 @@ fn arp() -> Vec<Row> {
             .claims(|question| is_foreign(question).then(|| question.claimed_by(NEIGHBOUR)))
             .then(Then::Settles),
         Row::new("arp_is_answered_by_the_server_30_ms_late")
-            .claims(|question| is_foreign(question).then(|| question.claimed_by(question.server).after(30)))
+            .claims(|question| {
+                is_foreign(question).then(|| question.claimed_by(question.server).after(30))
+            })
             .then(Then::Stays),
         Row::new("arp_is_answered_by_the_server_300_ms_late")
-            .claims(|question| is_foreign(question).then(|| question.claimed_by(question.server).after(300)))
+            .claims(|question| {
+                is_foreign(question).then(|| question.claimed_by(question.server).after(300))
+            })
             .then(Then::Stays),
         Row::new("arp_is_answered_by_a_third_station_300_ms_late")
-            .claims(|question| is_foreign(question).then(|| question.claimed_by(NEIGHBOUR).after(300)))
+            .claims(|question| {
+                is_foreign(question).then(|| question.claimed_by(NEIGHBOUR).after(300))
+            })
             .then(Then::Settles),
         Row::new("arp_is_answered_by_the_router_for_every_address_while_renewing")
             .answers(|_, reply| {
@@ -77,7 +94,11 @@ fn arp() -> Vec<Row> {
             .claims(|question| question.is_probe().then(|| question.tracked_by(SWITCH)))
             .then(Then::Stays),
         Row::new("arp_has_a_real_owner_of_the_first_two_addresses")
-            .claims(|question| [FIRST, SECOND].contains(&question.wanted).then(|| question.claimed_by(NEIGHBOUR)))
+            .claims(|question| {
+                [FIRST, SECOND]
+                    .contains(&question.wanted)
+                    .then(|| question.claimed_by(NEIGHBOUR))
+            })
             .expects(|wanted| wanted.not = Some(FIRST))
             .then(Then::Stays),
     ]
@@ -87,7 +108,8 @@ fn arp() -> Vec<Row> {
 fn twice() -> Vec<Row> {
     vec![
         Row::new("twice_the_server_identifier").answers(|_, reply| reply.repeat(&[54])),
-        Row::new("twice_the_server_identifier_with_another_one").answers(|_, reply| reply.add(54, &[10, 88, 0, 9])),
+        Row::new("twice_the_server_identifier_with_another_one")
+            .answers(|_, reply| reply.add(54, &[10, 88, 0, 9])),
         Row::new("twice_the_server_identifier_first_cut_short")
             .better()
             .answers(|_, reply| reply.add_before(54, &[10, 88])),
@@ -151,27 +173,39 @@ fn requests() -> Vec<Row> {
         Row::new("drops_a_requested_address_of_another_network")
             .renumbered()
             .hears(|request| {
-                let is_foreign = |address: Ipv4Addr| request.renumbered && address.octets()[1] == 88;
+                let is_foreign =
+                    |address: Ipv4Addr| request.renumbered && address.octets()[1] == 88;
                 !request.requested().is_some_and(is_foreign)
             })
             .expects(|wanted| wanted.router = Some(Ipv4Addr::new(10, 77, 0, 1))),
         Row::new("refuses_a_requested_address_of_another_network")
             .renumbered()
             .answers(|request, reply| {
-                if request.renumbered && request.requested().is_some_and(|address| address.octets()[1] == 88) {
+                if request.renumbered
+                    && request
+                        .requested()
+                        .is_some_and(|address| address.octets()[1] == 88)
+                {
                     reply.refuse();
                 }
             })
             .expects(|wanted| wanted.router = Some(Ipv4Addr::new(10, 77, 0, 1))),
-        Row::new("drops_client_identifiers").better().with(&["--client-id", "none"]).hears(|request| !request.has(61)),
-        Row::new("drops_client_identifiers_that_are_sent_by_default").better().hears(|request| !request.has(61)),
+        Row::new("drops_client_identifiers")
+            .better()
+            .with(&["--client-id", "none"])
+            .hears(|request| !request.has(61)),
+        Row::new("drops_client_identifiers_that_are_sent_by_default")
+            .better()
+            .hears(|request| !request.has(61)),
         Row::new("drops_a_largest_size").hears(|request| !request.has(57)),
         Row::new("drops_a_largest_size_of_more_than_576").hears(|request| request.largest() <= 576),
         Row::new("drops_a_largest_size_in_a_request_alone")
             .hears(|request| request.kind != MessageType::Request || !request.has(57)),
         Row::new("drops_more_than_ten_wishes_in_a_request_alone")
             .hears(|request| request.kind != MessageType::Request || request.wishes() <= 10),
-        Row::new("drops_more_than_330_bytes").better().hears(|request| request.length <= 330),
+        Row::new("drops_more_than_330_bytes")
+            .better()
+            .hears(|request| request.length <= 330),
         Row::new("drops_a_whole_name")
             .with(&["--fqdn"])
             .in_domain("site.example")
@@ -185,12 +219,15 @@ fn requests() -> Vec<Row> {
             .with(&["--client-id", "none"])
             .hears(|request| request.length <= 300),
         Row::new("drops_all_that_netavark_does_not_send").hears(|request| {
-            ![50, 57, 80, 81].iter().any(|code| request.has(*code) && request.kind == MessageType::Discover)
+            ![50, 57, 80, 81]
+                .iter()
+                .any(|code| request.has(*code) && request.kind == MessageType::Discover)
                 && request.wishes() <= 10
         }),
         Row::new("drops_the_first_discover")
             .hears(|request| (request.kind, request.count) != (MessageType::Discover, 1)),
-        Row::new("drops_the_first_request").hears(|request| (request.kind, request.count) != (MessageType::Request, 1)),
+        Row::new("drops_the_first_request")
+            .hears(|request| (request.kind, request.count) != (MessageType::Request, 1)),
         Row::new("drops_the_first_second")
             .better()
             .hears(|request| request.kind != MessageType::Discover || request.message.secs() >= 1),
@@ -235,15 +272,20 @@ fn identifiers() -> Vec<Row> {
             })
             .then(Then::IsRenewed),
         Row::new("identifier_is_zero").answers(|_, reply| reply.set(54, &[0; 4])),
-        Row::new("identifier_is_of_another_network").answers(|_, reply| reply.set(54, &[203, 0, 113, 5])),
-        Row::new("identifier_is_the_broadcast_address").answers(|_, reply| reply.set(54, &[255; 4])),
-        Row::new("identifier_is_five_bytes_long").answers(|_, reply| reply.set(54, &[10, 88, 0, 1, 0])),
-        Row::new("identifier_is_missing_in_a_nak_to_the_first_request").answers(|request, reply| {
-            if (request.kind, request.count) == (MessageType::Request, 1) {
-                reply.refuse();
-                reply.without(&[54]);
-            }
-        }),
+        Row::new("identifier_is_of_another_network")
+            .answers(|_, reply| reply.set(54, &[203, 0, 113, 5])),
+        Row::new("identifier_is_the_broadcast_address")
+            .answers(|_, reply| reply.set(54, &[255; 4])),
+        Row::new("identifier_is_five_bytes_long")
+            .answers(|_, reply| reply.set(54, &[10, 88, 0, 1, 0])),
+        Row::new("identifier_is_missing_in_a_nak_to_the_first_request").answers(
+            |request, reply| {
+                if (request.kind, request.count) == (MessageType::Request, 1) {
+                    reply.refuse();
+                    reply.without(&[54]);
+                }
+            },
+        ),
         Row::new("identifier_is_missing_in_a_nak_to_a_renewal")
             .answers(|request, reply| {
                 short(reply);
@@ -269,11 +311,13 @@ fn less() -> Vec<Row> {
                 reply.keep(&[53, 54, 51]);
             }
         }),
-        Row::new("less_in_the_offer_than_in_the_ack_even_no_lease_time").better().answers(|_, reply| {
-            if !reply.is_ack() {
-                reply.keep(&[53, 54]);
-            }
-        }),
+        Row::new("less_in_the_offer_than_in_the_ack_even_no_lease_time")
+            .better()
+            .answers(|_, reply| {
+                if !reply.is_ack() {
+                    reply.keep(&[53, 54]);
+                }
+            }),
         Row::new("less_in_a_renewal")
             .answers(|request, reply| {
                 short(reply);
@@ -316,7 +360,8 @@ fn names() -> Vec<Row> {
         Row::new("names_several_domains_with_commas")
             .answers(|_, reply| reply.set(15, b"a.example, b.example"))
             .expects(|wanted| wanted.domain = "a.example b.example"),
-        Row::new("names_a_domain_that_ends_with_nul_and_dot").answers(|_, reply| reply.set(15, b"lab.example.\0")),
+        Row::new("names_a_domain_that_ends_with_nul_and_dot")
+            .answers(|_, reply| reply.set(15, b"lab.example.\0")),
         Row::new("names_a_domain_that_is_none")
             .answers(|_, reply| reply.set(15, b"<not configured>"))
             .expects(|wanted| wanted.domain = ""),
@@ -324,7 +369,12 @@ fn names() -> Vec<Row> {
             .answers(|_, reply| reply.set(15, b""))
             .expects(|wanted| wanted.domain = ""),
         Row::new("names_one_bad_name_in_the_search_list")
-            .answers(|_, reply| reply.set(119, b"\x01a\x07example\x00\x03b b\x07example\x00\x01c\x07example\x00"))
+            .answers(|_, reply| {
+                reply.set(
+                    119,
+                    b"\x01a\x07example\x00\x03b b\x07example\x00\x01c\x07example\x00",
+                )
+            })
             .expects(|wanted| wanted.domain = "lab.example a.example c.example"),
         Row::new("names_padding_behind_the_search_list")
             .answers(|_, reply| reply.set(119, b"\x01a\x07example\x00\x00\x00\x00"))
@@ -336,7 +386,8 @@ fn names() -> Vec<Row> {
             .answers(|_, reply| reply.set(119, b"\x01a\x07example\x00\x01b\x07exam"))
             .expects(|wanted| wanted.domain = "lab.example a.example"),
         Row::new("names_the_host_with_a_blank").answers(|_, reply| reply.set(12, b"my box")),
-        Row::new("names_the_host_in_bytes_that_are_no_text").answers(|_, reply| reply.set(12, b"\xff\xfe")),
+        Row::new("names_the_host_in_bytes_that_are_no_text")
+            .answers(|_, reply| reply.set(12, b"\xff\xfe")),
     ]
 }
 
@@ -378,8 +429,11 @@ fn routes() -> Vec<Row> {
         Row::new("routes_that_the_kernel_refuses_beside_a_default_route")
             .answers(|_, reply| reply.set(121, &[24, 10, 99, 0, 10, 88, 255, 255, 0, 10, 88, 0, 1]))
             .expects(|wanted| wanted.log = Some("route to 10.99.0.0/24 via 10.88.255.255")),
-        Row::new("routes_that_make_no_sense").answers(|_, reply| reply.set(121, &[33, 1, 2, 3, 4, 5])),
-        Row::new("routes_by_no_router").answers(|_, reply| reply.without(&[3])).expects(|wanted| wanted.router = None),
+        Row::new("routes_that_make_no_sense")
+            .answers(|_, reply| reply.set(121, &[33, 1, 2, 3, 4, 5])),
+        Row::new("routes_by_no_router")
+            .answers(|_, reply| reply.without(&[3]))
+            .expects(|wanted| wanted.router = None),
         Row::new("routes_by_a_router_of_three_bytes")
             .answers(|_, reply| reply.set(3, &[10, 88, 0]))
             .expects(|wanted| wanted.router = None),
@@ -403,18 +457,24 @@ fn routes() -> Vec<Row> {
 /// Lease times and timers.
 fn times() -> Vec<Row> {
     vec![
-        Row::new("times_no_lease_time").better().answers(|_, reply| reply.without(&[51])),
-        Row::new("times_no_lease_time_in_the_ack").better().answers(|_, reply| {
-            if reply.is_ack() {
-                reply.without(&[51]);
-            }
-        }),
+        Row::new("times_no_lease_time")
+            .better()
+            .answers(|_, reply| reply.without(&[51])),
+        Row::new("times_no_lease_time_in_the_ack")
+            .better()
+            .answers(|_, reply| {
+                if reply.is_ack() {
+                    reply.without(&[51]);
+                }
+            }),
         Row::new("times_no_end").answers(|_, reply| reply.set_long(51, u32::MAX)),
         Row::new("times_t1_after_t2").better().answers(|_, reply| {
             reply.set_long(58, 3000);
             reply.set_long(59, 2000);
         }),
-        Row::new("times_t2_after_the_end").better().answers(|_, reply| reply.set_long(59, 7200)),
+        Row::new("times_t2_after_the_end")
+            .better()
+            .answers(|_, reply| reply.set_long(59, 7200)),
         Row::new("times_of_zero_for_t1_and_t2").answers(|_, reply| {
             reply.set_long(58, 0);
             reply.set_long(59, 0);

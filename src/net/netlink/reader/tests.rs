@@ -37,16 +37,27 @@ fn read(datagrams: &[Vec<u8>]) -> (Vec<Vec<u8>>, Option<Result<Table>>) {
 #[test]
 fn a_datagram_is_cut_into_messages_and_a_cut_one_ends_it() {
     let two = [message(16, 0, &[1, 2, 3]), vec![0], message(16, 0, &[4])].concat();
-    let bodies: Vec<_> = Messages(&two).map(|message| message.map(|message| message.body.to_vec())).collect();
+    let bodies: Vec<_> = Messages(&two)
+        .map(|message| message.map(|message| message.body.to_vec()))
+        .collect();
     assert!(matches!(&bodies[..], [Ok(one), Ok(two)] if one[..] == [1, 2, 3] && two[..] == [4]));
     for length in (1..two.len() - 1).filter(|length| ![19, 20].contains(length)) {
-        assert!(Messages(&two[..length]).last().is_some_and(|last| last.is_err()), "{length}");
+        assert!(
+            Messages(&two[..length])
+                .last()
+                .is_some_and(|last| last.is_err()),
+            "{length}"
+        );
     }
     // Lengths that would never get on.
     for length in [0_u32, 15, u32::MAX] {
         let mut broken = message(16, 0, &[]);
         broken[..4].copy_from_slice(&length.to_ne_bytes());
-        assert_eq!(Messages(&broken).filter(|message| message.is_err()).count(), 1, "{length}");
+        assert_eq!(
+            Messages(&broken).filter(|message| message.is_err()).count(),
+            1,
+            "{length}"
+        );
     }
 }
 
@@ -57,20 +68,35 @@ fn an_acknowledgement_tells_errno_and_words_wherever_they_stand() {
     let request = message(16, 0, &[9; 6]);
     let capped = [&errno[..], &request[..HEADER], &words].concat();
     let whole = [&errno[..], &request, &[0, 0], &words].concat();
-    for (flags, body) in [(NLM_F_ACK_TLVS | NLM_F_CAPPED, &capped), (NLM_F_ACK_TLVS, &whole)] {
+    for (flags, body) in [
+        (NLM_F_ACK_TLVS | NLM_F_CAPPED, &capped),
+        (NLM_F_ACK_TLVS, &whole),
+    ] {
         let datagram = message(libc::NLMSG_ERROR, flags, body);
         for message in Messages(&datagram).flatten() {
             let error = acknowledged(&message).expect_err("an errno");
-            assert_eq!((error.errno(), error.explanation()), (Some(libc::EINVAL), Some("no\0w?")));
+            assert_eq!(
+                (error.errno(), error.explanation()),
+                (Some(libc::EINVAL), Some("no\0w?"))
+            );
         }
         // However short it is cut, it is an error and no more.
         for length in 0..body.len() {
             let datagram = message(libc::NLMSG_ERROR, flags, &body[..length]);
-            assert!(Messages(&datagram).flatten().all(|message| acknowledged(&message).is_err()), "{length}");
+            assert!(
+                Messages(&datagram)
+                    .flatten()
+                    .all(|message| acknowledged(&message).is_err()),
+                "{length}"
+            );
         }
     }
     let datagram = message(libc::NLMSG_ERROR, 0, &0_i32.to_ne_bytes());
-    assert!(Messages(&datagram).flatten().all(|message| acknowledged(&message).is_ok()));
+    assert!(
+        Messages(&datagram)
+            .flatten()
+            .all(|message| acknowledged(&message).is_ok())
+    );
 }
 
 #[test]
@@ -78,7 +104,11 @@ fn an_exchange_collects_its_own_answers_up_to_the_acknowledgement() {
     let mut stale = message(16, 0, &[9]);
     stale[8] = 6;
     let done = message(libc::NLMSG_DONE, 0, &0_i32.to_ne_bytes());
-    let datagrams = [stale, message(16, 0, &[1]), [message(16, 0, &[2; 4]), done.clone()].concat()];
+    let datagrams = [
+        stale,
+        message(16, 0, &[1]),
+        [message(16, 0, &[2; 4]), done.clone()].concat(),
+    ];
     let (bodies, end) = read(&datagrams);
     assert_eq!(bodies, [vec![1], vec![2; 4]]);
     assert!(matches!(end, Some(Ok(Table::Stood))));
@@ -107,5 +137,8 @@ fn an_exchange_without_an_end_is_given_up() {
         assert!(matches!(end, Some(Err(_))), "{end:?}");
     }
     let mut reader = Reader::new(SEQUENCE);
-    assert_eq!((0..1000).take_while(|_| reader.skip().is_ok()).count(), MOST_SKIPPED);
+    assert_eq!(
+        (0..1000).take_while(|_| reader.skip().is_ok()).count(),
+        MOST_SKIPPED
+    );
 }
