@@ -102,7 +102,7 @@ pub struct Config {
     /// How to confine itself.
     pub sandbox: sandbox::Mode,
     /// How to speak DHCP.
-    pub habits: Habits,
+    pub habits: DhcpSettings,
 }
 
 /// Whether the process may leave while it has leases.
@@ -125,7 +125,7 @@ pub enum OnStop {
 
 /// How the daemon speaks DHCP for its containers, whatever container it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Habits {
+pub struct DhcpSettings {
     /// How long one acquisition may take.
     pub acquisition: Timeout,
     /// How to find out whether somebody else has an address.
@@ -273,7 +273,7 @@ pub fn parse(
         sleep,
         on_stop,
         sandbox: confinement,
-        habits: Habits {
+        habits: DhcpSettings {
             acquisition,
             probe,
             broadcast,
@@ -432,7 +432,7 @@ mod tests {
                 sleep: Sleep::Auto,
                 on_stop: OnStop::Keep,
                 sandbox: sandbox::Mode::Auto,
-                habits: Habits {
+                habits: DhcpSettings {
                     acquisition: Timeout::Auto,
                     probe: Probe::WithRequest,
                     broadcast: false,
@@ -489,14 +489,14 @@ mod tests {
         let usual = config(&[], None).habits;
         assert_eq!(
             config(&["--broadcast"], None).habits,
-            Habits {
+            DhcpSettings {
                 broadcast: true,
                 ..usual.clone()
             }
         );
         assert_eq!(
             config(&["--fqdn"], None).habits,
-            Habits {
+            DhcpSettings {
                 fqdn: true,
                 ..usual
             }

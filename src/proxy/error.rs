@@ -1,16 +1,17 @@
 //! What can go wrong with a call, by whose fault it is, and what the caller is told.
 
+use std::fmt;
 use std::io;
+use std::path::{Path, PathBuf};
 
 use nix::libc;
 
 use crate::dhcp;
 use crate::net::netns;
+use crate::proxy::patience::Patience;
 use crate::rpc::{Code, Status};
 use crate::service;
-
-use super::patience::Patience;
-use super::state::Locked;
+use crate::service::lock::LockError;
 
 /// As much of an error's text as the log gets, in characters.
 const LOGGED: usize = 300;
@@ -261,3 +262,37 @@ impl From<StartError> for Status {
         }
     }
 }
+
+/// The reason why this process must not use the directory.
+#[derive(Debug)]
+pub(crate) struct Locked {
+    pub(crate) lock: PathBuf,
+    pub(crate) why: LockError,
+}
+
+impl Locked {
+    /// Returns whether another process holds the lock, which it may let go of.
+    pub(crate) fn is_held(&self) -> bool {
+        matches!(self.why, LockError::Held(_))
+    }
+}
+
+impl fmt::Display for Locked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (lock, why) = (self.lock.display(), &self.why);
+        match why {
+            LockError::Held(_) => write!(
+                f,
+                "{} is in use by another instance: {why}, {lock}. Two in one directory would take each other's leases: \
+                 stop that one, or give this one a directory of its own with --dir",
+                self.lock.parent().unwrap_or(Path::new(".")).display()
+            ),
+            _ => write!(
+                f,
+                "{lock} cannot lock its directory: {why}. Remove it, or give another directory with --dir"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Locked {}

@@ -1,56 +1,32 @@
 //! The application: joins the `service` library, gRPC, the DHCP client and the Linux layer into the
 //! daemon.
 //!
-//! | file | what it knows |
+//! The folders import only to their right: `table -> session -> store -> container -> call -> key`,
+//! and all of them the files at the end.
+//!
+//! | place | what it knows |
 //! |---|---|
-//! | `config.rs` | the command line |
-//! | `sandbox.rs` | which files and system calls are left to the process |
-//! | `request.rs` | what a caller may ask for |
-//! | `identity.rs` | who the DHCP server takes a container for |
-//! | `table.rs` | all leases, and who may touch which |
-//! | `table/journal.rs` | which lease the process died of, should it die |
-//! | `table/adopt.rs`, `podman.rs` | leases that netavark's proxy left, and the containers that they are of |
-//! | `schedule.rs` | when a lease is woken |
-//! | `sleep.rs` | when the process may leave, and how it is started again |
-//! | `pace.rs`, `silence.rs` | whose turn it is, and whom nobody need ask |
-//! | `session.rs` | one lease awake: client, sockets and link in one loop |
-//! | `site.rs` | where a lease lives, and the sockets into it |
-//! | `settings.rs` | what a lease puts on the link, and how to undo it |
-//! | `state.rs` | the directory of the files, its lock, and which of them are believed |
-//! | `record.rs`, `leases.rs` | one lease at rest, and the files of them all |
-//! | `memory.rs`, `oddities.rs` | which address a container had, and what was odd about its network |
-//! | `parent.rs`, `networks.rs` | the host's interface below a container, and when its network was heard |
+//! | `table/` | all leases: which task has one, what is due, when the process may leave |
+//! | `session/` | one lease at work: client, sockets and link in one loop |
+//! | `store/` | what outlives the process: the files, their directory and its lock |
+//! | `container/` | a container's interface, the sockets of an exchange, what a lease put on the link |
+//! | `call/` | what a caller says and gets |
+//! | `key.rs` | the identities of leases, containers and servers |
 //! | `patience.rs` | how long an acquisition may take |
-//! | `reply.rs` | the lease in the caller's terms |
-//! | `words.rs` | leases in the log |
-//! | `error.rs` | whose fault it is, and the words for it |
+//! | `config.rs`, `sandbox/` | the command line; which files and system calls are left to the process |
+//! | `error.rs`, `logging/` | whose fault it is, and the words for it |
 
-mod claimants;
+mod call;
 pub mod config;
+mod container;
 mod error;
-mod identity;
-mod leases;
+mod key;
 mod logging;
-mod memory;
-mod networks;
-mod oddities;
-mod pace;
-mod parent;
 mod patience;
-mod podman;
-mod record;
-mod reply;
-mod request;
 pub mod sandbox;
-mod schedule;
 mod session;
-mod settings;
-mod silence;
-mod site;
-mod sleep;
-mod state;
+mod store;
 mod table;
-mod words;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -67,15 +43,16 @@ use crate::service::{
     self, Connection, Idle, Options, Prepare, Reason, Socket, Wakeup, activation,
 };
 
+use call::client_id::ClientIdentity;
 use config::{Command, Config};
 use error::StartError;
-use identity::Identity;
-use leases::LeaseFile;
-use memory::Memory;
-use networks::Networks;
-use sleep::Sleep;
-use state::StateDirectory;
-use table::{Journal, Table};
+use store::address_history::AddressHistory;
+use store::directory::StateDirectory;
+use store::journal::Journal;
+use store::lease_file::LeaseFile;
+use store::networks::Networks;
+use table::Table;
+use table::sleep::Sleep;
 
 /// How long a client may keep a connection without a call, however long the daemon itself stays.
 const QUIET: Duration = Duration::from_secs(10);
@@ -135,7 +112,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError> {
     // First of all, before the process opens descriptors of its own.
     *handed_over = activation::listen_fds()?;
-    let identity = Identity::find(config.habits.client_id)?;
+    let identity = ClientIdentity::find(config.habits.client_id)?;
     if handed_over.len() > 1 {
         return Err(StartError::TooManySockets);
     }
@@ -171,7 +148,7 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
     let sleep = Sleep::new(wakeup, config.activity.unwrap_or_default());
     let name = |path: PathBuf| path.file_name().unwrap_or_default().to_owned();
     let file = LeaseFile::new(&directory, name(config.lease_file.clone()));
-    let memory = Memory::new(
+    let memory = AddressHistory::new(
         &directory,
         name(config.lease_file.with_extension("known")),
         file.boot_id(),

@@ -4,26 +4,27 @@ use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Commons, Next, Session, Undoing, seed};
+use super::{BeforeRollback, Next, Session, SessionContext, seed};
 use crate::dhcp::{self, Client, Event, Lost};
+use crate::proxy::call::request::Request;
+use crate::proxy::container::applied::Applied;
+use crate::proxy::container::interface::ContainerInterface;
+use crate::proxy::container::sockets::LinkState;
 use crate::proxy::error::Error;
 use crate::proxy::patience::{Patience, Wait};
-use crate::proxy::request::Request;
-use crate::proxy::settings::Settings;
-use crate::proxy::site::{LinkState, Site};
-use crate::proxy::words::Brief;
+use crate::proxy::session::log_text::Brief;
 use crate::rt;
 
 impl Session {
     /// Gets a lease, `wish` if the server will, and puts it on the link, within the time of
     /// `patience`. All or nothing. Each lease is made known to `leased` before anything is changed
     /// for it, and that it is given back to `undoing` before that is done.
-    pub(in crate::proxy) async fn acquire(
-        commons: Rc<Commons>,
+    pub(crate) async fn acquire(
+        commons: Rc<SessionContext>,
         mut request: Request,
-        site: Site,
+        site: ContainerInterface,
         (wish, patience): (Option<Ipv4Addr>, Patience),
-        (leased, undoing): (impl AsyncFn(&Self), Undoing),
+        (leased, undoing): (impl AsyncFn(&Self), BeforeRollback),
     ) -> Result<Self, Error> {
         // A caller without a deadline waits all the same, which is to be known.
         let time = Some(patience.time);
@@ -40,7 +41,7 @@ impl Session {
         config.fit_mtu(wire.mtu);
         let now = rt::now();
         let client = Client::new(config, seed()?, now);
-        let mut session = Self::new(commons, request, site, client, Settings::default());
+        let mut session = Self::new(commons, request, site, client, Applied::default());
         session.before_undoing = Some(undoing);
         session.wire = Some(wire);
         session.mind_link();

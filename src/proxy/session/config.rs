@@ -1,12 +1,13 @@
 //! What a session tells the client of the daemon's habits and of the network, and what it learns of
 //! that network.
 
-use super::{Commons, Session};
+use super::{Session, SessionContext};
 use crate::dhcp::{self, Event, Plainness};
-use crate::proxy::request::{Mac, Request};
-use crate::proxy::words;
+use crate::proxy::call::request::Request;
+use crate::proxy::key::Mac;
+use crate::proxy::session::log_text;
 
-impl Commons {
+impl SessionContext {
     /// Returns how to ask for a container, by the habits of this daemon and by what is known of the
     /// network.
     pub(super) fn config(&self, request: &mut Request) -> dhcp::Config {
@@ -30,7 +31,7 @@ impl Commons {
 impl Session {
     /// Logs an event that changes nothing for the link, and says whether it is one.
     pub(super) fn remark(&self, event: &Event) -> bool {
-        let Some(remark) = words::remark(event) else {
+        let Some(remark) = log_text::remark(event) else {
             return false;
         };
         let network = &self.request.host_interface;

@@ -2,9 +2,9 @@
 
 use super::Session;
 use crate::dhcp::Event;
+use crate::proxy::container::interface::Unreachable;
 use crate::proxy::error::Error;
-use crate::proxy::session::Undoing;
-use crate::proxy::site::Unreachable;
+use crate::proxy::session::BeforeRollback;
 use crate::rt;
 
 impl Session {
@@ -15,7 +15,7 @@ impl Session {
     /// # Errors
     ///
     /// It could not be taken off the link.
-    pub(in crate::proxy) async fn end(mut self, release: bool) -> Result<(), Error> {
+    pub(crate) async fn end(mut self, release: bool) -> Result<(), Error> {
         // Should this be dropped on the way, dropping does the rest.
         self.settled = false;
         if release {
@@ -70,7 +70,7 @@ impl Drop for Session {
             return;
         }
         log::info!("{self}: giving the lease back");
-        if let Some(Undoing(before)) = self.before_undoing.take() {
+        if let Some(BeforeRollback(before)) = self.before_undoing.take() {
             before();
         }
         if self.can_release() {

@@ -2,18 +2,19 @@
 
 use std::rc::Rc;
 
-use super::{Commons, RETRY, SELDOM, Session, seed};
+use super::{RETRY, SELDOM, Session, SessionContext, seed};
 use crate::dhcp::{Client, Phase};
 use crate::net::link::Address;
-use crate::proxy::record::{Record, Remembered, State};
-use crate::proxy::site::{LinkState, Unreachable, looking_for};
+use crate::proxy::container::interface::{Unreachable, looking_for};
+use crate::proxy::container::sockets::LinkState;
+use crate::proxy::store::record::{Record, Remembered, State};
 use crate::rt;
 
 impl Session {
     /// Goes on with what was remembered. `early` renews a lease before its T1. None where there is
     /// nothing to go on with.
-    pub(in crate::proxy) fn revive(
-        commons: &Rc<Commons>,
+    pub(crate) fn revive(
+        commons: &Rc<SessionContext>,
         remembered: Remembered,
         early: bool,
     ) -> Result<Option<Self>, Unreachable> {
@@ -36,7 +37,7 @@ impl Session {
             Ok::<_, Unreachable>(addresses.map_err(looking_for(&request.container_interface))?)
         };
         let client = match state {
-            State::Resting(mut rest) | State::Ending(mut rest) => {
+            State::Dormant(mut rest) | State::Ending(mut rest) => {
                 if unsaid {
                     rest.say_now(now);
                 }
@@ -82,7 +83,7 @@ impl Session {
     }
 
     /// How to go on with it later; none while that cannot be said.
-    pub(in crate::proxy) fn record(&self) -> Option<Record> {
+    pub(crate) fn record(&self) -> Option<Record> {
         let rest = self.client.rest()?;
         let now = rt::now();
         // Who has nothing to say until T1 need not know of a carrier.

@@ -16,16 +16,18 @@ use std::time::Duration;
 use event_listener::Event;
 use futures_lite::future::yield_now;
 
-use super::{Place, Resting, SOON, Slot, Table};
+use super::{Dormant, SOON, Slot, SlotState, Table};
 use crate::net::link::Address;
 use crate::net::netlink::Netlink;
 use crate::net::netns::{Netns, NetnsId};
+use crate::proxy::call::request::{OPTION_MAX, Request};
+use crate::proxy::container::applied::Applied;
+use crate::proxy::container::interface::{ContainerInterface, looking_for, netlink_in};
 use crate::proxy::error::Error;
-use crate::proxy::podman::{self, Container};
-use crate::proxy::record::{Packed, Record};
-use crate::proxy::request::{Key, Mac, OPTION_MAX, Request};
-use crate::proxy::settings::Settings;
-use crate::proxy::site::{Site, looking_for, netlink_in};
+use crate::proxy::key::{LeaseKey, Mac};
+use crate::proxy::store::record::{EncodedRecord, Record};
+use crate::proxy::table::podman;
+use crate::proxy::table::podman::Container;
 use crate::rpc::Lease;
 use crate::rt;
 use crate::time::Instant;
@@ -49,7 +51,7 @@ pub(super) struct Adoption {
 struct Sighting {
     /// The namespace, as Podman names it.
     netns: Rc<Path>,
-    site: Site,
+    site: ContainerInterface,
     interface: String,
     parent: Option<u32>,
     address: Address,
@@ -69,11 +71,11 @@ impl Adoption {
 
 /// Returns the namespaces that are to be looked at, each as the key of a look in the journal of
 /// work.
-pub(super) fn namespaces() -> Vec<Key> {
+pub(super) fn namespaces() -> Vec<LeaseKey> {
     let Ok(folder) = fs::read_dir(FOLDER) else {
         return Vec::new();
     };
-    let look = |path: &Path| Key {
+    let look = |path: &Path| LeaseKey {
         mac: Mac([0; 6]),
         netns: path.into(),
         interface: "".into(),
@@ -87,7 +89,7 @@ pub(super) fn namespaces() -> Vec<Key> {
 
 impl Table {
     /// Begins to adopt `leases`, whose interfaces may be in `namespaces`.
-    pub(super) fn start_adopting(self: &Rc<Self>, leases: Vec<Lease>, namespaces: Vec<Key>) {
+    pub(super) fn start_adopting(self: &Rc<Self>, leases: Vec<Lease>, namespaces: Vec<LeaseKey>) {
         self.adoption.is_under_way.set(true);
         let leases = self.without_known(leases);
         let (table, activity) = (Rc::clone(self), self.idle.activity());
@@ -106,7 +108,7 @@ impl Table {
     /// Drops leases that are in the table: of a copy whose state file could not be read as a whole.
     fn without_known(&self, mut leases: Vec<Lease>) -> Vec<Lease> {
         for slot in self.slots.borrow().values() {
-            let Some(known) = slot.record.as_ref().map(Packed::unpack) else {
+            let Some(known) = slot.record.as_ref().map(EncodedRecord::unpack) else {
                 continue;
             };
             let is_known = |lease: &Lease| {
@@ -118,7 +120,7 @@ impl Table {
         leases
     }
 
-    async fn adopt(self: &Rc<Self>, leases: Vec<Lease>, namespaces: Vec<Key>) {
+    async fn adopt(self: &Rc<Self>, leases: Vec<Lease>, namespaces: Vec<LeaseKey>) {
         let end = rt::now() + PATIENCE;
         let mut sightings: Vec<Vec<Sighting>> = leases.iter().map(|_| Vec::new()).collect();
         for key in namespaces {
@@ -190,7 +192,7 @@ impl Table {
             address,
         } = seen;
         let mac = Mac::parse(&lease.mac_address)?;
-        let key = Key {
+        let key = LeaseKey {
             mac,
             netns: Rc::clone(&netns),
             interface: interface.as_str().into(),
@@ -215,9 +217,9 @@ impl Table {
             domain_name: String::new(),
         };
         let now = rt::now();
-        let mut settings = Settings::default();
+        let mut settings = Applied::default();
         settings.adopt(address.address, address.prefix);
-        let record = |settings: &Settings| {
+        let record = |settings: &Applied| {
             Record::adopted(
                 lease.clone(),
                 (&request, &site),
@@ -239,10 +241,10 @@ impl Table {
             address.address
         );
         let _step = self.journal.enter(&key);
-        let resting = Resting::of(&adopted, true).trusted(self.journal.trust(&key), now);
+        let resting = Dormant::of(&adopted, true).trusted(self.journal.trust(&key), now);
         let slot = Slot {
-            record: Some(Packed::from(&adopted)),
-            place: Place::Resting(resting),
+            record: Some(EncodedRecord::from(&adopted)),
+            place: SlotState::Dormant(resting),
         };
         self.slots.borrow_mut().insert(key.clone(), slot);
         // In the file before anything is changed for it.
@@ -331,7 +333,7 @@ fn look_at(
             if let Some(address) = address.filter(|_| !sightings.iter().any(is_known)) {
                 sightings.push(Sighting {
                     netns: Rc::clone(path),
-                    site: Site {
+                    site: ContainerInterface {
                         netns: id,
                         index: link.index,
                     },

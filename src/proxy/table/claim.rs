@@ -7,20 +7,20 @@ use std::task::{Context, Poll};
 
 use event_listener::EventListener;
 
-use super::{Awake, Before, Place, Resting, SOON, Slot, Table, Taken};
-use crate::proxy::record::{Packed, Record};
-use crate::proxy::request::Key;
+use super::{Active, Before, Dormant, SOON, Slot, SlotState, Table, Taken};
+use crate::proxy::key::LeaseKey;
+use crate::proxy::store::record::{EncodedRecord, Record};
 use crate::rt::{self, Task};
 
 impl Table {
     /// Takes a place, cancelling whoever makes a lease there and waiting for whoever ends one;
     /// tells what it held.
-    pub(in crate::proxy) async fn claim(self: &Rc<Self>, key: &Key) -> (Claim, Option<Before>) {
+    pub(crate) async fn claim(self: &Rc<Self>, key: &LeaseKey) -> (Claim, Option<Before>) {
         loop {
             let over = {
                 let mut slots = self.slots.borrow_mut();
                 if let Some(Slot {
-                    place: Place::Taken(taken),
+                    place: SlotState::Taken(taken),
                     ..
                 }) = slots.get(key)
                 {
@@ -30,12 +30,12 @@ impl Table {
                 } else {
                     let taken = Rc::<Taken>::default();
                     let cancelled = RefCell::new(taken.cancel.listen());
-                    let mine = Place::Taken(Rc::clone(&taken));
+                    let mine = SlotState::Taken(Rc::clone(&taken));
                     let before = match slots.get_mut(key) {
                         Some(slot) => match std::mem::replace(&mut slot.place, mine) {
-                            Place::Awake(awake) => Some(Before::Awake(awake)),
-                            Place::Resting(_) => Some(Before::Resting),
-                            Place::Taken(_) => None,
+                            SlotState::Active(awake) => Some(Before::Active(awake)),
+                            SlotState::Dormant(_) => Some(Before::Dormant),
+                            SlotState::Taken(_) => None,
                         },
                         None => {
                             slots.insert(
@@ -69,9 +69,9 @@ impl Table {
 
 /// A place that one call has to itself. Dropped, the place is empty.
 #[derive(Debug)]
-pub(in crate::proxy) struct Claim {
+pub(crate) struct Claim {
     table: Rc<Table>,
-    pub(super) key: Key,
+    pub(super) key: LeaseKey,
     taken: Rc<Taken>,
     cancelled: RefCell<EventListener>,
     /// What was to be ended and has not come to its end. Unless there is a new lease in its place,
@@ -87,17 +87,17 @@ impl Claim {
     }
 
     /// Leaves a lease in the place.
-    pub(super) fn settle(self, awake: Awake) {
+    pub(super) fn settle(self, awake: Active) {
         self.table.journal.acquit(&self.key);
         if let Some(slot) = self.table.slots.borrow_mut().get_mut(&self.key) {
-            slot.place = Place::Awake(Box::new(awake));
+            slot.place = SlotState::Active(Box::new(awake));
         }
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let is_mine = |slot: &Slot| matches!(&slot.place, Place::Taken(taken) if Rc::ptr_eq(taken, &self.taken));
+        let is_mine = |slot: &Slot| matches!(&slot.place, SlotState::Taken(taken) if Rc::ptr_eq(taken, &self.taken));
         self.table.journal.acquit(&self.key);
         let is_in_file = {
             let mut slots = self.table.slots.borrow_mut();
@@ -106,8 +106,8 @@ impl Drop for Claim {
                     log::info!("{}: trying again in a while", record.place());
                     let record = record.with_retry(rt::now());
                     // By now it may be that of a Setup which failed.
-                    slot.record = Some(Packed::from(&record));
-                    slot.place = Place::Resting(Resting::of(&record, false));
+                    slot.record = Some(EncodedRecord::from(&record));
+                    slot.place = SlotState::Dormant(Dormant::of(&record, false));
                     true
                 }
                 (Some(slot), _) if is_mine(slot) => slots
@@ -158,7 +158,7 @@ mod tests {
     use futures_lite::future::yield_now;
 
     use crate::dhcp::Phase;
-    use crate::proxy::record::tests::record;
+    use crate::proxy::store::record::tests::record;
     use crate::proxy::table::tests::table;
     use crate::rt;
 

@@ -6,20 +6,20 @@ use std::time::Duration;
 
 use futures_lite::future::yield_now;
 
-use super::journal::Trust;
-use super::{Place, Resting, SOON, Slot, Table, adopt};
-use crate::proxy::record::{Packed, Record};
-use crate::proxy::request::Key;
+use super::{Dormant, SOON, Slot, SlotState, Table, adopt};
+use crate::proxy::key::LeaseKey;
+use crate::proxy::store::journal::Trust;
+use crate::proxy::store::record::{EncodedRecord, Record};
 use crate::rt;
 use crate::service::Wakeup;
 
 impl Table {
     /// Takes over what earlier instances have left, and sees to it that everything is done in its
     /// time from now on. No container is looked at yet.
-    pub(in crate::proxy) fn take_over(self: &Rc<Self>) {
+    pub(crate) fn take_over(self: &Rc<Self>) {
         let found = self.file.read();
         self.journal.open();
-        for record in found.over.iter().map(Packed::unpack) {
+        for record in found.over.iter().map(EncodedRecord::unpack) {
             self.remember(record.who(), &record);
         }
         self.sleep.take_in(&found.leases);
@@ -62,7 +62,7 @@ impl Table {
         }
     }
 
-    fn take_over_one(self: &Rc<Self>, key: Key, record: Record, asleep: bool) {
+    fn take_over_one(self: &Rc<Self>, key: LeaseKey, record: Record, asleep: bool) {
         let now = rt::now();
         if let Some((server, since)) = record.server().zip(record.silence()) {
             self.silence
@@ -96,11 +96,11 @@ impl Table {
             (_, None, _) => {}
         }
         let record = if asleep { record } else { record.with_look() };
-        let place = Place::Resting(Resting::of(&record, asleep).trusted(trust, now));
+        let place = SlotState::Dormant(Dormant::of(&record, asleep).trusted(trust, now));
         self.slots.borrow_mut().insert(
             key,
             Slot {
-                record: Some(Packed::from(&record)),
+                record: Some(EncodedRecord::from(&record)),
                 place,
             },
         );
@@ -108,7 +108,7 @@ impl Table {
 
     /// Compares leases that were left in good order with their links, one after the other with a
     /// turn for all else in between. What does not fit any more is due at once.
-    async fn compare(self: &Rc<Self>, leases: Vec<Key>) {
+    async fn compare(self: &Rc<Self>, leases: Vec<LeaseKey>) {
         // A process that was woken for a few leases does not look at them all.
         let is_thorough = !Wakeup::woken_by_timer();
         for key in leases {
@@ -138,15 +138,15 @@ impl Table {
                 self.note(&key, &record);
                 if let Some(slot) = self.slots.borrow_mut().get_mut(&key) {
                     let resting =
-                        Resting::of(&record, false).trusted(self.journal.trust(&key), rt::now());
-                    slot.place = Place::Resting(resting);
+                        Dormant::of(&record, false).trusted(self.journal.trust(&key), rt::now());
+                    slot.place = SlotState::Dormant(resting);
                 }
                 self.changed.notify(usize::MAX);
             }
         }
     }
 
-    fn forget_at_rest(self: &Rc<Self>, key: &Key, record: &Record) {
+    fn forget_at_rest(self: &Rc<Self>, key: &LeaseKey, record: &Record) {
         self.remember(record.who(), record);
         self.slots.borrow_mut().remove(key);
         self.save_within(SOON);
@@ -155,7 +155,7 @@ impl Table {
     }
 
     /// Returns the record of a lease for which nothing is done at the moment.
-    fn record_at_rest(&self, key: &Key) -> Option<Record> {
+    fn record_at_rest(&self, key: &LeaseKey) -> Option<Record> {
         self.slots.borrow().get(key)?.place.resting()?;
         self.record(key)
     }

@@ -1,0 +1,102 @@
+//! Stations that claim an address by ARP: which of them are interfaces of the container itself.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::dhcp::Mac;
+use crate::time::Instant;
+
+/// As many stations are remembered; the oldest is forgotten.
+const REMEMBERED: usize = 8;
+/// As often within [`PERIOD`] is the kernel asked, which takes some thirty system calls each time.
+/// A container has few interfaces that answer one probe, and one more station may be the owner of
+/// the address.
+const QUESTIONS: usize = 4;
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// The verdicts of one exchange, so that a flood of claims costs a few questions a second.
+#[derive(Debug, Default)]
+pub(crate) struct Claimants {
+    /// Stations, and whether they are the container's.
+    verdicts: VecDeque<(Mac, bool)>,
+    /// When the last questions were asked.
+    asked: VecDeque<Instant>,
+}
+
+impl Claimants {
+    /// Returns whether the container has an interface with the address of `station`; `ask` finds
+    /// out where it is not known. In a flood of unknown stations the answer is yes, so that the
+    /// claim is ignored: an owner repeats it, because it answers each probe.
+    pub(crate) fn is_containers(
+        &mut self,
+        station: Mac,
+        now: Instant,
+        ask: impl FnOnce() -> bool,
+    ) -> bool {
+        if let Some((_, verdict)) = self.verdicts.iter().find(|(known, _)| *known == station) {
+            return *verdict;
+        }
+        if self.asked.len() == QUESTIONS {
+            if self
+                .asked
+                .front()
+                .is_some_and(|first| now - *first < PERIOD)
+            {
+                return true;
+            }
+            self.asked.pop_front();
+        }
+        self.asked.push_back(now);
+        if self.verdicts.len() == REMEMBERED {
+            self.verdicts.pop_front();
+        }
+        let verdict = ask();
+        self.verdicts.push_back((station, verdict));
+        verdict
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_boot(Duration::from_millis(100_000 + millis))
+    }
+
+    #[test]
+    fn the_kernel_is_asked_once_for_each_station() {
+        let (mut claimants, mut questions) = (Claimants::default(), 0);
+        for frame in 0..1000 {
+            for (station, verdict) in [([2, 0, 0, 0, 0, 1], true), ([2, 0, 0, 0, 0, 2], false)] {
+                let ask = || {
+                    questions += 1;
+                    verdict
+                };
+                assert_eq!(claimants.is_containers(station, at(frame), ask), verdict);
+            }
+        }
+        assert_eq!(questions, 2);
+    }
+
+    #[test]
+    fn a_flood_of_stations_costs_four_questions_a_second_and_little_memory() {
+        let (mut claimants, mut questions) = (Claimants::default(), 0);
+        for frame in 0..10_000_u64 {
+            let [.., a, b] = frame.to_be_bytes();
+            claimants.is_containers([2, 0, 0, 0, a, b], at(frame), || {
+                questions += 1;
+                false
+            });
+        }
+        assert_eq!(questions, 40);
+        assert_eq!(
+            (claimants.verdicts.len(), claimants.asked.len()),
+            (REMEMBERED, QUESTIONS)
+        );
+        assert!(
+            !claimants.is_containers([9; 6], at(11_000), || false),
+            "and the next station is heard again"
+        );
+    }
+}

@@ -1,0 +1,302 @@
+//! Where a lease lives: an interface in a container's network namespace, and the sockets into it.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::net::link::Link;
+use crate::net::netlink::{self, Netlink};
+use crate::net::netns::{Netns, NetnsId};
+use crate::net::raw::{self};
+use crate::net::wait_for_closes;
+use crate::rt::{self};
+
+use super::claimants::Claimants;
+use super::parent::Parent;
+use super::sockets::{ExchangeSockets, LinkState};
+use crate::proxy::call::request::Request;
+use crate::proxy::error::{BadRequest, Error};
+use crate::proxy::key::Mac;
+
+/// An interface in a network namespace, by what stays the same for as long as it is that one. It
+/// holds nothing open, for a descriptor would keep a container's namespace alive.
+#[derive(Debug)]
+pub(crate) struct ContainerInterface {
+    /// Which network namespace it is.
+    pub(crate) netns: NetnsId,
+    /// The number of the interface.
+    pub(crate) index: u32,
+}
+
+/// Why a site could not be reached again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unreachable {
+    /// The container, or its interface, does not exist any more.
+    #[error("{0}")]
+    Gone(String),
+    /// The interface is there, with another hardware address than the one that its lease is for.
+    #[error("{0}")]
+    OtherMac(String),
+    /// It may be there, but not for us, or not now.
+    #[error(transparent)]
+    Fault(#[from] Error),
+}
+
+impl From<Unreachable> for Error {
+    fn from(unreachable: Unreachable) -> Self {
+        match unreachable {
+            Unreachable::Gone(why) | Unreachable::OtherMac(why) => Self::Vanished(why),
+            Unreachable::Fault(error) => error,
+        }
+    }
+}
+
+impl ContainerInterface {
+    /// Finds what a request speaks of, and the parent as far as that is known: whatever is wrong
+    /// with the request is found before any server is asked.
+    pub(crate) fn find(request: &Request) -> Result<(Self, Option<Parent>), Error> {
+        with_what_is_closed(|| Self::look_up(request), Error::is_out_of_descriptors)
+    }
+
+    fn look_up(request: &Request) -> Result<(Self, Option<Parent>), Error> {
+        // First the host's interface: this thread is in the host's namespace.
+        let host = Netlink::open().map_err(Error::fault("opening a netlink socket"))?;
+        let named = host
+            .link_by_name(&request.host_interface)
+            .map_err(looking_for(&request.host_interface))?;
+        // A macvlan network without a parent in its configuration is on the interface of the
+        // default route.
+        if named.is_none() && !request.host_interface.is_empty() {
+            return Err(no_interface(
+                "host_iface",
+                &request.host_interface,
+                "the daemon's network namespace",
+            ));
+        }
+        let netns = Netns::open(&request.ns_path)?;
+        let link = netlink_in(&netns)?
+            .link_by_name(&request.container_interface)
+            .map_err(looking_for(&request.container_interface))?
+            .ok_or_else(|| {
+                no_interface(
+                    "container_iface",
+                    &request.container_interface,
+                    "the container's network namespace",
+                )
+            })?;
+        if link.mac != Some(request.key.mac.0) {
+            return Err(BadRequest::OtherMac {
+                interface: request.container_interface.clone(),
+                has: mac_text(&link),
+                wanted: request.key.mac.to_string(),
+            }
+            .into());
+        }
+        let parent =
+            Parent::find(&host, named, &link).map_err(looking_for(&request.host_interface))?;
+        Ok((
+            Self {
+                netns: netns.id(),
+                index: link.index,
+            },
+            parent,
+        ))
+    }
+
+    /// Opens the sockets of an exchange, if it is still the same interface in the same namespace.
+    /// It may be down, or without carrier.
+    pub(crate) fn open(&self, request: &Request) -> Result<ExchangeSockets, Unreachable> {
+        self.open_sockets(request, has_its_mac)
+    }
+
+    /// Opens the same sockets whatever hardware address the interface has by now: a RELEASE names
+    /// in `chaddr` the one that the lease is for, and its frame may come from another.
+    pub(crate) fn open_for_release(
+        &self,
+        request: &Request,
+    ) -> Result<ExchangeSockets, Unreachable> {
+        self.open_sockets(request, |_, _| Ok(()))
+    }
+
+    fn open_sockets(
+        &self,
+        request: &Request,
+        check: CheckLink,
+    ) -> Result<ExchangeSockets, Unreachable> {
+        let is_out =
+            |error: &_| matches!(error, Unreachable::Fault(error) if error.is_out_of_descriptors());
+        with_what_is_closed(|| self.try_open(request, check), is_out)
+    }
+
+    fn try_open(
+        &self,
+        request: &Request,
+        check: CheckLink,
+    ) -> Result<ExchangeSockets, Unreachable> {
+        let (netns, netlink, link) = self.reach(request)?;
+        check(&link, request)?;
+        let mut wire = ExchangeSockets::open(&netns, &link, request.key.mac)?;
+        // What changes from now on, the wire is told; so this is how things stand.
+        let link = self.look(&netlink, request)?;
+        wire.state = LinkState::new(link.up, link.carrier);
+        Ok(wire)
+    }
+
+    /// Whether the container itself claims the address `at_stake`, in a frame that is heard on the
+    /// wire. By ARP, Linux answers on each interface for the addresses of all of them (`arp_ignore`
+    /// in its ip-sysctl), which is no conflict (RFC 5227 2.4).
+    pub(crate) fn is_claimed_by_container(
+        &self,
+        request: &Request,
+        claimants: &mut Claimants,
+        at_stake: Option<Ipv4Addr>,
+        frame: &[u8],
+    ) -> bool {
+        let Some((station, address)) = raw::arp_sender(frame) else {
+            return false;
+        };
+        if station == request.key.mac.0 || at_stake != Some(address) {
+            return false;
+        }
+        let links = || -> Result<Vec<Link>, Unreachable> {
+            Ok(self
+                .netlink(request)?
+                .links()
+                .map_err(looking_for("the container's interfaces"))?)
+        };
+        claimants.is_containers(station, rt::now(), || match links() {
+            Ok(links) => links.iter().any(|link| link.mac == Some(station)),
+            // A good address that is declined is lost to the network for a while; one that is not
+            // is asked after again at the next renewal.
+            Err(error) => {
+                log::warn!(
+                    "taking no notice of {}, which claims {address}: {error}",
+                    Mac(station)
+                );
+                true
+            }
+        })
+    }
+
+    /// Opens a netlink socket to change the interface with, if it is still the same namespace. The
+    /// interface may be down, or have another hardware address by now.
+    pub(crate) fn netlink(&self, request: &Request) -> Result<Netlink, Unreachable> {
+        self.reach(request).map(|(_, netlink, _)| netlink)
+    }
+
+    /// The same, if it is still the same interface in every respect.
+    pub(crate) fn check(&self, request: &Request) -> Result<Netlink, Unreachable> {
+        let (_, netlink, link) = self.reach(request)?;
+        has_its_mac(&link, request).map(|()| netlink)
+    }
+
+    /// Returns the name that the interface has now.
+    pub(crate) fn name(&self, request: &Request) -> Result<String, Unreachable> {
+        self.reach(request).map(|(_, _, link)| link.name)
+    }
+
+    fn reach(&self, request: &Request) -> Result<(Netns, Netlink, Link), Unreachable> {
+        let path = &request.ns_path;
+        let netns = Netns::open(path).map_err(|error| match Error::from(error) {
+            // It led to a namespace once: to nothing, or to the bare file below the mount, it leads
+            // when that has ended.
+            Error::BadRequest(error) => Unreachable::Gone(error.to_string()),
+            error => Unreachable::Fault(error),
+        })?;
+        if netns.id() != self.netns {
+            return Err(Unreachable::Gone(format!(
+                "{} is another network namespace now",
+                path.display()
+            )));
+        }
+        let netlink = netlink_in(&netns)?;
+        let link = self.look(&netlink, request)?;
+        Ok((netns, netlink, link))
+    }
+
+    fn look(&self, netlink: &Netlink, request: &Request) -> Result<Link, Unreachable> {
+        let link = netlink
+            .link_by_index(self.index)
+            .map_err(looking_for(&request.container_interface))?;
+        link.ok_or_else(|| {
+            Unreachable::Gone(format!(
+                "{} is not there any more",
+                request.container_interface
+            ))
+        })
+    }
+}
+
+/// Runs `open`, and once more after the pending closes where it failed for want of a descriptor.
+fn with_what_is_closed<T, E>(
+    open: impl Fn() -> Result<T, E>,
+    is_out: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    // This blocks the executor thread, but refusing a call for want of a descriptor that is free in
+    // a moment is worse.
+    const BOUND: Duration = Duration::from_millis(100);
+    open().or_else(|error| {
+        if is_out(&error) && wait_for_closes(BOUND) {
+            open()
+        } else {
+            Err(error)
+        }
+    })
+}
+
+/// A condition that an interface has to meet for its sockets to be opened.
+type CheckLink = fn(&Link, &Request) -> Result<(), Unreachable>;
+
+/// Refuses an interface whose hardware address is not the one that its lease is for.
+fn has_its_mac(link: &Link, request: &Request) -> Result<(), Unreachable> {
+    if link.mac == Some(request.key.mac.0) {
+        return Ok(());
+    }
+    Err(Unreachable::OtherMac(format!(
+        "{} has the address {} now",
+        link.name,
+        mac_text(link)
+    )))
+}
+
+/// One path for one namespace, whatever links lead to its directory: /var/run is /run. Its last
+/// part stays as it is, for what is below /proc cannot be named in any other way.
+pub(crate) fn canonical(path: &Path) -> PathBuf {
+    let resolved = path
+        .parent()
+        .zip(path.file_name())
+        .map(|(parent, name)| (parent.canonicalize(), name));
+    match resolved {
+        // The state file has room for text alone.
+        Some((Ok(parent), name)) if parent.to_str().is_some() => parent.join(name),
+        _ => path.to_owned(),
+    }
+}
+
+pub(crate) fn netlink_in(netns: &Netns) -> Result<Netlink, Error> {
+    let opened = netns
+        .enter(Netlink::open)
+        .map_err(Error::fault("entering the container's network namespace"))?;
+    opened.map_err(Error::fault("opening a netlink socket"))
+}
+
+pub(crate) fn looking_for(interface: &str) -> impl FnOnce(netlink::Error) -> Error {
+    let doing = format!("looking for {interface}");
+    move |error| Error::fault(doing)(error.into_io())
+}
+
+fn no_interface(field: &'static str, name: &str, place: &'static str) -> Error {
+    BadRequest::NoInterface {
+        field,
+        name: name.to_owned(),
+        place,
+    }
+    .into()
+}
+
+fn mac_text(link: &Link) -> String {
+    link.mac.map_or_else(
+        || "no Ethernet address".to_owned(),
+        |mac| Mac(mac).to_string(),
+    )
+}

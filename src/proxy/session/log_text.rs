@@ -1,0 +1,202 @@
+//! What the log says of leases.
+
+use std::fmt;
+
+use crate::dhcp::{Event, Lease, Lost, Route};
+
+use std::time::Duration;
+
+use crate::proxy::key::Mac;
+
+/// A lease in a few words.
+pub(crate) struct Brief<'a>(pub(crate) &'a Lease);
+
+impl fmt::Display for Brief<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Lease {
+            address,
+            prefix_len,
+            server_id,
+            lease_time,
+            ..
+        } = self.0;
+        match lease_time {
+            Some(time) => write!(
+                f,
+                "{address}/{prefix_len} from {server_id} for {} s",
+                time.as_secs()
+            ),
+            None => write!(f, "{address}/{prefix_len} from {server_id} for ever"),
+        }
+    }
+}
+
+/// Why a lease was lost, in a few words.
+pub(crate) struct LostBy<'a>(pub(crate) &'a Lost);
+
+impl fmt::Display for LostBy<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Lost::Expired => write!(f, "nobody extended it in time"),
+            Lost::Refused {
+                server,
+                message: None,
+            } => write!(f, "refused by {server}"),
+            Lost::Refused {
+                server,
+                message: Some(message),
+            } => write!(f, "refused by {server}: {message}"),
+            Lost::Conflict { by } => write!(f, "{} uses that address", Mac(*by)),
+        }
+    }
+}
+
+/// The text of an event that changes nothing for the link; `None` for all others.
+pub(crate) fn remark(event: &Event) -> Option<String> {
+    match event {
+        Event::Declined {
+            address,
+            server,
+            by,
+        } => Some(format!(
+            "declined {address} from {server}: {}",
+            LostBy(&Lost::Conflict { by: *by })
+        )),
+        Event::Unusable { server, values } => Some(format!(
+            "ignoring {} from {server}: not usable here",
+            list(values)
+        )),
+        Event::Contested { address, by } => Some(format!(
+            "{} claims {address}, which is in use here: announced it, and gives it up if the claim is repeated in 10 s",
+            Mac(*by)
+        )),
+        Event::ProxyArp { address, by } => Some(format!(
+            "{} answers ARP for {address}: it is the DHCP server's or the router's station, or has claimed another address \
+             before, so it is taken for proxy ARP and the address is used (--arp-probe 0: never ask)",
+            Mac(*by)
+        )),
+        Event::NoLeaseTime { server, assumed } => {
+            let assumed = assumed.as_ref().map(Duration::as_secs);
+            let text =
+                assumed.map_or_else(|| "for ever".to_owned(), |seconds| format!("{seconds} s"));
+            Some(format!(
+                "{server} does not say for how long it leases: taken as {text}"
+            ))
+        }
+        Event::Bound(_) | Event::Renewed(_) | Event::Changed { .. } | Event::Lost { .. } => None,
+        Event::GaveUp(_) | Event::Released => None,
+    }
+}
+
+/// What a renewal has changed: the lease before and after it. Its text names every setting that
+/// differs, and is empty where none does.
+pub(crate) struct Change<'a>(pub(crate) &'a Lease, pub(crate) &'a Lease);
+
+impl fmt::Display for Change<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(old, new) = self;
+        let settings = |lease: &Lease| {
+            [
+                ("default router", list(lease.routers.first())),
+                ("other routes", list(lease.routes.iter().map(StoredRoute))),
+                ("MTU", list(lease.mtu)),
+                ("DNS servers", list(&lease.dns_servers)),
+                ("domain", list(&lease.domain_name)),
+                ("search list", list(&lease.search)),
+                ("NTP servers", list(&lease.ntp_servers)),
+            ]
+        };
+        let mut separator = "";
+        for ((name, old), (_, new)) in settings(old)
+            .into_iter()
+            .zip(settings(new))
+            .filter(|(old, new)| old != new)
+        {
+            write!(f, "{separator}{name} {old} -> {new}")?;
+            separator = "; ";
+        }
+        Ok(())
+    }
+}
+
+fn list(items: impl IntoIterator<Item: fmt::Display>) -> String {
+    let items: Vec<_> = items.into_iter().map(|item| item.to_string()).collect();
+    if items.is_empty() {
+        "none".to_owned()
+    } else {
+        items.join(", ")
+    }
+}
+
+struct StoredRoute<'a>(&'a Route);
+
+impl fmt::Display for StoredRoute<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Route {
+            destination,
+            prefix_len,
+            gateway,
+        } = self.0;
+        match gateway {
+            Some(gateway) => write!(f, "{destination}/{prefix_len} via {gateway}"),
+            None => write!(f, "{destination}/{prefix_len} on the link"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::proxy::call::reply::tests::plain as lease;
+
+    #[test]
+    fn each_setting_that_differs_is_named_and_no_other() {
+        let change = |new: Lease| Change(&lease(), &new).to_string();
+        assert_eq!(change(lease()), "");
+        // Times are no settings, and only the first router is used.
+        let only = vec![Ipv4Addr::new(10, 0, 0, 1)];
+        assert_eq!(
+            change(Lease {
+                routers: only,
+                lease_time: Some(Duration::from_secs(60)),
+                ..lease()
+            }),
+            ""
+        );
+        assert_eq!(
+            change(Lease {
+                routers: Vec::new(),
+                ..lease()
+            }),
+            "default router 10.0.0.1 -> none"
+        );
+        let destination = Ipv4Addr::new(10, 9, 0, 0);
+        let on_link = Route {
+            destination,
+            prefix_len: 16,
+            gateway: None,
+        };
+        let far = Route {
+            gateway: Some(Ipv4Addr::new(10, 0, 0, 9)),
+            ..on_link
+        };
+        let new = Lease {
+            routes: vec![on_link, far],
+            mtu: Some(1400),
+            dns_servers: vec![Ipv4Addr::new(10, 0, 0, 53), Ipv4Addr::new(10, 0, 0, 54)],
+            domain_name: None,
+            search: vec!["a.example".to_owned()],
+            ntp_servers: vec![Ipv4Addr::new(10, 0, 0, 123)],
+            ..lease()
+        };
+        assert_eq!(
+            change(new),
+            "other routes none -> 10.9.0.0/16 on the link, 10.9.0.0/16 via 10.0.0.9; MTU none -> 1400; \
+             DNS servers 10.0.0.53 -> 10.0.0.53, 10.0.0.54; domain lab.example -> none; search list none -> a.example; \
+             NTP servers none -> 10.0.0.123"
+        );
+    }
+}

@@ -1,0 +1,424 @@
+//! The directory of the daemon's files: locked for the life of the process, and believed only where
+//! no other user can write.
+//!
+//! Every file in it is opened without following links and is looked at by its descriptor. What is
+//! replaced is replaced by rename(2), which follows no link either. Nothing here blocks on a FIFO.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::{OsStr, OsString};
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read, Take};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, fsync, linkat, openat, renameat, statat,
+    unlinkat,
+};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use crate::proxy::error::Locked;
+use crate::service::lock::{LockError, LockFile};
+
+/// A predecessor that is just leaving has let go by then.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The most that is read of a file: a state file of this length has some thirty thousand leases.
+const LONGEST: u64 = 32 << 20;
+
+const FLAGS: OFlags = OFlags::CLOEXEC
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY);
+const PRIVATE: Mode = Mode::from_raw_mode(0o600);
+
+/// The directory and the lock that keeps other instances out of it.
+#[derive(Debug)]
+pub(crate) struct StateDirectory {
+    path: PathBuf,
+    /// A directory that stays where this one is removed.
+    refuge: Option<PathBuf>,
+    lock_name: OsString,
+    /// `None` where it cannot be locked. Opening the directory takes it again if the file was
+    /// removed.
+    lock: RefCell<Option<LockFile>>,
+    told_of_distrust: Cell<bool>,
+    told_of_refuge: Cell<bool>,
+}
+
+/// The directory as it was found at one moment.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    fd: OwnedFd,
+    path: PathBuf,
+    /// The reason not to believe what is in it.
+    distrust: Option<String>,
+}
+
+impl StateDirectory {
+    /// Takes the lock file at `lock`, and makes the directory around it where there is none. Where
+    /// locking is impossible for a reason of the file system's, goes on without: the daemon serves,
+    /// as it does without a state file. `refuge` is a directory of the same file system that
+    /// outlives this one.
+    pub(crate) fn lock(lock: &Path, refuge: Option<PathBuf>) -> Result<Rc<Self>, Locked> {
+        let path = match lock.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let directory = Self {
+            path: path.to_owned(),
+            refuge,
+            lock_name: lock.file_name().unwrap_or_default().to_owned(),
+            lock: RefCell::default(),
+            told_of_distrust: Cell::default(),
+            told_of_refuge: Cell::default(),
+        };
+        let taken = match directory.open_or_make().map(drop) {
+            Ok(()) => LockFile::acquire(CWD, lock, LOCK_PATIENCE),
+            Err(error) => Err(LockError::Io(error)),
+        };
+        match taken {
+            Ok(taken) => *directory.lock.borrow_mut() = Some(taken),
+            Err(LockError::Io(error)) => {
+                log::warn!(
+                    "cannot lock {}: {error}; a second instance would not be noticed",
+                    lock.display()
+                );
+            }
+            // Where other users can write, one of them may have put it there to keep the daemon
+            // from starting.
+            Err(LockError::Unfit(why)) if directory.distrust().is_some() => {
+                log::warn!(
+                    "not using {}: {why}; a second instance would not be noticed",
+                    lock.display()
+                );
+            }
+            Err(why) => {
+                return Err(Locked {
+                    lock: lock.to_owned(),
+                    why,
+                });
+            }
+        }
+        Ok(Rc::new(directory))
+    }
+
+    /// The path of a file in it, for the log.
+    pub(crate) fn path_of(&self, name: &OsStr) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Returns the reason not to believe what is in the directory, if it can be opened and there is
+    /// one.
+    pub(crate) fn distrust(&self) -> Option<String> {
+        let reason = self.open().ok()?.distrust?;
+        Some(format!("the directory {} {reason}", self.path.display()))
+    }
+
+    /// Opens the directory. Makes it again, and takes the lock again, where either was removed
+    /// since. Where the sandbox forbids that, the refuge takes its place: a sandbox goes by the
+    /// directory itself, not by its path.
+    pub(crate) fn open(&self) -> io::Result<Directory> {
+        let opened = self
+            .open_or_make()
+            .and_then(|(fd, made)| self.keep_lock(&fd, made).map(|()| fd));
+        let fd = match opened {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let Some(refuge) = self.refuge() else {
+                    return Err(self.cannot_make(error));
+                };
+                self.tell_of_refuge(&error);
+                return Ok(refuge);
+            }
+            opened => opened?,
+        };
+        let directory = Directory::new(fd, &self.path)?;
+        if let Some(why) = &directory.distrust
+            && !self.told_of_distrust.replace(true)
+        {
+            log::warn!(
+                "the directory {} {why}: nothing that is in it is believed",
+                self.path.display()
+            );
+        }
+        Ok(directory)
+    }
+
+    /// Reads a file as text, with U+FFFD for each byte that is none. A file that does not exist is
+    /// empty.
+    pub(crate) fn read_text(&self, name: &OsStr) -> io::Result<String> {
+        let mut bytes = Vec::new();
+        match self.open()?.read(name) {
+            Ok(mut file) => file.read_to_end(&mut bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(error),
+        };
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn cannot_make(&self, error: io::Error) -> io::Error {
+        if self.lock.borrow().is_none() {
+            return error;
+        }
+        let path = self.path.display();
+        io::Error::other(format!(
+            "the directory {path} was removed, and the sandbox allows no new one"
+        ))
+    }
+
+    /// Opens the directory that outlives this one, if there is one.
+    pub(crate) fn refuge(&self) -> Option<Directory> {
+        let refuge = self.refuge.as_ref()?;
+        let opened = openat(
+            CWD,
+            refuge,
+            OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        );
+        let opened = opened
+            .map_err(io::Error::from)
+            .and_then(|fd| Directory::new(fd, refuge));
+        opened
+            .inspect_err(|error| log::debug!("{}: {error}", refuge.display()))
+            .ok()
+    }
+
+    fn tell_of_refuge(&self, error: &io::Error) {
+        if !self.told_of_refuge.replace(true) {
+            let refuge = self.refuge.as_deref().unwrap_or(Path::new("")).display();
+            log::warn!(
+                "cannot use {}: {error}; the leases are kept in {refuge}",
+                self.path.display()
+            );
+        }
+    }
+
+    /// Keeps a file of `directory` in the refuge as well, by a hard link. Where that is impossible,
+    /// it goes on without.
+    pub(crate) fn keep(&self, directory: &Directory, name: &OsStr) {
+        // Where others can write, one of them may have put another file in its place by now.
+        let is_safe =
+            |refuge: &Directory| refuge.path != directory.path && directory.distrust.is_none();
+        let Some(refuge) = self.refuge().filter(is_safe) else {
+            return;
+        };
+        let _ = unlinkat(&refuge.fd, name, AtFlags::empty());
+        if let Err(error) = linkat(&directory.fd, name, &refuge.fd, name, AtFlags::empty()) {
+            log::debug!(
+                "{} is not kept elsewhere: {error}",
+                directory.path_of(name).display()
+            );
+        }
+    }
+
+    /// The second value says whether it was made.
+    fn open_or_make(&self) -> io::Result<(OwnedFd, bool)> {
+        let open = || {
+            openat(
+                CWD,
+                &self.path,
+                OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+        };
+        match open() {
+            Err(Errno::NOENT) => {
+                DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o755)
+                    .create(&self.path)?;
+                Ok((open()?, true))
+            }
+            opened => Ok((opened?, false)),
+        }
+    }
+
+    fn keep_lock(&self, fd: &OwnedFd, made: bool) -> io::Result<()> {
+        let mut lock = self.lock.borrow_mut();
+        let name = Path::new(&self.lock_name);
+        if lock.as_ref().is_some_and(|lock| lock.is_at(fd, name)) {
+            return Ok(());
+        }
+        match (LockFile::acquire(fd, name, Duration::ZERO), lock.is_some()) {
+            (Ok(taken), had_one) => {
+                if had_one {
+                    let what = if made { "directory" } else { "lock file in" };
+                    log::warn!(
+                        "the {what} {} was removed, making it again",
+                        self.path.display()
+                    );
+                }
+                *lock = Some(taken);
+                Ok(())
+            }
+            // That it cannot be had has been told.
+            (Err(LockError::Io(_)), false) => Ok(()),
+            (Err(LockError::Io(error)), true) => Err(error),
+            (Err(why), _) => Err(io::Error::other(
+                Locked {
+                    lock: self.path_of(&self.lock_name),
+                    why,
+                }
+                .to_string(),
+            )),
+        }
+    }
+}
+
+impl Directory {
+    fn new(fd: OwnedFd, path: &Path) -> io::Result<Self> {
+        let distrust = distrust_of_directory(&fstat(&fd)?);
+        Ok(Self {
+            fd,
+            path: path.to_owned(),
+            distrust,
+        })
+    }
+
+    /// The path of a file in it, for the log.
+    pub(crate) fn path_of(&self, name: &OsStr) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Returns whether there is something of that name.
+    pub(crate) fn has(&self, name: &OsStr) -> bool {
+        !matches!(
+            statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW),
+            Err(Errno::NOENT)
+        )
+    }
+
+    /// Opens a file to be read from its beginning. A file that another user may have written is an
+    /// error.
+    pub(crate) fn read(&self, name: &OsStr) -> io::Result<Take<File>> {
+        let file = self.open_file(name, OFlags::RDONLY)?;
+        if let Some(why) = &self.distrust {
+            return Err(io::Error::other(format!("its directory {why}")));
+        }
+        let metadata = file.metadata()?;
+        if metadata.len() > LONGEST {
+            return Err(io::Error::other("it is too long"));
+        }
+        Ok(file.take(LONGEST))
+    }
+
+    /// Opens a file to be written at its end, and makes it where there is none. A file with a
+    /// second name is an error: a hard link needs no permission on what it leads to.
+    pub(crate) fn append(&self, name: &OsStr) -> io::Result<File> {
+        self.open_own(name, OFlags::WRONLY | OFlags::APPEND)
+    }
+
+    /// The same for a file that is read and then written in place. In a directory that is not
+    /// believed, that is an error.
+    pub(crate) fn update(&self, name: &OsStr) -> io::Result<File> {
+        match &self.distrust {
+            Some(why) => Err(io::Error::other(format!("its directory {why}"))),
+            None => self.open_own(name, OFlags::RDWR),
+        }
+    }
+
+    fn open_own(&self, name: &OsStr, access: OFlags) -> io::Result<File> {
+        let file = self.open_file(name, access | OFlags::CREATE)?;
+        if fstat(&file)?.st_nlink > 1 {
+            return Err(io::Error::other("it has another name as well"));
+        }
+        Ok(file)
+    }
+
+    /// Replaces a file by what `write` writes. A reader gets all of the old content or all of the
+    /// new; `durable`, a power cut leaves one of them as well.
+    pub(crate) fn replace(
+        &self,
+        name: &OsStr,
+        durable: bool,
+        write: impl FnOnce(&File) -> io::Result<()>,
+    ) -> io::Result<()> {
+        // Always the same name, so that a crash leaves at most one behind, and the next write takes
+        // it over.
+        let temporary = beside(name, ".new");
+        let remove = || unlinkat(&self.fd, &temporary, AtFlags::empty());
+        let replace = || {
+            let new = FLAGS | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+            let file = File::from(openat(&self.fd, &temporary, new, PRIVATE)?);
+            write(&file)?;
+            // On the tmpfs that /run is, either flush takes less than a microsecond.
+            if durable {
+                file.sync_all()?;
+            }
+            renameat(&self.fd, &temporary, &self.fd, name)?;
+            if durable {
+                // The new name has to survive a power cut as well (fsync(2)).
+                fsync(&self.fd)?;
+            }
+            Ok(())
+        };
+        let _ = remove();
+        replace().inspect_err(|_| {
+            // Half a file is of no use, least of all on a full disk.
+            let _ = remove();
+        })
+    }
+
+    /// Keeps a file under another name, which is returned. The old name goes on to exist where that
+    /// is possible.
+    pub(crate) fn move_aside(&self, name: &OsStr) -> io::Result<OsString> {
+        let aside = beside(name, ".unused");
+        match unlinkat(&self.fd, &aside, AtFlags::empty()) {
+            Err(Errno::NOENT) | Ok(()) => {}
+            Err(_) => unlinkat(&self.fd, &aside, AtFlags::REMOVEDIR)?,
+        }
+        linkat(&self.fd, name, &self.fd, &aside, AtFlags::empty())
+            .or_else(|_| renameat(&self.fd, name, &self.fd, &aside))?;
+        Ok(aside)
+    }
+
+    fn open_file(&self, name: &OsStr, access: OFlags) -> io::Result<File> {
+        let file =
+            openat(&self.fd, name, FLAGS | access, PRIVATE).map_err(|error| match error {
+                Errno::LOOP => io::Error::other("it is a symbolic link"),
+                error => error.into(),
+            })?;
+        match distrust_of_file(&fstat(&file)?) {
+            Some(why) => Err(io::Error::other(why)),
+            None => Ok(file.into()),
+        }
+    }
+}
+
+/// Directories with the sticky bit are safe: in them only the owner of a file renames or removes
+/// it.
+fn distrust_of_directory(stat: &Stat) -> Option<String> {
+    const STICKY: u32 = 0o1000;
+    let (mode, uid) = (stat.st_mode & 0o7777, stat.st_uid);
+    if !is_trusted(uid) {
+        return Some(format!("belongs to uid {uid}"));
+    }
+    (mode & 0o022 != 0 && mode & STICKY == 0)
+        .then(|| format!("may be written by others (mode {mode:04o})"))
+}
+
+pub(crate) fn distrust_of_file(stat: &Stat) -> Option<String> {
+    let (mode, uid) = (stat.st_mode & 0o7777, stat.st_uid);
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Some("it is not a regular file".to_owned());
+    }
+    if !is_trusted(uid) {
+        return Some(format!("it belongs to uid {uid}"));
+    }
+    (mode & 0o022 != 0).then(|| format!("it may be written by others (mode {mode:04o})"))
+}
+
+/// Root may do as it likes anyway.
+fn is_trusted(uid: u32) -> bool {
+    uid == 0 || uid == geteuid().as_raw()
+}
+
+fn beside(name: &OsStr, suffix: &str) -> OsString {
+    let mut beside = name.to_owned();
+    beside.push(suffix);
+    beside
+}

@@ -1,0 +1,576 @@
+//! The journal of work: which lease the process died of, and how often, so that no lease can keep
+//! all others from theirs.
+//!
+//! One thread does all the work, a step at a time. Before each step for a lease the file says which
+//! one it is for, and after it that it is for none: a process that is killed for a step that
+//! crashes or hangs leaves the culprit's name behind, and no other one's. Nothing is synced, for a
+//! file outlives the process without that; it need not survive a power cut.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::hash::Hasher;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use siphasher::sip::SipHasher24;
+
+use crate::proxy::key::LeaseKey;
+use crate::proxy::store::directory::StateDirectory;
+
+/// A lease that the process died of so often is left alone until a call for it.
+const QUARANTINE: u32 = 3;
+
+/// How long the second try after a death is put off, where the lease lasts long enough.
+const LATER: Duration = Duration::from_secs(300);
+
+/// Leases whose deaths are counted.
+const LEASES: usize = 1000;
+
+/// The longest file that can be one of ours.
+const LONGEST: u64 = 64 * 1024;
+
+/// How far a lease can be trusted not to end the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// The process did not die of it.
+    Full,
+    /// It is tried after all others, and alone.
+    Last,
+    /// Nothing is done for it but by a call.
+    Quarantined,
+}
+
+/// Identifies a lease in the file: a hash of its key, which has no place for a name that a
+/// container chose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Mark(u64);
+
+impl Mark {
+    /// Stands for no lease.
+    const NONE: Self = Self(0);
+
+    fn of(key: &LeaseKey) -> Self {
+        let mut hasher = SipHasher24::new();
+        let netns = key.netns.as_os_str().as_bytes();
+        hasher.write(&key.mac.0);
+        hasher.write_u64(netns.len() as u64);
+        hasher.write(netns);
+        hasher.write(key.interface.as_bytes());
+        Self(hasher.finish().max(1))
+    }
+
+    fn line(self) -> String {
+        format!("{:016x}\n", self.0)
+    }
+}
+
+/// How often the process died of each lease, of those for which no work has come to its end since.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Deaths(BTreeMap<Mark, u32>);
+
+impl Deaths {
+    /// Reads a file: the lease that was worked on when it was last written, and the counts before
+    /// that. Lines that make no sense are passed over.
+    fn parse(text: &str) -> (Option<Mark>, Self) {
+        let mut lines = text.lines();
+        let mark = |text: &str| {
+            u64::from_str_radix(text, 16)
+                .ok()
+                .map(Mark)
+                .filter(|mark| *mark != Mark::NONE)
+        };
+        let current = lines.next().and_then(mark);
+        let mut deaths = Self::default();
+        for (lease, count) in lines.filter_map(|line| line.split_once(' ')) {
+            if let (Some(lease), Ok(count)) = (mark(lease), count.parse())
+                && deaths.0.len() < LEASES
+            {
+                deaths.0.entry(lease).or_insert(count);
+            }
+        }
+        (current, deaths)
+    }
+
+    /// Writes a file that says that no lease is worked on.
+    fn text(&self) -> String {
+        let mut text = Mark::NONE.line();
+        for (Mark(lease), count) in &self.0 {
+            writeln!(text, "{lease:016x} {count}").expect("a String takes everything");
+        }
+        text
+    }
+
+    /// Counts a death at work on a lease.
+    fn count(&mut self, lease: Mark) {
+        let count = self.0.entry(lease).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    fn of(&self, lease: Mark) -> u32 {
+        self.0.get(&lease).copied().unwrap_or(0)
+    }
+
+    /// Forgets the deaths of a lease whose work has come to its end. Returns whether there were
+    /// any.
+    fn acquit(&mut self, lease: Mark) -> bool {
+        self.0.remove(&lease).is_some()
+    }
+}
+
+impl Trust {
+    fn after(deaths: u32) -> Self {
+        match deaths {
+            0 => Self::Full,
+            1.. if deaths < QUARANTINE => Self::Last,
+            _ => Self::Quarantined,
+        }
+    }
+}
+
+/// How long the next try is put off after this many deaths, for a lease that lasts that much longer
+/// if it does not last for ever: the wait alone is not to lose it.
+fn put_off(deaths: u32, rest: Option<Duration>) -> Duration {
+    match deaths {
+        0 | 1 => Duration::ZERO,
+        _ => rest.map_or(LATER, |rest| LATER.min(rest / 4)),
+    }
+}
+
+/// The file, and what is known from it.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    directory: Rc<StateDirectory>,
+    name: OsString,
+    file: RefCell<Option<File>>,
+    deaths: RefCell<Deaths>,
+    /// The lease of which the process before this one died.
+    culprit: Cell<Option<Mark>>,
+    /// The lease that is worked on.
+    current: Cell<Mark>,
+    /// That the file cannot be written has been told.
+    told: Cell<bool>,
+}
+
+impl Journal {
+    /// A journal that is to be kept in the file of that name in `directory`.
+    pub(crate) fn new(directory: &Rc<StateDirectory>, name: impl Into<OsString>) -> Rc<Self> {
+        let (file, deaths) = (RefCell::default(), RefCell::default());
+        Rc::new(Self {
+            directory: Rc::clone(directory),
+            name: name.into(),
+            file,
+            deaths,
+            culprit: Cell::new(None),
+            current: Cell::new(Mark::NONE),
+            told: Cell::default(),
+        })
+    }
+
+    /// Opens the file, and takes in what it says of the process before this one.
+    pub(crate) fn open(&self) {
+        if let Err(error) = self.try_open() {
+            log::warn!(
+                "cannot use {}: {error}; a lease whose work ends the process is not told from the others",
+                self.directory.path_of(&self.name).display()
+            );
+        }
+    }
+
+    fn try_open(&self) -> io::Result<()> {
+        let file = self.directory.open()?.update(&self.name)?;
+        let mut text = Vec::new();
+        (&file).take(LONGEST).read_to_end(&mut text)?;
+        let (culprit, mut deaths) = Deaths::parse(&String::from_utf8_lossy(&text));
+        culprit.iter().for_each(|culprit| deaths.count(*culprit));
+        self.culprit.set(culprit);
+        let is_new = deaths.text().as_bytes() != text;
+        self.deaths.replace(deaths);
+        self.file.replace(Some(file));
+        if is_new { self.write() } else { Ok(()) }
+    }
+
+    /// Makes the file again where it was removed, as with its directory.
+    pub(crate) fn keep_file(&self) {
+        let is_gone = |file: &File| file.metadata().is_ok_and(|metadata| metadata.nlink() == 0);
+        if self.file.borrow().as_ref().is_some_and(is_gone) {
+            let opened = self
+                .directory
+                .open()
+                .and_then(|directory| directory.update(&self.name));
+            self.tell(opened.and_then(|file| {
+                self.file.replace(Some(file));
+                self.write()
+            }));
+        }
+    }
+
+    /// Keeps the counts of `leases` alone: others cannot be worked on any more.
+    pub(crate) fn keep<'a>(&self, leases: impl IntoIterator<Item = &'a LeaseKey>) {
+        if self.deaths.borrow().0.is_empty() {
+            return;
+        }
+        let mut kept = BTreeMap::new();
+        for lease in leases.into_iter().map(Mark::of) {
+            kept.extend(
+                self.deaths
+                    .borrow()
+                    .0
+                    .get(&lease)
+                    .map(|count| (lease, *count)),
+            );
+        }
+        if self.deaths.replace(Deaths(kept)) != *self.deaths.borrow() {
+            self.tell(self.write());
+        }
+    }
+
+    /// How far a lease can be trusted.
+    pub(crate) fn trust(&self, lease: &LeaseKey) -> Trust {
+        Trust::after(self.deaths(lease))
+    }
+
+    /// How often the process died of a lease.
+    pub(crate) fn deaths(&self, lease: &LeaseKey) -> u32 {
+        let deaths = self.deaths.borrow();
+        // Nearly always.
+        if deaths.0.is_empty() {
+            0
+        } else {
+            deaths.of(Mark::of(lease))
+        }
+    }
+
+    /// Returns whether the process before this one died of the lease, and then how long its next
+    /// try is put off; `rest` is how long the lease lasts if nothing is done.
+    pub(crate) fn put_off(&self, lease: &LeaseKey, rest: Option<Duration>) -> Option<Duration> {
+        let is_culprit = self
+            .culprit
+            .get()
+            .is_some_and(|culprit| culprit == Mark::of(lease));
+        is_culprit.then(|| put_off(self.deaths(lease), rest))
+    }
+
+    /// Forgets the deaths of a lease whose work has come to its end, whatever that is.
+    pub(crate) fn acquit(&self, lease: &LeaseKey) {
+        if !self.deaths.borrow().0.is_empty() && self.deaths.borrow_mut().acquit(Mark::of(lease)) {
+            self.tell(self.write());
+        }
+    }
+
+    /// Counts deaths that did not happen.
+    #[cfg(test)]
+    pub(crate) fn count(&self, lease: &LeaseKey, deaths: u32) {
+        (0..deaths).for_each(|_| self.deaths.borrow_mut().count(Mark::of(lease)));
+    }
+
+    /// Forgets all: the process ends because it was asked to.
+    pub(crate) fn clear(&self) {
+        self.deaths.take();
+        self.tell(self.write());
+    }
+
+    /// Says that `lease` is worked on, until the guard is dropped.
+    pub(crate) fn enter(&self, lease: &LeaseKey) -> Step<'_> {
+        self.step(Mark::of(lease))
+    }
+
+    fn step(&self, lease: Mark) -> Step<'_> {
+        let before = self.current.get();
+        self.set_current(lease);
+        Step {
+            journal: self,
+            before,
+        }
+    }
+
+    fn set_current(&self, lease: Mark) {
+        if self.current.replace(lease) != lease
+            && let Some(file) = &*self.file.borrow()
+        {
+            self.tell(file.write_all_at(lease.line().as_bytes(), 0));
+        }
+    }
+
+    /// Writes the whole file.
+    fn write(&self) -> io::Result<()> {
+        let file = self.file.borrow();
+        let Some(file) = &*file else { return Ok(()) };
+        let mut text = self.deaths.borrow().text();
+        text.replace_range(..Mark::NONE.line().len(), &self.current.get().line());
+        file.write_all_at(text.as_bytes(), 0)?;
+        file.set_len(text.len() as u64)
+    }
+
+    fn tell(&self, written: io::Result<()>) {
+        if let Err(error) = written
+            && !self.told.replace(true)
+        {
+            log::warn!(
+                "cannot write {}: {error}",
+                self.directory.path_of(&self.name).display()
+            );
+        }
+    }
+
+    /// Does `work` for a lease, each step of it noted in the file, its end by a drop as well.
+    pub(crate) fn watch<F: Future>(self: &Rc<Self>, lease: &LeaseKey, work: F) -> Work<F> {
+        Work {
+            journal: Rc::clone(self),
+            lease: Mark::of(lease),
+            work: Some(Box::pin(work)),
+        }
+    }
+}
+
+/// One step of work for a lease.
+#[must_use = "dropped at once, it is over at once"]
+pub(crate) struct Step<'a> {
+    journal: &'a Journal,
+    before: Mark,
+}
+
+impl Drop for Step<'_> {
+    fn drop(&mut self) {
+        self.journal.set_current(self.before);
+    }
+}
+
+/// The future of [`Journal::watch`].
+pub(crate) struct Work<F> {
+    journal: Rc<Journal>,
+    lease: Mark,
+    /// `None` only while it is dropped.
+    work: Option<Pin<Box<F>>>,
+}
+
+impl<F: Future> Future for Work<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let Self {
+            journal,
+            lease,
+            work,
+        } = &mut *self;
+        let _step = journal.step(*lease);
+        work.as_mut()
+            .expect("it is taken by the drop alone")
+            .as_mut()
+            .poll(context)
+    }
+}
+
+impl<F> Drop for Work<F> {
+    fn drop(&mut self) {
+        let _step = self.journal.step(self.lease);
+        self.work = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use futures_lite::future::{poll_once, yield_now};
+
+    use super::*;
+    use crate::proxy::key::Mac;
+
+    fn key(number: u8) -> LeaseKey {
+        let netns = Path::new("/run/netns/a").into();
+        LeaseKey {
+            mac: Mac([2, 0, 0, 0, 0, number]),
+            netns,
+            interface: "eth0".into(),
+        }
+    }
+
+    const NAME: &str = "nv-proxy.work";
+
+    /// A directory that goes with the test.
+    fn scratch() -> (tempfile::TempDir, Rc<StateDirectory>) {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = StateDirectory::lock(&folder.path().join("nv-proxy.lock"), None).unwrap();
+        (folder, directory)
+    }
+
+    fn path(folder: &StateDirectory) -> PathBuf {
+        folder.path_of(NAME.as_ref())
+    }
+
+    fn opened(folder: &Rc<StateDirectory>) -> Rc<Journal> {
+        let journal = Journal::new(folder, NAME);
+        journal.open();
+        journal
+    }
+
+    fn said(folder: &StateDirectory) -> String {
+        fs::read_to_string(path(folder)).unwrap()
+    }
+
+    /// The process dies at a step for a lease, and the next one starts.
+    fn dies_of(folder: &Rc<StateDirectory>, lease: &LeaseKey) -> Rc<Journal> {
+        let journal = opened(folder);
+        std::mem::forget(journal.enter(lease));
+        drop(journal);
+        opened(folder)
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn a_lease_is_tried_last_then_later_then_only_by_a_call() {
+        let (_scratch, folder) = &scratch();
+        let (culprit, innocent) = (key(1), key(2));
+        let journal = dies_of(folder, &culprit);
+        assert_eq!(
+            (
+                journal.trust(&culprit),
+                journal.put_off(&culprit, Some(HOUR))
+            ),
+            (Trust::Last, Some(Duration::ZERO))
+        );
+        let journal = dies_of(folder, &culprit);
+        assert_eq!(
+            (
+                journal.trust(&culprit),
+                journal.put_off(&culprit, Some(HOUR))
+            ),
+            (Trust::Last, Some(LATER))
+        );
+        let minute = Duration::from_secs(60);
+        assert_eq!(
+            journal.put_off(&culprit, Some(minute)),
+            Some(minute / 4),
+            "the wait does not lose the lease"
+        );
+        assert_eq!(journal.put_off(&culprit, None), Some(LATER));
+        // A start of another reason does not put it off once more, nor does it forget.
+        let journal = opened(folder);
+        assert_eq!(
+            (
+                journal.trust(&culprit),
+                journal.put_off(&culprit, Some(HOUR))
+            ),
+            (Trust::Last, None)
+        );
+        let journal = dies_of(folder, &culprit);
+        assert_eq!(
+            (journal.trust(&culprit), journal.deaths(&culprit)),
+            (Trust::Quarantined, 3)
+        );
+        assert_eq!(
+            (journal.trust(&innocent), journal.put_off(&innocent, None)),
+            (Trust::Full, None)
+        );
+        // A call for it works.
+        journal.acquit(&culprit);
+        assert_eq!(journal.trust(&culprit), Trust::Full);
+        assert_eq!(opened(folder).trust(&culprit), Trust::Full);
+        assert_eq!(dies_of(folder, &culprit).deaths(&culprit), 1);
+    }
+
+    #[test]
+    fn only_the_lease_at_whose_step_it_died_is_blamed() {
+        let (_scratch, folder) = &scratch();
+        let (one, other) = (key(1), key(2));
+        let journal = opened(folder);
+        let wait = async {
+            yield_now().await;
+            // Within the step of one, one of the other.
+            let _step = journal.enter(&other);
+            assert_eq!(said(folder), Mark::of(&other).line());
+        };
+        let mut work = Box::pin(journal.watch(&one, async {
+            assert_eq!(said(folder), Mark::of(&one).line());
+            wait.await;
+            assert_eq!(said(folder), Mark::of(&one).line());
+        }));
+        let mut poll = || futures_lite::future::block_on(poll_once(&mut work));
+        assert_eq!(poll(), None);
+        assert_eq!(
+            said(folder),
+            Mark::NONE.line(),
+            "it waits, and so does the process"
+        );
+        assert_eq!(poll(), Some(()));
+        assert_eq!(said(folder), Mark::NONE.line());
+        assert_eq!(opened(folder).trust(&one), Trust::Full);
+    }
+
+    #[test]
+    fn what_a_drop_does_is_a_step_too() {
+        struct Undo(Rc<StateDirectory>);
+
+        impl Drop for Undo {
+            fn drop(&mut self) {
+                assert_eq!(said(&self.0), Mark::of(&key(1)).line());
+            }
+        }
+
+        let (_scratch, folder) = &scratch();
+        let journal = opened(folder);
+        let undo = Undo(Rc::clone(folder));
+        drop(journal.watch(&key(1), async move { drop(undo) }));
+        assert_eq!(said(folder), Mark::NONE.line());
+    }
+
+    #[test]
+    fn counts_are_kept_as_long_as_the_lease_and_the_wish_of_the_process_to_run() {
+        let (_scratch, folder) = &scratch();
+        let (one, other) = (key(1), key(2));
+        dies_of(folder, &one);
+        let journal = dies_of(folder, &other);
+        journal.keep([&other, &key(3)]);
+        assert_eq!((journal.deaths(&one), journal.deaths(&other)), (0, 1));
+        assert_eq!(
+            said(folder),
+            format!("{}{:016x} 1\n", Mark::NONE.line(), Mark::of(&other).0)
+        );
+        journal.clear();
+        assert_eq!(
+            (said(folder), opened(folder).deaths(&other)),
+            (Mark::NONE.line(), 0)
+        );
+    }
+
+    #[test]
+    fn a_file_of_any_content_is_read_and_one_that_is_no_file_is_left_alone() {
+        let (scratch, folder) = &scratch();
+        let path = path(folder);
+        for text in [
+            "",
+            "x",
+            "0",
+            "\n\n",
+            "0000000000000001",
+            "zz\n1 2\n1 3\n2\n3 x\n",
+            "1\n1 4294967295\n",
+        ] {
+            fs::write(&path, text).unwrap();
+            let journal = opened(folder);
+            assert!(said(folder).starts_with(&Mark::NONE.line()), "{text:?}");
+            drop(journal.enter(&key(1)));
+        }
+        assert_eq!(
+            Deaths::parse("0\n1 2\n1 3\n").1.of(Mark(1)),
+            2,
+            "what follows may be left of a longer file"
+        );
+        fs::remove_file(&path).unwrap();
+        let target = scratch.path().join("target");
+        fs::write(&target, "another's").unwrap();
+        std::os::unix::fs::symlink(&target, &path).unwrap();
+        drop(opened(folder).enter(&key(1)));
+        assert_eq!(fs::read_to_string(target).unwrap(), "another's");
+    }
+}

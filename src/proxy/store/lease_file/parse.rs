@@ -1,0 +1,115 @@
+//! The files as JSON, one lease at a time: a thousand at once are megabytes, which the heap does
+//! not give back.
+
+use std::fmt;
+use std::io::BufRead;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::{Result, Value};
+
+use super::VERSION;
+
+/// Reads a state file, and hands `each` entry over with the id of its boot, up to where the file
+/// stops making sense. Returns the digest of the copy that belongs to it.
+pub(crate) fn state(file: impl BufRead, each: &mut dyn FnMut(&str, Value)) -> Result<Option<u64>> {
+    struct State<'a>(&'a mut dyn FnMut(&str, Value));
+
+    impl<'de> Visitor<'de> for State<'_> {
+        type Value = Option<u64>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object with a version, the id of a boot, and leases")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(
+            self,
+            mut map: A,
+        ) -> std::result::Result<Self::Value, A::Error> {
+            let (mut version, mut boot_id, mut copy) = (None, String::new(), None);
+            while let Some(key) = map.next_key::<String>()? {
+                match &*key {
+                    "version" => {
+                        let found: u64 = map.next_value()?;
+                        if found > VERSION {
+                            let newer = format!(
+                                "it is of version {found}, and this program knows {VERSION}"
+                            );
+                            return Err(A::Error::custom(newer));
+                        }
+                        version = Some(found);
+                    }
+                    "boot_id" => boot_id = map.next_value()?,
+                    "copy" => copy = u64::from_str_radix(&map.next_value::<String>()?, 16).ok(),
+                    "leases" if version.is_none() => {
+                        return Err(A::Error::missing_field("version"));
+                    }
+                    "leases" => {
+                        map.next_value_seed(Entries(&mut |entry| (self.0)(&boot_id, entry)))?
+                    }
+                    _ => drop(map.next_value::<IgnoredAny>()?),
+                }
+            }
+            version
+                .map(|_| copy)
+                .ok_or_else(|| A::Error::missing_field("version"))
+        }
+    }
+
+    let mut json = serde_json::Deserializer::from_reader(file);
+    let copy = json.deserialize_map(State(each))?;
+    json.end()?;
+    Ok(copy)
+}
+
+/// Reads a file in netavark's shape, and hands `each` entry over, up to where the file stops making
+/// sense.
+///
+/// netavark's proxy truncates its file and writes on where it was: before its leases are as many
+/// zero bytes as it has written before. At its start, and until its first lease, the file is empty.
+pub(crate) fn copy(mut file: impl BufRead, each: &mut dyn FnMut(Value)) -> Result<()> {
+    loop {
+        let bytes = file.fill_buf().map_err(serde_json::Error::custom)?;
+        let (zeros, length) = (
+            bytes.iter().take_while(|byte| **byte == 0).count(),
+            bytes.len(),
+        );
+        file.consume(zeros);
+        match (zeros, length) {
+            (_, 0) => return Ok(()),
+            (zeros, length) if zeros < length => break,
+            _ => {}
+        }
+    }
+    let mut json = serde_json::Deserializer::from_reader(file);
+    Entries(each).deserialize(&mut json)?;
+    json.end()
+}
+
+/// An object with an array of leases for each MAC.
+struct Entries<'a>(&'a mut dyn FnMut(Value));
+
+impl<'de> DeserializeSeed<'de> for Entries<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(
+        self,
+        deserializer: D,
+    ) -> std::result::Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Entries<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with an array of leases for each MAC address")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
+        while let Some((_, leases)) = map.next_entry::<String, Vec<Value>>()? {
+            leases.into_iter().for_each(&mut *self.0);
+        }
+        Ok(())
+    }
+}

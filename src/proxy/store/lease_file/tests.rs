@@ -1,0 +1,445 @@
+//! The state file and its copy, read and written.
+
+use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::*;
+use crate::dhcp::{self, Phase};
+use crate::proxy::call::reply::tests::plain;
+use crate::proxy::store::record::tests::record as record_of;
+
+struct Directory(PathBuf, Rc<StateDirectory>);
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        let path =
+            std::env::temp_dir().join(format!("smol-dhcp-proxy-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        let state = StateDirectory::lock(&path.join("nv-proxy.lock"), None).unwrap();
+        Self(path, state)
+    }
+
+    /// The files as another process finds them.
+    fn lease_file(&self) -> LeaseFile {
+        LeaseFile::new(&self.1, "nv-proxy.lease")
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join("nv-proxy.state")
+    }
+
+    fn copy(&self) -> PathBuf {
+        self.0.join("nv-proxy.lease")
+    }
+
+    fn aside(&self) -> PathBuf {
+        self.0.join("nv-proxy.state.unused")
+    }
+
+    fn copy_aside(&self) -> PathBuf {
+        self.0.join("nv-proxy.lease.unused")
+    }
+
+    fn leases(&self) -> Value {
+        json_of(&self.file())["leases"].clone()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+fn json_of(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// A lease of an hour.
+fn record() -> Record {
+    let lease = dhcp::Lease {
+        lease_time: Some(Duration::from_secs(3600)),
+        t1: Duration::from_secs(1800),
+        t2: Duration::from_secs(3150),
+        ..plain()
+    };
+    let (renew_at, rebind_at) = (lease.acquired_at + lease.t1, lease.acquired_at + lease.t2);
+    record_of(Phase::Bound {
+        lease,
+        renew_at,
+        rebind_at,
+    })
+}
+
+#[test]
+fn new_files_have_no_leases_and_only_their_owner_reads_them() {
+    let directory = Directory::new("new");
+    let found = directory.lease_file().read();
+    assert!(found.leases.is_empty() && found.over.is_empty());
+    assert_eq!(
+        (directory.leases(), json_of(&directory.copy())),
+        (json!({}), json!({}))
+    );
+    for file in [directory.file(), directory.copy()] {
+        assert_eq!(fs::metadata(file).unwrap().mode() & 0o7777, 0o600);
+    }
+}
+
+#[test]
+fn what_is_written_is_read_again() {
+    let directory = Directory::new("again");
+    let file = directory.lease_file();
+    file.replace([(record(), true), (record().ending(), false)])
+        .unwrap();
+    let found = file.read();
+    let leases: Vec<_> = found
+        .leases
+        .iter()
+        .map(|(lease, asleep)| (lease.unpack(), *asleep))
+        .collect();
+    assert_eq!(leases, [(record(), true), (record().ending(), false)]);
+    assert!(found.over.is_empty() && !directory.aside().exists());
+}
+
+#[test]
+fn the_copy_has_netavarks_shape_with_one_object_for_each_netns() {
+    let directory = Directory::new("shape");
+    directory
+        .lease_file()
+        .replace([(record(), false), (record(), false)])
+        .unwrap();
+    let mac = &record().lease.mac_address;
+    let (copy, state) = (json_of(&directory.copy()), directory.leases());
+    let objects = copy[mac].as_array().unwrap();
+    assert_eq!(objects.len(), 2);
+    let mut keys: Vec<&str> = objects[1]
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    keys.sort_unstable();
+    let netavarks = "broadcast_addr dns_servers domain_name gateways host_name is_v6 lease_time mac_address mtu ns_path \
+                     ntp_servers siaddr srv_id subnet_mask t1 t2 yiaddr";
+    assert_eq!(keys.join(" "), netavarks);
+    assert_eq!(
+        (&state[mac][0]["state"], &state[mac][0]["asleep"]),
+        (&json!("BOUND"), &json!(false))
+    );
+    assert_eq!(state[mac][1]["yiaddr"], objects[1]["yiaddr"]);
+    assert!(!directory.file().with_extension("state.new").exists());
+}
+
+#[test]
+fn the_copy_is_written_only_where_it_changes() {
+    let directory = Directory::new("copy");
+    let file = directory.lease_file();
+    let version = |path: PathBuf| fs::metadata(path).unwrap().ino();
+    file.replace([(record(), false)]).unwrap();
+    let before = (version(directory.file()), version(directory.copy()));
+    // As after a renewal.
+    let renewed = record().with_retry(rt::now());
+    file.replace([(renewed.clone(), true)]).unwrap();
+    assert_ne!(version(directory.file()), before.0);
+    assert_eq!(version(directory.copy()), before.1);
+    // Nor by the next process.
+    let next = directory.lease_file();
+    assert_eq!(next.read().leases.len(), 1);
+    next.replace([(renewed, false)]).unwrap();
+    assert_eq!(version(directory.copy()), before.1);
+    next.replace([]).unwrap();
+    assert_eq!(json_of(&directory.copy()), json!({}));
+}
+
+#[test]
+fn leases_go_on_after_netavark_has_emptied_or_rewritten_its_file() {
+    let directory = Directory::new("truncated");
+    let file = directory.lease_file();
+    file.replace([(record(), true)]).unwrap();
+    let before = fs::read(directory.copy()).unwrap();
+    for netavarks in ["", "\0\0\0", "{}", "\0\0\0\0{}"] {
+        fs::write(directory.copy(), netavarks).unwrap();
+        let next = directory.lease_file();
+        let found = next.read();
+        assert_eq!(
+            (found.leases.len(), found.foreign.len(), found.is_other),
+            (1, 0, true),
+            "{netavarks:?}"
+        );
+        assert!(!directory.copy_aside().exists(), "{netavarks:?}");
+        next.replace([(record(), true)]).unwrap();
+        assert_eq!(fs::read(directory.copy()).unwrap(), before, "{netavarks:?}");
+    }
+    // It has served another container.
+    let zeros = "\0".repeat(10_000);
+    let other =
+        r#"{"02:00:00:00:00:02":[{"mac_address":"02:00:00:00:00:02","yiaddr":"10.0.0.6"}]}"#;
+    fs::write(directory.copy(), zeros + other).unwrap();
+    let found = directory.lease_file().read();
+    assert_eq!((found.leases.len(), found.foreign.len()), (1, 1));
+    assert_eq!(
+        (&*found.foreign[0].yiaddr, &*found.foreign[0].mac_address),
+        ("10.0.0.6", "02:00:00:00:00:02")
+    );
+}
+
+#[test]
+fn the_file_of_an_older_version_is_taken_over() {
+    let directory = Directory::new("older");
+    let file = directory.lease_file();
+    let mut entry = serde_json::to_value(record()).unwrap();
+    entry["boot_id"] = json!(file.boot_id);
+    entry["asleep"] = json!(true);
+    let older = json!({ record().lease.mac_address: [entry] });
+    // With a state file of before a downgrade, or without.
+    for is_again in [false, true] {
+        fs::write(directory.copy(), older.to_string()).unwrap();
+        let found = directory.lease_file().read();
+        let leases: Vec<_> = found
+            .leases
+            .iter()
+            .map(|(lease, asleep)| (lease.unpack(), *asleep))
+            .collect();
+        assert_eq!(leases, [(record(), true)], "{is_again}");
+        assert!(
+            found.is_other && found.foreign.is_empty() && !directory.copy_aside().exists(),
+            "{is_again}"
+        );
+        file.replace([]).unwrap();
+    }
+}
+
+#[test]
+fn the_file_of_a_newer_version_is_kept_and_its_leases_are_to_be_adopted() {
+    let directory = Directory::new("newer");
+    directory.lease_file().replace([(record(), true)]).unwrap();
+    let newer = fs::read_to_string(directory.file())
+        .unwrap()
+        .replace(r#""version":1"#, r#""version":2"#);
+    fs::write(directory.file(), &newer).unwrap();
+    let found = directory.lease_file().read();
+    assert!(found.leases.is_empty());
+    assert_eq!(found.foreign, [record().lease]);
+    assert_eq!(fs::read_to_string(directory.aside()).unwrap(), newer);
+}
+
+#[test]
+fn leases_of_before_the_last_boot_leave_their_addresses() {
+    let directory = Directory::new("boot");
+    let file = directory.lease_file();
+    file.replace([(record(), true)]).unwrap();
+    let text = fs::read_to_string(directory.file())
+        .unwrap()
+        .replace(&file.boot_id, "another");
+    fs::write(directory.file(), text).unwrap();
+    let found = file.read();
+    assert_eq!((found.leases.len(), found.over.len()), (0, 1));
+    assert_eq!(
+        found.over[0].unpack().address(),
+        Some(Ipv4Addr::new(10, 0, 0, 5))
+    );
+    assert!(!directory.aside().exists(), "that was to be expected");
+}
+
+#[test]
+fn netavarks_file_is_kept_until_its_leases_are_adopted() {
+    let directory = Directory::new("netavark");
+    let netavarks =
+        r#"{"aa:bb:cc:dd:ee:ff":[{"mac_address":"aa:bb:cc:dd:ee:ff","yiaddr":"10.0.0.5"}]}"#;
+    fs::write(directory.copy(), netavarks).unwrap();
+    let file = directory.lease_file();
+    let found = file.read();
+    assert!(found.leases.is_empty());
+    assert_eq!(found.foreign[0].yiaddr, "10.0.0.5");
+    assert_eq!(
+        found.over[0].unpack().address(),
+        Some(Ipv4Addr::new(10, 0, 0, 5))
+    );
+    assert_eq!(
+        found.over[0].unpack().who().map(|who| who.mac),
+        Some(Mac([0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff]))
+    );
+    assert_eq!(
+        fs::read_to_string(directory.copy_aside()).unwrap(),
+        netavarks
+    );
+    file.replace([(record(), false)]).unwrap();
+    assert_eq!(
+        fs::read_to_string(directory.copy()).unwrap(),
+        netavarks,
+        "a crash is followed by another try"
+    );
+    file.release_copy();
+    file.replace([(record(), false)]).unwrap();
+    assert_eq!(
+        json_of(&directory.copy())[&record().lease.mac_address][0]["yiaddr"],
+        "10.0.0.5"
+    );
+}
+
+#[test]
+fn what_was_cut_off_is_used_as_far_as_it_goes() {
+    let directory = Directory::new("cut");
+    let file = directory.lease_file();
+    let mut other = record();
+    other.lease.mac_address = "02:00:00:00:00:02".to_owned();
+    file.replace([(record(), true), (other, true)]).unwrap();
+    // Nothing else is to be found.
+    fs::remove_file(directory.copy()).unwrap();
+    let bytes = fs::read(directory.file()).unwrap();
+    let first_ends = bytes.windows(3).position(|bytes| bytes == b"}],").unwrap() + 2;
+    for length in 0..bytes.len() {
+        fs::write(directory.file(), &bytes[..length]).unwrap();
+        let found = file.read();
+        assert!(found.leases.len() <= 2 && found.over.is_empty());
+        assert_eq!(!found.leases.is_empty(), length >= first_ends, "{length}");
+        assert_eq!(fs::read(directory.aside()).unwrap(), &bytes[..length]);
+    }
+}
+
+#[test]
+fn bytes_that_were_swapped_cost_what_comes_from_there_on() {
+    let directory = Directory::new("swapped");
+    let file = directory.lease_file();
+    let mut other = record();
+    other.lease.mac_address = "02:00:00:00:00:02".to_owned();
+    file.replace([(record(), true), (other, true)]).unwrap();
+    // Nothing else is to be found.
+    fs::remove_file(directory.copy()).unwrap();
+    let bytes = fs::read(directory.file()).unwrap();
+    let first_ends = bytes.windows(3).position(|bytes| bytes == b"}],").unwrap() + 2;
+    for at in 1..bytes.len() {
+        let mut swapped = bytes.clone();
+        swapped.swap(at - 1, at);
+        fs::write(directory.file(), &swapped).unwrap();
+        let leases = file.read().leases;
+        assert!(
+            at <= first_ends
+                || leases
+                    .first()
+                    .is_some_and(|(first, _)| first.unpack() == record()),
+            "{at}"
+        );
+        // As it would go on in the table.
+        let leases = leases.into_iter().map(|(packed, _)| packed.unpack());
+        assert!(
+            leases
+                .map(|record| (record.due(), record.recall()))
+                .all(|(_, remembered)| remembered.is_some())
+        );
+    }
+}
+
+#[test]
+fn nothing_that_is_there_is_a_reason_not_to_start() {
+    let directory = Directory::new("garbage");
+    let file = directory.lease_file();
+    for garbage in [
+        "",
+        "\0\0{",
+        "[]",
+        "7",
+        r#"{"x":7}"#,
+        r#"{"x":[7]}"#,
+        r#"{"x":[{}]} more"#,
+    ] {
+        fs::write(directory.file(), garbage).unwrap();
+        assert!(file.read().leases.is_empty());
+        assert_eq!(fs::read_to_string(directory.aside()).unwrap(), garbage);
+        file.replace([]).unwrap();
+        assert_eq!(directory.leases(), json!({}));
+    }
+    // Of what is no file, nothing is read at all.
+    fs::remove_file(directory.file()).unwrap();
+    fs::create_dir(directory.file()).unwrap();
+    assert!(file.read().leases.is_empty());
+    assert!(directory.aside().is_dir());
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+    rustix::fs::mknodat(rustix::fs::CWD, directory.file(), kind, mode, 0).unwrap();
+    assert!(file.read().leases.is_empty());
+    file.replace([]).unwrap();
+    assert_eq!(directory.leases(), json!({}));
+}
+
+#[test]
+fn a_failed_write_leaves_the_old_file_as_it_was() {
+    let directory = Directory::new("failed");
+    let file = directory.lease_file();
+    file.replace([]).unwrap();
+    // A directory where the temporary file should be: no write can succeed, root or not.
+    fs::create_dir(directory.file().with_extension("state.new")).unwrap();
+    assert!(file.replace([(record(), false)]).is_err());
+    assert_eq!(directory.leases(), json!({}));
+}
+
+/// A directory that is not made yet, and one that outlives it.
+fn with_refuge() -> (tempfile::TempDir, PathBuf, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, refuge) = (folder.path().join("podman"), folder.path().join("refuge"));
+    fs::create_dir(&refuge).unwrap();
+    (folder, path, refuge)
+}
+
+/// The files in `path`, as another process finds them.
+fn files_in(path: &Path, refuge: &Path) -> LeaseFile {
+    let directory =
+        StateDirectory::lock(&path.join("nv-proxy.lock"), Some(refuge.to_owned())).unwrap();
+    LeaseFile::new(&directory, "nv-proxy.lease")
+}
+
+#[test]
+fn leases_outlive_the_directory() {
+    let (_folder, path, refuge) = with_refuge();
+    let file = files_in(&path, &refuge);
+    file.replace([(record(), true)]).unwrap();
+    let links = |path: &Path| fs::metadata(path).unwrap().nlink();
+    assert_eq!(links(&refuge.join("nv-proxy.state")), 2);
+    // Each write takes the place of the one before.
+    file.replace([(record(), false)]).unwrap();
+    assert_eq!(links(&path.join("nv-proxy.state")), 2);
+    drop(file);
+    fs::remove_dir_all(&path).unwrap();
+    let found = files_in(&path, &refuge).read();
+    assert!(
+        found.leases.len() == 1 && found.is_other,
+        "it is to be written where it belongs"
+    );
+}
+
+/// A lease that ended does not come back from the second name, and neither does one that was
+/// forgotten on purpose.
+#[test]
+fn leases_that_ended_or_were_forgotten_do_not_come_back() {
+    let (_folder, path, refuge) = with_refuge();
+    let file = files_in(&path, &refuge);
+    file.replace([(record(), true)]).unwrap();
+    fs::remove_file(path.join("nv-proxy.state")).unwrap();
+    drop(file);
+    assert!(
+        files_in(&path, &refuge).read().leases.is_empty(),
+        "the copy is there"
+    );
+
+    let file = files_in(&path, &refuge);
+    file.replace([(record(), true)]).unwrap();
+    file.replace([]).unwrap();
+    drop(file);
+    fs::remove_dir_all(&path).unwrap();
+    assert!(files_in(&path, &refuge).read().leases.is_empty());
+}
+
+#[test]
+fn a_file_where_others_can_write_gets_no_second_name() {
+    use std::os::unix::fs::PermissionsExt;
+    let (_folder, path, refuge) = with_refuge();
+    fs::create_dir(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+    files_in(&path, &refuge)
+        .replace([(record(), true)])
+        .unwrap();
+    assert!(path.join("nv-proxy.state").exists() && !refuge.join("nv-proxy.state").exists());
+}

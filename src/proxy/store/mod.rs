@@ -1,0 +1,9 @@
+//! What outlives the process: leases, addresses that containers had, facts about networks, and the work under way.
+
+pub(crate) mod address_history;
+pub(crate) mod directory;
+pub(crate) mod journal;
+pub(crate) mod lease_file;
+pub(crate) mod networks;
+pub(crate) mod oddities;
+pub(crate) mod record;

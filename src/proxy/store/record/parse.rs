@@ -1,0 +1,151 @@
+//! From an entry of the state file to a record: by hand, for what serde derives to read the same is
+//! ten times the code.
+
+use serde_json::Value;
+
+use super::Record;
+use crate::proxy::container::applied::{StoredApplied, StoredRoute};
+use crate::rpc::wire::Lease;
+use crate::time::Instant;
+
+/// No DHCP message has room for more routes, servers or names.
+const ITEMS: usize = 1024;
+
+/// The fields of a struct, each with its name. One that is left out does not compile.
+macro_rules! fields {
+    ($of:expr => $type:ident { $($field:ident),+ $(,)? } $(and $other:ident)?) => {{
+        let $type { $($field,)+ $($other: _)? } = $of;
+        [$((stringify!($field), $field as &mut dyn Field)),+]
+    }};
+}
+
+impl Record {
+    /// Reads an object with its own fields and, beside them, netavark's, which are read all or
+    /// none. What is missing is as by default, what is unknown is passed over, and numbers are
+    /// within what could have been written by `now`. `None` where something of it is not what it
+    /// should be.
+    pub(crate) fn parse(entry: &Value, now: Instant) -> Option<Self> {
+        let mut record = Self::default();
+        read(
+            entry,
+            &mut fields!(&mut record => Self {
+            state, ns_path, ns_cookie, ns_dev, ns_ino, container_iface, container_ifindex, host_iface, client_id,
+            caller_host_name, caller_domain, acquired_at, server_mac, server_domain, search, routes, renew_at, rebind_at,
+            next_at, since, wanted, pace, setbacks, whole_at, plainness, message_size, on_link, look_at, looks, due_at, silent_since, unsaid,
+            retry_at, retries,
+        } and lease),
+        )?;
+        let mut lease = Lease::default();
+        let netavarks = read(
+            entry,
+            &mut fields!(&mut lease => Lease {
+                t1, t2, lease_time, mtu, domain_name, mac_address, is_v6, siaddr, yiaddr, srv_id, subnet_mask, broadcast_addr,
+                dns_servers, gateways, ntp_servers, host_name,
+            }),
+        );
+        Some(
+            Self {
+                lease: netavarks.map_or_else(Lease::default, |()| lease),
+                ..record
+            }
+            .within_reason(now),
+        )
+    }
+}
+
+fn read(object: &Value, fields: &mut [(&str, &mut dyn Field)]) -> Option<()> {
+    let object = object.as_object()?;
+    fields.iter_mut().try_for_each(|(name, field)| {
+        object
+            .get(*name)
+            .map_or(Some(()), |value| field.read(value))
+    })
+}
+
+/// What can be read from JSON. It is not told apart by type before it is called, so that there is
+/// one loop for all.
+trait Field {
+    /// None where the value is of another kind.
+    fn read(&mut self, value: &Value) -> Option<()>;
+}
+
+impl Field for bool {
+    fn read(&mut self, value: &Value) -> Option<()> {
+        value.as_bool().map(|value| *self = value)
+    }
+}
+
+impl Field for u32 {
+    fn read(&mut self, value: &Value) -> Option<()> {
+        value
+            .as_u64()
+            .and_then(|value| value.try_into().ok())
+            .map(|value| *self = value)
+    }
+}
+
+impl Field for u64 {
+    fn read(&mut self, value: &Value) -> Option<()> {
+        value.as_u64().map(|value| *self = value)
+    }
+}
+
+impl Field for String {
+    fn read(&mut self, value: &Value) -> Option<()> {
+        value.as_str().map(|value| *self = value.to_owned())
+    }
+}
+
+impl<T: Field + Default> Field for Option<T> {
+    fn read(&mut self, value: &Value) -> Option<()> {
+        if value.is_null() {
+            Some(())
+        } else {
+            self.insert(T::default()).read(value)
+        }
+    }
+}
+
+impl<T: Field + Default> Field for Vec<T> {
+    fn read(&mut self, value: &Value) -> Option<()> {
+        let values = value
+            .as_array()
+            .filter(|values| values.len() <= ITEMS)?
+            .iter();
+        *self = values
+            .map(|value| {
+                let mut item = T::default();
+                item.read(value).map(|()| item)
+            })
+            .collect::<Option<_>>()?;
+        Some(())
+    }
+}
+
+/// As pairs of hexadecimal digits.
+impl Field for Vec<u8> {
+    fn read(&mut self, value: &Value) -> Option<()> {
+        value.as_str()?.as_bytes().chunks(2).try_for_each(|pair| {
+            let digits = str::from_utf8(pair)
+                .ok()
+                .filter(|digits| digits.len() == 2 && !digits.contains('+'))?;
+            self.push(u8::from_str_radix(digits, 16).ok()?);
+            Some(())
+        })
+    }
+}
+
+impl Field for StoredApplied {
+    fn read(&mut self, value: &Value) -> Option<()> {
+        read(
+            value,
+            &mut fields!(self => StoredApplied { address, routes, mtu_before, mtu, refused_mtu, refused_routes, place }),
+        )
+    }
+}
+
+impl Field for StoredRoute {
+    fn read(&mut self, value: &Value) -> Option<()> {
+        read(value, &mut fields!(self => StoredRoute { to, via, metric }))
+    }
+}

@@ -1,0 +1,383 @@
+//! What is remembered is what there was, whatever has become of the file meanwhile.
+
+use std::rc::Rc;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::net::netns::NetnsId;
+use crate::proxy::call::reply::tests::plain;
+
+pub(crate) fn at(millis: u64) -> Instant {
+    Instant::from_boot(Duration::from_millis(millis))
+}
+
+fn about() -> (Request, ContainerInterface, dhcp::Config) {
+    let netns: Rc<Path> = Path::new("/run/netns/a").into();
+    let request = Request {
+        key: LeaseKey {
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            netns: Rc::clone(&netns),
+            interface: "eth1".into(),
+        },
+        ns_path: netns,
+        mac_text: "02-00:00:00:00:01".to_owned(),
+        host_interface: "eth0".to_owned(),
+        container_interface: "eth1".to_owned(),
+        client_id: b"\0id".to_vec(),
+        host_name: Some("web".to_owned()),
+        domain_name: "my.example".to_owned(),
+    };
+    let site = ContainerInterface {
+        netns: NetnsId {
+            dev: 4,
+            ino: 4_026_532_000,
+            cookie: Some(77),
+        },
+        index: 3,
+    };
+    let config = dhcp::Config {
+        host_name: Some("web".to_owned()),
+        ..dhcp::Config::new([2, 0, 0, 0, 0, 1], b"\0id".to_vec())
+    };
+    (request, site, config)
+}
+
+fn full() -> dhcp::Lease {
+    let (on_link, far) = ("10.9.0.0".parse().unwrap(), "10.10.0.0".parse().unwrap());
+    dhcp::Lease {
+        broadcast: Some(Ipv4Addr::new(10, 0, 0, 255)),
+        routes: vec![
+            dhcp::Route {
+                destination: on_link,
+                prefix_len: 16,
+                gateway: None,
+            },
+            dhcp::Route {
+                destination: far,
+                prefix_len: 16,
+                gateway: Some(Ipv4Addr::new(10, 0, 0, 7)),
+            },
+        ],
+        search: vec!["a.example".to_owned(), "b.example".to_owned()],
+        host_name: Some("given".to_owned()),
+        mtu: Some(1400),
+        ntp_servers: vec![Ipv4Addr::new(10, 0, 0, 123)],
+        next_server: Some(Ipv4Addr::new(10, 0, 0, 2)),
+        server_mac: Some([2, 9, 9, 9, 9, 9]),
+        lease_time: Some(Duration::from_secs(3600)),
+        t1: Duration::from_secs(1800),
+        t2: Duration::from_secs(3150),
+        acquired_at: at(1_000_000),
+        ..plain()
+    }
+}
+
+/// A record of `phase`, with an address on the link.
+pub(crate) fn record(phase: Phase) -> Record {
+    let (request, site, config) = about();
+    let rest = Rest {
+        phase,
+        setbacks: 2,
+        plainness: Plainness::LikeNetavark,
+        whole_at: at(1_500_000),
+    };
+    let mut settings = Applied::default();
+    settings.adopt(Ipv4Addr::new(10, 0, 0, 5), 24);
+    Record::resting((&request, &site), &config, &rest, &settings, None)
+}
+
+pub(crate) fn phases() -> [Phase; 5] {
+    let (lease, never) = (full(), Instant::from_boot(Duration::MAX));
+    let (renew_at, rebind_at, next) = (at(2_800_000), at(4_150_000), at(3_000_000));
+    let wanted = Some(lease.address);
+    [
+        Phase::Bound {
+            lease: lease.clone(),
+            renew_at,
+            rebind_at,
+        },
+        Phase::Renewing {
+            lease: lease.clone(),
+            renew_at,
+            rebind_at,
+            next,
+        },
+        Phase::Rebinding {
+            lease,
+            renew_at,
+            rebind_at,
+            next,
+        },
+        Phase::Init {
+            at: next,
+            since: at(2_900_000),
+            wanted,
+            pace: 3,
+        },
+        Phase::Bound {
+            lease: plain(),
+            renew_at: never,
+            rebind_at: never,
+        },
+    ]
+}
+
+#[test]
+fn what_is_remembered_is_what_there_was() {
+    for phase in phases() {
+        let record = record(phase.clone());
+        assert_eq!(EncodedRecord::from(&record).unpack(), record);
+        assert_eq!(
+            Record::parse(&serde_json::to_value(&record).unwrap(), at(2_900_000)),
+            Some(record.clone())
+        );
+        let Remembered {
+            request,
+            site,
+            settings,
+            looks,
+            message_size,
+            state,
+            ..
+        } = record.recall().unwrap();
+        let expected = about();
+        assert_eq!(
+            (request.key, request.mac_text),
+            (expected.0.key, expected.0.mac_text)
+        );
+        assert_eq!(
+            (request.client_id, request.host_name),
+            (expected.0.client_id, expected.0.host_name)
+        );
+        assert_eq!((site.netns, site.index, looks), (expected.1.netns, 3, None));
+        assert_eq!(settings.remember().address, "10.0.0.5/24");
+        assert_eq!(message_size, Some(expected.2.max_message_size));
+        match state {
+            State::Dormant(rest) => assert_eq!(
+                rest,
+                Rest {
+                    phase,
+                    setbacks: 2,
+                    plainness: Plainness::LikeNetavark,
+                    whole_at: at(1_500_000)
+                }
+            ),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn it_is_due_when_its_state_says() {
+    let dues = phases().map(|phase| record(phase).due());
+    let next = Some(at(3_000_000));
+    assert_eq!(dues, [Some(at(2_800_000)), next, next, next, None]);
+    let bound = record(phases()[0].clone());
+    // A tenth of 1800 s.
+    assert_eq!(bound.may_renew_from(), Some(at(2_800_000 - 180_000)));
+    assert_eq!(bound.clone().with_look().due(), Some(at(0)));
+    assert_eq!(bound.clone().ending().due(), Some(at(0)));
+    assert_eq!(bound.too_late(), Some(at(4_150_000)));
+}
+
+#[test]
+fn what_fails_is_tried_again_ever_later_up_to_an_hour() {
+    let (mut record, mut now) = (record(phases()[0].clone()).with_look(), at(2_900_000));
+    let mut delays = Vec::new();
+    for _ in 0..10 {
+        record = record.with_retry(now);
+        assert!(record.is_retry() && record.may_renew_from().is_none());
+        let due = record.due().unwrap();
+        delays.push((due - now).as_secs());
+        now = due;
+        record = Record::parse(&serde_json::to_value(&record).unwrap(), now).unwrap();
+    }
+    assert_eq!(delays, [30, 60, 120, 240, 312, 234, 175, 131, 98, 74]);
+    let ending = record.clone().ending();
+    assert_eq!(
+        (ending.due(), ending.with_retry(now).due()),
+        (Some(at(0)), Some(now + Duration::from_secs(30)))
+    );
+}
+
+#[test]
+fn an_adopted_lease_is_renewed_at_once_and_rebound_where_its_age_says_little() {
+    let (request, site, _) = about();
+    let lease = crate::proxy::call::reply::reply(&request, &full());
+    let adopted = |lease: &Lease, age: u64| {
+        let now = at(9_000_000);
+        let settings = Applied::default();
+        Record::adopted(
+            lease.clone(),
+            (&request, &site),
+            &settings,
+            (at(9_000_000 - age * 1000), now),
+        )
+    };
+    // Before T2, at 3150 s, the server is asked that it is from.
+    for age in [0, 1000, 3149] {
+        let record = adopted(&lease, age).unwrap();
+        assert_eq!((&*record.state, record.due()), (BOUND, Some(at(9_000_000))));
+        assert_eq!(
+            record.remaining(at(9_000_000)),
+            Some(Duration::from_secs(3600 - age))
+        );
+        assert_eq!(
+            (record.address(), &*record.client_id),
+            (Some(Ipv4Addr::new(10, 0, 0, 5)), &b"\0id"[..])
+        );
+    }
+    for age in [3150, 3600, 8999] {
+        let record = adopted(&lease, age).unwrap();
+        assert_eq!(
+            (&*record.state, record.due()),
+            (REBINDING, Some(at(9_000_000))),
+            "{age}"
+        );
+        assert_eq!(
+            record.remaining(at(9_000_000)),
+            Some(Duration::from_secs(450)),
+            "{age}"
+        );
+    }
+    let for_ever = Lease {
+        lease_time: u32::MAX,
+        t1: u32::MAX,
+        t2: u32::MAX,
+        ..lease.clone()
+    };
+    let record = adopted(&for_ever, 100).unwrap();
+    assert_eq!(
+        (&*record.state, record.remaining(at(9_000_000))),
+        (BOUND, None)
+    );
+    // netavark writes zeros where the server sent no T1 and T2.
+    let timeless = adopted(
+        &Lease {
+            t1: 0,
+            t2: 0,
+            ..lease.clone()
+        },
+        100,
+    )
+    .unwrap();
+    assert_eq!(
+        (timeless.lease.t1, timeless.due()),
+        (1800, Some(at(9_000_000)))
+    );
+    for nonsense in [
+        Lease {
+            subnet_mask: "here".to_owned(),
+            ..lease.clone()
+        },
+        Lease {
+            yiaddr: "127.0.0.1".to_owned(),
+            ..lease.clone()
+        },
+        Lease {
+            srv_id: String::new(),
+            ..lease.clone()
+        },
+    ] {
+        assert_eq!(adopted(&nonsense, 0), None, "{nonsense:?}");
+    }
+}
+
+#[test]
+fn calls_that_were_under_way_are_known() {
+    let (request, site, _) = about();
+    let intent = Record::intent(&request, &site);
+    assert_eq!(
+        (intent.lease.yiaddr.as_str(), intent.due()),
+        ("", Some(at(0)))
+    );
+    assert!(matches!(
+        intent.clone().ending().recall().unwrap().state,
+        State::Intent
+    ));
+    for phase in phases() {
+        let lease = record(phase.clone()).ending();
+        assert!(lease.is_ending());
+        assert!(
+            matches!(lease.recall().unwrap().state, State::Ending(_)),
+            "{phase:?}"
+        );
+    }
+}
+
+#[test]
+fn netavarks_fields_are_as_the_caller_got_them() {
+    let json = serde_json::to_value(record(phases()[0].clone())).unwrap();
+    assert_eq!(
+        (&json["yiaddr"], &json["t1"], &json["domain_name"]),
+        (
+            &json!("10.0.0.5"),
+            &json!(1800),
+            &json!("my.example a.example b.example")
+        )
+    );
+    assert_eq!(
+        (&json["mac_address"], &json["client_id"]),
+        (&json!("02-00:00:00:00:01"), &json!("006964"))
+    );
+}
+
+#[test]
+fn what_is_missing_is_as_by_default_and_what_is_unknown_is_passed_over() {
+    let sparse = Record {
+        state: "INIT".to_owned(),
+        lease: Lease {
+            t1: 7,
+            ..Lease::default()
+        },
+        ..Record::default()
+    };
+    assert_eq!(
+        Record::parse(
+            &json!({"t1": 7, "state": "INIT", "due_at": null, "from_the_future": []}),
+            at(0)
+        ),
+        Some(sparse)
+    );
+    // Of netavark's fields all or none.
+    assert_eq!(
+        Record::parse(&json!({"t1": 7, "mtu": "many"}), at(0)),
+        Some(Record::default())
+    );
+    for wrong in [
+        json!(7),
+        json!({"state": null}),
+        json!({"client_id": "0+"}),
+        json!({"client_id": "é"}),
+    ] {
+        assert_eq!(Record::parse(&wrong, at(0)), None, "{wrong}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn whatever_a_file_says_is_parsed_or_left(
+        phase in 0..5_usize,
+        key in any::<prop::sample::Index>(),
+        value in prop_oneof![
+            Just(Value::Null), any::<u64>().prop_map(Value::from), any::<i64>().prop_map(Value::from), ".{0,20}".prop_map(Value::from),
+            Just(json!([])), Just(json!(["x"])), Just(json!([{"to": "0.0.0.0/99"}])), Just(json!("0.0.0.0")), Just(json!("BOUND")),
+        ],
+    ) {
+        let mut json = serde_json::to_value(record(phases()[phase].clone())).unwrap();
+        let keys: Vec<String> = json.as_object().unwrap().keys().cloned().collect();
+        json[key.get(&keys)] = value;
+        if let Some(record) = Record::parse(&json, at(2_900_000)) {
+            let _ = (record.due(), record.may_renew_from(), record.too_late(), record.address(), record.is_gone());
+            if let Some(remembered) = record.recall()
+                && let State::Dormant(rest) = remembered.state {
+                    let config = dhcp::Config::new([2, 0, 0, 0, 0, 1], Vec::new());
+                    let mut client = dhcp::Client::resume(config, rest, 1, at(2_900_000));
+                    client.handle_timeout(at(5_000_000));
+                }
+        }
+    }
+}
