@@ -124,6 +124,17 @@ impl Error {
         matches!(self, Self::NoAnswer { why, .. } if *why != dhcp::Why::NoCarrier)
     }
 
+    /// Returns whether no server gave any answer.
+    pub(super) fn is_unanswered(&self) -> bool {
+        matches!(
+            self,
+            Self::NoAnswer {
+                is_unanswered: true,
+                ..
+            }
+        )
+    }
+
     /// Returns whether the process or the machine had no free descriptor (EMFILE, ENFILE).
     pub(super) fn is_out_of_descriptors(&self) -> bool {
         let Self::Fault { source, .. } = self else {

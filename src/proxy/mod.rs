@@ -51,8 +51,7 @@ use store::directory::StateDirectory;
 use store::journal::Journal;
 use store::lease_file::LeaseFile;
 use store::networks::Networks;
-use table::Table;
-use table::sleep::Sleep;
+use table::{KeepAlive, Table};
 
 /// How long a client may keep a connection without a call, however long the daemon itself stays.
 const QUIET: Duration = Duration::from_secs(10);
@@ -145,7 +144,7 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
         _ if let Some(why) = directory.distrust() => Err(why),
         _ => unit.map_err(|why| why.to_string()),
     };
-    let sleep = Sleep::new(wakeup, config.activity.unwrap_or_default());
+    let keep_alive = KeepAlive::new(wakeup, config.activity.unwrap_or_default());
     let name = |path: PathBuf| path.file_name().unwrap_or_default().to_owned();
     let file = LeaseFile::new(&directory, name(config.lease_file.clone()));
     let memory = AddressHistory::new(
@@ -165,15 +164,9 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
     rt::block_on(async move |runtime| {
         let habits = (config.habits.clone(), identity);
         let files = (file, memory, networks, journal);
-        let table = Table::new(
-            runtime.clone(),
-            idle.clone(),
-            options.notify.clone(),
-            files,
-            habits,
-            sleep,
-        );
-        table.take_over();
+        let service = (runtime.clone(), idle.clone(), options.notify.clone());
+        let table = Table::new(service, files, habits, keep_alive);
+        table.restore();
         // Who was woken for the leases leaves as soon as the work is done, unless somebody calls.
         if table.is_woken() {
             idle.set_timeout(Some(Duration::ZERO));
@@ -210,7 +203,7 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
             Ok(Reason::Signal(_)) => Rc::clone(&table).stop(config.on_stop).await,
             Ok(Reason::Hurry(_)) => {
                 table.save(true);
-                table.journal.clear();
+                table.clear_journal();
             }
             Ok(Reason::Idle) | Err(_) => {}
         }

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{BeforeRollback, Next, Session, SessionContext, seed};
+use super::{Next, Session, SessionContext, seed};
 use crate::dhcp::{self, Client, Event, Lost};
 use crate::proxy::call::request::Request;
 use crate::proxy::container::applied::Applied;
@@ -16,42 +16,55 @@ use crate::proxy::session::log_text::Brief;
 use crate::rt;
 
 impl Session {
-    /// Gets a lease, `wish` if the server will, and puts it on the link, within the time of
-    /// `patience`. All or nothing. Each lease is made known to `leased` before anything is changed
-    /// for it, and that it is given back to `undoing` before that is done.
-    pub(crate) async fn acquire(
-        commons: Rc<SessionContext>,
+    /// Opens the sockets to get a lease, `wanted` if the server will, within the time of `patience`.
+    ///
+    /// # Errors
+    ///
+    /// The interface is down, or cannot be reached.
+    pub(crate) fn open(
+        commons: &Rc<SessionContext>,
         mut request: Request,
         site: ContainerInterface,
-        (wish, patience): (Option<Ipv4Addr>, Patience),
-        (leased, undoing): (impl AsyncFn(&Self), BeforeRollback),
+        (wanted, patience): (Option<Ipv4Addr>, Patience),
     ) -> Result<Self, Error> {
         // A caller without a deadline waits all the same, which is to be known.
         let time = Some(patience.time);
         let mut config = dhcp::Config {
             deadline: time,
-            requested: wish,
+            requested: wanted,
             ..commons.config(&mut request)
         };
         let wire = site.open(&request)?;
-        // A carrier may come by itself; who sets an interface up did so before he called.
+        // A carrier may come by itself; an interface is set up before the call.
         if wire.state == LinkState::Down {
             return Err(Error::LinkDown(request.container_interface));
         }
         config.fit_mtu(wire.mtu);
         let now = rt::now();
         let client = Client::new(config, seed()?, now);
+        let commons = Rc::clone(commons);
         let mut session = Self::new(commons, request, site, client, Applied::default());
-        session.before_undoing = Some(undoing);
         session.wire = Some(wire);
         session.mind_link();
         session.waiting = Some(Box::new(Wait::new(patience, now)));
-        session.bind(leased).await?;
-        session.waiting = None;
         Ok(session)
     }
 
-    /// Asks until there is a lease that nobody disputes, and puts it on the link.
+    /// Gets a lease that no other station disputes, and puts it on the link; the session is
+    /// [settled](Session::settle) then. Each lease is made known to `leased` before anything is
+    /// changed for it.
+    ///
+    /// # Errors
+    ///
+    /// There is no lease. What was done has to be [rolled back](Session::roll_back).
+    pub(crate) async fn acquire(&mut self, leased: impl AsyncFn(&Self)) -> Result<(), Error> {
+        self.bind(leased).await?;
+        self.waiting = None;
+        self.settle();
+        Ok(())
+    }
+
+    /// Asks until there is a lease, and puts it on the link.
     async fn bind(&mut self, leased: impl AsyncFn(&Self)) -> Result<(), Error> {
         loop {
             let event = match self.next().await {

@@ -4,7 +4,6 @@ use super::Session;
 use crate::dhcp::Event;
 use crate::proxy::container::interface::Unreachable;
 use crate::proxy::error::Error;
-use crate::proxy::session::BeforeRollback;
 use crate::rt;
 
 impl Session {
@@ -16,7 +15,6 @@ impl Session {
     ///
     /// It could not be taken off the link.
     pub(crate) async fn end(mut self, release: bool) -> Result<(), Error> {
-        // Should this be dropped on the way, dropping does the rest.
         self.settled = false;
         if release {
             self.release().await;
@@ -24,6 +22,26 @@ impl Session {
         let ended = self.take_off_link();
         self.settled = true;
         ended
+    }
+
+    /// Undoes a Setup that came to nothing: gives the lease back, after `before` has noted that, and
+    /// takes everything off the link.
+    pub(crate) async fn roll_back(mut self, before: impl FnOnce()) {
+        if self.is_undone() {
+            return;
+        }
+        log::info!("{self}: giving the lease back");
+        before();
+        self.release().await;
+        if let Err(error) = self.take_off_link() {
+            log::warn!("{self}: cannot take the lease off the link: {error}");
+        }
+        self.settled = true;
+    }
+
+    /// Returns whether there is neither a lease nor anything of one on the link.
+    fn is_undone(&self) -> bool {
+        !self.client.is_leased() && self.settings.is_empty()
     }
 
     /// Gives the lease back to its server, if there is one and a way to it. Returns when the
@@ -64,23 +82,11 @@ impl Session {
     }
 }
 
+/// The last net: what was to be undone is undone by [`Session::roll_back`] or [`Session::end`].
 impl Drop for Session {
     fn drop(&mut self) {
-        if self.settled || (!self.client.is_leased() && self.settings.is_empty()) {
-            return;
-        }
-        log::info!("{self}: giving the lease back");
-        if let Some(BeforeRollback(before)) = self.before_undoing.take() {
-            before();
-        }
-        if self.can_release() {
-            // One that would have to wait for ARP is not waited for in here; the ACK has told us
-            // where to send it.
-            self.client.release(rt::now());
-            self.send();
-        }
-        if let Err(error) = self.take_off_link() {
-            log::warn!("{self}: cannot take the lease off the link: {error}");
+        if !self.settled && !self.is_undone() {
+            log::warn!("{self}: the work on its lease was cut off; the next start goes on with it");
         }
     }
 }

@@ -51,9 +51,9 @@ pub(crate) struct SessionContext {
 
 /// A container's lease while something is done for it: each interface has its own (RFC 2131 3.6).
 ///
-/// Until it is [settled](Session::settle), dropping it undoes everything: the lease is given back
-/// and the link is as it was. Once settled it stays when the process goes, for the kernel and the
-/// server know when it ends, and a [record](Session::record) says how to go on.
+/// Until it is settled, a failure has to be [rolled back](Session::roll_back): the lease is given
+/// back and the link is as it was. Once settled it stays when the process goes, for the kernel and
+/// the server know when it ends, and a [record](Session::record) says how to go on.
 #[derive(Debug)]
 pub(crate) struct Session {
     commons: Rc<SessionContext>,
@@ -78,27 +78,16 @@ pub(crate) struct Session {
     told_of_taken_port: bool,
     /// The wait of the caller of Setup.
     waiting: Option<Box<Wait>>,
-    /// Called before a lease that was made known is given back.
-    before_undoing: Option<BeforeRollback>,
     /// The lease is being given back, for which the interface need not have the MAC any more that
     /// the lease is for.
     releasing: bool,
-}
-
-/// What has to be done before a lease is given back that was made known already.
-pub(crate) struct BeforeRollback(pub(crate) Box<dyn FnOnce()>);
-
-impl fmt::Debug for BeforeRollback {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Undoing")
-    }
 }
 
 /// What has become of a session that was kept.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     /// There is nothing to do until its record is due.
-    Rests(Box<Record>),
+    Dormant(Box<Record>),
     /// The container is not there any more.
     Gone,
 }
@@ -168,15 +157,13 @@ impl Session {
             trouble: String::new(),
             told_of_taken_port: false,
             waiting: None,
-            before_undoing: None,
             releasing: false,
         }
     }
 
     /// From now on a drop leaves the lease and the link alone (RFC 2131 3.2 (4)).
-    pub(crate) fn settle(&mut self) {
+    fn settle(&mut self) {
         self.settled = true;
-        self.before_undoing = None;
         self.client.mark_in_use();
     }
 
@@ -202,7 +189,7 @@ impl Session {
         loop {
             let event = match self.next().await {
                 Next::Event(event) => event,
-                Next::Rest(record) => return Outcome::Rests(record),
+                Next::Rest(record) => return Outcome::Dormant(record),
                 Next::Gone(why) => {
                     log::info!("{self}: {why}; its lease is left to run out");
                     // Where the interface is there, and another one's now.

@@ -126,7 +126,7 @@ impl Deaths {
 }
 
 impl Trust {
-    fn after(deaths: u32) -> Self {
+    pub(crate) fn after(deaths: u32) -> Self {
         match deaths {
             0 => Self::Full,
             1.. if deaths < QUARANTINE => Self::Last,

@@ -6,17 +6,14 @@
 //! leads to work on an interface only where that has both its MAC and its address. Calls wait until
 //! this is over, for they may be about such a lease.
 
-use std::cell::Cell;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use event_listener::Event;
 use futures_lite::future::yield_now;
 
-use super::{Dormant, SOON, Slot, SlotState, Table};
 use crate::net::link::Address;
 use crate::net::netlink::Netlink;
 use crate::net::netns::{Netns, NetnsId};
@@ -25,12 +22,13 @@ use crate::proxy::container::applied::Applied;
 use crate::proxy::container::interface::{ContainerInterface, looking_for, netlink_in};
 use crate::proxy::error::Error;
 use crate::proxy::key::{LeaseKey, Mac};
-use crate::proxy::store::record::{EncodedRecord, Record};
-use crate::proxy::table::podman;
-use crate::proxy::table::podman::Container;
+use crate::proxy::store::record::Record;
 use crate::rpc::Lease;
 use crate::rt;
 use crate::time::Instant;
+
+use super::podman::{self, Container};
+use super::state::{Slot, Table};
 
 /// Podman's network namespaces.
 const FOLDER: &str = "/run/netns";
@@ -40,13 +38,6 @@ const NAMESPACES: usize = 4096;
 /// namespace.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The progress of an adoption.
-#[derive(Debug, Default)]
-pub(super) struct Adoption {
-    is_under_way: Cell<bool>,
-    over: Event,
-}
-
 /// An interface with the MAC and the address of a lease.
 struct Sighting {
     /// The namespace, as Podman names it.
@@ -55,18 +46,6 @@ struct Sighting {
     interface: String,
     parent: Option<u32>,
     address: Address,
-}
-
-impl Adoption {
-    /// Waits until no lease is being adopted.
-    pub(super) async fn is_over(&self) {
-        while self.is_under_way.get() {
-            let over = self.over.listen();
-            if self.is_under_way.get() {
-                over.await;
-            }
-        }
-    }
 }
 
 /// Returns the namespaces that are to be looked at, each as the key of a look in the journal of
@@ -90,27 +69,27 @@ pub(super) fn namespaces() -> Vec<LeaseKey> {
 impl Table {
     /// Begins to adopt `leases`, whose interfaces may be in `namespaces`.
     pub(super) fn start_adopting(self: &Rc<Self>, leases: Vec<Lease>, namespaces: Vec<LeaseKey>) {
-        self.adoption.is_under_way.set(true);
+        self.adoption.begin();
         let leases = self.without_known(leases);
         let (table, activity) = (Rc::clone(self), self.idle.activity());
         let adoption = async move {
             table.adopt(leases, namespaces).await;
-            table.adoption.is_under_way.set(false);
-            table.adoption.over.notify(usize::MAX);
+            table.adoption.end();
             // Netavark's file has been taken over as far as it can be.
             table.file.release_copy();
-            table.save_within(SOON);
+            table.save_later();
             drop(activity);
         };
-        self.commons.runtime.spawn(adoption).detach();
+        self.context.runtime.spawn(adoption).detach();
     }
 
     /// Drops leases that are in the table: of a copy whose state file could not be read as a whole.
     fn without_known(&self, mut leases: Vec<Lease>) -> Vec<Lease> {
-        for slot in self.slots.borrow().values() {
-            let Some(known) = slot.record.as_ref().map(EncodedRecord::unpack) else {
-                continue;
-            };
+        for known in self
+            .keys(|_| true)
+            .iter()
+            .filter_map(|key| self.record(key))
+        {
             let is_known = |lease: &Lease| {
                 (&lease.mac_address, &lease.yiaddr)
                     == (&known.lease.mac_address, &known.lease.yiaddr)
@@ -197,7 +176,7 @@ impl Table {
             netns: Rc::clone(&netns),
             interface: interface.as_str().into(),
         };
-        if self.slots.borrow().contains_key(&key) {
+        if self.with_slots(|slots| slots.contains_key(&key)) {
             return Ok(());
         }
         let parent = parent
@@ -241,17 +220,11 @@ impl Table {
             address.address
         );
         let _step = self.journal.enter(&key);
-        let resting = Dormant::of(&adopted, true).trusted(self.journal.trust(&key), now);
-        let slot = Slot {
-            record: Some(EncodedRecord::from(&adopted)),
-            place: SlotState::Dormant(resting),
-        };
-        self.slots.borrow_mut().insert(key.clone(), slot);
+        self.update(&key, |slot| *slot = Some(Slot::dormant(&adopted, true)));
         // In the file before anything is changed for it.
-        self.unsaved.set(true);
         self.save(false);
         let mut take_over = || -> Result<(), Error> {
-            let (netlink, mtu) = (site.check(&request)?, self.commons.habits.mtu);
+            let (netlink, mtu) = (site.check(&request)?, self.context.habits.mtu);
             let Some(lease) = adopted.dhcp_lease() else {
                 return Ok(());
             };
@@ -262,12 +235,8 @@ impl Table {
             log::warn!("{}: {error}", adopted.place());
         }
         if let Some(adopted) = record(&settings) {
-            self.note(&key, &adopted);
+            self.set_record(&key, &adopted);
         }
-        self.save_within(SOON);
-        self.tell();
-        self.mind_staying();
-        self.changed.notify(usize::MAX);
         Ok(())
     }
 }

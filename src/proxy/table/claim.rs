@@ -1,133 +1,132 @@
-//! One call at a time for each key: who has a place, and how long others wait for it.
+//! One call at a time for each lease: a claim on its slot, and how other calls wait for it.
 
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use event_listener::EventListener;
+use event_listener::Event;
 
-use super::{Active, Before, Dormant, SOON, Slot, SlotState, Table, Taken};
 use crate::proxy::key::LeaseKey;
-use crate::proxy::store::record::{EncodedRecord, Record};
+use crate::proxy::store::record::Record;
 use crate::rt::{self, Task};
 
+use super::state::{Active, Cancellation, Claimed, Slot, SlotState, Table};
+
+/// A lease that was there when a call claimed its slot.
+pub(super) enum Before {
+    Active(Box<Active>),
+    Dormant,
+}
+
+/// A slot that one call has to itself. Dropped, the slot is empty.
+#[derive(Debug)]
+pub(super) struct Claim {
+    table: Rc<Table>,
+    pub(super) key: LeaseKey,
+    claimed: Rc<Claimed>,
+    /// A lease that was to be ended and could not. Unless there is a new lease in its slot, that is
+    /// tried again.
+    pub(super) unfinished: RefCell<Option<Record>>,
+}
+
 impl Table {
-    /// Takes a place, cancelling whoever makes a lease there and waiting for whoever ends one;
-    /// tells what it held.
-    pub(crate) async fn claim(self: &Rc<Self>, key: &LeaseKey) -> (Claim, Option<Before>) {
+    /// Claims a slot for a call that can be told to give up by `cancel`. Cancels a call that makes
+    /// a lease there, and waits for one that ends a lease. Returns what the slot held.
+    pub(super) async fn claim(
+        self: &Rc<Self>,
+        key: &LeaseKey,
+        cancel: &Rc<Cancellation>,
+    ) -> (Claim, Option<Before>) {
         loop {
-            let over = {
-                let mut slots = self.slots.borrow_mut();
-                if let Some(Slot {
-                    place: SlotState::Taken(taken),
-                    ..
-                }) = slots.get(key)
-                {
-                    let over = taken.over.listen();
-                    taken.cancel.notify(usize::MAX);
+            let over = match self.try_claim(key, cancel) {
+                Ok(claimed) => return claimed,
+                Err(other) => {
+                    let over = other.over.listen();
+                    other.cancel.cancel();
                     over
-                } else {
-                    let taken = Rc::<Taken>::default();
-                    let cancelled = RefCell::new(taken.cancel.listen());
-                    let mine = SlotState::Taken(Rc::clone(&taken));
-                    let before = match slots.get_mut(key) {
-                        Some(slot) => match std::mem::replace(&mut slot.place, mine) {
-                            SlotState::Active(awake) => Some(Before::Active(awake)),
-                            SlotState::Dormant(_) => Some(Before::Dormant),
-                            SlotState::Taken(_) => None,
-                        },
-                        None => {
-                            slots.insert(
-                                key.clone(),
-                                Slot {
-                                    record: None,
-                                    place: mine,
-                                },
-                            );
-                            None
-                        }
-                    };
-                    let (table, key, unfinished) =
-                        (Rc::clone(self), key.clone(), RefCell::default());
-                    return (
-                        Claim {
-                            table,
-                            key,
-                            taken,
-                            cancelled,
-                            unfinished,
-                        },
-                        before,
-                    );
                 }
             };
             over.await;
         }
     }
-}
 
-/// A place that one call has to itself. Dropped, the place is empty.
-#[derive(Debug)]
-pub(crate) struct Claim {
-    table: Rc<Table>,
-    pub(super) key: LeaseKey,
-    taken: Rc<Taken>,
-    cancelled: RefCell<EventListener>,
-    /// What was to be ended and has not come to its end. Unless there is a new lease in its place,
-    /// that is tried again.
-    pub(super) unfinished: RefCell<Option<Record>>,
+    /// Claims a slot; the error is the call that has it.
+    fn try_claim(
+        self: &Rc<Self>,
+        key: &LeaseKey,
+        cancel: &Rc<Cancellation>,
+    ) -> Result<(Claim, Option<Before>), Rc<Claimed>> {
+        let other = self.with_slots(|slots| match &slots.get(key)?.state {
+            SlotState::Claimed(other) => Some(Rc::clone(other)),
+            SlotState::Active(_) | SlotState::Dormant { .. } => None,
+        });
+        if let Some(other) = other {
+            return Err(other);
+        }
+        let claimed = Rc::new(Claimed {
+            cancel: Rc::clone(cancel),
+            over: Event::new(),
+        });
+        let before = self.update(key, |slot| {
+            let mine = SlotState::Claimed(Rc::clone(&claimed));
+            let Some(slot) = slot else {
+                *slot = Some(Slot {
+                    record: None,
+                    state: mine,
+                });
+                return None;
+            };
+            match std::mem::replace(&mut slot.state, mine) {
+                SlotState::Active(active) => Some(Before::Active(active)),
+                SlotState::Dormant { .. } => Some(Before::Dormant),
+                SlotState::Claimed(_) => None,
+            }
+        });
+        let claim = Claim {
+            table: Rc::clone(self),
+            key: key.clone(),
+            claimed,
+            unfinished: RefCell::default(),
+        };
+        Ok((claim, before))
+    }
 }
 
 impl Claim {
-    /// Waits until somebody else wants the place.
-    pub(super) async fn cancelled(&self) {
-        std::future::poll_fn(|context| Pin::new(&mut *self.cancelled.borrow_mut()).poll(context))
-            .await;
+    /// Leaves a lease in the slot, with the task that works on it.
+    pub(super) fn settle(self, active: Active) {
+        self.table.journal.acquit(&self.key);
+        self.table.update(&self.key, |slot| {
+            if let Some(slot) = slot {
+                slot.state = SlotState::Active(Box::new(active));
+            }
+        });
     }
 
-    /// Leaves a lease in the place.
-    pub(super) fn settle(self, awake: Active) {
-        self.table.journal.acquit(&self.key);
-        if let Some(slot) = self.table.slots.borrow_mut().get_mut(&self.key) {
-            slot.place = SlotState::Active(Box::new(awake));
-        }
+    fn has(&self, slot: &Slot) -> bool {
+        matches!(&slot.state, SlotState::Claimed(claimed) if Rc::ptr_eq(claimed, &self.claimed))
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let is_mine = |slot: &Slot| matches!(&slot.place, SlotState::Taken(taken) if Rc::ptr_eq(taken, &self.taken));
         self.table.journal.acquit(&self.key);
-        let is_in_file = {
-            let mut slots = self.table.slots.borrow_mut();
-            match (slots.get_mut(&self.key), self.unfinished.take()) {
-                (Some(slot), Some(record)) if is_mine(slot) => {
-                    log::info!("{}: trying again in a while", record.place());
-                    let record = record.with_retry(rt::now());
-                    // By now it may be that of a Setup which failed.
-                    slot.record = Some(EncodedRecord::from(&record));
-                    slot.place = SlotState::Dormant(Dormant::of(&record, false));
-                    true
-                }
-                (Some(slot), _) if is_mine(slot) => slots
-                    .remove(&self.key)
-                    .is_some_and(|slot| slot.record.is_some()),
-                _ => false,
+        let unfinished = self.unfinished.take();
+        self.table.update(&self.key, |slot| {
+            if !slot.as_ref().is_some_and(|slot| self.has(slot)) {
+                return;
             }
-        };
-        if is_in_file {
-            // Calls that come to an end see to it before.
-            self.table.save_within(SOON);
-        }
-        self.table.mind_staying();
-        self.table.tell();
-        self.taken.over.notify(usize::MAX);
-        self.table.changed.notify(usize::MAX);
+            *slot = unfinished.map(|record| {
+                log::info!("{}: trying again in a while", record.place());
+                Slot::dormant(&record.with_retry(rt::now()), false)
+            });
+        });
+        self.claimed.over.notify(usize::MAX);
     }
 }
 
-/// Waits for a task, and lets it go on alone when nobody waits any more.
+/// Waits for a task. Dropped before the task is over, lets it go on alone.
 pub(super) struct Finish<T>(pub(super) Option<Task<T>>);
 
 impl<T> Future for Finish<T> {
@@ -157,10 +156,10 @@ mod tests {
 
     use futures_lite::future::yield_now;
 
+    use super::*;
     use crate::dhcp::Phase;
     use crate::proxy::store::record::tests::record;
     use crate::proxy::table::tests::table;
-    use crate::rt;
 
     #[test]
     fn one_that_is_cut_off_with_the_runtime_wants_nothing_of_it() {
@@ -175,8 +174,8 @@ mod tests {
                 pace: 0,
             });
             let key = record.key().unwrap();
-            let (claim, _) = table.claim(&key).await;
-            table.note(&key, &record);
+            let (claim, _) = table.claim(&key, &Rc::default()).await;
+            table.set_record(&key, &record);
             // A Teardown whose caller has gone, and which is not over when the daemon leaves.
             let teardown = async move {
                 let _claim = claim;

@@ -6,31 +6,34 @@ use std::time::Duration;
 
 use futures_lite::future::yield_now;
 
-use super::{Dormant, SOON, Slot, SlotState, Table, adopt};
 use crate::proxy::key::LeaseKey;
 use crate::proxy::store::journal::Trust;
 use crate::proxy::store::record::{EncodedRecord, Record};
 use crate::rt;
 use crate::service::Wakeup;
 
+use super::adopt;
+use super::state::{Slot, Table};
+
 impl Table {
     /// Takes over what earlier instances have left, and sees to it that everything is done in its
     /// time from now on. No container is looked at yet.
-    pub(crate) fn take_over(self: &Rc<Self>) {
+    pub(crate) fn restore(self: &Rc<Self>) {
         let found = self.file.read();
         self.journal.open();
         for record in found.over.iter().map(EncodedRecord::unpack) {
-            self.remember(record.who(), &record);
+            self.remember_address(record.who(), &record);
         }
-        self.sleep.take_in(&found.leases);
-        let mut resting = Vec::new();
-        for (packed, asleep) in found.leases {
-            let record = packed.unpack();
+        self.keep_alive.restore(&found.leases);
+        self.restore_save_state(&found.leases);
+        let mut looks = Vec::new();
+        for (encoded, is_link_known) in found.leases {
+            let record = encoded.unpack();
             let Some(key) = record.key() else { continue };
-            self.take_over_one(key.clone(), record, asleep);
-            if asleep {
-                resting.push(key);
+            if is_link_known {
+                looks.push(key.clone());
             }
+            self.restore_one(&key, record, is_link_known);
         }
         let namespaces = if found.foreign.is_empty() {
             Vec::new()
@@ -38,72 +41,64 @@ impl Table {
             adopt::namespaces()
         };
         self.journal
-            .keep(self.slots.borrow().keys().chain(&namespaces));
+            .keep(self.keys(|_| true).iter().chain(&namespaces));
         if found.is_other {
-            self.save_within(SOON);
+            self.save_later();
         }
         if !found.foreign.is_empty() {
             self.start_adopting(found.foreign, namespaces);
         }
-        self.mind_staying();
-        self.tell();
         let table = Rc::clone(self);
-        self.commons
-            .runtime
-            .spawn(async move { table.keep_schedule().await })
-            .detach();
-        if !resting.is_empty() {
+        let schedule = self.context.runtime.spawn(table.keep_schedule());
+        schedule.detach();
+        if !looks.is_empty() {
             let (table, activity) = (Rc::clone(self), self.idle.activity());
             let looks = async move {
-                table.compare(resting).await;
+                table.compare(looks).await;
                 drop(activity);
             };
-            self.commons.runtime.spawn(looks).detach();
+            self.context.runtime.spawn(looks).detach();
         }
     }
 
-    fn take_over_one(self: &Rc<Self>, key: LeaseKey, record: Record, asleep: bool) {
+    fn restore_one(self: &Rc<Self>, key: &LeaseKey, record: Record, is_link_known: bool) {
         let now = rt::now();
         if let Some((server, since)) = record.server().zip(record.silence()) {
-            self.silence
-                .borrow_mut()
-                .mark_unresponsive(&server, key.mac, since, now);
+            let mut plan = self.plan.borrow_mut();
+            plan.unanswered(&server, key.mac, since, now);
         }
-        let mut record = record;
-        let trust = self.journal.trust(&key);
-        let put_off = self.journal.put_off(&key, record.remaining(now));
-        match (trust, put_off, self.journal.deaths(&key)) {
-            (Trust::Quarantined, _, deaths) => log::error!(
-                "{}: the daemon died {deaths} times at work on this lease; it is not renewed any more. Restart the \
-                 container, or disconnect it from the network and connect it again, for another try",
-                record.place()
-            ),
-            (_, Some(Duration::ZERO), _) => {
-                log::warn!(
-                    "{}: the daemon died at work on this lease; trying again after all others",
-                    record.place()
+        let (place, deaths) = (record.place(), self.journal.deaths(key));
+        let put_off = self.journal.put_off(key, record.remaining(now));
+        let record = match (Trust::after(deaths), put_off) {
+            (Trust::Quarantined, _) => {
+                log::error!(
+                    "{place}: the daemon died {deaths} times at work on this lease; it is not renewed any more. \
+                     Restart the container, or disconnect it from the network and connect it again, for another try"
                 );
+                record
             }
-            (_, Some(delay), deaths) => {
+            (Trust::Full | Trust::Last, Some(Duration::ZERO)) => {
                 log::warn!(
-                    "{}: the daemon died {deaths} times at work on this lease; trying again in {} s",
-                    record.place(),
-                    delay.as_secs()
+                    "{place}: the daemon died at work on this lease; trying again after all others"
                 );
-                record = record.put_off_until(now + delay);
-                self.save_within(SOON);
+                record
             }
-            (_, None, _) => {}
-        }
-        let record = if asleep { record } else { record.with_look() };
-        let place = SlotState::Dormant(Dormant::of(&record, asleep).trusted(trust, now));
-        self.slots.borrow_mut().insert(
-            key,
-            Slot {
-                record: Some(EncodedRecord::from(&record)),
-                place,
-            },
-        );
+            (Trust::Full | Trust::Last, Some(delay)) => {
+                let seconds = delay.as_secs();
+                log::warn!(
+                    "{place}: the daemon died {deaths} times at work on this lease; trying again in {seconds} s"
+                );
+                self.save_later();
+                record.put_off_until(now + delay)
+            }
+            (Trust::Full | Trust::Last, None) => record,
+        };
+        let record = if is_link_known {
+            record
+        } else {
+            record.with_look()
+        };
+        self.restore_slot(key, Slot::dormant(&record, is_link_known));
     }
 
     /// Compares leases that were left in good order with their links, one after the other with a
@@ -113,7 +108,7 @@ impl Table {
         let is_thorough = !Wakeup::woken_by_timer();
         for key in leases {
             yield_now().await;
-            let Some(record) = self.record_at_rest(&key) else {
+            let Some(record) = self.dormant_record(&key) else {
                 continue;
             };
             if self.journal.trust(&key) == Trust::Quarantined {
@@ -122,41 +117,24 @@ impl Table {
                     .remaining(rt::now())
                     .is_some_and(|rest| rest.is_zero())
                 {
-                    self.forget_at_rest(&key, &record);
+                    self.forget_dormant(&key, &record);
                 }
                 continue;
             }
             let _step = self.journal.enter(&key);
             if record.is_gone() {
-                log::info!(
-                    "{}: its network namespace is gone; its lease is left to run out",
-                    record.place()
-                );
-                self.forget_at_rest(&key, &record);
+                let place = record.place();
+                log::info!("{place}: its network namespace is gone; its lease is left to run out");
+                self.forget_dormant(&key, &record);
             } else if is_thorough && !record.still_fits() {
-                let record = record.with_look();
-                self.note(&key, &record);
-                if let Some(slot) = self.slots.borrow_mut().get_mut(&key) {
-                    let resting =
-                        Dormant::of(&record, false).trusted(self.journal.trust(&key), rt::now());
-                    slot.place = SlotState::Dormant(resting);
-                }
-                self.changed.notify(usize::MAX);
+                let dormant = Slot::dormant(&record.with_look(), false);
+                self.update(&key, |slot| *slot = Some(dormant));
             }
         }
     }
 
-    fn forget_at_rest(self: &Rc<Self>, key: &LeaseKey, record: &Record) {
-        self.remember(record.who(), record);
-        self.slots.borrow_mut().remove(key);
-        self.save_within(SOON);
-        self.tell();
-        self.mind_staying();
-    }
-
-    /// Returns the record of a lease for which nothing is done at the moment.
-    fn record_at_rest(&self, key: &LeaseKey) -> Option<Record> {
-        self.slots.borrow().get(key)?.place.resting()?;
-        self.record(key)
+    fn forget_dormant(self: &Rc<Self>, key: &LeaseKey, record: &Record) {
+        self.remember_address(record.who(), record);
+        self.update(key, |slot| *slot = None);
     }
 }

@@ -552,7 +552,7 @@ impl Record {
 
 /// A record in its wire form: a fraction of the memory, for what is kept as long as the container
 /// and seldom looked at.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct EncodedRecord(Box<[u8]>);
 
 impl EncodedRecord {

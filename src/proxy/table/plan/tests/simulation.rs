@@ -1,0 +1,233 @@
+//! Thousands of leases for a day, with servers that fall silent and come back, and a process that
+//! leaves and is started again: what has to hold whatever happens.
+
+use std::ops::Range;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const LEASES: u16 = 2000;
+const SERVERS: usize = 3;
+
+/// A lease as its server and its record have it.
+#[derive(Clone, Debug)]
+struct Lease {
+    times: Times,
+    t2: u64,
+    length: u64,
+    server: usize,
+}
+
+impl Lease {
+    fn new(now: u64, length: u64, number: usize) -> Self {
+        let times = Times {
+            server: Some(server(number as u8)),
+            ..bound(now, length)
+        };
+        Self {
+            times,
+            t2: now + length / 8 * 7,
+            length,
+            server: number,
+        }
+    }
+}
+
+/// The world around a plan.
+struct World {
+    plan: Plan,
+    leases: Vec<Lease>,
+    /// Work under way: when it is over, and on which lease.
+    work: Vec<(u64, u16)>,
+    /// The seconds in which a server answers nothing.
+    outages: [Range<u64>; SERVERS],
+    now: u64,
+    starts: u32,
+    requests: u32,
+    requests_in_vain: u32,
+}
+
+fn number_of(key: &LeaseKey) -> usize {
+    usize::from(u16::from_be_bytes([key.mac.0[4], key.mac.0[5]]))
+}
+
+impl World {
+    fn is_up(&self, server: usize) -> bool {
+        !self.outages[server].contains(&self.now)
+    }
+
+    fn insert(&mut self, key: &LeaseKey) {
+        let times = self.leases[number_of(key)].times.clone();
+        self.plan.insert(key, &times, 0, at(self.now));
+    }
+
+    /// Ends work whose time has come.
+    fn finish(&mut self) {
+        let now = self.now;
+        let is_over = |(end, _): &(u64, u16)| *end <= now;
+        let (over, under_way) = std::mem::take(&mut self.work)
+            .into_iter()
+            .partition(is_over);
+        self.work = under_way;
+        for (_, number) in over {
+            self.requests += 1;
+            let server_number = self.leases[usize::from(number)].server;
+            if self.is_up(server_number) {
+                self.renew(usize::from(number));
+            } else {
+                self.find_silence(number);
+            }
+            self.insert(&key(number));
+        }
+    }
+
+    fn renew(&mut self, number: usize) {
+        let (
+            now,
+            Lease {
+                length, server: of, ..
+            },
+        ) = (self.now, self.leases[number].clone());
+        self.leases[number] = Lease::new(now, length, of);
+        for key in self.plan.answered(&server(of as u8), at(now)) {
+            let times = &mut self.leases[number_of(&key)].times;
+            assert!(times.due > times.t1, "it had been put off");
+            times.due = times.t1;
+            self.insert(&key);
+        }
+    }
+
+    fn find_silence(&mut self, number: u16) {
+        let now = self.now;
+        self.requests_in_vain += 1;
+        let lease = &mut self.leases[usize::from(number)];
+        lease.times = Times {
+            is_bound: false,
+            is_unanswered: true,
+            may_renew_from: None,
+            due: Some(at(now + (lease.t2.saturating_sub(now) / 2).max(60))),
+            ..lease.times.clone()
+        };
+        let server = server(lease.server as u8);
+        self.plan
+            .unanswered(&server, key(number).mac, at(now), at(now));
+    }
+
+    /// Does all that the plan wants done now. Returns what it says then.
+    fn drain(&mut self) -> Action {
+        let now = at(self.now);
+        for _ in 0..2 * u32::from(LEASES) {
+            match self.plan.poll(now) {
+                Action::Wake { key, turn } => {
+                    let lease = &self.leases[number_of(&key)];
+                    let from = lease.times.may_renew_from.or(lease.times.due);
+                    assert!(from.is_some_and(|from| from <= now), "too early: {lease:?}");
+                    assert!(turn >= now && turn - now < Duration::from_secs(120));
+                    let takes = if self.is_up(lease.server) { 1 } else { 11 };
+                    let end = self.now + (turn - now).as_secs() + takes;
+                    self.work.push((end, number_of(&key) as u16));
+                }
+                Action::Defer { key, until } => {
+                    let times = &mut self.leases[number_of(&key)].times;
+                    let (t1, t2) = (times.t1.unwrap(), times.too_late.unwrap());
+                    assert!(until > now && until <= t1 + (t2 - t1) / 2, "{times:?}");
+                    times.due = Some(until);
+                    self.insert(&key);
+                }
+                end => return end,
+            }
+        }
+        panic!("it does not come to an end");
+    }
+
+    /// Goes on until the next thing happens.
+    fn step(&mut self) {
+        self.finish();
+        let next = match self.drain() {
+            Action::SleepUntil {
+                at: until,
+                fallback,
+            } => {
+                assert!(self.work.is_empty(), "asleep while it works");
+                let until = until.expect("leases have an end");
+                assert!(until - at(self.now) > MIN_TIMER_LEAD);
+                assert!(fallback.is_none_or(|fallback| fallback > until));
+                self.starts += 1;
+                Some((until - at(0)).as_secs())
+            }
+            _ => {
+                let work = self.work.iter().map(|(end, _)| *end);
+                let due = self.plan.poll_timeout().map(|due| (due - at(0)).as_secs());
+                work.chain(due).min()
+            }
+        };
+        self.now = next.expect("something comes next").max(self.now + 1);
+    }
+}
+
+fn run(lengths: &[u64], outages: [Range<u64>; SERVERS], end: u64) -> World {
+    let mut plan = Plan::new(Duration::from_secs(5));
+    plan.set_can_sleep(true);
+    let lease = |number: u16| {
+        let length = lengths[usize::from(number) % lengths.len()];
+        Lease::new(u64::from(number), length, usize::from(number) % SERVERS)
+    };
+    let mut world = World {
+        plan,
+        leases: (0..LEASES).map(lease).collect(),
+        work: Vec::new(),
+        outages,
+        now: 0,
+        starts: 0,
+        requests: 0,
+        requests_in_vain: 0,
+    };
+    (0..LEASES).for_each(|number| world.insert(&key(number)));
+    while world.now < end {
+        world.step();
+    }
+    world
+}
+
+#[test]
+fn two_thousand_leases_for_a_day_start_few_processes() {
+    let world = run(&[HOUR, 2 * HOUR, 12 * HOUR], [0..0, 0..0, 0..0], 24 * HOUR);
+    let (starts, requests) = (world.starts, world.requests);
+    // Renewed exactly at T1 these would be some 72,000 requests, each of which could start a
+    // process.
+    assert!(
+        requests < 90_000 && starts < 500,
+        "{requests} requests, {starts} starts"
+    );
+    assert_eq!(world.requests_in_vain, 0);
+}
+
+#[test]
+fn an_outage_costs_few_requests_and_no_lease() {
+    // From before T1 of all of them until nearly half of the time to T2.
+    let world = run(&[HOUR], [1000..2300, 0..0, 0..0], 4000);
+    let in_vain = world.requests_in_vain;
+    assert!((2..250).contains(&in_vain), "{in_vain} requests in vain");
+    for lease in &world.leases {
+        assert!(lease.times.is_bound && lease.t2 > world.now, "{lease:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 6,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn whatever_happens_it_comes_to_an_end_and_keeps_its_promises(
+        lengths in proptest::collection::vec(600_u64..100_000, 1..6),
+        starts in proptest::array::uniform3(0_u64..8000),
+        outages in proptest::array::uniform3(0_u64..5000),
+    ) {
+        let outage = |number: usize| starts[number]..starts[number] + outages[number];
+        run(&lengths, std::array::from_fn(outage), 10_000);
+    }
+}

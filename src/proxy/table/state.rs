@@ -1,0 +1,324 @@
+//! The table itself: a slot for each lease, and the one way to change a slot.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use event_listener::Event;
+
+use crate::proxy::call::client_id::ClientIdentity;
+use crate::proxy::config::DhcpSettings;
+use crate::proxy::key::{ContainerNames, LeaseKey};
+use crate::proxy::session::{Session, SessionContext};
+use crate::proxy::store::address_history::AddressHistory;
+use crate::proxy::store::journal::Journal;
+use crate::proxy::store::lease_file::LeaseFile;
+use crate::proxy::store::networks::Networks;
+use crate::proxy::store::record::{EncodedRecord, Record};
+use crate::rt::{self, Runtime, Task};
+use crate::service::{Activity, Idle, Notify};
+
+use super::keep_alive::KeepAlive;
+use super::plan::{Plan, Times};
+
+/// The leases of this daemon.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(super) context: Rc<SessionContext>,
+    pub(super) idle: Idle,
+    pub(super) identity: ClientIdentity,
+    /// Changed by [`Table::update`] alone.
+    slots: RefCell<BTreeMap<LeaseKey, Slot>>,
+    pub(super) plan: RefCell<Plan>,
+    /// Tells the schedule that something is due at another time.
+    pub(super) changed: Event,
+    pub(super) keep_alive: KeepAlive,
+    pub(super) file: LeaseFile,
+    pub(super) save: SaveState,
+    /// Which lease is worked on, and of which the process died before.
+    pub(super) journal: Rc<Journal>,
+    pub(super) networks: RefCell<Networks>,
+    pub(super) adoption: Adoption,
+    notify: Notify,
+    /// How many leases the service manager was told of.
+    told: Cell<Option<usize>>,
+}
+
+/// What there is for one key.
+#[derive(Debug)]
+pub(super) struct Slot {
+    /// How to go on with the lease; `None` before there is anything to be remembered.
+    pub(super) record: Option<EncodedRecord>,
+    pub(super) state: SlotState,
+}
+
+/// Who works on a lease.
+#[derive(Debug)]
+pub(super) enum SlotState {
+    /// A call makes or ends it; other calls wait for that one.
+    Claimed(Rc<Claimed>),
+    /// A task does something for it.
+    Active(Box<Active>),
+    /// Nothing is done for it until it is due.
+    Dormant {
+        /// The link is known to be as the record says.
+        is_link_known: bool,
+    },
+}
+
+/// A slot that one call has to itself.
+#[derive(Debug)]
+pub(super) struct Claimed {
+    /// Tells the call to give up, if it makes a lease.
+    pub(super) cancel: Rc<Cancellation>,
+    /// Tells other calls that the slot is free.
+    pub(super) over: Event,
+}
+
+/// A lease that a task works on.
+#[derive(Debug)]
+pub(super) struct Active {
+    /// Tells the task to stop; it gives the session back then, if it has one.
+    pub(super) stop: Event,
+    pub(super) task: Task<Option<Session>>,
+    pub(super) _activity: Activity,
+}
+
+/// A flag that can be waited for: a call is to come to an end.
+#[derive(Debug, Default)]
+pub(super) struct Cancellation {
+    is_set: Cell<bool>,
+    event: Event,
+}
+
+/// The progress of the adoption of leases that netavark's proxy left.
+#[derive(Debug, Default)]
+pub(super) struct Adoption {
+    is_under_way: Cell<bool>,
+    over: Event,
+}
+
+/// How far the state file says what it should.
+#[derive(Debug, Default)]
+pub(super) struct SaveState {
+    /// The file does not have the last change.
+    pub(super) is_unsaved: Cell<bool>,
+    /// A task is going to write it.
+    pub(super) is_scheduled: Cell<bool>,
+    /// The file says of all leases that their links are known to be right.
+    pub(super) is_final: Cell<bool>,
+    /// Why it could not be written the last time.
+    pub(super) trouble: RefCell<Option<String>>,
+}
+
+impl Table {
+    /// A table without leases.
+    pub(crate) fn new(
+        (runtime, idle, notify): (Runtime, Idle, Notify),
+        (file, history, networks, journal): (LeaseFile, AddressHistory, Networks, Rc<Journal>),
+        (settings, identity): (DhcpSettings, ClientIdentity),
+        keep_alive: KeepAlive,
+    ) -> Rc<Self> {
+        let plan = Plan::new(keep_alive.stay_for());
+        let table = Self {
+            context: Rc::new(SessionContext {
+                runtime,
+                habits: settings,
+                memory: RefCell::new(history),
+            }),
+            idle,
+            identity,
+            slots: RefCell::default(),
+            plan: RefCell::new(plan),
+            changed: Event::new(),
+            keep_alive,
+            file,
+            save: SaveState::default(),
+            journal,
+            networks: RefCell::new(networks),
+            adoption: Adoption::default(),
+            notify,
+            told: Cell::default(),
+        };
+        table.update_keep_alive();
+        Rc::new(table)
+    }
+
+    /// Changes the slot of a lease, makes one, or removes it; then the plan, the file, the
+    /// activity guard and the status of the service follow. The file gets the change within
+    /// [`SAVE_DELAY`](super::save::SAVE_DELAY), or at the next [`Table::persist`].
+    pub(super) fn update<T>(
+        self: &Rc<Self>,
+        key: &LeaseKey,
+        change: impl FnOnce(&mut Option<Slot>) -> T,
+    ) -> T {
+        let (result, is_changed) = {
+            let mut slots = self.slots.borrow_mut();
+            let mut slot = slots.remove(key);
+            let before = slot.as_ref().and_then(|slot| slot.record.clone());
+            let result = change(&mut slot);
+            let is_changed = slot.as_ref().and_then(|slot| slot.record.as_ref()) != before.as_ref();
+            self.follow(key, slot.as_ref());
+            if let Some(slot) = slot {
+                slots.insert(key.clone(), slot);
+            }
+            (result, is_changed)
+        };
+        if is_changed {
+            self.save_later();
+        }
+        self.update_keep_alive();
+        self.notify_status();
+        self.changed.notify(usize::MAX);
+        result
+    }
+
+    /// Puts a slot in that the file has already.
+    pub(super) fn restore_slot(self: &Rc<Self>, key: &LeaseKey, slot: Slot) {
+        self.follow(key, Some(&slot));
+        self.slots.borrow_mut().insert(key.clone(), slot);
+        self.update_keep_alive();
+        self.notify_status();
+    }
+
+    /// Tells the plan of a slot as it is now.
+    fn follow(&self, key: &LeaseKey, slot: Option<&Slot>) {
+        let mut plan = self.plan.borrow_mut();
+        let Some(slot) = slot else {
+            return plan.remove(key);
+        };
+        let record = slot.record.as_ref().map(EncodedRecord::unpack);
+        let times = record.as_ref().map(Times::from).unwrap_or_default();
+        match slot.state {
+            SlotState::Claimed(_) | SlotState::Active(_) => plan.start_work(key, &times),
+            SlotState::Dormant { .. } => {
+                plan.insert(key, &times, self.journal.deaths(key), rt::now());
+            }
+        }
+    }
+
+    /// Notes how to go on with a lease, if it has a slot.
+    pub(super) fn set_record(self: &Rc<Self>, key: &LeaseKey, record: &Record) {
+        self.update(key, |slot| {
+            if let Some(slot) = slot {
+                slot.record = Some(record.into());
+            }
+        });
+    }
+
+    /// Returns what is remembered of a lease.
+    pub(super) fn record(&self, key: &LeaseKey) -> Option<Record> {
+        let slots = self.slots.borrow();
+        slots.get(key)?.record.as_ref().map(EncodedRecord::unpack)
+    }
+
+    /// Returns the record of a lease for which nothing is done at the moment.
+    pub(super) fn dormant_record(&self, key: &LeaseKey) -> Option<Record> {
+        let slots = self.slots.borrow();
+        let slot = slots.get(key)?;
+        match slot.state {
+            SlotState::Dormant { .. } => slot.record.as_ref().map(EncodedRecord::unpack),
+            SlotState::Claimed(_) | SlotState::Active(_) => None,
+        }
+    }
+
+    /// Looks at all slots, which are in the order of their keys.
+    pub(super) fn with_slots<T>(&self, look: impl FnOnce(&BTreeMap<LeaseKey, Slot>) -> T) -> T {
+        look(&self.slots.borrow())
+    }
+
+    /// Returns the keys that are `chosen`.
+    pub(super) fn keys(&self, chosen: impl Fn(&LeaseKey) -> bool) -> Vec<LeaseKey> {
+        let slots = self.slots.borrow();
+        slots.keys().filter(|key| chosen(key)).cloned().collect()
+    }
+
+    /// Returns how many leases there are, those in the making included.
+    pub(super) fn len(&self) -> usize {
+        self.slots.borrow().len()
+    }
+
+    /// Remembers the address of a container that is about to lose it.
+    pub(super) fn remember_address(&self, names: Option<ContainerNames<'_>>, record: &Record) {
+        if let (Some(names), Some(address)) = (names, record.address()) {
+            self.context.memory.borrow_mut().remember(names, address);
+        }
+    }
+
+    /// Tells the service manager how many leases there are.
+    fn notify_status(&self) {
+        let is_lease = |slot: &&Slot| !matches!(slot.state, SlotState::Claimed(_));
+        let count = self.slots.borrow().values().filter(is_lease).count();
+        if self.told.replace(Some(count)) != Some(count) {
+            self.notify.status(if count == 1 {
+                "1 lease".to_owned()
+            } else {
+                format!("{count} leases")
+            });
+        }
+    }
+}
+
+impl From<&Record> for Times {
+    fn from(record: &Record) -> Self {
+        Self {
+            due: record.due(),
+            may_renew_from: record.may_renew_from(),
+            t1: record.t1(),
+            too_late: record.too_late(),
+            server: record.server(),
+            is_bound: record.is_bound(),
+            is_unanswered: record.is_unanswered(),
+            is_retry: record.is_retry(),
+        }
+    }
+}
+
+impl Slot {
+    /// A lease for which nothing is done until it is due.
+    pub(super) fn dormant(record: &Record, is_link_known: bool) -> Self {
+        Self {
+            record: Some(record.into()),
+            state: SlotState::Dormant { is_link_known },
+        }
+    }
+}
+
+impl Cancellation {
+    /// Sets the flag.
+    pub(super) fn cancel(&self) {
+        self.is_set.set(true);
+        self.event.notify(usize::MAX);
+    }
+
+    /// Waits until the flag is set.
+    pub(super) async fn cancelled(&self) {
+        while !self.is_set.get() {
+            let set = self.event.listen();
+            if !self.is_set.get() {
+                set.await;
+            }
+        }
+    }
+}
+
+impl Adoption {
+    pub(super) fn begin(&self) {
+        self.is_under_way.set(true);
+    }
+
+    pub(super) fn end(&self) {
+        self.is_under_way.set(false);
+        self.over.notify(usize::MAX);
+    }
+
+    /// Waits until no lease is being adopted.
+    pub(super) async fn is_over(&self) {
+        while self.is_under_way.get() {
+            let over = self.over.listen();
+            if self.is_under_way.get() {
+                over.await;
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Tables of tests, and what holds of the table as a whole.
+
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_lite::future::yield_now;
+
+use crate::dhcp::{Phase, Probe};
+use crate::proxy::call::client_id::ClientIdentity;
+use crate::proxy::config::{ClientId, DhcpSettings, MtuRule, Timeout};
+use crate::proxy::key::LeaseKey;
+use crate::proxy::store::address_history::AddressHistory;
+use crate::proxy::store::directory::StateDirectory;
+use crate::proxy::store::journal::Journal;
+use crate::proxy::store::lease_file::LeaseFile;
+use crate::proxy::store::networks::Networks;
+use crate::proxy::store::record::tests::record;
+use crate::rt::{self, Runtime};
+use crate::service::{Idle, Notify};
+
+use super::keep_alive::KeepAlive;
+use super::state::{Slot, SlotState, Table};
+
+/// Returns a table whose files are in `folder`.
+pub(super) fn table(runtime: &Runtime, folder: &Path) -> Rc<Table> {
+    let settings = DhcpSettings {
+        acquisition: Timeout::Unlimited,
+        probe: Probe::Off,
+        broadcast: false,
+        client_id: ClientId::Container,
+        fqdn: false,
+        mtu: MtuRule::Lower,
+        rapid_commit: true,
+        servers: Vec::new(),
+        denied_servers: Vec::new(),
+    };
+    let directory = StateDirectory::lock(&folder.join("lock"), None).unwrap();
+    let file = LeaseFile::new(&directory, "leases");
+    let history = AddressHistory::new(&directory, "known", "boot");
+    let networks = Networks::new(&directory, "networks", file.boot_id());
+    let journal = Journal::new(&directory, "work");
+    Table::new(
+        (runtime.clone(), Idle::new(None), Notify::none()),
+        (file, history, networks, journal),
+        (settings, ClientIdentity::Container),
+        KeepAlive::new(Err("a test".into()), Duration::ZERO),
+    )
+}
+
+/// Puts in a lease whose namespace is not there, so that work on it forgets it.
+fn insert(table: &Rc<Table>, number: u8, deaths: u32) -> LeaseKey {
+    let mut record = record(Phase::Init {
+        at: rt::now(),
+        since: rt::now(),
+        wanted: None,
+        pace: 0,
+    })
+    .with_look();
+    record.lease.mac_address = format!("02:00:00:00:00:{number:02x}");
+    let key = record.key().unwrap();
+    table.journal.count(&key, deaths);
+    table.restore_slot(&key, Slot::dormant(&record, false));
+    key
+}
+
+fn active(table: &Table) -> Vec<LeaseKey> {
+    table.with_slots(|slots| {
+        let active = slots
+            .iter()
+            .filter(|(_, slot)| matches!(slot.state, SlotState::Active(_)));
+        active.map(|(key, _)| key.clone()).collect()
+    })
+}
+
+#[test]
+fn leases_that_ended_the_process_come_last_and_alone_and_in_quarantine_never() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    rt::block_on(async move |runtime| {
+        let table = table(&runtime, &path);
+        let quarantined = insert(&table, 1, 3);
+        let (worse, bad) = (insert(&table, 2, 2), insert(&table, 3, 1));
+        let others: Vec<_> = (4..7).map(|number| insert(&table, number, 0)).collect();
+        let schedule = runtime.spawn(Rc::clone(&table).keep_schedule());
+        let mut seen = Vec::new();
+        while table.len() > 1 {
+            yield_now().await;
+            let active = active(&table);
+            if !active.is_empty() && seen.last() != Some(&active) {
+                seen.push(active);
+            }
+        }
+        // Which of the three is over first is the scheduler's business.
+        let (first, last) = seen.split_at(seen.len() - 2);
+        assert_eq!(first[0], others);
+        assert!(first.iter().flatten().all(|key| others.contains(key)));
+        assert_eq!(last, [vec![bad], vec![worse]]);
+        assert_eq!(table.keys(|_| true), [quarantined]);
+        drop(schedule);
+        table.close_file();
+    });
+}
