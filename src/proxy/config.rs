@@ -102,7 +102,7 @@ pub struct Config {
     /// How to confine itself.
     pub sandbox: sandbox::Mode,
     /// How to speak DHCP.
-    pub habits: DhcpSettings,
+    pub dhcp: DhcpSettings,
 }
 
 /// Whether the process may leave while it has leases.
@@ -189,78 +189,23 @@ pub fn parse(
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Command, lexopt::Error> {
     let mut parser = lexopt::Parser::from_args(arguments);
-    let (mut dir, mut uds) = (PathBuf::from(RUN_DIR), None);
-    let (mut acquisition, mut activity) = (Timeout::Auto, ACTIVITY);
-    let (mut sleep, mut on_stop) = (Sleep::Auto, OnStop::Keep);
-    let (mut probe, mut broadcast, mut client_id, mut fqdn) =
-        (Probe::WithRequest, false, ClientId::Container, false);
-    let mut mtu = MtuRule::Lower;
-    let (mut rapid_commit, mut servers, mut denied_servers) = (true, Vec::new(), Vec::new());
+    let (mut read, mut uds) = (Config::default(), None);
+    let mut dir = PathBuf::from(RUN_DIR);
     // An empty one is as good as none.
     let variable = |name| variable(name).filter(|value| !value.is_empty());
-    let mut confinement = match variable(SANDBOX_ENV) {
-        Some(value) => sandbox_mode(&value, SANDBOX_ENV)?,
-        None => sandbox::Mode::Auto,
-    };
+    if let Some(value) = variable(SANDBOX_ENV) {
+        read.sandbox = sandbox_mode(&value, SANDBOX_ENV)?;
+    }
     while let Some(argument) = parser.next()? {
         match argument {
             Short('d') | Long("dir") => dir = path(&mut parser, "--dir")?,
             Short('u') | Long("uds") => uds = Some(path(&mut parser, "--uds")?),
-            Short('t') | Long("timeout") => acquisition = timeout(&mut parser, "--timeout")?,
-            Short('a') | Long("activity-timeout") => {
-                activity = seconds(&mut parser, "--activity-timeout")?
-            }
-            Long("sleep") => {
-                sleep = one_of(
-                    &mut parser,
-                    "--sleep",
-                    "auto or never",
-                    &[("auto", Sleep::Auto), ("never", Sleep::Never)],
-                )?;
-            }
-            Long("on-stop") => {
-                let choices = [("keep", OnStop::Keep), ("release", OnStop::Release)];
-                on_stop = one_of(&mut parser, "--on-stop", "keep or release", &choices)?;
-            }
-            Long("arp-probe") => probe = probes(&mut parser, "--arp-probe")?,
-            Long("broadcast") => broadcast = true,
-            Long("client-id") => {
-                let choices = [
-                    ("container", ClientId::Container),
-                    ("mac", ClientId::Mac),
-                    ("duid", ClientId::Duid),
-                    ("none", ClientId::None),
-                ];
-                client_id = one_of(
-                    &mut parser,
-                    "--client-id",
-                    "container, mac, duid or none",
-                    &choices,
-                )?;
-            }
-            Long("rapid-commit") => {
-                rapid_commit = one_of(
-                    &mut parser,
-                    "--rapid-commit",
-                    "yes or no",
-                    &[("yes", true), ("no", false)],
-                )?;
-            }
-            Long("server") => servers.push(address(&mut parser, "--server")?),
-            Long("deny-server") => denied_servers.push(address(&mut parser, "--deny-server")?),
-            Long("fqdn") => fqdn = true,
-            Long("mtu") => {
-                let choices = [
-                    ("lower", MtuRule::Lower),
-                    ("server", MtuRule::Server),
-                    ("ignore", MtuRule::Ignore),
-                ];
-                mtu = one_of(&mut parser, "--mtu", "lower, server or ignore", &choices)?;
-            }
-            Long("sandbox") => confinement = sandbox_mode(&parser.value()?, "--sandbox")?,
             Short('h') | Long("help") => return Ok(Command::Help),
             Short('V') | Long("version") => return Ok(Command::Version),
-            other => return Err(other.unexpected()),
+            argument => match option(&argument).or_else(|| dhcp_option(&argument)) {
+                Some(option) => option(&mut read, &mut parser)?,
+                None => return Err(argument.unexpected()),
+            },
         }
     }
     if let Some(run_dir) = variable(RUN_DIR_ENV) {
@@ -269,22 +214,123 @@ pub fn parse(
     Ok(Command::Serve(Config {
         lease_file: dir.join(LEASE_FILE_NAME),
         socket: uds.unwrap_or_else(|| dir.join(SOCKET_NAME)),
-        activity: some_unless_zero(activity),
-        sleep,
-        on_stop,
-        sandbox: confinement,
-        habits: DhcpSettings {
-            acquisition,
-            probe,
-            broadcast,
-            client_id,
-            fqdn,
-            mtu,
-            rapid_commit,
-            servers,
-            denied_servers,
-        },
+        ..read
     }))
+}
+
+/// Reads the value of an option, if it has one, and sets what it is for.
+type ReadOption = fn(&mut Config, &mut lexopt::Parser) -> Result<(), lexopt::Error>;
+
+/// Returns how to read an option of the daemon's life.
+fn option(argument: &lexopt::Arg<'_>) -> Option<ReadOption> {
+    Some(match argument {
+        Short('a') | Long("activity-timeout") => |read, parser| {
+            read.activity = some_unless_zero(seconds(parser, "--activity-timeout")?);
+            Ok(())
+        },
+        Long("sleep") => |read, parser| {
+            let choices = [("auto", Sleep::Auto), ("never", Sleep::Never)];
+            read.sleep = one_of(parser, "--sleep", "auto or never", &choices)?;
+            Ok(())
+        },
+        Long("on-stop") => |read, parser| {
+            let choices = [("keep", OnStop::Keep), ("release", OnStop::Release)];
+            read.on_stop = one_of(parser, "--on-stop", "keep or release", &choices)?;
+            Ok(())
+        },
+        Long("sandbox") => |read, parser| {
+            read.sandbox = sandbox_mode(&parser.value()?, "--sandbox")?;
+            Ok(())
+        },
+        _ => return None,
+    })
+}
+
+/// Returns how to read an option of the way to speak DHCP.
+fn dhcp_option(argument: &lexopt::Arg<'_>) -> Option<ReadOption> {
+    Some(match argument {
+        Short('t') | Long("timeout") => |read, parser| {
+            read.dhcp.acquisition = timeout(parser, "--timeout")?;
+            Ok(())
+        },
+        Long("arp-probe") => |read, parser| {
+            read.dhcp.probe = probes(parser, "--arp-probe")?;
+            Ok(())
+        },
+        Long("broadcast") => |read, _| {
+            read.dhcp.broadcast = true;
+            Ok(())
+        },
+        Long("client-id") => |read, parser| {
+            let choices = [
+                ("container", ClientId::Container),
+                ("mac", ClientId::Mac),
+                ("duid", ClientId::Duid),
+                ("none", ClientId::None),
+            ];
+            let names = "container, mac, duid or none";
+            read.dhcp.client_id = one_of(parser, "--client-id", names, &choices)?;
+            Ok(())
+        },
+        Long("rapid-commit") => |read, parser| {
+            let choices = [("yes", true), ("no", false)];
+            read.dhcp.rapid_commit = one_of(parser, "--rapid-commit", "yes or no", &choices)?;
+            Ok(())
+        },
+        Long("server") => |read, parser| {
+            read.dhcp.servers.push(address(parser, "--server")?);
+            Ok(())
+        },
+        Long("deny-server") => |read, parser| {
+            let server = address(parser, "--deny-server")?;
+            read.dhcp.denied_servers.push(server);
+            Ok(())
+        },
+        Long("fqdn") => |read, _| {
+            read.dhcp.fqdn = true;
+            Ok(())
+        },
+        Long("mtu") => |read, parser| {
+            let choices = [
+                ("lower", MtuRule::Lower),
+                ("server", MtuRule::Server),
+                ("ignore", MtuRule::Ignore),
+            ];
+            read.dhcp.mtu = one_of(parser, "--mtu", "lower, server or ignore", &choices)?;
+            Ok(())
+        },
+        _ => return None,
+    })
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            socket: PathBuf::new(),
+            lease_file: PathBuf::new(),
+            activity: Some(ACTIVITY),
+            sleep: Sleep::Auto,
+            on_stop: OnStop::Keep,
+            sandbox: sandbox::Mode::Auto,
+            dhcp: DhcpSettings::default(),
+        }
+    }
+}
+
+impl Default for DhcpSettings {
+    fn default() -> Self {
+        Self {
+            acquisition: Timeout::Auto,
+            probe: Probe::WithRequest,
+            broadcast: false,
+            client_id: ClientId::Container,
+            fqdn: false,
+            mtu: MtuRule::Lower,
+            rapid_commit: true,
+            servers: Vec::new(),
+            denied_servers: Vec::new(),
+        }
+    }
 }
 
 impl Config {
@@ -406,278 +452,4 @@ fn some_unless_zero(time: Duration) -> Option<Duration> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parsed(arguments: &[&str], run_dir: Option<&str>) -> Result<Command, String> {
-        let variable = |name: &str| run_dir.filter(|_| name == RUN_DIR_ENV).map(OsString::from);
-        parse(arguments.iter().map(OsString::from), variable).map_err(|error| error.to_string())
-    }
-
-    fn config(arguments: &[&str], run_dir: Option<&str>) -> Config {
-        match parsed(arguments, run_dir) {
-            Ok(Command::Serve(config)) => config,
-            other => panic!("{arguments:?} gave {other:?}"),
-        }
-    }
-
-    #[test]
-    fn defaults_are_those_of_the_peer_but_for_the_patience() {
-        assert_eq!(
-            config(&[], None),
-            Config {
-                socket: "/run/podman/nv-proxy.sock".into(),
-                lease_file: "/run/podman/nv-proxy.lease".into(),
-                activity: Some(Duration::from_secs(300)),
-                sleep: Sleep::Auto,
-                on_stop: OnStop::Keep,
-                sandbox: sandbox::Mode::Auto,
-                habits: DhcpSettings {
-                    acquisition: Timeout::Auto,
-                    probe: Probe::WithRequest,
-                    broadcast: false,
-                    client_id: ClientId::Container,
-                    fqdn: false,
-                    mtu: MtuRule::Lower,
-                    rapid_commit: true,
-                    servers: Vec::new(),
-                    denied_servers: Vec::new(),
-                },
-            }
-        );
-    }
-
-    #[test]
-    fn habits_are_chosen_one_by_one() {
-        let probe = |count| config(&["--arp-probe", count], None).habits.probe;
-        assert_eq!(
-            (probe("0"), probe("1"), probe("10")),
-            (Probe::Off, Probe::Before(1), Probe::Before(10))
-        );
-        assert_eq!(
-            config(&["--arp-probe=3"], None).habits.probe,
-            Probe::Before(3)
-        );
-        let client_id = |what| config(&["--client-id", what], None).habits.client_id;
-        assert_eq!(
-            ["container", "mac", "duid"].map(client_id),
-            [ClientId::Container, ClientId::Mac, ClientId::Duid]
-        );
-        assert_eq!(client_id("none"), ClientId::None);
-        let rapid_commit = |whether| {
-            config(&["--rapid-commit", whether], None)
-                .habits
-                .rapid_commit
-        };
-        assert_eq!(["yes", "no"].map(rapid_commit), [true, false]);
-        let servers = config(
-            &[
-                "--server",
-                "10.0.0.1",
-                "--deny-server=10.0.0.2",
-                "--server",
-                "10.0.0.3",
-            ],
-            None,
-        )
-        .habits;
-        let [one, two, three] = [1, 2, 3].map(|last| Ipv4Addr::new(10, 0, 0, last));
-        assert_eq!(
-            (servers.servers, servers.denied_servers),
-            (vec![one, three], vec![two])
-        );
-        let usual = config(&[], None).habits;
-        assert_eq!(
-            config(&["--broadcast"], None).habits,
-            DhcpSettings {
-                broadcast: true,
-                ..usual.clone()
-            }
-        );
-        assert_eq!(
-            config(&["--fqdn"], None).habits,
-            DhcpSettings {
-                fqdn: true,
-                ..usual
-            }
-        );
-        let mtu = |what| config(&["--mtu", what], None).habits.mtu;
-        assert_eq!(
-            ["lower", "server", "ignore"].map(mtu),
-            [MtuRule::Lower, MtuRule::Server, MtuRule::Ignore]
-        );
-    }
-
-    #[test]
-    fn sleep_and_stop_are_chosen() {
-        let config = config(&["--sleep", "never", "--on-stop=release"], None);
-        assert_eq!(
-            (config.sleep, config.on_stop),
-            (Sleep::Never, OnStop::Release)
-        );
-    }
-
-    #[test]
-    fn the_sandbox_is_chosen_by_the_command_line_else_by_the_environment() {
-        let sandbox = |arguments: &[&str], value: &str| {
-            let variable = |name: &str| (name == SANDBOX_ENV).then(|| value.into());
-            match parse(arguments.iter().map(OsString::from), variable) {
-                Ok(Command::Serve(config)) => Ok(config.sandbox),
-                other => Err(other.unwrap_err().to_string()),
-            }
-        };
-        assert_eq!(sandbox(&[], "off"), Ok(sandbox::Mode::Off));
-        assert_eq!(
-            sandbox(&["--sandbox", "strict"], "off"),
-            Ok(sandbox::Mode::Strict)
-        );
-        assert_eq!(sandbox(&["--sandbox=auto"], ""), Ok(sandbox::Mode::Auto));
-        let error = "SMOL_DHCP_PROXY_SANDBOX takes auto, strict or off, not \"on\"";
-        assert_eq!(sandbox(&["--sandbox", "off"], "on"), Err(error.to_owned()));
-    }
-
-    #[test]
-    fn the_environment_wins_over_dir_and_uds_names_the_socket_alone() {
-        assert_eq!(
-            config(&["--dir", "/a"], Some("")).lease_file,
-            Path::new("/a/nv-proxy.lease")
-        );
-        let config = config(&["--dir", "/a", "-u", "/c/my.sock"], Some("/b"));
-        assert_eq!(config.lease_file, Path::new("/b/nv-proxy.lease"));
-        assert_eq!(config.socket_path(), Path::new("/c/my.sock"));
-    }
-
-    #[test]
-    fn a_directory_as_uds_means_the_usual_name_in_it() {
-        assert_eq!(
-            config(&["--uds", "/"], None).socket_path(),
-            Path::new("/nv-proxy.sock")
-        );
-        assert_eq!(
-            config(&["--uds=/not/there/"], None).socket_path(),
-            Path::new("/not/there/nv-proxy.sock")
-        );
-    }
-
-    #[test]
-    fn seconds_may_have_a_fraction_and_zero_means_no_limit() {
-        let config = config(&["-t", "2.5", "-a0"], None);
-        assert_eq!(
-            config.habits.acquisition,
-            Timeout::Exactly(Duration::from_millis(2500))
-        );
-        assert_eq!(config.activity, None);
-        for (text, nanoseconds) in [
-            ("0.000000001", 1),
-            ("0.0000000019", 1),
-            (".5", 500_000_000),
-            ("007.", 7_000_000_000),
-            ("0.", 0),
-        ] {
-            assert_eq!(
-                decimal_seconds(text),
-                Some(Duration::from_nanos(nanoseconds)),
-                "{text}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_time_for_an_acquisition_is_automatic_exact_or_without_limit() {
-        let timeout = |value: &str| config(&["--timeout", value], None).habits.acquisition;
-        assert_eq!(timeout("auto"), Timeout::Auto);
-        assert_eq!(timeout("45"), Timeout::Exactly(Duration::from_secs(45)));
-        assert_eq!(timeout("0"), Timeout::Unlimited);
-    }
-
-    #[test]
-    fn a_wrong_command_line_says_what_is_wrong() {
-        for (arguments, text) in [
-            (
-                &["-a", "soon"][..],
-                "--activity-timeout takes seconds, such as 30 or 2.5, not \"soon\"",
-            ),
-            (
-                &["-t", "-1"],
-                "--timeout takes auto or seconds, such as 30 or 2.5, not \"-1\"",
-            ),
-            (
-                &["-t", "nan"],
-                "--timeout takes auto or seconds, such as 30 or 2.5, not \"nan\"",
-            ),
-            (
-                &["-t", "1e30"],
-                "--timeout takes auto or seconds, such as 30 or 2.5, not \"1e30\"",
-            ),
-            (
-                &["-t", "."],
-                "--timeout takes auto or seconds, such as 30 or 2.5, not \".\"",
-            ),
-            (
-                &["-t", "1.2.3"],
-                "--timeout takes auto or seconds, such as 30 or 2.5, not \"1.2.3\"",
-            ),
-            (
-                &["-t", "18446744073709551616"],
-                "--timeout takes auto or seconds, such as 30 or 2.5, not \"18446744073709551616\"",
-            ),
-            (
-                &["--arp-probe", "11"],
-                "--arp-probe takes a number from 0 to 10, not \"11\"",
-            ),
-            (
-                &["--arp-probe", "-1"],
-                "--arp-probe takes a number from 0 to 10, not \"-1\"",
-            ),
-            (
-                &["--arp-probe", "300"],
-                "--arp-probe takes a number from 0 to 10, not \"300\"",
-            ),
-            (
-                &["--arp-probe", ""],
-                "--arp-probe takes a number from 0 to 10, not \"\"",
-            ),
-            (
-                &["--arp-probe"],
-                "missing argument for option '--arp-probe'",
-            ),
-            (
-                &["--client-id", "MAC"],
-                "--client-id takes container, mac, duid or none, not \"MAC\"",
-            ),
-            (
-                &["--rapid-commit", ""],
-                "--rapid-commit takes yes or no, not \"\"",
-            ),
-            (
-                &["--server", "gateway"],
-                "--server takes an IPv4 address, not \"gateway\"",
-            ),
-            (
-                &["--deny-server", "10.0.0"],
-                "--deny-server takes an IPv4 address, not \"10.0.0\"",
-            ),
-            (
-                &["--sleep", "always"],
-                "--sleep takes auto or never, not \"always\"",
-            ),
-            (
-                &["--on-stop", ""],
-                "--on-stop takes keep or release, not \"\"",
-            ),
-            (
-                &["--mtu", "1400"],
-                "--mtu takes lower, server or ignore, not \"1400\"",
-            ),
-            (
-                &["--fqdn=yes"],
-                "unexpected argument for option '--fqdn': \"yes\"",
-            ),
-            (&["--dir", ""], "--dir needs a path, not an empty string"),
-            (&["--colour"], "invalid option '--colour'"),
-            (&["extra"], "unexpected argument \"extra\""),
-        ] {
-            assert_eq!(parsed(arguments, None), Err(text.to_owned()));
-        }
-    }
-}
+mod tests;

@@ -111,7 +111,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError> {
     // First of all, before the process opens descriptors of its own.
     *handed_over = activation::listen_fds()?;
-    let identity = ClientIdentity::find(config.habits.client_id)?;
+    let identity = ClientIdentity::find(config.dhcp.client_id)?;
     if handed_over.len() > 1 {
         return Err(StartError::TooManySockets);
     }
@@ -162,7 +162,7 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
         .activity
         .map_or(QUIET, |activity| activity.min(QUIET));
     rt::block_on(async move |runtime| {
-        let habits = (config.habits.clone(), identity);
+        let habits = (config.dhcp.clone(), identity);
         let files = (file, memory, networks, journal);
         let service = (runtime.clone(), idle.clone(), options.notify.clone());
         let table = Table::new(service, files, habits, keep_alive);

@@ -22,7 +22,7 @@ impl Session {
     ///
     /// The interface is down, or cannot be reached.
     pub(crate) fn open(
-        commons: &Rc<SessionContext>,
+        context: &Rc<SessionContext>,
         mut request: Request,
         site: ContainerInterface,
         (wanted, patience): (Option<Ipv4Addr>, Patience),
@@ -32,19 +32,19 @@ impl Session {
         let mut config = dhcp::Config {
             deadline: time,
             requested: wanted,
-            ..commons.config(&mut request)
+            ..context.config(&mut request)
         };
-        let wire = site.open(&request)?;
+        let sockets = site.open(&request)?;
         // A carrier may come by itself; an interface is set up before the call.
-        if wire.state == LinkState::Down {
+        if sockets.state == LinkState::Down {
             return Err(Error::LinkDown(request.container_interface));
         }
-        config.fit_mtu(wire.mtu);
+        config.fit_mtu(sockets.mtu);
         let now = rt::now();
         let client = Client::new(config, seed()?, now);
-        let commons = Rc::clone(commons);
-        let mut session = Self::new(commons, request, site, client, Applied::default());
-        session.wire = Some(wire);
+        let context = Rc::clone(context);
+        let mut session = Self::new(context, request, site, client, Applied::default());
+        session.sockets = Some(sockets);
         session.mind_link();
         session.waiting = Some(Box::new(Wait::new(patience, now)));
         Ok(session)
@@ -78,7 +78,7 @@ impl Session {
                     self.tell_cut_search_list(&lease);
                     leased(self).await;
                     self.put_on_link(&lease)?;
-                    self.settings.place(&lease);
+                    self.applied.place(&lease);
                     // By now there may be an answer of somebody who has the address; later ones
                     // `keep` hears.
                     self.hear_what_arrived();

@@ -1,5 +1,5 @@
-//! What a session tells the client of the daemon's habits and of the network, and what it learns of
-//! that network.
+//! The client's configuration: the daemon's settings, and what is known of the network and is learnt
+//! about it.
 
 use super::{Session, SessionContext};
 use crate::dhcp::{self, Event, Plainness};
@@ -8,20 +8,20 @@ use crate::proxy::key::Mac;
 use crate::proxy::session::log_text;
 
 impl SessionContext {
-    /// Returns how to ask for a container, by the habits of this daemon and by what is known of the
+    /// Returns how to ask for a container, by the settings of this daemon and by what is known of the
     /// network.
     pub(super) fn config(&self, request: &mut Request) -> dhcp::Config {
-        let (habits, mut memory) = (&self.habits, self.memory.borrow_mut());
-        let proxy_arp = memory.proxy_arp(&request.host_interface);
+        let (settings, mut history) = (&self.settings, self.history.borrow_mut());
+        let proxy_arp = history.proxy_arp(&request.host_interface);
         dhcp::Config {
-            fqdn: habits.fqdn.then(|| request.whole_name()).flatten(),
+            fqdn: settings.fqdn.then(|| request.whole_name()).flatten(),
             host_name: request.host_name.take(),
-            broadcast: habits.broadcast,
-            probe: habits.probe,
-            rapid_commit: habits.rapid_commit,
-            servers: habits.servers.clone(),
-            denied_servers: habits.denied_servers.clone(),
-            plainness: memory.plainness(&request.host_interface, request.key.mac),
+            broadcast: settings.broadcast,
+            probe: settings.probe,
+            rapid_commit: settings.rapid_commit,
+            servers: settings.servers.clone(),
+            denied_servers: settings.denied_servers.clone(),
+            plainness: history.plainness(&request.host_interface, request.key.mac),
             proxy_arp: proxy_arp.into_iter().map(|Mac(station)| station).collect(),
             ..dhcp::Config::new(request.key.mac.0, std::mem::take(&mut request.client_id))
         }
@@ -39,8 +39,8 @@ impl Session {
             // Once for each network, as long as it is remembered.
             Event::ProxyArp { by, .. }
                 if !self
-                    .commons
-                    .memory
+                    .context
+                    .history
                     .borrow_mut()
                     .note_proxy_arp(network, Mac(*by)) =>
             {
@@ -55,7 +55,7 @@ impl Session {
     pub(super) fn learn_plainness(&self) {
         let (plainness, network) = (self.client.plainness(), &self.request.host_interface);
         let is_news = || {
-            self.commons.memory.borrow_mut().note_plainness(
+            self.context.history.borrow_mut().note_plainness(
                 network,
                 plainness,
                 self.request.key.mac,

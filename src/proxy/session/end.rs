@@ -41,7 +41,7 @@ impl Session {
 
     /// Returns whether there is neither a lease nor anything of one on the link.
     fn is_undone(&self) -> bool {
-        !self.client.is_leased() && self.settings.is_empty()
+        !self.client.is_leased() && self.applied.is_empty()
     }
 
     /// Gives the lease back to its server, if there is one and a way to it. Returns when the

@@ -95,7 +95,7 @@ pub(crate) struct Change<'a>(pub(crate) &'a Lease, pub(crate) &'a Lease);
 impl fmt::Display for Change<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(old, new) = self;
-        let settings = |lease: &Lease| {
+        let applied = |lease: &Lease| {
             [
                 ("default router", list(lease.routers.first())),
                 ("other routes", list(lease.routes.iter().map(StoredRoute))),
@@ -107,9 +107,9 @@ impl fmt::Display for Change<'_> {
             ]
         };
         let mut separator = "";
-        for ((name, old), (_, new)) in settings(old)
+        for ((name, old), (_, new)) in applied(old)
             .into_iter()
-            .zip(settings(new))
+            .zip(applied(new))
             .filter(|(old, new)| old != new)
         {
             write!(f, "{separator}{name} {old} -> {new}")?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::dhcp::{self, Client, Event, Lost};
+use crate::dhcp::{Client, Event};
 use crate::rpc::Lease;
 use crate::rt::{self, Runtime};
 use crate::time::Instant;
@@ -22,13 +22,13 @@ use crate::proxy::container::sockets::{ExchangeSockets, LinkState, is_link_away}
 use crate::proxy::error::Error;
 use crate::proxy::key::ContainerNames;
 use crate::proxy::patience::Wait;
-use crate::proxy::session::log_text::{Brief, LostBy};
 use crate::proxy::store::address_history::AddressHistory;
 use crate::proxy::store::record::Record;
 
 mod acquire;
 mod config;
 mod end;
+mod link;
 pub(crate) mod log_text;
 mod receive;
 mod restraint;
@@ -45,8 +45,8 @@ const SELDOM: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub(crate) struct SessionContext {
     pub(crate) runtime: Runtime,
-    pub(crate) habits: DhcpSettings,
-    pub(crate) memory: RefCell<AddressHistory>,
+    pub(crate) settings: DhcpSettings,
+    pub(crate) history: RefCell<AddressHistory>,
 }
 
 /// A container's lease while something is done for it: each interface has its own (RFC 2131 3.6).
@@ -56,18 +56,18 @@ pub(crate) struct SessionContext {
 /// the server know when it ends, and a [record](Session::record) says how to go on.
 #[derive(Debug)]
 pub(crate) struct Session {
-    commons: Rc<SessionContext>,
+    context: Rc<SessionContext>,
     request: Request,
     site: ContainerInterface,
     client: Client,
     /// Open while an exchange is under way, for a socket would keep the container's namespace
     /// alive.
-    wire: Option<ExchangeSockets>,
+    sockets: Option<ExchangeSockets>,
     reopening: ReopeningDelay,
     hearing: HearingRate,
     /// How the link was when it was last looked at.
     link: LinkState,
-    settings: Applied,
+    applied: Applied,
     settled: bool,
     /// The link may not be what the lease says.
     stale: bool,
@@ -132,25 +132,25 @@ impl SessionContext {
 
 impl Session {
     fn new(
-        commons: Rc<SessionContext>,
+        context: Rc<SessionContext>,
         request: Request,
         site: ContainerInterface,
         client: Client,
-        mut settings: Applied,
+        mut applied: Applied,
     ) -> Self {
         if let Some(lease) = client.lease() {
-            settings.place(lease);
+            applied.place(lease);
         }
         Self {
-            commons,
+            context,
             request,
             site,
             client,
-            wire: None,
+            sockets: None,
             reopening: ReopeningDelay::default(),
             hearing: HearingRate::default(),
             link: LinkState::Ready,
-            settings,
+            applied,
             settled: false,
             stale: false,
             looks: 0,
@@ -242,100 +242,17 @@ impl Session {
         }
     }
 
-    /// A lease in place of the one that was there.
-    fn adopt(&mut self, lease: &dhcp::Lease) {
-        if self.settings.place(lease) {
-            log::info!("{self}: renewed {}", Brief(lease));
-        } else {
-            // netavark's words, which its users look for.
-            let mac = &self.request.mac_text;
-            log::info!(
-                "ip or gateway for mac {mac} changed, update address: {}",
-                Brief(lease)
-            );
-        }
-        let applied = self.put_on_link(lease);
-        match applied {
-            // The next look at the link tells what has become of it.
-            Err(Unreachable::Gone(_) | Unreachable::OtherMac(_)) => self.stale = true,
-            applied => self.note(applied.map_err(Error::from)),
-        }
-    }
-
-    /// No lease in place of the one that was there.
-    fn lose(&mut self, old: &dhcp::Lease, why: &Lost) {
-        log::warn!(
-            "{self}: lost the lease of {}: {}; looking for another",
-            old.address,
-            LostBy(why)
-        );
-        let undone = self.take_off_link();
-        self.note(undone);
-    }
-
-    /// Logs the search domains that are left out of the reply.
-    fn tell_cut_search_list(&self, lease: &dhcp::Lease) {
-        let left_out = reply::left_out(&self.request, lease);
-        if !left_out.is_empty() {
-            let server = lease.server_id;
-            log::warn!(
-                "{self}: the search list from {server} is too long for resolv.conf; left out {left_out}"
-            );
-        }
-    }
-
-    /// Makes the link what the lease says.
-    fn put_on_link(&mut self, lease: &dhcp::Lease) -> Result<(), Unreachable> {
-        let netlink = self.site.check(&self.request)?;
-        Ok(self.settings.apply(
-            &netlink,
-            self.site.index,
-            lease,
-            self.commons.habits.mtu,
-            rt::now(),
-        )?)
-    }
-
-    fn take_off_link(&mut self) -> Result<(), Error> {
-        if self.settings.is_empty() {
-            return Ok(());
-        }
-        match self.site.netlink(&self.request) {
-            Ok(netlink) => self.settings.undo(&netlink, self.site.index),
-            // With the namespace or the interface all that was on it has gone.
-            Err(Unreachable::Gone(_) | Unreachable::OtherMac(_)) => {
-                self.settings = Applied::default()
-            }
-            Err(Unreachable::Fault(error)) => return Err(error),
-        }
-        Ok(())
-    }
-
-    /// Remembers whether the link is in order, to look again if not.
-    fn note(&mut self, outcome: Result<(), Error>) {
-        let trouble = outcome
-            .err()
-            .map(|error| error.to_string())
-            .unwrap_or_default();
-        self.stale = !trouble.is_empty();
-        // What was so the last time has been told then.
-        if self.stale && self.trouble != trouble && self.looks == 0 {
-            log::warn!("{self}: {trouble}");
-        }
-        self.trouble = trouble;
-    }
-
     /// Opens the sockets, unless they are open, or were closed too often of late.
     fn reach(&mut self) -> Result<(), Unreachable> {
-        if self.wire.is_none() && (self.releasing || self.reopening.until(rt::now()).is_none()) {
+        if self.sockets.is_none() && (self.releasing || self.reopening.until(rt::now()).is_none()) {
             let open = if self.releasing {
                 ContainerInterface::open_for_release
             } else {
                 ContainerInterface::open
             };
-            let wire = open(&self.site, &self.request)?;
-            self.client.handle_mtu(wire.mtu);
-            self.wire = Some(wire);
+            let sockets = open(&self.site, &self.request)?;
+            self.client.handle_mtu(sockets.mtu);
+            self.sockets = Some(sockets);
             log::debug!("{self}: opened its sockets");
             self.mind_link();
         }
@@ -344,7 +261,7 @@ impl Session {
 
     /// Tells the client whether the link carries anything.
     fn mind_link(&mut self) {
-        let Some(state) = self.wire.as_ref().map(|wire| wire.state) else {
+        let Some(state) = self.sockets.as_ref().map(|sockets| sockets.state) else {
             return;
         };
         let before = std::mem::replace(&mut self.link, state);
@@ -362,9 +279,9 @@ impl Session {
 
     /// Whether the sockets are open, and something can be said there.
     fn is_ready(&self) -> bool {
-        self.wire
+        self.sockets
             .as_ref()
-            .is_some_and(|wire| wire.state == LinkState::Ready)
+            .is_some_and(|sockets| sockets.state == LinkState::Ready)
     }
 
     /// What comes next: an event, rest, or the news that the container cannot be reached any more.
@@ -386,7 +303,9 @@ impl Session {
                     return Next::Event(event);
                 }
             }
-            if self.stale && !self.is_down() && (self.wire.is_some() || !self.client.is_listening())
+            if self.stale
+                && !self.is_down()
+                && (self.sockets.is_some() || !self.client.is_listening())
             {
                 match self.set_link_right().map_err(Next::end) {
                     Err(Ok(end)) => return end,
@@ -400,20 +319,12 @@ impl Session {
             }
             if !self.client.is_listening() {
                 // Nobody is to answer any more.
-                self.wire = None;
+                self.sockets = None;
                 if let Some(record) = self.record().filter(|_| self.settled) {
                     return Next::Rest(Box::new(record));
                 }
             }
             self.wait().await;
-        }
-    }
-
-    /// Makes the link what the lease says, or what it was where there is none.
-    fn set_link_right(&mut self) -> Result<(), Unreachable> {
-        match self.client.lease().cloned() {
-            Some(lease) => self.put_on_link(&lease),
-            None => Ok(self.take_off_link()?),
         }
     }
 
@@ -425,29 +336,29 @@ impl Session {
         // Before anything is said that is answered by ARP.
         let of_interest = self.client.address_of_interest();
         if let Some(Err(error)) = self
-            .wire
+            .sockets
             .as_mut()
-            .map(|wire| wire.set_arp_filter(of_interest))
+            .map(|sockets| sockets.set_arp_filter(of_interest))
         {
             // New sockets would not hear more, and a lease without this is better than none.
             log::warn!("{self}: cannot listen to ARP: {error}");
         }
         let mut bytes = Vec::new();
         while let Some(transmit) = self.client.poll_transmit(&mut bytes) {
-            let Some(wire) = self
-                .wire
+            let Some(sockets) = self
+                .sockets
                 .as_ref()
-                .filter(|wire| wire.state == LinkState::Ready)
+                .filter(|sockets| sockets.state == LinkState::Ready)
             else {
                 continue;
             };
             let peer = self.client.lease().and_then(|lease| lease.server_mac);
-            if wire.port_is_taken() && !std::mem::replace(&mut self.told_of_taken_port, true) {
+            if sockets.port_is_taken() && !std::mem::replace(&mut self.told_of_taken_port, true) {
                 log::info!(
                     "{self}: the container uses UDP port 68 itself, so a packet socket has to do for all"
                 );
             }
-            if let Err(error) = wire.send(transmit, &bytes, self.request.key.mac, peer) {
+            if let Err(error) = sockets.send(transmit, &bytes, self.request.key.mac, peer) {
                 log::warn!(
                     "{self}: cannot send in state {}: {error}",
                     self.client.state()
@@ -463,9 +374,9 @@ impl Session {
 
     /// Whether the link is down, of which the sockets will tell the end.
     fn is_down(&self) -> bool {
-        self.wire
+        self.sockets
             .as_ref()
-            .is_some_and(|wire| wire.state == LinkState::Down)
+            .is_some_and(|sockets| sockets.state == LinkState::Down)
     }
 }
 

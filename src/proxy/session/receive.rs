@@ -33,11 +33,11 @@ fn is_answer(frame: &[u8], read: &Result<(), Ignored>) -> bool {
 impl Session {
     /// Waits for a frame, for news of the link or for the next deadline, and tells the client.
     pub(crate) async fn wait(&mut self) {
-        let in_trouble = self.client.is_listening() && self.wire.is_none();
+        let in_trouble = self.client.is_listening() && self.sockets.is_none();
         // Counted from their opening: in a namespace that only they keep alive, others may well go
         // on talking.
-        let look = match &self.wire {
-            Some(wire) => Some(wire.opened + LISTEN),
+        let look = match &self.sockets {
+            Some(sockets) => Some(sockets.opened + LISTEN),
             None => in_trouble.then(|| {
                 self.reopening
                     .until(rt::now())
@@ -45,9 +45,9 @@ impl Session {
             }),
         };
         let Self {
-            commons,
+            context,
             client,
-            wire,
+            sockets,
             hearing,
             ..
         } = self;
@@ -56,19 +56,19 @@ impl Session {
             let Some(due) = due else {
                 return pending().await;
             };
-            commons.sleep_until(due).await;
+            context.sleep_until(due).await;
             None
         };
         let heard = async {
-            let Some(wire) = wire else {
+            let Some(sockets) = sockets else {
                 return pending().await;
             };
             let pause = hearing.pause(rt::now());
             if !pause.is_zero() {
                 rt::sleep(pause).await;
             }
-            // Boxed, for while there is no wire, which is nearly always, it takes no room then.
-            Some(Box::pin(wire.hear()).await)
+            // Boxed, for while no sockets are open, which is nearly always, it takes no room then.
+            Some(Box::pin(sockets.hear()).await)
         };
         let heard = or(heard, time).await;
         if heard.is_some() {
@@ -77,8 +77,8 @@ impl Session {
         match heard {
             Some(Ok(Received::Frame(frame))) => self.hear(&frame),
             Some(Ok(Received::Link(state))) => {
-                if let Some(wire) = wire {
-                    wire.state = state;
+                if let Some(sockets) = sockets {
+                    sockets.state = state;
                 }
                 self.mind_link();
             }
@@ -92,11 +92,11 @@ impl Session {
                 client.handle_timeout(now);
                 // Opened anew, the sockets show whether the container is still there; held open,
                 // they would be what keeps its namespace alive.
-                if wire
+                if sockets
                     .as_ref()
-                    .is_some_and(|wire| wire.opened + LISTEN <= now)
+                    .is_some_and(|sockets| sockets.opened + LISTEN <= now)
                 {
-                    *wire = None;
+                    *sockets = None;
                 }
             }
         }
@@ -107,7 +107,7 @@ impl Session {
     /// Lets the client hear what is in the queue, and waits for no more.
     pub(crate) fn hear_what_arrived(&mut self) {
         for _ in 0..ARRIVED {
-            let Some(frame) = self.wire.as_ref().and_then(ExchangeSockets::arrived) else {
+            let Some(frame) = self.sockets.as_ref().and_then(ExchangeSockets::arrived) else {
                 return;
             };
             self.hear(&frame);
@@ -117,10 +117,10 @@ impl Session {
     /// Lets the client hear a frame.
     fn hear(&mut self, frame: &[u8]) {
         let at_stake = self.client.address_at_stake();
-        if let Some(wire) = &mut self.wire
+        if let Some(sockets) = &mut self.sockets
             && self.site.is_claimed_by_container(
                 &self.request,
-                &mut wire.claimants,
+                &mut sockets.claimants,
                 at_stake,
                 frame,
             )
@@ -139,7 +139,7 @@ impl Session {
     /// The interface went down, or away: the next look shows which, and what has to be put back.
     /// The kernel takes the routes off one that goes down.
     pub(crate) fn doubt_link(&mut self) {
-        self.wire = None;
+        self.sockets = None;
         self.reopening.close(rt::now());
         self.stale = true;
     }

@@ -14,20 +14,20 @@ impl Session {
     /// Goes on with what was remembered. `early` renews a lease before its T1. None where there is
     /// nothing to go on with.
     pub(crate) fn revive(
-        commons: &Rc<SessionContext>,
+        context: &Rc<SessionContext>,
         remembered: Remembered,
         early: bool,
     ) -> Result<Option<Self>, Unreachable> {
         let Remembered {
             mut request,
             site,
-            mut settings,
+            settings: mut applied,
             looks,
             unsaid,
             message_size,
             state,
         } = remembered;
-        let (mut config, seed, now) = (commons.config(&mut request), seed()?, rt::now());
+        let (mut config, seed, now) = (context.config(&mut request), seed()?, rt::now());
         // The first message is written before the sockets are open that tell the MTU.
         config.max_message_size = message_size.unwrap_or(config.max_message_size);
         // Its MAC does not matter yet: what is on the link comes off again, whatever becomes of the
@@ -54,7 +54,7 @@ impl Session {
                         .find(|there| there.address == lease.address && is_ours(there));
                     there
                         .into_iter()
-                        .for_each(|there| settings.adopt(there.address, there.prefix));
+                        .for_each(|there| applied.adopt(there.address, there.prefix));
                 }
                 client
             }
@@ -65,11 +65,11 @@ impl Session {
                 else {
                     return Ok(None);
                 };
-                settings.adopt(leased.address, leased.prefix);
+                applied.adopt(leased.address, leased.prefix);
                 Client::reboot(config, leased.address, seed, now)
             }
         };
-        let mut session = Self::new(Rc::clone(commons), request, site, client, settings);
+        let mut session = Self::new(Rc::clone(context), request, site, client, applied);
         session.settled = true;
         session.stale = looks.is_some();
         session.looks = looks.unwrap_or(0);
@@ -98,7 +98,7 @@ impl Session {
             (&self.request, &self.site),
             self.client.config(),
             &rest,
-            &self.settings,
+            &self.applied,
             look,
         ))
     }

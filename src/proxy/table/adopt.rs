@@ -224,7 +224,7 @@ impl Table {
         // In the file before anything is changed for it.
         self.save(false);
         let mut take_over = || -> Result<(), Error> {
-            let (netlink, mtu) = (site.check(&request)?, self.context.habits.mtu);
+            let (netlink, mtu) = (site.check(&request)?, self.context.settings.mtu);
             let Some(lease) = adopted.dhcp_lease() else {
                 return Ok(());
             };

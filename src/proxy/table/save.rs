@@ -59,7 +59,7 @@ impl Table {
             return;
         };
         let now = rt::now();
-        if self.context.habits.acquisition == Timeout::Auto {
+        if self.context.settings.acquisition == Timeout::Auto {
             self.networks.borrow_mut().note_answer(&server.network, now);
         }
         let resumed = self.plan.borrow_mut().answered(&server, now);

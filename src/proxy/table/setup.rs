@@ -135,7 +135,7 @@ impl Table {
         (claim, cancel): (&Claim, &Rc<Cancellation>),
     ) -> Result<Session, Error> {
         let asked = request.clone();
-        let wanted = self.context.memory.borrow_mut().recall(asked.who());
+        let wanted = self.context.history.borrow_mut().recall(asked.who());
         let opened = Session::open(&self.context, request, interface, (wanted, patience));
         let acquired = match opened {
             Ok(mut session) => {
@@ -158,10 +158,10 @@ impl Table {
             && error.is_of_network()
         {
             if let Some(wanted) = wanted {
-                let mut history = self.context.memory.borrow_mut();
+                let mut history = self.context.history.borrow_mut();
                 history.forget(asked.who(), wanted);
             }
-            let is_auto = self.context.habits.acquisition == Timeout::Auto;
+            let is_auto = self.context.settings.acquisition == Timeout::Auto;
             if is_auto && error.is_unanswered() {
                 let mut networks = self.networks.borrow_mut();
                 networks.note_unanswered(&asked.host_interface, rt::now());
@@ -182,7 +182,7 @@ impl Table {
             }
             None => (None, false),
         };
-        match self.context.habits.acquisition {
+        match self.context.settings.acquisition {
             Timeout::Exactly(time) => Patience::told(time),
             Timeout::Unlimited => Patience::told(Duration::MAX),
             Timeout::Auto => {

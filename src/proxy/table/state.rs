@@ -123,8 +123,8 @@ impl Table {
         let table = Self {
             context: Rc::new(SessionContext {
                 runtime,
-                habits: settings,
-                memory: RefCell::new(history),
+                settings,
+                history: RefCell::new(history),
             }),
             idle,
             identity,
@@ -241,7 +241,7 @@ impl Table {
     /// Remembers the address of a container that is about to lose it.
     pub(super) fn remember_address(&self, names: Option<ContainerNames<'_>>, record: &Record) {
         if let (Some(names), Some(address)) = (names, record.address()) {
-            self.context.memory.borrow_mut().remember(names, address);
+            self.context.history.borrow_mut().remember(names, address);
         }
     }
 
