@@ -15,8 +15,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, fsync, linkat, openat, renameat, statat,
-    unlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, fstatfs, fsync, linkat, openat, renameat,
+    statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -341,11 +341,11 @@ impl Directory {
         // it over.
         let temporary = beside(name, ".new");
         let remove = || unlinkat(&self.fd, &temporary, AtFlags::empty());
+        let durable = durable && !self.is_in_memory();
         let replace = || {
             let new = FLAGS | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
             let file = File::from(openat(&self.fd, &temporary, new, PRIVATE)?);
             write(&file)?;
-            // On the tmpfs that /run is, either flush takes less than a microsecond.
             if durable {
                 file.sync_all()?;
             }
@@ -361,6 +361,14 @@ impl Directory {
             // Half a file is of no use, least of all on a full disk.
             let _ = remove();
         })
+    }
+
+    /// Returns whether the directory is on a tmpfs, as `/run` is: nothing in it survives a power
+    /// cut, flushed or not.
+    fn is_in_memory(&self) -> bool {
+        /// `TMPFS_MAGIC` (statfs(2)).
+        const TMPFS: i128 = 0x0102_1994;
+        fstatfs(&self.fd).is_ok_and(|statfs| i128::from(statfs.f_type) == TMPFS)
     }
 
     /// Keeps a file under another name, which is returned. The old name goes on to exist where that
