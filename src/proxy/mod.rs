@@ -51,7 +51,7 @@ use store::directory::StateDirectory;
 use store::journal::Journal;
 use store::lease_file::LeaseFile;
 use store::networks::Networks;
-use table::{KeepAlive, Table};
+use table::{KeepAlive, Parts, Table};
 
 /// How long a client may keep a connection without a call, however long the daemon itself stays.
 const QUIET: Duration = Duration::from_secs(10);
@@ -147,7 +147,7 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
     let keep_alive = KeepAlive::new(wakeup, config.activity.unwrap_or_default());
     let name = |path: PathBuf| path.file_name().unwrap_or_default().to_owned();
     let file = LeaseFile::new(&directory, name(config.lease_file.clone()));
-    let memory = AddressHistory::new(
+    let history = AddressHistory::new(
         &directory,
         name(config.lease_file.with_extension("known")),
         file.boot_id(),
@@ -162,10 +162,18 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
         .activity
         .map_or(QUIET, |activity| activity.min(QUIET));
     rt::block_on(async move |runtime| {
-        let habits = (config.dhcp.clone(), identity);
-        let files = (file, memory, networks, journal);
-        let service = (runtime.clone(), idle.clone(), options.notify.clone());
-        let table = Table::new(service, files, habits, keep_alive);
+        let table = Table::new(Parts {
+            runtime: runtime.clone(),
+            idle: idle.clone(),
+            notify: options.notify.clone(),
+            file,
+            history,
+            networks,
+            journal,
+            settings: config.dhcp.clone(),
+            identity,
+            keep_alive,
+        });
         table.restore();
         // Who was woken for the leases leaves as soon as the work is done, unless somebody calls.
         if table.is_woken() {

@@ -15,26 +15,20 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, fstatfs, fsync, linkat, openat, renameat,
-    statat, unlinkat,
+    AtFlags, CWD, Mode, OFlags, Stat, fstat, fstatfs, linkat, openat, renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
-use rustix::process::geteuid;
 
 use crate::proxy::error::Locked;
 use crate::service::lock::{LockError, LockFile};
+
+use super::file;
 
 /// A predecessor that is just leaving has let go by then.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The most that is read of a file: a state file of this length has some thirty thousand leases.
 const LONGEST: u64 = 32 << 20;
-
-const FLAGS: OFlags = OFlags::CLOEXEC
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::NONBLOCK)
-    .union(OFlags::NOCTTY);
-const PRIVATE: Mode = Mode::from_raw_mode(0o600);
 
 /// The directory and the lock that keeps other instances out of it.
 #[derive(Debug)]
@@ -295,7 +289,7 @@ impl Directory {
     /// Opens a file to be read from its beginning. A file that another user may have written is an
     /// error.
     pub(crate) fn read(&self, name: &OsStr) -> io::Result<Take<File>> {
-        let file = self.open_file(name, OFlags::RDONLY)?;
+        let file = file::open(&self.fd, name, OFlags::RDONLY)?;
         if let Some(why) = &self.distrust {
             return Err(io::Error::other(format!("its directory {why}")));
         }
@@ -322,7 +316,7 @@ impl Directory {
     }
 
     fn open_own(&self, name: &OsStr, access: OFlags) -> io::Result<File> {
-        let file = self.open_file(name, access | OFlags::CREATE)?;
+        let file = file::open(&self.fd, name, access | OFlags::CREATE)?;
         if fstat(&file)?.st_nlink > 1 {
             return Err(io::Error::other("it has another name as well"));
         }
@@ -337,30 +331,7 @@ impl Directory {
         durable: bool,
         write: impl FnOnce(&File) -> io::Result<()>,
     ) -> io::Result<()> {
-        // Always the same name, so that a crash leaves at most one behind, and the next write takes
-        // it over.
-        let temporary = beside(name, ".new");
-        let remove = || unlinkat(&self.fd, &temporary, AtFlags::empty());
-        let durable = durable && !self.is_in_memory();
-        let replace = || {
-            let new = FLAGS | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
-            let file = File::from(openat(&self.fd, &temporary, new, PRIVATE)?);
-            write(&file)?;
-            if durable {
-                file.sync_all()?;
-            }
-            renameat(&self.fd, &temporary, &self.fd, name)?;
-            if durable {
-                // The new name has to survive a power cut as well (fsync(2)).
-                fsync(&self.fd)?;
-            }
-            Ok(())
-        };
-        let _ = remove();
-        replace().inspect_err(|_| {
-            // Half a file is of no use, least of all on a full disk.
-            let _ = remove();
-        })
+        file::replace(&self.fd, name, durable && !self.is_in_memory(), write)
     }
 
     /// Returns whether the directory is on a tmpfs, as `/run` is: nothing in it survives a power
@@ -374,7 +345,7 @@ impl Directory {
     /// Keeps a file under another name, which is returned. The old name goes on to exist where that
     /// is possible.
     pub(crate) fn move_aside(&self, name: &OsStr) -> io::Result<OsString> {
-        let aside = beside(name, ".unused");
+        let aside = file::beside(name, ".unused");
         match unlinkat(&self.fd, &aside, AtFlags::empty()) {
             Err(Errno::NOENT) | Ok(()) => {}
             Err(_) => unlinkat(&self.fd, &aside, AtFlags::REMOVEDIR)?,
@@ -383,18 +354,6 @@ impl Directory {
             .or_else(|_| renameat(&self.fd, name, &self.fd, &aside))?;
         Ok(aside)
     }
-
-    fn open_file(&self, name: &OsStr, access: OFlags) -> io::Result<File> {
-        let file =
-            openat(&self.fd, name, FLAGS | access, PRIVATE).map_err(|error| match error {
-                Errno::LOOP => io::Error::other("it is a symbolic link"),
-                error => error.into(),
-            })?;
-        match distrust_of_file(&fstat(&file)?) {
-            Some(why) => Err(io::Error::other(why)),
-            None => Ok(file.into()),
-        }
-    }
 }
 
 /// Directories with the sticky bit are safe: in them only the owner of a file renames or removes
@@ -402,31 +361,9 @@ impl Directory {
 fn distrust_of_directory(stat: &Stat) -> Option<String> {
     const STICKY: u32 = 0o1000;
     let (mode, uid) = (stat.st_mode & 0o7777, stat.st_uid);
-    if !is_trusted(uid) {
+    if !file::is_trusted(uid) {
         return Some(format!("belongs to uid {uid}"));
     }
     (mode & 0o022 != 0 && mode & STICKY == 0)
         .then(|| format!("may be written by others (mode {mode:04o})"))
-}
-
-pub(crate) fn distrust_of_file(stat: &Stat) -> Option<String> {
-    let (mode, uid) = (stat.st_mode & 0o7777, stat.st_uid);
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Some("it is not a regular file".to_owned());
-    }
-    if !is_trusted(uid) {
-        return Some(format!("it belongs to uid {uid}"));
-    }
-    (mode & 0o022 != 0).then(|| format!("it may be written by others (mode {mode:04o})"))
-}
-
-/// Root may do as it likes anyway.
-fn is_trusted(uid: u32) -> bool {
-    uid == 0 || uid == geteuid().as_raw()
-}
-
-fn beside(name: &OsStr, suffix: &str) -> OsString {
-    let mut beside = name.to_owned();
-    beside.push(suffix);
-    beside
 }

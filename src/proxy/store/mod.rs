@@ -2,6 +2,7 @@
 
 pub(crate) mod address_history;
 pub(crate) mod directory;
+pub(crate) mod file;
 pub(crate) mod journal;
 pub(crate) mod lease_file;
 pub(crate) mod networks;

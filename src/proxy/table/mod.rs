@@ -30,7 +30,7 @@ mod teardown;
 mod unresponsive;
 
 pub(crate) use keep_alive::KeepAlive;
-pub(crate) use state::Table;
+pub(crate) use state::{Parts, Table};
 
 #[cfg(test)]
 mod tests;

@@ -1,17 +1,17 @@
 //! Podman's own files, as far as they say which container a network namespace is of.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use futures_lite::future::yield_now;
-use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
+use rustix::fs::{CWD, OFlags};
 use serde_json::Value;
 
 use crate::proxy::call::request::OPTION_MAX;
-use crate::proxy::store::directory::distrust_of_file;
+use crate::proxy::store::file;
 use crate::rt;
 use crate::time::Instant;
 
@@ -95,15 +95,10 @@ fn configurations(store: &Path) -> Vec<(String, PathBuf)> {
 /// Reads a configuration by the OCI. Returns the network namespace among `paths` that it names, and
 /// the host name.
 fn read(config: &Path, paths: &[Rc<Path>]) -> io::Result<Option<(PathBuf, Option<String>)>> {
-    // Nothing here blocks on a FIFO or follows a link, though only root writes there.
-    let flags = OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = match openat(CWD, config, flags | OFlags::RDONLY, Mode::empty()) {
-        Err(rustix::io::Errno::NOENT) => return Ok(None),
-        opened => File::from(opened?),
+    let file = match file::open(CWD, config, OFlags::RDONLY) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
     };
-    if let Some(why) = distrust_of_file(&fstat(&file)?) {
-        return Err(io::Error::other(why));
-    }
     let mut text = String::new();
     file.take(LONGEST).read_to_string(&mut text)?;
     // Nearly all are of other namespaces, and are not parsed.
@@ -180,7 +175,7 @@ mod tests {
         std::os::unix::fs::symlink("elsewhere", &file).unwrap();
         assert!(read(&file, &paths).is_err());
         fs::remove_file(&file).unwrap();
-        let (kind, mode) = (rustix::fs::FileType::Fifo, Mode::RWXU);
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
         rustix::fs::mknodat(CWD, &file, kind, mode, 0).unwrap();
         assert!(read(&file, &paths).is_err());
         fs::remove_file(&file).unwrap();

@@ -44,6 +44,20 @@ pub(crate) struct Table {
     told: Cell<Option<usize>>,
 }
 
+/// All that a table is made of.
+pub(crate) struct Parts {
+    pub(crate) runtime: Runtime,
+    pub(crate) idle: Idle,
+    pub(crate) notify: Notify,
+    pub(crate) file: LeaseFile,
+    pub(crate) history: AddressHistory,
+    pub(crate) networks: Networks,
+    pub(crate) journal: Rc<Journal>,
+    pub(crate) settings: DhcpSettings,
+    pub(crate) identity: ClientIdentity,
+    pub(crate) keep_alive: KeepAlive,
+}
+
 /// What there is for one key.
 #[derive(Debug)]
 pub(super) struct Slot {
@@ -113,12 +127,19 @@ pub(super) struct SaveState {
 
 impl Table {
     /// A table without leases.
-    pub(crate) fn new(
-        (runtime, idle, notify): (Runtime, Idle, Notify),
-        (file, history, networks, journal): (LeaseFile, AddressHistory, Networks, Rc<Journal>),
-        (settings, identity): (DhcpSettings, ClientIdentity),
-        keep_alive: KeepAlive,
-    ) -> Rc<Self> {
+    pub(crate) fn new(parts: Parts) -> Rc<Self> {
+        let Parts {
+            runtime,
+            idle,
+            notify,
+            file,
+            history,
+            networks,
+            journal,
+            settings,
+            identity,
+            keep_alive,
+        } = parts;
         let plan = Plan::new(keep_alive.stay_for());
         let table = Self {
             context: Rc::new(SessionContext {

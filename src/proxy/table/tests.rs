@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use futures_lite::future::yield_now;
 
-use crate::dhcp::{Phase, Probe};
+use crate::dhcp::Phase;
 use crate::proxy::call::client_id::ClientIdentity;
-use crate::proxy::config::{ClientId, DhcpSettings, MtuRule, Timeout};
+use crate::proxy::config::DhcpSettings;
 use crate::proxy::key::LeaseKey;
 use crate::proxy::store::address_history::AddressHistory;
 use crate::proxy::store::directory::StateDirectory;
@@ -20,32 +20,25 @@ use crate::rt::{self, Runtime};
 use crate::service::{Idle, Notify};
 
 use super::keep_alive::KeepAlive;
-use super::state::{Slot, SlotState, Table};
+use super::state::{Parts, Slot, SlotState, Table};
 
 /// Returns a table whose files are in `folder`.
 pub(super) fn table(runtime: &Runtime, folder: &Path) -> Rc<Table> {
-    let settings = DhcpSettings {
-        acquisition: Timeout::Unlimited,
-        probe: Probe::Off,
-        broadcast: false,
-        client_id: ClientId::Container,
-        fqdn: false,
-        mtu: MtuRule::Lower,
-        rapid_commit: true,
-        servers: Vec::new(),
-        denied_servers: Vec::new(),
-    };
     let directory = StateDirectory::lock(&folder.join("lock"), None).unwrap();
     let file = LeaseFile::new(&directory, "leases");
-    let history = AddressHistory::new(&directory, "known", "boot");
     let networks = Networks::new(&directory, "networks", file.boot_id());
-    let journal = Journal::new(&directory, "work");
-    Table::new(
-        (runtime.clone(), Idle::new(None), Notify::none()),
-        (file, history, networks, journal),
-        (settings, ClientIdentity::Container),
-        KeepAlive::new(Err("a test".into()), Duration::ZERO),
-    )
+    Table::new(Parts {
+        runtime: runtime.clone(),
+        idle: Idle::new(None),
+        notify: Notify::none(),
+        file,
+        history: AddressHistory::new(&directory, "known", "boot"),
+        networks,
+        journal: Journal::new(&directory, "work"),
+        settings: DhcpSettings::default(),
+        identity: ClientIdentity::Container,
+        keep_alive: KeepAlive::new(Err("a test".into()), Duration::ZERO),
+    })
 }
 
 /// Puts in a lease whose namespace is not there, so that work on it forgets it.
