@@ -11,7 +11,7 @@ use futures_lite::future::or;
 
 use crate::rpc::{Answer, Call, Lease, NetworkConfig, OperationResponse, Reply, Status};
 use crate::rt::{self, Runtime, Task};
-use crate::service::{Activity, Closing, Idle, Notify};
+use crate::service::{Activity, Idle, Notify, Shutdown};
 use crate::time::Instant;
 
 use super::config::{Habits, Timeout};
@@ -170,7 +170,7 @@ impl Table {
     pub(super) async fn serve(
         self: Rc<Self>,
         call: Call,
-        counting: Closing,
+        counting: Shutdown,
     ) -> Result<Answer, Status> {
         // It may be about one of them.
         self.adoption.is_over().await;
