@@ -72,7 +72,7 @@ pub fn bind(path: &Path) -> Result<Socket, Error> {
 
     let listener = new_socket(SocketFlags::CLOEXEC).map_err(failed("make a socket for"))?;
     // bind(2) gives the file the mode of the socket, less the umask, so that it never is wider than
-    // this; and nobody can connect before listen(2), so that it may be widened to this until then.
+    // this; and no client can connect before listen(2), so that it may be widened to this until then.
     rustix::fs::fchmod(&listener, MODE).map_err(failed("set the mode of a socket for"))?;
     rustix::net::bind(&listener, &address).map_err(|error| match error {
         Errno::ADDRINUSE => Error::InUse(path.to_owned()),
@@ -396,7 +396,7 @@ mod tests {
                 .filter(|result| matches!(result, Err(Error::InUse(_))))
                 .count();
             assert_eq!(losers, 3, "{sockets:?}");
-            UnixStream::connect(&path).expect("the winner's socket is the one that can be found");
+            UnixStream::connect(&path).expect("the winner's socket has the path");
         }
     }
 }

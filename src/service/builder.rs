@@ -334,10 +334,10 @@ impl Service {
 
 /// A function of the program's that the service calls at a step of its end.
 #[derive(Clone)]
-pub(super) struct Hook(Rc<dyn Fn() -> HookFuture>);
+pub(super) struct Hook(Rc<dyn Fn() -> BoxFuture>);
 
-/// One call of a [`Hook`].
-pub(super) type HookFuture = Pin<Box<dyn Future<Output = ()>>>;
+/// One call of a [`Hook`] or of a handler, boxed: the accept loop is compiled once for all.
+pub(super) type BoxFuture = Pin<Box<dyn Future<Output = ()>>>;
 
 impl Hook {
     fn new<F>(hook: impl Fn() -> F + 'static) -> Self
@@ -347,7 +347,7 @@ impl Hook {
         Self(Rc::new(move || Box::pin(hook())))
     }
 
-    pub(super) fn call(&self) -> HookFuture {
+    pub(super) fn call(&self) -> BoxFuture {
         (self.0)()
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_lite::future::or;
 
-use super::builder::Hook;
+use super::builder::{BoxFuture, Hook};
 use super::latch::{Latch, Shutdown};
 use super::limit::{Limits, Registry, Requests};
 use super::{Activity, Idle};
@@ -93,11 +93,11 @@ impl KeepAlive {
 }
 
 /// All connections that are being served, and the means to end them.
-pub(super) struct Connections<'a, H> {
+pub(super) struct Connections<'a> {
     runtime: &'a Runtime,
     /// Kept busy by each connection that has not released its hold.
     idle: &'a Idle,
-    handler: H,
+    handler: &'a dyn Fn(Connection) -> BoxFuture,
     /// Kept busy by every connection.
     open: Idle,
     pub(super) registry: Rc<Registry>,
@@ -106,12 +106,13 @@ pub(super) struct Connections<'a, H> {
     abort: Rc<Latch>,
 }
 
-impl<'a, H, F> Connections<'a, H>
-where
-    H: Fn(Connection) -> F,
-    F: Future<Output = ()> + 'static,
-{
-    pub(super) fn new(runtime: &'a Runtime, idle: &'a Idle, limits: Limits, handler: H) -> Self {
+impl<'a> Connections<'a> {
+    pub(super) fn new(
+        runtime: &'a Runtime,
+        idle: &'a Idle,
+        limits: Limits,
+        handler: &'a dyn Fn(Connection) -> BoxFuture,
+    ) -> Self {
         let (open, registry) = (Idle::new(None), Registry::new(limits));
         let (shutdown, countdown, abort) = Default::default();
         Self {
@@ -183,7 +184,7 @@ where
     }
 }
 
-impl<H> Drop for Connections<'_, H> {
+impl Drop for Connections<'_> {
     fn drop(&mut self) {
         self.abort.set();
     }

@@ -22,8 +22,8 @@ impl Latch {
 }
 
 /// Resolves when the service reaches a step of its shutdown; see
-/// [`Connection`](super::Connection) for which. Clones resolve together, and one that has resolved
-/// does so again.
+/// [`Connection`](super::Connection) for which. Clones resolve together, and at every later poll
+/// again.
 ///
 /// ```standalone_crate
 /// use std::net::{TcpListener, TcpStream};

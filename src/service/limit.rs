@@ -1,4 +1,4 @@
-//! Bounds the connections of a service, and chooses the one that is closed when one more arrives.
+//! Bounds the connections of a service, and closes the longest idle one for a new one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -181,7 +181,7 @@ impl Registry {
         let Some((_, member)) = self.idle.borrow_mut().pop_first() else {
             return false;
         };
-        log::debug!("too many connections: closing the one that is idle for longest");
+        log::debug!("too many connections: closing the longest idle one");
         member.place.set(None);
         member.closed.set(true);
         self.closing.set(self.closing.get() + 1);
@@ -390,7 +390,7 @@ mod tests {
         assert_eq!(
             now(registry.room()),
             None,
-            "one that is closing makes room once"
+            "a closing connection makes room once"
         );
         drop(third);
         assert_eq!(now(registry.room()), Some(()));

@@ -59,9 +59,9 @@
 //!
 //! # The race at the exit
 //!
-//! A connection may arrive at the moment at which the service decides to leave. One that was *not
-//! accepted* is safe where systemd listens: it stays in the backlog and starts the next instance.
-//! One that was *accepted and dropped* is lost. So the service never accepts after it has decided,
+//! A connection may arrive at the moment at which the service decides to leave. If it was *not
+//! accepted*, it is safe where systemd listens: it stays in the backlog and starts the next instance.
+//! If it was *accepted and dropped*, it is lost. So the service never accepts after it has decided,
 //! and never leaves after it has accepted: when the idle timeout is over it looks at the backlog
 //! once more, serves what is there, and otherwise returns without any await in between. Then it says
 //! `STOPPING=1`, upon which systemd waits for the end before it starts the next instance. Where

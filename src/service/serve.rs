@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_lite::future::{or, yield_now};
 
-use super::builder::{Hook, HookFuture, Opened};
+use super::builder::{BoxFuture, Hook, Opened};
 use super::connection::Connections;
 use super::listening::{ListeningSocket, accept, last_look};
 use super::{Connection, Error, Idle, Notify, Service, State};
@@ -42,8 +42,8 @@ impl Service {
     ///   [`Reason::SecondSignal`]. An [`Activity`](super::Activity) of no connection is not waited
     ///   for. The timeout does not count before the hook of [`extend_drain`](Self::extend_drain) is
     ///   done.
-    /// - More connections than [`limits`](Self::limits) allows: the one that is idle for longest is
-    ///   closed. Where all are in use, the next ones wait in the backlog.
+    /// - More connections than [`limits`](Self::limits) allows: the longest idle one is closed. Where
+    ///   all are in use, new ones wait in the backlog.
     ///
     /// Futures that still run at the return, because their connections have
     /// [released](super::KeepAlive::release) the service, end.
@@ -78,13 +78,22 @@ impl Service {
     /// # Ok::<(), smol_dhcp_proxy::service::Error>(())
     /// ```
     pub async fn serve<F>(
-        mut self,
+        self,
         runtime: &Runtime,
         handler: impl Fn(Connection) -> F,
     ) -> Result<Reason, Error>
     where
         F: Future<Output = ()> + 'static,
     {
+        let handler = |connection| -> BoxFuture { Box::pin(handler(connection)) };
+        self.serve_boxed(runtime, &handler).await
+    }
+
+    async fn serve_boxed(
+        mut self,
+        runtime: &Runtime,
+        handler: &dyn Fn(Connection) -> BoxFuture,
+    ) -> Result<Reason, Error> {
         let Opened { sockets, signals } = self.take_opened()?;
         let cannot_serve = |source| Error::io("cannot serve", source);
         let sockets = sockets
@@ -144,13 +153,13 @@ fn name(signal: Signal) -> &'static str {
 }
 
 /// The state of the accept loop.
-struct Accepting<'a, H> {
+struct Accepting<'a> {
     idle: &'a Idle,
     before_exit: Option<Hook>,
     /// The hook is done, and nothing has happened since.
     is_prepared: bool,
     sockets: Vec<ListeningSocket>,
-    connections: Connections<'a, H>,
+    connections: Connections<'a>,
     timer: Timer,
     /// The last accept failed.
     is_failing: bool,
@@ -160,7 +169,7 @@ struct Accepting<'a, H> {
 enum Step {
     Leave,
     LookAgain,
-    Wait(Option<HookFuture>),
+    Wait(Option<BoxFuture>),
 }
 
 /// What ended a wait.
@@ -173,11 +182,7 @@ enum Next {
     Time,
 }
 
-impl<'a, H, F> Accepting<'a, H>
-where
-    H: Fn(Connection) -> F,
-    F: Future<Output = ()> + 'static,
-{
+impl<'a> Accepting<'a> {
     /// Accepts until `signal`, which is returned, or until it is time to leave. In the second case
     /// nothing is awaited between the last look at the backlogs and the return: no connection can
     /// arrive in between and get lost.
@@ -226,7 +231,7 @@ where
     async fn wait(
         &mut self,
         signal: Pin<&mut impl Future<Output = io::Result<Signal>>>,
-        preparation: Option<HookFuture>,
+        preparation: Option<BoxFuture>,
     ) -> Next {
         let signal = async { Next::Signal(signal.await) };
         let arrival = async {
@@ -264,7 +269,7 @@ where
     }
 
     /// Stops to accept, after the backlogs of sockets that end here.
-    fn close(mut self) -> Connections<'a, H> {
+    fn close(mut self) -> Connections<'a> {
         self.sockets
             .iter_mut()
             .flat_map(ListeningSocket::close)

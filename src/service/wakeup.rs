@@ -224,8 +224,8 @@ impl Wakeup {
     /// not woken. A start may be early, when the wall clock was set forward, and may come twice
     /// within a second: the service has to arm or [`disarm`](Self::disarm) the timer each time
     /// before it leaves. A timer that elapses while the service runs starts nothing: a service that
-    /// arms it for a near time has to look again at what is due before it leaves, and one that stays
-    /// after all has to arm it later.
+    /// arms it for a near time has to look again at what is due before it leaves; if it stays after
+    /// all, it has to arm it later.
     ///
     /// # Errors
     ///
