@@ -61,8 +61,8 @@ fn main() -> ExitCode {
     }
     let all = [Kin::Ours, Kin::Static, Kin::Twin, Kin::Netavark];
     // Before the sandbox, as the daemons are.
-    match examples() {
-        Ok(examples) => subjects::main(&all, |daemons, extent| run(examples, daemons, extent)),
+    match services() {
+        Ok(services) => subjects::main(&all, |daemons, extent| run(services, daemons, extent)),
         Err(error) => {
             println!("failed: {error}");
             ExitCode::FAILURE
@@ -161,17 +161,11 @@ fn run(mut starters: Vec<Starter>, daemons: &[Subject], extent: Extent) -> Resul
 }
 
 /// The service library on its own, and its floor.
-fn examples() -> Result<Vec<Starter>> {
+fn services() -> Result<Vec<Starter>> {
     let target = subjects::target()?;
-    let example = |name, folder: &Path, example: &str, more: &[&str]| -> Result<Starter> {
-        subjects::build(
-            folder,
-            &[&["--no-default-features", "--example", example], more].concat(),
-        )?;
-        let program = folder
-            .join(subjects::PROFILE.1)
-            .join("examples")
-            .join(example);
+    let service = |name, folder: &Path, program: &str, what: &[&str]| -> Result<Starter> {
+        subjects::build(folder, &[&["--no-default-features"], what].concat())?;
+        let program = folder.join(subjects::PROFILE.1).join(program);
         Ok(Starter {
             name,
             program,
@@ -180,13 +174,18 @@ fn examples() -> Result<Vec<Starter>> {
         })
     };
     Ok(vec![
-        example("floor", &target, "floor", &[])?,
-        example("echo", &target, "echo", &[])?,
-        example(
+        service(
+            "floor",
+            &target,
+            "floor",
+            &["--bin", "floor", "--features", "bench-programs"],
+        )?,
+        service("echo", &target, "examples/echo", &["--example", "echo"])?,
+        service(
             "echo twin",
             &target.join("twin"),
-            "echo",
-            &["--features", "tokio-twin"],
+            "examples/echo",
+            &["--example", "echo", "--features", "tokio-twin"],
         )?,
     ])
 }

@@ -1,8 +1,7 @@
-//! A complete service: started by its socket, says everything back, and leaves when nobody talks to
-//! it.
+//! A complete service: started by its socket, echoes, and leaves when idle.
 //!
 //! `echo PATH [SECONDS]` listens on PATH where systemd hands no socket over, and leaves after
-//! SECONDS (10).
+//! SECONDS (10) without a connection.
 //!
 //! ```ini
 //! # echo.socket
@@ -21,29 +20,22 @@
 use std::time::Duration;
 
 use futures_lite::future::or;
-use smol_dhcp_proxy::service::{self, Config, Connection};
+use smol_dhcp_proxy::service::{Connection, Service};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let mut config = Config::new(arguments.next().ok_or("usage: echo PATH [SECONDS]")?);
+    let mut service = Service::new(arguments.next().ok_or("usage: echo PATH [SECONDS]")?);
     if let Some(seconds) = arguments.next() {
-        config.idle = Some(Duration::try_from_secs_f64(seconds.parse()?)?);
+        service = service.idle_timeout(Duration::try_from_secs_f64(seconds.parse()?)?);
     }
-    service::run(
-        config,
-        |Connection {
-             stream,
-             activity,
-             closing,
-             ..
-         }| async move {
-            let echo = async {
-                let _ = futures_lite::io::copy(stream.clone(), stream).await;
-            };
-            or(echo, closing).await;
-            drop(activity);
-        },
-    )
-    .map_err(|error| error.to_string())?;
+    let handler = |Connection {
+                       stream, shutdown, ..
+                   }: Connection| async move {
+        let echo = async {
+            let _ = futures_lite::io::copy(stream.clone(), stream).await;
+        };
+        or(echo, shutdown).await;
+    };
+    service.run(handler)?;
     Ok(())
 }

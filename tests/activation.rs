@@ -1,8 +1,8 @@
-//! The examples as real processes, with this test in the part of systemd: activation, idle exit,
+//! Services as real processes, with this test in the part of systemd: activation, idle exit,
 //! signals.
 //!
-//! `cargo test` builds the examples first; `cargo test --test activation` alone takes them as they
-//! were last built.
+//! `cargo test` builds `examples/echo.rs` first; `cargo test --test activation` alone takes it as it
+//! was last built. The other services are this program itself (`lab::service::this_program`).
 
 #![allow(
     clippy::unwrap_used,
@@ -12,8 +12,11 @@
 #[path = "lab/service.rs"]
 mod service;
 
+use std::env;
 use std::fs::{self, File};
+use std::future::pending;
 use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
@@ -22,9 +25,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use futures_lite::AsyncWriteExt;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
-use service::{Daemon, Lab, PATIENCE, example, field, finish, flags, readable, talk};
+use service::{Daemon, Lab, PATIENCE, example, field, finish, flags, readable, talk, this_program};
 use smol_dhcp_proxy::rt;
+use smol_dhcp_proxy::service::{Connection, Error, Service};
 
 #[test]
 fn a_blocking_descriptor_is_adopted_and_the_idle_timeout_fires() {
@@ -198,7 +203,22 @@ fn descriptors_that_cannot_be_served_are_explained() {
         "descriptor 3 is a stream socket that does not listen",
     );
     refuses(
-        std::net::TcpListener::bind("127.0.0.1:0").unwrap().into(),
+        UdpSocket::bind("127.0.0.1:0").unwrap().into(),
+        "descriptor 3 is an Internet socket of another type",
+    );
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    refuses(
+        client.into(),
+        "descriptor 3 is a stream socket that does not listen",
+    );
+    refuses(
+        rustix::net::socket(
+            rustix::net::AddressFamily::NETLINK,
+            rustix::net::SocketType::DGRAM,
+            None,
+        )
+        .unwrap(),
         "descriptor 3 is a socket of another family",
     );
 
@@ -347,23 +367,42 @@ fn the_service_manager_hears_what_it_asked_for() {
     daemon.ends_well();
 }
 
-/// A daemon whose connections never end by themselves.
+/// A service whose connections hear of the shutdown and never end by themselves: this program, where
+/// the environment names its drain timeout. It holds an activity that belongs to no connection.
+#[test]
+fn stubborn_service() {
+    let (Some(path), Ok(drain)) = (env::var_os("STUBBORN_PATH"), env::var("STUBBORN_DRAIN")) else {
+        return;
+    };
+    let service = Service::new(path)
+        .idle_timeout(None)
+        .drain_timeout(Duration::from_millis(drain.parse().unwrap()));
+    let _lease = service.idle().activity();
+    let handler = |Connection {
+                       mut stream,
+                       shutdown,
+                       ..
+                   }: Connection| async move {
+        shutdown.await;
+        let _ = stream.write_all(b"closing").await;
+        pending::<()>().await;
+    };
+    service.run(handler).unwrap();
+}
+
+/// Starts [`stubborn_service`] and waits until it is ready.
 fn stubborn(lab: &Lab, drain: &str) -> Daemon {
-    let mut command = Command::new(example("linger"));
+    let mut command = this_program("stubborn_service");
     command
-        .arg(lab.path())
-        .arg(drain)
+        .env("STUBBORN_PATH", lab.path())
+        .env("STUBBORN_DRAIN", drain)
         .env("NOTIFY_SOCKET", lab.directory.join("notify"));
-    let daemon = Daemon::start({
-        command.stdout(Stdio::null()).stderr(Stdio::piped());
-        command
-    });
+    let daemon = Daemon::start(command);
     assert_eq!(lab.hears(), "READY=1");
     daemon
 }
 
-/// Asks it to leave, and sees that the connections are told and the guards of leases are not waited
-/// for.
+/// Sends SIGTERM, and checks that the connection is told.
 fn begin_drain(lab: &Lab, daemon: &Daemon) -> UnixStream {
     let mut stream = UnixStream::connect(lab.path()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -404,4 +443,112 @@ fn a_drain_waits_for_connections_and_not_for_leases() {
     daemon.signal(Signal::TERM);
     let (status, errors) = daemon.ends();
     assert!(status.success(), "{errors}");
+}
+
+/// A service whose handlers take the stream and nothing else, or release their hold on the service:
+/// this program, where the environment says so.
+#[test]
+fn service_of_a_plain_handler() {
+    let Some(path) = env::var_os("PLAIN_PATH") else {
+        return;
+    };
+    let service = Service::new(path).idle_timeout(Duration::from_millis(100));
+    let echoed = async |stream: smol_dhcp_proxy::service::Stream| {
+        let _ = futures_lite::io::copy(stream.clone(), stream).await;
+    };
+    let reason = if env::var_os("PLAIN_RELEASES").is_some() {
+        service.run(
+            move |Connection {
+                      stream, keep_alive, ..
+                  }| async move {
+                keep_alive.release();
+                echoed(stream).await;
+            },
+        )
+    } else {
+        service.run(move |Connection { stream, .. }| async move { echoed(stream).await })
+    };
+    reason.unwrap();
+}
+
+/// Starts [`service_of_a_plain_handler`] and waits until it is ready.
+fn plain(lab: &Lab, releases: bool) -> Daemon {
+    let mut command = this_program("service_of_a_plain_handler");
+    command
+        .env("PLAIN_PATH", lab.path())
+        .envs(releases.then_some(("PLAIN_RELEASES", "1")))
+        .env("NOTIFY_SOCKET", lab.directory.join("notify"));
+    let daemon = Daemon::start(command);
+    assert_eq!(lab.hears(), "READY=1");
+    daemon
+}
+
+#[test]
+fn a_handler_that_ignores_its_hold_keeps_the_service_alive() {
+    let lab = Lab::new();
+    let daemon = plain(&lab, false);
+    let held = UnixStream::connect(lab.path()).unwrap();
+    let pidfd = pidfd_open(Pid::from_child(&daemon.0), PidfdFlags::empty()).unwrap();
+    assert!(
+        !readable(&pidfd, Duration::from_millis(500)),
+        "the service left over a live connection"
+    );
+    let start = rt::now();
+    finish(held, b"still there").unwrap();
+    daemon.ends_well();
+    assert!(rt::now() - start >= Duration::from_millis(100));
+}
+
+#[test]
+fn a_handler_that_releases_its_hold_lets_the_service_leave() {
+    let lab = Lab::new();
+    let daemon = plain(&lab, true);
+    let mut held = UnixStream::connect(lab.path()).unwrap();
+    held.set_read_timeout(Some(PATIENCE)).unwrap();
+    daemon.ends_well();
+    assert_eq!(held.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn a_tcp_socket_is_served_like_a_unix_socket() {
+    let lab = Lab::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let daemon = lab.activated(&listener, "0.3");
+    let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"hello").unwrap();
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"hello");
+    drop(stream);
+    daemon.ends_well();
+    let mut waiting = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    lab.hears();
+    let _next = lab.activated(&listener, "60");
+    waiting.write_all(b"again").unwrap();
+    waiting.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"again", "served by the next instance");
+}
+
+/// A program whose `main` returns the error of a service: this one, where the environment says so.
+#[test]
+fn main_that_returns_the_error() -> Result<(), Error> {
+    let Some(path) = env::var_os("RETURNED_PATH") else {
+        return Ok(());
+    };
+    Service::new(path).run(async |_| {})?;
+    Ok(())
+}
+
+#[test]
+fn a_main_that_returns_the_error_prints_its_text() {
+    let lab = Lab::new();
+    let path = lab.directory.join("file");
+    fs::write(&path, "precious").unwrap();
+    let mut command = this_program("main_that_returns_the_error");
+    command.env("RETURNED_PATH", &path);
+    Daemon::start(command).ends_with_error(&format!(
+        "Error: {} exists and is not a socket: it stays as it is",
+        path.display()
+    ));
 }

@@ -1,5 +1,5 @@
-//! What a service does before it leaves because it is idle: `Prepare`, in real processes with this
-//! test in the part of systemd.
+//! The hooks of a service, `before_exit` and `extend_drain`, in real processes with this test in the
+//! part of systemd.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,16 +13,14 @@ use std::cell::{Cell, RefCell};
 use std::env;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_lite::future::pending;
-use lab::{Daemon, Lab, PATIENCE, finish, readable, talk};
+use lab::{Daemon, Lab, PATIENCE, finish, readable, talk, this_program};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use smol_dhcp_proxy::rt;
-use smol_dhcp_proxy::service::{self, Connection, Idle, Notify, Options, Prepare, Reason};
+use smol_dhcp_proxy::service::{Connection, Notify, Reason, Service};
 
 /// A service that does something before it leaves: this program, which becomes one when the
 /// environment says so. It stays for 50 ms, and tells the manager when it begins to prepare and
@@ -41,12 +39,12 @@ fn thoughtful_service() {
         return;
     };
     let timeout = Duration::from_millis(if habit == "hasty" { 0 } else { 50 });
-    let options = Options::new(Idle::new(Some(timeout))).unwrap();
-    let (idle, notify) = (options.idle.clone(), options.notify.clone());
+    let mut service = Service::new(path).idle_timeout(timeout);
+    let (idle, notify) = (service.idle().clone(), service.notify().clone());
     let objection = Rc::new(RefCell::new(None));
     let (held, first) = (Rc::clone(&objection), Cell::new(true));
     let grace = habit.strip_prefix("grace ").map(str::to_owned);
-    let prepare = Prepare::new(move || {
+    let prepare = move || {
         let (idle, notify, held) = (idle.clone(), notify.clone(), Rc::clone(&held));
         let habit = if first.replace(false) {
             habit.clone()
@@ -65,49 +63,36 @@ fn thoughtful_service() {
                 _ => {}
             }
         }
-    });
-    let mut options = Options {
-        prepare: Some(prepare),
-        ..options
     };
-    if let Some(grace) = grace {
-        let ends = grace == "ends";
-        options.prepare = None;
-        options.drain = Duration::ZERO;
-        options.grace = Some(Prepare::new(move || async move {
-            if !ends {
-                pending::<()>().await;
-            }
-        }));
-    }
-    let mut sockets = service::activation::listen_fds().unwrap();
-    if sockets.is_empty() {
-        sockets.push(service::bind(Path::new(&path)).unwrap());
-    }
-    let handler = move |Connection {
-                            stream, activity, ..
-                        }| {
+    service = match grace {
+        None => service.before_exit(prepare),
+        Some(grace) => {
+            let ends = grace == "ends";
+            let extension = move || async move {
+                if !ends {
+                    pending::<()>().await;
+                }
+            };
+            service
+                .drain_timeout(Duration::ZERO)
+                .extend_drain(extension)
+        }
+    };
+    let handler = move |Connection { stream, .. }| {
         // Whoever talks to it talks it out of its objection.
         let objection = objection.take();
         async move {
             let _ = futures_lite::io::copy(stream.clone(), stream).await;
-            drop((activity, objection));
+            drop(objection);
         }
     };
-    let reason = rt::block_on(async move |runtime| {
-        service::serve(&runtime, sockets, options, handler).await
-    })
-    .unwrap();
+    let reason = service.run(handler).unwrap();
     std::process::exit(if reason == Reason::Idle { 0 } else { 7 });
 }
 
 /// Starts [`thoughtful_service`] and waits until it is ready.
 fn thoughtful(lab: &Lab, habit: &str) -> Daemon {
-    let mut command = Command::new(env::current_exe().unwrap());
-    command
-        .args(["--exact", "thoughtful_service", "--nocapture"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
+    let mut command = this_program("thoughtful_service");
     command
         .env("THOUGHTFUL_PATH", lab.path())
         .env("THOUGHTFUL_HABIT", habit);

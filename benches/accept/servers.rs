@@ -12,7 +12,7 @@ use crate::{Result, round};
 /// The floor comes last.
 pub const NAMES: [&str; 5] = ["ours", "twin", "threads", "std", "epoll"];
 
-/// How the examples are built, and the folder where cargo puts them: as users get them, but for
+/// How the programs are built, and the folder where cargo puts them: as users get them, but for
 /// `cargo test`, which is to see soon that all of it still works.
 const PROFILE: (&str, &str) = if cfg!(debug_assertions) {
     ("dev", "debug")
@@ -34,7 +34,7 @@ fn target() -> Result<PathBuf> {
         .to_owned())
 }
 
-/// Builds the examples for both runtimes, each into a folder of its own: cargo builds a bench's own
+/// Builds the programs for both runtimes, each into a folder of its own: cargo builds a bench's own
 /// with unwinding.
 pub fn build() -> Result {
     let target = target()?;
@@ -44,7 +44,7 @@ pub fn build() -> Result {
         &[
             "--example",
             "echo",
-            "--example",
+            "--bin",
             "echo-threads",
             "--features",
             "tokio-twin-threads",
@@ -89,12 +89,12 @@ impl Server {
     /// The same, as an argument of another program.
     pub fn start_under(name: &'static str, wrapper: &[&str]) -> Result<Self> {
         let target = target()?;
-        let examples = |target: &Path| target.join(PROFILE.1).join("examples");
-        let twins = || examples(&target.join("twin"));
+        let built = target.join(PROFILE.1);
+        let twins = target.join("twin").join(PROFILE.1);
         let (program, arguments): (PathBuf, &[&str]) = match name {
-            "ours" => (examples(&target).join("echo"), &[]),
-            "twin" => (twins().join("echo"), &[]),
-            "threads" => (twins().join("echo-threads"), &[]),
+            "ours" => (built.join("examples/echo"), &[]),
+            "twin" => (twins.join("examples/echo"), &[]),
+            "threads" => (twins.join("echo-threads"), &[]),
             own => (
                 env::current_exe()?,
                 if own == "std" {

@@ -1,18 +1,22 @@
 //! The floor of `cargo bench --bench activation`: a socket-activated program that can do nothing
 //! but answer once.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 
-use smol_dhcp_proxy::service::activation;
+use smol_dhcp_proxy::service::{Listener, Socket, activation};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let sockets = activation::listen_fds()?;
-    let socket = sockets.first().ok_or("started without a socket")?;
-    let (mut stream, _) = socket.listener.accept()?;
+    match activation::listen_fds()?.first().map(Socket::listener) {
+        Some(Listener::Unix(listener)) => answer(listener.accept()?.0),
+        _ => Err("expected a Unix socket from the service manager".into()),
+    }
+}
+
+fn answer(mut stream: impl Read + Write) -> Result<(), Box<dyn std::error::Error>> {
     let mut byte = [0];
     stream.read_exact(&mut byte)?;
     stream.write_all(&byte)?;
-    // Whoever asked has the answer, and ends this.
-    let _ = stream.read(&mut byte)?;
+    // The client has the answer, and ends this process.
+    let _: io::Result<usize> = stream.read(&mut byte);
     Ok(())
 }

@@ -1,5 +1,6 @@
-//! Draws what the benches have measured as benches/plots/*.svg: `cargo run --example plot` (or with
-//! the folder of the figures, where that is not target/bench-results).
+//! Draws what the benches have measured as benches/plots/*.svg: `cargo bench --bench plot` (or with
+//! `-- FOLDER`, where the figures are not in target/bench-results). Without cargo's `--bench`, as in
+//! a test of all benches, it draws nothing.
 
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
@@ -13,7 +14,13 @@ type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 type Point = (f64, f64);
 
 fn main() -> Result {
-    // We are two below the target folder, in `debug/examples`.
+    let (flags, folders): (Vec<_>, Vec<_>) = env::args()
+        .skip(1)
+        .partition(|argument| argument.starts_with('-'));
+    if !flags.iter().any(|flag| flag == "--bench") {
+        return Ok(());
+    }
+    // The program is in `release/deps`, two below the target folder.
     let beside = || {
         Some(
             env::current_exe()
@@ -23,8 +30,8 @@ fn main() -> Result {
                 .join("bench-results"),
         )
     };
-    let figures = env::args_os()
-        .nth(1)
+    let figures = folders
+        .first()
         .map(PathBuf::from)
         .or_else(beside)
         .ok_or("no folder of figures")?;

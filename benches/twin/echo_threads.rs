@@ -10,7 +10,7 @@ use tokio::io::copy;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = UnixListener::bind(std::env::args().nth(1).ok_or("usage: echo-threads PATH")?)?;
-    // The very first thing, lest accept4(2) hang: see pitfall.rs.
+    // The very first thing, lest accept4(2) hang: see tests/pitfall.rs.
     listener.set_nonblocking(true)?;
     tokio::runtime::Builder::new_multi_thread()
         .enable_io()

@@ -244,45 +244,56 @@ impl Timer {
     }
 }
 
-/// A listening Unix socket.
+/// A listening stream socket. tokio's own listener drops connections whose peer has no Unix address,
+/// such as those of a TCP socket.
 #[derive(Debug)]
-pub struct Listener(tokio::net::UnixListener);
+pub struct Listener(Watched<UnixListener>);
 
 impl Listener {
     /// Adopts a listening socket, blocking or not.
     ///
-    /// systemd hands over blocking sockets, and `from_std` takes a socket as it is. Without
-    /// O_NONBLOCK the accept4(2) after the last connection hangs, and with it the one thread: none
-    /// of its timers ever fires again.
+    /// systemd hands over blocking sockets, and `from_std` and `AsyncFd` take a socket as it is.
+    /// Without O_NONBLOCK the accept4(2) after the last connection hangs, and with it the one
+    /// thread: none of its timers ever fires again.
     pub fn new(listener: UnixListener) -> io::Result<Self> {
-        listener.set_nonblocking(true)?;
-        tokio::net::UnixListener::from_std(listener).map(Self)
+        Watched::new(listener).map(Self)
     }
 
-    /// Takes the next connection when there is one, else wakes the task of `context` when there may
-    /// be.
+    /// Takes the next connection, or wakes the task of `context` when there may be one.
     pub fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Stream>> {
-        let (stream, _) = ready!(self.0.poll_accept(context))?;
-        Poll::Ready(Ok(Stream(Rc::new(RefCell::new(stream)))))
+        loop {
+            let mut ready = ready!(self.0.0.poll_read_ready(context))?;
+            if let Some(stream) = self.try_accept()? {
+                return Poll::Ready(Ok(stream));
+            }
+            ready.clear_ready();
+        }
     }
 
     /// Takes a connection that already waits, without waiting for one.
     pub fn try_accept(&self) -> io::Result<Option<Stream>> {
-        // Asks the kernel. tokio's listener answers from what the reactor saw when it last looked,
-        // which is too long ago for whoever is about to leave.
-        match rustix::net::accept_with(&self.0, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-            Ok(stream) => Ok(Some(UnixStream::from(stream).try_into()?)),
+        match rustix::net::accept_with(
+            self.0.get_ref(),
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        ) {
+            Ok(stream) => {
+                let stream = tokio::net::UnixStream::from_std(UnixStream::from(stream))?;
+                Ok(Some(Stream(Rc::new(RefCell::new(stream)))))
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Lets nobody connect any more; who already waits can still be taken. For all who share the
-    /// socket: never on one that systemd holds too.
+    /// Refuses all further connections; those in the backlog can still be taken. This holds for all
+    /// processes that share the socket: never to be used on one that systemd holds too.
     pub fn refuse(&self) -> io::Result<()> {
         // On a listening Unix socket this makes connect(2) fail with ECONNREFUSED and leaves the
         // backlog alone.
-        Ok(rustix::net::shutdown(&self.0, rustix::net::Shutdown::Read)?)
+        Ok(rustix::net::shutdown(
+            self.0.get_ref(),
+            rustix::net::Shutdown::Read,
+        )?)
     }
 }
 

@@ -243,9 +243,9 @@ pub(super) enum StartError {
     /// The process could not be confined, and was told to be (`--sandbox strict`).
     #[error("--sandbox strict: {0}")]
     Sandbox(io::Error),
-    /// Serving could not begin.
-    #[error("cannot serve: {0}")]
-    Serve(io::Error),
+    /// The daemon speaks to callers on the same host only.
+    #[error("the socket unit hands over a TCP socket, expected a listening Unix stream socket")]
+    NotUnix,
 }
 
 impl StartError {
@@ -255,7 +255,7 @@ impl StartError {
         match self {
             Self::TooManySockets | Self::MachineId(_) | Self::Sandbox(_) => true,
             Self::Locked(locked) => !locked.is_held(),
-            Self::Service(_) | Self::Serve(_) => false,
+            Self::Service(_) | Self::NotUnix => false,
         }
     }
 }

@@ -39,9 +39,7 @@ use futures_lite::future::or;
 
 use crate::rpc::{self, Code, Status};
 use crate::rt;
-use crate::service::{
-    self, Connection, Idle, Options, Prepare, Reason, Socket, Wakeup, activation,
-};
+use crate::service::{self, Connection, Listener, Reason, Service, Socket, Wakeup, activation};
 
 use call::client_id::ClientIdentity;
 use config::{Command, Config};
@@ -53,11 +51,12 @@ use store::lease_file::LeaseFile;
 use store::networks::Networks;
 use table::{KeepAlive, Parts, Table};
 
-/// How long a client may keep a connection without a call, however long the daemon itself stays.
-const QUIET: Duration = Duration::from_secs(10);
+/// The longest that a client may keep a connection without a call, however long the daemon itself
+/// stays.
+const CONNECTION_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a process that cannot serve waits for the next caller to be told so.
-const REFUSING: Duration = Duration::from_secs(2);
+/// The idle timeout of a process that cannot serve and answers callers with the reason.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The longest that a Setup may still go on when systemd restarts the service: more than `-t auto`
 /// takes unless a carrier comes meanwhile, and less than `TimeoutStopSec=` in the units leaves,
@@ -115,6 +114,14 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
     if handed_over.len() > 1 {
         return Err(StartError::TooManySockets);
     }
+    if handed_over
+        .iter()
+        .any(|socket| !matches!(socket.listener(), Listener::Unix(_)))
+    {
+        // Nothing is answered by TCP, not even with the reason.
+        handed_over.clear();
+        return Err(StartError::NotUnix);
+    }
     let unit = Wakeup::find(handed_over);
     let refuge = unit.as_ref().ok().and_then(|_| runtime_directory());
     // Before anything in the directory is read, and before the socket is made: what another
@@ -126,17 +133,16 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
         handed_over.is_empty(),
         (unit.is_ok(), refuge.as_deref()),
     )?;
+    let mut service = if handed_over.is_empty() {
+        Service::new(config.socket_path())
+    } else {
+        Service::on(std::mem::take(handed_over))
+    };
     // From here on there are threads.
-    let idle = Idle::new(config.activity);
-    let mut options = Options::new(idle.clone()).map_err(StartError::Serve)?;
-    let mut sockets = std::mem::take(handed_over);
-    if sockets.is_empty() {
-        sockets.push(service::bind(&config.socket_path())?);
+    service = service.idle_timeout(config.activity).open()?;
+    if let Ok(unit) = unit.clone() {
+        service = service.extend_drain(move || await_restart(unit.clone()));
     }
-    options.grace = unit
-        .clone()
-        .ok()
-        .map(|unit| Prepare::new(move || grace(unit.clone())));
     let wakeup = match (config.sleep, config.activity) {
         (config::Sleep::Never, _) => Err("--sleep never".to_owned()),
         (_, None) => Err("-a 0".to_owned()),
@@ -158,14 +164,15 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
         file.boot_id(),
     );
     let journal = Journal::new(&directory, name(config.lease_file.with_extension("work")));
-    let quiet = config
-        .activity
-        .map_or(QUIET, |activity| activity.min(QUIET));
+    let quiet = config.activity.map_or(CONNECTION_IDLE_TIMEOUT, |activity| {
+        activity.min(CONNECTION_IDLE_TIMEOUT)
+    });
     rt::block_on(async move |runtime| {
+        let idle = service.idle().clone();
         let table = Table::new(Parts {
             runtime: runtime.clone(),
             idle: idle.clone(),
-            notify: options.notify.clone(),
+            notify: service.notify().clone(),
             file,
             history,
             networks,
@@ -180,51 +187,48 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
             idle.set_timeout(Some(Duration::ZERO));
         }
         let preparing = Rc::clone(&table);
-        options.prepare = Some(Prepare::new(move || {
-            Rc::clone(&preparing).prepare_to_leave()
-        }));
+        service = service.before_exit(move || Rc::clone(&preparing).prepare_to_leave());
         let (serving, activity) = (Rc::clone(&table), config.activity);
-        let handler = move |Connection {
-                                stream,
-                                activity: guard,
-                                requests,
-                                closing,
-                                counting,
-                            }| {
+        let handler = move |connection: Connection| {
             idle.set_timeout(activity);
             let table = Rc::clone(&serving);
             async move {
+                let Connection {
+                    stream,
+                    requests,
+                    shutdown,
+                    countdown,
+                    ..
+                } = connection;
                 let call = |call| {
                     let in_flight = requests.begin();
-                    let served = Rc::clone(&table).serve(call, counting.clone());
+                    let served = Rc::clone(&table).serve(call, countdown.clone());
                     async move {
                         let _in_flight = in_flight;
                         served.await
                     }
                 };
-                rpc::serve(stream, quiet, closing.clone(), call).await;
-                drop(guard);
+                rpc::serve(stream, quiet, shutdown, call).await;
             }
         };
-        let reason = service::serve(&runtime, sockets, options, handler).await;
+        let reason = service.serve(&runtime, handler).await;
         match reason {
             Ok(Reason::Signal(_)) => Rc::clone(&table).stop(config.on_stop).await,
-            Ok(Reason::Hurry(_)) => {
+            Ok(Reason::SecondSignal(_)) => {
                 table.save(true);
                 table.clear_journal();
             }
             Ok(Reason::Idle) | Err(_) => {}
         }
         table.close_file();
-        reason.map(drop)
+        Ok(reason.map(drop)?)
     })
-    .map_err(StartError::Serve)
 }
 
 /// Gives calls in flight more time than a drain for as long as systemd restarts the service: their
 /// callers need not notice, and later ones wait at the socket. A stop, a shutdown and a second
 /// signal are not made to wait.
-async fn grace(unit: Wakeup) {
+async fn await_restart(unit: Wakeup) {
     let restart = async {
         while unit.is_being_restarted().await {
             rt::sleep(RESTART_RECHECK).await;
@@ -283,8 +287,8 @@ fn confine(
     }
 }
 
-/// Answers with `status` those who wait at the sockets and those who come soon: their calls are
-/// what started the process, and systemd would start it again for each of them that is left there.
+/// Answers calls with `status`, those that wait at the sockets and those that come soon: they are
+/// what started the process, and systemd would start it again for each that is left there.
 fn refuse(sockets: Vec<Socket>, status: Status) {
     if sockets.is_empty() {
         return;
@@ -293,27 +297,23 @@ fn refuse(sockets: Vec<Socket>, status: Status) {
         message: format!("smol-dhcp-proxy: {}", status.message),
         ..status
     };
-    let refused = rt::block_on(async move |runtime| {
-        let options = Options::new(Idle::new(Some(REFUSING)))?;
-        let handler = move |Connection {
-                                stream,
-                                activity,
-                                closing,
-                                ..
-                            }| {
-            let status = status.clone();
-            async move {
-                rpc::serve(stream, REFUSING, closing, |_| {
-                    std::future::ready(Err(status.clone()))
-                })
-                .await;
-                drop(activity);
-            }
-        };
-        service::serve(&runtime, sockets, options, handler).await
-    });
+    let handler = move |connection: Connection| {
+        let status = status.clone();
+        async move {
+            rpc::serve(
+                connection.stream,
+                REFUSAL_TIMEOUT,
+                connection.shutdown,
+                |_| std::future::ready(Err(status.clone())),
+            )
+            .await;
+        }
+    };
+    let refused = Service::on(sockets)
+        .idle_timeout(REFUSAL_TIMEOUT)
+        .run(handler);
     if let Err(error) = refused {
-        log::error!("cannot tell those who call: {error}");
+        log::error!("cannot answer callers: {error}");
     }
 }
 

@@ -1,6 +1,7 @@
-//! Takes over the listening sockets that systemd opened for us (sd_listen_fds(3)).
+//! Adopts the listening sockets that systemd opened for this process (sd_listen_fds(3)).
 
 use std::ffi::OsString;
+use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,41 +12,34 @@ use rustix::io::{Errno, FdFlags};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
-use super::Error;
-use super::bind::SocketFile;
+use super::{Error, Listener, Socket};
 
 /// The first inherited descriptor; the others follow without a gap.
 const FIRST: RawFd = 3;
 
-/// The name that systemd gives to descriptors without one.
+/// The name of descriptors without one (sd_listen_fds_with_names(3)).
 pub(super) const NAMELESS: &str = "unknown";
 
-/// A listening Unix stream socket, handed over or made by [`bind`](fn@super::bind).
-#[derive(Debug)]
-pub struct Socket {
-    /// From LISTEN_FDNAMES (`FileDescriptorName=` in the socket unit), `unknown` where there is
-    /// none.
-    pub name: String,
-    /// What we made on disk. Before `listener`, because it must be unlinked while the inode number
-    /// cannot be reused.
-    pub(super) file: Option<SocketFile>,
-    /// Blocking or not as it came; [`rt::Listener`](crate::rt::Listener) takes either.
-    pub listener: UnixListener,
-}
-
-/// Takes over the sockets that were handed to this process, in order; none where nobody handed us
-/// any.
+/// Adopts the sockets that were handed to this process, in order; returns none where the
+/// environment says that there are none, which is the manual start.
 ///
-/// None of them survives an exec, and each is checked to be a listening Unix stream socket. Those
-/// are taken once: a second call is an error where the first one found any. Call it before the
-/// process opens descriptors of its own. The environment is left as it is, because it can only be
-/// changed safely by a single-threaded program; LISTEN_PID keeps children from mistaking it for
-/// theirs.
+/// Each is checked to be a listening stream socket, Unix or TCP, and made close-on-exec. They are
+/// adopted once: a second call fails where the first one found any. Call it before the process opens
+/// descriptors of its own. The environment is left as it is, because only a single-threaded program
+/// can change it safely; LISTEN_PID keeps children from adopting the same numbers.
 ///
 /// # Errors
 ///
 /// [`Error::Environment`] for values without meaning, [`Error::Descriptor`] for a descriptor of
-/// another kind (which is left open, being somebody else's), [`Error::Taken`] at the second call.
+/// another kind (which is left open, for it has another owner), [`Error::Taken`] at the second call.
+///
+/// ```
+/// use smol_dhcp_proxy::service::activation;
+///
+/// // Started from a shell, there are none.
+/// assert!(activation::listen_fds()?.is_empty());
+/// # Ok::<(), smol_dhcp_proxy::service::Error>(())
+/// ```
 pub fn listen_fds() -> Result<Vec<Socket>, Error> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
 
@@ -58,17 +52,14 @@ pub fn listen_fds() -> Result<Vec<Socket>, Error> {
     let mut names = handed.names.into_iter();
     (FIRST..FIRST + handed.count)
         .map(|fd| {
-            let listener = UnixListener::from(adopt(fd)?);
-            Ok(Socket {
-                name: names.next().unwrap_or_else(|| NAMELESS.to_owned()),
-                file: None,
-                listener,
-            })
+            let listener = adopt(fd)?;
+            let name = names.next().unwrap_or_else(|| NAMELESS.to_owned());
+            Ok(Socket::activated(name, listener))
         })
         .collect()
 }
 
-/// What the environment says about this process.
+/// The part of the environment that is for this process.
 #[derive(Debug, PartialEq, Eq)]
 struct Handed {
     count: RawFd,
@@ -76,7 +67,7 @@ struct Handed {
     names: Vec<String>,
 }
 
-/// Reads the protocol's variables: the descriptors that are for the process `pid`, if any are.
+/// Reads the protocol's variables; returns `None` where they are not for the process `pid`.
 fn parse(
     pid: u32,
     own_pidfd_id: impl FnOnce() -> Option<u64>,
@@ -109,18 +100,19 @@ fn parse(
         None => return Ok(None),
         Some(for_pid) if for_pid == u64::from(pid) => {}
         Some(for_pid) => {
-            log::debug!("the inherited sockets are for process {for_pid}, not for us ({pid})");
+            log::debug!(
+                "ignoring the inherited sockets: they are for process {for_pid}, and this is {pid}"
+            );
             return Ok(None);
         }
     }
-    // Process ids are reused, these are not. A kernel that cannot tell leaves us with the process
-    // id.
+    // Process ids are reused, these are not. Where the kernel has none, the process id decides.
     if let Some(for_id) = number("LISTEN_PIDFDID", "the inode number of a pidfd")?
         && let Some(own_id) = own_pidfd_id()
         && for_id != own_id
     {
         log::debug!(
-            "the inherited sockets are for the process of pidfd {for_id}, not for us ({own_id})"
+            "ignoring the inherited sockets: they are for pidfd {for_id}, and this is {own_id}"
         );
         return Ok(None);
     }
@@ -154,8 +146,7 @@ fn parse(
     })
 }
 
-/// The number that tells this process from all others since boot, where the kernel has one (Linux
-/// 6.9, pidfs).
+/// Returns the inode number of this process in pidfs, unique since boot; `None` before Linux 6.9.
 fn own_pidfd_id() -> Option<u64> {
     /// `PID_FS_MAGIC` of linux/magic.h. On older kernels all pidfds share one meaningless inode.
     const PIDFS: u64 = 0x5049_4446;
@@ -167,7 +158,7 @@ fn own_pidfd_id() -> Option<u64> {
 }
 
 /// Becomes the owner of the inherited descriptor `number`.
-fn adopt(number: RawFd) -> Result<OwnedFd, Error> {
+fn adopt(number: RawFd) -> Result<Listener, Error> {
     #[expect(
         unsafe_code,
         reason = "a number in the environment is all that tells of an inherited descriptor"
@@ -177,41 +168,59 @@ fn adopt(number: RawFd) -> Result<OwnedFd, Error> {
     // closed but forgotten.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
 
-    let checked =
-        check(fd.as_fd()).and_then(|()| Ok(rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC)?));
+    let checked = check(fd.as_fd()).and_then(|family| {
+        rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
+        Ok(family)
+    });
     let is = match checked {
-        Ok(()) => return Ok(fd),
+        Ok(Family::Unix) => return Ok(Listener::Unix(UnixListener::from(fd))),
+        Ok(Family::Internet) => return Ok(Listener::Tcp(TcpListener::from(fd))),
         Err(error) => error.to_string(),
     };
     let _ = fd.into_raw_fd();
     Err(Error::Descriptor { fd: number, is })
 }
 
-/// Is it what a service can accept connections from? If not, the error says what it is.
-fn check(fd: BorrowedFd<'_>) -> io::Result<()> {
+/// The families of stream sockets that a service accepts connections from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    Unix,
+    Internet,
+}
+
+/// Returns the family of a listening stream socket. For anything else the error says what it is.
+fn check(fd: BorrowedFd<'_>) -> io::Result<Family> {
     let kind = match rustix::fs::fstat(fd) {
         Ok(stat) => FileType::from_raw_mode(stat.st_mode),
         Err(Errno::BADF) => return Err(io::Error::other("not open")),
         Err(error) => return Err(error.into()),
     };
-    let is = if kind != FileType::Socket {
-        match kind {
+    if kind != FileType::Socket {
+        return Err(io::Error::other(match kind {
             FileType::RegularFile => "a regular file",
             FileType::Directory => "a directory",
             FileType::Fifo => "a pipe",
             FileType::CharacterDevice => "a character device",
             _ => "not a socket",
-        }
-    } else if sockopt::socket_domain(fd)? != AddressFamily::UNIX {
-        "a socket of another family"
-    } else if sockopt::socket_type(fd)? != SocketType::STREAM {
-        "a Unix socket of another type"
-    } else if !sockopt::socket_acceptconn(fd)? {
-        "a stream socket that does not listen (Accept=yes in the socket unit hands over connections)"
-    } else {
-        return Ok(());
+        }));
+    }
+    let (family, is_of_another_type) = match sockopt::socket_domain(fd)? {
+        AddressFamily::UNIX => (Family::Unix, "a Unix socket of another type"),
+        AddressFamily::INET | AddressFamily::INET6 => (
+            Family::Internet,
+            "an Internet socket of another type than TCP",
+        ),
+        _ => return Err(io::Error::other("a socket of another family")),
     };
-    Err(io::Error::other(is))
+    if sockopt::socket_type(fd)? != SocketType::STREAM {
+        return Err(io::Error::other(is_of_another_type));
+    }
+    if !sockopt::socket_acceptconn(fd)? {
+        return Err(io::Error::other(
+            "a stream socket that does not listen (Accept=yes in the socket unit hands over connections)",
+        ));
+    }
+    Ok(family)
 }
 
 #[cfg(test)]
@@ -331,32 +340,28 @@ mod tests {
     }
 
     #[test]
-    fn only_a_listening_unix_stream_socket_passes() {
+    fn only_listening_stream_sockets_pass() {
         let is = |fd: BorrowedFd<'_>| check(fd).map_err(|error| error.to_string());
+        let why = |fd: BorrowedFd<'_>| is(fd).unwrap_err();
         let name = format!("activation-test-{}", std::process::id());
         let address = SocketAddr::from_abstract_name(name).unwrap();
-        assert_eq!(
-            is(UnixListener::bind_addr(&address).unwrap().as_fd()),
-            Ok(())
-        );
-        assert!(
-            is(UnixStream::pair().unwrap().0.as_fd())
-                .unwrap_err()
-                .contains("does not listen")
-        );
-        assert!(
-            is(UnixDatagram::unbound().unwrap().as_fd())
-                .unwrap_err()
-                .contains("another type")
-        );
-        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        assert!(is(tcp.as_fd()).unwrap_err().contains("another family"));
+        let unix = UnixListener::bind_addr(&address).unwrap();
+        assert_eq!(is(unix.as_fd()), Ok(Family::Unix));
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            // A machine without IPv6 has no second one.
+            if let Ok(tcp) = TcpListener::bind(address) {
+                assert_eq!(is(tcp.as_fd()), Ok(Family::Internet));
+            }
+        }
+        assert!(why(UnixStream::pair().unwrap().0.as_fd()).contains("does not listen"));
+        let datagram = UnixDatagram::unbound().unwrap();
+        assert!(why(datagram.as_fd()).contains("a Unix socket of another type"));
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert!(why(udp.as_fd()).contains("an Internet socket of another type"));
+        let netlink = rustix::net::socket(AddressFamily::NETLINK, SocketType::DGRAM, None).unwrap();
+        assert!(why(netlink.as_fd()).contains("another family"));
         let null = std::fs::File::open("/dev/null").unwrap();
-        assert!(is(null.as_fd()).unwrap_err().contains("character device"));
-        assert!(
-            is(std::io::pipe().unwrap().0.as_fd())
-                .unwrap_err()
-                .contains("pipe")
-        );
+        assert!(why(null.as_fd()).contains("character device"));
+        assert!(why(std::io::pipe().unwrap().0.as_fd()).contains("pipe"));
     }
 }

@@ -1,4 +1,4 @@
-//! Manual mode: a listening socket where nobody hands one over.
+//! Manual mode: makes a listening socket where systemd hands none over.
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
@@ -14,21 +14,20 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use super::lock::{LockError, LockFile};
 use super::{Error, Socket};
 
-/// What a socket address holds (unix(7): `sun_path` has 108 bytes, and the last one ends the
-/// string).
+/// The longest path of a socket address (unix(7): `sun_path` has 108 bytes, of which the last one
+/// ends the string).
 pub(super) const LONGEST_PATH: usize = 107;
 
-/// The owner and its group may connect.
+/// Owner and group may connect.
 const MODE: Mode = Mode::from_raw_mode(0o660);
 
-/// The kernel cuts it at net.core.somaxconn.
+/// The kernel lowers it to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
-/// How long to wait for another start that is at work on the same path: it takes microseconds.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// The longest wait for another start at work on the same path, which takes microseconds.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A socket in the file system, unlinked when this is dropped, unless somebody else has put another
-/// in its place.
+/// A socket in the file system, unlinked on drop, unless another file has taken its place.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
@@ -38,14 +37,26 @@ pub(super) struct SocketFile {
 /// Listens on `path`, in mode 0660, and makes its directory where there is none. The file is
 /// removed with the [`Socket`].
 ///
-/// A socket that a dead process left behind is replaced, and nothing else ever is: not a living
-/// one, not a file of another kind. Starts that run at the same time are serialised by a lock file
-/// beside the socket (its name with `.lock` added), which is removed again.
+/// A socket that a dead process left behind is replaced; a live one and a file of another kind
+/// never are. Starts that run at the same time are serialised by a lock file beside the socket
+/// (`.lock` added to its name), which is removed again.
 ///
 /// # Errors
 ///
-/// [`Error::InUse`], [`Error::NotASocket`], [`Error::PathTooLong`], or [`Error::Io`] with what was
-/// tried.
+/// [`Error::InUse`], [`Error::NotASocket`], [`Error::PathTooLong`], or [`Error::Io`] with the
+/// operation that failed.
+///
+/// ```
+/// use std::os::unix::net::UnixStream;
+/// use smol_dhcp_proxy::service;
+///
+/// let path = std::env::temp_dir().join(format!("bind-{}.sock", std::process::id()));
+/// let socket = service::bind(&path)?;
+/// UnixStream::connect(&path)?;
+/// drop(socket);
+/// assert!(!path.exists());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn bind(path: &Path) -> Result<Socket, Error> {
     if path.as_os_str().len() > LONGEST_PATH {
         return Err(Error::PathTooLong(path.to_owned()));
@@ -61,7 +72,7 @@ pub fn bind(path: &Path) -> Result<Socket, Error> {
 
     let listener = new_socket(SocketFlags::CLOEXEC).map_err(failed("make a socket for"))?;
     // bind(2) gives the file the mode of the socket, less the umask, so that it never is wider than
-    // this; and nobody can connect before listen(2), so that it may be widened to this until then.
+    // this; and no client can connect before listen(2), so that it may be widened to this until then.
     rustix::fs::fchmod(&listener, MODE).map_err(failed("set the mode of a socket for"))?;
     rustix::net::bind(&listener, &address).map_err(|error| match error {
         Errno::ADDRINUSE => Error::InUse(path.to_owned()),
@@ -74,19 +85,23 @@ pub fn bind(path: &Path) -> Result<Socket, Error> {
     };
     rustix::fs::chmod(path, MODE).map_err(failed("set the mode of"))?;
     rustix::net::listen(&listener, BACKLOG).map_err(failed("listen on"))?;
-    Ok(Socket {
-        name: String::new(),
-        file: Some(file),
-        listener: UnixListener::from(listener),
-    })
+    Ok(Socket::bound(file, UnixListener::from(listener)))
 }
 
-/// Makes the directory of the socket `path` where there is none, as [`bind`] does: for a process
-/// that confines itself to this directory before it binds.
+/// Makes the directory of the socket `path` where there is none, as [`bind`] does: for programs that
+/// confine themselves to this directory before they bind.
 ///
 /// # Errors
 ///
-/// [`Error::NotASocket`] where the path ends in no name, or [`Error::Io`].
+/// [`Error::NotASocket`] for a path without a file name, or [`Error::Io`].
+///
+/// ```
+/// let directory = std::env::temp_dir().join(format!("directory-{}", std::process::id()));
+/// smol_dhcp_proxy::service::make_directory(&directory.join("socket"))?;
+/// assert!(directory.is_dir());
+/// # std::fs::remove_dir(directory)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn make_directory(path: &Path) -> Result<(), Error> {
     let Some(directory) = path.parent() else {
         return Err(Error::NotASocket(path.to_owned()));
@@ -102,8 +117,8 @@ pub fn make_directory(path: &Path) -> Result<(), Error> {
         .map_err(|error| Error::io(doing, error))
 }
 
-/// Holds other starts off the same path until it is dropped. The file is removed while it is still
-/// locked, and [`LockFile`] notices that the one it waited for is gone.
+/// Excludes other starts on the same path until it is dropped. The file is removed while it is
+/// still locked; a [`LockFile`] that waits for it notices.
 struct StartLock {
     path: PathBuf,
     lock: LockFile,
@@ -121,7 +136,7 @@ impl StartLock {
                 io::Error::other(error),
             ),
         };
-        let lock = LockFile::acquire(CWD, &path, LOCK_PATIENCE).map_err(failed)?;
+        let lock = LockFile::acquire(CWD, &path, LOCK_TIMEOUT).map_err(failed)?;
         Ok(Self { lock, path })
     }
 }
@@ -134,12 +149,15 @@ impl Drop for StartLock {
     }
 }
 
-/// Removes the socket at `path` if nobody listens on it, which is known only from a connection that
-/// was refused.
+/// Removes the socket at `path` if no process listens on it, of which a refused connection is the
+/// only proof.
 fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), Error> {
     let probing = |error: Errno| {
         Error::io(
-            format!("cannot find out who listens on {}", path.display()),
+            format!(
+                "cannot find out whether a process listens on {}",
+                path.display()
+            ),
             error,
         )
     };
@@ -154,7 +172,7 @@ fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), Error> {
         // The second is a full backlog, the third a socket of another type.
         Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => Err(Error::InUse(path.to_owned())),
         Err(Errno::CONNREFUSED) => {
-            log::info!("replacing {}, on which nobody listens", path.display());
+            log::info!("replacing {}, on which no process listens", path.display());
             rustix::fs::unlink(path)
                 .map_err(|e| Error::io(format!("cannot remove {}", path.display()), e))
         }
@@ -285,14 +303,14 @@ mod tests {
         fs::write(scratch.socket(), "precious").unwrap();
         assert!(matches!(bind(&scratch.socket()), Err(Error::NotASocket(_))));
         assert_eq!(fs::read(scratch.socket()).unwrap(), b"precious");
-        // Nor is a link followed to a socket that somebody else left.
+        // A link is not followed either, wherever it leads.
         let link = scratch.0.join("link");
         std::os::unix::fs::symlink(scratch.socket(), &link).unwrap();
         assert!(matches!(bind(&link), Err(Error::NotASocket(_))));
     }
 
     #[test]
-    fn only_what_we_made_is_unlinked() {
+    fn a_file_of_another_process_is_not_unlinked() {
         let scratch = Scratch::new();
         let socket = bind(&scratch.socket()).unwrap();
         fs::remove_file(scratch.socket()).unwrap();
@@ -357,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_who_start_at_once_one_wins_and_keeps_its_socket() {
+    fn one_of_many_simultaneous_starts_wins_and_keeps_its_socket() {
         let scratch = Scratch::new();
         for _ in 0..50 {
             let path = scratch.stale();
@@ -378,7 +396,7 @@ mod tests {
                 .filter(|result| matches!(result, Err(Error::InUse(_))))
                 .count();
             assert_eq!(losers, 3, "{sockets:?}");
-            UnixStream::connect(&path).expect("the winner's socket is the one that can be found");
+            UnixStream::connect(&path).expect("the winner's socket has the path");
         }
     }
 }

@@ -1,44 +1,56 @@
-//! Why a service cannot start, in words for whoever started it.
+//! Why a service cannot start.
 
 use std::fmt;
 use std::io;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
-/// A start that cannot succeed, by whose fault it is.
-#[derive(Debug)]
+/// A start that cannot succeed.
+///
+/// Both [`Display`](fmt::Display) and [`Debug`](fmt::Debug) print a sentence for the administrator,
+/// so that a `main` may return it:
+///
+/// ```
+/// use smol_dhcp_proxy::service::Error;
+///
+/// let error = Error::InUse("/run/echo.sock".into());
+/// let text = "/run/echo.sock is in use: another process listens on it";
+/// assert_eq!((error.to_string(), format!("{error:?}")), (text.into(), text.into()));
+/// ```
 #[non_exhaustive]
 pub enum Error {
-    /// The one who started us set a variable of the activation protocol to something that has no
-    /// meaning.
+    /// A variable of the activation protocol holds a value without meaning.
+    #[non_exhaustive]
     Environment {
-        /// The variable's name.
+        /// Its name.
         variable: &'static str,
-        /// What it holds.
+        /// Its value.
         value: String,
-        /// What it should hold.
+        /// The values that have a meaning.
         expected: &'static str,
     },
-    /// An inherited descriptor is not a listening Unix stream socket.
+    /// An inherited descriptor is not a listening stream socket.
+    #[non_exhaustive]
     Descriptor {
         /// Its number.
         fd: RawFd,
-        /// What it is instead.
+        /// Its kind.
         is: String,
     },
-    /// The inherited descriptors already have an owner in this process.
+    /// The inherited descriptors have been adopted before in this process.
     Taken,
-    /// A living process listens on the path.
+    /// Another process listens on the path.
     InUse(PathBuf),
-    /// Something that is not a socket has the path.
+    /// The path leads to a file of another kind.
     NotASocket(PathBuf),
     /// The path does not fit into a socket address (unix(7)).
     PathTooLong(PathBuf),
     /// A system call failed.
+    #[non_exhaustive]
     Io {
-        /// What was tried.
+        /// The operation, in words.
         doing: String,
-        /// What the kernel said.
+        /// The error of the kernel.
         source: io::Error,
     },
 }
@@ -65,12 +77,12 @@ impl fmt::Display for Error {
             Self::Descriptor { fd, is } => {
                 write!(
                     f,
-                    "descriptor {fd} is {is}, expected a listening Unix stream socket"
+                    "descriptor {fd} is {is}, expected a listening stream socket (Unix or TCP)"
                 )
             }
             Self::Taken => write!(
                 f,
-                "the inherited sockets were already taken over by this process"
+                "the inherited sockets were adopted before by this process"
             ),
             Self::InUse(path) => write!(
                 f,
@@ -91,6 +103,14 @@ impl fmt::Display for Error {
             ),
             Self::Io { doing, source } => write!(f, "{doing}: {source}"),
         }
+    }
+}
+
+/// Prints the same text as [`Display`](fmt::Display): it is what a `main` that returns the error
+/// shows.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

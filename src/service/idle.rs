@@ -1,5 +1,19 @@
-//! When to leave: guards keep a service alive, and a wait begins when the last one is dropped. No
-//! clock in here.
+//! When to leave: guards keep a service alive, and the idle timeout begins when the last one is
+//! dropped. Pure: time is an argument.
+//!
+//! ```
+//! use std::time::Duration;
+//! use smol_dhcp_proxy::service::{Idle, State};
+//! use smol_dhcp_proxy::time::Instant;
+//!
+//! let at = |seconds| Instant::from_boot(Duration::from_secs(seconds));
+//! let idle = Idle::new(Some(Duration::from_secs(10)));
+//! let connection = idle.activity();
+//! assert_eq!(idle.state(at(100)), State::Busy);
+//! drop(connection);
+//! assert_eq!(idle.state(at(100)), State::Until(at(110)));
+//! assert_eq!(idle.state(at(110)), State::Expired);
+//! ```
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -9,23 +23,36 @@ use event_listener::Event;
 
 use crate::time::Instant;
 
-/// Whether a service has anything left to do. Clones share one state.
+/// The account of what a service has left to do. Clones share one state.
+///
+/// It and its guards are `!Send`: they belong to the thread of the service. Work on another thread
+/// keeps the service alive by a guard in the task that waits for it.
 #[derive(Clone, Debug)]
 pub struct Idle(Rc<Shared>);
 
 /// Keeps the service alive until it is dropped: a connection, a call in flight, a lease owns one.
+///
+/// ```
+/// # use smol_dhcp_proxy::service::Idle;
+/// let idle = Idle::new(None);
+/// let (first, second) = (idle.activity(), idle.activity());
+/// drop(first);
+/// assert!(idle.is_busy());
+/// drop(second);
+/// assert!(!idle.is_busy());
+/// ```
 #[derive(Debug)]
 #[must_use = "dropped at once, it keeps nothing alive"]
 pub struct Activity(Rc<Shared>);
 
-/// The answer of [`Idle::state`].
+/// The result of [`Idle::state`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// At least one [`Activity`] lives.
     Busy,
-    /// Nothing to do; time to leave at this moment unless something comes.
+    /// Nothing to do; the idle timeout is over at this moment.
     Until(Instant),
-    /// Nothing to do, for long enough.
+    /// Nothing to do, and the idle timeout is over.
     Expired,
 }
 
@@ -33,14 +60,23 @@ pub enum State {
 struct Shared {
     timeout: Cell<Duration>,
     guards: Cell<usize>,
-    /// When the wait began; none while busy, and after that until somebody tells us the time.
+    /// The beginning of the idle timeout; `None` while busy, and then until the first call of
+    /// `state` with its `now`.
     since: Cell<Option<Instant>>,
     quiet: Event,
 }
 
 impl Idle {
-    /// Nothing to do yet, so the first wait begins with the first [`state`](Self::state); it never
-    /// ends where `timeout` is none.
+    /// Starts idle: the first timeout begins with the first [`state`](Self::state). `None` never
+    /// expires.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use smol_dhcp_proxy::{service::{Idle, State}, time::Instant};
+    /// let boot = Instant::from_boot(Duration::ZERO);
+    /// assert_eq!(Idle::new(Some(Duration::ZERO)).state(boot), State::Expired);
+    /// assert!(matches!(Idle::new(None).state(boot), State::Until(_)));
+    /// ```
     pub fn new(timeout: Option<Duration>) -> Self {
         Self(Rc::new(Shared {
             timeout: Cell::new(timeout.unwrap_or(Duration::MAX)),
@@ -50,17 +86,34 @@ impl Idle {
         }))
     }
 
-    /// A new guard.
+    /// Creates a guard.
+    ///
+    /// ```
+    /// # use smol_dhcp_proxy::service::Idle;
+    /// let idle = Idle::new(None);
+    /// let _job = idle.activity();
+    /// assert!(idle.is_busy());
+    /// ```
     pub fn activity(&self) -> Activity {
         self.0.guards.set(self.0.guards.get() + 1);
         self.0.since.set(None);
         Activity(Rc::clone(&self.0))
     }
 
-    /// Where the service stands at `now`.
+    /// Returns the state at `now`.
     ///
-    /// Dropping a guard cannot tell the time, so the wait begins when this is first asked after the
-    /// last drop; whoever waits for [`quiet`](Self::quiet) and then asks loses nothing.
+    /// Dropping a guard cannot tell the time, so the timeout begins with the first call after the
+    /// last drop. A loop that waits for [`quiet`](Self::quiet) and then calls this loses nothing.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use smol_dhcp_proxy::{service::{Idle, State}, time::Instant};
+    /// let at = |seconds| Instant::from_boot(Duration::from_secs(seconds));
+    /// let idle = Idle::new(Some(Duration::from_secs(3)));
+    /// assert_eq!(idle.state(at(1)), State::Until(at(4)));
+    /// drop(idle.activity()); // work that came and went begins the timeout anew
+    /// assert_eq!(idle.state(at(2)), State::Until(at(5)));
+    /// ```
     pub fn state(&self, now: Instant) -> State {
         if self.is_busy() {
             return State::Busy;
@@ -75,20 +128,41 @@ impl Idle {
         }
     }
 
-    /// Changes how long the wait is, also the one that has begun; it never ends where `timeout` is
-    /// none.
+    /// Changes the timeout, also one that has begun; `None` never expires.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use smol_dhcp_proxy::{service::{Idle, State}, time::Instant};
+    /// let boot = Instant::from_boot(Duration::ZERO);
+    /// let idle = Idle::new(None);
+    /// assert!(matches!(idle.state(boot), State::Until(_)));
+    /// idle.set_timeout(Some(Duration::ZERO));
+    /// assert_eq!(idle.state(boot), State::Expired);
+    /// ```
     pub fn set_timeout(&self, timeout: Option<Duration>) {
         self.0.timeout.set(timeout.unwrap_or(Duration::MAX));
         self.0.quiet.notify(usize::MAX);
     }
 
-    /// Whether a guard lives.
+    /// Returns whether a guard lives.
+    ///
+    /// ```
+    /// assert!(!smol_dhcp_proxy::service::Idle::new(None).is_busy());
+    /// ```
     pub fn is_busy(&self) -> bool {
         self.0.guards.get() > 0
     }
 
     /// Waits for the next drop of a last guard, or for another timeout: [`state`](Self::state) may
     /// have changed.
+    ///
+    /// ```
+    /// # use futures_lite::future::{block_on, zip};
+    /// # use smol_dhcp_proxy::service::Idle;
+    /// let idle = Idle::new(None);
+    /// let job = idle.activity();
+    /// block_on(zip(idle.quiet(), async { drop(job) }));
+    /// ```
     pub async fn quiet(&self) {
         self.0.quiet.listen().await;
     }
@@ -181,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn another_timeout_wakes_whoever_waits() {
+    fn another_timeout_wakes_a_wait() {
         let idle = ten_seconds();
         let mut quiet = std::pin::pin!(idle.quiet());
         let mut poll =
@@ -192,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_drop_wakes_whoever_waits_and_others_do_not() {
+    fn the_last_drop_wakes_a_wait_and_others_do_not() {
         let idle = ten_seconds();
         let (first, second) = (idle.activity(), idle.activity());
         let mut quiet = std::pin::pin!(idle.quiet());

@@ -1,4 +1,4 @@
-//! Bounds the connections of a service, and chooses the one that is closed when one more arrives.
+//! Bounds the connections of a service, and closes the longest idle one for a new one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -13,20 +13,37 @@ use crate::rt;
 use crate::time::Instant;
 
 /// The most connections that a service has at once.
+///
+/// ```
+/// use smol_dhcp_proxy::service::{Limits, Service};
+///
+/// let mut limits = Limits::of_process();
+/// limits.connections = 100;
+/// limits.idle = 20;
+/// let service = Service::new("/run/echo.sock").limits(limits);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
-    /// Connections in all. At this number the longest idle one is closed; where all are in use, the
-    /// next ones wait in the backlog until one ends or becomes idle.
+    /// Connections in all. At this number the longest idle one is closed; where all are in use, new
+    /// ones wait in the backlog until one ends or becomes idle.
     pub connections: usize,
     /// Idle connections: those without a request in flight. One more closes the longest idle one.
     ///
-    /// A client that connects has as long for its first request as so many others take to arrive.
+    /// A new connection is idle until its first request, so a client has as long for that as it
+    /// takes this number of later ones to arrive.
     pub idle: usize,
 }
 
 impl Limits {
-    /// Half of the descriptors that the process may open (`RLIMIT_NOFILE`), so that requests have
-    /// the other half, but at most 4096 connections; at most half of these and at most 256 idle.
+    /// Returns half of the descriptors that the process may open (`RLIMIT_NOFILE`), so that requests
+    /// have the other half, but at most 4096 connections; at most half of these and at most 256
+    /// idle.
+    ///
+    /// ```
+    /// # use smol_dhcp_proxy::service::Limits;
+    /// assert!(Limits::of_process().connections <= 4096);
+    /// ```
     pub fn of_process() -> Self {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         Self::within(usize::try_from(descriptors).unwrap_or(usize::MAX))
@@ -42,10 +59,10 @@ impl Limits {
 }
 
 /// The time that a client has for its first request before its connection is closed for want of
-/// descriptors. accept(2) fails for that want also where no other client waits.
+/// descriptors: accept(2) fails for that want even where no other client waits.
 const FIRST_REQUEST: Duration = Duration::from_millis(100);
 
-/// A crowd, whose memory is given back when all but a few of it have gone.
+/// The number of connections whose memory is given back when all but an eighth have ended.
 const CROWD: usize = 32;
 
 /// All open connections of a service.
@@ -53,7 +70,7 @@ const CROWD: usize = 32;
 pub(super) struct Registry {
     limits: Limits,
     open: Cell<usize>,
-    /// The most of them since memory was last given back.
+    /// The maximum of `open` since memory was last given back.
     peak: Cell<usize>,
     /// Open connections that were told to close and have not ended yet.
     closing: Cell<usize>,
@@ -102,7 +119,7 @@ impl Registry {
     }
 
     fn is_full(&self) -> bool {
-        // One that is closing still has its descriptor, but for no longer than it takes to drop it.
+        // A closing connection has its descriptor for no longer than it takes to drop it.
         self.open.get() - self.closing.get() >= self.limits.connections
     }
 
@@ -164,7 +181,7 @@ impl Registry {
         let Some((_, member)) = self.idle.borrow_mut().pop_first() else {
             return false;
         };
-        log::debug!("too many connections: closing the one that is idle for longest");
+        log::debug!("too many connections: closing the longest idle one");
         member.place.set(None);
         member.closed.set(true);
         self.closing.set(self.closing.get() + 1);
@@ -208,8 +225,25 @@ impl Drop for Open {
 
 /// Tells the service which requests are in flight on a connection.
 ///
-/// A connection without any is idle, and is closed when there are too many (see [`Limits`]). A
-/// handler that drops this early does not tell: its connection counts as in use until it ends.
+/// A connection without any is idle, and is closed when there are too many (see [`Limits`]). Where
+/// the handler drops this early, its connection counts as in use until it ends.
+///
+/// ```
+/// use std::net::{TcpListener, TcpStream};
+/// use std::time::Duration;
+/// use smol_dhcp_proxy::service::{Connection, Service};
+///
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// let _client = TcpStream::connect(listener.local_addr()?)?;
+/// Service::on([listener])
+///     .idle_timeout(Duration::ZERO)
+///     .run(|Connection { requests, .. }| async move {
+///         let in_flight = requests.begin();
+///         // Work on the request here; the connection is not closed for another one meanwhile.
+///         drop(in_flight);
+///     })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Requests {
     registry: Rc<Registry>,
@@ -324,7 +358,7 @@ mod tests {
         let registry = registry(10, 1);
         let (first, requests) = registry.open();
         let (one, two) = (requests.begin(), requests.begin());
-        // Its handler does not tell.
+        // Its handler does not report requests.
         let (second, _) = registry.open();
         let (third, _third) = registry.open();
         let (fourth, _fourth) = registry.open();
@@ -356,7 +390,7 @@ mod tests {
         assert_eq!(
             now(registry.room()),
             None,
-            "one that is closing makes room once"
+            "a closing connection makes room once"
         );
         drop(third);
         assert_eq!(now(registry.room()), Some(()));

@@ -1,8 +1,7 @@
-//! A lock file: held by one process for as long as it likes, refused to any other, free again when
-//! its holder has died.
+//! A lock file: held by one process until it releases it or dies, refused to all others.
 //!
 //! flock(2) needs no more than a descriptor: other users can lock every file or directory that they
-//! can open. This file is private to its owner, and whatever else is found in its place is refused.
+//! can open. So the file is private to its owner, and anything else in its place is refused.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -22,15 +21,31 @@ use rustix::process::geteuid;
 /// The pause between two tries.
 const STEP: Duration = Duration::from_millis(10);
 
-/// How often the file may be another one after it was locked. Each start that makes and removes it
-/// costs one at most.
+/// The most times that the file may be replaced before it is locked. Each start that makes and
+/// removes it costs one at most.
 const REPLACED: u32 = 1000;
 
-/// Width of the first line, which holds the process id and ends with a line feed. What follows it
-/// belongs to the user of the lock, and outlives the holder.
+/// The length of the first line in bytes. It holds the process id and ends with a line feed; the
+/// bytes after it are free for the holder's own use, and outlive it.
 pub const HEADER: u64 = 11;
 
 /// A lock that is held. Dropping it, or the end of the process, releases it; the file stays.
+///
+/// ```
+/// use std::time::Duration;
+/// use rustix::fs::CWD;
+/// use smol_dhcp_proxy::service::lock::{LockError, LockFile};
+///
+/// let path = std::env::temp_dir().join(format!("lock-{}", std::process::id()));
+/// let lock = LockFile::acquire(CWD, &path, Duration::ZERO)?;
+/// assert!(lock.is_at(CWD, &path));
+/// let second = LockFile::acquire(CWD, &path, Duration::ZERO);
+/// assert!(matches!(second, Err(LockError::Held(Some(_)))));
+/// drop(lock);
+/// LockFile::acquire(CWD, &path, Duration::ZERO)?;
+/// # std::fs::remove_file(path)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct LockFile {
     file: File,
@@ -38,32 +53,38 @@ pub struct LockFile {
 }
 
 /// The reason why a lock could not be taken.
+///
+/// ```
+/// use smol_dhcp_proxy::service::lock::LockError;
+///
+/// assert_eq!(LockError::Held(None).to_string(), "another process holds it");
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum LockError {
     /// Another process holds it, and has written this id into the file.
     Held(Option<u32>),
-    /// The path leads to something that must not be used as a lock.
+    /// The path leads to a file that must not be used as a lock.
     Unfit(String),
     /// A system call failed.
     Io(io::Error),
 }
 
 impl LockFile {
-    /// Takes the lock `name` in `directory` (`rustix::fs::CWD` for a path as usual), and makes the
-    /// file where there is none. While another process holds it, tries again for as long as
-    /// `patience`, and blocks the thread meanwhile.
+    /// Takes the lock `name` in `directory` (`rustix::fs::CWD` for a path relative to the working
+    /// directory), and makes the file where there is none. While another process holds it, retries
+    /// until `timeout`, and blocks the thread meanwhile.
     ///
     /// # Errors
     ///
-    /// [`LockError::Held`] when the patience is over; [`LockError::Unfit`] for a link, a FIFO, a
-    /// file of another owner.
+    /// [`LockError::Held`] at the timeout; [`LockError::Unfit`] for a link, a FIFO, a file of
+    /// another owner; [`LockError::Io`] with the error of the kernel.
     pub fn acquire(
         directory: impl AsFd,
         name: &Path,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Self, LockError> {
-        let mut left = patience;
+        let mut left = timeout;
         let mut replaced = 0;
         while replaced < REPLACED {
             let (file, stat) = open(directory.as_fd(), name)?;
@@ -115,7 +136,7 @@ impl LockFile {
     }
 }
 
-/// Opens the file and proves that it is a file of our own.
+/// Opens the file and checks that it is a regular file of this user and has no other name.
 fn open(directory: impl AsFd, name: &Path) -> Result<(File, Stat), LockError> {
     let flags = OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let open = |access| openat(&directory, name, flags | access, Mode::from_raw_mode(0o600));
@@ -143,13 +164,13 @@ fn open(directory: impl AsFd, name: &Path) -> Result<(File, Stat), LockError> {
         return unfit("it has another name as well");
     }
     if stat.st_mode & 0o077 != 0 {
-        // Other users that can open it can lock it. Where this fails nothing can be locked either.
+        // Other users that can open it can lock it. Where this fails, flock(2) fails as well.
         let _ = fchmod(&file, Mode::from_raw_mode(0o600));
     }
     Ok((file.into(), stat))
 }
 
-/// The process id that the holder has written.
+/// Reads the process id that the holder has written.
 fn holder(file: &File) -> Option<u32> {
     let mut line = [0; HEADER as usize];
     file.read_exact_at(&mut line, 0).ok()?;
@@ -244,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_removed_is_made_again_and_keeps_the_next_one_out() {
+    fn a_removed_lock_file_is_made_again_and_excludes_the_next_process() {
         let (_folder, path) = folder();
         let first = take(&path).unwrap();
         assert!(first.is_at(CWD, &path));
@@ -255,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn links_fifos_directories_and_files_of_others_are_refused_at_once() {
+    fn links_fifos_directories_and_files_of_other_users_are_refused_at_once() {
         let (folder, path) = folder();
         let put: [(&str, &dyn Fn()); 4] = [
             ("symbolic link", &|| {
@@ -298,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn others_cannot_open_one_that_was_made_too_open() {
+    fn the_mode_of_a_lock_file_is_narrowed() {
         let (_folder, path) = folder();
         fs::write(&path, "").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
@@ -310,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn patience_lasts_until_the_holder_lets_go() {
+    fn a_wait_ends_when_the_holder_releases_the_lock() {
         let (_folder, path) = folder();
         let lock = take(&path).unwrap();
         thread::scope(|scope| {

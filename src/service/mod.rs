@@ -1,104 +1,116 @@
-//! Services that a socket starts and that leave when nothing is left to do.
+//! Services that a socket starts and that leave when idle.
 //!
-//! systemd (or a stand-in) listens and starts the service when somebody calls; the service takes
-//! the listening socket over, works, and leaves after a quiet time; what arrives later starts it
-//! again. Nobody notices. This module knows nothing of any protocol: it hands out connections. A
-//! whole service:
+//! systemd hands over its listening socket as descriptor 3, and the socket *blocks*. A runtime that
+//! adopts it as it is, as tokio's `UnixListener::from_std` does, serves the first connection and then
+//! hangs in accept4(2): its one thread sits in the kernel, so that no timer fires, the idle timeout
+//! least of all, and the process never leaves. This library adopts the descriptor into a runtime that
+//! sets O_NONBLOCK itself, and adds what else belongs to such a service. It knows no protocol: it
+//! hands out connections. A whole service that echoes:
 //!
-//! ```no_run
+//! ```
 //! use std::time::Duration;
-//! use smol_dhcp_proxy::service::{self, Config, Connection, Error};
+//! use smol_dhcp_proxy::service::{Connection, Error, Service};
 //!
 //! fn main() -> Result<(), Error> {
-//!     let config = Config { idle: Some(Duration::from_secs(10)), ..Config::new("/run/echo.sock") };
-//!     service::run(config, |Connection { stream, activity, .. }| async move {
-//!         let _ = futures_lite::io::copy(stream.clone(), stream).await;
-//!         drop(activity);
-//!     })?;
+//! #   let path = std::env::temp_dir().join(format!("echo-{}.sock", std::process::id()));
+//! #   /*
+//!     let path = "/run/echo.sock";
+//! #   */
+//!     Service::new(path)
+//!         .idle_timeout(Duration::from_millis(500))
+//!         .run(|Connection { stream, .. }| async move {
+//!             let _ = futures_lite::io::copy(stream.clone(), stream).await;
+//!         })?;
 //!     Ok(())
 //! }
 //! ```
 //!
-//! The parts, for services that need more than [`run`]: [`activation`] takes over what systemd
-//! opened and [`bind`](fn@bind) opens a socket where there is no systemd; [`idle`] says when it is
-//! time to go; [`serve`](fn@serve) accepts until then, within [`Limits`]; [`Prepare`] is asked
-//! before, and [`Wakeup`] brings the service back later; [`notify`] keeps systemd informed;
-//! [`lock`] keeps a second instance out.
+//! Its units, of which `systemctl enable --now echo.socket` needs the first and finds the second:
+//!
+//! ```ini
+//! # /etc/systemd/system/echo.socket
+//! [Socket]
+//! ListenStream=/run/echo.sock
+//! SocketMode=0660
+//! [Install]
+//! WantedBy=sockets.target
+//!
+//! # /etc/systemd/system/echo.service
+//! [Service]
+//! Type=notify
+//! ExecStart=/usr/local/bin/echo
+//! ```
+//!
+//! `Accept=no`, the default, is meant: one process serves all connections. Several `ListenStream=`
+//! lines are all served, TCP ports among them. Without systemd the same program makes its socket
+//! itself.
+//!
+//! # The parts of systemd and of this library
+//!
+//! | systemd | this library |
+//! |---|---|
+//! | listens, and keeps the backlog while no process runs | adopts the socket ([`activation`]): checks that it is meant for this process, and that it is a listening stream socket; makes it close-on-exec and non-blocking |
+//! | starts the service when a connection waits | accepts within [`Limits`], and runs one handler for each connection |
+//! | | leaves when nothing was left to do for the idle timeout ([`idle`]) |
+//! | queues the next start while the process stops | says READY, STOPPING and WATCHDOG ([`notify`]) |
+//! | sends SIGTERM | drains: no new connections, a bounded time for those that are open ([`Shutdown`]) |
+//! | starts the service by a timer | arms that timer ([`Wakeup`]) |
+//! | | where nothing is handed over, makes the socket itself, replaces a stale one, and removes it at the end ([`bind`](fn@bind)); keeps a second instance out ([`lock`]) |
+//!
+//! # The race at the exit
+//!
+//! A connection may arrive at the moment at which the service decides to leave. If it was *not
+//! accepted*, it is safe where systemd listens: it stays in the backlog and starts the next instance.
+//! If it was *accepted and dropped*, it is lost. So the service never accepts after it has decided,
+//! and never leaves after it has accepted: when the idle timeout is over it looks at the backlog
+//! once more, serves what is there, and otherwise returns without any await in between. Then it says
+//! `STOPPING=1`, upon which systemd waits for the end before it starts the next instance. Where
+//! the service listens itself, it unlinks its socket first, refuses new connections, and then looks
+//! once more.
+//!
+//! # Crates for parts of this
+//!
+//! Each of these takes over inherited descriptors, for programs that bring an accept loop of their
+//! own. As of the versions named:
+//!
+//! | | `LISTEN_PID` | `LISTEN_PIDFDID` | close-on-exec | type check | O_NONBLOCK | idle exit |
+//! |---|---|---|---|---|---|---|
+//! | listenfd 1.0.2 | where it is set | no | yes | type, not whether it listens | no | no |
+//! | listen-fds 0.1.0 | yes | yes | yes | no | no | no |
+//! | sd-notify 0.5.0 | yes | no | yes | no | no | no |
+//! | tokio-listener 0.5.2 | yes | no | no | by the configured address | yes | no |
+//! | this library | yes | yes | yes | yes | yes | yes |
+//!
+//! listenfd also takes UDP sockets, and has a protocol for Windows. sd-notify speaks more of
+//! sd_notify(3). tokio-listener takes TCP, Unix and inetd-style sockets by one address option, for
+//! hyper, axum and tonic.
 
 pub mod activation;
 mod bind;
+mod builder;
+mod connection;
 mod error;
 pub mod idle;
+mod latch;
 mod limit;
+mod listening;
 pub mod lock;
 pub mod notify;
 mod serve;
+mod socket;
 mod trim;
 mod wakeup;
 
-use std::path::PathBuf;
-use std::time::Duration;
-
-pub use activation::Socket;
 pub use bind::{bind, make_directory};
+pub use builder::Service;
+pub use connection::{Connection, KeepAlive};
 pub use error::Error;
 pub use idle::{Activity, Idle, State};
+pub use latch::Shutdown;
 pub use limit::{InFlight, Limits, Requests};
 pub use notify::Notify;
-pub use serve::{Closing, Connection, Options, Prepare, Reason, serve};
+pub use serve::Reason;
+pub use socket::{Listener, Socket};
 pub use wakeup::{NoWakeup, Wakeup};
 
-use crate::rt;
-
-/// What [`run`] needs to know.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Where to listen when nobody hands a socket over.
-    pub path: PathBuf,
-    /// How long to stay with nothing to do; none means for ever. Ten seconds at first.
-    pub idle: Option<Duration>,
-    /// How long connections may go on after a signal. [`Options::DRAIN`] at first.
-    pub drain: Duration,
-}
-
-impl Config {
-    /// A service on `path`, with the times named above.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            idle: Some(Duration::from_secs(10)),
-            drain: Options::DRAIN,
-        }
-    }
-}
-
-/// Runs a service on this thread from its first connection to its last, and returns why it left.
-///
-/// The listening sockets are those that systemd handed over, else one that is bound to
-/// `config.path` and removed again at the end. `handler` makes the future that serves one
-/// connection; see [`serve`](fn@serve) for the rules of leaving.
-///
-/// Call it first thing in `main`: inherited descriptors are only safe to adopt before the process
-/// opens its own.
-///
-/// # Errors
-///
-/// A start that cannot succeed is explained by [`Error`]; what happens to single connections is no
-/// error of the service.
-pub fn run<F>(config: Config, handler: impl Fn(Connection) -> F + 'static) -> Result<Reason, Error>
-where
-    F: Future<Output = ()> + 'static,
-{
-    let mut sockets = activation::listen_fds()?;
-    let options = Options::new(Idle::new(config.idle))
-        .map_err(|source| Error::io("cannot catch signals", source))?;
-    let options = Options {
-        drain: config.drain,
-        ..options
-    };
-    if sockets.is_empty() {
-        sockets.push(bind(&config.path)?);
-    }
-    rt::block_on(async move |runtime| serve(&runtime, sockets, options, handler).await)
-        .map_err(|source| Error::io("cannot serve", source))
-}
+pub use crate::rt::{Signal, Stream};

@@ -1,4 +1,4 @@
-//! Tells systemd how the service fares (sd_notify(3)). Nothing here can fail the service.
+//! Tells systemd the state of the service (sd_notify(3)). No failure in here is one of the service.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -8,11 +8,25 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// How long a message that systemd must not miss may wait for room in its queue. All others do not
-/// wait: this is the thread that serves everybody.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// The longest wait for room in systemd's queue, for messages that systemd must not miss. All others
+/// do not wait: this is the thread that serves all connections.
+const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A line to the service manager; every method does nothing where there is none.
+/// The channel to the service manager. Where there is none, its methods do nothing.
+///
+/// ```
+/// use smol_dhcp_proxy::service::Notify;
+///
+/// let notify = Notify::from_env();
+/// notify.ready();
+/// notify.status("3 jobs queued");
+/// if notify.watchdog_interval().is_some() {
+///     notify.watchdog();
+/// }
+/// notify.stopping();
+/// ```
+///
+/// [`Service`](super::Service) sends all but the status lines by itself.
 #[derive(Clone, Debug, Default)]
 pub struct Notify {
     address: Option<SocketAddr>,
@@ -20,13 +34,13 @@ pub struct Notify {
 }
 
 impl Notify {
-    /// As NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID say. What they say wrong is logged and left
-    /// out.
+    /// Reads NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID. An address that cannot be used is logged
+    /// and left out.
     pub fn from_env() -> Self {
         Self::parse(std::process::id(), |name| env::var_os(name))
     }
 
-    /// A line to nobody.
+    /// Returns a channel without a service manager.
     pub fn none() -> Self {
         Self::default()
     }
@@ -48,12 +62,12 @@ impl Notify {
         Self { address, watchdog }
     }
 
-    /// The service can accept connections.
+    /// Sends `READY=1`: the service accepts connections.
     pub fn ready(&self) {
-        self.send("READY=1", Some(PATIENCE));
+        self.send("READY=1", Some(SEND_TIMEOUT));
     }
 
-    /// One line about what the service is doing, shown by `systemctl status`.
+    /// Sends a line of text, shown by `systemctl status`.
     pub fn status(&self, text: impl AsRef<str>) {
         // A line feed would begin another assignment.
         self.send(
@@ -62,18 +76,18 @@ impl Notify {
         );
     }
 
-    /// The service is about to leave. From here on systemd queues the next start.
+    /// Sends `STOPPING=1`: the service leaves. From here on systemd queues the next start.
     pub fn stopping(&self) {
-        self.send("STOPPING=1", Some(PATIENCE));
+        self.send("STOPPING=1", Some(SEND_TIMEOUT));
     }
 
-    /// The service is alive.
+    /// Sends `WATCHDOG=1`: the service is alive.
     pub fn watchdog(&self) {
         self.send("WATCHDOG=1", None);
     }
 
-    /// How often [`watchdog`](Self::watchdog) is due: twice in the time that systemd waits for it;
-    /// none where it does not.
+    /// Returns the time between two calls of [`watchdog`](Self::watchdog): half of `WatchdogSec=`;
+    /// `None` where that is not set.
     pub fn watchdog_interval(&self) -> Option<Duration> {
         self.address
             .as_ref()
@@ -81,11 +95,11 @@ impl Notify {
             .map(|limit| limit / 2)
     }
 
-    fn send(&self, message: &str, patience: Option<Duration>) {
+    fn send(&self, message: &str, timeout: Option<Duration>) {
         let Some(address) = &self.address else { return };
         let sent = UnixDatagram::unbound().and_then(|socket| {
-            match patience {
-                Some(patience) => socket.set_write_timeout(Some(patience))?,
+            match timeout {
+                Some(timeout) => socket.set_write_timeout(Some(timeout))?,
                 None => socket.set_nonblocking(true)?,
             }
             socket.send_to_addr(message.as_bytes(), address)
@@ -96,7 +110,7 @@ impl Notify {
     }
 }
 
-/// A path, or with `@` in front a name in the abstract namespace (unix(7)).
+/// Parses a path, or with `@` in front a name in the abstract namespace (unix(7)).
 fn socket_address(value: &OsStr) -> io::Result<SocketAddr> {
     match value.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
@@ -152,11 +166,11 @@ mod tests {
             notify.status("busy");
             notify.watchdog();
         }
-        assert!(crate::rt::now() - before < PATIENCE);
+        assert!(crate::rt::now() - before < SEND_TIMEOUT);
     }
 
     #[test]
-    fn nobody_to_tell_is_no_trouble() {
+    fn without_a_service_manager_nothing_fails() {
         for address in ["/nonexistent/socket", "vsock:2:1234", "", "relative", "@"] {
             notify(&[("NOTIFY_SOCKET", address)]).ready();
         }

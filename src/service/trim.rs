@@ -1,11 +1,9 @@
-//! Gives memory back to the system after a crowd of connections.
+//! Gives memory back to the system after many connections.
 //!
-//! glibc keeps what is freed below the highest block in use, and of thousands of connections one
-//! such block is left: without this, a daemon that has once had them keeps their memory for as long
-//! as it lives.
+//! glibc keeps what is freed below the highest block in use. After thousands of connections one such
+//! block is usually left, and without this a daemon keeps the memory of all for as long as it lives.
 
-/// Returns the pages of the heap that nothing uses. Does nothing where the C library is another
-/// one.
+/// Gives the unused pages of the heap back. Does nothing with another C library than glibc.
 pub(super) fn trim() {
     #[cfg(target_env = "gnu")]
     glibc::malloc_trim(0);

@@ -44,6 +44,17 @@ pub fn example(name: &str) -> PathBuf {
     example
 }
 
+/// This test's own program, to be another process: one that runs only the test `name`, which acts
+/// where the environment says so and does nothing else.
+pub fn this_program(name: &str) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command
+        .args(["--exact", name, "--nocapture"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    command
+}
+
 /// A directory that goes with the test, and in it a socket that plays the service manager's.
 pub struct Lab {
     pub directory: PathBuf,

@@ -1,36 +1,36 @@
 #!/bin/bash
-# A service that has systemd wake it (examples/alarm.rs), under a real systemd and in the sandbox of the project's own units.
-# Usage: tests/peers/wakeup.sh        (takes 40 seconds; see lib.bash for the environment; ALARM names the example)
+# A service that has systemd wake it (examples/wakeup.rs), under a real systemd and in the sandbox of the project's own units.
+# Usage: tests/peers/wakeup.sh        (takes 40 seconds; see lib.bash for the environment; WAKEUP names the example)
 #
 # The clock on the wall is the machine's and cannot be set in here, nor can the machine be suspended: of the two ways in
 # which a wake is asked for, the trial waits for the one that counts seconds and looks at what the other one says.
 set -euo pipefail
 source "$(dirname "$(readlink -f "$0")")/lib.bash"
 need_daemon
-for ALARM in "${ALARM:-}" {"$(dirname "$DAEMON")","$(dirname "$DAEMON")/../debug"}/examples/alarm; do
-    [ ! -x "$ALARM" ] || break
+for WAKEUP in "${WAKEUP:-}" {"$(dirname "$DAEMON")","$(dirname "$DAEMON")/../debug"}/examples/wakeup; do
+    [ ! -x "$WAKEUP" ] || break
 done
-[ -x "$ALARM" ] || lacks "there is no $ALARM (cargo build --example alarm)"
+[ -x "$WAKEUP" ] || lacks "there is no $WAKEUP (cargo build --example wakeup)"
 # It takes the program's place in the units, also when this script is started again.
-export ALARM
-DAEMON=$ALARM
+export WAKEUP
+DAEMON=$WAKEUP
 need systemctl journalctl systemd-socket-activate jq perl nsenter setpriv unshare
 begin_with_systemd "$@"
 source $lab/systemd-rig.bash
 
 service=smol-dhcp-proxy.service socket=smol-dhcp-proxy.socket timer=smol-dhcp-proxy.timer
-etc=$root/etc/systemd/system sock=/run/podman/nv-proxy.sock said=$root/var/log/alarm
+etc=$root/etc/systemd/system sock=/run/podman/nv-proxy.sock said=$root/var/log/wakeup
 rig_prepare
 cp $lab/bin/smol-dhcp-proxy $root/usr/bin/
 cp $lab/units/smol-dhcp-proxy* $etc/
 systemctl --root=$root --quiet enable $socket
 
-# alarm ARGUMENTS [LINE...]: the arguments of the service from now on, and more lines for its [Service] section.
-alarm() {
+# arguments TEXT [LINE...]: sets the arguments of the service, and more lines for its [Service] section.
+arguments() {
     mkdir -p $etc/$service.d
-    printf '[Service]\nExecStart=\nExecStart=/usr/bin/smol-dhcp-proxy %%t/podman/nv-proxy.sock %s\n' "$1" > $etc/$service.d/alarm.conf
+    printf '[Service]\nExecStart=\nExecStart=/usr/bin/smol-dhcp-proxy %%t/podman/nv-proxy.sock %s\n' "$1" > $etc/$service.d/wakeup.conf
     shift
-    printf '%s\n' 'StandardError=append:/var/log/alarm' "$@" >> $etc/$service.d/alarm.conf
+    printf '%s\n' 'StandardError=append:/var/log/wakeup' "$@" >> $etc/$service.d/wakeup.conf
     [ -z "${rig_pid:-}" ] || in_rig systemctl daemon-reload
 }
 property() { in_rig systemctl show --value -p "$1" "${2:-$service}"; }
@@ -39,7 +39,7 @@ is_running() { in_rig systemctl -q is-active "${1:-$service}"; }
 is_gone() { is ActiveState inactive "${1:-$service}"; }
 is_armed() { is ActiveState active "${1:-$timer}"; }
 is_disarmed() { is LoadState not-found "${1:-$timer}"; }
-says() { grep -q -F "alarm: $1" $said; }
+says() { grep -q -F "wakeup: $1" $said; }
 says_not() { ! says "$1"; }
 mute() { : > $said; }
 talk() {
@@ -54,7 +54,7 @@ started_after() { [ "$(started)" -gt "$1" ] && is_gone; }
 
 # --- A wake, from a first caller on.
 
-alarm "0.2 3 5"
+arguments "0.2 3 5"
 rig_boot
 trap 'code=$?; [ $code = 0 ] || rig_logs $said; rig_stop || true; exit $code' EXIT
 check "a first caller is answered" talk
@@ -81,7 +81,7 @@ done
 
 # --- Asked for again, and taken back.
 
-alarm "0.2 600"
+arguments "0.2 600"
 mute
 check "with a wake that is far away, a call" talk
 wait_for 5 "replaces the one that was near" says prepared
@@ -89,7 +89,7 @@ wait_for 5 "it leaves" is_gone
 sleep 4
 check "and nobody woke it at the old time" says_not woken
 check "the new one is armed" is_armed
-alarm "0.2 0"
+arguments "0.2 0"
 mute
 check "with no wake wanted, a call" talk
 wait_for 5 "takes it back" says prepared
@@ -103,7 +103,7 @@ check "in good order" is Result success
 
 # --- A wake that fails is made good by the second one.
 
-alarm "0.2 2 5" 'Restart=no' "ExecStartPre=/bin/sh -c 'test ! -e /run/podman/fails'"
+arguments "0.2 2 5" 'Restart=no' "ExecStartPre=/bin/sh -c 'test ! -e /run/podman/fails'"
 mute
 check "a call" talk
 wait_for 5 "it leaves" is_gone
@@ -130,15 +130,15 @@ asked() {
     talk
     mute
     check "systemctl stop $*" in_rig systemctl -q stop "$@"
-    check "is $what: $(cat $said)" says "asked to leave, and all is being stopped: $expected"
+    check "is $what: $(cat $said)" says "shut down, all units being stopped: $expected"
     check "in good order" is Result success
 }
-alarm "60 2 4"
+arguments "60 2 4"
 asked "the service alone" false $service
 check "it is to be woken" is_armed
 wait_for 5 "and is" says "woken by $timer"
 wait_for 5 "and leaves" is_gone
-alarm "60 600"
+arguments "60 600"
 for units in $socket "$timer $socket $service" "$service $socket" "$socket $service"; do
     in_rig systemctl start $socket
     talk
@@ -147,12 +147,12 @@ for units in $socket "$timer $socket $service" "$service $socket" "$socket $serv
     asked "all that starts it" true $units
     in_rig systemctl -q stop $timer || true
 done
-alarm "60 2 4"
+arguments "60 2 4"
 in_rig systemctl start $socket
 check "a call" talk
 mute
 check "systemctl restart of both" in_rig systemctl restart $socket $service
-check "is no end: $(cat $said)" says "asked to leave, and all is being stopped: false"
+check "is no end: $(cat $said)" says "shut down, all units being stopped: false"
 check "systemctl stop of a service that sleeps" in_rig systemctl -q stop $service
 wait_for 5 "leaves the wake armed" is_armed
 wait_for 5 "and is woken" says "woken by $timer"
@@ -160,7 +160,7 @@ wait_for 5 "and leaves" is_gone
 in_rig systemctl -q stop $timer
 # --- Under other names.
 
-alarm "0.2 2 4"
+arguments "0.2 2 4"
 printf '[Socket]\nFileDescriptorName=calls\n' > $root/run.conf
 mkdir -p $etc/$socket.d && mv $root/run.conf $etc/$socket.d/name.conf
 in_rig systemctl daemon-reload
@@ -179,7 +179,7 @@ in_rig systemctl -q disable --now $socket
 cp $lab/netavark-units/$theirs.socket $etc/
 sed 's|@@NETAVARK@@|/usr/bin/false|' $lab/netavark-units/$theirs.service.in > $etc/$theirs.service
 cp -r $lab/units/$theirs.service.d $etc/
-cp $etc/$service.d/alarm.conf $etc/$theirs.service.d/z.conf
+cp $etc/$service.d/wakeup.conf $etc/$theirs.service.d/z.conf
 in_rig systemctl daemon-reload
 in_rig systemctl start $theirs.socket
 mute
@@ -197,7 +197,7 @@ in_rig systemctl -q stop $theirs.timer $theirs.socket
 units=$root/etc/user-units
 mkdir -p $units
 sed -e '/^Conflicts=/d' -e '/^After=netavark/d' -e '/^Before=netavark/d' $etc/$socket > $units/$socket
-printf '[Service]\nType=notify\nExecStart=/usr/bin/smol-dhcp-proxy none 0.2 2 4\nStandardError=append:/var/log/alarm\n' > $units/$service
+printf '[Service]\nType=notify\nExecStart=/usr/bin/smol-dhcp-proxy none 0.2 2 4\nStandardError=append:/var/log/wakeup\n' > $units/$service
 cat > $etc/manager.service << 'UNIT'
 [Service]
 Type=notify
@@ -225,7 +225,7 @@ in_user systemctl --user -q stop $timer 2> /dev/null || true
 talk /run/u/podman/nv-proxy.sock
 mute
 check "the manager itself is stopped" in_rig systemctl stop manager.service
-check "which the service sees: $(cat $said)" says "asked to leave, and all is being stopped: true"
+check "which the service sees: $(cat $said)" says "shut down, all units being stopped: true"
 
 # --- Where there is no wake.
 
@@ -245,7 +245,7 @@ alone "systemd did not start it" smol-dhcp-proxy /run/alone.sock 0.1 2
 # unit WHY COMMAND: as the process of a service.
 unit() {
     mute
-    printf '[Service]\nExecStart=%s\nStandardError=append:/var/log/alarm\n' "$2" > $etc/other.service
+    printf '[Service]\nExecStart=%s\nStandardError=append:/var/log/wakeup\n' "$2" > $etc/other.service
     in_rig systemctl daemon-reload
     in_rig systemctl start other.service
     [ -z "${3:-}" ] || wait_for 5 "it is called" talk "$3"

@@ -185,7 +185,7 @@ impl Table {
                 "{count} leases stay, and {} starts {} again when the next one is due; to stop everything: systemctl stop {}",
                 wakeup.timer(),
                 wakeup.unit(),
-                wakeup.everything().join(" ")
+                wakeup.units_to_stop().join(" ")
             ),
             Err(error) => {
                 log::warn!("{count} leases stay, and nobody is there to renew them: {error}")

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::rpc::{Answer, Call, OperationResponse, Reply, Status};
-use crate::service::Closing;
+use crate::service::Shutdown;
 
 use super::state::Table;
 
@@ -13,7 +13,7 @@ impl Table {
     pub(crate) async fn serve(
         self: Rc<Self>,
         call: Call,
-        closing: Closing,
+        closing: Shutdown,
     ) -> Result<Answer, Status> {
         // It may be about one of them.
         self.adoption.is_over().await;

@@ -15,7 +15,7 @@ use crate::proxy::session::{Change, Session};
 use crate::proxy::store::record::Record;
 use crate::rpc::{Lease, NetworkConfig};
 use crate::rt;
-use crate::service::Closing;
+use crate::service::Shutdown;
 
 use super::claim::{Claim, Finish};
 use super::state::{Cancellation, Table};
@@ -44,7 +44,7 @@ impl Table {
     pub(super) async fn setup(
         self: &Rc<Self>,
         config: NetworkConfig,
-        closing: Closing,
+        closing: Shutdown,
     ) -> Result<Lease, Error> {
         let mut request = Request::parse(config, &self.identity)?;
         let netns = canonical(&request.ns_path);

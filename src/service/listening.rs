@@ -1,0 +1,107 @@
+//! Listening sockets at work: accepting, the last look before the exit, and closing.
+
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::task::Poll;
+
+use super::socket::Origin;
+use super::{Socket, bind};
+use crate::rt::{Listener, Stream};
+
+/// A listening socket that is being served.
+pub(super) struct ListeningSocket {
+    /// `None` once a socket of [`bind`](fn@bind) is closed and its file is gone.
+    origin: Option<Origin>,
+    listener: Listener,
+}
+
+impl ListeningSocket {
+    pub(super) fn new(socket: Socket) -> io::Result<Self> {
+        let (origin, listener) = socket.into_parts();
+        // The runtime takes any stream socket under this type: accept(2), read(2) and write(2) do
+        // not depend on the address family.
+        let listener = UnixListener::from(OwnedFd::from(listener));
+        Ok(Self {
+            origin: Some(origin),
+            listener: Listener::new(listener)?,
+        })
+    }
+
+    /// Takes one connection from the backlog, if there is one.
+    fn take(&self) -> Option<Stream> {
+        self.listener.try_accept().unwrap_or_else(|error| {
+            log::debug!("cannot read the backlog: {error}");
+            None
+        })
+    }
+
+    /// Stops listening as far as the origin allows, and returns the connections of the backlog.
+    pub(super) fn close(&mut self) -> Vec<Stream> {
+        match self.origin {
+            // The next instance serves the backlog.
+            Some(Origin::Activated) => return Vec::new(),
+            // Without a shutdown(2): it would end the socket for all processes that share it.
+            Some(Origin::Own) => {}
+            Some(Origin::Bound(_)) | None => {
+                self.origin = None;
+                if let Err(error) = self.listener.refuse() {
+                    log::warn!("cannot stop listening: {error}");
+                }
+            }
+        }
+        std::iter::from_fn(|| self.take()).collect()
+    }
+
+    fn bound_path(&self) -> Option<PathBuf> {
+        match &self.origin {
+            Some(Origin::Bound(file)) => Some(file.path().to_owned()),
+            Some(Origin::Activated | Origin::Own) | None => None,
+        }
+    }
+}
+
+/// Waits for the next connection at any of `sockets`.
+pub(super) async fn accept(sockets: &[ListeningSocket]) -> io::Result<Stream> {
+    poll_fn(|context| {
+        let arrival = sockets
+            .iter()
+            .map(|socket| socket.listener.poll_accept(context))
+            .find(Poll::is_ready);
+        arrival.unwrap_or(Poll::Pending)
+    })
+    .await
+}
+
+/// Returns the connections that arrived at the last moment. Where there are none, the sockets of
+/// [`bind`](fn@bind) are closed, and no way is left in which a connection could get lost.
+pub(super) fn last_look(sockets: &mut Vec<ListeningSocket>) -> Vec<Stream> {
+    let waiting: Vec<_> = sockets.iter().filter_map(ListeningSocket::take).collect();
+    if !waiting.is_empty() {
+        return waiting;
+    }
+    let paths: Vec<_> = sockets
+        .iter()
+        .filter_map(ListeningSocket::bound_path)
+        .collect();
+    let late: Vec<_> = sockets
+        .iter_mut()
+        .flat_map(ListeningSocket::close)
+        .collect();
+    if !late.is_empty() {
+        // Connections of these last microseconds, which may keep the service alive: open again.
+        sockets.retain(|socket| socket.origin.is_some());
+        for path in paths {
+            match bind(&path)
+                .map_err(io::Error::other)
+                .and_then(ListeningSocket::new)
+            {
+                Ok(socket) => sockets.push(socket),
+                Err(error) => log::warn!("no new connections are accepted: {error}"),
+            }
+        }
+    }
+    late
+}
