@@ -12,7 +12,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::{Watched, sleep};
 
 /// The most that is kept of a program's output.
-pub(super) const OUTPUT_LIMIT: usize = 64 * 1024;
+const OUTPUT_LIMIT: usize = 64 * 1024;
 
 /// How long a program that was killed may take to end before it is left to be reaped later.
 const END: Duration = Duration::from_secs(1);
@@ -118,4 +118,121 @@ impl Drop for Running {
 /// Reaps those that were left and have ended by now.
 fn reap() {
     LEFT.with_borrow_mut(|left| left.retain_mut(|child| matches!(child.try_wait(), Ok(None))));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use super::super::{block_on, now};
+    use super::*;
+
+    const STEP: Duration = Duration::from_millis(20);
+
+    /// Longer than anything here takes.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn a_program_runs_to_its_end_and_all_that_it_says_is_heard() {
+        block_on(async move |_| {
+            let (status, said) = run(
+                &mut shell("read x; echo out; echo err >&2; exit 7"),
+                PATIENCE,
+            )
+            .await
+            .unwrap();
+            assert_eq!(
+                (status.code(), said.as_slice()),
+                (Some(7), b"out\nerr\n".as_slice())
+            );
+            let (status, said) = run(&mut shell("head -c 1000000 /dev/zero"), PATIENCE)
+                .await
+                .unwrap();
+            assert_eq!((status.code(), said.len()), (Some(0), OUTPUT_LIMIT));
+            assert_eq!(
+                run(&mut Command::new("/nonexistent"), PATIENCE)
+                    .await
+                    .unwrap_err()
+                    .kind(),
+                io::ErrorKind::NotFound
+            );
+        });
+    }
+
+    #[test]
+    fn a_program_is_killed_and_reaped_when_its_time_is_up_or_nobody_waits() {
+        let gone = |pid: &str| !std::path::Path::new("/proc").join(pid.trim()).exists();
+        let script = |path: &std::path::Path| {
+            shell(&format!("echo $$ > {}; exec sleep 1000", path.display()))
+        };
+        block_on(async move |_| {
+            let path = std::env::temp_dir().join(format!("rt-test-{}", std::process::id()));
+            let error = run(&mut script(&path), Duration::from_millis(500))
+                .await
+                .unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert!(gone(&std::fs::read_to_string(&path).unwrap()));
+
+            std::fs::remove_file(&path).unwrap();
+            let written = async {
+                while !std::fs::read_to_string(&path).is_ok_and(|pid| pid.ends_with('\n')) {
+                    sleep(STEP).await;
+                }
+            };
+            or(written, async {
+                drop(run(&mut script(&path), PATIENCE).await)
+            })
+            .await;
+            let pid = std::fs::read_to_string(&path).unwrap();
+            // Reaped by a later call at the latest: the drop waits for nothing.
+            let start = now();
+            while !gone(&pid) {
+                assert!(now() - start < PATIENCE, "{pid} is still there");
+                run(&mut shell(":"), PATIENCE).await.unwrap();
+            }
+            std::fs::remove_file(&path).unwrap();
+        });
+    }
+
+    #[test]
+    fn a_program_that_closes_its_output_and_lives_on_holds_up_nothing() {
+        block_on(async move |runtime| {
+            let turns = Rc::new(Cell::new(0));
+            let counting = Rc::clone(&turns);
+            let _ticking = runtime.spawn(async move {
+                loop {
+                    sleep(STEP).await;
+                    counting.set(counting.get() + 1);
+                }
+            });
+            let (status, output) = run(
+                &mut shell("echo out; exec >&- 2>&-; sleep 0.3; exit 7"),
+                PATIENCE,
+            )
+            .await
+            .unwrap();
+            assert_eq!(
+                (status.code(), output.as_slice()),
+                (Some(7), b"out\n".as_slice())
+            );
+            assert!(
+                turns.get() >= 5,
+                "{} turns for others in 300 ms",
+                turns.get()
+            );
+            let start = now();
+            let error = run(&mut shell("exec >&- 2>&-; exec sleep 1000"), 10 * STEP)
+                .await
+                .unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert!(now() - start < PATIENCE / 2);
+        });
+    }
 }
