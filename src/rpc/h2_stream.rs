@@ -59,19 +59,19 @@ const FORGOTTEN: usize = READ;
 /// socket was looked at.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// The longest pause: streams that end in theirs leave it to nothing.
+/// The longest pause, so that streams which are closed in theirs do not delay all others.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 thread_local! {
-    /// When the last of all pauses ends.
-    static LAST: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// The end of the last of all pauses.
+    static LAST: Cell<Instant> = const { Cell::new(Instant::from_boot(Duration::ZERO)) };
 }
 
 /// Starts a pause behind all that other streams have started.
 fn start_pause() -> Pause {
     let now = rt::now();
-    let end = (LAST.get().unwrap_or(now).max(now) + PAUSE).min(now + LONGEST_PAUSE);
-    LAST.set(Some(end));
+    let end = (LAST.get().max(now) + PAUSE).min(now + LONGEST_PAUSE);
+    LAST.set(end);
     Box::pin(rt::sleep(end - now))
 }
 

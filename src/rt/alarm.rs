@@ -48,7 +48,7 @@ pub(super) struct Alarm {
     timer: Watched<OwnedFd>,
     sleepers: RefCell<BTreeMap<(Instant, u64), Waker>>,
     next_id: Cell<u64>,
-    /// Why it wakes no sleeper any more.
+    /// The error that ended [`drive`](Self::drive).
     failure: RefCell<Option<(io::ErrorKind, String)>>,
 }
 
@@ -68,7 +68,7 @@ impl Alarm {
         })
     }
 
-    /// Wakes sleepers, for as long as the timer can be watched.
+    /// Wakes sleepers when they are due, until the timer cannot be watched any more.
     async fn drive(&self) {
         loop {
             if let Err(error) = self.timer.readable().await {
@@ -86,7 +86,7 @@ impl Alarm {
         }
     }
 
-    /// Hands the error to all sleepers, who would sleep for ever.
+    /// Ends all sleeps with the error: no timer would end them.
     fn fail(&self, error: &io::Error) {
         log::error!("the timer of the boot clock fails: {error}");
         self.failure
@@ -98,7 +98,7 @@ impl Alarm {
         self.failure.borrow().is_some()
     }
 
-    /// A sleeper that has not asked to be woken yet.
+    /// Returns a sleeper that is not in the queue yet.
     fn sleeper(&self) -> Sleeper<'_> {
         Sleeper {
             alarm: self,
@@ -173,7 +173,7 @@ impl Drop for Sleeper<'_> {
         sleepers.remove(&key);
         drop(sleepers);
         if earliest {
-            // Else the timer would wake the process for nothing.
+            // Otherwise the timer would wake the process without need.
             self.alarm.arm();
         }
     }
@@ -245,7 +245,7 @@ mod tests {
             assert_eq!(
                 (armed(&alarm).tv_sec, armed(&alarm).tv_nsec),
                 (0, 0),
-                "nobody is left to be woken"
+                "no sleeper is left"
             );
         });
     }

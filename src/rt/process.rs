@@ -1,4 +1,4 @@
-//! Other programs, run to their end without ever blocking the thread.
+//! Child processes, run to their end without blocking the thread.
 
 use std::cell::RefCell;
 use std::io::{self, Read};
@@ -14,21 +14,21 @@ use super::{Watched, sleep};
 /// The most that is kept of a program's output.
 const OUTPUT_LIMIT: usize = 64 * 1024;
 
-/// How long a program that was killed may take to end before it is left to be reaped later.
+/// The time for a killed program to end; one that takes longer is reaped later.
 const END: Duration = Duration::from_secs(1);
 
 thread_local! {
-    /// Programs that were killed and had not ended then.
+    /// Killed programs that have not been reaped yet.
     static LEFT: RefCell<Vec<Child>> = RefCell::default();
 }
 
-/// Runs a program to its end, with nothing to read; returns its exit status, and its output on
+/// Runs a program to its end with an empty standard input; returns its exit status, and its output on
 /// stdout and stderr.
 ///
 /// # Errors
 ///
-/// It could not be started, or took longer than `bound`. Then, and when this future is dropped, it
-/// is killed; one that does not end at once is reaped by a later call.
+/// The program cannot be started, or takes longer than `bound`. In the second case, and when this
+/// future is dropped, it is killed; where it does not end at once, a later call reaps it.
 pub async fn run(command: &mut Command, bound: Duration) -> io::Result<(ExitStatus, Vec<u8>)> {
     reap();
     let (reader, writer) = io::pipe()?;
@@ -50,7 +50,7 @@ pub async fn run(command: &mut Command, bound: Duration) -> io::Result<(ExitStat
             }
             output.extend_from_slice(&buffer[..length.min(OUTPUT_LIMIT - output.len())]);
         }
-        // One that closes its output may live on.
+        // A program that has closed its output may still run.
         Ok((running.ended().await?, output))
     };
     let late = async {
@@ -67,7 +67,7 @@ pub async fn run(command: &mut Command, bound: Duration) -> io::Result<(ExitStat
 
 /// A program that does not outlive its owner.
 struct Running {
-    /// `None` only when it has been left to be reaped later.
+    /// `None` from the drop on, when `LEFT` has it.
     child: Option<Child>,
     /// A pidfd: readable once the program has ended.
     end: Option<Watched<OwnedFd>>,
@@ -81,14 +81,14 @@ impl Running {
             child: Some(child),
             end: None,
         };
-        // Should this fail, the program is killed.
+        // If this fails, the drop kills the program.
         running.end = Some(Watched::new(pidfd_open(pid, PidfdFlags::empty())?)?);
         Ok(running)
     }
 
     fn kill(&mut self) {
         if let Some(child) = &mut self.child {
-            // Does nothing to one that has been reaped.
+            // Without effect on a child that has been reaped.
             let _ = child.kill();
         }
     }
@@ -115,7 +115,7 @@ impl Drop for Running {
     }
 }
 
-/// Reaps those that were left and have ended by now.
+/// Reaps the programs in `LEFT` that have ended by now.
 fn reap() {
     LEFT.with_borrow_mut(|left| left.retain_mut(|child| matches!(child.try_wait(), Ok(None))));
 }

@@ -1,6 +1,5 @@
 //! SIGTERM and SIGINT as futures, by a self-pipe for each.
 
-use std::cell::{OnceCell, RefCell};
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -13,14 +12,10 @@ use super::Watched;
 
 /// Catches SIGTERM and SIGINT until dropped; after that they end the process again, as they do by
 /// default.
-///
-/// Signals are caught before there is a runtime, and not every runtime watches a descriptor then:
-/// the pipes are watched from the first wait on.
 #[derive(Debug)]
 pub struct Signals {
-    /// The pipes of SIGTERM and SIGINT, until they are watched.
-    caught: RefCell<Option<[UnixStream; 2]>>,
-    watched: OnceCell<[Watched<UnixStream>; 2]>,
+    terminate: UnixStream,
+    interrupt: UnixStream,
     over: Arc<AtomicBool>,
 }
 
@@ -44,23 +39,26 @@ impl Signals {
             io::Result::Ok(reader)
         };
         Ok(Self {
-            caught: RefCell::new(Some([catch(SIGTERM)?, catch(SIGINT)?])),
-            watched: OnceCell::new(),
+            terminate: catch(SIGTERM)?,
+            interrupt: catch(SIGINT)?,
             over,
         })
     }
 
     /// Waits for the next signal. Several of a kind between two waits count as one.
+    ///
+    /// The pipes are watched for the length of a wait: signals are caught before there is a
+    /// runtime, and not every runtime watches a descriptor then.
+    ///
+    /// # Errors
+    ///
+    /// The pipes cannot be watched, such as by two waits at once.
     pub async fn next(&self) -> io::Result<Signal> {
-        if let Some([terminate, interrupt]) = self.caught.take() {
-            let watched = [Watched::new(terminate)?, Watched::new(interrupt)?];
-            self.watched.set(watched).expect("the pipes are taken once");
-        }
-        // None after a failure of the above.
-        let [terminate, interrupt] = self.watched.get().ok_or(io::ErrorKind::NotConnected)?;
-        let terminate = async { drain(terminate).await.map(|()| Signal::Terminate) };
-        let interrupt = async { drain(interrupt).await.map(|()| Signal::Interrupt) };
-        or(terminate, interrupt).await
+        or(
+            caught(&self.terminate, Signal::Terminate),
+            caught(&self.interrupt, Signal::Interrupt),
+        )
+        .await
     }
 }
 
@@ -70,14 +68,15 @@ impl Drop for Signals {
     }
 }
 
-/// Waits for at least one byte, and takes up to 64 that are there.
-async fn drain(pipe: &Watched<UnixStream>) -> io::Result<()> {
+/// Waits for at least one byte in the pipe of `signal`, and takes up to 64.
+async fn caught(pipe: &UnixStream, signal: Signal) -> io::Result<Signal> {
+    let watched = Watched::new(pipe)?;
     // Not by `read_with`, which may read the pipe each time that anything wakes the task.
     loop {
-        pipe.readable().await?;
-        match pipe.get_ref().read(&mut [0; 64]) {
+        watched.readable().await?;
+        match { pipe }.read(&mut [0; 64]) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            read => return read.map(|_| ()),
+            read => return read.map(|_| signal),
         }
     }
 }
