@@ -5,7 +5,7 @@
 //! | module | what it is | pure |
 //! |---|---|---|
 //! | [`time`] | instants on the boot clock | yes |
-//! | [`rt`] | the runtime: one executor thread on smol and async-io, named nowhere else | |
+//! | [`rt`] | the runtime: one executor thread on smol and async-io, named in `rt.rs` alone; built on it in `rt/` and naming none: clocks, boot-time sleepers, signals, child processes | |
 //! | [`service`] | the library: activation, idle exit, the accept loop, notification; knows nothing of DHCP | `idle` |
 //! | `dhcp` | the RFC 2131 client and its wire format | yes |
 //! | `rpc` | gRPC over a Unix stream | `wire`, `status` |

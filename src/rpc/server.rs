@@ -13,10 +13,11 @@ use h2::server::{Builder, Connection, Handshake, SendResponse};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 
+use super::h2_stream::{H2Stream, h2_stream};
 use super::status::percent_encoded;
 use super::turn::Turns;
 use super::{Answer, Call, Code, Status, wire};
-use crate::rt::{self, H2Stream, Stream, Timer};
+use crate::rt::{self, Stream, Timer};
 
 /// How long a client may take to hang up after it was told to (GOAWAY).
 const GRACE: Duration = Duration::from_secs(1);
@@ -47,7 +48,7 @@ pub async fn serve<F>(
 ) where
     F: Future<Output = Result<Answer, Status>>,
 {
-    let mut http = Http::Greeting(bounds().handshake(rt::h2_stream(stream)));
+    let mut http = Http::Greeting(bounds().handshake(h2_stream(stream)));
     let (lane, turns) = (Turns::new(1), Turns::of_calls());
     let busy_ones = Turns::of_connections();
     let (mut requests, mut turn, mut had_turn) = (0_usize, None, false);

@@ -2,8 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use rustix::time::{
@@ -11,21 +13,47 @@ use rustix::time::{
     timerfd_settime,
 };
 
-use super::{Watched, now};
+use super::{Runtime, Watched, now};
 use crate::time::Instant;
+
+impl Runtime {
+    /// Sleeps until `deadline` on the boot clock, suspend included. All sleepers share one timerfd.
+    ///
+    /// # Errors
+    ///
+    /// The timerfd cannot be made or watched.
+    pub async fn sleep_until(&self, deadline: Instant) -> io::Result<()> {
+        let alarm = self.alarm()?;
+        let mut sleeper = alarm.sleeper();
+        poll_fn(|context| sleeper.poll(deadline, context.waker())).await
+    }
+
+    /// Returns the alarm of this runtime: made for the first sleeper, and anew after a failure.
+    fn alarm(&self) -> io::Result<Rc<Alarm>> {
+        let inner = self.inner();
+        let mut alarm = inner.alarm.borrow_mut();
+        if let Some(alarm) = alarm.as_ref().filter(|alarm| !alarm.has_failed()) {
+            return Ok(Rc::clone(alarm));
+        }
+        let new = Rc::new(Alarm::new()?);
+        let driver = Rc::clone(&new);
+        self.spawn(async move { driver.drive().await }).detach();
+        Ok(Rc::clone(alarm.insert(new)))
+    }
+}
 
 /// The sleepers and their timerfd.
 #[derive(Debug)]
 pub(super) struct Alarm {
-    pub(super) timer: Watched<OwnedFd>,
-    pub(super) sleepers: RefCell<BTreeMap<(Instant, u64), Waker>>,
+    timer: Watched<OwnedFd>,
+    sleepers: RefCell<BTreeMap<(Instant, u64), Waker>>,
     next_id: Cell<u64>,
-    /// Why it wakes no sleeper any more.
+    /// The error that ended [`drive`](Self::drive).
     failure: RefCell<Option<(io::ErrorKind, String)>>,
 }
 
 impl Alarm {
-    pub(super) fn new() -> io::Result<Self> {
+    fn new() -> io::Result<Self> {
         let timer = timerfd_create(
             TimerfdClockId::Boottime,
             TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
@@ -40,8 +68,8 @@ impl Alarm {
         })
     }
 
-    /// Wakes sleepers, for as long as the timer can be watched.
-    pub(super) async fn drive(&self) {
+    /// Wakes sleepers when they are due, until the timer cannot be watched any more.
+    async fn drive(&self) {
         loop {
             if let Err(error) = self.timer.readable().await {
                 return self.fail(&error);
@@ -58,20 +86,20 @@ impl Alarm {
         }
     }
 
-    /// Hands the error to all sleepers, who would sleep for ever.
-    pub(super) fn fail(&self, error: &io::Error) {
+    /// Ends all sleeps with the error: no timer would end them.
+    fn fail(&self, error: &io::Error) {
         log::error!("the timer of the boot clock fails: {error}");
         self.failure
             .replace(Some((error.kind(), error.to_string())));
         self.sleepers.take().into_values().for_each(Waker::wake);
     }
 
-    pub(super) fn has_failed(&self) -> bool {
+    fn has_failed(&self) -> bool {
         self.failure.borrow().is_some()
     }
 
-    /// A sleeper that has not asked to be woken yet.
-    pub(super) fn sleeper(&self) -> Sleeper<'_> {
+    /// Returns a sleeper that is not in the queue yet.
+    fn sleeper(&self) -> Sleeper<'_> {
         Sleeper {
             alarm: self,
             key: None,
@@ -109,13 +137,13 @@ impl Alarm {
 }
 
 /// A task that waits on an [`Alarm`]; dropping this leaves the queue.
-pub(super) struct Sleeper<'a> {
+struct Sleeper<'a> {
     alarm: &'a Alarm,
     key: Option<(Instant, u64)>,
 }
 
 impl Sleeper<'_> {
-    pub(super) fn poll(&mut self, deadline: Instant, waker: &Waker) -> Poll<io::Result<()>> {
+    fn poll(&mut self, deadline: Instant, waker: &Waker) -> Poll<io::Result<()>> {
         if now() >= deadline {
             return Poll::Ready(Ok(()));
         }
@@ -145,8 +173,102 @@ impl Drop for Sleeper<'_> {
         sleepers.remove(&key);
         drop(sleepers);
         if earliest {
-            // Else the timer would wake the process for nothing.
+            // Otherwise the timer would wake the process without need.
             self.alarm.arm();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_lite::future::{or, poll_once};
+
+    use super::super::block_on;
+    use super::*;
+
+    const STEP: Duration = Duration::from_millis(20);
+
+    #[test]
+    fn sleepers_on_the_boot_clock_wake_in_order_and_never_early() {
+        block_on(async move |runtime| {
+            let start = now();
+            let log = Rc::new(RefCell::new(Vec::new()));
+            let sleepers: Vec<_> = [3, 1, 2, 1]
+                .into_iter()
+                .map(|steps| {
+                    let (runtime2, log) = (runtime.clone(), Rc::clone(&log));
+                    runtime.spawn(async move {
+                        runtime2.sleep_until(start + STEP * steps).await.unwrap();
+                        assert!(now() >= start + STEP * steps);
+                        log.borrow_mut().push(steps);
+                    })
+                })
+                .collect();
+            for sleeper in sleepers {
+                sleeper.await;
+            }
+            assert_eq!(*log.borrow(), [1, 1, 2, 3]);
+        });
+    }
+
+    #[test]
+    fn a_past_deadline_is_over_at_once_and_one_beyond_time_never_is() {
+        block_on(async move |runtime| {
+            assert!(poll_once(runtime.sleep_until(now())).await.is_some());
+            let never = async {
+                runtime
+                    .sleep_until(Instant::from_boot(Duration::MAX))
+                    .await
+                    .is_ok()
+            };
+            let soon = async { runtime.sleep_until(now() + STEP).await.is_err() };
+            assert!(!or(never, soon).await, "the sooner one must win");
+        });
+    }
+
+    #[test]
+    fn a_sleeper_that_is_dropped_leaves_the_timer_to_the_others() {
+        block_on(async move |runtime| {
+            let armed = |alarm: &Alarm| {
+                rustix::time::timerfd_gettime(alarm.timer.get_ref())
+                    .unwrap()
+                    .it_value
+            };
+            let mut sleep = Box::pin(runtime.sleep_until(now() + Duration::from_secs(1000)));
+            assert!(poll_once(&mut sleep).await.is_none());
+            let alarm = runtime.alarm().unwrap();
+            assert!(armed(&alarm).tv_sec > 900);
+            drop(sleep);
+            assert!(alarm.sleepers.borrow().is_empty());
+            assert_eq!(
+                (armed(&alarm).tv_sec, armed(&alarm).tv_nsec),
+                (0, 0),
+                "no sleeper is left"
+            );
+        });
+    }
+
+    #[test]
+    fn a_failure_of_the_timer_is_every_sleepers_and_the_next_one_has_another_timer() {
+        block_on(async move |runtime| {
+            let mut asleep = Box::pin(runtime.sleep_until(now() + Duration::from_secs(1000)));
+            let mut never = Box::pin(runtime.sleep_until(Instant::from_boot(Duration::MAX)));
+            assert!(
+                poll_once(&mut asleep).await.is_none() && poll_once(&mut never).await.is_none()
+            );
+            let alarm = runtime.alarm().unwrap();
+            alarm.fail(&io::Error::new(io::ErrorKind::BrokenPipe, "a test"));
+            for sleeper in [asleep, never] {
+                let error = sleeper.await.unwrap_err();
+                assert_eq!(
+                    (error.kind(), error.to_string()),
+                    (io::ErrorKind::BrokenPipe, "a test".to_owned())
+                );
+            }
+            runtime.sleep_until(now() + STEP).await.unwrap();
+            assert!(!Rc::ptr_eq(&alarm, &runtime.alarm().unwrap()));
+        });
     }
 }

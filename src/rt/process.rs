@@ -1,4 +1,4 @@
-//! Other programs, run to their end without ever blocking the thread.
+//! Child processes, run to their end without blocking the thread.
 
 use std::cell::RefCell;
 use std::io::{self, Read};
@@ -12,23 +12,23 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::{Watched, sleep};
 
 /// The most that is kept of a program's output.
-pub(super) const OUTPUT_LIMIT: usize = 64 * 1024;
+const OUTPUT_LIMIT: usize = 64 * 1024;
 
-/// How long a program that was killed may take to end before it is left to be reaped later.
+/// The time for a killed program to end; one that takes longer is reaped later.
 const END: Duration = Duration::from_secs(1);
 
 thread_local! {
-    /// Programs that were killed and had not ended then.
+    /// Killed programs that have not been reaped yet.
     static LEFT: RefCell<Vec<Child>> = RefCell::default();
 }
 
-/// Runs a program to its end, with nothing to read; returns its exit status, and its output on
+/// Runs a program to its end with an empty standard input; returns its exit status, and its output on
 /// stdout and stderr.
 ///
 /// # Errors
 ///
-/// It could not be started, or took longer than `bound`. Then, and when this future is dropped, it
-/// is killed; one that does not end at once is reaped by a later call.
+/// The program cannot be started, or takes longer than `bound`. In the second case, and when this
+/// future is dropped, it is killed; where it does not end at once, a later call reaps it.
 pub async fn run(command: &mut Command, bound: Duration) -> io::Result<(ExitStatus, Vec<u8>)> {
     reap();
     let (reader, writer) = io::pipe()?;
@@ -50,7 +50,7 @@ pub async fn run(command: &mut Command, bound: Duration) -> io::Result<(ExitStat
             }
             output.extend_from_slice(&buffer[..length.min(OUTPUT_LIMIT - output.len())]);
         }
-        // One that closes its output may live on.
+        // A program that has closed its output may still run.
         Ok((running.ended().await?, output))
     };
     let late = async {
@@ -67,7 +67,7 @@ pub async fn run(command: &mut Command, bound: Duration) -> io::Result<(ExitStat
 
 /// A program that does not outlive its owner.
 struct Running {
-    /// `None` only when it has been left to be reaped later.
+    /// `None` from the drop on, when `LEFT` has it.
     child: Option<Child>,
     /// A pidfd: readable once the program has ended.
     end: Option<Watched<OwnedFd>>,
@@ -81,14 +81,14 @@ impl Running {
             child: Some(child),
             end: None,
         };
-        // Should this fail, the program is killed.
+        // If this fails, the drop kills the program.
         running.end = Some(Watched::new(pidfd_open(pid, PidfdFlags::empty())?)?);
         Ok(running)
     }
 
     fn kill(&mut self) {
         if let Some(child) = &mut self.child {
-            // Does nothing to one that has been reaped.
+            // Without effect on a child that has been reaped.
             let _ = child.kill();
         }
     }
@@ -115,7 +115,124 @@ impl Drop for Running {
     }
 }
 
-/// Reaps those that were left and have ended by now.
+/// Reaps the programs in `LEFT` that have ended by now.
 fn reap() {
     LEFT.with_borrow_mut(|left| left.retain_mut(|child| matches!(child.try_wait(), Ok(None))));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use super::super::{block_on, now};
+    use super::*;
+
+    const STEP: Duration = Duration::from_millis(20);
+
+    /// Longer than anything here takes.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn a_program_runs_to_its_end_and_all_that_it_says_is_heard() {
+        block_on(async move |_| {
+            let (status, said) = run(
+                &mut shell("read x; echo out; echo err >&2; exit 7"),
+                PATIENCE,
+            )
+            .await
+            .unwrap();
+            assert_eq!(
+                (status.code(), said.as_slice()),
+                (Some(7), b"out\nerr\n".as_slice())
+            );
+            let (status, said) = run(&mut shell("head -c 1000000 /dev/zero"), PATIENCE)
+                .await
+                .unwrap();
+            assert_eq!((status.code(), said.len()), (Some(0), OUTPUT_LIMIT));
+            assert_eq!(
+                run(&mut Command::new("/nonexistent"), PATIENCE)
+                    .await
+                    .unwrap_err()
+                    .kind(),
+                io::ErrorKind::NotFound
+            );
+        });
+    }
+
+    #[test]
+    fn a_program_is_killed_and_reaped_when_its_time_is_up_or_nobody_waits() {
+        let gone = |pid: &str| !std::path::Path::new("/proc").join(pid.trim()).exists();
+        let script = |path: &std::path::Path| {
+            shell(&format!("echo $$ > {}; exec sleep 1000", path.display()))
+        };
+        block_on(async move |_| {
+            let path = std::env::temp_dir().join(format!("rt-test-{}", std::process::id()));
+            let error = run(&mut script(&path), Duration::from_millis(500))
+                .await
+                .unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert!(gone(&std::fs::read_to_string(&path).unwrap()));
+
+            std::fs::remove_file(&path).unwrap();
+            let written = async {
+                while !std::fs::read_to_string(&path).is_ok_and(|pid| pid.ends_with('\n')) {
+                    sleep(STEP).await;
+                }
+            };
+            or(written, async {
+                drop(run(&mut script(&path), PATIENCE).await)
+            })
+            .await;
+            let pid = std::fs::read_to_string(&path).unwrap();
+            // Reaped by a later call at the latest: the drop waits for nothing.
+            let start = now();
+            while !gone(&pid) {
+                assert!(now() - start < PATIENCE, "{pid} is still there");
+                run(&mut shell(":"), PATIENCE).await.unwrap();
+            }
+            std::fs::remove_file(&path).unwrap();
+        });
+    }
+
+    #[test]
+    fn a_program_that_closes_its_output_and_lives_on_holds_up_nothing() {
+        block_on(async move |runtime| {
+            let turns = Rc::new(Cell::new(0));
+            let counting = Rc::clone(&turns);
+            let _ticking = runtime.spawn(async move {
+                loop {
+                    sleep(STEP).await;
+                    counting.set(counting.get() + 1);
+                }
+            });
+            let (status, output) = run(
+                &mut shell("echo out; exec >&- 2>&-; sleep 0.3; exit 7"),
+                PATIENCE,
+            )
+            .await
+            .unwrap();
+            assert_eq!(
+                (status.code(), output.as_slice()),
+                (Some(7), b"out\n".as_slice())
+            );
+            assert!(
+                turns.get() >= 5,
+                "{} turns for others in 300 ms",
+                turns.get()
+            );
+            let start = now();
+            let error = run(&mut shell("exec >&- 2>&-; exec sleep 1000"), 10 * STEP)
+                .await
+                .unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert!(now() - start < PATIENCE / 2);
+        });
+    }
 }

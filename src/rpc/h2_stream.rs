@@ -1,0 +1,171 @@
+//! The stream adapter for h2: tokio's traits without tokio's runtime, and fair to the other tasks
+//! of the thread.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_lite::{AsyncRead, AsyncWrite};
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
+
+use crate::rt::{self, Stream};
+use crate::time::Instant;
+
+/// A [`Stream`] as h2 takes it.
+pub(super) type H2Stream = Compat<FairStream>;
+
+/// Wraps a stream for h2.
+pub(super) fn h2_stream(stream: Stream) -> H2Stream {
+    FairStream {
+        stream,
+        taken: 0,
+        pause: None,
+        full: false,
+    }
+    .compat()
+}
+
+/// A stream that pauses when it has much to read, to let other tasks run.
+///
+/// h2 reads for as long as there is something to read. A client that writes faster than the server
+/// parses would hold the one thread for good, and some hundred of them most of it; an honest one
+/// sends little and waits for the answer.
+pub(super) struct FairStream {
+    stream: Stream,
+    /// Bytes that were read lately.
+    taken: usize,
+    pause: Option<Pause>,
+    /// The last write found the socket full.
+    full: bool,
+}
+
+/// A sleep. Boxed, because only a client that floods the server ever has one.
+type Pause = Pin<Box<dyn Future<Output = ()>>>;
+
+/// The most that one read takes: several calls.
+const READ: usize = 2 * 1024;
+
+/// Bytes that are read without a pause.
+const BURST: usize = 2 * READ;
+
+/// Bytes that are forgotten each time that there is nothing to read.
+const FORGOTTEN: usize = READ;
+
+/// The shortest pause, and the time from the end of one to that of the next, of all streams
+/// together. The reactor has to end it: a task that merely wakes itself runs again before any other
+/// socket was looked at.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// The longest pause, so that streams which are closed in theirs do not delay all others.
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+thread_local! {
+    /// The end of the last of all pauses.
+    static LAST: Cell<Instant> = const { Cell::new(Instant::from_boot(Duration::ZERO)) };
+}
+
+/// Starts a pause behind all that other streams have started.
+fn start_pause() -> Pause {
+    let now = rt::now();
+    let end = (LAST.get().max(now) + PAUSE).min(now + LONGEST_PAUSE);
+    LAST.set(end);
+    Box::pin(rt::sleep(end - now))
+}
+
+impl AsyncRead for FairStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.taken >= BURST {
+            // What a client sent before it hung up is no reason to keep the descriptor.
+            if self.pause.is_none() && rt::has_hung_up(&self.stream) {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            }
+            ready!(
+                self.pause
+                    .get_or_insert_with(start_pause)
+                    .as_mut()
+                    .poll(context)
+            );
+            self.pause = None;
+            self.taken -= READ;
+        }
+        let length = buffer.len().min(READ);
+        let read = Pin::new(&mut self.stream).poll_read(context, &mut buffer[..length]);
+        self.taken = match &read {
+            Poll::Ready(length) => self.taken + length.as_ref().unwrap_or(&0),
+            Poll::Pending => self.taken.saturating_sub(FORGOTTEN),
+        };
+        read
+    }
+}
+
+impl AsyncWrite for FairStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        // h2 tries a blocked write once more before it goes to sleep, and sleeps even where that
+        // one succeeds. It counts on the wakeup that the first try asked for, but async-net forgets
+        // that with the second.
+        if std::mem::replace(&mut self.full, written.is_pending()) && written.is_ready() {
+            context.waker().wake_by_ref();
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_close(context)
+    }
+}
+
+// Not on the tokio twin: a stream of tokio's never writes before the reactor said that it can.
+#[cfg(all(test, not(feature = "tokio-twin")))]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Wake, Waker};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_write_that_was_blocked_and_then_succeeds_wakes() {
+        // A hundred times, because now and then the reactor is quick enough to do the waking
+        // itself.
+        for _ in 0..100 {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let mut stream = h2_stream(ours.try_into().unwrap()).into_inner();
+            let woken = Arc::new(Woken::default());
+            let waker = Waker::from(woken.clone());
+            let mut write =
+                |bytes| Pin::new(&mut stream).poll_write(&mut Context::from_waker(&waker), bytes);
+            while write(&[0; 4096]).is_ready() {}
+            woken.0.store(false, Ordering::SeqCst);
+            assert!(theirs.read(&mut vec![0; 1 << 20]).unwrap() > 4096);
+            assert!(write(&[0; 4096]).is_ready());
+            assert!(woken.0.load(Ordering::SeqCst));
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! System calls on Unix sockets that every runtime needs alike, and none has.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
+
+/// Takes the next connection from a backlog, non-blocking; `None` where there is none.
+pub(super) fn accept(listener: impl AsFd) -> io::Result<Option<UnixStream>> {
+    // One call less than std's accept, and then the flag.
+    match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        Ok(stream) => Ok(Some(stream.into())),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes connect(2) on a listening socket fail with ECONNREFUSED, and leaves its backlog alone.
+pub(super) fn refuse(listener: impl AsFd) -> io::Result<()> {
+    Ok(shutdown(listener, Shutdown::Read)?)
+}
+
+/// Returns whether the peer has closed a stream, even where bytes are left to read.
+pub(super) fn has_hung_up(stream: impl AsFd) -> bool {
+    let mut watched = [PollFd::new(&stream, PollFlags::empty())];
+    // The only error would be that of a wrong descriptor.
+    poll(&mut watched, Some(&Timespec::default())).is_ok()
+        && watched[0].revents().contains(PollFlags::HUP)
+}
