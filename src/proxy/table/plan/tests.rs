@@ -221,14 +221,31 @@ fn a_silent_server_is_asked_by_two_leases_and_by_no_third_one() {
     for number in [1, 2] {
         c.has(number, &hourly());
     }
-    c.has(3, &bound(210, HOUR)).has(4, &bound(211, HOUR));
     c.at(1800).wakes(&[1, 2]);
     // Asked ten seconds ago: the answer is overdue, and a third lease waits for what the two find.
     c.at(1805).has(5, &hourly()).defers(5, 1811);
     c.at(1810).has_no_answer(1).has_no_answer(2);
     // From then on for a minute.
     c.at(1811).defers(5, 1870).sleeps_until(1870, 2190.0);
+    // What is due meanwhile does not bring it forward, and what is not a renewal does not wait.
+    let look = Times {
+        due: Some(at(1840)),
+        may_renew_from: None,
+        is_bound: false,
+        ..hourly()
+    };
+    c.at(1840)
+        .has(6, &look)
+        .wakes(&[6])
+        .stays(StayReason::AtWork);
+    c.has(6, &bound(1840, HOUR));
     c.at(1870).wakes(&[5]);
+    // Where the process stays anyway, nothing is gained by waiting.
+    let mut c = Conversation::without_sleep();
+    c.has(1, &hourly()).has(2, &hourly());
+    c.at(1800).wakes(&[1, 2]);
+    c.at(1810).has_no_answer(1).has_no_answer(2);
+    c.at(1811).has(3, &hourly()).wakes(&[3]);
 }
 
 #[test]
