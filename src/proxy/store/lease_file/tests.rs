@@ -443,3 +443,31 @@ fn a_file_where_others_can_write_gets_no_second_name() {
         .unwrap();
     assert!(path.join("nv-proxy.state").exists() && !refuge.join("nv-proxy.state").exists());
 }
+
+/// A state file of version 1, with a lease in each state: read and written again it is the same to
+/// the last byte, so that an older daemon and a newer one can take turns.
+#[test]
+fn the_format_of_the_file_does_not_change() {
+    let written = include_str!("../../../../tests/corpus/state/version-1.json");
+    let now = crate::time::Instant::from_boot(Duration::from_secs(2900));
+    let mut records = Vec::new();
+    let mut each = |boot_id: &str, entry: Value| {
+        assert_eq!(boot_id, "the boot");
+        let record = Record::parse(&entry, now).unwrap();
+        records.push((record, entry["asleep"] == json!(true)));
+    };
+    let digest = parse::state(written.as_bytes(), &mut each).unwrap().unwrap();
+    assert_eq!(records.len(), 10);
+    let directory = Directory::new("format");
+    let file = LeaseFile {
+        boot_id: "the boot".to_owned(),
+        ..directory.lease_file()
+    };
+    let mut again = Vec::new();
+    file.write_state(&mut again, digest, &mut records.clone().into_iter())
+        .unwrap();
+    assert_eq!(String::from_utf8(again).unwrap(), written);
+    let mut copy = Digest::default();
+    write_copy(&mut copy, &mut records.into_iter()).unwrap();
+    assert_eq!(copy.0.finish(), digest);
+}
