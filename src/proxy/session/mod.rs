@@ -150,7 +150,7 @@ impl Session {
         mut settings: Applied,
     ) -> Self {
         if let Some(lease) = client.lease() {
-            settings.place(lease);
+            settings.note_address_and_gateway(lease);
         }
         Self {
             commons,
@@ -257,7 +257,7 @@ impl Session {
 
     /// A lease in place of the one that was there.
     fn adopt(&mut self, lease: &dhcp::Lease) {
-        if self.settings.place(lease) {
+        if self.settings.note_address_and_gateway(lease) {
             log::info!("{self}: renewed {}", Brief(lease));
         } else {
             // netavark's words, which its users look for.

@@ -174,7 +174,7 @@ mod tests {
                 wanted: None,
                 pace: 0,
             });
-            let key = record.key().unwrap();
+            let key = record.key().clone();
             let (claim, _) = table.claim(&key).await;
             table.note(&key, &record);
             // A Teardown whose caller has gone, and which is not over when the daemon leaves.

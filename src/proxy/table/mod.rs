@@ -27,7 +27,7 @@ use crate::proxy::store::address_history::AddressHistory;
 use crate::proxy::store::journal::{Journal, Trust};
 use crate::proxy::store::lease_file::LeaseFile;
 use crate::proxy::store::networks::Networks;
-use crate::proxy::store::record::{EncodedRecord, Record, Remembered};
+use crate::proxy::store::record::{EncodedRecord, Record};
 use crate::proxy::table::renewal_rate::RenewalRate;
 use crate::proxy::table::sleep::Sleep;
 use crate::proxy::table::unresponsive::UnresponsiveServers;
@@ -347,12 +347,11 @@ impl Table {
 
     /// Returns whether a lease's interface has this name by now, or is not there any more.
     fn is_named(&self, key: &LeaseKey, name: &str) -> bool {
-        let Some(Remembered { request, site, .. }) = self.record(key).and_then(Record::recall)
-        else {
+        let Some(record) = self.record(key) else {
             return false;
         };
         let _step = self.journal.enter(key);
-        match site.name(&request) {
+        match record.interface.name(&record.request) {
             Ok(there) => there == name,
             Err(unreachable) => matches!(unreachable, Unreachable::Gone(_)),
         }
@@ -406,10 +405,7 @@ impl Table {
     async fn end(self: &Rc<Self>, key: &LeaseKey) -> Option<Lease> {
         let (claim, before) = self.claim(key).await;
         let before = before?;
-        let lease = self
-            .record(key)
-            .map(|record| record.lease)
-            .filter(|lease| !lease.yiaddr.is_empty());
+        let lease = self.record(key).and_then(|record| record.reply());
         self.dismiss(&claim, before, |_| true).await;
         lease
     }
@@ -431,7 +427,7 @@ impl Table {
             return;
         };
         self.remember(record.who(), &record);
-        let release = record.who().is_none_or(release);
+        let release = release(record.who());
         // From here on a crash does not bring it back or, where it stays leased, leaves its link in
         // doubt.
         let noted = if release {
@@ -465,15 +461,12 @@ impl Table {
         record: Record,
         early: bool,
     ) -> Result<Option<Session>, Unreachable> {
-        match record.recall() {
-            Some(remembered) => Session::revive(&self.commons, remembered, early),
-            None => Ok(None),
-        }
+        Session::revive(&self.commons, record, early)
     }
 
     /// Keeps in mind what a container had that is about to lose it.
-    pub(crate) fn remember(&self, who: Option<ContainerNames<'_>>, record: &Record) {
-        if let (Some(who), Some(address)) = (who, record.address()) {
+    pub(crate) fn remember(&self, who: ContainerNames<'_>, record: &Record) {
+        if let Some(address) = record.address() {
             self.commons.memory.borrow_mut().remember(who, address);
         }
     }

@@ -102,7 +102,7 @@ impl Table {
             let slots = self.slots.borrow();
             let records = slots.values().filter_map(|slot| {
                 let known = matches!(slot.place, SlotState::Dormant(Dormant { known: true, .. }));
-                Some((slot.record.as_ref()?.unpack(), leaving && known))
+                Some((slot.record.as_ref()?.stored(), leaving && known))
             });
             self.file.replace(records)
         };

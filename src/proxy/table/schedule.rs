@@ -326,7 +326,7 @@ impl Table {
             }
             Outcome::Gone => {
                 if let Some(record) = self.record(key) {
-                    self.remember(Some(session.who()), &record);
+                    self.remember(session.who(), &record);
                 }
                 self.forget(key);
             }
@@ -387,22 +387,22 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use crate::dhcp::Phase;
-    use crate::proxy::store::record::tests::record;
+    use crate::proxy::store::record::tests::{record, with_mac};
     use crate::proxy::table::tests::table;
 
     use super::*;
 
     /// Leases whose namespaces are not there, so that to work on one is to forget it.
     fn lay(table: &Table, number: u8, deaths: u32) -> LeaseKey {
-        let mut record = record(Phase::Init {
+        let record = record(Phase::Init {
             at: rt::now(),
             since: rt::now(),
             wanted: None,
             pace: 0,
         })
         .with_look();
-        record.lease.mac_address = format!("02:00:00:00:00:{number:02x}");
-        let key = record.key().unwrap();
+        let record = with_mac(record, [2, 0, 0, 0, 0, number]);
+        let key = record.key().clone();
         table.journal.count(&key, deaths);
         let resting = Dormant::of(&record, false).trusted(table.journal.trust(&key), rt::now());
         let slot = Slot {

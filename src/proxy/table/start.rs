@@ -19,14 +19,15 @@ impl Table {
     pub(crate) fn take_over(self: &Rc<Self>) {
         let found = self.file.read();
         self.journal.open();
-        for record in found.over.iter().map(EncodedRecord::unpack) {
-            self.remember(record.who(), &record);
+        for former in &found.over {
+            let mut history = self.commons.memory.borrow_mut();
+            history.remember(former.who(), former.address);
         }
         self.sleep.take_in(&found.leases);
         let mut resting = Vec::new();
         for (packed, asleep) in found.leases {
             let record = packed.unpack();
-            let Some(key) = record.key() else { continue };
+            let key = record.key().clone();
             self.take_over_one(key.clone(), record, asleep);
             if asleep {
                 resting.push(key);
