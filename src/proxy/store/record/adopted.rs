@@ -31,7 +31,7 @@ impl Record {
             ..StoredLease::default()
         };
         // Its timers may be missing.
-        let lease = reason::within_reason(stored.parse()?, now)?;
+        let lease = reason::usable(stored.parse()?, now)?;
         let rebind_at = lease.acquired_at + lease.t2;
         let phase = if lease.lease_time.is_none() {
             Phase::Bound {

@@ -118,7 +118,7 @@ fn mended(snapshot: Rest, now: Instant) -> Option<Rest> {
             renew_at,
             rebind_at,
         } => {
-            let lease = within_reason(lease, now)?;
+            let lease = usable(lease, now)?;
             let (renew_at, rebind_at) = timers(&lease, renew_at, rebind_at);
             Phase::Bound {
                 lease,
@@ -132,7 +132,7 @@ fn mended(snapshot: Rest, now: Instant) -> Option<Rest> {
             rebind_at,
             next,
         } => {
-            let lease = within_reason(lease, now)?;
+            let lease = usable(lease, now)?;
             let (renew_at, rebind_at) = timers(&lease, renew_at, rebind_at);
             let limit = lease.expires_at().map(|_| rebind_at);
             Phase::Renewing {
@@ -148,7 +148,7 @@ fn mended(snapshot: Rest, now: Instant) -> Option<Rest> {
             rebind_at,
             next,
         } => {
-            let lease = within_reason(lease, now)?;
+            let lease = usable(lease, now)?;
             let (renew_at, rebind_at) = timers(&lease, renew_at, rebind_at);
             let limit = lease.expires_at();
             Phase::Rebinding {
@@ -180,7 +180,7 @@ fn mended(snapshot: Rest, now: Instant) -> Option<Rest> {
 
 /// Returns a lease of `now` at the latest, with T1 and T2 in the order that RFC 2131 4.4.5 has them
 /// in. `None` where it cannot be used.
-pub(super) fn within_reason(mut lease: dhcp::Lease, now: Instant) -> Option<dhcp::Lease> {
+pub(super) fn usable(mut lease: dhcp::Lease, now: Instant) -> Option<dhcp::Lease> {
     let is_usable = |address: Ipv4Addr| {
         !(address.is_unspecified()
             || address.is_broadcast()

@@ -353,8 +353,94 @@ fn what_is_missing_is_as_by_default_and_what_is_unknown_is_passed_over() {
     }
 }
 
+/// Leases as odd as their types allow.
+fn any_lease() -> impl Strategy<Value = dhcp::Lease> {
+    let address = || any::<u32>().prop_map(Ipv4Addr::from_bits);
+    let addresses = || prop::collection::vec(any::<u32>().prop_map(Ipv4Addr::from_bits), 0..3);
+    let time = || {
+        (any::<u32>(), 0..1000_u64).prop_map(|(seconds, millis)| {
+            Duration::from_secs(seconds.into()) + Duration::from_millis(millis)
+        })
+    };
+    let route = (any::<u32>(), 0..=32_u8, prop::option::of(address()));
+    let routes = prop::collection::vec(route, 0..3).prop_map(|routes| {
+        let route = |(to, prefix_len, gateway)| dhcp::Route {
+            destination: Ipv4Addr::from_bits(to),
+            prefix_len,
+            gateway,
+        };
+        routes.into_iter().map(route).collect::<Vec<_>>()
+    });
+    let lists = (addresses(), addresses(), addresses(), routes);
+    let texts = (
+        prop::option::of(".{0,9}"),
+        prop::collection::vec(".{0,9}", 0..3),
+        prop::option::of(".{0,9}"),
+    );
+    let optional = (
+        prop::option::of(address()),
+        prop::option::of(address()),
+        any::<Option<u16>>(),
+        any::<Option<[u8; 6]>>(),
+    );
+    let times = (prop::option::of(any::<u32>()), time(), time(), time());
+    (
+        address(),
+        address(),
+        0..=32_u8,
+        lists,
+        texts,
+        optional,
+        times,
+    )
+        .prop_map(
+            |(address, server_id, prefix_len, lists, texts, optional, times)| dhcp::Lease {
+                address,
+                prefix_len,
+                broadcast: optional.0,
+                routers: lists.0,
+                routes: lists.3,
+                dns_servers: lists.1,
+                domain_name: texts.0,
+                search: texts.1,
+                host_name: texts.2,
+                mtu: optional.2,
+                ntp_servers: lists.2,
+                server_id,
+                next_server: optional.1,
+                server_mac: optional.3,
+                lease_time: times.0.map(|seconds| Duration::from_secs(seconds.into())),
+                t1: times.1,
+                t2: times.2,
+                acquired_at: Instant::from_boot(times.3),
+            },
+        )
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    /// A slot's record is decoded whatever a server has said, and not changed by that any more.
+    #[test]
+    fn what_is_encoded_can_be_decoded(
+        lease in any_lease(),
+        phase in 0..4_usize,
+        times in any::<[u64; 3]>(),
+        is_ending in any::<bool>(),
+    ) {
+        let [renew_at, rebind_at, next] = times.map(Duration::from_nanos).map(Instant::from_boot);
+        let phase = match phase {
+            0 => Phase::Bound { lease, renew_at, rebind_at },
+            1 => Phase::Renewing { lease, renew_at, rebind_at, next },
+            2 => Phase::Rebinding { lease, renew_at, rebind_at, next: NEVER },
+            _ => Phase::Init { at: NEVER, since: next, wanted: Some(lease.address), pace: 7 },
+        };
+        let record = record(phase);
+        let record = if is_ending { record.ending() } else { record };
+        let decoded = EncodedRecord::from(&record).unpack();
+        prop_assert_eq!(&EncodedRecord::from(&decoded).unpack(), &decoded);
+        prop_assert_eq!(decoded.address(), record.address());
+    }
+
     #[test]
     fn whatever_a_file_says_is_parsed_or_left(
         phase in 0..5_usize,
