@@ -92,7 +92,7 @@ impl Session {
     pub(crate) fn record(&self) -> Option<Record> {
         let rest = self.client.rest()?;
         let now = rt::now();
-        // Who has nothing to say until T1 need not know of a carrier.
+        // A client that has nothing to send before T1 needs no carrier until then.
         let has_time =
             matches!(rest.phase, Phase::Bound { .. }) && rest.due().is_none_or(|due| due > now);
         let unsaid = self.link != LinkState::Ready && !has_time;

@@ -141,6 +141,17 @@ impl StoredPhase {
 }
 
 impl StoredLease {
+    /// The fields of a container without a lease.
+    pub(super) fn none(mac_text: &str) -> Self {
+        Self {
+            reply: Lease {
+                mac_address: mac_text.to_owned(),
+                ..Lease::default()
+            },
+            ..Self::default()
+        }
+    }
+
     fn new(lease: &dhcp::Lease, request: &Request) -> Self {
         // Named one by one, so that a new field of a lease does not get lost: those without a
         // variable are in the reply.

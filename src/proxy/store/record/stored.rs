@@ -185,13 +185,7 @@ impl From<&Record> for StoredRecord {
         let (phase_name, phase) = snapshot
             .map(|snapshot| StoredPhase::new(&snapshot.phase, request))
             .unwrap_or_default();
-        let lease = phase.lease.unwrap_or_else(|| StoredLease {
-            reply: Lease {
-                mac_address: mac_text.clone(),
-                ..Lease::default()
-            },
-            ..StoredLease::default()
-        });
+        let lease = phase.lease.unwrap_or_else(|| StoredLease::none(mac_text));
         Self {
             lease: lease.reply,
             state: state.unwrap_or(phase_name).to_owned(),
@@ -309,15 +303,8 @@ impl StoredRecord {
             applied,
             message_size: message_size.try_into().ok().filter(|&size| size > 0),
             state: parse_state(&state, phase, rest, (due_at, silent_since))?,
-            look: look_at.or(unsaid.then_some(0)).map(|at| Look {
-                at: instant(at),
-                count: looks,
-                unsaid,
-            }),
-            retry: retry_at.map(|at| Retry {
-                at: instant(at),
-                failures: retries,
-            }),
+            look: parse_look(look_at, looks, unsaid),
+            retry: parse_retry(retry_at, retries),
         })
     }
 
@@ -371,6 +358,17 @@ fn parse_state(
             }
         }
     })
+}
+
+fn parse_look(at: Option<u64>, count: u32, unsaid: bool) -> Option<Look> {
+    // What is unsaid is said after a look.
+    let at = at.or(unsaid.then_some(0)).map(instant)?;
+    Some(Look { at, count, unsaid })
+}
+
+fn parse_retry(at: Option<u64>, failures: u32) -> Option<Retry> {
+    let at = at.map(instant)?;
+    Some(Retry { at, failures })
 }
 
 /// Reads what a Setup asked for; `None` without a hardware address or a namespace.
