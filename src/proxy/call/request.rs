@@ -9,7 +9,7 @@ use crate::proxy::key::{ContainerNames, LeaseKey, Mac};
 use crate::rpc::wire::NetworkConfig;
 
 /// A Setup whose form is right; whether its interfaces exist is asked next.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Request {
     /// The lease's key.
     pub(crate) key: LeaseKey,

@@ -2,28 +2,24 @@
 
 use std::net::Ipv4Addr;
 
-use nix::libc;
-use prost::Message;
-use serde::Serialize;
-
-use crate::dhcp::{self, Lease};
-use crate::net::link::Made;
+use crate::dhcp::Lease;
 use crate::net::netlink::{Error as NetlinkError, Netlink};
-use crate::net::route::{Route, RouteTable};
+use crate::net::route::Route;
 use crate::time::Instant;
 
 use crate::proxy::config::MtuRule;
 use crate::proxy::error::Error;
 
-/// The metric of netavark's default routes, and the lower one that it has for macvlan and ipvlan: a
-/// container on the LAN and on a NAT bridge as well leaves by the LAN.
-const METRIC: u32 = 100;
-const METRIC_ON_LAN: u32 = 99;
+pub(crate) use stored::{StoredApplied, StoredRoute};
+
+mod routes;
+mod stored;
+
 /// What every IPv4 host has to be able to take (RFC 791); less than that is a mistake.
 const MTU_MIN: u16 = 576;
 
 /// What is on the link because of us. What was there before is not in here, and stays.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Applied {
     address: Option<(Ipv4Addr, u8)>,
     routes: Vec<Route>,
@@ -32,174 +28,40 @@ pub(crate) struct Applied {
     refused_mtu: Option<u16>,
     /// The routes that the kernel did not take, and that were warned about.
     refused_routes: Vec<Route>,
-    /// Where the last lease has put the container: its address, and the router that the default
-    /// route leads to.
-    place: Option<StoredRoute>,
+    /// Those of the last lease.
+    last: Option<AddressAndGateway>,
+}
+
+/// What a lease says of a container's place in the network: a change of it is worth a line in the
+/// log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct AddressAndGateway {
+    /// The address with the length of its prefix.
+    address: (Ipv4Addr, u8),
+    /// The router that the default route leads to.
+    gateway: Option<Ipv4Addr>,
 }
 
 /// An MTU that we changed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Mtu {
     before: u32,
     ours: u32,
 }
-
-/// [`Applied`] as they are remembered.
-#[derive(Clone, PartialEq, Message, Serialize)]
-pub(crate) struct StoredApplied {
-    /// With the length of its prefix, as in 10.0.0.5/24.
-    #[prost(string, tag = "1")]
-    pub(crate) address: String,
-    #[prost(message, repeated, tag = "2")]
-    pub(crate) routes: Vec<StoredRoute>,
-    #[prost(uint32, optional, tag = "3")]
-    pub(crate) mtu_before: Option<u32>,
-    #[prost(uint32, optional, tag = "4")]
-    pub(crate) mtu: Option<u32>,
-    #[prost(uint32, optional, tag = "5")]
-    pub(crate) refused_mtu: Option<u32>,
-    #[prost(message, repeated, tag = "6")]
-    pub(crate) refused_routes: Vec<StoredRoute>,
-    #[prost(message, optional, tag = "7")]
-    pub(crate) place: Option<StoredRoute>,
-}
-
-/// A route as it is remembered.
-#[derive(Clone, PartialEq, Message, Serialize)]
-pub(crate) struct StoredRoute {
-    /// With the length of its prefix, as in 10.0.0.0/8.
-    #[prost(string, tag = "1")]
-    pub(crate) to: String,
-    /// Empty for what is on the link itself.
-    #[prost(string, tag = "2")]
-    pub(crate) via: String,
-    /// 0 where it is not on a link yet.
-    #[prost(uint32, tag = "3")]
-    pub(crate) metric: u32,
-}
-
-impl StoredRoute {
-    fn new((to, prefix_len): (Ipv4Addr, u8), via: Option<Ipv4Addr>, metric: u32) -> Self {
-        let via = via.map(|via| via.to_string()).unwrap_or_default();
-        Self {
-            to: format!("{to}/{prefix_len}"),
-            via,
-            metric,
-        }
-    }
-
-    /// Destination and gateway; none where they make no sense.
-    fn ends(&self) -> Option<((Ipv4Addr, u8), Option<Ipv4Addr>)> {
-        let via = if self.via.is_empty() {
-            None
-        } else {
-            Some(self.via.parse().ok()?)
-        };
-        Some((network(&self.to)?, via))
-    }
-}
-
-impl From<&dhcp::Route> for StoredRoute {
-    fn from(route: &dhcp::Route) -> Self {
-        Self::new((route.destination, route.prefix_len), route.gateway, 0)
-    }
-}
-
-impl TryFrom<&StoredRoute> for dhcp::Route {
-    type Error = ();
-
-    fn try_from(way: &StoredRoute) -> Result<Self, ()> {
-        let ((destination, prefix_len), gateway) = way.ends().ok_or(())?;
-        Ok(Self {
-            destination,
-            prefix_len,
-            gateway,
-        })
-    }
-}
-
-/// Reads an address with the length of a prefix.
-fn network(text: &str) -> Option<(Ipv4Addr, u8)> {
-    let (address, length) = text.split_once('/')?;
-    Some((
-        address.parse().ok()?,
-        length.parse().ok().filter(|length| *length <= 32)?,
-    ))
-}
-
 impl Applied {
-    /// Takes note of where `lease` puts the container, and returns whether the last one put it
-    /// there too.
-    pub(crate) fn place(&mut self, lease: &Lease) -> bool {
-        let place = Some(StoredRoute::new(
-            (lease.address, lease.prefix_len),
-            lease.routers.first().copied(),
-            0,
-        ));
-        std::mem::replace(&mut self.place, place) == self.place
+    /// Notes the address and the gateway of `lease`, and returns whether they are those of the
+    /// lease before it.
+    pub(crate) fn note_address_and_gateway(&mut self, lease: &Lease) -> bool {
+        let new = Some(AddressAndGateway {
+            address: (lease.address, lease.prefix_len),
+            gateway: lease.routers.first().copied(),
+        });
+        std::mem::replace(&mut self.last, new) == self.last
     }
 
-    /// What there is to undo, to be remembered.
-    pub(crate) fn remember(&self) -> StoredApplied {
-        let way = |route: &Route| {
-            StoredRoute::new(
-                (route.destination, route.prefix),
-                route.gateway,
-                route.metric,
-            )
-        };
-        StoredApplied {
-            address: self
-                .address
-                .map(|(address, prefix)| format!("{address}/{prefix}"))
-                .unwrap_or_default(),
-            routes: self.routes.iter().map(way).collect(),
-            mtu_before: self.mtu.map(|mtu| mtu.before),
-            mtu: self.mtu.map(|mtu| mtu.ours),
-            refused_mtu: self.refused_mtu.map(u32::from),
-            refused_routes: self.refused_routes.iter().map(way).collect(),
-            place: self.place.clone(),
-        }
-    }
-
-    /// What was remembered of the interface `index`, whose lease is for `leased`; none where it
-    /// makes no sense.
-    pub(crate) fn recall(
-        on_link: &StoredApplied,
-        index: u32,
-        leased: Option<Ipv4Addr>,
-    ) -> Option<Self> {
-        let address = if on_link.address.is_empty() {
-            None
-        } else {
-            Some(network(&on_link.address)?)
-        };
-        // All that are ours were made like this, the address being ours or not.
-        let source = address
-            .map(|(address, _)| address)
-            .or(leased)
-            .unwrap_or(Ipv4Addr::UNSPECIFIED);
-        let route = |way: &StoredRoute| {
-            let ((to, prefix), via) = way.ends()?;
-            Some(Route::from_lease(
-                to, prefix, via, index, source, way.metric,
-            ))
-        };
-        Some(Self {
-            address,
-            routes: on_link.routes.iter().map(route).collect::<Option<_>>()?,
-            mtu: on_link
-                .mtu_before
-                .zip(on_link.mtu)
-                .map(|(before, ours)| Mtu { before, ours }),
-            refused_mtu: on_link.refused_mtu.and_then(|mtu| mtu.try_into().ok()),
-            refused_routes: on_link
-                .refused_routes
-                .iter()
-                .map(route)
-                .collect::<Option<_>>()?,
-            place: on_link.place.clone().filter(|place| place.ends().is_some()),
-        })
+    /// The address that this program has put on the link, with the length of its prefix.
+    pub(crate) fn address(&self) -> Option<(Ipv4Addr, u8)> {
+        self.address
     }
 
     /// Takes an address that was found on the link for a lease's.
@@ -230,11 +92,11 @@ impl Applied {
             .filter(is_netavarks)
             .cloned()
             .collect();
-        remove(netlink, routes);
+        routes::remove(netlink, routes);
         self.apply(netlink, index, lease, mtu, now)
     }
 
-    /// Whether there is anything to undo.
+    /// Returns whether there is nothing to undo.
     pub(crate) fn is_empty(&self) -> bool {
         self.address.is_none() && self.routes.is_empty() && self.mtu.is_none()
     }
@@ -266,106 +128,6 @@ impl Applied {
         Ok(())
     }
 
-    /// Adds the routes of `lease` before it removes those that are in it no more, so that there is
-    /// a default route at all times. A route that the kernel refuses is the server's mistake, and
-    /// no reason to go without the others or without a lease.
-    fn set_routes(&mut self, netlink: &Netlink, index: u32, lease: &Lease) -> Result<(), Error> {
-        let metric = metric_for(netlink, index)?;
-        let (wanted, defaults) = (
-            routes(lease, index, metric),
-            default_routes(lease, index, metric),
-        );
-        if wanted.is_empty() && defaults.is_empty() && self.routes.is_empty() {
-            return Ok(());
-        }
-        let mut table = netlink
-            .route_table()
-            .map_err(fault("looking at the routes".to_owned()))?;
-        let mut new = NewRoutes {
-            refused: Vec::new(),
-            placed: Vec::new(),
-            warned: std::mem::take(&mut self.refused_routes),
-        };
-        let mut trouble = Ok(());
-        for route in &wanted {
-            trouble = trouble.and(self.set_route(&mut table, route, &mut new, lease).map(drop));
-        }
-        // The first one that the kernel takes, whatever has become of the others.
-        for route in &defaults {
-            match self.set_route(&mut table, route, &mut new, lease) {
-                Ok(false) => {}
-                done => {
-                    trouble = trouble.and(done.map(drop));
-                    break;
-                }
-            }
-        }
-        if let Err(error) = trouble {
-            self.refused_routes = new.refused;
-            return Err(error);
-        }
-        // What takes the place of a route may have been refused: then that one is better than none.
-        let is_to = |one: &Route, other: &Route| {
-            (one.destination, one.prefix) == (other.destination, other.prefix)
-        };
-        let is_kept = |ours: &Route| {
-            let is_replaced = new.placed.iter().any(|route| is_to(route, ours));
-            new.placed.contains(ours)
-                || (!is_replaced && new.refused.iter().any(|route| is_to(route, ours)))
-        };
-        let (kept, stale) = std::mem::take(&mut self.routes)
-            .into_iter()
-            .partition(is_kept);
-        self.routes = kept;
-        remove(netlink, stale);
-        self.refused_routes = new.refused;
-        Ok(())
-    }
-
-    /// Adds one route, in the place of one of before where there is one to the same destination.
-    /// Returns whether the kernel takes it.
-    fn set_route(
-        &mut self,
-        table: &mut RouteTable<'_>,
-        wanted: &Route,
-        new: &mut NewRoutes,
-        lease: &Lease,
-    ) -> Result<bool, Error> {
-        let is_to =
-            |ours: &&Route| (ours.destination, ours.prefix) == (wanted.destination, wanted.prefix);
-        let old = self
-            .routes
-            .iter()
-            .filter(is_to)
-            .find(|ours| !new.placed.contains(ours))
-            .cloned();
-        let set = match &old {
-            Some(old) => table.replace(old, wanted),
-            None => table.add(wanted),
-        };
-        let (route, made) = match set {
-            Ok(set) => set,
-            Err(error) if is_refusal(&error) => {
-                new.refuse(wanted, &error, lease);
-                return Ok(false);
-            }
-            Err(error) => {
-                return Err(fault(format!(
-                    "adding a route to {}/{}",
-                    wanted.destination, wanted.prefix
-                ))(error));
-            }
-        };
-        new.placed.push(route.clone());
-        // One by DHCP from this very address is an earlier instance's, and goes with the lease.
-        let ours =
-            made == Made::New || (route.protocol, route.source) == (wanted.protocol, wanted.source);
-        if ours && !self.routes.contains(&route) {
-            self.routes.push(route);
-        }
-        Ok(true)
-    }
-
     fn set_address(
         &mut self,
         netlink: &Netlink,
@@ -382,12 +144,12 @@ impl Applied {
             .iter()
             .any(|there| (there.address, there.prefix, there.valid) == (address, prefix, None));
         if permanent && self.address.is_none() {
-            // Somebody else's, and meant to stay.
+            // It was there before the lease, and is meant to stay.
             return Ok(());
         }
-        // The kernel's own clock ends the address with the lease, also when nobody is there to do
-        // so. One that is there and has a lifetime is a lease's, too: an earlier instance left it,
-        // and it is ours now.
+        // The kernel's own clock ends the address with the lease, also while no daemon runs. One
+        // that is there and has a lifetime is a lease's, too: an earlier instance left it, and it is
+        // ours now.
         let valid = lease.expires_at().map(|expiry| expiry - now);
         netlink
             .set_address(index, address, prefix, lease.broadcast, valid)
@@ -429,7 +191,7 @@ impl Applied {
             return Ok(());
         };
         let ours = u32::from(mtu);
-        // One that is not what we set is what somebody else wants.
+        // An MTU that is not what this program set is the administrator's choice.
         if link.mtu == ours || self.mtu.is_some_and(|set| set.ours != link.mtu) {
             return Ok(());
         }
@@ -459,7 +221,7 @@ impl Applied {
     /// Takes everything of ours off the link. What cannot be removed is logged: there is nothing
     /// else to be done.
     pub(crate) fn undo(&mut self, netlink: &Netlink, index: u32) {
-        remove(netlink, std::mem::take(&mut self.routes));
+        routes::remove(netlink, std::mem::take(&mut self.routes));
         self.undo_address(netlink, index);
         self.undo_mtu(netlink, index);
     }
@@ -502,92 +264,12 @@ impl Applied {
 
     fn undo_mtu(&mut self, netlink: &Netlink, index: u32) {
         let Some(mtu) = self.mtu.take() else { return };
-        // Unless somebody has set another one since.
+        // Unless another one was set since.
         let ours = netlink
             .link_by_index(index)
             .is_ok_and(|link| link.is_some_and(|link| link.mtu == mtu.ours));
         if ours && let Err(error) = netlink.set_mtu(index, mtu.before) {
             log::warn!("cannot set the MTU back to {}: {error}", mtu.before);
-        }
-    }
-}
-
-/// What has become of the routes of a lease.
-struct NewRoutes {
-    /// Those that are on the link, at the metrics that they have got.
-    placed: Vec<Route>,
-    refused: Vec<Route>,
-    /// Those that were refused the last time, and warned about.
-    warned: Vec<Route>,
-}
-
-impl NewRoutes {
-    fn refuse(&mut self, route: &Route, error: &NetlinkError, lease: &Lease) {
-        if !self.warned.contains(route) {
-            let via = route
-                .gateway
-                .map(|gateway| format!(" via {gateway}"))
-                .unwrap_or_default();
-            let (to, prefix, server) = (route.destination, route.prefix, lease.server_id);
-            log::warn!("ignoring the route to {to}/{prefix}{via} from {server}: {error}");
-        }
-        self.refused.push(route.clone());
-    }
-}
-
-/// Returns whether an error is for what a route says, and not for the state that the link is in.
-fn is_refusal(error: &NetlinkError) -> bool {
-    error
-        .errno()
-        .is_some_and(|errno| [libc::EINVAL, libc::ENETUNREACH, libc::EHOSTUNREACH].contains(&errno))
-}
-
-/// The routes of a lease (RFC 3442 page 5) but for its default routes: those on the link itself
-/// first, for others may lead over them.
-fn routes(lease: &Lease, index: u32, metric: u32) -> Vec<Route> {
-    let route = |to: Ipv4Addr, prefix, gateway| {
-        Route::from_lease(to, prefix, gateway, index, lease.address, metric)
-    };
-    let (link, far): (Vec<_>, Vec<_>) = lease
-        .routes
-        .iter()
-        .partition(|route| route.gateway.is_none());
-    link.into_iter()
-        .chain(far)
-        .map(|to: &dhcp::Route| route(to.destination, to.prefix_len, to.gateway))
-        .collect()
-}
-
-/// The default routes of a lease, the preferred one first. One of them is set.
-fn default_routes(lease: &Lease, index: u32, metric: u32) -> Vec<Route> {
-    lease
-        .routers
-        .iter()
-        .map(|gateway| Route::default_via(*gateway, index, lease.address, metric))
-        .collect()
-}
-
-/// Returns the metric of a lease's routes on the interface.
-fn metric_for(netlink: &Netlink, index: u32) -> Result<u32, Error> {
-    let link = netlink
-        .link_by_index(index)
-        .map_err(fault("looking at the interface".to_owned()))?;
-    Ok(if link.is_some_and(|link| link.is_station_of_parent()) {
-        METRIC_ON_LAN
-    } else {
-        METRIC
-    })
-}
-
-fn remove(netlink: &Netlink, routes: Vec<Route>) {
-    // The reverse of the order in which one made the other possible.
-    for route in routes.into_iter().rev() {
-        if let Err(error) = netlink.remove_route(&route) {
-            log::warn!(
-                "cannot remove the route to {}/{}: {error}",
-                route.destination,
-                route.prefix
-            );
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::proxy::key::Mac;
 
 /// An interface in a network namespace, by what stays the same for as long as it is that one. It
 /// holds nothing open, for a descriptor would keep a container's namespace alive.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ContainerInterface {
     /// Which network namespace it is.
     pub(crate) netns: NetnsId,

@@ -78,7 +78,7 @@ impl Session {
                     self.tell_cut_search_list(&lease);
                     leased(self).await;
                     self.put_on_link(&lease)?;
-                    self.applied.place(&lease);
+                    self.applied.note_address_and_gateway(&lease);
                     // By now there may be an answer of somebody who has the address; later ones
                     // `keep` hears.
                     self.hear_what_arrived();

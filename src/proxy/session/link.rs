@@ -13,7 +13,7 @@ use super::log_text::{Brief, LostBy};
 impl Session {
     /// A lease in place of the one that was there.
     pub(super) fn adopt(&mut self, lease: &dhcp::Lease) {
-        if self.applied.place(lease) {
+        if self.applied.note_address_and_gateway(lease) {
             log::info!("{self}: renewed {}", Brief(lease));
         } else {
             // netavark's words, which its users look for.

@@ -98,7 +98,7 @@ impl fmt::Display for Change<'_> {
         let applied = |lease: &Lease| {
             [
                 ("default router", list(lease.routers.first())),
-                ("other routes", list(lease.routes.iter().map(StoredRoute))),
+                ("other routes", list(lease.routes.iter().map(DisplayRoute))),
                 ("MTU", list(lease.mtu)),
                 ("DNS servers", list(&lease.dns_servers)),
                 ("domain", list(&lease.domain_name)),
@@ -128,9 +128,9 @@ fn list(items: impl IntoIterator<Item: fmt::Display>) -> String {
     }
 }
 
-struct StoredRoute<'a>(&'a Route);
+struct DisplayRoute<'a>(&'a Route);
 
-impl fmt::Display for StoredRoute<'_> {
+impl fmt::Display for DisplayRoute<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Route {
             destination,

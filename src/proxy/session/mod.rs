@@ -139,7 +139,7 @@ impl Session {
         mut applied: Applied,
     ) -> Self {
         if let Some(lease) = client.lease() {
-            applied.place(lease);
+            applied.note_address_and_gateway(lease);
         }
         Self {
             context,

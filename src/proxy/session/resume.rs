@@ -7,26 +7,27 @@ use crate::dhcp::{Client, Phase};
 use crate::net::link::Address;
 use crate::proxy::container::interface::{Unreachable, looking_for};
 use crate::proxy::container::sockets::LinkState;
-use crate::proxy::store::record::{Record, Remembered, State};
+use crate::proxy::store::record::{Look, Record, State};
 use crate::rt;
 
 impl Session {
-    /// Goes on with what was remembered. `early` renews a lease before its T1. None where there is
-    /// nothing to go on with.
+    /// Goes on with a record. `early` renews a lease before its T1. `None` where a Setup has come to
+    /// nothing.
     pub(crate) fn revive(
         context: &Rc<SessionContext>,
-        remembered: Remembered,
+        record: Record,
         early: bool,
     ) -> Result<Option<Self>, Unreachable> {
-        let Remembered {
+        let Record {
             mut request,
-            site,
-            settings: mut applied,
-            looks,
-            unsaid,
+            interface: site,
+            mut applied,
             message_size,
             state,
-        } = remembered;
+            look,
+            ..
+        } = record;
+        let unsaid = look.is_some_and(|look| look.unsaid);
         let (mut config, seed, now) = (context.config(&mut request), seed()?, rt::now());
         // The first message is written before the sockets are open that tell the MTU.
         config.max_message_size = message_size.unwrap_or(config.max_message_size);
@@ -37,7 +38,12 @@ impl Session {
             Ok::<_, Unreachable>(addresses.map_err(looking_for(&request.container_interface))?)
         };
         let client = match state {
-            State::Dormant(mut rest) | State::Ending(mut rest) => {
+            State::Held {
+                snapshot: mut rest, ..
+            }
+            | State::Ending {
+                snapshot: mut rest, ..
+            } => {
                 if unsaid {
                     rest.say_now(now);
                 }
@@ -46,7 +52,7 @@ impl Session {
                 }
                 let client = Client::resume(config, rest, seed, now);
                 // A lease is written down before it is put on the link. It may be there by now.
-                if let (Some(_), Some(lease)) = (looks, client.lease()) {
+                if let (Some(_), Some(lease)) = (look, client.lease()) {
                     let is_ours =
                         |there: &Address| there.valid.is_some() || lease.lease_time.is_none();
                     let there = on_link()?
@@ -71,8 +77,8 @@ impl Session {
         };
         let mut session = Self::new(Rc::clone(context), request, site, client, applied);
         session.settled = true;
-        session.stale = looks.is_some();
-        session.looks = looks.unwrap_or(0);
+        session.stale = look.is_some();
+        session.looks = look.map_or(0, |look| look.count);
         if unsaid {
             // As far as has been told.
             session.link = LinkState::NoCarrier;
@@ -86,18 +92,22 @@ impl Session {
     pub(crate) fn record(&self) -> Option<Record> {
         let rest = self.client.rest()?;
         let now = rt::now();
-        // Who has nothing to say until T1 need not know of a carrier.
+        // A client that has nothing to send before T1 needs no carrier until then.
         let has_time =
             matches!(rest.phase, Phase::Bound { .. }) && rest.due().is_none_or(|due| due > now);
         let unsaid = self.link != LinkState::Ready && !has_time;
         let look = (self.stale || unsaid).then(|| {
             let pause = RETRY.saturating_mul(1 << self.looks.min(16)).min(SELDOM);
-            (now + pause, self.looks.saturating_add(1), unsaid)
+            Look {
+                at: now + pause,
+                count: self.looks.saturating_add(1),
+                unsaid,
+            }
         });
         Some(Record::resting(
             (&self.request, &self.site),
             self.client.config(),
-            &rest,
+            rest,
             &self.applied,
             look,
         ))

@@ -90,9 +90,10 @@ impl Table {
             .iter()
             .filter_map(|key| self.record(key))
         {
+            let address = known.lease().map(|lease| lease.address.to_string());
             let is_known = |lease: &Lease| {
-                (&lease.mac_address, &lease.yiaddr)
-                    == (&known.lease.mac_address, &known.lease.yiaddr)
+                lease.mac_address == known.request.mac_text
+                    && lease.yiaddr == address.as_deref().unwrap_or_default()
             };
             leases.retain(|lease| !is_known(lease));
         }
@@ -225,10 +226,10 @@ impl Table {
         self.save(false);
         let mut take_over = || -> Result<(), Error> {
             let (netlink, mtu) = (site.check(&request)?, self.context.settings.mtu);
-            let Some(lease) = adopted.dhcp_lease() else {
+            let Some(lease) = adopted.lease() else {
                 return Ok(());
             };
-            settings.take_over(&netlink, site.index, &lease, mtu, now)
+            settings.take_over(&netlink, site.index, lease, mtu, now)
         };
         // The renewal makes good a failure here.
         if let Err(error) = take_over() {

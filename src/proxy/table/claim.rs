@@ -173,7 +173,7 @@ mod tests {
                 wanted: None,
                 pace: 0,
             });
-            let key = record.key().unwrap();
+            let key = record.key().clone();
             let (claim, _) = table.claim(&key, &Rc::default()).await;
             table.set_record(&key, &record);
             // A Teardown whose caller has gone, and which is not over when the daemon leaves.

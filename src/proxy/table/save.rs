@@ -113,9 +113,9 @@ impl Table {
         let written = self.with_slots(|slots| {
             let records = slots.values().filter_map(|slot| {
                 let SlotState::Dormant { is_link_known } = slot.state else {
-                    return Some((slot.record.as_ref()?.unpack(), false));
+                    return Some((slot.record.as_ref()?.stored(), false));
                 };
-                Some((slot.record.as_ref()?.unpack(), is_last && is_link_known))
+                Some((slot.record.as_ref()?.stored(), is_last && is_link_known))
             });
             self.file.replace(records)
         });

@@ -154,10 +154,7 @@ impl Table {
         record: Record,
         early: bool,
     ) -> Result<Option<Session>, Unreachable> {
-        match record.recall() {
-            Some(remembered) => Session::revive(&self.context, remembered, early),
-            None => Ok(None),
-        }
+        Session::revive(&self.context, record, early)
     }
 
     /// The last act of a task: what it did is done, and its lease is dormant or over.
@@ -177,7 +174,7 @@ impl Table {
             }
             Outcome::Gone => {
                 if let Some(record) = self.record(key) {
-                    self.remember_address(Some(session.who()), &record);
+                    self.remember_address(session.who(), &record);
                 }
                 self.forget(key);
             }

@@ -8,7 +8,7 @@ use futures_lite::future::yield_now;
 
 use crate::proxy::key::LeaseKey;
 use crate::proxy::store::journal::Trust;
-use crate::proxy::store::record::{EncodedRecord, Record};
+use crate::proxy::store::record::Record;
 use crate::rt;
 use crate::service::Wakeup;
 
@@ -21,15 +21,16 @@ impl Table {
     pub(crate) fn restore(self: &Rc<Self>) {
         let found = self.file.read();
         self.journal.open();
-        for record in found.over.iter().map(EncodedRecord::unpack) {
-            self.remember_address(record.who(), &record);
+        for former in &found.over {
+            let mut history = self.context.history.borrow_mut();
+            history.remember(former.who(), former.address);
         }
         self.keep_alive.restore(&found.leases);
         self.restore_save_state(&found.leases);
         let mut looks = Vec::new();
         for (encoded, is_link_known) in found.leases {
             let record = encoded.unpack();
-            let Some(key) = record.key() else { continue };
+            let key = record.key().clone();
             if is_link_known {
                 looks.push(key.clone());
             }

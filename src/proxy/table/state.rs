@@ -260,8 +260,8 @@ impl Table {
     }
 
     /// Remembers the address of a container that is about to lose it.
-    pub(super) fn remember_address(&self, names: Option<ContainerNames<'_>>, record: &Record) {
-        if let (Some(names), Some(address)) = (names, record.address()) {
+    pub(super) fn remember_address(&self, names: ContainerNames<'_>, record: &Record) {
+        if let Some(address) = record.address() {
             self.context.history.borrow_mut().remember(names, address);
         }
     }

@@ -4,7 +4,6 @@ use std::rc::Rc;
 
 use crate::proxy::container::interface::{Unreachable, canonical};
 use crate::proxy::key::{ContainerNames, LeaseKey, Selector};
-use crate::proxy::store::record::{Record, Remembered};
 use crate::rpc::{Lease, NetworkConfig};
 use crate::rt;
 use crate::time::Instant;
@@ -34,12 +33,11 @@ impl Table {
 
     /// Returns whether a lease's interface has this name by now, or is not there any more.
     fn is_named(&self, key: &LeaseKey, name: &str) -> bool {
-        let Some(Remembered { request, site, .. }) = self.record(key).and_then(Record::recall)
-        else {
+        let Some(record) = self.record(key) else {
             return false;
         };
         let _step = self.journal.enter(key);
-        match site.name(&request) {
+        match record.interface.name(&record.request) {
             Ok(there) => there == name,
             Err(unreachable) => matches!(unreachable, Unreachable::Gone(_)),
         }
@@ -84,9 +82,9 @@ impl Table {
     async fn end(self: &Rc<Self>, key: &LeaseKey) -> Option<Lease> {
         let (claim, before) = self.claim(key, &Rc::default()).await;
         let before = before?;
-        let lease = self.record(key).map(|record| record.lease);
+        let lease = self.record(key).and_then(|record| record.reply());
         self.dismiss(&claim, before, |_| true).await;
-        lease.filter(|lease| !lease.yiaddr.is_empty())
+        lease
     }
 
     /// Ends a lease whose slot is claimed, released or not.
@@ -106,7 +104,7 @@ impl Table {
             return;
         };
         self.remember_address(record.who(), &record);
-        let release = record.who().is_none_or(release);
+        let release = release(record.who());
         // From here on a crash does not bring it back or, where it stays leased, leaves its link in
         // doubt.
         let noted = if release {

@@ -15,7 +15,7 @@ use crate::proxy::store::directory::StateDirectory;
 use crate::proxy::store::journal::Journal;
 use crate::proxy::store::lease_file::LeaseFile;
 use crate::proxy::store::networks::Networks;
-use crate::proxy::store::record::tests::record;
+use crate::proxy::store::record::tests::{record, with_mac};
 use crate::rt::{self, Runtime};
 use crate::service::{Idle, Notify};
 
@@ -43,15 +43,15 @@ pub(super) fn table(runtime: &Runtime, folder: &Path) -> Rc<Table> {
 
 /// Puts in a lease whose namespace is not there, so that work on it forgets it.
 fn insert(table: &Rc<Table>, number: u8, deaths: u32) -> LeaseKey {
-    let mut record = record(Phase::Init {
+    let record = record(Phase::Init {
         at: rt::now(),
         since: rt::now(),
         wanted: None,
         pace: 0,
     })
     .with_look();
-    record.lease.mac_address = format!("02:00:00:00:00:{number:02x}");
-    let key = record.key().unwrap();
+    let record = with_mac(record, [2, 0, 0, 0, 0, number]);
+    let key = record.key().clone();
     table.journal.count(&key, deaths);
     table.restore_slot(&key, Slot::dormant(&record, false));
     key

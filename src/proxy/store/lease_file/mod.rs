@@ -30,7 +30,7 @@ use crate::time::Instant;
 
 use crate::proxy::key::Mac;
 use crate::proxy::store::directory::{Directory, StateDirectory};
-use crate::proxy::store::record::{EncodedRecord, Record};
+use crate::proxy::store::record::{EncodedRecord, FormerLease, Record, StoredRecord};
 
 mod parse;
 
@@ -62,7 +62,7 @@ pub(crate) struct LeaseFile {
 #[derive(Debug, Serialize)]
 struct Entry {
     #[serde(flatten)]
-    record: Record,
+    record: StoredRecord,
     /// The link is known to be as the record says: only a process that leaves in good order can
     /// tell.
     asleep: bool,
@@ -82,7 +82,7 @@ pub(crate) struct Found {
     /// Leases since this boot, and whether they were left in good order.
     pub(crate) leases: Vec<(EncodedRecord, bool)>,
     /// Leases of earlier boots and of other programs: their addresses are remembered.
-    pub(crate) over: Vec<EncodedRecord>,
+    pub(crate) over: Vec<FormerLease>,
     /// Leases of netavark's proxy, to be adopted. The copy stays as it is until
     /// [`LeaseFile::release_copy`].
     pub(crate) foreign: Vec<Lease>,
@@ -214,7 +214,7 @@ impl LeaseFile {
                     // A copy that was not written any more, of leases that are in the state file or
                     // are over.
                     } else if !(is_own_whole && entry.get("ns_path").is_some()) {
-                        sort_foreign(&entry, now, &mut older);
+                        sort_foreign(&entry, &mut older);
                     }
                 };
                 let file = directory
@@ -255,22 +255,24 @@ impl LeaseFile {
 
     /// Puts a full record where it belongs.
     fn sort(&self, entry: &Value, boot_id: Option<&str>, now: Instant, found: &mut Found) {
-        let Some(record) = Record::parse(entry, now) else {
+        let Some(stored) = StoredRecord::parse(entry) else {
             found.unused += 1;
             return;
         };
-        let packed = EncodedRecord::from(&record);
-        if boot_id == Some(&*self.boot_id) && !self.boot_id.is_empty() && record.recall().is_some()
-        {
-            found
-                .leases
-                .push((packed, entry.get("asleep") == Some(&Value::Bool(true))));
+        let is_of_this_boot = boot_id == Some(&*self.boot_id) && !self.boot_id.is_empty();
+        let former = stored.former_lease();
+        let record = is_of_this_boot
+            .then(|| Record::from_file(stored, now))
+            .flatten();
+        if let Some(record) = record {
+            let is_asleep = entry.get("asleep") == Some(&Value::Bool(true));
+            found.leases.push((EncodedRecord::from(&record), is_asleep));
         } else {
             // An entry of an earlier boot is what a reboot leaves.
             let is_expected = boot_id.is_some_and(|boot_id| boot_id != self.boot_id);
             found.unused += usize::from(!is_expected);
             found.is_other = true;
-            found.over.push(packed);
+            found.over.extend(former);
         }
     }
 
@@ -301,7 +303,7 @@ impl LeaseFile {
     /// one MAC come one after the other.
     pub(crate) fn replace<R>(&self, records: R) -> io::Result<()>
     where
-        R: IntoIterator<Item = (Record, bool)> + Clone,
+        R: IntoIterator<Item = (StoredRecord, bool)> + Clone,
     {
         let mut digest = Digest::default();
         write_copy(&mut digest, &mut records.clone().into_iter())?;
@@ -335,7 +337,7 @@ impl LeaseFile {
         &self,
         mut to: impl Write,
         digest: u64,
-        records: &mut dyn Iterator<Item = (Record, bool)>,
+        records: &mut dyn Iterator<Item = (StoredRecord, bool)>,
     ) -> io::Result<()> {
         let boot_id = serde_json::to_string(&self.boot_id)?;
         // In this order: a reader knows the version and the boot before the first lease.
@@ -349,13 +351,13 @@ impl LeaseFile {
 }
 
 /// Takes a lease of netavark's proxy.
-fn sort_foreign(entry: &Value, now: Instant, found: &mut Found) {
-    let record =
-        Record::parse(entry, now).filter(|record| Mac::parse(&record.lease.mac_address).is_ok());
-    match record {
-        Some(record) if record.address().is_some() && found.foreign.len() < FOREIGN => {
-            found.over.push(EncodedRecord::from(&record));
-            found.foreign.push(record.lease);
+fn sort_foreign(entry: &Value, found: &mut Found) {
+    let stored = StoredRecord::parse(entry);
+    let former = stored.as_ref().and_then(StoredRecord::former_lease);
+    match stored.zip(former) {
+        Some((stored, former)) if found.foreign.len() < FOREIGN => {
+            found.over.push(former);
+            found.foreign.push(stored.lease);
         }
         _ => found.unused += 1,
     }
@@ -370,11 +372,14 @@ fn buffered(
     writer.flush()
 }
 
-fn write_copy(to: impl Write, records: &mut dyn Iterator<Item = (Record, bool)>) -> io::Result<()> {
+fn write_copy(
+    to: impl Write,
+    records: &mut dyn Iterator<Item = (StoredRecord, bool)>,
+) -> io::Result<()> {
     Ok(write_leases(
         to,
         records,
-        |Record { lease, ns_path, .. }, _| Copied { lease, ns_path },
+        |StoredRecord { lease, ns_path, .. }, _| Copied { lease, ns_path },
     )?)
 }
 
@@ -382,10 +387,10 @@ fn write_copy(to: impl Write, records: &mut dyn Iterator<Item = (Record, bool)>)
 /// not give back.
 fn write_leases<E: Serialize>(
     to: impl Write,
-    records: &mut dyn Iterator<Item = (Record, bool)>,
-    entry: impl Fn(Record, bool) -> E,
+    records: &mut dyn Iterator<Item = (StoredRecord, bool)>,
+    entry: impl Fn(StoredRecord, bool) -> E,
 ) -> serde_json::Result<()> {
-    let mac = |record: &Record| Mac::parse(&record.lease.mac_address).ok();
+    let mac = |record: &StoredRecord| Mac::parse(&record.lease.mac_address).ok();
     let entry = |(record, asleep)| entry(record, asleep);
     let mut serializer = serde_json::Serializer::new(to);
     let mut object = serializer.serialize_map(None)?;

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::*;
 use crate::dhcp::{self, Phase};
 use crate::proxy::call::reply::tests::plain;
-use crate::proxy::store::record::tests::record as record_of;
+use crate::proxy::store::record::tests::{record as record_of, with_mac};
 
 struct Directory(PathBuf, Rc<StateDirectory>);
 
@@ -75,6 +75,11 @@ fn record() -> Record {
     })
 }
 
+/// Records as they are handed to [`LeaseFile::replace`].
+fn stored<const N: usize>(records: [(Record, bool); N]) -> [(StoredRecord, bool); N] {
+    records.map(|(record, asleep)| (StoredRecord::from(&record), asleep))
+}
+
 #[test]
 fn new_files_have_no_leases_and_only_their_owner_reads_them() {
     let directory = Directory::new("new");
@@ -93,7 +98,7 @@ fn new_files_have_no_leases_and_only_their_owner_reads_them() {
 fn what_is_written_is_read_again() {
     let directory = Directory::new("again");
     let file = directory.lease_file();
-    file.replace([(record(), true), (record().ending(), false)])
+    file.replace(stored([(record(), true), (record().ending(), false)]))
         .unwrap();
     let found = file.read();
     let leases: Vec<_> = found
@@ -110,9 +115,9 @@ fn the_copy_has_netavarks_shape_with_one_object_for_each_netns() {
     let directory = Directory::new("shape");
     directory
         .lease_file()
-        .replace([(record(), false), (record(), false)])
+        .replace(stored([(record(), false), (record(), false)]))
         .unwrap();
-    let mac = &record().lease.mac_address;
+    let mac = &record().request.mac_text;
     let (copy, state) = (json_of(&directory.copy()), directory.leases());
     let objects = copy[mac].as_array().unwrap();
     assert_eq!(objects.len(), 2);
@@ -139,17 +144,17 @@ fn the_copy_is_written_only_where_it_changes() {
     let directory = Directory::new("copy");
     let file = directory.lease_file();
     let version = |path: PathBuf| fs::metadata(path).unwrap().ino();
-    file.replace([(record(), false)]).unwrap();
+    file.replace(stored([(record(), false)])).unwrap();
     let before = (version(directory.file()), version(directory.copy()));
     // As after a renewal.
     let renewed = record().with_retry(rt::now());
-    file.replace([(renewed.clone(), true)]).unwrap();
+    file.replace(stored([(renewed.clone(), true)])).unwrap();
     assert_ne!(version(directory.file()), before.0);
     assert_eq!(version(directory.copy()), before.1);
     // Nor by the next process.
     let next = directory.lease_file();
     assert_eq!(next.read().leases.len(), 1);
-    next.replace([(renewed, false)]).unwrap();
+    next.replace(stored([(renewed, false)])).unwrap();
     assert_eq!(version(directory.copy()), before.1);
     next.replace([]).unwrap();
     assert_eq!(json_of(&directory.copy()), json!({}));
@@ -159,7 +164,7 @@ fn the_copy_is_written_only_where_it_changes() {
 fn leases_go_on_after_netavark_has_emptied_or_rewritten_its_file() {
     let directory = Directory::new("truncated");
     let file = directory.lease_file();
-    file.replace([(record(), true)]).unwrap();
+    file.replace(stored([(record(), true)])).unwrap();
     let before = fs::read(directory.copy()).unwrap();
     for netavarks in ["", "\0\0\0", "{}", "\0\0\0\0{}"] {
         fs::write(directory.copy(), netavarks).unwrap();
@@ -171,7 +176,7 @@ fn leases_go_on_after_netavark_has_emptied_or_rewritten_its_file() {
             "{netavarks:?}"
         );
         assert!(!directory.copy_aside().exists(), "{netavarks:?}");
-        next.replace([(record(), true)]).unwrap();
+        next.replace(stored([(record(), true)])).unwrap();
         assert_eq!(fs::read(directory.copy()).unwrap(), before, "{netavarks:?}");
     }
     // It has served another container.
@@ -191,10 +196,10 @@ fn leases_go_on_after_netavark_has_emptied_or_rewritten_its_file() {
 fn the_file_of_an_older_version_is_taken_over() {
     let directory = Directory::new("older");
     let file = directory.lease_file();
-    let mut entry = serde_json::to_value(record()).unwrap();
+    let mut entry = serde_json::to_value(StoredRecord::from(&record())).unwrap();
     entry["boot_id"] = json!(file.boot_id);
     entry["asleep"] = json!(true);
-    let older = json!({ record().lease.mac_address: [entry] });
+    let older = json!({ record().request.mac_text: [entry] });
     // With a state file of before a downgrade, or without.
     for is_again in [false, true] {
         fs::write(directory.copy(), older.to_string()).unwrap();
@@ -216,14 +221,17 @@ fn the_file_of_an_older_version_is_taken_over() {
 #[test]
 fn the_file_of_a_newer_version_is_kept_and_its_leases_are_to_be_adopted() {
     let directory = Directory::new("newer");
-    directory.lease_file().replace([(record(), true)]).unwrap();
+    directory
+        .lease_file()
+        .replace(stored([(record(), true)]))
+        .unwrap();
     let newer = fs::read_to_string(directory.file())
         .unwrap()
         .replace(r#""version":1"#, r#""version":2"#);
     fs::write(directory.file(), &newer).unwrap();
     let found = directory.lease_file().read();
     assert!(found.leases.is_empty());
-    assert_eq!(found.foreign, [record().lease]);
+    assert_eq!(found.foreign, [record().reply().unwrap()]);
     assert_eq!(fs::read_to_string(directory.aside()).unwrap(), newer);
 }
 
@@ -231,17 +239,14 @@ fn the_file_of_a_newer_version_is_kept_and_its_leases_are_to_be_adopted() {
 fn leases_of_before_the_last_boot_leave_their_addresses() {
     let directory = Directory::new("boot");
     let file = directory.lease_file();
-    file.replace([(record(), true)]).unwrap();
+    file.replace(stored([(record(), true)])).unwrap();
     let text = fs::read_to_string(directory.file())
         .unwrap()
         .replace(&file.boot_id, "another");
     fs::write(directory.file(), text).unwrap();
     let found = file.read();
     assert_eq!((found.leases.len(), found.over.len()), (0, 1));
-    assert_eq!(
-        found.over[0].unpack().address(),
-        Some(Ipv4Addr::new(10, 0, 0, 5))
-    );
+    assert_eq!(found.over[0].address, Ipv4Addr::new(10, 0, 0, 5));
     assert!(!directory.aside().exists(), "that was to be expected");
 }
 
@@ -255,28 +260,25 @@ fn netavarks_file_is_kept_until_its_leases_are_adopted() {
     let found = file.read();
     assert!(found.leases.is_empty());
     assert_eq!(found.foreign[0].yiaddr, "10.0.0.5");
+    assert_eq!(found.over[0].address, Ipv4Addr::new(10, 0, 0, 5));
     assert_eq!(
-        found.over[0].unpack().address(),
-        Some(Ipv4Addr::new(10, 0, 0, 5))
-    );
-    assert_eq!(
-        found.over[0].unpack().who().map(|who| who.mac),
-        Some(Mac([0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff]))
+        found.over[0].who().mac,
+        Mac([0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff])
     );
     assert_eq!(
         fs::read_to_string(directory.copy_aside()).unwrap(),
         netavarks
     );
-    file.replace([(record(), false)]).unwrap();
+    file.replace(stored([(record(), false)])).unwrap();
     assert_eq!(
         fs::read_to_string(directory.copy()).unwrap(),
         netavarks,
         "a crash is followed by another try"
     );
     file.release_copy();
-    file.replace([(record(), false)]).unwrap();
+    file.replace(stored([(record(), false)])).unwrap();
     assert_eq!(
-        json_of(&directory.copy())[&record().lease.mac_address][0]["yiaddr"],
+        json_of(&directory.copy())[&record().request.mac_text][0]["yiaddr"],
         "10.0.0.5"
     );
 }
@@ -285,9 +287,9 @@ fn netavarks_file_is_kept_until_its_leases_are_adopted() {
 fn what_was_cut_off_is_used_as_far_as_it_goes() {
     let directory = Directory::new("cut");
     let file = directory.lease_file();
-    let mut other = record();
-    other.lease.mac_address = "02:00:00:00:00:02".to_owned();
-    file.replace([(record(), true), (other, true)]).unwrap();
+    let other = with_mac(record(), [2, 0, 0, 0, 0, 2]);
+    file.replace(stored([(record(), true), (other, true)]))
+        .unwrap();
     // Nothing else is to be found.
     fs::remove_file(directory.copy()).unwrap();
     let bytes = fs::read(directory.file()).unwrap();
@@ -305,9 +307,9 @@ fn what_was_cut_off_is_used_as_far_as_it_goes() {
 fn bytes_that_were_swapped_cost_what_comes_from_there_on() {
     let directory = Directory::new("swapped");
     let file = directory.lease_file();
-    let mut other = record();
-    other.lease.mac_address = "02:00:00:00:00:02".to_owned();
-    file.replace([(record(), true), (other, true)]).unwrap();
+    let other = with_mac(record(), [2, 0, 0, 0, 0, 2]);
+    file.replace(stored([(record(), true), (other, true)]))
+        .unwrap();
     // Nothing else is to be found.
     fs::remove_file(directory.copy()).unwrap();
     let bytes = fs::read(directory.file()).unwrap();
@@ -325,12 +327,10 @@ fn bytes_that_were_swapped_cost_what_comes_from_there_on() {
             "{at}"
         );
         // As it would go on in the table.
-        let leases = leases.into_iter().map(|(packed, _)| packed.unpack());
-        assert!(
-            leases
-                .map(|record| (record.due(), record.recall()))
-                .all(|(_, remembered)| remembered.is_some())
-        );
+        for (packed, _) in leases {
+            let record = packed.unpack();
+            assert!(record.due().is_some(), "{record:?}");
+        }
     }
 }
 
@@ -372,7 +372,7 @@ fn a_failed_write_leaves_the_old_file_as_it_was() {
     file.replace([]).unwrap();
     // A directory where the temporary file should be: no write can succeed, root or not.
     fs::create_dir(directory.file().with_extension("state.new")).unwrap();
-    assert!(file.replace([(record(), false)]).is_err());
+    assert!(file.replace(stored([(record(), false)])).is_err());
     assert_eq!(directory.leases(), json!({}));
 }
 
@@ -395,11 +395,11 @@ fn files_in(path: &Path, refuge: &Path) -> LeaseFile {
 fn leases_outlive_the_directory() {
     let (_folder, path, refuge) = with_refuge();
     let file = files_in(&path, &refuge);
-    file.replace([(record(), true)]).unwrap();
+    file.replace(stored([(record(), true)])).unwrap();
     let links = |path: &Path| fs::metadata(path).unwrap().nlink();
     assert_eq!(links(&refuge.join("nv-proxy.state")), 2);
     // Each write takes the place of the one before.
-    file.replace([(record(), false)]).unwrap();
+    file.replace(stored([(record(), false)])).unwrap();
     assert_eq!(links(&path.join("nv-proxy.state")), 2);
     drop(file);
     fs::remove_dir_all(&path).unwrap();
@@ -416,7 +416,7 @@ fn leases_outlive_the_directory() {
 fn leases_that_ended_or_were_forgotten_do_not_come_back() {
     let (_folder, path, refuge) = with_refuge();
     let file = files_in(&path, &refuge);
-    file.replace([(record(), true)]).unwrap();
+    file.replace(stored([(record(), true)])).unwrap();
     fs::remove_file(path.join("nv-proxy.state")).unwrap();
     drop(file);
     assert!(
@@ -425,7 +425,7 @@ fn leases_that_ended_or_were_forgotten_do_not_come_back() {
     );
 
     let file = files_in(&path, &refuge);
-    file.replace([(record(), true)]).unwrap();
+    file.replace(stored([(record(), true)])).unwrap();
     file.replace([]).unwrap();
     drop(file);
     fs::remove_dir_all(&path).unwrap();
@@ -439,7 +439,54 @@ fn a_file_where_others_can_write_gets_no_second_name() {
     fs::create_dir(&path).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
     files_in(&path, &refuge)
-        .replace([(record(), true)])
+        .replace(stored([(record(), true)]))
         .unwrap();
     assert!(path.join("nv-proxy.state").exists() && !refuge.join("nv-proxy.state").exists());
+}
+
+/// A state file of version 1, with a lease in each state: read and written again it is the same to
+/// the last byte, so that an older daemon and a newer one can take turns.
+#[test]
+fn the_format_of_the_file_does_not_change() {
+    let written = include_str!("../../../../tests/corpus/state/version-1.json");
+    let now = crate::time::Instant::from_boot(Duration::from_secs(2900));
+    let mut leases = Vec::new();
+    let mut each = |boot_id: &str, entry: Value| {
+        assert_eq!(boot_id, "the boot");
+        let record = Record::parse(&entry, now).unwrap();
+        assert_eq!(EncodedRecord::from(&record).unpack(), record);
+        leases.push((record, entry["asleep"] == json!(true)));
+    };
+    let digest = parse::state(written.as_bytes(), &mut each)
+        .unwrap()
+        .unwrap();
+    assert_eq!(leases.len(), 10);
+    let directory = Directory::new("format");
+    let file = LeaseFile {
+        boot_id: "the boot".to_owned(),
+        ..directory.lease_file()
+    };
+    let records = leases
+        .iter()
+        .map(|(record, asleep)| (StoredRecord::from(record), *asleep));
+    let mut again = Vec::new();
+    file.write_state(&mut again, digest, &mut records.clone())
+        .unwrap();
+    assert_eq!(String::from_utf8(again).unwrap(), written);
+    // What each takes in memory, and one of them byte for byte.
+    let encoded: Vec<_> = leases
+        .iter()
+        .map(|(record, _)| EncodedRecord::from(record).bytes().to_owned())
+        .collect();
+    let lengths: Vec<_> = encoded.iter().map(Vec::len).collect();
+    assert_eq!(lengths, [95, 502, 505, 526, 520, 521, 255, 348, 518, 245]);
+    let bound: String = encoded[1]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let expected = include_str!("../../../../tests/corpus/state/bound.hex");
+    assert_eq!(bound, expected.split_whitespace().collect::<String>());
+    let mut copy = Digest::default();
+    write_copy(&mut copy, &mut records.clone()).unwrap();
+    assert_eq!(copy.0.finish(), digest);
 }

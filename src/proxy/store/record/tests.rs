@@ -1,11 +1,13 @@
 //! What is remembered is what there was, whatever has become of the file meanwhile.
 
+use std::path::Path;
 use std::rc::Rc;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::dhcp::Plainness;
 use crate::net::netns::NetnsId;
 use crate::proxy::call::reply::tests::plain;
 
@@ -85,7 +87,19 @@ pub(crate) fn record(phase: Phase) -> Record {
     };
     let mut settings = Applied::default();
     settings.adopt(Ipv4Addr::new(10, 0, 0, 5), 24);
-    Record::resting((&request, &site), &config, &rest, &settings, None)
+    Record::resting((&request, &site), &config, rest, &settings, None)
+}
+
+/// The same record of another hardware address.
+pub(crate) fn with_mac(mut record: Record, mac: [u8; 6]) -> Record {
+    record.request.key.mac = Mac(mac);
+    record.request.mac_text = Mac(mac).to_string();
+    record
+}
+
+/// A record as its entry in a file.
+pub(super) fn entry_of(record: &Record) -> Value {
+    serde_json::to_value(StoredRecord::from(record)).unwrap()
 }
 
 pub(crate) fn phases() -> [Phase; 5] {
@@ -130,18 +144,18 @@ fn what_is_remembered_is_what_there_was() {
         let record = record(phase.clone());
         assert_eq!(EncodedRecord::from(&record).unpack(), record);
         assert_eq!(
-            Record::parse(&serde_json::to_value(&record).unwrap(), at(2_900_000)),
+            Record::parse(&entry_of(&record), at(2_900_000)),
             Some(record.clone())
         );
-        let Remembered {
+        let Record {
             request,
-            site,
-            settings,
-            looks,
+            interface,
+            applied,
             message_size,
             state,
-            ..
-        } = record.recall().unwrap();
+            look,
+            retry,
+        } = EncodedRecord::from(&record).unpack();
         let expected = about();
         assert_eq!(
             (request.key, request.mac_text),
@@ -151,21 +165,21 @@ fn what_is_remembered_is_what_there_was() {
             (request.client_id, request.host_name),
             (expected.0.client_id, expected.0.host_name)
         );
-        assert_eq!((site.netns, site.index, looks), (expected.1.netns, 3, None));
-        assert_eq!(settings.remember().address, "10.0.0.5/24");
+        assert_eq!((interface, look, retry), (expected.1, None, None));
+        assert_eq!(applied.address(), Some((Ipv4Addr::new(10, 0, 0, 5), 24)));
         assert_eq!(message_size, Some(expected.2.max_message_size));
-        match state {
-            State::Dormant(rest) => assert_eq!(
-                rest,
-                Rest {
-                    phase,
-                    setbacks: 2,
-                    plainness: Plainness::LikeNetavark,
-                    whole_at: at(1_500_000)
-                }
-            ),
-            other => panic!("{other:?}"),
-        }
+        let snapshot = Rest {
+            phase,
+            setbacks: 2,
+            plainness: Plainness::LikeNetavark,
+            whole_at: at(1_500_000),
+        };
+        let expected = State::Held {
+            snapshot,
+            deferred_until: None,
+            silent_since: None,
+        };
+        assert_eq!(state, expected);
     }
 }
 
@@ -192,7 +206,7 @@ fn what_fails_is_tried_again_ever_later_up_to_an_hour() {
         let due = record.due().unwrap();
         delays.push((due - now).as_secs());
         now = due;
-        record = Record::parse(&serde_json::to_value(&record).unwrap(), now).unwrap();
+        record = Record::parse(&entry_of(&record), now).unwrap();
     }
     assert_eq!(delays, [30, 60, 120, 240, 312, 234, 175, 131, 98, 74]);
     let ending = record.clone().ending();
@@ -219,23 +233,23 @@ fn an_adopted_lease_is_renewed_at_once_and_rebound_where_its_age_says_little() {
     // Before T2, at 3150 s, the server is asked that it is from.
     for age in [0, 1000, 3149] {
         let record = adopted(&lease, age).unwrap();
-        assert_eq!((&*record.state, record.due()), (BOUND, Some(at(9_000_000))));
+        assert!(record.is_bound() && record.due() == Some(at(9_000_000)));
         assert_eq!(
             record.remaining(at(9_000_000)),
             Some(Duration::from_secs(3600 - age))
         );
         assert_eq!(
-            (record.address(), &*record.client_id),
+            (record.address(), record.who().client_id),
             (Some(Ipv4Addr::new(10, 0, 0, 5)), &b"\0id"[..])
         );
     }
     for age in [3150, 3600, 8999] {
         let record = adopted(&lease, age).unwrap();
-        assert_eq!(
-            (&*record.state, record.due()),
-            (REBINDING, Some(at(9_000_000))),
+        assert!(
+            matches!(record.phase(), Some(Phase::Rebinding { .. })),
             "{age}"
         );
+        assert_eq!(record.due(), Some(at(9_000_000)), "{age}");
         assert_eq!(
             record.remaining(at(9_000_000)),
             Some(Duration::from_secs(450)),
@@ -249,10 +263,7 @@ fn an_adopted_lease_is_renewed_at_once_and_rebound_where_its_age_says_little() {
         ..lease.clone()
     };
     let record = adopted(&for_ever, 100).unwrap();
-    assert_eq!(
-        (&*record.state, record.remaining(at(9_000_000))),
-        (BOUND, None)
-    );
+    assert!(record.is_bound() && record.remaining(at(9_000_000)).is_none());
     // netavark writes zeros where the server sent no T1 and T2.
     let timeless = adopted(
         &Lease {
@@ -264,7 +275,7 @@ fn an_adopted_lease_is_renewed_at_once_and_rebound_where_its_age_says_little() {
     )
     .unwrap();
     assert_eq!(
-        (timeless.lease.t1, timeless.due()),
+        (timeless.reply().unwrap().t1, timeless.due()),
         (1800, Some(at(9_000_000)))
     );
     for nonsense in [
@@ -289,27 +300,19 @@ fn an_adopted_lease_is_renewed_at_once_and_rebound_where_its_age_says_little() {
 fn calls_that_were_under_way_are_known() {
     let (request, site, _) = about();
     let intent = Record::intent(&request, &site);
-    assert_eq!(
-        (intent.lease.yiaddr.as_str(), intent.due()),
-        ("", Some(at(0)))
-    );
-    assert!(matches!(
-        intent.clone().ending().recall().unwrap().state,
-        State::Intent
-    ));
+    assert_eq!((intent.reply(), intent.due()), (None, Some(at(0))));
+    assert_eq!(entry_of(&intent)["yiaddr"], "");
+    assert_eq!(intent.clone().ending(), intent);
     for phase in phases() {
         let lease = record(phase.clone()).ending();
         assert!(lease.is_ending());
-        assert!(
-            matches!(lease.recall().unwrap().state, State::Ending(_)),
-            "{phase:?}"
-        );
+        assert_eq!(EncodedRecord::from(&lease).unpack(), lease, "{phase:?}");
     }
 }
 
 #[test]
 fn netavarks_fields_are_as_the_caller_got_them() {
-    let json = serde_json::to_value(record(phases()[0].clone())).unwrap();
+    let json = entry_of(&record(phases()[0].clone()));
     assert_eq!(
         (&json["yiaddr"], &json["t1"], &json["domain_name"]),
         (
@@ -326,25 +329,19 @@ fn netavarks_fields_are_as_the_caller_got_them() {
 
 #[test]
 fn what_is_missing_is_as_by_default_and_what_is_unknown_is_passed_over() {
-    let sparse = Record {
-        state: "INIT".to_owned(),
-        lease: Lease {
-            t1: 7,
-            ..Lease::default()
-        },
-        ..Record::default()
-    };
-    assert_eq!(
-        Record::parse(
-            &json!({"t1": 7, "state": "INIT", "due_at": null, "from_the_future": []}),
-            at(0)
-        ),
-        Some(sparse)
-    );
+    let sparse = |text: &str| StoredRecord::parse(&serde_json::from_str(text).unwrap()).unwrap();
+    let entry = sparse(r#"{"t1": 7, "state": "INIT", "due_at": null, "from_the_future": []}"#);
+    let expected = json!({"t1": 7, "state": "INIT"});
+    let mut whole = serde_json::to_value(StoredRecord::default()).unwrap();
+    for (name, value) in expected.as_object().unwrap() {
+        whole[name] = value.clone();
+    }
+    assert_eq!(serde_json::to_value(&entry).unwrap(), whole);
+    assert_eq!(entry.into_record(), None);
     // Of netavark's fields all or none.
     assert_eq!(
-        Record::parse(&json!({"t1": 7, "mtu": "many"}), at(0)),
-        Some(Record::default())
+        sparse(r#"{"t1": 7, "mtu": "many"}"#),
+        StoredRecord::default()
     );
     for wrong in [
         json!(7),
@@ -352,12 +349,98 @@ fn what_is_missing_is_as_by_default_and_what_is_unknown_is_passed_over() {
         json!({"client_id": "0+"}),
         json!({"client_id": "é"}),
     ] {
-        assert_eq!(Record::parse(&wrong, at(0)), None, "{wrong}");
+        assert_eq!(StoredRecord::parse(&wrong), None, "{wrong}");
     }
+}
+
+/// Leases as odd as their types allow.
+fn any_lease() -> impl Strategy<Value = dhcp::Lease> {
+    let address = || any::<u32>().prop_map(Ipv4Addr::from_bits);
+    let addresses = || prop::collection::vec(any::<u32>().prop_map(Ipv4Addr::from_bits), 0..3);
+    let time = || {
+        (any::<u32>(), 0..1000_u64).prop_map(|(seconds, millis)| {
+            Duration::from_secs(seconds.into()) + Duration::from_millis(millis)
+        })
+    };
+    let route = (any::<u32>(), 0..=32_u8, prop::option::of(address()));
+    let routes = prop::collection::vec(route, 0..3).prop_map(|routes| {
+        let route = |(to, prefix_len, gateway)| dhcp::Route {
+            destination: Ipv4Addr::from_bits(to),
+            prefix_len,
+            gateway,
+        };
+        routes.into_iter().map(route).collect::<Vec<_>>()
+    });
+    let lists = (addresses(), addresses(), addresses(), routes);
+    let texts = (
+        prop::option::of(".{0,9}"),
+        prop::collection::vec(".{0,9}", 0..3),
+        prop::option::of(".{0,9}"),
+    );
+    let optional = (
+        prop::option::of(address()),
+        prop::option::of(address()),
+        any::<Option<u16>>(),
+        any::<Option<[u8; 6]>>(),
+    );
+    let times = (prop::option::of(any::<u32>()), time(), time(), time());
+    (
+        address(),
+        address(),
+        0..=32_u8,
+        lists,
+        texts,
+        optional,
+        times,
+    )
+        .prop_map(
+            |(address, server_id, prefix_len, lists, texts, optional, times)| dhcp::Lease {
+                address,
+                prefix_len,
+                broadcast: optional.0,
+                routers: lists.0,
+                routes: lists.3,
+                dns_servers: lists.1,
+                domain_name: texts.0,
+                search: texts.1,
+                host_name: texts.2,
+                mtu: optional.2,
+                ntp_servers: lists.2,
+                server_id,
+                next_server: optional.1,
+                server_mac: optional.3,
+                lease_time: times.0.map(|seconds| Duration::from_secs(seconds.into())),
+                t1: times.1,
+                t2: times.2,
+                acquired_at: Instant::from_boot(times.3),
+            },
+        )
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    /// A slot's record is decoded whatever a server has said, and not changed by that any more.
+    #[test]
+    fn what_is_encoded_can_be_decoded(
+        lease in any_lease(),
+        phase in 0..4_usize,
+        times in any::<[u64; 3]>(),
+        is_ending in any::<bool>(),
+    ) {
+        let [renew_at, rebind_at, next] = times.map(Duration::from_nanos).map(Instant::from_boot);
+        let phase = match phase {
+            0 => Phase::Bound { lease, renew_at, rebind_at },
+            1 => Phase::Renewing { lease, renew_at, rebind_at, next },
+            2 => Phase::Rebinding { lease, renew_at, rebind_at, next: NEVER },
+            _ => Phase::Init { at: NEVER, since: next, wanted: Some(lease.address), pace: 7 },
+        };
+        let record = record(phase);
+        let record = if is_ending { record.ending() } else { record };
+        let decoded = EncodedRecord::from(&record).unpack();
+        prop_assert_eq!(&EncodedRecord::from(&decoded).unpack(), &decoded);
+        prop_assert_eq!(decoded.address(), record.address());
+    }
+
     #[test]
     fn whatever_a_file_says_is_parsed_or_left(
         phase in 0..5_usize,
@@ -367,17 +450,18 @@ proptest! {
             Just(json!([])), Just(json!(["x"])), Just(json!([{"to": "0.0.0.0/99"}])), Just(json!("0.0.0.0")), Just(json!("BOUND")),
         ],
     ) {
-        let mut json = serde_json::to_value(record(phases()[phase].clone())).unwrap();
+        let mut json = entry_of(&record(phases()[phase].clone()));
         let keys: Vec<String> = json.as_object().unwrap().keys().cloned().collect();
         json[key.get(&keys)] = value;
         if let Some(record) = Record::parse(&json, at(2_900_000)) {
             let _ = (record.due(), record.may_renew_from(), record.too_late(), record.address(), record.is_gone());
-            if let Some(remembered) = record.recall()
-                && let State::Dormant(rest) = remembered.state {
-                    let config = dhcp::Config::new([2, 0, 0, 0, 0, 1], Vec::new());
-                    let mut client = dhcp::Client::resume(config, rest, 1, at(2_900_000));
-                    client.handle_timeout(at(5_000_000));
-                }
+            // As it goes on in the table.
+            assert_eq!(EncodedRecord::from(&record).unpack(), record);
+            if let State::Held { snapshot, .. } = record.state {
+                let config = dhcp::Config::new([2, 0, 0, 0, 0, 1], Vec::new());
+                let mut client = dhcp::Client::resume(config, snapshot, 1, at(2_900_000));
+                client.handle_timeout(at(5_000_000));
+            }
         }
     }
 }

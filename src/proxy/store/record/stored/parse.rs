@@ -1,12 +1,11 @@
-//! From an entry of the state file to a record: by hand, for what serde derives to read the same is
-//! ten times the code.
+//! From an entry of the state file to a stored record: by hand, for the code that serde derives to
+//! read the same is ten times as large.
 
 use serde_json::Value;
 
-use super::Record;
+use super::StoredRecord;
 use crate::proxy::container::applied::{StoredApplied, StoredRoute};
 use crate::rpc::wire::Lease;
-use crate::time::Instant;
 
 /// No DHCP message has room for more routes, servers or names.
 const ITEMS: usize = 1024;
@@ -19,12 +18,11 @@ macro_rules! fields {
     }};
 }
 
-impl Record {
+impl StoredRecord {
     /// Reads an object with its own fields and, beside them, netavark's, which are read all or
-    /// none. What is missing is as by default, what is unknown is passed over, and numbers are
-    /// within what could have been written by `now`. `None` where something of it is not what it
-    /// should be.
-    pub(crate) fn parse(entry: &Value, now: Instant) -> Option<Self> {
+    /// none. A missing field is as by default, an unknown one is passed over. `None` where a field
+    /// has another type.
+    pub(crate) fn parse(entry: &Value) -> Option<Self> {
         let mut record = Self::default();
         read(
             entry,
@@ -43,13 +41,10 @@ impl Record {
                 dns_servers, gateways, ntp_servers, host_name,
             }),
         );
-        Some(
-            Self {
-                lease: netavarks.map_or_else(Lease::default, |()| lease),
-                ..record
-            }
-            .within_reason(now),
-        )
+        Some(Self {
+            lease: netavarks.map_or_else(Lease::default, |()| lease),
+            ..record
+        })
     }
 }
 
@@ -62,10 +57,9 @@ fn read(object: &Value, fields: &mut [(&str, &mut dyn Field)]) -> Option<()> {
     })
 }
 
-/// What can be read from JSON. It is not told apart by type before it is called, so that there is
-/// one loop for all.
+/// A value that can be read from JSON. A trait object, so that one loop reads fields of all types.
 trait Field {
-    /// None where the value is of another kind.
+    /// `None` where the value is of another type.
     fn read(&mut self, value: &Value) -> Option<()>;
 }
 

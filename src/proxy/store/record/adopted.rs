@@ -1,0 +1,74 @@
+//! From a lease of netavark's proxy to a record.
+
+use std::time::Duration;
+
+use super::phase::StoredLease;
+use super::stored::millis;
+use super::{NEVER, Record, reason};
+use crate::dhcp::{self, Phase, Plainness, Rest};
+use crate::proxy::call::request::Request;
+use crate::proxy::container::applied::Applied;
+use crate::proxy::container::interface::ContainerInterface;
+use crate::rpc::wire::Lease;
+use crate::time::Instant;
+
+impl Record {
+    /// Returns the record of a lease that another program got, of an interface which has had its
+    /// address since `since`: to be renewed at once. `None` where the lease is malformed.
+    ///
+    /// That program may have renewed it without a note. A lease that would be in REBINDING by now,
+    /// or over, is taken to be at T2: the servers are asked by broadcast, and without an answer it
+    /// ends after the rest of its time.
+    pub(crate) fn adopted(
+        lease: Lease,
+        container: (&Request, &ContainerInterface),
+        applied: &Applied,
+        (since, now): (Instant, Instant),
+    ) -> Option<Self> {
+        let stored = StoredLease {
+            reply: lease,
+            acquired_at: millis(since)?,
+            ..StoredLease::default()
+        };
+        // Its timers may be missing.
+        let lease = reason::usable(stored.parse()?, now)?;
+        let rebind_at = lease.acquired_at + lease.t2;
+        let phase = if lease.lease_time.is_none() {
+            Phase::Bound {
+                lease,
+                renew_at: now,
+                rebind_at: NEVER,
+            }
+        } else if now < rebind_at {
+            Phase::Bound {
+                lease,
+                renew_at: now,
+                rebind_at,
+            }
+        } else {
+            let at_t2 = Instant::from_boot(now.since_boot().saturating_sub(lease.t2));
+            Phase::Rebinding {
+                lease: dhcp::Lease {
+                    acquired_at: at_t2,
+                    ..lease
+                },
+                renew_at: now,
+                rebind_at: now,
+                next: now,
+            }
+        };
+        let snapshot = Rest {
+            phase,
+            setbacks: 0,
+            // Its server is known to answer netavark's messages.
+            plainness: Plainness::LikeNetavark,
+            whole_at: Instant::from_boot(Duration::ZERO),
+        };
+        let (request, _) = container;
+        let config = dhcp::Config {
+            host_name: request.host_name.clone(),
+            ..dhcp::Config::new(request.key.mac.0, request.client_id.clone())
+        };
+        Some(Self::resting(container, &config, snapshot, applied, None))
+    }
+}

@@ -1,0 +1,36 @@
+//! A record compared with the kernel: the namespace, the interface and the address on it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use super::Record;
+
+impl Record {
+    /// Returns whether the path leads to another network namespace by now, or to none, as far as
+    /// that can be seen from outside. It may be so all the same where this is false, for inode
+    /// numbers are used again.
+    pub(crate) fn is_gone(&self) -> bool {
+        let netns = &self.interface.netns;
+        match fs::metadata(&self.request.key.netns) {
+            Ok(there) => (there.dev(), there.ino()) != (netns.dev, netns.ino),
+            Err(error) => matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ),
+        }
+    }
+
+    /// Returns whether it is the same interface in the same namespace, with the lease's address on
+    /// it.
+    pub(crate) fn still_fits(&self) -> bool {
+        let Ok(netlink) = self.interface.check(&self.request) else {
+            return false;
+        };
+        self.applied.address().is_none_or(|expected| {
+            netlink
+                .addresses(self.interface.index)
+                .is_ok_and(|there| there.iter().any(|it| (it.address, it.prefix) == expected))
+        })
+    }
+}

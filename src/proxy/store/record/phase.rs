@@ -1,0 +1,326 @@
+//! A lease and its phase of RFC 2131 figure 5, in types and as they are stored.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use super::NEVER;
+use super::stored::{instant, millis, text};
+use crate::dhcp::{self, Phase, Rest};
+use crate::proxy::call::reply::reply;
+use crate::proxy::call::request::Request;
+use crate::proxy::container::applied::StoredRoute;
+use crate::proxy::key::Mac;
+use crate::rpc::wire::Lease;
+use crate::time::Instant;
+
+/// The names of the phases.
+const BOUND: &str = "BOUND";
+const RENEWING: &str = "RENEWING";
+const REBINDING: &str = "REBINDING";
+const INIT: &str = "INIT";
+
+/// The fields of a stored record that say what a phase is.
+#[derive(Debug, Default)]
+pub(super) struct StoredPhase {
+    /// `None` where there is no lease.
+    pub(super) lease: Option<StoredLease>,
+    pub(super) renew_at: Option<u64>,
+    pub(super) rebind_at: Option<u64>,
+    pub(super) next_at: Option<u64>,
+    pub(super) since: u64,
+    pub(super) wanted: String,
+    pub(super) pace: u32,
+}
+
+/// The fields of a stored record that say what a lease is.
+#[derive(Debug, Default)]
+pub(super) struct StoredLease {
+    pub(super) reply: Lease,
+    pub(super) acquired_at: u64,
+    pub(super) server_mac: String,
+    pub(super) server_domain: String,
+    pub(super) search: Vec<String>,
+    pub(super) routes: Vec<StoredRoute>,
+}
+
+impl StoredPhase {
+    /// Returns the name of a phase with its fields.
+    pub(super) fn new(phase: &Phase, request: &Request) -> (&'static str, Self) {
+        let (name, next) = match phase {
+            Phase::Bound { .. } => (BOUND, None),
+            Phase::Renewing { next, .. } => (RENEWING, Some(*next)),
+            Phase::Rebinding { next, .. } => (REBINDING, Some(*next)),
+            Phase::Init { at, .. } => (INIT, Some(*at)),
+        };
+        let next_at = next.and_then(millis);
+        let stored = match phase {
+            Phase::Bound {
+                lease,
+                renew_at,
+                rebind_at,
+            }
+            | Phase::Renewing {
+                lease,
+                renew_at,
+                rebind_at,
+                next: _,
+            }
+            | Phase::Rebinding {
+                lease,
+                renew_at,
+                rebind_at,
+                next: _,
+            } => Self {
+                lease: Some(StoredLease::new(lease, request)),
+                renew_at: millis(*renew_at),
+                rebind_at: millis(*rebind_at),
+                next_at,
+                ..Self::default()
+            },
+            Phase::Init {
+                at: _,
+                since,
+                wanted,
+                pace,
+            } => Self {
+                next_at,
+                since: millis(*since).unwrap_or(0),
+                wanted: text(*wanted),
+                pace: *pace,
+                ..Self::default()
+            },
+        };
+        (name, stored)
+    }
+
+    /// Reads the phase of that name; `None` where there is none, or its lease is malformed.
+    pub(super) fn parse(self, name: &str) -> Option<Phase> {
+        let at = |millis: Option<u64>| millis.map_or(NEVER, instant);
+        let (renew_at, rebind_at, next) = (at(self.renew_at), at(self.rebind_at), at(self.next_at));
+        let lease = || self.lease.and_then(StoredLease::parse);
+        Some(match name {
+            BOUND => Phase::Bound {
+                lease: lease()?,
+                renew_at,
+                rebind_at,
+            },
+            RENEWING => Phase::Renewing {
+                lease: lease()?,
+                renew_at,
+                rebind_at,
+                next,
+            },
+            REBINDING => Phase::Rebinding {
+                lease: lease()?,
+                renew_at,
+                rebind_at,
+                next,
+            },
+            INIT => Phase::Init {
+                at: next,
+                since: instant(self.since),
+                wanted: self.wanted.parse().ok(),
+                pace: self.pace,
+            },
+            _ => return None,
+        })
+    }
+
+    /// Reads the phase of a lease in its Teardown, as [`to_be_released`] leaves it.
+    pub(super) fn parse_ending(self) -> Option<Phase> {
+        let has_lease = self
+            .lease
+            .as_ref()
+            .is_some_and(|lease| !lease.reply.yiaddr.is_empty());
+        Self {
+            next_at: None,
+            ..self
+        }
+        .parse(if has_lease { BOUND } else { INIT })
+    }
+}
+
+impl StoredLease {
+    /// The fields of a container without a lease.
+    pub(super) fn none(mac_text: &str) -> Self {
+        Self {
+            reply: Lease {
+                mac_address: mac_text.to_owned(),
+                ..Lease::default()
+            },
+            ..Self::default()
+        }
+    }
+
+    fn new(lease: &dhcp::Lease, request: &Request) -> Self {
+        // Named one by one, so that a new field of a lease does not get lost: those without a
+        // variable are in the reply.
+        let dhcp::Lease {
+            address: _,
+            prefix_len: _,
+            broadcast: _,
+            routers: _,
+            routes,
+            dns_servers: _,
+            domain_name,
+            search,
+            host_name: _,
+            mtu: _,
+            ntp_servers: _,
+            server_id: _,
+            next_server: _,
+            server_mac,
+            lease_time: _,
+            t1: _,
+            t2: _,
+            acquired_at,
+        } = lease;
+        Self {
+            reply: reply(request, lease),
+            acquired_at: millis(*acquired_at).unwrap_or(0),
+            server_mac: text(server_mac.map(Mac)),
+            server_domain: domain_name.clone().unwrap_or_default(),
+            search: search.clone(),
+            routes: routes.iter().map(StoredRoute::from).collect(),
+        }
+    }
+
+    /// Reads the lease; `None` where an address of it is malformed.
+    pub(super) fn parse(self) -> Option<dhcp::Lease> {
+        let Self {
+            reply,
+            acquired_at,
+            server_mac,
+            server_domain,
+            search,
+            routes,
+        } = self;
+        let Lease {
+            t1,
+            t2,
+            lease_time,
+            mtu,
+            domain_name: _,
+            mac_address: _,
+            is_v6: _,
+            siaddr,
+            yiaddr,
+            srv_id,
+            subnet_mask,
+            broadcast_addr,
+            dns_servers,
+            gateways,
+            ntp_servers,
+            host_name,
+        } = reply;
+        let mask: Ipv4Addr = subnet_mask.parse().ok()?;
+        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        let is_infinite = lease_time == u32::MAX;
+        let timer = |time| {
+            if is_infinite {
+                Duration::MAX
+            } else {
+                seconds(time)
+            }
+        };
+        let routes = routes.iter().map(|route| dhcp::Route::try_from(route).ok());
+        Some(dhcp::Lease {
+            address: yiaddr.parse().ok()?,
+            prefix_len: u8::try_from(mask.to_bits().leading_ones()).ok()?,
+            broadcast: optional(&broadcast_addr)?,
+            routers: addresses(&gateways)?,
+            routes: routes.collect::<Option<_>>()?,
+            dns_servers: addresses(&dns_servers)?,
+            domain_name: non_empty(server_domain),
+            search,
+            host_name: non_empty(host_name),
+            mtu: u16::try_from(mtu).ok().filter(|&mtu| mtu > 0),
+            ntp_servers: addresses(&ntp_servers)?,
+            server_id: srv_id.parse().ok()?,
+            next_server: optional(&siaddr)?.filter(|server| !server.is_unspecified()),
+            server_mac: Mac::parse(&server_mac).ok().map(|mac| mac.0),
+            lease_time: (!is_infinite).then(|| seconds(lease_time)),
+            t1: timer(t1),
+            t2: timer(t2),
+            acquired_at: instant(acquired_at),
+        })
+    }
+}
+
+/// Returns T1 and T2 of a phase that has a lease; [`NEVER`] where that is infinite.
+pub(super) fn timers(phase: &Phase) -> Option<(Instant, Instant)> {
+    match phase {
+        Phase::Bound {
+            renew_at,
+            rebind_at,
+            ..
+        }
+        | Phase::Renewing {
+            renew_at,
+            rebind_at,
+            ..
+        }
+        | Phase::Rebinding {
+            renew_at,
+            rebind_at,
+            ..
+        } => Some((*renew_at, *rebind_at)),
+        Phase::Init { .. } => None,
+    }
+}
+
+/// Returns what there is to be released: that does not depend on the state that the lease was in.
+pub(super) fn to_be_released(snapshot: Rest) -> Rest {
+    let phase = match snapshot.phase {
+        Phase::Bound {
+            lease,
+            renew_at,
+            rebind_at,
+        }
+        | Phase::Renewing {
+            lease,
+            renew_at,
+            rebind_at,
+            ..
+        }
+        | Phase::Rebinding {
+            lease,
+            renew_at,
+            rebind_at,
+            ..
+        } => Phase::Bound {
+            lease,
+            renew_at,
+            rebind_at,
+        },
+        Phase::Init {
+            since,
+            wanted,
+            pace,
+            ..
+        } => Phase::Init {
+            at: NEVER,
+            since,
+            wanted,
+            pace,
+        },
+    };
+    Rest { phase, ..snapshot }
+}
+
+fn non_empty(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+/// Reads an address that may be missing. `None` where the text is neither empty nor an address.
+fn optional(text: &str) -> Option<Option<Ipv4Addr>> {
+    if text.is_empty() {
+        Some(None)
+    } else {
+        text.parse().ok().map(Some)
+    }
+}
+
+fn addresses(texts: &[String]) -> Option<Vec<Ipv4Addr>> {
+    texts.iter().map(|text| text.parse().ok()).collect()
+}
