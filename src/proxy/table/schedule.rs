@@ -21,8 +21,7 @@ impl Table {
     pub(super) async fn keep_schedule(self: Rc<Self>) {
         loop {
             let changed = self.changed.listen();
-            let action = self.plan.borrow_mut().poll(rt::now());
-            match action {
+            match self.poll_plan() {
                 Action::Wake { key, turn } => self.wake(&key, turn),
                 Action::Defer { key, until } => self.defer(&key, until),
                 Action::SleepUntil { .. } | Action::Stay(_) => {
@@ -36,6 +35,11 @@ impl Table {
         }
     }
 
+    /// Returns what the plan says now.
+    pub(super) fn poll_plan(&self) -> Action {
+        self.plan.borrow_mut().poll(rt::now())
+    }
+
     /// Puts a renewal off, in its record.
     fn defer(self: &Rc<Self>, key: &LeaseKey, until: Instant) {
         let record = self.dormant_record(key);
@@ -45,7 +49,7 @@ impl Table {
     }
 
     /// Starts the task that works on a dormant lease, when it is its turn.
-    fn wake(self: &Rc<Self>, key: &LeaseKey, turn: Instant) {
+    pub(super) fn wake(self: &Rc<Self>, key: &LeaseKey, turn: Instant) {
         let active = self.start(|table, stopped| {
             let key = key.clone();
             async move {
