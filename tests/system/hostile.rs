@@ -1,7 +1,6 @@
 //! Attacks by a container or a neighbour on the daemon, each beside an innocent container (see
 //! [`arena`]).
 
-#[path = "hostile/arena.rs"]
 mod arena;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, UdpSocket};
@@ -16,9 +15,9 @@ use crate::lab::attacker::rtnetlink::{self as netlink, Message};
 use crate::lab::attacker::{Attacker, Span, frames};
 use crate::lab::grpc::teardown;
 use crate::lab::namespace::Namespace;
+use crate::lab::packets::{Datagram, Mac, arp_claim};
 use crate::lab::prober::words;
 use crate::lab::topology::{LINK, SERVER_LINK};
-use crate::lab::wire::{Datagram, Mac, arp_claim};
 use crate::lab::{Result, eventually};
 use arena::{Arena, FAR_SERVER, PEACE, RESIDENT, Row, STATION, VISITOR, judge};
 

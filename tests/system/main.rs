@@ -4,98 +4,66 @@
 //! A trial that lacks a part is ignored and says which; with SMOL_DHCP_PROXY_REQUIRE=1 in the
 //! environment it fails.
 
-#[path = "lab/mod.rs"]
+#[path = "../lab/mod.rs"]
 mod lab;
+#[macro_use]
+#[path = "../lab/trial.rs"]
+mod trial;
 
-#[path = "system/blame.rs"]
 mod blame;
-#[path = "system/callers.rs"]
 mod callers;
-#[path = "system/calls.rs"]
 mod calls;
-#[path = "system/changed.rs"]
 mod changed;
-#[path = "system/conflict.rs"]
 mod conflict;
-#[path = "system/crash.rs"]
 mod crash;
-#[path = "system/damage.rs"]
 mod damage;
-#[path = "system/expiry.rs"]
 mod expiry;
-#[path = "system/file.rs"]
 mod file;
-#[path = "system/flood.rs"]
 mod flood;
-#[path = "system/hostile.rs"]
 mod hostile;
-#[path = "system/hostile_callers.rs"]
 mod hostile_callers;
-#[path = "system/instances.rs"]
 mod instances;
-#[path = "system/lab_itself.rs"]
 mod lab_itself;
-#[path = "system/lease.rs"]
 mod lease;
-#[path = "system/leaving.rs"]
 mod leaving;
-#[path = "system/link.rs"]
 mod link;
-#[path = "system/logging.rs"]
 mod logging;
-#[path = "system/manual.rs"]
 mod manual;
-#[path = "system/networks.rs"]
 mod networks;
-#[path = "system/odd.rs"]
 mod odd;
-#[path = "system/odd_servers.rs"]
 mod odd_servers;
-#[path = "system/options.rs"]
 mod options;
-#[path = "system/patience.rs"]
 mod patience;
-#[path = "system/peer_fails.rs"]
 mod peer_fails;
-#[path = "system/peers.rs"]
 mod peers;
-#[path = "system/refusals.rs"]
 mod refusals;
-#[path = "system/resting.rs"]
 mod resting;
-#[path = "system/resume.rs"]
 mod resume;
-#[path = "system/servers.rs"]
 mod servers;
-#[path = "system/state_files.rs"]
 mod state_files;
-#[path = "system/storm.rs"]
 mod storm;
-#[path = "system/suspend.rs"]
 mod suspend;
-#[path = "system/topology.rs"]
 mod topology;
 
 use std::ffi::OsString;
-use std::io::Write;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{OnceLock, PoisonError, RwLock};
 
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use libtest_mimic::{Arguments, Trial};
 
-use lab::sandbox::{Sandbox, take_evidence};
+use lab::sandbox::Sandbox;
 use lab::stage::Stage;
 use lab::topology::Topology;
 use lab::{Result, Skip};
+use trial::tell;
 
-/// A trial's name and what it does.
-type Named = (&'static str, fn() -> Result);
 /// A trial of a table.
 type Boxed = Box<dyn FnOnce() -> Result + Send>;
+/// A trial that notes its time under the name that it is given.
+type Timed = Box<dyn FnOnce(String) -> Result + Send>;
 
-/// Held by each trial: for itself by one that disturbs the timing of others, together by all the
+/// Held by each trial: exclusively by one that disturbs the timing of others, shared by all the
 /// others.
 static ALONE: RwLock<()> = RwLock::new(());
 
@@ -106,7 +74,7 @@ fn main() -> ExitCode {
     // Most trials mostly wait.
     arguments.test_threads.get_or_insert(8);
 
-    let groups: &[&[Named]] = &[
+    let groups = [
         lab_itself::TRIALS,
         lease::TRIALS,
         refusals::TRIALS,
@@ -138,71 +106,47 @@ fn main() -> ExitCode {
         flood::TRIALS,
     ];
     let named = groups
-        .concat()
         .into_iter()
-        .map(|(name, trial)| (name.to_owned(), Box::new(trial) as Boxed));
+        .flatten()
+        .map(|trial| (trial::name(trial), Box::new(trial.1) as Boxed));
     let beside = named
         .chain(odd_servers::trials())
         .chain(peers::trials())
-        .map(|(name, trial)| {
-            let trial = move || {
+        .map(|(name, run)| {
+            let run = move |name| {
                 let _beside = ALONE.read().unwrap_or_else(PoisonError::into_inner);
-                trial()
+                trial::timed(name, run)
             };
-            (name, Box::new(trial) as Boxed)
+            (name, Box::new(run) as Timed)
         });
     // These load the machine. They are the last ones, so that nothing waits behind them.
     let callers = callers::TRIALS
         .iter()
-        .map(|(name, trial)| ((*name).to_owned(), Box::new(trial) as Boxed));
+        .map(|trial| (trial::name(trial), Box::new(trial.1) as Boxed));
     let alone = callers
         .chain(hostile::trials())
         .chain(hostile_callers::trials())
-        .map(|(name, trial)| {
-            let trial = move || {
+        .map(|(name, run)| {
+            let run = move |name| {
                 let _alone = ALONE.write().unwrap_or_else(PoisonError::into_inner);
-                trial()
+                trial::timed(name, run)
             };
-            (name, Box::new(trial) as Boxed)
+            (name, Box::new(run) as Timed)
         });
     let outside = sandbox.as_ref().err().map(ToString::to_string);
-    let trials = beside.chain(alone).map(|(name, trial)| {
-        let outside = outside.clone();
+    let trials = beside.chain(alone).map(|(name, run)| {
+        let (outside, note) = (outside.clone(), name.clone());
         Trial::ignorable_test(name, move || match outside {
-            Some(reason) => conclude(|| Err(Skip::Lacking(reason).into())),
-            None => conclude(trial),
+            Some(reason) => trial::conclude(|| Err(Skip::Lacking(reason).into())),
+            None => trial::conclude(|| run(note)),
         })
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     drop(sandbox);
+    if conclusion.num_passed > 100 {
+        tell(&format!("The longest trials:\n{}", trial::longest(25)));
+    }
     conclusion.exit_code()
-}
-
-/// Runs a trial. One that lacks a part is ignored, with its reason; where every part is required,
-/// it fails.
-fn conclude(trial: impl FnOnce() -> Result) -> Result<Completion, Failed> {
-    take_evidence();
-    let reason = match catch_unwind(AssertUnwindSafe(trial)) {
-        Ok(Ok(())) => return Ok(Completion::Completed),
-        Ok(Err(error)) => match Skip::reason(&*error) {
-            Some(reason) => return Ok(Completion::ignored_with(reason)),
-            None => error.to_string(),
-        },
-        Err(panic) => match panic.downcast_ref::<String>() {
-            Some(message) => message.clone(),
-            None => panic
-                .downcast_ref::<&str>()
-                .unwrap_or(&"a panic without words")
-                .to_string(),
-        },
-    };
-    Err(format!("{reason}\n{}", take_evidence()).into())
-}
-
-/// Says something to whoever reads the report, whether the trial goes well or not.
-fn tell(text: &str) {
-    // Nobody may be there to read it.
-    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// The program under test: what `DAEMON` names, as for the scripts, or what cargo built for this
