@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     drop(sandbox);
-    if conclusion.num_passed > 20 {
+    if conclusion.num_passed > 10 {
         trial::tell(&format!("The longest trials:\n{}", trial::longest(5)));
     }
     conclusion.exit_code()
