@@ -258,7 +258,11 @@ pub fn build(target: &Path, arguments: &[&str]) -> Result {
         .args(arguments);
     // Any example brings in the dependencies of the tests, which are built already, with their
     // features. What is measured does without.
-    if PROFILE.0 == "dev" && !arguments.contains(&"--target") {
+    if PROFILE.0 == "dev"
+        && !["--example", "--target"]
+            .iter()
+            .any(|it| arguments.contains(it))
+    {
         command.args(["--example", "floor"]);
     }
     command
