@@ -14,15 +14,15 @@
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 #![expect(unreachable_pub, reason = "nothing of a bench is public")]
 
+#[expect(dead_code, reason = "what the simulation needs besides")]
+#[path = "../tests/simulation/datagrams.rs"]
+mod datagrams;
+#[expect(dead_code, reason = "what the simulation needs besides")]
+#[path = "../tests/simulation/honest_server.rs"]
+mod honest_server;
 #[expect(dead_code, reason = "what the fuzzer needs besides")]
 #[path = "../tests/fuzz/recorded.rs"]
 mod recorded;
-#[expect(dead_code, reason = "what the simulation needs besides")]
-#[path = "../tests/simulation/server.rs"]
-mod server;
-#[expect(dead_code, reason = "what the simulation needs besides")]
-#[path = "../tests/simulation/wire.rs"]
-mod wire;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -30,10 +30,10 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use server::{Server, Terms};
+use datagrams::{Said, read};
+use honest_server::{Server, Terms};
 use smol_dhcp_proxy::dhcp::{Client, Config, Event, Ignored, Mac, Rest};
 use smol_dhcp_proxy::time::Instant;
-use wire::{Said, read};
 
 const LEASES: u16 = 1000;
 const HOUR: Duration = Duration::from_secs(3600);

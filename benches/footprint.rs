@@ -35,7 +35,7 @@ use dhcproto::v4::MessageType;
 use figures::Held;
 use holder::{Holder, Program};
 use subjects::lab::Result;
-use subjects::lab::server::{Server, Settings};
+use subjects::lab::dhcp_server::{Server, Settings};
 use subjects::lab::topology::{SERVER_LINK, Topology};
 use subjects::{Extent, Kin, Promises, Subject};
 

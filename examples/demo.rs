@@ -26,8 +26,8 @@ use smol_dhcp_proxy::rpc::NetworkConfig;
 use smol_dhcp_proxy::rt;
 
 use lab::daemon::Unit;
+use lab::dhcp_server::{Heard, Server, Settings};
 use lab::sandbox::Sandbox;
-use lab::server::{Heard, Server, Settings};
 use lab::topology::{LINK, SERVER, SERVER_LINK, Topology};
 use lab::{Result, eventually, grpc};
 

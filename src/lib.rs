@@ -11,7 +11,7 @@
 //! | `rpc` | gRPC over a Unix stream | `wire`, `status` |
 //! | `net` | network namespaces, rtnetlink, packet and UDP sockets | |
 //! | `security` | a page: what each party is trusted with, and the worst it can do | |
-//! | `proxy` | the daemon: joins all of the above | `config`, `request`, `reply`, `pace`, `silence` |
+//! | `proxy` | the daemon: joins all of the above | `config`, `key`, `patience`, `call::request`, `call::reply`, `table::plan` |
 //!
 //! Pure means: no sockets, files, threads, environment, clocks or randomness; time and chance are
 //! arguments.

@@ -243,7 +243,10 @@ fn check_test(test: &str) -> Result<(), String> {
     let is_test = items(&text, name)
         .iter()
         .any(|item| item.lines().any(|line| line.trim() == "#[test]"));
-    let is_trial = text.contains(&format!("::{name}\","));
+    let is_trial = text
+        .split_once("trials![")
+        .and_then(|(_, list)| list.split_once(']'))
+        .is_some_and(|(list, _)| list.split(',').any(|trial| trial.trim() == name));
     (is_test || is_trial)
         .then_some(())
         .ok_or_else(|| format!("no test {name} in {file}"))

@@ -6,20 +6,20 @@
 #![expect(unreachable_pub, reason = "nothing of a test is public")]
 
 #[expect(dead_code, reason = "what the simulation needs besides")]
-#[path = "simulation/server.rs"]
-mod server;
+#[path = "simulation/datagrams.rs"]
+mod datagrams;
 #[expect(dead_code, reason = "what the simulation needs besides")]
-#[path = "simulation/wire.rs"]
-mod wire;
+#[path = "simulation/honest_server.rs"]
+mod honest_server;
 
-use server::{Server, Terms};
+use datagrams::{Said, read};
+use honest_server::{Server, Terms};
 use smol_dhcp_proxy::dhcp::{Client, Config, Event, Mac};
 use smol_dhcp_proxy::time::Instant;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use std::alloc::System;
 use std::io::Write;
 use std::time::Duration;
-use wire::{Said, read};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;

@@ -256,6 +256,15 @@ pub fn build(target: &Path, arguments: &[&str]) -> Result {
     command
         .args(["build", "--profile", PROFILE.0, "--quiet"])
         .args(arguments);
+    // Any example brings in the dependencies of the tests, which are built already, with their
+    // features. What is measured does without.
+    if PROFILE.0 == "dev"
+        && !["--example", "--target"]
+            .iter()
+            .any(|it| arguments.contains(it))
+    {
+        command.args(["--example", "floor"]);
+    }
     command
         .arg("--target-dir")
         .arg(target)

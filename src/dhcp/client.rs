@@ -182,8 +182,12 @@ impl Client {
         client
     }
 
-    /// Takes in a whole Ethernet frame that the interface has heard. One that means nothing to the
-    /// client changes nothing, and the `Err` says why.
+    /// Takes in a whole Ethernet frame that the interface has received.
+    ///
+    /// # Errors
+    ///
+    /// Returns why a frame is ignored. It has changed nothing but for the time, which
+    /// [`Client::handle_timeout`] is told first.
     pub fn handle_packet(&mut self, frame: &[u8], now: Instant) -> Result<(), Ignored> {
         // Time first: what has expired by now is not saved by a frame that was still waiting to be
         // read.
@@ -318,9 +322,10 @@ impl Client {
 
     /// The lease in use, if any.
     pub fn lease(&self) -> Option<&Lease> {
-        match &self.state {
-            State::Releasing { lease, .. } => Some(lease),
-            _ => self.held().map(|held| &held.lease),
+        if let State::Releasing { lease, .. } = &self.state {
+            Some(lease)
+        } else {
+            self.held().map(|held| &held.lease)
         }
     }
 
@@ -361,7 +366,16 @@ impl Client {
                 doubt: Some(doubt), ..
             } => Some(doubt.router),
             State::Releasing { next_hop, .. } => Some(*next_hop),
-            _ => self.address_at_stake(),
+            State::Init { .. }
+            | State::Selecting { .. }
+            | State::Requesting { .. }
+            | State::InitReboot { .. }
+            | State::Rebooting { .. }
+            | State::Probing { .. }
+            | State::Bound { .. }
+            | State::Renewing { .. }
+            | State::Rebinding { .. }
+            | State::Stopped => self.address_at_stake(),
         }
     }
 

@@ -98,7 +98,7 @@ pub(super) fn open(frame: &[u8], mac: Mac) -> Result<Received<'_>, Ignored> {
     match ethernet.ethertype() {
         EthernetProtocol::Ipv4 => open_ipv4(ethernet.payload(), ethernet.src_addr().0),
         EthernetProtocol::Arp => open_arp(ethernet.payload(), ethernet.dst_addr().0 == BROADCAST),
-        _ => Err(Ignored::NotDhcp),
+        EthernetProtocol::Ipv6 | EthernetProtocol::Unknown(_) => Err(Ignored::NotDhcp),
     }
 }
 

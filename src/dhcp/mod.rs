@@ -46,6 +46,11 @@
 //! | `message.rs`, `option.rs` | DHCP messages and their options |
 //! | `frame.rs` | Ethernet, ARP, IPv4 and UDP around them |
 
+#![warn(clippy::missing_errors_doc)]
+#![warn(clippy::missing_panics_doc)]
+// A state or message that is added later is looked at wherever the others are.
+#![warn(clippy::wildcard_enum_match_arm)]
+
 use std::net::Ipv4Addr;
 use std::time::Duration;
 

@@ -57,6 +57,10 @@ pub struct Link {
 impl Link {
     /// Reads a message's body. Only what is used is decoded, so that nothing else that a newer
     /// kernel tells can fail.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error for a message that is too short or has a malformed attribute.
     pub fn parse(body: &[u8]) -> Result<Self> {
         let header = LinkHeader::parse(body)?;
         let mut link = Link {
@@ -160,6 +164,10 @@ pub struct Address {
 impl Address {
     /// Reads a message's body: the number of the interface, and its address. None where the message
     /// has no local address.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error for a message that is too short or has a malformed attribute.
     pub fn parse(body: &[u8]) -> Result<Option<(u32, Self)>> {
         let header = AddressHeader::parse(body)?;
         let (mut address, mut broadcast) = (None, None);
@@ -207,6 +215,10 @@ pub enum Made {
 
 impl Netlink {
     /// Returns the interface of that name, or `None` where there is none or the name is not valid.
+    ///
+    /// # Errors
+    ///
+    /// Returns the kernel's error, but for an interface that does not exist.
     pub fn link_by_name(&self, name: &str) -> Result<Option<Link>> {
         // The kernel would cut a longer name, or answer for "any interface" to an empty one.
         if name.is_empty() || name.len() > NAME_MAX || name.contains(['/', '\0']) {
@@ -218,6 +230,10 @@ impl Netlink {
     }
 
     /// Returns the interface of that number.
+    ///
+    /// # Errors
+    ///
+    /// Returns the kernel's error, but for an interface that does not exist.
     pub fn link_by_index(&self, index: u32) -> Result<Option<Link>> {
         // The kernel counts from one, in a signed number, and takes anything else for a broken
         // request.
@@ -236,6 +252,10 @@ impl Netlink {
     }
 
     /// Returns all interfaces, of which there may be 1,000.
+    ///
+    /// # Errors
+    ///
+    /// Returns the kernel's error, or [`TooMany`](super::netlink::Error::TooMany).
     pub fn links(&self) -> Result<Vec<Link>> {
         let bound = ("interfaces in the network namespace", MOST_LINKS);
         self.read_table(message::GET_LINK, &link_request(0), bound, |body| {
@@ -244,6 +264,10 @@ impl Netlink {
     }
 
     /// Returns the ports of a bridge, of which there may be 1,000.
+    ///
+    /// # Errors
+    ///
+    /// Returns the kernel's error, or [`TooMany`](super::netlink::Error::TooMany).
     pub fn ports(&self, bridge: u32) -> Result<Vec<Link>> {
         let mut message = link_request(0);
         message.push(libc::IFLA_MASTER, &bridge.to_ne_bytes());
@@ -257,8 +281,12 @@ impl Netlink {
         )
     }
 
-    /// Sets an interface's MTU, in bytes. What the driver or the interface below does not take is
-    /// `EINVAL`.
+    /// Sets an interface's MTU, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// Returns the kernel's error: `EINVAL` for an MTU that the driver or the interface below
+    /// rejects.
     pub fn set_mtu(&self, index: u32, mtu: u32) -> Result<()> {
         let mut message = Body::new(LinkHeader {
             index,
@@ -270,6 +298,10 @@ impl Netlink {
 
     /// Returns the IPv4 addresses of an interface, of which there may be 1,000. The kernel sends
     /// those of no other.
+    ///
+    /// # Errors
+    ///
+    /// Returns the kernel's error, or [`TooMany`](super::netlink::Error::TooMany).
     pub fn addresses(&self, index: u32) -> Result<Vec<Address>> {
         let header = AddressHeader {
             family: AddressFamily::Inet,
@@ -297,6 +329,10 @@ impl Netlink {
     /// An address of the same network that was there before stays the primary one, and takes this
     /// one with it when it goes (unless the sysctl `promote_secondaries` is set). To replace an
     /// address, remove the old one first.
+    ///
+    /// # Errors
+    ///
+    /// Returns the kernel's error: `ENODEV` for an interface that does not exist.
     pub fn set_address(
         &self,
         index: u32,
@@ -326,6 +362,10 @@ impl Netlink {
 
     /// Takes an address off an interface, and with it every route that names it as its source.
     /// Tells whether it was there; an interface that is gone has none.
+    ///
+    /// # Errors
+    ///
+    /// Returns the kernel's error, but for an address or interface that does not exist.
     pub fn remove_address(&self, index: u32, address: Ipv4Addr, prefix: u8) -> Result<bool> {
         let removed = self.request(
             message::DEL_ADDRESS,

@@ -54,6 +54,10 @@ impl Monitor {
     ///
     /// It tells what happens from now on. Ask for the state of the interface after this, lest a
     /// change in between be lost.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the system call that failed.
     pub fn open(index: u32) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
@@ -65,8 +69,12 @@ impl Monitor {
         Ok(Self { socket, index })
     }
 
-    /// Returns the next piece of news; `WouldBlock` where there is none, or too much else in front
-    /// of it for one call.
+    /// Returns the next piece of news.
+    ///
+    /// # Errors
+    ///
+    /// Returns `WouldBlock` where there is no news, or too much else in front of it for one call;
+    /// else the error of the system call.
     pub fn recv(&self) -> io::Result<News> {
         let mut buffer = [0; LENGTH];
         for _ in 0..MOST_SKIPPED {

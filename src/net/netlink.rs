@@ -118,6 +118,10 @@ const DUMP_ATTEMPTS: usize = 4;
 
 impl Netlink {
     /// Opens the sockets in the network namespace that this thread is in.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the system call that failed.
     pub fn open() -> io::Result<Self> {
         let (requests, dumps) = (connected()?, connected()?);
         // Linux before 4.20 does not know this, and sends all entries of a table, of which the
@@ -135,6 +139,10 @@ impl Netlink {
     /// kernel answers beside that, mostly none.
     ///
     /// `flags` are added to `NLM_F_REQUEST | NLM_F_ACK` (netlink(7)).
+    ///
+    /// # Errors
+    ///
+    /// Returns the kernel's error, or that an answer is malformed or late.
     pub fn request(
         &self,
         message_type: u16,
@@ -157,6 +165,10 @@ impl Netlink {
     }
 
     /// Asks for a whole table. Every entry comes as the bytes of its message, header cut off.
+    ///
+    /// # Errors
+    ///
+    /// Returns the kernel's error, or that an answer is malformed or late.
     pub fn dump(&self, message_type: u16, body: &impl Emitable) -> Result<Vec<Vec<u8>>> {
         self.read_table(message_type, body, ("entries", usize::MAX), |entry| {
             Ok(Some(entry.to_vec()))

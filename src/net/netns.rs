@@ -73,6 +73,10 @@ impl Netns {
     /// The path comes from a caller, so nothing is opened for reading before the kernel has said
     /// that it is a namespace: a FIFO would hang the thread, and a device might act on being
     /// opened.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error`], by what is wrong with the path or with the namespace.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let open_error = |source| Error::Open {
             path: path.into(),
@@ -107,7 +111,11 @@ impl Netns {
         Self::identified(fd, cookie).map_err(open_error)
     }
 
-    /// The namespace that this thread is in.
+    /// Returns the namespace that this thread is in.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the system call that failed.
     pub fn current() -> io::Result<Self> {
         Self::identified(here()?, cookie()?)
     }
@@ -135,6 +143,11 @@ impl Netns {
     /// When the way back is barred from the start, it is an error and nothing has happened; when it
     /// fails afterwards, the process is on somebody else's network with no way to tell which of its
     /// next acts go there, and aborts.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where the way back is barred from the start or the namespace cannot be
+    /// entered; `work` has not run then.
     pub fn enter<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
         visit(self.fd.as_fd(), work)
     }

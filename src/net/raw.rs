@@ -32,8 +32,10 @@ impl RawSocket {
     /// ARP once it is told [of which address](Self::hear_arp_of), addressed to this host or to
     /// several, on this network and no VLAN of it; never what this host sends.
     ///
-    /// An interface that does not exist is `ENODEV`. One that is down is no error: nothing is heard
-    /// there until it is up.
+    /// # Errors
+    ///
+    /// Returns `ENODEV` for an interface that does not exist, else the error of the system call. An
+    /// interface that is down is no error: nothing is received there until it is up.
     pub fn open(index: u32, station: [u8; 6]) -> io::Result<Self> {
         let interface =
             link_address(index).ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
@@ -54,12 +56,20 @@ impl RawSocket {
 
     /// Hears ARP about this address from now on, from its owner or from stations that ask for it,
     /// and no other ARP. A network is full of ARP, and what the kernel throws away wakes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of setsockopt(2).
     pub fn hear_arp_of(&self, address: Option<Ipv4Addr>) -> io::Result<()> {
         SockRef::from(&*self.socket).attach_filter(&filter(self.station, address))
     }
 
-    /// Sends one Ethernet frame. `ENETDOWN` and `ENXIO` say that the interface is down or gone,
-    /// `EMSGSIZE` that the frame is too long for it.
+    /// Sends one Ethernet frame.
+    ///
+    /// # Errors
+    ///
+    /// Returns `ENETDOWN` or `ENXIO` where the interface is down or gone, and `EMSGSIZE` for a
+    /// frame that is too long for it.
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
         let send = || retry_on_intr(|| send(&*self.socket, frame, SendFlags::empty()));
         // The socket keeps one ENETDOWN of the past, until it is told.
@@ -74,8 +84,11 @@ impl RawSocket {
             .map(drop)?)
     }
 
-    /// Takes one Ethernet frame off the queue, cut to the buffer's length; `WouldBlock` where there
-    /// is none, which is also all that is heard of an interface that is down or gone.
+    /// Takes one Ethernet frame off the queue, cut to the buffer's length.
+    ///
+    /// # Errors
+    ///
+    /// Returns `WouldBlock` where there is none, also where the interface is down or gone.
     pub fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match retry_on_intr(|| recv(&*self.socket, &mut *buffer, RecvFlags::empty())) {
             // Told once for each time that the interface went down.

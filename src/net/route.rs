@@ -75,6 +75,10 @@ impl Route {
 
     /// Reads a message's body; none where the route is of another table or kind, or has several
     /// next hops.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error for a message that is too short or has a malformed attribute.
     pub fn parse(body: &[u8]) -> Result<Option<Self>> {
         let header = RouteHeader::parse(body)?;
         if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
@@ -148,6 +152,10 @@ impl RouteTable<'_> {
     /// kernel puts it in front of the others unless it is told to do otherwise. So networks that
     /// all bring a default route can share a container. A gateway that no prefix on the link
     /// covers, as with an address of 32 bits, is taken to be on the link all the same.
+    ///
+    /// # Errors
+    ///
+    /// Returns the kernel's error.
     pub fn add(&mut self, wanted: &Route) -> Result<(Route, Made)> {
         if let Some(served) = self
             .present
@@ -196,6 +204,10 @@ impl RouteTable<'_> {
 
 impl Netlink {
     /// Looks at the main table, to add routes.
+    ///
+    /// # Errors
+    ///
+    /// Returns the kernel's error, or [`Error::TooMany`].
     pub fn route_table(&self) -> Result<RouteTable<'_>> {
         let main = RouteHeader {
             address_family: AddressFamily::Inet,
@@ -243,6 +255,10 @@ impl Netlink {
     }
 
     /// Removes exactly this route. Tells whether it was there; an interface that is gone has none.
+    ///
+    /// # Errors
+    ///
+    /// Returns the kernel's error, but for a route or interface that does not exist.
     pub fn remove_route(&self, route: &Route) -> Result<bool> {
         let removed = self.request(message::DEL_ROUTE, 0, &route_message(route));
         was_there(removed, &[libc::ESRCH, libc::ENODEV])

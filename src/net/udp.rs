@@ -27,8 +27,10 @@ pub struct Port(Socket);
 impl Port {
     /// Takes the port on an interface of the network namespace that this thread is in.
     ///
-    /// `AddrInUse` says that somebody else there has it, such as a DHCP client of the container's
-    /// own. It is not shared with them: of two sockets on one port a datagram reaches only one.
+    /// # Errors
+    ///
+    /// Returns `AddrInUse` where another socket has the port, such as that of a DHCP client in the
+    /// container. The port is not shared: of two sockets on one port a datagram reaches only one.
     pub fn open(interface: &str) -> io::Result<Self> {
         let kind = Type::DGRAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::IPV4, kind, Some(Protocol::UDP))?;
@@ -44,8 +46,12 @@ impl Port {
     /// interface's, by the kernel's routes and neighbours.
     ///
     /// The neighbour may have to be asked for first, so success means that it is on its way, no
-    /// more. A destination that no route of the interface covers is taken to be on the link; a
-    /// source that is not ours is an error.
+    /// more. A destination that no route of the interface covers is taken to be on the link.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of sendmsg(2): `EINVAL` for a source that is not an address of the
+    /// interface.
     pub fn send(&self, source: Ipv4Addr, destination: Ipv4Addr, payload: &[u8]) -> io::Result<()> {
         let info = libc::in_pktinfo {
             ipi_ifindex: 0,

@@ -113,7 +113,11 @@ fn frame(message: &impl Message) -> Bytes {
     out.freeze()
 }
 
-/// Reads the one message that a unary call has, with the errors of [`Call::decode`].
+/// Reads the one message that a unary call has.
+///
+/// # Errors
+///
+/// Returns the errors of [`Call::decode`].
 pub fn message<M: Message + Default>(body: &[u8]) -> Result<M, Status> {
     let bad = |why: &str| Status::new(Code::InvalidArgument, why);
     let Some((&[compressed, a, b, c, d], rest)) = body.split_first_chunk::<PREFIX>() else {

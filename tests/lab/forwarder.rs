@@ -13,7 +13,7 @@ use smol_dhcp_proxy::time::Instant;
 
 use super::Result;
 use super::namespace::Namespace;
-use super::wire::{Tap, fill_udp_checksum};
+use super::packets::{Tap, fill_udp_checksum};
 
 /// What the path does to a frame.
 #[derive(Clone, Copy, Debug, Default)]

@@ -21,7 +21,7 @@ use smol_dhcp_proxy::net::netlink::message::{
 
 use super::Result;
 use super::namespace::Namespace;
-use super::wire::Mac;
+use super::packets::Mac;
 
 /// A link as the kernel describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,10 +8,10 @@ use smol_dhcp_proxy::rpc::{Code, Lease, NetworkConfig, Status};
 use smol_dhcp_proxy::rt;
 
 use super::chance::Chance;
+use super::dhcp_server::Server;
 use super::namespace::Namespace;
-use super::server::Server;
+use super::packets::Mac;
 use super::topology::{Container, LINK};
-use super::wire::Mac;
 use super::{Result, eventually, grpc};
 
 /// Whatever is thrown away is gone from the kernel within this time, unless somebody holds it.

@@ -1,7 +1,7 @@
 //! A laboratory: real networks in namespaces of our own, a DHCP server, and the daemon started as
 //! systemd would.
 //!
-//! Shared by `tests/system.rs` and `examples/demo.rs`. Nothing here needs another program, but for
+//! Shared by `tests/system` and `examples/demo.rs`. Nothing here needs another program, but for
 //! [`real_server`] and [`peer`], which skip where they are not installed. Whatever is started is
 //! ended when its value is dropped.
 #![allow(dead_code, unreachable_pub, reason = "each user takes a part of it")]
@@ -16,6 +16,7 @@ pub mod attacker;
 #[path = "../simulation/chance.rs"]
 pub mod chance;
 pub mod daemon;
+pub mod dhcp_server;
 pub mod forwarder;
 pub mod frames;
 pub mod grpc;
@@ -23,6 +24,7 @@ pub mod links;
 pub mod load;
 pub mod namespace;
 pub mod odd_server;
+pub mod packets;
 pub mod peer;
 pub mod prober;
 pub mod program;
@@ -30,12 +32,10 @@ pub mod real_server;
 pub mod route_news;
 pub mod sandbox;
 pub mod scene;
-pub mod server;
 pub mod server_thread;
 pub mod stage;
 pub mod topology;
 pub mod tracer;
-pub mod wire;
 
 /// What can go wrong here is told to a person; nobody tells one error from another, but for
 /// [`Skip`].

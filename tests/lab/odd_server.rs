@@ -17,8 +17,8 @@ use smol_dhcp_proxy::rt;
 use smol_dhcp_proxy::time::Instant;
 
 use super::namespace::Namespace;
+use super::packets::{Datagram, Mac, Tap};
 use super::server_thread::{self, ServerThread, check_running, lock, server_port};
-use super::wire::{Datagram, Mac, Tap};
 use super::{Result, eventually};
 
 pub mod arp;

@@ -8,12 +8,12 @@ use std::time::Duration;
 use dhcproto::v4::MessageType;
 use smol_dhcp_proxy::rpc::{Lease, NetworkConfig, Status};
 
+use super::dhcp_server::{Server, Settings};
 use super::forwarder::{Forwarder, Path};
 use super::namespace::Namespace;
-use super::server::{Server, Settings};
+use super::packets::Mac;
 use super::stage::Stage;
 use super::topology::{Container, LINK, SERVER, SERVER_LINK, Topology};
-use super::wire::Mac;
 use super::{Result, grpc};
 
 /// Starts the proxy on the host of a network.

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use super::Result;
 use super::namespace::Namespace;
-use super::wire::Tap;
+use super::packets::Tap;
 
 /// A thread that serves on one link. Dropped, it has ended.
 #[derive(Debug)]

@@ -26,16 +26,15 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 /// Longer than anything here takes on the slowest machine; reached only by a fault.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An example, beside the folder of this test's own executable.
+/// Returns the path of an example: in the folder that `EXAMPLES` names, or beside the folder of
+/// this test's own executable.
 pub fn example(name: &str) -> PathBuf {
-    let tests = env::current_exe().unwrap();
-    let example = tests
-        .parent()
-        .unwrap()
-        .parent()
-        .unwrap()
-        .join("examples")
-        .join(name);
+    let folder = env::var_os("EXAMPLES").map(PathBuf::from);
+    let beside = || {
+        let tests = env::current_exe().unwrap();
+        tests.ancestors().nth(2).unwrap().join("examples")
+    };
+    let example = folder.unwrap_or_else(beside).join(name);
     assert!(
         example.exists(),
         "{} is missing: cargo build --examples",

@@ -9,7 +9,7 @@ use super::Result;
 use super::forwarder::{Forwarder, Path};
 use super::links::Address;
 use super::namespace::Namespace;
-use super::wire::Mac;
+use super::packets::Mac;
 
 /// The link of the server's namespace that the DHCP server listens on.
 pub const SERVER_LINK: &str = "s0";

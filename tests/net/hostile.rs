@@ -33,42 +33,27 @@ use smol_dhcp_proxy::net::route::Route;
 use smol_dhcp_proxy::net::udp::Port;
 use smol_dhcp_proxy::rt;
 
-use super::NamedTrial;
 use super::lab::Result;
 use super::lab::namespace::Namespace;
 
-pub(super) const TRIALS: &[NamedTrial] = &[
-    ("hostile::twenty_alternative_names", || {
-        alternative_names(20)
-    }),
-    ("hostile::six_hundred_alternative_names", || {
-        alternative_names(600)
-    }),
-    (
-        "hostile::messages_of_others_are_refused",
-        messages_of_others_are_refused,
-    ),
-    (
-        "hostile::a_flood_of_false_news_leaves_the_thread_to_others",
-        false_news,
-    ),
-    (
-        "hostile::routes_without_number_cost_one_short_look",
-        routes_without_number,
-    ),
-    (
-        "hostile::a_route_beyond_the_look_is_not_added_twice",
-        a_route_beyond_the_look,
-    ),
-    (
-        "hostile::addresses_of_another_interface_do_not_count",
-        addresses_of_another_interface,
-    ),
-    (
-        "hostile::too_many_addresses_are_the_fault_of_the_container",
-        too_many_addresses,
-    ),
+trials![
+    twenty_alternative_names,
+    six_hundred_alternative_names,
+    messages_of_others_are_refused,
+    a_flood_of_false_news_leaves_the_thread_to_others,
+    routes_without_number_cost_one_short_look,
+    a_route_beyond_the_look_is_not_added_twice,
+    addresses_of_another_interface_do_not_count,
+    too_many_addresses_are_the_fault_of_the_container,
 ];
+
+fn twenty_alternative_names() -> Result {
+    alternative_names(20)
+}
+
+fn six_hundred_alternative_names() -> Result {
+    alternative_names(600)
+}
 
 const OURS: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
@@ -296,7 +281,7 @@ fn messages_of_others_are_refused() -> Result {
 }
 
 /// Messages to the group arrive, also those of other processes.
-fn false_news() -> Result {
+fn a_flood_of_false_news_leaves_the_thread_to_others() -> Result {
     const FALSE: u32 = 100;
     let setting = Setting::new()?;
     let monitor = setting.netns.enter(|| Monitor::open(setting.index))??;
@@ -387,7 +372,7 @@ impl Setting {
     }
 }
 
-fn routes_without_number() -> Result {
+fn routes_without_number_cost_one_short_look() -> Result {
     let (setting, netlink) = Setting::with_routes(200_000)?;
     let default = |metric| Route::default_via(GATEWAY, setting.index, OURS, metric);
     // As many as a server may send, in one change.
@@ -434,7 +419,7 @@ fn routes_without_number() -> Result {
     Ok(())
 }
 
-fn a_route_beyond_the_look() -> Result {
+fn a_route_beyond_the_look_is_not_added_twice() -> Result {
     let (setting, netlink) = Setting::with_routes(2000)?;
     let far = Ipv4Addr::new(203, 0, 113, 0);
     // So many at its own metric that the kernel has to look through.
@@ -472,7 +457,7 @@ fn addresses(index: u32, count: u32) -> impl Iterator<Item = AddressMessage> {
 }
 
 /// Where the kernel filters for us, which it has since 4.20.
-fn addresses_of_another_interface() -> Result {
+fn addresses_of_another_interface_do_not_count() -> Result {
     let setting = Setting::new()?;
     let netlink = setting.netlink()?;
     netlink.set_address(setting.index, OURS, 24, None, None)?;
@@ -491,7 +476,7 @@ fn addresses_of_another_interface() -> Result {
     Ok(())
 }
 
-fn too_many_addresses() -> Result {
+fn too_many_addresses_are_the_fault_of_the_container() -> Result {
     let setting = Setting::new()?;
     let netlink = setting.netlink()?;
     setting.have_done(NEW_ADDRESS, addresses(setting.index, 1000))?;

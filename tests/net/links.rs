@@ -9,41 +9,19 @@ use smol_dhcp_proxy::net::netlink::Netlink;
 use smol_dhcp_proxy::net::netns::Netns;
 use smol_dhcp_proxy::net::route::Route;
 
-use super::NamedTrial;
 use super::lab::namespace::Namespace;
-use super::lab::wire::Mac;
+use super::lab::packets::Mac;
 use super::lab::{Result, eventually};
 
-pub(super) const TRIALS: &[NamedTrial] = &[
-    (
-        "link::an_interface_is_found_by_name_and_number",
-        an_interface_is_found_by_name_and_number,
-    ),
-    ("link::the_mtu_has_bounds", the_mtu_has_bounds),
-    (
-        "link::an_address_has_lifetimes_and_may_be_there_already",
-        an_address_has_lifetimes_and_may_be_there_already,
-    ),
-    (
-        "route::a_route_may_be_there_already_and_comes_before_others_of_its_metric",
-        a_route_may_be_there_already_and_comes_before_others_of_its_metric,
-    ),
-    (
-        "route::a_route_needs_no_gateway_and_the_gateway_no_prefix",
-        a_route_needs_no_gateway_and_the_gateway_no_prefix,
-    ),
-    (
-        "route::a_route_takes_the_place_of_another_or_leaves_it",
-        a_route_takes_the_place_of_another_or_leaves_it,
-    ),
-    (
-        "route::only_the_named_route_is_removed",
-        only_the_named_route_is_removed,
-    ),
-    (
-        "route::at_expiry_the_kernel_removes_address_and_routes",
-        at_expiry_the_kernel_removes_address_and_routes,
-    ),
+trials![
+    an_interface_is_found_by_name_and_number,
+    the_mtu_has_bounds,
+    an_address_has_lifetimes_and_may_be_there_already,
+    a_route_may_be_there_already_and_comes_before_others_of_its_metric,
+    a_route_needs_no_gateway_and_the_gateway_no_prefix,
+    a_route_takes_the_place_of_another_or_leaves_it,
+    only_the_named_route_is_removed,
+    at_expiry_the_kernel_removes_address_and_routes,
 ];
 
 const OURS: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);

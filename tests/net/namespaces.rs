@@ -15,31 +15,15 @@ use smol_dhcp_proxy::net::raw::RawSocket;
 use smol_dhcp_proxy::net::udp::Port;
 use smol_dhcp_proxy::rt;
 
-use super::NamedTrial;
 use super::lab::namespace::Namespace;
 use super::lab::{Result, eventually, sandbox};
 
-pub(super) const TRIALS: &[NamedTrial] = &[
-    (
-        "netns::what_is_no_network_namespace_is_refused_at_once",
-        what_is_no_network_namespace_is_refused_at_once,
-    ),
-    (
-        "netns::a_visit_ends_where_it_began",
-        a_visit_ends_where_it_began,
-    ),
-    (
-        "netns::a_panic_inside_comes_home_too",
-        a_panic_inside_comes_home_too,
-    ),
-    (
-        "netns::nothing_pins_a_namespace_after_drop",
-        nothing_pins_a_namespace_after_drop,
-    ),
-    (
-        "netns::nothing_leaks_a_descriptor",
-        nothing_leaks_a_descriptor,
-    ),
+trials![
+    what_is_no_network_namespace_is_refused_at_once,
+    a_visit_ends_where_it_began,
+    a_panic_inside_comes_home_too,
+    nothing_pins_a_namespace_after_drop,
+    nothing_leaks_a_descriptor,
 ];
 
 fn what_is_no_network_namespace_is_refused_at_once() -> Result {

@@ -7,24 +7,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use smol_dhcp_proxy::net::monitor::{Monitor, News};
 use smol_dhcp_proxy::net::netns::Netns;
 
-use super::NamedTrial;
 use super::lab::namespace::Namespace;
-use super::lab::wire::Mac;
+use super::lab::packets::Mac;
 use super::lab::{Result, eventually};
 
-pub(super) const TRIALS: &[NamedTrial] = &[
-    (
-        "monitor::it_tells_of_carrier_state_and_end",
-        carrier_state_and_end,
-    ),
-    (
-        "monitor::it_tells_that_it_missed_something",
-        it_missed_something,
-    ),
-    (
-        "monitor::other_interfaces_do_not_wake_it",
-        other_interfaces_do_not_wake_it,
-    ),
+trials![
+    it_tells_of_carrier_state_and_end,
+    it_tells_that_it_missed_something,
+    other_interfaces_do_not_wake_it,
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -79,7 +69,7 @@ const DOWN: News = News::Is {
     carrier: false,
 };
 
-fn carrier_state_and_end() -> Result {
+fn it_tells_of_carrier_state_and_end() -> Result {
     let (_host, wire, container, monitor) = watched()?;
     assert_eq!(
         next(&monitor)?,
@@ -117,7 +107,7 @@ fn carrier_state_and_end() -> Result {
     Ok(())
 }
 
-fn it_missed_something() -> Result {
+fn it_tells_that_it_missed_something() -> Result {
     let (_host, _wire, container, monitor) = watched()?;
     // More changes than its queue holds.
     let changes = 2000;

@@ -13,40 +13,18 @@ use smol_dhcp_proxy::net::raw::RawSocket;
 use smol_dhcp_proxy::net::udp::Port;
 use smol_dhcp_proxy::rt::{self, Watched};
 
-use super::NamedTrial;
 use super::lab::namespace::Namespace;
-use super::lab::wire::Tap;
+use super::lab::packets::Tap;
 use super::lab::{Result, eventually};
 
-pub(super) const TRIALS: &[NamedTrial] = &[
-    (
-        "raw::it_hears_only_what_it_should",
-        it_hears_only_what_it_should,
-    ),
-    (
-        "raw::an_interface_that_is_down_or_gone_is_an_error_to_send_on",
-        an_interface_that_is_down_or_gone_is_an_error_to_send_on,
-    ),
-    (
-        "raw::it_hears_no_other_interface",
-        it_hears_no_other_interface,
-    ),
-    (
-        "raw::a_flood_elsewhere_leaves_nothing_in_its_queue",
-        a_flood_elsewhere,
-    ),
-    (
-        "udp::it_sends_from_the_address_it_is_told_to",
-        it_sends_from_the_address_it_is_told_to,
-    ),
-    (
-        "udp::a_port_in_use_is_not_shared",
-        a_port_in_use_is_not_shared,
-    ),
-    (
-        "udp::while_it_is_open_nobody_is_told_that_the_port_is_not",
-        while_it_is_open_nobody_is_told_that_the_port_is_not,
-    ),
+trials![
+    it_hears_only_what_it_should,
+    an_interface_that_is_down_or_gone_is_an_error_to_send_on,
+    it_hears_no_other_interface,
+    a_flood_elsewhere_leaves_nothing_in_its_queue,
+    it_sends_from_the_address_it_is_told_to,
+    a_port_in_use_is_not_shared,
+    an_open_port_sends_no_port_unreachable,
 ];
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
@@ -331,7 +309,7 @@ fn it_hears_no_other_interface() -> Result {
 }
 
 /// Between the making of the socket and its filter there is no moment at which it hears.
-fn a_flood_elsewhere() -> Result {
+fn a_flood_elsewhere_leaves_nothing_in_its_queue() -> Result {
     let (server, container, netns) = two_ends()?;
     server.veth("wire1", &container, "eth1")?;
     let there = server.run(|| Tap::open("wire1"))?;
@@ -416,7 +394,7 @@ fn a_port_in_use_is_not_shared() -> Result {
     Ok(())
 }
 
-fn while_it_is_open_nobody_is_told_that_the_port_is_not() -> Result {
+fn an_open_port_sends_no_port_unreachable() -> Result {
     let (server, container, netns) = two_ends()?;
     let sender = server.run(|| Ok(UdpSocket::bind((SERVER, 67))?))?;
     let unreachable = || container.counter("Icmp", "OutDestUnreachs");

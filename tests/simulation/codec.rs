@@ -1,7 +1,7 @@
 //! dhcproto, another hand's understanding of the same RFCs, reads what the simulated wire writes,
 //! and the other way round.
 
-use super::wire::*;
+use super::datagrams::*;
 use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Decoder, Encodable, Encoder};
 use smol_dhcp_proxy::dhcp::{Mac, Transmit};

@@ -1,9 +1,9 @@
 //! A switch port that hears nothing for its first 30 s, as the spanning tree protocol has it, and a
 //! caller who waits 45 s.
 
-use super::plan::{micros, secs};
-use super::server::{Server, Terms};
-use super::wire::*;
+use super::datagrams::*;
+use super::honest_server::{Server, Terms};
+use super::scenario::{micros, secs};
 use smol_dhcp_proxy::dhcp::{Client, Config, Event};
 use smol_dhcp_proxy::time::Instant;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! The part of the referee that knows how one behaves in ARP (RFC 5227): ask before, announce
 //! twice, give way.
 
+use super::datagrams::*;
 use super::referee::Input;
-use super::wire::*;
 use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lost, Mac, Probe};
 use smol_dhcp_proxy::time::Instant;
 use std::net::Ipv4Addr;
@@ -214,7 +214,7 @@ impl Manners {
         for event in events {
             match event {
                 Event::ProxyArp { address, by } => {
-                    let is_server = by[..5] == [2, 0, 0, 1, 0] || *by == super::hostile::MAC;
+                    let is_server = by[..5] == [2, 0, 0, 1, 0] || *by == super::hostile_server::MAC;
                     let is_rival = self
                         .rivals
                         .iter()

@@ -1,9 +1,9 @@
 //! What becomes of frames between the clients and everybody else on the link.
 
-use super::hostile;
-use super::plan::*;
+use super::datagrams::*;
+use super::hostile_server;
 use super::referee::Input;
-use super::wire::*;
+use super::scenario::*;
 use super::world::{Happening, World, owner};
 use smol_dhcp_proxy::dhcp::Mac;
 use smol_dhcp_proxy::time::Instant;
@@ -66,10 +66,10 @@ impl World {
         }
         if let Some(style) = self.hostile {
             let names = self.names();
-            let reply = hostile::mischief(style, heard, &names, &mut self.chance);
+            let reply = hostile_server::mischief(style, heard, &names, &mut self.chance);
             if let Some(reply) = reply {
                 let frame = reply.write(
-                    (hostile::MAC, hostile::ADDRESS),
+                    (hostile_server::MAC, hostile_server::ADDRESS),
                     (heard.chaddr, reply.yiaddr.unwrap_or(NOBODY)),
                 );
                 let delay = self.chance.magnitude(micros(20), micros(5000));
@@ -87,7 +87,7 @@ impl World {
         self.servers
             .iter()
             .map(|server| server.address)
-            .chain([hostile::ADDRESS])
+            .chain([hostile_server::ADDRESS])
             .collect()
     }
 

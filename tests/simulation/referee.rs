@@ -1,15 +1,14 @@
 //! Watches one client, and fails the run as soon as it breaks a rule. Knows of the client only what
 //! can be seen from outside.
 
+use super::datagrams::*;
 use super::manners::{Manners, is_contest};
-use super::wire::*;
 use smol_dhcp_proxy::dhcp::{Client, Config, Event, Ignored, Lease, Lost, Mac};
 use smol_dhcp_proxy::time::Instant;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-#[path = "referee/messages.rs"]
 mod messages;
 
 const HOUR: Duration = Duration::from_secs(3600);

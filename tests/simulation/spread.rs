@@ -1,7 +1,7 @@
 //! Hosts that start together do not go on together (RFC 2131 4.1): their waits differ, each by up
 //! to a second.
 
-use super::plan::secs;
+use super::scenario::secs;
 use smol_dhcp_proxy::dhcp::{Client, Config};
 use smol_dhcp_proxy::time::Instant;
 use std::time::Duration;

@@ -1,10 +1,10 @@
 //! What goes wrong in a world, and how it ends.
 
-use super::hostile;
-use super::plan::*;
+use super::datagrams::*;
+use super::honest_server::Server;
+use super::hostile_server;
 use super::referee::Input;
-use super::server::Server;
-use super::wire::*;
+use super::scenario::*;
 use super::world::{GATEWAY, Happening, START, STRANGER, World};
 use smol_dhcp_proxy::dhcp::{Ignored, Lease};
 use smol_dhcp_proxy::time::Instant;
@@ -244,14 +244,14 @@ impl World {
         let host = &self.hosts[who];
         let (xid, mac, names) = (host.referee.xid(), host.config.mac, self.names());
         let message_type = self.chance.between(1, 9) as u8;
-        let mut reply = hostile::anything(message_type, xid, mac, &names, &mut self.chance);
+        let mut reply = hostile_server::anything(message_type, xid, mac, &names, &mut self.chance);
         if self.chance.percent(50) {
             let used = self.hosts[who].referee.in_use;
             reply.yiaddr = Some(used.map_or(self.hosts[who].about, |used| used.address));
             reply.server = used.map_or(reply.server, |used| Some(used.server));
         }
         let frame = reply.write(
-            (hostile::MAC, hostile::ADDRESS),
+            (hostile_server::MAC, hostile_server::ADDRESS),
             (mac, reply.yiaddr.unwrap_or(NOBODY)),
         );
         self.deliver(who, &frame, Input::Frame(Some(reply)));

@@ -2,11 +2,11 @@
 
 use super::chance::Chance;
 use super::coverage::*;
-use super::hostile::Style;
-use super::plan::*;
+use super::datagrams::*;
+use super::honest_server::Server;
+use super::hostile_server::Style;
 use super::referee::{Input, Referee, Used};
-use super::server::Server;
-use super::wire::*;
+use super::scenario::*;
 use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lease, Mac, Phase, Plainness, Rest};
 use smol_dhcp_proxy::time::Instant;
 use std::cmp::Reverse;

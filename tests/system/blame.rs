@@ -12,36 +12,21 @@ use smol_dhcp_proxy::rpc::{Code, NetworkConfig};
 use smol_dhcp_proxy::rt;
 
 use crate::lab::daemon::Unit;
+use crate::lab::dhcp_server::{Server, Settings};
 use crate::lab::namespace::Namespace;
-use crate::lab::server::{Server, Settings};
 use crate::lab::stage::Stage;
 use crate::lab::topology::{SERVER_LINK, Topology};
 use crate::lab::tracer::{Call, Tracer};
 use crate::lab::{Result, eventually, grpc};
-use crate::{Named, program, stage};
+use crate::{program, stage};
 
-pub(crate) const TRIALS: &[Named] = &[
-    (
-        "blame::a_lease_that_ends_the_daemon_is_left_alone_after_three_times",
-        quarantine,
-    ),
-    (
-        "blame::ready_comes_before_a_namespace_is_entered",
-        ready_first,
-    ),
-    (
-        "blame::the_watchdog_is_fed_by_the_thread_that_serves",
-        watchdog,
-    ),
-    (
-        "blame::a_wrong_command_line_is_told_to_those_who_call",
-        wrong_command_line,
-    ),
-    ("blame::a_renewal_writes_the_file_once", one_write),
-    (
-        "blame::at_the_end_leases_are_given_back_one_after_the_other",
-        paced_releases,
-    ),
+trials![
+    a_lease_that_ends_the_daemon_is_left_alone_after_three_times,
+    ready_comes_before_a_namespace_is_entered,
+    the_watchdog_is_fed_by_the_thread_that_serves,
+    a_wrong_command_line_is_reported_to_callers,
+    a_renewal_writes_the_file_once,
+    at_the_end_leases_are_given_back_one_after_the_other,
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -76,7 +61,7 @@ fn said(unit: &Unit) -> Result<(String, Vec<String>)> {
 const NOTHING: &str = "0000000000000000";
 
 /// One lease ends the daemon whenever it is worked on; another one goes on all the time.
-fn quarantine() -> Result {
+fn a_lease_that_ends_the_daemon_is_left_alone_after_three_times() -> Result {
     let Stage {
         mut daemon,
         unit,
@@ -199,7 +184,7 @@ fn quarantine() -> Result {
 
 /// Leases that were left in good order are compared with their links, but the socket has not to
 /// wait for that.
-fn ready_first() -> Result {
+fn ready_comes_before_a_namespace_is_entered() -> Result {
     let mut stage = stage(3, &[])?;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     for container in 0..3 {
@@ -232,7 +217,7 @@ fn ready_first() -> Result {
 }
 
 /// systemd's part is to kill and to start again; ours to say as long as the thread goes round.
-fn watchdog() -> Result {
+fn the_watchdog_is_fed_by_the_thread_that_serves() -> Result {
     let limit = Duration::from_millis(1000);
     let unit = Unit::new(program(), &[])?.set("WATCHDOG_USEC", &limit.as_micros().to_string());
     let host = Namespace::new("host")?;
@@ -267,7 +252,7 @@ fn watchdog() -> Result {
     unit.await_notification("WATCHDOG=1")
 }
 
-fn wrong_command_line() -> Result {
+fn a_wrong_command_line_is_reported_to_callers() -> Result {
     let topology = Topology::new(1)?;
     let unit = Unit::new(program(), &["--colour"])?;
     let config = topology.containers[0].config();
@@ -293,7 +278,7 @@ fn wrong_command_line() -> Result {
     Ok(())
 }
 
-fn one_write() -> Result {
+fn a_renewal_writes_the_file_once() -> Result {
     let stage = stage(1, &[])?;
     let (t1, lease) = (Duration::from_secs(6), Duration::from_secs(60));
     let server = Server::start(
@@ -340,7 +325,7 @@ fn one_write() -> Result {
     Ok(())
 }
 
-fn paced_releases() -> Result {
+fn at_the_end_leases_are_given_back_one_after_the_other() -> Result {
     const LEASES: u16 = 60;
 
     let mut stage = stage(LEASES, &["--on-stop", "release"])?;

@@ -12,61 +12,83 @@ use smol_dhcp_proxy::rpc::{Call, NetworkConfig};
 use smol_dhcp_proxy::rt;
 
 use crate::lab::daemon::{Daemon, Unit};
+use crate::lab::dhcp_server::{Server, Settings};
 use crate::lab::frames::{
     CANCEL, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, SETTINGS, clean, frame, head,
     header, hello, request,
 };
 use crate::lab::program::need;
-use crate::lab::server::{Server, Settings};
 use crate::lab::stage::Stage;
 use crate::lab::topology::{SERVER_LINK, Topology};
 use crate::lab::{Result, eventually, grpc};
-use crate::{Named, program, tell};
+use crate::{program, tell};
 
-pub(crate) const TRIALS: &[Named] = &[
-    ("callers::two_thousand_silent_connections", || {
-        beside("silent", silent)
-    }),
-    ("callers::a_flood_of_connections", || {
-        beside("connections", churn)
-    }),
-    ("callers::three_hundred_slow_connections", || {
-        beside("slow", slow)
-    }),
-    (
-        "callers::three_hundred_connections_with_unfinished_requests",
-        || beside("unfinished", unfinished),
-    ),
-    ("callers::floods_of_pings_and_settings", || {
-        beside("pings", |target, over| flood(target, over, 4, true, pings))
-    }),
-    ("callers::a_flood_of_calls", || {
-        beside("calls", |target, over| flood(target, over, 16, true, calls))
-    }),
-    ("callers::calls_on_two_hundred_connections", || {
-        beside("200", |target, over| flood(target, over, 200, true, calls))
-    }),
-    (
-        "callers::one_call_on_each_of_two_hundred_connections",
-        || beside("one call each", visits),
-    ),
-    ("callers::answers_that_are_never_read", || {
-        beside("unread", |target, over| {
-            flood(target, over, 16, false, calls)
-        })
-    }),
-    ("callers::rapid_reset", || {
-        beside("reset", |target, over| flood(target, over, 4, true, resets))
-    }),
-    ("callers::rapid_reset_of_whole_calls", || {
-        beside("taken back", |target, over| {
-            flood(target, over, 4, true, taken_back)
-        })
-    }),
-    ("callers::sixty_four_setups_of_one_container", || {
-        beside("64", |target, over| flood(target, over, 4, true, setups))
-    }),
+trials![
+    two_thousand_silent_connections,
+    a_flood_of_connections,
+    three_hundred_slow_connections,
+    three_hundred_connections_with_unfinished_requests,
+    floods_of_pings_and_settings,
+    a_flood_of_calls,
+    calls_on_two_hundred_connections,
+    one_call_on_each_of_two_hundred_connections,
+    answers_that_are_never_read,
+    rapid_reset,
+    rapid_reset_of_whole_calls,
+    sixty_four_setups_of_one_container,
 ];
+
+fn two_thousand_silent_connections() -> Result {
+    beside("silent", silent)
+}
+
+fn a_flood_of_connections() -> Result {
+    beside("connections", churn)
+}
+
+fn three_hundred_slow_connections() -> Result {
+    beside("slow", slow)
+}
+
+fn three_hundred_connections_with_unfinished_requests() -> Result {
+    beside("unfinished", unfinished)
+}
+
+fn floods_of_pings_and_settings() -> Result {
+    beside("pings", |target, over| flood(target, over, 4, true, pings))
+}
+
+fn a_flood_of_calls() -> Result {
+    beside("calls", |target, over| flood(target, over, 16, true, calls))
+}
+
+fn calls_on_two_hundred_connections() -> Result {
+    beside("200", |target, over| flood(target, over, 200, true, calls))
+}
+
+fn one_call_on_each_of_two_hundred_connections() -> Result {
+    beside("one call each", visits)
+}
+
+fn answers_that_are_never_read() -> Result {
+    beside("unread", |target, over| {
+        flood(target, over, 16, false, calls)
+    })
+}
+
+fn rapid_reset() -> Result {
+    beside("reset", |target, over| flood(target, over, 4, true, resets))
+}
+
+fn rapid_reset_of_whole_calls() -> Result {
+    beside("taken back", |target, over| {
+        flood(target, over, 4, true, taken_back)
+    })
+}
+
+fn sixty_four_setups_of_one_container() -> Result {
+    beside("64", |target, over| flood(target, over, 4, true, setups))
+}
 
 /// The longest that another caller waits for any answer.
 const AT_MOST: Duration = Duration::from_millis(500);

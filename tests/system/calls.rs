@@ -7,59 +7,29 @@ use dhcproto::v4::MessageType;
 use smol_dhcp_proxy::rpc::{Call, Code, NetworkConfig, Reply, Status};
 use smol_dhcp_proxy::rt;
 
+use crate::lab::dhcp_server::{Server, Settings};
 use crate::lab::grpc::{self, Channel};
 use crate::lab::namespace::Namespace;
-use crate::lab::server::{Server, Settings};
+use crate::lab::packets::{Tap, arp_question};
 use crate::lab::stage::Stage;
 use crate::lab::topology::{Container, LINK, SERVER, SERVER_LINK};
-use crate::lab::wire::{Tap, arp_question};
 use crate::lab::{Result, eventually};
 use crate::lease::{check_link, check_released};
-use crate::{Named, stage};
+use crate::stage;
 
-pub(crate) const TRIALS: &[Named] = &[
-    ("calls::a_second_setup_keeps_the_address", a_second_setup),
-    (
-        "calls::a_setup_takes_over_from_one_in_flight",
-        a_setup_takes_over,
-    ),
-    (
-        "calls::teardown_ends_a_setup_in_flight",
-        teardown_ends_a_setup,
-    ),
-    (
-        "calls::teardown_ends_a_renewal_in_flight",
-        teardown_ends_a_renewal,
-    ),
-    ("calls::clean_ends_everything", clean_ends_everything),
-    (
-        "calls::one_mac_in_two_namespaces_is_two_leases",
-        one_mac_in_two_namespaces,
-    ),
-    (
-        "calls::teardown_needs_neither_case_nor_namespace",
-        teardown_needs_little,
-    ),
-    (
-        "calls::hanging_up_before_the_offer",
-        hanging_up_before_the_offer,
-    ),
-    (
-        "calls::hanging_up_between_offer_and_ack",
-        hanging_up_between_offer_and_ack,
-    ),
-    (
-        "calls::hanging_up_while_the_address_is_probed",
-        hanging_up_while_probing,
-    ),
-    (
-        "calls::hanging_up_around_the_ack",
-        hanging_up_around_the_ack,
-    ),
-    (
-        "calls::hanging_up_on_a_second_setup",
-        hanging_up_on_a_second_setup,
-    ),
+trials![
+    a_second_setup_keeps_the_address,
+    a_setup_takes_over_from_one_in_flight,
+    teardown_ends_a_setup_in_flight,
+    teardown_ends_a_renewal_in_flight,
+    clean_ends_everything,
+    one_mac_in_two_namespaces_is_two_leases,
+    teardown_needs_neither_case_nor_namespace,
+    hanging_up_before_the_offer,
+    hanging_up_between_offer_and_ack,
+    hanging_up_while_the_address_is_probed,
+    hanging_up_around_the_ack,
+    hanging_up_on_a_second_setup,
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -112,7 +82,7 @@ fn practised(server: &Server, stage: &Stage, container: usize) -> Result<Vec<Str
     stage.daemon.settled_descriptors()
 }
 
-fn a_second_setup() -> Result {
+fn a_second_setup_keeps_the_address() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
@@ -142,7 +112,7 @@ fn a_second_setup() -> Result {
     Ok(())
 }
 
-fn a_setup_takes_over() -> Result {
+fn a_setup_takes_over_from_one_in_flight() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
@@ -168,7 +138,7 @@ fn a_setup_takes_over() -> Result {
     Ok(())
 }
 
-fn teardown_ends_a_setup() -> Result {
+fn teardown_ends_a_setup_in_flight() -> Result {
     let stage = stage(2, &[])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let at_rest = practised(&server, &stage, 1)?;
@@ -190,7 +160,7 @@ fn teardown_ends_a_setup() -> Result {
     check_nothing_left(&stage, 0, &at_rest)
 }
 
-fn teardown_ends_a_renewal() -> Result {
+fn teardown_ends_a_renewal_in_flight() -> Result {
     let stage = stage(2, &[])?;
     let container = &stage.topology.containers[0];
     let (lease, t1) = (Duration::from_secs(60), Some(Duration::from_secs(1)));
@@ -246,7 +216,7 @@ fn clean_ends_everything() -> Result {
     Ok(())
 }
 
-fn one_mac_in_two_namespaces() -> Result {
+fn one_mac_in_two_namespaces_is_two_leases() -> Result {
     let stage = stage(1, &[])?;
     let here = &stage.topology.containers[0];
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
@@ -303,12 +273,12 @@ fn one_mac_in_two_namespaces() -> Result {
     Ok(())
 }
 
-fn teardown_needs_little() -> Result {
+fn teardown_needs_neither_case_nor_namespace() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     // The address has to have letters for this.
-    let mac = crate::lab::wire::Mac([0x02, 0xab, 0xcd, 0xef, 0, 1]);
+    let mac = crate::lab::packets::Mac([0x02, 0xab, 0xcd, 0xef, 0, 1]);
     container.namespace.set_mac(LINK, mac)?;
     let config = |mac: String| NetworkConfig {
         container_mac_addr: mac,
@@ -384,7 +354,7 @@ fn hanging_up_between_offer_and_ack() -> Result {
 }
 
 /// The lease is ours already, though not in use yet.
-fn hanging_up_while_probing() -> Result {
+fn hanging_up_while_the_address_is_probed() -> Result {
     let stage = stage(1, &["--arp-probe", "10"])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let tap = stage.topology.server.run(|| Tap::open(SERVER_LINK))?;

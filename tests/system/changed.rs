@@ -6,45 +6,24 @@ use std::time::Duration;
 use dhcproto::v4::MessageType;
 use smol_dhcp_proxy::rpc::{Lease, NetworkConfig, Status};
 
+use crate::lab::dhcp_server::{Server, Settings};
 use crate::lab::namespace::Namespace;
+use crate::lab::packets::Mac;
 use crate::lab::scene;
-use crate::lab::server::{Server, Settings};
 use crate::lab::stage::Stage;
 use crate::lab::topology::{LINK, SERVER, SERVER_LINK, Topology};
-use crate::lab::wire::Mac;
 use crate::lab::{Result, eventually, grpc};
 use crate::lease::{check_link, check_released};
-use crate::{Named, program, stage};
+use crate::{program, stage};
 
-pub(crate) const TRIALS: &[Named] = &[
-    (
-        "changed::a_teardown_after_the_mac_changed_gives_the_lease_back",
-        torn_down,
-    ),
-    (
-        "changed::containers_that_change_their_mac_do_not_empty_the_pool",
-        again_and_again,
-    ),
-    (
-        "changed::a_crash_between_the_change_and_the_teardown_makes_no_difference",
-        torn_down_after_a_crash,
-    ),
-    (
-        "changed::at_its_renewal_the_lease_of_another_mac_is_given_back",
-        renewed,
-    ),
-    (
-        "changed::a_setup_with_another_mac_ends_the_lease_of_the_first",
-        set_up_again,
-    ),
-    (
-        "changed::a_renamed_interface_is_torn_down_by_either_name",
-        renamed,
-    ),
-    (
-        "changed::of_two_interfaces_with_one_mac_each_is_torn_down_alone",
-        one_mac_twice,
-    ),
+trials![
+    a_teardown_after_the_mac_changed_gives_the_lease_back,
+    containers_that_change_their_mac_do_not_empty_the_pool,
+    a_crash_between_the_change_and_the_teardown_makes_no_difference,
+    at_its_renewal_the_lease_of_another_mac_is_given_back,
+    a_setup_with_another_mac_ends_the_lease_of_the_first,
+    a_renamed_interface_is_torn_down_by_either_name,
+    of_two_interfaces_with_one_mac_each_is_torn_down_alone,
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -70,7 +49,7 @@ fn empty_file(stage: &Stage) -> Result {
     })
 }
 
-fn torn_down() -> Result {
+fn a_teardown_after_the_mac_changed_gives_the_lease_back() -> Result {
     let stage = stage(1, &[])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let lease = stage.setup(0)?;
@@ -86,7 +65,7 @@ fn torn_down() -> Result {
     empty_file(&stage)
 }
 
-fn again_and_again() -> Result {
+fn containers_that_change_their_mac_do_not_empty_the_pool() -> Result {
     let stage = stage(1, &[])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let namespace = &stage.topology.containers[0].namespace;
@@ -110,7 +89,7 @@ fn again_and_again() -> Result {
     empty_file(&stage)
 }
 
-fn torn_down_after_a_crash() -> Result {
+fn a_crash_between_the_change_and_the_teardown_makes_no_difference() -> Result {
     let mut stage = stage(1, &[])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     // While all that is left of the lease is being seen to anyway, its own MAC would do as well.
@@ -126,7 +105,7 @@ fn torn_down_after_a_crash() -> Result {
     empty_file(&stage)
 }
 
-fn renewed() -> Result {
+fn at_its_renewal_the_lease_of_another_mac_is_given_back() -> Result {
     let stage = stage(1, &[])?;
     let (lease, t1) = (Duration::from_secs(60), Some(Duration::from_secs(4)));
     let server = Server::start(
@@ -155,7 +134,7 @@ fn renewed() -> Result {
     container.namespace.await_rest()
 }
 
-fn set_up_again() -> Result {
+fn a_setup_with_another_mac_ends_the_lease_of_the_first() -> Result {
     let stage = stage(1, &[])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     stage.setup(0)?;
@@ -184,7 +163,7 @@ fn set_up_again() -> Result {
     })
 }
 
-fn renamed() -> Result {
+fn a_renamed_interface_is_torn_down_by_either_name() -> Result {
     let stage = stage(1, &[])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let container = &stage.topology.containers[0];
@@ -215,7 +194,7 @@ fn renamed() -> Result {
     Ok(())
 }
 
-fn one_mac_twice() -> Result {
+fn of_two_interfaces_with_one_mac_each_is_torn_down_alone() -> Result {
     let start = |topology: Topology| Stage::new(topology, program(), &[]);
     let scene = scene::plain(start, Settings::default())?;
     let (stage, container) = (&scene.stage, scene.container());

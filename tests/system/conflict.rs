@@ -10,50 +10,26 @@ use rustix::event::{PollFd, PollFlags, poll};
 use smol_dhcp_proxy::rpc::Code;
 use smol_dhcp_proxy::rt;
 
+use crate::lab::dhcp_server::{Heard, Server, Settings};
 use crate::lab::namespace::Namespace;
-use crate::lab::server::{Heard, Server, Settings};
+use crate::lab::packets::{Mac, Tap, arp_claim, arp_request};
 use crate::lab::stage::Stage;
 use crate::lab::topology::{LINK, SERVER_LINK};
-use crate::lab::wire::{Mac, Tap, arp_claim, arp_request};
 use crate::lab::{Result, eventually, grpc};
 use crate::lease::{check_link, check_released};
-use crate::{Named, stage};
+use crate::stage;
 
-pub(crate) const TRIALS: &[Named] = &[
-    (
-        "conflict::the_owner_is_there_from_the_start",
-        owner_from_the_start,
-    ),
-    (
-        "conflict::the_owner_speaks_right_behind_the_ack",
-        right_behind_the_ack,
-    ),
-    (
-        "conflict::an_owner_that_answers_after_5_ms",
-        owner_after_five_ms,
-    ),
-    (
-        "conflict::one_that_comes_later_is_found_at_the_renewal",
-        owner_comes_later,
-    ),
-    ("conflict::a_forged_frame_at_t1_takes_nothing", forged_once),
-    (
-        "conflict::a_claim_that_is_repeated_takes_the_address",
-        claimed_twice,
-    ),
-    (
-        "conflict::when_every_address_is_taken_the_caller_is_told",
-        every_address_taken,
-    ),
-    (
-        "conflict::a_station_that_claims_every_address_costs_one",
-        proxy_arp,
-    ),
-    (
-        "conflict::probes_beforehand_wait_for_a_slow_owner",
-        probes_beforehand,
-    ),
-    ("conflict::without_probes_nobody_is_asked", without_probes),
+trials![
+    the_owner_is_there_from_the_start,
+    the_owner_speaks_right_behind_the_ack,
+    an_owner_that_answers_after_5_ms,
+    a_later_owner_is_found_at_the_renewal,
+    a_forged_frame_at_t1_takes_nothing,
+    a_claim_that_is_repeated_takes_the_address,
+    when_every_address_is_taken_the_caller_is_told,
+    a_station_that_claims_every_address_costs_one,
+    probes_beforehand_wait_for_a_slow_owner,
+    without_probes_no_address_is_probed,
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -75,7 +51,7 @@ fn check_declined(heard: &Heard, address: Ipv4Addr) {
     );
 }
 
-fn owner_from_the_start() -> Result {
+fn the_owner_is_there_from_the_start() -> Result {
     let stage = stage(2, &[])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     // The kernel answers for it.
@@ -103,7 +79,7 @@ fn owner_from_the_start() -> Result {
 
 /// The lease is on the link before the claim is read, and taken off it before the caller is
 /// answered.
-fn right_behind_the_ack() -> Result {
+fn the_owner_speaks_right_behind_the_ack() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
@@ -168,7 +144,7 @@ impl Drop for Owner {
     }
 }
 
-fn owner_after_five_ms() -> Result {
+fn an_owner_that_answers_after_5_ms() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
@@ -199,7 +175,7 @@ fn owner_after_five_ms() -> Result {
     stage.teardown(0).map(drop)
 }
 
-fn owner_comes_later() -> Result {
+fn a_later_owner_is_found_at_the_renewal() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let seconds = Duration::from_secs;
@@ -271,7 +247,7 @@ fn renewed_soon(stage: &Stage) -> Result<(Server, Tap)> {
     ))
 }
 
-fn forged_once() -> Result {
+fn a_forged_frame_at_t1_takes_nothing() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let (server, tap) = renewed_soon(&stage)?;
@@ -301,7 +277,7 @@ fn forged_once() -> Result {
 }
 
 /// It was in use, so it is not declined; the probe for it stays unanswered when it is leased again.
-fn claimed_twice() -> Result {
+fn a_claim_that_is_repeated_takes_the_address() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let (server, tap) = renewed_soon(&stage)?;
@@ -320,7 +296,7 @@ fn claimed_twice() -> Result {
 }
 
 /// The second container on that network loses none, and the log has one word on it.
-fn proxy_arp() -> Result {
+fn a_station_that_claims_every_address_costs_one() -> Result {
     let stage = stage(2, &["-t", "3"])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     server.dispute(&[STRANGER; 10], stage.daemon.id());
@@ -343,7 +319,7 @@ fn proxy_arp() -> Result {
     Ok(())
 }
 
-fn every_address_taken() -> Result {
+fn when_every_address_is_taken_the_caller_is_told() -> Result {
     let stage = stage(1, &["-t", "3"])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     // Each by another station: one that claims two of them would be taken for proxy ARP.
@@ -371,7 +347,7 @@ fn every_address_taken() -> Result {
     Ok(())
 }
 
-fn probes_beforehand() -> Result {
+fn probes_beforehand_wait_for_a_slow_owner() -> Result {
     let stage = stage(1, &["--arp-probe", "1"])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let _owner = Owner::start(
@@ -390,7 +366,7 @@ fn probes_beforehand() -> Result {
     Ok(())
 }
 
-fn without_probes() -> Result {
+fn without_probes_no_address_is_probed() -> Result {
     let stage = stage(2, &["--arp-probe", "0"])?;
     let container = &stage.topology.containers[0];
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;

@@ -15,55 +15,71 @@ use smol_dhcp_proxy::rpc::{Lease, Status};
 use smol_dhcp_proxy::rt;
 use smol_dhcp_proxy::time::Instant;
 
-use crate::lab::server::{Server, Settings};
+use crate::lab::dhcp_server::{Server, Settings};
 use crate::lab::stage::Stage;
 use crate::lab::topology::{Container, LINK, SERVER_LINK};
 use crate::lab::tracer::{Ran, Steps, Tracer};
 use crate::lab::{Result, Skip, eventually, grpc};
-use crate::{Named, stage};
+use crate::stage;
 
-pub(crate) const TRIALS: &[Named] = &[
-    ("crash::at_each_step_of_setup", || SETUP.at_each_step()),
-    ("crash::at_each_step_of_setup_then_torn_down", || {
-        Operation {
-            name: "a Setup that is torn down next",
-            then: Some(Kind::Teardown),
-            ..SETUP
-        }
-        .at_each_step()
-    }),
-    ("crash::at_each_step_of_setup_then_set_up", || {
-        Operation {
-            name: "a Setup that is tried again next",
-            then: Some(Kind::Setup),
-            ..SETUP
-        }
-        .at_each_step()
-    }),
-    ("crash::at_each_step_of_a_second_setup", || {
-        Operation {
-            name: "a second Setup",
-            prepare: Rig::lease_at_rest,
-            t1: 6,
-            ..SETUP
-        }
-        .at_each_step()
-    }),
-    ("crash::at_each_step_of_a_renewal_then_torn_down", || {
-        Operation {
-            name: "a renewal before a Teardown",
-            then: Some(Kind::Teardown),
-            ..RENEWAL
-        }
-        .at_each_step()
-    }),
-    ("crash::at_each_step_of_a_renewal", || {
-        RENEWAL.at_each_step()
-    }),
-    ("crash::at_each_step_of_teardown", || {
-        TEARDOWN.at_each_step()
-    }),
+trials![
+    at_each_step_of_setup,
+    at_each_step_of_setup_then_torn_down,
+    at_each_step_of_setup_then_set_up,
+    at_each_step_of_a_second_setup,
+    at_each_step_of_a_renewal_then_torn_down,
+    at_each_step_of_a_renewal,
+    at_each_step_of_teardown,
 ];
+
+fn at_each_step_of_setup() -> Result {
+    SETUP.at_each_step()
+}
+
+fn at_each_step_of_setup_then_torn_down() -> Result {
+    Operation {
+        name: "a Setup that is torn down next",
+        then: Some(Kind::Teardown),
+        ..SETUP
+    }
+    .at_each_step()
+}
+
+fn at_each_step_of_setup_then_set_up() -> Result {
+    Operation {
+        name: "a Setup that is tried again next",
+        then: Some(Kind::Setup),
+        ..SETUP
+    }
+    .at_each_step()
+}
+
+fn at_each_step_of_a_second_setup() -> Result {
+    Operation {
+        name: "a second Setup",
+        prepare: Rig::lease_at_rest,
+        t1: 6,
+        ..SETUP
+    }
+    .at_each_step()
+}
+
+fn at_each_step_of_a_renewal_then_torn_down() -> Result {
+    Operation {
+        name: "a renewal before a Teardown",
+        then: Some(Kind::Teardown),
+        ..RENEWAL
+    }
+    .at_each_step()
+}
+
+fn at_each_step_of_a_renewal() -> Result {
+    RENEWAL.at_each_step()
+}
+
+fn at_each_step_of_teardown() -> Result {
+    TEARDOWN.at_each_step()
+}
 
 /// How many networks are at it at a time. Nearly all of the time they wait.
 const NETWORKS: usize = 8;

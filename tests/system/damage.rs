@@ -16,26 +16,17 @@ use smol_dhcp_proxy::rpc::{Answer, Call, Reply};
 use smol_dhcp_proxy::rt;
 
 use crate::lab::daemon::Unit;
-use crate::lab::server::{Server, Settings};
+use crate::lab::dhcp_server::{Server, Settings};
 use crate::lab::stage::Stage;
 use crate::lab::topology::{SERVER_LINK, Topology};
 use crate::lab::{Result, eventually, grpc, sandbox};
-use crate::{Named, program, stage};
+use crate::{program, stage};
 
-pub(crate) const TRIALS: &[Named] = &[
-    ("damage::a_full_disk_is_told_of_and_mended", full_disk),
-    (
-        "damage::whatever_is_found_at_the_start_is_no_reason_not_to_serve",
-        whatever_is_found,
-    ),
-    (
-        "damage::what_is_whole_of_a_file_cut_short_is_used",
-        cut_short,
-    ),
-    (
-        "damage::a_fifo_in_the_place_of_another_file_holds_nobody_up",
-        fifos,
-    ),
+trials![
+    a_full_disk_is_told_of_and_mended,
+    whatever_is_found_at_the_start_is_no_reason_not_to_serve,
+    what_is_whole_of_a_file_cut_short_is_used,
+    a_fifo_in_the_place_of_another_file_blocks_nothing,
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -82,7 +73,7 @@ impl Drop for TinyDisk<'_> {
     }
 }
 
-fn full_disk() -> Result {
+fn a_full_disk_is_told_of_and_mended() -> Result {
     let folder = sandbox::folder("tiny")?;
     let disk = TinyDisk::mount(&folder)?;
     let unit = Unit::new(program(), &[])?.with_leases_in(&folder);
@@ -199,7 +190,7 @@ enum Kept {
     Always,
 }
 
-fn whatever_is_found() -> Result {
+fn whatever_is_found_at_the_start_is_no_reason_not_to_serve() -> Result {
     // The thing in a file's place, how it comes there, and the files that are then kept under
     // another name: both, or not netavark's.
     let finds: &[(&str, Put, Kept)] = &[
@@ -350,7 +341,7 @@ fn whatever_is_found() -> Result {
     Ok(())
 }
 
-fn cut_short() -> Result {
+fn what_is_whole_of_a_file_cut_short_is_used() -> Result {
     let mut stage = stage(2, &[])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, settings())?;
     let first = stage.setup(0)?;
@@ -391,7 +382,7 @@ fn cut_short() -> Result {
 
 /// Nobody reads them and nobody writes to them, and to open one as if it were a file would be to
 /// wait for somebody.
-fn fifos() -> Result {
+fn a_fifo_in_the_place_of_another_file_blocks_nothing() -> Result {
     let mut stage = stage(1, &[])?;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let file = stage.unit.state_file();

@@ -5,28 +5,16 @@ use std::time::Duration;
 
 use dhcproto::v4::MessageType;
 
-use crate::lab::server::{Server, Settings};
+use crate::lab::dhcp_server::{Server, Settings};
 use crate::lab::topology::{LINK, SERVER_LINK};
 use crate::lab::{Result, eventually};
-use crate::{Named, stage};
+use crate::stage;
 
-pub(crate) const TRIALS: &[Named] = &[
-    (
-        "expiry::after_a_crash_the_kernel_removes_the_address",
-        after_a_crash,
-    ),
-    (
-        "expiry::after_a_crash_the_route_goes_with_its_address_alone",
-        after_a_crash_with_another_address,
-    ),
-    (
-        "expiry::a_nak_removes_the_address_and_another_is_got",
-        a_nak,
-    ),
-    (
-        "expiry::without_an_answer_the_address_goes_at_its_time",
-        without_an_answer,
-    ),
+trials![
+    after_a_crash_the_kernel_removes_the_address,
+    after_a_crash_the_route_goes_with_its_address_alone,
+    a_nak_removes_the_address_and_another_is_got,
+    without_an_answer_the_address_goes_at_its_time,
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -41,7 +29,7 @@ fn settings(lease: u64, t1: u64, t2: u64) -> Settings {
     }
 }
 
-fn after_a_crash() -> Result {
+fn after_a_crash_the_kernel_removes_the_address() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let _server = Server::start(&stage.topology.server, SERVER_LINK, settings(10, 7, 9))?;
@@ -69,7 +57,7 @@ fn after_a_crash() -> Result {
 
 /// Another address keeps the link in use, and the kernel would keep a route that does not name its
 /// source.
-fn after_a_crash_with_another_address() -> Result {
+fn after_a_crash_the_route_goes_with_its_address_alone() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0].namespace;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, settings(6, 4, 5))?;
@@ -92,7 +80,7 @@ fn after_a_crash_with_another_address() -> Result {
     Ok(())
 }
 
-fn a_nak() -> Result {
+fn a_nak_removes_the_address_and_another_is_got() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let server = Server::start(&stage.topology.server, SERVER_LINK, settings(60, 2, 4))?;
@@ -121,7 +109,7 @@ fn a_nak() -> Result {
     Ok(())
 }
 
-fn without_an_answer() -> Result {
+fn without_an_answer_the_address_goes_at_its_time() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let server = Server::start(&stage.topology.server, SERVER_LINK, settings(6, 2, 4))?;

@@ -6,20 +6,17 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::lab::server::{Server, Settings};
+use crate::lab::dhcp_server::{Server, Settings};
 use crate::lab::topology::SERVER_LINK;
 use crate::lab::{Result, eventually};
-use crate::{Named, stage};
+use crate::stage;
 
-pub(crate) const TRIALS: &[Named] = &[
-    (
-        "file::valid_and_private_at_every_instant",
-        valid_and_private,
-    ),
-    ("file::a_lost_lease_is_not_in_it", lost_lease),
+trials![
+    valid_and_private_at_every_instant,
+    a_lost_lease_is_not_in_it,
 ];
 
-fn valid_and_private() -> Result {
+fn valid_and_private_at_every_instant() -> Result {
     let stage = stage(8, &[])?;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let over = AtomicBool::new(false);
@@ -84,7 +81,7 @@ fn valid_and_private() -> Result {
     Ok(())
 }
 
-fn lost_lease() -> Result {
+fn a_lost_lease_is_not_in_it() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let seconds = Duration::from_secs;

@@ -13,15 +13,15 @@ use smol_dhcp_proxy::rt;
 
 use crate::lab::Result;
 use crate::lab::daemon::Unit;
+use crate::lab::packets::Tap;
 use crate::lab::stage::Stage;
 use crate::lab::topology::{LINK, SERVER_LINK, Topology};
-use crate::lab::wire::Tap;
-use crate::{Named, program, tell};
+use crate::{program, tell};
 
-pub(crate) const TRIALS: &[Named] = &[
-    ("flood::replies_to_the_container", replies),
-    ("flood::replies_to_other_stations", replies_to_others),
-    ("flood::changes_of_the_link", changes),
+trials![
+    replies_to_the_container,
+    replies_to_other_stations,
+    changes_of_the_link,
 ];
 
 /// The time for which a Setup waits for an offer, in seconds; there is no server.
@@ -124,20 +124,20 @@ fn flood_of_replies(station: Option<[u8; 6]>) -> Result<usize> {
 }
 
 /// The session reads a hundred, and two hundred more in each second, whatever comes.
-fn replies() -> Result {
+fn replies_to_the_container() -> Result {
     let read = flood_of_replies(None)?;
     assert!((100..1200).contains(&read), "{read} frames were read");
     Ok(())
 }
 
 /// The kernel throws them away.
-fn replies_to_others() -> Result {
+fn replies_to_other_stations() -> Result {
     assert_eq!(flood_of_replies(Some([2, 0, 0, 0, 0, 98]))?, 0);
     Ok(())
 }
 
 /// More than the queue of the news holds, so that the link is in doubt again and again.
-fn changes() -> Result {
+fn changes_of_the_link() -> Result {
     let stage = talkative_stage()?;
     let container = &stage.topology.containers[0];
     let netlink = Netns::open(container.namespace.path())?.enter(Netlink::open)??;

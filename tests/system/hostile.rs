@@ -1,7 +1,6 @@
 //! Attacks by a container or a neighbour on the daemon, each beside an innocent container (see
 //! [`arena`]).
 
-#[path = "hostile/arena.rs"]
 mod arena;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, UdpSocket};
@@ -16,15 +15,16 @@ use crate::lab::attacker::rtnetlink::{self as netlink, Message};
 use crate::lab::attacker::{Attacker, Span, frames};
 use crate::lab::grpc::teardown;
 use crate::lab::namespace::Namespace;
+use crate::lab::packets::{Datagram, Mac, arp_claim};
 use crate::lab::prober::words;
 use crate::lab::topology::{LINK, SERVER_LINK};
-use crate::lab::wire::{Datagram, Mac, arp_claim};
 use crate::lab::{Result, eventually};
 use arena::{Arena, FAR_SERVER, PEACE, RESIDENT, Row, STATION, VISITOR, judge};
 
-/// The rows, each as a trial.
-pub(crate) fn trials() -> impl Iterator<Item = (String, Boxed)> {
-    ROWS.iter().map(|row| {
+/// The rows, each as a trial: those that flood, or those that do not.
+pub(crate) fn trials(flooding: bool) -> impl Iterator<Item = (String, Boxed)> {
+    let rows = ROWS.iter().filter(move |row| row.floods == flooding);
+    rows.map(|row| {
         (
             format!("hostile::{}", row.name),
             Box::new(|| judge(row)) as _,
@@ -41,45 +41,38 @@ const fn row(
         name,
         prepare,
         flood,
+        floods: true,
+    }
+}
+
+/// A row whose attack is what was prepared.
+const fn quiet(name: &'static str, prepare: fn(&mut Arena) -> Result<u64>) -> Row {
+    Row {
+        name,
+        prepare,
+        flood: no_flood,
+        floods: false,
     }
 }
 
 const ROWS: &[Row] = &[
-    row(PEACE, no_preparation, no_flood),
-    row(
-        "names_20_on_lo",
-        |arena| names(arena, LOOPBACK, 20),
-        no_flood,
-    ),
-    row(
-        "names_600_on_lo",
-        |arena| names(arena, LOOPBACK, 600),
-        no_flood,
-    ),
-    row(
-        "names_20_on_the_link",
-        |arena| names(arena, arena.hostile_index()?, 20),
-        no_flood,
-    ),
-    row(
-        "names_600_on_the_link",
-        |arena| names(arena, arena.hostile_index()?, 600),
-        no_flood,
-    ),
-    row("addresses", addresses, no_flood),
-    row("addresses_v6", addresses_v6, no_flood),
-    row("routes", routes, no_flood),
-    row(
-        "rules",
-        |arena| inside(arena, (0..5000).map(netlink::rule)),
-        no_flood,
-    ),
-    row(
-        "next_hops",
-        |arena| inside(arena, (1..50_001).map(netlink::next_hop)),
-        no_flood,
-    ),
-    row("neighbours", neighbours, no_flood),
+    quiet(PEACE, no_preparation),
+    quiet("names_20_on_lo", |arena| names(arena, LOOPBACK, 20)),
+    quiet("names_600_on_lo", |arena| names(arena, LOOPBACK, 600)),
+    quiet("names_20_on_the_link", |arena| {
+        names(arena, arena.hostile_index()?, 20)
+    }),
+    quiet("names_600_on_the_link", |arena| {
+        names(arena, arena.hostile_index()?, 600)
+    }),
+    quiet("addresses", addresses),
+    quiet("addresses_v6", addresses_v6),
+    quiet("routes", routes),
+    quiet("rules", |arena| inside(arena, (0..5000).map(netlink::rule))),
+    quiet("next_hops", |arena| {
+        inside(arena, (1..50_001).map(netlink::next_hop))
+    }),
+    quiet("neighbours", neighbours),
     row("netlink_of_one_byte", long_table, |arena| {
         flood_ports(arena, b"x", 1)
     }),
@@ -99,14 +92,14 @@ const ROWS: &[Row] = &[
     row("a_spoofed_claim_at_t1", no_preparation, spoofed_claim),
     row("up_and_down", no_preparation, up_and_down),
     row("mtu_to_and_fro", no_preparation, mtu_to_and_fro),
-    row("mac_changed", mac_changed, no_flood),
+    quiet("mac_changed", mac_changed),
     row("mac_to_and_fro", no_preparation, mac_to_and_fro),
     row("renamed", no_preparation, renamed),
-    row("replaced", replaced, no_flood),
-    row("moved_away", moved_away, no_flood),
-    row("port_68_taken", port_taken, no_flood),
-    row("kept_alive", kept_alive, no_flood),
-    row("answers_withheld", withheld, no_flood),
+    quiet("replaced", replaced),
+    quiet("moved_away", moved_away),
+    quiet("port_68_taken", port_taken),
+    quiet("kept_alive", kept_alive),
+    quiet("answers_withheld", withheld),
 ];
 
 const LOOPBACK: u32 = 1;

@@ -9,9 +9,9 @@ use smol_dhcp_proxy::rpc::{Call, Code, NetworkConfig};
 use smol_dhcp_proxy::rt;
 
 use crate::lab::attacker::{Attacker, Span, http2};
+use crate::lab::dhcp_server::{Server, Settings};
 use crate::lab::grpc::Channel;
 use crate::lab::prober::Prober;
-use crate::lab::server::{Server, Settings};
 use crate::lab::stage::Stage;
 use crate::lab::topology::{SERVER_LINK, Topology};
 use crate::lab::{Result, Skip, eventually};

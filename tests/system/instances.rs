@@ -14,36 +14,21 @@ use smol_dhcp_proxy::rpc::NetworkConfig;
 use smol_dhcp_proxy::rt;
 
 use crate::lab::daemon::{Daemon, Unit};
+use crate::lab::dhcp_server::{Server, Settings};
 use crate::lab::namespace::Namespace;
-use crate::lab::server::{Server, Settings};
 use crate::lab::stage::Stage;
 use crate::lab::topology::{SERVER_LINK, Topology};
 use crate::lab::{Result, eventually, grpc, sandbox};
-use crate::{Named, program, stage};
+use crate::{program, stage};
 
-pub(crate) const TRIALS: &[Named] = &[
-    (
-        "instances::the_second_in_one_directory_refuses_and_takes_nothing",
-        second_refuses,
-    ),
-    (
-        "instances::an_activated_one_refuses_as_well",
-        activated_refuses,
-    ),
-    ("instances::a_killed_one_leaves_the_directory_free", killed),
-    ("instances::of_many_starts_at_once_one_serves", many_starts),
-    (
-        "instances::a_directory_that_another_process_locks_holds_no_start_up",
-        locked_directory,
-    ),
-    (
-        "instances::a_lock_file_that_is_no_file_of_ours_is_refused",
-        unfit_locks,
-    ),
-    (
-        "instances::in_a_directory_that_cannot_be_written_one_serves_all_the_same",
-        read_only,
-    ),
+trials![
+    the_second_in_one_directory_refuses_and_takes_nothing,
+    an_activated_one_refuses_as_well,
+    a_killed_one_leaves_the_directory_free,
+    of_many_starts_at_once_one_serves,
+    a_directory_that_another_process_locks_holds_no_start_up,
+    a_lock_file_that_is_no_file_of_ours_is_refused,
+    in_a_directory_that_cannot_be_written_one_serves_all_the_same,
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -107,7 +92,7 @@ fn stranger() -> NetworkConfig {
     }
 }
 
-fn second_refuses() -> Result {
+fn the_second_in_one_directory_refuses_and_takes_nothing() -> Result {
     let stage = stage(1, &[])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let lease = stage.setup(0)?;
@@ -155,7 +140,7 @@ fn second_refuses() -> Result {
     Ok(())
 }
 
-fn activated_refuses() -> Result {
+fn an_activated_one_refuses_as_well() -> Result {
     let folder = sandbox::folder("shared")?;
     let host = Namespace::new("host")?;
     let mut first = Manual::start(&host, &folder, &[])?;
@@ -174,7 +159,7 @@ fn activated_refuses() -> Result {
     Ok(())
 }
 
-fn killed() -> Result {
+fn a_killed_one_leaves_the_directory_free() -> Result {
     let mut stage = stage(0, &[])?;
     let lock = stage.unit.lease_file().with_extension("lock");
     for _ in 0..5 {
@@ -191,7 +176,7 @@ fn killed() -> Result {
     Ok(())
 }
 
-fn many_starts() -> Result {
+fn of_many_starts_at_once_one_serves() -> Result {
     let host = Namespace::new("host")?;
     for round in 0..3 {
         let folder = sandbox::folder("shared")?;
@@ -218,7 +203,7 @@ fn many_starts() -> Result {
     Ok(())
 }
 
-fn locked_directory() -> Result {
+fn a_directory_that_another_process_locks_holds_no_start_up() -> Result {
     let folder = sandbox::folder("shared")?;
     // Any user who may read it can do this.
     let held = File::open(&folder)?;
@@ -255,7 +240,7 @@ fn locked_directory() -> Result {
 /// Puts something where the lock file should be.
 type Put = fn(&Path) -> Result;
 
-fn unfit_locks() -> Result {
+fn a_lock_file_that_is_no_file_of_ours_is_refused() -> Result {
     let host = Namespace::new("host")?;
     let put: [(&str, Put); 3] = [
         ("symbolic link", |lock| Ok(symlink("precious", lock)?)),
@@ -324,7 +309,7 @@ impl Drop for ReadOnly {
     }
 }
 
-fn read_only() -> Result {
+fn in_a_directory_that_cannot_be_written_one_serves_all_the_same() -> Result {
     let mounted = ReadOnly::new()?;
     let unit = Unit::new(program(), &[])?.with_leases_in(&mounted.view);
     let topology = Topology::new(1)?;

@@ -6,18 +6,17 @@ use std::time::Duration;
 
 use dhcproto::v4::MessageType;
 
-use crate::Named;
+use crate::lab::dhcp_server::{Server, Settings};
 use crate::lab::forwarder::Path;
 use crate::lab::program::need;
-use crate::lab::server::{Server, Settings};
 use crate::lab::topology::{LINK, SERVER, SERVER_LINK, Topology};
 use crate::lab::{Result, eventually};
 
-pub(crate) const TRIALS: &[Named] = &[
-    ("lab::container_reaches_server", container_reaches_server),
-    ("lab::a_path_delays_and_checksums_stay_right", a_path_delays),
-    ("lab::server_serves_udhcpc", server_serves_udhcpc),
-    ("lab::dropped_namespace_is_gone", dropped_namespace_is_gone),
+trials![
+    container_reaches_server,
+    a_path_delays_and_checksums_stay_right,
+    server_serves_udhcpc,
+    dropped_namespace_is_gone,
 ];
 
 fn container_reaches_server() -> Result {
@@ -31,7 +30,7 @@ fn container_reaches_server() -> Result {
     Ok(())
 }
 
-fn a_path_delays() -> Result {
+fn a_path_delays_and_checksums_stay_right() -> Result {
     let topology = Topology::behind(
         Path {
             delay: Duration::from_millis(20),

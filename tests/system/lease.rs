@@ -8,41 +8,23 @@ use nix::sys::signal::Signal;
 use smol_dhcp_proxy::rpc::{Lease, NetworkConfig};
 use smol_dhcp_proxy::rt;
 
+use crate::lab::dhcp_server::{Heard, Server, Settings};
 use crate::lab::forwarder::Path;
 use crate::lab::namespace::Namespace;
-use crate::lab::server::{Heard, Server, Settings};
 use crate::lab::stage::Stage;
 use crate::lab::topology::{Container, LINK, SERVER, SERVER_LINK, Topology};
 use crate::lab::{Result, eventually, grpc};
-use crate::{Named, program, stage};
+use crate::{program, stage};
 
-pub(crate) const TRIALS: &[Named] = &[
-    ("lease::setup_and_teardown", setup_and_teardown),
-    (
-        "lease::renews_by_unicast_and_rebinds_by_broadcast",
-        renews_and_rebinds,
-    ),
-    (
-        "lease::release_arrives_over_a_path_with_delay",
-        release_over_a_path,
-    ),
-    ("lease::thirty_at_once", thirty_at_once),
-    (
-        "lease::a_renewal_applies_what_has_changed",
-        a_renewal_with_changes,
-    ),
-    (
-        "lease::renewals_that_come_together_are_paced",
-        renewals_together,
-    ),
-    (
-        "lease::the_last_address_is_asked_for_again",
-        the_last_address,
-    ),
-    (
-        "lease::nothing_holds_the_namespace_after_teardown",
-        nothing_holds_the_namespace,
-    ),
+trials![
+    setup_and_teardown,
+    renews_by_unicast_and_rebinds_by_broadcast,
+    release_arrives_over_a_path_with_delay,
+    thirty_at_once,
+    a_renewal_applies_what_has_changed,
+    renewals_that_come_together_are_paced,
+    the_last_address_is_asked_for_again,
+    nothing_holds_the_namespace_after_teardown,
 ];
 
 /// The daemon counts from when it sent its REQUEST, the server from when it heard of it: on a busy
@@ -150,7 +132,7 @@ pub(crate) fn check_released(
     Ok(())
 }
 
-fn renews_and_rebinds() -> Result {
+fn renews_by_unicast_and_rebinds_by_broadcast() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let seconds = Duration::from_secs;
@@ -217,7 +199,7 @@ pub(crate) fn check_renewal(request: &Heard, lease: &Lease) -> Result {
     Ok(())
 }
 
-fn release_over_a_path() -> Result {
+fn release_arrives_over_a_path_with_delay() -> Result {
     // ARP takes time here, and what is still queued behind it when the address goes is lost.
     let path = Path {
         delay: Duration::from_millis(3),
@@ -261,7 +243,7 @@ fn thirty_at_once() -> Result {
         .map(drop)
 }
 
-fn a_renewal_with_changes() -> Result {
+fn a_renewal_applies_what_has_changed() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let seconds = Duration::from_secs;
@@ -332,7 +314,7 @@ fn a_renewal_with_changes() -> Result {
 }
 
 /// The daemon sleeps through ten T1s, as with a machine that is suspended.
-fn renewals_together() -> Result {
+fn renewals_that_come_together_are_paced() -> Result {
     const LEASES: u16 = 40;
     let stage = stage(LEASES, &[])?;
     let seconds = Duration::from_secs;
@@ -377,7 +359,7 @@ fn renewals_together() -> Result {
 }
 
 /// This server gives a new address to whoever does not ask for one that was given back.
-fn the_last_address() -> Result {
+fn the_last_address_is_asked_for_again() -> Result {
     let mut stage = stage(3, &[])?;
     let settings = Settings {
         lease: Duration::from_secs(60),
@@ -457,7 +439,7 @@ fn the_last_address() -> Result {
     Ok(())
 }
 
-fn nothing_holds_the_namespace() -> Result {
+fn nothing_holds_the_namespace_after_teardown() -> Result {
     let mut stage = stage(1, &[])?;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     // The kernel deletes this link, and with it its peer, when the last holder of the namespace

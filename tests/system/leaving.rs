@@ -13,56 +13,29 @@ use smol_dhcp_proxy::rpc::{Call, Code, NetworkConfig};
 use smol_dhcp_proxy::rt;
 
 use crate::lab::daemon::{Daemon, Unit};
+use crate::lab::dhcp_server::{Server, Settings};
 use crate::lab::namespace::Namespace;
-use crate::lab::server::{Server, Settings};
 use crate::lab::topology::SERVER_LINK;
 use crate::lab::{Result, eventually, grpc, sandbox};
-use crate::{Named, program, stage};
+use crate::{program, stage};
 
-pub(crate) const TRIALS: &[Named] = &[
-    (
-        "leaving::idle_timeout_fires_on_a_blocking_socket",
-        idle_timeout_fires,
-    ),
-    (
-        "leaving::a_lease_keeps_it_and_teardown_lets_it_go",
-        a_lease_keeps_it,
-    ),
-    (
-        "leaving::a_pinging_channel_does_not_keep_it",
-        a_pinging_channel,
-    ),
-    (
-        "leaving::hanging_up_in_mid_setup_leaves_nothing",
-        hanging_up_in_mid_setup,
-    ),
-    (
-        "leaving::nobody_is_lost_who_comes_at_that_moment",
-        race_of_an_activated_daemon,
-    ),
-    (
-        "leaving::nobody_who_is_let_in_is_lost_where_it_was_started_by_hand",
-        race_of_a_manual_daemon,
-    ),
-    ("leaving::sigterm_is_answered_cleanly", sigterm),
-    (
-        "leaving::sigterm_lets_a_setup_finish",
-        sigterm_lets_a_setup_finish,
-    ),
-    (
-        "leaving::sigterm_waits_for_no_server",
-        sigterm_waits_for_no_server,
-    ),
-    ("leaving::a_second_sigterm_is_in_a_hurry", second_sigterm),
-    (
-        "leaving::not_before_the_file_has_the_last_teardown",
-        not_before_the_file,
-    ),
+trials![
+    idle_timeout_fires_on_a_blocking_socket,
+    a_lease_keeps_it_and_teardown_lets_it_go,
+    a_pinging_channel_does_not_keep_it,
+    hanging_up_in_mid_setup_leaves_nothing,
+    no_call_at_the_moment_of_exit_is_lost,
+    no_accepted_call_is_lost_in_manual_mode,
+    sigterm_is_answered_cleanly,
+    sigterm_lets_a_setup_finish,
+    sigterm_waits_for_no_server,
+    a_second_sigterm_is_in_a_hurry,
+    not_before_the_file_has_the_last_teardown,
 ];
 
 const SOON: Duration = Duration::from_secs(5);
 
-fn idle_timeout_fires() -> Result {
+fn idle_timeout_fires_on_a_blocking_socket() -> Result {
     let mut stage = stage(0, &["-a", "1"])?;
     let start = rt::now();
     // The socket came in blocking; a runtime that takes it so hangs in accept4(2), and no timer
@@ -81,7 +54,7 @@ fn idle_timeout_fires() -> Result {
     Ok(())
 }
 
-fn a_lease_keeps_it() -> Result {
+fn a_lease_keeps_it_and_teardown_lets_it_go() -> Result {
     // Long enough for the first call to come before it leaves, where the machine is busy.
     let mut stage = stage(1, &["-a", "1.5"])?;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
@@ -105,7 +78,7 @@ fn a_lease_keeps_it() -> Result {
     Ok(())
 }
 
-fn a_pinging_channel() -> Result {
+fn a_pinging_channel_does_not_keep_it() -> Result {
     let mut stage = stage(1, &["-a", "1"])?;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let mut channel =
@@ -135,7 +108,7 @@ fn a_pinging_channel() -> Result {
     })
 }
 
-fn hanging_up_in_mid_setup() -> Result {
+fn hanging_up_in_mid_setup_leaves_nothing() -> Result {
     let mut stage = stage(2, &["-a", "1"])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     // Once through everything, so that what is made on first use has been made.
@@ -222,7 +195,7 @@ fn race(lane: impl Fn() -> Result<u32> + Sync) -> Result {
     Ok(())
 }
 
-fn race_of_an_activated_daemon() -> Result {
+fn no_call_at_the_moment_of_exit_is_lost() -> Result {
     let host = Namespace::new("host")?;
     race(|| {
         let unit = Unit::new(program(), &["-a", IDLE])?;
@@ -253,7 +226,7 @@ fn race_of_an_activated_daemon() -> Result {
     })
 }
 
-fn race_of_a_manual_daemon() -> Result {
+fn no_accepted_call_is_lost_in_manual_mode() -> Result {
     race(|| {
         let folder = sandbox::folder("manual")?;
         let socket = folder.join("nv-proxy.sock");
@@ -299,7 +272,7 @@ fn race_of_a_manual_daemon() -> Result {
     })
 }
 
-fn sigterm() -> Result {
+fn sigterm_is_answered_cleanly() -> Result {
     let mut stage = stage(1, &[])?;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     stage.setup(0)?;
@@ -381,7 +354,7 @@ fn sigterm_waits_for_no_server() -> Result {
 
 /// A second signal leaves undone what the first one would have waited for: a Setup that may come to
 /// an end yet, and the leases that were to be given back.
-fn second_sigterm() -> Result {
+fn a_second_sigterm_is_in_a_hurry() -> Result {
     let mut stage = stage(2, &["--on-stop", "release"])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let kept = stage.setup(1)?;
@@ -430,7 +403,7 @@ fn second_sigterm() -> Result {
 }
 
 /// Else the next instance would go on with a lease that is over.
-fn not_before_the_file() -> Result {
+fn not_before_the_file_has_the_last_teardown() -> Result {
     let mut stage = stage(1, &["-a", "0.5"])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let lease = stage.setup(0)?;

@@ -10,58 +10,31 @@ use smol_dhcp_proxy::net::raw::RawSocket;
 use smol_dhcp_proxy::rpc::{Code, Lease, NetworkConfig, Status};
 use smol_dhcp_proxy::rt;
 
-use crate::lab::server::{Server, Settings};
+use crate::lab::dhcp_server::{Server, Settings};
 use crate::lab::stage::Stage;
 use crate::lab::topology::{Container, LINK, SERVER, SERVER_LINK};
 use crate::lab::tracer::Tracer;
 use crate::lab::{Result, eventually, grpc};
 use crate::lease::{check_link, check_released};
-use crate::{Named, stage};
+use crate::stage;
 
-pub(crate) const TRIALS: &[Named] = &[
-    ("link::what_fails_midway_is_undone", fails_midway),
-    (
-        "link::the_same_default_route_that_is_there_stays",
-        same_default_route,
-    ),
-    ("link::everything_at_once_is_undone", everything_is_undone),
-    ("link::a_renamed_interface_is_renewed_all_the_same", renamed),
-    ("link::down_and_up_during_a_renewal", down_and_up),
-    (
-        "link::a_setup_waits_for_the_carrier",
-        setup_waits_for_carrier,
-    ),
-    ("link::without_a_carrier_setup_says_so", without_carrier),
-    (
-        "link::a_setup_on_a_link_that_is_down_fails_at_once",
-        setup_while_down,
-    ),
-    (
-        "link::a_setup_whose_interface_is_deleted_fails_at_once",
-        deleted_during_setup,
-    ),
-    (
-        "link::a_renewal_goes_on_when_the_carrier_is_back",
-        renewal_and_carrier,
-    ),
-    (
-        "link::a_renewal_that_could_not_be_said_follows_the_carrier_soon",
-        carrier_away_for_long,
-    ),
-    ("link::teardown_of_a_link_that_is_down", teardown_while_down),
-    (
-        "link::setup_after_a_crash_takes_over_what_is_there",
-        after_a_crash,
-    ),
-    ("link::an_interface_that_is_deleted_ends_its_lease", deleted),
-    (
-        "link::one_that_is_deleted_while_nobody_answers_does_too",
-        deleted_while_nobody_answers,
-    ),
-    (
-        "link::so_does_a_namespace_where_others_go_on_talking",
-        gone_while_others_talk,
-    ),
+trials![
+    what_fails_midway_is_undone,
+    the_same_default_route_that_is_there_stays,
+    everything_at_once_is_undone,
+    a_renamed_interface_is_renewed_all_the_same,
+    down_and_up_during_a_renewal,
+    a_setup_waits_for_the_carrier,
+    without_a_carrier_setup_says_so,
+    a_setup_on_a_link_that_is_down_fails_at_once,
+    a_setup_whose_interface_is_deleted_fails_at_once,
+    a_renewal_goes_on_when_the_carrier_is_back,
+    a_renewal_that_could_not_be_said_follows_the_carrier_soon,
+    teardown_of_a_link_that_is_down,
+    setup_after_a_crash_takes_over_what_is_there,
+    an_interface_that_is_deleted_ends_its_lease,
+    an_interface_deleted_while_no_server_answers_ends_its_lease_too,
+    so_does_a_namespace_where_others_go_on_talking,
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -95,7 +68,7 @@ fn await_renewal(container: &Container, lease: &Lease) -> Result {
 }
 
 /// The default route cannot be added, after MTU and address have been set.
-fn fails_midway() -> Result {
+fn what_fails_midway_is_undone() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let settings = Settings {
@@ -137,7 +110,7 @@ fn fails_midway() -> Result {
     check_link(container, &lease, 3600)
 }
 
-fn same_default_route() -> Result {
+fn the_same_default_route_that_is_there_stays() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0].namespace;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
@@ -155,7 +128,7 @@ fn same_default_route() -> Result {
     Ok(())
 }
 
-fn everything_is_undone() -> Result {
+fn everything_at_once_is_undone() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0].namespace;
     let settings = Settings {
@@ -196,7 +169,7 @@ fn everything_is_undone() -> Result {
     Ok(())
 }
 
-fn renamed() -> Result {
+fn a_renamed_interface_is_renewed_all_the_same() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let server = Server::start(&stage.topology.server, SERVER_LINK, short())?;
@@ -215,7 +188,7 @@ fn renamed() -> Result {
     check_released(&server, 1, container, &lease)
 }
 
-fn down_and_up() -> Result {
+fn down_and_up_during_a_renewal() -> Result {
     let mut stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let server = Server::start(&stage.topology.server, SERVER_LINK, short())?;
@@ -262,7 +235,7 @@ fn setup_during(
     })
 }
 
-fn setup_waits_for_carrier() -> Result {
+fn a_setup_waits_for_the_carrier() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
@@ -275,7 +248,7 @@ fn setup_waits_for_carrier() -> Result {
     Ok(())
 }
 
-fn without_carrier() -> Result {
+fn without_a_carrier_setup_says_so() -> Result {
     let stage = stage(1, &["-t", "1"])?;
     stage.topology.server.set_state(SERVER_LINK, false)?;
     let start = rt::now();
@@ -293,7 +266,7 @@ fn without_carrier() -> Result {
     Ok(())
 }
 
-fn setup_while_down() -> Result {
+fn a_setup_on_a_link_that_is_down_fails_at_once() -> Result {
     let stage = stage(1, &[])?;
     stage.topology.containers[0]
         .namespace
@@ -309,7 +282,7 @@ fn setup_while_down() -> Result {
     Ok(())
 }
 
-fn deleted_during_setup() -> Result {
+fn a_setup_whose_interface_is_deleted_fails_at_once() -> Result {
     let stage = stage(1, &[])?;
     let (answer, took) = setup_during(&stage, || {
         stage.topology.containers[0].namespace.delete_link(LINK)
@@ -328,7 +301,7 @@ fn deleted_during_setup() -> Result {
 
 /// Be it that its cable was pulled or that it was set down: with its return the REQUEST is said
 /// again, long before T2.
-fn renewal_and_carrier() -> Result {
+fn a_renewal_goes_on_when_the_carrier_is_back() -> Result {
     for is_set_down in [false, true] {
         let stage = stage(1, &[])?;
         let container = &stage.topology.containers[0];
@@ -371,7 +344,7 @@ fn renewal_and_carrier() -> Result {
 /// Away at T1 and for so long that nobody listens for it any more: with its return the REQUEST is
 /// said at the next look at the link, and not only when one that was lost would be said again, here
 /// at T2.
-fn carrier_away_for_long() -> Result {
+fn a_renewal_that_could_not_be_said_follows_the_carrier_soon() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let settings = Settings {
@@ -405,7 +378,7 @@ fn carrier_away_for_long() -> Result {
     Ok(())
 }
 
-fn deleted() -> Result {
+fn an_interface_that_is_deleted_ends_its_lease() -> Result {
     let mut stage = stage(2, &["-a", "0.5"])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, short())?;
     stage.setup(0)?;
@@ -421,7 +394,7 @@ fn deleted() -> Result {
     Ok(())
 }
 
-fn deleted_while_nobody_answers() -> Result {
+fn an_interface_deleted_while_no_server_answers_ends_its_lease_too() -> Result {
     let mut stage = stage(1, &["-a", "0.5"])?;
     let settings = Settings {
         t2: Some(Duration::from_secs(40)),
@@ -446,7 +419,7 @@ fn deleted_while_nobody_answers() -> Result {
 
 /// With the container's namespace gone but for the daemon's own sockets, the network goes on
 /// talking to them.
-fn gone_while_others_talk() -> Result {
+fn so_does_a_namespace_where_others_go_on_talking() -> Result {
     let mut stage = stage(1, &["-a", "0.5"])?;
     let settings = Settings {
         t2: Some(Duration::from_secs(40)),
@@ -478,7 +451,7 @@ fn gone_while_others_talk() -> Result {
     Ok(())
 }
 
-fn teardown_while_down() -> Result {
+fn teardown_of_a_link_that_is_down() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
@@ -494,7 +467,7 @@ fn teardown_while_down() -> Result {
     Ok(())
 }
 
-fn after_a_crash() -> Result {
+fn setup_after_a_crash_takes_over_what_is_there() -> Result {
     let Stage {
         daemon,
         unit,

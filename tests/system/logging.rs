@@ -9,24 +9,15 @@ use smol_dhcp_proxy::rpc::{Code, NetworkConfig, Status};
 use smol_dhcp_proxy::rt;
 
 use crate::lab::daemon::Daemon;
-use crate::lab::server::{Server, Settings};
+use crate::lab::dhcp_server::{Server, Settings};
 use crate::lab::topology::{LINK, SERVER_LINK};
 use crate::lab::{Result, eventually, grpc, sandbox};
-use crate::{Named, program, stage};
+use crate::{program, stage};
 
-pub(crate) const TRIALS: &[Named] = &[
-    (
-        "logging::a_log_that_is_not_read_holds_no_call_up_and_its_lines_are_counted",
-        not_read,
-    ),
-    (
-        "logging::a_reader_that_has_gone_holds_no_call_up",
-        reader_gone,
-    ),
-    (
-        "logging::control_characters_make_no_line_of_their_own",
-        control_characters,
-    ),
+trials![
+    a_log_that_is_not_read_holds_no_call_up_and_its_lines_are_counted,
+    a_reader_that_has_gone_holds_no_call_up,
+    control_characters_make_no_line_of_their_own,
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -88,7 +79,7 @@ fn many_calls(socket: &std::path::Path) -> Result {
     Ok(())
 }
 
-fn not_read() -> Result {
+fn a_log_that_is_not_read_holds_no_call_up_and_its_lines_are_counted() -> Result {
     let (daemon, socket, mut reader) = start()?;
     many_calls(&socket)?;
     // All that the pipe has taken.
@@ -119,7 +110,7 @@ fn not_read() -> Result {
     Ok(())
 }
 
-fn reader_gone() -> Result {
+fn a_reader_that_has_gone_holds_no_call_up() -> Result {
     let (mut daemon, socket, reader) = start()?;
     drop(reader);
     many_calls(&socket)?;
@@ -127,7 +118,7 @@ fn reader_gone() -> Result {
     Ok(())
 }
 
-fn control_characters() -> Result {
+fn control_characters_make_no_line_of_their_own() -> Result {
     const NAME: &str = "e\x1b[31m\x07";
     let second = Duration::from_secs(1);
     let stage = stage(1, &[])?;

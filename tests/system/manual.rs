@@ -13,27 +13,15 @@ use smol_dhcp_proxy::rpc::NetworkConfig;
 
 use crate::lab::daemon::Daemon;
 use crate::lab::{Result, eventually, grpc, sandbox};
-use crate::{Named, program};
+use crate::program;
 
-pub(crate) const TRIALS: &[Named] = &[
-    (
-        "manual::help_version_and_a_wrong_command_line",
-        command_line,
-    ),
-    ("manual::the_socket_is_made_and_unlinked", makes_and_unlinks),
-    (
-        "manual::directories_come_from_uds_and_environment",
-        directories,
-    ),
-    (
-        "manual::a_stale_socket_is_replaced_and_a_live_one_is_not",
-        stale_and_live,
-    ),
-    ("manual::two_listening_sockets_are_refused", two_sockets),
-    (
-        "manual::netavarks_lease_file_is_moved_aside",
-        netavarks_file,
-    ),
+trials![
+    help_version_and_a_wrong_command_line,
+    the_socket_is_made_and_unlinked,
+    directories_come_from_uds_and_environment,
+    a_stale_socket_is_replaced_and_a_live_one_is_not,
+    two_listening_sockets_are_refused,
+    netavarks_lease_file_is_moved_aside,
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -89,7 +77,7 @@ fn text(path: &Path) -> Result<&str> {
     Ok(path.to_str().ok_or("not UTF-8")?)
 }
 
-fn command_line() -> Result {
+fn help_version_and_a_wrong_command_line() -> Result {
     for help in ["-h", "--help"] {
         let (code, out, errors) = run(&[help])?;
         assert_eq!((code, errors.as_str()), (Some(0), ""));
@@ -135,7 +123,7 @@ fn command_line() -> Result {
     Ok(())
 }
 
-fn makes_and_unlinks() -> Result {
+fn the_socket_is_made_and_unlinked() -> Result {
     let folder = sandbox::folder("manual")?.join("not").join("yet");
     let (socket, file) = (socket_in(&folder), folder.join("nv-proxy.lease"));
     let arguments = ["--dir", text(&folder)?, "-a", "0.5"];
@@ -171,7 +159,7 @@ fn makes_and_unlinks() -> Result {
     Ok(())
 }
 
-fn directories() -> Result {
+fn directories_come_from_uds_and_environment() -> Result {
     let (one, other, third) = (
         sandbox::folder("one")?,
         sandbox::folder("other")?,
@@ -202,7 +190,7 @@ fn directories() -> Result {
     Ok(())
 }
 
-fn stale_and_live() -> Result {
+fn a_stale_socket_is_replaced_and_a_live_one_is_not() -> Result {
     let folder = sandbox::folder("manual")?;
     let socket = socket_in(&folder);
     let arguments = ["--dir", text(&folder)?];
@@ -233,7 +221,7 @@ fn stale_and_live() -> Result {
     Ok(())
 }
 
-fn two_sockets() -> Result {
+fn two_listening_sockets_are_refused() -> Result {
     let folder = sandbox::folder("manual")?;
     let listen = |name: &str| UnixListener::bind(folder.join(name)).map(OwnedFd::from);
     let mut command = Command::new("/bin/sh");
@@ -257,7 +245,7 @@ fn two_sockets() -> Result {
     Ok(())
 }
 
-fn netavarks_file() -> Result {
+fn netavarks_lease_file_is_moved_aside() -> Result {
     let folder = sandbox::folder("manual")?;
     let file = folder.join("nv-proxy.lease");
     let before = br#"{"02:88:00:00:00:01":[{"yiaddr":"10.88.1.1"}]}"#;

@@ -10,47 +10,37 @@ use dhcproto::v4::{DhcpOption, MessageType, OptionCode};
 use smol_dhcp_proxy::rpc::{Code, Lease, NetworkConfig, Status};
 use smol_dhcp_proxy::rt;
 
+use crate::lab::dhcp_server::{Heard, Settings};
 use crate::lab::forwarder::Path;
 use crate::lab::scene::{self, BRIDGE_CONTAINER, SECOND_SERVER, Scene, Slow};
-use crate::lab::server::{Heard, Settings};
 use crate::lab::stage::Stage;
 use crate::lab::topology::{LINK, SERVER, SERVER_LINK, Topology};
 use crate::lab::{Result, eventually, grpc};
 use crate::lease::{check_link, check_link_at, check_released, check_renewal};
-use crate::{Named, program};
+use crate::program;
 
-pub(crate) const TRIALS: &[Named] = &[
-    (
-        "networks::a_server_on_a_sibling_macvlan",
-        server_on_a_sibling,
-    ),
-    (
-        "networks::a_server_on_the_same_bridge",
-        server_on_the_same_bridge,
-    ),
-    ("networks::two_networks_on_one_container", two_networks),
-    ("networks::two_interfaces_in_one_network", two_interfaces),
-    ("networks::a_path_with_delay", a_path_with_delay),
-    (
-        "networks::kept_although_frames_are_lost",
-        kept_although_frames_are_lost,
-    ),
-    ("networks::a_server_that_forgets_its_offer", forgotten_offer),
-    ("networks::a_carrier_that_comes_late", late_carrier),
-    ("networks::a_carrier_that_never_comes", no_carrier),
-    (
-        "networks::a_port_that_is_deaf_for_thirty_seconds",
-        deaf_port,
-    ),
-    (
-        "networks::an_owner_whose_answer_comes_after_the_ack",
-        || conflict(Slow::ToOwner),
-    ),
-    (
-        "networks::an_owner_whose_answer_comes_before_the_ack",
-        || conflict(Slow::ToServer),
-    ),
+trials![
+    a_server_on_a_sibling_macvlan,
+    a_server_on_the_same_bridge,
+    two_networks_on_one_container,
+    two_interfaces_in_one_network,
+    a_path_with_delay,
+    kept_although_frames_are_lost,
+    a_server_that_forgets_its_offer,
+    a_carrier_that_comes_late,
+    a_carrier_that_never_comes,
+    a_port_that_is_deaf_for_thirty_seconds,
+    an_owner_whose_answer_comes_after_the_ack,
+    an_owner_whose_answer_comes_before_the_ack,
 ];
+
+fn an_owner_whose_answer_comes_after_the_ack() -> Result {
+    conflict(Slow::ToOwner)
+}
+
+fn an_owner_whose_answer_comes_before_the_ack() -> Result {
+    conflict(Slow::ToServer)
+}
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -65,11 +55,11 @@ fn acquires_and_releases(scene: &Scene) -> Result {
     check_released(&scene.server, 1, scene.container(), &lease)
 }
 
-fn server_on_a_sibling() -> Result {
+fn a_server_on_a_sibling_macvlan() -> Result {
     acquires_and_releases(&scene::sibling(ours)?)
 }
 
-fn server_on_the_same_bridge() -> Result {
+fn a_server_on_the_same_bridge() -> Result {
     let scene = scene::bridge(ours, Settings::default())?;
     let lease = scene.stage.setup(0)?;
     check_link_at(scene.container(), &lease, 3600, 100)?;
@@ -77,7 +67,7 @@ fn server_on_the_same_bridge() -> Result {
     check_released(&scene.server, 1, scene.container(), &lease)
 }
 
-fn two_networks() -> Result {
+fn two_networks_on_one_container() -> Result {
     let (scene, second, second_server) = scene::two_networks(ours)?;
     let (socket, container) = (scene.stage.unit.socket(), &scene.container().namespace);
     let ask = |call: fn(&path::Path, &NetworkConfig) -> Result<Lease, Status>, config| {
@@ -121,7 +111,7 @@ fn two_networks() -> Result {
 
 /// An address of one interface is known to the other as well, and Linux answers for it there: that
 /// is no conflict.
-fn two_interfaces() -> Result {
+fn two_interfaces_in_one_network() -> Result {
     let (scene, second) = scene::two_interfaces(ours, short())?;
     let (socket, container) = (scene.stage.unit.socket(), &scene.container().namespace);
     let first = scene.stage.setup(0)?;
@@ -246,7 +236,7 @@ fn kept_although_frames_are_lost() -> Result {
     Ok(())
 }
 
-fn forgotten_offer() -> Result {
+fn a_server_that_forgets_its_offer() -> Result {
     let scene = scene::plain(ours, Settings::default())?;
     let lease = scene
         .setup_with_forgotten_offer()?
@@ -260,7 +250,7 @@ fn forgotten_offer() -> Result {
     check_link(scene.container(), &lease, 3600)
 }
 
-fn late_carrier() -> Result {
+fn a_carrier_that_comes_late() -> Result {
     let scene = scene::plain(ours, Settings::default())?;
     let server = &scene.stage.topology.server;
     server.set_state(SERVER_LINK, false)?;
@@ -281,7 +271,7 @@ fn late_carrier() -> Result {
     check_link(scene.container(), &lease, 3600)
 }
 
-fn no_carrier() -> Result {
+fn a_carrier_that_never_comes() -> Result {
     let scene = scene::bridge(
         |topology| Stage::new(topology, program(), &["-t", "3"]),
         Settings::default(),
@@ -297,7 +287,7 @@ fn no_carrier() -> Result {
     Ok(())
 }
 
-fn deaf_port() -> Result {
+fn a_port_that_is_deaf_for_thirty_seconds() -> Result {
     // That the port is deaf does not show on the host, whose link has been up for as long as the
     // daemon knows.
     let patient = |topology| Stage::new(topology, program(), &["-t", "45"]);

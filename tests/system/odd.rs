@@ -5,48 +5,30 @@ use std::time::Duration;
 
 use dhcproto::v4::{DhcpOption, MessageType, OptionCode};
 
+use crate::lab::dhcp_server::{Server, Settings};
 use crate::lab::route_news::{Change, RouteNews};
-use crate::lab::server::{Server, Settings};
 use crate::lab::topology::{LINK, SERVER, SERVER_LINK};
 use crate::lab::{Result, eventually};
-use crate::{Named, stage};
+use crate::stage;
 
-pub(crate) const TRIALS: &[Named] = &[
-    ("odd::a_container_that_holds_port_68", port_68_taken),
-    ("odd::an_mtu_that_fits", an_mtu_that_fits),
-    ("odd::an_mtu_that_does_not_fit", an_mtu_that_does_not_fit),
-    (
-        "odd::an_mtu_that_is_lower_stays",
-        an_mtu_that_is_lower_stays,
-    ),
-    (
-        "odd::an_mtu_is_the_servers_or_left_alone_where_told",
-        whose_mtu,
-    ),
-    (
-        "odd::a_broadcast_address_of_elsewhere",
-        a_broadcast_address_of_elsewhere,
-    ),
-    (
-        "odd::a_default_route_that_is_there",
-        a_default_route_that_is_there,
-    ),
-    ("odd::an_address_that_is_there", an_address_that_is_there),
-    ("odd::a_server_without_router", no_router),
-    (
-        "odd::a_router_that_changes_leaves_no_gap",
-        a_router_that_changes,
-    ),
-    (
-        "odd::a_router_that_the_kernel_refuses_is_told_once",
-        a_router_that_is_refused,
-    ),
-    ("odd::a_lease_without_end", a_lease_without_end),
+trials![
+    a_container_that_holds_port_68,
+    an_mtu_that_fits,
+    an_mtu_that_does_not_fit,
+    an_mtu_that_is_lower_stays,
+    an_mtu_is_the_servers_or_left_alone_where_told,
+    a_broadcast_address_of_elsewhere,
+    a_default_route_that_is_there,
+    an_address_that_is_there,
+    a_server_without_router,
+    a_router_that_changes_leaves_no_gap,
+    a_router_that_the_kernel_refuses_is_told_once,
+    a_lease_without_end,
 ];
 
 const SOON: Duration = Duration::from_secs(5);
 
-fn port_68_taken() -> Result {
+fn a_container_that_holds_port_68() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let seconds = Duration::from_secs;
@@ -171,7 +153,7 @@ fn an_mtu_that_is_lower_stays() -> Result {
     Ok(())
 }
 
-fn whose_mtu() -> Result {
+fn an_mtu_is_the_servers_or_left_alone_where_told() -> Result {
     for (rule, told, mtu) in [
         ("server", 1500, 1500),
         ("server", 1300, 1300),
@@ -260,7 +242,7 @@ fn an_address_that_is_there() -> Result {
     Ok(())
 }
 
-fn no_router() -> Result {
+fn a_server_without_router() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let settings = Settings {
@@ -285,7 +267,7 @@ fn no_router() -> Result {
 }
 
 /// A container without a default route for a moment loses connections.
-fn a_router_that_changes() -> Result {
+fn a_router_that_changes_leaves_no_gap() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0].namespace;
     let server = Server::start(&stage.topology.server, SERVER_LINK, renewed_each_second())?;
@@ -315,7 +297,7 @@ fn a_router_that_changes() -> Result {
 }
 
 /// A mistake of the operator's costs no address, and no default route of before.
-fn a_router_that_is_refused() -> Result {
+fn a_router_that_the_kernel_refuses_is_told_once() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0].namespace;
     let server = Server::start(&stage.topology.server, SERVER_LINK, renewed_each_second())?;

@@ -19,11 +19,8 @@ use crate::lab::topology::{Container, SERVER, SERVER_LINK, Topology};
 use crate::lab::{Result, Skip, eventually, grpc, peer};
 use crate::{Boxed, program, tell};
 
-#[path = "odd_servers/messages.rs"]
 mod messages;
-#[path = "odd_servers/rows.rs"]
 mod rows;
-#[path = "odd_servers/table.rs"]
 mod table;
 
 use rows::{Row, Then};

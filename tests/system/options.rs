@@ -9,22 +9,19 @@ use dhcproto::v4::{DhcpOption, MessageType, OptionCode};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use smol_dhcp_proxy::rpc::{Lease, NetworkConfig};
 
+use crate::lab::dhcp_server::{Server, Settings};
 use crate::lab::real_server::{Kind, Plan, RealServer};
-use crate::lab::server::{Server, Settings};
 use crate::lab::stage::Stage;
 use crate::lab::topology::SERVER_LINK;
 use crate::lab::{Result, Skip, grpc, sandbox};
 use crate::lease::check_link;
-use crate::{Named, program, stage};
+use crate::{program, stage};
 
-pub(crate) const TRIALS: &[Named] = &[
-    ("options::the_whole_name_reaches_dnsmasq", the_whole_name),
-    ("options::replies_by_broadcast", replies_by_broadcast),
-    (
-        "options::by_its_mac_a_container_made_anew_keeps_its_address",
-        by_its_mac,
-    ),
-    ("options::the_duid_is_the_machines", the_duid),
+trials![
+    the_whole_name_reaches_dnsmasq,
+    replies_by_broadcast,
+    by_its_mac_a_container_made_anew_keeps_its_address,
+    the_duid_is_the_machines,
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -33,7 +30,7 @@ fn setup(stage: &Stage, config: &NetworkConfig) -> Result<Lease> {
     grpc::setup(&stage.unit.socket(), config).map_err(|status| status.message.into())
 }
 
-fn the_whole_name() -> Result {
+fn the_whole_name_reaches_dnsmasq() -> Result {
     let stage = stage(2, &["--fqdn"])?;
     let plan = Plan {
         domain: Some("lab.example"),
@@ -133,7 +130,7 @@ fn address_before_and_after(arguments: &[&str]) -> Result<(Lease, Lease)> {
     Ok((before, after))
 }
 
-fn by_its_mac() -> Result {
+fn by_its_mac_a_container_made_anew_keeps_its_address() -> Result {
     let (before, after) = address_before_and_after(&["--client-id", "mac"])?;
     assert_eq!(after.yiaddr, before.yiaddr);
     let (before, after) = address_before_and_after(&[])?;
@@ -141,7 +138,7 @@ fn by_its_mac() -> Result {
     Ok(())
 }
 
-fn the_duid() -> Result {
+fn the_duid_is_the_machines() -> Result {
     // systemd's own tests have this machine, and its DUID.
     let machine = MachineId::say("0102030405060708090a0b0c0d0e0f10\n")?;
     let stage = stage(1, &["--client-id", "duid"])?;

@@ -8,43 +8,22 @@ use dhcproto::v4::MessageType;
 use smol_dhcp_proxy::rpc::{Code, Lease};
 use smol_dhcp_proxy::rt;
 
+use crate::lab::dhcp_server::{Server, Settings};
 use crate::lab::scene::{self, Scene};
-use crate::lab::server::{Server, Settings};
 use crate::lab::stage::Stage;
 use crate::lab::topology::{LINK, SERVER_LINK, Topology};
 use crate::lab::{Result, grpc};
 use crate::lease::check_link;
-use crate::{Named, program, stage};
+use crate::{program, stage};
 
-pub(crate) const TRIALS: &[Named] = &[
-    (
-        "patience::a_deaf_network_costs_ten_seconds_and_then_five",
-        deaf,
-    ),
-    (
-        "patience::a_bridge_without_an_uplink_has_no_carrier_of_its_own",
-        bridge_without_uplink,
-    ),
-    (
-        "patience::a_new_carrier_gets_the_time_of_spanning_tree",
-        new_carrier,
-    ),
-    (
-        "patience::a_carrier_that_comes_meanwhile_gets_it_too",
-        carrier_meanwhile,
-    ),
-    (
-        "patience::a_server_that_offers_is_waited_for",
-        server_that_offers,
-    ),
-    (
-        "patience::a_server_that_was_heard_of_late_is_waited_for",
-        server_of_late,
-    ),
-    (
-        "patience::an_exact_time_is_exact_and_remembers_nothing",
-        exact,
-    ),
+trials![
+    a_deaf_network_costs_ten_seconds_and_then_five,
+    a_bridge_without_an_uplink_has_no_carrier_of_its_own,
+    a_new_carrier_gets_the_time_of_spanning_tree,
+    a_carrier_that_comes_meanwhile_gets_it_too,
+    a_server_that_offers_is_waited_for,
+    a_server_that_was_heard_of_late_is_waited_for,
+    an_exact_time_is_exact_and_remembers_nothing,
 ];
 
 const fn seconds(seconds: u64) -> Duration {
@@ -78,7 +57,7 @@ const USUAL: &str = "; waited 10 s, because no DHCP server was heard on this net
 const AGAIN: &str = "; waited 5 s, because another acquisition on this network was not answered in the last minute: \
                      -t SECONDS sets another time";
 
-fn deaf() -> Result {
+fn a_deaf_network_costs_ten_seconds_and_then_five() -> Result {
     await_age_of_boot();
     let mut stage = stage(1, &[])?;
     refused(&stage, seconds(10), USUAL)?;
@@ -93,7 +72,7 @@ fn deaf() -> Result {
 }
 
 /// The carrier of such a bridge comes anew with each container that is connected to it.
-fn bridge_without_uplink() -> Result {
+fn a_bridge_without_an_uplink_has_no_carrier_of_its_own() -> Result {
     await_age_of_boot();
     let scene = scene::bridge(ours, Settings::default())?;
     scene.stage.topology.server.set_state(SERVER_LINK, false)?;
@@ -111,7 +90,7 @@ fn ours(topology: Topology) -> Result<Stage> {
 
 /// A switch with spanning tree to which the host is connected again: half of the delay in
 /// listening, the rest in learning.
-fn new_carrier() -> Result {
+fn a_new_carrier_gets_the_time_of_spanning_tree() -> Result {
     await_age_of_boot();
     // Twice as much is too long for the usual time. The kernel notices a carrier up to a second
     // late, and a DISCOVER comes up to 9 s after the one before.
@@ -131,7 +110,7 @@ fn new_carrier() -> Result {
     check_link(&stage.topology.containers[0], &lease, 3600)
 }
 
-fn carrier_meanwhile() -> Result {
+fn a_carrier_that_comes_meanwhile_gets_it_too() -> Result {
     await_age_of_boot();
     let scene = scene::plain(ours, Settings::default())?;
     let server = &scene.stage.topology.server;
@@ -160,7 +139,7 @@ fn setup_longer_than_usual(scene: &Scene, answer: impl FnOnce()) -> Result<Lease
     })
 }
 
-fn server_that_offers() -> Result {
+fn a_server_that_offers_is_waited_for() -> Result {
     await_age_of_boot();
     let scene = scene::plain(ours, Settings::default())?;
     scene.server.leave_unanswered(&[MessageType::Request]);
@@ -168,7 +147,7 @@ fn server_that_offers() -> Result {
     check_link(scene.container(), &lease, 3600)
 }
 
-fn server_of_late() -> Result {
+fn a_server_that_was_heard_of_late_is_waited_for() -> Result {
     await_age_of_boot();
     let mut scene = scene::plain(ours, Settings::default())?;
     scene.stage.setup(0)?;
@@ -179,7 +158,7 @@ fn server_of_late() -> Result {
     check_link(scene.container(), &lease, 3600)
 }
 
-fn exact() -> Result {
+fn an_exact_time_is_exact_and_remembers_nothing() -> Result {
     let stage = stage(1, &["-t", "2"])?;
     for _ in 0..2 {
         let start = rt::now();

@@ -8,32 +8,25 @@ use std::time::Duration;
 use dhcproto::v4::MessageType;
 use smol_dhcp_proxy::rpc::Code;
 
-use crate::Named;
+use crate::lab::dhcp_server::Settings;
 use crate::lab::forwarder::Path;
 use crate::lab::real_server::{Kind, Plan, RealServer};
 use crate::lab::scene::{self, Scene, Slow};
-use crate::lab::server::Settings;
 use crate::lab::stage::Stage;
 use crate::lab::topology::{LINK, SERVER, SERVER_LINK, Topology};
 use crate::lab::{Result, eventually, grpc, peer};
 
-pub(crate) const TRIALS: &[Named] = &[
-    (
-        "peer_fails::with_a_server_on_a_sibling_macvlan",
-        server_on_a_sibling,
-    ),
-    (
-        "peer_fails::with_two_interfaces_in_one_network",
-        two_interfaces,
-    ),
-    ("peer_fails::where_frames_are_lost", frames_lost),
-    ("peer_fails::behind_a_port_that_is_deaf", deaf_port),
-    ("peer_fails::to_renew", renewal),
-    ("peer_fails::to_heed_a_refusal", refusal),
-    ("peer_fails::to_remove_an_expired_address", expiry),
-    ("peer_fails::to_release_with_dnsmasq", release),
-    ("peer_fails::to_apply_the_mtu", mtu),
-    ("peer_fails::to_notice_a_conflict", conflict),
+trials![
+    with_a_server_on_a_sibling_macvlan,
+    with_two_interfaces_in_one_network,
+    where_frames_are_lost,
+    behind_a_port_that_is_deaf,
+    to_renew,
+    to_heed_a_refusal,
+    to_remove_an_expired_address,
+    to_release_with_dnsmasq,
+    to_apply_the_mtu,
+    to_notice_a_conflict,
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -68,7 +61,7 @@ fn check_timeout(scene: &Scene) -> Result {
 
 /// It speaks from the host's interface, which no macvlan on that hears
 /// (networks::a_server_on_a_sibling_macvlan).
-fn server_on_a_sibling() -> Result {
+fn with_a_server_on_a_sibling_macvlan() -> Result {
     let scene = scene::sibling(impatient_peer)?;
     check_timeout(&scene)?;
     assert_eq!(scene.server.heard_kinds(), []);
@@ -77,7 +70,7 @@ fn server_on_a_sibling() -> Result {
 
 /// To the kernel its second default route is the first once more
 /// (networks::two_interfaces_in_one_network).
-fn two_interfaces() -> Result {
+fn with_two_interfaces_in_one_network() -> Result {
     let (scene, second) = scene::two_interfaces(peer, Settings::default())?;
     scene.stage.setup(0)?;
     let refused =
@@ -88,7 +81,7 @@ fn two_interfaces() -> Result {
 
 /// Ten containers at a time, each with a chance of about one in two
 /// (networks::kept_although_frames_are_lost).
-fn frames_lost() -> Result {
+fn where_frames_are_lost() -> Result {
     let path = Path {
         delay: Duration::from_millis(1),
         loss: 300,
@@ -112,7 +105,7 @@ fn frames_lost() -> Result {
 
 /// Two DISCOVERs in its 8 s, and the port opens later
 /// (networks::a_port_that_is_deaf_for_thirty_seconds).
-fn deaf_port() -> Result {
+fn behind_a_port_that_is_deaf() -> Result {
     let scene = scene::spanning_tree(peer, Duration::from_secs(15))?;
     check_timeout(&scene)
 }
@@ -120,7 +113,7 @@ fn deaf_port() -> Result {
 /// At T1 it looks for the container's address in the host's namespace: an error, then nothing until
 /// its patience is over, long before T2, and it starts anew by a DISCOVER
 /// (lease::renews_by_unicast_and_rebinds_by_broadcast).
-fn renewal() -> Result {
+fn to_renew() -> Result {
     let seconds = Duration::from_secs;
     let settings = Settings {
         lease: seconds(60),
@@ -146,7 +139,7 @@ fn renewal() -> Result {
 
 /// The server forgot what it offered, so it refuses each REQUEST; only a new DISCOVER would help
 /// (networks::a_server_that_forgets_its_offer).
-fn refusal() -> Result {
+fn to_heed_a_refusal() -> Result {
     let scene = scene::plain(peer, Settings::default())?;
     let refused = scene
         .setup_with_forgotten_offer()?
@@ -163,7 +156,7 @@ fn refusal() -> Result {
 
 /// The lease ends, nobody answers, and the address stays
 /// (expiry::without_an_answer_the_address_goes_at_its_time).
-fn expiry() -> Result {
+fn to_remove_an_expired_address() -> Result {
     let scene = scene::plain(peer, short())?;
     let lease = scene.stage.setup(0)?;
     scene.server.set_silent(true);
@@ -178,7 +171,7 @@ fn expiry() -> Result {
 }
 
 /// dnsmasq does not honour its RELEASE: the lease stays (servers::dnsmasq_renews_and_rebinds).
-fn release() -> Result {
+fn to_release_with_dnsmasq() -> Result {
     let stage = peer(Topology::new(2)?)?;
     let server = RealServer::start(
         Kind::Dnsmasq,
@@ -208,7 +201,7 @@ fn release() -> Result {
 }
 
 /// (odd::an_mtu_that_fits)
-fn mtu() -> Result {
+fn to_apply_the_mtu() -> Result {
     let scene = scene::plain(
         peer,
         Settings {
@@ -227,7 +220,7 @@ fn mtu() -> Result {
 
 /// It takes an address that has an owner, however early that one's answer would come
 /// (networks::an_owner_whose_answer_comes_before_the_ack).
-fn conflict() -> Result {
+fn to_notice_a_conflict() -> Result {
     let (scene, _owner) = scene::owned(peer, Slow::ToServer)?;
     let lease = scene.stage.setup(0)?;
     assert_eq!(lease.yiaddr, Settings::default().first.to_string());

@@ -14,35 +14,20 @@ use smol_dhcp_proxy::rpc::{Call, Code, NetworkConfig};
 use smol_dhcp_proxy::rt;
 
 use crate::lab::daemon::Daemon;
+use crate::lab::dhcp_server::{Server, Settings};
 use crate::lab::program::need;
-use crate::lab::server::{Server, Settings};
 use crate::lab::topology::SERVER_LINK;
 use crate::lab::{Result, eventually, grpc, sandbox};
-use crate::{Named, stage};
+use crate::stage;
 
-pub(crate) const TRIALS: &[Named] = &[
-    (
-        "refusals::each_bad_setup_is_answered_at_once",
-        each_bad_setup,
-    ),
-    (
-        "refusals::without_a_server_setup_ends_in_time",
-        without_a_server,
-    ),
-    ("refusals::the_answer_says_how_far_it_got", how_far_it_got),
-    ("refusals::garbage_harms_only_its_own_connection", garbage),
-    (
-        "refusals::teardown_of_the_unknown_succeeds",
-        teardown_of_the_unknown,
-    ),
-    (
-        "refusals::without_descriptors_nothing_is_left_behind",
-        without_descriptors,
-    ),
-    (
-        "refusals::what_cannot_be_ended_before_a_setup_that_fails_is_ended_later",
-        ended_later,
-    ),
+trials![
+    each_bad_setup_is_answered_at_once,
+    without_a_server_setup_ends_in_time,
+    the_answer_says_how_far_it_got,
+    garbage_harms_only_its_own_connection,
+    teardown_of_the_unknown_succeeds,
+    without_descriptors_nothing_is_left_behind,
+    what_cannot_be_ended_before_a_setup_that_fails_is_ended_later,
 ];
 
 const AT_ONCE: Duration = Duration::from_millis(30);
@@ -169,7 +154,7 @@ fn table() -> Result<Vec<(&'static str, Spoil, &'static str)>> {
     ])
 }
 
-fn each_bad_setup() -> Result {
+fn each_bad_setup_is_answered_at_once() -> Result {
     let stage = stage(2, &[])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     // Once through everything, so that what is made on first use has been made.
@@ -257,7 +242,7 @@ fn each_bad_setup() -> Result {
     Ok(())
 }
 
-fn without_a_server() -> Result {
+fn without_a_server_setup_ends_in_time() -> Result {
     let stage = stage(1, &["-t", "1.5"])?;
     let at_rest = stage.daemon.settled_descriptors()?;
     let start = rt::now();
@@ -280,7 +265,7 @@ fn without_a_server() -> Result {
     Ok(())
 }
 
-fn how_far_it_got() -> Result {
+fn the_answer_says_how_far_it_got() -> Result {
     let stage = stage(1, &["-t", "4"])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let ask =
@@ -314,7 +299,7 @@ fn how_far_it_got() -> Result {
     Ok(())
 }
 
-fn garbage() -> Result {
+fn garbage_harms_only_its_own_connection() -> Result {
     let stage = stage(1, &[])?;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let at_rest = stage.daemon.settled_descriptors()?;
@@ -357,7 +342,7 @@ fn garbage() -> Result {
     Ok(())
 }
 
-fn teardown_of_the_unknown() -> Result {
+fn teardown_of_the_unknown_succeeds() -> Result {
     let mut stage = stage(1, &[])?;
     let blank = stage.teardown(0)?;
     assert_eq!((blank.yiaddr.as_str(), blank.lease_time), ("", 0));
@@ -406,7 +391,7 @@ fn lowest_free(names: &[String]) -> Result<u64> {
 
 /// The limit lies behind each descriptor that a Setup opens, one after the other: it is refused,
 /// and leaves nothing, until it has all that it needs.
-fn without_descriptors() -> Result {
+fn without_descriptors_nothing_is_left_behind() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
@@ -459,7 +444,7 @@ fn without_descriptors() -> Result {
 
 /// Another container in the place of one whose lease can be given back, but not taken off the link:
 /// it gets no lease, and the old one is not forgotten over it.
-fn ended_later() -> Result {
+fn what_cannot_be_ended_before_a_setup_that_fails_is_ended_later() -> Result {
     let stage = stage(1, &["-t", "1"])?;
     let container = &stage.topology.containers[0];
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;

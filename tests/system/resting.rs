@@ -3,24 +3,21 @@
 use std::time::Duration;
 
 use crate::lab::daemon::Daemon;
-use crate::lab::server::{Server, Settings};
+use crate::lab::dhcp_server::{Server, Settings};
 use crate::lab::topology::SERVER_LINK;
 use crate::lab::{Result, eventually};
-use crate::{Named, stage};
+use crate::stage;
 
-pub(crate) const TRIALS: &[Named] = &[
-    (
-        "resting::leases_cost_no_descriptor_no_thread_and_no_wakeup",
-        leases_rest,
-    ),
-    ("resting::an_idle_daemon_sleeps", idle_sleeps),
+trials![
+    leases_cost_no_descriptor_no_thread_and_no_wakeup,
+    an_idle_daemon_sleeps,
 ];
 
 /// The executor's, the opener of namespaces, and async-io's parked helper. The tokio twin has no
 /// helper, and is tested by tests of its own feature.
 const THREADS: u64 = if cfg!(feature = "tokio-twin") { 2 } else { 3 };
 
-fn leases_rest() -> Result {
+fn leases_cost_no_descriptor_no_thread_and_no_wakeup() -> Result {
     // Connections have a deadline of as long, and async-io wakes once for the last one although
     // nobody waits any more.
     let stage = stage(5, &["-a", "1"])?;
@@ -43,7 +40,7 @@ fn leases_rest() -> Result {
     asleep_for_fifteen_seconds(&stage.daemon)
 }
 
-fn idle_sleeps() -> Result {
+fn an_idle_daemon_sleeps() -> Result {
     let stage = stage(0, &[])?;
     assert_eq!(stage.daemon.status("Threads")?, THREADS);
     asleep_for_fifteen_seconds(&stage.daemon)

@@ -4,22 +4,25 @@ use std::time::Duration;
 
 use smol_dhcp_proxy::rt;
 
+use crate::lab::dhcp_server::{Server, Settings};
 use crate::lab::links::{Address, Link, Route};
 use crate::lab::namespace::Namespace;
-use crate::lab::server::{Server, Settings};
 use crate::lab::topology::{LINK, SERVER, SERVER_LINK};
 use crate::lab::{Result, eventually};
-use crate::{Named, stage};
+use crate::stage;
 
-pub(crate) const TRIALS: &[Named] = &[
-    (
-        "resume::another_netns_at_the_same_path_is_left_alone",
-        || another_netns(false),
-    ),
-    ("resume::the_same_while_the_daemon_runs", || {
-        another_netns(true)
-    }),
+trials![
+    another_netns_at_the_same_path_is_left_alone,
+    the_same_while_the_daemon_runs,
 ];
+
+fn another_netns_at_the_same_path_is_left_alone() -> Result {
+    another_netns(false)
+}
+
+fn the_same_while_the_daemon_runs() -> Result {
+    another_netns(true)
+}
 
 const T1: Duration = Duration::from_secs(4);
 const SOON: Duration = Duration::from_secs(5);

@@ -6,62 +6,96 @@ use std::time::Duration;
 use dhcproto::v4::MessageType;
 use smol_dhcp_proxy::rt;
 
+use crate::lab::dhcp_server::{Heard, Server, Settings};
 use crate::lab::namespace::Namespace;
 use crate::lab::real_server::{self, Kind, Plan, RealServer};
-use crate::lab::server::{Heard, Server, Settings};
 use crate::lab::topology::{LINK, SERVER, SERVER_LINK};
 use crate::lab::{Result, eventually};
 use crate::lease::{check_link, check_renewal};
-use crate::{Named, stage};
+use crate::stage;
 
-pub(crate) const TRIALS: &[Named] = &[
-    ("servers::dnsmasq_renews_and_rebinds", || {
-        renews_and_rebinds(Kind::Dnsmasq)
-    }),
-    ("servers::kea_renews_and_rebinds", || {
-        renews_and_rebinds(Kind::Kea)
-    }),
-    ("servers::udhcpd_renews_and_rebinds", || {
-        renews_and_rebinds(Kind::Udhcpd)
-    }),
-    ("servers::dnsmasq_refuses_an_address_of_no_pool", || {
-        replaces(Kind::Dnsmasq, LEASE, another_pool, "refused")
-    }),
-    ("servers::dnsmasq_refuses_an_address_of_another", || {
-        replaces(Kind::Dnsmasq, LEASE, kept_for_another, "refused")
-    }),
-    ("servers::kea_refuses_an_address_of_another", || {
-        replaces(Kind::Kea, LEASE, kept_for_another, "refused")
-    }),
-    ("servers::kea_is_silent_on_an_address_of_no_pool", || {
-        replaces(Kind::Kea, 9, another_pool, "nobody extended it")
-    }),
-    ("servers::udhcpd_is_silent_on_an_address_of_no_pool", || {
-        replaces(Kind::Udhcpd, 9, another_pool, "nobody extended it")
-    }),
-    ("servers::dnsmasq_hears_of_a_conflict", || {
-        hears_of_a_conflict(Kind::Dnsmasq)
-    }),
-    ("servers::kea_hears_of_a_conflict", || {
-        hears_of_a_conflict(Kind::Kea)
-    }),
-    ("servers::udhcpd_hears_of_a_conflict", || {
-        hears_of_a_conflict(Kind::Udhcpd)
-    }),
-    ("servers::dnsmasq_behind_a_relay", || {
-        behind_a_relay(Kind::Dnsmasq)
-    }),
-    ("servers::kea_behind_a_relay", || behind_a_relay(Kind::Kea)),
-    ("servers::udhcpd_behind_a_relay", || {
-        behind_a_relay(Kind::Udhcpd)
-    }),
-    ("servers::one_of_two_is_denied", || {
-        one_of_two(&["--deny-server", "10.88.0.1"])
-    }),
-    ("servers::one_of_two_is_named", || {
-        one_of_two(&["--server", SECOND])
-    }),
+trials![
+    dnsmasq_renews_and_rebinds,
+    kea_renews_and_rebinds,
+    udhcpd_renews_and_rebinds,
+    dnsmasq_refuses_an_address_of_no_pool,
+    dnsmasq_refuses_an_address_of_another,
+    kea_refuses_an_address_of_another,
+    kea_is_silent_on_an_address_of_no_pool,
+    udhcpd_is_silent_on_an_address_of_no_pool,
+    dnsmasq_hears_of_a_conflict,
+    kea_hears_of_a_conflict,
+    udhcpd_hears_of_a_conflict,
+    dnsmasq_behind_a_relay,
+    kea_behind_a_relay,
+    udhcpd_behind_a_relay,
+    one_of_two_is_denied,
+    one_of_two_is_named,
 ];
+
+fn dnsmasq_renews_and_rebinds() -> Result {
+    renews_and_rebinds(Kind::Dnsmasq)
+}
+
+fn kea_renews_and_rebinds() -> Result {
+    renews_and_rebinds(Kind::Kea)
+}
+
+fn udhcpd_renews_and_rebinds() -> Result {
+    renews_and_rebinds(Kind::Udhcpd)
+}
+
+fn dnsmasq_refuses_an_address_of_no_pool() -> Result {
+    replaces(Kind::Dnsmasq, LEASE, another_pool, "refused")
+}
+
+fn dnsmasq_refuses_an_address_of_another() -> Result {
+    replaces(Kind::Dnsmasq, LEASE, kept_for_another, "refused")
+}
+
+fn kea_refuses_an_address_of_another() -> Result {
+    replaces(Kind::Kea, LEASE, kept_for_another, "refused")
+}
+
+fn kea_is_silent_on_an_address_of_no_pool() -> Result {
+    replaces(Kind::Kea, 9, another_pool, "nobody extended it")
+}
+
+fn udhcpd_is_silent_on_an_address_of_no_pool() -> Result {
+    replaces(Kind::Udhcpd, 9, another_pool, "nobody extended it")
+}
+
+fn dnsmasq_hears_of_a_conflict() -> Result {
+    hears_of_a_conflict(Kind::Dnsmasq)
+}
+
+fn kea_hears_of_a_conflict() -> Result {
+    hears_of_a_conflict(Kind::Kea)
+}
+
+fn udhcpd_hears_of_a_conflict() -> Result {
+    hears_of_a_conflict(Kind::Udhcpd)
+}
+
+fn dnsmasq_behind_a_relay() -> Result {
+    behind_a_relay(Kind::Dnsmasq)
+}
+
+fn kea_behind_a_relay() -> Result {
+    behind_a_relay(Kind::Kea)
+}
+
+fn udhcpd_behind_a_relay() -> Result {
+    behind_a_relay(Kind::Udhcpd)
+}
+
+fn one_of_two_is_denied() -> Result {
+    one_of_two(&["--deny-server", "10.88.0.1"])
+}
+
+fn one_of_two_is_named() -> Result {
+    one_of_two(&["--server", SECOND])
+}
 
 const SOON: Duration = Duration::from_secs(10);
 /// The shortest lease that all of them give, in seconds.

@@ -11,30 +11,18 @@ use serde_json::{Value, json};
 use smol_dhcp_proxy::rt;
 
 use crate::lab::daemon::Unit;
-use crate::lab::server::{Server, Settings};
+use crate::lab::dhcp_server::{Server, Settings};
 use crate::lab::stage::Stage;
 use crate::lab::topology::{SERVER_LINK, Topology};
 use crate::lab::{Result, Skip, eventually, sandbox};
-use crate::{Named, program};
+use crate::program;
 
-pub(crate) const TRIALS: &[Named] = &[
-    ("state_files::what_others_may_write_is_not_believed", table),
-    (
-        "state_files::a_forged_entry_changes_nothing_in_another_namespace",
-        forged,
-    ),
-    (
-        "state_files::bytes_that_were_changed_cost_their_own_lease_at_most",
-        changed_bytes,
-    ),
-    (
-        "state_files::a_directory_that_was_removed_is_made_again",
-        removed_directory,
-    ),
-    (
-        "state_files::a_confined_daemon_goes_on_without_its_directory",
-        removed_from_the_sandbox,
-    ),
+trials![
+    what_others_may_write_is_not_believed,
+    a_forged_entry_changes_nothing_in_another_namespace,
+    bytes_that_were_changed_cost_their_own_lease_at_most,
+    a_directory_that_was_removed_is_made_again,
+    a_confined_daemon_goes_on_without_its_directory,
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -81,7 +69,7 @@ fn give_away(path: &Path) -> Result {
 /// Puts something into the folder whose lease file is given.
 type Put = fn(&Path) -> Result;
 
-fn table() -> Result {
+fn what_others_may_write_is_not_believed() -> Result {
     fn mode(path: &Path, mode: u32) -> Result {
         Ok(fs::set_permissions(path, Permissions::from_mode(mode))?)
     }
@@ -288,7 +276,7 @@ type Forge = fn(&mut Value, &Value);
 /// The fields by which an entry names its namespace.
 const NAMESPACE: [&str; 4] = ["ns_path", "ns_cookie", "ns_dev", "ns_ino"];
 
-fn forged() -> Result {
+fn a_forged_entry_changes_nothing_in_another_namespace() -> Result {
     let mut stage = stage(3)?;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let addresses: Vec<String> = (0..3)
@@ -362,7 +350,7 @@ fn forged() -> Result {
     Ok(())
 }
 
-fn changed_bytes() -> Result {
+fn bytes_that_were_changed_cost_their_own_lease_at_most() -> Result {
     let mut stage = stage(2)?;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let address = stage.setup(1)?.yiaddr;
@@ -427,7 +415,7 @@ fn changed_bytes() -> Result {
 
 /// Its sandbox knows the directory that was removed, and no other: the next instance makes it
 /// again.
-fn removed_from_the_sandbox() -> Result {
+fn a_confined_daemon_goes_on_without_its_directory() -> Result {
     let mut stage = stage(2)?;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let folder = stage
@@ -460,7 +448,7 @@ fn removed_from_the_sandbox() -> Result {
     Ok(())
 }
 
-fn removed_directory() -> Result {
+fn a_directory_that_was_removed_is_made_again() -> Result {
     let stage = stage_with(2, &["--sandbox", "off"])?;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let file = stage.unit.state_file();

@@ -13,22 +13,22 @@ use smol_dhcp_proxy::time::Instant;
 
 use crate::lab::chance::Chance;
 use crate::lab::daemon::{Daemon, Unit};
+use crate::lab::dhcp_server::{Server, Settings};
 use crate::lab::load::{Done, Member, Place};
 use crate::lab::namespace::Namespace;
-use crate::lab::server::{Server, Settings};
 use crate::lab::stage::Stage;
 use crate::lab::topology::SERVER_LINK;
 use crate::lab::{Result, eventually};
-use crate::{Named, stage};
+use crate::stage;
 
-pub(crate) const TRIALS: &[Named] = &[("storm::killed_again_and_again", again_and_again)];
+trials![killed_again_and_again,];
 
 /// What has to happen by itself and at once happens within this time.
 const SOON: Duration = Duration::from_secs(5);
 
 /// Twenty containers come and go while the daemon is killed every now and then: for MINUTES, or for
 /// half of one.
-fn again_and_again() -> Result {
+fn killed_again_and_again() -> Result {
     let number = |name: &str| Some(std::env::var(name).ok()?.parse().expect("a number"));
     let seed = match number("SEED") {
         Some(seed) => seed,

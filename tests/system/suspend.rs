@@ -12,20 +12,17 @@ use dhcproto::v4::MessageType;
 use nix::sys::signal::Signal;
 
 use crate::lab::daemon::Daemon;
-use crate::lab::server::{Heard, Server, Settings};
+use crate::lab::dhcp_server::{Heard, Server, Settings};
 use crate::lab::stage::Stage;
 use crate::lab::topology::SERVER_LINK;
 use crate::lab::{Result, Skip, eventually};
-use crate::{Named, stage};
+use crate::stage;
 
-pub(crate) const TRIALS: &[Named] = &[
-    ("suspend::before_t1_nothing_is_due", before_t1),
-    ("suspend::past_t1_it_renews_at_once", past_t1),
-    ("suspend::past_t2_it_rebinds_at_once", past_t2),
-    (
-        "suspend::past_the_end_it_asks_for_the_same_address",
-        past_the_end,
-    ),
+trials![
+    before_t1_nothing_is_due,
+    past_t1_it_renews_at_once,
+    past_t2_it_rebinds_at_once,
+    past_the_end_it_asks_for_the_same_address,
 ];
 
 const SOON: Duration = Duration::from_secs(5);
@@ -119,7 +116,7 @@ impl Suspended {
     }
 }
 
-fn before_t1() -> Result {
+fn before_t1_nothing_is_due() -> Result {
     let suspended = Suspended::new()?;
     let _daemon = suspended.wakes_after(T1 / 2)?;
     suspended.stage.teardown(0)?;
@@ -131,7 +128,7 @@ fn before_t1() -> Result {
     Ok(())
 }
 
-fn past_t1() -> Result {
+fn past_t1_it_renews_at_once() -> Result {
     let suspended = Suspended::new()?;
     let address = suspended.address()?;
     let _daemon = suspended.wakes_after(T1 + 1)?;
@@ -144,7 +141,7 @@ fn past_t1() -> Result {
     suspended.is_at_rest_with(address)
 }
 
-fn past_t2() -> Result {
+fn past_t2_it_rebinds_at_once() -> Result {
     let suspended = Suspended::new()?;
     let address = suspended.address()?;
     let _daemon = suspended.wakes_after(T2 + 1)?;
@@ -157,7 +154,7 @@ fn past_t2() -> Result {
     suspended.is_at_rest_with(address)
 }
 
-fn past_the_end() -> Result {
+fn past_the_end_it_asks_for_the_same_address() -> Result {
     let suspended = Suspended::new()?;
     let address = suspended.address()?;
     let _daemon = suspended.wakes_after(END + 1)?;

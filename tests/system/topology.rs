@@ -8,51 +8,35 @@ use dhcproto::v4::MessageType;
 use smol_dhcp_proxy::rpc::{Code, Lease, NetworkConfig, Status};
 use smol_dhcp_proxy::rt;
 
+use crate::lab::dhcp_server::{Server, Settings};
 use crate::lab::namespace::Namespace;
+use crate::lab::packets::Mac;
 use crate::lab::scene::{self, Scene};
-use crate::lab::server::{Server, Settings};
 use crate::lab::stage::Stage;
 use crate::lab::topology::{Container, LINK, SERVER, SERVER_LINK, Topology};
-use crate::lab::wire::Mac;
 use crate::lab::{Result, eventually, grpc, peer, program as other_program};
 use crate::lease::{check_link, check_link_at, check_released};
-use crate::{Named, program};
+use crate::program;
 
-pub(crate) const TRIALS: &[Named] = &[
-    (
-        "topology::the_lan_goes_before_a_nat_bridge_that_is_there",
-        || lan_and_bridge(Order::BridgeFirst),
-    ),
-    (
-        "topology::the_lan_goes_before_a_nat_bridge_that_comes_later",
-        || lan_and_bridge(Order::LanFirst),
-    ),
-    (
-        "topology::a_lease_on_a_bridge_goes_before_a_route_of_the_same_metric",
-        bridge_and_bridge,
-    ),
-    ("topology::a_network_without_a_parent", without_parent),
-    (
-        "topology::netavark_and_a_network_without_a_parent",
-        peer_without_parent,
-    ),
-    (
-        "topology::the_teardown_may_name_another_parent",
-        other_parent_at_teardown,
-    ),
-    (
-        "topology::two_interfaces_with_one_mac_keep_their_leases",
-        one_mac_twice,
-    ),
-    (
-        "topology::an_unmanaged_bridge_with_spanning_tree",
-        spanning_tree_bridge,
-    ),
-    (
-        "topology::netavark_and_an_unmanaged_bridge_with_spanning_tree",
-        peer_on_spanning_tree_bridge,
-    ),
+trials![
+    the_lan_goes_before_a_nat_bridge_that_is_there,
+    the_lan_goes_before_a_nat_bridge_that_comes_later,
+    a_lease_on_a_bridge_goes_before_a_route_of_the_same_metric,
+    a_network_without_a_parent,
+    netavark_and_a_network_without_a_parent,
+    the_teardown_may_name_another_parent,
+    two_interfaces_with_one_mac_keep_their_leases,
+    an_unmanaged_bridge_with_spanning_tree,
+    netavark_and_an_unmanaged_bridge_with_spanning_tree,
 ];
+
+fn the_lan_goes_before_a_nat_bridge_that_is_there() -> Result {
+    lan_and_bridge(Order::BridgeFirst)
+}
+
+fn the_lan_goes_before_a_nat_bridge_that_comes_later() -> Result {
+    lan_and_bridge(Order::LanFirst)
+}
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -151,7 +135,7 @@ fn lan_and_bridge(order: Order) -> Result {
     Ok(())
 }
 
-fn bridge_and_bridge() -> Result {
+fn a_lease_on_a_bridge_goes_before_a_route_of_the_same_metric() -> Result {
     let scene = scene::bridge(ours, short())?;
     let container = &scene.container().namespace;
     connect_bridge(&scene.stage.topology.host, container)?;
@@ -180,7 +164,7 @@ fn bridge_and_bridge() -> Result {
 }
 
 /// Podman sends an empty name where the network's configuration has none.
-fn without_parent() -> Result {
+fn a_network_without_a_parent() -> Result {
     let scene = scene::plain(ours, Settings::default())?;
     let container = scene.container();
     let config = NetworkConfig {
@@ -206,7 +190,7 @@ fn without_parent() -> Result {
     check_released(&scene.server, 1, container, &lease)
 }
 
-fn peer_without_parent() -> Result {
+fn netavark_and_a_network_without_a_parent() -> Result {
     let scene = scene::plain(netavark, Settings::default())?;
     let config = NetworkConfig {
         host_iface: String::new(),
@@ -220,7 +204,7 @@ fn peer_without_parent() -> Result {
 
 /// The parent is a VLAN's interface. The Teardown names the interface below it, none, or one that
 /// there never was.
-fn other_parent_at_teardown() -> Result {
+fn the_teardown_may_name_another_parent() -> Result {
     const VLAN: &str = "eth0.7";
     let (host, server, far) = (
         Namespace::new("host")?,
@@ -261,7 +245,7 @@ fn other_parent_at_teardown() -> Result {
 
 /// Renewals included; changed::of_two_interfaces_with_one_mac_each_is_torn_down_alone is about
 /// their ends.
-fn one_mac_twice() -> Result {
+fn two_interfaces_with_one_mac_keep_their_leases() -> Result {
     let scene = scene::plain(ours, short())?;
     let (stage, container) = (&scene.stage, scene.container());
     let far = Namespace::new("far")?;
@@ -328,7 +312,7 @@ fn on_spanning_tree_bridge(start: scene::Start) -> Result<(Stage, Server)> {
     Ok((stage, server))
 }
 
-fn spanning_tree_bridge() -> Result {
+fn an_unmanaged_bridge_with_spanning_tree() -> Result {
     let (stage, _server) = on_spanning_tree_bridge(ours)?;
     let begin = rt::now();
     let lease = stage.setup(0)?;
@@ -344,7 +328,7 @@ fn spanning_tree_bridge() -> Result {
     check_link_at(&stage.topology.containers[0], &lease, 3600, 100)
 }
 
-fn peer_on_spanning_tree_bridge() -> Result {
+fn netavark_and_an_unmanaged_bridge_with_spanning_tree() -> Result {
     let (stage, _server) = on_spanning_tree_bridge(netavark)?;
     let refused =
         grpc::setup(&stage.unit.socket(), &stage.config(0)).expect_err("the peer cannot do this");

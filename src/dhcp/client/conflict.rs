@@ -181,7 +181,17 @@ impl Client {
             {
                 return self.contest(by, now);
             }
-            _ => return Err(Ignored::NotDhcp),
+            State::Init { .. }
+            | State::Selecting { .. }
+            | State::Requesting { .. }
+            | State::InitReboot { .. }
+            | State::Rebooting { .. }
+            | State::Probing { .. }
+            | State::Bound { .. }
+            | State::Renewing { .. }
+            | State::Rebinding { .. }
+            | State::Releasing { .. }
+            | State::Stopped => return Err(Ignored::NotDhcp),
         }
         Ok(())
     }
@@ -231,7 +241,15 @@ impl Client {
         match &self.state {
             State::Requesting { offer, .. } => Some(offer),
             State::Probing { lease, .. } => Some(lease),
-            _ => self.held().filter(|_| is_watched).map(|held| &held.lease),
+            State::Init { .. }
+            | State::Selecting { .. }
+            | State::InitReboot { .. }
+            | State::Rebooting { .. }
+            | State::Bound { .. }
+            | State::Renewing { .. }
+            | State::Rebinding { .. }
+            | State::Releasing { .. }
+            | State::Stopped => self.held().filter(|_| is_watched).map(|held| &held.lease),
         }
     }
 
@@ -316,7 +334,7 @@ impl Client {
             let _ = self.note_proxy_arp(by, lease.address);
             self.state = match self.config.probe {
                 Probe::Before(probes @ 1..) => self.probe(lease, probes, now),
-                _ => {
+                Probe::Off | Probe::WithRequest | Probe::Before(0) => {
                     // Its claim may have come after that of an owner, who answers once more.
                     self.probe_alongside(lease.address);
                     self.settle(*lease, now)
@@ -331,11 +349,14 @@ impl Client {
 
     /// Returns when a caller stops waiting whose lease is not in use yet.
     pub(super) fn deadline_of_caller(&self) -> Option<Instant> {
-        match &self.state {
-            State::Bound {
-                vigil: Some(vigil), ..
-            } if !vigil.is_in_use => vigil.deadline,
-            _ => None,
+        if let State::Bound {
+            vigil: Some(vigil), ..
+        } = &self.state
+            && !vigil.is_in_use
+        {
+            vigil.deadline
+        } else {
+            None
         }
     }
 

@@ -95,9 +95,10 @@ impl Client {
     /// without one, the one that we talk to where it is from its station, else by the address that
     /// it came from.
     fn server_of(&self, reply: &Reply) -> Option<Ipv4Addr> {
-        let known = match &self.state {
-            State::Requesting { offer, .. } => Some(&**offer),
-            _ => self.held().map(|held| &held.lease),
+        let known = if let State::Requesting { offer, .. } = &self.state {
+            Some(&**offer)
+        } else {
+            self.held().map(|held| &held.lease)
         };
         let known = known
             .filter(|lease| is_from_server_of(lease, reply))
@@ -180,9 +181,10 @@ impl Client {
     ) -> Result<State, Ignored> {
         // RFC 2131 4.3.2: the values of the ACK count. Those that it leaves out are the OFFER's, or
         // the lease's before.
-        let known = match &self.state {
-            State::Requesting { offer, .. } => Some(&**offer),
-            _ => old.as_ref(),
+        let known = if let State::Requesting { offer, .. } = &self.state {
+            Some(&**offer)
+        } else {
+            old.as_ref()
         };
         let (new, unusable) = Lease::read(reply, (server, known), request.since)?;
         if new.expires_at().is_some_and(|expiry| expiry <= now) {
@@ -198,7 +200,17 @@ impl Client {
             State::Rebooting {
                 address, taken_by, ..
             } if *address == new.address => (true, *taken_by),
-            _ => (false, Claims::default()),
+            State::Init { .. }
+            | State::Selecting { .. }
+            | State::Requesting { .. }
+            | State::InitReboot { .. }
+            | State::Rebooting { .. }
+            | State::Probing { .. }
+            | State::Bound { .. }
+            | State::Renewing { .. }
+            | State::Rebinding { .. }
+            | State::Releasing { .. }
+            | State::Stopped => (false, Claims::default()),
         };
         let taken_by = self.owner_among(taken_by, &new, now);
         // In a renewal that changes nothing it was told before.

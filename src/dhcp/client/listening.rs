@@ -83,7 +83,12 @@ impl Client {
                 address: lease.address,
             },
             State::Bound { held, .. } => State::Bound { held, vigil: None },
-            state => state,
+            state @ (State::Init { .. }
+            | State::InitReboot { .. }
+            | State::Renewing { .. }
+            | State::Rebinding { .. }
+            | State::Releasing { .. }
+            | State::Stopped) => state,
         };
     }
 }

@@ -197,7 +197,17 @@ impl Client {
                 self.lose(held.lease, Lost::Expired, now);
                 State::InitReboot { at: now, address }
             }
-            state => state,
+            state @ (State::Init { .. }
+            | State::Selecting { .. }
+            | State::Requesting { .. }
+            | State::InitReboot { .. }
+            | State::Rebooting { .. }
+            | State::Probing { .. }
+            | State::Bound { .. }
+            | State::Renewing { .. }
+            | State::Rebinding { .. }
+            | State::Releasing { .. }
+            | State::Stopped) => state,
         };
     }
 }

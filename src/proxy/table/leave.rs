@@ -46,9 +46,8 @@ impl Table {
     /// deadline, or keeps it.
     pub(crate) async fn prepare_to_leave(self: Rc<Self>) {
         while let Some(wakeup) = self.keep_alive.wakeup() {
-            let times = match self.next_wakeup() {
-                Ok(times) => times,
-                Err(()) => return self.keep_alive.hold(true, || self.idle.activity()),
+            let Ok(times) = self.next_wakeup() else {
+                return self.keep_alive.hold(true, || self.idle.activity());
             };
             if let Err(error) = self.arrange(wakeup, times).await {
                 return self.pause_sleeping(&error);

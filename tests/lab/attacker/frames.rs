@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::IoSlice;
 
 use super::super::Result;
-use super::super::wire::{Mac, Tap, arp_claim, arp_question};
+use super::super::packets::{Mac, Tap, arp_claim, arp_question};
 use super::Span;
 
 /// Sends `frames` one after the other on a link of the namespace, over and over again.

@@ -16,7 +16,7 @@ use rustix::net::{
 };
 
 use super::super::Result;
-use super::super::wire::Mac;
+use super::super::packets::Mac;
 use super::{Span, rtnetlink_ports};
 
 const HEADER: usize = size_of::<libc::nlmsghdr>();

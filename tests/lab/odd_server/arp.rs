@@ -8,7 +8,7 @@ use smoltcp::wire::{
     EthernetRepr,
 };
 
-use super::super::wire::{Mac, arp_request};
+use super::super::packets::{Mac, arp_request};
 
 /// An ARP request of a client.
 #[derive(Clone, Copy, Debug)]

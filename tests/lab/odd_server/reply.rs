@@ -7,7 +7,7 @@ use std::time::Duration;
 use dhcproto::v4::MessageType;
 use smoltcp::wire::{IpAddress, Ipv4Packet, UdpPacket};
 
-use super::super::wire::Mac;
+use super::super::packets::Mac;
 use super::Request;
 
 /// The second octets of the addresses that are given out: before the network is renumbered and

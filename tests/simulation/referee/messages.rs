@@ -1,7 +1,7 @@
 //! The rules for what a client says to servers.
 
 use super::{Exchange, FUZZ, HOUR, MOST, Referee, Used};
-use crate::wire::*;
+use crate::datagrams::*;
 use smol_dhcp_proxy::time::Instant;
 use std::net::Ipv4Addr;
 use std::time::Duration;

@@ -14,13 +14,13 @@ use smol_dhcp_proxy::rt;
 use smol_dhcp_proxy::time::Instant;
 
 use crate::lab::attacker::Attacker;
+use crate::lab::dhcp_server::{Heard, Server, Settings};
 use crate::lab::grpc::{Channel, setup, teardown};
 use crate::lab::namespace::Namespace;
+use crate::lab::packets::Mac;
 use crate::lab::prober::{AT_MOST, PATIENCE, Prober, timed, words};
-use crate::lab::server::{Heard, Server, Settings};
 use crate::lab::stage::Stage;
 use crate::lab::topology::{Container, LINK, SERVER_LINK};
-use crate::lab::wire::Mac;
 use crate::lab::{Result, eventually};
 
 /// An attack.
@@ -30,6 +30,8 @@ pub(crate) struct Row {
     pub prepare: fn(&mut Arena) -> Result<u64>,
     /// Does what is done all the time.
     pub flood: fn(&Arena) -> Result<Attacker>,
+    /// Whether that takes processor time all the while.
+    pub floods: bool,
 }
 
 /// The limit of the daemon for one acquisition, in seconds. A call for the hostile container is

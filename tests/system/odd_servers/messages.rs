@@ -6,7 +6,7 @@ use super::rows::Row;
 use super::table::ROUTER_STATION;
 use crate::lab::odd_server::Request;
 use crate::lab::odd_server::reply::Checksum;
-use crate::lab::wire::Mac;
+use crate::lab::packets::Mac;
 
 /// Packets around a message.
 pub(super) fn packets() -> Vec<Row> {

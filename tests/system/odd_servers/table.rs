@@ -9,7 +9,7 @@ use super::messages::{client_id, fields, packets};
 use super::rows::{Row, Then};
 use crate::lab::odd_server::arp::Question;
 use crate::lab::odd_server::reply::Reply;
-use crate::lab::wire::Mac;
+use crate::lab::packets::Mac;
 
 pub(super) fn rows() -> Vec<Row> {
     [

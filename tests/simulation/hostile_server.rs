@@ -1,7 +1,7 @@
 //! A server that means no good: whatever it says looks right from the outside.
 
 use super::chance::Chance;
-use super::wire::*;
+use super::datagrams::*;
 use std::net::Ipv4Addr;
 
 pub const MAC: [u8; 6] = [2, 0, 0, 6, 6, 6];

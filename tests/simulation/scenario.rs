@@ -1,8 +1,8 @@
 //! What a run will be: who is there, and which troubles come when. All of it from the seed.
 
 use super::chance::Chance;
-use super::hostile::{STYLES, Style};
-use super::server::{Dislike, Server, Terms};
+use super::honest_server::{Dislike, Server, Terms};
+use super::hostile_server::{STYLES, Style};
 use smol_dhcp_proxy::dhcp::{Config, Probe};
 use std::time::Duration;
 

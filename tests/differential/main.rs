@@ -7,13 +7,10 @@
     reason = "nothing of a test is public, and it may fail"
 )]
 
-#[path = "differential/expected.rs"]
 mod expected;
-#[path = "differential/faults.rs"]
 mod faults;
-#[path = "differential/made_up.rs"]
 mod made_up;
-#[path = "fuzz/recorded.rs"]
+#[path = "../fuzz/recorded.rs"]
 mod recorded;
 
 use dhcproto::v4::{DhcpOption, Message, OptionCode};

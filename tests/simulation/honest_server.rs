@@ -1,6 +1,6 @@
 //! An honest DHCP server (RFC 2131 4.3), with the habits that honest ones differ in.
 
-use super::wire::*;
+use super::datagrams::*;
 use smol_dhcp_proxy::dhcp::Mac;
 use smol_dhcp_proxy::time::Instant;
 use std::net::Ipv4Addr;

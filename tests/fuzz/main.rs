@@ -19,21 +19,14 @@
     reason = "nothing of a test is public, and it may fail"
 )]
 
-#[path = "fuzz/answers.rs"]
 mod answers;
-#[path = "fuzz/conversations.rs"]
 mod conversations;
-#[path = "lab/frames.rs"]
+#[path = "../lab/frames.rs"]
 mod frames;
-#[path = "fuzz/grpc.rs"]
 mod grpc;
-#[path = "fuzz/grpc_inputs.rs"]
 mod grpc_inputs;
-#[path = "fuzz/harness.rs"]
 mod harness;
-#[path = "fuzz/recorded.rs"]
 mod recorded;
-#[path = "fuzz/watch.rs"]
 mod watch;
 
 use harness::{AS_ARP, AS_FRAME, AS_PAYLOAD, AS_REPLY};

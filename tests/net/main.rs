@@ -3,25 +3,21 @@
 //! What the layer did is asked back through the laboratory's own rtnetlink, another hand's reading
 //! of the same pages.
 
-#[path = "lab/mod.rs"]
+#[path = "../lab/mod.rs"]
 mod lab;
+#[macro_use]
+#[path = "../lab/trial.rs"]
+mod trial;
 
-#[path = "net/hostile.rs"]
 mod hostile;
-#[path = "net/links.rs"]
 mod links;
-#[path = "net/namespaces.rs"]
 mod namespaces;
-#[path = "net/news.rs"]
 mod news;
-#[path = "net/sockets.rs"]
 mod sockets;
 
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
-
-type NamedTrial = (&'static str, fn() -> lab::Result);
+use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
     // Before anything else: a user namespace is for a process with one thread.
@@ -38,25 +34,18 @@ fn main() -> ExitCode {
         hostile::TRIALS,
     ]
     .concat();
-    let trials = trials.into_iter().map(|(name, trial)| {
+    let trials = trials.into_iter().map(|named| {
         let outside = outside.clone();
-        Trial::ignorable_test(name, move || match outside {
-            Some(reason) => conclude(Err(lab::Skip::Lacking(reason).into())),
-            None => conclude(trial()),
+        let name = trial::name(&named);
+        Trial::ignorable_test(name.clone(), move || match outside {
+            Some(reason) => trial::conclude(|| Err(lab::Skip::Lacking(reason).into())),
+            None => trial::conclude(|| trial::timed(name, named.1)),
         })
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     drop(sandbox);
-    conclusion.exit_code()
-}
-
-/// A trial that lacks a part is ignored, with its reason; where every part is required, it fails.
-fn conclude(result: lab::Result) -> Result<Completion, Failed> {
-    match result {
-        Ok(()) => Ok(Completion::Completed),
-        Err(error) => match lab::Skip::reason(&*error) {
-            Some(reason) => Ok(Completion::ignored_with(reason)),
-            None => Err(error.into()),
-        },
+    if conclusion.num_passed > 10 {
+        trial::tell(&format!("The longest trials:\n{}", trial::longest(5)));
     }
+    conclusion.exit_code()
 }

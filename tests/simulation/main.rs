@@ -10,33 +10,19 @@
     reason = "nothing of a test is public, and it may talk and fail"
 )]
 
-#[path = "simulation/chance.rs"]
 mod chance;
-#[path = "simulation/codec.rs"]
 mod codec;
-#[path = "simulation/coverage.rs"]
 mod coverage;
-#[path = "simulation/deaf.rs"]
+mod datagrams;
 mod deaf;
-#[path = "simulation/hostile.rs"]
-mod hostile;
-#[path = "simulation/manners.rs"]
+mod honest_server;
+mod hostile_server;
 mod manners;
-#[path = "simulation/network.rs"]
 mod network;
-#[path = "simulation/plan.rs"]
-mod plan;
-#[path = "simulation/referee.rs"]
 mod referee;
-#[path = "simulation/server.rs"]
-mod server;
-#[path = "simulation/spread.rs"]
+mod scenario;
 mod spread;
-#[path = "simulation/trouble.rs"]
 mod trouble;
-#[path = "simulation/wire.rs"]
-mod wire;
-#[path = "simulation/world.rs"]
 mod world;
 
 use coverage::Coverage;
