@@ -11,12 +11,10 @@ use rustix::fs::{CWD, FileType, Mode};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use super::error::LONGEST_PATH;
 use super::lock::{LockError, LockFile};
+use super::socket_file::SocketFile;
 use super::{Error, Socket};
-
-/// The longest path of a socket address (unix(7): `sun_path` has 108 bytes, of which the last one
-/// ends the string).
-pub(super) const LONGEST_PATH: usize = 107;
 
 /// Owner and group may connect.
 const MODE: Mode = Mode::from_raw_mode(0o660);
@@ -26,13 +24,6 @@ const BACKLOG: i32 = 4096;
 
 /// The longest wait for another start at work on the same path, which takes microseconds.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// A socket in the file system, unlinked on drop, unless another file has taken its place.
-#[derive(Debug)]
-pub(super) struct SocketFile {
-    path: PathBuf,
-    id: (u64, u64),
-}
 
 /// Listens on `path`, in mode 0660, and makes its directory where there is none. The file is
 /// removed with the [`Socket`].
@@ -78,11 +69,7 @@ pub fn bind(path: &Path) -> Result<Socket, Error> {
         Errno::ADDRINUSE => Error::InUse(path.to_owned()),
         error => failed("bind")(error),
     })?;
-    let stat = rustix::fs::lstat(path).map_err(failed("look at"))?;
-    let file = SocketFile {
-        path: path.to_owned(),
-        id: (stat.st_dev, stat.st_ino),
-    };
+    let file = SocketFile::new(path).map_err(failed("look at"))?;
     rustix::fs::chmod(path, MODE).map_err(failed("set the mode of"))?;
     rustix::net::listen(&listener, BACKLOG).map_err(failed("listen on"))?;
     Ok(Socket::bound(file, UnixListener::from(listener)))
@@ -182,30 +169,6 @@ fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), Error> {
 
 fn new_socket(flags: SocketFlags) -> rustix::io::Result<rustix::fd::OwnedFd> {
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-}
-
-impl SocketFile {
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn unlink_if_ours(&self) -> io::Result<()> {
-        match rustix::fs::lstat(&self.path) {
-            Ok(stat) if (stat.st_dev, stat.st_ino) == self.id => {
-                Ok(rustix::fs::unlink(&self.path)?)
-            }
-            Ok(_) | Err(Errno::NOENT) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if let Err(error) = self.unlink_if_ours() {
-            log::warn!("cannot remove {}: {error}", self.path.display());
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,10 @@
 //! [`Service`]: what a service listens on, when it leaves, and what it does before.
 
-use std::fmt;
 use std::path::PathBuf;
-use std::pin::Pin;
-use std::rc::Rc;
 use std::time::Duration;
 
 use super::activation;
+use super::hook::Hook;
 use super::{Connection, Error, Idle, Limits, Notify, Reason, Socket, bind};
 use crate::rt::{self, Signals};
 
@@ -329,31 +327,5 @@ impl Service {
     {
         let service = self.open()?;
         rt::block_on(async move |runtime| service.serve(&runtime, handler).await)
-    }
-}
-
-/// A function of the program's that the service calls at a step of its end.
-#[derive(Clone)]
-pub(super) struct Hook(Rc<dyn Fn() -> BoxFuture>);
-
-/// One call of a [`Hook`] or of a handler, boxed: the accept loop is compiled once for all.
-pub(super) type BoxFuture = Pin<Box<dyn Future<Output = ()>>>;
-
-impl Hook {
-    fn new<F>(hook: impl Fn() -> F + 'static) -> Self
-    where
-        F: Future<Output = ()> + 'static,
-    {
-        Self(Rc::new(move || Box::pin(hook())))
-    }
-
-    pub(super) fn call(&self) -> BoxFuture {
-        (self.0)()
-    }
-}
-
-impl fmt::Debug for Hook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Hook(..)")
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_lite::future::or;
 
-use super::builder::{BoxFuture, Hook};
+use super::hook::{BoxFuture, Hook};
 use super::latch::{Latch, Shutdown};
 use super::limit::{Limits, Registry, Requests};
 use super::{Activity, Idle};

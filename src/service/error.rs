@@ -5,6 +5,10 @@ use std::io;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+/// The longest path of a socket address (unix(7): `sun_path` has 108 bytes, of which the last one
+/// ends the string).
+pub(super) const LONGEST_PATH: usize = 107;
+
 /// A start that cannot succeed.
 ///
 /// Both [`Display`](fmt::Display) and [`Debug`](fmt::Debug) print a sentence for the administrator,
@@ -99,7 +103,7 @@ impl fmt::Display for Error {
                 "{} has {} bytes, and a socket address holds {} at most",
                 path.display(),
                 path.as_os_str().len(),
-                super::bind::LONGEST_PATH
+                LONGEST_PATH
             ),
             Self::Io { doing, source } => write!(f, "{doing}: {source}"),
         }

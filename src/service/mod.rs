@@ -90,6 +90,7 @@ mod bind;
 mod builder;
 mod connection;
 mod error;
+mod hook;
 pub mod idle;
 mod latch;
 mod limit;
@@ -98,6 +99,7 @@ pub mod lock;
 pub mod notify;
 mod serve;
 mod socket;
+mod socket_file;
 mod trim;
 mod wakeup;
 
@@ -105,11 +107,11 @@ pub use bind::{bind, make_directory};
 pub use builder::Service;
 pub use connection::{Connection, KeepAlive};
 pub use error::Error;
+pub use hook::Reason;
 pub use idle::{Activity, Idle, State};
 pub use latch::Shutdown;
 pub use limit::{InFlight, Limits, Requests};
 pub use notify::Notify;
-pub use serve::Reason;
 pub use socket::{Listener, Socket};
 pub use wakeup::{NoWakeup, Wakeup};
 

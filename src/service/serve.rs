@@ -6,27 +6,16 @@ use std::time::Duration;
 
 use futures_lite::future::{or, yield_now};
 
-use super::builder::{BoxFuture, Hook, Opened};
+use super::builder::Opened;
 use super::connection::Connections;
+use super::hook::{BoxFuture, Hook};
 use super::listening::{ListeningSocket, accept, last_look};
-use super::{Connection, Error, Idle, Notify, Service, State};
+use super::{Connection, Error, Idle, Notify, Reason, Service, State};
 use crate::rt::{self, Runtime, Signal, Stream, Task, Timer};
 
 /// The longest pause after a failed accept, such as one for want of descriptors. It is over when a
 /// connection ends.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
-
-/// Why a service left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Reason {
-    /// Nothing was left to do.
-    Idle,
-    /// A signal, after which the connections were drained.
-    Signal(Signal),
-    /// A second signal during the drain: the program should leave at once.
-    SecondSignal(Signal),
-}
 
 impl Service {
     /// Serves every connection with a future from `handler` until it is time to leave, on a runtime

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 
-use super::bind::SocketFile;
+use super::socket_file::SocketFile;
 
 /// A listening stream socket: handed over by systemd ([`listen_fds`](super::activation::listen_fds)),
 /// made by [`bind`](fn@super::bind), or one of the program's own.

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::number::millis;
 use super::phase::StoredLease;
-use super::stored::millis;
 use super::{NEVER, Record, reason};
 use crate::dhcp::{self, Phase, Plainness, Rest};
 use crate::proxy::call::request::Request;

@@ -19,6 +19,7 @@ pub(crate) use stored::{EncodedRecord, FormerLease, StoredRecord};
 
 mod adopted;
 mod check;
+mod number;
 mod phase;
 mod reason;
 mod stored;

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::NEVER;
-use super::stored::{instant, millis, text};
+use super::number::{instant, millis, text};
 use crate::dhcp::{self, Phase, Rest};
 use crate::proxy::call::reply::reply;
 use crate::proxy::call::request::Request;

@@ -5,11 +5,11 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
 
 use prost::Message;
 use serde::{Serialize, Serializer};
 
+use super::number::{instant, millis};
 use super::phase::{StoredLease, StoredPhase};
 use super::{Look, Record, Retry, State, deferral};
 use crate::dhcp::{Plainness, Rest};
@@ -19,7 +19,6 @@ use crate::proxy::container::applied::{StoredApplied, StoredRoute};
 use crate::proxy::container::interface::ContainerInterface;
 use crate::proxy::key::{ContainerNames, LeaseKey, Mac};
 use crate::rpc::wire::Lease;
-use crate::time::Instant;
 
 mod parse;
 
@@ -428,25 +427,6 @@ impl FormerLease {
             mac: self.mac,
         }
     }
-}
-
-/// The last time that is stored, some thousand years after the boot. Sums with a time that comes
-/// from a file do not overflow.
-pub(super) const FAR: u64 = 1 << 45;
-
-/// Returns a time in milliseconds; `None` for one that does not come.
-pub(super) fn millis(at: Instant) -> Option<u64> {
-    u64::try_from(at.since_boot().as_millis())
-        .ok()
-        .filter(|&millis| millis <= FAR)
-}
-
-pub(super) fn instant(millis: u64) -> Instant {
-    Instant::from_boot(Duration::from_millis(millis.min(FAR)))
-}
-
-pub(super) fn text(value: Option<impl ToString>) -> String {
-    value.map(|value| value.to_string()).unwrap_or_default()
 }
 
 /// Writes bytes as hexadecimal digits.

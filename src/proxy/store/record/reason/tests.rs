@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::super::stored::FAR;
+use super::super::number::FAR;
 use super::super::tests::{at, entry_of, phases, record};
 use super::*;
 use crate::dhcp::{Client, Config};
