@@ -38,7 +38,7 @@ use std::time::Duration;
 use futures_lite::future::or;
 
 use crate::rpc::{self, Code, Status};
-use crate::rt;
+use crate::rt::{self, Runtime};
 use crate::service::{self, Connection, Listener, Reason, Service, Socket, Wakeup, activation};
 
 use call::client_id::ClientIdentity;
@@ -111,17 +111,7 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
     // First of all, before the process opens descriptors of its own.
     *handed_over = activation::listen_fds()?;
     let identity = ClientIdentity::find(config.dhcp.client_id)?;
-    if handed_over.len() > 1 {
-        return Err(StartError::TooManySockets);
-    }
-    if handed_over
-        .iter()
-        .any(|socket| !matches!(socket.listener(), Listener::Unix(_)))
-    {
-        // Nothing is answered by TCP, not even with the reason.
-        handed_over.clear();
-        return Err(StartError::NotUnix);
-    }
+    check_sockets(handed_over)?;
     let unit = Wakeup::find(handed_over);
     let refuge = unit.as_ref().ok().and_then(|_| runtime_directory());
     // Before anything in the directory is read, and before the socket is made: what another
@@ -151,78 +141,102 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
         _ => unit.map_err(|why| why.to_string()),
     };
     let keep_alive = KeepAlive::new(wakeup, config.activity.unwrap_or_default());
-    let name = |path: PathBuf| path.file_name().unwrap_or_default().to_owned();
-    let file = LeaseFile::new(&directory, name(config.lease_file.clone()));
-    let history = AddressHistory::new(
-        &directory,
-        name(config.lease_file.with_extension("known")),
-        file.boot_id(),
-    );
-    let networks = Networks::new(
-        &directory,
-        name(config.lease_file.with_extension("networks")),
-        file.boot_id(),
-    );
-    let journal = Journal::new(&directory, name(config.lease_file.with_extension("work")));
-    let quiet = config.activity.map_or(CONNECTION_IDLE_TIMEOUT, |activity| {
-        activity.min(CONNECTION_IDLE_TIMEOUT)
-    });
     rt::block_on(async move |runtime| {
-        let idle = service.idle().clone();
+        let file_name = |extension| {
+            let path = config.lease_file.with_extension(extension);
+            path.file_name().unwrap_or_default().to_owned()
+        };
+        let file = LeaseFile::new(
+            &directory,
+            config.lease_file.file_name().unwrap_or_default(),
+        );
+        let (known, networks) = (file_name("known"), file_name("networks"));
         let table = Table::new(Parts {
             runtime: runtime.clone(),
-            idle: idle.clone(),
+            idle: service.idle().clone(),
             notify: service.notify().clone(),
+            history: AddressHistory::new(&directory, known, file.boot_id()),
+            networks: Networks::new(&directory, networks, file.boot_id()),
+            journal: Journal::new(&directory, file_name("work")),
             file,
-            history,
-            networks,
-            journal,
             settings: config.dhcp.clone(),
             identity,
             keep_alive,
         });
-        table.restore();
-        // Who was woken for the leases leaves as soon as the work is done, unless somebody calls.
-        if table.is_woken() {
-            idle.set_timeout(Some(Duration::ZERO));
-        }
-        let preparing = Rc::clone(&table);
-        service = service.before_exit(move || Rc::clone(&preparing).prepare_to_leave());
-        let (serving, activity) = (Rc::clone(&table), config.activity);
-        let handler = move |connection: Connection| {
-            idle.set_timeout(activity);
-            let table = Rc::clone(&serving);
-            async move {
-                let Connection {
-                    stream,
-                    requests,
-                    shutdown,
-                    countdown,
-                    ..
-                } = connection;
-                let call = |call| {
-                    let in_flight = requests.begin();
-                    let served = Rc::clone(&table).serve(call, countdown.clone());
-                    async move {
-                        let _in_flight = in_flight;
-                        served.await
-                    }
-                };
-                rpc::serve(stream, quiet, shutdown, call).await;
-            }
-        };
-        let reason = service.serve(&runtime, handler).await;
-        match reason {
-            Ok(Reason::Signal(_)) => Rc::clone(&table).stop(config.on_stop).await,
-            Ok(Reason::SecondSignal(_)) => {
-                table.save(true);
-                table.clear_journal();
-            }
-            Ok(Reason::Idle) | Err(_) => {}
-        }
-        table.close_file();
-        Ok(reason.map(drop)?)
+        serve_calls(runtime, service, table, &config).await
     })
+}
+
+/// Refuses sockets that netavark's clients do not call.
+fn check_sockets(sockets: &mut Vec<Socket>) -> Result<(), StartError> {
+    if sockets.len() > 1 {
+        return Err(StartError::TooManySockets);
+    }
+    let is_unix = |socket: &Socket| matches!(socket.listener(), Listener::Unix(_));
+    if !sockets.iter().all(is_unix) {
+        // Nothing is answered by TCP, not even with the reason.
+        sockets.clear();
+        return Err(StartError::NotUnix);
+    }
+    Ok(())
+}
+
+/// Restores the table, and serves calls from it until it is time to leave.
+async fn serve_calls(
+    runtime: Runtime,
+    service: Service,
+    table: Rc<Table>,
+    config: &Config,
+) -> Result<(), StartError> {
+    let (idle, activity) = (service.idle().clone(), config.activity);
+    table.restore();
+    // A process that was started for the leases leaves as soon as they are served, unless there is
+    // a call.
+    if table.is_woken() {
+        idle.set_timeout(Some(Duration::ZERO));
+    }
+    let patience = activity.map_or(CONNECTION_IDLE_TIMEOUT, |activity| {
+        activity.min(CONNECTION_IDLE_TIMEOUT)
+    });
+    let (preparing, serving) = (Rc::clone(&table), Rc::clone(&table));
+    let handler = move |connection: Connection| {
+        idle.set_timeout(activity);
+        serve_connection(connection, Rc::clone(&serving), patience)
+    };
+    let reason = service
+        .before_exit(move || Rc::clone(&preparing).prepare_to_leave())
+        .serve(&runtime, handler)
+        .await;
+    match reason {
+        Ok(Reason::Signal(_)) => Rc::clone(&table).stop(config.on_stop).await,
+        Ok(Reason::SecondSignal(_)) => {
+            table.save(true);
+            table.clear_journal();
+        }
+        Ok(_) | Err(_) => {}
+    }
+    table.close_file();
+    Ok(reason.map(drop)?)
+}
+
+/// Serves the calls of one connection, which may be silent for as long as `patience`.
+async fn serve_connection(connection: Connection, table: Rc<Table>, patience: Duration) {
+    let Connection {
+        stream,
+        requests,
+        shutdown,
+        countdown,
+        ..
+    } = connection;
+    let call = |call| {
+        let in_flight = requests.begin();
+        let served = Rc::clone(&table).serve(call, countdown.clone());
+        async move {
+            let _in_flight = in_flight;
+            served.await
+        }
+    };
+    rpc::serve(stream, patience, shutdown, call).await;
 }
 
 /// Gives calls in flight more time than a drain for as long as systemd restarts the service: their

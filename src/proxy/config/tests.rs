@@ -178,7 +178,7 @@ fn the_time_for_an_acquisition_is_automatic_exact_or_without_limit() {
 }
 
 #[test]
-fn a_wrong_command_line_says_what_is_wrong() {
+fn a_number_that_is_none_is_answered_with_the_form_of_one() {
     for (arguments, text) in [
         (
             &["-a", "soon"][..],
@@ -228,8 +228,16 @@ fn a_wrong_command_line_says_what_is_wrong() {
             &["--arp-probe"],
             "missing argument for option '--arp-probe'",
         ),
+    ] {
+        assert_eq!(parsed(arguments, None), Err(text.to_owned()));
+    }
+}
+
+#[test]
+fn a_word_that_is_no_choice_is_answered_with_the_choices() {
+    for (arguments, text) in [
         (
-            &["--client-id", "MAC"],
+            &["--client-id", "MAC"][..],
             "--client-id takes container, mac, duid or none, not \"MAC\"",
         ),
         (

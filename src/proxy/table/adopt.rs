@@ -164,38 +164,12 @@ impl Table {
         container: Option<&Container>,
         host: Option<&Netlink>,
     ) -> Result<(), Error> {
-        let Sighting {
-            netns,
-            site,
-            interface,
-            parent,
-            address,
-        } = seen;
-        let mac = Mac::parse(&lease.mac_address)?;
-        let key = LeaseKey {
-            mac,
-            netns: Rc::clone(&netns),
-            interface: interface.as_str().into(),
-        };
+        let request = request_for(&lease, &seen, container, host)?;
+        let Sighting { site, address, .. } = seen;
+        let key = request.key.clone();
         if self.with_slots(|slots| slots.contains_key(&key)) {
             return Ok(());
         }
-        let parent = parent
-            .zip(host)
-            .and_then(|(index, host)| host.link_by_index(index).ok().flatten());
-        let request = Request {
-            key: key.clone(),
-            ns_path: netns,
-            mac_text: lease.mac_address.clone(),
-            host_interface: parent.map(|link| link.name).unwrap_or_default(),
-            container_interface: interface,
-            // netavark's, whatever --client-id says: the server knows the lease by it.
-            client_id: container
-                .map(|container| client_id(&container.id))
-                .unwrap_or_default(),
-            host_name: container.and_then(|container| container.host_name.clone()),
-            domain_name: String::new(),
-        };
         let now = rt::now();
         let mut settings = Applied::default();
         settings.adopt(address.address, address.prefix);
@@ -240,6 +214,36 @@ impl Table {
         }
         Ok(())
     }
+}
+
+/// Returns the Setup that would have made a lease of netavark's proxy.
+fn request_for(
+    lease: &Lease,
+    seen: &Sighting,
+    container: Option<&Container>,
+    host: Option<&Netlink>,
+) -> Result<Request, Error> {
+    let parent = seen
+        .parent
+        .zip(host)
+        .and_then(|(index, host)| host.link_by_index(index).ok().flatten());
+    Ok(Request {
+        key: LeaseKey {
+            mac: Mac::parse(&lease.mac_address)?,
+            netns: Rc::clone(&seen.netns),
+            interface: seen.interface.as_str().into(),
+        },
+        ns_path: Rc::clone(&seen.netns),
+        mac_text: lease.mac_address.clone(),
+        host_interface: parent.map(|link| link.name).unwrap_or_default(),
+        container_interface: seen.interface.clone(),
+        // netavark's, whatever --client-id says: the server knows the lease by it.
+        client_id: container
+            .map(|container| client_id(&container.id))
+            .unwrap_or_default(),
+        host_name: container.and_then(|container| container.host_name.clone()),
+        domain_name: String::new(),
+    })
 }
 
 /// Returns option 61 as netavark sends it: the type 0, and the container's id.
