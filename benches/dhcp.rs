@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use server::{Server, Terms};
-use smol_dhcp_proxy::dhcp::{Client, Config, Event, Ignored, Mac, Rest};
+use smol_dhcp_proxy::dhcp::{Client, Config, Event, Ignored, Mac, Snapshot};
 use smol_dhcp_proxy::time::Instant;
 use wire::{Said, read};
 
@@ -154,7 +154,7 @@ fn live(leases: &mut [Container], resting: bool) {
 /// alone.
 struct Container {
     mac: Mac,
-    client: Result<Client, Rest>,
+    client: Result<Client, Snapshot>,
     server: Server,
     out: Vec<u8>,
 }
@@ -186,7 +186,7 @@ impl Container {
     fn due(&self) -> Option<Instant> {
         self.client
             .as_ref()
-            .map_or_else(Rest::due, Client::poll_timeout)
+            .map_or_else(Snapshot::due, Client::poll_timeout)
     }
 
     /// Does what is due, and tells how many renewals that was.
@@ -232,7 +232,7 @@ impl Container {
             .as_ref()
             .ok()
             .filter(|client| !client.is_listening())
-            .and_then(Client::rest)
+            .and_then(Client::suspend)
         {
             self.client = Err(rest);
         }

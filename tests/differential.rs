@@ -22,7 +22,8 @@ use expected::option;
 use faults::{Fault, heal};
 use proptest::test_runner::{Config as Cases, TestCaseError, TestRunner};
 use smol_dhcp_proxy::dhcp::{
-    self, Client, Config, Event, Lease, Lost, Mac, Phase, Plainness, Probe, Rest, Route,
+    self, Client, Config, Event, Lease, LossReason, Mac, Phase, Plainness, Probe, Snapshot,
+    StaticRoute,
 };
 use smol_dhcp_proxy::time::Instant;
 use smoltcp::wire::{EthernetFrame, Ipv4Packet, UdpPacket};
@@ -307,9 +308,9 @@ fn recorded_refusals_read_the_same() {
         };
         let mut client = Client::resume(
             config(),
-            Rest {
+            Snapshot {
                 phase,
-                setbacks: 0,
+                failures: 0,
                 plainness: Plainness::Full,
                 whole_at: now,
             },
@@ -317,7 +318,7 @@ fn recorded_refusals_read_the_same() {
             now,
         );
         hears(&mut client, frame, 4, now);
-        let why = Lost::Refused {
+        let why = LossReason::Refused {
             server,
             message: option!(message, Message),
         };
@@ -352,7 +353,7 @@ fn a_recorded_rapid_commit_binds_at_once() {
 #[test]
 fn recorded_leases_say_what_the_servers_were_told() {
     let ip = |last: u8| Ipv4Addr::new(10, 88, 0, last);
-    let route = |to: [u8; 4], prefix_len, gateway| Route {
+    let route = |to: [u8; 4], prefix_len, gateway| StaticRoute {
         destination: to.into(),
         prefix_len,
         gateway,

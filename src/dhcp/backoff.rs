@@ -70,12 +70,12 @@ impl Backoff {
         self.around(secs(300), secs(30))
     }
 
-    /// The wait before starting over after so many setbacks in a row (a NAK, no ACK, a conflict):
+    /// The wait before starting over after so many failures in a row (a NAK, no ACK, a conflict):
     /// none after the first, then doubling, so that a server that always refuses is not asked all
     /// day long.
-    pub(super) fn start_over(&mut self, setbacks: u32, somebody_waits: bool) -> Duration {
+    pub(super) fn start_over(&mut self, failures: u32, somebody_waits: bool) -> Duration {
         let longest = if somebody_waits { 8 } else { 128 };
-        match setbacks {
+        match failures {
             0 | 1 => Duration::ZERO,
             n => self.up_to_earlier(
                 secs((1 << (n - 1).min(7)).min(longest)),

@@ -5,8 +5,8 @@ use super::backoff::Backoff;
 use super::exchange::{Exchange, Search};
 use super::frame::{self, Received};
 use super::message::{Reply, essence};
-use super::rest::NEVER;
-use super::{Config, Event, Ignored, Lease, Mac, Plainness, Probe, Transmit, Why};
+use super::snapshot::NEVER;
+use super::{AcquireError, Config, Event, Ignored, Lease, Mac, Plainness, Probe, Transmit};
 use crate::time::Instant;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -15,11 +15,11 @@ use std::time::Duration;
 use conflict::{Claims, Defence, Doubt};
 use listening::Listening;
 
-mod arrows;
 mod conflict;
-mod hear;
 mod listening;
+mod receive;
 mod resume;
+mod transitions;
 
 /// REQUESTs for one offer before looking for another. RFC 2131 3.1 (5) speaks of four within a
 /// minute; somebody waits less than that, and a server that has just made an offer is near.
@@ -48,10 +48,10 @@ pub struct Client {
     conflicts: VecDeque<(Mac, Ipv4Addr)>,
     /// Rounds that ended with a NAK, without an ACK or with a conflict, less what renewals have
     /// made good since.
-    setbacks: u32,
+    failures: u32,
     /// When nobody needs to listen for an answer any more; `None` when that is so already. Not
     /// every state cares.
-    deaf_at: Option<Instant>,
+    stop_listening_at: Option<Instant>,
     state: State,
     outbox: VecDeque<(Transmit, Vec<u8>)>,
     events: VecDeque<Event>,
@@ -91,8 +91,11 @@ enum State {
         next: Instant,
         doubt: Option<Doubt>,
     },
-    /// BOUND: nothing to do until T1, once the vigil is over.
-    Bound { held: Held, vigil: Option<Vigil> },
+    /// BOUND: nothing to do until T1, once the watch is over.
+    Bound {
+        held: Held,
+        watch: Option<ConflictWatch>,
+    },
     /// RENEWING: asking the server that leased it, by unicast.
     Renewing { exchange: Exchange, held: Held },
     /// REBINDING: asking any server, by broadcast.
@@ -124,7 +127,7 @@ impl Held {
 
 /// For a while after an ACK we listen whether somebody else has the address.
 #[derive(Clone, Copy, Debug)]
-struct Vigil {
+struct ConflictWatch {
     until: Instant,
     /// Whether it ends with an announcement.
     announce: bool,
@@ -172,8 +175,8 @@ impl Client {
             plainness,
             damaged: None,
             conflicts: VecDeque::new(),
-            setbacks: 0,
-            deaf_at: None,
+            failures: 0,
+            stop_listening_at: None,
             state,
             outbox: VecDeque::new(),
             events: VecDeque::new(),
@@ -236,7 +239,7 @@ impl Client {
             // What has run out meanwhile is not said again.
             self.handle_timeout(now);
             self.carrier = true;
-            self.resound(now);
+            self.on_carrier_up(now);
         }
         if self.carrier && !present {
             self.listen_on(now);
@@ -419,11 +422,11 @@ impl Client {
             State::Rebooting { exchange, .. } => (exchange.next, 1, NEVER),
             State::Probing { lease, next, .. } => (*next, 0, lease.expires_at().unwrap_or(NEVER)),
             // Without a carrier it goes on to RENEWING all the same, to listen for its return.
-            State::Bound { held, vigil } => {
+            State::Bound { held, watch } => {
                 let renew_at = held.renew_at.max(self.allowance.when(1));
-                let vigil = vigil.filter(|vigil| self.carrier || !vigil.announce);
-                let vigil_ends = vigil.map_or(NEVER, |vigil| vigil.until);
-                (NEVER, 0, held.expires_at().min(renew_at).min(vigil_ends))
+                let watch = watch.filter(|watch| self.carrier || !watch.announce);
+                let watch_ends = watch.map_or(NEVER, |watch| watch.until);
+                (NEVER, 0, held.expires_at().min(renew_at).min(watch_ends))
             }
             State::Renewing { exchange, held } => {
                 (exchange.next.min(held.rebind_at), 1, held.expires_at())
@@ -437,23 +440,25 @@ impl Client {
         } else {
             NEVER
         };
-        let deaf_at = self
-            .deaf_at
-            .filter(|_| self.listening() == Listening::ForAWhile);
+        let stop_listening_at = self
+            .stop_listening_at
+            .filter(|_| self.listening() == Listening::Until);
         let defence_due = self
             .defence()
             .map_or(NEVER, |defence| defence.due(self.carrier));
         say_at
             .min(end)
             .min(defence_due)
-            .min(deaf_at.unwrap_or(NEVER))
+            .min(stop_listening_at.unwrap_or(NEVER))
             .min(self.search.deadline.unwrap_or(NEVER))
     }
 
     /// Does one thing that is due.
     fn step(&mut self, now: Instant) {
-        if self.listening() == Listening::ForAWhile
-            && self.deaf_at.is_some_and(|deaf_at| deaf_at <= now)
+        if self.listening() == Listening::Until
+            && self
+                .stop_listening_at
+                .is_some_and(|stop_listening_at| stop_listening_at <= now)
         {
             return self.stop_listening(now);
         }
@@ -477,7 +482,7 @@ impl Client {
             ) if next <= now || over.is_some() => {
                 self.refuse(lease.address, lease.server_id, doubt.by, now)
             }
-            // What has not answered until now is taken as free; the vigil goes on.
+            // What has not answered until now is taken as free; the watch goes on.
             (State::Probing { lease, .. }, Some(_))
                 if self.carrier && lease.expires_at().is_none_or(|expiry| now < expiry) =>
             {
@@ -502,11 +507,13 @@ impl Client {
                     taken_by,
                 },
                 None,
-            ) if exchange.sent < REQUESTS_PER_OFFER && now - exchange.since < arrows::ROUND => {
+            ) if exchange.sent < REQUESTS_PER_OFFER
+                && now - exchange.since < transitions::ROUND =>
+            {
                 self.request(exchange, offer, taken_by, now)
             }
             (State::Requesting { offer, .. }, None) => self.start_over(
-                Why::NoAck {
+                AcquireError::NoAck {
                     address: offer.address,
                     server: offer.server_id,
                 },
@@ -539,14 +546,14 @@ impl Client {
             (
                 State::Bound {
                     held,
-                    vigil: Some(vigil),
+                    watch: Some(watch),
                 },
                 None,
-            ) if vigil.until <= now && now < held.expires_at() => {
-                if vigil.announce {
+            ) if watch.until <= now && now < held.expires_at() => {
+                if watch.announce {
                     self.announce(held.lease.address);
                 }
-                State::Bound { held, vigil: None }
+                State::Bound { held, watch: None }
             }
             (State::Renewing { exchange, held }, None) if now < held.rebind_at => {
                 self.renew(held, Some(exchange), now)

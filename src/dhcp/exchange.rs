@@ -2,7 +2,7 @@
 //! part of.
 
 use super::message::Request;
-use super::{Plainness, Why};
+use super::{AcquireError, Plainness};
 use crate::time::Instant;
 use smoltcp::wire::DhcpMessageType;
 use std::net::Ipv4Addr;
@@ -130,7 +130,7 @@ pub(super) struct Search {
     /// DISCOVERs since the last OFFER: they get ever plainer.
     pub(super) unanswered: u32,
     /// How the last round ended, where it got as far as an OFFER.
-    pub(super) trouble: Option<Why>,
+    pub(super) trouble: Option<AcquireError>,
     /// The OFFERs that no lease can come of: the last one's server and its fault, and how many
     /// there were.
     pub(super) unusable: Option<(Ipv4Addr, &'static str, u32)>,

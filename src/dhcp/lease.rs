@@ -21,7 +21,7 @@ const UNUSABLE_TOLD: usize = 4;
 
 /// A way to somewhere that is not the default route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Route {
+pub struct StaticRoute {
     /// The network, its host bits zero.
     pub destination: Ipv4Addr,
     /// Bits of its mask, 0 to 32.
@@ -45,7 +45,7 @@ pub struct Lease {
     /// (RFC 3442), the gateways of their default routes. May lie outside of the subnet.
     pub routers: Vec<Ipv4Addr>,
     /// All other routes, from option 121, else 249, else 33.
-    pub routes: Vec<Route>,
+    pub routes: Vec<StaticRoute>,
     /// Option 6.
     pub dns_servers: Vec<Ipv4Addr>,
     /// Option 15, syntactically a domain name; of several the first.

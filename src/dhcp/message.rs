@@ -152,7 +152,7 @@ pub(super) struct Request {
     /// Option 54.
     pub(super) server: Option<Ipv4Addr>,
     /// Option 56, for whoever reads the server's log.
-    pub(super) words: Option<String>,
+    pub(super) message: Option<String>,
 }
 
 impl Request {
@@ -168,7 +168,7 @@ impl Request {
             ciaddr: None,
             requested: None,
             server: None,
-            words: None,
+            message: None,
         }
     }
 
@@ -214,8 +214,8 @@ impl Request {
         if let Some(requested) = self.requested {
             option::put(&mut out, option::REQUESTED_ADDRESS, &requested.octets());
         }
-        if let Some(words) = &self.words {
-            option::put(&mut out, option::MESSAGE, words.as_bytes());
+        if let Some(message) = &self.message {
+            option::put(&mut out, option::MESSAGE, message.as_bytes());
         }
         if self.message_type == DhcpMessageType::Discover
             && config.rapid_commit

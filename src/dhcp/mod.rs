@@ -26,16 +26,16 @@
 //! assert!(wake > Some(now));
 //! ```
 //!
-//! Between two exchanges the client itself is not needed: [`Client::rest`] says what has to be
-//! remembered, be it in a file, and at [`Rest::due`] another client goes on with that, by
+//! Between two exchanges the client itself is not needed: [`Client::suspend`] says what has to be
+//! remembered, be it in a file, and at [`Snapshot::due`] another client goes on with that, by
 //! [`Client::resume`].
 //!
 //! | file | what it knows |
 //! |---|---|
 //! | `client.rs` | the states of RFC 2131 figure 5, and what they wait for |
-//! | `client/hear.rs` | what a frame means in each of them |
+//! | `client/receive.rs` | what a frame means in each of them |
 //! | `client/conflict.rs` | claims of other stations to our address, and its defence |
-//! | `client/arrows.rs` | what is done on the way from one to the next |
+//! | `client/transitions.rs` | what is done on the way from one to the next |
 //! | `rest.rs`, `client/resume.rs` | what has to be remembered to go on later, and how to go on |
 //! | `allowance.rs` | how much may be said in an hour |
 //! | `exchange.rs` | what is under way, and since when |
@@ -49,6 +49,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+mod acquire_error;
 mod allowance;
 mod backoff;
 mod client;
@@ -58,15 +59,14 @@ mod lease;
 mod message;
 mod option;
 mod plainness;
-mod rest;
-mod why;
+mod snapshot;
 
+pub use acquire_error::AcquireError;
 pub use client::Client;
 pub use frame::frame;
-pub use lease::{Lease, Route, Unusable};
+pub use lease::{Lease, StaticRoute, Unusable};
 pub use plainness::Plainness;
-pub use rest::{Phase, Rest};
-pub use why::Why;
+pub use snapshot::{Phase, Snapshot};
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
@@ -213,7 +213,7 @@ pub enum Event {
         /// What has ended.
         old: Box<Lease>,
         /// Why it has ended.
-        why: Lost,
+        why: LossReason,
     },
     /// An address that was never used: somebody else has it. The server was told (DHCPDECLINE), and
     /// the search goes on.
@@ -258,7 +258,7 @@ pub enum Event {
         assumed: Option<Duration>,
     },
     /// No lease within [`Config::deadline`]; the client has stopped for good.
-    GaveUp(Why),
+    GaveUp(AcquireError),
     /// The end of [`Client::release`]: all that can be said to the server has been handed out
     /// (drain [`Client::poll_transmit`] before acting on this); the client has stopped for good.
     Released,
@@ -266,7 +266,7 @@ pub enum Event {
 
 /// How a lease ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Lost {
+pub enum LossReason {
     /// Nobody extended it in time.
     Expired,
     /// A server said no (DHCPNAK).

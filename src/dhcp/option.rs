@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use super::lease::Route;
+use super::lease::StaticRoute;
 
 pub(super) const PAD: u8 = 0; // RFC 2132 3.1
 pub(super) const SUBNET_MASK: u8 = 1; // RFC 2132 3.3
@@ -246,14 +246,14 @@ impl Options {
 
     /// Option 121, or 249 in its place (RFC 3442). `None` also where it is not made of whole
     /// routes.
-    pub(super) fn classless_routes(&self) -> Option<Vec<Route>> {
+    pub(super) fn classless_routes(&self) -> Option<Vec<StaticRoute>> {
         [CLASSLESS_ROUTES, CLASSLESS_ROUTES_MICROSOFT]
             .into_iter()
             .find_map(|code| classless_routes(&self.bytes(code)?))
     }
 
     /// Option 33 (RFC 2132 5.8): pairs of destination and router, without masks.
-    pub(super) fn static_routes(&self) -> Vec<Route> {
+    pub(super) fn static_routes(&self) -> Vec<StaticRoute> {
         let value = self.bytes(STATIC_ROUTES).unwrap_or_default();
         let (pairs, rest) = value.as_chunks::<8>();
         if !rest.is_empty() {
@@ -269,7 +269,7 @@ impl Options {
             } else {
                 32
             };
-            Route {
+            StaticRoute {
                 destination,
                 prefix_len,
                 gateway: Some(Ipv4Addr::from(*gateway)),
@@ -336,14 +336,14 @@ pub(super) fn mask(prefix_len: u8) -> Ipv4Addr {
 }
 
 /// Each a prefix length, as many bytes as that needs, and a router (RFC 3442 page 4).
-fn classless_routes(mut field: &[u8]) -> Option<Vec<Route>> {
+fn classless_routes(mut field: &[u8]) -> Option<Vec<StaticRoute>> {
     let mut routes = Vec::new();
     while let [prefix_len @ 0..=32, rest @ ..] = field {
         let (significant, rest) = rest.split_at_checked(usize::from(prefix_len.div_ceil(8)))?;
         let (gateway, rest) = rest.split_first_chunk::<4>()?;
         let mut octets = [0; 4];
         octets[..significant.len()].copy_from_slice(significant);
-        routes.push(Route {
+        routes.push(StaticRoute {
             // RFC 3442 page 5: bits beyond the mask are to be cleared by the client.
             destination: network(Ipv4Addr::from(octets), *prefix_len),
             prefix_len: *prefix_len,

@@ -28,7 +28,7 @@ pub(super) enum Error {
         /// The container's interface.
         interface: String,
         /// How far it got.
-        why: dhcp::Why,
+        why: dhcp::AcquireError,
         /// How long that took, and why no longer.
         patience: Patience,
         /// No server has answered.
@@ -121,7 +121,7 @@ impl Error {
 
     /// Returns whether the network was asked, and nothing came of it.
     pub(super) fn is_of_network(&self) -> bool {
-        matches!(self, Self::NoAnswer { why, .. } if *why != dhcp::Why::NoCarrier)
+        matches!(self, Self::NoAnswer { why, .. } if *why != dhcp::AcquireError::NoCarrier)
     }
 
     /// Returns whether the process or the machine had no free descriptor (EMFILE, ENFILE).
@@ -151,9 +151,9 @@ impl Error {
 }
 
 /// Returns the option of the command line that helps against a failure, where there is one.
-fn hint(why: &dhcp::Why) -> &'static str {
+fn hint(why: &dhcp::AcquireError) -> &'static str {
     match why {
-        dhcp::Why::InUse { .. } => " (--arp-probe 0 uses it all the same)",
+        dhcp::AcquireError::InUse { .. } => " (--arp-probe 0 uses it all the same)",
         _ => "",
     }
 }
@@ -192,7 +192,7 @@ impl From<Error> for Status {
         let code = match &error {
             Error::BadRequest(_) => Code::InvalidArgument,
             Error::NoAnswer {
-                why: dhcp::Why::Refused { .. },
+                why: dhcp::AcquireError::Refused { .. },
                 ..
             } => Code::NotFound,
             Error::NoAnswer { .. }

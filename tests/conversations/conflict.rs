@@ -77,7 +77,7 @@ fn an_owner_that_answers_after_the_ack() {
         .sends(decline(IP))
         .sends(discover());
     assert!(
-        matches!(c.event(), Event::Lost { why: dhcp::Lost::Conflict { by: OWNER }, old } if old.address == IP)
+        matches!(c.event(), Event::Lost { why: dhcp::LossReason::Conflict { by: OWNER }, old } if old.address == IP)
     );
 }
 

@@ -2,7 +2,7 @@
 
 use super::double::{Lost::*, Says::*, *};
 use dhcproto::v4::{DhcpOption, OptionCode};
-use smol_dhcp_proxy::dhcp::{Client, Config, Ignored, Mac, Probe, Route, Transmit};
+use smol_dhcp_proxy::dhcp::{Client, Config, Ignored, Mac, Probe, StaticRoute, Transmit};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -372,7 +372,7 @@ fn a_server_that_says_nothing_else_gives_a_lease_without_settings() {
     );
     assert_eq!(
         (lease.routers, lease.routes, lease.mtu),
-        (Vec::<Ipv4Addr>::new(), Vec::<Route>::new(), None)
+        (Vec::<Ipv4Addr>::new(), Vec::<StaticRoute>::new(), None)
     );
     assert_eq!(
         (
@@ -432,7 +432,7 @@ fn t1_and_t2_differ_from_host_to_host() {
             .sends(request(IP))
             .hears(ack(IP, hours(1)))
             .says(Bound(IP));
-        let rest = c.at(3).client().rest().unwrap();
+        let rest = c.at(3).client().suspend().unwrap();
         t1s.insert(rest.due().unwrap().since_boot());
         let client = Client::resume(
             config(),

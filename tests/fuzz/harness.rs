@@ -2,7 +2,7 @@
 //! runs for minutes and the plain tests for seconds.
 
 use super::watch::Watched;
-use smol_dhcp_proxy::dhcp::{self, Config, Lease, Mac, Phase, Plainness, Probe, Rest};
+use smol_dhcp_proxy::dhcp::{self, Config, Lease, Mac, Phase, Plainness, Probe, Snapshot};
 use smol_dhcp_proxy::time::Instant;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -221,7 +221,7 @@ fn rest(client: &mut Watched, bytes: &mut Bytes<'_>) {
     }
 }
 
-fn any_rest(mut lease: Lease, now: Instant, bytes: &mut Bytes<'_>) -> Rest {
+fn any_rest(mut lease: Lease, now: Instant, bytes: &mut Bytes<'_>) -> Snapshot {
     let times = [lease.renew_at(), lease.rebind_at(), lease.expires_at()];
     let ends = [Instant::from_boot(Duration::ZERO), NEVER, now];
     let instant = |bytes: &mut Bytes<'_>| match bytes.byte() % 8 {
@@ -270,9 +270,9 @@ fn any_rest(mut lease: Lease, now: Instant, bytes: &mut Bytes<'_>) -> Rest {
         }
     };
     let plainness = Plainness::ALL[setbacks as usize % Plainness::ALL.len()];
-    Rest {
+    Snapshot {
         phase,
-        setbacks,
+        failures: setbacks,
         plainness,
         whole_at,
     }
@@ -290,7 +290,7 @@ fn a_lease() -> Lease {
 }
 
 /// What is left of a client that had this lease and did nothing yet.
-fn bound_with(lease: Lease) -> Rest {
+fn bound_with(lease: Lease) -> Snapshot {
     let (renew_at, rebind_at) = (
         lease.renew_at().unwrap_or(NEVER),
         lease.rebind_at().unwrap_or(NEVER),
@@ -300,9 +300,9 @@ fn bound_with(lease: Lease) -> Rest {
         renew_at,
         rebind_at,
     };
-    Rest {
+    Snapshot {
         phase,
-        setbacks: 0,
+        failures: 0,
         plainness: Plainness::Full,
         whole_at: start_of_time(),
     }

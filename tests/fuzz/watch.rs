@@ -3,7 +3,7 @@
 
 use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Decoder};
-use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lease, Phase, Rest, Transmit};
+use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lease, Phase, Snapshot, Transmit};
 use smol_dhcp_proxy::time::Instant;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -49,7 +49,7 @@ impl Watched {
     }
 
     /// A client that goes on with what may have come out of any file.
-    pub fn resume(config: Config, rest: Rest, seed: u64, now: Instant) -> Self {
+    pub fn resume(config: Config, rest: Snapshot, seed: u64, now: Instant) -> Self {
         let held = rest.lease().cloned();
         let has_asked = matches!(rest.phase, Phase::Renewing { .. } | Phase::Rebinding { .. });
         let last_kind = has_asked.then_some(MessageType::Request);
@@ -61,8 +61,8 @@ impl Watched {
     }
 
     /// What the client would have to remember, which is all that another one needs.
-    pub fn rest(&self) -> Option<Rest> {
-        let rest = self.client.rest()?;
+    pub fn rest(&self) -> Option<Snapshot> {
+        let rest = self.client.suspend()?;
         assert_eq!(
             rest.lease(),
             self.held.as_ref(),
@@ -71,7 +71,7 @@ impl Watched {
         let resumed = Client::resume(self.config().clone(), rest.clone(), 0, self.now);
         if rest.due().is_none_or(|due| due > self.now) {
             assert_eq!(
-                (resumed.rest().as_ref(), resumed.poll_timeout()),
+                (resumed.suspend().as_ref(), resumed.poll_timeout()),
                 (Some(&rest), rest.due())
             );
         }

@@ -3,7 +3,7 @@
 
 use super::referee::Input;
 use super::wire::*;
-use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lost, Mac, Probe};
+use smol_dhcp_proxy::dhcp::{Client, Config, Event, LossReason, Mac, Probe};
 use smol_dhcp_proxy::time::Instant;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -169,7 +169,7 @@ impl Manners {
     ) {
         let told = |event: &Event| matches!(event, Event::ProxyArp { by: them, .. } if *them == by);
         let is_proxy = self.proxies.contains(&by) || events.iter().any(told);
-        let lost = |event: &Event| matches!(event, Event::Lost { why: Lost::Conflict { by: them }, .. } if *them == by);
+        let lost = |event: &Event| matches!(event, Event::Lost { why: LossReason::Conflict { by: them }, .. } if *them == by);
         let outcome = (
             events.iter().any(lost),
             events.iter().any(is_contest),
@@ -232,7 +232,7 @@ impl Manners {
                 }
                 Event::Lost {
                     old,
-                    why: Lost::Conflict { by },
+                    why: LossReason::Conflict { by },
                 } => self.rivals.push((*by, old.address)),
                 _ => {}
             }

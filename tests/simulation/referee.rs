@@ -3,7 +3,7 @@
 
 use super::manners::{Manners, is_contest};
 use super::wire::*;
-use smol_dhcp_proxy::dhcp::{Client, Config, Event, Ignored, Lease, Lost, Mac};
+use smol_dhcp_proxy::dhcp::{Client, Config, Event, Ignored, Lease, LossReason, Mac};
 use smol_dhcp_proxy::time::Instant;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -381,14 +381,14 @@ impl Referee {
                 let held = held.expect("Lost without a lease in use");
                 assert_eq!(held.address, old.address, "Lost another address");
                 match (why, input) {
-                    (Lost::Expired, _) => {
+                    (LossReason::Expired, _) => {
                         assert!(
                             held.expires_at.is_some_and(|expiry| expiry <= now),
                             "Expired before its time"
                         );
                     }
                     (
-                        Lost::Refused { server, .. },
+                        LossReason::Refused { server, .. },
                         Input::Frame(Some(Reply {
                             message_type: NAK,
                             server: by,
@@ -400,8 +400,8 @@ impl Referee {
                             "the wrong server is said to have refused"
                         );
                     }
-                    (Lost::Refused { .. }, input) => panic!("refused by {input:?}"),
-                    (Lost::Conflict { by }, _) => {
+                    (LossReason::Refused { .. }, input) => panic!("refused by {input:?}"),
+                    (LossReason::Conflict { by }, _) => {
                         assert!(
                             self.claims.contains(&(old.address, *by)),
                             "a conflict that nobody made"

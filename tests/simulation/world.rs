@@ -7,7 +7,7 @@ use super::plan::*;
 use super::referee::{Input, Referee, Used};
 use super::server::Server;
 use super::wire::*;
-use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lease, Mac, Phase, Plainness, Rest};
+use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lease, Mac, Phase, Plainness, Snapshot};
 use smol_dhcp_proxy::time::Instant;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -94,7 +94,7 @@ pub struct Host {
     pub cut: i32,
     /// What is left of the client while there is none, and when there will be one again. Who still
     /// asks `client` then asks what is not there any more.
-    pub resting: Option<(Rest, Instant)>,
+    pub resting: Option<(Snapshot, Instant)>,
     pub rests: bool,
     /// The address that the last message was about.
     pub about: Ipv4Addr,
@@ -396,7 +396,7 @@ impl World {
         if !host.rests || !self.chance.percent(likely) {
             return;
         }
-        let Some(rest) = self.hosts[who].client.rest() else {
+        let Some(rest) = self.hosts[who].client.suspend() else {
             return;
         };
         let (now, lag) = (self.now, self.plan.lag);
@@ -419,7 +419,7 @@ impl World {
         if rest.due().is_none_or(|due| due > now) {
             let resumed = Client::resume(host.config.clone(), rest.clone(), 0, now);
             assert_eq!(
-                resumed.rest().as_ref(),
+                resumed.suspend().as_ref(),
                 Some(&rest),
                 "it is not the same any more"
             );
@@ -564,9 +564,9 @@ impl World {
             renew_at,
             rebind_at,
         };
-        let rest = Rest {
+        let rest = Snapshot {
             phase,
-            setbacks: 0,
+            failures: 0,
             plainness: Plainness::Full,
             whole_at: now,
         };
@@ -612,7 +612,7 @@ impl World {
 }
 
 /// Whether nine tenths of the time until T1 have gone by.
-fn nearly_due(rest: &Rest, now: Instant) -> bool {
+fn nearly_due(rest: &Snapshot, now: Instant) -> bool {
     let lease = rest.lease().filter(|lease| lease.lease_time.is_some());
     lease.is_some_and(|lease| lease.acquired_at + lease.t1 * 9 / 10 <= now)
 }

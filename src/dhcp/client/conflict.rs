@@ -1,10 +1,10 @@
 //! Claims of other stations to our address, by ARP (RFC 5227): one that is not in use yet is turned
 //! down, one in use is defended.
 
-use super::arrows::ARP_PATIENCE;
-use super::{Client, Held, State, Vigil};
+use super::transitions::ARP_PATIENCE;
+use super::{Client, ConflictWatch, Held, State};
 use crate::dhcp::frame::Arp;
-use crate::dhcp::{Event, Ignored, Lease, Lost, Mac, Probe};
+use crate::dhcp::{Event, Ignored, Lease, LossReason, Mac, Probe};
 use crate::time::Instant;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -97,10 +97,10 @@ impl Client {
     /// address is answered by a defence (RFC 5227 2.4), and no more by a DECLINE.
     pub fn mark_in_use(&mut self) {
         if let State::Bound {
-            vigil: Some(vigil), ..
+            watch: Some(watch), ..
         } = &mut self.state
         {
-            vigil.is_in_use = true;
+            watch.is_in_use = true;
         }
     }
 
@@ -162,8 +162,8 @@ impl Client {
             // connection yet to be kept. After a rapid commit it is the DECLINE of RFC 4039 3.1.
             State::Bound {
                 held,
-                vigil:
-                    Some(Vigil {
+                watch:
+                    Some(ConflictWatch {
                         announce: true,
                         is_in_use: false,
                         ..
@@ -171,7 +171,7 @@ impl Client {
             } if claims(held.lease.address) => {
                 let old = held.lease.clone();
                 self.decline(old.address, old.server_id, by, now);
-                self.state = self.lose(old, Lost::Conflict { by }, now);
+                self.state = self.lose(old, LossReason::Conflict { by }, now);
             }
             // RFC 5227 2.4: any ARP packet of another station that has our address as its sender's.
             State::Bound { held, .. }
@@ -204,7 +204,7 @@ impl Client {
         match held.defence {
             Some(defence) if defence.against == by && defence.counts_from <= now => {
                 let old = held.lease.clone();
-                self.state = self.lose(old, Lost::Conflict { by }, now);
+                self.state = self.lose(old, LossReason::Conflict { by }, now);
             }
             Some(_) => return Err(Ignored::NotDhcp),
             None => {
@@ -333,8 +333,8 @@ impl Client {
     pub(super) fn deadline_of_caller(&self) -> Option<Instant> {
         match &self.state {
             State::Bound {
-                vigil: Some(vigil), ..
-            } if !vigil.is_in_use => vigil.deadline,
+                watch: Some(watch), ..
+            } if !watch.is_in_use => watch.deadline,
             _ => None,
         }
     }
@@ -363,9 +363,9 @@ impl Client {
     /// defence.
     fn is_address_watched(&self) -> bool {
         match &self.state {
-            State::Bound { held, vigil } => vigil.is_some() || held.defence.is_some(),
+            State::Bound { held, watch } => watch.is_some() || held.defence.is_some(),
             State::Renewing { held, .. } | State::Rebinding { held, .. } => {
-                self.deaf_at.is_some() || held.defence.is_some()
+                self.stop_listening_at.is_some() || held.defence.is_some()
             }
             State::Init { .. }
             | State::Selecting { .. }

@@ -3,7 +3,7 @@
 use super::{Client, Held, State};
 use crate::dhcp::allowance::Allowance;
 use crate::dhcp::exchange::{Exchange, Search};
-use crate::dhcp::{Config, Lost, Phase, Rest};
+use crate::dhcp::{Config, LossReason, Phase, Snapshot};
 use crate::time::Instant;
 use std::net::Ipv4Addr;
 
@@ -16,7 +16,7 @@ impl Client {
     /// While the client is [listening](Self::is_listening) something would be missed, though
     /// nothing that is not asked for again; what is still to be handed out is not in it. Nor is it
     /// remembered that there was no carrier: who resumes the client tells it.
-    pub fn rest(&self) -> Option<Rest> {
+    pub fn suspend(&self) -> Option<Snapshot> {
         if self.search.deadline.is_some() {
             return None;
         }
@@ -84,30 +84,30 @@ impl Client {
             }
             State::Releasing { .. } | State::Stopped => return None,
         };
-        let (setbacks, plainness, whole_at) =
-            (self.setbacks, self.plainness, self.allowance.is_whole_at());
-        Some(Rest {
+        let (failures, plainness, whole_at) =
+            (self.failures, self.plainness, self.allowance.is_whole_at());
+        Some(Snapshot {
             phase,
-            setbacks,
+            failures,
             plainness,
             whole_at,
         })
     }
 
-    /// A client that goes on where another one [rested](Self::rest), since the machine booted, with
+    /// A client that goes on where another one [rested](Self::suspend), since the machine booted, with
     /// what is due by now. Nobody waits, so [`Config::deadline`] has no meaning here.
     ///
     /// A lease that has run out meanwhile is told ([`Event::Lost`](crate::dhcp::Event::Lost)). RFC
     /// 2131 4.4.5 has a client go to INIT then; but who was away is in the place of one that was
     /// rebooted, so the address is asked for as by [`Client::reboot`] (RFC 2131 4.4.2), for its
     /// server may well keep it for us.
-    pub fn resume(config: Config, rest: Rest, seed: u64, now: Instant) -> Self {
-        let Rest {
+    pub fn resume(config: Config, snapshot: Snapshot, seed: u64, now: Instant) -> Self {
+        let Snapshot {
             phase,
-            setbacks,
+            failures,
             plainness,
             whole_at,
-        } = rest.within_reason(now);
+        } = snapshot.within_reason(now);
         let mut client = Self::start(
             Config {
                 deadline: None,
@@ -117,8 +117,8 @@ impl Client {
             seed,
             now,
         );
-        (client.setbacks, client.plainness, client.allowance) =
-            (setbacks, plainness, Allowance::whole_at(whole_at));
+        (client.failures, client.plainness, client.allowance) =
+            (failures, plainness, Allowance::whole_at(whole_at));
         client.state = match phase {
             Phase::Bound {
                 lease,
@@ -131,7 +131,7 @@ impl Client {
                     rebind_at,
                     defence: None,
                 },
-                vigil: None,
+                watch: None,
             },
             Phase::Renewing {
                 lease,
@@ -194,7 +194,7 @@ impl Client {
                 if held.expires_at() <= now =>
             {
                 let address = held.lease.address;
-                self.lose(held.lease, Lost::Expired, now);
+                self.lose(held.lease, LossReason::Expired, now);
                 State::InitReboot { at: now, address }
             }
             state => state,

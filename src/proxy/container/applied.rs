@@ -99,13 +99,13 @@ impl StoredRoute {
     }
 }
 
-impl From<&dhcp::Route> for StoredRoute {
-    fn from(route: &dhcp::Route) -> Self {
+impl From<&dhcp::StaticRoute> for StoredRoute {
+    fn from(route: &dhcp::StaticRoute) -> Self {
         Self::new((route.destination, route.prefix_len), route.gateway, 0)
     }
 }
 
-impl TryFrom<&StoredRoute> for dhcp::Route {
+impl TryFrom<&StoredRoute> for dhcp::StaticRoute {
     type Error = ();
 
     fn try_from(way: &StoredRoute) -> Result<Self, ()> {
@@ -554,7 +554,7 @@ fn routes(lease: &Lease, index: u32, metric: u32) -> Vec<Route> {
         .partition(|route| route.gateway.is_none());
     link.into_iter()
         .chain(far)
-        .map(|to: &dhcp::Route| route(to.destination, to.prefix_len, to.gateway))
+        .map(|to: &dhcp::StaticRoute| route(to.destination, to.prefix_len, to.gateway))
         .collect()
 }
 

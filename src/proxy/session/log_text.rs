@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::dhcp::{Event, Lease, Lost, Route};
+use crate::dhcp::{Event, Lease, LossReason, StaticRoute};
 
 use std::time::Duration;
 
@@ -32,21 +32,21 @@ impl fmt::Display for Brief<'_> {
 }
 
 /// Why a lease was lost, in a few words.
-pub(crate) struct LostBy<'a>(pub(crate) &'a Lost);
+pub(crate) struct LostBy<'a>(pub(crate) &'a LossReason);
 
 impl fmt::Display for LostBy<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Lost::Expired => write!(f, "nobody extended it in time"),
-            Lost::Refused {
+            LossReason::Expired => write!(f, "nobody extended it in time"),
+            LossReason::Refused {
                 server,
                 message: None,
             } => write!(f, "refused by {server}"),
-            Lost::Refused {
+            LossReason::Refused {
                 server,
                 message: Some(message),
             } => write!(f, "refused by {server}: {message}"),
-            Lost::Conflict { by } => write!(f, "{} uses that address", Mac(*by)),
+            LossReason::Conflict { by } => write!(f, "{} uses that address", Mac(*by)),
         }
     }
 }
@@ -60,7 +60,7 @@ pub(crate) fn remark(event: &Event) -> Option<String> {
             by,
         } => Some(format!(
             "declined {address} from {server}: {}",
-            LostBy(&Lost::Conflict { by: *by })
+            LostBy(&LossReason::Conflict { by: *by })
         )),
         Event::Unusable { server, values } => Some(format!(
             "ignoring {} from {server}: not usable here",
@@ -98,7 +98,7 @@ impl fmt::Display for Change<'_> {
         let settings = |lease: &Lease| {
             [
                 ("default router", list(lease.routers.first())),
-                ("other routes", list(lease.routes.iter().map(StoredRoute))),
+                ("other routes", list(lease.routes.iter().map(DisplayRoute))),
                 ("MTU", list(lease.mtu)),
                 ("DNS servers", list(&lease.dns_servers)),
                 ("domain", list(&lease.domain_name)),
@@ -128,11 +128,11 @@ fn list(items: impl IntoIterator<Item: fmt::Display>) -> String {
     }
 }
 
-struct StoredRoute<'a>(&'a Route);
+struct DisplayRoute<'a>(&'a StaticRoute);
 
-impl fmt::Display for StoredRoute<'_> {
+impl fmt::Display for DisplayRoute<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Route {
+        let StaticRoute {
             destination,
             prefix_len,
             gateway,
@@ -174,12 +174,12 @@ mod tests {
             "default router 10.0.0.1 -> none"
         );
         let destination = Ipv4Addr::new(10, 9, 0, 0);
-        let on_link = Route {
+        let on_link = StaticRoute {
             destination,
             prefix_len: 16,
             gateway: None,
         };
-        let far = Route {
+        let far = StaticRoute {
             gateway: Some(Ipv4Addr::new(10, 0, 0, 9)),
             ..on_link
         };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::dhcp::{self, Client, Event, Lost};
+use crate::dhcp::{self, Client, Event, LossReason};
 use crate::rpc::Lease;
 use crate::rt::{self, Runtime};
 use crate::time::Instant;
@@ -276,7 +276,7 @@ impl Session {
     }
 
     /// No lease in place of the one that was there.
-    fn lose(&mut self, old: &dhcp::Lease, why: &Lost) {
+    fn lose(&mut self, old: &dhcp::Lease, why: &LossReason) {
         log::warn!(
             "{self}: lost the lease of {}: {}; looking for another",
             old.address,

@@ -84,7 +84,7 @@ impl Session {
 
     /// How to go on with it later; none while that cannot be said.
     pub(crate) fn record(&self) -> Option<Record> {
-        let rest = self.client.rest()?;
+        let rest = self.client.suspend()?;
         let now = rt::now();
         // Who has nothing to say until T1 need not know of a carrier.
         let has_time =

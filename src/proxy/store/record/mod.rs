@@ -11,7 +11,7 @@ use std::time::Duration;
 use prost::Message;
 use serde::{Serialize, Serializer};
 
-use crate::dhcp::{self, Phase, Plainness, Rest};
+use crate::dhcp::{self, Phase, Plainness, Snapshot};
 use crate::net::link::Address;
 use crate::rpc::wire::Lease;
 use crate::time::Instant;
@@ -154,9 +154,9 @@ pub(crate) enum State {
     /// A Setup was under way.
     Intent,
     /// A Teardown was under way.
-    Ending(Rest),
+    Ending(Snapshot),
     /// It was at rest.
-    Dormant(Rest),
+    Dormant(Snapshot),
 }
 
 const INTENT: &str = "INTENT";
@@ -230,9 +230,9 @@ impl Record {
         };
         // Its server is known to answer netavark's messages.
         let plainness = Plainness::LikeNetavark;
-        let rest = Rest {
+        let rest = Snapshot {
             phase,
-            setbacks: 0,
+            failures: 0,
             plainness,
             whole_at: Instant::from_boot(Duration::ZERO),
         };
@@ -254,7 +254,7 @@ impl Record {
     pub(crate) fn resting(
         (request, site): (&Request, &ContainerInterface),
         config: &dhcp::Config,
-        rest: &Rest,
+        rest: &Snapshot,
         settings: &Applied,
         look: Option<(Instant, u32, bool)>,
     ) -> Self {
@@ -264,7 +264,7 @@ impl Record {
         };
         let mut record = Self {
             lease: rest.lease().map_or(blank, |lease| reply(request, lease)),
-            setbacks: rest.setbacks,
+            setbacks: rest.failures,
             plainness: rest.plainness as u32,
             whole_at: millis(rest.whole_at).unwrap_or(0),
             message_size: config.max_message_size.into(),

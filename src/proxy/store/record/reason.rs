@@ -188,7 +188,7 @@ mod tests {
         loop {
             while client.poll_transmit(&mut out).is_some() {}
             while client.poll_event().is_some() {}
-            let rest = client.rest();
+            let rest = client.suspend();
             let Some(due) = client
                 .poll_timeout()
                 .filter(|due| *due < at(NOW + 4 * HOUR))

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::{BOUND, ENDING, INIT, INTENT, REBINDING, RENEWING, Record, Remembered, State, instant};
-use crate::dhcp::{self, Phase, Plainness, Rest};
+use crate::dhcp::{self, Phase, Plainness, Snapshot};
 use crate::net::netns::NetnsId;
 use crate::proxy::call::request::{OPTION_MAX, Request};
 use crate::proxy::container::applied::Applied;
@@ -64,7 +64,7 @@ impl Record {
         })
     }
 
-    pub(crate) fn rest(&self, state: &str) -> Option<Rest> {
+    pub(crate) fn rest(&self, state: &str) -> Option<Snapshot> {
         let never = || Instant::from_boot(Duration::MAX);
         let times = || -> Option<_> {
             let timer = |at: Option<u64>| at.map_or_else(never, instant);
@@ -112,9 +112,9 @@ impl Record {
             .get(self.plainness as usize)
             .copied()
             .unwrap_or_default();
-        Some(Rest {
+        Some(Snapshot {
             phase,
-            setbacks: self.setbacks,
+            failures: self.setbacks,
             plainness,
             whole_at: instant(self.whole_at),
         })
@@ -165,7 +165,7 @@ impl Record {
             routes: self
                 .routes
                 .iter()
-                .map(|way| dhcp::Route::try_from(way).ok())
+                .map(|way| dhcp::StaticRoute::try_from(way).ok())
                 .collect::<Option<_>>()?,
             dns_servers: addresses(&self.lease.dns_servers)?,
             domain_name: non_empty(&self.server_domain),

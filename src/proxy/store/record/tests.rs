@@ -49,12 +49,12 @@ fn full() -> dhcp::Lease {
     dhcp::Lease {
         broadcast: Some(Ipv4Addr::new(10, 0, 0, 255)),
         routes: vec![
-            dhcp::Route {
+            dhcp::StaticRoute {
                 destination: on_link,
                 prefix_len: 16,
                 gateway: None,
             },
-            dhcp::Route {
+            dhcp::StaticRoute {
                 destination: far,
                 prefix_len: 16,
                 gateway: Some(Ipv4Addr::new(10, 0, 0, 7)),
@@ -77,9 +77,9 @@ fn full() -> dhcp::Lease {
 /// A record of `phase`, with an address on the link.
 pub(crate) fn record(phase: Phase) -> Record {
     let (request, site, config) = about();
-    let rest = Rest {
+    let rest = Snapshot {
         phase,
-        setbacks: 2,
+        failures: 2,
         plainness: Plainness::LikeNetavark,
         whole_at: at(1_500_000),
     };
@@ -157,9 +157,9 @@ fn what_is_remembered_is_what_there_was() {
         match state {
             State::Dormant(rest) => assert_eq!(
                 rest,
-                Rest {
+                Snapshot {
                     phase,
-                    setbacks: 2,
+                    failures: 2,
                     plainness: Plainness::LikeNetavark,
                     whole_at: at(1_500_000)
                 }

@@ -2,12 +2,14 @@
 //! that it leads to.
 
 use super::conflict::{Claims, Defence, Doubt, router_to_ask};
-use super::{Client, Held, REBOOT_PATIENCE, State, Vigil};
+use super::{Client, ConflictWatch, Held, REBOOT_PATIENCE, State};
 use crate::dhcp::backoff::{Backoff, FUZZ};
 use crate::dhcp::exchange::{Exchange, Search};
 use crate::dhcp::frame::{self, Arp, BROADCAST};
 use crate::dhcp::message::Request;
-use crate::dhcp::{Event, Lease, Lost, Mac, Plainness, Probe, Transmit, Why, mac_text};
+use crate::dhcp::{
+    AcquireError, Event, Lease, LossReason, Mac, Plainness, Probe, Transmit, mac_text,
+};
 use crate::time::Instant;
 use smoltcp::wire::DhcpMessageType as Type;
 use std::net::Ipv4Addr;
@@ -18,7 +20,7 @@ use std::time::Duration;
 pub(super) const ARP_PATIENCE: Duration = Duration::from_millis(200);
 /// The same after a renewal, for which alone a process may exist that a timer has started. Most
 /// stations answer within a millisecond, and the next renewal asks again.
-const ARP_VIGIL: Duration = Duration::from_millis(50);
+const RENEWAL_WATCH: Duration = Duration::from_millis(50);
 /// From the last probe to the use of the address, and from one announcement to the next:
 /// ANNOUNCE_WAIT and ANNOUNCE_INTERVAL (RFC 5227 1.1).
 const ANNOUNCE: Duration = Duration::from_secs(2);
@@ -26,7 +28,7 @@ const ANNOUNCE: Duration = Duration::from_secs(2);
 /// the first message with the xid of its ACK; were that hours ago, a server that now leases for
 /// less would have given us nothing.
 pub(super) const ROUND: Duration = Duration::from_secs(60);
-/// A lease that was held longer than this has made good for earlier setbacks.
+/// A lease that was held longer than this has made good for earlier failures.
 const STABLE: Duration = Duration::from_secs(128);
 /// RFC 2131 3.1 (5): the least to wait after a DECLINE.
 const AFTER_DECLINE: Duration = Duration::from_secs(10);
@@ -127,9 +129,9 @@ impl Client {
 
     /// To INIT after a round that came to nothing (RFC 2131 3.1 (5)), and on from there the later
     /// the more of them there were.
-    pub(super) fn start_over(&mut self, why: Why, now: Instant) -> State {
-        let in_use = matches!(why, Why::InUse { .. });
-        if in_use || matches!(why, Why::Refused { .. }) {
+    pub(super) fn start_over(&mut self, why: AcquireError, now: Instant) -> State {
+        let in_use = matches!(why, AcquireError::InUse { .. });
+        if in_use || matches!(why, AcquireError::Refused { .. }) {
             self.search.wanted = None;
         }
         self.search.trouble = Some(why);
@@ -138,19 +140,19 @@ impl Client {
 
     /// To INIT because the lease has ended (RFC 2131 4.4.5). No caller waits now, but for one whose
     /// lease has not been in use yet. An address that just ran out would be welcome again.
-    pub(super) fn lose(&mut self, old: Lease, why: Lost, now: Instant) -> State {
+    pub(super) fn lose(&mut self, old: Lease, why: LossReason, now: Instant) -> State {
         let was_stable = now - old.acquired_at > STABLE;
         let was_defended = self.defence().is_some();
         if was_stable {
-            self.setbacks = 0;
+            self.failures = 0;
         }
         let deadline = self.deadline_of_caller();
         self.search = Search {
             deadline,
-            ..Search::new(now, (why == Lost::Expired).then_some(old.address))
+            ..Search::new(now, (why == LossReason::Expired).then_some(old.address))
         };
-        if let Lost::Conflict { by } = why {
-            self.search.trouble = Some(Why::InUse {
+        if let LossReason::Conflict { by } = why {
+            self.search.trouble = Some(AcquireError::InUse {
                 address: old.address,
                 server: old.server_id,
                 by,
@@ -160,10 +162,10 @@ impl Client {
             // A conflict that comes after so long is no fault of the round that led to the address,
             // and one in use is given up without a DECLINE. Should its server offer it again,
             // declining it is the first setback, which costs no time.
-            Lost::Conflict { .. } if was_stable || was_defended => State::Init { at: now },
-            Lost::Expired => State::Init { at: now },
-            Lost::Refused { .. } => self.set_back(false, now),
-            Lost::Conflict { .. } => self.set_back(true, now),
+            LossReason::Conflict { .. } if was_stable || was_defended => State::Init { at: now },
+            LossReason::Expired => State::Init { at: now },
+            LossReason::Refused { .. } => self.set_back(false, now),
+            LossReason::Conflict { .. } => self.set_back(true, now),
         };
         self.events.push_back(Event::Lost {
             old: Box::new(old),
@@ -179,13 +181,13 @@ impl Client {
     /// 2.1.1 wants a minute after ten conflicts (RFC 5227 1.1). A caller's patience is bounded, and
     /// so is the hourly allowance. Where no caller waits, they double to two minutes.
     fn set_back(&mut self, in_use: bool, now: Instant) -> State {
-        self.setbacks = self.setbacks.saturating_add(1);
+        self.failures = self.failures.saturating_add(1);
         let somebody_waits = self.search.deadline.is_some();
         let forgiven = u32::from(in_use && somebody_waits);
         let wait = self
             .backoff
-            .start_over(self.setbacks - forgiven, somebody_waits);
-        let least = if in_use && !somebody_waits && self.setbacks > 1 {
+            .start_over(self.failures - forgiven, somebody_waits);
+        let least = if in_use && !somebody_waits && self.failures > 1 {
             AFTER_DECLINE
         } else {
             Duration::ZERO
@@ -198,19 +200,19 @@ impl Client {
     /// Tells whoever has waited until now how far it got (RFC 2131 3.1 (5)).
     pub(super) fn give_up(&mut self, state: &State, deadline: Instant) -> State {
         let why = match (state, self.search.trouble.take()) {
-            _ if !self.carrier => Why::NoCarrier,
-            (State::Requesting { offer, .. }, _) => Why::NoAck {
+            _ if !self.carrier => AcquireError::NoCarrier,
+            (State::Requesting { offer, .. }, _) => AcquireError::NoAck {
                 address: offer.address,
                 server: offer.server_id,
             },
             (_, Some(trouble)) => trouble,
             (_, None) => match self.search.unusable {
-                Some((server, fault, offers)) => Why::UnusableOffer {
+                Some((server, fault, offers)) => AcquireError::UnusableOffer {
                     server,
                     fault,
                     offers,
                 },
-                None => Why::NoOffer {
+                None => AcquireError::NoOffer {
                     within: deadline - self.search.since,
                     discovers: self.search.discovers,
                 },
@@ -227,7 +229,7 @@ impl Client {
 
     /// The carrier is back: what was under way is said again, and what had not come to a lease
     /// starts anew.
-    pub(super) fn resound(&mut self, now: Instant) {
+    pub(super) fn on_carrier_up(&mut self, now: Instant) {
         (self.search.pace, self.search.unanswered) = (0, 0);
         match &mut self.state {
             State::Selecting { .. } | State::Requesting { .. } => {
@@ -252,10 +254,10 @@ impl Client {
             }
             // Perhaps another network: only the server can tell, and RFC 2131 4.4.5 allows to ask
             // before T1.
-            State::Bound { held, vigil } => {
+            State::Bound { held, watch } => {
                 held.renew_at = now;
                 // The second announcement has waited for somebody to hear it (RFC 5227 2.3).
-                if vigil.take().is_some_and(|vigil| vigil.announce) {
+                if watch.take().is_some_and(|watch| watch.announce) {
                     let address = held.lease.address;
                     self.announce(address);
                 }
@@ -326,9 +328,9 @@ impl Client {
 
     /// Announces a new address (RFC 2131 4.4.1) and goes on listening until it has been announced a
     /// second time (RFC 5227 2.3), for its owner may be slow to answer.
-    pub(super) fn claim(&mut self, address: Ipv4Addr, now: Instant) -> Option<Vigil> {
+    pub(super) fn claim(&mut self, address: Ipv4Addr, now: Instant) -> Option<ConflictWatch> {
         self.announce(address);
-        Some(Vigil {
+        Some(ConflictWatch {
             until: now + ANNOUNCE,
             announce: true,
             is_in_use: false,
@@ -341,14 +343,14 @@ impl Client {
     }
 
     /// Listens on after a renewal, for the answer to the probe that went with it.
-    pub(super) fn await_arp(&self, now: Instant) -> Option<Vigil> {
-        let vigil = Vigil {
-            until: now + ARP_VIGIL,
+    pub(super) fn await_arp(&self, now: Instant) -> Option<ConflictWatch> {
+        let watch = ConflictWatch {
+            until: now + RENEWAL_WATCH,
             announce: false,
             is_in_use: true,
             deadline: None,
         };
-        (self.config.probe != Probe::Off).then_some(vigil)
+        (self.config.probe != Probe::Off).then_some(watch)
     }
 
     /// RFC 2131 4.4.4 and table 5: by broadcast, from no address, with `secs` 0, and no wishes.
@@ -356,7 +358,7 @@ impl Client {
         let message = Request {
             requested: Some(address),
             server: Some(server),
-            words: Some(format!("in use by {}", mac_text(by))),
+            message: Some(format!("in use by {}", mac_text(by))),
             ..Request::new(Type::Decline, self.plainness.mark(self.backoff.xid()), 0)
         };
         self.remember_conflict(by, address);
@@ -380,7 +382,7 @@ impl Client {
             by,
         });
         self.start_over(
-            Why::InUse {
+            AcquireError::InUse {
                 address,
                 server,
                 by,
@@ -403,15 +405,15 @@ impl Client {
             self.config.client_id.clear();
         }
         self.events.push_back(Event::Bound(Box::new(lease.clone())));
-        let vigil = self.claim(lease.address, now);
-        self.hold(lease, (vigil, None), now)
+        let watch = self.claim(lease.address, now);
+        self.hold(lease, (watch, None), now)
     }
 
     /// To BOUND with a new lease.
     pub(super) fn hold(
         &mut self,
         lease: Lease,
-        (vigil, defence): (Option<Vigil>, Option<Defence>),
+        (watch, defence): (Option<ConflictWatch>, Option<Defence>),
         now: Instant,
     ) -> State {
         self.search = Search::new(now, None);
@@ -421,7 +423,7 @@ impl Client {
             lease,
             defence,
         };
-        State::Bound { held, vigil }
+        State::Bound { held, watch }
     }
 
     /// From BOUND to RENEWING at T1, to REBINDING at T2, to INIT at the end (RFC 2131 4.4.5); who
@@ -429,7 +431,7 @@ impl Client {
     pub(super) fn follow_the_clock(&mut self, held: Held, now: Instant) -> State {
         self.listen_on(now);
         if held.expires_at() <= now {
-            self.lose(held.lease, Lost::Expired, now)
+            self.lose(held.lease, LossReason::Expired, now)
         } else if held.rebind_at <= now {
             self.rebind(held, None, now)
         } else {

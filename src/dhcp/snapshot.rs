@@ -12,15 +12,15 @@ use std::time::Duration;
 pub(super) const NEVER: Instant = Instant::from_boot(Duration::MAX);
 
 /// All that is left of a [`Client`](super::Client) while nothing is in flight:
-/// [`Client::rest`](super::Client::rest) makes it, [`Client::resume`](super::Client::resume) goes
+/// [`Client::suspend`](super::Client::suspend) makes it, [`Client::resume`](super::Client::resume) goes
 /// on with it. Its instants are those of the boot clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rest {
+pub struct Snapshot {
     /// Where it was.
     pub phase: Phase,
     /// Rounds that ended with a NAK, without an ACK or with a conflict, less what renewals have
     /// made good since.
-    pub setbacks: u32,
+    pub failures: u32,
     /// How plain the message was that the server has answered.
     pub plainness: Plainness,
     /// When as many messages as ever may be sent at once again. In the past: by now.
@@ -75,7 +75,7 @@ pub enum Phase {
     },
 }
 
-impl Rest {
+impl Snapshot {
     /// When to [resume](super::Client::resume): what a client made of this would answer to
     /// [`poll_timeout`](super::Client::poll_timeout). Earlier there is nothing for it to do.
     pub fn due(&self) -> Option<Instant> {

@@ -7,7 +7,7 @@ use crate::dhcp::exchange::Exchange;
 use crate::dhcp::frame::Arp;
 use crate::dhcp::lease::{SHORTEST_T1, granted_time};
 use crate::dhcp::message::Reply;
-use crate::dhcp::{Event, Ignored, Lease, Lost, Plainness, Probe, Why, option};
+use crate::dhcp::{AcquireError, Event, Ignored, Lease, LossReason, Plainness, Probe, option};
 use crate::time::Instant;
 use smoltcp::wire::DhcpMessageType as Type;
 use std::net::Ipv4Addr;
@@ -73,12 +73,12 @@ impl Client {
             }
             (State::Renewing { held, .. } | State::Rebinding { held, .. }, Type::Nak) => {
                 let (old, message) = (held.lease.clone(), reply.options.text(option::MESSAGE));
-                self.lose(old, Lost::Refused { server, message }, now)
+                self.lose(old, LossReason::Refused { server, message }, now)
             }
             // RFC 2131 3.1 (5): what was offered, or was ours, cannot be had.
             (State::Requesting { .. } | State::Rebooting { .. }, Type::Nak) => {
                 let message = reply.options.text(option::MESSAGE);
-                self.start_over(Why::Refused { server, message }, now)
+                self.start_over(AcquireError::Refused { server, message }, now)
             }
             // Among them an ACK to a DISCOVER that did not ask for one (RFC 2131 4.4.1).
             (_, message_type) => {
@@ -260,8 +260,8 @@ impl Client {
         if new.acquired_at - old.acquired_at >= SHORTEST_T1 {
             self.allowance.give_back();
         }
-        // So that a lease of a minute has made good for earlier setbacks after a while, too.
-        self.setbacks = self.setbacks.saturating_sub(1);
+        // So that a lease of a minute has made good for earlier failures after a while, too.
+        self.failures = self.failures.saturating_sub(1);
         let moved = old.address != new.address;
         let told = Box::new(new.clone());
         self.events.push_back(if old.same_settings(&new) {
@@ -272,7 +272,7 @@ impl Client {
                 new: told,
             }
         });
-        let vigil = if moved {
+        let watch = if moved {
             // The server does not wait for probes and their waits: one has to do.
             self.probe_own(new.address);
             self.claim(new.address, now)
@@ -280,7 +280,7 @@ impl Client {
             self.await_arp(now)
         };
         let defence = self.defence().filter(|_| !moved);
-        self.hold(new, (vigil, defence), now)
+        self.hold(new, (watch, defence), now)
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// How far an acquisition got that came to nothing, and with how much effort (RFC 2131 4.1). Its
 /// text is made for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum AcquireError {
     /// The interface had no carrier, so no message could be sent.
     NoCarrier,
     /// No server offered anything.
@@ -52,7 +52,7 @@ pub enum Why {
     },
 }
 
-impl Why {
+impl AcquireError {
     /// Its text with the name of the interface, where that says more.
     pub fn on(&self, interface: &str) -> String {
         self.text(&format!(" on {interface}"))
@@ -106,7 +106,7 @@ impl Why {
     }
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for AcquireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text(""))
     }
