@@ -31,7 +31,8 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use server::{Server, Terms};
-use smol_dhcp_proxy::dhcp::{Client, Config, Event, Ignored, Mac, Snapshot};
+use smol_dhcp_proxy::dhcp::{Client, Config, Event, Ignored, Snapshot};
+use smol_dhcp_proxy::mac::Mac;
 use smol_dhcp_proxy::time::Instant;
 use wire::{Said, read};
 
@@ -40,7 +41,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 const START: Instant = Instant::from_boot(Duration::from_secs(1000));
 
 /// The client of the recorded frames.
-const MAC: Mac = [2, 0, 0, 0, 0, 5];
+const MAC: Mac = Mac([2, 0, 0, 0, 0, 5]);
 const SEED: u64 = 7;
 
 criterion_group!(benches, parse, emit, exchange, day);
@@ -162,7 +163,7 @@ struct Container {
 impl Container {
     fn new(n: u16) -> Self {
         let [high, low] = n.to_be_bytes();
-        let mac = [2, 0, 0, 0, high, low];
+        let mac = Mac([2, 0, 0, 0, high, low]);
         let terms = Terms {
             lease: HOUR.as_secs() as u32,
             t1: None,

@@ -32,6 +32,8 @@ pub mod time;
 #[cfg(feature = "proxy")]
 pub mod dhcp;
 #[cfg(feature = "proxy")]
+pub mod mac;
+#[cfg(feature = "proxy")]
 pub mod net;
 #[cfg(feature = "proxy")]
 pub mod proxy;

@@ -22,9 +22,9 @@ use expected::option;
 use faults::{Fault, heal};
 use proptest::test_runner::{Config as Cases, TestCaseError, TestRunner};
 use smol_dhcp_proxy::dhcp::{
-    self, Client, Config, Event, Lease, LossReason, Mac, Phase, Plainness, Probe, Snapshot,
-    StaticRoute,
+    self, Client, Config, Event, Lease, LossReason, Phase, Plainness, Probe, Snapshot, StaticRoute,
 };
+use smol_dhcp_proxy::mac::Mac;
 use smol_dhcp_proxy::time::Instant;
 use smoltcp::wire::{EthernetFrame, Ipv4Packet, UdpPacket};
 use std::cell::RefCell;
@@ -32,8 +32,8 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-const MAC: Mac = [2, 0, 0, 0, 0, 5];
-const SERVER_MAC: Mac = [2, 0, 0, 0, 0, 1];
+const MAC: Mac = Mac([2, 0, 0, 0, 0, 5]);
+const SERVER_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const CLIENT_ID: &[u8] = b"\0container";
 const START: Instant = Instant::from_boot(Duration::from_secs(1000));
@@ -226,7 +226,7 @@ fn the_faults_of_dhcproto() {
         let mut payload = vec![0; 240];
         payload[..4].copy_from_slice(&[2, 1, 6, 0]);
         payload[16..20].copy_from_slice(&[10, 0, 0, 5]);
-        payload[28..34].copy_from_slice(&MAC);
+        payload[28..34].copy_from_slice(&MAC.0);
         payload[108..115].copy_from_slice(&[6, 4, 9, 9, 9, 9, 255]);
         payload[236..].copy_from_slice(if *fault == Fault::Magic {
             &[1, 2, 3, 4]

@@ -1,6 +1,6 @@
 //! How an acquisition failed, in words for the user.
 
-use super::{Mac, mac_text};
+use crate::mac::Mac;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -99,7 +99,7 @@ impl AcquireError {
             } => {
                 format!(
                     "offer of {address} from {server}, but {} uses that address",
-                    mac_text(*by)
+                    by
                 )
             }
         }

@@ -1,14 +1,13 @@
 //! Ethernet, ARP, IPv4 and UDP around a DHCP message, in both directions; nothing here can panic on
 //! what a network sends.
 
-use super::{Ignored, Mac};
+use super::Ignored;
+use crate::mac::Mac;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, DHCP_CLIENT_PORT, DHCP_SERVER_PORT, EthernetAddress,
     EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, UdpPacket,
 };
 use std::net::Ipv4Addr;
-
-pub(super) const BROADCAST: Mac = [0xff; 6];
 
 const ETHERNET: usize = 14;
 const IPV4: usize = 20;
@@ -60,7 +59,7 @@ impl Arp {
         Self {
             is_reply: false,
             sender,
-            target: ([0; 6], wanted),
+            target: (Mac::UNSPECIFIED, wanted),
             to_all: true,
         }
     }
@@ -73,13 +72,18 @@ impl Arp {
             } else {
                 ArpOperation::Request
             },
-            source_hardware_addr: EthernetAddress(self.sender.0),
+            source_hardware_addr: EthernetAddress(self.sender.0.0),
             source_protocol_addr: self.sender.1,
-            target_hardware_addr: EthernetAddress(self.target.0),
+            target_hardware_addr: EthernetAddress(self.target.0.0),
             target_protocol_addr: self.target.1,
         };
         let mut buffer = vec![0; ETHERNET + representation.buffer_len()];
-        let mut ethernet = ethernet(&mut buffer, self.sender.0, BROADCAST, EthernetProtocol::Arp);
+        let mut ethernet = ethernet(
+            &mut buffer,
+            self.sender.0,
+            Mac::BROADCAST,
+            EthernetProtocol::Arp,
+        );
         representation.emit(&mut ArpPacket::new_unchecked(ethernet.payload_mut()));
         buffer
     }
@@ -92,12 +96,15 @@ impl Arp {
 /// liberties with it.
 pub(super) fn open(frame: &[u8], mac: Mac) -> Result<Received<'_>, Ignored> {
     let ethernet = EthernetFrame::new_checked(frame).map_err(|_| Ignored::Malformed)?;
-    if ![mac, BROADCAST].contains(&ethernet.dst_addr().0) {
+    if ![mac, Mac::BROADCAST].contains(&Mac(ethernet.dst_addr().0)) {
         return Err(Ignored::NotForUs);
     }
     match ethernet.ethertype() {
-        EthernetProtocol::Ipv4 => open_ipv4(ethernet.payload(), ethernet.src_addr().0),
-        EthernetProtocol::Arp => open_arp(ethernet.payload(), ethernet.dst_addr().0 == BROADCAST),
+        EthernetProtocol::Ipv4 => open_ipv4(ethernet.payload(), Mac(ethernet.src_addr().0)),
+        EthernetProtocol::Arp => open_arp(
+            ethernet.payload(),
+            ethernet.dst_addr().0 == Mac::BROADCAST.0,
+        ),
         _ => Err(Ignored::NotDhcp),
     }
 }
@@ -151,8 +158,8 @@ fn open_arp<'a>(packet: &[u8], to_all: bool) -> Result<Received<'a>, Ignored> {
     };
     Ok(Received::Arp(Arp {
         is_reply: operation == ArpOperation::Reply,
-        sender: (source_hardware_addr.0, source_protocol_addr),
-        target: (target_hardware_addr.0, target_protocol_addr),
+        sender: (Mac(source_hardware_addr.0), source_protocol_addr),
+        target: (Mac(target_hardware_addr.0), target_protocol_addr),
         to_all,
     }))
 }
@@ -194,8 +201,8 @@ fn ethernet(
     protocol: EthernetProtocol,
 ) -> EthernetFrame<&mut [u8]> {
     let mut ethernet = EthernetFrame::new_unchecked(buffer);
-    ethernet.set_src_addr(EthernetAddress(from));
-    ethernet.set_dst_addr(EthernetAddress(to));
+    ethernet.set_src_addr(EthernetAddress(from.0));
+    ethernet.set_dst_addr(EthernetAddress(to.0));
     ethernet.set_ethertype(protocol);
     ethernet
 }
@@ -206,7 +213,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    const US: Mac = [2, 0, 0, 0, 0, 5];
+    const US: Mac = Mac([2, 0, 0, 0, 0, 5]);
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
@@ -216,8 +223,9 @@ mod tests {
         #[test]
         fn what_is_wrapped_is_opened(
             payload in vec(any::<u8>(), 0..1500),
-            (from, source, destination) in any::<(Mac, [u8; 4], [u8; 4])>(),
+            (from, source, destination) in any::<([u8; 6], [u8; 4], [u8; 4])>(),
         ) {
+            let from = Mac(from);
             let mut bytes = frame(&payload, (from, source.into()), (US, destination.into()));
             prop_assert_eq!(open(&bytes, US), Err(Ignored::NotDhcp), "it is addressed to a server");
             bytes[34..38].rotate_left(2);
@@ -248,10 +256,10 @@ mod tests {
         #[test]
         fn arp_is_read_as_written(
             is_reply in any::<bool>(),
-            sender in any::<(Mac, [u8; 4])>(),
-            target in any::<(Mac, [u8; 4])>(),
+            sender in any::<([u8; 6], [u8; 4])>(),
+            target in any::<([u8; 6], [u8; 4])>(),
         ) {
-            let (sender, target) = ((sender.0, sender.1.into()), (target.0, target.1.into()));
+            let (sender, target) = ((Mac(sender.0), sender.1.into()), (Mac(target.0), target.1.into()));
             let arp = Arp { is_reply, sender, target, to_all: true };
             let bytes = arp.write();
             prop_assert_eq!(open(&bytes, US), Ok(Received::Arp(arp)));

@@ -1,8 +1,9 @@
 //! What a DHCPACK promises: an address, the settings around it, and until when.
 
+use super::Ignored;
 use super::message::Reply;
 use super::option::{self, class_prefix, mask, network};
-use super::{Ignored, Mac};
+use crate::mac::Mac;
 use crate::time::Instant;
 use std::fmt;
 use std::net::Ipv4Addr;

@@ -2,7 +2,8 @@
 
 use super::lease::is_station;
 use super::option::{self, Options};
-use super::{Config, Ignored, Mac, Plainness};
+use super::{Config, Ignored, Plainness};
+use crate::mac::Mac;
 use smoltcp::wire::{
     ArpHardware, DhcpFlags, DhcpMessageType, DhcpOpCode, DhcpPacket, EthernetAddress,
 };
@@ -54,7 +55,7 @@ impl Reply {
             return Err(Ignored::Malformed);
         }
         // Some servers leave the field empty. The transaction id tells whose the reply is.
-        if ![config.mac, [0; 6]].contains(&packet.client_hardware_address().0) {
+        if ![config.mac, Mac::UNSPECIFIED].contains(&Mac(packet.client_hardware_address().0)) {
             return Err(Ignored::OtherClient);
         }
         // RFC 6842 3 has an echoed client identifier compared, too. A deviation: some servers cut
@@ -192,7 +193,7 @@ impl Request {
         packet.set_transaction_id(self.xid);
         packet.set_secs(self.secs);
         // RFC 2131 4.4.1: where replies find us.
-        packet.set_client_hardware_address(EthernetAddress(config.mac));
+        packet.set_client_hardware_address(EthernetAddress(config.mac.0));
         packet.set_magic_number(MAGIC);
         match self.ciaddr {
             Some(address) => packet.set_client_ip(address),
@@ -293,7 +294,7 @@ mod tests {
         /// What a request was made of is what its bytes say, field by field and option by option.
         #[test]
         fn what_is_written_is_read(
-            (xid, secs, mac, max_message_size) in any::<(u32, u16, Mac, u16)>(),
+            (xid, secs, mac, max_message_size) in any::<(u32, u16, [u8; 6], u16)>(),
             (ciaddr, requested, server) in (address(), address(), address()),
             client_id in vec(any::<u8>(), 0..300),
             host_name in prop::option::of("[a-z]{0,300}"),
@@ -301,7 +302,7 @@ mod tests {
             (broadcast, rapid_commit, kind) in (any::<bool>(), any::<bool>(), select(vec![1, 3, 4, 7])),
         ) {
             let config =
-                Config { host_name, fqdn, broadcast, rapid_commit, max_message_size, ..Config::new(mac, client_id) };
+                Config { host_name, fqdn, broadcast, rapid_commit, max_message_size, ..Config::new(Mac(mac), client_id) };
             let plainness = Plainness::of(xid);
             let request = Request { ciaddr, requested, server, ..Request::new(kind.into(), xid, secs) };
             let payload = request.write(&config);

@@ -8,10 +8,11 @@
 //!
 //! ```
 //! use smol_dhcp_proxy::dhcp::{Client, Config, Transmit};
+//! use smol_dhcp_proxy::mac::Mac;
 //! use smol_dhcp_proxy::time::Instant;
 //! use std::time::Duration;
 //!
-//! let mac = [0x02, 0, 0, 0, 0, 1];
+//! let mac = Mac([0x02, 0, 0, 0, 0, 1]);
 //! let now = Instant::from_boot(Duration::from_secs(100));
 //! let mut client = Client::new(Config::new(mac, b"\0container".to_vec()), 7, now);
 //!
@@ -46,6 +47,7 @@
 //! | `message.rs`, `option.rs` | DHCP messages and their options |
 //! | `frame.rs` | Ethernet, ARP, IPv4 and UDP around them |
 
+use crate::mac::Mac;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -67,9 +69,6 @@ pub use frame::frame;
 pub use lease::{Lease, StaticRoute, Unusable};
 pub use plainness::Plainness;
 pub use snapshot::{Phase, Snapshot};
-
-/// An Ethernet address.
-pub type Mac = [u8; 6];
 
 /// Who asks, and for what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -282,10 +281,6 @@ pub enum LossReason {
         /// Who.
         by: Mac,
     },
-}
-
-fn mac_text([a, b, c, d, e, g]: Mac) -> String {
-    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
 }
 
 /// Why a frame was left unread. Never an error: a network is full of frames that are not for us.

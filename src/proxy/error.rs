@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::libc;
 
 use crate::dhcp;
+use crate::mac::MacError;
 use crate::net::netns;
 use crate::proxy::patience::Patience;
 use crate::rpc::{Code, Status};
@@ -60,16 +61,8 @@ pub(super) enum Error {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BadRequest {
     /// Not six hexadecimal bytes.
-    #[error("unable to parse mac address {input}: {why}")]
-    Mac {
-        /// What the caller sent.
-        input: String,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// Hexadecimal bytes, but not six.
-    #[error("invalid mac length for address: {0}")]
-    MacLength(String),
+    #[error(transparent)]
+    Mac(#[from] MacError),
     /// `version` asks for DHCPv6.
     #[error("ipv6 not yet supported")]
     Ipv6,

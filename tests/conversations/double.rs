@@ -5,8 +5,9 @@
 
 use dhcproto::v4::{Message, MessageType};
 use smol_dhcp_proxy::dhcp::{
-    self, Client, Config, Event, Ignored, Lease, Mac, Phase, Plainness, Snapshot, Unusable,
+    self, Client, Config, Event, Ignored, Lease, Phase, Plainness, Snapshot, Unusable,
 };
+use smol_dhcp_proxy::mac::Mac;
 use smol_dhcp_proxy::time::Instant;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -23,9 +24,9 @@ pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 pub const OTHER_SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 pub const NOBODY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
-pub const MAC: Mac = [2, 0, 0, 0, 0, 5];
-pub const SERVER_MAC: Mac = [2, 0, 0, 0, 0, 1];
-pub const BROADCAST_MAC: Mac = [0xff; 6];
+pub const MAC: Mac = Mac([2, 0, 0, 0, 0, 5]);
+pub const SERVER_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
+pub const BROADCAST_MAC: Mac = Mac([0xff; 6]);
 pub const CLIENT_ID: &[u8] = b"\0container";
 
 pub fn seconds(n: u64) -> Duration {

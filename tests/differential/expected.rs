@@ -3,7 +3,8 @@
 
 use super::{MAC, SERVER};
 use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
-use smol_dhcp_proxy::dhcp::{Lease, Mac, StaticRoute};
+use smol_dhcp_proxy::dhcp::{Lease, StaticRoute};
+use smol_dhcp_proxy::mac::Mac;
 use smol_dhcp_proxy::time::Instant;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -27,7 +28,9 @@ pub fn lease(
 ) -> Result<Lease, &'static str> {
     // Zeros are no address of another client, and a client identifier (option 61) may be any.
     if message.opcode() != Opcode::BootReply
-        || ![MAC, [0; 6]].iter().any(|known| known == message.chaddr())
+        || ![MAC.0, [0; 6]]
+            .iter()
+            .any(|known| known == message.chaddr())
     {
         return Err("not for us");
     }

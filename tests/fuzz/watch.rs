@@ -335,13 +335,13 @@ impl Watched {
                 (bytes, source)
             }
             Transmit::Frame => {
-                assert_eq!(bytes[6..12], self.config().mac);
+                assert_eq!(bytes[6..12], self.config().mac.0);
                 match bytes[12..14] {
                     [8, 0] => check_headers(bytes),
                     [8, 6] => {
                         return assert_eq!(
                             (bytes.len(), &bytes[22..28]),
-                            (42, &self.config().mac[..])
+                            (42, &self.config().mac.0[..])
                         );
                     }
                     _ => panic!("neither IPv4 nor ARP"),
@@ -383,7 +383,7 @@ impl Watched {
         let (config, options) = (self.config(), message.opts());
         assert_eq!(
             (message.opcode(), message.chaddr()),
-            (Opcode::BootRequest, &config.mac[..])
+            (Opcode::BootRequest, &config.mac.0[..])
         );
         // The last bits of the xid tell how plain a message is. A REQUEST that is said again may do
         // without options that netavark's does not have.

@@ -3,7 +3,8 @@
 
 use super::referee::Input;
 use super::wire::*;
-use smol_dhcp_proxy::dhcp::{Client, Config, Event, LossReason, Mac, Probe};
+use smol_dhcp_proxy::dhcp::{Client, Config, Event, LossReason, Probe};
+use smol_dhcp_proxy::mac::Mac;
 use smol_dhcp_proxy::time::Instant;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -214,7 +215,7 @@ impl Manners {
         for event in events {
             match event {
                 Event::ProxyArp { address, by } => {
-                    let is_server = by[..5] == [2, 0, 0, 1, 0] || *by == super::hostile::MAC;
+                    let is_server = by.0[..5] == [2, 0, 0, 1, 0] || *by == super::hostile::MAC;
                     let is_rival = self
                         .rivals
                         .iter()

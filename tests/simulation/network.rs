@@ -5,7 +5,7 @@ use super::plan::*;
 use super::referee::Input;
 use super::wire::*;
 use super::world::{Happening, World, owner};
-use smol_dhcp_proxy::dhcp::Mac;
+use smol_dhcp_proxy::mac::Mac;
 use smol_dhcp_proxy::time::Instant;
 use std::net::Ipv4Addr;
 use std::time::Duration;

@@ -3,7 +3,8 @@
 
 use super::manners::{Manners, is_contest};
 use super::wire::*;
-use smol_dhcp_proxy::dhcp::{Client, Config, Event, Ignored, Lease, LossReason, Mac};
+use smol_dhcp_proxy::dhcp::{Client, Config, Event, Ignored, Lease, LossReason};
+use smol_dhcp_proxy::mac::Mac;
 use smol_dhcp_proxy::time::Instant;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;

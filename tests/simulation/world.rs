@@ -7,7 +7,8 @@ use super::plan::*;
 use super::referee::{Input, Referee, Used};
 use super::server::Server;
 use super::wire::*;
-use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lease, Mac, Phase, Plainness, Snapshot};
+use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lease, Phase, Plainness, Snapshot};
+use smol_dhcp_proxy::mac::Mac;
 use smol_dhcp_proxy::time::Instant;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -18,15 +19,15 @@ use std::time::Duration;
 pub const START: Instant = Instant::from_boot(secs(1000));
 const NEVER_COMES: Instant = Instant::from_boot(Duration::MAX);
 /// The station that answers ARP for every address, where it is not a server's.
-pub const GATEWAY: Mac = [2, 0, 0, 8, 8, 8];
+pub const GATEWAY: Mac = Mac([2, 0, 0, 8, 8, 8]);
 
 /// The station that has an address which is not to be had.
 pub fn owner(address: Ipv4Addr) -> Mac {
     let [_, network, _, host] = address.octets();
-    [2, 0, 0, 9, network, host]
+    Mac([2, 0, 0, 9, network, host])
 }
 
-pub const STRANGER: Mac = [2, 0, 0, 7, 7, 7];
+pub const STRANGER: Mac = Mac([2, 0, 0, 7, 7, 7]);
 
 #[derive(Debug)]
 pub enum Happening {

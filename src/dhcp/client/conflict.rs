@@ -4,7 +4,8 @@
 use super::transitions::ARP_PATIENCE;
 use super::{Client, ConflictWatch, Held, State};
 use crate::dhcp::frame::Arp;
-use crate::dhcp::{Event, Ignored, Lease, LossReason, Mac, Probe};
+use crate::dhcp::{Event, Ignored, Lease, LossReason, Probe};
+use crate::mac::Mac;
 use crate::time::Instant;
 use std::net::Ipv4Addr;
 use std::time::Duration;

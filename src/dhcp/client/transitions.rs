@@ -5,11 +5,10 @@ use super::conflict::{Claims, Defence, Doubt, router_to_ask};
 use super::{Client, ConflictWatch, Held, REBOOT_PATIENCE, State};
 use crate::dhcp::backoff::{Backoff, FUZZ};
 use crate::dhcp::exchange::{Exchange, Search};
-use crate::dhcp::frame::{self, Arp, BROADCAST};
+use crate::dhcp::frame::{self, Arp};
 use crate::dhcp::message::Request;
-use crate::dhcp::{
-    AcquireError, Event, Lease, LossReason, Mac, Plainness, Probe, Transmit, mac_text,
-};
+use crate::dhcp::{AcquireError, Event, Lease, LossReason, Plainness, Probe, Transmit};
+use crate::mac::Mac;
 use crate::time::Instant;
 use smoltcp::wire::DhcpMessageType as Type;
 use std::net::Ipv4Addr;
@@ -358,7 +357,7 @@ impl Client {
         let message = Request {
             requested: Some(address),
             server: Some(server),
-            message: Some(format!("in use by {}", mac_text(by))),
+            message: Some(format!("in use by {by}")),
             ..Request::new(Type::Decline, self.plainness.mark(self.backoff.xid()), 0)
         };
         self.remember_conflict(by, address);
@@ -559,7 +558,7 @@ impl Client {
         let frame = frame::frame(
             &message.write(&self.config),
             source,
-            (BROADCAST, Ipv4Addr::BROADCAST),
+            (Mac::BROADCAST, Ipv4Addr::BROADCAST),
         );
         self.allowance.spend(now);
         self.listen_on(now);

@@ -6,8 +6,6 @@ use crate::dhcp::{Event, Lease, LossReason, StaticRoute};
 
 use std::time::Duration;
 
-use crate::proxy::key::Mac;
-
 /// A lease in a few words.
 pub(crate) struct Brief<'a>(pub(crate) &'a Lease);
 
@@ -46,7 +44,7 @@ impl fmt::Display for LostBy<'_> {
                 server,
                 message: Some(message),
             } => write!(f, "refused by {server}: {message}"),
-            LossReason::Conflict { by } => write!(f, "{} uses that address", Mac(*by)),
+            LossReason::Conflict { by } => write!(f, "{} uses that address", by),
         }
     }
 }
@@ -68,12 +66,12 @@ pub(crate) fn remark(event: &Event) -> Option<String> {
         )),
         Event::Contested { address, by } => Some(format!(
             "{} claims {address}, which is in use here: announced it, and gives it up if the claim is repeated in 10 s",
-            Mac(*by)
+            by
         )),
         Event::ProxyArp { address, by } => Some(format!(
             "{} answers ARP for {address}: it is the DHCP server's or the router's station, or has claimed another address \
              before, so it is taken for proxy ARP and the address is used (--arp-probe 0: never ask)",
-            Mac(*by)
+            by
         )),
         Event::NoLeaseTime { server, assumed } => {
             let assumed = assumed.as_ref().map(Duration::as_secs);

@@ -383,7 +383,7 @@ mod tests {
     use futures_lite::future::{poll_once, yield_now};
 
     use super::*;
-    use crate::proxy::key::Mac;
+    use crate::mac::Mac;
 
     fn key(number: u8) -> LeaseKey {
         let netns = Path::new("/run/netns/a").into();

@@ -17,14 +17,15 @@ use event_listener::Event;
 use futures_lite::future::yield_now;
 
 use super::{Dormant, SOON, Slot, SlotState, Table};
+use crate::mac::Mac;
 use crate::net::link::Address;
 use crate::net::netlink::Netlink;
 use crate::net::netns::{Netns, NetnsId};
 use crate::proxy::call::request::{OPTION_MAX, Request};
 use crate::proxy::container::applied::Applied;
 use crate::proxy::container::interface::{ContainerInterface, looking_for, netlink_in};
-use crate::proxy::error::Error;
-use crate::proxy::key::{LeaseKey, Mac};
+use crate::proxy::error::{BadRequest, Error};
+use crate::proxy::key::LeaseKey;
 use crate::proxy::store::record::{EncodedRecord, Record};
 use crate::proxy::table::podman;
 use crate::proxy::table::podman::Container;
@@ -191,7 +192,7 @@ impl Table {
             parent,
             address,
         } = seen;
-        let mac = Mac::parse(&lease.mac_address)?;
+        let mac = Mac::parse(&lease.mac_address).map_err(BadRequest::from)?;
         let key = LeaseKey {
             mac,
             netns: Rc::clone(&netns),

@@ -16,11 +16,12 @@ use crate::net::link::Address;
 use crate::rpc::wire::Lease;
 use crate::time::Instant;
 
+use crate::mac::Mac;
 use crate::proxy::call::reply::reply;
 use crate::proxy::call::request::Request;
 use crate::proxy::container::applied::{Applied, StoredApplied, StoredRoute};
 use crate::proxy::container::interface::ContainerInterface;
-use crate::proxy::key::{ContainerNames, DhcpServer, LeaseKey, Mac};
+use crate::proxy::key::{ContainerNames, DhcpServer, LeaseKey};
 
 mod parse;
 mod reason;
@@ -238,7 +239,7 @@ impl Record {
         };
         let config = dhcp::Config {
             host_name: request.host_name.clone(),
-            ..dhcp::Config::new(request.key.mac.0, request.client_id.clone())
+            ..dhcp::Config::new(request.key.mac, request.client_id.clone())
         };
         Some(Self::resting(
             (request, site),
@@ -315,7 +316,7 @@ impl Record {
             record.renew_at = millis(*renew_at);
             record.rebind_at = millis(*rebind_at);
             record.acquired_at = millis(lease.acquired_at).unwrap_or(0);
-            record.server_mac = text(lease.server_mac.map(Mac));
+            record.server_mac = text(lease.server_mac);
             record.server_domain = lease.domain_name.clone().unwrap_or_default();
             record.search.clone_from(&lease.search);
             record.routes = lease.routes.iter().map(StoredRoute::from).collect();

@@ -119,6 +119,7 @@ mod tests {
     use super::super::{INIT, Record, State};
     use super::*;
     use crate::dhcp::{Client, Config};
+    use crate::mac::Mac;
 
     const NOW: u64 = 2_900_000;
     const HOUR: u64 = 3_600_000;
@@ -179,7 +180,7 @@ mod tests {
             return 0;
         };
         let mut client = Client::resume(
-            Config::new([2, 0, 0, 0, 0, 1], Vec::new()),
+            Config::new(Mac([2, 0, 0, 0, 0, 1]), Vec::new()),
             rest,
             1,
             at(NOW),

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::{BOUND, ENDING, INIT, INTENT, REBINDING, RENEWING, Record, Remembered, State, instant};
 use crate::dhcp::{self, Phase, Plainness, Snapshot};
+use crate::mac::Mac;
 use crate::net::netns::NetnsId;
 use crate::proxy::call::request::{OPTION_MAX, Request};
 use crate::proxy::container::applied::Applied;
 use crate::proxy::container::interface::ContainerInterface;
-use crate::proxy::key::Mac;
 use crate::rpc::wire::Lease;
 use crate::time::Instant;
 
@@ -176,7 +176,7 @@ impl Record {
             server_id: self.lease.srv_id.parse().ok()?,
             next_server: optional(&self.lease.siaddr)?
                 .filter(|server: &Ipv4Addr| !server.is_unspecified()),
-            server_mac: Mac::parse(&self.server_mac).ok().map(|mac| mac.0),
+            server_mac: Mac::parse(&self.server_mac).ok(),
             lease_time: (!is_infinite).then(|| seconds(*lease_time)),
             t1: timer(*t1),
             t2: timer(*t2),

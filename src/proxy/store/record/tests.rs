@@ -39,7 +39,7 @@ fn about() -> (Request, ContainerInterface, dhcp::Config) {
     };
     let config = dhcp::Config {
         host_name: Some("web".to_owned()),
-        ..dhcp::Config::new([2, 0, 0, 0, 0, 1], b"\0id".to_vec())
+        ..dhcp::Config::new(Mac([2, 0, 0, 0, 0, 1]), b"\0id".to_vec())
     };
     (request, site, config)
 }
@@ -65,7 +65,7 @@ fn full() -> dhcp::Lease {
         mtu: Some(1400),
         ntp_servers: vec![Ipv4Addr::new(10, 0, 0, 123)],
         next_server: Some(Ipv4Addr::new(10, 0, 0, 2)),
-        server_mac: Some([2, 9, 9, 9, 9, 9]),
+        server_mac: Some(Mac([2, 9, 9, 9, 9, 9])),
         lease_time: Some(Duration::from_secs(3600)),
         t1: Duration::from_secs(1800),
         t2: Duration::from_secs(3150),
@@ -374,7 +374,7 @@ proptest! {
             let _ = (record.due(), record.may_renew_from(), record.too_late(), record.address(), record.is_gone());
             if let Some(remembered) = record.recall()
                 && let State::Dormant(rest) = remembered.state {
-                    let config = dhcp::Config::new([2, 0, 0, 0, 0, 1], Vec::new());
+                    let config = dhcp::Config::new(Mac([2, 0, 0, 0, 0, 1]), Vec::new());
                     let mut client = dhcp::Client::resume(config, rest, 1, at(2_900_000));
                     client.handle_timeout(at(5_000_000));
                 }
