@@ -38,6 +38,8 @@ pub mod net;
 #[cfg(feature = "proxy")]
 pub mod proxy;
 #[cfg(feature = "proxy")]
+pub mod rate;
+#[cfg(feature = "proxy")]
 pub mod rpc;
 
 /// Trust: callers, containers, networks, files, and the worst that each can do.

@@ -1,13 +1,14 @@
 //! The DHCP client: its states (RFC 2131 figure 5), and what its owner may do with it.
 
-use super::allowance::Allowance;
 use super::backoff::Backoff;
 use super::exchange::{Exchange, Search};
 use super::frame::{self, Received};
 use super::message::{Reply, essence};
+use super::message_rate::message_rate;
 use super::snapshot::NEVER;
 use super::{AcquireError, Config, Event, Ignored, Lease, Plainness, Probe, Transmit};
 use crate::mac::Mac;
+use crate::rate::RateLimit;
 use crate::time::Instant;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -37,7 +38,7 @@ const DAMAGED_ALIKE: u32 = 2;
 pub struct Client {
     config: Config,
     backoff: Backoff,
-    allowance: Allowance,
+    rate: RateLimit,
     carrier: bool,
     search: Search,
     /// The options that the messages to the server leave out.
@@ -170,7 +171,7 @@ impl Client {
         let mut client = Self {
             backoff: Backoff::new(seed, config.fuzz),
             config: Config { probe, ..config },
-            allowance: Allowance::new(now),
+            rate: message_rate(now),
             carrier: true,
             search,
             plainness,
@@ -424,7 +425,7 @@ impl Client {
             State::Probing { lease, next, .. } => (*next, 0, lease.expires_at().unwrap_or(NEVER)),
             // Without a carrier it goes on to RENEWING all the same, to listen for its return.
             State::Bound { held, watch } => {
-                let renew_at = held.renew_at.max(self.allowance.when(1));
+                let renew_at = held.renew_at.max(self.rate.available_at(1));
                 let watch = watch.filter(|watch| self.carrier || !watch.announce);
                 let watch_ends = watch.map_or(NEVER, |watch| watch.until);
                 (NEVER, 0, held.expires_at().min(renew_at).min(watch_ends))
@@ -437,7 +438,7 @@ impl Client {
             State::Stopped => (NEVER, 0, NEVER),
         };
         let say_at = if self.carrier {
-            say_at.max(self.allowance.when(messages))
+            say_at.max(self.rate.available_at(messages))
         } else {
             NEVER
         };

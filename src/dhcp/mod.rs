@@ -38,7 +38,7 @@
 //! | `client/conflict.rs` | claims of other stations to our address, and its defence |
 //! | `client/transitions.rs` | what is done on the way from one to the next |
 //! | `rest.rs`, `client/resume.rs` | what has to be remembered to go on later, and how to go on |
-//! | `allowance.rs` | how much may be said in an hour |
+//! | `message_rate.rs` | the limit on messages in an hour |
 //! | `exchange.rs` | what is under way, and since when |
 //! | `plainness.rs` | what is left out of a message, for servers that do not like it |
 //! | `why.rs` | how an acquisition failed |
@@ -52,13 +52,13 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 mod acquire_error;
-mod allowance;
 mod backoff;
 mod client;
 mod exchange;
 mod frame;
 mod lease;
 mod message;
+mod message_rate;
 mod option;
 mod plainness;
 mod snapshot;

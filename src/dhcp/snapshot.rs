@@ -1,8 +1,8 @@
 //! What a client has to remember to go on later, in this process or in another one.
 
 use super::Lease;
-use super::allowance::Allowance;
 use super::backoff::LONGEST;
+use super::message_rate::{latest_full_at, message_rate};
 use super::plainness::Plainness;
 use crate::time::Instant;
 use std::net::Ipv4Addr;
@@ -89,7 +89,7 @@ impl Snapshot {
         };
         let end = self.lease().and_then(Lease::expires_at).unwrap_or(NEVER);
         let due = say_at
-            .max(Allowance::whole_at(self.whole_at).when(messages))
+            .max(message_rate(self.whole_at).available_at(messages))
             .min(end);
         (due != NEVER).then_some(due)
     }
@@ -135,7 +135,7 @@ impl Snapshot {
     /// client said of itself is not changed by this.
     #[must_use]
     pub fn within_reason(self, now: Instant) -> Self {
-        let whole_at = self.whole_at.min(Allowance::exhausted(now));
+        let whole_at = self.whole_at.min(latest_full_at(now));
         let phase = match self.phase {
             Phase::Bound {
                 lease,

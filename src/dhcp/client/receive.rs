@@ -258,7 +258,7 @@ impl Client {
         // use it up in half an hour. Only at some distance from the last one, because the server
         // chooses how long a lease is.
         if new.acquired_at - old.acquired_at >= SHORTEST_T1 {
-            self.allowance.give_back();
+            self.rate.put_back();
         }
         // So that a lease of a minute has made good for earlier failures after a while, too.
         self.failures = self.failures.saturating_sub(1);

@@ -1,8 +1,8 @@
 //! From a client to what it has to remember, and back.
 
 use super::{Client, Held, State};
-use crate::dhcp::allowance::Allowance;
 use crate::dhcp::exchange::{Exchange, Search};
+use crate::dhcp::message_rate::message_rate;
 use crate::dhcp::{Config, LossReason, Phase, Snapshot};
 use crate::time::Instant;
 use std::net::Ipv4Addr;
@@ -84,8 +84,7 @@ impl Client {
             }
             State::Releasing { .. } | State::Stopped => return None,
         };
-        let (failures, plainness, whole_at) =
-            (self.failures, self.plainness, self.allowance.is_whole_at());
+        let (failures, plainness, whole_at) = (self.failures, self.plainness, self.rate.full_at());
         Some(Snapshot {
             phase,
             failures,
@@ -117,8 +116,8 @@ impl Client {
             seed,
             now,
         );
-        (client.failures, client.plainness, client.allowance) =
-            (failures, plainness, Allowance::whole_at(whole_at));
+        (client.failures, client.plainness, client.rate) =
+            (failures, plainness, message_rate(whole_at));
         client.state = match phase {
             Phase::Bound {
                 lease,

@@ -464,7 +464,7 @@ impl Client {
                 ciaddr: Some(source),
                 ..exchange.message(Type::Request, self.plainness)
             };
-            self.allowance.spend(now);
+            self.rate.take(now);
             self.listen_on(now);
             self.say(
                 Transmit::Datagram {
@@ -544,7 +544,7 @@ impl Client {
         };
         let (source, destination) = ((self.config.mac, lease.address), (mac, lease.server_id));
         let frame = frame::frame(&message.write(&self.config), source, destination);
-        self.allowance.spend(now);
+        self.rate.take(now);
         self.say(Transmit::Frame, frame);
         self.stop(Event::Released)
     }
@@ -560,7 +560,7 @@ impl Client {
             source,
             (Mac::BROADCAST, Ipv4Addr::BROADCAST),
         );
-        self.allowance.spend(now);
+        self.rate.take(now);
         self.listen_on(now);
         self.say(Transmit::Frame, frame);
     }
