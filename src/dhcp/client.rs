@@ -1,12 +1,17 @@
 //! The DHCP client: its states (RFC 2131 figure 5), and what its owner may do with it.
 
+use super::acquire_error::AcquireError;
 use super::backoff::Backoff;
+use super::config::{Config, Probe};
+use super::event::{Event, Transmit};
 use super::exchange::{Exchange, Search};
 use super::frame::{self, Received};
+use super::ignored::Ignored;
+use super::lease::Lease;
 use super::message::{Reply, essence};
 use super::message_rate::message_rate;
+use super::plainness::Plainness;
 use super::snapshot::NEVER;
-use super::{AcquireError, Config, Event, Ignored, Lease, Plainness, Probe, Transmit};
 use crate::mac::Mac;
 use crate::rate::RateLimit;
 use crate::time::Instant;

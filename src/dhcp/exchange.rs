@@ -1,8 +1,9 @@
 //! What a client keeps in mind while it asks: the exchange under way, and the search that it is
 //! part of.
 
+use super::acquire_error::AcquireError;
 use super::message::Request;
-use super::{AcquireError, Plainness};
+use super::plainness::Plainness;
 use crate::time::Instant;
 use smoltcp::wire::DhcpMessageType;
 use std::net::Ipv4Addr;

@@ -1,7 +1,7 @@
 //! Ethernet, ARP, IPv4 and UDP around a DHCP message, in both directions; nothing here can panic on
 //! what a network sends.
 
-use super::Ignored;
+use super::ignored::Ignored;
 use crate::mac::Mac;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, DHCP_CLIENT_PORT, DHCP_SERVER_PORT, EthernetAddress,

@@ -1,8 +1,12 @@
 //! What a DHCPACK promises: an address, the settings around it, and until when.
 
-use super::Ignored;
+use super::ignored::Ignored;
 use super::message::Reply;
-use super::option::{self, class_prefix, mask, network};
+use super::option;
+use super::subnet::{
+    StaticRoute, broadcast, class_prefix, is_broadcast_of, is_host_address, mask, network,
+    prefix_len,
+};
 use crate::mac::Mac;
 use crate::time::Instant;
 use std::fmt;
@@ -19,17 +23,6 @@ const T1_PART: u32 = 64;
 const UNSAID_TIME: Duration = Duration::from_secs(3600);
 /// As many of a server's unusable values are told.
 const UNUSABLE_TOLD: usize = 4;
-
-/// A way to somewhere that is not the default route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StaticRoute {
-    /// The network, its host bits zero.
-    pub destination: Ipv4Addr,
-    /// Bits of its mask, 0 to 32.
-    pub prefix_len: u8,
-    /// The next hop; `None` for what is on the link itself (RFC 3442).
-    pub gateway: Option<Ipv4Addr>,
-}
 
 /// One lease, as the server's last DHCPACK gave it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,7 +130,7 @@ impl Lease {
     ) -> Result<(Self, Vec<Unusable>), Ignored> {
         let options = &reply.options;
         let address = reply.address;
-        if !is_station(address) {
+        if !is_host_address(address) {
             return Err(Ignored::Incomplete("address"));
         }
         let known = known.filter(|known| known.is_on_link(address));
@@ -199,7 +192,7 @@ impl Lease {
             ),
         };
         let mut is_usable = |gateway: Ipv4Addr| {
-            let usable = is_station(gateway) && gateway != address;
+            let usable = is_host_address(gateway) && gateway != address;
             unusable.extend((!usable).then_some(Unusable::Gateway(gateway)));
             usable
         };
@@ -320,33 +313,6 @@ fn timers(lease: Duration, t1: Option<u32>, t2: Option<u32>) -> (Duration, Durat
     (t1, if t1 < t2 { t2 } else { lease * 7 / 8 })
 }
 
-/// The length of a mask without holes, other than 0.0.0.0.
-fn prefix_len(mask: Ipv4Addr) -> Option<u8> {
-    let bits = mask.to_bits();
-    (bits.leading_ones() == bits.count_ones()).then_some(bits.count_ones() as u8)
-}
-
-/// Returns whether `told` can be the broadcast address of a host that has `address`: one of its
-/// subnet, but not its own. The kernel would take any other as well, and send to that station as if
-/// it were all of them.
-fn is_broadcast_of(told: Ipv4Addr, address: Ipv4Addr, prefix_len: u8) -> bool {
-    broadcast(address, prefix_len).is_some()
-        && told != address
-        && network(told, prefix_len) == network(address, prefix_len)
-}
-
-/// Returns whether a host can have this address.
-pub(super) fn is_station(address: Ipv4Addr) -> bool {
-    !(address.is_unspecified()
-        || address.is_broadcast()
-        || address.is_multicast()
-        || address.is_loopback())
-}
-
-fn broadcast(address: Ipv4Addr, prefix_len: u8) -> Option<Ipv4Addr> {
-    (prefix_len <= 30).then(|| address | !mask(prefix_len))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -394,16 +360,5 @@ mod tests {
             [128, 320, 3600, 1_000_000_000].map(t1),
             [2000, 5000, 5000, 5000]
         );
-    }
-
-    #[test]
-    fn masks_have_no_holes() {
-        assert_eq!(prefix_len(Ipv4Addr::new(255, 255, 240, 0)), Some(20));
-        assert_eq!(prefix_len(Ipv4Addr::new(255, 0, 255, 0)), None);
-        assert_eq!(
-            broadcast(Ipv4Addr::new(10, 0, 0, 5), 24),
-            Some(Ipv4Addr::new(10, 0, 0, 255))
-        );
-        assert_eq!(broadcast(Ipv4Addr::new(10, 0, 0, 5), 31), None);
     }
 }

@@ -1,8 +1,11 @@
 //! DHCP messages (RFC 2131 2): reading a server's, writing ours.
 
-use super::lease::is_station;
+use super::config::Config;
+use super::ignored::Ignored;
+use super::name::client_fqdn;
 use super::option::{self, Options};
-use super::{Config, Ignored, Plainness};
+use super::plainness::Plainness;
+use super::subnet::is_host_address;
 use crate::mac::Mac;
 use smoltcp::wire::{
     ArpHardware, DhcpFlags, DhcpMessageType, DhcpOpCode, DhcpPacket, EthernetAddress,
@@ -85,7 +88,7 @@ impl Reply {
     pub(super) fn server(&self) -> Option<Ipv4Addr> {
         self.options
             .address(option::SERVER_ID)
-            .filter(|address| is_station(*address))
+            .filter(|address| is_host_address(*address))
     }
 
     /// The address that it came from.
@@ -99,7 +102,7 @@ impl Reply {
         Some(self.source)
             .into_iter()
             .chain(self.next_server)
-            .find(|address| is_station(*address))
+            .find(|address| is_host_address(*address))
     }
 }
 
@@ -263,7 +266,7 @@ fn put_name(out: &mut Vec<u8>, config: &Config, plainness: Plainness) {
         .fqdn
         .as_deref()
         .filter(|_| plainness.has_fqdn())
-        .and_then(option::client_fqdn);
+        .and_then(client_fqdn);
     let host_name = config
         .host_name
         .as_deref()
@@ -336,7 +339,7 @@ mod tests {
             let is_rich = plainness < Plainness::LikeNetavark;
             let largest = Some(max_message_size).filter(|size| asks && is_rich && *size >= SMALLEST_MAX);
             prop_assert_eq!(options.short(option::MAX_MESSAGE_SIZE), largest);
-            let whole_name = config.fqdn.as_deref().and_then(option::client_fqdn).filter(|_| asks && is_rich);
+            let whole_name = config.fqdn.as_deref().and_then(client_fqdn).filter(|_| asks && is_rich);
             let name = config.host_name.as_deref().map(|name| &name.as_bytes()[..name.len().min(255)]);
             let name = name.filter(|name| asks && whole_name.is_none() && !name.is_empty() && plainness < Plainness::Bare);
             let (sent_fqdn, sent_name) = (options.bytes(option::CLIENT_FQDN), options.bytes(option::HOST_NAME));

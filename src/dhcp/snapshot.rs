@@ -1,7 +1,7 @@
 //! What a client has to remember to go on later, in this process or in another one.
 
-use super::Lease;
 use super::backoff::LONGEST;
+use super::lease::Lease;
 use super::message_rate::{latest_full_at, message_rate};
 use super::plainness::Plainness;
 use crate::time::Instant;

@@ -3,8 +3,11 @@
 
 use super::transitions::ARP_PATIENCE;
 use super::{Client, ConflictWatch, Held, State};
+use crate::dhcp::config::Probe;
+use crate::dhcp::event::{Event, LossReason};
 use crate::dhcp::frame::Arp;
-use crate::dhcp::{Event, Ignored, Lease, LossReason, Probe};
+use crate::dhcp::ignored::Ignored;
+use crate::dhcp::lease::Lease;
 use crate::mac::Mac;
 use crate::time::Instant;
 use std::net::Ipv4Addr;

@@ -3,11 +3,17 @@
 
 use super::conflict::Claims;
 use super::{Client, State};
+use crate::dhcp::acquire_error::AcquireError;
+use crate::dhcp::config::Probe;
+use crate::dhcp::event::{Event, LossReason};
 use crate::dhcp::exchange::Exchange;
 use crate::dhcp::frame::Arp;
+use crate::dhcp::ignored::Ignored;
+use crate::dhcp::lease::Lease;
 use crate::dhcp::lease::{SHORTEST_T1, granted_time};
 use crate::dhcp::message::Reply;
-use crate::dhcp::{AcquireError, Event, Ignored, Lease, LossReason, Plainness, Probe, option};
+use crate::dhcp::option;
+use crate::dhcp::plainness::Plainness;
 use crate::time::Instant;
 use smoltcp::wire::DhcpMessageType as Type;
 use std::net::Ipv4Addr;

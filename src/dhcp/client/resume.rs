@@ -1,9 +1,11 @@
 //! From a client to what it has to remember, and back.
 
 use super::{Client, Held, State};
+use crate::dhcp::config::Config;
+use crate::dhcp::event::LossReason;
 use crate::dhcp::exchange::{Exchange, Search};
 use crate::dhcp::message_rate::message_rate;
-use crate::dhcp::{Config, LossReason, Phase, Snapshot};
+use crate::dhcp::snapshot::{Phase, Snapshot};
 use crate::time::Instant;
 use std::net::Ipv4Addr;
 

@@ -3,11 +3,15 @@
 
 use super::conflict::{Claims, Defence, Doubt, router_to_ask};
 use super::{Client, ConflictWatch, Held, REBOOT_PATIENCE, State};
+use crate::dhcp::acquire_error::AcquireError;
 use crate::dhcp::backoff::{Backoff, FUZZ};
+use crate::dhcp::config::Probe;
+use crate::dhcp::event::{Event, LossReason, Transmit};
 use crate::dhcp::exchange::{Exchange, Search};
 use crate::dhcp::frame::{self, Arp};
+use crate::dhcp::lease::Lease;
 use crate::dhcp::message::Request;
-use crate::dhcp::{AcquireError, Event, Lease, LossReason, Plainness, Probe, Transmit};
+use crate::dhcp::plainness::Plainness;
 use crate::mac::Mac;
 use crate::time::Instant;
 use smoltcp::wire::DhcpMessageType as Type;

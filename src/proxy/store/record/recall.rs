@@ -138,13 +138,10 @@ impl Record {
             host_name,
             ..
         } = &self.lease;
-        let is_usable = |address: &Ipv4Addr| {
-            !(address.is_unspecified()
-                || address.is_broadcast()
-                || address.is_multicast()
-                || address.is_loopback())
-        };
-        let address: Ipv4Addr = self.lease.yiaddr.parse().ok().filter(is_usable)?;
+        let address: Ipv4Addr = self.lease.yiaddr.parse().ok()?;
+        if !dhcp::is_host_address(address) {
+            return None;
+        }
         let mask: Ipv4Addr = self.lease.subnet_mask.parse().ok()?;
         let seconds = |seconds: u32| Duration::from_secs(seconds.into());
         let is_infinite = *lease_time == u32::MAX;
