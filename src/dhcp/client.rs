@@ -1,6 +1,5 @@
 //! The DHCP client: its states (RFC 2131 figure 5), and what its owner may do with it.
 
-use super::acquire_error::AcquireError;
 use super::backoff::Backoff;
 use super::config::{Config, Probe};
 use super::event::{Event, Transmit};
@@ -17,24 +16,19 @@ use crate::rate::RateLimit;
 use crate::time::Instant;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
-use conflict::{Claims, Defence, Doubt};
-use listening::Listening;
+use state::{Held, State};
 
+mod claim;
 mod conflict;
 mod listening;
+mod probe;
 mod receive;
 mod resume;
+mod state;
+mod timeout;
 mod transitions;
 
-/// REQUESTs for one offer before looking for another. RFC 2131 3.1 (5) speaks of four within a
-/// minute; somebody waits less than that, and a server that has just made an offer is near.
-const REQUESTS_PER_OFFER: u32 = 3;
-/// How long a remembered address is asked for before any other will do (RFC 2131 3.2 (3)).
-const REBOOT_PATIENCE: Duration = Duration::from_secs(5);
-/// REQUESTs within [`REBOOT_PATIENCE`].
-const REBOOT_REQUESTS: u32 = 2;
 /// Damaged replies after which one more that says the same is read.
 const DAMAGED_ALIKE: u32 = 2;
 
@@ -62,86 +56,6 @@ pub struct Client {
     state: State,
     outbox: VecDeque<(Transmit, Vec<u8>)>,
     events: VecDeque<Event>,
-}
-
-/// The states of figure 5, each with what it alone knows, and three of our own.
-#[derive(Debug)]
-enum State {
-    /// INIT: a DISCOVER goes out at `at`.
-    Init { at: Instant },
-    /// SELECTING: the DISCOVER is out. The first usable OFFER wins, but waits a moment for one of
-    /// the wanted address.
-    Selecting {
-        exchange: Exchange,
-        second_best: Option<(Box<Lease>, Instant)>,
-    },
-    /// REQUESTING: we have asked for what was offered. Meanwhile other stations may have claimed
-    /// it.
-    Requesting {
-        exchange: Exchange,
-        offer: Box<Lease>,
-        taken_by: Claims,
-    },
-    /// INIT-REBOOT: a REQUEST for an address of earlier times goes out at `at`.
-    InitReboot { at: Instant, address: Ipv4Addr },
-    /// REBOOTING: we have asked whether the address is still ours.
-    Rebooting {
-        exchange: Exchange,
-        address: Ipv4Addr,
-        taken_by: Claims,
-    },
-    /// Our own: the lease is ours, and so many probes are still to be sent before it is used. Or
-    /// another station has claimed its address, and is in doubt until `next`.
-    Probing {
-        lease: Box<Lease>,
-        left: u8,
-        next: Instant,
-        doubt: Option<Doubt>,
-    },
-    /// BOUND: nothing to do until T1, once the watch is over.
-    Bound {
-        held: Held,
-        watch: Option<ConflictWatch>,
-    },
-    /// RENEWING: asking the server that leased it, by unicast.
-    Renewing { exchange: Exchange, held: Held },
-    /// REBINDING: asking any server, by broadcast.
-    Rebinding { exchange: Exchange, held: Held },
-    /// Our own: wants to say RELEASE, and learns by ARP where to, until `until`.
-    Releasing {
-        lease: Lease,
-        next_hop: Ipv4Addr,
-        until: Instant,
-    },
-    /// Our own: has released or given up; nothing happens any more.
-    Stopped,
-}
-
-/// A lease in use and when it wants attention: T1 and T2 with fuzz.
-#[derive(Debug)]
-struct Held {
-    lease: Lease,
-    renew_at: Instant,
-    rebind_at: Instant,
-    defence: Option<Defence>,
-}
-
-impl Held {
-    fn expires_at(&self) -> Instant {
-        self.lease.expires_at().unwrap_or(NEVER)
-    }
-}
-
-/// For a while after an ACK we listen whether somebody else has the address.
-#[derive(Clone, Copy, Debug)]
-struct ConflictWatch {
-    until: Instant,
-    /// Whether it ends with an announcement.
-    announce: bool,
-    /// Connections may depend on the address by now.
-    is_in_use: bool,
-    /// When the caller stops waiting, who waits until the address is in use.
-    deadline: Option<Instant>,
 }
 
 impl Client {
@@ -411,171 +325,6 @@ impl Client {
             | State::Bound { .. } => None,
             State::Releasing { .. } | State::Stopped => None,
         }
-    }
-
-    /// When the state wants to change by itself: what it has to say waits for the carrier and for
-    /// the allowance, what has come to its end does not.
-    fn due(&self) -> Instant {
-        let (say_at, messages, end) = match &self.state {
-            // A DISCOVER is no use without the REQUEST that may follow it.
-            State::Init { at } => (*at, 2, NEVER),
-            State::Selecting {
-                second_best: Some((_, until)),
-                ..
-            } => (*until, 1, NEVER),
-            State::Selecting { exchange, .. } => (exchange.next, 2, NEVER),
-            State::Requesting { exchange, .. } => (exchange.next, 1, NEVER),
-            State::InitReboot { at, .. } => (*at, 1, NEVER),
-            State::Rebooting { exchange, .. } => (exchange.next, 1, NEVER),
-            State::Probing { lease, next, .. } => (*next, 0, lease.expires_at().unwrap_or(NEVER)),
-            // Without a carrier it goes on to RENEWING all the same, to listen for its return.
-            State::Bound { held, watch } => {
-                let renew_at = held.renew_at.max(self.rate.available_at(1));
-                let watch = watch.filter(|watch| self.carrier || !watch.announce);
-                let watch_ends = watch.map_or(NEVER, |watch| watch.until);
-                (NEVER, 0, held.expires_at().min(renew_at).min(watch_ends))
-            }
-            State::Renewing { exchange, held } => {
-                (exchange.next.min(held.rebind_at), 1, held.expires_at())
-            }
-            State::Rebinding { exchange, held } => (exchange.next, 1, held.expires_at()),
-            State::Releasing { until, .. } => (NEVER, 0, *until),
-            State::Stopped => (NEVER, 0, NEVER),
-        };
-        let say_at = if self.carrier {
-            say_at.max(self.rate.available_at(messages))
-        } else {
-            NEVER
-        };
-        let stop_listening_at = self
-            .stop_listening_at
-            .filter(|_| self.listening() == Listening::Until);
-        let defence_due = self
-            .defence()
-            .map_or(NEVER, |defence| defence.due(self.carrier));
-        say_at
-            .min(end)
-            .min(defence_due)
-            .min(stop_listening_at.unwrap_or(NEVER))
-            .min(self.search.deadline.unwrap_or(NEVER))
-    }
-
-    /// Does one thing that is due.
-    fn step(&mut self, now: Instant) {
-        if self.listening() == Listening::Until
-            && self
-                .stop_listening_at
-                .is_some_and(|stop_listening_at| stop_listening_at <= now)
-        {
-            return self.stop_listening(now);
-        }
-        if self
-            .defence()
-            .is_some_and(|defence| defence.due(self.carrier) <= now)
-        {
-            return self.go_on_defending(now);
-        }
-        let over = self.search.deadline.filter(|deadline| *deadline <= now);
-        self.state = match (std::mem::replace(&mut self.state, State::Stopped), over) {
-            // A station that claims the address, and does not answer for the router, has it.
-            (
-                State::Probing {
-                    lease,
-                    next,
-                    doubt: Some(doubt),
-                    ..
-                },
-                _,
-            ) if next <= now || over.is_some() => {
-                self.refuse(lease.address, lease.server_id, doubt.by, now)
-            }
-            // What has not answered until now is taken as free; the watch goes on.
-            (State::Probing { lease, .. }, Some(_))
-                if self.carrier && lease.expires_at().is_none_or(|expiry| now < expiry) =>
-            {
-                self.settle(*lease, now)
-            }
-            (state, Some(deadline)) => self.give_up(&state, deadline),
-            (State::Init { .. }, None) => self.discover(None, now),
-            (
-                State::Selecting {
-                    exchange,
-                    second_best: Some((offer, until)),
-                },
-                None,
-            ) if until <= now => self.request(exchange.anew(now), offer, Claims::default(), now),
-            (State::Selecting { exchange, .. }, None) => self.discover(Some(exchange), now),
-            // Who has slept over it does not ask for an offer of long ago: a lease would count from
-            // then.
-            (
-                State::Requesting {
-                    exchange,
-                    offer,
-                    taken_by,
-                },
-                None,
-            ) if exchange.sent < REQUESTS_PER_OFFER
-                && now - exchange.since < transitions::ROUND =>
-            {
-                self.request(exchange, offer, taken_by, now)
-            }
-            (State::Requesting { offer, .. }, None) => self.start_over(
-                AcquireError::NoAck {
-                    address: offer.address,
-                    server: offer.server_id,
-                },
-                now,
-            ),
-            (State::InitReboot { address, .. }, None) => {
-                self.ask_again_for(address, None, Claims::default(), now)
-            }
-            (
-                State::Rebooting {
-                    exchange,
-                    address,
-                    taken_by,
-                },
-                None,
-            ) if exchange.sent < REBOOT_REQUESTS && now < exchange.since + REBOOT_PATIENCE => {
-                self.ask_again_for(address, Some(exchange), taken_by, now)
-            }
-            (
-                State::Rebooting {
-                    address, taken_by, ..
-                },
-                None,
-            ) => {
-                let is_taken = taken_by.stations(now).next().is_some();
-                self.search.wanted = (!is_taken).then_some(address);
-                State::Init { at: now }
-            }
-            (State::Probing { lease, left, .. }, None) => self.probe_on(lease, left, now),
-            (
-                State::Bound {
-                    held,
-                    watch: Some(watch),
-                },
-                None,
-            ) if watch.until <= now && now < held.expires_at() => {
-                if watch.announce {
-                    self.announce(held.lease.address);
-                }
-                State::Bound { held, watch: None }
-            }
-            (State::Renewing { exchange, held }, None) if now < held.rebind_at => {
-                self.renew(held, Some(exchange), now)
-            }
-            (State::Rebinding { exchange, held }, None) if now < held.expires_at() => {
-                self.rebind(held, Some(exchange), now)
-            }
-            (
-                State::Bound { held, .. }
-                | State::Renewing { held, .. }
-                | State::Rebinding { held, .. },
-                None,
-            ) => self.follow_the_clock(held, now),
-            (State::Releasing { .. } | State::Stopped, None) => self.stop(Event::Released),
-        };
     }
 }
 

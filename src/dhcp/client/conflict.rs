@@ -1,8 +1,9 @@
 //! Claims of other stations to our address, by ARP (RFC 5227): one that is not in use yet is turned
 //! down, one in use is defended.
 
-use super::transitions::ARP_PATIENCE;
-use super::{Client, ConflictWatch, Held, State};
+use super::Client;
+use super::claim::{ARP_PATIENCE, Claims, ConflictWatch, Defence, router_to_ask};
+use super::state::{Held, State};
 use crate::dhcp::config::Probe;
 use crate::dhcp::event::{Event, LossReason};
 use crate::dhcp::frame::Arp;
@@ -11,90 +12,12 @@ use crate::dhcp::lease::Lease;
 use crate::mac::Mac;
 use crate::time::Instant;
 use std::net::Ipv4Addr;
-use std::time::Duration;
-
-/// How long a claim counts: DEFEND_INTERVAL (RFC 5227 1.1).
-const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
-/// From the announcement that defends an address to the probe behind it. A kernel that has the
-/// address answers within milliseconds; this leaves a slow one eight seconds more.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// As many conflicts are remembered, to know a station again that claims another address.
 const REMEMBERED: usize = 4;
 /// As many stations that answer for every address are known at most; the one that was found first
 /// is forgotten.
 const STATIONS: usize = 8;
-
-/// Claims to an address that is not in use yet, the latest of each of two stations: one may answer
-/// for every address, and the other one have it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Claims([Option<(Mac, Instant)>; 2]);
-
-impl Claims {
-    fn add(&mut self, by: Mac, now: Instant) {
-        let other = self
-            .0
-            .into_iter()
-            .flatten()
-            .find(|(station, _)| *station != by);
-        self.0 = [Some((by, now)), other];
-    }
-
-    /// Returns the stations whose claims count, the latest first. Each REQUEST is repeated together
-    /// with its probe, and an owner answers each of them: an older claim is that of a station that
-    /// has gone, or was never there.
-    pub(super) fn stations(self, now: Instant) -> impl Iterator<Item = Mac> {
-        self.0
-            .into_iter()
-            .flatten()
-            .filter(move |(_, at)| now - *at < DEFEND_INTERVAL)
-            .map(|(by, _)| by)
-    }
-}
-
-/// A claim to an address that was leased and is not in use yet, by a station that may answer for
-/// every address.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Doubt {
-    pub(super) by: Mac,
-    /// The address that it answers for as well if it is so.
-    pub(super) router: Ipv4Addr,
-}
-
-/// A claim to the address in use that was answered by an announcement (RFC 5227 2.4 (b)).
-///
-/// Only one station is remembered at a time: however many of them claim the address, there is one
-/// announcement in [`DEFEND_INTERVAL`], and what is heard of the others does not make it longer.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Defence {
-    /// The address is given up if this station claims it again.
-    against: Mac,
-    /// From when on it counts: until then the answer of the router may be under way, and that of
-    /// the station to the announcement.
-    counts_from: Instant,
-    /// When to ask for the claim to be repeated; `None` once that was done.
-    ask_at: Option<Instant>,
-    until: Instant,
-}
-
-impl Defence {
-    fn new(against: Mac, counts_from: Instant, now: Instant) -> Self {
-        Self {
-            against,
-            counts_from,
-            ask_at: Some(now + ASK_AGAIN),
-            until: now + DEFEND_INTERVAL,
-        }
-    }
-
-    /// Returns when [`Client::go_on_defending`] has something to do.
-    pub(super) fn due(self, carrier: bool) -> Instant {
-        self.ask_at
-            .filter(|_| carrier)
-            .unwrap_or(self.until)
-            .min(self.until)
-    }
-}
 
 impl Client {
     /// Tells the client that connections may depend on the lease from now on: a claim to its
@@ -194,7 +117,7 @@ impl Client {
     /// nothing but an announcement; a station that repeats its claim has the address, or will not
     /// give way.
     ///
-    /// RFC 5227 2.4 (b): an address is defended once in [`DEFEND_INTERVAL`], and given up at the
+    /// RFC 5227 2.4 (b): an address is defended once in `DEFEND_INTERVAL`, and given up at the
     /// next conflict. We confess to counting conflicts with the same station only, lest two forged
     /// frames with two names in them do what one cannot. No DECLINE: the address was ours, and was
     /// in use. If the server offers it again, it is probed as any other, and declined if its owner
@@ -393,11 +316,4 @@ impl Client {
             State::Releasing { .. } | State::Stopped => None,
         }
     }
-}
-
-/// Returns the router whose station would tell that a claim to the address of this lease is none.
-/// Where it is the DHCP server, that station is known.
-pub(super) fn router_to_ask(lease: &Lease) -> Option<Ipv4Addr> {
-    let first = lease.routers.first().copied();
-    first.filter(|router| *router != lease.server_id || lease.server_mac.is_none())
 }

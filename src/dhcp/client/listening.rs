@@ -1,6 +1,7 @@
 //! When the client needs to hear the network: for as long as it listens, its owner holds a socket.
 
-use super::{Client, State};
+use super::Client;
+use super::state::State;
 use crate::time::Instant;
 use std::time::Duration;
 

@@ -1,8 +1,9 @@
 //! What the client hears, and what that means in its state. The state changes only once all is
 //! known to be in order.
 
-use super::conflict::Claims;
-use super::{Client, State};
+use super::Client;
+use super::claim::Claims;
+use super::state::State;
 use crate::dhcp::acquire_error::AcquireError;
 use crate::dhcp::config::Probe;
 use crate::dhcp::event::{Event, LossReason};

@@ -1,6 +1,7 @@
 //! From a client to what it has to remember, and back.
 
-use super::{Client, Held, State};
+use super::Client;
+use super::state::{Held, State};
 use crate::dhcp::config::Config;
 use crate::dhcp::event::LossReason;
 use crate::dhcp::exchange::{Exchange, Search};
