@@ -244,7 +244,16 @@ impl Client {
     pub fn lease(&self) -> Option<&Lease> {
         match &self.state {
             State::Releasing { lease, .. } => Some(lease),
-            _ => self.held().map(|held| &held.lease),
+            State::Bound { held, .. }
+            | State::Renewing { held, .. }
+            | State::Rebinding { held, .. } => Some(&held.lease),
+            State::Init { .. }
+            | State::Selecting { .. }
+            | State::Requesting { .. }
+            | State::InitReboot { .. }
+            | State::Rebooting { .. }
+            | State::Probing { .. }
+            | State::Stopped => None,
         }
     }
 
@@ -285,7 +294,16 @@ impl Client {
                 doubt: Some(doubt), ..
             } => Some(doubt.router),
             State::Releasing { next_hop, .. } => Some(*next_hop),
-            _ => self.address_at_stake(),
+            State::Init { .. }
+            | State::Selecting { .. }
+            | State::Requesting { .. }
+            | State::InitReboot { .. }
+            | State::Rebooting { .. }
+            | State::Probing { .. }
+            | State::Bound { .. }
+            | State::Renewing { .. }
+            | State::Rebinding { .. }
+            | State::Stopped => self.address_at_stake(),
         }
     }
 

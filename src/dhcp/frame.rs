@@ -64,6 +64,18 @@ impl Arp {
         }
     }
 
+    /// Returns whether the packet is about the use of `address`: its sender has it, or probes for it.
+    pub(super) fn is_concerned_with(self, address: Ipv4Addr) -> bool {
+        // A station that probes for an address that is not in use yet would use it as soon as we do
+        // (RFC 5227 2.1.1). Some switches ask each port by unicast after the addresses behind it,
+        // which is no such probe.
+        let is_probe = !self.is_reply
+            && self.to_all
+            && self.sender.1.is_unspecified()
+            && self.target.1 == address;
+        self.sender.1 == address || is_probe
+    }
+
     /// As a frame to all on the link.
     pub(super) fn write(self) -> Vec<u8> {
         let representation = ArpRepr::EthernetIpv4 {
@@ -105,7 +117,7 @@ pub(super) fn open(frame: &[u8], mac: Mac) -> Result<Received<'_>, Ignored> {
             ethernet.payload(),
             ethernet.dst_addr().0 == Mac::BROADCAST.0,
         ),
-        _ => Err(Ignored::NotDhcp),
+        EthernetProtocol::Ipv6 | EthernetProtocol::Unknown(_) => Err(Ignored::NotDhcp),
     }
 }
 

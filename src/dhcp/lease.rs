@@ -2,7 +2,7 @@
 
 use super::ignored::Ignored;
 use super::message::Reply;
-use super::option;
+use super::option::{self, Options};
 use super::subnet::{
     StaticRoute, broadcast, class_prefix, is_broadcast_of, is_host_address, mask, network,
     prefix_len,
@@ -150,60 +150,8 @@ impl Lease {
             None => (Duration::MAX, Duration::MAX),
         };
         let mut unusable = Vec::new();
-        let prefix_len = match options.address(option::SUBNET_MASK) {
-            Some(mask) => prefix_len(mask).unwrap_or_else(|| {
-                unusable.push(Unusable::Mask(mask));
-                class_prefix(address)
-            }),
-            None => known.map_or_else(|| class_prefix(address), |known| known.prefix_len),
-        };
-        let broadcast = match options.address(option::BROADCAST_ADDRESS) {
-            Some(told) if is_broadcast_of(told, address, prefix_len) => Some(told),
-            told => {
-                unusable.extend(told.map(Unusable::Broadcast));
-                let known = known
-                    .filter(|known| known.prefix_len == prefix_len)
-                    .and_then(|known| known.broadcast);
-                known
-                    .filter(|_| told.is_none())
-                    .or_else(|| broadcast(address, prefix_len))
-            }
-        };
-        // RFC 3442 page 5: classless routes silence options 3 and 33.
-        let (routers, routes) = match options.classless_routes() {
-            Some(routes) => {
-                let (default, routes): (Vec<_>, Vec<_>) = routes
-                    .into_iter()
-                    .partition(|route| route.prefix_len == 0 && route.gateway.is_some());
-                (
-                    default
-                        .into_iter()
-                        .filter_map(|route| route.gateway)
-                        .collect(),
-                    routes,
-                )
-            }
-            None => (
-                told_or_known(
-                    options.addresses(option::ROUTERS),
-                    known.map(|known| &known.routers),
-                ),
-                told_or_known(options.static_routes(), known.map(|known| &known.routes)),
-            ),
-        };
-        let mut is_usable = |gateway: Ipv4Addr| {
-            let usable = is_host_address(gateway) && gateway != address;
-            unusable.extend((!usable).then_some(Unusable::Gateway(gateway)));
-            usable
-        };
-        let routers = routers
-            .into_iter()
-            .filter(|router| is_usable(*router))
-            .collect();
-        let routes = routes
-            .into_iter()
-            .filter(|route| route.gateway.is_none_or(&mut is_usable))
-            .collect();
+        let (prefix_len, broadcast) = read_subnet(options, address, known, &mut unusable);
+        let (routers, routes) = read_routes(options, address, known, &mut unusable);
         let (domains, is_odd) = options.domains(option::DOMAIN_NAME);
         unusable.extend(is_odd.then_some(Unusable::DomainName));
         let (search, is_odd) = options.names(option::DOMAIN_SEARCH);
@@ -243,6 +191,82 @@ impl Lease {
         };
         Ok((lease, unusable))
     }
+}
+
+/// Returns the prefix length and the broadcast address in a reply for `address`; adds those that
+/// make no sense to `unusable`.
+fn read_subnet(
+    options: &Options,
+    address: Ipv4Addr,
+    known: Option<&Lease>,
+    unusable: &mut Vec<Unusable>,
+) -> (u8, Option<Ipv4Addr>) {
+    let prefix_len = match options.address(option::SUBNET_MASK) {
+        Some(mask) => prefix_len(mask).unwrap_or_else(|| {
+            unusable.push(Unusable::Mask(mask));
+            class_prefix(address)
+        }),
+        None => known.map_or_else(|| class_prefix(address), |known| known.prefix_len),
+    };
+    let broadcast = match options.address(option::BROADCAST_ADDRESS) {
+        Some(told) if is_broadcast_of(told, address, prefix_len) => Some(told),
+        told => {
+            unusable.extend(told.map(Unusable::Broadcast));
+            let known = known
+                .filter(|known| known.prefix_len == prefix_len)
+                .and_then(|known| known.broadcast);
+            known
+                .filter(|_| told.is_none())
+                .or_else(|| broadcast(address, prefix_len))
+        }
+    };
+    (prefix_len, broadcast)
+}
+
+/// Returns the default gateways and the other routes in a reply for `address`; adds gateways that
+/// make no sense to `unusable`.
+fn read_routes(
+    options: &Options,
+    address: Ipv4Addr,
+    known: Option<&Lease>,
+    unusable: &mut Vec<Unusable>,
+) -> (Vec<Ipv4Addr>, Vec<StaticRoute>) {
+    // RFC 3442 page 5: classless routes silence options 3 and 33.
+    let (routers, routes) = match options.classless_routes() {
+        Some(routes) => {
+            let (default, routes): (Vec<_>, Vec<_>) = routes
+                .into_iter()
+                .partition(|route| route.prefix_len == 0 && route.gateway.is_some());
+            (
+                default
+                    .into_iter()
+                    .filter_map(|route| route.gateway)
+                    .collect(),
+                routes,
+            )
+        }
+        None => (
+            told_or_known(
+                options.addresses(option::ROUTERS),
+                known.map(|known| &known.routers),
+            ),
+            told_or_known(options.static_routes(), known.map(|known| &known.routes)),
+        ),
+    };
+    let mut is_usable = |gateway: Ipv4Addr| {
+        let usable = is_host_address(gateway) && gateway != address;
+        unusable.extend((!usable).then_some(Unusable::Gateway(gateway)));
+        usable
+    };
+    let routers = routers
+        .into_iter()
+        .filter(|router| is_usable(*router))
+        .collect();
+    let routes = routes
+        .into_iter()
+        .filter(|route| route.gateway.is_none_or(&mut is_usable))
+        .collect();
+    (routers, routes)
 }
 
 /// Returns the lease time of a reply (RFC 2131 table 3). Some servers give none, or none that is

@@ -54,6 +54,8 @@
 //! | `option.rs`, `name.rs`, `subnet.rs` | options, names, and addresses with their masks and routes |
 //! | `message_rate.rs`, `backoff.rs` | the limit on messages in an hour; the delays of retransmissions |
 
+#![deny(clippy::wildcard_enum_match_arm)]
+
 mod acquire_error;
 mod backoff;
 mod client;

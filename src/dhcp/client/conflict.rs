@@ -48,29 +48,27 @@ impl Client {
             return Ok(());
         }
         let is_watched = self.is_address_watched();
-        let is_concerned = |address| {
-            // A station that probes for an address that is not in use yet would use it as soon as
-            // we do (RFC 5227 2.1.1). Some switches ask each port by unicast after the addresses
-            // behind it, which is no such probe.
-            let is_probe = !arp.is_reply
-                && arp.to_all
-                && arp.sender.1.is_unspecified()
-                && arp.target.1 == address;
-            arp.sender.1 == address || is_probe
-        };
-        let claims = |address| arp.sender.1 == address;
         if let Some(lease) = self
             .lease_at_stake(is_watched)
-            .filter(|lease| is_concerned(lease.address))
+            .filter(|lease| arp.is_concerned_with(lease.address))
             && self.answers_for_all(by, lease)
         {
             let address = lease.address;
-            return if claims(address) {
+            return if arp.sender.1 == address {
                 self.note_proxy_arp(by, address)
             } else {
                 Err(Ignored::NotDhcp)
             };
         }
+        self.handle_claim(arp, is_watched, now)
+    }
+
+    /// Takes in a packet that may claim the address at stake, from a station that does not answer
+    /// for every address.
+    fn handle_claim(&mut self, arp: Arp, is_watched: bool, now: Instant) -> Result<(), Ignored> {
+        let by = arp.sender.0;
+        let is_concerned = |address| arp.is_concerned_with(address);
+        let claims = |address| arp.sender.1 == address;
         match &mut self.state {
             State::Requesting {
                 offer, taken_by, ..
@@ -108,7 +106,17 @@ impl Client {
             {
                 return self.contest(by, now);
             }
-            _ => return Err(Ignored::NotDhcp),
+            State::Init { .. }
+            | State::Selecting { .. }
+            | State::Requesting { .. }
+            | State::InitReboot { .. }
+            | State::Rebooting { .. }
+            | State::Probing { .. }
+            | State::Bound { .. }
+            | State::Renewing { .. }
+            | State::Rebinding { .. }
+            | State::Releasing { .. }
+            | State::Stopped => return Err(Ignored::NotDhcp),
         }
         Ok(())
     }
@@ -158,7 +166,15 @@ impl Client {
         match &self.state {
             State::Requesting { offer, .. } => Some(offer),
             State::Probing { lease, .. } => Some(lease),
-            _ => self.held().filter(|_| is_watched).map(|held| &held.lease),
+            State::Bound { held, .. }
+            | State::Renewing { held, .. }
+            | State::Rebinding { held, .. } => is_watched.then_some(&held.lease),
+            State::Init { .. }
+            | State::Selecting { .. }
+            | State::InitReboot { .. }
+            | State::Rebooting { .. }
+            | State::Releasing { .. }
+            | State::Stopped => None,
         }
     }
 
@@ -243,7 +259,7 @@ impl Client {
             let _ = self.note_proxy_arp(by, lease.address);
             self.state = match self.config.probe {
                 Probe::Before(probes @ 1..) => self.probe(lease, probes, now),
-                _ => {
+                Probe::Before(0) | Probe::WithRequest | Probe::Off => {
                     // Its claim may have come after that of an owner, who answers once more.
                     self.probe_alongside(lease.address);
                     self.settle(*lease, now)
@@ -262,7 +278,17 @@ impl Client {
             State::Bound {
                 watch: Some(watch), ..
             } if !watch.is_in_use => watch.deadline,
-            _ => None,
+            State::Init { .. }
+            | State::Selecting { .. }
+            | State::Requesting { .. }
+            | State::InitReboot { .. }
+            | State::Rebooting { .. }
+            | State::Probing { .. }
+            | State::Bound { .. }
+            | State::Renewing { .. }
+            | State::Rebinding { .. }
+            | State::Releasing { .. }
+            | State::Stopped => None,
         }
     }
 

@@ -84,7 +84,12 @@ impl Client {
                 address: lease.address,
             },
             State::Bound { held, .. } => State::Bound { held, watch: None },
-            state => state,
+            state @ (State::Init { .. }
+            | State::InitReboot { .. }
+            | State::Renewing { .. }
+            | State::Rebinding { .. }
+            | State::Releasing { .. }
+            | State::Stopped) => state,
         };
     }
 }

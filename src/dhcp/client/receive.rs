@@ -104,7 +104,16 @@ impl Client {
     fn server_of(&self, reply: &Reply) -> Option<Ipv4Addr> {
         let known = match &self.state {
             State::Requesting { offer, .. } => Some(&**offer),
-            _ => self.held().map(|held| &held.lease),
+            State::Bound { held, .. }
+            | State::Renewing { held, .. }
+            | State::Rebinding { held, .. } => Some(&held.lease),
+            State::Init { .. }
+            | State::Selecting { .. }
+            | State::InitReboot { .. }
+            | State::Rebooting { .. }
+            | State::Probing { .. }
+            | State::Releasing { .. }
+            | State::Stopped => None,
         };
         let known = known
             .filter(|lease| is_from_server_of(lease, reply))
@@ -189,7 +198,16 @@ impl Client {
         // the lease's before.
         let known = match &self.state {
             State::Requesting { offer, .. } => Some(&**offer),
-            _ => old.as_ref(),
+            State::Init { .. }
+            | State::Selecting { .. }
+            | State::InitReboot { .. }
+            | State::Rebooting { .. }
+            | State::Probing { .. }
+            | State::Bound { .. }
+            | State::Renewing { .. }
+            | State::Rebinding { .. }
+            | State::Releasing { .. }
+            | State::Stopped => old.as_ref(),
         };
         let (new, unusable) = Lease::read(reply, (server, known), request.since)?;
         if new.expires_at().is_some_and(|expiry| expiry <= now) {
@@ -205,7 +223,17 @@ impl Client {
             State::Rebooting {
                 address, taken_by, ..
             } if *address == new.address => (true, *taken_by),
-            _ => (false, Claims::default()),
+            State::Init { .. }
+            | State::Selecting { .. }
+            | State::Requesting { .. }
+            | State::InitReboot { .. }
+            | State::Rebooting { .. }
+            | State::Probing { .. }
+            | State::Bound { .. }
+            | State::Renewing { .. }
+            | State::Rebinding { .. }
+            | State::Releasing { .. }
+            | State::Stopped => (false, Claims::default()),
         };
         let taken_by = self.owner_among(taken_by, &new, now);
         // In a renewal that changes nothing it was told before.

@@ -127,12 +127,7 @@ impl Client {
                 renew_at,
                 rebind_at,
             } => State::Bound {
-                held: Held {
-                    lease,
-                    renew_at,
-                    rebind_at,
-                    defence: None,
-                },
+                held: Held::undefended(lease, renew_at, rebind_at),
                 watch: None,
             },
             Phase::Renewing {
@@ -144,12 +139,7 @@ impl Client {
                 let exchange = Exchange::of_before(client.backoff.xid(), next);
                 State::Renewing {
                     exchange,
-                    held: Held {
-                        lease,
-                        renew_at,
-                        rebind_at,
-                        defence: None,
-                    },
+                    held: Held::undefended(lease, renew_at, rebind_at),
                 }
             }
             Phase::Rebinding {
@@ -161,12 +151,7 @@ impl Client {
                 let exchange = Exchange::of_before(client.backoff.xid(), next);
                 State::Rebinding {
                     exchange,
-                    held: Held {
-                        lease,
-                        renew_at,
-                        rebind_at,
-                        defence: None,
-                    },
+                    held: Held::undefended(lease, renew_at, rebind_at),
                 }
             }
             Phase::Init {
@@ -199,7 +184,17 @@ impl Client {
                 self.lose(held.lease, LossReason::Expired, now);
                 State::InitReboot { at: now, address }
             }
-            state => state,
+            state @ (State::Init { .. }
+            | State::Selecting { .. }
+            | State::Requesting { .. }
+            | State::InitReboot { .. }
+            | State::Rebooting { .. }
+            | State::Probing { .. }
+            | State::Bound { .. }
+            | State::Renewing { .. }
+            | State::Rebinding { .. }
+            | State::Releasing { .. }
+            | State::Stopped) => state,
         };
     }
 }

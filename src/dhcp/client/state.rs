@@ -71,6 +71,16 @@ pub(super) struct Held {
 }
 
 impl Held {
+    /// Makes a lease in use whose address no other station has claimed.
+    pub(super) fn undefended(lease: Lease, renew_at: Instant, rebind_at: Instant) -> Self {
+        Self {
+            lease,
+            renew_at,
+            rebind_at,
+            defence: None,
+        }
+    }
+
     pub(super) fn expires_at(&self) -> Instant {
         self.lease.expires_at().unwrap_or(NEVER)
     }
