@@ -1,4 +1,4 @@
-//! How an acquisition failed, in words for the user.
+//! Failures of an acquisition, with texts for the user.
 
 use crate::mac::Mac;
 use std::fmt;
@@ -31,21 +31,21 @@ pub enum AcquireError {
     NoAck {
         /// The offered address.
         address: Ipv4Addr,
-        /// Who offered it.
+        /// The server that offered it.
         server: Ipv4Addr,
     },
     /// A server answered the request with DHCPNAK.
     Refused {
-        /// Who.
+        /// The server.
         server: Ipv4Addr,
-        /// The server's own words (option 56), control characters replaced.
+        /// The server's message (option 56), control characters replaced.
         message: Option<String>,
     },
     /// The address that a server gave is another station's.
     InUse {
         /// The address.
         address: Ipv4Addr,
-        /// Who gave it to us.
+        /// The server that gave it.
         server: Ipv4Addr,
         /// The station that has it.
         by: Mac,

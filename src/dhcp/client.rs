@@ -1,4 +1,4 @@
-//! The DHCP client: its states (RFC 2131 figure 5), and what its owner may do with it.
+//! The DHCP client: its construction, its inputs and its outputs.
 
 use super::backoff::Backoff;
 use super::config::{Config, Probe};
@@ -50,8 +50,8 @@ pub struct Client {
     /// Rounds that ended with a NAK, without an ACK or with a conflict, less what renewals have
     /// made good since.
     failures: u32,
-    /// When nobody needs to listen for an answer any more; `None` when that is so already. Not
-    /// every state cares.
+    /// When the wait for an answer, or for the carrier, ends; `None` once it has. Without meaning
+    /// in states that do not listen, or as long as they last.
     stop_listening_at: Option<Instant>,
     state: State,
     outbox: VecDeque<(Transmit, Vec<u8>)>,
@@ -59,10 +59,10 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that knows nothing (INIT): its DISCOVER is ready to be sent.
+    /// Makes a client without an address (INIT): its DISCOVER is ready to be sent.
     ///
     /// RFC 2131 4.4.1 wants a random wait of up to 10 s first, for hosts that boot together.
-    /// Containers do not, and somebody waits for them, so we start at once.
+    /// Containers do not, and a caller waits for them, so we start at once.
     pub fn new(config: Config, seed: u64, now: Instant) -> Self {
         Self::start(config, State::Init { at: now }, seed, now)
     }
@@ -167,8 +167,8 @@ impl Client {
         }
         self.carrier = present;
         if !present {
-            // What nobody has taken yet goes nowhere: so a client that begins without a carrier
-            // says nothing, and does not count it either.
+            // Messages that were not polled yet are dropped: a client that begins without a carrier
+            // sends nothing, and does not count it either.
             if matches!(self.state, State::Selecting { .. }) && !self.outbox.is_empty() {
                 self.search.discovers = self.search.discovers.saturating_sub(1);
             }
@@ -230,7 +230,7 @@ impl Client {
         (due != NEVER).then_some(due)
     }
 
-    /// Who asks, and for what.
+    /// Returns the settings, with what was learned since.
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -271,8 +271,8 @@ impl Client {
         }
     }
 
-    /// The address that somebody else's claim by ARP would cost us: one that we have, or are about
-    /// to have.
+    /// Returns the address that a claim of another station by ARP would cost us: one that we have,
+    /// or are about to have.
     pub fn address_at_stake(&self) -> Option<Ipv4Addr> {
         match &self.state {
             State::Requesting { offer, .. } => Some(offer.address),

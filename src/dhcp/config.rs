@@ -7,7 +7,7 @@ use super::frame::HEADERS;
 use super::plainness::Plainness;
 use crate::mac::Mac;
 
-/// Who asks, and for what.
+/// The identity of a client, and the options of its exchanges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The interface's own address; goes into `chaddr`, and replies for any other are ignored.
@@ -21,16 +21,17 @@ pub struct Config {
     /// place of `host_name`, for the two are never sent together (RFC 4702 3.1); one that is no
     /// domain name, or too long, gives way to it.
     pub fqdn: Option<String>,
-    /// How long the first acquisition may take before [`Event::GaveUp`]; also means that somebody
-    /// waits, which makes the retransmissions brisk. `None`: patiently, for ever.
+    /// How long the first acquisition may take before
+    /// [`Event::GaveUp`](crate::dhcp::Event::GaveUp). A caller waits for it then, so
+    /// retransmissions are quicker. `None`: for ever, and slowly.
     pub deadline: Option<Duration>,
     /// Asks servers and relays to broadcast their replies (the flag of RFC 2131 4.1), for
     /// interfaces that hear no unicast before they have an address, and for some relays.
     pub broadcast: bool,
     /// An address to ask for in the DISCOVER (option 50). The server may well offer another, which
-    /// then waits 100 ms for somebody to offer this one.
+    /// then waits 100 ms for an offer of this one.
     pub requested: Option<Ipv4Addr>,
-    /// How to find out whether somebody else has the address.
+    /// How conflicts with another station about the address are detected.
     pub probe: Probe,
     /// The largest DHCP message that we can hear, in bytes (option 57). Less than 576: the option
     /// is left out.
@@ -102,14 +103,14 @@ const LARGEST_MESSAGE: u16 = 1472;
 /// 2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
-    /// Nobody is asked, and nobody's claim is heard.
+    /// No ARP is sent, and claims of other stations are ignored.
     Off,
-    /// One probe that costs no time: it goes out together with the REQUEST, and whoever has not
-    /// answered when the ACK is here is late. Late is not lost: the client goes on listening for 2
-    /// s. The waits of RFC 5227 2.1.1 would cost seven seconds, which RFC 5227 2.2 leaves to us.
+    /// One probe that costs no time: it goes out together with the REQUEST, and an owner that has
+    /// not answered when the ACK is here is late. The client goes on listening for 2 s. The waits
+    /// of RFC 5227 2.1.1 would cost seven seconds, which RFC 5227 2.2 leaves to us.
     WithRequest,
-    /// As many as this between ACK and [`Event::Bound`], with the waits of RFC 5227 1.1: up to a
-    /// second before the first, one or two seconds between them, two after the last. 0 means
-    /// [`Probe::Off`].
+    /// As many as this between ACK and [`Event::Bound`](crate::dhcp::Event::Bound), with the waits
+    /// of RFC 5227 1.1: up to a second before the first, one or two seconds between them, two
+    /// after the last. 0 means [`Probe::Off`].
     Before(u8),
 }

@@ -7,13 +7,14 @@ use super::acquire_error::AcquireError;
 use super::lease::{Lease, Unusable};
 use crate::mac::Mac;
 
-/// What [`Client::poll_transmit`] has put into the caller's buffer, and how it wants to travel.
+/// The way on which a message from [`Client::poll_transmit`](crate::dhcp::Client::poll_transmit) is
+/// to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transmit {
     /// A whole Ethernet frame, for a packet socket on the interface.
     Frame,
     /// A UDP payload from port 68 to port 67, for the kernel to route. Where that cannot be,
-    /// [`frame`] wraps it for the packet socket, to [`Lease::server_mac`].
+    /// [`frame`](crate::dhcp::frame()) wraps it for the packet socket, to [`Lease::server_mac`].
     Datagram {
         /// The leased address.
         source: Ipv4Addr,
@@ -44,14 +45,14 @@ pub enum Event {
         /// Why it has ended.
         why: LossReason,
     },
-    /// An address that was never used: somebody else has it. The server was told (DHCPDECLINE), and
-    /// the search goes on.
+    /// An address was given up before it was used: another station has it. The server was told
+    /// (DHCPDECLINE), and the search goes on.
     Declined {
         /// The address.
         address: Ipv4Addr,
-        /// Who gave it to us.
+        /// The server that gave it.
         server: Ipv4Addr,
-        /// Who has it.
+        /// The station that has it.
         by: Mac,
     },
     /// A new lease, or one whose settings have changed, came with values that make no sense and are
@@ -86,29 +87,32 @@ pub enum Event {
         /// The time that is assumed; `None` for ever.
         assumed: Option<Duration>,
     },
-    /// No lease within [`Config::deadline`]; the client has stopped for good.
+    /// No lease within [`Config::deadline`](crate::dhcp::Config::deadline); the client has stopped
+    /// for good.
     GaveUp(AcquireError),
-    /// The end of [`Client::release`]: all that can be said to the server has been handed out
-    /// (drain [`Client::poll_transmit`] before acting on this); the client has stopped for good.
+    /// The end of [`Client::release`](crate::dhcp::Client::release): all that can be said to the
+    /// server has been handed out
+    /// (drain [`Client::poll_transmit`](crate::dhcp::Client::poll_transmit) before acting on this);
+    /// the client has stopped for good.
     Released,
 }
 
 /// How a lease ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LossReason {
-    /// Nobody extended it in time.
+    /// No server extended it in time.
     Expired,
     /// A server said no (DHCPNAK).
     Refused {
-        /// Who.
+        /// The server.
         server: Ipv4Addr,
-        /// The server's own words (option 56), control characters replaced.
+        /// The server's message (option 56), control characters replaced.
         message: Option<String>,
     },
     /// Another station uses the address (RFC 5227). The server was told (DHCPDECLINE) of one that
     /// had just been leased.
     Conflict {
-        /// Who.
+        /// The station.
         by: Mac,
     },
 }

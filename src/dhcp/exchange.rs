@@ -41,7 +41,7 @@ impl Exchange {
         }
     }
 
-    /// One that says again what this one has said in vain.
+    /// Makes the exchange that repeats this unanswered one.
     pub(super) fn followed_by(self, xid: u32, now: Instant) -> Self {
         Self {
             sent_before: self.sent_before.saturating_add(self.sent),
@@ -49,8 +49,8 @@ impl Exchange {
         }
     }
 
-    /// One that began long ago under an xid that nobody remembers: all that counts is when it goes
-    /// on.
+    /// Makes an exchange that another client began, under an xid that is not known: of its progress
+    /// only the time of the next message is left.
     pub(super) fn of_before(xid: u32, next: Instant) -> Self {
         Self {
             sent: 1,
@@ -121,9 +121,9 @@ impl Exchange {
 #[derive(Debug)]
 pub(super) struct Search {
     pub(super) since: Instant,
-    /// When whoever waits for the first lease stops waiting; `None` when nobody does.
+    /// When the caller stops waiting for the first lease; `None` without a waiting caller.
     pub(super) deadline: Option<Instant>,
-    /// The address that we would like best.
+    /// The requested address (option 50).
     pub(super) wanted: Option<Ipv4Addr>,
     pub(super) discovers: u32,
     /// DISCOVERs since the carrier was last there: they are sent ever more seldom.

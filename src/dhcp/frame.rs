@@ -26,7 +26,7 @@ pub(super) enum Received<'a> {
         /// The UDP checksum is right, or was left out.
         is_intact: bool,
     },
-    /// Somebody asks for a station, or answers.
+    /// An ARP request or reply.
     Arp(Arp),
 }
 
@@ -35,15 +35,15 @@ pub(super) enum Received<'a> {
 pub(super) struct Arp {
     pub(super) is_reply: bool,
     pub(super) sender: (Mac, Ipv4Addr),
-    /// Whose station is wanted; in a reply, who is told.
+    /// The address whose station is wanted; in a reply, the station that is told.
     pub(super) target: (Mac, Ipv4Addr),
     /// Sent to all on the link, and not to us alone.
     pub(super) to_all: bool,
 }
 
 impl Arp {
-    /// The question of `mac`, which has no address yet, whether somebody has `address` (RFC 2131
-    /// 4.4.1, RFC 5227 2.1.1).
+    /// Makes the request of `mac`, which has no address yet, for any station that has `address`
+    /// (RFC 2131 4.4.1, RFC 5227 2.1.1).
     pub(super) fn probe(mac: Mac, address: Ipv4Addr) -> Self {
         Self::question((mac, Ipv4Addr::UNSPECIFIED), address)
     }
@@ -54,7 +54,7 @@ impl Arp {
         Self::question((mac, address), address)
     }
 
-    /// The question who has `wanted`.
+    /// Makes the request for the station that has `wanted`.
     pub(super) fn question(sender: (Mac, Ipv4Addr), wanted: Ipv4Addr) -> Self {
         Self {
             is_reply: false,
@@ -64,7 +64,8 @@ impl Arp {
         }
     }
 
-    /// Returns whether the packet is about the use of `address`: its sender has it, or probes for it.
+    /// Returns whether the packet is about the use of `address`: its sender has it, or probes for
+    /// it.
     pub(super) fn is_concerned_with(self, address: Ipv4Addr) -> bool {
         // A station that probes for an address that is not in use yet would use it as soon as we do
         // (RFC 5227 2.1.1). Some switches ask each port by unicast after the addresses behind it,
@@ -246,7 +247,7 @@ mod tests {
         }
 
         /// One flipped bit anywhere under a checksum is damage, and one in the Ethernet header
-        /// finds somebody else.
+        /// is of another station.
         #[test]
         fn no_single_bit_is_lost(
             payload in vec(any::<u8>(), 0..300),

@@ -10,7 +10,8 @@ pub enum Ignored {
     /// Not UDP over IPv4 to port 68, nor ARP that says anything about our address or answers a
     /// question of ours.
     NotDhcp,
-    /// A fragment; servers keep to what [`Config::max_message_size`] allows.
+    /// A fragment; servers keep to what
+    /// [`Config::max_message_size`](crate::dhcp::Config::max_message_size) allows.
     Fragment,
     /// Shorter than its own headers say, or otherwise not what it claims to be.
     Malformed,

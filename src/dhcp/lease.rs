@@ -29,8 +29,8 @@ const UNUSABLE_TOLD: usize = 4;
 pub struct Lease {
     /// Our address (`yiaddr`).
     pub address: Ipv4Addr,
-    /// Bits of the subnet mask (option 1), 1 to 32. Where the server gives none, or one with holes,
-    /// the address's class decides, as RFC 950 has it and as other clients do.
+    /// Bits of the subnet mask (option 1), 1 to 32. Where the server gives none, or one with
+    /// holes, the address's class decides, as RFC 950 has it and as other clients do.
     pub prefix_len: u8,
     /// Option 28 where it is an address of the subnet, else the subnet's last; `None` where it has
     /// no room for one (RFC 3021).

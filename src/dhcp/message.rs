@@ -40,7 +40,8 @@ pub(super) struct Reply {
     /// The station that put the message on this link: the server, or the router or relay in
     /// between.
     pub(super) from: Mac,
-    /// The address that it came from, which is the server's own where there is no relay in between.
+    /// The address that it came from, which is the server's own where there is no relay in
+    /// between.
     source: Ipv4Addr,
     pub(super) options: Options,
 }
@@ -155,7 +156,7 @@ pub(super) struct Request {
     pub(super) requested: Option<Ipv4Addr>,
     /// Option 54.
     pub(super) server: Option<Ipv4Addr>,
-    /// Option 56, for whoever reads the server's log.
+    /// Option 56, for the server's log.
     pub(super) message: Option<String>,
 }
 
@@ -200,7 +201,7 @@ impl Request {
         packet.set_magic_number(MAGIC);
         match self.ciaddr {
             Some(address) => packet.set_client_ip(address),
-            // RFC 2131 4.1: who has an address hears unicast, and has no use for the flag.
+            // RFC 2131 4.1: a client with an address receives unicast, and does not need the flag.
             None if config.broadcast && self.is_question() => {
                 packet.set_flags(DhcpFlags::BROADCAST)
             }
@@ -229,7 +230,7 @@ impl Request {
             // an OFFER as ever.
             option::put(&mut out, option::RAPID_COMMIT, &[]);
         }
-        // RFC 2131 table 5: who gives an address back, or turns it down, asks for nothing.
+        // RFC 2131 table 5: a RELEASE and a DECLINE ask for nothing.
         if self.is_question() {
             put_name(&mut out, config, plainness);
             // The same list each time (RFC 2131 3.5), as far as the server has answered it.

@@ -1,4 +1,4 @@
-//! What a client has to remember to go on later, in this process or in another one.
+//! Snapshots: what a client has to remember to go on later, in this process or in another one.
 
 use super::backoff::LONGEST;
 use super::lease::Lease;
@@ -12,8 +12,8 @@ use std::time::Duration;
 pub(super) const NEVER: Instant = Instant::from_boot(Duration::MAX);
 
 /// All that is left of a [`Client`](super::Client) while nothing is in flight:
-/// [`Client::suspend`](super::Client::suspend) makes it, [`Client::resume`](super::Client::resume) goes
-/// on with it. Its instants are those of the boot clock.
+/// [`Client::suspend`](super::Client::suspend) makes it, [`Client::resume`](super::Client::resume)
+/// goes on with it. Its instants are those of the boot clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// Where it was.
@@ -61,8 +61,8 @@ pub enum Phase {
         /// When to ask again, unless the end comes first.
         next: Instant,
     },
-    /// INIT: there is no lease, nobody waits for one, and the last DISCOVER, if there was one, has
-    /// not been answered.
+    /// INIT: there is no lease, no caller waits for one, and the last DISCOVER, if there was one,
+    /// has not been answered.
     Init {
         /// When to send the next DISCOVER.
         at: Instant,
@@ -104,7 +104,7 @@ impl Snapshot {
         }
     }
 
-    /// Who gave the lease in use.
+    /// Returns the server of the lease in use.
     pub fn server(&self) -> Option<Ipv4Addr> {
         self.lease().map(|lease| lease.server_id)
     }
@@ -130,9 +130,9 @@ impl Snapshot {
         }
     }
 
-    /// The same, without a lease of later than `now` and without waits that no client would have
-    /// chosen: for one that comes out of a file, which may have been written by anybody. What a
-    /// client said of itself is not changed by this.
+    /// Returns the snapshot without a lease of later than `now` and without waits that no client
+    /// would have chosen, for snapshots from a file, whose content is not trusted. One that a
+    /// client has made stays as it is.
     #[must_use]
     pub fn within_reason(self, now: Instant) -> Self {
         let whole_at = self.whole_at.min(latest_full_at(now));

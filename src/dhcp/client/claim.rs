@@ -9,7 +9,7 @@ use crate::time::Instant;
 
 /// How long a station on the link has to answer ARP: to a release that looks for its server, and to
 /// a question whether the router answers for every address.
-pub(super) const ARP_PATIENCE: Duration = Duration::from_millis(200);
+pub(super) const ARP_TIMEOUT: Duration = Duration::from_millis(200);
 /// How long a claim counts: DEFEND_INTERVAL (RFC 5227 1.1).
 const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 /// From the announcement that defends an address to the probe behind it. A kernel that has the
@@ -87,7 +87,7 @@ impl Defence {
     }
 }
 
-/// For a while after an ACK we listen whether somebody else has the address.
+/// The time after an ACK in which claims of other stations to the address are listened for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ConflictWatch {
     pub(super) until: Instant,
@@ -95,7 +95,7 @@ pub(super) struct ConflictWatch {
     pub(super) announce: bool,
     /// Connections may depend on the address by now.
     pub(super) is_in_use: bool,
-    /// When the caller stops waiting, who waits until the address is in use.
+    /// When the caller stops waiting, if one waits until the address is in use.
     pub(super) deadline: Option<Instant>,
 }
 

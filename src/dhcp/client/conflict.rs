@@ -2,7 +2,7 @@
 //! down, one in use is defended.
 
 use super::Client;
-use super::claim::{ARP_PATIENCE, Claims, ConflictWatch, Defence, router_to_ask};
+use super::claim::{ARP_TIMEOUT, Claims, ConflictWatch, Defence, router_to_ask};
 use super::state::{Held, State};
 use crate::dhcp::config::Probe;
 use crate::dhcp::event::{Event, LossReason};
@@ -145,7 +145,7 @@ impl Client {
             None => {
                 let router = router_to_ask(&held.lease);
                 let counts_from = if router.is_some() {
-                    now + ARP_PATIENCE
+                    now + ARP_TIMEOUT
                 } else {
                     now
                 };
@@ -260,7 +260,7 @@ impl Client {
             self.state = match self.config.probe {
                 Probe::Before(probes @ 1..) => self.probe(lease, probes, now),
                 Probe::Before(0) | Probe::WithRequest | Probe::Off => {
-                    // Its claim may have come after that of an owner, who answers once more.
+                    // Its claim may have come after that of an owner, which answers once more.
                     self.probe_alongside(lease.address);
                     self.settle(*lease, now)
                 }

@@ -1,4 +1,4 @@
-//! When the client needs to hear the network: for as long as it listens, its owner holds a socket.
+//! How long the client needs the network: while it listens, its owner holds a socket.
 
 use super::Client;
 use super::state::State;

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::Client;
-use super::claim::{ARP_PATIENCE, ConflictWatch, Doubt, router_to_ask};
+use super::claim::{ARP_TIMEOUT, ConflictWatch, Doubt, router_to_ask};
 use super::state::State;
 use crate::dhcp::acquire_error::AcquireError;
 use crate::dhcp::config::Probe;
@@ -16,8 +16,8 @@ use crate::dhcp::message::Request;
 use crate::mac::Mac;
 use crate::time::Instant;
 
-/// How long the client listens after a renewal, for which alone a process may exist that a timer has started. Most
-/// stations answer within a millisecond, and the next renewal asks again.
+/// How long the client listens after a renewal, for which alone a process may exist that a timer
+/// has started. Most stations answer within a millisecond, and the next renewal asks again.
 const RENEWAL_WATCH: Duration = Duration::from_millis(50);
 /// From the last probe to the use of the address, and from one announcement to the next:
 /// ANNOUNCE_WAIT and ANNOUNCE_INTERVAL (RFC 5227 1.1).
@@ -73,7 +73,7 @@ impl Client {
                 State::Probing {
                     lease,
                     left: 0,
-                    next: now + ARP_PATIENCE,
+                    next: now + ARP_TIMEOUT,
                     doubt: Some(Doubt { by, router }),
                 }
             }

@@ -1,4 +1,4 @@
-//! What the client hears, and what that means in its state. The state changes only once all is
+//! DHCP replies, by the state that they arrive in. The state changes only once all of a reply is
 //! known to be in order.
 
 use super::Client;
@@ -69,7 +69,7 @@ impl Client {
                 self.accept_ack(reply, server, Some(old), exchange, now)?
             }
             // RFC 2131 4.3.2: in RENEWING only the server that we ask may refuse; in REBINDING we
-            // ask them all, but one that does not say who it is has to be the one that leased.
+            // ask them all, but one without an identifier has to be the one that leased.
             (State::Renewing { held, .. }, Type::Nak) if !is_from_server_of(&held.lease, reply) => {
                 return Err(Ignored::OtherServer(server));
             }
@@ -184,8 +184,8 @@ impl Client {
         })
     }
 
-    /// SELECTING, REQUESTING, REBOOTING, RENEWING or REBINDING -> BOUND, if nobody else has the
-    /// address.
+    /// SELECTING, REQUESTING, REBOOTING, RENEWING or REBINDING -> BOUND, if no other station has
+    /// the address.
     fn accept_ack(
         &mut self,
         reply: &Reply,

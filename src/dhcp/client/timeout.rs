@@ -4,20 +4,21 @@ use super::Client;
 use super::claim::Claims;
 use super::listening::Listening;
 use super::state::State;
-use super::transitions::{REBOOT_PATIENCE, ROUND};
+use super::transitions::{REBOOT_TIMEOUT, ROUND};
 use crate::dhcp::acquire_error::AcquireError;
 use crate::dhcp::event::Event;
 use crate::dhcp::snapshot::NEVER;
 use crate::time::Instant;
 
 /// REQUESTs for one offer before looking for another. RFC 2131 3.1 (5) speaks of four within a
-/// minute; somebody waits less than that, and a server that has just made an offer is near.
+/// minute; a caller waits less than that, and a server that has just made an offer is near.
 const REQUESTS_PER_OFFER: u32 = 3;
-/// REQUESTs within [`REBOOT_PATIENCE`].
+/// REQUESTs within [`REBOOT_TIMEOUT`].
 const REBOOT_REQUESTS: u32 = 2;
+
 impl Client {
-    /// When the state wants to change by itself: what it has to say waits for the carrier and for
-    /// the allowance, what has come to its end does not.
+    /// Returns when the state changes by itself: a message waits for the carrier and for the
+    /// message rate, an end does not.
     pub(super) fn due(&self) -> Instant {
         let (say_at, messages, end) = match &self.state {
             // A DISCOVER is no use without the REQUEST that may follow it.
@@ -146,7 +147,7 @@ impl Client {
                 exchange,
                 address,
                 taken_by,
-            } if exchange.sent < REBOOT_REQUESTS && now < exchange.since + REBOOT_PATIENCE => {
+            } if exchange.sent < REBOOT_REQUESTS && now < exchange.since + REBOOT_TIMEOUT => {
                 self.ask_again_for(address, Some(exchange), taken_by, now)
             }
             State::Rebooting {

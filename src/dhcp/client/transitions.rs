@@ -1,8 +1,8 @@
-//! The arrows of RFC 2131 figure 5: each does what is to be done on the way, and names the state
-//! that it leads to.
+//! The transitions of RFC 2131 figure 5: each sends what goes with it, and returns the state that
+//! it leads to.
 
 use super::Client;
-use super::claim::{ARP_PATIENCE, Claims, ConflictWatch, Defence};
+use super::claim::{ARP_TIMEOUT, Claims, ConflictWatch, Defence};
 use super::state::{Held, State};
 use crate::dhcp::acquire_error::AcquireError;
 use crate::dhcp::backoff::{Backoff, FUZZ};
@@ -20,7 +20,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// How long a remembered address is asked for before any other will do (RFC 2131 3.2 (3)).
-pub(super) const REBOOT_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const REBOOT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a DISCOVER, or the REQUEST of a renewal, is repeated under one xid. A lease counts from
 /// the first message with the xid of its ACK; were that hours ago, a server that now leases for
 /// less would have given us nothing.
@@ -32,8 +32,8 @@ const AFTER_DECLINE: Duration = Duration::from_secs(10);
 
 /// Looking for a lease.
 impl Client {
-    /// To SELECTING (RFC 2131 4.4.1), or to it again when an `exchange` is under way and nobody has
-    /// offered anything (RFC 2131 3.1 (3)).
+    /// To SELECTING (RFC 2131 4.4.1), or to it again when an `exchange` is under way and no server
+    /// has offered anything (RFC 2131 3.1 (3)).
     pub(super) fn discover(&mut self, exchange: Option<Exchange>, now: Instant) -> State {
         let mut exchange = self.exchange_or_new(exchange, now);
         self.search.discovers = self.search.discovers.saturating_add(1);
@@ -105,7 +105,7 @@ impl Client {
         let mut exchange = self.exchange_or_new(exchange, now);
         let next = match exchange.sent {
             0 => now + self.backoff.broadcast(1, true),
-            _ => exchange.since + REBOOT_PATIENCE,
+            _ => exchange.since + REBOOT_TIMEOUT,
         };
         exchange.say(exchange.since, now, next);
         let request = exchange.message(Type::Request, self.plainness);
@@ -179,12 +179,12 @@ impl Client {
     /// so is the hourly allowance. Where no caller waits, they double to two minutes.
     fn set_back(&mut self, in_use: bool, now: Instant) -> State {
         self.failures = self.failures.saturating_add(1);
-        let somebody_waits = self.search.deadline.is_some();
-        let forgiven = u32::from(in_use && somebody_waits);
+        let caller_waits = self.search.deadline.is_some();
+        let forgiven = u32::from(in_use && caller_waits);
         let wait = self
             .backoff
-            .start_over(self.failures - forgiven, somebody_waits);
-        let least = if in_use && !somebody_waits && self.failures > 1 {
+            .start_over(self.failures - forgiven, caller_waits);
+        let least = if in_use && !caller_waits && self.failures > 1 {
             AFTER_DECLINE
         } else {
             Duration::ZERO
@@ -194,7 +194,7 @@ impl Client {
         }
     }
 
-    /// Tells whoever has waited until now how far it got (RFC 2131 3.1 (5)).
+    /// Tells the caller that has waited until now how far the search got (RFC 2131 3.1 (5)).
     pub(super) fn give_up(&mut self, state: &State, deadline: Instant) -> State {
         let why = match (state, self.search.trouble.take()) {
             _ if !self.carrier => AcquireError::NoCarrier,
@@ -253,7 +253,7 @@ impl Client {
             // before T1.
             State::Bound { held, watch } => {
                 held.renew_at = now;
-                // The second announcement has waited for somebody to hear it (RFC 5227 2.3).
+                // The second announcement has waited for the carrier (RFC 5227 2.3).
                 if watch.take().is_some_and(|watch| watch.announce) {
                     let address = held.lease.address;
                     self.announce(address);
@@ -294,8 +294,8 @@ impl Client {
         State::Bound { held, watch }
     }
 
-    /// From BOUND to RENEWING at T1, to REBINDING at T2, to INIT at the end (RFC 2131 4.4.5); who
-    /// has slept skips what was missed.
+    /// From BOUND to RENEWING at T1, to REBINDING at T2, to INIT at the end (RFC 2131 4.4.5).
+    /// After a suspension, what was missed is skipped.
     pub(super) fn follow_the_clock(&mut self, held: Held, now: Instant) -> State {
         self.listen_on(now);
         if held.expires_at() <= now {
@@ -318,7 +318,7 @@ impl Client {
                 held.rebind_at - now,
                 held.lease.t2.saturating_sub(held.lease.t1),
             );
-            // RFC 2131 4.4.5 speaks of silence after T1. Who asks earlier does so because the
+            // RFC 2131 4.4.5 speaks of silence after T1. An earlier question is asked because the
             // network may be another one: half of the time until T2 would be half a day then and,
             // in a lease for ever, no end of time.
             let is_early = held.lease.renew_at().is_none_or(|t1| now + FUZZ < t1);
@@ -349,7 +349,7 @@ impl Client {
         State::Renewing { exchange, held }
     }
 
-    /// To REBINDING, or to it again: the same to everybody (RFC 2131 4.3.2).
+    /// To REBINDING, or to it again: the same to all servers (RFC 2131 4.3.2).
     pub(super) fn rebind(&mut self, held: Held, exchange: Option<Exchange>, now: Instant) -> State {
         let is_first = exchange.is_none_or(|exchange| exchange.sent == 0);
         let mut exchange = self.exchange_or_new(exchange, now);
@@ -385,7 +385,7 @@ impl Client {
                 State::Releasing {
                     lease,
                     next_hop,
-                    until: now + ARP_PATIENCE,
+                    until: now + ARP_TIMEOUT,
                 }
             }
             (None, None) => self.stop(Event::Released),

@@ -61,7 +61,7 @@ mod tests {
                 .count();
             assert!(within <= 50, "{within} from the {index}th on");
         }
-        // Who comes when all have gone need not wait.
+        // A later renewal need not wait.
         assert_eq!(pace.turn(at(60_000)), at(60_000));
     }
 }
