@@ -35,13 +35,13 @@
 //!
 //! | file | contents |
 //! |---|---|
-//! | `client.rs` | the client: construction, inputs, outputs |
 //! | `client/timeout.rs` | what is due, and when, in each state |
 //! | `client/receive.rs` | DHCP replies, by the state that they arrive in |
 //! | `client/conflict.rs` | ARP claims of other stations to the address, and its defence |
 //! | `client/resume.rs` | from a client to its snapshot and back |
 //! | `client/transitions.rs`, `client/probe.rs` | the transitions between the states of RFC 2131 figure 5, and the ARP that goes with them |
 //! | `client/listening.rs` | how long a state needs the network |
+//! | `client.rs` | the client: construction, inputs, outputs |
 //! | `client/state.rs`, `client/claim.rs` | the states, and the claims that they remember |
 //! | `snapshot.rs` | what outlives the client while nothing is in flight |
 //! | `exchange.rs` | the exchange and the search under way |
