@@ -4,10 +4,10 @@ use super::backoff::Backoff;
 use super::config::{Config, Probe};
 use super::event::{Event, Transmit};
 use super::exchange::{Exchange, Search};
-use super::frame::{self, Received};
+use super::frame::{self, Payload};
 use super::ignored::Ignored;
 use super::lease::Lease;
-use super::message::{Reply, essence};
+use super::message::{ServerMessage, essence};
 use super::message_rate::message_rate;
 use super::plainness::Plainness;
 use super::snapshot::NEVER;
@@ -113,18 +113,18 @@ impl Client {
         // read.
         self.handle_timeout(now);
         match frame::open(frame, self.config.mac)? {
-            Received::Dhcp {
+            Payload::Dhcp {
                 payload,
                 from,
                 is_intact,
             } => {
-                let reply = Reply::read(payload, from, &self.config)?;
+                let reply = ServerMessage::read(payload, from, &self.config)?;
                 if !is_intact && !self.was_said_before(payload) {
                     return Err(Ignored::Checksum);
                 }
                 self.handle_reply(&reply, now)?;
             }
-            Received::Arp(arp) => self.handle_arp(arp, now)?,
+            Payload::Arp(arp) => self.handle_arp(arp, now)?,
         }
         // What the frame has led to may be due at once.
         self.handle_timeout(now);

@@ -2,7 +2,7 @@
 //! part of.
 
 use super::acquire_error::AcquireError;
-use super::message::Request;
+use super::message::ClientMessage;
 use super::plainness::Plainness;
 use crate::time::Instant;
 use smoltcp::wire::DhcpMessageType;
@@ -92,16 +92,16 @@ impl Exchange {
         &mut self,
         message_type: DhcpMessageType,
         plainness: Plainness,
-    ) -> Request {
+    ) -> ClientMessage {
         self.asked |= plainness.bit();
-        let message = Request::new(message_type, plainness.mark(self.xid), self.secs);
+        let message = ClientMessage::new(message_type, plainness.mark(self.xid), self.secs);
         let at_least = plainness.max(Plainness::LikeNetavark);
         match (message_type, self.sent_before.saturating_add(self.sent)) {
-            (DhcpMessageType::Request, 2) => Request {
+            (DhcpMessageType::Request, 2) => ClientMessage {
                 plainness: at_least,
                 ..message
             },
-            (DhcpMessageType::Request, 3..) => Request {
+            (DhcpMessageType::Request, 3..) => ClientMessage {
                 plainness: at_least,
                 wishes: at_least,
                 ..message

@@ -17,7 +17,7 @@ pub(super) const HEADERS: u16 = (IPV4 + UDP) as u16;
 
 /// What a frame turned out to hold.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Received<'a> {
+pub(super) enum Payload<'a> {
     /// The payload of a UDP datagram to port 68, the station that put it on this link, and the
     /// address it is from.
     Dhcp {
@@ -107,7 +107,7 @@ impl Arp {
 /// The IPv4 destination is not looked at: a server may send to an address that we do not have yet
 /// (RFC 2131 4.1); whose reply it is, the message itself says. Nor is the source port: relays take
 /// liberties with it.
-pub(super) fn open(frame: &[u8], mac: Mac) -> Result<Received<'_>, Ignored> {
+pub(super) fn open(frame: &[u8], mac: Mac) -> Result<Payload<'_>, Ignored> {
     let ethernet = EthernetFrame::new_checked(frame).map_err(|_| Ignored::Malformed)?;
     if ![mac, Mac::BROADCAST].contains(&Mac(ethernet.dst_addr().0)) {
         return Err(Ignored::NotForUs);
@@ -122,7 +122,7 @@ pub(super) fn open(frame: &[u8], mac: Mac) -> Result<Received<'_>, Ignored> {
     }
 }
 
-fn open_ipv4(packet: &[u8], from: Mac) -> Result<Received<'_>, Ignored> {
+fn open_ipv4(packet: &[u8], from: Mac) -> Result<Payload<'_>, Ignored> {
     let ip = Ipv4Packet::new_checked(packet).map_err(|_| Ignored::Malformed)?;
     if ip.version() != 4 {
         return Err(Ignored::Malformed);
@@ -149,7 +149,7 @@ fn open_ipv4(packet: &[u8], from: Mac) -> Result<Received<'_>, Ignored> {
     );
     let is_intact = udp.verify_checksum(&source, &destination)
         || udp.verify_partial_checksum(&source, &destination);
-    Ok(Received::Dhcp {
+    Ok(Payload::Dhcp {
         payload: udp.payload(),
         from: (from, ip.src_addr()),
         is_intact,
@@ -157,7 +157,7 @@ fn open_ipv4(packet: &[u8], from: Mac) -> Result<Received<'_>, Ignored> {
 }
 
 /// Reads an ARP packet, be it sent to us or to all (RFC 5227 1.2.1).
-fn open_arp<'a>(packet: &[u8], to_all: bool) -> Result<Received<'a>, Ignored> {
+fn open_arp<'a>(packet: &[u8], to_all: bool) -> Result<Payload<'a>, Ignored> {
     let packet = ArpPacket::new_checked(packet).map_err(|_| Ignored::Malformed)?;
     let ArpRepr::EthernetIpv4 {
         operation: operation @ (ArpOperation::Request | ArpOperation::Reply),
@@ -169,7 +169,7 @@ fn open_arp<'a>(packet: &[u8], to_all: bool) -> Result<Received<'a>, Ignored> {
     else {
         return Err(Ignored::NotDhcp);
     };
-    Ok(Received::Arp(Arp {
+    Ok(Payload::Arp(Arp {
         is_reply: operation == ArpOperation::Reply,
         sender: (Mac(source_hardware_addr.0), source_protocol_addr),
         target: (Mac(target_hardware_addr.0), target_protocol_addr),
@@ -243,7 +243,7 @@ mod tests {
             prop_assert_eq!(open(&bytes, US), Err(Ignored::NotDhcp), "it is addressed to a server");
             bytes[34..38].rotate_left(2);
             let from = (from, source.into());
-            prop_assert_eq!(open(&bytes, US), Ok(Received::Dhcp { payload: &payload, from, is_intact: true }));
+            prop_assert_eq!(open(&bytes, US), Ok(Payload::Dhcp { payload: &payload, from, is_intact: true }));
         }
 
         /// One flipped bit anywhere under a checksum is damage, and one in the Ethernet header
@@ -260,7 +260,7 @@ mod tests {
             bytes[at] ^= 1 << bit;
             let from_somebody_else = (6..12).contains(&at);
             let is_intact = match open(&bytes, US) {
-                Ok(Received::Dhcp { is_intact, .. }) => is_intact,
+                Ok(Payload::Dhcp { is_intact, .. }) => is_intact,
                 _ => false,
             };
             prop_assert_eq!(is_intact, from_somebody_else);
@@ -275,7 +275,7 @@ mod tests {
             let (sender, target) = ((Mac(sender.0), sender.1.into()), (Mac(target.0), target.1.into()));
             let arp = Arp { is_reply, sender, target, to_all: true };
             let bytes = arp.write();
-            prop_assert_eq!(open(&bytes, US), Ok(Received::Arp(arp)));
+            prop_assert_eq!(open(&bytes, US), Ok(Payload::Arp(arp)));
         }
     }
 }

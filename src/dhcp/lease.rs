@@ -1,7 +1,7 @@
 //! What a DHCPACK promises: an address, the settings around it, and until when.
 
 use super::ignored::Ignored;
-use super::message::Reply;
+use super::message::ServerMessage;
 use super::option::{self, Options};
 use super::subnet::{
     StaticRoute, broadcast, class_prefix, is_broadcast_of, is_host_address, mask, network,
@@ -124,7 +124,7 @@ impl Lease {
     /// default route. So mask, routes and DNS servers stay, each for itself; all else stays where
     /// none of these is said, and is taken back by a server that says them and leaves it out.
     pub(super) fn read(
-        reply: &Reply,
+        reply: &ServerMessage,
         (server, known): (Ipv4Addr, Option<&Self>),
         since: Instant,
     ) -> Result<(Self, Vec<Unusable>), Ignored> {
@@ -271,7 +271,7 @@ fn read_routes(
 
 /// Returns the lease time of a reply (RFC 2131 table 3). Some servers give none, or none that is
 /// more than nothing.
-pub(super) fn granted_time(reply: &Reply) -> Option<u32> {
+pub(super) fn granted_time(reply: &ServerMessage) -> Option<u32> {
     reply
         .options
         .long(option::LEASE_TIME)

@@ -30,7 +30,7 @@ const SMALLEST_MAX: u16 = 576;
 
 /// A server's message to us. One that does not say of what type it is, is none (RFC 2131 3).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Reply {
+pub(super) struct ServerMessage {
     pub(super) message_type: DhcpMessageType,
     pub(super) xid: u32,
     /// `yiaddr`: the address meant for us.
@@ -46,7 +46,7 @@ pub(super) struct Reply {
     pub(super) options: Options,
 }
 
-impl Reply {
+impl ServerMessage {
     /// Reads a UDP payload that `from` sent; fails unless it is a DHCP reply for this very client
     /// (RFC 2131 table 3).
     pub(super) fn read(
@@ -141,7 +141,7 @@ pub(super) fn essence(payload: &[u8]) -> Vec<u8> {
 
 /// A message of ours; what is `None` or empty is left out.
 #[derive(Clone, Debug)]
-pub(super) struct Request {
+pub(super) struct ClientMessage {
     pub(super) message_type: DhcpMessageType,
     pub(super) xid: u32,
     /// As the transaction id tells, or plainer.
@@ -160,7 +160,7 @@ pub(super) struct Request {
     pub(super) message: Option<String>,
 }
 
-impl Request {
+impl ClientMessage {
     /// A message that names no addresses yet.
     pub(super) fn new(message_type: DhcpMessageType, xid: u32, secs: u16) -> Self {
         let plainness = Plainness::of(xid);
@@ -308,12 +308,12 @@ mod tests {
             let config =
                 Config { host_name, fqdn, broadcast, rapid_commit, max_message_size, ..Config::new(Mac(mac), client_id) };
             let plainness = Plainness::of(xid);
-            let request = Request { ciaddr, requested, server, ..Request::new(kind.into(), xid, secs) };
+            let request = ClientMessage { ciaddr, requested, server, ..ClientMessage::new(kind.into(), xid, secs) };
             let payload = request.write(&config);
 
             prop_assert!(payload.len() >= SHORTEST);
             if kind == 1 {
-                let follows = Request { requested: Some(OURS), server: Some(OURS), ..Request::new(3.into(), xid, secs) };
+                let follows = ClientMessage { requested: Some(OURS), server: Some(OURS), ..ClientMessage::new(3.into(), xid, secs) };
                 prop_assert!(payload.len() >= follows.write(&config).len());
             }
             let packet = DhcpPacket::new_checked(&payload[..]).expect("a message");

@@ -12,7 +12,7 @@ use crate::dhcp::config::Probe;
 use crate::dhcp::event::{Event, Transmit};
 use crate::dhcp::frame::Arp;
 use crate::dhcp::lease::Lease;
-use crate::dhcp::message::Request;
+use crate::dhcp::message::ClientMessage;
 use crate::mac::Mac;
 use crate::time::Instant;
 
@@ -110,11 +110,11 @@ impl Client {
 
     /// RFC 2131 4.4.4 and table 5: by broadcast, from no address, with `secs` 0, and no wishes.
     pub(super) fn decline(&mut self, address: Ipv4Addr, server: Ipv4Addr, by: Mac, now: Instant) {
-        let message = Request {
+        let message = ClientMessage {
             requested: Some(address),
             server: Some(server),
             message: Some(format!("in use by {by}")),
-            ..Request::new(Type::Decline, self.plainness.mark(self.backoff.xid()), 0)
+            ..ClientMessage::new(Type::Decline, self.plainness.mark(self.backoff.xid()), 0)
         };
         self.remember_conflict(by, address);
         // The server has leased to messages as plain as these, and may answer no others.

@@ -12,7 +12,7 @@ use crate::dhcp::frame::Arp;
 use crate::dhcp::ignored::Ignored;
 use crate::dhcp::lease::Lease;
 use crate::dhcp::lease::{SHORTEST_T1, granted_time};
-use crate::dhcp::message::Reply;
+use crate::dhcp::message::ServerMessage;
 use crate::dhcp::option;
 use crate::dhcp::plainness::Plainness;
 use crate::time::Instant;
@@ -25,7 +25,11 @@ const PREFERENCE: Duration = Duration::from_millis(100);
 
 impl Client {
     /// What a server says, by the state that it finds us in (RFC 2131 figure 5).
-    pub(super) fn handle_reply(&mut self, reply: &Reply, now: Instant) -> Result<(), Ignored> {
+    pub(super) fn handle_reply(
+        &mut self,
+        reply: &ServerMessage,
+        now: Instant,
+    ) -> Result<(), Ignored> {
         // A late or repeated reply finds another xid, or none (RFC 2131 4.4.1 and figure 4).
         let exchange = self
             .exchange()
@@ -101,7 +105,7 @@ impl Client {
     /// The server that a reply is from: by its identifier (RFC 2131 4.3.1 wants one in each) or,
     /// without one, the one that we talk to where it is from its station, else by the address that
     /// it came from.
-    fn server_of(&self, reply: &Reply) -> Option<Ipv4Addr> {
+    fn server_of(&self, reply: &ServerMessage) -> Option<Ipv4Addr> {
         let known = match &self.state {
             State::Requesting { offer, .. } => Some(&**offer),
             State::Bound { held, .. }
@@ -126,7 +130,7 @@ impl Client {
 
     /// The server that answers its own renewal, whatever identifier it gives: the next unicast
     /// would not reach it by that.
-    fn renewing_server(&self, reply: &Reply) -> Option<Ipv4Addr> {
+    fn renewing_server(&self, reply: &ServerMessage) -> Option<Ipv4Addr> {
         let State::Renewing { held, .. } = &self.state else {
             return None;
         };
@@ -139,7 +143,12 @@ impl Client {
     }
 
     /// Remembers an OFFER that is of no use, for the caller to be told.
-    fn count_unusable_offer(&mut self, reply: &Reply, server: Ipv4Addr, fault: &'static str) {
+    fn count_unusable_offer(
+        &mut self,
+        reply: &ServerMessage,
+        server: Ipv4Addr,
+        fault: &'static str,
+    ) {
         if let (State::Selecting { .. }, Type::Offer) = (&self.state, reply.message_type) {
             let offers = self.search.unusable.map_or(0, |(.., offers)| offers);
             self.search.unusable = Some((server, fault, offers.saturating_add(1)));
@@ -153,7 +162,7 @@ impl Client {
     /// we had before: then its server has a moment to speak.
     fn accept_offer(
         &mut self,
-        reply: &Reply,
+        reply: &ServerMessage,
         server: Ipv4Addr,
         is_second: bool,
         discover: Exchange,
@@ -188,7 +197,7 @@ impl Client {
     /// the address.
     fn accept_ack(
         &mut self,
-        reply: &Reply,
+        reply: &ServerMessage,
         server: Ipv4Addr,
         old: Option<Lease>,
         request: Exchange,
@@ -321,7 +330,7 @@ impl Client {
 
 /// Returns whether a reply is from the server of this lease: by its identifier or, where it has
 /// none, by the station that it comes from.
-fn is_from_server_of(lease: &Lease, reply: &Reply) -> bool {
+fn is_from_server_of(lease: &Lease, reply: &ServerMessage) -> bool {
     match reply.server() {
         Some(server) => server == lease.server_id,
         None => lease.server_mac.is_none_or(|station| station == reply.from),

@@ -11,7 +11,7 @@ use crate::dhcp::event::{Event, LossReason, Transmit};
 use crate::dhcp::exchange::{Exchange, Search};
 use crate::dhcp::frame::{self, Arp};
 use crate::dhcp::lease::Lease;
-use crate::dhcp::message::Request;
+use crate::dhcp::message::ClientMessage;
 use crate::dhcp::plainness::Plainness;
 use crate::mac::Mac;
 use crate::time::Instant;
@@ -51,7 +51,7 @@ impl Client {
             .discover(self.search.pace, self.search.deadline.is_some());
         exchange.say(self.search.since, now, now + wait);
         let discover = exchange.message(Type::Discover, self.plainness);
-        let discover = Request {
+        let discover = ClientMessage {
             requested: self.search.wanted,
             ..discover
         };
@@ -78,7 +78,7 @@ impl Client {
                 .broadcast(exchange.sent, self.search.deadline.is_some());
         let request = exchange.message(Type::Request, self.plainness);
         self.broadcast(
-            &Request {
+            &ClientMessage {
                 requested: Some(offer.address),
                 server: Some(offer.server_id),
                 ..request
@@ -110,7 +110,7 @@ impl Client {
         exchange.say(exchange.since, now, next);
         let request = exchange.message(Type::Request, self.plainness);
         self.broadcast(
-            &Request {
+            &ClientMessage {
                 requested: Some(address),
                 ..request
             },
@@ -329,7 +329,7 @@ impl Client {
             };
             exchange.say(held.renew_at, now, now + wait);
             let (source, destination) = (held.lease.address, held.lease.server_id);
-            let request = Request {
+            let request = ClientMessage {
                 ciaddr: Some(source),
                 ..exchange.message(Type::Request, self.plainness)
             };
@@ -362,7 +362,7 @@ impl Client {
             let address = held.lease.address;
             let request = exchange.message(Type::Request, self.plainness);
             self.broadcast(
-                &Request {
+                &ClientMessage {
                     ciaddr: Some(address),
                     ..request
                 },
@@ -395,8 +395,8 @@ impl Client {
     /// RFC 2131 4.4.6 and table 5: our address and the server's identifier, `secs` 0, and no
     /// wishes.
     pub(super) fn say_release(&mut self, lease: &Lease, mac: Mac, now: Instant) -> State {
-        let message = Request::new(Type::Release, self.plainness.mark(self.backoff.xid()), 0);
-        let message = Request {
+        let message = ClientMessage::new(Type::Release, self.plainness.mark(self.backoff.xid()), 0);
+        let message = ClientMessage {
             ciaddr: Some(lease.address),
             server: Some(lease.server_id),
             ..message
@@ -409,7 +409,7 @@ impl Client {
     }
 
     /// To all (RFC 2131 4.4.4), from the address that we have, or from none (RFC 2131 4.1).
-    pub(super) fn broadcast(&mut self, message: &Request, now: Instant) {
+    pub(super) fn broadcast(&mut self, message: &ClientMessage, now: Instant) {
         let source = (
             self.config.mac,
             message.ciaddr.unwrap_or(Ipv4Addr::UNSPECIFIED),
