@@ -32,7 +32,8 @@ use std::time::Duration;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use datagrams::{Said, read};
 use honest_server::{Server, Terms};
-use smol_dhcp_proxy::dhcp::{Client, Config, Event, Ignored, Mac, Rest};
+use smol_dhcp_proxy::dhcp::{Client, Config, Event, Ignored, Snapshot};
+use smol_dhcp_proxy::mac::Mac;
 use smol_dhcp_proxy::time::Instant;
 
 const LEASES: u16 = 1000;
@@ -40,7 +41,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 const START: Instant = Instant::from_boot(Duration::from_secs(1000));
 
 /// The client of the recorded frames.
-const MAC: Mac = [2, 0, 0, 0, 0, 5];
+const MAC: Mac = Mac([2, 0, 0, 0, 0, 5]);
 const SEED: u64 = 7;
 
 criterion_group!(benches, parse, emit, exchange, day);
@@ -154,7 +155,7 @@ fn live(leases: &mut [Container], resting: bool) {
 /// alone.
 struct Container {
     mac: Mac,
-    client: Result<Client, Rest>,
+    client: Result<Client, Snapshot>,
     server: Server,
     out: Vec<u8>,
 }
@@ -162,7 +163,7 @@ struct Container {
 impl Container {
     fn new(n: u16) -> Self {
         let [high, low] = n.to_be_bytes();
-        let mac = [2, 0, 0, 0, high, low];
+        let mac = Mac([2, 0, 0, 0, high, low]);
         let terms = Terms {
             lease: HOUR.as_secs() as u32,
             t1: None,
@@ -186,7 +187,7 @@ impl Container {
     fn due(&self) -> Option<Instant> {
         self.client
             .as_ref()
-            .map_or_else(Rest::due, Client::poll_timeout)
+            .map_or_else(Snapshot::due, Client::poll_timeout)
     }
 
     /// Does what is due, and tells how many renewals that was.
@@ -232,7 +233,7 @@ impl Container {
             .as_ref()
             .ok()
             .filter(|client| !client.is_listening())
-            .and_then(Client::rest)
+            .and_then(Client::suspend)
         {
             self.client = Err(rest);
         }

@@ -5,6 +5,7 @@
 //! | module | what it is | pure |
 //! |---|---|---|
 //! | [`time`] | instants on the boot clock | yes |
+//! | `mac`, `rate` | an Ethernet address; a token bucket | yes |
 //! | [`rt`] | the runtime: one executor thread on smol and async-io, named in `rt.rs` alone; built on it in `rt/` and naming none: clocks, boot-time sleepers, signals, child processes | |
 //! | [`service`] | the library: activation, idle exit, the accept loop, notification; knows nothing of DHCP | `idle` |
 //! | `dhcp` | the RFC 2131 client and its wire format | yes |
@@ -17,8 +18,8 @@
 //! arguments.
 //!
 //! Only `proxy` knows more than one of `service`, `dhcp`, `rpc` and `net`, which never import each
-//! other; `service`, `rpc` and `net` may use `rt`, and everything may use `time`. Without the
-//! feature `proxy` (`--no-default-features`) the crate is [`service`], on smol, async-io,
+//! other; `service`, `rpc` and `net` may use `rt`, and everything may use `time`, `mac` and `rate`.
+//! Without the feature `proxy` (`--no-default-features`) the crate is [`service`], on smol, async-io,
 //! async-net, futures-lite, event-listener and log, with rustix for system calls and signal-hook
 //! for signals.
 
@@ -32,9 +33,13 @@ pub mod time;
 #[cfg(feature = "proxy")]
 pub mod dhcp;
 #[cfg(feature = "proxy")]
+pub mod mac;
+#[cfg(feature = "proxy")]
 pub mod net;
 #[cfg(feature = "proxy")]
 pub mod proxy;
+#[cfg(feature = "proxy")]
+pub mod rate;
 #[cfg(feature = "proxy")]
 pub mod rpc;
 

@@ -1,5 +1,4 @@
-//! Instants on the boot clock: arithmetic only; whoever wants to know what time it is asks
-//! [`crate::rt::now`].
+//! Instants on the boot clock: arithmetic only. The present time is [`crate::rt::now`].
 
 use std::fmt;
 use std::ops::{Add, Sub};

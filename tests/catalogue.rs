@@ -8,7 +8,7 @@
 //! ```text
 //! RFC 2131 4.4.5, 3.7  MUST  stops-at-the-end
 //!   The duty, in our own words.
-//!   obeyed  src/dhcp/client/arrows.rs::lose
+//!   obeyed  src/dhcp/client/transitions.rs::lose
 //!   proved  renew::silence_until_the_end
 //! ```
 //!

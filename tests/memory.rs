@@ -14,7 +14,8 @@ mod honest_server;
 
 use datagrams::{Said, read};
 use honest_server::{Server, Terms};
-use smol_dhcp_proxy::dhcp::{Client, Config, Event, Mac};
+use smol_dhcp_proxy::dhcp::{Client, Config, Event};
+use smol_dhcp_proxy::mac::Mac;
 use smol_dhcp_proxy::time::Instant;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use std::alloc::System;
@@ -48,7 +49,7 @@ impl Container {
     fn new(n: u32) -> Self {
         let [_, _, high, low] = n.to_be_bytes();
         let (mac, now) = (
-            [2, 0, 0, 0, high, low],
+            Mac([2, 0, 0, 0, high, low]),
             Instant::from_boot(Duration::from_secs(1000)),
         );
         let id = format!("\0container {n}").into_bytes();

@@ -36,12 +36,12 @@ impl Backoff {
     /// While a caller waits it is less than RFC 2131 4.1 has it: 1 s three times over and then 2,
     /// less a little, because these get plainer, then 4 and 8 s. A server that answers the plainest
     /// only has leased within 6 s.
-    pub(super) fn discover(&mut self, sent: u32, somebody_waits: bool) -> Duration {
-        match (somebody_waits, sent) {
+    pub(super) fn discover(&mut self, sent: u32, caller_waits: bool) -> Duration {
+        match (caller_waits, sent) {
             (true, 0..=3) => self.up_to_earlier(secs(1), Duration::from_millis(250)),
             (true, 4) => self.up_to_earlier(secs(2), Duration::from_millis(500)),
             (true, 5) => self.around(secs(4), secs(1)),
-            _ => self.broadcast(sent, somebody_waits),
+            _ => self.broadcast(sent, caller_waits),
         }
     }
 
@@ -53,8 +53,8 @@ impl Backoff {
     /// have leased within 6 s. Never more than 8 s, because a switch port that is deaf for 30 s
     /// (spanning tree) must not outlast a deadline of 45 s. Without a caller, and without an answer
     /// in ten rounds, every five minutes is enough.
-    pub(super) fn broadcast(&mut self, sent: u32, somebody_waits: bool) -> Duration {
-        match (somebody_waits, sent) {
+    pub(super) fn broadcast(&mut self, sent: u32, caller_waits: bool) -> Duration {
+        match (caller_waits, sent) {
             (true, 0 | 1) => self.up_to_earlier(secs(2), secs(1)),
             (true, 2) => self.around(secs(2), Duration::from_millis(500)),
             (true, 3) => self.around(secs(4), secs(1)),
@@ -65,17 +65,17 @@ impl Backoff {
         }
     }
 
-    /// Often enough where nobody waits and nobody answers.
+    /// The interval without a waiting caller and without any answer: about five minutes.
     pub(super) fn seldom(&mut self) -> Duration {
         self.around(secs(300), secs(30))
     }
 
-    /// The wait before starting over after so many setbacks in a row (a NAK, no ACK, a conflict):
+    /// The wait before starting over after so many failures in a row (a NAK, no ACK, a conflict):
     /// none after the first, then doubling, so that a server that always refuses is not asked all
     /// day long.
-    pub(super) fn start_over(&mut self, setbacks: u32, somebody_waits: bool) -> Duration {
-        let longest = if somebody_waits { 8 } else { 128 };
-        match setbacks {
+    pub(super) fn start_over(&mut self, failures: u32, caller_waits: bool) -> Duration {
+        let longest = if caller_waits { 8 } else { 128 };
+        match failures {
             0 | 1 => Duration::ZERO,
             n => self.up_to_earlier(
                 secs((1 << (n - 1).min(7)).min(longest)),
@@ -150,10 +150,10 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    fn schedule(somebody_waits: bool, rounds: u32) -> Vec<u64> {
+    fn schedule(caller_waits: bool, rounds: u32) -> Vec<u64> {
         let mut backoff = Backoff::new(0, false);
         (1..=rounds)
-            .map(|sent| backoff.discover(sent, somebody_waits).as_secs())
+            .map(|sent| backoff.discover(sent, caller_waits).as_secs())
             .collect()
     }
 

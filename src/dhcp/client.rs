@@ -1,33 +1,34 @@
-//! The DHCP client: its states (RFC 2131 figure 5), and what its owner may do with it.
+//! The DHCP client: its construction, its inputs and its outputs.
 
-use super::allowance::Allowance;
 use super::backoff::Backoff;
+use super::config::{Config, Probe};
+use super::event::{Event, Transmit};
 use super::exchange::{Exchange, Search};
-use super::frame::{self, Received};
-use super::message::{Reply, essence};
-use super::rest::NEVER;
-use super::{Config, Event, Ignored, Lease, Mac, Plainness, Probe, Transmit, Why};
+use super::frame::{self, Payload};
+use super::ignored::Ignored;
+use super::lease::Lease;
+use super::message::{ServerMessage, essence};
+use super::message_rate::message_rate;
+use super::plainness::Plainness;
+use super::snapshot::NEVER;
+use crate::mac::Mac;
+use crate::rate::RateLimit;
 use crate::time::Instant;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
-use conflict::{Claims, Defence, Doubt};
-use listening::Listening;
+use state::{Held, State};
 
-mod arrows;
+mod claim;
 mod conflict;
-mod hear;
 mod listening;
+mod probe;
+mod receive;
 mod resume;
+mod state;
+mod timeout;
+mod transitions;
 
-/// REQUESTs for one offer before looking for another. RFC 2131 3.1 (5) speaks of four within a
-/// minute; somebody waits less than that, and a server that has just made an offer is near.
-const REQUESTS_PER_OFFER: u32 = 3;
-/// How long a remembered address is asked for before any other will do (RFC 2131 3.2 (3)).
-const REBOOT_PATIENCE: Duration = Duration::from_secs(5);
-/// REQUESTs within [`REBOOT_PATIENCE`].
-const REBOOT_REQUESTS: u32 = 2;
 /// Damaged replies after which one more that says the same is read.
 const DAMAGED_ALIKE: u32 = 2;
 
@@ -36,7 +37,7 @@ const DAMAGED_ALIKE: u32 = 2;
 pub struct Client {
     config: Config,
     backoff: Backoff,
-    allowance: Allowance,
+    rate: RateLimit,
     carrier: bool,
     search: Search,
     /// The options that the messages to the server leave out.
@@ -48,97 +49,20 @@ pub struct Client {
     conflicts: VecDeque<(Mac, Ipv4Addr)>,
     /// Rounds that ended with a NAK, without an ACK or with a conflict, less what renewals have
     /// made good since.
-    setbacks: u32,
-    /// When nobody needs to listen for an answer any more; `None` when that is so already. Not
-    /// every state cares.
-    deaf_at: Option<Instant>,
+    failures: u32,
+    /// When the wait for an answer, or for the carrier, ends; `None` once it has. Without meaning
+    /// in states that do not listen, or as long as they last.
+    stop_listening_at: Option<Instant>,
     state: State,
     outbox: VecDeque<(Transmit, Vec<u8>)>,
     events: VecDeque<Event>,
 }
 
-/// The states of figure 5, each with what it alone knows, and three of our own.
-#[derive(Debug)]
-enum State {
-    /// INIT: a DISCOVER goes out at `at`.
-    Init { at: Instant },
-    /// SELECTING: the DISCOVER is out. The first usable OFFER wins, but waits a moment for one of
-    /// the wanted address.
-    Selecting {
-        exchange: Exchange,
-        second_best: Option<(Box<Lease>, Instant)>,
-    },
-    /// REQUESTING: we have asked for what was offered. Meanwhile other stations may have claimed
-    /// it.
-    Requesting {
-        exchange: Exchange,
-        offer: Box<Lease>,
-        taken_by: Claims,
-    },
-    /// INIT-REBOOT: a REQUEST for an address of earlier times goes out at `at`.
-    InitReboot { at: Instant, address: Ipv4Addr },
-    /// REBOOTING: we have asked whether the address is still ours.
-    Rebooting {
-        exchange: Exchange,
-        address: Ipv4Addr,
-        taken_by: Claims,
-    },
-    /// Our own: the lease is ours, and so many probes are still to be sent before it is used. Or
-    /// another station has claimed its address, and is in doubt until `next`.
-    Probing {
-        lease: Box<Lease>,
-        left: u8,
-        next: Instant,
-        doubt: Option<Doubt>,
-    },
-    /// BOUND: nothing to do until T1, once the vigil is over.
-    Bound { held: Held, vigil: Option<Vigil> },
-    /// RENEWING: asking the server that leased it, by unicast.
-    Renewing { exchange: Exchange, held: Held },
-    /// REBINDING: asking any server, by broadcast.
-    Rebinding { exchange: Exchange, held: Held },
-    /// Our own: wants to say RELEASE, and learns by ARP where to, until `until`.
-    Releasing {
-        lease: Lease,
-        next_hop: Ipv4Addr,
-        until: Instant,
-    },
-    /// Our own: has released or given up; nothing happens any more.
-    Stopped,
-}
-
-/// A lease in use and when it wants attention: T1 and T2 with fuzz.
-#[derive(Debug)]
-struct Held {
-    lease: Lease,
-    renew_at: Instant,
-    rebind_at: Instant,
-    defence: Option<Defence>,
-}
-
-impl Held {
-    fn expires_at(&self) -> Instant {
-        self.lease.expires_at().unwrap_or(NEVER)
-    }
-}
-
-/// For a while after an ACK we listen whether somebody else has the address.
-#[derive(Clone, Copy, Debug)]
-struct Vigil {
-    until: Instant,
-    /// Whether it ends with an announcement.
-    announce: bool,
-    /// Connections may depend on the address by now.
-    is_in_use: bool,
-    /// When the caller stops waiting, who waits until the address is in use.
-    deadline: Option<Instant>,
-}
-
 impl Client {
-    /// A client that knows nothing (INIT): its DISCOVER is ready to be sent.
+    /// Makes a client without an address (INIT): its DISCOVER is ready to be sent.
     ///
     /// RFC 2131 4.4.1 wants a random wait of up to 10 s first, for hosts that boot together.
-    /// Containers do not, and somebody waits for them, so we start at once.
+    /// Containers do not, and a caller waits for them, so we start at once.
     pub fn new(config: Config, seed: u64, now: Instant) -> Self {
         Self::start(config, State::Init { at: now }, seed, now)
     }
@@ -166,14 +90,14 @@ impl Client {
         let mut client = Self {
             backoff: Backoff::new(seed, config.fuzz),
             config: Config { probe, ..config },
-            allowance: Allowance::new(now),
+            rate: message_rate(now),
             carrier: true,
             search,
             plainness,
             damaged: None,
             conflicts: VecDeque::new(),
-            setbacks: 0,
-            deaf_at: None,
+            failures: 0,
+            stop_listening_at: None,
             state,
             outbox: VecDeque::new(),
             events: VecDeque::new(),
@@ -182,29 +106,25 @@ impl Client {
         client
     }
 
-    /// Takes in a whole Ethernet frame that the interface has received.
-    ///
-    /// # Errors
-    ///
-    /// Returns why a frame is ignored. It has changed nothing but for the time, which
-    /// [`Client::handle_timeout`] is told first.
+    /// Takes in a whole Ethernet frame that the interface has heard. One that means nothing to the
+    /// client changes nothing, and the `Err` says why.
     pub fn handle_packet(&mut self, frame: &[u8], now: Instant) -> Result<(), Ignored> {
         // Time first: what has expired by now is not saved by a frame that was still waiting to be
         // read.
         self.handle_timeout(now);
         match frame::open(frame, self.config.mac)? {
-            Received::Dhcp {
+            Payload::Dhcp {
                 payload,
                 from,
                 is_intact,
             } => {
-                let reply = Reply::read(payload, from, &self.config)?;
+                let reply = ServerMessage::read(payload, from, &self.config)?;
                 if !is_intact && !self.was_said_before(payload) {
                     return Err(Ignored::Checksum);
                 }
                 self.handle_reply(&reply, now)?;
             }
-            Received::Arp(arp) => self.handle_arp(arp, now)?,
+            Payload::Arp(arp) => self.handle_arp(arp, now)?,
         }
         // What the frame has led to may be due at once.
         self.handle_timeout(now);
@@ -240,15 +160,15 @@ impl Client {
             // What has run out meanwhile is not said again.
             self.handle_timeout(now);
             self.carrier = true;
-            self.resound(now);
+            self.on_carrier_up(now);
         }
         if self.carrier && !present {
             self.listen_on(now);
         }
         self.carrier = present;
         if !present {
-            // What nobody has taken yet goes nowhere: so a client that begins without a carrier
-            // says nothing, and does not count it either.
+            // Messages that were not polled yet are dropped: a client that begins without a carrier
+            // sends nothing, and does not count it either.
             if matches!(self.state, State::Selecting { .. }) && !self.outbox.is_empty() {
                 self.search.discovers = self.search.discovers.saturating_sub(1);
             }
@@ -310,7 +230,7 @@ impl Client {
         (due != NEVER).then_some(due)
     }
 
-    /// Who asks, and for what.
+    /// Returns the settings, with what was learned since.
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -322,10 +242,18 @@ impl Client {
 
     /// The lease in use, if any.
     pub fn lease(&self) -> Option<&Lease> {
-        if let State::Releasing { lease, .. } = &self.state {
-            Some(lease)
-        } else {
-            self.held().map(|held| &held.lease)
+        match &self.state {
+            State::Releasing { lease, .. } => Some(lease),
+            State::Bound { held, .. }
+            | State::Renewing { held, .. }
+            | State::Rebinding { held, .. } => Some(&held.lease),
+            State::Init { .. }
+            | State::Selecting { .. }
+            | State::Requesting { .. }
+            | State::InitReboot { .. }
+            | State::Rebooting { .. }
+            | State::Probing { .. }
+            | State::Stopped => None,
         }
     }
 
@@ -343,8 +271,8 @@ impl Client {
         }
     }
 
-    /// The address that somebody else's claim by ARP would cost us: one that we have, or are about
-    /// to have.
+    /// Returns the address that a claim of another station by ARP would cost us: one that we have,
+    /// or are about to have.
     pub fn address_at_stake(&self) -> Option<Ipv4Addr> {
         match &self.state {
             State::Requesting { offer, .. } => Some(offer.address),
@@ -415,167 +343,6 @@ impl Client {
             | State::Bound { .. } => None,
             State::Releasing { .. } | State::Stopped => None,
         }
-    }
-
-    /// When the state wants to change by itself: what it has to say waits for the carrier and for
-    /// the allowance, what has come to its end does not.
-    fn due(&self) -> Instant {
-        let (say_at, messages, end) = match &self.state {
-            // A DISCOVER is no use without the REQUEST that may follow it.
-            State::Init { at } => (*at, 2, NEVER),
-            State::Selecting {
-                second_best: Some((_, until)),
-                ..
-            } => (*until, 1, NEVER),
-            State::Selecting { exchange, .. } => (exchange.next, 2, NEVER),
-            State::Requesting { exchange, .. } => (exchange.next, 1, NEVER),
-            State::InitReboot { at, .. } => (*at, 1, NEVER),
-            State::Rebooting { exchange, .. } => (exchange.next, 1, NEVER),
-            State::Probing { lease, next, .. } => (*next, 0, lease.expires_at().unwrap_or(NEVER)),
-            // Without a carrier it goes on to RENEWING all the same, to listen for its return.
-            State::Bound { held, vigil } => {
-                let renew_at = held.renew_at.max(self.allowance.when(1));
-                let vigil = vigil.filter(|vigil| self.carrier || !vigil.announce);
-                let vigil_ends = vigil.map_or(NEVER, |vigil| vigil.until);
-                (NEVER, 0, held.expires_at().min(renew_at).min(vigil_ends))
-            }
-            State::Renewing { exchange, held } => {
-                (exchange.next.min(held.rebind_at), 1, held.expires_at())
-            }
-            State::Rebinding { exchange, held } => (exchange.next, 1, held.expires_at()),
-            State::Releasing { until, .. } => (NEVER, 0, *until),
-            State::Stopped => (NEVER, 0, NEVER),
-        };
-        let say_at = if self.carrier {
-            say_at.max(self.allowance.when(messages))
-        } else {
-            NEVER
-        };
-        let deaf_at = self
-            .deaf_at
-            .filter(|_| self.listening() == Listening::ForAWhile);
-        let defence_due = self
-            .defence()
-            .map_or(NEVER, |defence| defence.due(self.carrier));
-        say_at
-            .min(end)
-            .min(defence_due)
-            .min(deaf_at.unwrap_or(NEVER))
-            .min(self.search.deadline.unwrap_or(NEVER))
-    }
-
-    /// Does one thing that is due.
-    fn step(&mut self, now: Instant) {
-        if self.listening() == Listening::ForAWhile
-            && self.deaf_at.is_some_and(|deaf_at| deaf_at <= now)
-        {
-            return self.stop_listening(now);
-        }
-        if self
-            .defence()
-            .is_some_and(|defence| defence.due(self.carrier) <= now)
-        {
-            return self.go_on_defending(now);
-        }
-        let over = self.search.deadline.filter(|deadline| *deadline <= now);
-        self.state = match (std::mem::replace(&mut self.state, State::Stopped), over) {
-            // A station that claims the address, and does not answer for the router, has it.
-            (
-                State::Probing {
-                    lease,
-                    next,
-                    doubt: Some(doubt),
-                    ..
-                },
-                _,
-            ) if next <= now || over.is_some() => {
-                self.refuse(lease.address, lease.server_id, doubt.by, now)
-            }
-            // What has not answered until now is taken as free; the vigil goes on.
-            (State::Probing { lease, .. }, Some(_))
-                if self.carrier && lease.expires_at().is_none_or(|expiry| now < expiry) =>
-            {
-                self.settle(*lease, now)
-            }
-            (state, Some(deadline)) => self.give_up(&state, deadline),
-            (State::Init { .. }, None) => self.discover(None, now),
-            (
-                State::Selecting {
-                    exchange,
-                    second_best: Some((offer, until)),
-                },
-                None,
-            ) if until <= now => self.request(exchange.anew(now), offer, Claims::default(), now),
-            (State::Selecting { exchange, .. }, None) => self.discover(Some(exchange), now),
-            // Who has slept over it does not ask for an offer of long ago: a lease would count from
-            // then.
-            (
-                State::Requesting {
-                    exchange,
-                    offer,
-                    taken_by,
-                },
-                None,
-            ) if exchange.sent < REQUESTS_PER_OFFER && now - exchange.since < arrows::ROUND => {
-                self.request(exchange, offer, taken_by, now)
-            }
-            (State::Requesting { offer, .. }, None) => self.start_over(
-                Why::NoAck {
-                    address: offer.address,
-                    server: offer.server_id,
-                },
-                now,
-            ),
-            (State::InitReboot { address, .. }, None) => {
-                self.ask_again_for(address, None, Claims::default(), now)
-            }
-            (
-                State::Rebooting {
-                    exchange,
-                    address,
-                    taken_by,
-                },
-                None,
-            ) if exchange.sent < REBOOT_REQUESTS && now < exchange.since + REBOOT_PATIENCE => {
-                self.ask_again_for(address, Some(exchange), taken_by, now)
-            }
-            (
-                State::Rebooting {
-                    address, taken_by, ..
-                },
-                None,
-            ) => {
-                let is_taken = taken_by.stations(now).next().is_some();
-                self.search.wanted = (!is_taken).then_some(address);
-                State::Init { at: now }
-            }
-            (State::Probing { lease, left, .. }, None) => self.probe_on(lease, left, now),
-            (
-                State::Bound {
-                    held,
-                    vigil: Some(vigil),
-                },
-                None,
-            ) if vigil.until <= now && now < held.expires_at() => {
-                if vigil.announce {
-                    self.announce(held.lease.address);
-                }
-                State::Bound { held, vigil: None }
-            }
-            (State::Renewing { exchange, held }, None) if now < held.rebind_at => {
-                self.renew(held, Some(exchange), now)
-            }
-            (State::Rebinding { exchange, held }, None) if now < held.expires_at() => {
-                self.rebind(held, Some(exchange), now)
-            }
-            (
-                State::Bound { held, .. }
-                | State::Renewing { held, .. }
-                | State::Rebinding { held, .. },
-                None,
-            ) => self.follow_the_clock(held, now),
-            (State::Releasing { .. } | State::Stopped, None) => self.stop(Event::Released),
-        };
     }
 }
 

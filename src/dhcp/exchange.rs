@@ -1,8 +1,9 @@
 //! What a client keeps in mind while it asks: the exchange under way, and the search that it is
 //! part of.
 
-use super::message::Request;
-use super::{Plainness, Why};
+use super::acquire_error::AcquireError;
+use super::message::ClientMessage;
+use super::plainness::Plainness;
 use crate::time::Instant;
 use smoltcp::wire::DhcpMessageType;
 use std::net::Ipv4Addr;
@@ -40,7 +41,7 @@ impl Exchange {
         }
     }
 
-    /// One that says again what this one has said in vain.
+    /// Makes the exchange that repeats this unanswered one.
     pub(super) fn followed_by(self, xid: u32, now: Instant) -> Self {
         Self {
             sent_before: self.sent_before.saturating_add(self.sent),
@@ -48,8 +49,8 @@ impl Exchange {
         }
     }
 
-    /// One that began long ago under an xid that nobody remembers: all that counts is when it goes
-    /// on.
+    /// Makes an exchange that another client began, under an xid that is not known: of its progress
+    /// only the time of the next message is left.
     pub(super) fn of_before(xid: u32, next: Instant) -> Self {
         Self {
             sent: 1,
@@ -91,16 +92,16 @@ impl Exchange {
         &mut self,
         message_type: DhcpMessageType,
         plainness: Plainness,
-    ) -> Request {
+    ) -> ClientMessage {
         self.asked |= plainness.bit();
-        let message = Request::new(message_type, plainness.mark(self.xid), self.secs);
+        let message = ClientMessage::new(message_type, plainness.mark(self.xid), self.secs);
         let at_least = plainness.max(Plainness::LikeNetavark);
         match (message_type, self.sent_before.saturating_add(self.sent)) {
-            (DhcpMessageType::Request, 2) => Request {
+            (DhcpMessageType::Request, 2) => ClientMessage {
                 plainness: at_least,
                 ..message
             },
-            (DhcpMessageType::Request, 3..) => Request {
+            (DhcpMessageType::Request, 3..) => ClientMessage {
                 plainness: at_least,
                 wishes: at_least,
                 ..message
@@ -120,9 +121,9 @@ impl Exchange {
 #[derive(Debug)]
 pub(super) struct Search {
     pub(super) since: Instant,
-    /// When whoever waits for the first lease stops waiting; `None` when nobody does.
+    /// When the caller stops waiting for the first lease; `None` without a waiting caller.
     pub(super) deadline: Option<Instant>,
-    /// The address that we would like best.
+    /// The requested address (option 50).
     pub(super) wanted: Option<Ipv4Addr>,
     pub(super) discovers: u32,
     /// DISCOVERs since the carrier was last there: they are sent ever more seldom.
@@ -130,7 +131,7 @@ pub(super) struct Search {
     /// DISCOVERs since the last OFFER: they get ever plainer.
     pub(super) unanswered: u32,
     /// How the last round ended, where it got as far as an OFFER.
-    pub(super) trouble: Option<Why>,
+    pub(super) trouble: Option<AcquireError>,
     /// The OFFERs that no lease can come of: the last one's server and its fault, and how many
     /// there were.
     pub(super) unusable: Option<(Ipv4Addr, &'static str, u32)>,

@@ -1,14 +1,13 @@
 //! Ethernet, ARP, IPv4 and UDP around a DHCP message, in both directions; nothing here can panic on
 //! what a network sends.
 
-use super::{Ignored, Mac};
+use super::ignored::Ignored;
+use crate::mac::Mac;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, DHCP_CLIENT_PORT, DHCP_SERVER_PORT, EthernetAddress,
     EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, UdpPacket,
 };
 use std::net::Ipv4Addr;
-
-pub(super) const BROADCAST: Mac = [0xff; 6];
 
 const ETHERNET: usize = 14;
 const IPV4: usize = 20;
@@ -18,7 +17,7 @@ pub(super) const HEADERS: u16 = (IPV4 + UDP) as u16;
 
 /// What a frame turned out to hold.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Received<'a> {
+pub(super) enum Payload<'a> {
     /// The payload of a UDP datagram to port 68, the station that put it on this link, and the
     /// address it is from.
     Dhcp {
@@ -27,7 +26,7 @@ pub(super) enum Received<'a> {
         /// The UDP checksum is right, or was left out.
         is_intact: bool,
     },
-    /// Somebody asks for a station, or answers.
+    /// An ARP request or reply.
     Arp(Arp),
 }
 
@@ -36,15 +35,15 @@ pub(super) enum Received<'a> {
 pub(super) struct Arp {
     pub(super) is_reply: bool,
     pub(super) sender: (Mac, Ipv4Addr),
-    /// Whose station is wanted; in a reply, who is told.
+    /// The address whose station is wanted; in a reply, the station that is told.
     pub(super) target: (Mac, Ipv4Addr),
     /// Sent to all on the link, and not to us alone.
     pub(super) to_all: bool,
 }
 
 impl Arp {
-    /// The question of `mac`, which has no address yet, whether somebody has `address` (RFC 2131
-    /// 4.4.1, RFC 5227 2.1.1).
+    /// Makes the request of `mac`, which has no address yet, for any station that has `address`
+    /// (RFC 2131 4.4.1, RFC 5227 2.1.1).
     pub(super) fn probe(mac: Mac, address: Ipv4Addr) -> Self {
         Self::question((mac, Ipv4Addr::UNSPECIFIED), address)
     }
@@ -55,14 +54,27 @@ impl Arp {
         Self::question((mac, address), address)
     }
 
-    /// The question who has `wanted`.
+    /// Makes the request for the station that has `wanted`.
     pub(super) fn question(sender: (Mac, Ipv4Addr), wanted: Ipv4Addr) -> Self {
         Self {
             is_reply: false,
             sender,
-            target: ([0; 6], wanted),
+            target: (Mac::UNSPECIFIED, wanted),
             to_all: true,
         }
+    }
+
+    /// Returns whether the packet is about the use of `address`: its sender has it, or probes for
+    /// it.
+    pub(super) fn is_concerned_with(self, address: Ipv4Addr) -> bool {
+        // A station that probes for an address that is not in use yet would use it as soon as we do
+        // (RFC 5227 2.1.1). Some switches ask each port by unicast after the addresses behind it,
+        // which is no such probe.
+        let is_probe = !self.is_reply
+            && self.to_all
+            && self.sender.1.is_unspecified()
+            && self.target.1 == address;
+        self.sender.1 == address || is_probe
     }
 
     /// As a frame to all on the link.
@@ -73,13 +85,18 @@ impl Arp {
             } else {
                 ArpOperation::Request
             },
-            source_hardware_addr: EthernetAddress(self.sender.0),
+            source_hardware_addr: EthernetAddress(self.sender.0.0),
             source_protocol_addr: self.sender.1,
-            target_hardware_addr: EthernetAddress(self.target.0),
+            target_hardware_addr: EthernetAddress(self.target.0.0),
             target_protocol_addr: self.target.1,
         };
         let mut buffer = vec![0; ETHERNET + representation.buffer_len()];
-        let mut ethernet = ethernet(&mut buffer, self.sender.0, BROADCAST, EthernetProtocol::Arp);
+        let mut ethernet = ethernet(
+            &mut buffer,
+            self.sender.0,
+            Mac::BROADCAST,
+            EthernetProtocol::Arp,
+        );
         representation.emit(&mut ArpPacket::new_unchecked(ethernet.payload_mut()));
         buffer
     }
@@ -90,19 +107,22 @@ impl Arp {
 /// The IPv4 destination is not looked at: a server may send to an address that we do not have yet
 /// (RFC 2131 4.1); whose reply it is, the message itself says. Nor is the source port: relays take
 /// liberties with it.
-pub(super) fn open(frame: &[u8], mac: Mac) -> Result<Received<'_>, Ignored> {
+pub(super) fn open(frame: &[u8], mac: Mac) -> Result<Payload<'_>, Ignored> {
     let ethernet = EthernetFrame::new_checked(frame).map_err(|_| Ignored::Malformed)?;
-    if ![mac, BROADCAST].contains(&ethernet.dst_addr().0) {
+    if ![mac, Mac::BROADCAST].contains(&Mac(ethernet.dst_addr().0)) {
         return Err(Ignored::NotForUs);
     }
     match ethernet.ethertype() {
-        EthernetProtocol::Ipv4 => open_ipv4(ethernet.payload(), ethernet.src_addr().0),
-        EthernetProtocol::Arp => open_arp(ethernet.payload(), ethernet.dst_addr().0 == BROADCAST),
+        EthernetProtocol::Ipv4 => open_ipv4(ethernet.payload(), Mac(ethernet.src_addr().0)),
+        EthernetProtocol::Arp => open_arp(
+            ethernet.payload(),
+            ethernet.dst_addr().0 == Mac::BROADCAST.0,
+        ),
         EthernetProtocol::Ipv6 | EthernetProtocol::Unknown(_) => Err(Ignored::NotDhcp),
     }
 }
 
-fn open_ipv4(packet: &[u8], from: Mac) -> Result<Received<'_>, Ignored> {
+fn open_ipv4(packet: &[u8], from: Mac) -> Result<Payload<'_>, Ignored> {
     let ip = Ipv4Packet::new_checked(packet).map_err(|_| Ignored::Malformed)?;
     if ip.version() != 4 {
         return Err(Ignored::Malformed);
@@ -129,7 +149,7 @@ fn open_ipv4(packet: &[u8], from: Mac) -> Result<Received<'_>, Ignored> {
     );
     let is_intact = udp.verify_checksum(&source, &destination)
         || udp.verify_partial_checksum(&source, &destination);
-    Ok(Received::Dhcp {
+    Ok(Payload::Dhcp {
         payload: udp.payload(),
         from: (from, ip.src_addr()),
         is_intact,
@@ -137,7 +157,7 @@ fn open_ipv4(packet: &[u8], from: Mac) -> Result<Received<'_>, Ignored> {
 }
 
 /// Reads an ARP packet, be it sent to us or to all (RFC 5227 1.2.1).
-fn open_arp<'a>(packet: &[u8], to_all: bool) -> Result<Received<'a>, Ignored> {
+fn open_arp<'a>(packet: &[u8], to_all: bool) -> Result<Payload<'a>, Ignored> {
     let packet = ArpPacket::new_checked(packet).map_err(|_| Ignored::Malformed)?;
     let ArpRepr::EthernetIpv4 {
         operation: operation @ (ArpOperation::Request | ArpOperation::Reply),
@@ -149,10 +169,10 @@ fn open_arp<'a>(packet: &[u8], to_all: bool) -> Result<Received<'a>, Ignored> {
     else {
         return Err(Ignored::NotDhcp);
     };
-    Ok(Received::Arp(Arp {
+    Ok(Payload::Arp(Arp {
         is_reply: operation == ArpOperation::Reply,
-        sender: (source_hardware_addr.0, source_protocol_addr),
-        target: (target_hardware_addr.0, target_protocol_addr),
+        sender: (Mac(source_hardware_addr.0), source_protocol_addr),
+        target: (Mac(target_hardware_addr.0), target_protocol_addr),
         to_all,
     }))
 }
@@ -194,8 +214,8 @@ fn ethernet(
     protocol: EthernetProtocol,
 ) -> EthernetFrame<&mut [u8]> {
     let mut ethernet = EthernetFrame::new_unchecked(buffer);
-    ethernet.set_src_addr(EthernetAddress(from));
-    ethernet.set_dst_addr(EthernetAddress(to));
+    ethernet.set_src_addr(EthernetAddress(from.0));
+    ethernet.set_dst_addr(EthernetAddress(to.0));
     ethernet.set_ethertype(protocol);
     ethernet
 }
@@ -206,7 +226,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    const US: Mac = [2, 0, 0, 0, 0, 5];
+    const US: Mac = Mac([2, 0, 0, 0, 0, 5]);
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
@@ -216,17 +236,18 @@ mod tests {
         #[test]
         fn what_is_wrapped_is_opened(
             payload in vec(any::<u8>(), 0..1500),
-            (from, source, destination) in any::<(Mac, [u8; 4], [u8; 4])>(),
+            (from, source, destination) in any::<([u8; 6], [u8; 4], [u8; 4])>(),
         ) {
+            let from = Mac(from);
             let mut bytes = frame(&payload, (from, source.into()), (US, destination.into()));
             prop_assert_eq!(open(&bytes, US), Err(Ignored::NotDhcp), "it is addressed to a server");
             bytes[34..38].rotate_left(2);
             let from = (from, source.into());
-            prop_assert_eq!(open(&bytes, US), Ok(Received::Dhcp { payload: &payload, from, is_intact: true }));
+            prop_assert_eq!(open(&bytes, US), Ok(Payload::Dhcp { payload: &payload, from, is_intact: true }));
         }
 
         /// One flipped bit anywhere under a checksum is damage, and one in the Ethernet header
-        /// finds somebody else.
+        /// is of another station.
         #[test]
         fn no_single_bit_is_lost(
             payload in vec(any::<u8>(), 0..300),
@@ -239,7 +260,7 @@ mod tests {
             bytes[at] ^= 1 << bit;
             let from_somebody_else = (6..12).contains(&at);
             let is_intact = match open(&bytes, US) {
-                Ok(Received::Dhcp { is_intact, .. }) => is_intact,
+                Ok(Payload::Dhcp { is_intact, .. }) => is_intact,
                 _ => false,
             };
             prop_assert_eq!(is_intact, from_somebody_else);
@@ -248,13 +269,13 @@ mod tests {
         #[test]
         fn arp_is_read_as_written(
             is_reply in any::<bool>(),
-            sender in any::<(Mac, [u8; 4])>(),
-            target in any::<(Mac, [u8; 4])>(),
+            sender in any::<([u8; 6], [u8; 4])>(),
+            target in any::<([u8; 6], [u8; 4])>(),
         ) {
-            let (sender, target) = ((sender.0, sender.1.into()), (target.0, target.1.into()));
+            let (sender, target) = ((Mac(sender.0), sender.1.into()), (Mac(target.0), target.1.into()));
             let arp = Arp { is_reply, sender, target, to_all: true };
             let bytes = arp.write();
-            prop_assert_eq!(open(&bytes, US), Ok(Received::Arp(arp)));
+            prop_assert_eq!(open(&bytes, US), Ok(Payload::Arp(arp)));
         }
     }
 }

@@ -1,8 +1,13 @@
 //! What a DHCPACK promises: an address, the settings around it, and until when.
 
-use super::message::Reply;
-use super::option::{self, class_prefix, mask, network};
-use super::{Ignored, Mac};
+use super::ignored::Ignored;
+use super::message::ServerMessage;
+use super::option::{self, Options};
+use super::subnet::{
+    StaticRoute, broadcast, class_prefix, is_broadcast_of, is_host_address, mask, network,
+    prefix_len,
+};
+use crate::mac::Mac;
 use crate::time::Instant;
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -19,24 +24,13 @@ const UNSAID_TIME: Duration = Duration::from_secs(3600);
 /// As many of a server's unusable values are told.
 const UNUSABLE_TOLD: usize = 4;
 
-/// A way to somewhere that is not the default route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// The network, its host bits zero.
-    pub destination: Ipv4Addr,
-    /// Bits of its mask, 0 to 32.
-    pub prefix_len: u8,
-    /// The next hop; `None` for what is on the link itself (RFC 3442).
-    pub gateway: Option<Ipv4Addr>,
-}
-
 /// One lease, as the server's last DHCPACK gave it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
     /// Our address (`yiaddr`).
     pub address: Ipv4Addr,
-    /// Bits of the subnet mask (option 1), 1 to 32. Where the server gives none, or one with holes,
-    /// the address's class decides, as RFC 950 has it and as other clients do.
+    /// Bits of the subnet mask (option 1), 1 to 32. Where the server gives none, or one with
+    /// holes, the address's class decides, as RFC 950 has it and as other clients do.
     pub prefix_len: u8,
     /// Option 28 where it is an address of the subnet, else the subnet's last; `None` where it has
     /// no room for one (RFC 3021).
@@ -45,7 +39,7 @@ pub struct Lease {
     /// (RFC 3442), the gateways of their default routes. May lie outside of the subnet.
     pub routers: Vec<Ipv4Addr>,
     /// All other routes, from option 121, else 249, else 33.
-    pub routes: Vec<Route>,
+    pub routes: Vec<StaticRoute>,
     /// Option 6.
     pub dns_servers: Vec<Ipv4Addr>,
     /// Option 15, syntactically a domain name; of several the first.
@@ -130,13 +124,13 @@ impl Lease {
     /// default route. So mask, routes and DNS servers stay, each for itself; all else stays where
     /// none of these is said, and is taken back by a server that says them and leaves it out.
     pub(super) fn read(
-        reply: &Reply,
+        reply: &ServerMessage,
         (server, known): (Ipv4Addr, Option<&Self>),
         since: Instant,
     ) -> Result<(Self, Vec<Unusable>), Ignored> {
         let options = &reply.options;
         let address = reply.address;
-        if !is_station(address) {
+        if !is_host_address(address) {
             return Err(Ignored::Incomplete("address"));
         }
         let known = known.filter(|known| known.is_on_link(address));
@@ -156,60 +150,8 @@ impl Lease {
             None => (Duration::MAX, Duration::MAX),
         };
         let mut unusable = Vec::new();
-        let prefix_len = match options.address(option::SUBNET_MASK) {
-            Some(mask) => prefix_len(mask).unwrap_or_else(|| {
-                unusable.push(Unusable::Mask(mask));
-                class_prefix(address)
-            }),
-            None => known.map_or_else(|| class_prefix(address), |known| known.prefix_len),
-        };
-        let broadcast = match options.address(option::BROADCAST_ADDRESS) {
-            Some(told) if is_broadcast_of(told, address, prefix_len) => Some(told),
-            told => {
-                unusable.extend(told.map(Unusable::Broadcast));
-                let known = known
-                    .filter(|known| known.prefix_len == prefix_len)
-                    .and_then(|known| known.broadcast);
-                known
-                    .filter(|_| told.is_none())
-                    .or_else(|| broadcast(address, prefix_len))
-            }
-        };
-        // RFC 3442 page 5: classless routes silence options 3 and 33.
-        let (routers, routes) = match options.classless_routes() {
-            Some(routes) => {
-                let (default, routes): (Vec<_>, Vec<_>) = routes
-                    .into_iter()
-                    .partition(|route| route.prefix_len == 0 && route.gateway.is_some());
-                (
-                    default
-                        .into_iter()
-                        .filter_map(|route| route.gateway)
-                        .collect(),
-                    routes,
-                )
-            }
-            None => (
-                told_or_known(
-                    options.addresses(option::ROUTERS),
-                    known.map(|known| &known.routers),
-                ),
-                told_or_known(options.static_routes(), known.map(|known| &known.routes)),
-            ),
-        };
-        let mut is_usable = |gateway: Ipv4Addr| {
-            let usable = is_station(gateway) && gateway != address;
-            unusable.extend((!usable).then_some(Unusable::Gateway(gateway)));
-            usable
-        };
-        let routers = routers
-            .into_iter()
-            .filter(|router| is_usable(*router))
-            .collect();
-        let routes = routes
-            .into_iter()
-            .filter(|route| route.gateway.is_none_or(&mut is_usable))
-            .collect();
+        let (prefix_len, broadcast) = read_subnet(options, address, known, &mut unusable);
+        let (routers, routes) = read_routes(options, address, known, &mut unusable);
         let (domains, is_odd) = options.domains(option::DOMAIN_NAME);
         unusable.extend(is_odd.then_some(Unusable::DomainName));
         let (search, is_odd) = options.names(option::DOMAIN_SEARCH);
@@ -251,9 +193,85 @@ impl Lease {
     }
 }
 
+/// Returns the prefix length and the broadcast address in a reply for `address`; adds those that
+/// make no sense to `unusable`.
+fn read_subnet(
+    options: &Options,
+    address: Ipv4Addr,
+    known: Option<&Lease>,
+    unusable: &mut Vec<Unusable>,
+) -> (u8, Option<Ipv4Addr>) {
+    let prefix_len = match options.address(option::SUBNET_MASK) {
+        Some(mask) => prefix_len(mask).unwrap_or_else(|| {
+            unusable.push(Unusable::Mask(mask));
+            class_prefix(address)
+        }),
+        None => known.map_or_else(|| class_prefix(address), |known| known.prefix_len),
+    };
+    let broadcast = match options.address(option::BROADCAST_ADDRESS) {
+        Some(told) if is_broadcast_of(told, address, prefix_len) => Some(told),
+        told => {
+            unusable.extend(told.map(Unusable::Broadcast));
+            let known = known
+                .filter(|known| known.prefix_len == prefix_len)
+                .and_then(|known| known.broadcast);
+            known
+                .filter(|_| told.is_none())
+                .or_else(|| broadcast(address, prefix_len))
+        }
+    };
+    (prefix_len, broadcast)
+}
+
+/// Returns the default gateways and the other routes in a reply for `address`; adds gateways that
+/// make no sense to `unusable`.
+fn read_routes(
+    options: &Options,
+    address: Ipv4Addr,
+    known: Option<&Lease>,
+    unusable: &mut Vec<Unusable>,
+) -> (Vec<Ipv4Addr>, Vec<StaticRoute>) {
+    // RFC 3442 page 5: classless routes silence options 3 and 33.
+    let (routers, routes) = match options.classless_routes() {
+        Some(routes) => {
+            let (default, routes): (Vec<_>, Vec<_>) = routes
+                .into_iter()
+                .partition(|route| route.prefix_len == 0 && route.gateway.is_some());
+            (
+                default
+                    .into_iter()
+                    .filter_map(|route| route.gateway)
+                    .collect(),
+                routes,
+            )
+        }
+        None => (
+            told_or_known(
+                options.addresses(option::ROUTERS),
+                known.map(|known| &known.routers),
+            ),
+            told_or_known(options.static_routes(), known.map(|known| &known.routes)),
+        ),
+    };
+    let mut is_usable = |gateway: Ipv4Addr| {
+        let usable = is_host_address(gateway) && gateway != address;
+        unusable.extend((!usable).then_some(Unusable::Gateway(gateway)));
+        usable
+    };
+    let routers = routers
+        .into_iter()
+        .filter(|router| is_usable(*router))
+        .collect();
+    let routes = routes
+        .into_iter()
+        .filter(|route| route.gateway.is_none_or(&mut is_usable))
+        .collect();
+    (routers, routes)
+}
+
 /// Returns the lease time of a reply (RFC 2131 table 3). Some servers give none, or none that is
 /// more than nothing.
-pub(super) fn granted_time(reply: &Reply) -> Option<u32> {
+pub(super) fn granted_time(reply: &ServerMessage) -> Option<u32> {
     reply
         .options
         .long(option::LEASE_TIME)
@@ -319,33 +337,6 @@ fn timers(lease: Duration, t1: Option<u32>, t2: Option<u32>) -> (Duration, Durat
     (t1, if t1 < t2 { t2 } else { lease * 7 / 8 })
 }
 
-/// The length of a mask without holes, other than 0.0.0.0.
-fn prefix_len(mask: Ipv4Addr) -> Option<u8> {
-    let bits = mask.to_bits();
-    (bits.leading_ones() == bits.count_ones()).then_some(bits.count_ones() as u8)
-}
-
-/// Returns whether `told` can be the broadcast address of a host that has `address`: one of its
-/// subnet, but not its own. The kernel would take any other as well, and send to that station as if
-/// it were all of them.
-fn is_broadcast_of(told: Ipv4Addr, address: Ipv4Addr, prefix_len: u8) -> bool {
-    broadcast(address, prefix_len).is_some()
-        && told != address
-        && network(told, prefix_len) == network(address, prefix_len)
-}
-
-/// Returns whether a host can have this address.
-pub(super) fn is_station(address: Ipv4Addr) -> bool {
-    !(address.is_unspecified()
-        || address.is_broadcast()
-        || address.is_multicast()
-        || address.is_loopback())
-}
-
-fn broadcast(address: Ipv4Addr, prefix_len: u8) -> Option<Ipv4Addr> {
-    (prefix_len <= 30).then(|| address | !mask(prefix_len))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -393,16 +384,5 @@ mod tests {
             [128, 320, 3600, 1_000_000_000].map(t1),
             [2000, 5000, 5000, 5000]
         );
-    }
-
-    #[test]
-    fn masks_have_no_holes() {
-        assert_eq!(prefix_len(Ipv4Addr::new(255, 255, 240, 0)), Some(20));
-        assert_eq!(prefix_len(Ipv4Addr::new(255, 0, 255, 0)), None);
-        assert_eq!(
-            broadcast(Ipv4Addr::new(10, 0, 0, 5), 24),
-            Some(Ipv4Addr::new(10, 0, 0, 255))
-        );
-        assert_eq!(broadcast(Ipv4Addr::new(10, 0, 0, 5), 31), None);
     }
 }

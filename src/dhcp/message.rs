@@ -1,8 +1,12 @@
 //! DHCP messages (RFC 2131 2): reading a server's, writing ours.
 
-use super::lease::is_station;
+use super::config::Config;
+use super::ignored::Ignored;
+use super::name::client_fqdn;
 use super::option::{self, Options};
-use super::{Config, Ignored, Mac, Plainness};
+use super::plainness::Plainness;
+use super::subnet::is_host_address;
+use crate::mac::Mac;
 use smoltcp::wire::{
     ArpHardware, DhcpFlags, DhcpMessageType, DhcpOpCode, DhcpPacket, EthernetAddress,
 };
@@ -26,7 +30,7 @@ const SMALLEST_MAX: u16 = 576;
 
 /// A server's message to us. One that does not say of what type it is, is none (RFC 2131 3).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Reply {
+pub(super) struct ServerMessage {
     pub(super) message_type: DhcpMessageType,
     pub(super) xid: u32,
     /// `yiaddr`: the address meant for us.
@@ -36,12 +40,13 @@ pub(super) struct Reply {
     /// The station that put the message on this link: the server, or the router or relay in
     /// between.
     pub(super) from: Mac,
-    /// The address that it came from, which is the server's own where there is no relay in between.
+    /// The address that it came from, which is the server's own where there is no relay in
+    /// between.
     source: Ipv4Addr,
     pub(super) options: Options,
 }
 
-impl Reply {
+impl ServerMessage {
     /// Reads a UDP payload that `from` sent; fails unless it is a DHCP reply for this very client
     /// (RFC 2131 table 3).
     pub(super) fn read(
@@ -54,7 +59,7 @@ impl Reply {
             return Err(Ignored::Malformed);
         }
         // Some servers leave the field empty. The transaction id tells whose the reply is.
-        if ![config.mac, [0; 6]].contains(&packet.client_hardware_address().0) {
+        if ![config.mac, Mac::UNSPECIFIED].contains(&Mac(packet.client_hardware_address().0)) {
             return Err(Ignored::OtherClient);
         }
         // RFC 6842 3 has an echoed client identifier compared, too. A deviation: some servers cut
@@ -84,7 +89,7 @@ impl Reply {
     pub(super) fn server(&self) -> Option<Ipv4Addr> {
         self.options
             .address(option::SERVER_ID)
-            .filter(|address| is_station(*address))
+            .filter(|address| is_host_address(*address))
     }
 
     /// The address that it came from.
@@ -98,7 +103,7 @@ impl Reply {
         Some(self.source)
             .into_iter()
             .chain(self.next_server)
-            .find(|address| is_station(*address))
+            .find(|address| is_host_address(*address))
     }
 }
 
@@ -136,7 +141,7 @@ pub(super) fn essence(payload: &[u8]) -> Vec<u8> {
 
 /// A message of ours; what is `None` or empty is left out.
 #[derive(Clone, Debug)]
-pub(super) struct Request {
+pub(super) struct ClientMessage {
     pub(super) message_type: DhcpMessageType,
     pub(super) xid: u32,
     /// As the transaction id tells, or plainer.
@@ -151,11 +156,11 @@ pub(super) struct Request {
     pub(super) requested: Option<Ipv4Addr>,
     /// Option 54.
     pub(super) server: Option<Ipv4Addr>,
-    /// Option 56, for whoever reads the server's log.
-    pub(super) words: Option<String>,
+    /// Option 56, for the server's log.
+    pub(super) message: Option<String>,
 }
 
-impl Request {
+impl ClientMessage {
     /// A message that names no addresses yet.
     pub(super) fn new(message_type: DhcpMessageType, xid: u32, secs: u16) -> Self {
         let plainness = Plainness::of(xid);
@@ -168,7 +173,7 @@ impl Request {
             ciaddr: None,
             requested: None,
             server: None,
-            words: None,
+            message: None,
         }
     }
 
@@ -192,11 +197,11 @@ impl Request {
         packet.set_transaction_id(self.xid);
         packet.set_secs(self.secs);
         // RFC 2131 4.4.1: where replies find us.
-        packet.set_client_hardware_address(EthernetAddress(config.mac));
+        packet.set_client_hardware_address(EthernetAddress(config.mac.0));
         packet.set_magic_number(MAGIC);
         match self.ciaddr {
             Some(address) => packet.set_client_ip(address),
-            // RFC 2131 4.1: who has an address hears unicast, and has no use for the flag.
+            // RFC 2131 4.1: a client with an address receives unicast, and does not need the flag.
             None if config.broadcast && self.is_question() => {
                 packet.set_flags(DhcpFlags::BROADCAST)
             }
@@ -214,8 +219,8 @@ impl Request {
         if let Some(requested) = self.requested {
             option::put(&mut out, option::REQUESTED_ADDRESS, &requested.octets());
         }
-        if let Some(words) = &self.words {
-            option::put(&mut out, option::MESSAGE, words.as_bytes());
+        if let Some(message) = &self.message {
+            option::put(&mut out, option::MESSAGE, message.as_bytes());
         }
         if self.message_type == DhcpMessageType::Discover
             && config.rapid_commit
@@ -225,7 +230,7 @@ impl Request {
             // an OFFER as ever.
             option::put(&mut out, option::RAPID_COMMIT, &[]);
         }
-        // RFC 2131 table 5: who gives an address back, or turns it down, asks for nothing.
+        // RFC 2131 table 5: a RELEASE and a DECLINE ask for nothing.
         if self.is_question() {
             put_name(&mut out, config, plainness);
             // The same list each time (RFC 2131 3.5), as far as the server has answered it.
@@ -262,7 +267,7 @@ fn put_name(out: &mut Vec<u8>, config: &Config, plainness: Plainness) {
         .fqdn
         .as_deref()
         .filter(|_| plainness.has_fqdn())
-        .and_then(option::client_fqdn);
+        .and_then(client_fqdn);
     let host_name = config
         .host_name
         .as_deref()
@@ -293,7 +298,7 @@ mod tests {
         /// What a request was made of is what its bytes say, field by field and option by option.
         #[test]
         fn what_is_written_is_read(
-            (xid, secs, mac, max_message_size) in any::<(u32, u16, Mac, u16)>(),
+            (xid, secs, mac, max_message_size) in any::<(u32, u16, [u8; 6], u16)>(),
             (ciaddr, requested, server) in (address(), address(), address()),
             client_id in vec(any::<u8>(), 0..300),
             host_name in prop::option::of("[a-z]{0,300}"),
@@ -301,14 +306,14 @@ mod tests {
             (broadcast, rapid_commit, kind) in (any::<bool>(), any::<bool>(), select(vec![1, 3, 4, 7])),
         ) {
             let config =
-                Config { host_name, fqdn, broadcast, rapid_commit, max_message_size, ..Config::new(mac, client_id) };
+                Config { host_name, fqdn, broadcast, rapid_commit, max_message_size, ..Config::new(Mac(mac), client_id) };
             let plainness = Plainness::of(xid);
-            let request = Request { ciaddr, requested, server, ..Request::new(kind.into(), xid, secs) };
+            let request = ClientMessage { ciaddr, requested, server, ..ClientMessage::new(kind.into(), xid, secs) };
             let payload = request.write(&config);
 
             prop_assert!(payload.len() >= SHORTEST);
             if kind == 1 {
-                let follows = Request { requested: Some(OURS), server: Some(OURS), ..Request::new(3.into(), xid, secs) };
+                let follows = ClientMessage { requested: Some(OURS), server: Some(OURS), ..ClientMessage::new(3.into(), xid, secs) };
                 prop_assert!(payload.len() >= follows.write(&config).len());
             }
             let packet = DhcpPacket::new_checked(&payload[..]).expect("a message");
@@ -335,7 +340,7 @@ mod tests {
             let is_rich = plainness < Plainness::LikeNetavark;
             let largest = Some(max_message_size).filter(|size| asks && is_rich && *size >= SMALLEST_MAX);
             prop_assert_eq!(options.short(option::MAX_MESSAGE_SIZE), largest);
-            let whole_name = config.fqdn.as_deref().and_then(option::client_fqdn).filter(|_| asks && is_rich);
+            let whole_name = config.fqdn.as_deref().and_then(client_fqdn).filter(|_| asks && is_rich);
             let name = config.host_name.as_deref().map(|name| &name.as_bytes()[..name.len().min(255)]);
             let name = name.filter(|name| asks && whole_name.is_none() && !name.is_empty() && plainness < Plainness::Bare);
             let (sent_fqdn, sent_name) = (options.bytes(option::CLIENT_FQDN), options.bytes(option::HOST_NAME));

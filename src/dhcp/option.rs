@@ -7,7 +7,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use super::lease::Route;
+use super::name::{MAX_NAMES, checked_name, dns_name, dns_name_end};
+use super::subnet::{StaticRoute, class_prefix, network};
 
 pub(super) const PAD: u8 = 0; // RFC 2132 3.1
 pub(super) const SUBNET_MASK: u8 = 1; // RFC 2132 3.3
@@ -77,9 +78,6 @@ pub(super) const WANTED_BY_NETAVARK: [u8; 9] = [
 
 /// The options that no lease is of use without.
 pub(super) const WANTED_AT_LEAST: [u8; 3] = [SUBNET_MASK, ROUTERS, DNS_SERVERS];
-
-/// More names than any resolver looks through; bounds what compressed names can unfold to.
-const MAX_NAMES: usize = 32;
 
 /// The options of one message: the instances of each code, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -246,14 +244,14 @@ impl Options {
 
     /// Option 121, or 249 in its place (RFC 3442). `None` also where it is not made of whole
     /// routes.
-    pub(super) fn classless_routes(&self) -> Option<Vec<Route>> {
+    pub(super) fn classless_routes(&self) -> Option<Vec<StaticRoute>> {
         [CLASSLESS_ROUTES, CLASSLESS_ROUTES_MICROSOFT]
             .into_iter()
             .find_map(|code| classless_routes(&self.bytes(code)?))
     }
 
     /// Option 33 (RFC 2132 5.8): pairs of destination and router, without masks.
-    pub(super) fn static_routes(&self) -> Vec<Route> {
+    pub(super) fn static_routes(&self) -> Vec<StaticRoute> {
         let value = self.bytes(STATIC_ROUTES).unwrap_or_default();
         let (pairs, rest) = value.as_chunks::<8>();
         if !rest.is_empty() {
@@ -269,7 +267,7 @@ impl Options {
             } else {
                 32
             };
-            Route {
+            StaticRoute {
                 destination,
                 prefix_len,
                 gateway: Some(Ipv4Addr::from(*gateway)),
@@ -292,58 +290,15 @@ pub(super) fn put(message: &mut Vec<u8>, code: u8, value: &[u8]) {
     message.extend(value);
 }
 
-/// The value of option 81 (RFC 4702 2.1, 2.2 and 2.3): the whole name, for the server to enter into
-/// the DNS. `None` where it is no domain name, or one that is too long for a single option.
-pub(super) fn client_fqdn(name: &str) -> Option<Vec<u8>> {
-    let name = checked_name(name.strip_suffix('.').unwrap_or(name))?;
-    // The server is asked to do all of the entering (S: RFC 4702 3.3), the name is in the DNS wire
-    // format (E); the two codes that follow mean nothing any more.
-    let mut value = vec![FQDN_SERVER_UPDATES | FQDN_WIRE_FORMAT, 0, 0];
-    for label in name.split('.') {
-        value.push(label.len() as u8); // at most 63
-        value.extend(label.as_bytes());
-    }
-    value.push(0); // the root: nothing is missing
-    (value.len() <= usize::from(u8::MAX)).then_some(value)
-}
-
-/// Flags of option 81 (RFC 4702 2.1).
-const FQDN_SERVER_UPDATES: u8 = 0x01;
-const FQDN_WIRE_FORMAT: u8 = 0x04;
-
-/// The prefix length that an address had before there were masks (RFC 791 3.2).
-pub(super) fn class_prefix(address: Ipv4Addr) -> u8 {
-    match address.octets()[0] {
-        0..=127 => 8,
-        128..=191 => 16,
-        192..=223 => 24,
-        _ => 32,
-    }
-}
-
-/// The address of the network of `prefix_len` bits (at most 32) that `address` is in.
-pub(super) fn network(address: Ipv4Addr, prefix_len: u8) -> Ipv4Addr {
-    address & mask(prefix_len)
-}
-
-/// The mask of a prefix of at most 32 bits.
-pub(super) fn mask(prefix_len: u8) -> Ipv4Addr {
-    Ipv4Addr::from_bits(
-        u32::MAX
-            .checked_shl(32 - u32::from(prefix_len.min(32)))
-            .unwrap_or(0),
-    )
-}
-
 /// Each a prefix length, as many bytes as that needs, and a router (RFC 3442 page 4).
-fn classless_routes(mut field: &[u8]) -> Option<Vec<Route>> {
+fn classless_routes(mut field: &[u8]) -> Option<Vec<StaticRoute>> {
     let mut routes = Vec::new();
     while let [prefix_len @ 0..=32, rest @ ..] = field {
         let (significant, rest) = rest.split_at_checked(usize::from(prefix_len.div_ceil(8)))?;
         let (gateway, rest) = rest.split_first_chunk::<4>()?;
         let mut octets = [0; 4];
         octets[..significant.len()].copy_from_slice(significant);
-        routes.push(Route {
+        routes.push(StaticRoute {
             // RFC 3442 page 5: bits beyond the mask are to be cleared by the client.
             destination: network(Ipv4Addr::from(octets), *prefix_len),
             prefix_len: *prefix_len,
@@ -353,53 +308,6 @@ fn classless_routes(mut field: &[u8]) -> Option<Vec<Route>> {
         field = rest;
     }
     (field.is_empty() && !routes.is_empty()).then_some(routes)
-}
-
-/// Returns where the name at `start` ends: behind its root or its pointer.
-fn dns_name_end(field: &[u8], start: usize) -> Option<usize> {
-    let mut at = start;
-    loop {
-        match *field.get(at..)? {
-            [0, ..] => return Some(at + 1),
-            [length @ 1..=63, ..] => at += 1 + usize::from(length),
-            [0xc0..=0xff, _, ..] => return Some(at + 2),
-            _ => return None,
-        }
-    }
-}
-
-/// Returns the name at `start`. A pointer leads back, never forward, so this ends.
-fn dns_name(field: &[u8], start: usize) -> Option<String> {
-    let mut labels = Vec::new();
-    let (mut at, mut segment) = (start, start);
-    loop {
-        match *field.get(at..)? {
-            [0, ..] => break,
-            [length @ 1..=63, ref rest @ ..] => {
-                let label = std::str::from_utf8(rest.get(..usize::from(length))?).ok()?;
-                // A dot in a label would read as two.
-                labels.push(Some(label).filter(|label| !label.contains('.'))?);
-                at += 1 + label.len();
-            }
-            [high @ 0xc0..=0xff, low, ..] => {
-                let target = usize::from(u16::from_be_bytes([high & 0x3f, low]));
-                if target >= segment {
-                    return None;
-                }
-                (at, segment) = (target, target);
-            }
-            _ => return None,
-        }
-    }
-    checked_name(&labels.join("."))
-}
-
-/// Lets pass only what a host or domain name is made of (RFC 1123 2.1, and the underscore of real
-/// life).
-fn checked_name(name: &str) -> Option<String> {
-    let letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(letter);
-    (name.len() <= 253 && name.split('.').all(label)).then(|| name.to_owned())
 }
 
 #[cfg(test)]
@@ -513,20 +421,6 @@ mod tests {
             prop_assert!(names.into_iter().chain(domains).all(|name| checked_name(&name) == Some(name)));
             let routes = classless_routes(&value).unwrap_or_default();
             prop_assert!(routes.iter().all(|route| network(route.destination, route.prefix_len) == route.destination));
-        }
-
-        /// RFC 4702 2.3: the name that goes into option 81 is the one that a reader of DNS names
-        /// finds in it.
-        #[test]
-        fn a_name_survives_option_81(name in "[a-z0-9_-]{1,63}(\\.[a-z0-9_-]{1,63}){0,3}") {
-            match client_fqdn(&name) {
-                Some(value) => {
-                    prop_assert_eq!(&value[..3], &[5, 0, 0]);
-                    prop_assert_eq!(dns_name(&value[3..], 0), Some(name));
-                    prop_assert_eq!(dns_name_end(&value[3..], 0), Some(value.len() - 3));
-                }
-                None => prop_assert!(name.len() > 250),
-            }
         }
     }
 }

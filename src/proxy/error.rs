@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::libc;
 
 use crate::dhcp;
+use crate::mac::MacError;
 use crate::net::netns;
 use crate::proxy::patience::Patience;
 use crate::rpc::{Code, Status};
@@ -28,7 +29,7 @@ pub(super) enum Error {
         /// The container's interface.
         interface: String,
         /// How far it got.
-        why: dhcp::Why,
+        why: dhcp::AcquireError,
         /// How long that took, and why no longer.
         patience: Patience,
         /// No server has answered.
@@ -60,16 +61,8 @@ pub(super) enum Error {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BadRequest {
     /// Not six hexadecimal bytes.
-    #[error("unable to parse mac address {input}: {why}")]
-    Mac {
-        /// What the caller sent.
-        input: String,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// Hexadecimal bytes, but not six.
-    #[error("invalid mac length for address: {0}")]
-    MacLength(String),
+    #[error(transparent)]
+    Mac(#[from] MacError),
     /// `version` asks for DHCPv6.
     #[error("ipv6 not yet supported")]
     Ipv6,
@@ -121,7 +114,7 @@ impl Error {
 
     /// Returns whether the network was asked, and nothing came of it.
     pub(super) fn is_of_network(&self) -> bool {
-        matches!(self, Self::NoAnswer { why, .. } if *why != dhcp::Why::NoCarrier)
+        matches!(self, Self::NoAnswer { why, .. } if *why != dhcp::AcquireError::NoCarrier)
     }
 
     /// Returns whether no server gave any answer.
@@ -162,9 +155,9 @@ impl Error {
 }
 
 /// Returns the option of the command line that helps against a failure, where there is one.
-fn hint(why: &dhcp::Why) -> &'static str {
+fn hint(why: &dhcp::AcquireError) -> &'static str {
     match why {
-        dhcp::Why::InUse { .. } => " (--arp-probe 0 uses it all the same)",
+        dhcp::AcquireError::InUse { .. } => " (--arp-probe 0 uses it all the same)",
         _ => "",
     }
 }
@@ -203,7 +196,7 @@ impl From<Error> for Status {
         let code = match &error {
             Error::BadRequest(_) => Code::InvalidArgument,
             Error::NoAnswer {
-                why: dhcp::Why::Refused { .. },
+                why: dhcp::AcquireError::Refused { .. },
                 ..
             } => Code::NotFound,
             Error::NoAnswer { .. }

@@ -1,56 +1,11 @@
 //! The identities of leases: hardware addresses, the key of a lease, and the names that find it.
 
-use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use crate::mac::Mac;
 use crate::rpc::wire::NetworkConfig;
-
-use super::error::BadRequest;
-
-/// An Ethernet address; compared without case because it is compared as bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Mac(pub(crate) [u8; 6]);
-
-impl Mac {
-    /// Reads six hexadecimal bytes with `:` or `-` between them. The texts of the errors are those
-    /// that netavark's users and test suite know.
-    pub(crate) fn parse(text: &str) -> Result<Self, BadRequest> {
-        let unreadable = |why: &str| BadRequest::Mac {
-            input: text.to_owned(),
-            why: why.to_owned(),
-        };
-        let bytes =
-            text.split([':', '-'])
-                // from_str_radix takes a sign, an Ethernet address has none.
-                .map(
-                    |byte| match byte.bytes().find(|digit| !digit.is_ascii_hexdigit()) {
-                        Some(_) => Err(unreadable("invalid digit found in string")),
-                        None => u8::from_str_radix(byte, 16)
-                            .map_err(|error| unreadable(&error.to_string())),
-                    },
-                )
-                .collect::<Result<Vec<u8>, _>>()?;
-        bytes
-            .try_into()
-            .map(Self)
-            .map_err(|_| BadRequest::MacLength(text.to_owned()))
-    }
-}
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
-impl fmt::Debug for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
 
 /// Identifies a lease. The container's id cannot be part of it: a Teardown comes without one. The
 /// MAC is first, because the state file groups leases by it.
@@ -146,39 +101,5 @@ impl Selector {
                 .netns
                 .as_deref()
                 .is_none_or(|netns| netns == &*key.netns)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn wrong_macs_get_the_texts_that_users_know() {
-        for (mac, text) in [
-            (
-                "",
-                "unable to parse mac address : cannot parse integer from empty string",
-            ),
-            (
-                "123",
-                "unable to parse mac address 123: number too large to fit in target type",
-            ),
-            (
-                "zz:bb:cc:dd:ee:ff",
-                "unable to parse mac address zz:bb:cc:dd:ee:ff: invalid digit found in string",
-            ),
-            (
-                "+a:bb:cc:dd:ee:ff",
-                "unable to parse mac address +a:bb:cc:dd:ee:ff: invalid digit found in string",
-            ),
-            ("aa:bb:cc", "invalid mac length for address: aa:bb:cc"),
-            (
-                "aa:bb:cc:dd:ee:ff:11",
-                "invalid mac length for address: aa:bb:cc:dd:ee:ff:11",
-            ),
-        ] {
-            assert_eq!(Mac::parse(mac).unwrap_err().to_string(), text);
-        }
     }
 }

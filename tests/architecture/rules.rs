@@ -7,17 +7,22 @@ use crate::source::{File, Tree};
 /// The parts of the crate, and the parts that each may import. None imports the crate's root.
 const LAYERS: &[(&str, &[&str])] = &[
     ("main", &["proxy"]),
-    ("proxy", &["service", "rpc", "net", "dhcp", "rt", "time"]),
-    ("service", &["rt", "time"]),
-    ("rpc", &["rt", "time"]),
-    ("net", &["rt", "time"]),
-    ("dhcp", &["time"]),
+    (
+        "proxy",
+        &["service", "rpc", "net", "dhcp", "rt", "time", "mac", "rate"],
+    ),
+    ("service", &["rt", "time", "rate"]),
+    ("rpc", &["rt", "time", "rate"]),
+    ("net", &["rt", "time", "mac"]),
+    ("dhcp", &["time", "mac", "rate"]),
     ("rt", &["time"]),
     ("time", &[]),
+    ("mac", &[]),
+    ("rate", &["time"]),
     (
         "lib",
         &[
-            "main", "proxy", "service", "rpc", "net", "dhcp", "rt", "time",
+            "main", "proxy", "service", "rpc", "net", "dhcp", "rt", "time", "mac", "rate",
         ],
     ),
 ];
@@ -39,6 +44,8 @@ const FOLDERS: &[&[&str]] = &[
 /// machine is out of reach.
 const PURE: &[&str] = &[
     "dhcp/",
+    "mac.rs",
+    "rate.rs",
     "time.rs",
     "service/idle.rs",
     "rpc/wire.rs",

@@ -2,7 +2,7 @@
 
 use super::double::{Lost::*, Says::*, *};
 use dhcproto::v4::{DhcpOption, MessageType, OptionCode};
-use smol_dhcp_proxy::dhcp::{Client, Ignored, Route};
+use smol_dhcp_proxy::dhcp::{Client, Ignored, StaticRoute};
 
 #[test]
 fn the_example_of_the_design() {
@@ -336,7 +336,7 @@ fn a_plain_lease() {
     );
     assert_eq!(
         (lease.routers, lease.routes),
-        (vec![SERVER], Vec::<Route>::new())
+        (vec![SERVER], Vec::<StaticRoute>::new())
     );
     assert_eq!(lease.lease_time, Some(hours(2)));
     assert_eq!((lease.t1, lease.t2), (hours(1), seconds(6300)));

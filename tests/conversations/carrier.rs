@@ -29,7 +29,7 @@ fn without_one_that_is_the_reason() {
     let mut c = without_carrier(|config| config.deadline = Some(seconds(3)));
     c.at(3).says(gave_up("no carrier"));
     c.carrier(true).at(100);
-    let why = smol_dhcp_proxy::dhcp::Why::NoCarrier;
+    let why = smol_dhcp_proxy::dhcp::AcquireError::NoCarrier;
     assert_eq!(why.on("eth0"), "no carrier on eth0");
 }
 

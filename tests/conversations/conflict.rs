@@ -2,9 +2,10 @@
 
 use super::double::{Lost::*, Says::*, *};
 use smol_dhcp_proxy::dhcp::{self, Event, Ignored, Probe};
+use smol_dhcp_proxy::mac::Mac;
 
 /// The station that has the address already.
-const OWNER: [u8; 6] = [2, 0, 0, 0, 0, 9];
+const OWNER: Mac = Mac([2, 0, 0, 0, 0, 9]);
 
 /// The owner's answer to a probe.
 fn mine(ip: std::net::Ipv4Addr) -> Vec<u8> {
@@ -77,7 +78,7 @@ fn an_owner_that_answers_after_the_ack() {
         .sends(decline(IP))
         .sends(discover());
     assert!(
-        matches!(c.event(), Event::Lost { why: dhcp::Lost::Conflict { by: OWNER }, old } if old.address == IP)
+        matches!(c.event(), Event::Lost { why: dhcp::LossReason::Conflict { by: OWNER }, old } if old.address == IP)
     );
 }
 
@@ -393,7 +394,7 @@ fn a_new_address_is_defended_once_it_is_in_use() {
 fn a_flood_of_claims_is_answered_once() {
     let from = |station: u16| {
         let [high, low] = station.to_be_bytes();
-        arp_reply(IP, [2, 0, 0, 9, high, low])
+        arp_reply(IP, Mac([2, 0, 0, 9, high, low]))
     };
     for is_answered in [true, false] {
         let mut c = renewing();

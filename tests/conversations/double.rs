@@ -5,8 +5,9 @@
 
 use dhcproto::v4::{Message, MessageType};
 use smol_dhcp_proxy::dhcp::{
-    self, Client, Config, Event, Ignored, Lease, Mac, Phase, Plainness, Rest, Unusable,
+    self, Client, Config, Event, Ignored, Lease, Phase, Plainness, Snapshot, Unusable,
 };
+use smol_dhcp_proxy::mac::Mac;
 use smol_dhcp_proxy::time::Instant;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -23,9 +24,9 @@ pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 pub const OTHER_SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 pub const NOBODY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
-pub const MAC: Mac = [2, 0, 0, 0, 0, 5];
-pub const SERVER_MAC: Mac = [2, 0, 0, 0, 0, 1];
-pub const BROADCAST_MAC: Mac = [0xff; 6];
+pub const MAC: Mac = Mac([2, 0, 0, 0, 0, 5]);
+pub const SERVER_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
+pub const BROADCAST_MAC: Mac = Mac([0xff; 6]);
 pub const CLIENT_ID: &[u8] = b"\0container";
 
 pub fn seconds(n: u64) -> Duration {
@@ -49,7 +50,7 @@ pub fn start_of_time() -> Instant {
 }
 
 /// What is left of a client that was BOUND with this lease, without fuzz.
-pub fn bound_with(lease: Lease) -> Rest {
+pub fn bound_with(lease: Lease) -> Snapshot {
     let never = Instant::from_boot(Duration::MAX);
     let (renew_at, rebind_at) = (
         lease.renew_at().unwrap_or(never),
@@ -60,9 +61,9 @@ pub fn bound_with(lease: Lease) -> Rest {
         renew_at,
         rebind_at,
     };
-    Rest {
+    Snapshot {
         phase,
-        setbacks: 0,
+        failures: 0,
         plainness: Plainness::Full,
         whole_at: start_of_time(),
     }
@@ -103,15 +104,15 @@ impl From<Event> for Says {
             Event::Changed { old, new } => Self::Changed(old.address, new.address),
             Event::Lost {
                 old,
-                why: dhcp::Lost::Expired,
+                why: dhcp::LossReason::Expired,
             } => Self::Lost(old.address, Lost::Expired),
             Event::Lost {
                 old,
-                why: dhcp::Lost::Refused { .. },
+                why: dhcp::LossReason::Refused { .. },
             } => Self::Lost(old.address, Lost::Refused),
             Event::Lost {
                 old,
-                why: dhcp::Lost::Conflict { .. },
+                why: dhcp::LossReason::Conflict { .. },
             } => Self::Lost(old.address, Lost::Conflict),
             Event::Declined { address, .. } => Self::Declined(address),
             Event::Contested { address, .. } => Self::Contested(address),
@@ -157,7 +158,7 @@ impl Conversation {
     }
 
     /// With a client that goes on with what another one has left.
-    pub fn resume(rest: Rest) -> Self {
+    pub fn resume(rest: Snapshot) -> Self {
         Self::with(move |config| Client::resume(config, rest.clone(), 7, start_of_time()))
     }
 
@@ -254,14 +255,14 @@ impl Conversation {
     }
 
     /// What the client would have to remember, which holds all that another one needs to go on.
-    pub fn rest(&mut self) -> Rest {
+    pub fn rest(&mut self) -> Snapshot {
         self.quiet();
         let (now, config) = (self.now, self.config.clone());
-        let rest = self.client().rest().expect("a rest");
+        let rest = self.client().suspend().expect("a rest");
         let resumed = Client::resume(config, rest.clone(), 8, now);
         if rest.due().is_none_or(|due| due > now) {
             assert_eq!(
-                resumed.rest().as_ref(),
+                resumed.suspend().as_ref(),
                 Some(&rest),
                 "it is not the same any more"
             );
@@ -281,7 +282,7 @@ impl Conversation {
 
     /// The same, and there is no carrier: what the client had ready goes nowhere.
     pub fn rests_until_without_carrier(&mut self, seconds: impl Into<f64>) -> &mut Self {
-        let rest = self.client().rest().expect("a rest");
+        let rest = self.client().suspend().expect("a rest");
         self.now = start_of_time() + Duration::from_secs_f64(seconds.into());
         let mut client = Client::resume(self.config.clone(), rest, 8, self.now);
         client.handle_carrier(false, self.now);

@@ -2,7 +2,8 @@
 
 use super::double::{Lost::*, Says::*, *};
 use dhcproto::v4::{DhcpOption, OptionCode};
-use smol_dhcp_proxy::dhcp::{Client, Config, Ignored, Mac, Probe, Route, Transmit};
+use smol_dhcp_proxy::dhcp::{Client, Config, Ignored, Probe, StaticRoute, Transmit};
+use smol_dhcp_proxy::mac::Mac;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -143,7 +144,7 @@ fn vocabulary(config: &Config) -> Vocabulary {
 }
 
 /// The station that has the address already.
-const OWNER: Mac = [2, 0, 0, 0, 0, 9];
+const OWNER: Mac = Mac([2, 0, 0, 0, 0, 9]);
 
 /// The options of a message by the letter of RFC 2132 2, up to END, and what follows.
 fn options(message: &[u8]) -> (Vec<(u8, Vec<u8>)>, &[u8]) {
@@ -191,7 +192,7 @@ fn the_fixed_fields_are_those_of_table_5() {
         );
         assert_eq!(message[10..12], [0, 0], "flags");
         assert_eq!(message[16..28], [0; 12], "yiaddr, siaddr, giaddr");
-        assert_eq!(message[28..44], [&MAC[..], &[0; 10]].concat(), "chaddr");
+        assert_eq!(message[28..44], [&MAC.0[..], &[0; 10]].concat(), "chaddr");
         assert_eq!(message[44..236], [0; 192], "sname and file");
         assert_eq!(message[236..240], [99, 130, 83, 99]);
         let (_, after) = options(message);
@@ -372,7 +373,7 @@ fn a_server_that_says_nothing_else_gives_a_lease_without_settings() {
     );
     assert_eq!(
         (lease.routers, lease.routes, lease.mtu),
-        (Vec::<Ipv4Addr>::new(), Vec::<Route>::new(), None)
+        (Vec::<Ipv4Addr>::new(), Vec::<StaticRoute>::new(), None)
     );
     assert_eq!(
         (
@@ -432,7 +433,7 @@ fn t1_and_t2_differ_from_host_to_host() {
             .sends(request(IP))
             .hears(ack(IP, hours(1)))
             .says(Bound(IP));
-        let rest = c.at(3).client().rest().unwrap();
+        let rest = c.at(3).client().suspend().unwrap();
         t1s.insert(rest.due().unwrap().since_boot());
         let client = Client::resume(
             config(),
@@ -575,14 +576,14 @@ fn what_arp_packets_say() {
     frames.extend(bare.hears(&ack(IP, hours(1)), &request).frames());
     frames.extend(bare.at(2).frames());
     let packet = |sender: Ipv4Addr| {
-        let ethernet = [&BROADCAST_MAC[..], &MAC, &[8, 6]].concat();
+        let ethernet = [&BROADCAST_MAC.0[..], &MAC.0, &[8, 6]].concat();
         let request = [0, 1, 8, 0, 6, 4, 0, 1];
         (
             Transmit::Frame,
             [
                 &ethernet[..],
                 &request,
-                &MAC,
+                &MAC.0,
                 &sender.octets(),
                 &[0; 6],
                 &IP.octets(),

@@ -3,11 +3,12 @@
 
 use super::double::{Lost::*, Says::*, *};
 use dhcproto::v4::{DhcpOption, OptionCode};
-use smol_dhcp_proxy::dhcp::{Config, Ignored, Mac, Plainness};
+use smol_dhcp_proxy::dhcp::{Config, Ignored, Plainness};
+use smol_dhcp_proxy::mac::Mac;
 use std::net::Ipv4Addr;
 
 /// A station that has its address.
-const OWNER: Mac = [2, 0, 0, 0, 0, 9];
+const OWNER: Mac = Mac([2, 0, 0, 0, 0, 9]);
 
 /// The options of the last message, but for its type.
 fn codes(c: &Conversation) -> Vec<u8> {

@@ -5,7 +5,7 @@ use dhcproto::v4::{DhcpOption, Message, OptionCode, UnknownOption};
 use dhcproto::{Decodable, Decoder, Name};
 use proptest::prelude::*;
 use smol_dhcp_proxy::dhcp::Unusable::{Broadcast, DomainName, Gateway, Mask, SearchList};
-use smol_dhcp_proxy::dhcp::{Event, Lease, Route};
+use smol_dhcp_proxy::dhcp::{Event, Lease, StaticRoute};
 use std::net::Ipv4Addr;
 
 fn lease(ack: Answer) -> Lease {
@@ -28,8 +28,8 @@ fn with(options: &[(u8, &[u8])]) -> Lease {
     }))
 }
 
-fn route(destination: [u8; 4], prefix_len: u8, gateway: Option<[u8; 4]>) -> Route {
-    Route {
+fn route(destination: [u8; 4], prefix_len: u8, gateway: Option<[u8; 4]>) -> StaticRoute {
+    StaticRoute {
         destination: destination.into(),
         prefix_len,
         gateway: gateway.map(Ipv4Addr::from),

@@ -3,7 +3,7 @@
 
 use super::double::{Says::*, *};
 use dhcproto::v4::DhcpOption;
-use smol_dhcp_proxy::dhcp::{Client, Config, Rest};
+use smol_dhcp_proxy::dhcp::{Client, Config, Snapshot};
 use smol_dhcp_proxy::time::Instant;
 
 /// Lets a client talk to a server with one answer to each message for a day, and does so once more
@@ -41,10 +41,10 @@ fn talk_on(
             }
         }
         while client.poll_event().is_some() {}
-        let rest = client.rest().filter(|_| rests);
+        let rest = client.suspend().filter(|_| rests);
         let due = rest
             .as_ref()
-            .map_or(client.poll_timeout(), Rest::due)
+            .map_or(client.poll_timeout(), Snapshot::due)
             .expect("it never stops trying");
         assert!(due > now, "it does nothing when its time comes");
         now = due;

@@ -3,13 +3,14 @@
 
 use super::double::{Lost::*, Says::*, *};
 use dhcproto::v4::DhcpOption;
-use smol_dhcp_proxy::dhcp::{Ignored, Mac, Probe};
+use smol_dhcp_proxy::dhcp::{Ignored, Probe};
+use smol_dhcp_proxy::mac::Mac;
 use std::net::Ipv4Addr;
 
 /// A station that is not the DHCP server's.
-const GATEWAY: Mac = [2, 0, 0, 0, 0, 7];
+const GATEWAY: Mac = Mac([2, 0, 0, 0, 0, 7]);
 /// A station that has its address.
-const OWNER: Mac = [2, 0, 0, 0, 0, 9];
+const OWNER: Mac = Mac([2, 0, 0, 0, 0, 9]);
 /// The router, where it is not the DHCP server.
 const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 

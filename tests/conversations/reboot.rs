@@ -1,7 +1,8 @@
 //! Wanting an address of earlier times back (RFC 2131 3.2), and going on with a lease from a file.
 
 use super::double::{Lost::*, Says::*, *};
-use smol_dhcp_proxy::dhcp::{Ignored, Lease, Mac};
+use smol_dhcp_proxy::dhcp::{Ignored, Lease};
+use smol_dhcp_proxy::mac::Mac;
 use smol_dhcp_proxy::time::Instant;
 
 #[test]

@@ -2,7 +2,7 @@
 //! 4.4.5).
 
 use super::double::{Lost::*, Says::*, *};
-use smol_dhcp_proxy::dhcp::{Ignored, Lease, Phase, Probe, Rest};
+use smol_dhcp_proxy::dhcp::{Ignored, Lease, Phase, Probe, Snapshot};
 use smol_dhcp_proxy::time::Instant;
 use std::time::Duration;
 
@@ -121,7 +121,7 @@ fn a_lease_that_ran_out_meanwhile_is_asked_for_again() {
         c.rests_until(9000)
             .says(Lost(IP, Expired))
             .sends(may_i_keep(IP));
-        assert_eq!(c.client().rest(), None, "an answer is under way");
+        assert_eq!(c.client().suspend(), None, "an answer is under way");
         c
     };
     away()
@@ -184,7 +184,7 @@ fn the_second_best_is_not_forgotten() {
         c.at(at).sends(discover().wanting(OTHER_IP));
     }
     c.at(11.95).hears(offer(IP));
-    assert_eq!(c.client().rest(), None);
+    assert_eq!(c.client().suspend(), None);
     c.at(12.05)
         .sends(request(IP))
         .hears(ack(IP, hours(1)))
@@ -203,7 +203,7 @@ fn who_is_waited_for_listens_all_the_time() {
     assert_eq!(c.client().poll_timeout(), Some(second(3)));
     c.carrier(false).at(100);
     assert!(c.client().is_listening());
-    assert_eq!(c.client().rest(), None, "somebody waits");
+    assert_eq!(c.client().suspend(), None, "somebody waits");
     c.carrier(true).sends(discover());
 }
 
@@ -212,7 +212,7 @@ fn who_is_waited_for_listens_all_the_time() {
 #[test]
 fn there_is_no_rest_on_the_way() {
     let no_rest = |c: &mut Conversation, state: &str| {
-        assert_eq!((c.client().state(), c.client().rest()), (state, None))
+        assert_eq!((c.client().state(), c.client().suspend()), (state, None))
     };
     let mut c = patient();
     no_rest(
@@ -253,7 +253,7 @@ fn the_rest_is_known_before_all_has_been_handed_out() {
         .sends(request(IP));
     let ack = c.frame(&ack(IP, hours(1)));
     assert_eq!(c.client().handle_packet(&ack, start_of_time()), Ok(()));
-    let before = c.client().rest();
+    let before = c.client().suspend();
     assert!(
         before
             .as_ref()
@@ -365,7 +365,7 @@ fn setbacks_are_remembered() {
 #[test]
 fn an_allowance_that_is_used_up_stays_so() {
     let rest = Conversation::bound(seconds(100)).at(5).rest();
-    let rest = Rest {
+    let rest = Snapshot {
         whole_at: second(59 * 40),
         ..rest
     };
@@ -393,11 +393,11 @@ fn without_a_carrier_the_ten_seconds_count_from_t1() {
         "the end comes all the same"
     );
     assert!(
-        matches!(c.client().rest().unwrap().phase, Phase::Bound { .. }),
+        matches!(c.client().suspend().unwrap().phase, Phase::Bound { .. }),
         "nothing was said"
     );
 
-    let rest = c.client().rest().unwrap();
+    let rest = c.client().suspend().unwrap();
     let mut c = Conversation::resume(rest.clone()).without_fuzz();
     c.at(0); // it begins before T1
     c.at(1800).sends(renew(IP));
@@ -407,7 +407,7 @@ fn without_a_carrier_the_ten_seconds_count_from_t1() {
     let mut c = Conversation::resume(rest).without_fuzz();
     c.rests_until_without_carrier(2000).at(2010);
     assert!(!c.client().is_listening());
-    assert_eq!(c.client().rest().unwrap().due(), Some(second(2575)));
+    assert_eq!(c.client().suspend().unwrap().due(), Some(second(2575)));
     c.rests_until(2575)
         .sends(renew(IP))
         .hears(ack(IP, hours(1)))
@@ -491,7 +491,7 @@ fn who_loses_the_carrier_halfway_does_not_wait_for_ever() {
             None,
             "only the carrier can bring anything new"
         );
-        let rest = c.client().rest().unwrap();
+        let rest = c.client().suspend().unwrap();
         assert!(matches!(rest.phase, Phase::Init { .. }));
         let expected = if state == "INIT" {
             discover()
@@ -516,9 +516,9 @@ fn a_rest_that_makes_no_sense_is_mended() {
         Instant::from_boot(Duration::MAX),
         Conversation::bound(hours(1)).at(5).rest(),
     );
-    let mute = Rest {
+    let mute = Snapshot {
         whole_at: never,
-        setbacks: u32::MAX,
+        failures: u32::MAX,
         ..rest.clone()
     };
     assert!(mute.clone().within_reason(start_of_time()).due() <= Some(second(1800)));
@@ -532,7 +532,7 @@ fn a_rest_that_makes_no_sense_is_mended() {
         wanted: Some(IP),
         pace: u32::MAX,
     };
-    let late = Rest {
+    let late = Snapshot {
         phase: late,
         ..rest
     };
@@ -548,7 +548,7 @@ fn a_rest_that_makes_no_sense_is_mended() {
         rebind_at: never,
         next: never,
     };
-    let mut c = Conversation::resume(Rest {
+    let mut c = Conversation::resume(Snapshot {
         phase: renewing(lease.clone()),
         ..bound_with(lease.clone())
     })
@@ -569,7 +569,7 @@ fn a_rest_that_makes_no_sense_is_mended() {
         rebind_at: start_of_time(),
         next: never,
     };
-    let mut c = Conversation::resume(Rest {
+    let mut c = Conversation::resume(Snapshot {
         phase,
         ..bound_with(lease)
     })

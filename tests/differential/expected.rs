@@ -3,7 +3,8 @@
 
 use super::{MAC, SERVER};
 use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
-use smol_dhcp_proxy::dhcp::{Lease, Mac, Route};
+use smol_dhcp_proxy::dhcp::{Lease, StaticRoute};
+use smol_dhcp_proxy::mac::Mac;
 use smol_dhcp_proxy::time::Instant;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -27,7 +28,9 @@ pub fn lease(
 ) -> Result<Lease, &'static str> {
     // Zeros are no address of another client, and a client identifier (option 61) may be any.
     if message.opcode() != Opcode::BootReply
-        || ![MAC, [0; 6]].iter().any(|known| known == message.chaddr())
+        || ![MAC.0, [0; 6]]
+            .iter()
+            .any(|known| known == message.chaddr())
     {
         return Err("not for us");
     }
@@ -113,7 +116,7 @@ pub fn lease(
         (u32::from(*told) ^ u32::from(address)) & !hosts == 0 && *told != address && last.is_some()
     };
     let routers = routers.into_iter().filter(leads_on).collect();
-    let goes_on = |route: &Route| {
+    let goes_on = |route: &StaticRoute| {
         route
             .gateway
             .is_none_or(|gateway| some(gateway).is_some() && leads_on(&gateway))
@@ -157,20 +160,20 @@ fn addresses(list: Option<Vec<Ipv4Addr>>) -> Vec<Ipv4Addr> {
 }
 
 /// dhcproto keeps the bits beyond the mask, and has a type of its own for the network.
-fn route(to: &(impl std::fmt::Display + ?Sized), gateway: Ipv4Addr) -> Route {
+fn route(to: &(impl std::fmt::Display + ?Sized), gateway: Ipv4Addr) -> StaticRoute {
     let text = to.to_string();
     let (address, prefix_len) = text.split_once('/').unwrap();
     let prefix_len: u8 = prefix_len.parse().unwrap();
     let hosts = u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
     let destination = (u32::from(address.parse::<Ipv4Addr>().unwrap()) & !hosts).into();
-    Route {
+    StaticRoute {
         destination,
         prefix_len,
         gateway: some(gateway),
     }
 }
 
-fn static_route((destination, gateway): (Ipv4Addr, Ipv4Addr)) -> Option<Route> {
+fn static_route((destination, gateway): (Ipv4Addr, Ipv4Addr)) -> Option<StaticRoute> {
     let prefix_len = match destination.octets() {
         [0, 0, 0, 0] => return None,
         [0..128, 0, 0, 0] => 8,
@@ -178,7 +181,7 @@ fn static_route((destination, gateway): (Ipv4Addr, Ipv4Addr)) -> Option<Route> {
         [192..224, _, _, 0] => 24,
         _ => 32,
     };
-    Some(Route {
+    Some(StaticRoute {
         destination,
         prefix_len,
         gateway: Some(gateway),

@@ -29,7 +29,7 @@ pub fn messages() -> impl Strategy<Value = Vec<u8>> {
         &[6, 9, 1],
         AGAIN,
     ]);
-    let chaddr = prop_oneof![20 => Just(MAC), 2 => Just([0; 6]), 1 => any::<[u8; 6]>()];
+    let chaddr = prop_oneof![20 => Just(MAC.0), 2 => Just([0; 6]), 1 => any::<[u8; 6]>()];
     (options(), frame_of_it, (address, chaddr), end).prop_map(
         |(pieces, (overload, fields, next), (ip, chaddr), end)| {
             let mut message = write(pieces, overload, &fields, next, ip, end);

@@ -19,8 +19,9 @@ use expected::option;
 use faults::{Fault, heal};
 use proptest::test_runner::{Config as Cases, TestCaseError, TestRunner};
 use smol_dhcp_proxy::dhcp::{
-    self, Client, Config, Event, Lease, Lost, Mac, Phase, Plainness, Probe, Rest, Route,
+    self, Client, Config, Event, Lease, LossReason, Phase, Plainness, Probe, Snapshot, StaticRoute,
 };
+use smol_dhcp_proxy::mac::Mac;
 use smol_dhcp_proxy::time::Instant;
 use smoltcp::wire::{EthernetFrame, Ipv4Packet, UdpPacket};
 use std::cell::RefCell;
@@ -28,8 +29,8 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-const MAC: Mac = [2, 0, 0, 0, 0, 5];
-const SERVER_MAC: Mac = [2, 0, 0, 0, 0, 1];
+const MAC: Mac = Mac([2, 0, 0, 0, 0, 5]);
+const SERVER_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const CLIENT_ID: &[u8] = b"\0container";
 const START: Instant = Instant::from_boot(Duration::from_secs(1000));
@@ -222,7 +223,7 @@ fn the_faults_of_dhcproto() {
         let mut payload = vec![0; 240];
         payload[..4].copy_from_slice(&[2, 1, 6, 0]);
         payload[16..20].copy_from_slice(&[10, 0, 0, 5]);
-        payload[28..34].copy_from_slice(&MAC);
+        payload[28..34].copy_from_slice(&MAC.0);
         payload[108..115].copy_from_slice(&[6, 4, 9, 9, 9, 9, 255]);
         payload[236..].copy_from_slice(if *fault == Fault::Magic {
             &[1, 2, 3, 4]
@@ -304,9 +305,9 @@ fn recorded_refusals_read_the_same() {
         };
         let mut client = Client::resume(
             config(),
-            Rest {
+            Snapshot {
                 phase,
-                setbacks: 0,
+                failures: 0,
                 plainness: Plainness::Full,
                 whole_at: now,
             },
@@ -314,7 +315,7 @@ fn recorded_refusals_read_the_same() {
             now,
         );
         hears(&mut client, frame, 4, now);
-        let why = Lost::Refused {
+        let why = LossReason::Refused {
             server,
             message: option!(message, Message),
         };
@@ -349,7 +350,7 @@ fn a_recorded_rapid_commit_binds_at_once() {
 #[test]
 fn recorded_leases_say_what_the_servers_were_told() {
     let ip = |last: u8| Ipv4Addr::new(10, 88, 0, last);
-    let route = |to: [u8; 4], prefix_len, gateway| Route {
+    let route = |to: [u8; 4], prefix_len, gateway| StaticRoute {
         destination: to.into(),
         prefix_len,
         gateway,

@@ -2,15 +2,16 @@
 //! runs for minutes and the plain tests for seconds.
 
 use super::watch::Watched;
-use smol_dhcp_proxy::dhcp::{self, Config, Lease, Mac, Phase, Plainness, Probe, Rest};
+use smol_dhcp_proxy::dhcp::{self, Config, Lease, Phase, Plainness, Probe, Snapshot};
+use smol_dhcp_proxy::mac::Mac;
 use smol_dhcp_proxy::time::Instant;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-const MAC: Mac = [2, 0, 0, 0, 0, 5];
-const SERVER_MAC: Mac = [2, 0, 0, 0, 0, 1];
-const STRANGER: Mac = [2, 0, 0, 0, 0, 9];
-const BROADCAST: Mac = [0xff; 6];
+const MAC: Mac = Mac([2, 0, 0, 0, 0, 5]);
+const SERVER_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
+const STRANGER: Mac = Mac([2, 0, 0, 0, 0, 9]);
+const BROADCAST: Mac = Mac([0xff; 6]);
 const ADDRESSES: [Ipv4Addr; 6] = [
     Ipv4Addr::new(10, 0, 0, 5),
     Ipv4Addr::new(10, 0, 0, 6),
@@ -62,7 +63,7 @@ pub fn packet(data: &[u8]) {
     lead_to(&mut client, *state);
     let frame = match form % 4 {
         AS_FRAME => rest.to_vec(),
-        AS_ARP => [&BROADCAST[..], &STRANGER, &[8, 6], rest].concat(),
+        AS_ARP => [&BROADCAST.0[..], &STRANGER.0, &[8, 6], rest].concat(),
         AS_PAYLOAD => from_server(rest, SERVER_MAC),
         _ => {
             let mut payload = rest.to_vec();
@@ -221,7 +222,7 @@ fn rest(client: &mut Watched, bytes: &mut Bytes<'_>) {
     }
 }
 
-fn any_rest(mut lease: Lease, now: Instant, bytes: &mut Bytes<'_>) -> Rest {
+fn any_rest(mut lease: Lease, now: Instant, bytes: &mut Bytes<'_>) -> Snapshot {
     let times = [lease.renew_at(), lease.rebind_at(), lease.expires_at()];
     let ends = [Instant::from_boot(Duration::ZERO), NEVER, now];
     let instant = |bytes: &mut Bytes<'_>| match bytes.byte() % 8 {
@@ -270,9 +271,9 @@ fn any_rest(mut lease: Lease, now: Instant, bytes: &mut Bytes<'_>) -> Rest {
         }
     };
     let plainness = Plainness::ALL[setbacks as usize % Plainness::ALL.len()];
-    Rest {
+    Snapshot {
         phase,
-        setbacks,
+        failures: setbacks,
         plainness,
         whole_at,
     }
@@ -290,7 +291,7 @@ fn a_lease() -> Lease {
 }
 
 /// What is left of a client that had this lease and did nothing yet.
-fn bound_with(lease: Lease) -> Rest {
+fn bound_with(lease: Lease) -> Snapshot {
     let (renew_at, rebind_at) = (
         lease.renew_at().unwrap_or(NEVER),
         lease.rebind_at().unwrap_or(NEVER),
@@ -300,9 +301,9 @@ fn bound_with(lease: Lease) -> Rest {
         renew_at,
         rebind_at,
     };
-    Rest {
+    Snapshot {
         phase,
-        setbacks: 0,
+        failures: 0,
         plainness: Plainness::Full,
         whole_at: start_of_time(),
     }
@@ -456,22 +457,22 @@ fn arp(client: &Watched, bytes: &mut Bytes<'_>) -> Vec<u8> {
     let ours = client
         .last_lease()
         .map_or(ADDRESSES[0], |lease| lease.address);
-    let from = bytes.pick(&[STRANGER, SERVER_MAC, MAC, [0; 6]]);
+    let from = bytes.pick(&[STRANGER, SERVER_MAC, MAC, Mac::UNSPECIFIED]);
     let sender = bytes.pick(&[ours, SERVERS[0], ADDRESSES[1], Ipv4Addr::UNSPECIFIED]);
     let target = bytes.pick(&[ours, SERVERS[0], ADDRESSES[1], Ipv4Addr::UNSPECIFIED]);
     let [to, target_mac] = bytes.pick(&[
         [MAC, MAC],
-        [BROADCAST, [0; 6]],
+        [BROADCAST, Mac::UNSPECIFIED],
         [BROADCAST, MAC],
         [STRANGER, STRANGER],
     ]);
     let operation = bytes.pick(&[2, 1, 2, 1, 3]);
-    let head = [&to[..], &from, &[8, 6, 0, 1, 8, 0, 6, 4, 0, operation]].concat();
+    let head = [&to.0[..], &from.0, &[8, 6, 0, 1, 8, 0, 6, 4, 0, operation]].concat();
     [
         &head[..],
-        &from,
+        &from.0,
         &sender.octets(),
-        &target_mac,
+        &target_mac.0,
         &target.octets(),
     ]
     .concat()
@@ -493,7 +494,7 @@ fn header(xid: u32) -> [u8; HEADER] {
     let mut header = [0; HEADER];
     header[..4].copy_from_slice(&[2, 1, 6, 0]);
     header[4..8].copy_from_slice(&xid.to_be_bytes());
-    header[28..34].copy_from_slice(&MAC);
+    header[28..34].copy_from_slice(&MAC.0);
     header[236..].copy_from_slice(&MAGIC);
     header
 }

@@ -3,7 +3,7 @@
 
 use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Decoder};
-use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lease, Phase, Rest, Transmit};
+use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lease, Phase, Snapshot, Transmit};
 use smol_dhcp_proxy::time::Instant;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -49,7 +49,7 @@ impl Watched {
     }
 
     /// A client that goes on with what may have come out of any file.
-    pub fn resume(config: Config, rest: Rest, seed: u64, now: Instant) -> Self {
+    pub fn resume(config: Config, rest: Snapshot, seed: u64, now: Instant) -> Self {
         let held = rest.lease().cloned();
         let has_asked = matches!(rest.phase, Phase::Renewing { .. } | Phase::Rebinding { .. });
         let last_kind = has_asked.then_some(MessageType::Request);
@@ -61,8 +61,8 @@ impl Watched {
     }
 
     /// What the client would have to remember, which is all that another one needs.
-    pub fn rest(&self) -> Option<Rest> {
-        let rest = self.client.rest()?;
+    pub fn rest(&self) -> Option<Snapshot> {
+        let rest = self.client.suspend()?;
         assert_eq!(
             rest.lease(),
             self.held.as_ref(),
@@ -71,7 +71,7 @@ impl Watched {
         let resumed = Client::resume(self.config().clone(), rest.clone(), 0, self.now);
         if rest.due().is_none_or(|due| due > self.now) {
             assert_eq!(
-                (resumed.rest().as_ref(), resumed.poll_timeout()),
+                (resumed.suspend().as_ref(), resumed.poll_timeout()),
                 (Some(&rest), rest.due())
             );
         }
@@ -335,13 +335,13 @@ impl Watched {
                 (bytes, source)
             }
             Transmit::Frame => {
-                assert_eq!(bytes[6..12], self.config().mac);
+                assert_eq!(bytes[6..12], self.config().mac.0);
                 match bytes[12..14] {
                     [8, 0] => check_headers(bytes),
                     [8, 6] => {
                         return assert_eq!(
                             (bytes.len(), &bytes[22..28]),
-                            (42, &self.config().mac[..])
+                            (42, &self.config().mac.0[..])
                         );
                     }
                     _ => panic!("neither IPv4 nor ARP"),
@@ -383,7 +383,7 @@ impl Watched {
         let (config, options) = (self.config(), message.opts());
         assert_eq!(
             (message.opcode(), message.chaddr()),
-            (Opcode::BootRequest, &config.mac[..])
+            (Opcode::BootRequest, &config.mac.0[..])
         );
         // The last bits of the xid tell how plain a message is. A REQUEST that is said again may do
         // without options that netavark's does not have.

@@ -4,10 +4,11 @@
 use super::datagrams::*;
 use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Decoder, Encodable, Encoder};
-use smol_dhcp_proxy::dhcp::{Mac, Transmit};
+use smol_dhcp_proxy::dhcp::Transmit;
+use smol_dhcp_proxy::mac::Mac;
 use std::net::Ipv4Addr;
 
-const CLIENT: Mac = [2, 0, 0, 0, 0, 5];
+const CLIENT: Mac = Mac([2, 0, 0, 0, 0, 5]);
 
 #[test]
 fn dhcproto_reads_what_servers_write() {
@@ -26,7 +27,7 @@ fn dhcproto_reads_what_servers_write() {
         rapid: true,
         honest: true,
     };
-    let frame = reply.write(([2; 6], server), (CLIENT, client));
+    let frame = reply.write((Mac([2; 6]), server), (CLIENT, client));
     assert_eq!(sum(&frame[14..34], 0), 0xffff);
     assert_eq!(
         sum(
@@ -40,7 +41,10 @@ fn dhcproto_reads_what_servers_write() {
         (message.opcode(), message.xid()),
         (Opcode::BootReply, reply.xid)
     );
-    assert_eq!((message.yiaddr(), message.chaddr()), (client, &CLIENT[..]));
+    assert_eq!(
+        (message.yiaddr(), message.chaddr()),
+        (client, &CLIENT.0[..])
+    );
     let mut options: Vec<_> = message
         .opts()
         .iter()
@@ -68,7 +72,7 @@ fn servers_hear_what_dhcproto_writes() {
     let mut message = Message::default();
     message
         .set_opcode(Opcode::BootRequest)
-        .set_chaddr(&CLIENT)
+        .set_chaddr(&CLIENT.0)
         .set_xid(77)
         .set_secs(9)
         .set_ciaddr(client);

@@ -2,10 +2,11 @@
 //! By hand, for speed, and without a line of the client's own codec; dhcproto looks over its
 //! shoulder in `codec.rs`.
 
-use smol_dhcp_proxy::dhcp::{Mac, Transmit};
+use smol_dhcp_proxy::dhcp::Transmit;
+use smol_dhcp_proxy::mac::Mac;
 use std::net::Ipv4Addr;
 
-pub const BROADCAST: Mac = [0xff; 6];
+pub const BROADCAST: Mac = Mac([0xff; 6]);
 pub const NOBODY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
 pub const DISCOVER: u8 = 1;
@@ -77,7 +78,7 @@ fn some_ip(bytes: &[u8]) -> Option<Ipv4Addr> {
 }
 
 fn mac(bytes: &[u8]) -> Mac {
-    bytes[..6].try_into().expect("six bytes")
+    Mac(bytes[..6].try_into().expect("six bytes"))
 }
 
 fn short(bytes: &[u8]) -> u16 {
@@ -218,13 +219,13 @@ impl Reply {
     pub fn write(&self, from: (Mac, Ipv4Addr), to: (Mac, Ipv4Addr)) -> Vec<u8> {
         let mut out = vec![0; 14 + 20 + 8 + 240];
         out.reserve(64);
-        out[0..6].copy_from_slice(&to.0);
-        out[6..12].copy_from_slice(&from.0);
+        out[0..6].copy_from_slice(&to.0.0);
+        out[6..12].copy_from_slice(&from.0.0);
         out[12..14].copy_from_slice(&[8, 0]);
         out[42..46].copy_from_slice(&[2, 1, 6, 0]);
         out[46..50].copy_from_slice(&self.xid.to_be_bytes());
         out[58..62].copy_from_slice(&self.yiaddr.unwrap_or(NOBODY).octets());
-        out[70..76].copy_from_slice(&self.chaddr);
+        out[70..76].copy_from_slice(&self.chaddr.0);
         out[278..282].copy_from_slice(&[99, 130, 83, 99]);
         let mut put = |code: u8, value: &[u8]| {
             out.extend([code, value.len() as u8]);
@@ -293,14 +294,14 @@ pub fn sum(bytes: &[u8], sum: u32) -> u16 {
 impl Arp {
     pub fn write(&self) -> Vec<u8> {
         let mut out = vec![0; 42];
-        out[0..6].copy_from_slice(&self.to);
-        out[6..12].copy_from_slice(&self.from);
+        out[0..6].copy_from_slice(&self.to.0);
+        out[6..12].copy_from_slice(&self.from.0);
         out[12..20].copy_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4]);
         out[21] = if self.reply { 2 } else { 1 };
-        out[22..28].copy_from_slice(&self.from);
+        out[22..28].copy_from_slice(&self.from.0);
         out[28..32].copy_from_slice(&self.from_ip.octets());
         if self.reply {
-            out[32..38].copy_from_slice(&self.to);
+            out[32..38].copy_from_slice(&self.to.0);
         }
         out[38..42].copy_from_slice(&self.wanted.octets());
         out

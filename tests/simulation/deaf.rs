@@ -5,12 +5,13 @@ use super::datagrams::*;
 use super::honest_server::{Server, Terms};
 use super::scenario::{micros, secs};
 use smol_dhcp_proxy::dhcp::{Client, Config, Event};
+use smol_dhcp_proxy::mac::Mac;
 use smol_dhcp_proxy::time::Instant;
 use std::time::Duration;
 
 const DEAF: Duration = secs(30);
 const PATIENCE: Duration = secs(45);
-const MAC: [u8; 6] = [2, 0, 0, 0, 0, 5];
+const MAC: Mac = Mac([2, 0, 0, 0, 0, 5]);
 
 #[test]
 fn a_port_deaf_for_30_s_is_passed_by_every_seed() {

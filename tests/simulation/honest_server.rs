@@ -1,7 +1,7 @@
 //! An honest DHCP server (RFC 2131 4.3), with the habits that honest ones differ in.
 
 use super::datagrams::*;
-use smol_dhcp_proxy::dhcp::Mac;
+use smol_dhcp_proxy::mac::Mac;
 use smol_dhcp_proxy::time::Instant;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -75,7 +75,7 @@ impl Server {
     pub fn new(which: u8, hosts: u8, terms: Terms) -> Self {
         Self {
             address: Ipv4Addr::new(10, which, 0, 1),
-            mac: [2, 0, 0, 1, 0, which],
+            mac: Mac([2, 0, 0, 1, 0, which]),
             terms,
             up: true,
             authoritative: true,

@@ -2,9 +2,10 @@
 
 use super::chance::Chance;
 use super::datagrams::*;
+use smol_dhcp_proxy::mac::Mac;
 use std::net::Ipv4Addr;
 
-pub const MAC: [u8; 6] = [2, 0, 0, 6, 6, 6];
+pub const MAC: Mac = Mac([2, 0, 0, 6, 6, 6]);
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 1);
 
 /// What it is up to.
@@ -68,7 +69,7 @@ fn some_time(chance: &mut Chance) -> u32 {
 pub fn anything(
     message_type: u8,
     xid: u32,
-    chaddr: [u8; 6],
+    chaddr: Mac,
     names: &[Ipv4Addr],
     chance: &mut Chance,
 ) -> Reply {

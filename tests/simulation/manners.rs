@@ -3,7 +3,8 @@
 
 use super::datagrams::*;
 use super::referee::Input;
-use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lost, Mac, Probe};
+use smol_dhcp_proxy::dhcp::{Client, Config, Event, LossReason, Probe};
+use smol_dhcp_proxy::mac::Mac;
 use smol_dhcp_proxy::time::Instant;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -169,7 +170,7 @@ impl Manners {
     ) {
         let told = |event: &Event| matches!(event, Event::ProxyArp { by: them, .. } if *them == by);
         let is_proxy = self.proxies.contains(&by) || events.iter().any(told);
-        let lost = |event: &Event| matches!(event, Event::Lost { why: Lost::Conflict { by: them }, .. } if *them == by);
+        let lost = |event: &Event| matches!(event, Event::Lost { why: LossReason::Conflict { by: them }, .. } if *them == by);
         let outcome = (
             events.iter().any(lost),
             events.iter().any(is_contest),
@@ -214,7 +215,8 @@ impl Manners {
         for event in events {
             match event {
                 Event::ProxyArp { address, by } => {
-                    let is_server = by[..5] == [2, 0, 0, 1, 0] || *by == super::hostile_server::MAC;
+                    let is_server =
+                        by.0[..5] == [2, 0, 0, 1, 0] || *by == super::hostile_server::MAC;
                     let is_rival = self
                         .rivals
                         .iter()
@@ -232,7 +234,7 @@ impl Manners {
                 }
                 Event::Lost {
                     old,
-                    why: Lost::Conflict { by },
+                    why: LossReason::Conflict { by },
                 } => self.rivals.push((*by, old.address)),
                 _ => {}
             }

@@ -5,7 +5,7 @@ use super::hostile_server;
 use super::referee::Input;
 use super::scenario::*;
 use super::world::{Happening, World, owner};
-use smol_dhcp_proxy::dhcp::Mac;
+use smol_dhcp_proxy::mac::Mac;
 use smol_dhcp_proxy::time::Instant;
 use std::net::Ipv4Addr;
 use std::time::Duration;

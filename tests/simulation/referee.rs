@@ -3,7 +3,8 @@
 
 use super::datagrams::*;
 use super::manners::{Manners, is_contest};
-use smol_dhcp_proxy::dhcp::{Client, Config, Event, Ignored, Lease, Lost, Mac};
+use smol_dhcp_proxy::dhcp::{Client, Config, Event, Ignored, Lease, LossReason};
+use smol_dhcp_proxy::mac::Mac;
 use smol_dhcp_proxy::time::Instant;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -380,14 +381,14 @@ impl Referee {
                 let held = held.expect("Lost without a lease in use");
                 assert_eq!(held.address, old.address, "Lost another address");
                 match (why, input) {
-                    (Lost::Expired, _) => {
+                    (LossReason::Expired, _) => {
                         assert!(
                             held.expires_at.is_some_and(|expiry| expiry <= now),
                             "Expired before its time"
                         );
                     }
                     (
-                        Lost::Refused { server, .. },
+                        LossReason::Refused { server, .. },
                         Input::Frame(Some(Reply {
                             message_type: NAK,
                             server: by,
@@ -399,8 +400,8 @@ impl Referee {
                             "the wrong server is said to have refused"
                         );
                     }
-                    (Lost::Refused { .. }, input) => panic!("refused by {input:?}"),
-                    (Lost::Conflict { by }, _) => {
+                    (LossReason::Refused { .. }, input) => panic!("refused by {input:?}"),
+                    (LossReason::Conflict { by }, _) => {
                         assert!(
                             self.claims.contains(&(old.address, *by)),
                             "a conflict that nobody made"

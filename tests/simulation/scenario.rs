@@ -4,6 +4,7 @@ use super::chance::Chance;
 use super::honest_server::{Dislike, Server, Terms};
 use super::hostile_server::{STYLES, Style};
 use smol_dhcp_proxy::dhcp::{Config, Probe};
+use smol_dhcp_proxy::mac::Mac;
 use std::time::Duration;
 
 pub const fn secs(seconds: u64) -> Duration {
@@ -227,7 +228,7 @@ fn server(which: u8, terms: Terms, chance: &mut Chance) -> Server {
 }
 
 fn client(which: u8, chance: &mut Chance) -> Beginning {
-    let mac = [2, 0, 0, 0, 0, 0x10 + which];
+    let mac = Mac([2, 0, 0, 0, 0, 0x10 + which]);
     let mut config = Config::new(
         mac,
         if chance.percent(80) {

@@ -3,13 +3,14 @@
 
 use super::scenario::secs;
 use smol_dhcp_proxy::dhcp::{Client, Config};
+use smol_dhcp_proxy::mac::Mac;
 use smol_dhcp_proxy::time::Instant;
 use std::time::Duration;
 
 /// The first waits of a client of this seed, whom nobody answers and for whom nobody waits.
 fn waits(seed: u64) -> [Duration; 5] {
     let mut now = Instant::from_boot(secs(1000));
-    let mut client = Client::new(Config::new([2, 0, 0, 0, 0, 5], Vec::new()), seed, now);
+    let mut client = Client::new(Config::new(Mac([2, 0, 0, 0, 0, 5]), Vec::new()), seed, now);
     let mut bytes = Vec::new();
     while client.poll_transmit(&mut bytes).is_some() {}
     [(); 5].map(|()| {

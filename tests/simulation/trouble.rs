@@ -224,7 +224,7 @@ impl World {
                 let length = self.chance.below(700) as usize;
                 let mut frame: Vec<u8> = (0..length).map(|_| self.chance.next() as u8).collect();
                 if let Some(to) = frame.get_mut(..14) {
-                    to[..6].copy_from_slice(&self.hosts[who].config.mac);
+                    to[..6].copy_from_slice(&self.hosts[who].config.mac.0);
                     to[12..].copy_from_slice(&[8, 0]);
                 }
                 self.deliver(who, &frame, Input::Frame(None));

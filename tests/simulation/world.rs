@@ -7,7 +7,8 @@ use super::honest_server::Server;
 use super::hostile_server::Style;
 use super::referee::{Input, Referee, Used};
 use super::scenario::*;
-use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lease, Mac, Phase, Plainness, Rest};
+use smol_dhcp_proxy::dhcp::{Client, Config, Event, Lease, Phase, Plainness, Snapshot};
+use smol_dhcp_proxy::mac::Mac;
 use smol_dhcp_proxy::time::Instant;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -18,15 +19,15 @@ use std::time::Duration;
 pub const START: Instant = Instant::from_boot(secs(1000));
 const NEVER_COMES: Instant = Instant::from_boot(Duration::MAX);
 /// The station that answers ARP for every address, where it is not a server's.
-pub const GATEWAY: Mac = [2, 0, 0, 8, 8, 8];
+pub const GATEWAY: Mac = Mac([2, 0, 0, 8, 8, 8]);
 
 /// The station that has an address which is not to be had.
 pub fn owner(address: Ipv4Addr) -> Mac {
     let [_, network, _, host] = address.octets();
-    [2, 0, 0, 9, network, host]
+    Mac([2, 0, 0, 9, network, host])
 }
 
-pub const STRANGER: Mac = [2, 0, 0, 7, 7, 7];
+pub const STRANGER: Mac = Mac([2, 0, 0, 7, 7, 7]);
 
 #[derive(Debug)]
 pub enum Happening {
@@ -94,7 +95,7 @@ pub struct Host {
     pub cut: i32,
     /// What is left of the client while there is none, and when there will be one again. Who still
     /// asks `client` then asks what is not there any more.
-    pub resting: Option<(Rest, Instant)>,
+    pub resting: Option<(Snapshot, Instant)>,
     pub rests: bool,
     /// The address that the last message was about.
     pub about: Ipv4Addr,
@@ -396,7 +397,7 @@ impl World {
         if !host.rests || !self.chance.percent(likely) {
             return;
         }
-        let Some(rest) = self.hosts[who].client.rest() else {
+        let Some(rest) = self.hosts[who].client.suspend() else {
             return;
         };
         let (now, lag) = (self.now, self.plan.lag);
@@ -419,7 +420,7 @@ impl World {
         if rest.due().is_none_or(|due| due > now) {
             let resumed = Client::resume(host.config.clone(), rest.clone(), 0, now);
             assert_eq!(
-                resumed.rest().as_ref(),
+                resumed.suspend().as_ref(),
                 Some(&rest),
                 "it is not the same any more"
             );
@@ -564,9 +565,9 @@ impl World {
             renew_at,
             rebind_at,
         };
-        let rest = Rest {
+        let rest = Snapshot {
             phase,
-            setbacks: 0,
+            failures: 0,
             plainness: Plainness::Full,
             whole_at: now,
         };
@@ -612,7 +613,7 @@ impl World {
 }
 
 /// Whether nine tenths of the time until T1 have gone by.
-fn nearly_due(rest: &Rest, now: Instant) -> bool {
+fn nearly_due(rest: &Snapshot, now: Instant) -> bool {
     let lease = rest.lease().filter(|lease| lease.lease_time.is_some());
     lease.is_some_and(|lease| lease.acquired_at + lease.t1 * 9 / 10 <= now)
 }

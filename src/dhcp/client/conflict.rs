@@ -1,19 +1,17 @@
 //! Claims of other stations to our address, by ARP (RFC 5227): one that is not in use yet is turned
 //! down, one in use is defended.
 
-use super::arrows::ARP_PATIENCE;
-use super::{Client, Held, State, Vigil};
+use super::Client;
+use super::claim::{ARP_TIMEOUT, Claims, ConflictWatch, Defence, router_to_ask};
+use super::state::{Held, State};
+use crate::dhcp::config::Probe;
+use crate::dhcp::event::{Event, LossReason};
 use crate::dhcp::frame::Arp;
-use crate::dhcp::{Event, Ignored, Lease, Lost, Mac, Probe};
+use crate::dhcp::ignored::Ignored;
+use crate::dhcp::lease::Lease;
+use crate::mac::Mac;
 use crate::time::Instant;
 use std::net::Ipv4Addr;
-use std::time::Duration;
-
-/// How long a claim counts: DEFEND_INTERVAL (RFC 5227 1.1).
-const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
-/// From the announcement that defends an address to the probe behind it. A kernel that has the
-/// address answers within milliseconds; this leaves a slow one eight seconds more.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// As many conflicts are remembered, to know a station again that claims another address.
 const REMEMBERED: usize = 4;
@@ -21,86 +19,15 @@ const REMEMBERED: usize = 4;
 /// is forgotten.
 const STATIONS: usize = 8;
 
-/// Claims to an address that is not in use yet, the latest of each of two stations: one may answer
-/// for every address, and the other one have it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Claims([Option<(Mac, Instant)>; 2]);
-
-impl Claims {
-    fn add(&mut self, by: Mac, now: Instant) {
-        let other = self
-            .0
-            .into_iter()
-            .flatten()
-            .find(|(station, _)| *station != by);
-        self.0 = [Some((by, now)), other];
-    }
-
-    /// Returns the stations whose claims count, the latest first. Each REQUEST is repeated together
-    /// with its probe, and an owner answers each of them: an older claim is that of a station that
-    /// has gone, or was never there.
-    pub(super) fn stations(self, now: Instant) -> impl Iterator<Item = Mac> {
-        self.0
-            .into_iter()
-            .flatten()
-            .filter(move |(_, at)| now - *at < DEFEND_INTERVAL)
-            .map(|(by, _)| by)
-    }
-}
-
-/// A claim to an address that was leased and is not in use yet, by a station that may answer for
-/// every address.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Doubt {
-    pub(super) by: Mac,
-    /// The address that it answers for as well if it is so.
-    pub(super) router: Ipv4Addr,
-}
-
-/// A claim to the address in use that was answered by an announcement (RFC 5227 2.4 (b)).
-///
-/// Only one station is remembered at a time: however many of them claim the address, there is one
-/// announcement in [`DEFEND_INTERVAL`], and what is heard of the others does not make it longer.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Defence {
-    /// The address is given up if this station claims it again.
-    against: Mac,
-    /// From when on it counts: until then the answer of the router may be under way, and that of
-    /// the station to the announcement.
-    counts_from: Instant,
-    /// When to ask for the claim to be repeated; `None` once that was done.
-    ask_at: Option<Instant>,
-    until: Instant,
-}
-
-impl Defence {
-    fn new(against: Mac, counts_from: Instant, now: Instant) -> Self {
-        Self {
-            against,
-            counts_from,
-            ask_at: Some(now + ASK_AGAIN),
-            until: now + DEFEND_INTERVAL,
-        }
-    }
-
-    /// Returns when [`Client::go_on_defending`] has something to do.
-    pub(super) fn due(self, carrier: bool) -> Instant {
-        self.ask_at
-            .filter(|_| carrier)
-            .unwrap_or(self.until)
-            .min(self.until)
-    }
-}
-
 impl Client {
     /// Tells the client that connections may depend on the lease from now on: a claim to its
     /// address is answered by a defence (RFC 5227 2.4), and no more by a DECLINE.
     pub fn mark_in_use(&mut self) {
         if let State::Bound {
-            vigil: Some(vigil), ..
+            watch: Some(watch), ..
         } = &mut self.state
         {
-            vigil.is_in_use = true;
+            watch.is_in_use = true;
         }
     }
 
@@ -121,29 +48,27 @@ impl Client {
             return Ok(());
         }
         let is_watched = self.is_address_watched();
-        let is_concerned = |address| {
-            // A station that probes for an address that is not in use yet would use it as soon as
-            // we do (RFC 5227 2.1.1). Some switches ask each port by unicast after the addresses
-            // behind it, which is no such probe.
-            let is_probe = !arp.is_reply
-                && arp.to_all
-                && arp.sender.1.is_unspecified()
-                && arp.target.1 == address;
-            arp.sender.1 == address || is_probe
-        };
-        let claims = |address| arp.sender.1 == address;
         if let Some(lease) = self
             .lease_at_stake(is_watched)
-            .filter(|lease| is_concerned(lease.address))
+            .filter(|lease| arp.is_concerned_with(lease.address))
             && self.answers_for_all(by, lease)
         {
             let address = lease.address;
-            return if claims(address) {
+            return if arp.sender.1 == address {
                 self.note_proxy_arp(by, address)
             } else {
                 Err(Ignored::NotDhcp)
             };
         }
+        self.handle_claim(arp, is_watched, now)
+    }
+
+    /// Takes in a packet that may claim the address at stake, from a station that does not answer
+    /// for every address.
+    fn handle_claim(&mut self, arp: Arp, is_watched: bool, now: Instant) -> Result<(), Ignored> {
+        let by = arp.sender.0;
+        let is_concerned = |address| arp.is_concerned_with(address);
+        let claims = |address| arp.sender.1 == address;
         match &mut self.state {
             State::Requesting {
                 offer, taken_by, ..
@@ -162,8 +87,8 @@ impl Client {
             // connection yet to be kept. After a rapid commit it is the DECLINE of RFC 4039 3.1.
             State::Bound {
                 held,
-                vigil:
-                    Some(Vigil {
+                watch:
+                    Some(ConflictWatch {
                         announce: true,
                         is_in_use: false,
                         ..
@@ -171,7 +96,7 @@ impl Client {
             } if claims(held.lease.address) => {
                 let old = held.lease.clone();
                 self.decline(old.address, old.server_id, by, now);
-                self.state = self.lose(old, Lost::Conflict { by }, now);
+                self.state = self.lose(old, LossReason::Conflict { by }, now);
             }
             // RFC 5227 2.4: any ARP packet of another station that has our address as its sender's.
             State::Bound { held, .. }
@@ -200,7 +125,7 @@ impl Client {
     /// nothing but an announcement; a station that repeats its claim has the address, or will not
     /// give way.
     ///
-    /// RFC 5227 2.4 (b): an address is defended once in [`DEFEND_INTERVAL`], and given up at the
+    /// RFC 5227 2.4 (b): an address is defended once in `DEFEND_INTERVAL`, and given up at the
     /// next conflict. We confess to counting conflicts with the same station only, lest two forged
     /// frames with two names in them do what one cannot. No DECLINE: the address was ours, and was
     /// in use. If the server offers it again, it is probed as any other, and declined if its owner
@@ -214,13 +139,13 @@ impl Client {
         match held.defence {
             Some(defence) if defence.against == by && defence.counts_from <= now => {
                 let old = held.lease.clone();
-                self.state = self.lose(old, Lost::Conflict { by }, now);
+                self.state = self.lose(old, LossReason::Conflict { by }, now);
             }
             Some(_) => return Err(Ignored::NotDhcp),
             None => {
                 let router = router_to_ask(&held.lease);
                 let counts_from = if router.is_some() {
-                    now + ARP_PATIENCE
+                    now + ARP_TIMEOUT
                 } else {
                     now
                 };
@@ -241,15 +166,15 @@ impl Client {
         match &self.state {
             State::Requesting { offer, .. } => Some(offer),
             State::Probing { lease, .. } => Some(lease),
+            State::Bound { held, .. }
+            | State::Renewing { held, .. }
+            | State::Rebinding { held, .. } => is_watched.then_some(&held.lease),
             State::Init { .. }
             | State::Selecting { .. }
             | State::InitReboot { .. }
             | State::Rebooting { .. }
-            | State::Bound { .. }
-            | State::Renewing { .. }
-            | State::Rebinding { .. }
             | State::Releasing { .. }
-            | State::Stopped => self.held().filter(|_| is_watched).map(|held| &held.lease),
+            | State::Stopped => None,
         }
     }
 
@@ -334,8 +259,8 @@ impl Client {
             let _ = self.note_proxy_arp(by, lease.address);
             self.state = match self.config.probe {
                 Probe::Before(probes @ 1..) => self.probe(lease, probes, now),
-                Probe::Off | Probe::WithRequest | Probe::Before(0) => {
-                    // Its claim may have come after that of an owner, who answers once more.
+                Probe::Before(0) | Probe::WithRequest | Probe::Off => {
+                    // Its claim may have come after that of an owner, which answers once more.
                     self.probe_alongside(lease.address);
                     self.settle(*lease, now)
                 }
@@ -349,14 +274,21 @@ impl Client {
 
     /// Returns when a caller stops waiting whose lease is not in use yet.
     pub(super) fn deadline_of_caller(&self) -> Option<Instant> {
-        if let State::Bound {
-            vigil: Some(vigil), ..
-        } = &self.state
-            && !vigil.is_in_use
-        {
-            vigil.deadline
-        } else {
-            None
+        match &self.state {
+            State::Bound {
+                watch: Some(watch), ..
+            } if !watch.is_in_use => watch.deadline,
+            State::Init { .. }
+            | State::Selecting { .. }
+            | State::Requesting { .. }
+            | State::InitReboot { .. }
+            | State::Rebooting { .. }
+            | State::Probing { .. }
+            | State::Bound { .. }
+            | State::Renewing { .. }
+            | State::Rebinding { .. }
+            | State::Releasing { .. }
+            | State::Stopped => None,
         }
     }
 
@@ -384,9 +316,9 @@ impl Client {
     /// defence.
     fn is_address_watched(&self) -> bool {
         match &self.state {
-            State::Bound { held, vigil } => vigil.is_some() || held.defence.is_some(),
+            State::Bound { held, watch } => watch.is_some() || held.defence.is_some(),
             State::Renewing { held, .. } | State::Rebinding { held, .. } => {
-                self.deaf_at.is_some() || held.defence.is_some()
+                self.stop_listening_at.is_some() || held.defence.is_some()
             }
             State::Init { .. }
             | State::Selecting { .. }
@@ -410,11 +342,4 @@ impl Client {
             State::Releasing { .. } | State::Stopped => None,
         }
     }
-}
-
-/// Returns the router whose station would tell that a claim to the address of this lease is none.
-/// Where it is the DHCP server, that station is known.
-pub(super) fn router_to_ask(lease: &Lease) -> Option<Ipv4Addr> {
-    let first = lease.routers.first().copied();
-    first.filter(|router| *router != lease.server_id || lease.server_mac.is_none())
 }

@@ -1,6 +1,7 @@
-//! When the client needs to hear the network: for as long as it listens, its owner holds a socket.
+//! How long the client needs the network: while it listens, its owner holds a socket.
 
-use super::{Client, State};
+use super::Client;
+use super::state::State;
 use crate::time::Instant;
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Listening {
     No,
-    /// Until [`Client::deaf_at`].
-    ForAWhile,
+    /// Until [`Client::stop_listening_at`].
+    Until,
     /// For as long as the state lasts.
     Yes,
 }
@@ -27,7 +28,7 @@ impl Client {
     pub fn is_listening(&self) -> bool {
         let listening = match self.listening() {
             Listening::No => false,
-            Listening::ForAWhile => self.deaf_at.is_some(),
+            Listening::Until => self.stop_listening_at.is_some(),
             Listening::Yes => true,
         };
         listening || !self.outbox.is_empty() || self.defence().is_some()
@@ -39,40 +40,40 @@ impl Client {
         match &self.state {
             // The carrier's return has to be noticed, for a message waits for it.
             State::Init { .. } | State::InitReboot { .. } if carrier => Listening::No,
-            State::Init { .. } | State::InitReboot { .. } if patient => Listening::ForAWhile,
+            State::Init { .. } | State::InitReboot { .. } if patient => Listening::Until,
             State::Init { .. } | State::InitReboot { .. } => Listening::Yes,
             // The REQUEST for the offer follows within a moment.
             State::Selecting {
                 second_best: Some(_),
                 ..
             } if carrier => Listening::Yes,
-            State::Selecting { .. } if patient => Listening::ForAWhile,
+            State::Selecting { .. } if patient => Listening::Until,
             State::Requesting { .. } | State::Rebooting { .. } | State::Probing { .. }
                 if patient && !carrier =>
             {
-                Listening::ForAWhile
+                Listening::Until
             }
             State::Selecting { .. }
             | State::Requesting { .. }
             | State::Rebooting { .. }
             | State::Probing { .. } => Listening::Yes,
-            State::Bound { vigil: None, .. } => Listening::No,
-            State::Bound { .. } if !carrier => Listening::ForAWhile,
+            State::Bound { watch: None, .. } => Listening::No,
+            State::Bound { .. } if !carrier => Listening::Until,
             State::Bound { .. } | State::Releasing { .. } => Listening::Yes,
-            State::Renewing { .. } | State::Rebinding { .. } => Listening::ForAWhile,
+            State::Renewing { .. } | State::Rebinding { .. } => Listening::Until,
             State::Stopped => Listening::No,
         }
     }
 
     /// Starts to listen for an answer, or for the carrier.
     pub(super) fn listen_on(&mut self, now: Instant) {
-        self.deaf_at = Some(now + ANSWER);
+        self.stop_listening_at = Some(now + ANSWER);
     }
 
     /// Stops listening, without an answer or a carrier: an exchange under way starts anew, on
     /// sockets that are opened for its next message.
     pub(super) fn stop_listening(&mut self, now: Instant) {
-        self.deaf_at = None;
+        self.stop_listening_at = None;
         self.state = match std::mem::replace(&mut self.state, State::Stopped) {
             State::Selecting { exchange, .. } => State::Init { at: exchange.next },
             State::Requesting { .. } => State::Init { at: now },
@@ -82,7 +83,7 @@ impl Client {
                 at: now,
                 address: lease.address,
             },
-            State::Bound { held, .. } => State::Bound { held, vigil: None },
+            State::Bound { held, .. } => State::Bound { held, watch: None },
             state @ (State::Init { .. }
             | State::InitReboot { .. }
             | State::Renewing { .. }

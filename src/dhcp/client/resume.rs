@@ -1,22 +1,25 @@
-//! From a client to what it has to remember, and back.
+//! From a client to its snapshot, and back.
 
-use super::{Client, Held, State};
-use crate::dhcp::allowance::Allowance;
+use super::Client;
+use super::state::{Held, State};
+use crate::dhcp::config::Config;
+use crate::dhcp::event::LossReason;
 use crate::dhcp::exchange::{Exchange, Search};
-use crate::dhcp::{Config, Lost, Phase, Rest};
+use crate::dhcp::message_rate::message_rate;
+use crate::dhcp::snapshot::{Phase, Snapshot};
 use crate::time::Instant;
 use std::net::Ipv4Addr;
 
 impl Client {
-    /// What to remember if nobody were to listen from now on; a client that is
-    /// [resumed](Self::resume) with it does and says the same at the same times. `None` while
-    /// somebody waits, while an answer decides what the next step is (REQUESTING, REBOOTING,
+    /// Returns a snapshot from which another client can [resume](Self::resume), which then does and
+    /// sends the same at the same times as this one. `None` while
+    /// a caller waits, while an answer decides what the next step is (REQUESTING, REBOOTING,
     /// PROBING, RELEASING), and after the end.
     ///
     /// While the client is [listening](Self::is_listening) something would be missed, though
-    /// nothing that is not asked for again; what is still to be handed out is not in it. Nor is it
-    /// remembered that there was no carrier: who resumes the client tells it.
-    pub fn rest(&self) -> Option<Rest> {
+    /// nothing that is not asked for again; what is still to be polled is not in it. Nor is the
+    /// state of the carrier: tell the resumed client ([`Self::handle_carrier`]).
+    pub fn suspend(&self) -> Option<Snapshot> {
         if self.search.deadline.is_some() {
             return None;
         }
@@ -71,7 +74,7 @@ impl Client {
                     next,
                 }
             }
-            // Who had no carrier to ask with since T1 is as far as it was before.
+            // Without a carrier since T1 nothing was asked, and the lease is as it was before.
             State::Bound { held, .. }
             | State::Renewing { held, .. }
             | State::Rebinding { held, .. } => Phase::Bound {
@@ -84,30 +87,30 @@ impl Client {
             }
             State::Releasing { .. } | State::Stopped => return None,
         };
-        let (setbacks, plainness, whole_at) =
-            (self.setbacks, self.plainness, self.allowance.is_whole_at());
-        Some(Rest {
+        let (failures, plainness, whole_at) = (self.failures, self.plainness, self.rate.full_at());
+        Some(Snapshot {
             phase,
-            setbacks,
+            failures,
             plainness,
             whole_at,
         })
     }
 
-    /// A client that goes on where another one [rested](Self::rest), since the machine booted, with
-    /// what is due by now. Nobody waits, so [`Config::deadline`] has no meaning here.
+    /// Makes a client that goes on from the [snapshot](Self::suspend) of another one, taken since
+    /// the machine booted, with what is due by now. No caller waits, so [`Config::deadline`] has no
+    /// meaning here.
     ///
     /// A lease that has run out meanwhile is told ([`Event::Lost`](crate::dhcp::Event::Lost)). RFC
-    /// 2131 4.4.5 has a client go to INIT then; but who was away is in the place of one that was
+    /// 2131 4.4.5 has a client go to INIT then; but a client that was away is like one that was
     /// rebooted, so the address is asked for as by [`Client::reboot`] (RFC 2131 4.4.2), for its
     /// server may well keep it for us.
-    pub fn resume(config: Config, rest: Rest, seed: u64, now: Instant) -> Self {
-        let Rest {
+    pub fn resume(config: Config, snapshot: Snapshot, seed: u64, now: Instant) -> Self {
+        let Snapshot {
             phase,
-            setbacks,
+            failures,
             plainness,
             whole_at,
-        } = rest.within_reason(now);
+        } = snapshot.within_reason(now);
         let mut client = Self::start(
             Config {
                 deadline: None,
@@ -117,21 +120,16 @@ impl Client {
             seed,
             now,
         );
-        (client.setbacks, client.plainness, client.allowance) =
-            (setbacks, plainness, Allowance::whole_at(whole_at));
+        (client.failures, client.plainness, client.rate) =
+            (failures, plainness, message_rate(whole_at));
         client.state = match phase {
             Phase::Bound {
                 lease,
                 renew_at,
                 rebind_at,
             } => State::Bound {
-                held: Held {
-                    lease,
-                    renew_at,
-                    rebind_at,
-                    defence: None,
-                },
-                vigil: None,
+                held: Held::undefended(lease, renew_at, rebind_at),
+                watch: None,
             },
             Phase::Renewing {
                 lease,
@@ -142,12 +140,7 @@ impl Client {
                 let exchange = Exchange::of_before(client.backoff.xid(), next);
                 State::Renewing {
                     exchange,
-                    held: Held {
-                        lease,
-                        renew_at,
-                        rebind_at,
-                        defence: None,
-                    },
+                    held: Held::undefended(lease, renew_at, rebind_at),
                 }
             }
             Phase::Rebinding {
@@ -159,12 +152,7 @@ impl Client {
                 let exchange = Exchange::of_before(client.backoff.xid(), next);
                 State::Rebinding {
                     exchange,
-                    held: Held {
-                        lease,
-                        renew_at,
-                        rebind_at,
-                        defence: None,
-                    },
+                    held: Held::undefended(lease, renew_at, rebind_at),
                 }
             }
             Phase::Init {
@@ -194,7 +182,7 @@ impl Client {
                 if held.expires_at() <= now =>
             {
                 let address = held.lease.address;
-                self.lose(held.lease, Lost::Expired, now);
+                self.lose(held.lease, LossReason::Expired, now);
                 State::InitReboot { at: now, address }
             }
             state @ (State::Init { .. }

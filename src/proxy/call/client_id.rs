@@ -6,9 +6,9 @@ use std::path::Path;
 
 use siphasher::sip::SipHasher24;
 
+use crate::mac::Mac;
 use crate::proxy::config::ClientId;
 use crate::proxy::error::StartError;
-use crate::proxy::key::Mac;
 
 /// Where systemd and others keep what tells one machine from all others (machine-id(5)).
 const MACHINE_ID: &str = "/etc/machine-id";

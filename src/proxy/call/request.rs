@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::rc::Rc;
 
+use crate::mac::Mac;
 use crate::proxy::call::client_id::ClientIdentity;
 use crate::proxy::error::BadRequest;
-use crate::proxy::key::{ContainerNames, LeaseKey, Mac};
+use crate::proxy::key::{ContainerNames, LeaseKey};
 use crate::rpc::wire::NetworkConfig;
 
 /// A Setup whose form is right; whether its interfaces exist is asked next.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::dhcp::Mac;
+use crate::mac::Mac;
 use crate::time::Instant;
 
 /// As many stations are remembered; the oldest is forgotten.
@@ -68,7 +68,10 @@ mod tests {
     fn the_kernel_is_asked_once_for_each_station() {
         let (mut claimants, mut questions) = (Claimants::default(), 0);
         for frame in 0..1000 {
-            for (station, verdict) in [([2, 0, 0, 0, 0, 1], true), ([2, 0, 0, 0, 0, 2], false)] {
+            for (station, verdict) in [
+                (Mac([2, 0, 0, 0, 0, 1]), true),
+                (Mac([2, 0, 0, 0, 0, 2]), false),
+            ] {
                 let ask = || {
                     questions += 1;
                     verdict
@@ -84,7 +87,7 @@ mod tests {
         let (mut claimants, mut questions) = (Claimants::default(), 0);
         for frame in 0..10_000_u64 {
             let [.., a, b] = frame.to_be_bytes();
-            claimants.is_containers([2, 0, 0, 0, a, b], at(frame), || {
+            claimants.is_containers(Mac([2, 0, 0, 0, a, b]), at(frame), || {
                 questions += 1;
                 false
             });
@@ -95,7 +98,7 @@ mod tests {
             (REMEMBERED, QUESTIONS)
         );
         assert!(
-            !claimants.is_containers([9; 6], at(11_000), || false),
+            !claimants.is_containers(Mac([9; 6]), at(11_000), || false),
             "and the next station is heard again"
         );
     }

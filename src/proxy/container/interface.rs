@@ -14,9 +14,9 @@ use crate::rt::{self};
 use super::claimants::Claimants;
 use super::parent::Parent;
 use super::sockets::{ExchangeSockets, LinkState};
+use crate::mac::Mac;
 use crate::proxy::call::request::Request;
 use crate::proxy::error::{BadRequest, Error};
-use crate::proxy::key::Mac;
 
 /// An interface in a network namespace, by what stays the same for as long as it is that one. It
 /// holds nothing open, for a descriptor would keep a container's namespace alive.
@@ -155,7 +155,8 @@ impl ContainerInterface {
         let Some((station, address)) = raw::arp_sender(frame) else {
             return false;
         };
-        if station == request.key.mac.0 || at_stake != Some(address) {
+        let station = Mac(station);
+        if station == request.key.mac || at_stake != Some(address) {
             return false;
         }
         let links = || -> Result<Vec<Link>, Unreachable> {
@@ -165,14 +166,11 @@ impl ContainerInterface {
                 .map_err(looking_for("the container's interfaces"))?)
         };
         claimants.is_containers(station, rt::now(), || match links() {
-            Ok(links) => links.iter().any(|link| link.mac == Some(station)),
+            Ok(links) => links.iter().any(|link| link.mac == Some(station.0)),
             // A good address that is declined is lost to the network for a while; one that is not
             // is asked after again at the next renewal.
             Err(error) => {
-                log::warn!(
-                    "taking no notice of {}, which claims {address}: {error}",
-                    Mac(station)
-                );
+                log::warn!("taking no notice of {station}, which claims {address}: {error}");
                 true
             }
         })

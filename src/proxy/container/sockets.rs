@@ -9,13 +9,13 @@ use nix::libc;
 use rustix::event::epoll;
 
 use crate::dhcp::{self, Transmit};
+use crate::mac::Mac;
 use crate::net::link::Link;
 use crate::net::monitor::{Monitor, News};
 use crate::net::netns::Netns;
 use crate::net::raw::RawSocket;
 use crate::net::udp::Port;
 use crate::proxy::error::Error;
-use crate::proxy::key::Mac;
 use crate::rt::{self, Watched};
 use crate::time::Instant;
 
@@ -137,7 +137,7 @@ impl ExchangeSockets {
         transmit: Transmit,
         bytes: &[u8],
         mac: Mac,
-        peer: Option<dhcp::Mac>,
+        peer: Option<Mac>,
     ) -> io::Result<()> {
         match (transmit, &self.port, peer) {
             (Transmit::Frame, ..) => self.receiver.get_ref().packets.send(bytes),
@@ -158,7 +158,7 @@ impl ExchangeSockets {
                 Some(peer),
             ) => self.receiver.get_ref().packets.send(&dhcp::frame(
                 bytes,
-                (mac.0, source),
+                (mac, source),
                 (peer, destination),
             )),
             (Transmit::Datagram { .. }, None, None) => Err(io::ErrorKind::AddrInUse.into()),

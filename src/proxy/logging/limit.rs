@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
+use crate::rate::RateLimit;
 use crate::time::Instant;
 
 /// Lines that may follow each other at once: a host that starts has a thousand containers with a
 /// line each.
 const BURST: u32 = 1000;
-/// Beyond them, ten a second.
-const EACH: Duration = Duration::from_millis(100);
+/// The distance of those beyond them: ten a second.
+const INTERVAL: Duration = Duration::from_millis(100);
 /// Places that are counted each by itself. Those beyond share a bucket.
 const SITES: usize = 256;
 
@@ -27,8 +28,7 @@ pub(super) struct Limiter {
 #[derive(Debug)]
 struct Bucket {
     site: Site,
-    /// When it is full again.
-    whole_at: Instant,
+    rate: RateLimit,
     suppressed: u64,
 }
 
@@ -38,7 +38,7 @@ impl Limiter {
         let bucket = self.bucket(site, now);
         let passes = bucket.has_token(now);
         if passes {
-            bucket.whole_at = bucket.whole_at.max(now) + EACH;
+            bucket.rate.take(now);
         } else {
             bucket.suppressed = bucket.suppressed.saturating_add(1);
         }
@@ -60,7 +60,7 @@ impl Limiter {
         let mut found = place(&self.buckets, site);
         if found.is_none() && self.buckets.len() >= SITES {
             self.buckets
-                .retain(|bucket| bucket.whole_at > now || bucket.suppressed > 0);
+                .retain(|bucket| bucket.rate.full_at() > now || bucket.suppressed > 0);
             if self.buckets.len() >= SITES {
                 site = ELSEWHERE;
                 found = place(&self.buckets, site);
@@ -69,7 +69,7 @@ impl Limiter {
         let index = found.unwrap_or_else(|| {
             self.buckets.push(Bucket {
                 site,
-                whole_at: now,
+                rate: RateLimit::new(BURST, INTERVAL),
                 suppressed: 0,
             });
             self.buckets.len() - 1
@@ -80,7 +80,7 @@ impl Limiter {
 
 impl Bucket {
     fn has_token(&self, now: Instant) -> bool {
-        self.whole_at - now <= EACH * (BURST - 1)
+        self.rate.available_at(1) <= now
     }
 }
 

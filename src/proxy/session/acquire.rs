@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::{Next, Session, SessionContext, seed};
-use crate::dhcp::{self, Client, Event, Lost};
+use crate::dhcp::{self, Client, Event, LossReason};
 use crate::proxy::call::request::Request;
 use crate::proxy::container::applied::Applied;
 use crate::proxy::container::interface::ContainerInterface;
@@ -98,7 +98,7 @@ impl Session {
                 // The client goes on until its deadline.
                 Event::Lost {
                     old,
-                    why: why @ Lost::Conflict { .. },
+                    why: why @ LossReason::Conflict { .. },
                 } => self.lose(&old, &why),
                 Event::GaveUp(why) => return Err(self.no_answer(why)),
                 event if self.remark(&event) => {}
@@ -108,7 +108,7 @@ impl Session {
         }
     }
 
-    fn no_answer(&self, why: dhcp::Why) -> Error {
+    fn no_answer(&self, why: dhcp::AcquireError) -> Error {
         let waiting = self.waiting.as_ref();
         Error::NoAnswer {
             interface: self.request.container_interface.clone(),

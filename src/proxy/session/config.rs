@@ -4,7 +4,6 @@
 use super::{Session, SessionContext};
 use crate::dhcp::{self, Event, Plainness};
 use crate::proxy::call::request::Request;
-use crate::proxy::key::Mac;
 use crate::proxy::session::log_text;
 
 impl SessionContext {
@@ -22,8 +21,8 @@ impl SessionContext {
             servers: settings.servers.clone(),
             denied_servers: settings.denied_servers.clone(),
             plainness: history.plainness(&request.host_interface, request.key.mac),
-            proxy_arp: proxy_arp.into_iter().map(|Mac(station)| station).collect(),
-            ..dhcp::Config::new(request.key.mac.0, std::mem::take(&mut request.client_id))
+            proxy_arp,
+            ..dhcp::Config::new(request.key.mac, std::mem::take(&mut request.client_id))
         }
     }
 }
@@ -42,7 +41,7 @@ impl Session {
                     .context
                     .history
                     .borrow_mut()
-                    .note_proxy_arp(network, Mac(*by)) =>
+                    .note_proxy_arp(network, *by) =>
             {
                 log::debug!("{self}: {remark}");
             }

@@ -1,6 +1,6 @@
 //! A lease on the link of its container: put there, kept right, and taken off.
 
-use crate::dhcp::{self, Lost};
+use crate::dhcp::{self, LossReason};
 use crate::proxy::call::reply;
 use crate::proxy::container::applied::Applied;
 use crate::proxy::container::interface::Unreachable;
@@ -32,7 +32,7 @@ impl Session {
     }
 
     /// No lease in place of the one that was there.
-    pub(super) fn lose(&mut self, old: &dhcp::Lease, why: &Lost) {
+    pub(super) fn lose(&mut self, old: &dhcp::Lease, why: &LossReason) {
         log::warn!(
             "{self}: lost the lease of {}: {}; looking for another",
             old.address,

@@ -2,11 +2,9 @@
 
 use std::fmt;
 
-use crate::dhcp::{Event, Lease, Lost, Route};
+use crate::dhcp::{Event, Lease, LossReason, StaticRoute};
 
 use std::time::Duration;
-
-use crate::proxy::key::Mac;
 
 /// A lease in a few words.
 pub(crate) struct Brief<'a>(pub(crate) &'a Lease);
@@ -32,21 +30,21 @@ impl fmt::Display for Brief<'_> {
 }
 
 /// Why a lease was lost, in a few words.
-pub(crate) struct LostBy<'a>(pub(crate) &'a Lost);
+pub(crate) struct LostBy<'a>(pub(crate) &'a LossReason);
 
 impl fmt::Display for LostBy<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Lost::Expired => write!(f, "nobody extended it in time"),
-            Lost::Refused {
+            LossReason::Expired => write!(f, "nobody extended it in time"),
+            LossReason::Refused {
                 server,
                 message: None,
             } => write!(f, "refused by {server}"),
-            Lost::Refused {
+            LossReason::Refused {
                 server,
                 message: Some(message),
             } => write!(f, "refused by {server}: {message}"),
-            Lost::Conflict { by } => write!(f, "{} uses that address", Mac(*by)),
+            LossReason::Conflict { by } => write!(f, "{by} uses that address"),
         }
     }
 }
@@ -60,20 +58,18 @@ pub(crate) fn remark(event: &Event) -> Option<String> {
             by,
         } => Some(format!(
             "declined {address} from {server}: {}",
-            LostBy(&Lost::Conflict { by: *by })
+            LostBy(&LossReason::Conflict { by: *by })
         )),
         Event::Unusable { server, values } => Some(format!(
             "ignoring {} from {server}: not usable here",
             list(values)
         )),
         Event::Contested { address, by } => Some(format!(
-            "{} claims {address}, which is in use here: announced it, and gives it up if the claim is repeated in 10 s",
-            Mac(*by)
+            "{by} claims {address}, which is in use here: announced it, and gives it up if the claim is repeated in 10 s"
         )),
         Event::ProxyArp { address, by } => Some(format!(
-            "{} answers ARP for {address}: it is the DHCP server's or the router's station, or has claimed another address \
-             before, so it is taken for proxy ARP and the address is used (--arp-probe 0: never ask)",
-            Mac(*by)
+            "{by} answers ARP for {address}: it is the DHCP server's or the router's station, or has claimed another address \
+             before, so it is taken for proxy ARP and the address is used (--arp-probe 0: never ask)"
         )),
         Event::NoLeaseTime { server, assumed } => {
             let assumed = assumed.as_ref().map(Duration::as_secs);
@@ -128,11 +124,11 @@ fn list(items: impl IntoIterator<Item: fmt::Display>) -> String {
     }
 }
 
-struct DisplayRoute<'a>(&'a Route);
+struct DisplayRoute<'a>(&'a StaticRoute);
 
 impl fmt::Display for DisplayRoute<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Route {
+        let StaticRoute {
             destination,
             prefix_len,
             gateway,
@@ -174,12 +170,12 @@ mod tests {
             "default router 10.0.0.1 -> none"
         );
         let destination = Ipv4Addr::new(10, 9, 0, 0);
-        let on_link = Route {
+        let on_link = StaticRoute {
             destination,
             prefix_len: 16,
             gateway: None,
         };
-        let far = Route {
+        let far = StaticRoute {
             gateway: Some(Ipv4Addr::new(10, 0, 0, 9)),
             ..on_link
         };

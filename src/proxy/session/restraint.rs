@@ -2,33 +2,35 @@
 
 use std::time::Duration;
 
+use crate::rate::RateLimit;
 use crate::time::Instant;
 
 /// Frames and link changes that are handled as they come. An exchange has some ten.
 const BURST: u32 = 100;
 /// The least time from one to the next after that. The kernel's queue holds some hundreds
 /// meanwhile, and drops the rest.
-const GAP: Duration = Duration::from_millis(5);
+const INTERVAL: Duration = Duration::from_millis(5);
 
 /// A token bucket for what a session hears, so that a flood at one interface leaves the thread to
 /// the other leases.
-#[derive(Debug, Default)]
-pub(super) struct HearingRate {
-    /// When the bucket will be full again, as time since boot.
-    full_at: Duration,
+#[derive(Debug)]
+pub(super) struct HearingRate(RateLimit);
+
+impl Default for HearingRate {
+    fn default() -> Self {
+        Self(RateLimit::new(BURST, INTERVAL))
+    }
 }
 
 impl HearingRate {
     /// Counts something that was heard.
     pub(super) fn count(&mut self, now: Instant) {
-        self.full_at = self.full_at.max(now.since_boot()) + GAP;
+        self.0.take(now);
     }
 
     /// Returns the time to wait before more is heard, mostly none.
     pub(super) fn pause(&self, now: Instant) -> Duration {
-        self.full_at
-            .saturating_sub(now.since_boot())
-            .saturating_sub(GAP * (BURST - 1))
+        self.0.available_at(1) - now
     }
 }
 
@@ -82,8 +84,8 @@ mod tests {
             assert_eq!(rate.pause(at(0)), Duration::ZERO);
             rate.count(at(0));
         }
-        assert_eq!(rate.pause(at(0)), GAP);
-        assert_eq!(rate.pause(at(3)), GAP - Duration::from_millis(3));
+        assert_eq!(rate.pause(at(0)), INTERVAL);
+        assert_eq!(rate.pause(at(3)), INTERVAL - Duration::from_millis(3));
 
         // However much there is to be heard, in a second it is two hundred.
         let (mut now, mut heard) = (at(0), 0);

@@ -90,7 +90,7 @@ impl Session {
 
     /// How to go on with it later; none while that cannot be said.
     pub(crate) fn record(&self) -> Option<Record> {
-        let rest = self.client.rest()?;
+        let rest = self.client.suspend()?;
         let now = rt::now();
         // A client that has nothing to send before T1 needs no carrier until then.
         let has_time =

@@ -11,7 +11,8 @@ use std::rc::Rc;
 use siphasher::sip::SipHasher24;
 
 use crate::dhcp::Plainness;
-use crate::proxy::key::{ContainerNames, Mac};
+use crate::mac::Mac;
+use crate::proxy::key::ContainerNames;
 use crate::proxy::store::directory::StateDirectory;
 use crate::proxy::store::oddities::Oddities;
 use crate::rt;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::dhcp::Plainness;
 use crate::time::Instant;
 
-use crate::proxy::key::Mac;
+use crate::mac::Mac;
 
 /// Networks that are known at most, and stations of each.
 const NETWORKS: usize = 64;

@@ -14,14 +14,15 @@ use std::time::Duration;
 
 use futures_lite::future::yield_now;
 
+use crate::mac::Mac;
 use crate::net::link::Address;
 use crate::net::netlink::Netlink;
 use crate::net::netns::{Netns, NetnsId};
 use crate::proxy::call::request::{OPTION_MAX, Request};
 use crate::proxy::container::applied::Applied;
 use crate::proxy::container::interface::{ContainerInterface, looking_for, netlink_in};
-use crate::proxy::error::Error;
-use crate::proxy::key::{LeaseKey, Mac};
+use crate::proxy::error::{BadRequest, Error};
+use crate::proxy::key::LeaseKey;
 use crate::proxy::store::record::Record;
 use crate::rpc::Lease;
 use crate::rt;
@@ -229,7 +230,7 @@ fn request_for(
         .and_then(|(index, host)| host.link_by_index(index).ok().flatten());
     Ok(Request {
         key: LeaseKey {
-            mac: Mac::parse(&lease.mac_address)?,
+            mac: Mac::parse(&lease.mac_address).map_err(BadRequest::from)?,
             netns: Rc::clone(&seen.netns),
             interface: seen.interface.as_str().into(),
         },

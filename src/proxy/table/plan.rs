@@ -14,7 +14,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::proxy::key::{DhcpServer, LeaseKey, Mac};
+use crate::mac::Mac;
+use crate::proxy::key::{DhcpServer, LeaseKey};
 use crate::proxy::store::journal::Trust;
 use crate::time::Instant;
 

@@ -1,38 +1,33 @@
-//! The pace of what nobody waits for: what is due in many leases at once is done one after the
-//! other.
+//! The rate of renewals that no caller waits for: those that are due at once are spread over time.
 
 use std::cell::Cell;
 use std::time::Duration;
 
+use crate::rate::RateLimit;
 use crate::time::Instant;
 
-/// So many may go at once, for each moment costs a process that was woken for them.
+/// Renewals that start at once, for each moment costs a process that was woken for them.
 const BURST: u32 = 20;
-/// From one turn to the next after that. Together no more than 50 go within a second: leases that
-/// were made together, by a host that starts, come due together.
-const GAP: Duration = Duration::from_millis(34);
+/// The distance of the later ones. Together no more than 50 start within a second: leases that were
+/// made together, by a host that starts, come due together.
+const INTERVAL: Duration = Duration::from_millis(34);
 
-/// Who may go when.
+/// A token bucket, one token for each renewal.
 #[derive(Debug)]
-pub(crate) struct RenewalRate {
-    /// When all who have gone would have gone, had they gone one by one.
-    all_gone: Cell<Instant>,
-}
+pub(crate) struct RenewalRate(Cell<RateLimit>);
 
 impl RenewalRate {
-    /// Nobody has gone yet.
+    /// Makes a bucket that is full.
     pub(crate) fn new() -> Self {
-        Self {
-            all_gone: Cell::new(Instant::from_boot(Duration::ZERO)),
-        }
+        Self(Cell::new(RateLimit::new(BURST, INTERVAL)))
     }
 
-    /// Takes the next turn, which is now where not many have gone shortly before.
+    /// Takes the next turn, which is `now` unless many were taken shortly before.
     pub(crate) fn turn(&self, now: Instant) -> Instant {
-        let one_by_one = self.all_gone.get().max(now);
-        self.all_gone.set(one_by_one + GAP);
-        let ahead = GAP * (BURST - 1);
-        now + (one_by_one - now).saturating_sub(ahead)
+        let mut rate = self.0.get();
+        let turn = rate.reserve(now);
+        self.0.set(rate);
+        turn
     }
 }
 
@@ -66,7 +61,7 @@ mod tests {
                 .count();
             assert!(within <= 50, "{within} from the {index}th on");
         }
-        // Who comes when all have gone need not wait.
+        // A later renewal need not wait.
         assert_eq!(pace.turn(at(60_000)), at(60_000));
     }
 }

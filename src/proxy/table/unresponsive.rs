@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::time::Instant;
 
-use crate::proxy::key::{DhcpServer, Mac};
+use crate::mac::Mac;
+use crate::proxy::key::DhcpServer;
 
 /// A server that has not answered for so long is under suspicion; on a LAN it takes milliseconds.
 const SUSPICION: Duration = Duration::from_secs(1);

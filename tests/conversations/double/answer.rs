@@ -19,7 +19,7 @@ pub struct Answer {
 
 fn answer(message_type: MessageType, options: &[DhcpOption]) -> Answer {
     let mut message = Message::default();
-    message.set_opcode(Opcode::BootReply).set_chaddr(&MAC);
+    message.set_opcode(Opcode::BootReply).set_chaddr(&MAC.0);
     let answer = Answer {
         message,
         late: false,
@@ -123,8 +123,8 @@ impl Answer {
 pub fn server_frame(payload: &[u8], from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
     let mut bytes = vec![0; 14 + 20 + 8 + payload.len()];
     let mut frame = EthernetFrame::new_unchecked(&mut bytes[..]);
-    frame.set_src_addr(EthernetAddress(SERVER_MAC));
-    frame.set_dst_addr(EthernetAddress(MAC));
+    frame.set_src_addr(EthernetAddress(SERVER_MAC.0));
+    frame.set_dst_addr(EthernetAddress(MAC.0));
     frame.set_ethertype(EthernetProtocol::Ipv4);
     let mut ip = Ipv4Packet::new_unchecked(frame.payload_mut());
     ip.set_version(4);
@@ -154,34 +154,38 @@ pub fn arp_reply_to_another(address: Ipv4Addr, at: Mac) -> Vec<u8> {
     arp(
         ArpOperation::Reply,
         (at, address),
-        ([2, 0, 0, 0, 0, 0x33], NOBODY),
+        (Mac([2, 0, 0, 0, 0, 0x33]), NOBODY),
     )
 }
 
 /// The station `at`, which has no address yet, asks all whether they have this one.
 pub fn arp_probe(address: Ipv4Addr, at: Mac) -> Vec<u8> {
     let mut frame = arp_probe_by_unicast(address, at);
-    frame[..6].copy_from_slice(&BROADCAST_MAC);
+    frame[..6].copy_from_slice(&BROADCAST_MAC.0);
     frame
 }
 
 /// The same, and asks us alone.
 pub fn arp_probe_by_unicast(address: Ipv4Addr, at: Mac) -> Vec<u8> {
-    arp(ArpOperation::Request, (at, NOBODY), ([0; 6], address))
+    arp(
+        ArpOperation::Request,
+        (at, NOBODY),
+        (Mac::UNSPECIFIED, address),
+    )
 }
 
 fn arp(operation: ArpOperation, sender: (Mac, Ipv4Addr), target: (Mac, Ipv4Addr)) -> Vec<u8> {
     let packet = ArpRepr::EthernetIpv4 {
         operation,
-        source_hardware_addr: EthernetAddress(sender.0),
+        source_hardware_addr: EthernetAddress(sender.0.0),
         source_protocol_addr: sender.1,
-        target_hardware_addr: EthernetAddress(target.0),
+        target_hardware_addr: EthernetAddress(target.0.0),
         target_protocol_addr: target.1,
     };
     let mut bytes = vec![0; 14 + 28];
     let mut frame = EthernetFrame::new_unchecked(&mut bytes[..]);
-    frame.set_src_addr(EthernetAddress(sender.0));
-    frame.set_dst_addr(EthernetAddress(MAC));
+    frame.set_src_addr(EthernetAddress(sender.0.0));
+    frame.set_dst_addr(EthernetAddress(MAC.0));
     frame.set_ethertype(EthernetProtocol::Arp);
     packet.emit(&mut ArpPacket::new_unchecked(frame.payload_mut()));
     bytes

@@ -150,7 +150,7 @@ impl Said {
             ),
             Transmit::Frame => {
                 let frame = EthernetFrame::new_checked(bytes).unwrap();
-                assert_eq!(frame.src_addr().0, MAC);
+                assert_eq!(frame.src_addr().0, MAC.0);
                 if frame.ethertype() == EthernetProtocol::Arp {
                     return (Self::read_arp(&frame), None);
                 }
@@ -162,7 +162,7 @@ impl Said {
                     udp.checksum() != 0
                         && udp.verify_checksum(&ip.src_addr().into(), &ip.dst_addr().into())
                 );
-                let to = frame.dst_addr().0;
+                let to = Mac(frame.dst_addr().0);
                 (
                     udp.payload().to_vec(),
                     Path::Frame {
@@ -177,7 +177,7 @@ impl Said {
         let message = Message::decode(&mut Decoder::new(&payload)).unwrap();
         let what = message.opts().msg_type().unwrap();
         assert_eq!(message.opcode(), Opcode::BootRequest);
-        assert_eq!(message.chaddr(), MAC);
+        assert_eq!(message.chaddr(), MAC.0);
         assert_eq!(
             (message.yiaddr(), message.siaddr(), message.giaddr()),
             (NOBODY, NOBODY, NOBODY)
@@ -233,9 +233,9 @@ impl Said {
         };
         assert_eq!(
             (operation, source_hardware_addr.0),
-            (ArpOperation::Request, MAC)
+            (ArpOperation::Request, MAC.0)
         );
-        assert_eq!(frame.dst_addr().0, BROADCAST_MAC);
+        assert_eq!(frame.dst_addr().0, BROADCAST_MAC.0);
         said(
             &format!("who has {target_protocol_addr}"),
             source_protocol_addr,

@@ -165,7 +165,7 @@ fn routes(lease: &Lease, index: u32, metric: u32) -> Vec<Route> {
         .partition(|route| route.gateway.is_none());
     link.into_iter()
         .chain(far)
-        .map(|to: &dhcp::Route| route(to.destination, to.prefix_len, to.gateway))
+        .map(|to: &dhcp::StaticRoute| route(to.destination, to.prefix_len, to.gateway))
         .collect()
 }
 

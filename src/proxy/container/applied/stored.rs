@@ -143,13 +143,13 @@ impl StoredRoute {
     }
 }
 
-impl From<&dhcp::Route> for StoredRoute {
-    fn from(route: &dhcp::Route) -> Self {
+impl From<&dhcp::StaticRoute> for StoredRoute {
+    fn from(route: &dhcp::StaticRoute) -> Self {
         Self::new((route.destination, route.prefix_len), route.gateway, 0)
     }
 }
 
-impl TryFrom<&StoredRoute> for dhcp::Route {
+impl TryFrom<&StoredRoute> for dhcp::StaticRoute {
     type Error = ();
 
     fn try_from(stored: &StoredRoute) -> Result<Self, ()> {

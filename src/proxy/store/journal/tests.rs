@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use futures_lite::future::{poll_once, yield_now};
 
 use super::*;
-use crate::proxy::key::Mac;
+use crate::mac::Mac;
 
 fn key(number: u8) -> LeaseKey {
     let netns = Path::new("/run/netns/a").into();

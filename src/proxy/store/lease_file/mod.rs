@@ -28,7 +28,7 @@ use crate::rpc::Lease;
 use crate::rt;
 use crate::time::Instant;
 
-use crate::proxy::key::Mac;
+use crate::mac::Mac;
 use crate::proxy::store::directory::{Directory, StateDirectory};
 use crate::proxy::store::record::{EncodedRecord, FormerLease, Record, StoredRecord};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::number::millis;
 use super::phase::StoredLease;
 use super::{NEVER, Record, reason};
-use crate::dhcp::{self, Phase, Plainness, Rest};
+use crate::dhcp::{self, Phase, Plainness, Snapshot};
 use crate::proxy::call::request::Request;
 use crate::proxy::container::applied::Applied;
 use crate::proxy::container::interface::ContainerInterface;
@@ -57,9 +57,9 @@ impl Record {
                 next: now,
             }
         };
-        let snapshot = Rest {
+        let snapshot = Snapshot {
             phase,
-            setbacks: 0,
+            failures: 0,
             // Its server is known to answer netavark's messages.
             plainness: Plainness::LikeNetavark,
             whole_at: Instant::from_boot(Duration::ZERO),
@@ -67,7 +67,7 @@ impl Record {
         let (request, _) = container;
         let config = dhcp::Config {
             host_name: request.host_name.clone(),
-            ..dhcp::Config::new(request.key.mac.0, request.client_id.clone())
+            ..dhcp::Config::new(request.key.mac, request.client_id.clone())
         };
         Some(Self::resting(container, &config, snapshot, applied, None))
     }

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::dhcp::{self, Phase, Rest};
+use crate::dhcp::{self, Phase, Snapshot};
 use crate::rpc::wire::Lease;
 use crate::time::Instant;
 
@@ -13,7 +13,7 @@ use crate::proxy::call::reply;
 use crate::proxy::call::request::Request;
 use crate::proxy::container::applied::Applied;
 use crate::proxy::container::interface::ContainerInterface;
-use crate::proxy::key::{ContainerNames, DhcpServer, LeaseKey, Mac};
+use crate::proxy::key::{ContainerNames, DhcpServer, LeaseKey};
 
 pub(crate) use stored::{EncodedRecord, FormerLease, StoredRecord};
 
@@ -57,7 +57,7 @@ pub(crate) enum State {
     Intent,
     /// A lease is held, or looked for again after a loss.
     Held {
-        snapshot: Rest,
+        snapshot: Snapshot,
         /// The time to renew it where that is not the client's own: its server does not answer
         /// other clients.
         deferred_until: Option<Instant>,
@@ -67,7 +67,7 @@ pub(crate) enum State {
     /// A Teardown is under way.
     Ending {
         /// What is to be released, in BOUND, or in INIT where there is no lease.
-        snapshot: Rest,
+        snapshot: Snapshot,
         /// As in [`Held`](Self::Held).
         silent_since: Option<Instant>,
     },
@@ -113,7 +113,7 @@ impl Record {
     pub(crate) fn resting(
         (request, interface): (&Request, &ContainerInterface),
         config: &dhcp::Config,
-        snapshot: Rest,
+        snapshot: Snapshot,
         applied: &Applied,
         look: Option<Look>,
     ) -> Self {
@@ -268,7 +268,7 @@ impl Record {
         Some(DhcpServer {
             network: self.request.host_interface.clone(),
             address: lease.server_id,
-            station: lease.server_mac.map(Mac),
+            station: lease.server_mac,
         })
     }
 
@@ -330,7 +330,7 @@ impl Record {
         let lease = match &self.state {
             State::Held {
                 snapshot:
-                    Rest {
+                    Snapshot {
                         phase: Phase::Bound { lease, .. },
                         ..
                     },
@@ -348,7 +348,7 @@ impl Record {
         match &self.state {
             State::Held {
                 snapshot:
-                    Rest {
+                    Snapshot {
                         phase: Phase::Bound { .. } | Phase::Renewing { .. },
                         ..
                     },
@@ -398,7 +398,7 @@ impl Record {
         }
     }
 
-    fn snapshot(&self) -> Option<&Rest> {
+    fn snapshot(&self) -> Option<&Snapshot> {
         match &self.state {
             State::Intent => None,
             State::Held { snapshot, .. } | State::Ending { snapshot, .. } => Some(snapshot),
@@ -408,7 +408,7 @@ impl Record {
 
 /// Returns the deferral that has a client woken `at` that time, `None` where it is woken then
 /// anyway.
-fn deferral(snapshot: &Rest, at: Instant) -> Option<Instant> {
+fn deferral(snapshot: &Snapshot, at: Instant) -> Option<Instant> {
     (snapshot.due() != Some(at)).then_some(at)
 }
 

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::NEVER;
 use super::number::{instant, millis, text};
-use crate::dhcp::{self, Phase, Rest};
+use crate::dhcp::{self, Phase, Snapshot};
+use crate::mac::Mac;
 use crate::proxy::call::reply::reply;
 use crate::proxy::call::request::Request;
 use crate::proxy::container::applied::StoredRoute;
-use crate::proxy::key::Mac;
 use crate::rpc::wire::Lease;
 use crate::time::Instant;
 
@@ -178,7 +178,7 @@ impl StoredLease {
         Self {
             reply: reply(request, lease),
             acquired_at: millis(*acquired_at).unwrap_or(0),
-            server_mac: text(server_mac.map(Mac)),
+            server_mac: text(*server_mac),
             server_domain: domain_name.clone().unwrap_or_default(),
             search: search.clone(),
             routes: routes.iter().map(StoredRoute::from).collect(),
@@ -223,7 +223,9 @@ impl StoredLease {
                 seconds(time)
             }
         };
-        let routes = routes.iter().map(|route| dhcp::Route::try_from(route).ok());
+        let routes = routes
+            .iter()
+            .map(|route| dhcp::StaticRoute::try_from(route).ok());
         Some(dhcp::Lease {
             address: yiaddr.parse().ok()?,
             prefix_len: u8::try_from(mask.to_bits().leading_ones()).ok()?,
@@ -238,7 +240,7 @@ impl StoredLease {
             ntp_servers: addresses(&ntp_servers)?,
             server_id: srv_id.parse().ok()?,
             next_server: optional(&siaddr)?.filter(|server| !server.is_unspecified()),
-            server_mac: Mac::parse(&server_mac).ok().map(|mac| mac.0),
+            server_mac: Mac::parse(&server_mac).ok(),
             lease_time: (!is_infinite).then(|| seconds(lease_time)),
             t1: timer(t1),
             t2: timer(t2),
@@ -270,7 +272,7 @@ pub(super) fn timers(phase: &Phase) -> Option<(Instant, Instant)> {
 }
 
 /// Returns what there is to be released: that does not depend on the state that the lease was in.
-pub(super) fn to_be_released(snapshot: Rest) -> Rest {
+pub(super) fn to_be_released(snapshot: Snapshot) -> Snapshot {
     let phase = match snapshot.phase {
         Phase::Bound {
             lease,
@@ -305,7 +307,7 @@ pub(super) fn to_be_released(snapshot: Rest) -> Rest {
             pace,
         },
     };
-    Rest { phase, ..snapshot }
+    Snapshot { phase, ..snapshot }
 }
 
 fn non_empty(text: String) -> Option<String> {

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::{NEVER, Record, State, StoredRecord, deferral, phase};
-use crate::dhcp::{self, Phase, Rest};
+use crate::dhcp::{self, Phase, Snapshot};
 use crate::proxy::call::request::OPTION_MAX;
 use crate::time::Instant;
 
@@ -96,7 +96,7 @@ fn next(phase: &Phase) -> Option<Instant> {
 }
 
 /// Returns the latest time at which a client may be woken, if it has to be.
-fn latest(snapshot: &Rest) -> Option<Instant> {
+fn latest(snapshot: &Snapshot) -> Option<Instant> {
     let due = snapshot.due()?;
     Some(match snapshot.phase {
         // A lease whose server does not answer other clients waits for longer.
@@ -111,7 +111,7 @@ fn latest(snapshot: &Rest) -> Option<Instant> {
 
 /// Returns a snapshot with the times and counters that its client could have. `None` where its lease
 /// cannot be used.
-fn mended(snapshot: Rest, now: Instant) -> Option<Rest> {
+fn mended(snapshot: Snapshot, now: Instant) -> Option<Snapshot> {
     let phase = match snapshot.phase {
         Phase::Bound {
             lease,
@@ -170,9 +170,9 @@ fn mended(snapshot: Rest, now: Instant) -> Option<Rest> {
             pace: pace.min(MAX_COUNT),
         },
     };
-    let mended = Rest {
+    let mended = Snapshot {
         phase,
-        setbacks: snapshot.setbacks.min(MAX_COUNT),
+        failures: snapshot.failures.min(MAX_COUNT),
         ..snapshot
     };
     Some(mended.within_reason(now))

@@ -12,12 +12,13 @@ use serde::{Serialize, Serializer};
 use super::number::{instant, millis};
 use super::phase::{StoredLease, StoredPhase};
 use super::{Look, Record, Retry, State, deferral};
-use crate::dhcp::{Plainness, Rest};
+use crate::dhcp::{Plainness, Snapshot};
+use crate::mac::Mac;
 use crate::net::netns::NetnsId;
 use crate::proxy::call::request::Request;
 use crate::proxy::container::applied::{StoredApplied, StoredRoute};
 use crate::proxy::container::interface::ContainerInterface;
-use crate::proxy::key::{ContainerNames, LeaseKey, Mac};
+use crate::proxy::key::{ContainerNames, LeaseKey};
 use crate::rpc::wire::Lease;
 
 mod parse;
@@ -209,7 +210,7 @@ impl From<&Record> for StoredRecord {
             since: phase.since,
             wanted: phase.wanted,
             pace: phase.pace,
-            setbacks: snapshot.map_or(0, |snapshot| snapshot.setbacks),
+            setbacks: snapshot.map_or(0, |snapshot| snapshot.failures),
             whole_at: snapshot.map_or(0, |snapshot| millis(snapshot.whole_at).unwrap_or(0)),
             plainness: snapshot.map_or(0, |snapshot| snapshot.plainness as u32),
             message_size: message_size.map_or(0, u32::from),
@@ -328,13 +329,13 @@ impl StoredRecord {
 fn parse_state(
     name: &str,
     phase: StoredPhase,
-    (setbacks, plainness, whole_at): (u32, u32, u64),
+    (failures, plainness, whole_at): (u32, u32, u64),
     (due_at, silent_since): (Option<u64>, Option<u64>),
 ) -> Option<State> {
     let silent_since = silent_since.map(instant);
-    let snapshot = |phase| Rest {
+    let snapshot = |phase| Snapshot {
         phase,
-        setbacks,
+        failures,
         // An unknown one is of a file that another program wrote.
         plainness: Plainness::ALL
             .get(plainness as usize)

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::dhcp::Plainness;
+use crate::mac::Mac;
 use crate::net::netns::NetnsId;
 use crate::proxy::call::reply::tests::plain;
 
@@ -41,7 +42,7 @@ fn about() -> (Request, ContainerInterface, dhcp::Config) {
     };
     let config = dhcp::Config {
         host_name: Some("web".to_owned()),
-        ..dhcp::Config::new([2, 0, 0, 0, 0, 1], b"\0id".to_vec())
+        ..dhcp::Config::new(Mac([2, 0, 0, 0, 0, 1]), b"\0id".to_vec())
     };
     (request, site, config)
 }
@@ -51,12 +52,12 @@ fn full() -> dhcp::Lease {
     dhcp::Lease {
         broadcast: Some(Ipv4Addr::new(10, 0, 0, 255)),
         routes: vec![
-            dhcp::Route {
+            dhcp::StaticRoute {
                 destination: on_link,
                 prefix_len: 16,
                 gateway: None,
             },
-            dhcp::Route {
+            dhcp::StaticRoute {
                 destination: far,
                 prefix_len: 16,
                 gateway: Some(Ipv4Addr::new(10, 0, 0, 7)),
@@ -67,7 +68,7 @@ fn full() -> dhcp::Lease {
         mtu: Some(1400),
         ntp_servers: vec![Ipv4Addr::new(10, 0, 0, 123)],
         next_server: Some(Ipv4Addr::new(10, 0, 0, 2)),
-        server_mac: Some([2, 9, 9, 9, 9, 9]),
+        server_mac: Some(Mac([2, 9, 9, 9, 9, 9])),
         lease_time: Some(Duration::from_secs(3600)),
         t1: Duration::from_secs(1800),
         t2: Duration::from_secs(3150),
@@ -79,9 +80,9 @@ fn full() -> dhcp::Lease {
 /// A record of `phase`, with an address on the link.
 pub(crate) fn record(phase: Phase) -> Record {
     let (request, site, config) = about();
-    let rest = Rest {
+    let rest = Snapshot {
         phase,
-        setbacks: 2,
+        failures: 2,
         plainness: Plainness::LikeNetavark,
         whole_at: at(1_500_000),
     };
@@ -168,9 +169,9 @@ fn what_is_remembered_is_what_there_was() {
         assert_eq!((interface, look, retry), (expected.1, None, None));
         assert_eq!(applied.address(), Some((Ipv4Addr::new(10, 0, 0, 5), 24)));
         assert_eq!(message_size, Some(expected.2.max_message_size));
-        let snapshot = Rest {
+        let snapshot = Snapshot {
             phase,
-            setbacks: 2,
+            failures: 2,
             plainness: Plainness::LikeNetavark,
             whole_at: at(1_500_000),
         };
@@ -364,7 +365,7 @@ fn any_lease() -> impl Strategy<Value = dhcp::Lease> {
     };
     let route = (any::<u32>(), 0..=32_u8, prop::option::of(address()));
     let routes = prop::collection::vec(route, 0..3).prop_map(|routes| {
-        let route = |(to, prefix_len, gateway)| dhcp::Route {
+        let route = |(to, prefix_len, gateway)| dhcp::StaticRoute {
             destination: Ipv4Addr::from_bits(to),
             prefix_len,
             gateway,
@@ -408,7 +409,7 @@ fn any_lease() -> impl Strategy<Value = dhcp::Lease> {
                 ntp_servers: lists.2,
                 server_id,
                 next_server: optional.1,
-                server_mac: optional.3,
+                server_mac: optional.3.map(Mac),
                 lease_time: times.0.map(|seconds| Duration::from_secs(seconds.into())),
                 t1: times.1,
                 t2: times.2,
@@ -458,7 +459,7 @@ proptest! {
             // As it goes on in the table.
             assert_eq!(EncodedRecord::from(&record).unpack(), record);
             if let State::Held { snapshot, .. } = record.state {
-                let config = dhcp::Config::new([2, 0, 0, 0, 0, 1], Vec::new());
+                let config = dhcp::Config::new(Mac([2, 0, 0, 0, 0, 1]), Vec::new());
                 let mut client = dhcp::Client::resume(config, snapshot, 1, at(2_900_000));
                 client.handle_timeout(at(5_000_000));
             }

@@ -6,6 +6,7 @@ use super::super::number::FAR;
 use super::super::tests::{at, entry_of, phases, record};
 use super::*;
 use crate::dhcp::{Client, Config};
+use crate::mac::Mac;
 
 const NOW: u64 = 2_900_000;
 const HOUR: u64 = 3_600_000;
@@ -66,7 +67,7 @@ fn live(record: Record) -> usize {
         return 0;
     };
     let mut client = Client::resume(
-        Config::new([2, 0, 0, 0, 0, 1], Vec::new()),
+        Config::new(Mac([2, 0, 0, 0, 0, 1]), Vec::new()),
         rest,
         1,
         at(NOW),
@@ -75,7 +76,7 @@ fn live(record: Record) -> usize {
     loop {
         while client.poll_transmit(&mut out).is_some() {}
         while client.poll_event().is_some() {}
-        let rest = client.rest();
+        let rest = client.suspend();
         let Some(due) = client
             .poll_timeout()
             .filter(|due| *due < at(NOW + 4 * HOUR))

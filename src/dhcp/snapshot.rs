@@ -1,8 +1,8 @@
-//! What a client has to remember to go on later, in this process or in another one.
+//! Snapshots: what a client has to remember to go on later, in this process or in another one.
 
-use super::Lease;
-use super::allowance::Allowance;
 use super::backoff::LONGEST;
+use super::lease::Lease;
+use super::message_rate::{latest_full_at, message_rate};
 use super::plainness::Plainness;
 use crate::time::Instant;
 use std::net::Ipv4Addr;
@@ -12,15 +12,15 @@ use std::time::Duration;
 pub(super) const NEVER: Instant = Instant::from_boot(Duration::MAX);
 
 /// All that is left of a [`Client`](super::Client) while nothing is in flight:
-/// [`Client::rest`](super::Client::rest) makes it, [`Client::resume`](super::Client::resume) goes
-/// on with it. Its instants are those of the boot clock.
+/// [`Client::suspend`](super::Client::suspend) makes it, [`Client::resume`](super::Client::resume)
+/// goes on with it. Its instants are those of the boot clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rest {
+pub struct Snapshot {
     /// Where it was.
     pub phase: Phase,
     /// Rounds that ended with a NAK, without an ACK or with a conflict, less what renewals have
     /// made good since.
-    pub setbacks: u32,
+    pub failures: u32,
     /// How plain the message was that the server has answered.
     pub plainness: Plainness,
     /// When as many messages as ever may be sent at once again. In the past: by now.
@@ -61,8 +61,8 @@ pub enum Phase {
         /// When to ask again, unless the end comes first.
         next: Instant,
     },
-    /// INIT: there is no lease, nobody waits for one, and the last DISCOVER, if there was one, has
-    /// not been answered.
+    /// INIT: there is no lease, no caller waits for one, and the last DISCOVER, if there was one,
+    /// has not been answered.
     Init {
         /// When to send the next DISCOVER.
         at: Instant,
@@ -75,7 +75,7 @@ pub enum Phase {
     },
 }
 
-impl Rest {
+impl Snapshot {
     /// When to [resume](super::Client::resume): what a client made of this would answer to
     /// [`poll_timeout`](super::Client::poll_timeout). Earlier there is nothing for it to do.
     pub fn due(&self) -> Option<Instant> {
@@ -89,7 +89,7 @@ impl Rest {
         };
         let end = self.lease().and_then(Lease::expires_at).unwrap_or(NEVER);
         let due = say_at
-            .max(Allowance::whole_at(self.whole_at).when(messages))
+            .max(message_rate(self.whole_at).available_at(messages))
             .min(end);
         (due != NEVER).then_some(due)
     }
@@ -104,7 +104,7 @@ impl Rest {
         }
     }
 
-    /// Who gave the lease in use.
+    /// Returns the server of the lease in use.
     pub fn server(&self) -> Option<Ipv4Addr> {
         self.lease().map(|lease| lease.server_id)
     }
@@ -130,12 +130,12 @@ impl Rest {
         }
     }
 
-    /// The same, without a lease of later than `now` and without waits that no client would have
-    /// chosen: for one that comes out of a file, which may have been written by anybody. What a
-    /// client said of itself is not changed by this.
+    /// Returns the snapshot without a lease of later than `now` and without waits that no client
+    /// would have chosen, for snapshots from a file, whose content is not trusted. One that a
+    /// client has made stays as it is.
     #[must_use]
     pub fn within_reason(self, now: Instant) -> Self {
-        let whole_at = self.whole_at.min(Allowance::exhausted(now));
+        let whole_at = self.whole_at.min(latest_full_at(now));
         let phase = match self.phase {
             Phase::Bound {
                 lease,

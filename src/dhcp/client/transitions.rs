@@ -1,40 +1,39 @@
-//! The arrows of RFC 2131 figure 5: each does what is to be done on the way, and names the state
-//! that it leads to.
+//! The transitions of RFC 2131 figure 5: each sends what goes with it, and returns the state that
+//! it leads to.
 
-use super::conflict::{Claims, Defence, Doubt, router_to_ask};
-use super::{Client, Held, REBOOT_PATIENCE, State, Vigil};
+use super::Client;
+use super::claim::{ARP_TIMEOUT, Claims, ConflictWatch, Defence};
+use super::state::{Held, State};
+use crate::dhcp::acquire_error::AcquireError;
 use crate::dhcp::backoff::{Backoff, FUZZ};
+use crate::dhcp::config::Probe;
+use crate::dhcp::event::{Event, LossReason, Transmit};
 use crate::dhcp::exchange::{Exchange, Search};
-use crate::dhcp::frame::{self, Arp, BROADCAST};
-use crate::dhcp::message::Request;
-use crate::dhcp::{Event, Lease, Lost, Mac, Plainness, Probe, Transmit, Why, mac_text};
+use crate::dhcp::frame::{self, Arp};
+use crate::dhcp::lease::Lease;
+use crate::dhcp::message::ClientMessage;
+use crate::dhcp::plainness::Plainness;
+use crate::mac::Mac;
 use crate::time::Instant;
 use smoltcp::wire::DhcpMessageType as Type;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// How long a station on the link has to answer ARP: to a release that looks for its server, and to
-/// a question whether the router answers for every address.
-pub(super) const ARP_PATIENCE: Duration = Duration::from_millis(200);
-/// The same after a renewal, for which alone a process may exist that a timer has started. Most
-/// stations answer within a millisecond, and the next renewal asks again.
-const ARP_VIGIL: Duration = Duration::from_millis(50);
-/// From the last probe to the use of the address, and from one announcement to the next:
-/// ANNOUNCE_WAIT and ANNOUNCE_INTERVAL (RFC 5227 1.1).
-const ANNOUNCE: Duration = Duration::from_secs(2);
+/// How long a remembered address is asked for before any other will do (RFC 2131 3.2 (3)).
+pub(super) const REBOOT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a DISCOVER, or the REQUEST of a renewal, is repeated under one xid. A lease counts from
 /// the first message with the xid of its ACK; were that hours ago, a server that now leases for
 /// less would have given us nothing.
 pub(super) const ROUND: Duration = Duration::from_secs(60);
-/// A lease that was held longer than this has made good for earlier setbacks.
+/// A lease that was held longer than this has made good for earlier failures.
 const STABLE: Duration = Duration::from_secs(128);
 /// RFC 2131 3.1 (5): the least to wait after a DECLINE.
 const AFTER_DECLINE: Duration = Duration::from_secs(10);
 
 /// Looking for a lease.
 impl Client {
-    /// To SELECTING (RFC 2131 4.4.1), or to it again when an `exchange` is under way and nobody has
-    /// offered anything (RFC 2131 3.1 (3)).
+    /// To SELECTING (RFC 2131 4.4.1), or to it again when an `exchange` is under way and no server
+    /// has offered anything (RFC 2131 3.1 (3)).
     pub(super) fn discover(&mut self, exchange: Option<Exchange>, now: Instant) -> State {
         let mut exchange = self.exchange_or_new(exchange, now);
         self.search.discovers = self.search.discovers.saturating_add(1);
@@ -52,7 +51,7 @@ impl Client {
             .discover(self.search.pace, self.search.deadline.is_some());
         exchange.say(self.search.since, now, now + wait);
         let discover = exchange.message(Type::Discover, self.plainness);
-        let discover = Request {
+        let discover = ClientMessage {
             requested: self.search.wanted,
             ..discover
         };
@@ -79,7 +78,7 @@ impl Client {
                 .broadcast(exchange.sent, self.search.deadline.is_some());
         let request = exchange.message(Type::Request, self.plainness);
         self.broadcast(
-            &Request {
+            &ClientMessage {
                 requested: Some(offer.address),
                 server: Some(offer.server_id),
                 ..request
@@ -106,12 +105,12 @@ impl Client {
         let mut exchange = self.exchange_or_new(exchange, now);
         let next = match exchange.sent {
             0 => now + self.backoff.broadcast(1, true),
-            _ => exchange.since + REBOOT_PATIENCE,
+            _ => exchange.since + REBOOT_TIMEOUT,
         };
         exchange.say(exchange.since, now, next);
         let request = exchange.message(Type::Request, self.plainness);
         self.broadcast(
-            &Request {
+            &ClientMessage {
                 requested: Some(address),
                 ..request
             },
@@ -127,9 +126,9 @@ impl Client {
 
     /// To INIT after a round that came to nothing (RFC 2131 3.1 (5)), and on from there the later
     /// the more of them there were.
-    pub(super) fn start_over(&mut self, why: Why, now: Instant) -> State {
-        let in_use = matches!(why, Why::InUse { .. });
-        if in_use || matches!(why, Why::Refused { .. }) {
+    pub(super) fn start_over(&mut self, why: AcquireError, now: Instant) -> State {
+        let in_use = matches!(why, AcquireError::InUse { .. });
+        if in_use || matches!(why, AcquireError::Refused { .. }) {
             self.search.wanted = None;
         }
         self.search.trouble = Some(why);
@@ -138,19 +137,19 @@ impl Client {
 
     /// To INIT because the lease has ended (RFC 2131 4.4.5). No caller waits now, but for one whose
     /// lease has not been in use yet. An address that just ran out would be welcome again.
-    pub(super) fn lose(&mut self, old: Lease, why: Lost, now: Instant) -> State {
+    pub(super) fn lose(&mut self, old: Lease, why: LossReason, now: Instant) -> State {
         let was_stable = now - old.acquired_at > STABLE;
         let was_defended = self.defence().is_some();
         if was_stable {
-            self.setbacks = 0;
+            self.failures = 0;
         }
         let deadline = self.deadline_of_caller();
         self.search = Search {
             deadline,
-            ..Search::new(now, (why == Lost::Expired).then_some(old.address))
+            ..Search::new(now, (why == LossReason::Expired).then_some(old.address))
         };
-        if let Lost::Conflict { by } = why {
-            self.search.trouble = Some(Why::InUse {
+        if let LossReason::Conflict { by } = why {
+            self.search.trouble = Some(AcquireError::InUse {
                 address: old.address,
                 server: old.server_id,
                 by,
@@ -160,10 +159,10 @@ impl Client {
             // A conflict that comes after so long is no fault of the round that led to the address,
             // and one in use is given up without a DECLINE. Should its server offer it again,
             // declining it is the first setback, which costs no time.
-            Lost::Conflict { .. } if was_stable || was_defended => State::Init { at: now },
-            Lost::Expired => State::Init { at: now },
-            Lost::Refused { .. } => self.set_back(false, now),
-            Lost::Conflict { .. } => self.set_back(true, now),
+            LossReason::Conflict { .. } if was_stable || was_defended => State::Init { at: now },
+            LossReason::Expired => State::Init { at: now },
+            LossReason::Refused { .. } => self.set_back(false, now),
+            LossReason::Conflict { .. } => self.set_back(true, now),
         };
         self.events.push_back(Event::Lost {
             old: Box::new(old),
@@ -179,13 +178,13 @@ impl Client {
     /// 2.1.1 wants a minute after ten conflicts (RFC 5227 1.1). A caller's patience is bounded, and
     /// so is the hourly allowance. Where no caller waits, they double to two minutes.
     fn set_back(&mut self, in_use: bool, now: Instant) -> State {
-        self.setbacks = self.setbacks.saturating_add(1);
-        let somebody_waits = self.search.deadline.is_some();
-        let forgiven = u32::from(in_use && somebody_waits);
+        self.failures = self.failures.saturating_add(1);
+        let caller_waits = self.search.deadline.is_some();
+        let forgiven = u32::from(in_use && caller_waits);
         let wait = self
             .backoff
-            .start_over(self.setbacks - forgiven, somebody_waits);
-        let least = if in_use && !somebody_waits && self.setbacks > 1 {
+            .start_over(self.failures - forgiven, caller_waits);
+        let least = if in_use && !caller_waits && self.failures > 1 {
             AFTER_DECLINE
         } else {
             Duration::ZERO
@@ -195,22 +194,22 @@ impl Client {
         }
     }
 
-    /// Tells whoever has waited until now how far it got (RFC 2131 3.1 (5)).
+    /// Tells the caller that has waited until now how far the search got (RFC 2131 3.1 (5)).
     pub(super) fn give_up(&mut self, state: &State, deadline: Instant) -> State {
         let why = match (state, self.search.trouble.take()) {
-            _ if !self.carrier => Why::NoCarrier,
-            (State::Requesting { offer, .. }, _) => Why::NoAck {
+            _ if !self.carrier => AcquireError::NoCarrier,
+            (State::Requesting { offer, .. }, _) => AcquireError::NoAck {
                 address: offer.address,
                 server: offer.server_id,
             },
             (_, Some(trouble)) => trouble,
             (_, None) => match self.search.unusable {
-                Some((server, fault, offers)) => Why::UnusableOffer {
+                Some((server, fault, offers)) => AcquireError::UnusableOffer {
                     server,
                     fault,
                     offers,
                 },
-                None => Why::NoOffer {
+                None => AcquireError::NoOffer {
                     within: deadline - self.search.since,
                     discovers: self.search.discovers,
                 },
@@ -227,7 +226,7 @@ impl Client {
 
     /// The carrier is back: what was under way is said again, and what had not come to a lease
     /// starts anew.
-    pub(super) fn resound(&mut self, now: Instant) {
+    pub(super) fn on_carrier_up(&mut self, now: Instant) {
         (self.search.pace, self.search.unanswered) = (0, 0);
         match &mut self.state {
             State::Selecting { .. } | State::Requesting { .. } => {
@@ -252,145 +251,16 @@ impl Client {
             }
             // Perhaps another network: only the server can tell, and RFC 2131 4.4.5 allows to ask
             // before T1.
-            State::Bound { held, vigil } => {
+            State::Bound { held, watch } => {
                 held.renew_at = now;
-                // The second announcement has waited for somebody to hear it (RFC 5227 2.3).
-                if vigil.take().is_some_and(|vigil| vigil.announce) {
+                // The second announcement has waited for the carrier (RFC 5227 2.3).
+                if watch.take().is_some_and(|watch| watch.announce) {
                     let address = held.lease.address;
                     self.announce(address);
                 }
             }
             State::Releasing { .. } | State::Stopped => {}
         }
-    }
-}
-
-/// Asking by ARP whether an address is free, and saying that it is not any more (RFC 5227).
-impl Client {
-    /// Asks together with something else, which costs no time.
-    pub(super) fn probe_alongside(&mut self, address: Ipv4Addr) {
-        if self.config.probe == Probe::WithRequest {
-            self.say_by_arp(Arp::probe(self.config.mac, address));
-        }
-    }
-
-    /// To PROBING. RFC 5227 2.1.1: not all at once after a power cut.
-    pub(super) fn probe(&mut self, lease: Box<Lease>, probes: u8, now: Instant) -> State {
-        State::Probing {
-            lease,
-            left: probes,
-            next: now + self.backoff.probe_wait(),
-            doubt: None,
-        }
-    }
-
-    /// From probe to probe, and to BOUND after the last.
-    pub(super) fn probe_on(&mut self, lease: Box<Lease>, left: u8, now: Instant) -> State {
-        if lease.expires_at().is_some_and(|expiry| expiry <= now) {
-            return State::Init { at: now };
-        }
-        let Some(left) = left.checked_sub(1) else {
-            return self.settle(*lease, now);
-        };
-        self.say_by_arp(Arp::probe(self.config.mac, lease.address));
-        let wait = if left == 0 {
-            ANNOUNCE
-        } else {
-            self.backoff.probe_interval()
-        };
-        State::Probing {
-            lease,
-            left,
-            next: now + wait,
-            doubt: None,
-        }
-    }
-
-    /// To PROBING with the address that a station has claimed: if it answers for the router as
-    /// well, it is the router, or answers for every address. Without a router to ask after, and
-    /// where that is the DHCP server, whose station we know, there is no doubt.
-    pub(super) fn doubt_or_refuse(&mut self, lease: Box<Lease>, by: Mac, now: Instant) -> State {
-        match router_to_ask(&lease) {
-            Some(router) => {
-                self.say_by_arp(Arp::probe(self.config.mac, router));
-                State::Probing {
-                    lease,
-                    left: 0,
-                    next: now + ARP_PATIENCE,
-                    doubt: Some(Doubt { by, router }),
-                }
-            }
-            None => self.refuse(lease.address, lease.server_id, by, now),
-        }
-    }
-
-    /// Announces a new address (RFC 2131 4.4.1) and goes on listening until it has been announced a
-    /// second time (RFC 5227 2.3), for its owner may be slow to answer.
-    pub(super) fn claim(&mut self, address: Ipv4Addr, now: Instant) -> Option<Vigil> {
-        self.announce(address);
-        Some(Vigil {
-            until: now + ANNOUNCE,
-            announce: true,
-            is_in_use: false,
-            deadline: self.search.deadline,
-        })
-    }
-
-    pub(super) fn announce(&mut self, address: Ipv4Addr) {
-        self.say_by_arp(Arp::announcement(self.config.mac, address));
-    }
-
-    /// Listens on after a renewal, for the answer to the probe that went with it.
-    pub(super) fn await_arp(&self, now: Instant) -> Option<Vigil> {
-        let vigil = Vigil {
-            until: now + ARP_VIGIL,
-            announce: false,
-            is_in_use: true,
-            deadline: None,
-        };
-        (self.config.probe != Probe::Off).then_some(vigil)
-    }
-
-    /// RFC 2131 4.4.4 and table 5: by broadcast, from no address, with `secs` 0, and no wishes.
-    pub(super) fn decline(&mut self, address: Ipv4Addr, server: Ipv4Addr, by: Mac, now: Instant) {
-        let message = Request {
-            requested: Some(address),
-            server: Some(server),
-            words: Some(format!("in use by {}", mac_text(by))),
-            ..Request::new(Type::Decline, self.plainness.mark(self.backoff.xid()), 0)
-        };
-        self.remember_conflict(by, address);
-        // The server has leased to messages as plain as these, and may answer no others.
-        self.config.plainness = self.config.plainness.max(self.plainness);
-        self.broadcast(&message, now);
-    }
-
-    /// To INIT with an address that was ours, and never used.
-    pub(super) fn refuse(
-        &mut self,
-        address: Ipv4Addr,
-        server: Ipv4Addr,
-        by: Mac,
-        now: Instant,
-    ) -> State {
-        self.decline(address, server, by, now);
-        self.events.push_back(Event::Declined {
-            address,
-            server,
-            by,
-        });
-        self.start_over(
-            Why::InUse {
-                address,
-                server,
-                by,
-            },
-            now,
-        )
-    }
-
-    pub(super) fn say_by_arp(&mut self, arp: Arp) {
-        self.say(Transmit::Frame, arp.write());
     }
 }
 
@@ -403,15 +273,15 @@ impl Client {
             self.config.client_id.clear();
         }
         self.events.push_back(Event::Bound(Box::new(lease.clone())));
-        let vigil = self.claim(lease.address, now);
-        self.hold(lease, (vigil, None), now)
+        let watch = self.claim(lease.address, now);
+        self.hold(lease, (watch, None), now)
     }
 
     /// To BOUND with a new lease.
     pub(super) fn hold(
         &mut self,
         lease: Lease,
-        (vigil, defence): (Option<Vigil>, Option<Defence>),
+        (watch, defence): (Option<ConflictWatch>, Option<Defence>),
         now: Instant,
     ) -> State {
         self.search = Search::new(now, None);
@@ -421,15 +291,15 @@ impl Client {
             lease,
             defence,
         };
-        State::Bound { held, vigil }
+        State::Bound { held, watch }
     }
 
-    /// From BOUND to RENEWING at T1, to REBINDING at T2, to INIT at the end (RFC 2131 4.4.5); who
-    /// has slept skips what was missed.
+    /// From BOUND to RENEWING at T1, to REBINDING at T2, to INIT at the end (RFC 2131 4.4.5).
+    /// After a suspension, what was missed is skipped.
     pub(super) fn follow_the_clock(&mut self, held: Held, now: Instant) -> State {
         self.listen_on(now);
         if held.expires_at() <= now {
-            self.lose(held.lease, Lost::Expired, now)
+            self.lose(held.lease, LossReason::Expired, now)
         } else if held.rebind_at <= now {
             self.rebind(held, None, now)
         } else {
@@ -448,7 +318,7 @@ impl Client {
                 held.rebind_at - now,
                 held.lease.t2.saturating_sub(held.lease.t1),
             );
-            // RFC 2131 4.4.5 speaks of silence after T1. Who asks earlier does so because the
+            // RFC 2131 4.4.5 speaks of silence after T1. An earlier question is asked because the
             // network may be another one: half of the time until T2 would be half a day then and,
             // in a lease for ever, no end of time.
             let is_early = held.lease.renew_at().is_none_or(|t1| now + FUZZ < t1);
@@ -459,11 +329,11 @@ impl Client {
             };
             exchange.say(held.renew_at, now, now + wait);
             let (source, destination) = (held.lease.address, held.lease.server_id);
-            let request = Request {
+            let request = ClientMessage {
                 ciaddr: Some(source),
                 ..exchange.message(Type::Request, self.plainness)
             };
-            self.allowance.spend(now);
+            self.rate.take(now);
             self.listen_on(now);
             self.say(
                 Transmit::Datagram {
@@ -479,7 +349,7 @@ impl Client {
         State::Renewing { exchange, held }
     }
 
-    /// To REBINDING, or to it again: the same to everybody (RFC 2131 4.3.2).
+    /// To REBINDING, or to it again: the same to all servers (RFC 2131 4.3.2).
     pub(super) fn rebind(&mut self, held: Held, exchange: Option<Exchange>, now: Instant) -> State {
         let is_first = exchange.is_none_or(|exchange| exchange.sent == 0);
         let mut exchange = self.exchange_or_new(exchange, now);
@@ -492,7 +362,7 @@ impl Client {
             let address = held.lease.address;
             let request = exchange.message(Type::Request, self.plainness);
             self.broadcast(
-                &Request {
+                &ClientMessage {
                     ciaddr: Some(address),
                     ..request
                 },
@@ -505,16 +375,6 @@ impl Client {
         State::Rebinding { exchange, held }
     }
 
-    /// RFC 5227 2.4 has a host watch its address for as long as it uses it. We hold no socket
-    /// between exchanges, so instead we ask after it once in each renewal; RFC 5227 2.1 forbids
-    /// such probes only to hosts that do watch, for those have no need of them. To an attacker it
-    /// says when we listen, which is worth one announcement.
-    pub(super) fn probe_own(&mut self, address: Ipv4Addr) {
-        if self.config.probe != Probe::Off {
-            self.say_by_arp(Arp::probe(self.config.mac, address));
-        }
-    }
-
     /// Says RELEASE where we know whom to send it to, else asks for that first.
     pub(super) fn give_back(&mut self, lease: Lease, now: Instant) -> State {
         let on_link = lease.is_on_link(lease.server_id).then_some(lease.server_id);
@@ -525,7 +385,7 @@ impl Client {
                 State::Releasing {
                     lease,
                     next_hop,
-                    until: now + ARP_PATIENCE,
+                    until: now + ARP_TIMEOUT,
                 }
             }
             (None, None) => self.stop(Event::Released),
@@ -535,21 +395,21 @@ impl Client {
     /// RFC 2131 4.4.6 and table 5: our address and the server's identifier, `secs` 0, and no
     /// wishes.
     pub(super) fn say_release(&mut self, lease: &Lease, mac: Mac, now: Instant) -> State {
-        let message = Request::new(Type::Release, self.plainness.mark(self.backoff.xid()), 0);
-        let message = Request {
+        let message = ClientMessage::new(Type::Release, self.plainness.mark(self.backoff.xid()), 0);
+        let message = ClientMessage {
             ciaddr: Some(lease.address),
             server: Some(lease.server_id),
             ..message
         };
         let (source, destination) = ((self.config.mac, lease.address), (mac, lease.server_id));
         let frame = frame::frame(&message.write(&self.config), source, destination);
-        self.allowance.spend(now);
+        self.rate.take(now);
         self.say(Transmit::Frame, frame);
         self.stop(Event::Released)
     }
 
     /// To all (RFC 2131 4.4.4), from the address that we have, or from none (RFC 2131 4.1).
-    fn broadcast(&mut self, message: &Request, now: Instant) {
+    pub(super) fn broadcast(&mut self, message: &ClientMessage, now: Instant) {
         let source = (
             self.config.mac,
             message.ciaddr.unwrap_or(Ipv4Addr::UNSPECIFIED),
@@ -557,16 +417,16 @@ impl Client {
         let frame = frame::frame(
             &message.write(&self.config),
             source,
-            (BROADCAST, Ipv4Addr::BROADCAST),
+            (Mac::BROADCAST, Ipv4Addr::BROADCAST),
         );
-        self.allowance.spend(now);
+        self.rate.take(now);
         self.listen_on(now);
         self.say(Transmit::Frame, frame);
     }
 
     /// Without a carrier it would go nowhere, or into a queue that opens at a time when it is not
     /// true any more.
-    fn say(&mut self, transmit: Transmit, bytes: Vec<u8>) {
+    pub(super) fn say(&mut self, transmit: Transmit, bytes: Vec<u8>) {
         if self.carrier {
             self.outbox.push_back((transmit, bytes));
         }

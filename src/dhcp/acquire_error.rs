@@ -1,6 +1,6 @@
-//! How an acquisition failed, in words for the user.
+//! Failures of an acquisition, with texts for the user.
 
-use super::{Mac, mac_text};
+use crate::mac::Mac;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 /// How far an acquisition got that came to nothing, and with how much effort (RFC 2131 4.1). Its
 /// text is made for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum AcquireError {
     /// The interface had no carrier, so no message could be sent.
     NoCarrier,
     /// No server offered anything.
@@ -31,28 +31,28 @@ pub enum Why {
     NoAck {
         /// The offered address.
         address: Ipv4Addr,
-        /// Who offered it.
+        /// The server that offered it.
         server: Ipv4Addr,
     },
     /// A server answered the request with DHCPNAK.
     Refused {
-        /// Who.
+        /// The server.
         server: Ipv4Addr,
-        /// The server's own words (option 56), control characters replaced.
+        /// The server's message (option 56), control characters replaced.
         message: Option<String>,
     },
     /// The address that a server gave is another station's.
     InUse {
         /// The address.
         address: Ipv4Addr,
-        /// Who gave it to us.
+        /// The server that gave it.
         server: Ipv4Addr,
         /// The station that has it.
         by: Mac,
     },
 }
 
-impl Why {
+impl AcquireError {
     /// Its text with the name of the interface, where that says more.
     pub fn on(&self, interface: &str) -> String {
         self.text(&format!(" on {interface}"))
@@ -97,16 +97,13 @@ impl Why {
                 server,
                 by,
             } => {
-                format!(
-                    "offer of {address} from {server}, but {} uses that address",
-                    mac_text(*by)
-                )
+                format!("offer of {address} from {server}, but {by} uses that address")
             }
         }
     }
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for AcquireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text(""))
     }

@@ -1,13 +1,20 @@
-//! What the client hears, and what that means in its state. The state changes only once all is
+//! DHCP replies, by the state that they arrive in. The state changes only once all of a reply is
 //! known to be in order.
 
-use super::conflict::Claims;
-use super::{Client, State};
+use super::Client;
+use super::claim::Claims;
+use super::state::State;
+use crate::dhcp::acquire_error::AcquireError;
+use crate::dhcp::config::Probe;
+use crate::dhcp::event::{Event, LossReason};
 use crate::dhcp::exchange::Exchange;
 use crate::dhcp::frame::Arp;
+use crate::dhcp::ignored::Ignored;
+use crate::dhcp::lease::Lease;
 use crate::dhcp::lease::{SHORTEST_T1, granted_time};
-use crate::dhcp::message::Reply;
-use crate::dhcp::{Event, Ignored, Lease, Lost, Plainness, Probe, Why, option};
+use crate::dhcp::message::ServerMessage;
+use crate::dhcp::option;
+use crate::dhcp::plainness::Plainness;
 use crate::time::Instant;
 use smoltcp::wire::DhcpMessageType as Type;
 use std::net::Ipv4Addr;
@@ -18,7 +25,11 @@ const PREFERENCE: Duration = Duration::from_millis(100);
 
 impl Client {
     /// What a server says, by the state that it finds us in (RFC 2131 figure 5).
-    pub(super) fn handle_reply(&mut self, reply: &Reply, now: Instant) -> Result<(), Ignored> {
+    pub(super) fn handle_reply(
+        &mut self,
+        reply: &ServerMessage,
+        now: Instant,
+    ) -> Result<(), Ignored> {
         // A late or repeated reply finds another xid, or none (RFC 2131 4.4.1 and figure 4).
         let exchange = self
             .exchange()
@@ -62,7 +73,7 @@ impl Client {
                 self.accept_ack(reply, server, Some(old), exchange, now)?
             }
             // RFC 2131 4.3.2: in RENEWING only the server that we ask may refuse; in REBINDING we
-            // ask them all, but one that does not say who it is has to be the one that leased.
+            // ask them all, but one without an identifier has to be the one that leased.
             (State::Renewing { held, .. }, Type::Nak) if !is_from_server_of(&held.lease, reply) => {
                 return Err(Ignored::OtherServer(server));
             }
@@ -73,12 +84,12 @@ impl Client {
             }
             (State::Renewing { held, .. } | State::Rebinding { held, .. }, Type::Nak) => {
                 let (old, message) = (held.lease.clone(), reply.options.text(option::MESSAGE));
-                self.lose(old, Lost::Refused { server, message }, now)
+                self.lose(old, LossReason::Refused { server, message }, now)
             }
             // RFC 2131 3.1 (5): what was offered, or was ours, cannot be had.
             (State::Requesting { .. } | State::Rebooting { .. }, Type::Nak) => {
                 let message = reply.options.text(option::MESSAGE);
-                self.start_over(Why::Refused { server, message }, now)
+                self.start_over(AcquireError::Refused { server, message }, now)
             }
             // Among them an ACK to a DISCOVER that did not ask for one (RFC 2131 4.4.1).
             (_, message_type) => {
@@ -94,11 +105,19 @@ impl Client {
     /// The server that a reply is from: by its identifier (RFC 2131 4.3.1 wants one in each) or,
     /// without one, the one that we talk to where it is from its station, else by the address that
     /// it came from.
-    fn server_of(&self, reply: &Reply) -> Option<Ipv4Addr> {
-        let known = if let State::Requesting { offer, .. } = &self.state {
-            Some(&**offer)
-        } else {
-            self.held().map(|held| &held.lease)
+    fn server_of(&self, reply: &ServerMessage) -> Option<Ipv4Addr> {
+        let known = match &self.state {
+            State::Requesting { offer, .. } => Some(&**offer),
+            State::Bound { held, .. }
+            | State::Renewing { held, .. }
+            | State::Rebinding { held, .. } => Some(&held.lease),
+            State::Init { .. }
+            | State::Selecting { .. }
+            | State::InitReboot { .. }
+            | State::Rebooting { .. }
+            | State::Probing { .. }
+            | State::Releasing { .. }
+            | State::Stopped => None,
         };
         let known = known
             .filter(|lease| is_from_server_of(lease, reply))
@@ -111,7 +130,7 @@ impl Client {
 
     /// The server that answers its own renewal, whatever identifier it gives: the next unicast
     /// would not reach it by that.
-    fn renewing_server(&self, reply: &Reply) -> Option<Ipv4Addr> {
+    fn renewing_server(&self, reply: &ServerMessage) -> Option<Ipv4Addr> {
         let State::Renewing { held, .. } = &self.state else {
             return None;
         };
@@ -124,7 +143,12 @@ impl Client {
     }
 
     /// Remembers an OFFER that is of no use, for the caller to be told.
-    fn count_unusable_offer(&mut self, reply: &Reply, server: Ipv4Addr, fault: &'static str) {
+    fn count_unusable_offer(
+        &mut self,
+        reply: &ServerMessage,
+        server: Ipv4Addr,
+        fault: &'static str,
+    ) {
         if let (State::Selecting { .. }, Type::Offer) = (&self.state, reply.message_type) {
             let offers = self.search.unusable.map_or(0, |(.., offers)| offers);
             self.search.unusable = Some((server, fault, offers.saturating_add(1)));
@@ -138,7 +162,7 @@ impl Client {
     /// we had before: then its server has a moment to speak.
     fn accept_offer(
         &mut self,
-        reply: &Reply,
+        reply: &ServerMessage,
         server: Ipv4Addr,
         is_second: bool,
         discover: Exchange,
@@ -169,11 +193,11 @@ impl Client {
         })
     }
 
-    /// SELECTING, REQUESTING, REBOOTING, RENEWING or REBINDING -> BOUND, if nobody else has the
-    /// address.
+    /// SELECTING, REQUESTING, REBOOTING, RENEWING or REBINDING -> BOUND, if no other station has
+    /// the address.
     fn accept_ack(
         &mut self,
-        reply: &Reply,
+        reply: &ServerMessage,
         server: Ipv4Addr,
         old: Option<Lease>,
         request: Exchange,
@@ -181,10 +205,18 @@ impl Client {
     ) -> Result<State, Ignored> {
         // RFC 2131 4.3.2: the values of the ACK count. Those that it leaves out are the OFFER's, or
         // the lease's before.
-        let known = if let State::Requesting { offer, .. } = &self.state {
-            Some(&**offer)
-        } else {
-            old.as_ref()
+        let known = match &self.state {
+            State::Requesting { offer, .. } => Some(&**offer),
+            State::Init { .. }
+            | State::Selecting { .. }
+            | State::InitReboot { .. }
+            | State::Rebooting { .. }
+            | State::Probing { .. }
+            | State::Bound { .. }
+            | State::Renewing { .. }
+            | State::Rebinding { .. }
+            | State::Releasing { .. }
+            | State::Stopped => old.as_ref(),
         };
         let (new, unusable) = Lease::read(reply, (server, known), request.since)?;
         if new.expires_at().is_some_and(|expiry| expiry <= now) {
@@ -270,10 +302,10 @@ impl Client {
         // use it up in half an hour. Only at some distance from the last one, because the server
         // chooses how long a lease is.
         if new.acquired_at - old.acquired_at >= SHORTEST_T1 {
-            self.allowance.give_back();
+            self.rate.put_back();
         }
-        // So that a lease of a minute has made good for earlier setbacks after a while, too.
-        self.setbacks = self.setbacks.saturating_sub(1);
+        // So that a lease of a minute has made good for earlier failures after a while, too.
+        self.failures = self.failures.saturating_sub(1);
         let moved = old.address != new.address;
         let told = Box::new(new.clone());
         self.events.push_back(if old.same_settings(&new) {
@@ -284,7 +316,7 @@ impl Client {
                 new: told,
             }
         });
-        let vigil = if moved {
+        let watch = if moved {
             // The server does not wait for probes and their waits: one has to do.
             self.probe_own(new.address);
             self.claim(new.address, now)
@@ -292,13 +324,13 @@ impl Client {
             self.await_arp(now)
         };
         let defence = self.defence().filter(|_| !moved);
-        self.hold(new, (vigil, defence), now)
+        self.hold(new, (watch, defence), now)
     }
 }
 
 /// Returns whether a reply is from the server of this lease: by its identifier or, where it has
 /// none, by the station that it comes from.
-fn is_from_server_of(lease: &Lease, reply: &Reply) -> bool {
+fn is_from_server_of(lease: &Lease, reply: &ServerMessage) -> bool {
     match reply.server() {
         Some(server) => server == lease.server_id,
         None => lease.server_mac.is_none_or(|station| station == reply.from),
