@@ -108,6 +108,10 @@ impl Client {
 
     /// Takes in a whole Ethernet frame that the interface has heard. One that means nothing to the
     /// client changes nothing, and the `Err` says why.
+    ///
+    /// # Errors
+    ///
+    /// Why the frame is ignored; the client is as it was.
     pub fn handle_packet(&mut self, frame: &[u8], now: Instant) -> Result<(), Ignored> {
         // Time first: what has expired by now is not saved by a frame that was still waiting to be
         // read.

@@ -37,7 +37,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// ```
 ///
 /// A `Service` is `!Send`, as are all handles of this module. One thread runs the accept loop and
-/// every handler, so handlers need no `Send` and share state by [`Rc`] and
+/// every handler, so handlers need no `Send` and share state by [`Rc`](std::rc::Rc) and
 /// [`Cell`](std::cell::Cell):
 ///
 /// ```
