@@ -1,4 +1,4 @@
-//! Descriptors that take the kernel long to close, closed where nobody waits for it.
+//! Descriptors that take the kernel long to close, closed on a thread that no call waits for.
 
 use std::collections::VecDeque;
 use std::ops::Deref;

@@ -141,7 +141,7 @@ impl Netns {
     ///
     /// `work` opens sockets and returns them; it must not start threads, which would stay behind.
     /// When the way back is barred from the start, it is an error and nothing has happened; when it
-    /// fails afterwards, the process is on somebody else's network with no way to tell which of its
+    /// fails afterwards, the process is in another network namespace with no way to tell which of its
     /// next acts go there, and aborts.
     ///
     /// # Errors

@@ -17,10 +17,9 @@ const SERVER: u16 = 67;
 
 /// UDP port 68 on one interface, whatever its addresses.
 ///
-/// With a leased address on the link and nobody on the port, the kernel answers a server's unicast
-/// ACK with "port unreachable". So somebody is; but the answers are read from the packet socket,
-/// and a filter throws away whatever comes here before it is queued. Nothing wakes the owner, and
-/// nothing piles up.
+/// With a leased address on the link and no socket on the port, the kernel answers a server's unicast
+/// ACK with "port unreachable". The answers themselves are read from the packet socket, so a filter
+/// drops all that arrives here before it is queued: nothing wakes the owner, and nothing piles up.
 #[derive(Debug)]
 pub struct Port(Socket);
 

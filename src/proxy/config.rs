@@ -128,7 +128,7 @@ pub enum OnStop {
 pub struct DhcpSettings {
     /// How long one acquisition may take.
     pub acquisition: Timeout,
-    /// How to find out whether somebody else has an address.
+    /// How to find out whether another station has an address.
     pub probe: Probe,
     /// Whether to ask for replies by broadcast.
     pub broadcast: bool,
@@ -435,7 +435,7 @@ fn decimal_seconds(text: &str) -> Option<Duration> {
     if whole.len() + fraction.len() == 0 || !are_digits(whole) || !are_digits(fraction) {
         return None;
     }
-    // Nine digits are nanoseconds; more is more than anybody can mean.
+    // Nine digits are nanoseconds; more digits are of no use.
     let nanoseconds: String = fraction
         .chars()
         .chain("000000000".chars())

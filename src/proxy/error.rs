@@ -41,7 +41,7 @@ pub(super) enum Error {
     /// The daemon was asked to leave while the call was waiting.
     #[error("the daemon is being stopped; call again")]
     Leaving,
-    /// The container's, or whoever removed it meanwhile.
+    /// The container's: it was removed meanwhile.
     #[error("gave up: {0}")]
     Vanished(String),
     /// A newer call for the same container took over.
@@ -57,7 +57,7 @@ pub(super) enum Error {
     },
 }
 
-/// A call that nobody could have served. The texts keep what netavark's users and test suite match.
+/// A call that cannot be served. The texts keep what netavark's users and test suite match.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BadRequest {
     /// Not six hexadecimal bytes.

@@ -1,8 +1,8 @@
 //! gRPC over a Unix stream: the surface that netavark's client calls, and nothing that knows what a
 //! call means.
 //!
-//! [`serve`] speaks HTTP/2 with one client and turns each of its requests into a [`Call`]; whoever
-//! passes it a handler ends it with an [`Answer`] or a [`Status`]. The words on the wire are
+//! [`serve`] speaks HTTP/2 with one client and turns each of its requests into a [`Call`]; the
+//! handler ends it with an [`Answer`] or a [`Status`]. The words on the wire are
 //! [`wire`]'s, the ways to say no are [`status`]'s.
 //!
 //! One limit is h2's and not ours: a request whose `:authority` is no URI authority is reset with

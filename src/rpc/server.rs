@@ -27,11 +27,11 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const WARNING: HeaderName = HeaderName::from_static("warning");
 
-/// Serves one client until the connection is over, whoever ended it.
+/// Serves one client until the connection is over.
 ///
 /// Each request becomes one future of `call`, all polled within this one. When the client resets
-/// its stream or the connection dies, the future is dropped at once: that is how a call hears that
-/// nobody waits for it any more. So it is too when `serve` itself is dropped, or when the time of a
+/// its stream or the connection dies, the future is dropped at once, which cancels the call. So it is
+/// when `serve` itself is dropped, or when the time of a
 /// `grpc-timeout` is up.
 ///
 /// A connection without a call in flight for as long as `quiet` gets a GOAWAY, and so does every

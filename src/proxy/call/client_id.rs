@@ -62,7 +62,7 @@ const RFC_4361: u8 = 255;
 
 /// The DUID that systemd-networkd has on this machine by default: of the kind that an enterprise
 /// assigns (RFC 8415 11.3), the enterprise being systemd, and the number a hash of the machine's
-/// id. One machine, one DUID, whoever says it.
+/// id. One machine has one DUID, in whichever program.
 #[derive(Debug)]
 pub(crate) struct Duid([u8; 14]);
 

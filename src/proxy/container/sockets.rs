@@ -36,7 +36,7 @@ pub(crate) fn is_link_away(error: &io::Error) -> bool {
 /// Whether anything can be said on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LinkState {
-    /// Somebody set it down, and the kernel took its routes away.
+    /// It was set down, and the kernel took its routes away.
     Down,
     /// It is up, and nothing is at the other end.
     NoCarrier,
@@ -190,7 +190,7 @@ impl ExchangeSockets {
 #[derive(Debug)]
 struct Receiver {
     packets: RawSocket,
-    /// Tells when somebody takes the interface down, or pulls its cable.
+    /// Tells when the interface is set down or loses its carrier.
     monitor: Monitor,
     /// Readable when one of them is (epoll(7)).
     either: OwnedFd,

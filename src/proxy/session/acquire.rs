@@ -79,7 +79,7 @@ impl Session {
                     leased(self).await;
                     self.put_on_link(&lease)?;
                     self.applied.note_address_and_gateway(&lease);
-                    // By now there may be an answer of somebody who has the address; later ones
+                    // By now there may be an answer of a station that has the address; later ones
                     // `keep` hears.
                     self.hear_what_arrived();
                     if self.client.lease().is_some() {

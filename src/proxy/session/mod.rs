@@ -318,7 +318,7 @@ impl Session {
                 continue;
             }
             if !self.client.is_listening() {
-                // Nobody is to answer any more.
+                // No answer is awaited any more.
                 self.sockets = None;
                 if let Some(record) = self.record().filter(|_| self.settled) {
                     return Next::Rest(Box::new(record));

@@ -24,7 +24,7 @@ const CONTAINERS: usize = 1000;
 /// and a line of a file beside the lease file, which has no room for them, because netavark's users
 /// take an empty object there for the end of the last lease.
 ///
-/// The file is read when somebody first asks, and written a line at a time. Losing it costs a wish,
+/// The file is read at the first use, and written a line at a time. Losing it costs a wish,
 /// so nothing that is wrong with it is more than a line in the log.
 #[derive(Debug)]
 pub(crate) struct AddressHistory {
@@ -45,7 +45,7 @@ struct Entry {
     address: Ipv4Addr,
 }
 
-/// Names as hashes: two that look alike by chance cost somebody a wish that his server does not
+/// Names as hashes: two that collide cost a container a requested address that its server does not
 /// grant.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Names {
