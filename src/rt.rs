@@ -4,6 +4,11 @@
 //! thread that called [`block_on`]. The files in `rt/` are built on the items of this one and would
 //! run on any other runtime: `benches/twin/rt.rs` has the same items on tokio.
 
+#![expect(
+    clippy::missing_errors_doc,
+    reason = "each error is one of the kernel's"
+)]
+
 use std::cell::{Cell, RefCell};
 use std::future::{Future, pending};
 use std::io;
@@ -46,6 +51,10 @@ const TURNS: usize = 16;
 
 /// Runs `main` and all that it spawns on this thread, until `main` returns; what is still running
 /// then is dropped.
+///
+/// # Panics
+///
+/// The reactor cannot be made, for want of a descriptor.
 pub fn block_on<T: 'static>(main: impl AsyncFnOnce(Runtime) -> T + 'static) -> T {
     let inner = Rc::new(Inner {
         executor: smol::LocalExecutor::new(),

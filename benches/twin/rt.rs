@@ -5,23 +5,28 @@
 //! `src/rt.rs` has the same items on smol and async-io, and the README beside this file explains
 //! the differences.
 
+#![expect(
+    clippy::missing_errors_doc,
+    reason = "each error is one of the kernel's"
+)]
+
 use std::cell::RefCell;
 use std::future::{Future, pending};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_lite::{AsyncRead, AsyncWrite};
 use rustix::io::ioctl_fionbio;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead as _, AsyncWrite as _, Interest, ReadBuf};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
-use tokio::task::JoinHandle;
 
+#[path = "adapters.rs"]
+mod adapters;
 #[path = "../../src/rt/alarm.rs"]
 mod alarm;
 #[path = "../../src/rt/clock.rs"]
@@ -36,98 +41,16 @@ mod socket;
 #[path = "../../src/rt/tests.rs"]
 mod tests;
 
+use adapters::Raw;
 pub use clock::{now, wall_clock};
 pub use process::run;
 pub use signals::{Signal, Signals};
 
 /// A spawned future: dropped, it is cancelled; `detach` lets it run on its own.
-///
-/// tokio has it the other way round: a dropped `JoinHandle` lets its task run on.
-#[derive(Debug)]
-#[must_use = "dropped at once, it is cancelled at once"]
-pub struct Task<T>(Option<JoinHandle<T>>);
-
-impl<T> Task<T> {
-    /// Lets the task run on its own.
-    pub fn detach(mut self) {
-        self.0 = None;
-    }
-
-    /// Cancels the task and waits for its end; returns its output if it had ended before.
-    pub async fn cancel(mut self) -> Option<T> {
-        let handle = self.0.take()?;
-        handle.abort();
-        handle.await.ok()
-    }
-}
-
-impl<T> Future for Task<T> {
-    type Output = T;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
-        let handle = self.0.as_mut().expect("only detach and cancel take it");
-        // The panic of a task stays in its handle until that is awaited.
-        ready!(Pin::new(handle).poll(context)).map_or_else(
-            |error| std::panic::resume_unwind(error.into_panic()),
-            Poll::Ready,
-        )
-    }
-}
-
-impl<T> Drop for Task<T> {
-    fn drop(&mut self) {
-        if let Some(handle) = &self.0 {
-            handle.abort();
-        }
-    }
-}
+pub use adapters::Task;
 
 /// A connected Unix stream with the `futures-lite` read and write traits.
-///
-/// tokio's has tokio's traits and cannot be cloned.
-#[derive(Clone, Debug)]
-pub struct Stream(Rc<RefCell<tokio::net::UnixStream>>);
-
-impl TryFrom<UnixStream> for Stream {
-    type Error = io::Error;
-
-    fn try_from(stream: UnixStream) -> io::Result<Self> {
-        // As for the listener below: tokio takes a socket as it is.
-        stream.set_nonblocking(true)?;
-        let stream = tokio::net::UnixStream::from_std(stream)?;
-        Ok(Self(Rc::new(RefCell::new(stream))))
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        let mut buffer = ReadBuf::new(buffer);
-        ready!(Pin::new(&mut *self.0.borrow_mut()).poll_read(context, &mut buffer))?;
-        Poll::Ready(Ok(buffer.filled().len()))
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_write(context, bytes)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_flush(context)
-    }
-
-    fn poll_close(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_shutdown(context)
-    }
-}
+pub use adapters::Stream;
 
 /// Returns whether the peer has closed `stream`, even where bytes are left to read.
 pub fn has_hung_up(stream: &Stream) -> bool {
@@ -136,6 +59,10 @@ pub fn has_hung_up(stream: &Stream) -> bool {
 
 /// Runs `main` and all that it spawns on this thread, until `main` returns; what is still running
 /// then is dropped.
+///
+/// # Panics
+///
+/// The reactor cannot be made, for want of a descriptor.
 pub fn block_on<T: 'static>(main: impl AsyncFnOnce(Runtime) -> T + 'static) -> T {
     let executor = Builder::new_current_thread()
         .enable_io()
@@ -288,13 +215,3 @@ impl<T: AsFd> Watched<T> {
 /// An interest in reading alone is not woken by an error, such as that of a packet socket whose
 /// link goes down.
 const INTEREST: Interest = Interest::READABLE.add(Interest::ERROR);
-
-/// [`AsyncFd`] asks for the older of the two traits.
-#[derive(Debug)]
-struct Raw<T>(T);
-
-impl<T: AsFd> AsRawFd for Raw<T> {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}

@@ -55,7 +55,6 @@
 //! | `message_rate.rs`, `backoff.rs` | the limit on messages in an hour; the delays of retransmissions |
 
 #![deny(clippy::wildcard_enum_match_arm)]
-#![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
 mod acquire_error;
 mod backoff;

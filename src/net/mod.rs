@@ -26,9 +26,6 @@
 //! outlives its owner, but for a packet socket: its close takes the kernel ten to twenty
 //! milliseconds, for which there are [threads](raw::RawSocket) that come and go.
 
-#![warn(clippy::missing_errors_doc)]
-#![warn(clippy::missing_panics_doc)]
-
 mod bpf;
 mod closing;
 pub mod link;

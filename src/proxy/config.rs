@@ -184,6 +184,10 @@ pub enum ClientId {
 
 /// Reads the arguments (without the program's name) and the variables of the environment,
 /// [`RUN_DIR_ENV`] for one.
+///
+/// # Errors
+///
+/// An option that does not exist, or a value that is none of its, in words for the administrator.
 pub fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     variable: impl Fn(&str) -> Option<OsString>,

@@ -9,9 +9,6 @@
 //! PROTOCOL_ERROR before we hear of it. grpc-python makes such a one of a `unix:` path; the channel
 //! option `grpc.default_authority=localhost` helps. Any well-formed authority, or none, is welcome.
 
-#![warn(clippy::missing_errors_doc)]
-#![warn(clippy::missing_panics_doc)]
-
 mod h2_stream;
 mod server;
 pub mod status;

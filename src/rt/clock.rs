@@ -7,6 +7,10 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::time::Instant;
 
 /// Reads `CLOCK_BOOTTIME`.
+///
+/// # Panics
+///
+/// Never: the kernel's boot clock has no negative times.
 pub fn now() -> Instant {
     let time = clock_gettime(ClockId::Boottime);
     Instant::from_boot(Duration::new(
