@@ -263,7 +263,7 @@ pub fn build(target: &Path, arguments: &[&str]) -> Result {
             .iter()
             .any(|it| arguments.contains(it))
     {
-        command.args(["--example", "floor"]);
+        command.args(["--example", "echo"]);
     }
     command
         .arg("--target-dir")
