@@ -198,8 +198,9 @@ impl Client {
         if matches!(self.state, State::Releasing { .. } | State::Stopped) {
             return;
         }
-        // No need to ask for anything any more.
+        // No need to ask for anything any more, nor is a caller waiting for a lease.
         self.outbox.clear();
+        self.search.deadline = None;
         self.state = match std::mem::replace(&mut self.state, State::Stopped) {
             State::Bound { held, .. }
             | State::Renewing { held, .. }

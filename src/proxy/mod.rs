@@ -35,7 +35,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_lite::future::or;
+use futures_lite::future::{or, yield_now};
 
 use crate::rpc::{self, Code, Status};
 use crate::rt::{self, Runtime};
@@ -207,6 +207,8 @@ async fn serve_calls(
         .before_exit(move || Rc::clone(&preparing).prepare_to_leave())
         .serve(&runtime, handler)
         .await;
+    // Setups that were cut off note first that they give their leases back.
+    yield_now().await;
     match reason {
         Ok(Reason::Signal(_)) => Rc::clone(&table).stop(config.on_stop).await,
         Ok(Reason::SecondSignal(_)) => {

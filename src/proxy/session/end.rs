@@ -86,7 +86,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         if !self.settled && !self.is_undone() {
-            log::warn!("{self}: the work on its lease was cut off; the next start goes on with it");
+            log::warn!("{self}: the work on its lease was cut off; its record says how to go on");
         }
     }
 }

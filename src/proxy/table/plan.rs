@@ -305,7 +305,9 @@ impl Plan {
     /// Returns the first step for a lease of the queue, if it is still due.
     fn next_step(&mut self, key: LeaseKey, now: Instant) -> Option<Action> {
         let entry = self.entries.get(&key).filter(|entry| !entry.is_at_work)?;
-        if let Some(until) = self.deferral(entry, now) {
+        // Another try of what has failed does not go by T1, and is not put off.
+        let deferral = self.deferral(entry, now).filter(|_| !entry.is_retry);
+        if let Some(until) = deferral {
             if until > now {
                 let entry = self.entries.get_mut(&key)?;
                 (entry.due, entry.may_renew_from) = (Some(until), Some(until));

@@ -23,7 +23,11 @@ impl Table {
             let changed = self.changed.listen();
             match self.poll_plan() {
                 Action::Wake { key, turn } => self.wake(&key, turn),
-                Action::Defer { key, until } => self.defer(&key, until),
+                Action::Defer { key, until } => {
+                    self.defer(&key, until);
+                    // Whatever the record makes of it, the thread is not lost to this loop.
+                    yield_now().await;
+                }
                 Action::SleepUntil { .. } | Action::Stay(_) => {
                     let due = self.plan.borrow().poll_timeout();
                     match due {

@@ -36,7 +36,8 @@ impl Table {
     /// Gets a lease for the container of a call. When `closing` resolves, the Setup has a moment to
     /// come to its end.
     ///
-    /// Dropped, the future makes the Setup give up, which leaves nothing behind.
+    /// Dropped, the future makes the Setup give up, which leaves nothing behind. A Setup that has
+    /// succeeded in the same moment stays: the caller's Teardown ends it.
     ///
     /// # Errors
     ///

@@ -49,6 +49,8 @@ impl Table {
         if !found.foreign.is_empty() {
             self.start_adopting(found.foreign, namespaces);
         }
+        self.update_keep_alive();
+        self.notify_status();
         let table = Rc::clone(self);
         let schedule = self.context.runtime.spawn(table.keep_schedule());
         schedule.detach();

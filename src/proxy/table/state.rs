@@ -194,12 +194,10 @@ impl Table {
         result
     }
 
-    /// Puts a slot in that the file has already.
+    /// Puts a slot in that the file has already; [`Table::restore`] sees to all else.
     pub(super) fn restore_slot(self: &Rc<Self>, key: &LeaseKey, slot: Slot) {
         self.follow(key, Some(&slot));
         self.slots.borrow_mut().insert(key.clone(), slot);
-        self.update_keep_alive();
-        self.notify_status();
     }
 
     /// Tells the plan of a slot as it is now.
@@ -267,7 +265,7 @@ impl Table {
     }
 
     /// Tells the service manager how many leases there are.
-    fn notify_status(&self) {
+    pub(super) fn notify_status(&self) {
         let is_lease = |slot: &&Slot| !matches!(slot.state, SlotState::Claimed(_));
         let count = self.slots.borrow().values().filter(is_lease).count();
         if self.told.replace(Some(count)) != Some(count) {

@@ -104,7 +104,8 @@ impl Table {
             return;
         };
         self.remember_address(record.who(), &record);
-        let release = release(record.who());
+        // A Teardown that was not over goes on, whatever takes its place.
+        let release = record.is_ending() || release(record.who());
         // From here on a crash does not bring it back or, where it stays leased, leaves its link in
         // doubt.
         let noted = if release {

@@ -258,6 +258,22 @@ fn one_lease_without_an_answer_holds_back_no_other() {
 }
 
 #[test]
+fn another_try_of_what_has_failed_does_not_wait_for_a_silent_server() {
+    let mut c = Conversation::start();
+    c.has(1, &hourly()).has(2, &hourly());
+    c.at(1800).wakes(&[1, 2]);
+    c.at(1810).has_no_answer(1).has_no_answer(2);
+    let retry = Times {
+        due: Some(at(1812)),
+        may_renew_from: None,
+        is_retry: true,
+        ..hourly()
+    };
+    c.has(3, &retry);
+    c.at(1812).wakes(&[3]).stays(StayReason::AtWork);
+}
+
+#[test]
 fn a_renewal_is_put_off_no_further_than_half_way_to_t2() {
     let mut c = Conversation::start();
     c.has(1, &bound(0, 100)).has(2, &bound(0, 100));
