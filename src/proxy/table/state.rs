@@ -173,24 +173,29 @@ impl Table {
         key: &LeaseKey,
         change: impl FnOnce(&mut Option<Slot>) -> T,
     ) -> T {
-        let (result, is_changed) = {
+        let (result, is_changed, is_due_changed) = {
             let mut slots = self.slots.borrow_mut();
             let mut slot = slots.remove(key);
             let before = slot.as_ref().and_then(|slot| slot.record.clone());
+            let was_dormant = slot.as_ref().is_some_and(Slot::is_dormant);
             let result = change(&mut slot);
             let is_changed = slot.as_ref().and_then(|slot| slot.record.as_ref()) != before.as_ref();
+            let is_due_changed = was_dormant || slot.as_ref().is_none_or(Slot::is_dormant);
             self.follow(key, slot.as_ref());
             if let Some(slot) = slot {
                 slots.insert(key.clone(), slot);
             }
-            (result, is_changed)
+            (result, is_changed, is_due_changed)
         };
         if is_changed {
             self.save_later();
         }
         self.update_keep_alive();
         self.notify_status();
-        self.changed.notify(usize::MAX);
+        // What is at work before and after changes nothing for the schedule.
+        if is_due_changed {
+            self.changed.notify(usize::MAX);
+        }
         result
     }
 
@@ -294,6 +299,10 @@ impl From<&Record> for Times {
 }
 
 impl Slot {
+    fn is_dormant(&self) -> bool {
+        matches!(self.state, SlotState::Dormant { .. })
+    }
+
     /// A lease for which nothing is done until it is due.
     pub(super) fn dormant(record: &Record, is_link_known: bool) -> Self {
         Self {
