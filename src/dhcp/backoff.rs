@@ -57,7 +57,6 @@ impl Backoff {
         match (caller_waits, sent) {
             (true, 0 | 1) => self.up_to_earlier(secs(2), secs(1)),
             (true, 2) => self.around(secs(2), Duration::from_millis(500)),
-            (true, 3) => self.around(secs(4), secs(1)),
             (true, _) => self.around(secs(8), secs(1)),
             (false, 0..=4) => self.around(secs(2 << sent.max(1)), secs(1)),
             (false, 5..=10) => self.around(secs(64), secs(1)),

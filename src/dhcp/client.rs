@@ -198,9 +198,8 @@ impl Client {
         if matches!(self.state, State::Releasing { .. } | State::Stopped) {
             return;
         }
-        // No need to ask for anything any more, nor is a caller waiting for a lease.
+        // No need to ask for anything any more.
         self.outbox.clear();
-        self.search.deadline = None;
         self.state = match std::mem::replace(&mut self.state, State::Stopped) {
             State::Bound { held, .. }
             | State::Renewing { held, .. }

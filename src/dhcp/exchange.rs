@@ -51,9 +51,14 @@ impl Exchange {
 
     /// Makes an exchange that another client began, under an xid that is not known: of its progress
     /// only the time of the next message is left.
+    ///
+    /// How often the message was sent is not known either. The next one is as plain as it gets: a
+    /// client is suspended after each REQUEST of a renewal, and the second would be the last to get
+    /// plainer.
     pub(super) fn of_before(xid: u32, next: Instant) -> Self {
         Self {
             sent: 1,
+            sent_before: 1,
             next,
             ..Self::new(xid, Instant::from_boot(Duration::ZERO))
         }

@@ -157,6 +157,39 @@ fn a_request_that_is_said_again_is_plainer() {
     assert_eq!(list(&c), NETAVARKS_LIST);
 }
 
+/// A renewal gets as short in processes that each send one REQUEST of it, too.
+#[test]
+fn a_renewal_that_is_said_again_by_later_processes_is_as_short_as_netavarks() {
+    let mut c = Conversation::start().without_fuzz();
+    c.at(0).sends(discover()).hears(offer(IP));
+    c.sends(request(IP))
+        .hears(ack(IP, hours(1)))
+        .says(Bound(IP));
+    c.rests_until(1800).sends(renew(IP));
+    assert!(list(&c).len() > NETAVARKS_LIST.len() && codes(&c).contains(&57));
+    c.at(1810).rests_until(2475).sends(renew(IP));
+    assert_eq!(
+        (list(&c), codes(&c)),
+        (NETAVARKS_LIST.to_vec(), vec![55, 61])
+    );
+    c.at(2485).rests_until(2812.5).sends(renew(IP));
+    assert_eq!(list(&c), NETAVARKS_LIST);
+}
+
+/// netavark waits for an ACK for as long as for an OFFER, 8 s in all.
+#[test]
+fn an_ack_counts_for_as_long_as_netavark_waits_for_it() {
+    let mut c = Conversation::start().without_fuzz();
+    c.at(0)
+        .sends(discover())
+        .hears(offer(IP))
+        .sends(request(IP));
+    for second in [2, 4] {
+        c.at(second).sends(request(IP));
+    }
+    c.at(9).hears(ack(IP, hours(1))).says(Bound(IP));
+}
+
 /// A server that takes its time answers the first DISCOVER, and loses nothing by those that came
 /// after it.
 #[test]
