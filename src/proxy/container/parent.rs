@@ -38,11 +38,13 @@ impl Parent {
             (_, None) => None,
         };
         let own_port = link.parent_elsewhere;
-        let is_starting = |link: &Option<Link>| {
-            link.as_ref()
-                .is_some_and(|link| is_bridge_starting(host, link, own_port))
-        };
-        let is_port_starting = is_starting(&named) || is_starting(&below);
+        let links = [&named, &below].into_iter().flatten();
+        let mut bridges: Vec<_> = links.filter_map(bridge_of).collect();
+        // The port of the bridge that the caller names.
+        bridges.dedup();
+        let is_port_starting = bridges
+            .into_iter()
+            .any(|bridge| is_bridge_starting(host, bridge, own_port));
         Ok(named.or(below).map(
             |Link {
                  name,
@@ -67,27 +69,32 @@ impl Parent {
     }
 }
 
-/// Returns whether a port of the bridge that `link` is, or is a port of, is about to forward: the
-/// container's `own_port`, or one that leads to the network.
-fn is_bridge_starting(host: &Netlink, link: &Link, own_port: Option<u32>) -> bool {
-    let bridge = if link.kind.as_deref() == Some(BRIDGE) {
+/// Returns the number of the bridge that a link is, or is a port of.
+fn bridge_of(link: &Link) -> Option<u32> {
+    if link.kind.as_deref() == Some(BRIDGE) {
         Some(link.index)
     } else {
         link.master
-    };
-    // Of a bridge with very many ports nothing is known.
-    let ports = bridge
-        .map(|bridge| host.ports(bridge).unwrap_or_default())
-        .unwrap_or_default();
-    ports
-        .iter()
-        .any(|port| port.is_port_starting() && is_on_the_way(port, own_port))
+    }
 }
 
-/// Returns whether what the container says passes this port of a bridge: it is its own, or does not
-/// lead to another container.
-fn is_on_the_way(port: &Link, own_port: Option<u32>) -> bool {
-    let is_of_a_container = port.kind.as_deref() == Some(VETH) && port.parent_elsewhere.is_some();
+/// Returns whether a port of a bridge is about to forward: the container's `own_port`, or one that
+/// leads to the network.
+fn is_bridge_starting(host: &Netlink, bridge: u32, own_port: Option<u32>) -> bool {
+    // Of a bridge with very many ports nothing is known.
+    let ports = host.ports(bridge).unwrap_or_default();
+    ports
+        .iter()
+        .any(|port| port.is_port_starting() && is_on_the_way(port, bridge, own_port))
+}
+
+/// Returns whether the container's frames pass this port of a bridge: it is the container's own, or
+/// does not lead to another container.
+fn is_on_the_way(port: &Link, bridge: u32, own_port: Option<u32>) -> bool {
+    let is_pair = port.kind.as_deref() == Some(VETH) && port.parent_elsewhere.is_some();
+    // Such a pair is also the uplink of a host that is a container itself. That one is older than
+    // the bridge, and a container's is younger.
+    let is_of_a_container = is_pair && port.index > bridge;
     !is_of_a_container || own_port == Some(port.index)
 }
 
@@ -104,7 +111,11 @@ mod tests {
                 parent_elsewhere,
                 ..Link::default()
             };
-            [Some(7), Some(8), None].map(|own| is_on_the_way(&port, own))
+            [Some(7), Some(8), None].map(|own| {
+                let is_uplink = is_on_the_way(&port, 9, own);
+                assert!(is_uplink, "it was there before the bridge");
+                is_on_the_way(&port, 3, own)
+            })
         };
         assert_eq!(port(Some(VETH), Some(2)), [true, false, false]);
         assert_eq!(
