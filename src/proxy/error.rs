@@ -237,7 +237,7 @@ pub(super) enum StartError {
     #[error("--sandbox strict: {0}")]
     Sandbox(io::Error),
     /// The daemon speaks to callers on the same host only.
-    #[error("the socket unit hands over a TCP socket, expected a listening Unix stream socket")]
+    #[error("the socket unit hands over a TCP socket: its ListenStream= has to be a path")]
     NotUnix,
 }
 
@@ -246,9 +246,9 @@ impl StartError {
     /// did.
     pub(super) fn is_configuration(&self) -> bool {
         match self {
-            Self::TooManySockets | Self::MachineId(_) | Self::Sandbox(_) => true,
+            Self::TooManySockets | Self::NotUnix | Self::MachineId(_) | Self::Sandbox(_) => true,
             Self::Locked(locked) => !locked.is_held(),
-            Self::Service(_) | Self::NotUnix => false,
+            Self::Service(_) => false,
         }
     }
 }

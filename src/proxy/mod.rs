@@ -128,7 +128,6 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
     } else {
         Service::on(std::mem::take(handed_over))
     };
-    // From here on there are threads.
     service = service.idle_timeout(config.activity).open()?;
     if let Ok(unit) = unit.clone() {
         service = service.extend_drain(move || await_restart(unit.clone()));
@@ -168,17 +167,19 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
 }
 
 /// Refuses sockets that netavark's clients do not call.
-fn check_sockets(sockets: &mut Vec<Socket>) -> Result<(), StartError> {
+fn check_sockets(sockets: &[Socket]) -> Result<(), StartError> {
     if sockets.len() > 1 {
         return Err(StartError::TooManySockets);
     }
-    let is_unix = |socket: &Socket| matches!(socket.listener(), Listener::Unix(_));
-    if !sockets.iter().all(is_unix) {
-        // Nothing is answered by TCP, not even with the reason.
-        sockets.clear();
-        return Err(StartError::NotUnix);
+    if sockets.iter().all(is_unix) {
+        Ok(())
+    } else {
+        Err(StartError::NotUnix)
     }
-    Ok(())
+}
+
+fn is_unix(socket: &Socket) -> bool {
+    matches!(socket.listener(), Listener::Unix(_))
 }
 
 /// Restores the table, and serves calls from it until it is time to leave.
@@ -215,7 +216,7 @@ async fn serve_calls(
             table.save(true);
             table.clear_journal();
         }
-        Ok(_) | Err(_) => {}
+        Ok(Reason::Idle) | Err(_) => {}
     }
     table.close_file();
     Ok(reason.map(drop)?)
@@ -305,7 +306,9 @@ fn confine(
 
 /// Answers calls with `status`, those that wait at the sockets and those that come soon: they are
 /// what started the process, and systemd would start it again for each that is left there.
-fn refuse(sockets: Vec<Socket>, status: Status) {
+fn refuse(mut sockets: Vec<Socket>, status: Status) {
+    // Nothing is answered by TCP, not even with the reason.
+    sockets.retain(is_unix);
     if sockets.is_empty() {
         return;
     }
