@@ -65,7 +65,7 @@ impl TryFrom<UnixStream> for Stream {
     type Error = io::Error;
 
     fn try_from(stream: UnixStream) -> io::Result<Self> {
-        // As for the listener below: tokio takes a socket as it is.
+        // As for the listener in `rt.rs`: tokio takes a socket as it is.
         stream.set_nonblocking(true)?;
         let stream = tokio::net::UnixStream::from_std(stream)?;
         Ok(Self(Rc::new(RefCell::new(stream))))

@@ -265,6 +265,9 @@ impl Service {
     /// adopt before the process opens its own. The signals end the process again, as is their
     /// default, when the service is dropped or has left.
     ///
+    /// One service in the life of a process catches signals: after it was dropped they end the
+    /// process, also when there is another one.
+    ///
     /// # Errors
     ///
     /// Each of [`Error`]'s.

@@ -1,6 +1,7 @@
 //! The connections of a service: what a handler gets, and the tasks that run the handlers.
 
 use std::cell::RefCell;
+use std::future::pending;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -156,7 +157,16 @@ impl<'a> Connections<'a> {
         signals: &Signals,
     ) -> Option<Signal> {
         self.shutdown.set();
-        let second = async { signals.next().await.ok() };
+        let second = async {
+            match signals.next().await {
+                Ok(signal) => Some(signal),
+                // No reason to end what is under way.
+                Err(error) => {
+                    log::warn!("cannot wait for a second signal: {error}");
+                    pending().await
+                }
+            }
+        };
         let orderly = async {
             let bound = async {
                 if let Some(extension) = extension {

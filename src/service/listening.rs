@@ -52,7 +52,8 @@ impl ListeningSocket {
                 }
             }
         }
-        std::iter::from_fn(|| self.take()).collect()
+        // Clients can connect to a socket of the program's own meanwhile.
+        std::iter::from_fn(|| self.take()).take(LATE).collect()
     }
 
     fn bound_path(&self) -> Option<PathBuf> {
@@ -62,6 +63,10 @@ impl ListeningSocket {
         }
     }
 }
+
+/// The most connections that are taken from one backlog at the end; the kernel allows no longer one
+/// by default (net.core.somaxconn).
+const LATE: usize = 4096;
 
 /// Waits for the next connection at any of `sockets`.
 pub(super) async fn accept(sockets: &[ListeningSocket]) -> io::Result<Stream> {
@@ -76,7 +81,7 @@ pub(super) async fn accept(sockets: &[ListeningSocket]) -> io::Result<Stream> {
 }
 
 /// Returns the connections that arrived at the last moment. Where there are none, the sockets of
-/// [`bind`](fn@bind) are closed, and no way is left in which a connection could get lost.
+/// [`bind`](fn@bind) are closed, and no connection to them or to systemd's can get lost.
 pub(super) fn last_look(sockets: &mut Vec<ListeningSocket>) -> Vec<Stream> {
     let waiting: Vec<_> = sockets.iter().filter_map(ListeningSocket::take).collect();
     if !waiting.is_empty() {

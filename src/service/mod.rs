@@ -66,7 +66,8 @@
 //! once more, serves what is there, and otherwise returns without any await in between. Then it says
 //! `STOPPING=1`, upon which systemd waits for the end before it starts the next instance. Where
 //! the service listens itself, it unlinks its socket first, refuses new connections, and then looks
-//! once more.
+//! once more. A socket of the program's own ([`Socket::from`]) cannot be refused: a connection
+//! between this look and its end is reset.
 //!
 //! # Crates for parts of this
 //!

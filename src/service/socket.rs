@@ -15,7 +15,7 @@ use super::socket_file::SocketFile;
 /// |---|---|
 /// | systemd | stays open in systemd; the backlog is served by the next instance |
 /// | `bind` | the file is unlinked, new connections are refused, the backlog is served |
-/// | `From` | the backlog is served, then the descriptor is closed |
+/// | `From` | the backlog is served, then the descriptor is closed; a connection in between is reset |
 ///
 /// ```
 /// use smol_dhcp_proxy::service::{Listener, Socket};
