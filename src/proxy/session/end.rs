@@ -54,7 +54,7 @@ impl Session {
         loop {
             self.send();
             match self.client.poll_event() {
-                Some(Event::Released) => return,
+                Some(Event::Released | Event::GaveUp(_)) => return,
                 Some(_) => {}
                 None if self.is_ready() => self.wait().await,
                 None => return,

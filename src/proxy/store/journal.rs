@@ -24,9 +24,7 @@ use siphasher::sip::SipHasher24;
 
 use crate::proxy::key::LeaseKey;
 use crate::proxy::store::directory::StateDirectory;
-
-/// A lease that the process died of so often is left alone until a call for it.
-const QUARANTINE: u32 = 3;
+use crate::proxy::store::trust::Trust;
 
 /// How long the second try after a death is put off, where the lease lasts long enough.
 const LATER: Duration = Duration::from_secs(300);
@@ -36,17 +34,6 @@ const LEASES: usize = 1000;
 
 /// The longest file that can be one of ours.
 const LONGEST: u64 = 64 * 1024;
-
-/// How far a lease can be trusted not to end the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trust {
-    /// The process did not die of it.
-    Full,
-    /// It is tried after all others, and alone.
-    Last,
-    /// Nothing is done for it but by a call.
-    Quarantined,
-}
 
 /// Identifies a lease in the file: a hash of its key, which has no place for a name that a
 /// container chose.
@@ -122,16 +109,6 @@ impl Deaths {
     /// any.
     fn acquit(&mut self, lease: Mark) -> bool {
         self.0.remove(&lease).is_some()
-    }
-}
-
-impl Trust {
-    pub(crate) fn after(deaths: u32) -> Self {
-        match deaths {
-            0 => Self::Full,
-            1.. if deaths < QUARANTINE => Self::Last,
-            _ => Self::Quarantined,
-        }
     }
 }
 

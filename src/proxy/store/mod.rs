@@ -8,3 +8,4 @@ pub(crate) mod lease_file;
 pub(crate) mod networks;
 pub(crate) mod oddities;
 pub(crate) mod record;
+pub(crate) mod trust;

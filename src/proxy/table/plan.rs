@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::mac::Mac;
 use crate::proxy::key::{DhcpServer, LeaseKey};
-use crate::proxy::store::journal::Trust;
+use crate::proxy::store::trust::Trust;
 use crate::time::Instant;
 
 use super::renewal_rate::RenewalRate;
@@ -167,6 +167,15 @@ impl Plan {
         self.entries.insert(key.clone(), entry);
     }
 
+    /// Notes that a lease is worked on whose times stay as they are. Returns whether it is known.
+    pub(super) fn mark_at_work(&mut self, key: &LeaseKey) -> bool {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return false;
+        };
+        (entry.is_at_work, entry.is_suspect, entry.deaths) = (true, false, 0);
+        true
+    }
+
     /// Notes that there is no such lease any more.
     pub(super) fn remove(&mut self, key: &LeaseKey) {
         self.entries.remove(key);
@@ -189,7 +198,7 @@ impl Plan {
                 && entry
                     .t1
                     .is_some_and(|t1| entry.due.is_some_and(|due| due > t1));
-            if is_deferred && Trust::after(entry.deaths) != Trust::Quarantined {
+            if is_deferred {
                 entry.due = entry.t1;
                 resumed.push(key.clone());
             }
@@ -278,15 +287,10 @@ impl Plan {
     /// Returns the leases to be worked on at `now`, those first whose T1 comes first: those that
     /// are due, and with them those that may be renewed early.
     fn due(&self, now: Instant) -> VecDeque<LeaseKey> {
-        let is_time = |entry: &Entry| {
-            let early = entry.may_renew_from.filter(|_| self.can_sleep);
-            let mut times = [entry.due, early].into_iter().flatten();
-            !entry.is_at_work && times.any(|at| at <= now)
-        };
         let mut due: Vec<_> = self
             .entries
             .iter()
-            .filter(|(_, entry)| is_time(entry))
+            .filter(|(_, entry)| self.is_time(entry, now))
             .collect();
         due.sort_by_key(|(key, entry)| (entry.due, entry.may_renew_from, *key));
         let (suspects, mut due): (Vec<_>, Vec<_>) =
@@ -302,9 +306,16 @@ impl Plan {
         due.into_iter().map(|(key, _)| key.clone()).collect()
     }
 
+    fn is_time(&self, entry: &Entry, now: Instant) -> bool {
+        let early = entry.may_renew_from.filter(|_| self.can_sleep);
+        let mut times = [entry.due, early].into_iter().flatten();
+        !entry.is_at_work && times.any(|at| at <= now)
+    }
+
     /// Returns the first step for a lease of the queue, if it is still due.
     fn next_step(&mut self, key: LeaseKey, now: Instant) -> Option<Action> {
-        let entry = self.entries.get(&key).filter(|entry| !entry.is_at_work)?;
+        let entry = self.entries.get(&key);
+        let entry = entry.filter(|entry| self.is_time(entry, now))?;
         // Another try of what has failed does not go by T1, and is not put off.
         let deferral = self.deferral(entry, now).filter(|_| !entry.is_retry);
         if let Some(until) = deferral {

@@ -107,7 +107,7 @@ impl Table {
     }
 
     /// Does what there is to do for a lease that was dormant. Its session is left to the caller,
-    /// who may stop this.
+    /// which may drop this future.
     async fn run_due(self: &Rc<Self>, key: &LeaseKey, session: &mut Option<Box<Session>>) {
         let Some(record) = self.record(key) else {
             return;
@@ -200,7 +200,7 @@ impl Table {
     fn mark_dormant(self: &Rc<Self>, key: &LeaseKey, record: &Record, is_link_known: bool) {
         self.journal.acquit(key);
         let dormant = Slot::dormant(record, is_link_known);
-        let before = self.update(key, |slot| match slot {
+        let before = self.update_to(key, Some(record), |slot| match slot {
             Some(slot) if matches!(slot.state, SlotState::Active(_)) => {
                 Some(std::mem::replace(slot, dormant).state)
             }

@@ -72,7 +72,10 @@ impl Table {
             return made;
         }
         cancel.cancel();
-        made.await.map_err(|_| Error::Leaving)
+        made.await.map_err(|error| match error {
+            Error::Superseded => Error::Leaving,
+            error => error,
+        })
     }
 
     async fn set_up(

@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_lite::future::yield_now;
 
 use crate::proxy::key::LeaseKey;
-use crate::proxy::store::journal::Trust;
 use crate::proxy::store::record::Record;
+use crate::proxy::store::trust::Trust;
 use crate::rt;
 use crate::service::Wakeup;
 

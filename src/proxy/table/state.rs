@@ -66,7 +66,7 @@ pub(super) struct Slot {
     pub(super) state: SlotState,
 }
 
-/// Who works on a lease.
+/// The task or call that works on a lease.
 #[derive(Debug)]
 pub(super) enum SlotState {
     /// A call makes or ends it; other calls wait for that one.
@@ -173,25 +173,46 @@ impl Table {
         key: &LeaseKey,
         change: impl FnOnce(&mut Option<Slot>) -> T,
     ) -> T {
-        let (result, is_changed, is_due_changed) = {
+        self.update_to(key, None, change)
+    }
+
+    /// The same where `record` is the one that the slot has afterwards: it is not decoded again.
+    pub(super) fn update_to<T>(
+        self: &Rc<Self>,
+        key: &LeaseKey,
+        record: Option<&Record>,
+        change: impl FnOnce(&mut Option<Slot>) -> T,
+    ) -> T {
+        let (result, is_changed, is_due_changed, is_count_changed) = {
             let mut slots = self.slots.borrow_mut();
             let mut slot = slots.remove(key);
             let before = slot.as_ref().and_then(|slot| slot.record.clone());
             let was_dormant = slot.as_ref().is_some_and(Slot::is_dormant);
+            let was_counted = slot.as_ref().is_some_and(Slot::is_counted);
             let result = change(&mut slot);
             let is_changed = slot.as_ref().and_then(|slot| slot.record.as_ref()) != before.as_ref();
-            let is_due_changed = was_dormant || slot.as_ref().is_none_or(Slot::is_dormant);
-            self.follow(key, slot.as_ref());
+            let is_at_rest = slot.as_ref().is_none_or(Slot::is_dormant);
+            let is_count_changed = was_counted != slot.as_ref().is_some_and(Slot::is_counted);
+            if is_changed || is_at_rest || !self.plan.borrow_mut().mark_at_work(key) {
+                self.follow(key, slot.as_ref(), record);
+            }
             if let Some(slot) = slot {
                 slots.insert(key.clone(), slot);
             }
-            (result, is_changed, is_due_changed)
+            (
+                result,
+                is_changed,
+                was_dormant || is_at_rest,
+                is_count_changed,
+            )
         };
         if is_changed {
             self.save_later();
         }
         self.update_keep_alive();
-        self.notify_status();
+        if is_count_changed {
+            self.notify_status();
+        }
         // What is at work before and after changes nothing for the schedule.
         if is_due_changed {
             self.changed.notify(usize::MAX);
@@ -201,18 +222,21 @@ impl Table {
 
     /// Puts a slot in that the file has already; [`Table::restore`] sees to all else.
     pub(super) fn restore_slot(self: &Rc<Self>, key: &LeaseKey, slot: Slot) {
-        self.follow(key, Some(&slot));
+        self.follow(key, Some(&slot), None);
         self.slots.borrow_mut().insert(key.clone(), slot);
     }
 
     /// Tells the plan of a slot as it is now.
-    fn follow(&self, key: &LeaseKey, slot: Option<&Slot>) {
+    fn follow(&self, key: &LeaseKey, slot: Option<&Slot>, record: Option<&Record>) {
         let mut plan = self.plan.borrow_mut();
         let Some(slot) = slot else {
             return plan.remove(key);
         };
-        let record = slot.record.as_ref().map(EncodedRecord::unpack);
-        let times = record.as_ref().map(Times::from).unwrap_or_default();
+        let times = match (record, &slot.record) {
+            (Some(record), _) => Times::from(record),
+            (None, Some(record)) => Times::from(&record.unpack()),
+            (None, None) => Times::default(),
+        };
         match slot.state {
             SlotState::Claimed(_) | SlotState::Active(_) => plan.start_work(key, &times),
             SlotState::Dormant { .. } => {
@@ -223,7 +247,7 @@ impl Table {
 
     /// Notes how to go on with a lease, if it has a slot.
     pub(super) fn set_record(self: &Rc<Self>, key: &LeaseKey, record: &Record) {
-        self.update(key, |slot| {
+        self.update_to(key, Some(record), |slot| {
             if let Some(slot) = slot {
                 slot.record = Some(record.into());
             }
@@ -271,8 +295,8 @@ impl Table {
 
     /// Tells the service manager how many leases there are.
     pub(super) fn notify_status(&self) {
-        let is_lease = |slot: &&Slot| !matches!(slot.state, SlotState::Claimed(_));
-        let count = self.slots.borrow().values().filter(is_lease).count();
+        let slots = self.slots.borrow();
+        let count = slots.values().filter(|slot| slot.is_counted()).count();
         if self.told.replace(Some(count)) != Some(count) {
             self.notify.status(if count == 1 {
                 "1 lease".to_owned()
@@ -299,6 +323,11 @@ impl From<&Record> for Times {
 }
 
 impl Slot {
+    /// Returns whether the service manager is told of it: there is a lease, and no call ends it.
+    fn is_counted(&self) -> bool {
+        !matches!(self.state, SlotState::Claimed(_))
+    }
+
     fn is_dormant(&self) -> bool {
         matches!(self.state, SlotState::Dormant { .. })
     }
@@ -348,5 +377,79 @@ impl Adoption {
                 over.await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_lite::future::{or, yield_now};
+
+    use super::*;
+    use crate::proxy::table::tests::{insert, table};
+
+    /// Work on such a lease forgets it, for its namespace is not there.
+    #[test]
+    fn the_schedule_looks_again_where_what_is_due_has_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_owned();
+        rt::block_on(async move |runtime| {
+            let table = table(&runtime, &path);
+            let schedule = runtime.spawn(Rc::clone(&table).keep_schedule());
+            for number in 1..4 {
+                // The schedule has nothing to wait for but this.
+                yield_now().await;
+                let key = insert(&table, number, 0);
+                let slot = Slot::dormant(&table.record(&key).unwrap(), false);
+                table.update(&key, |changed| *changed = Some(slot));
+                let forgotten = async {
+                    while table.len() > 0 {
+                        yield_now().await;
+                    }
+                    true
+                };
+                let timeout = async {
+                    rt::sleep(std::time::Duration::from_secs(5)).await;
+                    false
+                };
+                assert!(
+                    or(forgotten, timeout).await,
+                    "lease {number} is not worked on"
+                );
+            }
+            drop(schedule);
+            table.close_file();
+        });
+    }
+
+    #[test]
+    fn a_lease_in_the_way_of_one_at_work_is_seen_when_that_is_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_owned();
+        rt::block_on(async move |runtime| {
+            let table = table(&runtime, &path);
+            // The process died of it: it waits while a call is at work.
+            let suspect = insert(&table, 1, 1);
+            let other = insert(&table, 2, 0);
+            let (claim, _) = table.claim(&other, &Rc::default()).await;
+            let schedule = runtime.spawn(Rc::clone(&table).keep_schedule());
+            for _ in 0..100 {
+                yield_now().await;
+            }
+            assert!(table.dormant_record(&suspect).is_some(), "it waits");
+            drop(claim);
+            let forgotten = async {
+                while table.len() > 0 {
+                    yield_now().await;
+                }
+                true
+            };
+            let timeout = async {
+                rt::sleep(std::time::Duration::from_secs(5)).await;
+                false
+            };
+            assert!(or(forgotten, timeout).await, "it is not worked on");
+            drop(schedule);
+            table.close_file();
+        });
     }
 }

@@ -43,7 +43,7 @@ pub(super) fn table(runtime: &Runtime, folder: &Path) -> Rc<Table> {
 }
 
 /// Puts in a lease whose namespace is not there, so that work on it forgets it.
-fn insert(table: &Rc<Table>, number: u8, deaths: u32) -> LeaseKey {
+pub(super) fn insert(table: &Rc<Table>, number: u8, deaths: u32) -> LeaseKey {
     let record = record(Phase::Init {
         at: rt::now(),
         since: rt::now(),

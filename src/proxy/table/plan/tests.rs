@@ -4,8 +4,11 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
+use conversation::Conversation;
+
 use super::*;
 
+mod conversation;
 mod simulation;
 
 const HOUR: u64 = 3600;
@@ -58,123 +61,6 @@ fn unanswered(second: u64) -> Times {
         is_bound: false,
         is_unanswered: true,
         ..hourly()
-    }
-}
-
-/// A plan, and the leases that it has handed out.
-struct Conversation {
-    plan: Plan,
-    now: Instant,
-}
-
-impl Conversation {
-    /// A process that a timer can start, and that waits for what is due within 5 s.
-    fn start() -> Self {
-        let mut plan = Plan::new(Duration::from_secs(5));
-        plan.set_can_sleep(true);
-        Self { plan, now: at(0) }
-    }
-
-    fn without_sleep() -> Self {
-        let mut conversation = Self::start();
-        conversation.plan.set_can_sleep(false);
-        conversation
-    }
-
-    fn at(&mut self, second: u64) -> &mut Self {
-        self.now = at(second);
-        self
-    }
-
-    fn has(&mut self, number: u16, times: &Times) -> &mut Self {
-        self.has_dead(number, times, 0)
-    }
-
-    /// The process has died of this lease before.
-    fn has_dead(&mut self, number: u16, times: &Times, deaths: u32) -> &mut Self {
-        self.plan.insert(&key(number), times, deaths, self.now);
-        self
-    }
-
-    /// A call works on this lease.
-    fn calls_for(&mut self, number: u16) -> &mut Self {
-        self.plan.start_work(&key(number), &Times::default());
-        self
-    }
-
-    /// These leases are worked on now, at once.
-    #[track_caller]
-    fn wakes(&mut self, numbers: &[u16]) -> &mut Self {
-        for number in numbers {
-            let expected = Action::Wake {
-                key: key(*number),
-                turn: self.now,
-            };
-            assert_eq!(self.plan.poll(self.now), expected);
-        }
-        self
-    }
-
-    #[track_caller]
-    fn defers(&mut self, number: u16, until: u64) -> &mut Self {
-        let expected = Action::Defer {
-            key: key(number),
-            until: at(until),
-        };
-        assert_eq!(self.plan.poll(self.now), expected);
-        // As its record has it then.
-        let times = Times {
-            due: Some(at(until)),
-            ..hourly()
-        };
-        self.has(number, &times)
-    }
-
-    #[track_caller]
-    fn sleeps_until(&mut self, second: u64, fallback: f64) -> &mut Self {
-        let expected = Action::SleepUntil {
-            at: Some(at(second)),
-            fallback: Some(at(0) + Duration::from_secs_f64(fallback)),
-        };
-        assert_eq!(self.plan.poll(self.now), expected);
-        self
-    }
-
-    #[track_caller]
-    fn sleeps(&mut self) -> &mut Self {
-        let expected = Action::SleepUntil {
-            at: None,
-            fallback: None,
-        };
-        assert_eq!(self.plan.poll(self.now), expected);
-        self
-    }
-
-    #[track_caller]
-    fn stays(&mut self, reason: StayReason) -> &mut Self {
-        assert_eq!(self.plan.poll(self.now), Action::Stay(reason));
-        self
-    }
-
-    #[track_caller]
-    fn looks_again(&mut self, second: Option<u64>) -> &mut Self {
-        assert_eq!(self.plan.poll_timeout(), second.map(at));
-        self
-    }
-
-    /// The lease of this number has found that its server does not answer.
-    fn has_no_answer(&mut self, number: u16) -> &mut Self {
-        let now = self.now;
-        self.plan.unanswered(&server(1), key(number).mac, now, now);
-        self.has(number, &unanswered((now - at(0)).as_secs()))
-    }
-
-    /// The server has answered, and the renewals of these leases go on at T1.
-    #[track_caller]
-    fn hears(&mut self, resumed: &[u16]) -> &mut Self {
-        let expected: Vec<_> = resumed.iter().map(|number| key(*number)).collect();
-        assert_eq!(self.plan.answered(&server(1), self.now), expected);
-        self
     }
 }
 
@@ -476,6 +362,16 @@ fn a_lease_that_makes_no_sense_does_not_keep_the_process_busy() {
     c.has(1, &now)
         .looks_again(Some(11))
         .stays(StayReason::DueSoon);
+}
+
+#[test]
+fn a_lease_that_is_not_due_any_more_is_passed_over() {
+    let mut c = Conversation::start();
+    c.has(1, &hourly()).has(2, &hourly());
+    // Both are in the queue; a call renews the second before its turn.
+    c.at(1800).wakes(&[1]);
+    c.has(2, &bound(1800, HOUR)).stays(StayReason::AtWork);
+    c.has(1, &bound(1800, HOUR)).sleeps_until(3600, 3937.5);
 }
 
 #[test]

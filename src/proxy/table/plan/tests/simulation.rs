@@ -17,6 +17,8 @@ struct Lease {
     t2: u64,
     length: u64,
     server: usize,
+    /// When it found its server not to answer, as its record has it.
+    silent_since: Option<u64>,
 }
 
 impl Lease {
@@ -30,6 +32,7 @@ impl Lease {
             t2: now + length / 8 * 7,
             length,
             server: number,
+            silent_since: None,
         }
     }
 }
@@ -46,6 +49,9 @@ struct World {
     starts: u32,
     requests: u32,
     requests_in_vain: u32,
+    deferrals: u32,
+    /// Seconds without a process.
+    asleep: u64,
 }
 
 fn number_of(key: &LeaseKey) -> usize {
@@ -109,6 +115,7 @@ impl World {
             due: Some(at(now + (lease.t2.saturating_sub(now) / 2).max(60))),
             ..lease.times.clone()
         };
+        lease.silent_since = Some(now);
         let server = server(lease.server as u8);
         self.plan
             .unanswered(&server, key(number).mac, at(now), at(now));
@@ -133,6 +140,7 @@ impl World {
                     let (t1, t2) = (times.t1.unwrap(), times.too_late.unwrap());
                     assert!(until > now && until <= t1 + (t2 - t1) / 2, "{times:?}");
                     times.due = Some(until);
+                    self.deferrals += 1;
                     self.insert(&key);
                 }
                 end => return end,
@@ -141,10 +149,26 @@ impl World {
         panic!("it does not come to an end");
     }
 
+    /// A process that knows what the records say.
+    fn start(&mut self) {
+        self.starts += 1;
+        self.plan = Plan::new(Duration::from_secs(5));
+        self.plan.set_can_sleep(true);
+        for number in 0..LEASES {
+            let lease = &self.leases[usize::from(number)];
+            if let Some(since) = lease.silent_since {
+                let (server, mac) = (server(lease.server as u8), key(number).mac);
+                self.plan.unanswered(&server, mac, at(since), at(self.now));
+            }
+            self.insert(&key(number));
+        }
+    }
+
     /// Goes on until the next thing happens.
     fn step(&mut self) {
         self.finish();
-        let next = match self.drain() {
+        let said = self.drain();
+        let next = match said {
             Action::SleepUntil {
                 at: until,
                 fallback,
@@ -153,7 +177,7 @@ impl World {
                 let until = until.expect("leases have an end");
                 assert!(until - at(self.now) > MIN_TIMER_LEAD);
                 assert!(fallback.is_none_or(|fallback| fallback > until));
-                self.starts += 1;
+                self.asleep += (until - at(self.now)).as_secs();
                 Some((until - at(0)).as_secs())
             }
             _ => {
@@ -163,18 +187,19 @@ impl World {
             }
         };
         self.now = next.expect("something comes next").max(self.now + 1);
+        if let Action::SleepUntil { .. } = said {
+            self.start();
+        }
     }
 }
 
 fn run(lengths: &[u64], outages: [Range<u64>; SERVERS], end: u64) -> World {
-    let mut plan = Plan::new(Duration::from_secs(5));
-    plan.set_can_sleep(true);
     let lease = |number: u16| {
         let length = lengths[usize::from(number) % lengths.len()];
         Lease::new(u64::from(number), length, usize::from(number) % SERVERS)
     };
     let mut world = World {
-        plan,
+        plan: Plan::new(Duration::ZERO),
         leases: (0..LEASES).map(lease).collect(),
         work: Vec::new(),
         outages,
@@ -182,8 +207,10 @@ fn run(lengths: &[u64], outages: [Range<u64>; SERVERS], end: u64) -> World {
         starts: 0,
         requests: 0,
         requests_in_vain: 0,
+        deferrals: 0,
+        asleep: 0,
     };
-    (0..LEASES).for_each(|number| world.insert(&key(number)));
+    world.start();
     while world.now < end {
         world.step();
     }
@@ -193,22 +220,27 @@ fn run(lengths: &[u64], outages: [Range<u64>; SERVERS], end: u64) -> World {
 #[test]
 fn two_thousand_leases_for_a_day_start_few_processes() {
     let world = run(&[HOUR, 2 * HOUR, 12 * HOUR], [0..0, 0..0, 0..0], 24 * HOUR);
-    let (starts, requests) = (world.starts, world.requests);
-    // Renewed exactly at T1 these would be some 72,000 requests, each of which could start a
-    // process.
+    // Renewed each at its T1, one would be due every few seconds, and the process could not leave.
+    let (starts, asleep) = (world.starts, world.asleep);
     assert!(
-        requests < 90_000 && starts < 500,
-        "{requests} requests, {starts} starts"
+        starts < 500 && asleep > 24 * HOUR * 9 / 10,
+        "{starts} starts, asleep for {asleep} s"
     );
+    let requests = world.requests;
+    assert!(requests < 90_000, "{requests} requests");
     assert_eq!(world.requests_in_vain, 0);
 }
 
 #[test]
 fn an_outage_costs_few_requests_and_no_lease() {
-    // From before T1 of all of them until nearly half of the time to T2.
-    let world = run(&[HOUR], [1000..2300, 0..0, 0..0], 4000);
-    let in_vain = world.requests_in_vain;
-    assert!((2..250).contains(&in_vain), "{in_vain} requests in vain");
+    // Short leases, so that there are several batches in the time for which a silent server is left
+    // alone.
+    let world = run(&[600], [250..450, 0..0, 0..0], 600);
+    let (in_vain, deferrals) = (world.requests_in_vain, world.deferrals);
+    assert!(
+        (2..55).contains(&in_vain) && deferrals > 20,
+        "{in_vain} requests in vain, {deferrals} put off"
+    );
     for lease in &world.leases {
         assert!(lease.times.is_bound && lease.t2 > world.now, "{lease:?}");
     }
