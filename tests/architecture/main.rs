@@ -23,7 +23,7 @@ mod source;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use rules::violations;
+use rules::{missing, violations};
 use source::Tree;
 
 /// The longest file and function outside `src`.
@@ -35,6 +35,7 @@ fn the_tree_keeps_its_rules() {
     let tree = Tree::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
     assert!(tree.files.len() > 50, "{} files", tree.files.len());
     compare(&violations(&tree), known::IN_SRC);
+    assert_eq!(missing(&tree), [""; 0], "pure files that are gone");
 }
 
 #[test]
@@ -159,10 +160,10 @@ fn folders_import_to_their_right() {
     assert_eq!(planted(&[key, call]), [""; 0]);
     assert_eq!(
         planted(&[
-            ("proxy/key.rs", "use super::call::Call;"),
-            ("proxy/call/mod.rs", "pub struct Call;")
+            ("proxy/call/mod.rs", "use crate::proxy::store::File;"),
+            ("proxy/store/mod.rs", "pub struct File;")
         ]),
-        ["proxy/key.rs imports proxy/call/mod.rs, a folder to its left"]
+        ["proxy/call/mod.rs imports proxy/store/mod.rs, a folder to its left"]
     );
     assert_eq!(
         planted(&[("proxy/key.rs", "use super::NAME;")]),
@@ -195,6 +196,18 @@ fn pure_files_are_out_of_reach_of_the_machine() {
     assert_eq!(
         planted(&[("service/idle.rs", "use crate::rt; fn f() { rt::now() }")]),
         ["service/idle.rs is pure and names crate::rt"]
+    );
+    assert_eq!(
+        pure("use std::net::*; fn f() { UdpSocket::bind(\"\") }"),
+        ["dhcp/message.rs is pure and names std::net::TcpListener"]
+    );
+    // Nor through a file of the crate that is not pure itself.
+    assert_eq!(
+        planted(&[
+            ("service/idle.rs", "use super::activation::adopt;"),
+            ("service/activation.rs", "pub fn adopt() { unsafe {} }"),
+        ]),
+        ["service/idle.rs is pure and imports service/activation.rs"]
     );
     // In its tests it may.
     assert_eq!(pure("#[cfg(test)] mod tests { use std::fs; }"), [""; 0]);

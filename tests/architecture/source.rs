@@ -247,7 +247,7 @@ impl Reader {
                 };
                 self.add_import(rename.rename.to_string(), path);
             }
-            UseTree::Glob(_) => self.name(before.to_vec()),
+            UseTree::Glob(_) => self.name(with("*".to_owned())),
             UseTree::Group(group) => {
                 for item in &group.items {
                     self.import(item, before);

@@ -21,9 +21,9 @@ use crate::lab::topology::{LINK, SERVER_LINK};
 use crate::lab::{Result, eventually};
 use arena::{Arena, FAR_SERVER, PEACE, RESIDENT, Row, STATION, VISITOR, judge};
 
-/// The rows, each as a trial: those that flood, or those that do not.
-pub(crate) fn trials(flooding: bool) -> impl Iterator<Item = (String, Boxed)> {
-    let rows = ROWS.iter().filter(move |row| row.floods == flooding);
+/// The rows, each as a trial: those that need the machine alone, or those that do not.
+pub(crate) fn trials(alone: bool) -> impl Iterator<Item = (String, Boxed)> {
+    let rows = ROWS.iter().filter(move |row| row.is_alone == alone);
     rows.map(|row| {
         (
             format!("hostile::{}", row.name),
@@ -41,38 +41,47 @@ const fn row(
         name,
         prepare,
         flood,
-        floods: true,
+        is_alone: true,
     }
 }
 
-/// A row whose attack is what was prepared.
+/// A row whose attack is what was prepared, which takes the kernel long, or its lock on network
+/// changes.
+const fn heavy(name: &'static str, prepare: fn(&mut Arena) -> Result<u64>) -> Row {
+    Row {
+        is_alone: true,
+        ..quiet(name, prepare)
+    }
+}
+
+/// A row whose attack is what was prepared, in a moment.
 const fn quiet(name: &'static str, prepare: fn(&mut Arena) -> Result<u64>) -> Row {
     Row {
         name,
         prepare,
         flood: no_flood,
-        floods: false,
+        is_alone: false,
     }
 }
 
 const ROWS: &[Row] = &[
-    quiet(PEACE, no_preparation),
+    heavy(PEACE, no_preparation),
     quiet("names_20_on_lo", |arena| names(arena, LOOPBACK, 20)),
-    quiet("names_600_on_lo", |arena| names(arena, LOOPBACK, 600)),
+    heavy("names_600_on_lo", |arena| names(arena, LOOPBACK, 600)),
     quiet("names_20_on_the_link", |arena| {
         names(arena, arena.hostile_index()?, 20)
     }),
-    quiet("names_600_on_the_link", |arena| {
+    heavy("names_600_on_the_link", |arena| {
         names(arena, arena.hostile_index()?, 600)
     }),
-    quiet("addresses", addresses),
-    quiet("addresses_v6", addresses_v6),
-    quiet("routes", routes),
-    quiet("rules", |arena| inside(arena, (0..5000).map(netlink::rule))),
-    quiet("next_hops", |arena| {
+    heavy("addresses", addresses),
+    heavy("addresses_v6", addresses_v6),
+    heavy("routes", routes),
+    heavy("rules", |arena| inside(arena, (0..5000).map(netlink::rule))),
+    heavy("next_hops", |arena| {
         inside(arena, (1..50_001).map(netlink::next_hop))
     }),
-    quiet("neighbours", neighbours),
+    heavy("neighbours", neighbours),
     row("netlink_of_one_byte", long_table, |arena| {
         flood_ports(arena, b"x", 1)
     }),

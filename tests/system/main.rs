@@ -78,6 +78,7 @@ fn main() -> ExitCode {
     *MACHINE.free() = threads;
     // Several words joined by `|` run the trials that have one of them in their names.
     let words = arguments.filter.take_if(|filter| filter.contains('|'));
+    let has_words = words.is_some();
     let is_wanted = |name: &str| {
         let words = words.as_deref().map(|words| words.split('|'));
         words.is_none_or(|mut words| words.any(|word| name.contains(word)))
@@ -145,7 +146,12 @@ fn main() -> ExitCode {
             None => trial::conclude(|| run(note)),
         })
     });
-    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    let trials: Vec<_> = trials.collect();
+    if has_words && trials.is_empty() {
+        tell("no trial has one of these words in its name");
+        return ExitCode::FAILURE;
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
     drop(sandbox);
     if conclusion.num_passed > 10 {
         tell(&format!("The longest trials:\n{}", trial::longest(25)));

@@ -30,8 +30,8 @@ pub(crate) struct Row {
     pub prepare: fn(&mut Arena) -> Result<u64>,
     /// Does what is done all the time.
     pub flood: fn(&Arena) -> Result<Attacker>,
-    /// Whether that takes processor time all the while.
-    pub floods: bool,
+    /// Whether it loads the machine, so that another attack beside it would be measured too.
+    pub is_alone: bool,
 }
 
 /// The limit of the daemon for one acquisition, in seconds. A call for the hostile container is
