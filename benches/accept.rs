@@ -1,5 +1,5 @@
-//! What it takes to be let in: `cargo bench --bench accept` (`-- --quick`, or `-- --test` for one
-//! run of each).
+//! The time to accept a connection: `cargo bench --bench accept` (`-- --quick`, or `-- --test` for
+//! one run of each).
 //!
 //! A warm echo service, on the other end of a Unix socket: from connect(2) to the first byte of the
 //! answer. Five servers do the same work, each a process of its own, and one and the same client
@@ -15,7 +15,7 @@
 //!
 //! Where there are two processors, the client has one and the servers the other: where the
 //! scheduler puts them is a matter of luck, and makes more of a difference than what they are.
-//! Whoever asks waits until the server has hung up, so that what one server has left to do is not
+//! The client waits until the server has hung up, so that what one server has left to do is not
 //! counted against the next.
 //!
 //! criterion says how long 1, 16 and 256 clients at once wait. Then come two tables: the five side
@@ -141,7 +141,7 @@ fn run(quick: bool) -> Result<bool> {
     }
     match calls {
         Some(calls) => promise("system calls for a connection", calls, MOST_CALLS),
-        None => println!("No strace: nobody counted the system calls."),
+        None => println!("No strace: the system calls were not counted."),
     }
     Ok(kept)
 }
@@ -197,7 +197,7 @@ fn side_by_side(servers: &[Server], rounds: usize) -> Result<[Vec<f64>; 3]> {
                 continue;
             }
             for place in 0..servers.len() {
-                // Nobody always comes after the same one.
+                // No server always follows the same one.
                 let row = (place + turn) % servers.len();
                 times[row][column].push(round(&servers[row].path, clients));
             }

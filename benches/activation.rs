@@ -8,11 +8,11 @@
 //! - The service library alone: `examples/echo.rs` (on smol, on tokio) says one byte back. The
 //!   floor is a program that adopts the descriptor, accepts once with std, and says it back
 //!   (`benches/activation/floor.rs`).
-//! - The daemon: the Teardown of a lease that nobody has, which touches no network, by gRPC. Ours
+//! - The daemon: the Teardown of an unknown lease, which touches no network, by gRPC. Ours
 //!   (on glibc, on musl, on tokio) beside netavark's.
 //!
 //! All take turns. No shell sets LISTEN_PID but this program itself, between fork and exec, and it
-//! reads the clock last; nobody is told of readiness. Each single time goes to
+//! reads the clock last; readiness is not notified. Each single time goes to
 //! `target/bench-results/activation.csv` (`subject,microseconds`).
 
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
@@ -106,7 +106,7 @@ fn run(mut starters: Vec<Starter>, daemons: &[Subject], extent: Extent) -> Resul
     let mut times = vec![Vec::new(); starters.len()];
     for turn in 0..rounds {
         for place in 0..starters.len() {
-            // Nobody always comes after the same one.
+            // No program always follows the same one.
             let index = (place + turn) % starters.len();
             times[index].push(starters[index].start(&call)?);
         }

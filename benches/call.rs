@@ -1,6 +1,6 @@
-//! What a call costs that touches no network: `cargo bench --bench call` (`-- --quick`).
+//! The cost of a call that touches no network: `cargo bench --bench call` (`-- --quick`).
 //!
-//! Each call is the gRPC Teardown of a lease that nobody has, on a connection of its own, as
+//! Each call is the gRPC Teardown of an unknown lease, on a connection of its own, as
 //! netavark makes it. The daemons are warm, and take turns.
 
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
@@ -36,7 +36,7 @@ fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
             times.iter_mut().for_each(Vec::clear);
         }
         for place in 0..stages.len() {
-            // Nobody always comes after the same one.
+            // No daemon always follows the same one.
             let number = (place + round as usize) % stages.len();
             times[number].push(timed(|| call(&stages[number]))?);
         }

@@ -1,5 +1,5 @@
-//! What it takes to hold leases, ours beside the others: `cargo bench --bench footprint` (`--
-//! --quick`).
+//! The memory and time that leases take, ours beside the others: `cargo bench --bench footprint`
+//! (`-- --quick`).
 //!
 //! | question | how it is answered |
 //! |---|---|
@@ -210,7 +210,7 @@ fn rest_and_renew(rows: &mut [Row], scale: &Scale) -> Result {
             .zip(idle)
             .zip(before_renewals.iter().zip(after_renewals)),
     ) {
-        // Whoever has no process has never switched.
+        // Without a process there are no switches.
         row.switches = (*before > 0).then_some(idle);
         let renewals = u32::try_from(end.1.saturating_sub(start.1))?;
         row.renewal = (end.0 - start.0).checked_div(renewals);

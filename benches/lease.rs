@@ -102,7 +102,7 @@ impl Lab<'_> {
         for (rounds, kind) in all.iter_mut().zip([Kind::Setup, Kind::Teardown]) {
             for turn in 0..calls {
                 for place in 0..self.daemons.len() {
-                    // Nobody always comes after the same one.
+                    // No proxy always follows the same one.
                     let number = (place + turn) % self.daemons.len();
                     // Each has containers of its own, for the leases of all of them are there at
                     // the same time.
@@ -126,7 +126,7 @@ impl Lab<'_> {
         let mut all = [self.no_rounds(), self.no_rounds()];
         for turn in 0..self.daemons.len() {
             for place in 0..self.daemons.len() {
-                // Each is the first one to come to a network where nobody was, once.
+                // Each is the first one on a new network, once.
                 let number = (place + turn) % self.daemons.len();
                 for (rounds, kind) in all.iter_mut().zip([Kind::Setup, Kind::Teardown]) {
                     rounds[number].add(self.daemons[number].call(kind, self.topology, 0..calls)?);

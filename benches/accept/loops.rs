@@ -9,7 +9,7 @@ use rustix::net::{SocketFlags, accept_with};
 
 use crate::Result;
 
-/// Large enough for what anybody here says.
+/// Large enough for every message here.
 const BUFFER: usize = 8192;
 
 /// Serves until it is killed.

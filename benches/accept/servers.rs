@@ -81,7 +81,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts it, and waits until it has answered somebody.
+    /// Starts it, and waits until it has answered a client.
     pub fn start(name: &'static str) -> Result<Self> {
         Self::start_under(name, &[])
     }

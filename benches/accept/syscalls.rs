@@ -8,7 +8,7 @@
 //! | the connection: accept4, recvfrom, sendto, recvfrom, close | 5 | 5 | 5 | 5 |
 //! | watched and unwatched: epoll_ctl | 2 | 2 | 1 | |
 //! | sleeps: epoll_wait and what async-io does around it | 1 × 5 | 4 | 3 | |
-//! | does anybody else wait? accept4 in vain; and the listener watched again | 1 + 1 | 1 | | |
+//! | does another client wait? accept4 in vain; and the listener watched again | 1 + 1 | 1 | | |
 //! | the loop is woken by the end of a connection: write to an eventfd | | 1 | | |
 //!
 //! That is 14 for ours where all is there when it looks, and fewer where it does not even sleep in

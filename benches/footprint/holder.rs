@@ -202,7 +202,7 @@ impl<'a> Holder<'a> {
 
     /// What its processes hold together once their descriptors were the same for so long: a client
     /// has its answer before the daemon has closed the connection, and our daemons listen for two
-    /// seconds more whether somebody has the address.
+    /// seconds more whether another station has the address.
     pub fn held(&self, steady: Duration) -> Result<Held> {
         let processes = self
             .processes

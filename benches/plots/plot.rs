@@ -429,7 +429,7 @@ fn panel_at(
         svg,
         turned + &text(0.0, 0.0, "middle", panel.y.name) + "</g>",
     );
-    // Whoever comes first is drawn last, above the others.
+    // The first one is drawn last, above the others.
     for (place, subject) in subjects.iter().enumerate().rev() {
         let Some(points) = panel.lines.get(subject) else {
             continue;

@@ -298,7 +298,7 @@ pub fn dnsmasq(topology: &Topology) -> Result<RealServer<'_>> {
     )
 }
 
-/// A call that touches no network: the Teardown of a lease that nobody has.
+/// A call that touches no network: the Teardown of an unknown lease.
 pub fn unknown(topology: &Topology) -> Call {
     let mut config = topology.containers[0].config();
     config.container_mac_addr = "02:00:00:00:00:01".to_owned();
@@ -351,7 +351,7 @@ impl Promises {
         );
     }
 
-    /// Notes and prints that nobody knows whether it was kept.
+    /// Notes and prints that it is not known whether it was kept.
     pub fn not_measured(&mut self, what: &str) {
         self.kept = false;
         println!("NOT MEASURED {what}");

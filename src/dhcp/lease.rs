@@ -14,7 +14,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// The least T1, where the lease is long enough for it, and the least time between two renewals
-/// that cost none of the hourly allowance of messages.
+/// that cost none of the hourly limit on messages.
 pub(super) const SHORTEST_T1: Duration = Duration::from_secs(5);
 /// No T1 is a smaller part of its lease than this one's inverse, unless it is at least
 /// [`SHORTEST_T1`].

@@ -298,7 +298,7 @@ impl Client {
     /// RENEWING or REBINDING -> BOUND; with another address, which then is the only one (RFC 2131
     /// 4.4.5).
     fn extend(&mut self, old: Lease, new: Lease, now: Instant) -> State {
-        // A renewal that is answered costs none of the allowance: a lease of half a minute would
+        // A renewal that is answered costs none of the hourly limit: a lease of half a minute would
         // use it up in half an hour. Only at some distance from the last one, because the server
         // chooses how long a lease is.
         if new.acquired_at - old.acquired_at >= SHORTEST_T1 {

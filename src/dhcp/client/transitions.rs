@@ -158,7 +158,7 @@ impl Client {
         let next = match why {
             // A conflict that comes after so long is no fault of the round that led to the address,
             // and one in use is given up without a DECLINE. Should its server offer it again,
-            // declining it is the first setback, which costs no time.
+            // declining it is the first failure, which costs no time.
             LossReason::Conflict { .. } if was_stable || was_defended => State::Init { at: now },
             LossReason::Expired => State::Init { at: now },
             LossReason::Refused { .. } => self.set_back(false, now),
@@ -171,12 +171,12 @@ impl Client {
         next
     }
 
-    /// The first setback is forgiven, and after it nothing waits: an address that was just declined
+    /// The first failure is forgiven, and after it nothing waits: an address that was just declined
     /// is marked in its server, and RFC 2131 3.1 (5) wants 10 s there only lest client and server
     /// go round in circles. From the second one on it is kept, unless a caller waits: then the
     /// second conflict is forgiven as well, and the waits double to 8 s and no more, where RFC 5227
     /// 2.1.1 wants a minute after ten conflicts (RFC 5227 1.1). A caller's patience is bounded, and
-    /// so is the hourly allowance. Where no caller waits, they double to two minutes.
+    /// so is the hourly limit on messages. Where no caller waits, they double to two minutes.
     fn set_back(&mut self, in_use: bool, now: Instant) -> State {
         self.failures = self.failures.saturating_add(1);
         let caller_waits = self.search.deadline.is_some();

@@ -1,5 +1,4 @@
-//! Who the DHCP server takes a container for: the client identifier (option 61), by which it finds
-//! leases again.
+//! The client identifier (option 61), by which a DHCP server finds a container's leases again.
 
 use std::fs;
 use std::path::Path;
@@ -114,7 +113,7 @@ mod tests {
         assert_eq!(
             ClientIdentity::Container.client_id("", MAC),
             b"",
-            "one byte would be no client identifier, and everybody's"
+            "one byte would be no client identifier, and the same for all"
         );
         let by_mac = [1, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0x0f];
         assert_eq!(ClientIdentity::Mac.client_id("0123abc", MAC), by_mac);

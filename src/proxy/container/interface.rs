@@ -135,11 +135,11 @@ impl ContainerInterface {
     ) -> Result<ExchangeSockets, Unreachable> {
         let (netns, netlink, link) = self.reach(request)?;
         check(&link, request)?;
-        let mut wire = ExchangeSockets::open(&netns, &link, request.key.mac)?;
-        // What changes from now on, the wire is told; so this is how things stand.
+        let mut sockets = ExchangeSockets::open(&netns, &link, request.key.mac)?;
+        // What changes from now on, the sockets are told; so this is how things stand.
         let link = self.look(&netlink, request)?;
-        wire.state = LinkState::new(link.up, link.carrier);
-        Ok(wire)
+        sockets.state = LinkState::new(link.up, link.carrier);
+        Ok(sockets)
     }
 
     /// Whether the container itself claims the address `at_stake`, in a frame that is heard on the

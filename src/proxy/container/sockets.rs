@@ -64,7 +64,7 @@ impl fmt::Display for LinkState {
     }
 }
 
-/// What is heard on a wire.
+/// What the sockets of an exchange receive.
 #[derive(Debug)]
 pub(crate) enum Received {
     /// An Ethernet frame.
@@ -165,7 +165,7 @@ impl ExchangeSockets {
         }
     }
 
-    /// Hreceiver ARP about this address from now on, and no other.
+    /// Hears ARP about this address from now on, and no other.
     pub(crate) fn set_arp_filter(&mut self, address: Option<Ipv4Addr>) -> io::Result<()> {
         if self.arp_of != address {
             self.receiver.get_ref().packets.hear_arp_of(address)?;
@@ -185,7 +185,7 @@ impl ExchangeSockets {
     }
 }
 
-/// What listens on a wire, as one descriptor to be watched: each more would cost a lease as much
+/// The listening sockets of an exchange, as one descriptor to be watched: each more would cost a
 /// again.
 #[derive(Debug)]
 struct Receiver {
