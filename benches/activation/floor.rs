@@ -3,11 +3,11 @@
 
 use std::io::{self, Read, Write};
 
-use smol_dhcp_proxy::service::{Listener, Socket, activation};
+use smol_dhcp_proxy::service::{AnyListener, Socket, activation};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     match activation::listen_fds()?.first().map(Socket::listener) {
-        Some(Listener::Unix(listener)) => answer(listener.accept()?.0),
+        Some(AnyListener::Unix(listener)) => answer(listener.accept()?.0),
         _ => Err("expected a Unix socket from the service manager".into()),
     }
 }

@@ -255,7 +255,7 @@ impl Netlink {
     ///
     /// # Errors
     ///
-    /// Returns the kernel's error, or [`TooMany`](super::netlink::Error::TooMany).
+    /// Returns the kernel's error, or [`TooMany`](super::netlink::NetlinkError::TooMany).
     pub fn links(&self) -> Result<Vec<Link>> {
         let bound = ("interfaces in the network namespace", MOST_LINKS);
         self.read_table(message::GET_LINK, &link_request(0), bound, |body| {
@@ -267,7 +267,7 @@ impl Netlink {
     ///
     /// # Errors
     ///
-    /// Returns the kernel's error, or [`TooMany`](super::netlink::Error::TooMany).
+    /// Returns the kernel's error, or [`TooMany`](super::netlink::NetlinkError::TooMany).
     pub fn ports(&self, bridge: u32) -> Result<Vec<Link>> {
         let mut message = link_request(0);
         message.push(libc::IFLA_MASTER, &bridge.to_ne_bytes());
@@ -301,7 +301,7 @@ impl Netlink {
     ///
     /// # Errors
     ///
-    /// Returns the kernel's error, or [`TooMany`](super::netlink::Error::TooMany).
+    /// Returns the kernel's error, or [`TooMany`](super::netlink::NetlinkError::TooMany).
     pub fn addresses(&self, index: u32) -> Result<Vec<Address>> {
         let header = AddressHeader {
             family: AddressFamily::Inet,

@@ -25,8 +25,8 @@ use crate::rt;
 
 use super::option::{ExplainErrors, FilterDumps, OmitRequest};
 
-pub use error::{Error, Result};
-pub use reader::{Progress, Reader, Table};
+pub use error::{NetlinkError, Result};
+pub use reader::{DumpState, Progress, Reader};
 
 use error::invalid;
 pub(super) use reader::{HEADER, attributes, ipv4, text};
@@ -179,7 +179,7 @@ impl Netlink {
     ///
     /// # Errors
     ///
-    /// [`Error::TooMany`] where more than `most` entries would be kept, or the table is too long to
+    /// [`NetlinkError::TooMany`] where more than `most` entries would be kept, or the table is too long to
     /// be read at all.
     pub(super) fn read_table<T>(
         &self,
@@ -193,12 +193,12 @@ impl Netlink {
             let table = self.dump_once(message_type, body, &mut |entry| {
                 entries.extend(read(entry)?);
                 if entries.len() > most {
-                    Err(Error::TooMany { what, most })
+                    Err(NetlinkError::TooMany { what, most })
                 } else {
                     Ok(())
                 }
             })?;
-            if table == Table::Stood {
+            if table == DumpState::Stood {
                 return Ok(entries);
             }
         }
@@ -215,7 +215,7 @@ impl Netlink {
         message_type: u16,
         body: &impl Emitable,
         entry: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<Table> {
+    ) -> Result<DumpState> {
         if self.is_cut.get() {
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, "a table is half read").into());
         }
@@ -247,7 +247,7 @@ fn exchange(
     body: &impl Emitable,
     reader: &mut Reader,
     entry: &mut dyn FnMut(&[u8]) -> Result<()>,
-) -> Result<Table> {
+) -> Result<DumpState> {
     let mut header = NetlinkHeader::default();
     header.length =
         u32::try_from(HEADER + body.buffer_len()).map_err(|_| invalid("a message of over 4 GB"))?;
@@ -301,7 +301,7 @@ fn receive(socket: &OwnedFd, datagram: &mut Vec<u8>) -> Result<bool> {
     let peek = RecvFlags::PEEK | RecvFlags::TRUNC;
     let (_, length, _) = retry_on_intr(|| recvfrom(socket, &mut [0; 0], peek))?;
     if length > LONGEST {
-        return Err(Error::TooMany {
+        return Err(NetlinkError::TooMany {
             what: "bytes in one answer",
             most: LONGEST,
         });

@@ -15,7 +15,7 @@ use super::option::NetnsCookie;
 
 /// What [`Netns::open`] found wrong with a path. Every text names the path.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum NetnsError {
     /// The path leads nowhere, or not for us; the text is the system's own.
     #[error("{path}: {source}", path = .path.display())]
     Open {
@@ -76,9 +76,9 @@ impl Netns {
     ///
     /// # Errors
     ///
-    /// Returns [`Error`], by what is wrong with the path or with the namespace.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        let open_error = |source| Error::Open {
+    /// Returns [`NetnsError`], by what is wrong with the path or with the namespace.
+    pub fn open(path: &Path) -> Result<Self, NetnsError> {
+        let open_error = |source| NetnsError::Open {
             path: path.into(),
             source,
         };
@@ -87,7 +87,7 @@ impl Netns {
         // The cast is for targets where the field has another width.
         if fstatfs(&place).map_err(os(&open_error))?.f_type as i64 != NSFS_MAGIC {
             let mode = fstat(&place).map_err(os(&open_error))?.st_mode;
-            return Err(Error::NotANamespace {
+            return Err(NetnsError::NotANamespace {
                 path: path.into(),
                 what: describe(FileType::from_raw_mode(mode)),
             });
@@ -99,8 +99,8 @@ impl Netns {
         // to expect a network namespace, it refuses every other with EINVAL before it changes
         // anything.
         let enter_error = |error: io::Error| match error.raw_os_error() {
-            Some(libc::EINVAL) => Error::OtherKind { path: path.into() },
-            _ => Error::Enter {
+            Some(libc::EINVAL) => NetnsError::OtherKind { path: path.into() },
+            _ => NetnsError::Enter {
                 path: path.into(),
                 source: error,
             },
@@ -225,7 +225,7 @@ fn cookie() -> io::Result<Option<u64>> {
     }
 }
 
-fn os(error: impl Fn(io::Error) -> Error) -> impl FnOnce(rustix::io::Errno) -> Error {
+fn os(error: impl Fn(io::Error) -> NetnsError) -> impl FnOnce(rustix::io::Errno) -> NetnsError {
     move |errno| error(errno.into())
 }
 

@@ -26,7 +26,7 @@ const FLAGS: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
 /// One path at a time.
 #[derive(Debug)]
-enum Exchange {
+enum OpenState {
     Idle,
     Asked(CString),
     /// The path comes back with the answer: the thread frees no memory, for which glibc would give
@@ -41,7 +41,7 @@ enum Exchange {
 struct Opener {
     /// Held by a caller for the whole of its exchange.
     turn: Mutex<()>,
-    exchange: Mutex<Exchange>,
+    exchange: Mutex<OpenState>,
     changed: Condvar,
 }
 
@@ -69,7 +69,7 @@ pub fn start(
     }
     let opener: &'static Opener = Box::leak(Box::new(Opener {
         turn: Mutex::new(()),
-        exchange: Mutex::new(Exchange::Idle),
+        exchange: Mutex::new(OpenState::Idle),
         changed: Condvar::new(),
     }));
     let (report, outcome) = sync_channel(1);
@@ -120,15 +120,15 @@ impl Opener {
         let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)?;
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut exchange = self.lock();
-        *exchange = Exchange::Asked(path);
+        *exchange = OpenState::Asked(path);
         self.changed.notify_all();
         loop {
             exchange = self
                 .changed
                 .wait(exchange)
                 .unwrap_or_else(PoisonError::into_inner);
-            match std::mem::replace(&mut *exchange, Exchange::Idle) {
-                Exchange::Answered { found, .. } => return found,
+            match std::mem::replace(&mut *exchange, OpenState::Idle) {
+                OpenState::Answered { found, .. } => return found,
                 unanswered => *exchange = unanswered,
             }
         }
@@ -137,10 +137,10 @@ impl Opener {
     fn serve(&self) -> ! {
         let mut exchange = self.lock();
         loop {
-            match std::mem::replace(&mut *exchange, Exchange::Idle) {
-                Exchange::Asked(path) => {
+            match std::mem::replace(&mut *exchange, OpenState::Idle) {
+                OpenState::Asked(path) => {
                     let found = openat(CWD, &*path, FLAGS, Mode::empty());
-                    *exchange = Exchange::Answered { found, _path: path };
+                    *exchange = OpenState::Answered { found, _path: path };
                     self.changed.notify_all();
                 }
                 other => *exchange = other,
@@ -152,7 +152,7 @@ impl Opener {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Exchange> {
+    fn lock(&self) -> MutexGuard<'_, OpenState> {
         self.exchange.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -165,7 +165,7 @@ mod tests {
     fn the_thread_answers_one_caller_after_the_other() {
         let opener: &'static Opener = Box::leak(Box::new(Opener {
             turn: Mutex::new(()),
-            exchange: Mutex::new(Exchange::Idle),
+            exchange: Mutex::new(OpenState::Idle),
             changed: Condvar::new(),
         }));
         thread::spawn(|| opener.serve());

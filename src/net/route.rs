@@ -8,7 +8,7 @@ use netlink_packet_route::route::{RouteFlags, RouteHeader, RouteProtocol, RouteS
 use nix::libc;
 
 use super::link::{Made, was_there};
-use super::netlink::{Body, Error, Netlink, Result, attributes, ipv4, message};
+use super::netlink::{Body, Netlink, NetlinkError, Result, attributes, ipv4, message};
 
 /// A unicast route through one interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -207,7 +207,7 @@ impl Netlink {
     ///
     /// # Errors
     ///
-    /// Returns the kernel's error, or [`Error::TooMany`].
+    /// Returns the kernel's error, or [`NetlinkError::TooMany`].
     pub fn route_table(&self) -> Result<RouteTable<'_>> {
         let main = RouteHeader {
             address_family: AddressFamily::Inet,
@@ -218,7 +218,7 @@ impl Netlink {
         let look = self.dump_once(message::GET_ROUTE, &Body::new(main), &mut |entry| {
             looked_at += 1;
             if looked_at > MOST_ROUTES {
-                return Err(Error::TooMany {
+                return Err(NetlinkError::TooMany {
                     what: "routes",
                     most: MOST_ROUTES,
                 });
@@ -234,7 +234,7 @@ impl Netlink {
                 present,
                 is_whole: true,
             }),
-            Err(Error::TooMany { .. }) => Ok(RouteTable {
+            Err(NetlinkError::TooMany { .. }) => Ok(RouteTable {
                 netlink: self,
                 present,
                 is_whole: false,

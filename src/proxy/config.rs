@@ -83,12 +83,12 @@ pub enum Command {
     /// `--version`
     Version,
     /// Serve, with these settings.
-    Serve(Config),
+    Serve(DaemonConfig),
 }
 
 /// The settings of a running daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
+pub struct DaemonConfig {
     /// Where the socket is made in manual mode; may name an existing directory.
     pub socket: PathBuf,
     /// The lease file.
@@ -193,7 +193,7 @@ pub fn parse(
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Command, lexopt::Error> {
     let mut parser = lexopt::Parser::from_args(arguments);
-    let (mut read, mut uds) = (Config::default(), None);
+    let (mut read, mut uds) = (DaemonConfig::default(), None);
     let mut dir = PathBuf::from(RUN_DIR);
     // An empty one is as good as none.
     let variable = |name| variable(name).filter(|value| !value.is_empty());
@@ -215,7 +215,7 @@ pub fn parse(
     if let Some(run_dir) = variable(RUN_DIR_ENV) {
         dir = run_dir.into();
     }
-    Ok(Command::Serve(Config {
+    Ok(Command::Serve(DaemonConfig {
         lease_file: dir.join(LEASE_FILE_NAME),
         socket: uds.unwrap_or_else(|| dir.join(SOCKET_NAME)),
         ..read
@@ -223,7 +223,7 @@ pub fn parse(
 }
 
 /// Reads the value of an option, if it has one, and sets what it is for.
-type ReadOption = fn(&mut Config, &mut lexopt::Parser) -> Result<(), lexopt::Error>;
+type ReadOption = fn(&mut DaemonConfig, &mut lexopt::Parser) -> Result<(), lexopt::Error>;
 
 /// Returns how to read an option of the daemon's life.
 fn option(argument: &lexopt::Arg<'_>) -> Option<ReadOption> {
@@ -307,7 +307,7 @@ fn dhcp_option(argument: &lexopt::Arg<'_>) -> Option<ReadOption> {
     })
 }
 
-impl Default for Config {
+impl Default for DaemonConfig {
     fn default() -> Self {
         Self {
             socket: PathBuf::new(),
@@ -337,7 +337,7 @@ impl Default for DhcpSettings {
     }
 }
 
-impl Config {
+impl DaemonConfig {
     /// The socket's path, where a directory stands for `nv-proxy.sock` in it.
     pub fn socket_path(&self) -> PathBuf {
         if ends_in_slash(&self.socket) || self.socket.is_dir() {

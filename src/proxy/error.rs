@@ -19,7 +19,7 @@ const LOGGED: usize = 300;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+pub(super) enum CallError {
     /// The caller's fault.
     #[error(transparent)]
     BadRequest(#[from] BadRequest),
@@ -74,7 +74,7 @@ pub(super) enum BadRequest {
     NoNetns,
     /// `ns_path` does not lead to a network namespace.
     #[error("ns_path: {0}")]
-    Netns(netns::Error),
+    Netns(netns::NetnsError),
     /// A value that no DHCP option can carry.
     #[error("{field} is too long: at most {limit} bytes fit into a DHCP option")]
     TooLong {
@@ -105,7 +105,7 @@ pub(super) enum BadRequest {
     },
 }
 
-impl Error {
+impl CallError {
     /// For `map_err`: a system call failed while `doing` something.
     pub(super) fn fault(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let doing = doing.into();
@@ -164,8 +164,8 @@ fn hint(why: &dhcp::AcquireError) -> &'static str {
 
 /// A path that leads to no network namespace is the caller's mistake; that we cannot go there is
 /// not.
-impl From<netns::Error> for Error {
-    fn from(error: netns::Error) -> Self {
+impl From<netns::NetnsError> for CallError {
+    fn from(error: netns::NetnsError) -> Self {
         // A path that is too long, goes round in circles, or has a NUL in it leads nowhere, too.
         const NOWHERE: [i32; 5] = [
             libc::ENOENT,
@@ -175,14 +175,14 @@ impl From<netns::Error> for Error {
             libc::EINVAL,
         ];
         match error {
-            netns::Error::Open { path, source }
+            netns::NetnsError::Open { path, source }
                 if !source
                     .raw_os_error()
                     .is_some_and(|errno| NOWHERE.contains(&errno)) =>
             {
                 Self::fault(format!("opening {}", path.display()))(source)
             }
-            netns::Error::Enter { path, source } => {
+            netns::NetnsError::Enter { path, source } => {
                 Self::fault(format!("entering {}", path.display()))(source)
             }
             error => BadRequest::Netns(error).into(),
@@ -190,21 +190,21 @@ impl From<netns::Error> for Error {
     }
 }
 
-impl From<Error> for Status {
+impl From<CallError> for Status {
     /// The codes are netavark's: clients print only the message, but scripts may look at the code.
-    fn from(error: Error) -> Self {
+    fn from(error: CallError) -> Self {
         let code = match &error {
-            Error::BadRequest(_) => Code::InvalidArgument,
-            Error::NoAnswer {
+            CallError::BadRequest(_) => Code::InvalidArgument,
+            CallError::NoAnswer {
                 why: dhcp::AcquireError::Refused { .. },
                 ..
             } => Code::NotFound,
-            Error::NoAnswer { .. }
-            | Error::LinkDown(_)
-            | Error::Vanished(_)
-            | Error::Superseded => Code::Aborted,
-            Error::Leaving => Code::Unavailable,
-            Error::Fault { .. } => Code::Internal,
+            CallError::NoAnswer { .. }
+            | CallError::LinkDown(_)
+            | CallError::Vanished(_)
+            | CallError::Superseded => Code::Aborted,
+            CallError::Leaving => Code::Unavailable,
+            CallError::Fault { .. } => Code::Internal,
         };
         Status {
             code,

@@ -27,10 +27,10 @@ const OWN_TARGET: &str = module_path!();
 struct Logger {
     filter: env_logger::Logger,
     style: Style,
-    state: Mutex<State>,
+    state: Mutex<LoggerState>,
 }
 
-struct State {
+struct LoggerState {
     output: Output<Stderr>,
     limiter: Limiter,
 }
@@ -51,7 +51,7 @@ pub(super) fn start() {
         .parse_default_env()
         .build();
     let (level, style) = (filter.filter(), Style::of_stderr());
-    let state = Mutex::new(State {
+    let state = Mutex::new(LoggerState {
         output: Output::new(io::stderr()),
         limiter: Limiter::default(),
     });
@@ -105,7 +105,7 @@ impl Log for Logger {
         let now = rt::now();
         let loss = |count: u64, why: &str| self.style.loss(count, why);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { output, limiter } = &mut *state;
+        let LoggerState { output, limiter } = &mut *state;
         while let Some(((file, number), count)) = limiter.take_suppressed(now) {
             let text = format_args!("{count} similar lines suppressed ({file}:{number})");
             output.line(&self.style.line(Level::Warn, OWN_TARGET, text), loss);

@@ -39,17 +39,17 @@ use futures_lite::future::{or, yield_now};
 
 use crate::rpc::{self, Code, Status};
 use crate::rt::{self, Runtime};
-use crate::service::{self, Connection, Listener, Reason, Service, Socket, Wakeup, activation};
+use crate::service::{self, AnyListener, Connection, Reason, Service, Socket, Wakeup, activation};
 
 use call::client_id::ClientIdentity;
-use config::{Command, Config};
+use config::{Command, DaemonConfig};
 use error::StartError;
 use store::address_history::AddressHistory;
 use store::directory::StateDirectory;
 use store::journal::Journal;
 use store::lease_file::LeaseFile;
 use store::networks::Networks;
-use table::{KeepAlive, Parts, Table};
+use table::{LeaseKeepAlive, Parts, Table};
 
 /// The longest that a client may keep a connection without a call, however long the daemon itself
 /// stays.
@@ -107,7 +107,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// Serves until it is time to leave. What systemd handed over is left in `handed_over` where that
 /// cannot begin.
-fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError> {
+fn serve(config: DaemonConfig, handed_over: &mut Vec<Socket>) -> Result<(), StartError> {
     // First of all, before the process opens descriptors of its own.
     *handed_over = activation::listen_fds()?;
     let identity = ClientIdentity::find(config.dhcp.client_id)?;
@@ -139,7 +139,7 @@ fn serve(config: Config, handed_over: &mut Vec<Socket>) -> Result<(), StartError
         _ if let Some(why) = directory.distrust() => Err(why),
         _ => unit.map_err(|why| why.to_string()),
     };
-    let keep_alive = KeepAlive::new(wakeup, config.activity.unwrap_or_default());
+    let keep_alive = LeaseKeepAlive::new(wakeup, config.activity.unwrap_or_default());
     rt::block_on(async move |runtime| {
         let file_name = |extension| {
             let path = config.lease_file.with_extension(extension);
@@ -179,7 +179,7 @@ fn check_sockets(sockets: &[Socket]) -> Result<(), StartError> {
 }
 
 fn is_unix(socket: &Socket) -> bool {
-    matches!(socket.listener(), Listener::Unix(_))
+    matches!(socket.listener(), AnyListener::Unix(_))
 }
 
 /// Restores the table, and serves calls from it until it is time to leave.
@@ -187,7 +187,7 @@ async fn serve_calls(
     runtime: Runtime,
     service: Service,
     table: Rc<Table>,
-    config: &Config,
+    config: &DaemonConfig,
 ) -> Result<(), StartError> {
     let (idle, activity) = (service.idle().clone(), config.activity);
     table.restore();
@@ -266,7 +266,7 @@ fn runtime_directory() -> Option<PathBuf> {
 /// Confines the process: it may write to its directories, and run what has systemd wake it where
 /// that is to be.
 fn confine(
-    config: &Config,
+    config: &DaemonConfig,
     makes_socket: bool,
     (runs_programs, refuge): (bool, Option<&Path>),
 ) -> Result<(), StartError> {

@@ -17,4 +17,6 @@ pub mod wire;
 
 pub use server::serve;
 pub use status::{Code, Status};
-pub use wire::{Answer, Call, Empty, Lease, NetworkConfig, OperationResponse, Reply, Version};
+pub use wire::{
+    Answer, Call, Empty, NetavarkLease, NetworkConfig, OperationResponse, Reply, Version,
+};

@@ -12,7 +12,7 @@ use rustix::io::{Errno, FdFlags};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
-use super::{Error, Listener, Socket};
+use super::{AnyListener, Error, Socket};
 
 /// The first inherited descriptor; the others follow without a gap.
 const FIRST: RawFd = 3;
@@ -158,7 +158,7 @@ fn own_pidfd_id() -> Option<u64> {
 }
 
 /// Becomes the owner of the inherited descriptor `number`.
-fn adopt(number: RawFd) -> Result<Listener, Error> {
+fn adopt(number: RawFd) -> Result<AnyListener, Error> {
     #[expect(
         unsafe_code,
         reason = "a number in the environment is all that tells of an inherited descriptor"
@@ -173,8 +173,8 @@ fn adopt(number: RawFd) -> Result<Listener, Error> {
         Ok(family)
     });
     let is = match checked {
-        Ok(Family::Unix) => return Ok(Listener::Unix(UnixListener::from(fd))),
-        Ok(Family::Internet) => return Ok(Listener::Tcp(TcpListener::from(fd))),
+        Ok(Family::Unix) => return Ok(AnyListener::Unix(UnixListener::from(fd))),
+        Ok(Family::Internet) => return Ok(AnyListener::Tcp(TcpListener::from(fd))),
         Err(error) => error.to_string(),
     };
     let _ = fd.into_raw_fd();

@@ -3,16 +3,16 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use smol_dhcp_proxy::service::{Idle, State};
+//! use smol_dhcp_proxy::service::{Idle, IdleState};
 //! use smol_dhcp_proxy::time::Instant;
 //!
 //! let at = |seconds| Instant::from_boot(Duration::from_secs(seconds));
 //! let idle = Idle::new(Some(Duration::from_secs(10)));
 //! let connection = idle.activity();
-//! assert_eq!(idle.state(at(100)), State::Busy);
+//! assert_eq!(idle.state(at(100)), IdleState::Busy);
 //! drop(connection);
-//! assert_eq!(idle.state(at(100)), State::Until(at(110)));
-//! assert_eq!(idle.state(at(110)), State::Expired);
+//! assert_eq!(idle.state(at(100)), IdleState::Until(at(110)));
+//! assert_eq!(idle.state(at(110)), IdleState::Expired);
 //! ```
 
 use std::cell::Cell;
@@ -47,7 +47,7 @@ pub struct Activity(Rc<Shared>);
 
 /// The result of [`Idle::state`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum IdleState {
     /// At least one [`Activity`] lives.
     Busy,
     /// Nothing to do; the idle timeout is over at this moment.
@@ -72,10 +72,10 @@ impl Idle {
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # use smol_dhcp_proxy::{service::{Idle, State}, time::Instant};
+    /// # use smol_dhcp_proxy::{service::{Idle, IdleState}, time::Instant};
     /// let boot = Instant::from_boot(Duration::ZERO);
-    /// assert_eq!(Idle::new(Some(Duration::ZERO)).state(boot), State::Expired);
-    /// assert!(matches!(Idle::new(None).state(boot), State::Until(_)));
+    /// assert_eq!(Idle::new(Some(Duration::ZERO)).state(boot), IdleState::Expired);
+    /// assert!(matches!(Idle::new(None).state(boot), IdleState::Until(_)));
     /// ```
     pub fn new(timeout: Option<Duration>) -> Self {
         Self(Rc::new(Shared {
@@ -107,24 +107,24 @@ impl Idle {
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # use smol_dhcp_proxy::{service::{Idle, State}, time::Instant};
+    /// # use smol_dhcp_proxy::{service::{Idle, IdleState}, time::Instant};
     /// let at = |seconds| Instant::from_boot(Duration::from_secs(seconds));
     /// let idle = Idle::new(Some(Duration::from_secs(3)));
-    /// assert_eq!(idle.state(at(1)), State::Until(at(4)));
+    /// assert_eq!(idle.state(at(1)), IdleState::Until(at(4)));
     /// drop(idle.activity()); // work that came and went begins the timeout anew
-    /// assert_eq!(idle.state(at(2)), State::Until(at(5)));
+    /// assert_eq!(idle.state(at(2)), IdleState::Until(at(5)));
     /// ```
-    pub fn state(&self, now: Instant) -> State {
+    pub fn state(&self, now: Instant) -> IdleState {
         if self.is_busy() {
-            return State::Busy;
+            return IdleState::Busy;
         }
         let since = self.0.since.get().unwrap_or(now);
         self.0.since.set(Some(since));
         let until = since + self.0.timeout.get();
         if now < until {
-            State::Until(until)
+            IdleState::Until(until)
         } else {
-            State::Expired
+            IdleState::Expired
         }
     }
 
@@ -132,12 +132,12 @@ impl Idle {
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # use smol_dhcp_proxy::{service::{Idle, State}, time::Instant};
+    /// # use smol_dhcp_proxy::{service::{Idle, IdleState}, time::Instant};
     /// let boot = Instant::from_boot(Duration::ZERO);
     /// let idle = Idle::new(None);
-    /// assert!(matches!(idle.state(boot), State::Until(_)));
+    /// assert!(matches!(idle.state(boot), IdleState::Until(_)));
     /// idle.set_timeout(Some(Duration::ZERO));
-    /// assert_eq!(idle.state(boot), State::Expired);
+    /// assert_eq!(idle.state(boot), IdleState::Expired);
     /// ```
     pub fn set_timeout(&self, timeout: Option<Duration>) {
         self.0.timeout.set(timeout.unwrap_or(Duration::MAX));
@@ -199,9 +199,9 @@ mod tests {
     #[test]
     fn a_start_without_any_guard_expires_too() {
         let idle = ten_seconds();
-        assert_eq!(idle.state(at(5)), State::Until(at(15)));
-        assert_eq!(idle.state(at(14)), State::Until(at(15)));
-        assert_eq!(idle.state(at(15)), State::Expired);
+        assert_eq!(idle.state(at(5)), IdleState::Until(at(15)));
+        assert_eq!(idle.state(at(14)), IdleState::Until(at(15)));
+        assert_eq!(idle.state(at(15)), IdleState::Expired);
     }
 
     #[test]
@@ -209,19 +209,19 @@ mod tests {
         let idle = ten_seconds();
         let first = idle.activity();
         let second = first.clone();
-        assert_eq!(idle.state(at(100)), State::Busy);
+        assert_eq!(idle.state(at(100)), IdleState::Busy);
         drop(first);
-        assert_eq!(idle.state(at(200)), State::Busy);
+        assert_eq!(idle.state(at(200)), IdleState::Busy);
         drop(second);
-        assert_eq!(idle.state(at(300)), State::Until(at(310)));
+        assert_eq!(idle.state(at(300)), IdleState::Until(at(310)));
     }
 
     #[test]
     fn a_guard_that_came_and_went_unseen_restarts_the_wait() {
         let idle = ten_seconds();
-        assert_eq!(idle.state(at(0)), State::Until(at(10)));
+        assert_eq!(idle.state(at(0)), IdleState::Until(at(10)));
         drop(idle.activity());
-        assert_eq!(idle.state(at(9)), State::Until(at(19)));
+        assert_eq!(idle.state(at(9)), IdleState::Until(at(19)));
     }
 
     #[test]
@@ -229,29 +229,32 @@ mod tests {
         let idle = Idle::new(None);
         assert_eq!(
             idle.state(at(1)),
-            State::Until(Instant::from_boot(Duration::MAX))
+            IdleState::Until(Instant::from_boot(Duration::MAX))
         );
-        assert!(matches!(idle.state(at(u64::MAX / 2)), State::Until(_)));
+        assert!(matches!(idle.state(at(u64::MAX / 2)), IdleState::Until(_)));
     }
 
     #[test]
     fn a_timeout_of_zero_expires_at_once() {
-        assert_eq!(Idle::new(Some(Duration::ZERO)).state(at(1)), State::Expired);
+        assert_eq!(
+            Idle::new(Some(Duration::ZERO)).state(at(1)),
+            IdleState::Expired
+        );
     }
 
     #[test]
     fn another_timeout_counts_from_where_the_wait_began() {
         let idle = ten_seconds();
-        assert_eq!(idle.state(at(100)), State::Until(at(110)));
+        assert_eq!(idle.state(at(100)), IdleState::Until(at(110)));
         idle.set_timeout(Some(Duration::from_secs(3)));
-        assert_eq!(idle.state(at(102)), State::Until(at(103)));
-        assert_eq!(idle.state(at(103)), State::Expired);
+        assert_eq!(idle.state(at(102)), IdleState::Until(at(103)));
+        assert_eq!(idle.state(at(103)), IdleState::Expired);
         idle.set_timeout(None);
-        assert!(matches!(idle.state(at(1000)), State::Until(_)));
+        assert!(matches!(idle.state(at(1000)), IdleState::Until(_)));
         idle.set_timeout(Some(Duration::ZERO));
-        assert_eq!(idle.state(at(1000)), State::Expired);
+        assert_eq!(idle.state(at(1000)), IdleState::Expired);
         let _guard = idle.activity();
-        assert_eq!(idle.state(at(1000)), State::Busy);
+        assert_eq!(idle.state(at(1000)), IdleState::Busy);
     }
 
     #[test]

@@ -109,11 +109,11 @@ pub use builder::Service;
 pub use connection::{Connection, KeepAlive};
 pub use error::Error;
 pub use hook::Reason;
-pub use idle::{Activity, Idle, State};
+pub use idle::{Activity, Idle, IdleState};
 pub use latch::Shutdown;
 pub use limit::{InFlight, Limits, Requests};
 pub use notify::Notify;
-pub use socket::{Listener, Socket};
+pub use socket::{AnyListener, Socket};
 pub use wakeup::{NoWakeup, Wakeup};
 
 pub use crate::rt::{Signal, Stream};

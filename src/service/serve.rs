@@ -10,7 +10,7 @@ use super::builder::Opened;
 use super::connection::Connections;
 use super::hook::{BoxFuture, Hook};
 use super::listening::{ListeningSocket, accept, last_look};
-use super::{Connection, Error, Idle, Notify, Reason, Service, State};
+use super::{Connection, Error, Idle, IdleState, Notify, Reason, Service};
 use crate::rt::{self, Runtime, Signal, Stream, Task, Timer};
 
 /// The longest pause after a failed accept, such as one for want of descriptors. It is over when a
@@ -155,14 +155,14 @@ struct Accepting<'a> {
 }
 
 /// What one look at the idle state demands.
-enum Step {
+enum IdleStep {
     Leave,
     LookAgain,
     Wait(Option<BoxFuture>),
 }
 
 /// What ended a wait.
-enum Next {
+enum ServeEvent {
     Signal(io::Result<Signal>),
     Arrival(io::Result<Stream>),
     /// The hook is done.
@@ -181,59 +181,59 @@ impl<'a> Accepting<'a> {
     ) -> io::Result<Option<Signal>> {
         loop {
             let preparation = match self.step() {
-                Step::Leave => return Ok(None),
-                Step::LookAgain => continue,
-                Step::Wait(preparation) => preparation,
+                IdleStep::Leave => return Ok(None),
+                IdleStep::LookAgain => continue,
+                IdleStep::Wait(preparation) => preparation,
             };
             match self.wait(signal.as_mut(), preparation).await {
-                Next::Signal(signal) => return signal.map(Some),
-                Next::Arrival(arrival) => self.arrived(arrival).await,
-                Next::Prepared => self.is_prepared = true,
-                Next::Time => {}
+                ServeEvent::Signal(signal) => return signal.map(Some),
+                ServeEvent::Arrival(arrival) => self.arrived(arrival).await,
+                ServeEvent::Prepared => self.is_prepared = true,
+                ServeEvent::Time => {}
             }
         }
     }
 
-    fn step(&mut self) -> Step {
+    fn step(&mut self) -> IdleStep {
         let mut preparation = None;
         match self.idle.state(rt::now()) {
-            State::Busy => self.timer.reset(None),
-            State::Until(until) => self.timer.reset(Some(until - rt::now())),
-            State::Expired if !self.is_prepared => {
+            IdleState::Busy => self.timer.reset(None),
+            IdleState::Until(until) => self.timer.reset(Some(until - rt::now())),
+            IdleState::Expired if !self.is_prepared => {
                 preparation = self.before_exit.as_ref().map(Hook::call);
             }
-            State::Expired => {
+            IdleState::Expired => {
                 let late = last_look(&mut self.sockets);
                 if late.is_empty() {
-                    return Step::Leave;
+                    return IdleStep::Leave;
                 }
                 late.into_iter()
                     .for_each(|stream| self.connections.start(stream));
                 self.is_prepared = self.before_exit.is_none();
-                return Step::LookAgain;
+                return IdleStep::LookAgain;
             }
         }
         self.is_prepared = self.before_exit.is_none();
-        Step::Wait(preparation)
+        IdleStep::Wait(preparation)
     }
 
     async fn wait(
         &mut self,
         signal: Pin<&mut impl Future<Output = io::Result<Signal>>>,
         preparation: Option<BoxFuture>,
-    ) -> Next {
-        let signal = async { Next::Signal(signal.await) };
+    ) -> ServeEvent {
+        let signal = async { ServeEvent::Signal(signal.await) };
         let arrival = async {
             self.connections.registry.room().await;
-            Next::Arrival(accept(&self.sockets).await)
+            ServeEvent::Arrival(accept(&self.sockets).await)
         };
         let quiet = async {
             let Some(preparation) = preparation else {
                 or(self.idle.quiet(), self.timer.fired()).await;
-                return Next::Time;
+                return ServeEvent::Time;
             };
             preparation.await;
-            Next::Prepared
+            ServeEvent::Prepared
         };
         or(signal, or(arrival, quiet)).await
     }

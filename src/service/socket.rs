@@ -18,10 +18,10 @@ use super::socket_file::SocketFile;
 /// | `From` | the backlog is served, then the descriptor is closed; a connection in between is reset |
 ///
 /// ```
-/// use smol_dhcp_proxy::service::{Listener, Socket};
+/// use smol_dhcp_proxy::service::{AnyListener, Socket};
 ///
 /// let socket = Socket::from(std::net::TcpListener::bind("127.0.0.1:0")?);
-/// assert!(matches!(socket.listener(), Listener::Tcp(_)));
+/// assert!(matches!(socket.listener(), AnyListener::Tcp(_)));
 /// # std::io::Result::Ok(())
 /// ```
 #[derive(Debug)]
@@ -29,13 +29,13 @@ pub struct Socket {
     name: String,
     /// Before `listener`: a file must be unlinked while its inode number cannot be reused.
     origin: Origin,
-    listener: Listener,
+    listener: AnyListener,
 }
 
 /// The listener of a [`Socket`], blocking or not as it came; serving sets O_NONBLOCK.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Listener {
+pub enum AnyListener {
     /// `ListenStream=` with a path or an abstract name.
     Unix(UnixListener),
     /// `ListenStream=` with a port or an IP address.
@@ -54,7 +54,7 @@ pub(super) enum Origin {
 }
 
 impl Socket {
-    pub(super) fn activated(name: String, listener: Listener) -> Self {
+    pub(super) fn activated(name: String, listener: AnyListener) -> Self {
         Self {
             name,
             origin: Origin::Activated,
@@ -66,11 +66,11 @@ impl Socket {
         Self {
             name: String::new(),
             origin: Origin::Bound(file),
-            listener: Listener::Unix(listener),
+            listener: AnyListener::Unix(listener),
         }
     }
 
-    fn own(listener: Listener) -> Self {
+    fn own(listener: AnyListener) -> Self {
         Self {
             name: String::new(),
             origin: Origin::Own,
@@ -86,7 +86,7 @@ impl Socket {
     }
 
     /// Returns the listener.
-    pub fn listener(&self) -> &Listener {
+    pub fn listener(&self) -> &AnyListener {
         &self.listener
     }
 
@@ -95,7 +95,7 @@ impl Socket {
         matches!(self.origin, Origin::Activated)
     }
 
-    pub(super) fn into_parts(self) -> (Origin, Listener) {
+    pub(super) fn into_parts(self) -> (Origin, AnyListener) {
         (self.origin, self.listener)
     }
 }
@@ -103,22 +103,22 @@ impl Socket {
 /// A socket that the program opened itself. Its file, if any, is not removed.
 impl From<UnixListener> for Socket {
     fn from(listener: UnixListener) -> Self {
-        Self::own(Listener::Unix(listener))
+        Self::own(AnyListener::Unix(listener))
     }
 }
 
 /// A socket that the program opened itself.
 impl From<TcpListener> for Socket {
     fn from(listener: TcpListener) -> Self {
-        Self::own(Listener::Tcp(listener))
+        Self::own(AnyListener::Tcp(listener))
     }
 }
 
-impl From<Listener> for OwnedFd {
-    fn from(listener: Listener) -> Self {
+impl From<AnyListener> for OwnedFd {
+    fn from(listener: AnyListener) -> Self {
         match listener {
-            Listener::Unix(listener) => listener.into(),
-            Listener::Tcp(listener) => listener.into(),
+            AnyListener::Unix(listener) => listener.into(),
+            AnyListener::Tcp(listener) => listener.into(),
         }
     }
 }

@@ -17,7 +17,7 @@ use std::{env, fs};
 
 use self::cgroup::unit_in;
 use self::jobs::{all_stop, job};
-use self::program::{Answer, output};
+use self::program::{ProgramOutput, output};
 use super::Socket;
 use super::activation::NAMELESS;
 use crate::rt;
@@ -320,7 +320,7 @@ impl Wakeup {
     pub async fn is_being_restarted(&self) -> bool {
         let mut jobs = self.program("systemctl");
         jobs.args(["list-jobs", "--no-legend", "--plain"]);
-        match output(jobs).await.and_then(Answer::expect_success) {
+        match output(jobs).await.and_then(ProgramOutput::expect_success) {
             Ok(jobs) => job(&jobs, &self.unit) == Some("restart"),
             Err(error) => {
                 log::debug!("cannot ask systemd for its jobs: {error}");
@@ -333,7 +333,7 @@ impl Wakeup {
     ///
     /// A timer is started before its service and stopped after it. While the service is being
     /// stopped, either would wait for this process to end.
-    async fn now(&self, verb: &str) -> io::Result<Answer> {
+    async fn now(&self, verb: &str) -> io::Result<ProgramOutput> {
         let mut command = self.program("systemctl");
         command.args([
             "--no-ask-password",

@@ -11,7 +11,7 @@ use netlink_packet_route::route::{
 };
 use smol_dhcp_proxy::net::link::{Address, Link};
 use smol_dhcp_proxy::net::monitor::News;
-use smol_dhcp_proxy::net::netlink::{Error, Progress, Reader};
+use smol_dhcp_proxy::net::netlink::{NetlinkError, Progress, Reader};
 use smol_dhcp_proxy::net::route::Route;
 
 /// The sequence number of the request.
@@ -61,7 +61,7 @@ pub fn netlink(data: &[u8]) {
     }
 }
 
-fn link(body: &[u8]) -> Result<(), Error> {
+fn link(body: &[u8]) -> Result<(), NetlinkError> {
     let link = Link::parse(body)?;
     if let Ok(message) = LinkMessage::parse(body) {
         assert_eq!(link.index, message.header.index);
@@ -83,7 +83,7 @@ fn link(body: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-fn address(body: &[u8]) -> Result<(), Error> {
+fn address(body: &[u8]) -> Result<(), NetlinkError> {
     let address = Address::parse(body)?;
     if let (Some((index, address)), Ok(message)) = (address, AddressMessage::parse(body)) {
         assert_eq!(
@@ -106,7 +106,7 @@ fn address(body: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-fn route(body: &[u8]) -> Result<(), Error> {
+fn route(body: &[u8]) -> Result<(), NetlinkError> {
     let route = Route::parse(body)?;
     if let (Some(route), Ok(message)) = (route, RouteMessage::parse(body)) {
         assert_eq!(

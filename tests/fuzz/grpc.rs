@@ -11,7 +11,9 @@ use std::time::Duration;
 use futures_lite::future::{or, yield_now, zip};
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use smol_dhcp_proxy::rpc::status::{MESSAGE_LIMIT, percent_encoded};
-use smol_dhcp_proxy::rpc::{self, Answer, Call, Lease, OperationResponse, Reply, Status, wire};
+use smol_dhcp_proxy::rpc::{
+    self, Answer, Call, NetavarkLease, OperationResponse, Reply, Status, wire,
+};
 use smol_dhcp_proxy::rt;
 
 /// The bit of the first byte of [`grpc`]'s input that gives the rest to the decoders alone.
@@ -115,9 +117,9 @@ fn answer(call: &Call) -> Result<Answer, Status> {
             &config.container_mac_addr,
         )),
         Call::Setup(config) | Call::Teardown(config) => {
-            let lease = Lease {
+            let lease = NetavarkLease {
                 mac_address: config.container_mac_addr.clone(),
-                ..Lease::default()
+                ..NetavarkLease::default()
             };
             Ok(Answer {
                 reply: Reply::Lease(lease),

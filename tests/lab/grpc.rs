@@ -24,7 +24,7 @@ use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
 use http::{HeaderMap, Request};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use smol_dhcp_proxy::rpc::wire::message;
-use smol_dhcp_proxy::rpc::{Answer, Call, Code, Lease, NetworkConfig, Reply, Status};
+use smol_dhcp_proxy::rpc::{Answer, Call, Code, NetavarkLease, NetworkConfig, Reply, Status};
 use smol_dhcp_proxy::rt;
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
@@ -34,12 +34,12 @@ pub fn call(path: &Path, call: &Call) -> Result<Reply, Status> {
 }
 
 /// Asks for a lease.
-pub fn setup(path: &Path, config: &NetworkConfig) -> Result<Lease, Status> {
+pub fn setup(path: &Path, config: &NetworkConfig) -> Result<NetavarkLease, Status> {
     call(path, &Call::Setup(config.clone())).map(lease)
 }
 
 /// Gives a lease back.
-pub fn teardown(path: &Path, config: &NetworkConfig) -> Result<Lease, Status> {
+pub fn teardown(path: &Path, config: &NetworkConfig) -> Result<NetavarkLease, Status> {
     call(path, &Call::Teardown(config.clone())).map(lease)
 }
 
@@ -51,7 +51,7 @@ pub fn clean(path: &Path) -> Result<bool, Status> {
     }
 }
 
-fn lease(reply: Reply) -> Lease {
+fn lease(reply: Reply) -> NetavarkLease {
     match reply {
         Reply::Lease(lease) => lease,
         Reply::Operation(operation) => panic!("not a lease: {operation:?}"),

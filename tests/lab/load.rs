@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use smol_dhcp_proxy::rpc::{Code, Lease, NetworkConfig, Status};
+use smol_dhcp_proxy::rpc::{Code, NetavarkLease, NetworkConfig, Status};
 use smol_dhcp_proxy::rt;
 
 use super::chance::Chance;
@@ -34,7 +34,7 @@ pub struct Member {
     lives: u32,
     pub container: Container,
     /// What the last Setup was answered, if there was no other call since.
-    pub lease: Option<Lease>,
+    pub lease: Option<NetavarkLease>,
     /// What it has done.
     pub done: Done,
     /// The same, one after the other.
@@ -103,7 +103,7 @@ impl Member {
     }
 
     /// Whether the container and the server still have the lease that the caller was told of.
-    pub fn check(&self, place: &Place<'_>, lease: &Lease) -> Result {
+    pub fn check(&self, place: &Place<'_>, lease: &NetavarkLease) -> Result {
         let address = self
             .container
             .address()?
@@ -149,7 +149,7 @@ impl Member {
         Ok(())
     }
 
-    fn tell(&mut self, call: &str, answer: &Result<Lease, Status>) {
+    fn tell(&mut self, call: &str, answer: &Result<NetavarkLease, Status>) {
         let answer = match answer {
             Ok(lease) => format!("{:?}", lease.yiaddr),
             Err(status) => format!("{:?} {}", status.code, status.message),

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use event_listener::Event;
 use smol_dhcp_proxy::rpc::{
-    self, Answer, Call, Code, Lease, NetworkConfig, OperationResponse, Reply, Status,
+    self, Answer, Call, Code, NetavarkLease, NetworkConfig, OperationResponse, Reply, Status,
 };
 use smol_dhcp_proxy::rt;
 
@@ -102,8 +102,8 @@ pub async fn answer(call: Call) -> Result<Answer, Status> {
 }
 
 /// The lease that [`answer`] gives.
-pub fn quoting(config: &NetworkConfig) -> Lease {
-    Lease {
+pub fn quoting(config: &NetworkConfig) -> NetavarkLease {
+    NetavarkLease {
         lease_time: 3600,
         yiaddr: "10.88.1.2".into(),
         subnet_mask: "255.255.0.0".into(),

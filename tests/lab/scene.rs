@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use dhcproto::v4::MessageType;
-use smol_dhcp_proxy::rpc::{Lease, NetworkConfig, Status};
+use smol_dhcp_proxy::rpc::{NetavarkLease, NetworkConfig, Status};
 
 use super::dhcp_server::{Server, Settings};
 use super::forwarder::{Forwarder, Path};
@@ -50,13 +50,13 @@ impl Scene {
     }
 
     /// Asks for a lease for the first container; gives netavark's answer as it is.
-    pub fn setup(&self) -> Result<Lease, Status> {
+    pub fn setup(&self) -> Result<NetavarkLease, Status> {
         grpc::setup(&self.stage.unit.socket(), &self.stage.config(0))
     }
 
     /// The same, while the server forgets its offer: it refuses every REQUEST but one that follows
     /// a new offer.
-    pub fn setup_with_forgotten_offer(&self) -> Result<Result<Lease, Status>> {
+    pub fn setup_with_forgotten_offer(&self) -> Result<Result<NetavarkLease, Status>> {
         self.server.leave_unanswered(&[MessageType::Request]);
         thread::scope(|scope| {
             let setup = scope.spawn(|| self.setup());

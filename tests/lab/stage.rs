@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use smol_dhcp_proxy::rpc::{Lease, NetworkConfig, Status};
+use smol_dhcp_proxy::rpc::{NetavarkLease, NetworkConfig, Status};
 
 use super::Result;
 use super::daemon::{Daemon, Unit};
@@ -43,13 +43,13 @@ impl Stage {
     }
 
     /// Asks for a lease for a container.
-    pub fn setup(&self, container: usize) -> Result<Lease> {
+    pub fn setup(&self, container: usize) -> Result<NetavarkLease> {
         grpc::setup(&self.unit.socket(), &self.config(container))
             .map_err(|status| refused("Setup", &status).into())
     }
 
     /// Gives the lease of a container back, with as little as netavark says then.
-    pub fn teardown(&self, container: usize) -> Result<Lease> {
+    pub fn teardown(&self, container: usize) -> Result<NetavarkLease> {
         let config = NetworkConfig {
             container_id: String::new(),
             host_name: String::new(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use smol_dhcp_proxy::net::netlink::Netlink;
-use smol_dhcp_proxy::net::netns::{Error, Netns};
+use smol_dhcp_proxy::net::netns::{Netns, NetnsError};
 use smol_dhcp_proxy::net::raw::RawSocket;
 use smol_dhcp_proxy::net::udp::Port;
 use smol_dhcp_proxy::rt;
@@ -165,7 +165,7 @@ fn nothing_leaks_a_descriptor() -> Result {
         })??;
         assert!(matches!(
             Netns::open("/dev/null".as_ref()),
-            Err(Error::NotANamespace { .. })
+            Err(NetnsError::NotANamespace { .. })
         ));
         Ok(())
     };

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use dhcproto::v4::MessageType;
-use smol_dhcp_proxy::rpc::{Lease, NetworkConfig, Status};
+use smol_dhcp_proxy::rpc::{NetavarkLease, NetworkConfig, Status};
 
 use crate::lab::dhcp_server::{Server, Settings};
 use crate::lab::namespace::Namespace;
@@ -34,7 +34,7 @@ fn words(status: Status) -> String {
 }
 
 /// A Teardown as netavark makes it, which looks up the MAC that the interface has by then.
-fn teardown(stage: &Stage, mac: Mac) -> Result<Lease> {
+fn teardown(stage: &Stage, mac: Mac) -> Result<NetavarkLease> {
     let config = NetworkConfig {
         container_mac_addr: mac.to_string(),
         container_id: String::new(),

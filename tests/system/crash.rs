@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use dhcproto::v4::MessageType;
-use smol_dhcp_proxy::rpc::{Lease, Status};
+use smol_dhcp_proxy::rpc::{NetavarkLease, Status};
 use smol_dhcp_proxy::rt;
 use smol_dhcp_proxy::time::Instant;
 
@@ -286,7 +286,7 @@ impl Operation {
         rig: &Rig,
         before: &Said,
         left: &Said,
-        answers: &[(Kind, Result<Lease, Status>)],
+        answers: &[(Kind, Result<NetavarkLease, Status>)],
     ) -> Result {
         let restarted = rt::now();
         // What a crash is recovered from is in the file before anything is done about it.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dhcproto::v4::{DhcpOption, MessageType, OptionCode};
 use nix::sys::signal::Signal;
-use smol_dhcp_proxy::rpc::{Lease, NetworkConfig};
+use smol_dhcp_proxy::rpc::{NetavarkLease, NetworkConfig};
 use smol_dhcp_proxy::rt;
 
 use crate::lab::dhcp_server::{Heard, Server, Settings};
@@ -77,14 +77,14 @@ fn setup_and_teardown() -> Result {
 }
 
 /// Address, prefix, broadcast, lifetime and route of a macvlan are as the lease says.
-pub(crate) fn check_link(container: &Container, lease: &Lease, seconds: u32) -> Result {
+pub(crate) fn check_link(container: &Container, lease: &NetavarkLease, seconds: u32) -> Result {
     check_link_at(container, lease, seconds, 99)
 }
 
 /// The same for an interface whose default route has that metric.
 pub(crate) fn check_link_at(
     container: &Container,
-    lease: &Lease,
+    lease: &NetavarkLease,
     seconds: u32,
     metric: u32,
 ) -> Result {
@@ -111,7 +111,7 @@ pub(crate) fn check_released(
     server: &Server,
     count: usize,
     container: &Container,
-    lease: &Lease,
+    lease: &NetavarkLease,
 ) -> Result {
     let release = server.await_message(MessageType::Release, count, SOON)?;
     let address: Ipv4Addr = lease.yiaddr.parse()?;
@@ -185,7 +185,7 @@ fn renews_by_unicast_and_rebinds_by_broadcast() -> Result {
 
 /// A REQUEST in RENEWING or REBINDING carries the address in ciaddr and neither option 50 nor 54
 /// (RFC 2131, table 4).
-pub(crate) fn check_renewal(request: &Heard, lease: &Lease) -> Result {
+pub(crate) fn check_renewal(request: &Heard, lease: &NetavarkLease) -> Result {
     let address: Ipv4Addr = lease.yiaddr.parse()?;
     assert_eq!(
         (request.source, request.message.ciaddr()),
@@ -220,7 +220,7 @@ fn thirty_at_once() -> Result {
     let stage = stage(30, &[])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     let start = rt::now();
-    let setups: Vec<Result<Lease>> = std::thread::scope(|scope| {
+    let setups: Vec<Result<NetavarkLease>> = std::thread::scope(|scope| {
         let stage = &stage;
         let threads: Vec<_> = (0..30)
             .map(|container| scope.spawn(move || stage.setup(container)))

@@ -7,7 +7,7 @@ use std::time::Duration;
 use dhcproto::v4::MessageType;
 use smol_dhcp_proxy::net::netlink::message;
 use smol_dhcp_proxy::net::raw::RawSocket;
-use smol_dhcp_proxy::rpc::{Code, Lease, NetworkConfig, Status};
+use smol_dhcp_proxy::rpc::{Code, NetavarkLease, NetworkConfig, Status};
 use smol_dhcp_proxy::rt;
 
 use crate::lab::dhcp_server::{Server, Settings};
@@ -53,7 +53,7 @@ fn short() -> Settings {
 
 /// The kernel takes the routes off a link that goes down: they come back, and the lease has its
 /// full time.
-fn await_renewal(container: &Container, lease: &Lease) -> Result {
+fn await_renewal(container: &Container, lease: &NetavarkLease) -> Result {
     eventually(
         "the route is back, and the lease has its full time",
         SOON,
@@ -218,7 +218,7 @@ fn down_and_up_during_a_renewal() -> Result {
 fn setup_during(
     stage: &Stage,
     then: impl FnOnce() -> Result,
-) -> Result<(Result<Lease, Status>, Duration)> {
+) -> Result<(Result<NetavarkLease, Status>, Duration)> {
     std::thread::scope(|scope| {
         let setup = scope.spawn(|| {
             (
@@ -475,7 +475,7 @@ fn setup_after_a_crash_takes_over_what_is_there() -> Result {
     } = stage(1, &[])?;
     let container = &topology.containers[0];
     let server = Server::start(&topology.server, SERVER_LINK, short())?;
-    let ask = |call: fn(&Path, &NetworkConfig) -> Result<Lease, Status>| {
+    let ask = |call: fn(&Path, &NetworkConfig) -> Result<NetavarkLease, Status>| {
         call(&unit.socket(), &container.config()).map_err(|status| status.message)
     };
     let lease = ask(grpc::setup)?;

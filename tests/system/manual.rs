@@ -270,7 +270,10 @@ fn a_tcp_socket_is_refused_and_nothing_is_answered_there() -> Result {
             .args(arguments)
             .stdin(OwnedFd::from(listener))
             .stderr(Stdio::piped());
-        let (code, _, errors) = told(command.spawn()?.wait_with_output()?);
+        let child = command.spawn()?;
+        // It has the listening socket, too.
+        drop(command);
+        let (code, _, errors) = told(child.wait_with_output()?);
         assert_eq!(code, Some(2), "{errors}");
         assert!(errors.contains(words), "{errors}");
         // Closed or reset, without an answer.

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use dhcproto::v4::{DhcpOption, MessageType, OptionCode};
-use smol_dhcp_proxy::rpc::{Code, Lease, NetworkConfig, Status};
+use smol_dhcp_proxy::rpc::{Code, NetavarkLease, NetworkConfig, Status};
 use smol_dhcp_proxy::rt;
 
 use crate::lab::dhcp_server::{Heard, Settings};
@@ -70,7 +70,7 @@ fn a_server_on_the_same_bridge() -> Result {
 fn two_networks_on_one_container() -> Result {
     let (scene, second, second_server) = scene::two_networks(ours)?;
     let (socket, container) = (scene.stage.unit.socket(), &scene.container().namespace);
-    let ask = |call: fn(&path::Path, &NetworkConfig) -> Result<Lease, Status>, config| {
+    let ask = |call: fn(&path::Path, &NetworkConfig) -> Result<NetavarkLease, Status>, config| {
         call(&socket, config).map_err(|status| status.message)
     };
     let first = scene.stage.config(0);

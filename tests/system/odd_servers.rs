@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use dhcproto::v4::MessageType;
-use smol_dhcp_proxy::rpc::{Call, Lease, NetworkConfig, Reply};
+use smol_dhcp_proxy::rpc::{Call, NetavarkLease, NetworkConfig, Reply};
 use smol_dhcp_proxy::rt;
 
 use crate::lab::daemon::{Daemon, Unit};
@@ -85,7 +85,7 @@ struct Outcome {
 }
 
 struct Got {
-    lease: Lease,
+    lease: NetavarkLease,
     link: Link,
 }
 
@@ -118,7 +118,7 @@ impl<'a> Side<'a> {
         }
     }
 
-    fn setup(&self) -> Result<Lease> {
+    fn setup(&self) -> Result<NetavarkLease> {
         let call = || {
             let mut channel = Channel::connect(&self.unit.socket())?;
             channel.set_patience(GIVEN_UP);

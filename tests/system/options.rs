@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dhcproto::v4::{DhcpOption, MessageType, OptionCode};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use smol_dhcp_proxy::rpc::{Lease, NetworkConfig};
+use smol_dhcp_proxy::rpc::{NetavarkLease, NetworkConfig};
 
 use crate::lab::dhcp_server::{Server, Settings};
 use crate::lab::real_server::{Kind, Plan, RealServer};
@@ -26,7 +26,7 @@ trials![
 
 const SOON: Duration = Duration::from_secs(5);
 
-fn setup(stage: &Stage, config: &NetworkConfig) -> Result<Lease> {
+fn setup(stage: &Stage, config: &NetworkConfig) -> Result<NetavarkLease> {
     grpc::setup(&stage.unit.socket(), config).map_err(|status| status.message.into())
 }
 
@@ -102,7 +102,7 @@ fn replies_by_broadcast() -> Result {
 
 /// The first container's host crashes and loses all that it remembers, so that nothing is given
 /// back, and one with another id takes its MAC.
-fn address_before_and_after(arguments: &[&str]) -> Result<(Lease, Lease)> {
+fn address_before_and_after(arguments: &[&str]) -> Result<(NetavarkLease, NetavarkLease)> {
     let Stage {
         daemon,
         unit,

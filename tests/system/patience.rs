@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use dhcproto::v4::MessageType;
-use smol_dhcp_proxy::rpc::{Code, Lease};
+use smol_dhcp_proxy::rpc::{Code, NetavarkLease};
 use smol_dhcp_proxy::rt;
 
 use crate::lab::dhcp_server::{Server, Settings};
@@ -129,7 +129,7 @@ fn a_carrier_that_comes_meanwhile_gets_it_too() -> Result {
 }
 
 /// Calls Setup, and has it answered when the usual time is over.
-fn setup_longer_than_usual(scene: &Scene, answer: impl FnOnce()) -> Result<Lease> {
+fn setup_longer_than_usual(scene: &Scene, answer: impl FnOnce()) -> Result<NetavarkLease> {
     thread::scope(|scope| {
         let setup = scope.spawn(|| scene.stage.setup(0));
         thread::sleep(seconds(12));

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use dhcproto::v4::MessageType;
-use smol_dhcp_proxy::rpc::{Code, Lease, NetworkConfig, Status};
+use smol_dhcp_proxy::rpc::{Code, NetavarkLease, NetworkConfig, Status};
 use smol_dhcp_proxy::rt;
 
 use crate::lab::dhcp_server::{Server, Settings};
@@ -98,7 +98,7 @@ fn connect_bridge(host: &Namespace, container: &Namespace) -> Result {
 }
 
 /// Waits for a renewal of the lease.
-fn await_renewal(scene: &Scene, lease: &Lease) -> Result {
+fn await_renewal(scene: &Scene, lease: &NetavarkLease) -> Result {
     let renewed = format!(": renewed {}/16", lease.yiaddr);
     eventually(&renewed, 2 * SOON, || {
         Ok(scene.stage.unit.log()?.contains(&renewed).then_some(()))

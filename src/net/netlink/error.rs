@@ -7,7 +7,7 @@ use netlink_packet_core::DecodeError;
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum NetlinkError {
     /// The system's error, with the kernel's own words where it has any.
     #[error("{source}{}", Explanation(explanation.as_deref()))]
     System {
@@ -28,7 +28,7 @@ pub enum Error {
 }
 
 /// The result of a request.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T> = std::result::Result<T, NetlinkError>;
 
 /// Words behind an errno.
 struct Explanation<'a>(Option<&'a str>);
@@ -39,7 +39,7 @@ impl fmt::Display for Explanation<'_> {
     }
 }
 
-impl Error {
+impl NetlinkError {
     /// Returns the errno, if the kernel gave one.
     pub fn errno(&self) -> Option<i32> {
         match self {
@@ -76,7 +76,7 @@ impl Error {
     }
 }
 
-impl From<io::Error> for Error {
+impl From<io::Error> for NetlinkError {
     fn from(source: io::Error) -> Self {
         Self::System {
             source,
@@ -85,19 +85,19 @@ impl From<io::Error> for Error {
     }
 }
 
-impl From<rustix::io::Errno> for Error {
+impl From<rustix::io::Errno> for NetlinkError {
     fn from(errno: rustix::io::Errno) -> Self {
         io::Error::from(errno).into()
     }
 }
 
-impl From<DecodeError> for Error {
+impl From<DecodeError> for NetlinkError {
     fn from(error: DecodeError) -> Self {
         io::Error::new(io::ErrorKind::InvalidData, error.to_string()).into()
     }
 }
 
 /// Returns the error for an answer that makes no sense.
-pub(super) fn invalid(what: &str) -> Error {
+pub(super) fn invalid(what: &str) -> NetlinkError {
     io::Error::new(io::ErrorKind::InvalidData, format!("rtnetlink: {what}")).into()
 }

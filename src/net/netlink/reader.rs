@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use netlink_packet_core::{Emitable, NlaBuffer, NlasIterator, parse_i32, parse_u32};
 use nix::libc;
 
-use super::error::{Error, Result, invalid};
+use super::error::{NetlinkError, Result, invalid};
 
 /// The length of a message's header (netlink(7)), in bytes.
 pub(in crate::net) const HEADER: usize = size_of::<libc::nlmsghdr>();
@@ -35,7 +35,7 @@ pub struct Reader {
     entries: usize,
     bytes: usize,
     skipped: usize,
-    table: Table,
+    table: DumpState,
     is_over: bool,
 }
 
@@ -45,12 +45,12 @@ pub enum Progress {
     /// The kernel has more to say.
     Unfinished,
     /// The exchange is over, and the request has succeeded.
-    Done(Table),
+    Done(DumpState),
 }
 
 /// Tells whether a table stood still while it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Table {
+pub enum DumpState {
     /// The entries are those of one moment.
     Stood,
     /// Some entries may be missing, or be told twice (`NLM_F_DUMP_INTR`).
@@ -65,7 +65,7 @@ impl Reader {
             entries: 0,
             bytes: 0,
             skipped: 0,
-            table: Table::Stood,
+            table: DumpState::Stood,
             is_over: false,
         }
     }
@@ -108,7 +108,7 @@ impl Reader {
     ) -> Result<Progress> {
         self.bytes += datagram.len();
         if self.bytes > MOST_BYTES {
-            return Err(Error::TooMany {
+            return Err(NetlinkError::TooMany {
                 what: "bytes of answer",
                 most: MOST_BYTES,
             });
@@ -120,7 +120,7 @@ impl Reader {
                 continue;
             }
             if i32::from(message.flags) & libc::NLM_F_DUMP_INTR != 0 {
-                self.table = Table::Changed;
+                self.table = DumpState::Changed;
             }
             match i32::from(message.kind) {
                 libc::NLMSG_NOOP => {}
@@ -131,7 +131,7 @@ impl Reader {
                 _ => {
                     self.entries += 1;
                     if self.entries > MOST_ENTRIES {
-                        return Err(Error::TooMany {
+                        return Err(NetlinkError::TooMany {
                             what: "entries",
                             most: MOST_ENTRIES,
                         });
@@ -217,7 +217,7 @@ fn acknowledged(message: &Message<'_>) -> Result<()> {
         .map_while(std::result::Result::ok)
         .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)
         .map(|words| text(&words));
-    Err(Error::System {
+    Err(NetlinkError::System {
         source: io::Error::from_raw_os_error(errno),
         explanation,
     })

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::dhcp;
-use crate::rpc::Lease;
+use crate::rpc::NetavarkLease;
 
 use crate::proxy::call::request::Request;
 
@@ -15,8 +15,8 @@ const SEARCH_MAX: usize = 255 - 7 - 1 - 11;
 
 /// What Setup answers and the lease file has. Times are in seconds; `u32::MAX` is for ever (RFC
 /// 2131 3.3).
-pub(crate) fn reply(request: &Request, lease: &dhcp::Lease) -> Lease {
-    Lease {
+pub(crate) fn reply(request: &Request, lease: &dhcp::Lease) -> NetavarkLease {
+    NetavarkLease {
         t1: seconds(lease.t1),
         t2: seconds(lease.t2),
         lease_time: lease.lease_time.map_or(u32::MAX, seconds),

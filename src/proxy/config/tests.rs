@@ -5,7 +5,7 @@ fn parsed(arguments: &[&str], run_dir: Option<&str>) -> Result<Command, String> 
     parse(arguments.iter().map(OsString::from), variable).map_err(|error| error.to_string())
 }
 
-fn config(arguments: &[&str], run_dir: Option<&str>) -> Config {
+fn config(arguments: &[&str], run_dir: Option<&str>) -> DaemonConfig {
     match parsed(arguments, run_dir) {
         Ok(Command::Serve(config)) => config,
         other => panic!("{arguments:?} gave {other:?}"),
@@ -16,7 +16,7 @@ fn config(arguments: &[&str], run_dir: Option<&str>) -> Config {
 fn defaults_are_those_of_the_peer_but_for_the_patience() {
     assert_eq!(
         config(&[], None),
-        Config {
+        DaemonConfig {
             socket: "/run/podman/nv-proxy.sock".into(),
             lease_file: "/run/podman/nv-proxy.lease".into(),
             activity: Some(Duration::from_secs(300)),

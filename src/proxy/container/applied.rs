@@ -3,12 +3,12 @@
 use std::net::Ipv4Addr;
 
 use crate::dhcp::Lease;
-use crate::net::netlink::{Error as NetlinkError, Netlink};
+use crate::net::netlink::{Netlink, NetlinkError};
 use crate::net::route::Route;
 use crate::time::Instant;
 
 use crate::proxy::config::MtuRule;
-use crate::proxy::error::Error;
+use crate::proxy::error::CallError;
 
 pub(crate) use stored::{StoredApplied, StoredRoute};
 
@@ -78,7 +78,7 @@ impl Applied {
         lease: &Lease,
         mtu: MtuRule,
         now: Instant,
-    ) -> Result<(), Error> {
+    ) -> Result<(), CallError> {
         let table = netlink
             .route_table()
             .map_err(fault("looking at the routes".to_owned()))?;
@@ -112,7 +112,7 @@ impl Applied {
         lease: &Lease,
         mtu: MtuRule,
         now: Instant,
-    ) -> Result<(), Error> {
+    ) -> Result<(), CallError> {
         if self
             .address
             .is_some_and(|ours| ours != (lease.address, lease.prefix_len))
@@ -134,7 +134,7 @@ impl Applied {
         index: u32,
         lease: &Lease,
         now: Instant,
-    ) -> Result<(), Error> {
+    ) -> Result<(), CallError> {
         let (address, prefix) = (lease.address, lease.prefix_len);
         let fault = || fault(format!("setting the address {address}/{prefix}"));
         // Where there are too many to be read, it is taken for one with a lifetime, and gets
@@ -274,6 +274,6 @@ impl Applied {
     }
 }
 
-fn fault(doing: String) -> impl FnOnce(NetlinkError) -> Error {
-    move |error| Error::fault(doing)(error.into_io())
+fn fault(doing: String) -> impl FnOnce(NetlinkError) -> CallError {
+    move |error| CallError::fault(doing)(error.into_io())
 }

@@ -16,7 +16,7 @@ use super::parent::Parent;
 use super::sockets::{ExchangeSockets, LinkState};
 use crate::mac::Mac;
 use crate::proxy::call::request::Request;
-use crate::proxy::error::{BadRequest, Error};
+use crate::proxy::error::{BadRequest, CallError};
 
 /// An interface in a network namespace, by what stays the same for as long as it is that one. It
 /// holds nothing open, for a descriptor would keep a container's namespace alive.
@@ -39,10 +39,10 @@ pub(crate) enum Unreachable {
     OtherMac(String),
     /// It may be there, but not for us, or not now.
     #[error(transparent)]
-    Fault(#[from] Error),
+    Fault(#[from] CallError),
 }
 
-impl From<Unreachable> for Error {
+impl From<Unreachable> for CallError {
     fn from(unreachable: Unreachable) -> Self {
         match unreachable {
             Unreachable::Gone(why) | Unreachable::OtherMac(why) => Self::Vanished(why),
@@ -54,13 +54,13 @@ impl From<Unreachable> for Error {
 impl ContainerInterface {
     /// Finds what a request speaks of, and the parent as far as that is known: whatever is wrong
     /// with the request is found before any server is asked.
-    pub(crate) fn find(request: &Request) -> Result<(Self, Option<Parent>), Error> {
-        with_what_is_closed(|| Self::look_up(request), Error::is_out_of_descriptors)
+    pub(crate) fn find(request: &Request) -> Result<(Self, Option<Parent>), CallError> {
+        with_what_is_closed(|| Self::look_up(request), CallError::is_out_of_descriptors)
     }
 
-    fn look_up(request: &Request) -> Result<(Self, Option<Parent>), Error> {
+    fn look_up(request: &Request) -> Result<(Self, Option<Parent>), CallError> {
         // First the host's interface: this thread is in the host's namespace.
-        let host = Netlink::open().map_err(Error::fault("opening a netlink socket"))?;
+        let host = Netlink::open().map_err(CallError::fault("opening a netlink socket"))?;
         let named = host
             .link_by_name(&request.host_interface)
             .map_err(looking_for(&request.host_interface))?;
@@ -195,10 +195,10 @@ impl ContainerInterface {
 
     fn reach(&self, request: &Request) -> Result<(Netns, Netlink, Link), Unreachable> {
         let path = &request.ns_path;
-        let netns = Netns::open(path).map_err(|error| match Error::from(error) {
+        let netns = Netns::open(path).map_err(|error| match CallError::from(error) {
             // It led to a namespace once: to nothing, or to the bare file below the mount, it leads
             // when that has ended.
-            Error::BadRequest(error) => Unreachable::Gone(error.to_string()),
+            CallError::BadRequest(error) => Unreachable::Gone(error.to_string()),
             error => Unreachable::Fault(error),
         })?;
         if netns.id() != self.netns {
@@ -271,19 +271,19 @@ pub(crate) fn canonical(path: &Path) -> PathBuf {
     }
 }
 
-pub(crate) fn netlink_in(netns: &Netns) -> Result<Netlink, Error> {
-    let opened = netns
-        .enter(Netlink::open)
-        .map_err(Error::fault("entering the container's network namespace"))?;
-    opened.map_err(Error::fault("opening a netlink socket"))
+pub(crate) fn netlink_in(netns: &Netns) -> Result<Netlink, CallError> {
+    let opened = netns.enter(Netlink::open).map_err(CallError::fault(
+        "entering the container's network namespace",
+    ))?;
+    opened.map_err(CallError::fault("opening a netlink socket"))
 }
 
-pub(crate) fn looking_for(interface: &str) -> impl FnOnce(netlink::Error) -> Error {
+pub(crate) fn looking_for(interface: &str) -> impl FnOnce(netlink::NetlinkError) -> CallError {
     let doing = format!("looking for {interface}");
-    move |error| Error::fault(doing)(error.into_io())
+    move |error| CallError::fault(doing)(error.into_io())
 }
 
-fn no_interface(field: &'static str, name: &str, place: &'static str) -> Error {
+fn no_interface(field: &'static str, name: &str, place: &'static str) -> CallError {
     BadRequest::NoInterface {
         field,
         name: name.to_owned(),

@@ -15,7 +15,7 @@ use crate::net::monitor::{Monitor, News};
 use crate::net::netns::Netns;
 use crate::net::raw::RawSocket;
 use crate::net::udp::Port;
-use crate::proxy::error::Error;
+use crate::proxy::error::CallError;
 use crate::rt::{self, Watched};
 use crate::time::Instant;
 
@@ -93,7 +93,7 @@ pub(crate) struct ExchangeSockets {
 }
 
 impl ExchangeSockets {
-    pub(super) fn open(netns: &Netns, link: &Link, mac: Mac) -> Result<Self, Error> {
+    pub(super) fn open(netns: &Netns, link: &Link, mac: Mac) -> Result<Self, CallError> {
         let (monitor, packets, port) = netns
             .enter(|| {
                 (
@@ -102,14 +102,19 @@ impl ExchangeSockets {
                     Port::open(&link.name),
                 )
             })
-            .map_err(Error::fault("entering the container's network namespace"))?;
+            .map_err(CallError::fault(
+                "entering the container's network namespace",
+            ))?;
         let receiver = packets.and_then(|packets| Watched::new(Receiver::new(packets, monitor?)?));
-        let receiver = receiver.map_err(Error::fault(format!("listening on {}", link.name)))?;
+        let receiver = receiver.map_err(CallError::fault(format!("listening on {}", link.name)))?;
         let port = match port {
             Ok(port) => Some(port),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
             Err(error) => {
-                return Err(Error::fault(format!("taking UDP port 68 on {}", link.name))(error));
+                return Err(CallError::fault(format!(
+                    "taking UDP port 68 on {}",
+                    link.name
+                ))(error));
             }
         };
         let state = LinkState::new(link.up, link.carrier);

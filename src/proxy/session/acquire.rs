@@ -4,13 +4,13 @@ use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Next, Session, SessionContext, seed};
+use super::{NextStep, Session, SessionContext, seed};
 use crate::dhcp::{self, Client, Event, LossReason};
 use crate::proxy::call::request::Request;
 use crate::proxy::container::applied::Applied;
 use crate::proxy::container::interface::ContainerInterface;
 use crate::proxy::container::sockets::LinkState;
-use crate::proxy::error::Error;
+use crate::proxy::error::CallError;
 use crate::proxy::patience::{Patience, Wait};
 use crate::proxy::session::log_text::Brief;
 use crate::rt;
@@ -26,7 +26,7 @@ impl Session {
         mut request: Request,
         site: ContainerInterface,
         (wanted, patience): (Option<Ipv4Addr>, Patience),
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, CallError> {
         // A caller without a deadline waits all the same, which is to be known.
         let time = Some(patience.time);
         let mut config = dhcp::Config {
@@ -37,7 +37,7 @@ impl Session {
         let sockets = site.open(&request)?;
         // A carrier may come by itself; an interface is set up before the call.
         if sockets.state == LinkState::Down {
-            return Err(Error::LinkDown(request.container_interface));
+            return Err(CallError::LinkDown(request.container_interface));
         }
         config.fit_mtu(sockets.mtu);
         let now = rt::now();
@@ -57,7 +57,7 @@ impl Session {
     /// # Errors
     ///
     /// There is no lease. What was done has to be [rolled back](Session::roll_back).
-    pub(crate) async fn acquire(&mut self, leased: impl AsyncFn(&Self)) -> Result<(), Error> {
+    pub(crate) async fn acquire(&mut self, leased: impl AsyncFn(&Self)) -> Result<(), CallError> {
         self.bind(leased).await?;
         self.waiting = None;
         self.settle();
@@ -65,12 +65,14 @@ impl Session {
     }
 
     /// Asks until there is a lease, and puts it on the link.
-    async fn bind(&mut self, leased: impl AsyncFn(&Self)) -> Result<(), Error> {
+    async fn bind(&mut self, leased: impl AsyncFn(&Self)) -> Result<(), CallError> {
         loop {
             let event = match self.next().await {
-                Next::Event(event) => event,
-                Next::Gone(why) | Next::OtherMac(why) => return Err(Error::Vanished(why)),
-                Next::Rest(_) => unreachable!("only what is settled rests"),
+                NextStep::Event(event) => event,
+                NextStep::Gone(why) | NextStep::OtherMac(why) => {
+                    return Err(CallError::Vanished(why));
+                }
+                NextStep::Rest(_) => unreachable!("only what is settled rests"),
             };
             match event {
                 Event::Bound(lease) => {
@@ -108,9 +110,9 @@ impl Session {
         }
     }
 
-    fn no_answer(&self, why: dhcp::AcquireError) -> Error {
+    fn no_answer(&self, why: dhcp::AcquireError) -> CallError {
         let waiting = self.waiting.as_ref();
-        Error::NoAnswer {
+        CallError::NoAnswer {
             interface: self.request.container_interface.clone(),
             why,
             patience: waiting.map_or(Patience::told(Duration::MAX), |waiting| waiting.patience()),

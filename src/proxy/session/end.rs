@@ -3,7 +3,7 @@
 use super::Session;
 use crate::dhcp::Event;
 use crate::proxy::container::interface::Unreachable;
-use crate::proxy::error::Error;
+use crate::proxy::error::CallError;
 use crate::rt;
 
 impl Session {
@@ -14,7 +14,7 @@ impl Session {
     /// # Errors
     ///
     /// It could not be taken off the link.
-    pub(crate) async fn end(mut self, release: bool) -> Result<(), Error> {
+    pub(crate) async fn end(mut self, release: bool) -> Result<(), CallError> {
         self.settled = false;
         if release {
             self.release().await;

@@ -4,7 +4,7 @@ use crate::dhcp::{self, LossReason};
 use crate::proxy::call::reply;
 use crate::proxy::container::applied::Applied;
 use crate::proxy::container::interface::Unreachable;
-use crate::proxy::error::Error;
+use crate::proxy::error::CallError;
 use crate::rt;
 
 use super::Session;
@@ -27,7 +27,7 @@ impl Session {
         match applied {
             // The next look at the link tells what has become of it.
             Err(Unreachable::Gone(_) | Unreachable::OtherMac(_)) => self.stale = true,
-            applied => self.note(applied.map_err(Error::from)),
+            applied => self.note(applied.map_err(CallError::from)),
         }
     }
 
@@ -65,7 +65,7 @@ impl Session {
         )?)
     }
 
-    pub(super) fn take_off_link(&mut self) -> Result<(), Error> {
+    pub(super) fn take_off_link(&mut self) -> Result<(), CallError> {
         if self.applied.is_empty() {
             return Ok(());
         }
@@ -81,7 +81,7 @@ impl Session {
     }
 
     /// Remembers whether the link is in order, to look again if not.
-    pub(super) fn note(&mut self, outcome: Result<(), Error>) {
+    pub(super) fn note(&mut self, outcome: Result<(), CallError>) {
         let trouble = outcome
             .err()
             .map(|error| error.to_string())

@@ -86,9 +86,9 @@ pub(crate) fn remark(event: &Event) -> Option<String> {
 
 /// What a renewal has changed: the lease before and after it. Its text names every setting that
 /// differs, and is empty where none does.
-pub(crate) struct Change<'a>(pub(crate) &'a Lease, pub(crate) &'a Lease);
+pub(crate) struct LeaseChange<'a>(pub(crate) &'a Lease, pub(crate) &'a Lease);
 
-impl fmt::Display for Change<'_> {
+impl fmt::Display for LeaseChange<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(old, new) = self;
         let applied = |lease: &Lease| {
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn each_setting_that_differs_is_named_and_no_other() {
-        let change = |new: Lease| Change(&lease(), &new).to_string();
+        let change = |new: Lease| LeaseChange(&lease(), &new).to_string();
         assert_eq!(change(lease()), "");
         // Times are no settings, and only the first router is used.
         let only = vec![Ipv4Addr::new(10, 0, 0, 1)];

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::dhcp::{Client, Event};
-use crate::rpc::Lease;
+use crate::rpc::NetavarkLease;
 use crate::rt::{self, Runtime};
 use crate::time::Instant;
 
@@ -19,7 +19,7 @@ use crate::proxy::config::DhcpSettings;
 use crate::proxy::container::applied::Applied;
 use crate::proxy::container::interface::{ContainerInterface, Unreachable};
 use crate::proxy::container::sockets::{ExchangeSockets, LinkState, is_link_away};
-use crate::proxy::error::Error;
+use crate::proxy::error::CallError;
 use crate::proxy::key::ContainerNames;
 use crate::proxy::patience::Wait;
 use crate::proxy::store::address_history::AddressHistory;
@@ -102,7 +102,7 @@ pub(crate) enum Change {
 }
 
 /// What comes next in a session.
-enum Next {
+enum NextStep {
     Event(Event),
     Rest(Box<Record>),
     Gone(String),
@@ -110,9 +110,9 @@ enum Next {
     OtherMac(String),
 }
 
-impl Next {
+impl NextStep {
     /// Sorts out the end of a lease, where `unreachable` is one.
-    fn end(unreachable: Unreachable) -> Result<Self, Error> {
+    fn end(unreachable: Unreachable) -> Result<Self, CallError> {
         match unreachable {
             Unreachable::Gone(why) => Ok(Self::Gone(why)),
             Unreachable::OtherMac(why) => Ok(Self::OtherMac(why)),
@@ -168,7 +168,7 @@ impl Session {
     }
 
     /// What the caller of Setup gets; none while the lease is lost.
-    pub(crate) fn reply(&self) -> Option<Lease> {
+    pub(crate) fn reply(&self) -> Option<NetavarkLease> {
         self.client
             .lease()
             .map(|lease| reply::reply(&self.request, lease))
@@ -188,15 +188,15 @@ impl Session {
     pub(crate) async fn keep(&mut self, changed: impl AsyncFn(&Self, Change)) -> Outcome {
         loop {
             let event = match self.next().await {
-                Next::Event(event) => event,
-                Next::Rest(record) => return Outcome::Dormant(record),
-                Next::Gone(why) => {
+                NextStep::Event(event) => event,
+                NextStep::Rest(record) => return Outcome::Dormant(record),
+                NextStep::Gone(why) => {
                     log::info!("{self}: {why}; its lease is left to run out");
                     // Where the interface is there, and another one's now.
                     let _ = self.take_off_link();
                     return Outcome::Gone;
                 }
-                Next::OtherMac(why) => {
+                NextStep::OtherMac(why) => {
                     // The server knows the lease by the MAC (RFC 2131 4.3.2): there is no renewing
                     // it from another one.
                     log::info!("{self}: {why}; giving its lease back");
@@ -229,7 +229,7 @@ impl Session {
                         self.tell_cut_search_list(&new);
                     }
                     self.adopt(&new);
-                    let change = log_text::Change(&old, &new).to_string();
+                    let change = log_text::LeaseChange(&old, &new).to_string();
                     if !change.is_empty() {
                         log::info!("{self}: {} changed {change}", new.server_id);
                     }
@@ -286,28 +286,28 @@ impl Session {
 
     /// What comes next: an event, rest, or the news that the container cannot be reached any more.
     /// A drop on the way loses nothing.
-    async fn next(&mut self) -> Next {
+    async fn next(&mut self) -> NextStep {
         loop {
             // Before the sockets are closed: the caller of Setup waits for this, and not for that.
             if let Some(event) = self.client.poll_event() {
-                return Next::Event(event);
+                return NextStep::Event(event);
             }
             if self.client.is_listening() {
-                match self.reach().map_err(Next::end) {
+                match self.reach().map_err(NextStep::end) {
                     Ok(()) => {}
                     Err(Ok(end)) => return end,
                     Err(Err(error)) => self.note(Err(error)),
                 }
                 // That there is no carrier may have been the last straw.
                 if let Some(event) = self.client.poll_event() {
-                    return Next::Event(event);
+                    return NextStep::Event(event);
                 }
             }
             if self.stale
                 && !self.is_down()
                 && (self.sockets.is_some() || !self.client.is_listening())
             {
-                match self.set_link_right().map_err(Next::end) {
+                match self.set_link_right().map_err(NextStep::end) {
                     Err(Ok(end)) => return end,
                     Err(Err(error)) => self.note(Err(error)),
                     Ok(()) => self.note(Ok(())),
@@ -321,7 +321,7 @@ impl Session {
                 // No answer is awaited any more.
                 self.sockets = None;
                 if let Some(record) = self.record().filter(|_| self.settled) {
-                    return Next::Rest(Box::new(record));
+                    return NextStep::Rest(Box::new(record));
                 }
             }
             self.wait().await;
@@ -392,9 +392,9 @@ impl fmt::Display for Session {
 }
 
 /// Chance for one client: its transaction ids and its jitter.
-fn seed() -> Result<u64, Error> {
+fn seed() -> Result<u64, CallError> {
     let mut bytes = [0; 8];
     getrandom(&mut bytes, GetRandomFlags::empty())
-        .map_err(|errno| Error::fault("asking for random numbers")(errno.into()))?;
+        .map_err(|errno| CallError::fault("asking for random numbers")(errno.into()))?;
     Ok(u64::from_ne_bytes(bytes))
 }

@@ -7,7 +7,7 @@ use crate::dhcp::{Client, Phase};
 use crate::net::link::Address;
 use crate::proxy::container::interface::{Unreachable, looking_for};
 use crate::proxy::container::sockets::LinkState;
-use crate::proxy::store::record::{Look, Record, State};
+use crate::proxy::store::record::{Look, Record, RecordState};
 use crate::rt;
 
 impl Session {
@@ -38,10 +38,10 @@ impl Session {
             Ok::<_, Unreachable>(addresses.map_err(looking_for(&request.container_interface))?)
         };
         let client = match state {
-            State::Held {
+            RecordState::Held {
                 snapshot: mut rest, ..
             }
-            | State::Ending {
+            | RecordState::Ending {
                 snapshot: mut rest, ..
             } => {
                 if unsaid {
@@ -64,7 +64,7 @@ impl Session {
                 }
                 client
             }
-            State::Intent => {
+            RecordState::Intent => {
                 // Whatever the Setup came to, and was not written down: what has a lifetime was
                 // leased.
                 let Some(leased) = on_link()?.into_iter().find(|there| there.valid.is_some())

@@ -31,7 +31,7 @@ pub(crate) struct AddressHistory {
     directory: Rc<StateDirectory>,
     name: OsString,
     /// The last one is the latest; none before the file was read.
-    entries: Option<VecDeque<Entry>>,
+    entries: Option<VecDeque<UsedAddress>>,
     oddities: Oddities,
     /// How many lines the file has.
     lines: usize,
@@ -40,7 +40,7 @@ pub(crate) struct AddressHistory {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct UsedAddress {
     names: Names,
     address: Ipv4Addr,
 }
@@ -78,7 +78,7 @@ impl AddressHistory {
         if entries.len() == CONTAINERS {
             entries.pop_front();
         }
-        let entry = Entry { names, address };
+        let entry = UsedAddress { names, address };
         let line = entry.line();
         entries.push_back(entry);
         self.keep(&line);
@@ -162,7 +162,7 @@ impl AddressHistory {
         self.directory.path_of(&self.name)
     }
 
-    fn entries(&mut self) -> &mut VecDeque<Entry> {
+    fn entries(&mut self) -> &mut VecDeque<UsedAddress> {
         if self.entries.is_none() {
             let text = self
                 .directory
@@ -176,8 +176,8 @@ impl AddressHistory {
                 });
             self.lines = text.lines().count();
             text.lines().for_each(|line| self.oddities.read(line));
-            let mut entries: VecDeque<Entry> = VecDeque::new();
-            for entry in text.lines().rev().filter_map(Entry::parse) {
+            let mut entries: VecDeque<UsedAddress> = VecDeque::new();
+            for entry in text.lines().rev().filter_map(UsedAddress::parse) {
                 if entries.len() < CONTAINERS
                     && !entries.iter().any(|later| later.names == entry.names)
                 {
@@ -224,7 +224,7 @@ impl AddressHistory {
         };
         let lines: Vec<_> = entries
             .iter()
-            .map(Entry::line)
+            .map(UsedAddress::line)
             .chain(self.oddities.lines())
             .collect();
         self.lines = lines.len();
@@ -235,7 +235,7 @@ impl AddressHistory {
     }
 }
 
-impl Entry {
+impl UsedAddress {
     fn line(&self) -> String {
         let Self {
             names: Names { client, mac },
@@ -399,7 +399,10 @@ mod tests {
         for number in 0..1500 {
             memory.remember(nth(number), address(number));
         }
-        assert_eq!((memory.entries().len(), size_of::<Entry>()), (1000, 24));
+        assert_eq!(
+            (memory.entries().len(), size_of::<UsedAddress>()),
+            (1000, 24)
+        );
         assert_eq!(memory.recall(nth(499)), None);
         assert_eq!(
             (memory.recall(nth(500)), memory.recall(nth(1499))),

@@ -255,14 +255,14 @@ impl Journal {
     }
 
     /// Says that `lease` is worked on, until the guard is dropped.
-    pub(crate) fn enter(&self, lease: &LeaseKey) -> Step<'_> {
+    pub(crate) fn enter(&self, lease: &LeaseKey) -> JournalStep<'_> {
         self.step(Mark::of(lease))
     }
 
-    fn step(&self, lease: Mark) -> Step<'_> {
+    fn step(&self, lease: Mark) -> JournalStep<'_> {
         let before = self.current.get();
         self.set_current(lease);
-        Step {
+        JournalStep {
             journal: self,
             before,
         }
@@ -309,12 +309,12 @@ impl Journal {
 
 /// One step of work for a lease.
 #[must_use = "dropped at once, it is over at once"]
-pub(crate) struct Step<'a> {
+pub(crate) struct JournalStep<'a> {
     journal: &'a Journal,
     before: Mark,
 }
 
-impl Drop for Step<'_> {
+impl Drop for JournalStep<'_> {
     fn drop(&mut self) {
         self.journal.set_current(self.before);
     }

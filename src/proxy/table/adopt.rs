@@ -21,10 +21,10 @@ use crate::net::netns::{Netns, NetnsId};
 use crate::proxy::call::request::{OPTION_MAX, Request};
 use crate::proxy::container::applied::Applied;
 use crate::proxy::container::interface::{ContainerInterface, looking_for, netlink_in};
-use crate::proxy::error::{BadRequest, Error};
+use crate::proxy::error::{BadRequest, CallError};
 use crate::proxy::key::LeaseKey;
 use crate::proxy::store::record::Record;
-use crate::rpc::Lease;
+use crate::rpc::NetavarkLease;
 use crate::rt;
 use crate::time::Instant;
 
@@ -69,7 +69,11 @@ pub(super) fn namespaces() -> Vec<LeaseKey> {
 
 impl Table {
     /// Begins to adopt `leases`, whose interfaces may be in `namespaces`.
-    pub(super) fn start_adopting(self: &Rc<Self>, leases: Vec<Lease>, namespaces: Vec<LeaseKey>) {
+    pub(super) fn start_adopting(
+        self: &Rc<Self>,
+        leases: Vec<NetavarkLease>,
+        namespaces: Vec<LeaseKey>,
+    ) {
         self.adoption.begin();
         let leases = self.without_known(leases);
         let (table, activity) = (Rc::clone(self), self.idle.activity());
@@ -85,14 +89,14 @@ impl Table {
     }
 
     /// Drops leases that are in the table: of a copy whose state file could not be read as a whole.
-    fn without_known(&self, mut leases: Vec<Lease>) -> Vec<Lease> {
+    fn without_known(&self, mut leases: Vec<NetavarkLease>) -> Vec<NetavarkLease> {
         for known in self
             .keys(|_| true)
             .iter()
             .filter_map(|key| self.record(key))
         {
             let address = known.lease().map(|lease| lease.address.to_string());
-            let is_known = |lease: &Lease| {
+            let is_known = |lease: &NetavarkLease| {
                 lease.mac_address == known.request.mac_text
                     && lease.yiaddr == address.as_deref().unwrap_or_default()
             };
@@ -101,7 +105,7 @@ impl Table {
         leases
     }
 
-    async fn adopt(self: &Rc<Self>, leases: Vec<Lease>, namespaces: Vec<LeaseKey>) {
+    async fn adopt(self: &Rc<Self>, leases: Vec<NetavarkLease>, namespaces: Vec<LeaseKey>) {
         let end = rt::now() + PATIENCE;
         let mut sightings: Vec<Vec<Sighting>> = leases.iter().map(|_| Vec::new()).collect();
         for key in namespaces {
@@ -160,11 +164,11 @@ impl Table {
     /// Goes on with a lease from now on, unless there is another one for the interface.
     fn adopt_one(
         self: &Rc<Self>,
-        lease: Lease,
+        lease: NetavarkLease,
         seen: Sighting,
         container: Option<&Container>,
         host: Option<&Netlink>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), CallError> {
         let request = request_for(&lease, &seen, container, host)?;
         let Sighting { site, address, .. } = seen;
         let key = request.key.clone();
@@ -188,7 +192,7 @@ impl Table {
             ", without its container's id, which Podman's files do not say"
         };
         let adopted = record(&settings).ok_or_else(|| {
-            Error::fault("reading the lease")(std::io::Error::other("it makes no sense"))
+            CallError::fault("reading the lease")(std::io::Error::other("it makes no sense"))
         })?;
         log::info!(
             "{}: adopting the lease of {} that netavark's proxy left{without}; renewing it now",
@@ -199,7 +203,7 @@ impl Table {
         self.update(&key, |slot| *slot = Some(Slot::dormant(&adopted, true)));
         // In the file before anything is changed for it.
         self.save(false);
-        let mut take_over = || -> Result<(), Error> {
+        let mut take_over = || -> Result<(), CallError> {
             let (netlink, mtu) = (site.check(&request)?, self.context.settings.mtu);
             let Some(lease) = adopted.lease() else {
                 return Ok(());
@@ -219,11 +223,11 @@ impl Table {
 
 /// Returns the Setup that would have made a lease of netavark's proxy.
 fn request_for(
-    lease: &Lease,
+    lease: &NetavarkLease,
     seen: &Sighting,
     container: Option<&Container>,
     host: Option<&Netlink>,
-) -> Result<Request, Error> {
+) -> Result<Request, CallError> {
     let parent = seen
         .parent
         .zip(host)
@@ -266,14 +270,14 @@ fn made_at(address: &Address, now: Instant) -> Instant {
 /// Looks for interfaces with the MAC and the address of one of `leases` in a namespace.
 fn look_at(
     path: &Rc<Path>,
-    leases: &[Lease],
+    leases: &[NetavarkLease],
     sightings: &mut [Vec<Sighting>],
-) -> Result<(), Error> {
+) -> Result<(), CallError> {
     let netns = Netns::open(path)?;
     let id: NetnsId = netns.id();
     if id
         == Netns::current()
-            .map_err(Error::fault(
+            .map_err(CallError::fault(
                 "looking at the daemon's own network namespace",
             ))?
             .id()

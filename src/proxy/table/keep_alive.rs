@@ -13,7 +13,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(3600);
 
 /// The wake-up by systemd, and the guard that keeps the process where there is none.
 #[derive(Debug)]
-pub(crate) struct KeepAlive {
+pub(crate) struct LeaseKeepAlive {
     wakeup: Option<Wakeup>,
     /// Why there is none.
     why_not: Option<String>,
@@ -30,7 +30,7 @@ pub(crate) struct KeepAlive {
     is_told: Cell<bool>,
 }
 
-impl KeepAlive {
+impl LeaseKeepAlive {
     /// Lets the process leave where `wakeup` can start it again, but not for what is due within
     /// `stay_for`.
     pub(crate) fn new(wakeup: Result<Wakeup, String>, stay_for: Duration) -> Self {
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_wakeup_that_cannot_be_arranged_is_tried_again_ever_later_up_to_an_hour() {
-        let keep_alive = KeepAlive::new(Err("a test".into()), Duration::ZERO);
+        let keep_alive = LeaseKeepAlive::new(Err("a test".into()), Duration::ZERO);
         let pauses: Vec<_> = (0..8).map(|_| keep_alive.pause().0.as_secs()).collect();
         assert_eq!(pauses, [60, 120, 240, 480, 960, 1920, 3600, 3600]);
         assert!(keep_alive.is_paused.get());

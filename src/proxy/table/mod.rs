@@ -29,7 +29,7 @@ mod state;
 mod teardown;
 mod unresponsive;
 
-pub(crate) use keep_alive::KeepAlive;
+pub(crate) use keep_alive::LeaseKeepAlive;
 pub(crate) use state::{Parts, Table};
 
 #[cfg(test)]

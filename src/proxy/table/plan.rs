@@ -83,7 +83,7 @@ pub(super) enum StayReason {
 /// The leases of the daemon, by what has to be done for them and when.
 #[derive(Debug)]
 pub(super) struct Plan {
-    entries: BTreeMap<LeaseKey, Entry>,
+    entries: BTreeMap<LeaseKey, PlannedLease>,
     /// Leases that were due at the last look, in the order of their turns.
     queue: VecDeque<LeaseKey>,
     servers: UnresponsiveServers,
@@ -98,7 +98,7 @@ pub(super) struct Plan {
 
 /// A lease.
 #[derive(Debug)]
-struct Entry {
+struct PlannedLease {
     /// When it is worked on, as far as the process trusts it.
     due: Option<Instant>,
     may_renew_from: Option<Instant>,
@@ -160,7 +160,7 @@ impl Plan {
     /// Notes that a task or a call works on a lease, of which there may be no record yet.
     pub(super) fn start_work(&mut self, key: &LeaseKey, times: &Times) {
         let entry = self.entry(times, 0);
-        let entry = Entry {
+        let entry = PlannedLease {
             is_at_work: true,
             ..entry
         };
@@ -266,7 +266,7 @@ impl Plan {
         self.entries.values().any(|entry| entry.is_at_work)
     }
 
-    fn next_due(&self, chosen: impl Fn(&Entry) -> bool) -> Option<Instant> {
+    fn next_due(&self, chosen: impl Fn(&PlannedLease) -> bool) -> Option<Instant> {
         let wait = if self.is_at_work() {
             SUSPECT_WAIT
         } else {
@@ -306,7 +306,7 @@ impl Plan {
         due.into_iter().map(|(key, _)| key.clone()).collect()
     }
 
-    fn is_time(&self, entry: &Entry, now: Instant) -> bool {
+    fn is_time(&self, entry: &PlannedLease, now: Instant) -> bool {
         let early = entry.may_renew_from.filter(|_| self.can_sleep);
         let mut times = [entry.due, early].into_iter().flatten();
         !entry.is_at_work && times.any(|at| at <= now)
@@ -337,7 +337,7 @@ impl Plan {
 
     /// Returns until when a renewal has to wait because its server does not answer other leases
     /// either: half of the time from T1 to T2 is left for it.
-    fn deferral(&self, entry: &Entry, now: Instant) -> Option<Instant> {
+    fn deferral(&self, entry: &PlannedLease, now: Instant) -> Option<Instant> {
         let server = entry.server.as_ref().filter(|_| self.can_sleep)?;
         let until = self.servers.until(server, now).filter(|_| entry.is_bound)?;
         let (t1, t2) = (entry.t1?, entry.too_late?);
@@ -371,10 +371,10 @@ impl Plan {
         Some(at + (too_late - at) / 4)
     }
 
-    fn entry(&mut self, times: &Times, deaths: u32) -> Entry {
+    fn entry(&mut self, times: &Times, deaths: u32) -> PlannedLease {
         // A renewal that was put off is not brought forward for the sake of others.
         let is_deferred = times.is_bound && times.due > times.t1;
-        Entry {
+        PlannedLease {
             due: times.due,
             may_renew_from: if is_deferred {
                 times.due

@@ -9,11 +9,11 @@ use crate::proxy::call::request::Request;
 use crate::proxy::config::Timeout;
 use crate::proxy::container::interface::{ContainerInterface, canonical};
 use crate::proxy::container::parent::Parent;
-use crate::proxy::error::Error;
+use crate::proxy::error::CallError;
 use crate::proxy::patience::{Circumstances, Patience};
 use crate::proxy::session::{Change, Session};
 use crate::proxy::store::record::Record;
-use crate::rpc::{Lease, NetworkConfig};
+use crate::rpc::{NetavarkLease, NetworkConfig};
 use crate::rt;
 use crate::service::Shutdown;
 
@@ -46,7 +46,7 @@ impl Table {
         self: &Rc<Self>,
         config: NetworkConfig,
         closing: Shutdown,
-    ) -> Result<Lease, Error> {
+    ) -> Result<NetavarkLease, CallError> {
         let mut request = Request::parse(config, &self.identity)?;
         let netns = canonical(&request.ns_path);
         if *netns != *request.ns_path {
@@ -73,7 +73,7 @@ impl Table {
         }
         cancel.cancel();
         made.await.map_err(|error| match error {
-            Error::Superseded => Error::Leaving,
+            CallError::Superseded => CallError::Leaving,
             error => error,
         })
     }
@@ -82,7 +82,7 @@ impl Table {
         self: &Rc<Self>,
         mut request: Request,
         cancel: &Rc<Cancellation>,
-    ) -> Result<Lease, Error> {
+    ) -> Result<NetavarkLease, CallError> {
         // A call that cannot be served leaves alone what is there.
         let (interface, parent) = ContainerInterface::find(&request)?;
         let patience = self.patience_for(&mut request, parent);
@@ -137,7 +137,7 @@ impl Table {
         interface: ContainerInterface,
         patience: Patience,
         (claim, cancel): (&Claim, &Rc<Cancellation>),
-    ) -> Result<Session, Error> {
+    ) -> Result<Session, CallError> {
         let asked = request.clone();
         let wanted = self.context.history.borrow_mut().recall(asked.who());
         let opened = Session::open(&self.context, request, interface, (wanted, patience));
@@ -202,7 +202,7 @@ impl Table {
 }
 
 /// Fails when the call is cancelled.
-async fn superseded<T>(cancel: &Cancellation) -> Result<T, Error> {
+async fn superseded<T>(cancel: &Cancellation) -> Result<T, CallError> {
     cancel.cancelled().await;
-    Err(Error::Superseded)
+    Err(CallError::Superseded)
 }

@@ -18,7 +18,7 @@ use crate::proxy::store::record::{EncodedRecord, Record};
 use crate::rt::{self, Runtime, Task};
 use crate::service::{Activity, Idle, Notify};
 
-use super::keep_alive::KeepAlive;
+use super::keep_alive::LeaseKeepAlive;
 use super::plan::{Plan, Times};
 
 /// The leases of this daemon.
@@ -32,7 +32,7 @@ pub(crate) struct Table {
     pub(super) plan: RefCell<Plan>,
     /// Tells the schedule that something is due at another time.
     pub(super) changed: Event,
-    pub(super) keep_alive: KeepAlive,
+    pub(super) keep_alive: LeaseKeepAlive,
     pub(super) file: LeaseFile,
     pub(super) save: SaveState,
     /// Which lease is worked on, and of which the process died before.
@@ -55,7 +55,7 @@ pub(crate) struct Parts {
     pub(crate) journal: Rc<Journal>,
     pub(crate) settings: DhcpSettings,
     pub(crate) identity: ClientIdentity,
-    pub(crate) keep_alive: KeepAlive,
+    pub(crate) keep_alive: LeaseKeepAlive,
 }
 
 /// What there is for one key.

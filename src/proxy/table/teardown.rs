@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::proxy::container::interface::{Unreachable, canonical};
 use crate::proxy::key::{ContainerNames, LeaseKey, Selector};
-use crate::rpc::{Lease, NetworkConfig};
+use crate::rpc::{NetavarkLease, NetworkConfig};
 use crate::rt;
 use crate::time::Instant;
 
@@ -13,9 +13,9 @@ use super::state::Table;
 
 impl Table {
     /// Ends the leases that a call means. Never fails: what is not there is as good as torn down.
-    pub(super) async fn teardown(self: &Rc<Self>, config: &NetworkConfig) -> Lease {
+    pub(super) async fn teardown(self: &Rc<Self>, config: &NetworkConfig) -> NetavarkLease {
         let Some(selector) = Selector::parse(config) else {
-            return Lease::default();
+            return NetavarkLease::default();
         };
         let selector = selector.with_netns(canonical);
         let mut keys = self.keys(|key| selector.matches_interface(key));
@@ -56,7 +56,7 @@ impl Table {
         self: &Rc<Self>,
         keys: Vec<LeaseKey>,
         turn: impl Fn(Instant) -> Option<Instant>,
-    ) -> Option<Lease> {
+    ) -> Option<NetavarkLease> {
         let endings: Vec<_> = keys
             .into_iter()
             .map(|key| {
@@ -79,7 +79,7 @@ impl Table {
         ended
     }
 
-    async fn end(self: &Rc<Self>, key: &LeaseKey) -> Option<Lease> {
+    async fn end(self: &Rc<Self>, key: &LeaseKey) -> Option<NetavarkLease> {
         let (claim, before) = self.claim(key, &Rc::default()).await;
         let before = before?;
         let lease = self.record(key).and_then(|record| record.reply());

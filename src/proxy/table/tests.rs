@@ -19,7 +19,7 @@ use crate::proxy::store::record::tests::{record, with_mac};
 use crate::rt::{self, Runtime};
 use crate::service::{Idle, Notify};
 
-use super::keep_alive::KeepAlive;
+use super::keep_alive::LeaseKeepAlive;
 use super::plan::Action;
 use super::state::{Parts, Slot, SlotState, Table};
 
@@ -38,7 +38,7 @@ pub(super) fn table(runtime: &Runtime, folder: &Path) -> Rc<Table> {
         journal: Journal::new(&directory, "work"),
         settings: DhcpSettings::default(),
         identity: ClientIdentity::Container,
-        keep_alive: KeepAlive::new(Err("a test".into()), Duration::ZERO),
+        keep_alive: LeaseKeepAlive::new(Err("a test".into()), Duration::ZERO),
     })
 }
 

@@ -19,13 +19,13 @@ const PROGRAM_TIMEOUT: Duration = Duration::from_secs(10);
 const TRIES: usize = 3;
 
 /// The result of a program.
-pub(super) struct Answer {
+pub(super) struct ProgramOutput {
     program: String,
     pub(super) status: ExitStatus,
     output: String,
 }
 
-impl Answer {
+impl ProgramOutput {
     /// Returns the output of a success; a failure becomes an error with the first line of it.
     pub(super) fn expect_success(self) -> io::Result<String> {
         if self.status.success() {
@@ -44,14 +44,14 @@ impl Answer {
 }
 
 /// Runs a program to its end.
-pub(super) async fn output(mut command: Command) -> io::Result<Answer> {
+pub(super) async fn output(mut command: Command) -> io::Result<ProgramOutput> {
     let program = command.get_program().to_string_lossy().into_owned();
     for _ in 0..TRIES {
         let (status, output) = rt::run(&mut command, PROGRAM_TIMEOUT)
             .await
             .map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))?;
         if status.signal() != Some(SIGTERM) {
-            return Ok(Answer {
+            return Ok(ProgramOutput {
                 program,
                 status,
                 output: String::from_utf8_lossy(&output).into_owned(),

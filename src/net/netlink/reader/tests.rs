@@ -18,7 +18,7 @@ fn message(kind: i32, flags: i32, body: &[u8]) -> Vec<u8> {
 }
 
 /// Reads datagrams up to the first result that ends the exchange, if there is one.
-fn read(datagrams: &[Vec<u8>]) -> (Vec<Vec<u8>>, Option<Result<Table>>) {
+fn read(datagrams: &[Vec<u8>]) -> (Vec<Vec<u8>>, Option<Result<DumpState>>) {
     let (mut reader, mut bodies) = (Reader::new(SEQUENCE), Vec::new());
     for datagram in datagrams {
         let read = reader.read(datagram, &mut |body| {
@@ -111,16 +111,17 @@ fn an_exchange_collects_its_own_answers_up_to_the_acknowledgement() {
     ];
     let (bodies, end) = read(&datagrams);
     assert_eq!(bodies, [vec![1], vec![2; 4]]);
-    assert!(matches!(end, Some(Ok(Table::Stood))));
+    assert!(matches!(end, Some(Ok(DumpState::Stood))));
     assert!(read(&datagrams[..2]).1.is_none());
 
     let (_, end) = read(&[message(16, libc::NLM_F_DUMP_INTR, &[1]), done]);
-    assert!(matches!(end, Some(Ok(Table::Changed))));
+    assert!(matches!(end, Some(Ok(DumpState::Changed))));
 }
 
 #[test]
 fn an_exchange_without_an_end_is_given_up() {
-    let too_many = |end: &Option<Result<Table>>| matches!(end, Some(Err(Error::TooMany { .. })));
+    let too_many =
+        |end: &Option<Result<DumpState>>| matches!(end, Some(Err(NetlinkError::TooMany { .. })));
     let (bodies, end) = read(&vec![message(16, 0, &[0; 4]); MOST_ENTRIES + 1]);
     assert_eq!(bodies.len(), MOST_ENTRIES);
     assert!(too_many(&end), "{end:?}");

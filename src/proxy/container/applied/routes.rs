@@ -7,9 +7,9 @@ use nix::libc;
 use super::{Applied, fault};
 use crate::dhcp::{self, Lease};
 use crate::net::link::Made;
-use crate::net::netlink::{Error as NetlinkError, Netlink};
+use crate::net::netlink::{Netlink, NetlinkError};
 use crate::net::route::{Route, RouteTable};
-use crate::proxy::error::Error;
+use crate::proxy::error::CallError;
 
 /// The metric of netavark's default routes, and the lower one that it has for macvlan and ipvlan: a
 /// container on the LAN and on a NAT bridge as well leaves by the LAN.
@@ -25,7 +25,7 @@ impl Applied {
         netlink: &Netlink,
         index: u32,
         lease: &Lease,
-    ) -> Result<(), Error> {
+    ) -> Result<(), CallError> {
         let metric = metric_for(netlink, index)?;
         let (wanted, defaults) = (
             routes(lease, index, metric),
@@ -86,7 +86,7 @@ impl Applied {
         wanted: &Route,
         new: &mut NewRoutes,
         lease: &Lease,
-    ) -> Result<bool, Error> {
+    ) -> Result<bool, CallError> {
         let is_to =
             |ours: &&Route| (ours.destination, ours.prefix) == (wanted.destination, wanted.prefix);
         let old = self
@@ -179,7 +179,7 @@ fn default_routes(lease: &Lease, index: u32, metric: u32) -> Vec<Route> {
 }
 
 /// Returns the metric of a lease's routes on the interface.
-fn metric_for(netlink: &Netlink, index: u32) -> Result<u32, Error> {
+fn metric_for(netlink: &Netlink, index: u32) -> Result<u32, CallError> {
     let link = netlink
         .link_by_index(index)
         .map_err(fault("looking at the interface".to_owned()))?;

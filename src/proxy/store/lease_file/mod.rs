@@ -24,7 +24,7 @@ use serde::ser::{SerializeMap, Serializer};
 use serde_json::Value;
 use siphasher::sip::SipHasher24;
 
-use crate::rpc::Lease;
+use crate::rpc::NetavarkLease;
 use crate::rt;
 use crate::time::Instant;
 
@@ -60,7 +60,7 @@ pub(crate) struct LeaseFile {
 
 /// One lease in the state file.
 #[derive(Debug, Serialize)]
-struct Entry {
+struct LeaseEntry {
     #[serde(flatten)]
     record: StoredRecord,
     /// The link is known to be as the record says: only a process that leaves in good order can
@@ -72,7 +72,7 @@ struct Entry {
 #[derive(Debug, Serialize)]
 struct Copied {
     #[serde(flatten)]
-    lease: Lease,
+    lease: NetavarkLease,
     ns_path: String,
 }
 
@@ -85,7 +85,7 @@ pub(crate) struct Found {
     pub(crate) over: Vec<FormerLease>,
     /// Leases of netavark's proxy, to be adopted. The copy stays as it is until
     /// [`LeaseFile::release_copy`].
-    pub(crate) foreign: Vec<Lease>,
+    pub(crate) foreign: Vec<NetavarkLease>,
     /// There is more, or less, in the files than this.
     pub(crate) is_other: bool,
     /// Entries that are of no use.
@@ -345,7 +345,10 @@ impl LeaseFile {
             to,
             r#"{{"version":{VERSION},"boot_id":{boot_id},"copy":"{digest:016x}","leases":"#
         )?;
-        write_leases(&mut to, records, |record, asleep| Entry { record, asleep })?;
+        write_leases(&mut to, records, |record, asleep| LeaseEntry {
+            record,
+            asleep,
+        })?;
         to.write_all(b"}")
     }
 }

@@ -12,9 +12,9 @@ use super::VERSION;
 /// Reads a state file, and hands `each` entry over with the id of its boot, up to where the file
 /// stops making sense. Returns the digest of the copy that belongs to it.
 pub(crate) fn state(file: impl BufRead, each: &mut dyn FnMut(&str, Value)) -> Result<Option<u64>> {
-    struct State<'a>(&'a mut dyn FnMut(&str, Value));
+    struct LeasesSeed<'a>(&'a mut dyn FnMut(&str, Value));
 
-    impl<'de> Visitor<'de> for State<'_> {
+    impl<'de> Visitor<'de> for LeasesSeed<'_> {
         type Value = Option<u64>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,7 +56,7 @@ pub(crate) fn state(file: impl BufRead, each: &mut dyn FnMut(&str, Value)) -> Re
     }
 
     let mut json = serde_json::Deserializer::from_reader(file);
-    let copy = json.deserialize_map(State(each))?;
+    let copy = json.deserialize_map(LeasesSeed(each))?;
     json.end()?;
     Ok(copy)
 }

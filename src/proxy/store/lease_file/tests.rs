@@ -12,9 +12,9 @@ use crate::dhcp::{self, Phase};
 use crate::proxy::call::reply::tests::plain;
 use crate::proxy::store::record::tests::{record as record_of, with_mac};
 
-struct Directory(PathBuf, Rc<StateDirectory>);
+struct TestDirectory(PathBuf, Rc<StateDirectory>);
 
-impl Directory {
+impl TestDirectory {
     fn new(name: &str) -> Self {
         let path =
             std::env::temp_dir().join(format!("smol-dhcp-proxy-{name}-{}", std::process::id()));
@@ -49,7 +49,7 @@ impl Directory {
     }
 }
 
-impl Drop for Directory {
+impl Drop for TestDirectory {
     fn drop(&mut self) {
         fs::remove_dir_all(&self.0).unwrap();
     }
@@ -82,7 +82,7 @@ fn stored<const N: usize>(records: [(Record, bool); N]) -> [(StoredRecord, bool)
 
 #[test]
 fn new_files_have_no_leases_and_only_their_owner_reads_them() {
-    let directory = Directory::new("new");
+    let directory = TestDirectory::new("new");
     let found = directory.lease_file().read();
     assert!(found.leases.is_empty() && found.over.is_empty());
     assert_eq!(
@@ -96,7 +96,7 @@ fn new_files_have_no_leases_and_only_their_owner_reads_them() {
 
 #[test]
 fn what_is_written_is_read_again() {
-    let directory = Directory::new("again");
+    let directory = TestDirectory::new("again");
     let file = directory.lease_file();
     file.replace(stored([(record(), true), (record().ending(), false)]))
         .unwrap();
@@ -112,7 +112,7 @@ fn what_is_written_is_read_again() {
 
 #[test]
 fn the_copy_has_netavarks_shape_with_one_object_for_each_netns() {
-    let directory = Directory::new("shape");
+    let directory = TestDirectory::new("shape");
     directory
         .lease_file()
         .replace(stored([(record(), false), (record(), false)]))
@@ -141,7 +141,7 @@ fn the_copy_has_netavarks_shape_with_one_object_for_each_netns() {
 
 #[test]
 fn the_copy_is_written_only_where_it_changes() {
-    let directory = Directory::new("copy");
+    let directory = TestDirectory::new("copy");
     let file = directory.lease_file();
     let version = |path: PathBuf| fs::metadata(path).unwrap().ino();
     file.replace(stored([(record(), false)])).unwrap();
@@ -162,7 +162,7 @@ fn the_copy_is_written_only_where_it_changes() {
 
 #[test]
 fn leases_go_on_after_netavark_has_emptied_or_rewritten_its_file() {
-    let directory = Directory::new("truncated");
+    let directory = TestDirectory::new("truncated");
     let file = directory.lease_file();
     file.replace(stored([(record(), true)])).unwrap();
     let before = fs::read(directory.copy()).unwrap();
@@ -194,7 +194,7 @@ fn leases_go_on_after_netavark_has_emptied_or_rewritten_its_file() {
 
 #[test]
 fn the_file_of_an_older_version_is_taken_over() {
-    let directory = Directory::new("older");
+    let directory = TestDirectory::new("older");
     let file = directory.lease_file();
     let mut entry = serde_json::to_value(StoredRecord::from(&record())).unwrap();
     entry["boot_id"] = json!(file.boot_id);
@@ -220,7 +220,7 @@ fn the_file_of_an_older_version_is_taken_over() {
 
 #[test]
 fn the_file_of_a_newer_version_is_kept_and_its_leases_are_to_be_adopted() {
-    let directory = Directory::new("newer");
+    let directory = TestDirectory::new("newer");
     directory
         .lease_file()
         .replace(stored([(record(), true)]))
@@ -237,7 +237,7 @@ fn the_file_of_a_newer_version_is_kept_and_its_leases_are_to_be_adopted() {
 
 #[test]
 fn leases_of_before_the_last_boot_leave_their_addresses() {
-    let directory = Directory::new("boot");
+    let directory = TestDirectory::new("boot");
     let file = directory.lease_file();
     file.replace(stored([(record(), true)])).unwrap();
     let text = fs::read_to_string(directory.file())
@@ -252,7 +252,7 @@ fn leases_of_before_the_last_boot_leave_their_addresses() {
 
 #[test]
 fn netavarks_file_is_kept_until_its_leases_are_adopted() {
-    let directory = Directory::new("netavark");
+    let directory = TestDirectory::new("netavark");
     let netavarks =
         r#"{"aa:bb:cc:dd:ee:ff":[{"mac_address":"aa:bb:cc:dd:ee:ff","yiaddr":"10.0.0.5"}]}"#;
     fs::write(directory.copy(), netavarks).unwrap();
@@ -285,7 +285,7 @@ fn netavarks_file_is_kept_until_its_leases_are_adopted() {
 
 #[test]
 fn what_was_cut_off_is_used_as_far_as_it_goes() {
-    let directory = Directory::new("cut");
+    let directory = TestDirectory::new("cut");
     let file = directory.lease_file();
     let other = with_mac(record(), [2, 0, 0, 0, 0, 2]);
     file.replace(stored([(record(), true), (other, true)]))
@@ -305,7 +305,7 @@ fn what_was_cut_off_is_used_as_far_as_it_goes() {
 
 #[test]
 fn bytes_that_were_swapped_cost_what_comes_from_there_on() {
-    let directory = Directory::new("swapped");
+    let directory = TestDirectory::new("swapped");
     let file = directory.lease_file();
     let other = with_mac(record(), [2, 0, 0, 0, 0, 2]);
     file.replace(stored([(record(), true), (other, true)]))
@@ -336,7 +336,7 @@ fn bytes_that_were_swapped_cost_what_comes_from_there_on() {
 
 #[test]
 fn nothing_that_is_there_is_a_reason_not_to_start() {
-    let directory = Directory::new("garbage");
+    let directory = TestDirectory::new("garbage");
     let file = directory.lease_file();
     for garbage in [
         "",
@@ -367,7 +367,7 @@ fn nothing_that_is_there_is_a_reason_not_to_start() {
 
 #[test]
 fn a_failed_write_leaves_the_old_file_as_it_was() {
-    let directory = Directory::new("failed");
+    let directory = TestDirectory::new("failed");
     let file = directory.lease_file();
     file.replace([]).unwrap();
     // A directory where the temporary file should be: no write can succeed, root or not.
@@ -461,7 +461,7 @@ fn the_format_of_the_file_does_not_change() {
         .unwrap()
         .unwrap();
     assert_eq!(leases.len(), 10);
-    let directory = Directory::new("format");
+    let directory = TestDirectory::new("format");
     let file = LeaseFile {
         boot_id: "the boot".to_owned(),
         ..directory.lease_file()

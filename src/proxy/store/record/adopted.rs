@@ -9,7 +9,7 @@ use crate::dhcp::{self, Phase, Plainness, Snapshot};
 use crate::proxy::call::request::Request;
 use crate::proxy::container::applied::Applied;
 use crate::proxy::container::interface::ContainerInterface;
-use crate::rpc::wire::Lease;
+use crate::rpc::wire::NetavarkLease;
 use crate::time::Instant;
 
 impl Record {
@@ -20,7 +20,7 @@ impl Record {
     /// or over, is taken to be at T2: the servers are asked by broadcast, and without an answer it
     /// ends after the rest of its time.
     pub(crate) fn adopted(
-        lease: Lease,
+        lease: NetavarkLease,
         container: (&Request, &ContainerInterface),
         applied: &Applied,
         (since, now): (Instant, Instant),

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::dhcp::{self, Phase, Snapshot};
-use crate::rpc::wire::Lease;
+use crate::rpc::wire::NetavarkLease;
 use crate::time::Instant;
 
 use crate::proxy::call::reply;
@@ -43,7 +43,7 @@ pub(crate) struct Record {
     pub(crate) applied: Applied,
     /// Option 57 in bytes, where the MTU was known.
     pub(crate) message_size: Option<u16>,
-    pub(crate) state: State,
+    pub(crate) state: RecordState,
     /// Set where the link may not be as [`applied`](Self::applied) says.
     pub(crate) look: Option<Look>,
     /// Set after a failure.
@@ -52,7 +52,7 @@ pub(crate) struct Record {
 
 /// The progress of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum RecordState {
     /// A Setup is under way.
     Intent,
     /// A lease is held, or looked for again after a loss.
@@ -102,7 +102,7 @@ impl Record {
             interface: interface.clone(),
             applied: Applied::default(),
             message_size: None,
-            state: State::Intent,
+            state: RecordState::Intent,
             look: None,
             retry: None,
         }
@@ -125,7 +125,7 @@ impl Record {
         Self {
             applied: applied.clone(),
             message_size: Some(config.max_message_size),
-            state: State::Held {
+            state: RecordState::Held {
                 snapshot,
                 deferred_until: None,
                 silent_since: None,
@@ -139,17 +139,17 @@ impl Record {
     /// it is.
     pub(crate) fn ending(self) -> Self {
         match self.state {
-            State::Intent => self,
-            State::Held {
+            RecordState::Intent => self,
+            RecordState::Held {
                 snapshot,
                 silent_since,
                 ..
             }
-            | State::Ending {
+            | RecordState::Ending {
                 snapshot,
                 silent_since,
             } => Self {
-                state: State::Ending {
+                state: RecordState::Ending {
                     snapshot: phase::to_be_released(snapshot),
                     silent_since,
                 },
@@ -187,7 +187,7 @@ impl Record {
 
     /// Returns the same lease, whose server was found at `now` not to answer.
     pub(crate) fn with_silence(mut self, now: Instant) -> Self {
-        if let State::Held { silent_since, .. } | State::Ending { silent_since, .. } =
+        if let RecordState::Held { silent_since, .. } | RecordState::Ending { silent_since, .. } =
             &mut self.state
         {
             *silent_since = Some(now);
@@ -199,7 +199,7 @@ impl Record {
     /// to T2 is left for the first REQUEST. `None` where there is no lease that has a T1.
     pub(crate) fn put_off(mut self, until: Instant) -> Option<Self> {
         let (renew_at, rebind_at) = (self.t1()?, self.t2()?);
-        let State::Held {
+        let RecordState::Held {
             snapshot,
             deferred_until,
             ..
@@ -248,7 +248,7 @@ impl Record {
     }
 
     /// Returns the lease in use in the caller's terms.
-    pub(crate) fn reply(&self) -> Option<Lease> {
+    pub(crate) fn reply(&self) -> Option<NetavarkLease> {
         self.lease().map(|lease| reply::reply(&self.request, lease))
     }
 
@@ -315,8 +315,8 @@ impl Record {
     /// Returns the time at which the client has something to do.
     fn client_due(&self) -> Option<Instant> {
         match &self.state {
-            State::Intent | State::Ending { .. } => Some(AT_ONCE),
-            State::Held {
+            RecordState::Intent | RecordState::Ending { .. } => Some(AT_ONCE),
+            RecordState::Held {
                 snapshot,
                 deferred_until,
                 ..
@@ -328,7 +328,7 @@ impl Record {
     /// time (RFC 2131 4.4.5).
     pub(crate) fn may_renew_from(&self) -> Option<Instant> {
         let lease = match &self.state {
-            State::Held {
+            RecordState::Held {
                 snapshot:
                     Snapshot {
                         phase: Phase::Bound { lease, .. },
@@ -346,7 +346,7 @@ impl Record {
     /// an answer, else the end of the lease.
     pub(crate) fn too_late(&self) -> Option<Instant> {
         match &self.state {
-            State::Held {
+            RecordState::Held {
                 snapshot:
                     Snapshot {
                         phase: Phase::Bound { .. } | Phase::Renewing { .. },
@@ -354,13 +354,15 @@ impl Record {
                     },
                 ..
             } => self.t2(),
-            State::Held { .. } | State::Ending { .. } | State::Intent => self.expires_at(),
+            RecordState::Held { .. } | RecordState::Ending { .. } | RecordState::Intent => {
+                self.expires_at()
+            }
         }
     }
 
     /// Returns whether a Teardown of it is under way.
     pub(crate) fn is_ending(&self) -> bool {
-        matches!(self.state, State::Ending { .. })
+        matches!(self.state, RecordState::Ending { .. })
     }
 
     /// Returns whether a failure of its work waits for another attempt.
@@ -385,23 +387,27 @@ impl Record {
     /// Returns the time since which its server does not answer, as far as this lease has found.
     pub(crate) fn silence(&self) -> Option<Instant> {
         match self.state {
-            State::Intent => None,
-            State::Held { silent_since, .. } | State::Ending { silent_since, .. } => silent_since,
+            RecordState::Intent => None,
+            RecordState::Held { silent_since, .. } | RecordState::Ending { silent_since, .. } => {
+                silent_since
+            }
         }
     }
 
     /// Returns the phase of a lease that is not ending.
     fn phase(&self) -> Option<&Phase> {
         match &self.state {
-            State::Held { snapshot, .. } => Some(&snapshot.phase),
-            State::Intent | State::Ending { .. } => None,
+            RecordState::Held { snapshot, .. } => Some(&snapshot.phase),
+            RecordState::Intent | RecordState::Ending { .. } => None,
         }
     }
 
     fn snapshot(&self) -> Option<&Snapshot> {
         match &self.state {
-            State::Intent => None,
-            State::Held { snapshot, .. } | State::Ending { snapshot, .. } => Some(snapshot),
+            RecordState::Intent => None,
+            RecordState::Held { snapshot, .. } | RecordState::Ending { snapshot, .. } => {
+                Some(snapshot)
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::mac::Mac;
 use crate::proxy::call::reply::reply;
 use crate::proxy::call::request::Request;
 use crate::proxy::container::applied::StoredRoute;
-use crate::rpc::wire::Lease;
+use crate::rpc::wire::NetavarkLease;
 use crate::time::Instant;
 
 /// The names of the phases.
@@ -35,7 +35,7 @@ pub(super) struct StoredPhase {
 /// The fields of a stored record that say what a lease is.
 #[derive(Debug, Default)]
 pub(super) struct StoredLease {
-    pub(super) reply: Lease,
+    pub(super) reply: NetavarkLease,
     pub(super) acquired_at: u64,
     pub(super) server_mac: String,
     pub(super) server_domain: String,
@@ -144,9 +144,9 @@ impl StoredLease {
     /// The fields of a container without a lease.
     pub(super) fn none(mac_text: &str) -> Self {
         Self {
-            reply: Lease {
+            reply: NetavarkLease {
                 mac_address: mac_text.to_owned(),
-                ..Lease::default()
+                ..NetavarkLease::default()
             },
             ..Self::default()
         }
@@ -195,7 +195,7 @@ impl StoredLease {
             search,
             routes,
         } = self;
-        let Lease {
+        let NetavarkLease {
             t1,
             t2,
             lease_time,

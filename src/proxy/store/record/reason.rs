@@ -6,7 +6,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::{NEVER, Record, State, StoredRecord, deferral, phase};
+use super::{NEVER, Record, RecordState, StoredRecord, deferral, phase};
 use crate::dhcp::{self, Phase, Snapshot};
 use crate::proxy::call::request::OPTION_MAX;
 use crate::time::Instant;
@@ -42,8 +42,8 @@ impl Record {
             return None;
         }
         self.state = match self.state {
-            State::Intent => State::Intent,
-            State::Held {
+            RecordState::Intent => RecordState::Intent,
+            RecordState::Held {
                 snapshot,
                 deferred_until,
                 silent_since,
@@ -53,7 +53,7 @@ impl Record {
                 }
                 let snapshot = mended(snapshot, now)?;
                 let latest = latest(&snapshot);
-                State::Held {
+                RecordState::Held {
                     deferred_until: deferred_until
                         .map(|until| latest.map_or(until, |latest| until.min(latest)))
                         .and_then(|until| deferral(&snapshot, until)),
@@ -61,10 +61,10 @@ impl Record {
                     silent_since: silent_since.map(|since| since.min(now)),
                 }
             }
-            State::Ending {
+            RecordState::Ending {
                 snapshot,
                 silent_since,
-            } => State::Ending {
+            } => RecordState::Ending {
                 snapshot: phase::to_be_released(mended(snapshot, now)?),
                 silent_since: silent_since.map(|since| since.min(now)),
             },

@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 
 use super::number::{instant, millis};
 use super::phase::{StoredLease, StoredPhase};
-use super::{Look, Record, Retry, State, deferral};
+use super::{Look, Record, RecordState, Retry, deferral};
 use crate::dhcp::{Plainness, Snapshot};
 use crate::mac::Mac;
 use crate::net::netns::NetnsId;
@@ -19,7 +19,7 @@ use crate::proxy::call::request::Request;
 use crate::proxy::container::applied::{StoredApplied, StoredRoute};
 use crate::proxy::container::interface::ContainerInterface;
 use crate::proxy::key::{ContainerNames, LeaseKey};
-use crate::rpc::wire::Lease;
+use crate::rpc::wire::NetavarkLease;
 
 mod parse;
 
@@ -37,7 +37,7 @@ pub(crate) struct StoredRecord {
     /// The lease as the caller of Setup got it; without an address where there is none.
     #[prost(message, required, tag = "1")]
     #[serde(flatten)]
-    pub(crate) lease: Lease,
+    pub(crate) lease: NetavarkLease,
     /// The state of RFC 2131 figure 5, INTENT before there is one, or ENDING.
     #[prost(string, tag = "2")]
     state: String,
@@ -170,14 +170,14 @@ impl From<&Record> for StoredRecord {
         let ContainerInterface { netns, index } = interface;
         let NetnsId { dev, ino, cookie } = *netns;
         let (state, snapshot, silent_since) = match state {
-            State::Intent => (Some(INTENT), None, None),
+            RecordState::Intent => (Some(INTENT), None, None),
             // The deferral is in the time that is due.
-            State::Held {
+            RecordState::Held {
                 snapshot,
                 deferred_until: _,
                 silent_since,
             } => (None, Some(snapshot), *silent_since),
-            State::Ending {
+            RecordState::Ending {
                 snapshot,
                 silent_since,
             } => (Some(ENDING), Some(snapshot), *silent_since),
@@ -331,7 +331,7 @@ fn parse_state(
     phase: StoredPhase,
     (failures, plainness, whole_at): (u32, u32, u64),
     (due_at, silent_since): (Option<u64>, Option<u64>),
-) -> Option<State> {
+) -> Option<RecordState> {
     let silent_since = silent_since.map(instant);
     let snapshot = |phase| Snapshot {
         phase,
@@ -344,14 +344,14 @@ fn parse_state(
         whole_at: instant(whole_at),
     };
     Some(match name {
-        INTENT => State::Intent,
-        ENDING => State::Ending {
+        INTENT => RecordState::Intent,
+        ENDING => RecordState::Ending {
             snapshot: snapshot(phase.parse_ending()?),
             silent_since,
         },
         name => {
             let snapshot = snapshot(phase.parse(name)?);
-            State::Held {
+            RecordState::Held {
                 deferred_until: due_at.and_then(|at| deferral(&snapshot, instant(at))),
                 snapshot,
                 silent_since,

@@ -175,7 +175,7 @@ fn what_is_remembered_is_what_there_was() {
             plainness: Plainness::LikeNetavark,
             whole_at: at(1_500_000),
         };
-        let expected = State::Held {
+        let expected = RecordState::Held {
             snapshot,
             deferred_until: None,
             silent_since: None,
@@ -221,7 +221,7 @@ fn what_fails_is_tried_again_ever_later_up_to_an_hour() {
 fn an_adopted_lease_is_renewed_at_once_and_rebound_where_its_age_says_little() {
     let (request, site, _) = about();
     let lease = crate::proxy::call::reply::reply(&request, &full());
-    let adopted = |lease: &Lease, age: u64| {
+    let adopted = |lease: &NetavarkLease, age: u64| {
         let now = at(9_000_000);
         let settings = Applied::default();
         Record::adopted(
@@ -257,7 +257,7 @@ fn an_adopted_lease_is_renewed_at_once_and_rebound_where_its_age_says_little() {
             "{age}"
         );
     }
-    let for_ever = Lease {
+    let for_ever = NetavarkLease {
         lease_time: u32::MAX,
         t1: u32::MAX,
         t2: u32::MAX,
@@ -267,7 +267,7 @@ fn an_adopted_lease_is_renewed_at_once_and_rebound_where_its_age_says_little() {
     assert!(record.is_bound() && record.remaining(at(9_000_000)).is_none());
     // netavark writes zeros where the server sent no T1 and T2.
     let timeless = adopted(
-        &Lease {
+        &NetavarkLease {
             t1: 0,
             t2: 0,
             ..lease.clone()
@@ -280,15 +280,15 @@ fn an_adopted_lease_is_renewed_at_once_and_rebound_where_its_age_says_little() {
         (1800, Some(at(9_000_000)))
     );
     for nonsense in [
-        Lease {
+        NetavarkLease {
             subnet_mask: "here".to_owned(),
             ..lease.clone()
         },
-        Lease {
+        NetavarkLease {
             yiaddr: "127.0.0.1".to_owned(),
             ..lease.clone()
         },
-        Lease {
+        NetavarkLease {
             srv_id: String::new(),
             ..lease.clone()
         },
@@ -458,7 +458,7 @@ proptest! {
             let _ = (record.due(), record.may_renew_from(), record.too_late(), record.address(), record.is_gone());
             // As it goes on in the table.
             assert_eq!(EncodedRecord::from(&record).unpack(), record);
-            if let State::Held { snapshot, .. } = record.state {
+            if let RecordState::Held { snapshot, .. } = record.state {
                 let config = dhcp::Config::new(Mac([2, 0, 0, 0, 0, 1]), Vec::new());
                 let mut client = dhcp::Client::resume(config, snapshot, 1, at(2_900_000));
                 client.handle_timeout(at(5_000_000));

@@ -63,7 +63,7 @@ fn numeric_fields() -> Vec<String> {
 /// Has a client go on with a record for four hours in which no server answers, and returns how
 /// often it was woken.
 fn live(record: Record) -> usize {
-    let State::Held { snapshot: rest, .. } = record.state else {
+    let RecordState::Held { snapshot: rest, .. } = record.state else {
         return 0;
     };
     let mut client = Client::resume(
@@ -112,7 +112,7 @@ fn check(entry: &Value) {
     assert!(woken < 4 * 300, "woken {woken} times in four hours");
     let due = record.due();
     match &record.state {
-        State::Intent | State::Ending { .. } => {
+        RecordState::Intent | RecordState::Ending { .. } => {
             let latest = if record.is_retry() {
                 at(NOW + HOUR)
             } else {
@@ -120,13 +120,13 @@ fn check(entry: &Value) {
             };
             assert!(due.is_some_and(|due| due <= latest), "due at {due:?}");
         }
-        State::Held { snapshot, .. } if snapshot.lease().is_none() => {
+        RecordState::Held { snapshot, .. } if snapshot.lease().is_none() => {
             assert!(
                 due.is_some_and(|due| due <= at(NOW + HOUR)),
                 "looked for at {due:?}"
             );
         }
-        State::Held { snapshot, .. } => {
+        RecordState::Held { snapshot, .. } => {
             let Some(end) = snapshot.lease().unwrap().expires_at() else {
                 return;
             };

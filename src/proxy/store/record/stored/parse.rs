@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::StoredRecord;
 use crate::proxy::container::applied::{StoredApplied, StoredRoute};
-use crate::rpc::wire::Lease;
+use crate::rpc::wire::NetavarkLease;
 
 /// No DHCP message has room for more routes, servers or names.
 const ITEMS: usize = 1024;
@@ -33,16 +33,16 @@ impl StoredRecord {
             retry_at, retries,
         } and lease),
         )?;
-        let mut lease = Lease::default();
+        let mut lease = NetavarkLease::default();
         let netavarks = read(
             entry,
-            &mut fields!(&mut lease => Lease {
+            &mut fields!(&mut lease => NetavarkLease {
                 t1, t2, lease_time, mtu, domain_name, mac_address, is_v6, siaddr, yiaddr, srv_id, subnet_mask, broadcast_addr,
                 dns_servers, gateways, ntp_servers, host_name,
             }),
         );
         Some(Self {
-            lease: netavarks.map_or_else(Lease::default, |()| lease),
+            lease: netavarks.map_or_else(NetavarkLease::default, |()| lease),
             ..record
         })
     }

@@ -12,7 +12,7 @@ const SERVERS: usize = 3;
 
 /// A lease as its server and its record have it.
 #[derive(Clone, Debug)]
-struct Lease {
+struct SimulatedLease {
     times: Times,
     t2: u64,
     length: u64,
@@ -21,7 +21,7 @@ struct Lease {
     silent_since: Option<u64>,
 }
 
-impl Lease {
+impl SimulatedLease {
     fn new(now: u64, length: u64, number: usize) -> Self {
         let times = Times {
             server: Some(server(number as u8)),
@@ -40,7 +40,7 @@ impl Lease {
 /// The world around a plan.
 struct World {
     plan: Plan,
-    leases: Vec<Lease>,
+    leases: Vec<SimulatedLease>,
     /// Work under way: when it is over, and on which lease.
     work: Vec<(u64, u16)>,
     /// The seconds in which a server answers nothing.
@@ -91,11 +91,11 @@ impl World {
     fn renew(&mut self, number: usize) {
         let (
             now,
-            Lease {
+            SimulatedLease {
                 length, server: of, ..
             },
         ) = (self.now, self.leases[number].clone());
-        self.leases[number] = Lease::new(now, length, of);
+        self.leases[number] = SimulatedLease::new(now, length, of);
         for key in self.plan.answered(&server(of as u8), at(now)) {
             let times = &mut self.leases[number_of(&key)].times;
             assert!(times.due > times.t1, "it had been put off");
@@ -196,7 +196,7 @@ impl World {
 fn run(lengths: &[u64], outages: [Range<u64>; SERVERS], end: u64) -> World {
     let lease = |number: u16| {
         let length = lengths[usize::from(number) % lengths.len()];
-        Lease::new(u64::from(number), length, usize::from(number) % SERVERS)
+        SimulatedLease::new(u64::from(number), length, usize::from(number) % SERVERS)
     };
     let mut world = World {
         plan: Plan::new(Duration::ZERO),
