@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 use smol_dhcp_proxy::rpc::NetworkConfig;
 
 use crate::lab::daemon::Daemon;
+use crate::lab::namespace::Namespace;
 use crate::lab::{Result, eventually, grpc, sandbox};
 use crate::program;
 
@@ -251,42 +252,46 @@ fn two_listening_sockets_are_refused() -> Result {
 /// The daemon is for callers on this host: the network gets no byte from it, not even with the
 /// reason, whichever mistake is found first.
 fn a_tcp_socket_is_refused_and_nothing_is_answered_there() -> Result {
-    let folder = sandbox::folder("manual")?;
-    for (arguments, words) in [
-        (&["-a", "1"][..], "hands over a TCP socket"),
-        (&["--colour"], "invalid option '--colour'"),
-    ] {
-        let listener = TcpListener::bind(("127.0.0.1", 0))?;
-        let mut client = TcpStream::connect(listener.local_addr()?)?;
-        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")?;
-        let mut command = Command::new("/bin/sh");
-        command
-            .args([
-                "-c",
-                r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@" 3<&0 0</dev/null"#,
-            ])
-            .arg(program())
-            .args(["--dir", text(&folder)?])
-            .args(arguments)
-            .stdin(OwnedFd::from(listener))
-            .stderr(Stdio::piped());
-        let child = command.spawn()?;
-        // It has the listening socket, too.
-        drop(command);
-        let (code, _, errors) = told(child.wait_with_output()?);
-        assert_eq!(code, Some(2), "{errors}");
-        assert!(errors.contains(words), "{errors}");
-        // Closed or reset, without an answer.
-        client.set_read_timeout(Some(SOON))?;
-        let mut answer = Vec::new();
-        let end = client.read_to_end(&mut answer);
-        assert!(
-            end.is_ok() || end.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset),
-            "the connection is still open"
-        );
-        assert_eq!(answer, b"", "{words}");
-    }
-    Ok(())
+    // There its loopback is up.
+    let host = Namespace::new("host")?;
+    host.run(|| {
+        let folder = sandbox::folder("manual")?;
+        for (arguments, words) in [
+            (&["-a", "1"][..], "hands over a TCP socket"),
+            (&["--colour"], "invalid option '--colour'"),
+        ] {
+            let listener = TcpListener::bind(("127.0.0.1", 0))?;
+            let mut client = TcpStream::connect(listener.local_addr()?)?;
+            client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")?;
+            let mut command = Command::new("/bin/sh");
+            command
+                .args([
+                    "-c",
+                    r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@" 3<&0 0</dev/null"#,
+                ])
+                .arg(program())
+                .args(["--dir", text(&folder)?])
+                .args(arguments)
+                .stdin(OwnedFd::from(listener))
+                .stderr(Stdio::piped());
+            let child = command.spawn()?;
+            // It has the listening socket, too.
+            drop(command);
+            let (code, _, errors) = told(child.wait_with_output()?);
+            assert_eq!(code, Some(2), "{errors}");
+            assert!(errors.contains(words), "{errors}");
+            // Closed or reset, without an answer.
+            client.set_read_timeout(Some(SOON))?;
+            let mut answer = Vec::new();
+            let end = client.read_to_end(&mut answer);
+            assert!(
+                end.is_ok() || end.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset),
+                "the connection is still open"
+            );
+            assert_eq!(answer, b"", "{words}");
+        }
+        Ok(())
+    })
 }
 
 fn netavarks_lease_file_is_moved_aside() -> Result {
