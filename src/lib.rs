@@ -37,6 +37,8 @@ pub mod mac;
 #[cfg(feature = "proxy")]
 pub mod net;
 #[cfg(feature = "proxy")]
+pub mod operator;
+#[cfg(feature = "proxy")]
 pub mod proxy;
 #[cfg(feature = "proxy")]
 pub mod rate;

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    smol_dhcp_proxy::proxy::run(std::env::args_os().skip(1))
+    smol_dhcp_proxy::operator::run(std::env::args_os().skip(1))
 }

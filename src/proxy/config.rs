@@ -11,7 +11,7 @@ use super::sandbox;
 use crate::dhcp::Probe;
 
 /// Where the socket and the lease file live, unless told otherwise.
-const RUN_DIR: &str = "/run/podman";
+pub(crate) const RUN_DIR: &str = "/run/podman";
 /// Overrides `--dir`, as it does in netavark.
 pub const RUN_DIR_ENV: &str = "NETAVARK_PROXY_RUN_DIR_ENV";
 /// The default of `--sandbox`.
@@ -19,7 +19,7 @@ pub const SANDBOX_ENV: &str = "SMOL_DHCP_PROXY_SANDBOX";
 /// The socket's name in its directory: netavark's client knows no other.
 const SOCKET_NAME: &str = "nv-proxy.sock";
 /// The name of the leases' copy in its directory; the state file and the others are named after it.
-const LEASE_FILE_NAME: &str = "nv-proxy.lease";
+pub(crate) const LEASE_FILE_NAME: &str = "nv-proxy.lease";
 /// How long the daemon stays with nothing to do.
 const ACTIVITY: Duration = Duration::from_secs(300);
 /// ARP probes before an address is used; RFC 5227 wants three. Each takes up to two seconds of a

@@ -25,7 +25,7 @@ mod logging;
 mod patience;
 pub mod sandbox;
 mod session;
-mod store;
+pub(crate) mod store;
 mod table;
 
 use std::ffi::OsString;

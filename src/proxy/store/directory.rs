@@ -264,6 +264,21 @@ impl StateDirectory {
 }
 
 impl Directory {
+    /// Opens a directory, to read what is in it.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's error.
+    pub(crate) fn at(path: &Path) -> io::Result<Self> {
+        let path = if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        };
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Self::new(openat(CWD, path, flags, Mode::empty())?, path)
+    }
+
     fn new(fd: OwnedFd, path: &Path) -> io::Result<Self> {
         let distrust = distrust_of_directory(&fstat(&fd)?);
         Ok(Self {

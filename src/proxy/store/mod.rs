@@ -7,5 +7,6 @@ pub(crate) mod journal;
 pub(crate) mod lease_file;
 pub(crate) mod networks;
 pub(crate) mod oddities;
+pub(crate) mod podman;
 pub(crate) mod record;
 pub(crate) mod trust;

@@ -28,8 +28,8 @@ use crate::rpc::NetavarkLease;
 use crate::rt;
 use crate::time::Instant;
 
-use super::podman::{self, Container};
 use super::state::{Slot, Table};
+use crate::proxy::store::podman::{self, Container};
 
 /// Podman's network namespaces.
 const FOLDER: &str = "/run/netns";

@@ -9,7 +9,7 @@
 //! | `setup.rs`, `teardown.rs` | a lease made, and ended |
 //! | `schedule.rs` | work on leases at its time |
 //! | `save.rs` | when the state file is written |
-//! | `start.rs`, `adopt.rs`, `podman.rs` | leases of earlier instances, and of netavark's proxy |
+//! | `start.rs`, `adopt.rs` | leases of earlier instances, and of netavark's proxy |
 //! | `keep_alive.rs`, `leave.rs` | whether the process may leave, and what starts it again |
 //! | `renewal_rate.rs`, `unresponsive.rs` | parts of the plan: turns, and servers that do not answer |
 
@@ -18,7 +18,6 @@ mod claim;
 mod keep_alive;
 mod leave;
 mod plan;
-mod podman;
 mod renewal_rate;
 mod save;
 mod schedule;

@@ -33,6 +33,9 @@ use crate::proxy::store::directory::{Directory, StateDirectory};
 use crate::proxy::store::record::{EncodedRecord, FormerLease, Record, StoredRecord};
 
 mod parse;
+mod peek;
+
+pub(crate) use peek::Peeked;
 
 /// Identifies the boot (proc_sys_kernel(5)): an instant on the boot clock means nothing without it.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";

@@ -242,6 +242,52 @@ impl Record {
         format!("{container_interface} in {}", key.netns.display())
     }
 
+    /// Returns the name of the state: that of RFC 2131 figure 5 for a lease, else of a call that is
+    /// under way.
+    pub(crate) fn state_name(&self) -> &'static str {
+        match &self.state {
+            RecordState::Intent => "INTENT",
+            RecordState::Ending { .. } => "ENDING",
+            RecordState::Held { snapshot, .. } => match snapshot.phase {
+                Phase::Bound { .. } => "BOUND",
+                Phase::Renewing { .. } => "RENEWING",
+                Phase::Rebinding { .. } => "REBINDING",
+                Phase::Init { .. } => "INIT",
+            },
+        }
+    }
+
+    /// Returns Podman's id of the container, where the client identifier is made of it.
+    pub(crate) fn container_id(&self) -> Option<&str> {
+        let id = self.request.client_id.strip_prefix(b"\0")?;
+        let is_id = id.len() == 64 && id.iter().all(u8::is_ascii_hexdigit);
+        is_id.then(|| std::str::from_utf8(id).ok()).flatten()
+    }
+
+    /// Returns what is wrong with the lease, in words.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        if let Some(Retry { failures, .. }) = self.retry
+            && failures > 0
+        {
+            return Some(format!("the last {failures} attempts to work on it failed"));
+        }
+        if matches!(self.look, Some(Look { unsaid: true, .. })) {
+            return Some("the interface has no carrier".to_owned());
+        }
+        match (&self.state, self.phase()) {
+            (_, Some(Phase::Init { .. })) => {
+                Some("there is no lease; a DHCP server is being looked for".to_owned())
+            }
+            (_, Some(Phase::Renewing { .. })) => {
+                Some("its DHCP server did not answer a renewal".to_owned())
+            }
+            (_, Some(Phase::Rebinding { .. })) => {
+                Some("no DHCP server answered a renewal".to_owned())
+            }
+            _ => None,
+        }
+    }
+
     /// Returns the lease in use, if any.
     pub(crate) fn lease(&self) -> Option<&dhcp::Lease> {
         self.snapshot()?.lease()
@@ -279,12 +325,13 @@ impl Record {
     }
 
     /// Returns T2; `None` in an infinite lease.
-    fn t2(&self) -> Option<Instant> {
+    pub(crate) fn t2(&self) -> Option<Instant> {
         let (_, rebind_at) = phase::timers(&self.snapshot()?.phase)?;
         (rebind_at != NEVER).then_some(rebind_at)
     }
 
-    fn expires_at(&self) -> Option<Instant> {
+    /// Returns the end of the lease; `None` where it is infinite, or there is none.
+    pub(crate) fn expires_at(&self) -> Option<Instant> {
         self.lease()?.expires_at()
     }
 

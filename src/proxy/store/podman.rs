@@ -17,7 +17,7 @@ use crate::time::Instant;
 
 /// Folders in which containers/storage keeps the files of root's containers: with `transient_store`
 /// the first, else the second.
-const STORES: [&str; 2] = ["/run/containers/storage", "/var/lib/containers/storage"];
+pub(crate) const STORES: [&str; 2] = ["/run/containers/storage", "/var/lib/containers/storage"];
 /// The most containers whose files are read.
 const CONTAINERS: usize = 4096;
 /// The longest configuration that is read, in bytes. Podman's have some ten thousand.
