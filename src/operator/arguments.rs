@@ -10,11 +10,12 @@ use crate::proxy::config::{RUN_DIR, RUN_DIR_ENV};
 /// The sub-commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Command {
+    Doctor,
     Status,
 }
 
 impl Command {
-    const ALL: [(&str, Self); 1] = [("status", Self::Status)];
+    const ALL: [(&str, Self); 2] = [("doctor", Self::Doctor), ("status", Self::Status)];
 
     /// Returns the sub-command of that name.
     pub(super) fn named(name: &OsStr) -> Option<Self> {

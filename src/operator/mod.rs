@@ -21,6 +21,7 @@ use crate::proxy;
 use arguments::{Command, Failure};
 
 mod arguments;
+mod doctor;
 mod podman;
 mod report;
 mod screen;
@@ -37,6 +38,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let parser = lexopt::Parser::from_args(arguments.skip(1));
     let mut output = Vec::new();
     let ended = match command {
+        Command::Doctor => doctor::run(parser, &mut output),
         Command::Status => status::run(parser, &mut output),
     };
     // The text of a failure may belong to one that was printed before it.

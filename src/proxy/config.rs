@@ -17,7 +17,7 @@ pub const RUN_DIR_ENV: &str = "NETAVARK_PROXY_RUN_DIR_ENV";
 /// The default of `--sandbox`.
 pub const SANDBOX_ENV: &str = "SMOL_DHCP_PROXY_SANDBOX";
 /// The socket's name in its directory: netavark's client knows no other.
-const SOCKET_NAME: &str = "nv-proxy.sock";
+pub(crate) const SOCKET_NAME: &str = "nv-proxy.sock";
 /// The name of the leases' copy in its directory; the state file and the others are named after it.
 pub(crate) const LEASE_FILE_NAME: &str = "nv-proxy.lease";
 /// How long the daemon stays with nothing to do.

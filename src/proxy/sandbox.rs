@@ -63,6 +63,22 @@ pub fn confine(mode: Mode, allowed: Allowed<'_>) -> io::Result<()> {
     opener.map_or(Ok(()), Starting::finish)
 }
 
+/// Returns the newest version of Landlock, up to the one that is used, that the kernel has and that
+/// is on; `None` where there is none.
+pub(crate) fn landlock_version() -> Option<u8> {
+    let versions = [ABI::V1, ABI::V2, ABI::V3, ABI::V4, ABI::V5, ABI::V6];
+    let has = |abi: &ABI| {
+        let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        let with_files = ruleset.handle_access(AccessFs::from_all(*abi));
+        with_files.and_then(Ruleset::create).is_ok()
+    };
+    (1..)
+        .zip(&versions)
+        .filter(|(_, abi)| has(abi))
+        .last()
+        .map(|(version, _)| version)
+}
+
 /// The version of Landlock whose rights are used; an older kernel enforces those that it knows.
 const LANDLOCK: ABI = ABI::V6;
 

@@ -288,6 +288,11 @@ impl Directory {
         })
     }
 
+    /// Returns the reason not to believe what is in it, if there is one.
+    pub(crate) fn distrust(&self) -> Option<&str> {
+        self.distrust.as_deref()
+    }
+
     /// The path of a file in it, for the log.
     pub(crate) fn path_of(&self, name: &OsStr) -> PathBuf {
         self.path.join(name)
