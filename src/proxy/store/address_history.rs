@@ -1,4 +1,4 @@
-//! Memory across instances: the last address of each container, and what is odd about networks.
+//! History across instances: the last address of each container, and oddities of networks.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -17,25 +17,25 @@ use crate::proxy::store::directory::StateDirectory;
 use crate::proxy::store::oddities::Oddities;
 use crate::rt;
 
-/// How many containers are remembered; the one whose lease ended longest ago is forgotten first.
+/// The most containers; beyond that, the one with the oldest lease is dropped.
 const CONTAINERS: usize = 1000;
 
-/// What is left of leases that are over, and what is odd about networks: 24 bytes for each lease,
-/// and a line of a file beside the lease file, which has no room for them, because netavark's users
-/// take an empty object there for the end of the last lease.
+/// The addresses of ended leases, 24 bytes each, and oddities of networks. They have a file of their
+/// own, because netavark's users take an empty object in the lease file for the end of the last
+/// lease.
 ///
-/// The file is read at the first use, and written a line at a time. Losing it costs a wish,
-/// so nothing that is wrong with it is more than a line in the log.
+/// The file is read at the first use, and written one line at a time. Losing it costs only the
+/// requested address (option 50), so its errors are only logged.
 #[derive(Debug)]
 pub(crate) struct AddressHistory {
     directory: Rc<StateDirectory>,
     name: OsString,
-    /// The last one is the latest; none before the file was read.
+    /// The latest is the last; `None` before the file is read.
     entries: Option<VecDeque<UsedAddress>>,
     oddities: Oddities,
-    /// How many lines the file has.
+    /// Lines of the file.
     lines: usize,
-    /// That it cannot be written has been told.
+    /// Set once a write error has been logged.
     told: bool,
 }
 
@@ -45,7 +45,7 @@ struct UsedAddress {
     address: Ipv4Addr,
 }
 
-/// Names as hashes: two that collide cost a container a requested address that its server does not
+/// Names as hashes. A collision costs a container a requested address that its server does not
 /// grant.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Names {
@@ -54,7 +54,7 @@ struct Names {
 }
 
 impl AddressHistory {
-    /// A memory that is kept in the file of that name in `directory`, in the boot `boot_id`.
+    /// Returns the history in the file `name` of `directory`, in the boot `boot_id`.
     pub(crate) fn new(
         directory: &Rc<StateDirectory>,
         name: impl Into<OsString>,
@@ -70,7 +70,7 @@ impl AddressHistory {
         }
     }
 
-    /// Remembers the address of a container, and no other one of it.
+    /// Sets the address of a container in the place of an older one.
     pub(crate) fn remember(&mut self, who: ContainerNames<'_>, address: Ipv4Addr) {
         let names = Names::of(who);
         let entries = self.entries();
@@ -84,8 +84,8 @@ impl AddressHistory {
         self.keep(&line);
     }
 
-    /// Forgets an address that [`AddressHistory::recall`] gave for a container, whichever name it was found
-    /// by.
+    /// Removes an address that [`AddressHistory::recall`] returned for a container, by whichever
+    /// name it was found.
     pub(crate) fn forget(&mut self, who: ContainerNames<'_>, address: Ipv4Addr) {
         while self.recall(who) == Some(address) {
             let is_it = Self::kinds(who);
@@ -97,7 +97,7 @@ impl AddressHistory {
         self.tell(written);
     }
 
-    /// Notes a station of a network that answers ARP for every address. Returns whether it is news.
+    /// Records a station that answers ARP for every address. Returns whether it is new.
     pub(crate) fn note_proxy_arp(&mut self, network: &str, station: Mac) -> bool {
         self.entries();
         let line = self.oddities.note_proxy_arp(network, station);
@@ -110,8 +110,8 @@ impl AddressHistory {
         self.oddities.proxy_arp(network)
     }
 
-    /// Notes how plain the message of the container with the MAC `by` was that a server of a
-    /// network has answered. Returns whether it is news.
+    /// Records how plain the message was that a server answered, of the container with the MAC
+    /// `by`. Returns whether that is new.
     pub(crate) fn note_plainness(&mut self, network: &str, plainness: Plainness, by: Mac) -> bool {
         self.entries();
         let line = self
@@ -120,15 +120,15 @@ impl AddressHistory {
         line.inspect(|line| self.keep(line)).is_some()
     }
 
-    /// Returns how plain the first DISCOVER on a network has to be, for the container with the MAC
+    /// Returns how plain the first DISCOVER on a network has to be for the container with the MAC
     /// `of`.
     pub(crate) fn plainness(&mut self, network: &str, of: Mac) -> Plainness {
         self.entries();
         self.oddities.plainness(network, of, rt::now())
     }
 
-    /// The address of the one with these names; else the latest of those with the same client
-    /// identifier; else of those with the same MAC, here or on a network that is not known.
+    /// Returns the address of the container with these names; else the latest with the same client
+    /// identifier; else the latest with the same MAC, on this or on an unknown network.
     pub(crate) fn recall(&mut self, who: ContainerNames<'_>) -> Option<Ipv4Addr> {
         let entries = self.entries();
         Self::kinds(who).into_iter().find_map(|is_it| {
@@ -142,7 +142,7 @@ impl AddressHistory {
         })
     }
 
-    /// The ways to know a container again, the surest first.
+    /// The ways to recognize a container, the surest first.
     fn kinds(who: ContainerNames<'_>) -> [Box<dyn Fn(Names) -> bool>; 4] {
         let names = Names::of(who);
         let anywhere = Names::of(ContainerNames {
@@ -189,7 +189,7 @@ impl AddressHistory {
         self.entries.get_or_insert_default()
     }
 
-    /// Puts a line into the file, which is written anew when most of it is out of date.
+    /// Appends a line to the file, or rewrites the file when most of it is outdated.
     fn keep(&mut self, line: &str) {
         let written = if self.lines < 2 * CONTAINERS {
             self.append(line)
@@ -241,11 +241,11 @@ impl UsedAddress {
             names: Names { client, mac },
             address,
         } = self;
-        // The line before may have been cut off.
+        // The line before may be cut off.
         format!("\n{client:016x} {mac:016x} {address}")
     }
 
-    /// None for a line that was cut off, or is no line of ours.
+    /// Returns `None` for a malformed line.
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.split(' ');
         let mut hash = || u64::from_str_radix(words.next()?, 16).ok();
@@ -261,7 +261,7 @@ impl UsedAddress {
 }
 
 impl Names {
-    /// The same in each instance, on each machine.
+    /// Depends neither on the instance nor on the machine.
     fn of(
         ContainerNames {
             network,
@@ -308,7 +308,7 @@ mod tests {
         Ipv4Addr::from_bits(0x0a00_0000 + number)
     }
 
-    /// A memory whose file cannot be written, which is no reason not to remember.
+    /// A history whose file cannot be written works all the same.
     fn memory() -> AddressHistory {
         AddressHistory::new(
             &StateDirectory::lock(Path::new("/dev/null/nv-proxy.lock"), None).unwrap(),
@@ -446,7 +446,7 @@ mod tests {
             (next.proxy_arp("eth0"), next.plainness("eth0", station)),
             (vec![station], Plainness::LikeNetavark)
         );
-        // Written anew it has them as well.
+        // A rewritten file has them as well.
         next.forget(who("", b"", 9), address(9999));
         let mut last = AddressHistory::new(&directory, "nv-proxy.known", "boot");
         assert_eq!(

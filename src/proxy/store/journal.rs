@@ -1,10 +1,9 @@
-//! The journal of work: which lease the process died of, and how often, so that no lease can keep
-//! all others from theirs.
+//! The journal: identifies the lease at which the process died, and counts such deaths, so that one
+//! lease cannot keep the daemon from serving the others.
 //!
-//! One thread does all the work, a step at a time. Before each step for a lease the file says which
-//! one it is for, and after it that it is for none: a process that is killed for a step that
-//! crashes or hangs leaves the culprit's name behind, and no other one's. Nothing is synced, for a
-//! file outlives the process without that; it need not survive a power cut.
+//! One thread does all the work, one step at a time. Before each step the file names the lease, and
+//! after the step none: a step that crashes or hangs leaves the name of its lease in the file.
+//! Nothing is synced: a file outlives its process without that, and need not survive a power cut.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -26,22 +25,21 @@ use crate::proxy::key::LeaseKey;
 use crate::proxy::store::directory::StateDirectory;
 use crate::proxy::store::trust::Trust;
 
-/// How long the second try after a death is put off, where the lease lasts long enough.
+/// The delay before a lease is tried again after its second death, if it lasts long enough.
 const LATER: Duration = Duration::from_secs(300);
 
-/// Leases whose deaths are counted.
+/// The most leases with a death count.
 const LEASES: usize = 1000;
 
-/// The longest file that can be one of ours.
+/// The most bytes that are read of the file.
 const LONGEST: u64 = 64 * 1024;
 
-/// Identifies a lease in the file: a hash of its key, which has no place for a name that a
-/// container chose.
+/// A lease in the file: a hash of its key, so that no text chosen by a container is in there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Mark(u64);
 
 impl Mark {
-    /// Stands for no lease.
+    /// No lease.
     const NONE: Self = Self(0);
 
     fn of(key: &LeaseKey) -> Self {
@@ -59,13 +57,13 @@ impl Mark {
     }
 }
 
-/// How often the process died of each lease, of those for which no work has come to its end since.
+/// Deaths by lease, since work for the lease last ended.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Deaths(BTreeMap<Mark, u32>);
 
 impl Deaths {
-    /// Reads a file: the lease that was worked on when it was last written, and the counts before
-    /// that. Lines that make no sense are passed over.
+    /// Parses a file: the lease in work when it was last written, and the counts before that.
+    /// Malformed lines are skipped.
     fn parse(text: &str) -> (Option<Mark>, Self) {
         let mut lines = text.lines();
         let mark = |text: &str| {
@@ -86,7 +84,7 @@ impl Deaths {
         (current, deaths)
     }
 
-    /// Writes a file that says that no lease is worked on.
+    /// Returns the text of a file with no lease in work.
     fn text(&self) -> String {
         let mut text = Mark::NONE.line();
         for (Mark(lease), count) in &self.0 {
@@ -95,7 +93,7 @@ impl Deaths {
         text
     }
 
-    /// Counts a death at work on a lease.
+    /// Adds a death at work for a lease.
     fn count(&mut self, lease: Mark) {
         let count = self.0.entry(lease).or_default();
         *count = count.saturating_add(1);
@@ -105,15 +103,14 @@ impl Deaths {
         self.0.get(&lease).copied().unwrap_or(0)
     }
 
-    /// Forgets the deaths of a lease whose work has come to its end. Returns whether there were
-    /// any.
+    /// Clears the deaths of a lease. Returns whether there were any.
     fn acquit(&mut self, lease: Mark) -> bool {
         self.0.remove(&lease).is_some()
     }
 }
 
-/// How long the next try is put off after this many deaths, for a lease that lasts that much longer
-/// if it does not last for ever: the wait alone is not to lose it.
+/// Returns the delay before a lease is tried again. `remaining` is how long it lasts, `None` for
+/// ever: the delay alone must not cost the lease.
 fn put_off(deaths: u32, rest: Option<Duration>) -> Duration {
     match deaths {
         0 | 1 => Duration::ZERO,
@@ -121,23 +118,23 @@ fn put_off(deaths: u32, rest: Option<Duration>) -> Duration {
     }
 }
 
-/// The file, and what is known from it.
+/// The file, and the counts in it.
 #[derive(Debug)]
 pub(crate) struct Journal {
     directory: Rc<StateDirectory>,
     name: OsString,
     file: RefCell<Option<File>>,
     deaths: RefCell<Deaths>,
-    /// The lease of which the process before this one died.
+    /// The lease at which the previous process died.
     culprit: Cell<Option<Mark>>,
-    /// The lease that is worked on.
+    /// The lease in work.
     current: Cell<Mark>,
-    /// That the file cannot be written has been told.
+    /// Set once a write error has been logged.
     told: Cell<bool>,
 }
 
 impl Journal {
-    /// A journal that is to be kept in the file of that name in `directory`.
+    /// Returns a journal in the file `name` of `directory`, not opened yet.
     pub(crate) fn new(directory: &Rc<StateDirectory>, name: impl Into<OsString>) -> Rc<Self> {
         let (file, deaths) = (RefCell::default(), RefCell::default());
         Rc::new(Self {
@@ -151,7 +148,7 @@ impl Journal {
         })
     }
 
-    /// Opens the file, and takes in what it says of the process before this one.
+    /// Opens the file and reads what the previous process left in it.
     pub(crate) fn open(&self) {
         if let Err(error) = self.try_open() {
             log::warn!(
@@ -174,7 +171,7 @@ impl Journal {
         if is_new { self.write() } else { Ok(()) }
     }
 
-    /// Makes the file again where it was removed, as with its directory.
+    /// Creates the file again if it was removed, for example with its directory.
     pub(crate) fn keep_file(&self) {
         let is_gone = |file: &File| file.metadata().is_ok_and(|metadata| metadata.nlink() == 0);
         if self.file.borrow().as_ref().is_some_and(is_gone) {
@@ -189,7 +186,7 @@ impl Journal {
         }
     }
 
-    /// Keeps the counts of `leases` alone: others cannot be worked on any more.
+    /// Drops the counts of leases that do not exist any more: of all but `leases`.
     pub(crate) fn keep<'a>(&self, leases: impl IntoIterator<Item = &'a LeaseKey>) {
         if self.deaths.borrow().0.is_empty() {
             return;
@@ -209,15 +206,15 @@ impl Journal {
         }
     }
 
-    /// How far a lease can be trusted.
+    /// Returns how far a lease is trusted.
     pub(crate) fn trust(&self, lease: &LeaseKey) -> Trust {
         Trust::after(self.deaths(lease))
     }
 
-    /// How often the process died of a lease.
+    /// Returns the number of deaths at a lease.
     pub(crate) fn deaths(&self, lease: &LeaseKey) -> u32 {
         let deaths = self.deaths.borrow();
-        // Nearly always.
+        // The usual case.
         if deaths.0.is_empty() {
             0
         } else {
@@ -225,8 +222,8 @@ impl Journal {
         }
     }
 
-    /// Returns whether the process before this one died of the lease, and then how long its next
-    /// try is put off; `rest` is how long the lease lasts if nothing is done.
+    /// Returns the delay before the next try of a lease at which the previous process died; `None`
+    /// for any other lease. `remaining` is how long the lease lasts without a renewal.
     pub(crate) fn put_off(&self, lease: &LeaseKey, rest: Option<Duration>) -> Option<Duration> {
         let is_culprit = self
             .culprit
@@ -235,26 +232,26 @@ impl Journal {
         is_culprit.then(|| put_off(self.deaths(lease), rest))
     }
 
-    /// Forgets the deaths of a lease whose work has come to its end, whatever that is.
+    /// Clears the deaths of a lease after its work has ended, successful or not.
     pub(crate) fn acquit(&self, lease: &LeaseKey) {
         if !self.deaths.borrow().0.is_empty() && self.deaths.borrow_mut().acquit(Mark::of(lease)) {
             self.tell(self.write());
         }
     }
 
-    /// Counts deaths that did not happen.
+    /// Adds deaths that did not happen.
     #[cfg(test)]
     pub(crate) fn count(&self, lease: &LeaseKey, deaths: u32) {
         (0..deaths).for_each(|_| self.deaths.borrow_mut().count(Mark::of(lease)));
     }
 
-    /// Forgets all: the process ends because it was asked to.
+    /// Clears all counts, when the process ends on request.
     pub(crate) fn clear(&self) {
         self.deaths.take();
         self.tell(self.write());
     }
 
-    /// Says that `lease` is worked on, until the guard is dropped.
+    /// Records `lease` as in work until the guard is dropped.
     pub(crate) fn enter(&self, lease: &LeaseKey) -> JournalStep<'_> {
         self.step(Mark::of(lease))
     }
@@ -297,7 +294,7 @@ impl Journal {
         }
     }
 
-    /// Does `work` for a lease, each step of it noted in the file, its end by a drop as well.
+    /// Returns a future of `work` that records `lease` as in work during each poll and the drop.
     pub(crate) fn watch<F: Future>(self: &Rc<Self>, lease: &LeaseKey, work: F) -> Work<F> {
         Work {
             journal: Rc::clone(self),
@@ -324,7 +321,7 @@ impl Drop for JournalStep<'_> {
 pub(crate) struct Work<F> {
     journal: Rc<Journal>,
     lease: Mark,
-    /// `None` only while it is dropped.
+    /// `None` only during the drop.
     work: Option<Pin<Box<F>>>,
 }
 

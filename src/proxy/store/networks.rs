@@ -1,9 +1,9 @@
-//! The networks of the host as earlier acquisitions found them, on which the time for the next one
-//! depends.
+//! The host's networks as earlier acquisitions found them: the time that the next acquisition gets
+//! depends on it.
 //!
-//! It is a small file, because the process sleeps between calls: a line for each parent interface,
-//! and the boot before them. Losing it costs a caller some seconds, so a file that cannot be read
-//! or written is no more than a line in the log.
+//! They are in a small file, because the process exits between calls: the boot id, and a line for
+//! each parent interface. Losing it costs a caller some seconds, so a file that cannot be read or
+//! written is only logged.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,18 +18,18 @@ use crate::proxy::container::parent::Carrier;
 use crate::proxy::patience::Circumstances;
 use crate::proxy::store::directory::StateDirectory;
 
-/// Parents that are remembered; beyond that the one that was used longest ago is forgotten.
+/// The most parents; beyond that, the least recently used is dropped.
 const NETWORKS: usize = 64;
-/// An answer is written down again after this time. It counts for longer.
+/// The shortest time between two writes for answers, which count for longer than that.
 const ANSWER_STEP: Duration = Duration::from_secs(30);
 
-/// The memory of networks.
+/// The known networks.
 #[derive(Debug)]
 pub(crate) struct Networks {
     directory: Rc<StateDirectory>,
     name: OsString,
     boot_id: String,
-    /// By the name of the parent; `None` before the file was read.
+    /// By the name of the parent; `None` before the file is read.
     known: Option<BTreeMap<String, Network>>,
     told: bool,
 }
@@ -38,15 +38,14 @@ pub(crate) struct Networks {
 struct Network {
     used: Duration,
     carrier: Carrier,
-    /// Moments as times since the boot.
+    /// Times since boot.
     carrier_at: Option<Duration>,
     server_at: Option<Duration>,
     unanswered_at: Option<Duration>,
 }
 
 impl Networks {
-    /// A memory that is kept in the file of that name in `directory`, of use during the boot
-    /// `boot_id`.
+    /// Returns the networks in the file `name` of `directory`, valid in the boot `boot_id`.
     pub(crate) fn new(
         directory: &Rc<StateDirectory>,
         name: impl Into<OsString>,
@@ -62,7 +61,7 @@ impl Networks {
         }
     }
 
-    /// Returns what is known of the network of `parent`, whose carrier is looked at now.
+    /// Returns what is known of the network of `parent`, and updates its carrier.
     pub(crate) fn circumstances(
         &mut self,
         parent: &str,
@@ -75,7 +74,7 @@ impl Networks {
         if let Some(carrier) = carrier
             && carrier != network.carrier
         {
-            // At the first look nothing is known of its age.
+            // The first observation says nothing of the carrier's age.
             network.carrier_at = (network.carrier != Carrier::default()).then_some(now);
             network.carrier = carrier;
         }
@@ -93,7 +92,7 @@ impl Networks {
         circumstances
     }
 
-    /// Notes that a server of the network of `parent` was heard.
+    /// Records an answer of a server on the network of `parent`.
     pub(crate) fn note_answer(&mut self, parent: &str, now: Instant) {
         let now = now.since_boot();
         let network = self.network(parent);
@@ -114,7 +113,7 @@ impl Networks {
         }
     }
 
-    /// Notes the end of an acquisition on `parent` that no server answered.
+    /// Records the end of an acquisition on `parent` without an answer.
     pub(crate) fn note_unanswered(&mut self, parent: &str, now: Instant) {
         let now = now.since_boot();
         let network = Network {
@@ -190,21 +189,21 @@ impl Networks {
     }
 }
 
-/// Reads the file. Times of another boot say nothing, and lines that make no sense are left out.
+/// Parses the file. Times of another boot are ignored, and malformed lines are skipped.
 fn parse(text: &str, boot_id: &str) -> BTreeMap<String, Network> {
     let mut lines = text.lines();
     if boot_id.is_empty() || lines.next() != Some(boot_id) {
         return BTreeMap::new();
     }
     let entry = |line: &str| {
-        // A parent that is not known has an empty name; no name has a space in it.
+        // An unknown parent has an empty name; no name contains a space.
         let (parent, rest) = line.split_once(' ')?;
         Some((parent.to_owned(), Network::parse(rest)?))
     };
     lines.filter_map(entry).take(NETWORKS).collect()
 }
 
-/// Milliseconds since the boot, `-` for no moment.
+/// Milliseconds since boot, `-` for none.
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -270,8 +269,8 @@ mod tests {
         Some(Carrier { index, ups })
     }
 
-    /// Returns what is known of eth0: the ages of its carrier, of an answer and of an acquisition
-    /// in vain, in seconds.
+    /// Returns the ages in seconds of eth0's carrier, of an answer, and of an unanswered
+    /// acquisition.
     fn known(networks: &mut Networks, carrier: Option<Carrier>, now: u64) -> [Option<u64>; 3] {
         let known = networks.circumstances("eth0", carrier, at(now));
         [known.carrier, known.server, known.unanswered].map(|age| age.map(|age| age.as_secs()))

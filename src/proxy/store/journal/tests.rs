@@ -17,7 +17,7 @@ fn key(number: u8) -> LeaseKey {
 
 const NAME: &str = "nv-proxy.work";
 
-/// A directory that goes with the test.
+/// A directory that is removed at the end of the test.
 fn scratch() -> (tempfile::TempDir, Rc<StateDirectory>) {
     let folder = tempfile::tempdir().unwrap();
     let directory = StateDirectory::lock(&folder.path().join("nv-proxy.lock"), None).unwrap();
@@ -38,7 +38,7 @@ fn said(folder: &StateDirectory) -> String {
     fs::read_to_string(path(folder)).unwrap()
 }
 
-/// The process dies at a step for a lease, and the next one starts.
+/// Kills the process at a step for a lease, and starts the next one.
 fn dies_of(folder: &Rc<StateDirectory>, lease: &LeaseKey) -> Rc<Journal> {
     let journal = opened(folder);
     std::mem::forget(journal.enter(lease));
@@ -75,7 +75,7 @@ fn a_lease_is_tried_last_then_later_then_only_by_a_call() {
         "the wait does not lose the lease"
     );
     assert_eq!(journal.put_off(&culprit, None), Some(LATER));
-    // A start of another reason does not put it off once more, nor does it forget.
+    // A restart for another reason neither delays the lease again nor clears its deaths.
     let journal = opened(folder);
     assert_eq!(
         (
@@ -93,7 +93,7 @@ fn a_lease_is_tried_last_then_later_then_only_by_a_call() {
         (journal.trust(&innocent), journal.put_off(&innocent, None)),
         (Trust::Full, None)
     );
-    // A call for it works.
+    // A call for it succeeds.
     journal.acquit(&culprit);
     assert_eq!(journal.trust(&culprit), Trust::Full);
     assert_eq!(opened(folder).trust(&culprit), Trust::Full);
@@ -107,7 +107,7 @@ fn only_the_lease_at_whose_step_it_died_is_blamed() {
     let journal = opened(folder);
     let wait = async {
         yield_now().await;
-        // Within the step of one, one of the other.
+        // A step for one lease within a step for another.
         let _step = journal.enter(&other);
         assert_eq!(said(folder), Mark::of(&other).line());
     };

@@ -1,14 +1,14 @@
-//! The daemon's own file of all leases, replaced as a whole and read once, at the start; and a copy
-//! in netavark's shape.
+//! The state file: all leases, replaced as a whole and read once, at the start; and a copy in
+//! netavark's format.
 //!
-//! | file | written by | read for |
+//! | file | written by | read to |
 //! |---|---|---|
-//! | `nv-proxy.state` | this daemon alone | going on with the leases |
-//! | `nv-proxy.lease` | this daemon, as a copy; netavark's proxy, which truncates it at its start; older versions | taking over what the others left in it |
+//! | `nv-proxy.state` | this daemon only | resume its leases |
+//! | `nv-proxy.lease` | this daemon, as a copy; netavark's proxy, which truncates it at its start; older versions | adopt the leases of the others |
 //!
-//! The state file has a version. It is raised by a change that an older daemon would misread. A
-//! daemon that finds a file of a newer version keeps it as `nv-proxy.state.unused` and adopts the
-//! leases in the copy, as it does with netavark's.
+//! A change that an older daemon would misread raises the version of the state file. A daemon that
+//! finds a newer version keeps that file as `nv-proxy.state.unused` and adopts the leases in the
+//! copy, as it does with netavark's.
 
 use std::cell::Cell;
 use std::ffi::OsString;
@@ -34,41 +34,39 @@ use crate::proxy::store::record::{EncodedRecord, FormerLease, Record, StoredReco
 
 mod parse;
 
-/// Identifies the boot (proc_sys_kernel(5)): an instant on the boot clock means nothing without it.
+/// Identifies the boot (proc_sys_kernel(5)): instants on the boot clock are valid in it only.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// The version of the state file.
 const VERSION: u64 = 1;
 
 /// The most leases of netavark's proxy that are adopted.
 const FOREIGN: usize = 1000;
 
-/// The two files.
+/// The state file and its copy.
 #[derive(Debug)]
 pub(crate) struct LeaseFile {
     directory: Rc<StateDirectory>,
     name: OsString,
     copy: OsString,
     boot_id: String,
-    /// The digest of what the copy says; `None` where that is not known.
+    /// The digest of the copy's content; `None` if unknown.
     copied: Cell<Option<u64>>,
-    /// The copy is still as another program left it, and is not replaced yet.
+    /// The copy is another program's, and is not replaced yet.
     is_copy_held: Cell<bool>,
-    /// A failure to write the copy was logged.
+    /// Set once a failure to write the copy has been logged.
     told: Cell<bool>,
 }
 
-/// One lease in the state file.
+/// A lease in the state file.
 #[derive(Debug, Serialize)]
 struct LeaseEntry {
     #[serde(flatten)]
     record: StoredRecord,
-    /// The link is known to be as the record says: only a process that leaves in good order can
-    /// tell.
+    /// The link is known to match the record: only a process that exited in good order can tell.
     asleep: bool,
 }
 
-/// One lease in the copy: netavark's fields, and the namespace, by which it is known for ours.
+/// A lease in the copy: netavark's fields, and the namespace, which marks it as this daemon's.
 #[derive(Debug, Serialize)]
 struct Copied {
     #[serde(flatten)]
@@ -76,24 +74,25 @@ struct Copied {
     ns_path: String,
 }
 
-/// The leases that the files have.
+/// The content of the files.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    /// Leases since this boot, and whether they were left in good order.
+    /// Leases since this boot, and whether each was left in good order.
     pub(crate) leases: Vec<(EncodedRecord, bool)>,
-    /// Leases of earlier boots and of other programs: their addresses are remembered.
+    /// Leases of earlier boots and of other programs, for the address history.
     pub(crate) over: Vec<FormerLease>,
-    /// Leases of netavark's proxy, to be adopted. The copy stays as it is until
+    /// Leases of netavark's proxy, to be adopted. The copy is not replaced until
     /// [`LeaseFile::release_copy`].
     pub(crate) foreign: Vec<NetavarkLease>,
-    /// There is more, or less, in the files than this.
+    /// The files differ from this, and have to be written.
     pub(crate) is_other: bool,
-    /// Entries that are of no use.
+    /// Entries that cannot be used.
     unused: usize,
 }
 
 impl LeaseFile {
-    /// The copy of that name in `directory`, and the state file beside it. Neither is touched yet.
+    /// Returns the copy of that name in `directory`, and the state file beside it, without opening
+    /// them.
     pub(crate) fn new(directory: &Rc<StateDirectory>, copy: impl Into<OsString>) -> Self {
         let boot_id = fs::read_to_string(BOOT_ID).unwrap_or_else(|error| {
             log::warn!("cannot read {BOOT_ID}: {error}; leases cannot be told from those of before the last boot");
@@ -111,14 +110,13 @@ impl LeaseFile {
         }
     }
 
-    /// Returns the id of this boot; empty where it is not known.
+    /// Returns the boot id; empty if unknown.
     pub(crate) fn boot_id(&self) -> &str {
         &self.boot_id
     }
 
-    /// Reads the files, or makes empty ones where there are none. Nothing in them, nor that they
-    /// cannot be read or made, is a reason not to serve: what is of no use is kept under another
-    /// name, which is logged.
+    /// Reads the files, or creates empty ones. The daemon serves even if that fails: a file with
+    /// unusable content is kept under another name, which is logged.
     pub(crate) fn read(&self) -> Found {
         let mut found = Found::default();
         let directory = match self.directory.open() {
@@ -132,7 +130,7 @@ impl LeaseFile {
             }
         };
         let mut state = self.read_state(&directory, &mut found);
-        // Both files are missing where the directory was removed.
+        // Both files are missing if the directory was removed.
         if matches!(state, Err(None))
             && !directory.has(&self.copy)
             && let Some(refuge) = self.directory.refuge()
@@ -157,7 +155,7 @@ impl LeaseFile {
     }
 
     /// Reads the state file. Returns the digest of the copy that belongs to it; the error is `None`
-    /// where there is no file.
+    /// if there is no file.
     fn read_state(
         &self,
         directory: &Directory,
@@ -190,7 +188,7 @@ impl LeaseFile {
         }
     }
 
-    /// Reads the copy, unless it is as this program left it. Returns whether there is one.
+    /// Reads the copy, unless this program wrote it. Returns whether there is one.
     fn read_copy(
         &self,
         directory: &Directory,
@@ -206,13 +204,13 @@ impl LeaseFile {
             }
             Ok(_) => {
                 let mut each = |entry: Value| {
-                    // Only versions that had their state in this file wrote such an entry, after
-                    // ours was written.
+                    // Written by an older version, which had its state in this file, after the
+                    // state file was written.
                     if entry.get("state").is_some() {
                         let boot_id = entry.get("boot_id").and_then(Value::as_str);
                         self.sort(&entry, boot_id, now, &mut older);
-                    // A copy that was not written any more, of leases that are in the state file or
-                    // are over.
+                    // Skipped is an outdated copy, with leases that are in the state file or have
+                    // ended.
                     } else if !(is_own_whole && entry.get("ns_path").is_some()) {
                         sort_foreign(&entry, &mut older);
                     }
@@ -253,7 +251,7 @@ impl LeaseFile {
         Ok(digest.0.finish())
     }
 
-    /// Puts a full record where it belongs.
+    /// Adds a full record to `found`.
     fn sort(&self, entry: &Value, boot_id: Option<&str>, now: Instant, found: &mut Found) {
         let Some(stored) = StoredRecord::parse(entry) else {
             found.unused += 1;
@@ -268,7 +266,7 @@ impl LeaseFile {
             let is_asleep = entry.get("asleep") == Some(&Value::Bool(true));
             found.leases.push((EncodedRecord::from(&record), is_asleep));
         } else {
-            // An entry of an earlier boot is what a reboot leaves.
+            // After a reboot, entries of an earlier boot are expected.
             let is_expected = boot_id.is_some_and(|boot_id| boot_id != self.boot_id);
             found.unused += usize::from(!is_expected);
             found.is_other = true;
@@ -293,14 +291,14 @@ impl LeaseFile {
         self.directory.path_of(name).display().to_string()
     }
 
-    /// Lets the next write replace the copy.
+    /// Allows the next write to replace the copy.
     pub(crate) fn release_copy(&self) {
         self.is_copy_held.set(false);
     }
 
-    /// Replaces the state file, and flushes it where it is to survive a power cut; then the copy,
-    /// where it says something else by then. With each record comes whether it is asleep; those of
-    /// one MAC come one after the other.
+    /// Replaces the state file and flushes it, to survive a power cut; then the copy, if its
+    /// content changes. Each record comes with whether it is dormant; records of one MAC are
+    /// adjacent.
     pub(crate) fn replace<R>(&self, records: R) -> io::Result<()>
     where
         R: IntoIterator<Item = (StoredRecord, bool)> + Clone,
@@ -316,7 +314,7 @@ impl LeaseFile {
         })?;
         self.directory.keep(&directory, &self.name);
         if !self.is_copy_held.get() && self.copied.get() != Some(digest) {
-            // Not flushed: nothing is recovered from it but what another program wrote.
+            // Not flushed: only what another program wrote is read from it.
             let copied = directory.replace(&self.copy, false, |file| {
                 buffered(file, |writer| write_copy(writer, &mut records.into_iter()))
             });
@@ -340,7 +338,7 @@ impl LeaseFile {
         records: &mut dyn Iterator<Item = (StoredRecord, bool)>,
     ) -> io::Result<()> {
         let boot_id = serde_json::to_string(&self.boot_id)?;
-        // In this order: a reader knows the version and the boot before the first lease.
+        // In this order: a reader needs the version and the boot before the first lease.
         write!(
             to,
             r#"{{"version":{VERSION},"boot_id":{boot_id},"copy":"{digest:016x}","leases":"#
@@ -353,7 +351,7 @@ impl LeaseFile {
     }
 }
 
-/// Takes a lease of netavark's proxy.
+/// Adds a lease of netavark's proxy to `found`.
 fn sort_foreign(entry: &Value, found: &mut Found) {
     let stored = StoredRecord::parse(entry);
     let former = stored.as_ref().and_then(StoredRecord::former_lease);
@@ -387,7 +385,7 @@ fn write_copy(
 }
 
 /// Writes the records of one MAC at a time: a thousand at once are megabytes, which the heap does
-/// not give back.
+/// not return to the system.
 fn write_leases<E: Serialize>(
     to: impl Write,
     records: &mut dyn Iterator<Item = (StoredRecord, bool)>,
@@ -399,7 +397,7 @@ fn write_leases<E: Serialize>(
     let mut object = serializer.serialize_map(None)?;
     let mut records = records.peekable();
     while let Some(first) = records.next() {
-        // As the first one of them wrote it, whatever case the others use.
+        // In the first record's notation, whatever the case of the others.
         let (text, mac_of_first) = (first.0.lease.mac_address.clone(), mac(&first.0));
         let mut entries = vec![entry(first)];
         entries.extend(
@@ -410,7 +408,7 @@ fn write_leases<E: Serialize>(
     object.end()
 }
 
-/// Identifies the content of a file.
+/// A digest of a file's content.
 #[derive(Default)]
 struct Digest(SipHasher24);
 

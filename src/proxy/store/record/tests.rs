@@ -1,4 +1,4 @@
-//! What is remembered is what there was, whatever has become of the file meanwhile.
+//! A record is decoded and parsed as it was encoded, unless the file was changed.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -77,7 +77,7 @@ fn full() -> dhcp::Lease {
     }
 }
 
-/// A record of `phase`, with an address on the link.
+/// A record of `phase` with an address on the link.
 pub(crate) fn record(phase: Phase) -> Record {
     let (request, site, config) = about();
     let rest = Snapshot {
@@ -91,14 +91,14 @@ pub(crate) fn record(phase: Phase) -> Record {
     Record::resting((&request, &site), &config, rest, &settings, None)
 }
 
-/// The same record of another hardware address.
+/// The same record with another MAC.
 pub(crate) fn with_mac(mut record: Record, mac: [u8; 6]) -> Record {
     record.request.key.mac = Mac(mac);
     record.request.mac_text = Mac(mac).to_string();
     record
 }
 
-/// A record as its entry in a file.
+/// A record as its entry in the state file.
 pub(super) fn entry_of(record: &Record) -> Value {
     serde_json::to_value(StoredRecord::from(record)).unwrap()
 }
@@ -190,7 +190,7 @@ fn it_is_due_when_its_state_says() {
     let next = Some(at(3_000_000));
     assert_eq!(dues, [Some(at(2_800_000)), next, next, next, None]);
     let bound = record(phases()[0].clone());
-    // A tenth of 1800 s.
+    // A tenth of T1, 1800 s.
     assert_eq!(bound.may_renew_from(), Some(at(2_800_000 - 180_000)));
     assert_eq!(bound.clone().with_look().due(), Some(at(0)));
     assert_eq!(bound.clone().ending().due(), Some(at(0)));
@@ -231,7 +231,7 @@ fn an_adopted_lease_is_renewed_at_once_and_rebound_where_its_age_says_little() {
             (at(9_000_000 - age * 1000), now),
         )
     };
-    // Before T2, at 3150 s, the server is asked that it is from.
+    // Before T2 at 3150 s, the REQUEST is unicast to the server of the lease.
     for age in [0, 1000, 3149] {
         let record = adopted(&lease, age).unwrap();
         assert!(record.is_bound() && record.due() == Some(at(9_000_000)));
@@ -265,7 +265,7 @@ fn an_adopted_lease_is_renewed_at_once_and_rebound_where_its_age_says_little() {
     };
     let record = adopted(&for_ever, 100).unwrap();
     assert!(record.is_bound() && record.remaining(at(9_000_000)).is_none());
-    // netavark writes zeros where the server sent no T1 and T2.
+    // netavark writes zeros if the server sent no T1 and T2.
     let timeless = adopted(
         &NetavarkLease {
             t1: 0,
@@ -339,7 +339,7 @@ fn what_is_missing_is_as_by_default_and_what_is_unknown_is_passed_over() {
     }
     assert_eq!(serde_json::to_value(&entry).unwrap(), whole);
     assert_eq!(entry.into_record(), None);
-    // Of netavark's fields all or none.
+    // netavark's fields all or none.
     assert_eq!(
         sparse(r#"{"t1": 7, "mtu": "many"}"#),
         StoredRecord::default()
@@ -354,7 +354,7 @@ fn what_is_missing_is_as_by_default_and_what_is_unknown_is_passed_over() {
     }
 }
 
-/// Leases as odd as their types allow.
+/// Leases with any values of their types.
 fn any_lease() -> impl Strategy<Value = dhcp::Lease> {
     let address = || any::<u32>().prop_map(Ipv4Addr::from_bits);
     let addresses = || prop::collection::vec(any::<u32>().prop_map(Ipv4Addr::from_bits), 0..3);
@@ -420,7 +420,7 @@ fn any_lease() -> impl Strategy<Value = dhcp::Lease> {
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-    /// A slot's record is decoded whatever a server has said, and not changed by that any more.
+    /// A record is decoded whatever the server sent, and does not change when it is encoded again.
     #[test]
     fn what_is_encoded_can_be_decoded(
         lease in any_lease(),
@@ -456,7 +456,7 @@ proptest! {
         json[key.get(&keys)] = value;
         if let Some(record) = Record::parse(&json, at(2_900_000)) {
             let _ = (record.due(), record.may_renew_from(), record.too_late(), record.address(), record.is_gone());
-            // As it goes on in the table.
+            // As the table resumes it.
             assert_eq!(EncodedRecord::from(&record).unpack(), record);
             if let RecordState::Held { snapshot, .. } = record.state {
                 let config = dhcp::Config::new(Mac([2, 0, 0, 0, 0, 1]), Vec::new());

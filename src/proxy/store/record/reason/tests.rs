@@ -11,7 +11,7 @@ use crate::mac::Mac;
 const NOW: u64 = 2_900_000;
 const HOUR: u64 = 3_600_000;
 
-/// Everything that a file may have in the place of a number.
+/// Values that a file may have in the place of a number.
 fn extremes() -> Vec<Value> {
     let numbers = [
         0,
@@ -42,7 +42,7 @@ fn extremes() -> Vec<Value> {
         .collect()
 }
 
-/// The names of all fields that hold a number, or hold one at other times.
+/// The fields that hold a number, always or at times.
 fn numeric_fields() -> Vec<String> {
     let mut whole = serde_json::to_value(StoredRecord::default()).unwrap();
     for phase in phases() {
@@ -60,8 +60,7 @@ fn numeric_fields() -> Vec<String> {
         .collect()
 }
 
-/// Has a client go on with a record for four hours in which no server answers, and returns how
-/// often it was woken.
+/// Runs a client from a record for four hours without an answer, and returns how often it is woken.
 fn live(record: Record) -> usize {
     let RecordState::Held { snapshot: rest, .. } = record.state else {
         return 0;
@@ -89,7 +88,7 @@ fn live(record: Record) -> usize {
     }
 }
 
-/// Checks one entry as it would be read from a file.
+/// Checks an entry as if it were read from a file.
 fn check(entry: &Value) {
     let Some(record) = Record::parse(entry, at(NOW)) else {
         return;
@@ -108,7 +107,7 @@ fn check(entry: &Value) {
         );
     }
     let woken = live(record.clone());
-    // As many as messages are allowed, and the steps between them.
+    // The limit of messages, and the steps between them.
     assert!(woken < 4 * 300, "woken {woken} times in four hours");
     let due = record.due();
     match &record.state {
@@ -204,7 +203,7 @@ fn what_a_client_wrote_stays_as_it_was() {
         ] {
             assert_eq!(written.clone().within_reason(at(NOW)), Some(written));
         }
-        // As one whose server does not answer.
+        // As if its server did not answer.
         if let Some(held_back) = record.put_off(at(NOW + 60_000)) {
             assert_eq!(held_back.clone().within_reason(at(NOW)), Some(held_back));
         }
