@@ -1,6 +1,6 @@
-//! Log lines on standard error, with the journal's priorities where the journal reads them.
+//! Log lines on standard error, with priorities if the journal reads it.
 //!
-//! A line is one line, whatever is in it, and the daemon waits for nothing to write it.
+//! Every message is one line, and writing it does not block.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::{self, Write};
@@ -17,13 +17,13 @@ use output::{LONGEST, Output};
 mod limit;
 mod output;
 
-/// The end of a line that was too long.
+/// The end of a truncated line.
 const CUT: &str = " [cut]";
 
-/// The target of what the logger itself has to say.
+/// The target of the logger's own messages.
 const OWN_TARGET: &str = module_path!();
 
-/// The logger of the whole process.
+/// The process's logger.
 struct Logger {
     filter: env_logger::Logger,
     style: Style,
@@ -35,7 +35,7 @@ struct LoggerState {
     limiter: Limiter,
 }
 
-/// How a line begins.
+/// The beginning of a line.
 #[derive(Clone, Copy, Debug)]
 enum Style {
     /// With a priority (sd-daemon(3)).
@@ -43,8 +43,7 @@ enum Style {
     Plain,
 }
 
-/// Starts logging as `RUST_LOG` says, from info on where it says nothing. A panic is told in the
-/// same way.
+/// Starts logging as configured by `RUST_LOG`, by default from info up. Panics are logged as well.
 pub(super) fn start() {
     let filter = env_logger::Builder::new()
         .filter_level(LevelFilter::Info)
@@ -73,7 +72,7 @@ pub(super) fn start() {
     }));
 }
 
-/// Writes a text that ends the program, without a logger and without waiting.
+/// Writes a fatal message without the logger, and does not block.
 pub(super) fn say(text: &str) {
     let (style, mut output) = (Style::of_stderr(), Output::new(io::stderr()));
     for line in text.lines() {
@@ -94,7 +93,7 @@ impl Log for Logger {
         if !self.filter.matches(record) {
             return;
         }
-        // Before the lock: what is displayed may log as well.
+        // Before the lock: the arguments' `Display` may log as well.
         let line = self
             .style
             .line(record.level(), record.target(), *record.args());
@@ -119,8 +118,8 @@ impl Log for Logger {
 }
 
 impl Style {
-    /// `JOURNAL_STREAM` holds the device and inode of the journal's stream, and may be inherited by
-    /// programs whose standard error goes elsewhere (systemd.exec(5)).
+    /// `JOURNAL_STREAM` has the device and inode of the journal's stream. A program with another
+    /// standard error may inherit it (systemd.exec(5)).
     fn of_stderr() -> Self {
         let is_journal = || {
             let (stream, stat) = (
@@ -153,7 +152,7 @@ impl Style {
     }
 }
 
-/// Adds a text and a line feed. A text that is too long is cut, and says so.
+/// Appends a text and a line feed. A text that is too long is truncated.
 fn finished(start: String, text: fmt::Arguments<'_>) -> Vec<u8> {
     let mut line = Escaped(start);
     if line.write_fmt(text).is_err() {
@@ -163,9 +162,8 @@ fn finished(start: String, text: fmt::Arguments<'_>) -> Vec<u8> {
     line.0.into_bytes()
 }
 
-/// Takes text up to the longest line. Control characters in it, which may come from the name of an
-/// interface or from a caller, are escaped: they would make a line of their own, or speak to a
-/// terminal.
+/// Takes text up to the longest line. Control characters, which an interface name or a caller may
+/// contain, are escaped: they would start a new line or control a terminal.
 struct Escaped(String);
 
 impl Write for Escaped {
@@ -187,13 +185,12 @@ impl Write for Escaped {
 }
 
 fn is_harmless(character: char) -> bool {
-    // Beside the control characters: separators of lines, and what turns the direction of writing
-    // around.
+    // Beside control characters: line separators, and characters that change the writing direction.
     !(character.is_control()
         || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
 }
 
-/// syslog(3)'s priorities.
+/// Returns the priority of syslog(3).
 const fn priority(level: Level) -> u8 {
     match level {
         Level::Error => 3,
@@ -249,7 +246,7 @@ mod tests {
         assert_eq!(line(&longest).len(), LONGEST - 7);
     }
 
-    /// The part of a child process of the test below.
+    /// The child process of the test below.
     #[test]
     fn panics_where_it_is_told_to() {
         if std::env::var_os("PANIC_WITH_A_FULL_PIPE").is_some() {

@@ -1,5 +1,4 @@
-//! One client's HTTP/2 connection, from its preface to its end, as one future: h2, the calls in it,
-//! and their bounds.
+//! A client's HTTP/2 connection as one future: h2, the calls on it, and their limits.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -19,7 +18,7 @@ use super::turn::Turns;
 use super::{Answer, Call, Code, Status, wire};
 use crate::rt::{self, Stream, Timer};
 
-/// How long a client may take to hang up after it was told to (GOAWAY).
+/// The time that a client has to hang up after its GOAWAY.
 const GRACE: Duration = Duration::from_secs(1);
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -27,19 +26,17 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const WARNING: HeaderName = HeaderName::from_static("warning");
 
-/// Serves one client until the connection is over.
+/// Serves a client until the connection ends.
 ///
-/// Each request becomes one future of `call`, all polled within this one. When the client resets
-/// its stream or the connection dies, the future is dropped at once, which cancels the call. So it is
-/// when `serve` itself is dropped, or when the time of a
-/// `grpc-timeout` is up.
+/// Each request becomes one future of `call`, polled within this one. It is dropped, which cancels
+/// the call, when the client resets its stream, when the connection or `serve` ends, or when its
+/// `grpc-timeout` expires.
 ///
-/// A connection without a call in flight for as long as `quiet` gets a GOAWAY, and so does every
-/// connection when `closing` resolves. Calls in flight go on; a request that crossed the GOAWAY on
-/// its way is served; one that comes later the client knows to be unserved and sends elsewhere (RFC
-/// 9113 section 6.8). A client that still holds on to the connection a second after its last call
-/// is cut off. PINGs are answered, but they are no reason to stay; and a request that takes longer
-/// than `quiet` to arrive is answered with DEADLINE_EXCEEDED.
+/// A connection gets a GOAWAY after it has had no call in flight for `quiet`, and when `closing`
+/// resolves. Calls in flight continue, and a request that crosses the GOAWAY is served; the client
+/// knows that later ones are not (RFC 9113 §6.8). A client that does not hang up within a second
+/// after its last call is disconnected. PINGs are answered, but do not keep a connection open. A
+/// request that takes longer than `quiet` to arrive is answered with DEADLINE_EXCEEDED.
 pub async fn serve<F>(
     stream: Stream,
     quiet: Duration,
@@ -87,7 +84,7 @@ pub async fn serve<F>(
                 (busy, begun) = (true, begun + 1);
             }
             requests = requests.saturating_add(begun);
-            // Its turn lasts until all others that are ready have had one round.
+            // The turn lasts until all other ready connections have been polled once.
             had_turn = turn.is_some() && begun > 0;
             if had_turn || begun == REQUESTS_AT_ONCE {
                 context.waker().wake_by_ref();
@@ -97,8 +94,7 @@ pub async fn serve<F>(
             }
             calls.retain_mut(|call| call.as_mut().poll(context).is_pending());
 
-            // While a call is in flight the timer means nothing; it starts anew when the last one
-            // has ended.
+            // The timer starts when the last call ends.
             let idle = calls.is_empty();
             if idle && busy {
                 patience.reset(Some(if leaving { GRACE } else { quiet }));
@@ -121,26 +117,25 @@ pub async fn serve<F>(
     .await;
 }
 
-/// Requests that a connection takes in before all others have a turn: each waits for the others'
-/// rounds. One that has taken in so many has to queue with those like it (`Turns::of_connections`).
+/// The requests that a connection accepts before all others are polled. After as many, a connection
+/// queues with other busy ones ([`Turns::of_connections`]).
 const REQUESTS_AT_ONCE: usize = 2;
 
 /// The longest body of a request.
 const BODY_LIMIT: usize = wire::PREFIX + wire::MESSAGE_LIMIT;
 
-/// Bounds what a client makes the daemon keep. `tests/connection.rs` measures the worst that is
-/// known.
+/// Limits the memory of a connection. `tests/connection.rs` measures the worst known case.
 fn bounds() -> Builder {
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(64)
-        // One byte more than fits, for a body that is too long is answered.
+        // One byte more than is accepted, so that a longer body gets an answer.
         .initial_window_size(BODY_LIMIT as u32 + 1)
-        // All unfinished bodies together.
+        // For all incomplete bodies together.
         .initial_connection_window_size(65_535)
         .max_header_list_size(8 * 1024)
         .max_send_buffer_size(64 * 1024)
-        // Streams opened and reset faster than they are looked at end the connection.
+        // A client that opens and resets streams faster than they are accepted is disconnected.
         .max_pending_accept_reset_streams(16)
         .max_concurrent_reset_streams(16)
         .max_local_error_reset_streams(Some(64));
@@ -154,7 +149,7 @@ enum Http {
 }
 
 impl Http {
-    /// Drives the connection; the next request, or none when the connection is over.
+    /// Drives the connection. Returns the next request, `None` at its end.
     fn poll_request(
         &mut self,
         context: &mut Context<'_>,
@@ -167,8 +162,8 @@ impl Http {
                     Err(error) => break Some(Err(error)),
                 },
                 Self::Speaking(connection) => {
-                    // The first time it says GOAWAY, which may be the first thing we say at all;
-                    // then it does nothing.
+                    // Sends GOAWAY the first time, possibly as the first frame, and has no effect
+                    // later.
                     if leaving {
                         connection.graceful_shutdown();
                     }
@@ -184,10 +179,9 @@ impl Http {
     }
 }
 
-/// Takes one request through: reads it, lets `call` do it, answers it. Ends early when the client
-/// resets it.
+/// Serves a request: reads it, runs `call`, sends the answer. Ends early if the client resets it.
 ///
-/// Of the headers, which may be long, nothing is kept while the request arrives.
+/// The headers, which may be long, are dropped before the body is read.
 fn answer<F>(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
@@ -203,7 +197,7 @@ where
     let (uri, timeout) = (head.uri, timeout(&head.headers));
     async move {
         if let Some(refusal) = refusal {
-            // An error here, and below, is a client that has left.
+            // Here and below, an error means that the client has hung up.
             let _ = respond.send_response(refusal, true);
             return;
         }
@@ -217,17 +211,17 @@ where
             };
             let whole = future::or(read(&mut body), late).await?;
             let turn = (lane.take().await, turns.take().await);
-            // Boxed where it is made, for it takes many kilobytes, and only a request that has
-            // arrived has to have them.
+            // Boxed here, because it takes many kilobytes, which only a complete request should
+            // cost.
             let mut call = Box::pin(call(Call::decode(uri.path(), &whole)?));
             let outcome = future::poll_once(&mut call).await;
             if lane.are_awaited() || turns.are_awaited() {
-                // Everything else that is ready comes before the next calls begin.
+                // Other ready tasks run before the next calls begin.
                 future::yield_now().await;
             }
             drop(turn);
-            // At this point only: were each piece given back when it is read, the connection's
-            // window would bound nothing.
+            // Not earlier: released piece by piece, the window of the connection would limit
+            // nothing.
             let _ = body.flow_control().release_capacity(whole.len());
             drop(whole);
             match outcome {
@@ -237,7 +231,7 @@ where
         };
         let in_time = future::or(work, expiry(timeout));
         let hung_up = async {
-            // Reset by the client, or the connection died.
+            // The client reset the stream, or the connection ended.
             let _ = poll_fn(|context| respond.poll_reset(context)).await;
             None
         };
@@ -248,11 +242,10 @@ where
     }
 }
 
-/// The answer to what is HTTP but not gRPC: plain HTTP, as the gRPC protocol wants it.
+/// Returns the answer to HTTP that is not gRPC: a plain HTTP status, as the gRPC protocol requires.
 fn refuse(head: &http::request::Parts) -> Option<Response<()>> {
     let is_grpc = |value: &HeaderValue| {
-        // With a suffix it names the encoding of the messages, and "+proto" is the only one that we
-        // know.
+        // A suffix names the encoding of the messages; only "+proto" is supported.
         matches!(
             value.as_bytes(),
             b"application/grpc" | b"application/grpc+proto"
@@ -270,7 +263,7 @@ fn refuse(head: &http::request::Parts) -> Option<Response<()>> {
     Some(refusal)
 }
 
-/// Reads the whole body of a request, if it is within bounds.
+/// Reads the body of a request up to the limit.
 async fn read(body: &mut RecvStream) -> Result<Vec<u8>, Status> {
     let mut whole = Vec::new();
     while let Some(piece) = body.data().await {
@@ -284,14 +277,14 @@ async fn read(body: &mut RecvStream) -> Result<Vec<u8>, Status> {
     Ok(whole)
 }
 
-/// Returns the time that the client has set for its call.
+/// Returns the timeout that the client set.
 fn timeout(headers: &HeaderMap) -> Option<Duration> {
     headers
         .get("grpc-timeout")
         .and_then(|value| wire::timeout(value.to_str().ok()?))
 }
 
-/// Ends when the caller's time is up, where there is a limit.
+/// Resolves when the caller's timeout expires, if there is one.
 async fn expiry(timeout: Option<Duration>) -> Result<Answer, Status> {
     match timeout {
         Some(timeout) => rt::sleep(timeout).await,
@@ -303,7 +296,7 @@ async fn expiry(timeout: Option<Duration>) -> Result<Answer, Status> {
     ))
 }
 
-/// Sends headers, message and trailers; or, for an error, everything in the headers.
+/// Sends headers, message and trailers; for an error, headers only.
 fn reply(
     mut respond: SendResponse<Bytes>,
     outcome: Result<Answer, Status>,

@@ -1,4 +1,4 @@
-//! Stations that claim an address by ARP: which of them are interfaces of the container itself.
+//! Tells stations that claim an address by ARP from interfaces of the container itself.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -6,27 +6,26 @@ use std::time::Duration;
 use crate::mac::Mac;
 use crate::time::Instant;
 
-/// As many stations are remembered; the oldest is forgotten.
+/// The most stations with a verdict; beyond that, the oldest is dropped.
 const REMEMBERED: usize = 8;
-/// As often within [`PERIOD`] is the kernel asked, which takes some thirty system calls each time.
-/// A container has few interfaces that answer one probe, and one more station may be the owner of
-/// the address.
+/// The most queries of the kernel within [`PERIOD`]; each takes some thirty system calls. A
+/// container has few interfaces that answer a probe, and one more station may own the address.
 const QUESTIONS: usize = 4;
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// The verdicts of one exchange, so that a flood of claims costs a few questions a second.
+/// The verdicts of one exchange, which bound the cost of a flood of claims.
 #[derive(Debug, Default)]
 pub(crate) struct Claimants {
-    /// Stations, and whether they are the container's.
+    /// Stations, and whether each is the container's.
     verdicts: VecDeque<(Mac, bool)>,
-    /// When the last questions were asked.
+    /// The times of the last queries.
     asked: VecDeque<Instant>,
 }
 
 impl Claimants {
-    /// Returns whether the container has an interface with the address of `station`; `ask` finds
-    /// out where it is not known. In a flood of unknown stations the answer is yes, so that the
-    /// claim is ignored: an owner repeats it, because it answers each probe.
+    /// Returns whether the container has an interface with the MAC `station`; `ask` queries the
+    /// kernel if that is unknown. In a flood of unknown stations it returns true, so that the claim
+    /// is ignored: the owner of an address answers each probe.
     pub(crate) fn is_containers(
         &mut self,
         station: Mac,

@@ -1,4 +1,4 @@
-//! The system calls that are left to the confined process.
+//! The system calls that the sandbox allows.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use seccompiler::BpfProgram;
 use super::Mode;
 use super::filter::{Filter, Refusal, Test, Verdict};
 
-/// Confines the calling thread to what the daemon needs.
+/// Restricts the calling thread to the daemon's system calls.
 pub(super) fn confine(mode: Mode, runs_programs: bool) -> io::Result<()> {
     apply(&daemon(refusal(mode), runs_programs)?)
 }
@@ -23,8 +23,8 @@ fn daemon(refusal: Refusal, runs_programs: bool) -> io::Result<BpfProgram> {
     filter.compile(refusal)
 }
 
-/// The filter of the thread that finds namespaces: it makes nothing but descriptors that can
-/// neither be read nor written.
+/// Returns the filter of the thread that opens namespaces: its descriptors can be neither read nor
+/// written.
 pub(super) fn finding(mode: Mode) -> io::Result<BpfProgram> {
     let mut filter = Filter::default();
     let waiting = [
@@ -55,7 +55,7 @@ fn when(test: Test) -> Verdict {
     Verdict::When(vec![vec![test]])
 }
 
-/// The calls whose arguments decide.
+/// Returns the calls that are allowed depending on their arguments.
 fn by_argument() -> Vec<(i64, Verdict)> {
     const NAMESPACES: i32 = libc::CLONE_NEWNS
         | libc::CLONE_NEWCGROUP
@@ -64,21 +64,21 @@ fn by_argument() -> Vec<(i64, Verdict)> {
         | libc::CLONE_NEWUSER
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWNET;
-    // No file gets another user's rights, wherever it is.
+    // No set-user-ID or set-group-ID files.
     const SET_ID: i32 = (libc::S_ISUID | libc::S_ISGID) as i32;
-    // Callers and systemd, the link, DHCP before and after there is an address.
+    // For callers and systemd, the link, and DHCP without and with an address.
     let families = [
         libc::AF_UNIX,
         libc::AF_NETLINK,
         libc::AF_PACKET,
         libc::AF_INET,
     ];
-    // Memory is writable or executable, and stays so.
+    // Writable memory is not executable, and does not become so.
     let not_both = [
         Test::lacks(2, libc::PROT_WRITE),
         Test::lacks(2, libc::PROT_EXEC),
     ];
-    // Typing into the terminal that started it.
+    // Input into the controlling terminal.
     let [typing, pasting] =
         [libc::TIOCSTI, libc::TIOCLINUX].map(|request| Test::is_not(1, request as i32));
     vec![
@@ -93,11 +93,10 @@ fn by_argument() -> Vec<(i64, Verdict)> {
             libc::SYS_socket,
             Verdict::When(families.map(|family| vec![Test::is(0, family)]).into()),
         ),
-        // Network namespaces only, and the kind is always named.
+        // Network namespaces only; the type is required.
         (libc::SYS_setns, when(Test::is(1, libc::CLONE_NEWNET))),
         (libc::SYS_clone, when(Test::lacks(0, NAMESPACES))),
-        // Its flags are behind a pointer. glibc tries it first, and takes clone(2) where the kernel
-        // does not have it.
+        // Its flags are in memory, out of reach of a filter. glibc falls back to clone(2).
         (libc::SYS_clone3, Verdict::Missing),
         (
             libc::SYS_mmap,
@@ -108,7 +107,7 @@ fn by_argument() -> Vec<(i64, Verdict)> {
     ]
 }
 
-/// Calls that are allowed whatever their arguments: of the daemon, of the C libraries, of systemctl
+/// Calls that are allowed with any arguments: those of the daemon, of C libraries, and of systemctl
 /// and systemd-run.
 #[rustfmt::skip]
 const FREE: &[i64] = &[
@@ -140,11 +139,11 @@ const FREE: &[i64] = &[
     // Waiting.
     libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_epoll_pwait, libc::SYS_epoll_pwait2, libc::SYS_eventfd2,
     libc::SYS_ppoll, libc::SYS_pselect6, libc::SYS_signalfd4,
-    // Sockets, once they are made.
+    // Existing sockets.
     libc::SYS_socketpair, libc::SYS_bind, libc::SYS_listen, libc::SYS_accept, libc::SYS_accept4, libc::SYS_connect,
     libc::SYS_shutdown, libc::SYS_getsockname, libc::SYS_getpeername, libc::SYS_getsockopt, libc::SYS_setsockopt,
     libc::SYS_sendto, libc::SYS_sendmsg, libc::SYS_recvfrom, libc::SYS_recvmsg,
-    // Older forms of the same, which x86-64 has besides.
+    // Older equivalents on x86-64.
     #[cfg(target_arch = "x86_64")] libc::SYS_stat,
     #[cfg(target_arch = "x86_64")] libc::SYS_lstat, #[cfg(target_arch = "x86_64")] libc::SYS_access,
     #[cfg(target_arch = "x86_64")] libc::SYS_readlink, #[cfg(target_arch = "x86_64")] libc::SYS_rename,
@@ -158,7 +157,7 @@ const FREE: &[i64] = &[
     #[cfg(target_arch = "x86_64")] libc::SYS_arch_prctl,
 ];
 
-/// Calls for running a program.
+/// Calls to execute a program.
 const RUNNING: &[i64] = &[
     libc::SYS_execve,
     #[cfg(target_arch = "x86_64")]

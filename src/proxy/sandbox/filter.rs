@@ -1,7 +1,7 @@
-//! Filters of system calls as programs for seccomp(2): a search tree over the numbers of the calls.
+//! Compiles a filter for seccomp(2): a search tree over system call numbers.
 //!
-//! The kernel runs a new filter for every number to learn which calls are always allowed. A list,
-//! walked to its end for most of them, takes it most of a millisecond, and this some microseconds.
+//! The kernel runs a new filter once for every number, to cache the calls that are always allowed.
+//! A linear list takes most of a millisecond for that, a tree some microseconds.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,28 +9,27 @@ use std::io;
 use nix::libc;
 use seccompiler::{BpfProgram, sock_filter};
 
-/// The decision about one call.
+/// The decision about a system call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Allow,
-    /// Allowed where all tests of one of these rows pass, else refused.
+    /// Allowed if all tests of any row pass, else refused.
     When(Vec<Vec<Test>>),
-    /// As if the kernel did not have it.
+    /// Fails with ENOSYS.
     Missing,
     Refuse,
 }
 
-/// The end of a call that is not allowed.
+/// The result of a refused call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// ENOSYS: programs of the future find their way around a call that the kernel does not have,
-    /// and not around EPERM.
+    /// Fails with ENOSYS: newer programs have a fallback for a missing call, but not for EPERM.
     Missing,
-    /// SIGSYS, which ends the process.
+    /// Kills the process with SIGSYS.
     Kill,
 }
 
-/// A test of the lower half of one argument: all of an `int`, and all that flags use.
+/// A test of the lower 32 bits of an argument, which hold an `int` or flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Test {
     argument: u32,
@@ -56,7 +55,7 @@ impl Test {
         }
     }
 
-    /// All of `bits` are set.
+    /// Passes if all of `bits` are set.
     pub(super) fn has(argument: u32, bits: i32) -> Self {
         Self {
             mask: bits as u32,
@@ -64,7 +63,7 @@ impl Test {
         }
     }
 
-    /// None of `bits` is set.
+    /// Passes if none of `bits` is set.
     pub(super) fn lacks(argument: u32, bits: i32) -> Self {
         Self {
             mask: bits as u32,
@@ -73,11 +72,11 @@ impl Test {
     }
 }
 
-/// Verdicts by number; what has none is refused.
+/// Verdicts by number; all other calls are refused.
 #[derive(Debug, Default)]
 pub(super) struct Filter(BTreeMap<u32, Verdict>);
 
-// linux/audit.h: what the kernel calls the processor.
+// The architecture in linux/audit.h.
 #[cfg(target_arch = "x86_64")]
 const ARCHITECTURE: Option<u32> = Some(0xc000_003e);
 #[cfg(target_arch = "aarch64")]
@@ -85,8 +84,7 @@ const ARCHITECTURE: Option<u32> = Some(0xc000_00b7);
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const ARCHITECTURE: Option<u32> = None;
 
-// linux/filter.h and linux/seccomp.h. Arguments are read as little endian, which both processors
-// are.
+// linux/filter.h and linux/seccomp.h. Arguments are little endian on both processors.
 const LOAD: u16 = 0x20;
 const AND: u16 = 0x54;
 const JUMP: u16 = 0x05;
@@ -109,11 +107,11 @@ impl Filter {
         );
     }
 
-    /// Makes the program.
+    /// Compiles the program.
     ///
     /// # Errors
     ///
-    /// The processor is not known here.
+    /// The processor is not supported.
     pub(super) fn compile(&self, refusal: Refusal) -> io::Result<BpfProgram> {
         let architecture = ARCHITECTURE.ok_or(io::ErrorKind::Unsupported)?;
         let refused = if refusal == Refusal::Kill {
@@ -121,7 +119,7 @@ impl Filter {
         } else {
             MISSING
         };
-        // Calls of another architecture have numbers of their own.
+        // Call numbers of another architecture mean other calls.
         let mut program = vec![
             plain(LOAD, ARCHITECTURE_AT),
             sock_filter {
@@ -137,12 +135,12 @@ impl Filter {
         Ok(program)
     }
 
-    /// The first number of each range with one verdict, from zero on.
+    /// Returns the first number of each range with the same verdict, from zero.
     fn ranges(&self) -> Vec<(u32, &Verdict)> {
         let mut ranges = vec![(0, &Verdict::Refuse)];
         for (&call, verdict) in &self.0 {
             for (start, verdict) in [(call, verdict), (call + 1, &Verdict::Refuse)] {
-                // A range that would be empty, then one that would go on with what was before.
+                // Drops an empty range, and merges ranges with the same verdict.
                 ranges.pop_if(|(last, _)| *last == start);
                 if ranges.last().is_none_or(|(_, last)| *last != verdict) {
                     ranges.push((start, verdict));
@@ -153,7 +151,7 @@ impl Filter {
     }
 }
 
-/// Finds the range of the number that is loaded. Every way through it ends with a return.
+/// Compiles the search for the loaded number. Every path ends with a return.
 fn tree(ranges: &[(u32, &Verdict)], refused: u32) -> BpfProgram {
     if let [(_, verdict)] = ranges {
         return leaf(verdict, refused);
@@ -167,7 +165,7 @@ fn tree(ranges: &[(u32, &Verdict)], refused: u32) -> BpfProgram {
             jf: 0,
             k: upper[0].0,
         }],
-        // Only the jump without a condition goes further.
+        // A conditional jump reaches 255 instructions at most.
         Err(_) => vec![
             sock_filter {
                 code: IF_AT_LEAST,
@@ -193,7 +191,7 @@ fn leaf(verdict: &Verdict, refused: u32) -> BpfProgram {
     let mut program = Vec::new();
     for row in rows {
         for (index, test) in row.iter().enumerate() {
-            // Over the tests that are left, three instructions each, and the return behind them.
+            // Skips the remaining tests of three instructions each, and the return.
             let next = 3 * (row.len() - index - 1) as u8 + 1;
             let (jt, jf) = if test.equal { (0, next) } else { (next, 0) };
             program.extend([
@@ -226,7 +224,7 @@ fn plain(code: u16, k: u32) -> sock_filter {
 mod tests {
     use super::*;
 
-    /// Runs a program for a call, and returns its verdict.
+    /// Runs a program for a call and returns its result.
     fn returns(program: &[sock_filter], architecture: u32, call: u32, arguments: [u64; 6]) -> u32 {
         let (mut at, mut loaded) = (0, 0);
         loop {
@@ -253,7 +251,7 @@ mod tests {
 
     #[test]
     fn each_number_gets_its_own_verdict() {
-        // Neighbours, gaps, both ends, and so many that jumps are long.
+        // Adjacent numbers, gaps, both ends, and enough of them for long jumps.
         let mut filter = Filter::default();
         filter.insert(
             (0..900)

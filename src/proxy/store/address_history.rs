@@ -20,9 +20,8 @@ use crate::rt;
 /// The most containers; beyond that, the one with the oldest lease is dropped.
 const CONTAINERS: usize = 1000;
 
-/// The addresses of ended leases, 24 bytes each, and oddities of networks. They have a file of their
-/// own, because netavark's users take an empty object in the lease file for the end of the last
-/// lease.
+/// The addresses of ended leases, 24 bytes each, and oddities of networks. They have their own file,
+/// because netavark's users take an empty object in the lease file for the end of the last lease.
 ///
 /// The file is read at the first use, and written one line at a time. Losing it costs only the
 /// requested address (option 50), so its errors are only logged.
