@@ -12,13 +12,13 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use crate::rt;
 
 use limit::Limiter;
-use output::{LONGEST, Output};
+use output::{MAX_LINE, Output};
 
 mod limit;
 mod output;
 
 /// The end of a truncated line.
-const CUT: &str = " [cut]";
+const TRUNCATED: &str = " [cut]";
 
 /// The target of the logger's own messages.
 const OWN_TARGET: &str = module_path!();
@@ -80,7 +80,7 @@ pub(super) fn say(text: &str) {
             Style::Journal => style.line(Level::Error, "", format_args!("{line}")),
             Style::Plain => finished(String::new(), format_args!("smol-dhcp-proxy: {line}")),
         };
-        output.line(&line, |count, why| style.loss(count, why));
+        output.line(&line, |count, why| style.loss_notice(count, why));
     }
 }
 
@@ -102,15 +102,15 @@ impl Log for Logger {
             record.line().unwrap_or_default(),
         );
         let now = rt::now();
-        let loss = |count: u64, why: &str| self.style.loss(count, why);
+        let loss_notice = |count: u64, why: &str| self.style.loss_notice(count, why);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let LoggerState { output, limiter } = &mut *state;
         while let Some(((file, number), count)) = limiter.take_suppressed(now) {
             let text = format_args!("{count} similar lines suppressed ({file}:{number})");
-            output.line(&self.style.line(Level::Warn, OWN_TARGET, text), loss);
+            output.line(&self.style.line(Level::Warn, OWN_TARGET, text), loss_notice);
         }
         if limiter.pass(site, now) {
-            output.line(&line, loss);
+            output.line(&line, loss_notice);
         }
     }
 
@@ -135,7 +135,7 @@ impl Style {
         }
     }
 
-    fn loss(self, count: u64, why: &str) -> Vec<u8> {
+    fn loss_notice(self, count: u64, why: &str) -> Vec<u8> {
         self.line(
             Level::Warn,
             OWN_TARGET,
@@ -156,7 +156,7 @@ impl Style {
 fn finished(start: String, text: fmt::Arguments<'_>) -> Vec<u8> {
     let mut line = Escaped(start);
     if line.write_fmt(text).is_err() {
-        line.0.push_str(CUT);
+        line.0.push_str(TRUNCATED);
     }
     line.0.push('\n');
     line.0.into_bytes()
@@ -170,12 +170,12 @@ impl Write for Escaped {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         text.chars().try_for_each(|character| {
             let before = self.0.len();
-            if is_harmless(character) {
+            if is_printable(character) {
                 self.0.push(character);
             } else {
                 self.0.extend(character.escape_default());
             }
-            if self.0.len() + CUT.len() < LONGEST {
+            if self.0.len() + TRUNCATED.len() < MAX_LINE {
                 return Ok(());
             }
             self.0.truncate(before);
@@ -184,7 +184,7 @@ impl Write for Escaped {
     }
 }
 
-fn is_harmless(character: char) -> bool {
+fn is_printable(character: char) -> bool {
     // Beside control characters: line separators, and characters that change the writing direction.
     !(character.is_control()
         || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
@@ -236,14 +236,14 @@ mod tests {
         ] {
             let line = line(&text);
             assert!(
-                (LONGEST - 20..=LONGEST).contains(&line.len()),
+                (MAX_LINE - 20..=MAX_LINE).contains(&line.len()),
                 "{}",
                 line.len()
             );
             assert!(line.ends_with(" [cut]\n") && line.matches('\n').count() == 1);
         }
-        let longest = "x".repeat(LONGEST - 3 - 1 - 6 - 1);
-        assert_eq!(line(&longest).len(), LONGEST - 7);
+        let longest = "x".repeat(MAX_LINE - 3 - 1 - 6 - 1);
+        assert_eq!(line(&longest).len(), MAX_LINE - 7);
     }
 
     /// The child process of the test below.

@@ -52,8 +52,8 @@ pub fn confine(mode: Mode, allowed: Allowed<'_>) -> io::Result<()> {
     if mode == Mode::Off {
         return Ok(());
     }
-    let finding = calls::finding(mode)?;
-    let opener = opener::start(move || calls::apply(&finding))?;
+    let opener_filter = calls::opener_filter(mode)?;
+    let opener = opener::start(move || calls::apply(&opener_filter))?;
     if confine_files(allowed)? == RulesetStatus::NotEnforced {
         log::info!("the kernel has no Landlock: the sandbox restricts system calls, and no files");
     }

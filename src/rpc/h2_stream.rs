@@ -20,9 +20,9 @@ pub(super) type H2Stream = Compat<FairStream>;
 pub(super) fn h2_stream(stream: Stream) -> H2Stream {
     FairStream {
         stream,
-        taken: 0,
+        unpaused: 0,
         pause: None,
-        full: false,
+        was_blocked: false,
     }
     .compat()
 }
@@ -34,41 +34,41 @@ pub(super) fn h2_stream(stream: Stream) -> H2Stream {
 pub(super) struct FairStream {
     stream: Stream,
     /// Bytes read without a pause.
-    taken: usize,
+    unpaused: usize,
     pause: Option<Pause>,
     /// The last write found the buffer of the socket full.
-    full: bool,
+    was_blocked: bool,
 }
 
 /// A sleep. Boxed, because only a flooding client has one.
 type Pause = Pin<Box<dyn Future<Output = ()>>>;
 
 /// The most bytes per read: several calls.
-const READ: usize = 2 * 1024;
+const MAX_READ: usize = 2 * 1024;
 
 /// Bytes read before a pause.
-const BURST: usize = 2 * READ;
+const BURST: usize = 2 * MAX_READ;
 
 /// Bytes deducted whenever there is nothing to read.
-const FORGOTTEN: usize = READ;
+const DEDUCTED: usize = MAX_READ;
 
 /// The shortest pause, and the interval between the ends of pauses of all streams. It ends by the
 /// reactor: a task that wakes itself would run again before other sockets are polled.
-const PAUSE: Duration = Duration::from_millis(1);
+const MIN_PAUSE: Duration = Duration::from_millis(1);
 
 /// The longest pause, so that streams closed during theirs do not delay the others.
-const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+const MAX_PAUSE: Duration = Duration::from_millis(250);
 
 thread_local! {
     /// The end of the latest pause.
-    static LAST: Cell<Instant> = const { Cell::new(Instant::from_boot(Duration::ZERO)) };
+    static LATEST_END: Cell<Instant> = const { Cell::new(Instant::from_boot(Duration::ZERO)) };
 }
 
 /// Starts a pause that ends after those of other streams.
 fn start_pause() -> Pause {
     let now = rt::now();
-    let end = (LAST.get().max(now) + PAUSE).min(now + LONGEST_PAUSE);
-    LAST.set(end);
+    let end = (LATEST_END.get().max(now) + MIN_PAUSE).min(now + MAX_PAUSE);
+    LATEST_END.set(end);
     Box::pin(rt::sleep(end - now))
 }
 
@@ -78,7 +78,7 @@ impl AsyncRead for FairStream {
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        if self.taken >= BURST {
+        if self.unpaused >= BURST {
             // Unread data of a client that hung up do not keep the descriptor open.
             if self.pause.is_none() && rt::has_hung_up(&self.stream) {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
@@ -90,13 +90,13 @@ impl AsyncRead for FairStream {
                     .poll(context)
             );
             self.pause = None;
-            self.taken -= READ;
+            self.unpaused -= MAX_READ;
         }
-        let length = buffer.len().min(READ);
+        let length = buffer.len().min(MAX_READ);
         let read = Pin::new(&mut self.stream).poll_read(context, &mut buffer[..length]);
-        self.taken = match &read {
-            Poll::Ready(length) => self.taken + length.as_ref().unwrap_or(&0),
-            Poll::Pending => self.taken.saturating_sub(FORGOTTEN),
+        self.unpaused = match &read {
+            Poll::Ready(length) => self.unpaused + length.as_ref().unwrap_or(&0),
+            Poll::Pending => self.unpaused.saturating_sub(DEDUCTED),
         };
         read
     }
@@ -111,7 +111,7 @@ impl AsyncWrite for FairStream {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         // h2 retries a blocked write once before it waits, and waits even if the retry succeeds. It
         // relies on the wakeup of the first attempt, which async-net drops with the second.
-        if std::mem::replace(&mut self.full, written.is_pending()) && written.is_ready() {
+        if std::mem::replace(&mut self.was_blocked, written.is_pending()) && written.is_ready() {
             context.waker().wake_by_ref();
         }
         written

@@ -19,7 +19,7 @@ use super::{Answer, Call, Code, Status, wire};
 use crate::rt::{self, Stream, Timer};
 
 /// The time that a client has to hang up after its GOAWAY.
-const GRACE: Duration = Duration::from_secs(1);
+const GRACE_PERIOD: Duration = Duration::from_secs(1);
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -32,28 +32,29 @@ const WARNING: HeaderName = HeaderName::from_static("warning");
 /// the call, when the client resets its stream, when the connection or `serve` ends, or when its
 /// `grpc-timeout` expires.
 ///
-/// A connection gets a GOAWAY after it has had no call in flight for `quiet`, and when `closing`
-/// resolves. Calls in flight continue, and a request that crosses the GOAWAY is served; the client
-/// knows that later ones are not (RFC 9113 §6.8). A client that does not hang up within a second
-/// after its last call is disconnected. PINGs are answered, but do not keep a connection open. A
-/// request that takes longer than `quiet` to arrive is answered with DEADLINE_EXCEEDED.
+/// A connection gets a GOAWAY after it has had no call in flight for `idle_timeout`, and when
+/// `shutdown` resolves. Calls in flight continue, and a request that crosses the GOAWAY is served;
+/// the client knows that later ones are not (RFC 9113 §6.8). A client that does not hang up within
+/// a second after its last call is disconnected. PINGs are answered, but do not keep a connection
+/// open. A request that takes longer than `idle_timeout` to arrive is answered with
+/// DEADLINE_EXCEEDED.
 pub async fn serve<F>(
     stream: Stream,
-    quiet: Duration,
-    closing: impl Future,
+    idle_timeout: Duration,
+    shutdown: impl Future,
     call: impl Fn(Call) -> F,
 ) where
     F: Future<Output = Result<Answer, Status>>,
 {
-    let mut http = Http::Greeting(bounds().handshake(h2_stream(stream)));
-    let (lane, turns) = (Turns::new(1), Turns::of_calls());
-    let busy_ones = Turns::of_connections();
+    let mut http = Http::Handshaking(bounds().handshake(h2_stream(stream)));
+    let (own_turns, turns) = (Turns::new(1), Turns::of_calls());
+    let connection_turns = Turns::of_connections();
     let (mut requests, mut turn, mut had_turn) = (0_usize, None, false);
     let mut calls: Vec<Pin<Box<dyn Future<Output = ()> + '_>>> = Vec::new();
-    let mut closing = pin!(closing);
-    let mut leaving = false;
-    let mut patience = Timer::never();
-    patience.reset(Some(quiet));
+    let mut shutdown = pin!(shutdown);
+    let mut draining = false;
+    let mut idle_timer = Timer::never();
+    idle_timer.reset(Some(idle_timeout));
 
     poll_fn(|context| {
         if had_turn {
@@ -61,15 +62,15 @@ pub async fn serve<F>(
         }
         loop {
             let mut busy = !calls.is_empty();
-            let mut begun = 0;
-            let may = requests < REQUESTS_AT_ONCE
+            let mut accepted = 0;
+            let may_accept = requests < REQUESTS_PER_ROUND
                 || turn
-                    .get_or_insert_with(|| busy_ones.join())
+                    .get_or_insert_with(|| connection_turns.join())
                     .poll(context)
                     .is_ready();
-            while may
-                && begun < REQUESTS_AT_ONCE
-                && let Poll::Ready(next) = http.poll_request(context, leaving)
+            while may_accept
+                && accepted < REQUESTS_PER_ROUND
+                && let Poll::Ready(next) = http.poll_request(context, draining)
             {
                 let Some((request, respond)) = next else {
                     return Poll::Ready(());
@@ -77,19 +78,19 @@ pub async fn serve<F>(
                 calls.push(Box::pin(answer(
                     request,
                     respond,
-                    quiet,
-                    (&lane, &turns),
+                    idle_timeout,
+                    (&own_turns, &turns),
                     &call,
                 )));
-                (busy, begun) = (true, begun + 1);
+                (busy, accepted) = (true, accepted + 1);
             }
-            requests = requests.saturating_add(begun);
+            requests = requests.saturating_add(accepted);
             // The turn lasts until all other ready connections have been polled once.
-            had_turn = turn.is_some() && begun > 0;
-            if had_turn || begun == REQUESTS_AT_ONCE {
+            had_turn = turn.is_some() && accepted > 0;
+            if had_turn || accepted == REQUESTS_PER_ROUND {
                 context.waker().wake_by_ref();
             }
-            if may && !had_turn {
+            if may_accept && !had_turn {
                 turn = None;
             }
             calls.retain_mut(|call| call.as_mut().poll(context).is_pending());
@@ -97,21 +98,21 @@ pub async fn serve<F>(
             // The timer starts when the last call ends.
             let idle = calls.is_empty();
             if idle && busy {
-                patience.reset(Some(if leaving { GRACE } else { quiet }));
+                idle_timer.reset(Some(if draining { GRACE_PERIOD } else { idle_timeout }));
             }
-            let tired = idle && pin!(patience.fired()).poll(context).is_ready();
-            if leaving {
-                return if tired {
+            let is_timed_out = idle && pin!(idle_timer.fired()).poll(context).is_ready();
+            if draining {
+                return if is_timed_out {
                     Poll::Ready(())
                 } else {
                     Poll::Pending
                 };
             }
-            if !tired && closing.as_mut().poll(context).is_pending() {
+            if !is_timed_out && shutdown.as_mut().poll(context).is_pending() {
                 return Poll::Pending;
             }
-            leaving = true;
-            patience.reset(Some(GRACE));
+            draining = true;
+            idle_timer.reset(Some(GRACE_PERIOD));
         }
     })
     .await;
@@ -119,7 +120,7 @@ pub async fn serve<F>(
 
 /// The requests that a connection accepts before all others are polled. After as many, a connection
 /// queues with other busy ones ([`Turns::of_connections`]).
-const REQUESTS_AT_ONCE: usize = 2;
+const REQUESTS_PER_ROUND: usize = 2;
 
 /// The longest body of a request.
 const BODY_LIMIT: usize = wire::PREFIX + wire::MESSAGE_LIMIT;
@@ -144,8 +145,8 @@ fn bounds() -> Builder {
 
 /// The connection, before and after the client's preface.
 enum Http {
-    Greeting(Handshake<H2Stream>),
-    Speaking(Connection<H2Stream, Bytes>),
+    Handshaking(Handshake<H2Stream>),
+    Open(Connection<H2Stream, Bytes>),
 }
 
 impl Http {
@@ -153,18 +154,18 @@ impl Http {
     fn poll_request(
         &mut self,
         context: &mut Context<'_>,
-        leaving: bool,
+        draining: bool,
     ) -> Poll<Option<(Request<RecvStream>, SendResponse<Bytes>)>> {
         let next = loop {
             match self {
-                Self::Greeting(greeting) => match ready!(Pin::new(greeting).poll(context)) {
-                    Ok(connection) => *self = Self::Speaking(connection),
+                Self::Handshaking(handshake) => match ready!(Pin::new(handshake).poll(context)) {
+                    Ok(connection) => *self = Self::Open(connection),
                     Err(error) => break Some(Err(error)),
                 },
-                Self::Speaking(connection) => {
+                Self::Open(connection) => {
                     // Sends GOAWAY the first time, possibly as the first frame, and has no effect
                     // later.
-                    if leaving {
+                    if draining {
                         connection.graceful_shutdown();
                     }
                     break ready!(pin!(connection.accept()).poll(context));
@@ -185,15 +186,15 @@ impl Http {
 fn answer<F>(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-    quiet: Duration,
-    (lane, turns): (&Turns, &Turns),
+    idle_timeout: Duration,
+    (own_turns, turns): (&Turns, &Turns),
     call: &impl Fn(Call) -> F,
 ) -> impl Future<Output = ()>
 where
     F: Future<Output = Result<Answer, Status>>,
 {
     let (head, mut body) = request.into_parts();
-    let refusal = refuse(&head);
+    let refusal = http_refusal(&head);
     let (uri, timeout) = (head.uri, timeout(&head.headers));
     async move {
         if let Some(refusal) = refusal {
@@ -203,19 +204,19 @@ where
         }
         let work = async {
             let late = async {
-                rt::sleep(quiet).await;
+                rt::sleep(idle_timeout).await;
                 Err(Status::new(
                     Code::DeadlineExceeded,
                     "the request did not arrive in time",
                 ))
             };
             let whole = future::or(read(&mut body), late).await?;
-            let turn = (lane.take().await, turns.take().await);
+            let turn = (own_turns.take().await, turns.take().await);
             // Boxed here, because it takes many kilobytes, which only a complete request should
             // cost.
             let mut call = Box::pin(call(Call::decode(uri.path(), &whole)?));
             let outcome = future::poll_once(&mut call).await;
-            if lane.are_awaited() || turns.are_awaited() {
+            if own_turns.has_waiters() || turns.has_waiters() {
                 // Other ready tasks run before the next calls begin.
                 future::yield_now().await;
             }
@@ -243,7 +244,7 @@ where
 }
 
 /// Returns the answer to HTTP that is not gRPC: a plain HTTP status, as the gRPC protocol requires.
-fn refuse(head: &http::request::Parts) -> Option<Response<()>> {
+fn http_refusal(head: &http::request::Parts) -> Option<Response<()>> {
     let is_grpc = |value: &HeaderValue| {
         // A suffix names the encoding of the messages; only "+proto" is supported.
         matches!(

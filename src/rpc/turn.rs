@@ -10,16 +10,16 @@ use std::task::{Context, Poll, Waker};
 /// A queue in which a limited number have their turn.
 #[derive(Debug)]
 pub(super) struct Turns {
-    at_once: usize,
+    limit: usize,
     queue: RefCell<VecDeque<(u64, Option<Waker>)>>,
     next: Cell<u64>,
 }
 
 impl Turns {
-    /// Returns a queue in which the first `at_once` have their turn.
-    pub(super) fn new(at_once: usize) -> Self {
+    /// Returns a queue in which the first `limit` have their turn.
+    pub(super) fn new(limit: usize) -> Self {
         Self {
-            at_once,
+            limit,
             queue: RefCell::default(),
             next: Cell::default(),
         }
@@ -66,8 +66,8 @@ impl Turns {
     }
 
     /// Returns whether there are waiters.
-    pub(super) fn are_awaited(&self) -> bool {
-        self.queue.borrow().len() > self.at_once
+    pub(super) fn has_waiters(&self) -> bool {
+        self.queue.borrow().len() > self.limit
     }
 }
 
@@ -84,7 +84,7 @@ impl Turn<'_> {
         let mut queue = self.turns.queue.borrow_mut();
         let place = queue.iter().position(|(id, _)| *id == self.id);
         let place = place.expect("a turn is in the queue until it is dropped");
-        if place < self.turns.at_once {
+        if place < self.turns.limit {
             return Poll::Ready(());
         }
         queue[place].1 = Some(context.waker().clone());
@@ -97,7 +97,7 @@ impl Drop for Turn<'_> {
         let mut queue = self.turns.queue.borrow_mut();
         queue.retain(|(id, _)| *id != self.id);
         if let Some(waker) = queue
-            .get_mut(self.turns.at_once - 1)
+            .get_mut(self.turns.limit - 1)
             .and_then(|(_, waker)| waker.take())
         {
             drop(queue);
@@ -120,10 +120,10 @@ mod tests {
         let (mut first, mut second, mut third) =
             (pin!(turns.take()), pin!(turns.take()), pin!(turns.take()));
         let mine = block_on(poll_once(first.as_mut())).unwrap();
-        assert!(!turns.are_awaited());
+        assert!(!turns.has_waiters());
         assert!(block_on(poll_once(second.as_mut())).is_none());
         assert!(block_on(poll_once(third.as_mut())).is_none());
-        assert!(turns.are_awaited());
+        assert!(turns.has_waiters());
         drop(mine);
         assert!(
             block_on(poll_once(third.as_mut())).is_none(),

@@ -54,10 +54,10 @@ impl ContainerInterface {
     /// Finds the interface of a request, and its parent if there is one. An invalid request fails
     /// here, before a message is sent.
     pub(crate) fn find(request: &Request) -> Result<(Self, Option<Parent>), CallError> {
-        with_what_is_closed(|| Self::look_up(request), CallError::is_out_of_descriptors)
+        retry_after_closes(|| Self::try_find(request), CallError::is_out_of_descriptors)
     }
 
-    fn look_up(request: &Request) -> Result<(Self, Option<Parent>), CallError> {
+    fn try_find(request: &Request) -> Result<(Self, Option<Parent>), CallError> {
         // The host's interface first, while this thread is in the host's namespace.
         let host = Netlink::open().map_err(CallError::fault("opening a netlink socket"))?;
         let named = host
@@ -124,7 +124,7 @@ impl ContainerInterface {
     ) -> Result<ExchangeSockets, Unreachable> {
         let is_out =
             |error: &_| matches!(error, Unreachable::Fault(error) if error.is_out_of_descriptors());
-        with_what_is_closed(|| self.try_open(request, check), is_out)
+        retry_after_closes(|| self.try_open(request, check), is_out)
     }
 
     fn try_open(
@@ -164,7 +164,7 @@ impl ContainerInterface {
                 .links()
                 .map_err(looking_for("the container's interfaces"))?)
         };
-        claimants.is_containers(station, rt::now(), || match links() {
+        claimants.belongs_to_container(station, rt::now(), || match links() {
             Ok(links) => links.iter().any(|link| link.mac == Some(station.0)),
             // An address that is declined without need is lost to the network for a while; a real
             // conflict is noticed at the next renewal.
@@ -225,15 +225,15 @@ impl ContainerInterface {
 }
 
 /// Runs `open`, and once more after pending closes if it fails for lack of descriptors.
-fn with_what_is_closed<T, E>(
+fn retry_after_closes<T, E>(
     open: impl Fn() -> Result<T, E>,
     is_out: impl Fn(&E) -> bool,
 ) -> Result<T, E> {
     // This blocks the executor thread, but is better than refusing a call when descriptors are
     // about to be free.
-    const BOUND: Duration = Duration::from_millis(100);
+    const TIMEOUT: Duration = Duration::from_millis(100);
     open().or_else(|error| {
-        if is_out(&error) && wait_for_closes(BOUND) {
+        if is_out(&error) && wait_for_closes(TIMEOUT) {
             open()
         } else {
             Err(error)

@@ -22,7 +22,7 @@ use crate::time::Instant;
 use super::claimants::Claimants;
 
 /// The longest frame with a DHCP message: an Ethernet header and the usual MTU.
-const FRAME: usize = 14 + 1500;
+const MAX_FRAME: usize = 14 + 1500;
 
 /// Returns whether a packet or UDP socket failed to send because the interface is down or gone.
 pub(crate) fn is_link_away(error: &io::Error) -> bool {
@@ -82,7 +82,7 @@ pub(crate) struct ExchangeSockets {
     /// UDP port 68, unless the container itself uses it.
     port: Option<Port>,
     /// The address whose ARP frames pass the filter.
-    arp_of: Option<Ipv4Addr>,
+    arp_filter: Option<Ipv4Addr>,
     pub(crate) claimants: Claimants,
     /// The last time at which the container was known to exist.
     pub(crate) opened: Instant,
@@ -121,7 +121,7 @@ impl ExchangeSockets {
             receiver,
             state,
             port,
-            arp_of: None,
+            arp_filter: None,
             claimants,
             opened,
             mtu,
@@ -170,9 +170,9 @@ impl ExchangeSockets {
 
     /// Restricts ARP to frames about `address`.
     pub(crate) fn set_arp_filter(&mut self, address: Option<Ipv4Addr>) -> io::Result<()> {
-        if self.arp_of != address {
+        if self.arp_filter != address {
             self.receiver.get_ref().packets.hear_arp_of(address)?;
-            self.arp_of = address;
+            self.arp_filter = address;
         }
         Ok(())
     }
@@ -195,15 +195,15 @@ struct Receiver {
     /// Reports when the interface goes down or loses its carrier.
     monitor: Monitor,
     /// An epoll(7) descriptor, readable when either is.
-    either: OwnedFd,
+    epoll_fd: OwnedFd,
 }
 
 impl Receiver {
     fn new(packets: RawSocket, monitor: Monitor) -> io::Result<Self> {
-        let either = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let epoll_fd = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         for source in [packets.as_fd(), monitor.as_fd()] {
             epoll::add(
-                &either,
+                &epoll_fd,
                 source,
                 epoll::EventData::new_u64(0),
                 epoll::EventFlags::IN,
@@ -212,7 +212,7 @@ impl Receiver {
         Ok(Self {
             packets,
             monitor,
-            either,
+            epoll_fd,
         })
     }
 
@@ -229,7 +229,7 @@ impl Receiver {
     }
 
     fn frame(&self) -> io::Result<Vec<u8>> {
-        let mut frame = [0; FRAME];
+        let mut frame = [0; MAX_FRAME];
         let length = self.packets.recv(&mut frame)?;
         Ok(frame[..length].to_vec())
     }
@@ -237,6 +237,6 @@ impl Receiver {
 
 impl AsFd for Receiver {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.either.as_fd()
+        self.epoll_fd.as_fd()
     }
 }

@@ -11,7 +11,7 @@ const BURST: u32 = 1000;
 /// The interval between further lines.
 const INTERVAL: Duration = Duration::from_millis(100);
 /// The most places with a bucket of their own; all others share one.
-const SITES: usize = 256;
+const MAX_SITES: usize = 256;
 
 /// File and line.
 pub(super) type Site = (&'static str, u32);
@@ -57,10 +57,10 @@ impl Limiter {
         let place =
             |buckets: &[Bucket], site: Site| buckets.iter().position(|bucket| bucket.site == site);
         let mut found = place(&self.buckets, site);
-        if found.is_none() && self.buckets.len() >= SITES {
+        if found.is_none() && self.buckets.len() >= MAX_SITES {
             self.buckets
                 .retain(|bucket| bucket.rate.full_at() > now || bucket.suppressed > 0);
-            if self.buckets.len() >= SITES {
+            if self.buckets.len() >= MAX_SITES {
                 site = ELSEWHERE;
                 found = place(&self.buckets, site);
             }
@@ -128,10 +128,10 @@ mod tests {
         for line in 0..10_000 {
             limiter.pass(("a.rs", line), at(0));
         }
-        assert_eq!(limiter.buckets.len(), SITES + 1);
+        assert_eq!(limiter.buckets.len(), MAX_SITES + 1);
         assert_eq!(
             limiter.take_suppressed(at(100)),
-            Some((ELSEWHERE, 10_000 - SITES as u64 - 1000))
+            Some((ELSEWHERE, 10_000 - MAX_SITES as u64 - 1000))
         );
         limiter.pass(("b.rs", 1), at(10_000_000));
         assert_eq!(

@@ -14,7 +14,7 @@ use rustix::net::{SendFlags, send};
 
 /// The longest line with its line feed: PIPE_BUF of Linux, up to which a write to a pipe is atomic
 /// (pipe(7)).
-pub(super) const LONGEST: usize = 4096;
+pub(super) const MAX_LINE: usize = 4096;
 
 /// A descriptor for log lines.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(super) struct Output<F> {
 enum Sink {
     /// A pipe or terminal that was opened again: O_NONBLOCK on the inherited open file description
     /// would affect all processes that share it.
-    Own(OwnedFd),
+    Reopened(OwnedFd),
     /// A pipe or terminal that cannot be opened again, because it is another user's or has no
     /// reader.
     Polled,
@@ -64,7 +64,7 @@ impl<F: AsFd> Output<F> {
             Vec::new()
         };
         text.extend(line);
-        if self.finish_line() && self.put(&text) {
+        if self.write_rest() && self.write_text(&text) {
             self.lost = 0;
         } else {
             self.lost = self.lost.saturating_add(1);
@@ -77,16 +77,16 @@ impl<F: AsFd> Output<F> {
         self.lost
     }
 
-    fn finish_line(&mut self) -> bool {
+    fn write_rest(&mut self) -> bool {
         let rest = std::mem::take(&mut self.rest);
-        if !rest.is_empty() && !self.put(&rest) {
+        if !rest.is_empty() && !self.write_text(&rest) {
             self.rest = rest;
         }
         self.rest.is_empty()
     }
 
     /// Returns whether the text was written. The rest of a partial write is kept and written first.
-    fn put(&mut self, text: &[u8]) -> bool {
+    fn write_text(&mut self, text: &[u8]) -> bool {
         match self.write(text) {
             Ok(length @ 1..) => {
                 self.rest = text.get(length..).unwrap_or_default().to_vec();
@@ -98,7 +98,7 @@ impl<F: AsFd> Output<F> {
 
     fn write(&self, bytes: &[u8]) -> rustix::io::Result<usize> {
         rustix::io::retry_on_intr(|| match &self.sink {
-            Sink::Own(own) => rustix::io::write(own, bytes),
+            Sink::Reopened(reopened_fd) => rustix::io::write(reopened_fd, bytes),
             Sink::Socket => send(&self.fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
             Sink::File => rustix::io::write(&self.fd, bytes),
             Sink::Polled => {
@@ -109,7 +109,7 @@ impl<F: AsFd> Output<F> {
                 };
                 match poll(&mut [PollFd::new(&self.fd, PollFlags::OUT)], Some(&at_once))? {
                     0 => Err(rustix::io::Errno::AGAIN),
-                    _ => rustix::io::write(&self.fd, &bytes[..bytes.len().min(LONGEST)]),
+                    _ => rustix::io::write(&self.fd, &bytes[..bytes.len().min(MAX_LINE)]),
                 }
             }
         })
@@ -139,7 +139,7 @@ impl Sink {
                 .open(path)?
                 .into())
         };
-        open().map_or(Self::Polled, Self::Own)
+        open().map_or(Self::Polled, Self::Reopened)
     }
 }
 
@@ -216,7 +216,7 @@ mod tests {
         let (mut reader, writer) = pipe();
         let shared = writer.try_clone().unwrap();
         let output = Output::new(writer);
-        assert!(matches!(output.sink, Sink::Own(_)));
+        assert!(matches!(output.sink, Sink::Reopened(_)));
         overflow(output, || drain(&mut reader));
         assert!(!fcntl_getfl(&shared).unwrap().contains(OFlags::NONBLOCK));
     }

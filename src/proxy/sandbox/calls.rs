@@ -6,7 +6,7 @@ use nix::libc;
 use seccompiler::BpfProgram;
 
 use super::Mode;
-use super::filter::{Filter, Refusal, Test, Verdict};
+use super::filter::{ArgumentTest, Filter, Refusal, Verdict};
 
 /// Restricts the calling thread to the daemon's system calls.
 pub(super) fn confine(mode: Mode, runs_programs: bool) -> io::Result<()> {
@@ -15,9 +15,9 @@ pub(super) fn confine(mode: Mode, runs_programs: bool) -> io::Result<()> {
 
 fn daemon(refusal: Refusal, runs_programs: bool) -> io::Result<BpfProgram> {
     let mut filter = Filter::default();
-    filter.insert(FREE.iter().map(|&call| (call, Verdict::Allow)));
+    filter.insert(ALLOWED.iter().map(|&call| (call, Verdict::Allow)));
     if runs_programs {
-        filter.insert(RUNNING.iter().map(|&call| (call, Verdict::Allow)));
+        filter.insert(EXECUTE.iter().map(|&call| (call, Verdict::Allow)));
     }
     filter.insert(by_argument());
     filter.compile(refusal)
@@ -25,7 +25,7 @@ fn daemon(refusal: Refusal, runs_programs: bool) -> io::Result<BpfProgram> {
 
 /// Returns the filter of the thread that opens namespaces: its descriptors can be neither read nor
 /// written.
-pub(super) fn finding(mode: Mode) -> io::Result<BpfProgram> {
+pub(super) fn opener_filter(mode: Mode) -> io::Result<BpfProgram> {
     let mut filter = Filter::default();
     let waiting = [
         libc::SYS_futex,
@@ -34,7 +34,7 @@ pub(super) fn finding(mode: Mode) -> io::Result<BpfProgram> {
         libc::SYS_madvise,
     ];
     filter.insert(waiting.map(|call| (call, Verdict::Allow)));
-    filter.insert([(libc::SYS_openat, when(Test::has(2, libc::O_PATH)))]);
+    filter.insert([(libc::SYS_openat, when(ArgumentTest::has(2, libc::O_PATH)))]);
     filter.compile(refusal(mode))
 }
 
@@ -47,11 +47,11 @@ fn refusal(mode: Mode) -> Refusal {
     if mode == Mode::Strict {
         Refusal::Kill
     } else {
-        Refusal::Missing
+        Refusal::Enosys
     }
 }
 
-fn when(test: Test) -> Verdict {
+fn when(test: ArgumentTest) -> Verdict {
     Verdict::When(vec![vec![test]])
 }
 
@@ -74,43 +74,56 @@ fn by_argument() -> Vec<(i64, Verdict)> {
         libc::AF_INET,
     ];
     // Writable memory is not executable, and does not become so.
-    let not_both = [
-        Test::lacks(2, libc::PROT_WRITE),
-        Test::lacks(2, libc::PROT_EXEC),
+    let write_xor_execute = [
+        ArgumentTest::lacks(2, libc::PROT_WRITE),
+        ArgumentTest::lacks(2, libc::PROT_EXEC),
     ];
     // Input into the controlling terminal.
-    let [typing, pasting] =
-        [libc::TIOCSTI, libc::TIOCLINUX].map(|request| Test::is_not(1, request as i32));
+    let [tiocsti, tioclinux] =
+        [libc::TIOCSTI, libc::TIOCLINUX].map(|request| ArgumentTest::is_not(1, request as i32));
     vec![
-        (libc::SYS_openat, when(Test::lacks(3, SET_ID))),
-        (libc::SYS_fchmod, when(Test::lacks(1, SET_ID))),
-        (libc::SYS_fchmodat, when(Test::lacks(2, SET_ID))),
+        (libc::SYS_openat, when(ArgumentTest::lacks(3, SET_ID))),
+        (libc::SYS_fchmod, when(ArgumentTest::lacks(1, SET_ID))),
+        (libc::SYS_fchmodat, when(ArgumentTest::lacks(2, SET_ID))),
         #[cfg(target_arch = "x86_64")]
-        (libc::SYS_open, when(Test::lacks(2, SET_ID))),
+        (libc::SYS_open, when(ArgumentTest::lacks(2, SET_ID))),
         #[cfg(target_arch = "x86_64")]
-        (libc::SYS_chmod, when(Test::lacks(1, SET_ID))),
+        (libc::SYS_chmod, when(ArgumentTest::lacks(1, SET_ID))),
         (
             libc::SYS_socket,
-            Verdict::When(families.map(|family| vec![Test::is(0, family)]).into()),
+            Verdict::When(
+                families
+                    .map(|family| vec![ArgumentTest::is(0, family)])
+                    .into(),
+            ),
         ),
         // Network namespaces only; the type is required.
-        (libc::SYS_setns, when(Test::is(1, libc::CLONE_NEWNET))),
-        (libc::SYS_clone, when(Test::lacks(0, NAMESPACES))),
+        (
+            libc::SYS_setns,
+            when(ArgumentTest::is(1, libc::CLONE_NEWNET)),
+        ),
+        (libc::SYS_clone, when(ArgumentTest::lacks(0, NAMESPACES))),
         // Its flags are in memory, out of reach of a filter. glibc falls back to clone(2).
-        (libc::SYS_clone3, Verdict::Missing),
+        (libc::SYS_clone3, Verdict::Enosys),
         (
             libc::SYS_mmap,
-            Verdict::When(not_both.map(|test| vec![test]).into()),
+            Verdict::When(write_xor_execute.map(|test| vec![test]).into()),
         ),
-        (libc::SYS_mprotect, when(Test::lacks(2, libc::PROT_EXEC))),
-        (libc::SYS_ioctl, Verdict::When(vec![vec![typing, pasting]])),
+        (
+            libc::SYS_mprotect,
+            when(ArgumentTest::lacks(2, libc::PROT_EXEC)),
+        ),
+        (
+            libc::SYS_ioctl,
+            Verdict::When(vec![vec![tiocsti, tioclinux]]),
+        ),
     ]
 }
 
 /// Calls that are allowed with any arguments: those of the daemon, of C libraries, and of systemctl
 /// and systemd-run.
 #[rustfmt::skip]
-const FREE: &[i64] = &[
+const ALLOWED: &[i64] = &[
     // Files.
     libc::SYS_read, libc::SYS_readv, libc::SYS_pread64, libc::SYS_preadv, libc::SYS_write, libc::SYS_writev,
     libc::SYS_pwrite64, libc::SYS_close, libc::SYS_close_range, libc::SYS_lseek, libc::SYS_fstat,
@@ -158,7 +171,7 @@ const FREE: &[i64] = &[
 ];
 
 /// Calls to execute a program.
-const RUNNING: &[i64] = &[
+const EXECUTE: &[i64] = &[
     libc::SYS_execve,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_fork,

@@ -14,9 +14,9 @@ use seccompiler::{BpfProgram, sock_filter};
 pub(super) enum Verdict {
     Allow,
     /// Allowed if all tests of any row pass, else refused.
-    When(Vec<Vec<Test>>),
+    When(Vec<Vec<ArgumentTest>>),
     /// Fails with ENOSYS.
-    Missing,
+    Enosys,
     Refuse,
 }
 
@@ -24,21 +24,21 @@ pub(super) enum Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// Fails with ENOSYS: newer programs have a fallback for a missing call, but not for EPERM.
-    Missing,
+    Enosys,
     /// Kills the process with SIGSYS.
     Kill,
 }
 
 /// A test of the lower 32 bits of an argument, which hold an `int` or flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Test {
+pub(super) struct ArgumentTest {
     argument: u32,
     mask: u32,
     value: u32,
     equal: bool,
 }
 
-impl Test {
+impl ArgumentTest {
     pub(super) fn is(argument: u32, value: i32) -> Self {
         Self {
             argument,
@@ -94,9 +94,9 @@ const RETURN: u16 = 0x06;
 const NUMBER_AT: u32 = 0;
 const ARCHITECTURE_AT: u32 = 4;
 const ARGUMENTS_AT: u32 = 16;
-const ALLOW: u32 = 0x7fff_0000;
-const MISSING: u32 = 0x0005_0000 | libc::ENOSYS as u32;
-const KILL_PROCESS: u32 = 0x8000_0000;
+const RETURN_ALLOW: u32 = 0x7fff_0000;
+const RETURN_ENOSYS: u32 = 0x0005_0000 | libc::ENOSYS as u32;
+const RETURN_KILL: u32 = 0x8000_0000;
 
 impl Filter {
     pub(super) fn insert(&mut self, verdicts: impl IntoIterator<Item = (i64, Verdict)>) {
@@ -115,9 +115,9 @@ impl Filter {
     pub(super) fn compile(&self, refusal: Refusal) -> io::Result<BpfProgram> {
         let architecture = ARCHITECTURE.ok_or(io::ErrorKind::Unsupported)?;
         let refused = if refusal == Refusal::Kill {
-            KILL_PROCESS
+            RETURN_KILL
         } else {
-            MISSING
+            RETURN_ENOSYS
         };
         // Call numbers of another architecture mean other calls.
         let mut program = vec![
@@ -128,7 +128,7 @@ impl Filter {
                 jf: 0,
                 k: architecture,
             },
-            plain(RETURN, KILL_PROCESS),
+            plain(RETURN, RETURN_KILL),
             plain(LOAD, NUMBER_AT),
         ];
         program.extend(tree(&self.ranges(), refused));
@@ -183,8 +183,8 @@ fn tree(ranges: &[(u32, &Verdict)], refused: u32) -> BpfProgram {
 
 fn leaf(verdict: &Verdict, refused: u32) -> BpfProgram {
     let rows = match verdict {
-        Verdict::Allow => return vec![plain(RETURN, ALLOW)],
-        Verdict::Missing => return vec![plain(RETURN, MISSING)],
+        Verdict::Allow => return vec![plain(RETURN, RETURN_ALLOW)],
+        Verdict::Enosys => return vec![plain(RETURN, RETURN_ENOSYS)],
         Verdict::Refuse => &[][..],
         Verdict::When(rows) => rows,
     };
@@ -205,7 +205,7 @@ fn leaf(verdict: &Verdict, refused: u32) -> BpfProgram {
                 },
             ]);
         }
-        program.push(plain(RETURN, ALLOW));
+        program.push(plain(RETURN, RETURN_ALLOW));
     }
     program.push(plain(RETURN, refused));
     program
@@ -259,17 +259,17 @@ mod tests {
                 .map(|call| (call, Verdict::Allow)),
         );
         filter.insert([
-            (4, Verdict::Missing),
-            (5, Verdict::When(vec![vec![Test::is(0, 1)]])),
+            (4, Verdict::Enosys),
+            (5, Verdict::When(vec![vec![ArgumentTest::is(0, 1)]])),
         ]);
         let architecture = ARCHITECTURE.unwrap();
         let program = filter.compile(Refusal::Kill).unwrap();
         for call in 0..1000 {
             let expected = match call {
-                4 => MISSING,
-                5 => KILL_PROCESS,
-                _ if call < 900 && call % 3 != 1 => ALLOW,
-                _ => KILL_PROCESS,
+                4 => RETURN_ENOSYS,
+                5 => RETURN_KILL,
+                _ if call < 900 && call % 3 != 1 => RETURN_ALLOW,
+                _ => RETURN_KILL,
             };
             assert_eq!(
                 returns(&program, architecture, call, [0; 6]),
@@ -277,29 +277,33 @@ mod tests {
                 "{call}"
             );
         }
-        assert_eq!(returns(&program, architecture, 5, [1; 6]), ALLOW);
+        assert_eq!(returns(&program, architecture, 5, [1; 6]), RETURN_ALLOW);
         assert_eq!(
             returns(&program, architecture, u32::MAX, [0; 6]),
-            KILL_PROCESS
+            RETURN_KILL
         );
-        assert_eq!(returns(&program, architecture + 1, 0, [0; 6]), KILL_PROCESS);
+        assert_eq!(returns(&program, architecture + 1, 0, [0; 6]), RETURN_KILL);
     }
 
     #[test]
     fn tests_look_at_the_half_that_the_kernel_looks_at() {
         let mut filter = Filter::default();
-        let both = vec![Test::is_not(1, 7), Test::is_not(1, 9)];
+        let both = vec![ArgumentTest::is_not(1, 7), ArgumentTest::is_not(1, 9)];
         filter.insert([
             (1, Verdict::When(vec![both])),
             (
                 2,
-                Verdict::When(vec![vec![Test::lacks(2, 4)], vec![Test::lacks(2, 8)]]),
+                Verdict::When(vec![
+                    vec![ArgumentTest::lacks(2, 4)],
+                    vec![ArgumentTest::lacks(2, 8)],
+                ]),
             ),
-            (3, Verdict::When(vec![vec![Test::has(0, 3)]])),
+            (3, Verdict::When(vec![vec![ArgumentTest::has(0, 3)]])),
         ]);
-        let program = filter.compile(Refusal::Missing).unwrap();
-        let allowed =
-            |call, arguments| returns(&program, ARCHITECTURE.unwrap(), call, arguments) == ALLOW;
+        let program = filter.compile(Refusal::Enosys).unwrap();
+        let allowed = |call, arguments| {
+            returns(&program, ARCHITECTURE.unwrap(), call, arguments) == RETURN_ALLOW
+        };
         let second = |value: u64| allowed(1, [0, value, 0, 0, 0, 0]);
         assert_eq!(
             [6, 7, 8, 9, 1 << 32 | 7].map(second),

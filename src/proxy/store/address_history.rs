@@ -18,7 +18,7 @@ use crate::proxy::store::oddities::Oddities;
 use crate::rt;
 
 /// The most containers; beyond that, the one with the oldest lease is dropped.
-const CONTAINERS: usize = 1000;
+const MAX_CONTAINERS: usize = 1000;
 
 /// The addresses of ended leases, 24 bytes each, and oddities of networks. They have their own file,
 /// because netavark's users take an empty object in the lease file for the end of the last lease.
@@ -35,19 +35,19 @@ pub(crate) struct AddressHistory {
     /// Lines of the file.
     lines: usize,
     /// Set once a write error has been logged.
-    told: bool,
+    warned: bool,
 }
 
 #[derive(Debug)]
 struct UsedAddress {
-    names: Names,
+    hashes: NameHashes,
     address: Ipv4Addr,
 }
 
 /// Names as hashes. A collision costs a container a requested address that its server does not
 /// grant.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Names {
+struct NameHashes {
     client: u64,
     mac: u64,
 }
@@ -65,42 +65,42 @@ impl AddressHistory {
             entries: None,
             oddities: Oddities::new(boot_id),
             lines: 0,
-            told: false,
+            warned: false,
         }
     }
 
     /// Sets the address of a container in the place of an older one.
-    pub(crate) fn remember(&mut self, who: ContainerNames<'_>, address: Ipv4Addr) {
-        let names = Names::of(who);
+    pub(crate) fn remember(&mut self, names: ContainerNames<'_>, address: Ipv4Addr) {
+        let hashes = NameHashes::of(names);
         let entries = self.entries();
-        entries.retain(|entry| entry.names != names);
-        if entries.len() == CONTAINERS {
+        entries.retain(|entry| entry.hashes != hashes);
+        if entries.len() == MAX_CONTAINERS {
             entries.pop_front();
         }
-        let entry = UsedAddress { names, address };
+        let entry = UsedAddress { hashes, address };
         let line = entry.line();
         entries.push_back(entry);
-        self.keep(&line);
+        self.store_line(&line);
     }
 
     /// Removes an address that [`AddressHistory::recall`] returned for a container, by whichever
     /// name it was found.
-    pub(crate) fn forget(&mut self, who: ContainerNames<'_>, address: Ipv4Addr) {
-        while self.recall(who) == Some(address) {
-            let is_it = Self::kinds(who);
+    pub(crate) fn forget(&mut self, names: ContainerNames<'_>, address: Ipv4Addr) {
+        while self.recall(names) == Some(address) {
+            let matches = Self::matchers(names);
             self.entries().retain(|entry| {
-                entry.address != address || !is_it.iter().any(|is_it| is_it(entry.names))
+                entry.address != address || !matches.iter().any(|matches| matches(entry.hashes))
             });
         }
         let written = self.write_all();
-        self.tell(written);
+        self.log_error(written);
     }
 
     /// Records a station that answers ARP for every address. Returns whether it is new.
     pub(crate) fn note_proxy_arp(&mut self, network: &str, station: Mac) -> bool {
         self.entries();
-        let line = self.oddities.note_proxy_arp(network, station);
-        line.inspect(|line| self.keep(line)).is_some()
+        let line = self.oddities.add_proxy_arp(network, station);
+        line.inspect(|line| self.store_line(line)).is_some()
     }
 
     /// Returns the stations of a network that answer ARP for every address.
@@ -115,8 +115,8 @@ impl AddressHistory {
         self.entries();
         let line = self
             .oddities
-            .note_plainness(network, plainness, by, rt::now());
-        line.inspect(|line| self.keep(line)).is_some()
+            .add_plainness(network, plainness, by, rt::now());
+        line.inspect(|line| self.store_line(line)).is_some()
     }
 
     /// Returns how plain the first DISCOVER on a network has to be for the container with the MAC
@@ -128,31 +128,31 @@ impl AddressHistory {
 
     /// Returns the address of the container with these names; else the latest with the same client
     /// identifier; else the latest with the same MAC, on this or on an unknown network.
-    pub(crate) fn recall(&mut self, who: ContainerNames<'_>) -> Option<Ipv4Addr> {
+    pub(crate) fn recall(&mut self, names: ContainerNames<'_>) -> Option<Ipv4Addr> {
         let entries = self.entries();
-        Self::kinds(who).into_iter().find_map(|is_it| {
+        Self::matchers(names).into_iter().find_map(|matches| {
             Some(
                 entries
                     .iter()
                     .rev()
-                    .find(|entry| is_it(entry.names))?
+                    .find(|entry| matches(entry.hashes))?
                     .address,
             )
         })
     }
 
     /// The ways to recognize a container, the surest first.
-    fn kinds(who: ContainerNames<'_>) -> [Box<dyn Fn(Names) -> bool>; 4] {
-        let names = Names::of(who);
-        let anywhere = Names::of(ContainerNames {
+    fn matchers(names: ContainerNames<'_>) -> [Box<dyn Fn(NameHashes) -> bool>; 4] {
+        let hashes = NameHashes::of(names);
+        let anywhere = NameHashes::of(ContainerNames {
             network: "",
             client_id: &[],
-            mac: who.mac,
+            mac: names.mac,
         });
         [
-            Box::new(move |there| there == names),
-            Box::new(move |there: Names| there.client == names.client),
-            Box::new(move |there: Names| there.mac == names.mac),
+            Box::new(move |there| there == hashes),
+            Box::new(move |there: NameHashes| there.client == hashes.client),
+            Box::new(move |there: NameHashes| there.mac == hashes.mac),
             Box::new(move |there| there == anywhere),
         ]
     }
@@ -177,8 +177,8 @@ impl AddressHistory {
             text.lines().for_each(|line| self.oddities.read(line));
             let mut entries: VecDeque<UsedAddress> = VecDeque::new();
             for entry in text.lines().rev().filter_map(UsedAddress::parse) {
-                if entries.len() < CONTAINERS
-                    && !entries.iter().any(|later| later.names == entry.names)
+                if entries.len() < MAX_CONTAINERS
+                    && !entries.iter().any(|later| later.hashes == entry.hashes)
                 {
                     entries.push_front(entry);
                 }
@@ -189,18 +189,18 @@ impl AddressHistory {
     }
 
     /// Appends a line to the file, or rewrites the file when most of it is outdated.
-    fn keep(&mut self, line: &str) {
-        let written = if self.lines < 2 * CONTAINERS {
+    fn store_line(&mut self, line: &str) {
+        let written = if self.lines < 2 * MAX_CONTAINERS {
             self.append(line)
         } else {
             self.write_all()
         };
-        self.tell(written);
+        self.log_error(written);
     }
 
-    fn tell(&mut self, written: io::Result<()>) {
+    fn log_error(&mut self, written: io::Result<()>) {
         if let Err(error) = written
-            && !std::mem::replace(&mut self.told, true)
+            && !std::mem::replace(&mut self.warned, true)
         {
             log::warn!(
                 "cannot write {}: {error}; the last address of a container may be forgotten",
@@ -237,7 +237,7 @@ impl AddressHistory {
 impl UsedAddress {
     fn line(&self) -> String {
         let Self {
-            names: Names { client, mac },
+            hashes: NameHashes { client, mac },
             address,
         } = self;
         // The line before may be cut off.
@@ -248,18 +248,18 @@ impl UsedAddress {
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.split(' ');
         let mut hash = || u64::from_str_radix(words.next()?, 16).ok();
-        let names = Names {
+        let hashes = NameHashes {
             client: hash()?,
             mac: hash()?,
         };
         Some(Self {
-            names,
+            hashes,
             address: words.next()?.parse().ok()?,
         })
     }
 }
 
-impl Names {
+impl NameHashes {
     /// Depends neither on the instance nor on the machine.
     fn of(
         ContainerNames {
@@ -295,7 +295,7 @@ mod tests {
 
     use super::*;
 
-    fn who(network: &'static str, client_id: &'static [u8], mac: u8) -> ContainerNames<'static> {
+    fn names(network: &'static str, client_id: &'static [u8], mac: u8) -> ContainerNames<'static> {
         ContainerNames {
             network,
             client_id,
@@ -308,7 +308,7 @@ mod tests {
     }
 
     /// A history whose file cannot be written works all the same.
-    fn memory() -> AddressHistory {
+    fn history() -> AddressHistory {
         AddressHistory::new(
             &StateDirectory::lock(Path::new("/dev/null/nv-proxy.lock"), None).unwrap(),
             "nv-proxy.known",
@@ -318,28 +318,28 @@ mod tests {
 
     #[test]
     fn a_container_is_known_by_either_name() {
-        let mut memory = memory();
-        memory.remember(who("eth0", b"\0one", 1), address(1));
-        memory.remember(who("eth0", b"\0two", 2), address(2));
-        assert_eq!(memory.recall(who("eth0", b"\0one", 1)), Some(address(1)));
+        let mut history = history();
+        history.remember(names("eth0", b"\0one", 1), address(1));
+        history.remember(names("eth0", b"\0two", 2), address(2));
+        assert_eq!(history.recall(names("eth0", b"\0one", 1)), Some(address(1)));
         assert_eq!(
-            memory.recall(who("eth0", b"\0one", 9)),
+            history.recall(names("eth0", b"\0one", 9)),
             Some(address(1)),
             "started again, with another MAC"
         );
         assert_eq!(
-            memory.recall(who("eth0", b"\0new", 2)),
+            history.recall(names("eth0", b"\0new", 2)),
             Some(address(2)),
             "made anew, with another id"
         );
         assert_eq!(
-            memory.recall(who("eth0", b"\0one", 2)),
+            history.recall(names("eth0", b"\0one", 2)),
             Some(address(1)),
             "the client identifier counts for more"
         );
-        assert_eq!(memory.recall(who("eth0", b"\0new", 9)), None);
+        assert_eq!(history.recall(names("eth0", b"\0new", 9)), None);
         assert_eq!(
-            memory.recall(who("eth1", b"\0one", 1)),
+            history.recall(names("eth1", b"\0one", 1)),
             None,
             "what it had on another network"
         );
@@ -347,45 +347,45 @@ mod tests {
 
     #[test]
     fn without_client_identifiers_the_mac_decides() {
-        let mut memory = memory();
-        memory.remember(who("eth0", b"", 1), address(1));
-        memory.remember(who("eth0", b"", 2), address(2));
-        assert_eq!(memory.recall(who("eth0", b"", 1)), Some(address(1)));
-        assert_eq!(memory.recall(who("eth0", b"", 3)), None);
+        let mut history = history();
+        history.remember(names("eth0", b"", 1), address(1));
+        history.remember(names("eth0", b"", 2), address(2));
+        assert_eq!(history.recall(names("eth0", b"", 1)), Some(address(1)));
+        assert_eq!(history.recall(names("eth0", b"", 3)), None);
     }
 
     #[test]
     fn the_latest_address_counts_and_both_names_count_for_more_than_one() {
-        let mut memory = memory();
-        memory.remember(who("eth0", b"\0one", 1), address(1));
-        memory.remember(who("eth0", b"\0one", 2), address(2));
-        memory.remember(who("eth0", b"\0one", 1), address(3));
-        assert_eq!(memory.recall(who("eth0", b"\0one", 2)), Some(address(2)));
-        assert_eq!(memory.recall(who("eth0", b"\0one", 1)), Some(address(3)));
-        assert_eq!(memory.recall(who("eth0", b"\0one", 9)), Some(address(3)));
-        assert_eq!(memory.entries().len(), 2);
+        let mut history = history();
+        history.remember(names("eth0", b"\0one", 1), address(1));
+        history.remember(names("eth0", b"\0one", 2), address(2));
+        history.remember(names("eth0", b"\0one", 1), address(3));
+        assert_eq!(history.recall(names("eth0", b"\0one", 2)), Some(address(2)));
+        assert_eq!(history.recall(names("eth0", b"\0one", 1)), Some(address(3)));
+        assert_eq!(history.recall(names("eth0", b"\0one", 9)), Some(address(3)));
+        assert_eq!(history.entries().len(), 2);
     }
 
     #[test]
     fn an_address_that_led_nowhere_is_forgotten_by_every_name() {
-        let mut memory = memory();
-        memory.remember(who("eth0", b"\0one", 1), address(1));
-        memory.remember(who("eth0", b"\0one", 2), address(1));
-        memory.remember(who("", b"", 3), address(1));
-        memory.remember(who("eth0", b"\0two", 3), address(2));
-        memory.forget(who("eth0", b"\0one", 3), address(1));
-        assert_eq!(memory.recall(who("eth0", b"\0one", 1)), None);
+        let mut history = history();
+        history.remember(names("eth0", b"\0one", 1), address(1));
+        history.remember(names("eth0", b"\0one", 2), address(1));
+        history.remember(names("", b"", 3), address(1));
+        history.remember(names("eth0", b"\0two", 3), address(2));
+        history.forget(names("eth0", b"\0one", 3), address(1));
+        assert_eq!(history.recall(names("eth0", b"\0one", 1)), None);
         assert_eq!(
-            memory.recall(who("eth0", b"\0one", 3)),
+            history.recall(names("eth0", b"\0one", 3)),
             Some(address(2)),
             "another one of the same MAC"
         );
-        assert_eq!(memory.recall(who("eth0", b"\0two", 9)), Some(address(2)));
+        assert_eq!(history.recall(names("eth0", b"\0two", 9)), Some(address(2)));
     }
 
     #[test]
     fn it_is_bounded_and_forgets_the_oldest() {
-        let mut memory = memory();
+        let mut history = history();
         let nth = |number: u32| ContainerNames {
             client_id: &[],
             network: "eth0",
@@ -396,15 +396,15 @@ mod tests {
             [2, 0, a, b, c, d]
         }
         for number in 0..1500 {
-            memory.remember(nth(number), address(number));
+            history.remember(nth(number), address(number));
         }
         assert_eq!(
-            (memory.entries().len(), size_of::<UsedAddress>()),
+            (history.entries().len(), size_of::<UsedAddress>()),
             (1000, 24)
         );
-        assert_eq!(memory.recall(nth(499)), None);
+        assert_eq!(history.recall(nth(499)), None);
         assert_eq!(
-            (memory.recall(nth(500)), memory.recall(nth(1499))),
+            (history.recall(nth(500)), history.recall(nth(1499))),
             (Some(address(500)), Some(address(1499)))
         );
     }
@@ -416,14 +416,16 @@ mod tests {
         fs::create_dir_all(&folder).unwrap();
         let path = folder.join("nv-proxy.known");
         let directory = StateDirectory::lock(&folder.join("nv-proxy.lock"), None).unwrap();
-        let mut memory = AddressHistory::new(&directory, "nv-proxy.known", "boot");
+        let mut history = AddressHistory::new(&directory, "nv-proxy.known", "boot");
         for number in 0..5000 {
-            memory.remember(who("eth0", b"\0one", (number % 7) as u8), address(number));
+            history.remember(names("eth0", b"\0one", (number % 7) as u8), address(number));
         }
-        memory.remember(who("", b"", 9), address(9999));
+        history.remember(names("", b"", 9), address(9999));
         let station = Mac([2, 0, 0, 0, 0, 1]);
-        assert!(memory.note_proxy_arp("eth0", station) && !memory.note_proxy_arp("eth0", station));
-        assert!(memory.note_plainness("eth0", Plainness::LikeNetavark, station));
+        assert!(
+            history.note_proxy_arp("eth0", station) && !history.note_proxy_arp("eth0", station)
+        );
+        assert!(history.note_plainness("eth0", Plainness::LikeNetavark, station));
         fs::write(
             &path,
             [fs::read(&path).unwrap(), b"\n0123 4567".to_vec()].concat(),
@@ -432,11 +434,11 @@ mod tests {
         assert!(fs::read_to_string(&path).unwrap().lines().count() <= 2001);
         let mut next = AddressHistory::new(&directory, "nv-proxy.known", "boot");
         assert_eq!(
-            next.recall(who("eth0", b"\0one", 1)),
+            next.recall(names("eth0", b"\0one", 1)),
             Some(address(4999 - (4999 % 7) + 1 - 7 * u32::from(4999 % 7 < 1)))
         );
         assert_eq!(
-            next.recall(who("eth0", b"\0new", 9)),
+            next.recall(names("eth0", b"\0new", 9)),
             Some(address(9999)),
             "from a network that is not known"
         );
@@ -446,10 +448,10 @@ mod tests {
             (vec![station], Plainness::LikeNetavark)
         );
         // A rewritten file has them as well.
-        next.forget(who("", b"", 9), address(9999));
+        next.forget(names("", b"", 9), address(9999));
         let mut last = AddressHistory::new(&directory, "nv-proxy.known", "boot");
         assert_eq!(
-            (last.recall(who("", b"", 9)), last.entries().len()),
+            (last.recall(names("", b"", 9)), last.entries().len()),
             (None, 7)
         );
         assert_eq!(

@@ -25,11 +25,11 @@ use crate::service::lock::{LockError, LockFile};
 use super::file;
 
 /// A previous instance that is exiting has released the lock by then.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The most bytes that are read of a file: a state file of that length has some thirty thousand
 /// leases.
-const LONGEST: u64 = 32 << 20;
+const MAX_FILE_LEN: u64 = 32 << 20;
 
 /// The directory and the lock that keeps other instances out of it.
 #[derive(Debug)]
@@ -40,8 +40,8 @@ pub(crate) struct StateDirectory {
     lock_name: OsString,
     /// `None` if it cannot be locked. Opening the directory locks it again if the file was removed.
     lock: RefCell<Option<LockFile>>,
-    told_of_distrust: Cell<bool>,
-    told_of_refuge: Cell<bool>,
+    has_logged_distrust: Cell<bool>,
+    has_logged_refuge: Cell<bool>,
 }
 
 /// The open directory.
@@ -67,11 +67,11 @@ impl StateDirectory {
             refuge,
             lock_name: lock.file_name().unwrap_or_default().to_owned(),
             lock: RefCell::default(),
-            told_of_distrust: Cell::default(),
-            told_of_refuge: Cell::default(),
+            has_logged_distrust: Cell::default(),
+            has_logged_refuge: Cell::default(),
         };
-        let taken = match directory.open_or_make().map(drop) {
-            Ok(()) => LockFile::acquire(CWD, lock, LOCK_PATIENCE),
+        let taken = match directory.open_or_create().map(drop) {
+            Ok(()) => LockFile::acquire(CWD, lock, LOCK_TIMEOUT),
             Err(error) => Err(LockError::Io(error)),
         };
         match taken {
@@ -117,21 +117,21 @@ impl StateDirectory {
     /// path.
     pub(crate) fn open(&self) -> io::Result<Directory> {
         let opened = self
-            .open_or_make()
-            .and_then(|(fd, made)| self.keep_lock(&fd, made).map(|()| fd));
+            .open_or_create()
+            .and_then(|(fd, created)| self.renew_lock(&fd, created).map(|()| fd));
         let fd = match opened {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 let Some(refuge) = self.refuge() else {
-                    return Err(self.cannot_make(error));
+                    return Err(self.creation_error(error));
                 };
-                self.tell_of_refuge(&error);
+                self.log_refuge(&error);
                 return Ok(refuge);
             }
             opened => opened?,
         };
         let directory = Directory::new(fd, &self.path)?;
         if let Some(why) = &directory.distrust
-            && !self.told_of_distrust.replace(true)
+            && !self.has_logged_distrust.replace(true)
         {
             log::warn!(
                 "the directory {} {why}: nothing that is in it is believed",
@@ -152,7 +152,7 @@ impl StateDirectory {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    fn cannot_make(&self, error: io::Error) -> io::Error {
+    fn creation_error(&self, error: io::Error) -> io::Error {
         if self.lock.borrow().is_none() {
             return error;
         }
@@ -179,8 +179,8 @@ impl StateDirectory {
             .ok()
     }
 
-    fn tell_of_refuge(&self, error: &io::Error) {
-        if !self.told_of_refuge.replace(true) {
+    fn log_refuge(&self, error: &io::Error) {
+        if !self.has_logged_refuge.replace(true) {
             let refuge = self.refuge.as_deref().unwrap_or(Path::new("")).display();
             log::warn!(
                 "cannot use {}: {error}; the leases are kept in {refuge}",
@@ -190,7 +190,7 @@ impl StateDirectory {
     }
 
     /// Links a file of `directory` into the refuge as well, if possible.
-    pub(crate) fn keep(&self, directory: &Directory, name: &OsStr) {
+    pub(crate) fn link_to_refuge(&self, directory: &Directory, name: &OsStr) {
         // Another user with write access may have replaced the file by now.
         let is_safe =
             |refuge: &Directory| refuge.path != directory.path && directory.distrust.is_none();
@@ -207,7 +207,7 @@ impl StateDirectory {
     }
 
     /// Returns the directory and whether it was created.
-    fn open_or_make(&self) -> io::Result<(OwnedFd, bool)> {
+    fn open_or_create(&self) -> io::Result<(OwnedFd, bool)> {
         let open = || {
             openat(
                 CWD,
@@ -228,7 +228,7 @@ impl StateDirectory {
         }
     }
 
-    fn keep_lock(&self, fd: &OwnedFd, made: bool) -> io::Result<()> {
+    fn renew_lock(&self, fd: &OwnedFd, created: bool) -> io::Result<()> {
         let mut lock = self.lock.borrow_mut();
         let name = Path::new(&self.lock_name);
         if lock.as_ref().is_some_and(|lock| lock.is_at(fd, name)) {
@@ -237,7 +237,7 @@ impl StateDirectory {
         match (LockFile::acquire(fd, name, Duration::ZERO), lock.is_some()) {
             (Ok(taken), had_one) => {
                 if had_one {
-                    let what = if made { "directory" } else { "lock file in" };
+                    let what = if created { "directory" } else { "lock file in" };
                     log::warn!(
                         "the {what} {} was removed, making it again",
                         self.path.display()
@@ -289,10 +289,10 @@ impl Directory {
             return Err(io::Error::other(format!("its directory {why}")));
         }
         let metadata = file.metadata()?;
-        if metadata.len() > LONGEST {
+        if metadata.len() > MAX_FILE_LEN {
             return Err(io::Error::other("it is too long"));
         }
-        Ok(file.take(LONGEST))
+        Ok(file.take(MAX_FILE_LEN))
     }
 
     /// Opens a file for appending, and creates it if there is none. A file with a second name is an
@@ -339,7 +339,7 @@ impl Directory {
 
     /// Gives a file another name, which is returned. The old name remains if that is possible.
     pub(crate) fn move_aside(&self, name: &OsStr) -> io::Result<OsString> {
-        let aside = file::beside(name, ".unused");
+        let aside = file::with_suffix(name, ".unused");
         match unlinkat(&self.fd, &aside, AtFlags::empty()) {
             Err(Errno::NOENT) | Ok(()) => {}
             Err(_) => unlinkat(&self.fd, &aside, AtFlags::REMOVEDIR)?,

@@ -45,7 +45,7 @@ pub(super) fn replace(
 ) -> io::Result<()> {
     // Always the same name, so that a crash leaves at most one behind, which the next write
     // replaces.
-    let temporary = beside(name, ".new");
+    let temporary = with_suffix(name, ".new");
     let remove = || unlinkat(&directory, &temporary, AtFlags::empty());
     let replace = || {
         let new = FLAGS | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
@@ -86,8 +86,8 @@ pub(super) fn is_trusted(uid: u32) -> bool {
 }
 
 /// Returns `name` with `suffix` appended.
-pub(super) fn beside(name: &OsStr, suffix: &str) -> OsString {
-    let mut beside = name.to_owned();
-    beside.push(suffix);
-    beside
+pub(super) fn with_suffix(name: &OsStr, suffix: &str) -> OsString {
+    let mut with_suffix = name.to_owned();
+    with_suffix.push(suffix);
+    with_suffix
 }

@@ -26,19 +26,19 @@ use crate::proxy::store::directory::StateDirectory;
 use crate::proxy::store::trust::Trust;
 
 /// The delay before a lease is tried again after its second death, if it lasts long enough.
-const LATER: Duration = Duration::from_secs(300);
+const SECOND_RETRY_DELAY: Duration = Duration::from_secs(300);
 
 /// The most leases with a death count.
-const LEASES: usize = 1000;
+const MAX_LEASES: usize = 1000;
 
 /// The most bytes that are read of the file.
-const LONGEST: u64 = 64 * 1024;
+const MAX_FILE_LEN: u64 = 64 * 1024;
 
 /// A lease in the file: a hash of its key, so that no text chosen by a container is in there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Mark(u64);
+struct LeaseHash(u64);
 
-impl Mark {
+impl LeaseHash {
     /// No lease.
     const NONE: Self = Self(0);
 
@@ -59,24 +59,24 @@ impl Mark {
 
 /// Deaths by lease, since work for the lease last ended.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Deaths(BTreeMap<Mark, u32>);
+struct Deaths(BTreeMap<LeaseHash, u32>);
 
 impl Deaths {
     /// Parses a file: the lease in work when it was last written, and the counts before that.
     /// Malformed lines are skipped.
-    fn parse(text: &str) -> (Option<Mark>, Self) {
+    fn parse(text: &str) -> (Option<LeaseHash>, Self) {
         let mut lines = text.lines();
-        let mark = |text: &str| {
+        let parse_hash = |text: &str| {
             u64::from_str_radix(text, 16)
                 .ok()
-                .map(Mark)
-                .filter(|mark| *mark != Mark::NONE)
+                .map(LeaseHash)
+                .filter(|hash| *hash != LeaseHash::NONE)
         };
-        let current = lines.next().and_then(mark);
+        let current = lines.next().and_then(parse_hash);
         let mut deaths = Self::default();
         for (lease, count) in lines.filter_map(|line| line.split_once(' ')) {
-            if let (Some(lease), Ok(count)) = (mark(lease), count.parse())
-                && deaths.0.len() < LEASES
+            if let (Some(lease), Ok(count)) = (parse_hash(lease), count.parse())
+                && deaths.0.len() < MAX_LEASES
             {
                 deaths.0.entry(lease).or_insert(count);
             }
@@ -86,35 +86,37 @@ impl Deaths {
 
     /// Returns the text of a file with no lease in work.
     fn text(&self) -> String {
-        let mut text = Mark::NONE.line();
-        for (Mark(lease), count) in &self.0 {
+        let mut text = LeaseHash::NONE.line();
+        for (LeaseHash(lease), count) in &self.0 {
             writeln!(text, "{lease:016x} {count}").expect("a String takes everything");
         }
         text
     }
 
     /// Adds a death at work for a lease.
-    fn count(&mut self, lease: Mark) {
+    fn count(&mut self, lease: LeaseHash) {
         let count = self.0.entry(lease).or_default();
         *count = count.saturating_add(1);
     }
 
-    fn of(&self, lease: Mark) -> u32 {
+    fn of(&self, lease: LeaseHash) -> u32 {
         self.0.get(&lease).copied().unwrap_or(0)
     }
 
     /// Clears the deaths of a lease. Returns whether there were any.
-    fn acquit(&mut self, lease: Mark) -> bool {
+    fn clear(&mut self, lease: LeaseHash) -> bool {
         self.0.remove(&lease).is_some()
     }
 }
 
 /// Returns the delay before a lease is tried again. `remaining` is how long it lasts, `None` for
 /// ever: the delay alone must not cost the lease.
-fn put_off(deaths: u32, rest: Option<Duration>) -> Duration {
+fn retry_delay(deaths: u32, remaining: Option<Duration>) -> Duration {
     match deaths {
         0 | 1 => Duration::ZERO,
-        _ => rest.map_or(LATER, |rest| LATER.min(rest / 4)),
+        _ => remaining.map_or(SECOND_RETRY_DELAY, |remaining| {
+            SECOND_RETRY_DELAY.min(remaining / 4)
+        }),
     }
 }
 
@@ -126,11 +128,11 @@ pub(crate) struct Journal {
     file: RefCell<Option<File>>,
     deaths: RefCell<Deaths>,
     /// The lease at which the previous process died.
-    culprit: Cell<Option<Mark>>,
+    previous_death: Cell<Option<LeaseHash>>,
     /// The lease in work.
-    current: Cell<Mark>,
+    current: Cell<LeaseHash>,
     /// Set once a write error has been logged.
-    told: Cell<bool>,
+    warned: Cell<bool>,
 }
 
 impl Journal {
@@ -142,9 +144,9 @@ impl Journal {
             name: name.into(),
             file,
             deaths,
-            culprit: Cell::new(None),
-            current: Cell::new(Mark::NONE),
-            told: Cell::default(),
+            previous_death: Cell::new(None),
+            current: Cell::new(LeaseHash::NONE),
+            warned: Cell::default(),
         })
     }
 
@@ -161,10 +163,10 @@ impl Journal {
     fn try_open(&self) -> io::Result<()> {
         let file = self.directory.open()?.update(&self.name)?;
         let mut text = Vec::new();
-        (&file).take(LONGEST).read_to_end(&mut text)?;
-        let (culprit, mut deaths) = Deaths::parse(&String::from_utf8_lossy(&text));
-        culprit.iter().for_each(|culprit| deaths.count(*culprit));
-        self.culprit.set(culprit);
+        (&file).take(MAX_FILE_LEN).read_to_end(&mut text)?;
+        let (previous_death, mut deaths) = Deaths::parse(&String::from_utf8_lossy(&text));
+        previous_death.iter().for_each(|lease| deaths.count(*lease));
+        self.previous_death.set(previous_death);
         let is_new = deaths.text().as_bytes() != text;
         self.deaths.replace(deaths);
         self.file.replace(Some(file));
@@ -179,7 +181,7 @@ impl Journal {
                 .directory
                 .open()
                 .and_then(|directory| directory.update(&self.name));
-            self.tell(opened.and_then(|file| {
+            self.log_error(opened.and_then(|file| {
                 self.file.replace(Some(file));
                 self.write()
             }));
@@ -192,7 +194,7 @@ impl Journal {
             return;
         }
         let mut kept = BTreeMap::new();
-        for lease in leases.into_iter().map(Mark::of) {
+        for lease in leases.into_iter().map(LeaseHash::of) {
             kept.extend(
                 self.deaths
                     .borrow()
@@ -202,7 +204,7 @@ impl Journal {
             );
         }
         if self.deaths.replace(Deaths(kept)) != *self.deaths.borrow() {
-            self.tell(self.write());
+            self.log_error(self.write());
         }
     }
 
@@ -218,45 +220,51 @@ impl Journal {
         if deaths.0.is_empty() {
             0
         } else {
-            deaths.of(Mark::of(lease))
+            deaths.of(LeaseHash::of(lease))
         }
     }
 
     /// Returns the delay before the next try of a lease at which the previous process died; `None`
     /// for any other lease. `remaining` is how long the lease lasts without a renewal.
-    pub(crate) fn put_off(&self, lease: &LeaseKey, rest: Option<Duration>) -> Option<Duration> {
-        let is_culprit = self
-            .culprit
+    pub(crate) fn put_off(
+        &self,
+        lease: &LeaseKey,
+        remaining: Option<Duration>,
+    ) -> Option<Duration> {
+        let is_previous_death = self
+            .previous_death
             .get()
-            .is_some_and(|culprit| culprit == Mark::of(lease));
-        is_culprit.then(|| put_off(self.deaths(lease), rest))
+            .is_some_and(|previous_death| previous_death == LeaseHash::of(lease));
+        is_previous_death.then(|| retry_delay(self.deaths(lease), remaining))
     }
 
     /// Clears the deaths of a lease after its work has ended, successful or not.
     pub(crate) fn acquit(&self, lease: &LeaseKey) {
-        if !self.deaths.borrow().0.is_empty() && self.deaths.borrow_mut().acquit(Mark::of(lease)) {
-            self.tell(self.write());
+        if !self.deaths.borrow().0.is_empty()
+            && self.deaths.borrow_mut().clear(LeaseHash::of(lease))
+        {
+            self.log_error(self.write());
         }
     }
 
     /// Adds deaths that did not happen.
     #[cfg(test)]
     pub(crate) fn count(&self, lease: &LeaseKey, deaths: u32) {
-        (0..deaths).for_each(|_| self.deaths.borrow_mut().count(Mark::of(lease)));
+        (0..deaths).for_each(|_| self.deaths.borrow_mut().count(LeaseHash::of(lease)));
     }
 
     /// Clears all counts, when the process ends on request.
     pub(crate) fn clear(&self) {
         self.deaths.take();
-        self.tell(self.write());
+        self.log_error(self.write());
     }
 
     /// Records `lease` as in work until the guard is dropped.
     pub(crate) fn enter(&self, lease: &LeaseKey) -> JournalStep<'_> {
-        self.step(Mark::of(lease))
+        self.step(LeaseHash::of(lease))
     }
 
-    fn step(&self, lease: Mark) -> JournalStep<'_> {
+    fn step(&self, lease: LeaseHash) -> JournalStep<'_> {
         let before = self.current.get();
         self.set_current(lease);
         JournalStep {
@@ -265,11 +273,11 @@ impl Journal {
         }
     }
 
-    fn set_current(&self, lease: Mark) {
+    fn set_current(&self, lease: LeaseHash) {
         if self.current.replace(lease) != lease
             && let Some(file) = &*self.file.borrow()
         {
-            self.tell(file.write_all_at(lease.line().as_bytes(), 0));
+            self.log_error(file.write_all_at(lease.line().as_bytes(), 0));
         }
     }
 
@@ -278,14 +286,14 @@ impl Journal {
         let file = self.file.borrow();
         let Some(file) = &*file else { return Ok(()) };
         let mut text = self.deaths.borrow().text();
-        text.replace_range(..Mark::NONE.line().len(), &self.current.get().line());
+        text.replace_range(..LeaseHash::NONE.line().len(), &self.current.get().line());
         file.write_all_at(text.as_bytes(), 0)?;
         file.set_len(text.len() as u64)
     }
 
-    fn tell(&self, written: io::Result<()>) {
+    fn log_error(&self, written: io::Result<()>) {
         if let Err(error) = written
-            && !self.told.replace(true)
+            && !self.warned.replace(true)
         {
             log::warn!(
                 "cannot write {}: {error}",
@@ -298,7 +306,7 @@ impl Journal {
     pub(crate) fn watch<F: Future>(self: &Rc<Self>, lease: &LeaseKey, work: F) -> Work<F> {
         Work {
             journal: Rc::clone(self),
-            lease: Mark::of(lease),
+            lease: LeaseHash::of(lease),
             work: Some(Box::pin(work)),
         }
     }
@@ -308,7 +316,7 @@ impl Journal {
 #[must_use = "dropped at once, it is over at once"]
 pub(crate) struct JournalStep<'a> {
     journal: &'a Journal,
-    before: Mark,
+    before: LeaseHash,
 }
 
 impl Drop for JournalStep<'_> {
@@ -320,7 +328,7 @@ impl Drop for JournalStep<'_> {
 /// The future of [`Journal::watch`].
 pub(crate) struct Work<F> {
     journal: Rc<Journal>,
-    lease: Mark,
+    lease: LeaseHash,
     /// `None` only during the drop.
     work: Option<Pin<Box<F>>>,
 }

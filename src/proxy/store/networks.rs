@@ -19,9 +19,9 @@ use crate::proxy::patience::Circumstances;
 use crate::proxy::store::directory::StateDirectory;
 
 /// The most parents; beyond that, the least recently used is dropped.
-const NETWORKS: usize = 64;
+const MAX_NETWORKS: usize = 64;
 /// The shortest time between two writes for answers, which count for longer than that.
-const ANSWER_STEP: Duration = Duration::from_secs(30);
+const ANSWER_WRITE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The known networks.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(crate) struct Networks {
     boot_id: String,
     /// By the name of the parent; `None` before the file is read.
     known: Option<BTreeMap<String, Network>>,
-    told: bool,
+    warned: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl Networks {
             name,
             boot_id,
             known: None,
-            told: false,
+            warned: false,
         }
     }
 
@@ -98,7 +98,7 @@ impl Networks {
         let network = self.network(parent);
         if network
             .server_at
-            .is_none_or(|at| now.saturating_sub(at) >= ANSWER_STEP)
+            .is_none_or(|at| now.saturating_sub(at) >= ANSWER_WRITE_INTERVAL)
             || network.unanswered_at.is_some()
         {
             self.set(
@@ -136,7 +136,7 @@ impl Networks {
                 ..network
             },
         );
-        if known.len() > NETWORKS {
+        if known.len() > MAX_NETWORKS {
             let oldest = known
                 .iter()
                 .min_by_key(|(_, network)| network.used)
@@ -144,7 +144,7 @@ impl Networks {
             oldest.map(|oldest| known.remove(&oldest));
         }
         if let Err(error) = self.write()
-            && !std::mem::replace(&mut self.told, true)
+            && !std::mem::replace(&mut self.warned, true)
         {
             let path = self.directory.path_of(&self.name);
             log::warn!(
@@ -200,7 +200,7 @@ fn parse(text: &str, boot_id: &str) -> BTreeMap<String, Network> {
         let (parent, rest) = line.split_once(' ')?;
         Some((parent.to_owned(), Network::parse(rest)?))
     };
-    lines.filter_map(entry).take(NETWORKS).collect()
+    lines.filter_map(entry).take(MAX_NETWORKS).collect()
 }
 
 /// Milliseconds since boot, `-` for none.
@@ -353,7 +353,7 @@ mod tests {
             networks.note_unanswered(&format!("eth{number}"), at(200 + number));
         }
         let text = fs::read_to_string(&path).unwrap();
-        assert_eq!(text.lines().count(), 1 + NETWORKS);
+        assert_eq!(text.lines().count(), 1 + MAX_NETWORKS);
         assert!(
             text.contains("eth199 ") && text.contains("eth136 ") && !text.contains("eth135 "),
             "{text}"

@@ -10,13 +10,13 @@ use crate::time::Instant;
 use crate::mac::Mac;
 
 /// The most networks, and the most stations of each.
-const NETWORKS: usize = 64;
-const STATIONS: usize = 8;
+const MAX_NETWORKS: usize = 64;
+const MAX_STATIONS: usize = 8;
 /// The most containers of a network with a finding.
-const FINDINGS: usize = 8;
+const MAX_FINDINGS: usize = 8;
 /// The life of a finding. Lost frames look like a server that does not answer, so it has to be
 /// verified now and then.
-const VALID: Duration = Duration::from_secs(24 * 3600);
+const FINDING_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// The networks, by the host's interface.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ struct Finding {
 
 impl Finding {
     fn is_valid(&self, now: Instant) -> bool {
-        self.since <= now && now - self.since < VALID
+        self.since <= now && now - self.since < FINDING_LIFETIME
     }
 
     fn line(&self, network: &str, boot_id: &str) -> String {
@@ -100,13 +100,13 @@ impl Oddities {
 
     /// Records a station that answers ARP for every address. Returns the line to store if it is
     /// new.
-    pub(crate) fn note_proxy_arp(&mut self, network: &str, station: Mac) -> Option<String> {
+    pub(crate) fn add_proxy_arp(&mut self, network: &str, station: Mac) -> Option<String> {
         let line = self.station_line(network, station);
         let known = &mut self.network(network)?.proxy_arp;
         if known.contains(&station) {
             return None;
         }
-        if known.len() >= STATIONS {
+        if known.len() >= MAX_STATIONS {
             known.remove(0);
         }
         known.push(station);
@@ -119,7 +119,7 @@ impl Oddities {
 
     /// Records how plain the message was that a server answered, of the container with the MAC
     /// `by`. Returns the line to store if that is new.
-    pub(crate) fn note_plainness(
+    pub(crate) fn add_plainness(
         &mut self,
         network: &str,
         plainness: Plainness,
@@ -149,7 +149,7 @@ impl Oddities {
             PROXY_ARP => {
                 let is_of_this_boot = words.next() == Some(&*self.boot_id);
                 let station = Mac::parse(value).ok().filter(|_| is_of_this_boot);
-                station.and_then(|station| self.note_proxy_arp(name, station));
+                station.and_then(|station| self.add_proxy_arp(name, station));
             }
             PLAINNESS => {
                 let plainness = Plainness::ALL
@@ -205,7 +205,7 @@ impl Oddities {
         if name.is_empty() || name.contains(char::is_whitespace) {
             return None;
         }
-        if self.networks.len() >= NETWORKS && !self.networks.contains_key(name) {
+        if self.networks.len() >= MAX_NETWORKS && !self.networks.contains_key(name) {
             let oldest = self
                 .networks
                 .iter()
@@ -227,7 +227,7 @@ impl OddNetwork {
     /// Adds a finding, which replaces an older one of the same container.
     fn add(&mut self, finding: Finding) {
         self.findings.retain(|known| known.by != finding.by);
-        if self.findings.len() >= FINDINGS {
+        if self.findings.len() >= MAX_FINDINGS {
             self.findings.remove(0);
         }
         self.findings.push(finding);
@@ -248,23 +248,23 @@ mod tests {
     fn what_is_noted_is_news_once_and_reads_back() {
         let mut oddities = Oddities::new("boot");
         let lines = [
-            oddities.note_proxy_arp("eth0", station(1)),
-            oddities.note_proxy_arp("eth0", station(2)),
-            oddities.note_plainness("eth1", Plainness::LikeNetavark, station(7), NOW),
-            oddities.note_plainness("eth1", Plainness::Bare, station(8), NOW),
+            oddities.add_proxy_arp("eth0", station(1)),
+            oddities.add_proxy_arp("eth0", station(2)),
+            oddities.add_plainness("eth1", Plainness::LikeNetavark, station(7), NOW),
+            oddities.add_plainness("eth1", Plainness::Bare, station(8), NOW),
         ];
-        assert_eq!(oddities.note_proxy_arp("eth0", station(2)), None);
+        assert_eq!(oddities.add_proxy_arp("eth0", station(2)), None);
         assert_eq!(
-            oddities.note_plainness("eth1", Plainness::LikeNetavark, station(7), NOW),
+            oddities.add_plainness("eth1", Plainness::LikeNetavark, station(7), NOW),
             None
         );
         assert_eq!(
-            oddities.note_plainness("eth1", Plainness::LikeNetavark, station(9), NOW),
+            oddities.add_plainness("eth1", Plainness::LikeNetavark, station(9), NOW),
             None,
             "two have said so"
         );
         assert_eq!(
-            oddities.note_plainness("eth0", Plainness::Full, station(7), NOW),
+            oddities.add_plainness("eth0", Plainness::Full, station(7), NOW),
             None,
             "that is what is done anyway"
         );
@@ -292,7 +292,7 @@ mod tests {
     #[test]
     fn a_plainness_is_found_out_again_after_a_day() {
         let mut oddities = Oddities::new("boot");
-        oddities.note_plainness("eth0", Plainness::Bare, station(1), NOW);
+        oddities.add_plainness("eth0", Plainness::Bare, station(1), NOW);
         let hours = |hours: u64| NOW + Duration::from_secs(hours * 3600);
         assert_eq!(
             oddities.plainness("eth0", station(1), hours(23)),
@@ -304,11 +304,11 @@ mod tests {
         );
         assert!(
             oddities
-                .note_plainness("eth0", Plainness::Bare, station(1), hours(24))
+                .add_plainness("eth0", Plainness::Bare, station(1), hours(24))
                 .is_some()
         );
         // Neither a finding nor a station outlives the boot.
-        oddities.note_proxy_arp("eth0", station(1));
+        oddities.add_proxy_arp("eth0", station(1));
         let mut next = Oddities::new("another");
         oddities
             .lines()
@@ -319,16 +319,16 @@ mod tests {
     #[test]
     fn a_plainness_that_two_have_found_counts_for_others() {
         let mut oddities = Oddities::new("boot");
-        oddities.note_plainness("eth0", Plainness::Bare, station(1), NOW);
-        oddities.note_plainness("eth0", Plainness::Bare, station(1), NOW);
+        oddities.add_plainness("eth0", Plainness::Bare, station(1), NOW);
+        oddities.add_plainness("eth0", Plainness::Bare, station(1), NOW);
         assert_eq!(oddities.plainness("eth0", station(1), NOW), Plainness::Bare);
         assert_eq!(oddities.plainness("eth0", station(3), NOW), Plainness::Full);
-        oddities.note_plainness("eth0", Plainness::NoShortcuts, station(2), NOW);
+        oddities.add_plainness("eth0", Plainness::NoShortcuts, station(2), NOW);
         assert_eq!(
             oddities.plainness("eth0", station(3), NOW),
             Plainness::NoShortcuts
         );
-        oddities.note_plainness("eth0", Plainness::LikeNetavark, station(4), NOW);
+        oddities.add_plainness("eth0", Plainness::LikeNetavark, station(4), NOW);
         assert_eq!(
             oddities.plainness("eth0", station(3), NOW),
             Plainness::LikeNetavark
@@ -345,8 +345,8 @@ mod tests {
     fn it_is_bounded_and_reads_no_nonsense() {
         let mut oddities = Oddities::new("boot");
         for number in 0..200 {
-            oddities.note_proxy_arp(&format!("eth{number}"), station(number));
-            oddities.note_proxy_arp("eth0", station(number));
+            oddities.add_proxy_arp(&format!("eth{number}"), station(number));
+            oddities.add_proxy_arp("eth0", station(number));
             oddities.network("eth0").unwrap().add(Finding {
                 by: station(number),
                 plainness: Plainness::Bare,
@@ -355,9 +355,9 @@ mod tests {
         }
         assert_eq!(
             (oddities.networks.len(), oddities.proxy_arp("eth0").len()),
-            (NETWORKS, STATIONS)
+            (MAX_NETWORKS, MAX_STATIONS)
         );
-        assert_eq!(oddities.networks["eth0"].findings.len(), FINDINGS);
+        assert_eq!(oddities.networks["eth0"].findings.len(), MAX_FINDINGS);
         assert_eq!(oddities.proxy_arp("eth0").last(), Some(&station(199)));
         let mut oddities = Oddities::new("boot");
         for line in [

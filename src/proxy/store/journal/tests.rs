@@ -34,7 +34,7 @@ fn opened(folder: &Rc<StateDirectory>) -> Rc<Journal> {
     journal
 }
 
-fn said(folder: &StateDirectory) -> String {
+fn content(folder: &StateDirectory) -> String {
     fs::read_to_string(path(folder)).unwrap()
 }
 
@@ -51,53 +51,44 @@ const HOUR: Duration = Duration::from_secs(3600);
 #[test]
 fn a_lease_is_tried_last_then_later_then_only_by_a_call() {
     let (_scratch, folder) = &scratch();
-    let (culprit, innocent) = (key(1), key(2));
-    let journal = dies_of(folder, &culprit);
+    let (fatal, harmless) = (key(1), key(2));
+    let journal = dies_of(folder, &fatal);
     assert_eq!(
-        (
-            journal.trust(&culprit),
-            journal.put_off(&culprit, Some(HOUR))
-        ),
+        (journal.trust(&fatal), journal.put_off(&fatal, Some(HOUR))),
         (Trust::Last, Some(Duration::ZERO))
     );
-    let journal = dies_of(folder, &culprit);
+    let journal = dies_of(folder, &fatal);
     assert_eq!(
-        (
-            journal.trust(&culprit),
-            journal.put_off(&culprit, Some(HOUR))
-        ),
-        (Trust::Last, Some(LATER))
+        (journal.trust(&fatal), journal.put_off(&fatal, Some(HOUR))),
+        (Trust::Last, Some(SECOND_RETRY_DELAY))
     );
     let minute = Duration::from_secs(60);
     assert_eq!(
-        journal.put_off(&culprit, Some(minute)),
+        journal.put_off(&fatal, Some(minute)),
         Some(minute / 4),
         "the wait does not lose the lease"
     );
-    assert_eq!(journal.put_off(&culprit, None), Some(LATER));
+    assert_eq!(journal.put_off(&fatal, None), Some(SECOND_RETRY_DELAY));
     // A restart for another reason neither delays the lease again nor clears its deaths.
     let journal = opened(folder);
     assert_eq!(
-        (
-            journal.trust(&culprit),
-            journal.put_off(&culprit, Some(HOUR))
-        ),
+        (journal.trust(&fatal), journal.put_off(&fatal, Some(HOUR))),
         (Trust::Last, None)
     );
-    let journal = dies_of(folder, &culprit);
+    let journal = dies_of(folder, &fatal);
     assert_eq!(
-        (journal.trust(&culprit), journal.deaths(&culprit)),
+        (journal.trust(&fatal), journal.deaths(&fatal)),
         (Trust::Quarantined, 3)
     );
     assert_eq!(
-        (journal.trust(&innocent), journal.put_off(&innocent, None)),
+        (journal.trust(&harmless), journal.put_off(&harmless, None)),
         (Trust::Full, None)
     );
     // A call for it succeeds.
-    journal.acquit(&culprit);
-    assert_eq!(journal.trust(&culprit), Trust::Full);
-    assert_eq!(opened(folder).trust(&culprit), Trust::Full);
-    assert_eq!(dies_of(folder, &culprit).deaths(&culprit), 1);
+    journal.acquit(&fatal);
+    assert_eq!(journal.trust(&fatal), Trust::Full);
+    assert_eq!(opened(folder).trust(&fatal), Trust::Full);
+    assert_eq!(dies_of(folder, &fatal).deaths(&fatal), 1);
 }
 
 #[test]
@@ -109,22 +100,22 @@ fn only_the_lease_at_whose_step_it_died_is_blamed() {
         yield_now().await;
         // A step for one lease within a step for another.
         let _step = journal.enter(&other);
-        assert_eq!(said(folder), Mark::of(&other).line());
+        assert_eq!(content(folder), LeaseHash::of(&other).line());
     };
     let mut work = Box::pin(journal.watch(&one, async {
-        assert_eq!(said(folder), Mark::of(&one).line());
+        assert_eq!(content(folder), LeaseHash::of(&one).line());
         wait.await;
-        assert_eq!(said(folder), Mark::of(&one).line());
+        assert_eq!(content(folder), LeaseHash::of(&one).line());
     }));
     let mut poll = || futures_lite::future::block_on(poll_once(&mut work));
     assert_eq!(poll(), None);
     assert_eq!(
-        said(folder),
-        Mark::NONE.line(),
+        content(folder),
+        LeaseHash::NONE.line(),
         "it waits, and so does the process"
     );
     assert_eq!(poll(), Some(()));
-    assert_eq!(said(folder), Mark::NONE.line());
+    assert_eq!(content(folder), LeaseHash::NONE.line());
     assert_eq!(opened(folder).trust(&one), Trust::Full);
 }
 
@@ -134,7 +125,7 @@ fn what_a_drop_does_is_a_step_too() {
 
     impl Drop for Undo {
         fn drop(&mut self) {
-            assert_eq!(said(&self.0), Mark::of(&key(1)).line());
+            assert_eq!(content(&self.0), LeaseHash::of(&key(1)).line());
         }
     }
 
@@ -142,7 +133,7 @@ fn what_a_drop_does_is_a_step_too() {
     let journal = opened(folder);
     let undo = Undo(Rc::clone(folder));
     drop(journal.watch(&key(1), async move { drop(undo) }));
-    assert_eq!(said(folder), Mark::NONE.line());
+    assert_eq!(content(folder), LeaseHash::NONE.line());
 }
 
 #[test]
@@ -154,13 +145,17 @@ fn counts_are_kept_as_long_as_the_lease_and_the_wish_of_the_process_to_run() {
     journal.keep([&other, &key(3)]);
     assert_eq!((journal.deaths(&one), journal.deaths(&other)), (0, 1));
     assert_eq!(
-        said(folder),
-        format!("{}{:016x} 1\n", Mark::NONE.line(), Mark::of(&other).0)
+        content(folder),
+        format!(
+            "{}{:016x} 1\n",
+            LeaseHash::NONE.line(),
+            LeaseHash::of(&other).0
+        )
     );
     journal.clear();
     assert_eq!(
-        (said(folder), opened(folder).deaths(&other)),
-        (Mark::NONE.line(), 0)
+        (content(folder), opened(folder).deaths(&other)),
+        (LeaseHash::NONE.line(), 0)
     );
 }
 
@@ -179,11 +174,14 @@ fn a_file_of_any_content_is_read_and_one_that_is_no_file_is_left_alone() {
     ] {
         fs::write(&path, text).unwrap();
         let journal = opened(folder);
-        assert!(said(folder).starts_with(&Mark::NONE.line()), "{text:?}");
+        assert!(
+            content(folder).starts_with(&LeaseHash::NONE.line()),
+            "{text:?}"
+        );
         drop(journal.enter(&key(1)));
     }
     assert_eq!(
-        Deaths::parse("0\n1 2\n1 3\n").1.of(Mark(1)),
+        Deaths::parse("0\n1 2\n1 3\n").1.of(LeaseHash(1)),
         2,
         "what follows may be left of a longer file"
     );

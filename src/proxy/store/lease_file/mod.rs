@@ -40,7 +40,7 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const VERSION: u64 = 1;
 
 /// The most leases of netavark's proxy that are adopted.
-const FOREIGN: usize = 1000;
+const MAX_FOREIGN: usize = 1000;
 
 /// The state file and its copy.
 #[derive(Debug)]
@@ -50,11 +50,11 @@ pub(crate) struct LeaseFile {
     copy: OsString,
     boot_id: String,
     /// The digest of the copy's content; `None` if unknown.
-    copied: Cell<Option<u64>>,
+    copy_digest: Cell<Option<u64>>,
     /// The copy is another program's, and is not replaced yet.
-    is_copy_held: Cell<bool>,
+    is_copy_protected: Cell<bool>,
     /// Set once a failure to write the copy has been logged.
-    told: Cell<bool>,
+    warned: Cell<bool>,
 }
 
 /// A lease in the state file.
@@ -68,7 +68,7 @@ struct LeaseEntry {
 
 /// A lease in the copy: netavark's fields, and the namespace, which marks it as this daemon's.
 #[derive(Debug, Serialize)]
-struct Copied {
+struct CopyEntry {
     #[serde(flatten)]
     lease: NetavarkLease,
     ns_path: String,
@@ -87,7 +87,7 @@ pub(crate) struct Found {
     /// The files differ from this, and have to be written.
     pub(crate) is_other: bool,
     /// Entries that cannot be used.
-    unused: usize,
+    unusable: usize,
 }
 
 impl LeaseFile {
@@ -104,9 +104,9 @@ impl LeaseFile {
             name: Path::new(&copy).with_extension("state").into(),
             copy,
             boot_id: boot_id.trim().to_owned(),
-            copied: Cell::default(),
-            is_copy_held: Cell::default(),
-            told: Cell::default(),
+            copy_digest: Cell::default(),
+            is_copy_protected: Cell::default(),
+            warned: Cell::default(),
         }
     }
 
@@ -139,9 +139,9 @@ impl LeaseFile {
             found.is_other = true;
         }
         let is_new = matches!(state, Err(None));
-        let is_whole = state.is_ok();
-        found.is_other |= !is_whole;
-        let has_copy = self.read_copy(&directory, state.ok().flatten(), is_whole, &mut found);
+        let is_complete = state.is_ok();
+        found.is_other |= !is_complete;
+        let has_copy = self.read_copy(&directory, state.ok().flatten(), is_complete, &mut found);
         if is_new
             && !has_copy
             && let Err(error) = self.replace([])
@@ -165,7 +165,7 @@ impl LeaseFile {
         let trouble = match directory.read(&self.name) {
             Ok(file) => {
                 let mut each =
-                    |boot_id: &str, entry: Value| self.sort(&entry, Some(boot_id), now, found);
+                    |boot_id: &str, entry: Value| self.add(&entry, Some(boot_id), now, found);
                 let parsed = parse::state(BufReader::with_capacity(4096, file), &mut each);
                 parsed
                     .map(|digest| copy = digest)
@@ -175,9 +175,9 @@ impl LeaseFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(None),
             Err(error) => Some(error.to_string()),
         };
-        let unused = std::mem::take(&mut found.unused);
+        let unusable = std::mem::take(&mut found.unusable);
         let why = trouble.or_else(|| {
-            (unused > 0).then(|| format!("{unused} of its entries cannot be continued"))
+            (unusable > 0).then(|| format!("{unusable} of its entries cannot be continued"))
         });
         match why {
             None => Ok(copy),
@@ -193,13 +193,13 @@ impl LeaseFile {
         &self,
         directory: &Directory,
         expected: Option<u64>,
-        is_own_whole: bool,
+        is_state_complete: bool,
         found: &mut Found,
     ) -> bool {
         let (now, mut older) = (rt::now(), Found::default());
         let trouble = match self.digest_of_copy(directory) {
             Ok(digest) if expected == Some(digest) => {
-                self.copied.set(expected);
+                self.copy_digest.set(expected);
                 return true;
             }
             Ok(_) => {
@@ -208,11 +208,11 @@ impl LeaseFile {
                     // state file was written.
                     if entry.get("state").is_some() {
                         let boot_id = entry.get("boot_id").and_then(Value::as_str);
-                        self.sort(&entry, boot_id, now, &mut older);
+                        self.add(&entry, boot_id, now, &mut older);
                     // Skipped is an outdated copy, with leases that are in the state file or have
                     // ended.
-                    } else if !(is_own_whole && entry.get("ns_path").is_some()) {
-                        sort_foreign(&entry, &mut older);
+                    } else if !(is_state_complete && entry.get("ns_path").is_some()) {
+                        add_foreign(&entry, &mut older);
                     }
                 };
                 let file = directory
@@ -227,12 +227,12 @@ impl LeaseFile {
             Err(error) => Some(error.to_string()),
         };
         found.is_other = true;
-        let (unused, foreign) = (older.unused, older.foreign.len());
-        if trouble.is_some() || unused + foreign > 0 {
-            let why = match (trouble, unused) {
+        let (unusable, foreign) = (older.unusable, older.foreign.len());
+        if trouble.is_some() || unusable + foreign > 0 {
+            let why = match (trouble, unusable) {
                 (Some(trouble), _) => trouble,
                 (None, 0) => format!("{foreign} of its leases are of another program"),
-                (None, _) => format!("{unused} of its entries cannot be continued"),
+                (None, _) => format!("{unusable} of its entries cannot be continued"),
             };
             self.set_aside(directory, &self.copy, &why);
         }
@@ -240,7 +240,7 @@ impl LeaseFile {
             found.leases = older.leases;
         }
         found.over.append(&mut older.over);
-        self.is_copy_held.set(foreign > 0);
+        self.is_copy_protected.set(foreign > 0);
         found.foreign = older.foreign;
         true
     }
@@ -252,9 +252,9 @@ impl LeaseFile {
     }
 
     /// Adds a full record to `found`.
-    fn sort(&self, entry: &Value, boot_id: Option<&str>, now: Instant, found: &mut Found) {
+    fn add(&self, entry: &Value, boot_id: Option<&str>, now: Instant, found: &mut Found) {
         let Some(stored) = StoredRecord::parse(entry) else {
-            found.unused += 1;
+            found.unusable += 1;
             return;
         };
         let is_of_this_boot = boot_id == Some(&*self.boot_id) && !self.boot_id.is_empty();
@@ -268,7 +268,7 @@ impl LeaseFile {
         } else {
             // After a reboot, entries of an earlier boot are expected.
             let is_expected = boot_id.is_some_and(|boot_id| boot_id != self.boot_id);
-            found.unused += usize::from(!is_expected);
+            found.unusable += usize::from(!is_expected);
             found.is_other = true;
             found.over.extend(former);
         }
@@ -293,7 +293,7 @@ impl LeaseFile {
 
     /// Allows the next write to replace the copy.
     pub(crate) fn release_copy(&self) {
-        self.is_copy_held.set(false);
+        self.is_copy_protected.set(false);
     }
 
     /// Replaces the state file and flushes it, to survive a power cut; then the copy, if its
@@ -312,15 +312,15 @@ impl LeaseFile {
                 self.write_state(writer, digest, &mut records.clone().into_iter())
             })
         })?;
-        self.directory.keep(&directory, &self.name);
-        if !self.is_copy_held.get() && self.copied.get() != Some(digest) {
+        self.directory.link_to_refuge(&directory, &self.name);
+        if !self.is_copy_protected.get() && self.copy_digest.get() != Some(digest) {
             // Not flushed: only what another program wrote is read from it.
-            let copied = directory.replace(&self.copy, false, |file| {
+            let written = directory.replace(&self.copy, false, |file| {
                 buffered(file, |writer| write_copy(writer, &mut records.into_iter()))
             });
-            self.copied.set(copied.is_ok().then_some(digest));
-            if let Err(error) = copied
-                && !self.told.replace(true)
+            self.copy_digest.set(written.is_ok().then_some(digest));
+            if let Err(error) = written
+                && !self.warned.replace(true)
             {
                 log::warn!(
                     "cannot write {}: {error}; its readers do not see the last change",
@@ -352,15 +352,15 @@ impl LeaseFile {
 }
 
 /// Adds a lease of netavark's proxy to `found`.
-fn sort_foreign(entry: &Value, found: &mut Found) {
+fn add_foreign(entry: &Value, found: &mut Found) {
     let stored = StoredRecord::parse(entry);
     let former = stored.as_ref().and_then(StoredRecord::former_lease);
     match stored.zip(former) {
-        Some((stored, former)) if found.foreign.len() < FOREIGN => {
+        Some((stored, former)) if found.foreign.len() < MAX_FOREIGN => {
             found.over.push(former);
             found.foreign.push(stored.lease);
         }
-        _ => found.unused += 1,
+        _ => found.unusable += 1,
     }
 }
 
@@ -380,7 +380,7 @@ fn write_copy(
     Ok(write_leases(
         to,
         records,
-        |StoredRecord { lease, ns_path, .. }, _| Copied { lease, ns_path },
+        |StoredRecord { lease, ns_path, .. }, _| CopyEntry { lease, ns_path },
     )?)
 }
 

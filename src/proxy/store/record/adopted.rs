@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::number::millis;
 use super::phase::StoredLease;
-use super::{NEVER, Record, reason};
+use super::{NEVER, Record, clamp};
 use crate::dhcp::{self, Phase, Plainness, Snapshot};
 use crate::proxy::call::request::Request;
 use crate::proxy::container::applied::Applied;
@@ -31,7 +31,7 @@ impl Record {
             ..StoredLease::default()
         };
         // T1 and T2 may be missing.
-        let lease = reason::usable(stored.parse()?, now)?;
+        let lease = clamp::checked_lease(stored.parse()?, now)?;
         let rebind_at = lease.acquired_at + lease.t2;
         let phase = if lease.lease_time.is_none() {
             Phase::Bound {

@@ -19,9 +19,9 @@ pub(crate) use stored::{EncodedRecord, FormerLease, StoredRecord};
 
 mod adopted;
 mod check;
+mod clamp;
 mod number;
 mod phase;
-mod reason;
 mod stored;
 
 /// The delay before a retry, doubled with each failure up to [`MAX_RETRY_DELAY`].
@@ -166,8 +166,8 @@ impl Record {
             .saturating_mul(1 << failures.min(16))
             .min(MAX_RETRY_DELAY);
         // A temporary fault must not cost the lease.
-        let rest = self.remaining(now).filter(|rest| !rest.is_zero());
-        let delay = rest.map_or(delay, |rest| delay.min(rest / 4).max(RETRY_DELAY));
+        let remaining = self.remaining(now).filter(|remaining| !remaining.is_zero());
+        let delay = remaining.map_or(delay, |remaining| delay.min(remaining / 4).max(RETRY_DELAY));
         self.retry = Some(Retry {
             at: now + delay,
             failures: failures.saturating_add(1),

@@ -227,7 +227,7 @@ impl From<&Record> for StoredRecord {
 
 impl StoredRecord {
     /// Returns the record. `None` if a text is malformed or the state unknown; its numbers are
-    /// unchecked, see [`Record::within_reason`].
+    /// unchecked, see [`Record::clamped`].
     pub(super) fn into_record(self) -> Option<Record> {
         let Self {
             lease,
@@ -284,7 +284,7 @@ impl StoredRecord {
             wanted,
             pace,
         };
-        let rest = (setbacks, plainness, whole_at);
+        let counters = (setbacks, plainness, whole_at);
         Some(Record {
             request: request(
                 (mac_text, &ns_path),
@@ -301,7 +301,7 @@ impl StoredRecord {
             },
             applied,
             message_size: message_size.try_into().ok().filter(|&size| size > 0),
-            state: parse_state(&state, phase, rest, (due_at, silent_since))?,
+            state: parse_state(&state, phase, counters, (due_at, silent_since))?,
             look: parse_look(look_at, looks, unsaid),
             retry: parse_retry(retry_at, retries),
         })

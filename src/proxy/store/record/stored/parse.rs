@@ -8,7 +8,7 @@ use crate::proxy::container::applied::{StoredApplied, StoredRoute};
 use crate::rpc::wire::NetavarkLease;
 
 /// The most items of a list: more than a DHCP message has room for.
-const ITEMS: usize = 1024;
+const MAX_ITEMS: usize = 1024;
 
 /// The fields of a struct with their names. A missing one is a compile error.
 macro_rules! fields {
@@ -103,7 +103,7 @@ impl<T: Field + Default> Field for Vec<T> {
     fn read(&mut self, value: &Value) -> Option<()> {
         let values = value
             .as_array()
-            .filter(|values| values.len() <= ITEMS)?
+            .filter(|values| values.len() <= MAX_ITEMS)?
             .iter();
         *self = values
             .map(|value| {

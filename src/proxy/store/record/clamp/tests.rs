@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::super::number::FAR;
+use super::super::number::MAX_MILLIS;
 use super::super::tests::{at, entry_of, phases, record};
 use super::*;
 use crate::dhcp::{Client, Config};
@@ -23,8 +23,8 @@ fn extremes() -> Vec<Value> {
         1 << 32,
         u32::MAX.into(),
         (1 << 32) - 2,
-        FAR,
-        FAR + 1,
+        MAX_MILLIS,
+        MAX_MILLIS + 1,
     ];
     let large = [
         u64::MAX,
@@ -99,7 +99,7 @@ fn check(entry: &Value) {
         record.silence(),
         record.t1(),
     );
-    for until in [0, NOW, FAR] {
+    for until in [0, NOW, MAX_MILLIS] {
         let put_off = record.clone().put_off(at(until));
         assert!(
             put_off
@@ -201,11 +201,11 @@ fn what_a_client_wrote_stays_as_it_was() {
             record.clone().ending(),
             record.clone().with_look(),
         ] {
-            assert_eq!(written.clone().within_reason(at(NOW)), Some(written));
+            assert_eq!(written.clone().clamped(at(NOW)), Some(written));
         }
         // As if its server did not answer.
         if let Some(held_back) = record.put_off(at(NOW + 60_000)) {
-            assert_eq!(held_back.clone().within_reason(at(NOW)), Some(held_back));
+            assert_eq!(held_back.clone().clamped(at(NOW)), Some(held_back));
         }
     }
 }

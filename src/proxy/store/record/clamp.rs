@@ -12,7 +12,7 @@ use crate::proxy::call::request::OPTION_MAX;
 use crate::time::Instant;
 
 /// The longest delay before the link is checked again or a failure is retried.
-const MAX_PAUSE: Duration = Duration::from_secs(3600);
+const MAX_DELAY: Duration = Duration::from_secs(3600);
 /// An unanswered renewal is repeated after half of the remaining time, but no sooner than this.
 const MIN_RETRANSMISSION: Duration = Duration::from_secs(60);
 /// The largest counter of failures; delays stop growing far below.
@@ -28,11 +28,11 @@ impl Record {
     /// Returns the record of a file, clamped to values possible at `now`. `None` if it is
     /// malformed.
     pub(crate) fn from_file(stored: StoredRecord, now: Instant) -> Option<Self> {
-        stored.into_record()?.within_reason(now)
+        stored.into_record()?.clamped(now)
     }
 
     /// Returns the record with its numbers clamped, `None` if it is unusable.
-    pub(super) fn within_reason(mut self, now: Instant) -> Option<Self> {
+    pub(super) fn clamped(mut self, now: Instant) -> Option<Self> {
         // The kernel's largest interface index, and the most that a DHCP option holds.
         let host_name = self.request.host_name.as_deref().unwrap_or_default();
         let is_usable = (1..=i32::MAX.unsigned_abs()).contains(&self.interface.index)
@@ -47,11 +47,11 @@ impl Record {
                 deferred_until,
                 silent_since,
             } => {
-                if next(&snapshot.phase) == Some(NEVER) {
+                if next_message(&snapshot.phase) == Some(NEVER) {
                     return None;
                 }
-                let snapshot = mended(snapshot, now)?;
-                let latest = latest(&snapshot);
+                let snapshot = clamped_snapshot(snapshot, now)?;
+                let latest = latest_due(&snapshot);
                 RecordState::Held {
                     deferred_until: deferred_until
                         .map(|until| latest.map_or(until, |latest| until.min(latest)))
@@ -64,11 +64,11 @@ impl Record {
                 snapshot,
                 silent_since,
             } => RecordState::Ending {
-                snapshot: phase::to_be_released(mended(snapshot, now)?),
+                snapshot: phase::to_be_released(clamped_snapshot(snapshot, now)?),
                 silent_since: silent_since.map(|since| since.min(now)),
             },
         };
-        let latest = now + MAX_PAUSE;
+        let latest = now + MAX_DELAY;
         if let Some(look) = &mut self.look {
             look.at = look.at.min(latest);
             look.count = look.count.min(MAX_COUNT);
@@ -84,7 +84,7 @@ impl Record {
 }
 
 /// Returns the time of the next message in an unanswered phase.
-fn next(phase: &Phase) -> Option<Instant> {
+fn next_message(phase: &Phase) -> Option<Instant> {
     match phase {
         Phase::Bound { .. } => None,
         Phase::Renewing { next, .. }
@@ -94,7 +94,7 @@ fn next(phase: &Phase) -> Option<Instant> {
 }
 
 /// Returns the latest time at which the client may be due, `None` if it never is.
-fn latest(snapshot: &Snapshot) -> Option<Instant> {
+fn latest_due(snapshot: &Snapshot) -> Option<Instant> {
     let due = snapshot.due()?;
     Some(match snapshot.phase {
         // A lease may be deferred while its server does not answer other clients.
@@ -108,14 +108,14 @@ fn latest(snapshot: &Snapshot) -> Option<Instant> {
 }
 
 /// Returns the snapshot with possible times and counters. `None` if its lease is unusable.
-fn mended(snapshot: Snapshot, now: Instant) -> Option<Snapshot> {
+fn clamped_snapshot(snapshot: Snapshot, now: Instant) -> Option<Snapshot> {
     let phase = match snapshot.phase {
         Phase::Bound {
             lease,
             renew_at,
             rebind_at,
         } => {
-            let lease = usable(lease, now)?;
+            let lease = checked_lease(lease, now)?;
             let (renew_at, rebind_at) = timers(&lease, renew_at, rebind_at);
             Phase::Bound {
                 lease,
@@ -129,7 +129,7 @@ fn mended(snapshot: Snapshot, now: Instant) -> Option<Snapshot> {
             rebind_at,
             next,
         } => {
-            let lease = usable(lease, now)?;
+            let lease = checked_lease(lease, now)?;
             let (renew_at, rebind_at) = timers(&lease, renew_at, rebind_at);
             let limit = lease.expires_at().map(|_| rebind_at);
             Phase::Renewing {
@@ -145,7 +145,7 @@ fn mended(snapshot: Snapshot, now: Instant) -> Option<Snapshot> {
             rebind_at,
             next,
         } => {
-            let lease = usable(lease, now)?;
+            let lease = checked_lease(lease, now)?;
             let (renew_at, rebind_at) = timers(&lease, renew_at, rebind_at);
             let limit = lease.expires_at();
             Phase::Rebinding {
@@ -167,17 +167,17 @@ fn mended(snapshot: Snapshot, now: Instant) -> Option<Snapshot> {
             pace: pace.min(MAX_COUNT),
         },
     };
-    let mended = Snapshot {
+    let snapshot = Snapshot {
         phase,
         failures: snapshot.failures.min(MAX_COUNT),
         ..snapshot
     };
-    Some(mended.within_reason(now))
+    Some(snapshot.within_reason(now))
 }
 
 /// Returns a lease acquired no later than `now`, with T1 and T2 in the order of RFC 2131 §4.4.5.
 /// `None` if it is unusable.
-pub(super) fn usable(mut lease: dhcp::Lease, now: Instant) -> Option<dhcp::Lease> {
+pub(super) fn checked_lease(mut lease: dhcp::Lease, now: Instant) -> Option<dhcp::Lease> {
     let is_usable = |address: Ipv4Addr| {
         !(address.is_unspecified()
             || address.is_broadcast()
