@@ -376,7 +376,7 @@ fn a_failed_write_leaves_the_old_file_as_it_was() {
     assert_eq!(directory.leases(), json!({}));
 }
 
-/// A directory that does not exist yet, and one that outlives it.
+/// A directory that does not exist yet, and its refuge.
 fn with_refuge() -> (tempfile::TempDir, PathBuf, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let (path, refuge) = (folder.path().join("podman"), folder.path().join("refuge"));
@@ -410,7 +410,7 @@ fn leases_outlive_the_directory() {
     );
 }
 
-/// A lease that ended does not come back from the second name, nor does one that was deleted.
+/// A lease that ended does not come back from the second name, nor does a deleted one.
 #[test]
 fn leases_that_ended_or_were_forgotten_do_not_come_back() {
     let (_folder, path, refuge) = with_refuge();
