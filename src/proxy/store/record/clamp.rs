@@ -45,7 +45,7 @@ impl Record {
             RecordState::Held {
                 snapshot,
                 deferred_until,
-                silent_since,
+                unresponsive_since,
             } => {
                 if next_message(&snapshot.phase) == Some(NEVER) {
                     return None;
@@ -57,15 +57,15 @@ impl Record {
                         .map(|until| latest.map_or(until, |latest| until.min(latest)))
                         .and_then(|until| deferral(&snapshot, until)),
                     snapshot,
-                    silent_since: silent_since.map(|since| since.min(now)),
+                    unresponsive_since: unresponsive_since.map(|since| since.min(now)),
                 }
             }
             RecordState::Ending {
                 snapshot,
-                silent_since,
+                unresponsive_since,
             } => RecordState::Ending {
                 snapshot: phase::to_be_released(clamped_snapshot(snapshot, now)?),
-                silent_since: silent_since.map(|since| since.min(now)),
+                unresponsive_since: unresponsive_since.map(|since| since.min(now)),
             },
         };
         let latest = now + MAX_DELAY;

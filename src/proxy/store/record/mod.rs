@@ -63,14 +63,14 @@ pub(crate) enum RecordState {
         /// other clients.
         deferred_until: Option<Instant>,
         /// The time at which the server was found not to answer.
-        silent_since: Option<Instant>,
+        unresponsive_since: Option<Instant>,
     },
     /// Teardown is in progress.
     Ending {
         /// The lease to release, in BOUND; in INIT if there is none.
         snapshot: Snapshot,
         /// As in [`Held`](Self::Held).
-        silent_since: Option<Instant>,
+        unresponsive_since: Option<Instant>,
     },
 }
 
@@ -128,7 +128,7 @@ impl Record {
             state: RecordState::Held {
                 snapshot,
                 deferred_until: None,
-                silent_since: None,
+                unresponsive_since: None,
             },
             look,
             ..Self::intent(&request, interface)
@@ -142,16 +142,16 @@ impl Record {
             RecordState::Intent => self,
             RecordState::Held {
                 snapshot,
-                silent_since,
+                unresponsive_since,
                 ..
             }
             | RecordState::Ending {
                 snapshot,
-                silent_since,
+                unresponsive_since,
             } => Self {
                 state: RecordState::Ending {
                     snapshot: phase::to_be_released(snapshot),
-                    silent_since,
+                    unresponsive_since,
                 },
                 retry: None,
                 ..self
@@ -186,10 +186,14 @@ impl Record {
 
     /// Returns the same lease after its server was found at `now` not to answer.
     pub(crate) fn with_silence(mut self, now: Instant) -> Self {
-        if let RecordState::Held { silent_since, .. } | RecordState::Ending { silent_since, .. } =
-            &mut self.state
+        if let RecordState::Held {
+            unresponsive_since, ..
+        }
+        | RecordState::Ending {
+            unresponsive_since, ..
+        } = &mut self.state
         {
-            *silent_since = Some(now);
+            *unresponsive_since = Some(now);
         }
         self
     }
@@ -386,9 +390,12 @@ impl Record {
     pub(crate) fn silence(&self) -> Option<Instant> {
         match self.state {
             RecordState::Intent => None,
-            RecordState::Held { silent_since, .. } | RecordState::Ending { silent_since, .. } => {
-                silent_since
+            RecordState::Held {
+                unresponsive_since, ..
             }
+            | RecordState::Ending {
+                unresponsive_since, ..
+            } => unresponsive_since,
         }
     }
 

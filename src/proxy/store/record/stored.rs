@@ -168,18 +168,18 @@ impl From<&Record> for StoredRecord {
         } = request;
         let ContainerInterface { netns, index } = interface;
         let NetnsId { dev, ino, cookie } = *netns;
-        let (state, snapshot, silent_since) = match state {
+        let (state, snapshot, unresponsive_since) = match state {
             RecordState::Intent => (Some(INTENT), None, None),
             // The deferral is part of `due_at`.
             RecordState::Held {
                 snapshot,
                 deferred_until: _,
-                silent_since,
-            } => (None, Some(snapshot), *silent_since),
+                unresponsive_since,
+            } => (None, Some(snapshot), *unresponsive_since),
             RecordState::Ending {
                 snapshot,
-                silent_since,
-            } => (Some(ENDING), Some(snapshot), *silent_since),
+                unresponsive_since,
+            } => (Some(ENDING), Some(snapshot), *unresponsive_since),
         };
         let (phase_name, phase) = snapshot
             .map(|snapshot| StoredPhase::new(&snapshot.phase, request))
@@ -217,7 +217,7 @@ impl From<&Record> for StoredRecord {
             look_at: look.and_then(|look| millis(look.at)),
             looks: look.map_or(0, |look| look.count),
             due_at: record.client_due().and_then(millis),
-            silent_since: silent_since.and_then(millis),
+            silent_since: unresponsive_since.and_then(millis),
             unsaid: look.is_some_and(|look| look.unsaid),
             retry_at: retry.and_then(|retry| millis(retry.at)),
             retries: retry.map_or(0, |retry| retry.failures),
@@ -327,9 +327,9 @@ fn parse_state(
     name: &str,
     phase: StoredPhase,
     (failures, plainness, whole_at): (u32, u32, u64),
-    (due_at, silent_since): (Option<u64>, Option<u64>),
+    (due_at, unresponsive_since): (Option<u64>, Option<u64>),
 ) -> Option<RecordState> {
-    let silent_since = silent_since.map(instant);
+    let unresponsive_since = unresponsive_since.map(instant);
     let snapshot = |phase| Snapshot {
         phase,
         failures,
@@ -344,14 +344,14 @@ fn parse_state(
         INTENT => RecordState::Intent,
         ENDING => RecordState::Ending {
             snapshot: snapshot(phase.parse_ending()?),
-            silent_since,
+            unresponsive_since,
         },
         name => {
             let snapshot = snapshot(phase.parse(name)?);
             RecordState::Held {
                 deferred_until: due_at.and_then(|at| deferral(&snapshot, instant(at))),
                 snapshot,
-                silent_since,
+                unresponsive_since,
             }
         }
     })

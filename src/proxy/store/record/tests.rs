@@ -178,7 +178,7 @@ fn what_is_remembered_is_what_there_was() {
         let expected = RecordState::Held {
             snapshot,
             deferred_until: None,
-            silent_since: None,
+            unresponsive_since: None,
         };
         assert_eq!(state, expected);
     }
