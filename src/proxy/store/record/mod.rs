@@ -109,7 +109,7 @@ impl Record {
         }
     }
 
-    /// Returns the record of a lease that is dormant until the time of its snapshot, or of `look`.
+    /// Returns the record of a lease that is dormant until its client is due, or its link check.
     pub(crate) fn resting(
         (request, interface): (&Request, &ContainerInterface),
         config: &dhcp::Config,
