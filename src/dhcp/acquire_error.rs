@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// How far an acquisition got that came to nothing, and with how much effort (RFC 2131 4.1). Its
+/// How far an acquisition got that came to nothing, and with how much effort (RFC 2131 §4.1). Its
 /// text is made for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AcquireError {

@@ -1,4 +1,4 @@
-//! How long to wait before saying it again (RFC 2131 4.1, 4.4.5), with chance from the caller's
+//! How long to wait before saying it again (RFC 2131 §4.1, §4.4.5), with chance from the caller's
 //! seed.
 
 use std::time::Duration;
@@ -15,7 +15,7 @@ const fn secs(seconds: u64) -> Duration {
 }
 
 /// No wait for the next DISCOVER is longer.
-pub(super) const LONGEST: Duration = secs(330);
+pub(super) const MAX_INTERVAL: Duration = secs(330);
 
 /// T1 and T2 come up to this much early.
 pub(super) const FUZZ: Duration = secs(1);
@@ -26,20 +26,20 @@ impl Backoff {
     }
 
     /// A transaction id: random, so that clients that start together do not take each other's
-    /// replies (RFC 2131 4.1).
+    /// replies (RFC 2131 §4.1).
     pub(super) fn xid(&mut self) -> u32 {
         (self.random() >> 32) as u32
     }
 
     /// The wait after the `sent`-th DISCOVER (1 is the first).
     ///
-    /// While a caller waits it is less than RFC 2131 4.1 has it: 1 s three times over and then 2,
+    /// While a caller waits it is less than RFC 2131 §4.1 has it: 1 s three times over and then 2,
     /// less a little, because these get plainer, then 4 and 8 s. A server that answers the plainest
     /// only has leased within 6 s.
     pub(super) fn discover(&mut self, sent: u32, caller_waits: bool) -> Duration {
         match (caller_waits, sent) {
-            (true, 0..=3) => self.up_to_earlier(secs(1), Duration::from_millis(250)),
-            (true, 4) => self.up_to_earlier(secs(2), Duration::from_millis(500)),
+            (true, 0..=3) => self.at_most(secs(1), Duration::from_millis(250)),
+            (true, 4) => self.at_most(secs(2), Duration::from_millis(500)),
             (true, 5) => self.around(secs(4), secs(1)),
             _ => self.broadcast(sent, caller_waits),
         }
@@ -47,7 +47,7 @@ impl Backoff {
 
     /// The wait after the `sent`-th REQUEST of an acquisition (1 is the first).
     ///
-    /// RFC 2131 4.1 wants 4, 8, 16, 32, 64 s, each a second more or less. We confess to less
+    /// RFC 2131 §4.1 wants 4, 8, 16, 32, 64 s, each a second more or less. We confess to less
     /// patience while a caller waits: 1-2 s first, for the frame that was simply lost, and about 2
     /// s then, because the third REQUEST is the plainest and a relay that drops longer ones has to
     /// have leased within 6 s. Never more than 8 s, because a switch port that is deaf for 30 s
@@ -55,17 +55,17 @@ impl Backoff {
     /// in ten rounds, every five minutes is enough.
     pub(super) fn broadcast(&mut self, sent: u32, caller_waits: bool) -> Duration {
         match (caller_waits, sent) {
-            (true, 0 | 1) => self.up_to_earlier(secs(2), secs(1)),
+            (true, 0 | 1) => self.at_most(secs(2), secs(1)),
             (true, 2) => self.around(secs(2), Duration::from_millis(500)),
             (true, _) => self.around(secs(8), secs(1)),
             (false, 0..=4) => self.around(secs(2 << sent.max(1)), secs(1)),
             (false, 5..=10) => self.around(secs(64), secs(1)),
-            (false, _) => self.seldom(),
+            (false, _) => self.long_interval(),
         }
     }
 
     /// The interval without a waiting caller and without any answer: about five minutes.
-    pub(super) fn seldom(&mut self) -> Duration {
+    pub(super) fn long_interval(&mut self) -> Duration {
         self.around(secs(300), secs(30))
     }
 
@@ -76,25 +76,25 @@ impl Backoff {
         let longest = if caller_waits { 8 } else { 128 };
         match failures {
             0 | 1 => Duration::ZERO,
-            n => self.up_to_earlier(
+            n => self.at_most(
                 secs((1 << (n - 1).min(7)).min(longest)),
                 Duration::from_millis(500),
             ),
         }
     }
 
-    /// The wait before the first of several ARP probes: PROBE_WAIT (RFC 5227 1.1).
+    /// The wait before the first of several ARP probes: PROBE_WAIT (RFC 5227 §1.1).
     pub(super) fn probe_wait(&mut self) -> Duration {
-        self.up_to_earlier(secs(1), secs(1))
+        self.at_most(secs(1), secs(1))
     }
 
-    /// The wait between two ARP probes: PROBE_MIN to PROBE_MAX (RFC 5227 1.1).
+    /// The wait between two ARP probes: PROBE_MIN to PROBE_MAX (RFC 5227 §1.1).
     pub(super) fn probe_interval(&mut self) -> Duration {
-        self.up_to_earlier(secs(2), secs(1))
+        self.at_most(secs(2), secs(1))
     }
 
     /// The wait before the next REQUEST of a renewal: half of what remains until T2 or the end, and
-    /// at least a minute (RFC 2131 4.4.5).
+    /// at least a minute (RFC 2131 §4.4.5).
     ///
     /// Where all the time from T1 to T2, or from T2 to the end, is less than four minutes, that
     /// minute would leave one try or two, and a lost frame would cost the lease. We confess to a
@@ -104,12 +104,12 @@ impl Backoff {
     }
 
     /// T1 or T2, up to a second earlier, so that hosts that booted together drift apart (RFC 2131
-    /// 4.4.5). Short ones are kept to the letter, and never remains never.
+    /// §4.4.5). Short ones are kept to the letter, and never remains never.
     pub(super) fn lease_timer(&mut self, after: Duration) -> Duration {
         if after < secs(60) || after == Duration::MAX {
             after
         } else {
-            self.up_to_earlier(after, FUZZ)
+            self.at_most(after, FUZZ)
         }
     }
 
@@ -121,7 +121,7 @@ impl Backoff {
         }
     }
 
-    fn up_to_earlier(&mut self, latest: Duration, fuzz: Duration) -> Duration {
+    fn at_most(&mut self, latest: Duration, fuzz: Duration) -> Duration {
         if self.fuzz {
             latest.saturating_sub(self.below(fuzz))
         } else {
@@ -201,7 +201,7 @@ mod tests {
                     .contains(&backoff.broadcast(2, true))
             );
             assert!((secs(63)..=secs(65)).contains(&backoff.broadcast(7, false)));
-            assert!((secs(270)..=LONGEST).contains(&backoff.broadcast(11, false)));
+            assert!((secs(270)..=MAX_INTERVAL).contains(&backoff.broadcast(11, false)));
             assert!((secs(1799)..=secs(1800)).contains(&backoff.lease_timer(secs(1800))));
             assert_eq!(backoff.lease_timer(secs(10)), secs(10));
         }

@@ -7,7 +7,7 @@ use super::exchange::{Exchange, Search};
 use super::frame::{self, Payload};
 use super::ignored::Ignored;
 use super::lease::Lease;
-use super::message::{ServerMessage, essence};
+use super::message::{ServerMessage, comparable_bytes};
 use super::message_rate::message_rate;
 use super::plainness::Plainness;
 use super::snapshot::NEVER;
@@ -17,7 +17,7 @@ use crate::time::Instant;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
-use state::{Held, State};
+use state::{HeldLease, State};
 
 mod claim;
 mod conflict;
@@ -30,7 +30,7 @@ mod timeout;
 mod transitions;
 
 /// Damaged replies after which one more that says the same is read.
-const DAMAGED_ALIKE: u32 = 2;
+const DAMAGED_COPIES: u32 = 2;
 
 /// A DHCPv4 client for one interface. See the [module](super) for how to drive it.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ pub struct Client {
 impl Client {
     /// Makes a client without an address (INIT): its DISCOVER is ready to be sent.
     ///
-    /// RFC 2131 4.4.1 wants a random wait of up to 10 s first, for hosts that boot together.
+    /// RFC 2131 §4.4.1 wants a random wait of up to 10 s first, for hosts that boot together.
     /// Containers do not, and a caller waits for them, so we start at once.
     pub fn new(config: Config, seed: u64, now: Instant) -> Self {
         Self::start(config, State::Init { at: now }, seed, now)
@@ -72,7 +72,7 @@ impl Client {
         self.search.deadline = self.search.deadline.map(|deadline| deadline.max(until));
     }
 
-    /// A client that wants `address` again, which is not in use now (INIT-REBOOT, RFC 2131 4.4.2):
+    /// A client that wants `address` again, which is not in use now (INIT-REBOOT, RFC 2131 §4.4.2):
     /// it asks for it without a DISCOVER, twice within 5 s, and then looks for any.
     pub fn reboot(config: Config, address: Ipv4Addr, seed: u64, now: Instant) -> Self {
         Self::start(config, State::InitReboot { at: now, address }, seed, now)
@@ -116,14 +116,14 @@ impl Client {
         // Time first: what has expired by now is not saved by a frame that was still waiting to be
         // read.
         self.handle_timeout(now);
-        match frame::open(frame, self.config.mac)? {
+        match frame::parse(frame, self.config.mac)? {
             Payload::Dhcp {
                 payload,
                 from,
                 is_intact,
             } => {
                 let reply = ServerMessage::read(payload, from, &self.config)?;
-                if !is_intact && !self.was_said_before(payload) {
+                if !is_intact && !self.accept_damaged(payload) {
                     return Err(Ignored::Checksum);
                 }
                 self.handle_reply(&reply, now)?;
@@ -140,12 +140,12 @@ impl Client {
     /// RFC 1122 has a datagram with a wrong checksum discarded. On some networks all have one,
     /// because a card or a bridge miscounts; damage by chance comes once, or twice where a frame
     /// does.
-    fn was_said_before(&mut self, payload: &[u8]) -> bool {
-        let said = essence(payload);
+    fn accept_damaged(&mut self, payload: &[u8]) -> bool {
+        let said = comparable_bytes(payload);
         let before = self.damaged.take().filter(|(before, _)| *before == said);
         let alike = before.map_or(0, |(_, alike)| alike.saturating_add(1));
         self.damaged = Some((said, alike));
-        alike >= DAMAGED_ALIKE
+        alike >= DAMAGED_COPIES
     }
 
     /// Does what is due. Call it at [`Client::poll_timeout`]; too early, too late or too often does
@@ -158,7 +158,7 @@ impl Client {
 
     /// Takes in whether the interface has a carrier; until told otherwise, it has. Without one
     /// nothing is sent, and the first thing after its return is to say again what was not heard: on
-    /// this network or, for all we know, on another one (RFC 2131 3.7).
+    /// this network or, for all we know, on another one (RFC 2131 §3.7).
     pub fn handle_carrier(&mut self, present: bool, now: Instant) {
         if present && !self.carrier {
             // What has run out meanwhile is not said again.
@@ -167,7 +167,7 @@ impl Client {
             self.on_carrier_up(now);
         }
         if self.carrier && !present {
-            self.listen_on(now);
+            self.start_listening(now);
         }
         self.carrier = present;
         if !present {
@@ -203,9 +203,9 @@ impl Client {
         self.state = match std::mem::replace(&mut self.state, State::Stopped) {
             State::Bound { held, .. }
             | State::Renewing { held, .. }
-            | State::Rebinding { held, .. } => self.give_back(held.lease, now),
+            | State::Rebinding { held, .. } => self.start_release(held.lease, now),
             // Acknowledged, though not in use yet.
-            State::Probing { lease, .. } => self.give_back(*lease, now),
+            State::Probing { lease, .. } => self.start_release(*lease, now),
             State::Init { .. } | State::Selecting { .. } | State::Requesting { .. } => {
                 self.stop(Event::Released)
             }
@@ -261,7 +261,7 @@ impl Client {
         }
     }
 
-    fn held(&self) -> Option<&Held> {
+    fn held(&self) -> Option<&HeldLease> {
         match &self.state {
             State::Bound { held, .. }
             | State::Renewing { held, .. }
@@ -277,7 +277,7 @@ impl Client {
 
     /// Returns the address that a claim of another station by ARP would cost us: one that we have,
     /// or are about to have.
-    pub fn address_at_stake(&self) -> Option<Ipv4Addr> {
+    pub fn own_address(&self) -> Option<Ipv4Addr> {
         match &self.state {
             State::Requesting { offer, .. } => Some(offer.address),
             State::Rebooting { address, .. } => Some(*address),
@@ -292,11 +292,11 @@ impl Client {
 
     /// The address that ARP is to be heard of: the one at stake, that of the router where another
     /// station's claim is in doubt, or that of the station that a RELEASE is to go to.
-    pub fn address_of_interest(&self) -> Option<Ipv4Addr> {
+    pub fn arp_address(&self) -> Option<Ipv4Addr> {
         match &self.state {
             State::Probing {
-                doubt: Some(doubt), ..
-            } => Some(doubt.router),
+                check: Some(check), ..
+            } => Some(check.router),
             State::Releasing { next_hop, .. } => Some(*next_hop),
             State::Init { .. }
             | State::Selecting { .. }
@@ -307,7 +307,7 @@ impl Client {
             | State::Bound { .. }
             | State::Renewing { .. }
             | State::Rebinding { .. }
-            | State::Stopped => self.address_at_stake(),
+            | State::Stopped => self.own_address(),
         }
     }
 

@@ -12,20 +12,20 @@ use crate::mac::Mac;
 pub struct Config {
     /// The interface's own address; goes into `chaddr`, and replies for any other are ignored.
     pub mac: Mac,
-    /// The whole value of option 61, its type byte included (RFC 2132 9.14). Empty: the option is
+    /// The whole value of option 61, its type byte included (RFC 2132 §9.14). Empty: the option is
     /// left out. At most 255 bytes are sent.
     pub client_id: Vec<u8>,
     /// Option 12. At most 255 bytes are sent.
     pub host_name: Option<String>,
     /// Option 81: the whole name, which the server is asked to enter into the DNS. It takes the
-    /// place of `host_name`, for the two are never sent together (RFC 4702 3.1); one that is no
+    /// place of `host_name`, for the two are never sent together (RFC 4702 §3.1); one that is no
     /// domain name, or too long, gives way to it.
     pub fqdn: Option<String>,
     /// How long the first acquisition may take before
     /// [`Event::GaveUp`](crate::dhcp::Event::GaveUp). A caller waits for it then, so
     /// retransmissions are quicker. `None`: for ever, and slowly.
     pub deadline: Option<Duration>,
-    /// Asks servers and relays to broadcast their replies (the flag of RFC 2131 4.1), for
+    /// Asks servers and relays to broadcast their replies (the flag of RFC 2131 §4.1), for
     /// interfaces that hear no unicast before they have an address, and for some relays.
     pub broadcast: bool,
     /// An address to ask for in the DISCOVER (option 50). The server may well offer another, which
@@ -46,7 +46,7 @@ pub struct Config {
     pub denied_servers: Vec<Ipv4Addr>,
     /// Stations that are known to answer ARP for every address: their claims are none.
     pub proxy_arp: Vec<Mac>,
-    /// Whether delays are randomized as RFC 2131 4.1 and 4.4.5 want it. Off only in tests, to have
+    /// Whether delays are randomized as RFC 2131 §4.1 and §4.4.5 want it. Off only in tests, to have
     /// round figures.
     pub fuzz: bool,
 }
@@ -64,7 +64,7 @@ impl Config {
             broadcast: false,
             requested: None,
             probe: Probe::WithRequest,
-            max_message_size: LARGEST_MESSAGE,
+            max_message_size: MAX_MESSAGE,
             rapid_commit: true,
             plainness: Plainness::Full,
             servers: Vec::new(),
@@ -80,7 +80,7 @@ impl Config {
         let carried = u16::try_from(mtu)
             .unwrap_or(u16::MAX)
             .saturating_sub(HEADERS);
-        self.max_message_size = carried.min(LARGEST_MESSAGE);
+        self.max_message_size = carried.min(MAX_MESSAGE);
     }
 
     /// Returns whether anything is to be heard of a server.
@@ -95,22 +95,22 @@ impl Config {
     }
 }
 
-/// An Ethernet frame's worth, for routes need room (RFC 3442 page 6); 576 would do for RFC 2131 2.
-/// RFC 2132 9.10 does not say whether headers count; this fits either way.
-const LARGEST_MESSAGE: u16 = 1472;
+/// An Ethernet frame's worth, for routes need room (RFC 3442 page 6); 576 would do for RFC 2131 §2.
+/// RFC 2132 §9.10 does not say whether headers count; this fits either way.
+const MAX_MESSAGE: u16 = 1472;
 
-/// Asking the link by ARP whether an address is free before it is used (RFC 2131 4.4.1, RFC 5227
-/// 2.1).
+/// Asking the link by ARP whether an address is free before it is used (RFC 2131 §4.4.1, RFC 5227
+/// §2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
     /// No ARP is sent, and claims of other stations are ignored.
     Off,
     /// One probe that costs no time: it goes out together with the REQUEST, and an owner that has
     /// not answered when the ACK is here is late. The client goes on listening for 2 s. The waits
-    /// of RFC 5227 2.1.1 would cost seven seconds, which RFC 5227 2.2 leaves to us.
+    /// of RFC 5227 §2.1.1 would cost seven seconds, which RFC 5227 §2.2 leaves to us.
     WithRequest,
     /// As many as this between ACK and [`Event::Bound`](crate::dhcp::Event::Bound), with the waits
-    /// of RFC 5227 1.1: up to a second before the first, one or two seconds between them, two
+    /// of RFC 5227 §1.1: up to a second before the first, one or two seconds between them, two
     /// after the last. 0 means [`Probe::Off`].
     Before(u8),
 }

@@ -23,7 +23,7 @@ pub enum Transmit {
     },
 }
 
-/// What happened to the lease: what users want to know (RFC 2131 4.4.5).
+/// What happened to the lease: what users want to know (RFC 2131 §4.4.5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A lease where there was none: the first one, or the next one after [`Event::Lost`]. Whether
@@ -64,7 +64,7 @@ pub enum Event {
         values: Vec<Unusable>,
     },
     /// Another station claims the address in use. It was announced once more and is kept, unless
-    /// the station claims it again within 10 s (RFC 5227 2.4 (b)).
+    /// the station claims it again within 10 s (RFC 5227 §2.4 (b)).
     Contested {
         /// The address.
         address: Ipv4Addr,

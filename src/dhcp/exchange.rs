@@ -9,15 +9,15 @@ use smoltcp::wire::DhcpMessageType;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// One thing said under one xid, as often as it takes (RFC 2131 4.1 leaves it to us whether the xid
+/// One thing said under one xid, as often as it takes (RFC 2131 §4.1 leaves it to us whether the xid
 /// changes).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Exchange {
     /// But for the bits that tell how plain a message is.
     xid: u32,
     /// The kinds of plainness that messages went out with, as a set.
-    asked: u8,
-    /// When it was first said; a lease counts from here (RFC 2131 4.4.1).
+    sent_plainness: u8,
+    /// When it was first said; a lease counts from here (RFC 2131 §4.4.1).
     pub(super) since: Instant,
     /// What the last message had in its `secs` field.
     pub(super) secs: u16,
@@ -32,7 +32,7 @@ impl Exchange {
     pub(super) fn new(xid: u32, now: Instant) -> Self {
         Self {
             xid,
-            asked: 0,
+            sent_plainness: 0,
             since: now,
             secs: 1,
             sent: 0,
@@ -42,7 +42,7 @@ impl Exchange {
     }
 
     /// Makes the exchange that repeats this unanswered one.
-    pub(super) fn followed_by(self, xid: u32, now: Instant) -> Self {
+    pub(super) fn restarted(self, xid: u32, now: Instant) -> Self {
         Self {
             sent_before: self.sent_before.saturating_add(self.sent),
             ..Self::new(xid, now)
@@ -55,7 +55,7 @@ impl Exchange {
     /// How often the message was sent is not known either. The next one is as plain as it gets: a
     /// client is suspended after each REQUEST of a renewal, and the second would be the last to get
     /// plainer.
-    pub(super) fn of_before(xid: u32, next: Instant) -> Self {
+    pub(super) fn resumed(xid: u32, next: Instant) -> Self {
         Self {
             sent: 1,
             sent_before: 1,
@@ -65,7 +65,7 @@ impl Exchange {
     }
 
     /// Counts one more message, in an effort that began at `began`, and sets the time for the next.
-    pub(super) fn say(&mut self, began: Instant, now: Instant, next: Instant) {
+    pub(super) fn count_sent(&mut self, began: Instant, now: Instant, next: Instant) {
         self.sent = self.sent.saturating_add(1);
         // At least 1, which RFC 2131 table 5 leaves to us: some servers and relays hold back while
         // it is 0, waiting for others to serve the client.
@@ -76,30 +76,30 @@ impl Exchange {
     }
 
     /// The same with another thing said in it: a REQUEST has the `secs` of its DISCOVER (RFC 2131
-    /// 3.1 (3)) and its xid (RFC 2131 4.4.1), and what it leads to counts from now on.
-    pub(super) fn anew(self, now: Instant) -> Self {
+    /// §3.1 (3)) and its xid (RFC 2131 §4.4.1), and what it leads to counts from now on.
+    pub(super) fn into_request(self, now: Instant) -> Self {
         Self {
             since: now,
-            asked: 0,
+            sent_plainness: 0,
             sent: 0,
             sent_before: 0,
             ..self
         }
     }
 
-    /// Returns the next message, after [`Exchange::say`].
+    /// Returns the next message, after [`Exchange::count_sent`].
     ///
     /// A retransmitted REQUEST has no options that netavark's does not have: a relay or a server
-    /// may drop one for them alone. Its xid stays that of the OFFER (RFC 2131 4.4.1). The parameter
-    /// request list stays that of the DISCOVER, as RFC 2131 3.5 wants it, until the third REQUEST:
+    /// may drop one for them alone. Its xid stays that of the OFFER (RFC 2131 §4.4.1). The parameter
+    /// request list stays that of the DISCOVER, as RFC 2131 §3.5 wants it, until the third REQUEST:
     /// that one is as short as netavark's.
     pub(super) fn message(
         &mut self,
         message_type: DhcpMessageType,
         plainness: Plainness,
     ) -> ClientMessage {
-        self.asked |= plainness.bit();
-        let message = ClientMessage::new(message_type, plainness.mark(self.xid), self.secs);
+        self.sent_plainness |= plainness.bit();
+        let message = ClientMessage::new(message_type, plainness.encode(self.xid), self.secs);
         let at_least = plainness.max(Plainness::LikeNetavark);
         match (message_type, self.sent_before.saturating_add(self.sent)) {
             (DhcpMessageType::Request, 2) => ClientMessage {
@@ -108,7 +108,7 @@ impl Exchange {
             },
             (DhcpMessageType::Request, 3..) => ClientMessage {
                 plainness: at_least,
-                wishes: at_least,
+                parameter_list: at_least,
                 ..message
             },
             _ => message,
@@ -117,8 +117,8 @@ impl Exchange {
 
     /// Returns whether a reply with this xid answers one of the messages.
     pub(super) fn is_answered_by(&self, xid: u32) -> bool {
-        let plainness = Plainness::of(xid);
-        plainness.mark(self.xid) == xid && self.asked & plainness.bit() != 0
+        let plainness = Plainness::from_xid(xid);
+        plainness.encode(self.xid) == xid && self.sent_plainness & plainness.bit() != 0
     }
 }
 
@@ -136,10 +136,10 @@ pub(super) struct Search {
     /// DISCOVERs since the last OFFER: they get ever plainer.
     pub(super) unanswered: u32,
     /// How the last round ended, where it got as far as an OFFER.
-    pub(super) trouble: Option<AcquireError>,
+    pub(super) last_error: Option<AcquireError>,
     /// The OFFERs that no lease can come of: the last one's server and its fault, and how many
     /// there were.
-    pub(super) unusable: Option<(Ipv4Addr, &'static str, u32)>,
+    pub(super) unusable_offers: Option<(Ipv4Addr, &'static str, u32)>,
 }
 
 impl Search {
@@ -151,8 +151,8 @@ impl Search {
             discovers: 0,
             pace: 0,
             unanswered: 0,
-            trouble: None,
-            unusable: None,
+            last_error: None,
+            unusable_offers: None,
         }
     }
 }

@@ -43,19 +43,19 @@ pub(super) struct Arp {
 
 impl Arp {
     /// Makes the request of `mac`, which has no address yet, for any station that has `address`
-    /// (RFC 2131 4.4.1, RFC 5227 2.1.1).
+    /// (RFC 2131 §4.4.1, RFC 5227 §2.1.1).
     pub(super) fn probe(mac: Mac, address: Ipv4Addr) -> Self {
-        Self::question((mac, Ipv4Addr::UNSPECIFIED), address)
+        Self::request((mac, Ipv4Addr::UNSPECIFIED), address)
     }
 
     /// The news that `mac` has `address` from now on, for the caches of its neighbours (RFC 5227
-    /// 2.3).
+    /// §2.3).
     pub(super) fn announcement(mac: Mac, address: Ipv4Addr) -> Self {
-        Self::question((mac, address), address)
+        Self::request((mac, address), address)
     }
 
     /// Makes the request for the station that has `wanted`.
-    pub(super) fn question(sender: (Mac, Ipv4Addr), wanted: Ipv4Addr) -> Self {
+    pub(super) fn request(sender: (Mac, Ipv4Addr), wanted: Ipv4Addr) -> Self {
         Self {
             is_reply: false,
             sender,
@@ -66,9 +66,9 @@ impl Arp {
 
     /// Returns whether the packet is about the use of `address`: its sender has it, or probes for
     /// it.
-    pub(super) fn is_concerned_with(self, address: Ipv4Addr) -> bool {
+    pub(super) fn conflicts_with(self, address: Ipv4Addr) -> bool {
         // A station that probes for an address that is not in use yet would use it as soon as we do
-        // (RFC 5227 2.1.1). Some switches ask each port by unicast after the addresses behind it,
+        // (RFC 5227 §2.1.1). Some switches ask each port by unicast after the addresses behind it,
         // which is no such probe.
         let is_probe = !self.is_reply
             && self.to_all
@@ -105,16 +105,16 @@ impl Arp {
 /// Takes off the headers of a frame that `mac` has heard.
 ///
 /// The IPv4 destination is not looked at: a server may send to an address that we do not have yet
-/// (RFC 2131 4.1); whose reply it is, the message itself says. Nor is the source port: relays take
+/// (RFC 2131 §4.1); whose reply it is, the message itself says. Nor is the source port: relays take
 /// liberties with it.
-pub(super) fn open(frame: &[u8], mac: Mac) -> Result<Payload<'_>, Ignored> {
+pub(super) fn parse(frame: &[u8], mac: Mac) -> Result<Payload<'_>, Ignored> {
     let ethernet = EthernetFrame::new_checked(frame).map_err(|_| Ignored::Malformed)?;
     if ![mac, Mac::BROADCAST].contains(&Mac(ethernet.dst_addr().0)) {
         return Err(Ignored::NotForUs);
     }
     match ethernet.ethertype() {
-        EthernetProtocol::Ipv4 => open_ipv4(ethernet.payload(), Mac(ethernet.src_addr().0)),
-        EthernetProtocol::Arp => open_arp(
+        EthernetProtocol::Ipv4 => parse_ipv4(ethernet.payload(), Mac(ethernet.src_addr().0)),
+        EthernetProtocol::Arp => parse_arp(
             ethernet.payload(),
             ethernet.dst_addr().0 == Mac::BROADCAST.0,
         ),
@@ -122,7 +122,7 @@ pub(super) fn open(frame: &[u8], mac: Mac) -> Result<Payload<'_>, Ignored> {
     }
 }
 
-fn open_ipv4(packet: &[u8], from: Mac) -> Result<Payload<'_>, Ignored> {
+fn parse_ipv4(packet: &[u8], from: Mac) -> Result<Payload<'_>, Ignored> {
     let ip = Ipv4Packet::new_checked(packet).map_err(|_| Ignored::Malformed)?;
     if ip.version() != 4 {
         return Err(Ignored::Malformed);
@@ -156,8 +156,8 @@ fn open_ipv4(packet: &[u8], from: Mac) -> Result<Payload<'_>, Ignored> {
     })
 }
 
-/// Reads an ARP packet, be it sent to us or to all (RFC 5227 1.2.1).
-fn open_arp<'a>(packet: &[u8], to_all: bool) -> Result<Payload<'a>, Ignored> {
+/// Reads an ARP packet, be it sent to us or to all (RFC 5227 §1.2.1).
+fn parse_arp<'a>(packet: &[u8], to_all: bool) -> Result<Payload<'a>, Ignored> {
     let packet = ArpPacket::new_checked(packet).map_err(|_| Ignored::Malformed)?;
     let ArpRepr::EthernetIpv4 {
         operation: operation @ (ArpOperation::Request | ArpOperation::Reply),
@@ -178,7 +178,7 @@ fn open_arp<'a>(packet: &[u8], to_all: bool) -> Result<Payload<'a>, Ignored> {
 }
 
 /// Wraps the payload of a [`Transmit::Datagram`](super::Transmit::Datagram) into an Ethernet frame
-/// from `source` (port 68) to `destination` (port 67: RFC 2131 4.1), for where the kernel cannot
+/// from `source` (port 68) to `destination` (port 67: RFC 2131 §4.1), for where the kernel cannot
 /// send it because its port 68 is taken.
 ///
 /// What exceeds an IPv4 datagram is cut off; a DHCP client's messages never do.
@@ -240,10 +240,10 @@ mod tests {
         ) {
             let from = Mac(from);
             let mut bytes = frame(&payload, (from, source.into()), (US, destination.into()));
-            prop_assert_eq!(open(&bytes, US), Err(Ignored::NotDhcp), "it is addressed to a server");
+            prop_assert_eq!(parse(&bytes, US), Err(Ignored::NotDhcp), "it is addressed to a server");
             bytes[34..38].rotate_left(2);
             let from = (from, source.into());
-            prop_assert_eq!(open(&bytes, US), Ok(Payload::Dhcp { payload: &payload, from, is_intact: true }));
+            prop_assert_eq!(parse(&bytes, US), Ok(Payload::Dhcp { payload: &payload, from, is_intact: true }));
         }
 
         /// One flipped bit anywhere under a checksum is damage, and one in the Ethernet header
@@ -259,7 +259,7 @@ mod tests {
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
             let from_somebody_else = (6..12).contains(&at);
-            let is_intact = match open(&bytes, US) {
+            let is_intact = match parse(&bytes, US) {
                 Ok(Payload::Dhcp { is_intact, .. }) => is_intact,
                 _ => false,
             };
@@ -275,7 +275,7 @@ mod tests {
             let (sender, target) = ((Mac(sender.0), sender.1.into()), (Mac(target.0), target.1.into()));
             let arp = Arp { is_reply, sender, target, to_all: true };
             let bytes = arp.write();
-            prop_assert_eq!(open(&bytes, US), Ok(Payload::Arp(arp)));
+            prop_assert_eq!(parse(&bytes, US), Ok(Payload::Arp(arp)));
         }
     }
 }

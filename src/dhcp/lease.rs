@@ -15,14 +15,14 @@ use std::time::Duration;
 
 /// The least T1, where the lease is long enough for it, and the least time between two renewals
 /// that cost none of the hourly limit on messages.
-pub(super) const SHORTEST_T1: Duration = Duration::from_secs(5);
+pub(super) const MIN_T1: Duration = Duration::from_secs(5);
 /// No T1 is a smaller part of its lease than this one's inverse, unless it is at least
-/// [`SHORTEST_T1`].
-const T1_PART: u32 = 64;
+/// [`MIN_T1`].
+const MIN_T1_DIVISOR: u32 = 64;
 /// The lease of a server that does not say for how long it is, as other clients have it.
-const UNSAID_TIME: Duration = Duration::from_secs(3600);
+const DEFAULT_LEASE_TIME: Duration = Duration::from_secs(3600);
 /// As many of a server's unusable values are told.
-const UNUSABLE_TOLD: usize = 4;
+const MAX_UNUSABLE: usize = 4;
 
 /// One lease, as the server's last DHCPACK gave it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ pub struct Lease {
     /// an infinite lease.
     pub t2: Duration,
     /// From when the times count: when the request was first sent, which is never later than the
-    /// server's own reckoning (RFC 2131 4.4.1).
+    /// server's own reckoning (RFC 2131 §4.4.1).
     pub acquired_at: Instant,
 }
 
@@ -118,7 +118,7 @@ impl Lease {
     /// from `since`. Values that make no sense are left out of it and returned beside it; a lease
     /// is not refused for them.
     ///
-    /// RFC 2131 3.5 has a default for what a server leaves out. We confess to `known`, the OFFER or
+    /// RFC 2131 §3.5 has a default for what a server leaves out. We confess to `known`, the OFFER or
     /// the lease before, in its place, where that is of the same network: servers are about that
     /// leave their settings out of a renewal, or of the ACK, and a running container would lose its
     /// default route. So mask, routes and DNS servers stay, each for itself; all else stays where
@@ -137,9 +137,9 @@ impl Lease {
         let essential = [option::SUBNET_MASK, option::ROUTERS, option::DNS_SERVERS];
         let extras = known.filter(|_| essential.iter().all(|code| options.bytes(*code).is_none()));
         let lease_time = match granted_time(reply) {
-            Some(u32::MAX) => None, // RFC 2131 3.3
+            Some(u32::MAX) => None, // RFC 2131 §3.3
             Some(seconds) => Some(Duration::from_secs(seconds.into())),
-            None => known.map_or(Some(UNSAID_TIME), |known| known.lease_time),
+            None => known.map_or(Some(DEFAULT_LEASE_TIME), |known| known.lease_time),
         };
         let (t1, t2) = match lease_time {
             Some(time) => timers(
@@ -157,19 +157,19 @@ impl Lease {
         let (search, is_odd) = options.names(option::DOMAIN_SEARCH);
         unusable.extend(is_odd.then_some(Unusable::SearchList));
         let mut domains = domains.into_iter();
-        unusable.truncate(UNUSABLE_TOLD);
+        unusable.truncate(MAX_UNUSABLE);
         let lease = Self {
             address,
             prefix_len,
             broadcast,
             routers,
             routes,
-            dns_servers: told_or_known(
+            dns_servers: given_or_known(
                 options.addresses(option::DNS_SERVERS),
                 known.map(|known| &known.dns_servers),
             ),
             domain_name: domains.next().or_else(|| extras?.domain_name.clone()),
-            search: told_or_known(
+            search: given_or_known(
                 domains.chain(search).collect(),
                 extras.map(|known| &known.search),
             ),
@@ -177,7 +177,7 @@ impl Lease {
                 .name(option::HOST_NAME)
                 .or_else(|| extras?.host_name.clone()),
             mtu: options.short(option::MTU).or_else(|| extras?.mtu),
-            ntp_servers: told_or_known(
+            ntp_servers: given_or_known(
                 options.addresses(option::NTP_SERVERS),
                 extras.map(|known| &known.ntp_servers),
             ),
@@ -246,11 +246,11 @@ fn read_routes(
             )
         }
         None => (
-            told_or_known(
+            given_or_known(
                 options.addresses(option::ROUTERS),
                 known.map(|known| &known.routers),
             ),
-            told_or_known(options.static_routes(), known.map(|known| &known.routes)),
+            given_or_known(options.static_routes(), known.map(|known| &known.routes)),
         ),
     };
     let mut is_usable = |gateway: Ipv4Addr| {
@@ -279,7 +279,7 @@ pub(super) fn granted_time(reply: &ServerMessage) -> Option<u32> {
 }
 
 /// Returns a list as the server told it, or the one that was known before where it told none.
-fn told_or_known<T: Clone>(told: Vec<T>, known: Option<&Vec<T>>) -> Vec<T> {
+fn given_or_known<T: Clone>(told: Vec<T>, known: Option<&Vec<T>>) -> Vec<T> {
     if told.is_empty() {
         known.cloned().unwrap_or_default()
     } else {
@@ -317,14 +317,14 @@ impl fmt::Display for Unusable {
 }
 
 /// T1 and T2 such that 0 < T1 < T2 < lease: what the server says where that makes sense, else RFC
-/// 2131 4.4.5's half and seven eighths. Some servers send none, some send zeros, some send both
+/// 2131 §4.4.5's half and seven eighths. Some servers send none, some send zeros, some send both
 /// beyond the lease.
 ///
-/// A T1 of a second in a lease of years (RFC 2132 9.11 sets no limit) is not meant: every container
-/// of a host would ask each second, for nothing. It is [`SHORTEST_T1`] at least or, in a lease of
+/// A T1 of a second in a lease of years (RFC 2132 §9.11 sets no limit) is not meant: every container
+/// of a host would ask each second, for nothing. It is [`MIN_T1`] at least or, in a lease of
 /// minutes, where that might be late, a 64th of the lease.
 fn timers(lease: Duration, t1: Option<u32>, t2: Option<u32>) -> (Duration, Duration) {
-    let shortest = SHORTEST_T1.min(lease / T1_PART);
+    let shortest = MIN_T1.min(lease / MIN_T1_DIVISOR);
     let within = |seconds: Option<u32>, limit: Duration| {
         seconds
             .map(|seconds| Duration::from_secs(seconds.into()))

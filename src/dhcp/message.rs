@@ -1,4 +1,4 @@
-//! DHCP messages (RFC 2131 2): reading a server's, writing ours.
+//! DHCP messages (RFC 2131 §2): reading a server's, writing ours.
 
 use super::config::Config;
 use super::ignored::Ignored;
@@ -17,18 +17,18 @@ use std::net::Ipv4Addr;
 const HEADER: usize = 240;
 const SNAME: std::ops::Range<usize> = 44..108;
 const FILE: std::ops::Range<usize> = 108..236;
-/// What the options of DHCP begin with (RFC 2131 3).
+/// What the options of DHCP begin with (RFC 2131 §3).
 const MAGIC: u32 = 0x6382_5363;
-/// BOOTP's length (RFC 951 3): some relays still drop what is shorter.
-const SHORTEST: usize = 300;
+/// BOOTP's length (RFC 951 §3): some relays still drop what is shorter.
+const MIN_LENGTH: usize = 300;
 /// The length of an option that is an address.
 const ADDRESS_OPTION: usize = 6;
 
-/// The least that option 57 may say (RFC 2132 9.10), which is what a server that is told nothing
+/// The least that option 57 may say (RFC 2132 §9.10), which is what a server that is told nothing
 /// keeps to.
-const SMALLEST_MAX: u16 = 576;
+const MIN_MAX_SIZE: u16 = 576;
 
-/// A server's message to us. One that does not say of what type it is, is none (RFC 2131 3).
+/// A server's message to us. One that does not say of what type it is, is none (RFC 2131 §3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ServerMessage {
     pub(super) message_type: DhcpMessageType,
@@ -62,7 +62,7 @@ impl ServerMessage {
         if ![config.mac, Mac::UNSPECIFIED].contains(&Mac(packet.client_hardware_address().0)) {
             return Err(Ignored::OtherClient);
         }
-        // RFC 6842 3 has an echoed client identifier compared, too. A deviation: some servers cut
+        // RFC 6842 §3 has an echoed client identifier compared, too. A deviation: some servers cut
         // or change it, and the transaction id tells apart clients that share one MAC (ipvlan) as
         // well as that.
         let options = Options::collect(&payload[HEADER..], &payload[FILE], &payload[SNAME]);
@@ -99,7 +99,7 @@ impl ServerMessage {
 
     /// The address that stands for the server where it gives no identifier: the one that the
     /// message came from, else `siaddr`.
-    pub(super) fn sender(&self) -> Option<Ipv4Addr> {
+    pub(super) fn fallback_server(&self) -> Option<Ipv4Addr> {
         Some(self.source)
             .into_iter()
             .chain(self.next_server)
@@ -109,7 +109,7 @@ impl ServerMessage {
 
 /// Returns a reply's bytes without what differs between an OFFER and its repetitions and ACK: the
 /// transaction, the type, and T1 and T2, which some servers vary by chance.
-pub(super) fn essence(payload: &[u8]) -> Vec<u8> {
+pub(super) fn comparable_bytes(payload: &[u8]) -> Vec<u8> {
     const VARIED: [u8; 3] = [
         option::MESSAGE_TYPE,
         option::RENEWAL_TIME,
@@ -147,10 +147,10 @@ pub(super) struct ClientMessage {
     /// As the transaction id tells, or plainer.
     pub(super) plainness: Plainness,
     /// The plainness of the parameter request list.
-    pub(super) wishes: Plainness,
+    pub(super) parameter_list: Plainness,
     /// Seconds since the client began.
     pub(super) secs: u16,
-    /// `ciaddr`: the address that we have and answer ARP for, once it is ours (RFC 2131 3.5).
+    /// `ciaddr`: the address that we have and answer ARP for, once it is ours (RFC 2131 §3.5).
     pub(super) ciaddr: Option<Ipv4Addr>,
     /// Option 50.
     pub(super) requested: Option<Ipv4Addr>,
@@ -163,12 +163,12 @@ pub(super) struct ClientMessage {
 impl ClientMessage {
     /// A message that names no addresses yet.
     pub(super) fn new(message_type: DhcpMessageType, xid: u32, secs: u16) -> Self {
-        let plainness = Plainness::of(xid);
+        let plainness = Plainness::from_xid(xid);
         Self {
             message_type,
             xid,
             plainness,
-            wishes: plainness,
+            parameter_list: plainness,
             secs,
             ciaddr: None,
             requested: None,
@@ -178,7 +178,7 @@ impl ClientMessage {
     }
 
     /// Whether the client wants an answer; with DECLINE and RELEASE it has none to wait for.
-    fn is_question(&self) -> bool {
+    fn expects_reply(&self) -> bool {
         !matches!(
             self.message_type,
             DhcpMessageType::Decline | DhcpMessageType::Release
@@ -196,20 +196,20 @@ impl ClientMessage {
         packet.set_hardware_len(6);
         packet.set_transaction_id(self.xid);
         packet.set_secs(self.secs);
-        // RFC 2131 4.4.1: where replies find us.
+        // RFC 2131 §4.4.1: where replies find us.
         packet.set_client_hardware_address(EthernetAddress(config.mac.0));
         packet.set_magic_number(MAGIC);
         match self.ciaddr {
             Some(address) => packet.set_client_ip(address),
-            // RFC 2131 4.1: a client with an address receives unicast, and does not need the flag.
-            None if config.broadcast && self.is_question() => {
+            // RFC 2131 §4.1: a client with an address receives unicast, and does not need the flag.
+            None if config.broadcast && self.expects_reply() => {
                 packet.set_flags(DhcpFlags::BROADCAST)
             }
             None => {}
         }
 
         option::put(&mut out, option::MESSAGE_TYPE, &[self.message_type.into()]);
-        // The same in all messages of a lease (RFC 2131 4.2, RFC 4361 6.4).
+        // The same in all messages of a lease (RFC 2131 §4.2, RFC 4361 §6.4).
         if !config.client_id.is_empty() && plainness.has_client_id() {
             option::put(&mut out, option::CLIENT_ID, config.sent_client_id());
         }
@@ -226,15 +226,15 @@ impl ClientMessage {
             && config.rapid_commit
             && plainness.has_rapid_commit()
         {
-            // RFC 4039 3 and 4: in a DISCOVER, and nowhere else. Servers that do not know it make
+            // RFC 4039 §3 and §4: in a DISCOVER, and nowhere else. Servers that do not know it make
             // an OFFER as ever.
             option::put(&mut out, option::RAPID_COMMIT, &[]);
         }
         // RFC 2131 table 5: a RELEASE and a DECLINE ask for nothing.
-        if self.is_question() {
+        if self.expects_reply() {
             put_name(&mut out, config, plainness);
-            // The same list each time (RFC 2131 3.5), as far as the server has answered it.
-            if config.max_message_size >= SMALLEST_MAX && plainness.has_message_size() {
+            // The same list each time (RFC 2131 §3.5), as far as the server has answered it.
+            if config.max_message_size >= MIN_MAX_SIZE && plainness.has_message_size() {
                 option::put(
                     &mut out,
                     option::MAX_MESSAGE_SIZE,
@@ -244,10 +244,10 @@ impl ClientMessage {
             option::put(
                 &mut out,
                 option::PARAMETER_REQUEST_LIST,
-                self.wishes.wanted(),
+                self.parameter_list.parameters(),
             );
         }
-        // RFC 2131 4.1: END comes last.
+        // RFC 2131 §4.1: END comes last.
         out.push(option::END);
         if self.message_type == DhcpMessageType::Discover {
             // A relay that drops messages for their length has to drop the DISCOVER, which then
@@ -255,12 +255,12 @@ impl ClientMessage {
             let requested = if self.requested.is_some() { 1 } else { 0 };
             out.resize(out.len() + ADDRESS_OPTION * (2 - requested), option::PAD);
         }
-        out.resize(out.len().max(SHORTEST), option::PAD);
+        out.resize(out.len().max(MIN_LENGTH), option::PAD);
         out
     }
 }
 
-/// Says what the client is called, in one way only: RFC 4702 3.1 wants no option 12 beside option
+/// Says what the client is called, in one way only: RFC 4702 §3.1 wants no option 12 beside option
 /// 81.
 fn put_name(out: &mut Vec<u8>, config: &Config, plainness: Plainness) {
     let fqdn = config
@@ -307,11 +307,11 @@ mod tests {
         ) {
             let config =
                 Config { host_name, fqdn, broadcast, rapid_commit, max_message_size, ..Config::new(Mac(mac), client_id) };
-            let plainness = Plainness::of(xid);
+            let plainness = Plainness::from_xid(xid);
             let request = ClientMessage { ciaddr, requested, server, ..ClientMessage::new(kind.into(), xid, secs) };
             let payload = request.write(&config);
 
-            prop_assert!(payload.len() >= SHORTEST);
+            prop_assert!(payload.len() >= MIN_LENGTH);
             if kind == 1 {
                 let follows = ClientMessage { requested: Some(OURS), server: Some(OURS), ..ClientMessage::new(3.into(), xid, secs) };
                 prop_assert!(payload.len() >= follows.write(&config).len());
@@ -336,9 +336,9 @@ mod tests {
             let rapid = kind == 1 && rapid_commit && plainness == Plainness::Full;
             prop_assert_eq!(options.contains(option::RAPID_COMMIT), rapid);
             let wanted = options.bytes(option::PARAMETER_REQUEST_LIST);
-            prop_assert_eq!(wanted.as_deref(), asks.then_some(plainness.wanted()));
+            prop_assert_eq!(wanted.as_deref(), asks.then_some(plainness.parameters()));
             let is_rich = plainness < Plainness::LikeNetavark;
-            let largest = Some(max_message_size).filter(|size| asks && is_rich && *size >= SMALLEST_MAX);
+            let largest = Some(max_message_size).filter(|size| asks && is_rich && *size >= MIN_MAX_SIZE);
             prop_assert_eq!(options.short(option::MAX_MESSAGE_SIZE), largest);
             let whole_name = config.fqdn.as_deref().and_then(client_fqdn).filter(|_| asks && is_rich);
             let name = config.host_name.as_deref().map(|name| &name.as_bytes()[..name.len().min(255)]);

@@ -3,11 +3,11 @@
 /// More names than any resolver looks through; bounds what compressed names can unfold to.
 pub(super) const MAX_NAMES: usize = 32;
 
-/// The value of option 81 (RFC 4702 2.1, 2.2 and 2.3): the whole name, for the server to enter into
+/// The value of option 81 (RFC 4702 §2.1, §2.2 and §2.3): the whole name, for the server to enter into
 /// the DNS. `None` where it is no domain name, or one that is too long for a single option.
 pub(super) fn client_fqdn(name: &str) -> Option<Vec<u8>> {
     let name = checked_name(name.strip_suffix('.').unwrap_or(name))?;
-    // The server is asked to do all of the entering (S: RFC 4702 3.3), the name is in the DNS wire
+    // The server is asked to do all of the entering (S: RFC 4702 §3.3), the name is in the DNS wire
     // format (E); the two codes that follow mean nothing any more.
     let mut value = vec![FQDN_SERVER_UPDATES | FQDN_WIRE_FORMAT, 0, 0];
     for label in name.split('.') {
@@ -18,7 +18,7 @@ pub(super) fn client_fqdn(name: &str) -> Option<Vec<u8>> {
     (value.len() <= usize::from(u8::MAX)).then_some(value)
 }
 
-/// Flags of option 81 (RFC 4702 2.1).
+/// Flags of option 81 (RFC 4702 §2.1).
 const FQDN_SERVER_UPDATES: u8 = 0x01;
 const FQDN_WIRE_FORMAT: u8 = 0x04;
 
@@ -61,7 +61,7 @@ pub(super) fn dns_name(field: &[u8], start: usize) -> Option<String> {
     checked_name(&labels.join("."))
 }
 
-/// Lets pass only what a host or domain name is made of (RFC 1123 2.1, and the underscore of real
+/// Lets pass only what a host or domain name is made of (RFC 1123 §2.1, and the underscore of real
 /// life).
 pub(super) fn checked_name(name: &str) -> Option<String> {
     let letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
@@ -77,7 +77,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// RFC 4702 2.3: the name that goes into option 81 is the one that a reader of DNS names
+        /// RFC 4702 §2.3: the name that goes into option 81 is the one that a reader of DNS names
         /// finds in it.
         #[test]
         fn a_name_survives_option_81(name in "[a-z0-9_-]{1,63}(\\.[a-z0-9_-]{1,63}){0,3}") {

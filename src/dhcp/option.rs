@@ -10,40 +10,40 @@ use std::net::Ipv4Addr;
 use super::name::{MAX_NAMES, checked_name, dns_name, dns_name_end};
 use super::subnet::{StaticRoute, class_prefix, network};
 
-pub(super) const PAD: u8 = 0; // RFC 2132 3.1
-pub(super) const SUBNET_MASK: u8 = 1; // RFC 2132 3.3
-pub(super) const ROUTERS: u8 = 3; // RFC 2132 3.5
-pub(super) const DNS_SERVERS: u8 = 6; // RFC 2132 3.8
-pub(super) const HOST_NAME: u8 = 12; // RFC 2132 3.14
-pub(super) const DOMAIN_NAME: u8 = 15; // RFC 2132 3.17
-pub(super) const MTU: u8 = 26; // RFC 2132 5.1
-pub(super) const BROADCAST_ADDRESS: u8 = 28; // RFC 2132 5.3
-pub(super) const STATIC_ROUTES: u8 = 33; // RFC 2132 5.8
-pub(super) const NTP_SERVERS: u8 = 42; // RFC 2132 8.3
-pub(super) const REQUESTED_ADDRESS: u8 = 50; // RFC 2132 9.1
-pub(super) const LEASE_TIME: u8 = 51; // RFC 2132 9.2
-pub(super) const OVERLOAD: u8 = 52; // RFC 2132 9.3
-pub(super) const MESSAGE_TYPE: u8 = 53; // RFC 2132 9.6
-pub(super) const SERVER_ID: u8 = 54; // RFC 2132 9.7
-pub(super) const PARAMETER_REQUEST_LIST: u8 = 55; // RFC 2132 9.8
-pub(super) const MESSAGE: u8 = 56; // RFC 2132 9.9
-pub(super) const MAX_MESSAGE_SIZE: u8 = 57; // RFC 2132 9.10
-pub(super) const RENEWAL_TIME: u8 = 58; // RFC 2132 9.11
-pub(super) const REBINDING_TIME: u8 = 59; // RFC 2132 9.12
-pub(super) const CLIENT_ID: u8 = 61; // RFC 2132 9.14
-pub(super) const RAPID_COMMIT: u8 = 80; // RFC 4039 4; no value, its presence says it all
-pub(super) const CLIENT_FQDN: u8 = 81; // RFC 4702 2.1
-pub(super) const DOMAIN_SEARCH: u8 = 119; // RFC 3397 2
+pub(super) const PAD: u8 = 0; // RFC 2132 §3.1
+pub(super) const SUBNET_MASK: u8 = 1; // RFC 2132 §3.3
+pub(super) const ROUTERS: u8 = 3; // RFC 2132 §3.5
+pub(super) const DNS_SERVERS: u8 = 6; // RFC 2132 §3.8
+pub(super) const HOST_NAME: u8 = 12; // RFC 2132 §3.14
+pub(super) const DOMAIN_NAME: u8 = 15; // RFC 2132 §3.17
+pub(super) const MTU: u8 = 26; // RFC 2132 §5.1
+pub(super) const BROADCAST_ADDRESS: u8 = 28; // RFC 2132 §5.3
+pub(super) const STATIC_ROUTES: u8 = 33; // RFC 2132 §5.8
+pub(super) const NTP_SERVERS: u8 = 42; // RFC 2132 §8.3
+pub(super) const REQUESTED_ADDRESS: u8 = 50; // RFC 2132 §9.1
+pub(super) const LEASE_TIME: u8 = 51; // RFC 2132 §9.2
+pub(super) const OVERLOAD: u8 = 52; // RFC 2132 §9.3
+pub(super) const MESSAGE_TYPE: u8 = 53; // RFC 2132 §9.6
+pub(super) const SERVER_ID: u8 = 54; // RFC 2132 §9.7
+pub(super) const PARAMETER_REQUEST_LIST: u8 = 55; // RFC 2132 §9.8
+pub(super) const MESSAGE: u8 = 56; // RFC 2132 §9.9
+pub(super) const MAX_MESSAGE_SIZE: u8 = 57; // RFC 2132 §9.10
+pub(super) const RENEWAL_TIME: u8 = 58; // RFC 2132 §9.11
+pub(super) const REBINDING_TIME: u8 = 59; // RFC 2132 §9.12
+pub(super) const CLIENT_ID: u8 = 61; // RFC 2132 §9.14
+pub(super) const RAPID_COMMIT: u8 = 80; // RFC 4039 §4; no value, its presence says it all
+pub(super) const CLIENT_FQDN: u8 = 81; // RFC 4702 §2.1
+pub(super) const DOMAIN_SEARCH: u8 = 119; // RFC 3397 §2
 pub(super) const CLASSLESS_ROUTES: u8 = 121; // RFC 3442 page 3
 pub(super) const CLASSLESS_ROUTES_MICROSOFT: u8 = 249;
-pub(super) const END: u8 = 255; // RFC 2132 3.2
+pub(super) const END: u8 = 255; // RFC 2132 §3.2
 
-/// What we ask for (RFC 2131 4.4.1), in this order: classless routes before those that they silence
+/// What we ask for (RFC 2131 §4.4.1), in this order: classless routes before those that they silence
 /// (RFC 3442 page 5).
 ///
-/// 108 is not among them: only a host that can do without IPv4 may ask for it (RFC 8925 3.2), and
+/// 108 is not among them: only a host that can do without IPv4 may ask for it (RFC 8925 §3.2), and
 /// Podman waits for an IPv4 address.
-pub(super) const WANTED: [u8; 14] = [
+pub(super) const PARAMETERS: [u8; 14] = [
     SUBNET_MASK,
     CLASSLESS_ROUTES,
     CLASSLESS_ROUTES_MICROSOFT,
@@ -60,11 +60,11 @@ pub(super) const WANTED: [u8; 14] = [
     DOMAIN_SEARCH,
 ];
 
-/// The most bytes in one instance of an option (RFC 2132 2).
+/// The most bytes in one instance of an option (RFC 2132 §2).
 const INSTANCE_MAX: usize = u8::MAX as usize;
 
 /// The options that netavark's proxy asks for.
-pub(super) const WANTED_BY_NETAVARK: [u8; 9] = [
+pub(super) const NETAVARK_PARAMETERS: [u8; 9] = [
     SUBNET_MASK,
     CLASSLESS_ROUTES,
     CLASSLESS_ROUTES_MICROSOFT,
@@ -77,7 +77,7 @@ pub(super) const WANTED_BY_NETAVARK: [u8; 9] = [
 ];
 
 /// The options that no lease is of use without.
-pub(super) const WANTED_AT_LEAST: [u8; 3] = [SUBNET_MASK, ROUTERS, DNS_SERVERS];
+pub(super) const MINIMAL_PARAMETERS: [u8; 3] = [SUBNET_MASK, ROUTERS, DNS_SERVERS];
 
 /// The options of one message: the instances of each code, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,7 +88,7 @@ impl Options {
     /// it.
     ///
     /// That is the order in which the parts of an option follow each other, adjacent or not (RFC
-    /// 2131 4.1, RFC 3396 5).
+    /// 2131 §4.1, RFC 3396 §5).
     pub(super) fn collect(options: &[u8], file: &[u8], sname: &[u8]) -> Self {
         let mut all = Self::default();
         all.add(options);
@@ -102,7 +102,7 @@ impl Options {
         all
     }
 
-    /// Goes as far as the field makes sense (RFC 2132 2): to its END, its last byte, or a length
+    /// Goes as far as the field makes sense (RFC 2132 §2): to its END, its last byte, or a length
     /// that overruns it.
     fn add(&mut self, mut field: &[u8]) {
         loop {
@@ -120,7 +120,7 @@ impl Options {
         }
     }
 
-    /// Returns the value of an option, its parts joined (RFC 2131 4.1 and RFC 3396 7, which RFC
+    /// Returns the value of an option, its parts joined (RFC 2131 §4.1 and RFC 3396 §7, which RFC
     /// 3442 page 6 asks for).
     ///
     /// A value that is said again is one value, unless it fills an instance and so may go on in the
@@ -144,7 +144,7 @@ impl Options {
     /// A value of fixed length. Where the parts together are no such value, the first instance that
     /// is one counts.
     ///
-    /// A deviation: RFC 3396 7 takes each instance for a part, and servers send an option twice
+    /// A deviation: RFC 3396 §7 takes each instance for a part, and servers send an option twice
     /// that is not split.
     fn array<const N: usize>(&self, code: u8) -> Option<[u8; N]> {
         let instances = self.0.get(&code)?;
@@ -195,7 +195,7 @@ impl Options {
     }
 
     /// A host or domain name, fit to be written into a configuration file. Some servers end it with
-    /// NUL (RFC 2132 2), some with a dot.
+    /// NUL (RFC 2132 §2), some with a dot.
     pub(super) fn name(&self, code: u8) -> Option<String> {
         let value = self.bytes(code)?;
         let name = std::str::from_utf8(&value).ok()?.trim_end_matches('\0');
@@ -218,7 +218,7 @@ impl Options {
         (names, is_odd)
     }
 
-    /// A list of names in the DNS wire format, compressed within the whole option (RFC 3397 2); and
+    /// A list of names in the DNS wire format, compressed within the whole option (RFC 3397 §2); and
     /// whether there is something else in it. Padding is not, nor is a list in plain text.
     pub(super) fn names(&self, code: u8) -> (Vec<String>, bool) {
         let field = self.bytes(code).unwrap_or_default();
@@ -250,7 +250,7 @@ impl Options {
             .find_map(|code| classless_routes(&self.bytes(code)?))
     }
 
-    /// Option 33 (RFC 2132 5.8): pairs of destination and router, without masks.
+    /// Option 33 (RFC 2132 §5.8): pairs of destination and router, without masks.
     pub(super) fn static_routes(&self) -> Vec<StaticRoute> {
         let value = self.bytes(STATIC_ROUTES).unwrap_or_default();
         let (pairs, rest) = value.as_chunks::<8>();
@@ -273,7 +273,7 @@ impl Options {
                 gateway: Some(Ipv4Addr::from(*gateway)),
             }
         };
-        // RFC 2132 5.8: a default route does not belong here.
+        // RFC 2132 §5.8: a default route does not belong here.
         pairs
             .iter()
             .map(route)
@@ -283,7 +283,7 @@ impl Options {
 }
 
 /// Adds an option to a message under construction; what exceeds its 255 bytes is cut off (RFC 2132
-/// 2).
+/// §2).
 pub(super) fn put(message: &mut Vec<u8>, code: u8, value: &[u8]) {
     let value = &value[..value.len().min(usize::from(u8::MAX))];
     message.extend([code, value.len() as u8]);
@@ -335,7 +335,7 @@ mod tests {
             prop_assert_eq!(Options::collect(&field, &[], &[]), Options(cut));
         }
 
-        /// RFC 3396 7: however a value is cut, and whatever lies between its pieces, it is whole
+        /// RFC 3396 §7: however a value is cut, and whatever lies between its pieces, it is whole
         /// again.
         #[test]
         fn pieces_are_joined(
@@ -378,7 +378,7 @@ mod tests {
             prop_assert_eq!(all.text(HOST_NAME), Some("x".to_owned()));
         }
 
-        /// RFC 3396 6: a part that fills its instance goes on in the next one, be that the same.
+        /// RFC 3396 §6: a part that fills its instance goes on in the next one, be that the same.
         #[test]
         fn a_full_instance_goes_on(byte in any::<u8>()) {
             let mut field = Vec::new();

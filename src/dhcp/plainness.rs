@@ -23,7 +23,7 @@ pub enum Plainness {
 }
 
 /// The bits of a transaction id that tell the plainness.
-const BITS: u32 = 3;
+const XID_BITS: u32 = 3;
 
 impl Plainness {
     /// All of them, in order.
@@ -35,15 +35,15 @@ impl Plainness {
     ];
 
     /// As many DISCOVERs are full at first; none after them asks for an address.
-    pub(super) const FULL_AT_FIRST: u32 = 2;
+    pub(super) const FULL_ATTEMPTS: u32 = 2;
 
     /// Returns the plainness of the `unanswered`-th DISCOVER of a search (1 is the first): two full
     /// ones, for frames do get lost, then step by step. A network that is deaf to all of them may
     /// be a switch port that opens later: until a caller has gone, no DISCOVER is plainer than
     /// netavark's then. In a search that goes on for longer each has its turn.
-    pub(super) fn of_discover(unanswered: u32) -> Self {
+    pub(super) fn for_discover(unanswered: u32) -> Self {
         match unanswered {
-            0..=Self::FULL_AT_FIRST => Self::Full,
+            0..=Self::FULL_ATTEMPTS => Self::Full,
             3 => Self::NoShortcuts,
             4 => Self::LikeNetavark,
             5 => Self::Bare,
@@ -54,13 +54,13 @@ impl Plainness {
     }
 
     /// Returns the plainness that a transaction id tells.
-    pub(super) fn of(xid: u32) -> Self {
-        Self::ALL[(xid & BITS) as usize]
+    pub(super) fn from_xid(xid: u32) -> Self {
+        Self::ALL[(xid & XID_BITS) as usize]
     }
 
     /// Returns a transaction id that tells this plainness, of the exchange that `xid` belongs to.
-    pub(super) fn mark(self, xid: u32) -> u32 {
-        xid & !BITS | self as u32
+    pub(super) fn encode(self, xid: u32) -> u32 {
+        xid & !XID_BITS | self as u32
     }
 
     /// Returns the bit that stands for this plainness in a set.
@@ -89,11 +89,11 @@ impl Plainness {
     }
 
     /// Returns the parameter request list (option 55).
-    pub(super) fn wanted(self) -> &'static [u8] {
+    pub(super) fn parameters(self) -> &'static [u8] {
         match self {
-            Self::Full | Self::NoShortcuts => &option::WANTED,
-            Self::LikeNetavark => &option::WANTED_BY_NETAVARK,
-            Self::Bare => &option::WANTED_AT_LEAST,
+            Self::Full | Self::NoShortcuts => &option::PARAMETERS,
+            Self::LikeNetavark => &option::NETAVARK_PARAMETERS,
+            Self::Bare => &option::MINIMAL_PARAMETERS,
         }
     }
 }
@@ -106,10 +106,10 @@ mod tests {
     fn a_transaction_id_tells_the_plainness_of_its_message() {
         for plainness in Plainness::ALL {
             for xid in [0, 1, 2, 3, 0xdead_beef, u32::MAX] {
-                let marked = plainness.mark(xid);
+                let marked = plainness.encode(xid);
                 assert_eq!(
-                    (Plainness::of(marked), marked | BITS),
-                    (plainness, xid | BITS)
+                    (Plainness::from_xid(marked), marked | XID_BITS),
+                    (plainness, xid | XID_BITS)
                 );
             }
         }
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn it_gets_plainer_step_by_step_and_then_takes_turns() {
         use Plainness::{Bare, Full, LikeNetavark, NoShortcuts};
-        let steps = (1..=14).map(Plainness::of_discover);
+        let steps = (1..=14).map(Plainness::for_discover);
         let first = [
             Full,
             Full,

@@ -1,6 +1,6 @@
 //! Snapshots: what a client has to remember to go on later, in this process or in another one.
 
-use super::backoff::LONGEST;
+use super::backoff::MAX_INTERVAL;
 use super::lease::Lease;
 use super::message_rate::{latest_full_at, message_rate};
 use super::plainness::Plainness;
@@ -24,7 +24,7 @@ pub struct Snapshot {
     /// How plain the message was that the server has answered.
     pub plainness: Plainness,
     /// When as many messages as ever may be sent at once again. In the past: by now.
-    pub whole_at: Instant,
+    pub rate_full_at: Instant,
 }
 
 /// The states of RFC 2131 figure 5 that outlast an exchange.
@@ -79,7 +79,7 @@ impl Snapshot {
     /// When to [resume](super::Client::resume): what a client made of this would answer to
     /// [`poll_timeout`](super::Client::poll_timeout). Earlier there is nothing for it to do.
     pub fn due(&self) -> Option<Instant> {
-        let (say_at, messages) = match self.phase {
+        let (send_at, messages) = match self.phase {
             Phase::Bound { renew_at, .. } => (renew_at, 1),
             Phase::Renewing {
                 rebind_at, next, ..
@@ -88,8 +88,8 @@ impl Snapshot {
             Phase::Init { at, .. } => (at, 2),
         };
         let end = self.lease().and_then(Lease::expires_at).unwrap_or(NEVER);
-        let due = say_at
-            .max(message_rate(self.whole_at).available_at(messages))
+        let due = send_at
+            .max(message_rate(self.rate_full_at).available_at(messages))
             .min(end);
         (due != NEVER).then_some(due)
     }
@@ -109,7 +109,7 @@ impl Snapshot {
         self.lease().map(|lease| lease.server_id)
     }
 
-    /// Has a lease that waits for T1 renewed at `now`, which RFC 2131 4.4.5 allows. In any other
+    /// Has a lease that waits for T1 renewed at `now`, which RFC 2131 §4.4.5 allows. In any other
     /// phase something else is due, and stays so.
     pub fn renew_now(&mut self, now: Instant) {
         if let Phase::Bound { renew_at, .. } = &mut self.phase {
@@ -119,7 +119,7 @@ impl Snapshot {
 
     /// Has what could not be said, or was said in vain, said at `now`: for an owner that had no
     /// carrier.
-    pub fn say_now(&mut self, now: Instant) {
+    pub fn retransmit_now(&mut self, now: Instant) {
         match &mut self.phase {
             Phase::Bound { .. } => {}
             Phase::Renewing { next, .. }
@@ -134,15 +134,15 @@ impl Snapshot {
     /// would have chosen, for snapshots from a file, whose content is not trusted. One that a
     /// client has made stays as it is.
     #[must_use]
-    pub fn within_reason(self, now: Instant) -> Self {
-        let whole_at = self.whole_at.min(latest_full_at(now));
+    pub fn clamped(self, now: Instant) -> Self {
+        let rate_full_at = self.rate_full_at.min(latest_full_at(now));
         let phase = match self.phase {
             Phase::Bound {
                 lease,
                 renew_at,
                 rebind_at,
             } => {
-                let (lease, rebind_at) = mended(lease, rebind_at, now);
+                let (lease, rebind_at) = clamp_lease(lease, rebind_at, now);
                 Phase::Bound {
                     lease,
                     renew_at,
@@ -155,7 +155,7 @@ impl Snapshot {
                 rebind_at,
                 next,
             } if lease.lease_time.is_some() => {
-                let (lease, rebind_at) = mended(lease, rebind_at, now);
+                let (lease, rebind_at) = clamp_lease(lease, rebind_at, now);
                 Phase::Rebinding {
                     lease,
                     renew_at,
@@ -177,11 +177,11 @@ impl Snapshot {
                 next,
             } => {
                 let next = if lease.lease_time.is_none() {
-                    next.min(now + LONGEST)
+                    next.min(now + MAX_INTERVAL)
                 } else {
                     next
                 };
-                let (lease, rebind_at) = mended(lease, rebind_at, now);
+                let (lease, rebind_at) = clamp_lease(lease, rebind_at, now);
                 Phase::Renewing {
                     lease,
                     renew_at,
@@ -195,7 +195,7 @@ impl Snapshot {
                 wanted,
                 pace,
             } => Phase::Init {
-                at: at.min(now + LONGEST),
+                at: at.min(now + MAX_INTERVAL),
                 since: since.min(now),
                 wanted,
                 pace,
@@ -203,7 +203,7 @@ impl Snapshot {
         };
         Self {
             phase,
-            whole_at,
+            rate_full_at,
             ..self
         }
     }
@@ -211,7 +211,7 @@ impl Snapshot {
 
 /// A lease of `now` at the latest, and its T2, which does not come after its end, nor ever in one
 /// without an end.
-fn mended(lease: Lease, rebind_at: Instant, now: Instant) -> (Lease, Instant) {
+fn clamp_lease(lease: Lease, rebind_at: Instant, now: Instant) -> (Lease, Instant) {
     let lease = Lease {
         acquired_at: lease.acquired_at.min(now),
         ..lease

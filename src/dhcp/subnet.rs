@@ -13,7 +13,7 @@ pub struct StaticRoute {
     pub gateway: Option<Ipv4Addr>,
 }
 
-/// The prefix length that an address had before there were masks (RFC 791 3.2).
+/// The prefix length that an address had before there were masks (RFC 791 §3.2).
 pub(super) fn class_prefix(address: Ipv4Addr) -> u8 {
     match address.octets()[0] {
         0..=127 => 8,

@@ -1,4 +1,4 @@
-//! From nothing to a lease, or to a reason why not (RFC 2131 3.1, 4.4.1).
+//! From nothing to a lease, or to a reason why not (RFC 2131 §3.1, §4.4.1).
 
 use super::double::{Lost::*, Says::*, *};
 use dhcproto::v4::{DhcpOption, MessageType, OptionCode};
@@ -52,7 +52,7 @@ fn a_caller_may_wait_longer_than_at_first() {
     c.at(1_000_000);
 }
 
-/// RFC 2131 4.1: 4, 8, 16, 32, 64 s; and some mercy on a network without a server.
+/// RFC 2131 §4.1: 4, 8, 16, 32, 64 s; and some mercy on a network without a server.
 #[test]
 fn with_nobody_waiting_it_is_patient() {
     let mut c = Conversation::start().without_fuzz().patient();
@@ -61,7 +61,7 @@ fn with_nobody_waiting_it_is_patient() {
     }
 }
 
-/// RFC 2131 4.1: `secs` counts from the start and the REQUEST repeats that of the DISCOVER; so does
+/// RFC 2131 §4.1: `secs` counts from the start and the REQUEST repeats that of the DISCOVER; so does
 /// the xid.
 #[test]
 fn secs_and_xid_of_a_request_are_those_of_the_discover() {
@@ -76,7 +76,7 @@ fn secs_and_xid_of_a_request_are_those_of_the_discover() {
     assert_eq!((c.last().secs(), c.last().xid()), (4, xid));
 }
 
-/// RFC 2131 4.4.1: a client may take the first offer, and then has no ear for others.
+/// RFC 2131 §4.4.1: a client may take the first offer, and then has no ear for others.
 #[test]
 fn the_first_offer_wins() {
     let mut c = Conversation::start();
@@ -112,7 +112,7 @@ fn an_offer_that_could_not_become_a_lease_is_no_offer() {
     c.hears(offer(IP)).sends(request(IP));
 }
 
-/// RFC 2131 4.4.1: a lease counts from its REQUEST.
+/// RFC 2131 §4.4.1: a lease counts from its REQUEST.
 #[test]
 fn an_ack_that_comes_after_its_lease_is_over_is_no_lease() {
     let mut c = Conversation::start().without_fuzz();
@@ -126,7 +126,7 @@ fn an_ack_that_comes_after_its_lease_is_over_is_no_lease() {
     c.hears(ack(IP, hours(1))).says(Bound(IP));
 }
 
-/// RFC 2131 3.1 (5): who gets no answer to the REQUEST starts over.
+/// RFC 2131 §3.1 (5): who gets no answer to the REQUEST starts over.
 #[test]
 fn a_request_without_answer_goes_back_to_discover() {
     let mut c = Conversation::start().without_fuzz();
@@ -160,7 +160,7 @@ fn an_offer_without_ack_is_what_the_caller_is_told() {
         .says(gave_up("offer of 10.0.0.5 from 10.0.0.1 but no DHCPACK"));
 }
 
-/// RFC 2131 3.1 (5): a NAK means INIT; and a server that always refuses is asked ever more seldom.
+/// RFC 2131 §3.1 (5): a NAK means INIT; and a server that always refuses is asked ever more seldom.
 #[test]
 fn refusals_make_it_slower_and_are_what_the_caller_is_told() {
     let mut c = Conversation::start().without_fuzz();
@@ -195,8 +195,8 @@ fn a_nak_makes_it_forget_the_address_that_it_wanted() {
         .sends(discover());
 }
 
-/// RFC 2131 4.1, 4.4.1: replies are told by xid and chaddr; an echo of the client identifier
-/// (RFC 6842 3) does not count, for servers cut and change it.
+/// RFC 2131 §4.1, §4.4.1: replies are told by xid and chaddr; an echo of the client identifier
+/// (RFC 6842 §3) does not count, for servers cut and change it.
 #[test]
 fn replies_to_others_are_ignored() {
     let mut c = Conversation::start();
@@ -274,7 +274,7 @@ fn checksums_that_nobody_has_filled_in_are_accepted() {
         .says(Bound(IP));
 }
 
-/// RFC 2131 4.1: the reply may come by broadcast or to an address that is not ours yet.
+/// RFC 2131 §4.1: the reply may come by broadcast or to an address that is not ours yet.
 #[test]
 fn broadcast_replies_are_heard() {
     let mut c = Conversation::start().configured(|config| config.broadcast = true);
@@ -344,7 +344,7 @@ fn a_plain_lease() {
     assert!(!c.client().is_listening());
 }
 
-/// RFC 2131 4.4.1: a lease counts from the REQUEST, and one from before a long sleep may be over
+/// RFC 2131 §4.4.1: a lease counts from the REQUEST, and one from before a long sleep may be over
 /// when its ACK comes.
 #[test]
 fn a_machine_that_slept_over_an_offer_looks_for_another() {

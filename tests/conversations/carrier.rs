@@ -1,5 +1,5 @@
 //! A link without anybody at its other end: nothing is said into it, and all is said again when
-//! there is (RFC 2131 3.7).
+//! there is (RFC 2131 §3.7).
 
 use super::double::{Lost::*, Says::*, *};
 
@@ -91,7 +91,7 @@ fn a_bound_client_does_not_care_until_t1() {
     c.at(1900).carrier(true).sends(renew(IP));
 }
 
-/// The link was elsewhere for a moment: RFC 2131 3.7 wants to know whether the lease still holds.
+/// The link was elsewhere for a moment: RFC 2131 §3.7 wants to know whether the lease still holds.
 #[test]
 fn a_bound_client_that_hears_of_its_return_asks_at_once() {
     let mut c = Conversation::bound(hours(1));

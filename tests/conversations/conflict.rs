@@ -1,4 +1,4 @@
-//! Somebody else has the address (RFC 5227, RFC 2131 3.1 (5), 4.4.1).
+//! Somebody else has the address (RFC 5227, RFC 2131 §3.1 (5), §4.4.1).
 
 use super::double::{Lost::*, Says::*, *};
 use smol_dhcp_proxy::dhcp::{self, Event, Ignored, Probe};
@@ -37,13 +37,13 @@ fn bound() -> Conversation {
 fn asking_costs_no_time() {
     let mut c = bound();
     assert!(c.client().is_listening());
-    assert_eq!(c.client().address_at_stake(), Some(IP));
+    assert_eq!(c.client().own_address(), Some(IP));
     c.at(2).sends(announcement(IP));
     assert!(!c.client().is_listening());
     c.at(1799);
 }
 
-/// RFC 2131 3.1 (5): an address that is in use is declined, and the next one asked for, at once the
+/// RFC 2131 §3.1 (5): an address that is in use is declined, and the next one asked for, at once the
 /// first time.
 #[test]
 fn an_owner_that_answers_before_the_ack() {
@@ -53,7 +53,7 @@ fn an_owner_that_answers_before_the_ack() {
         .hears(offer(IP))
         .sends(request(IP))
         .sends(probe(IP));
-    assert_eq!(c.client().address_at_stake(), Some(IP));
+    assert_eq!(c.client().own_address(), Some(IP));
     c.at(0.005).hears_frame(&mine(IP));
     c.at(0.01)
         .hears(ack(IP, hours(1)))
@@ -82,7 +82,7 @@ fn an_owner_that_answers_after_the_ack() {
     );
 }
 
-/// RFC 5227 2.1.1: whoever probes for the address at the same time will use it.
+/// RFC 5227 §2.1.1: whoever probes for the address at the same time will use it.
 #[test]
 fn somebody_who_wants_the_same_address() {
     let mut c = Conversation::start().without_fuzz().with_arp();
@@ -119,7 +119,7 @@ fn a_probe_for_an_address_in_use_is_no_conflict() {
     c.at(2).sends(announcement(IP));
 }
 
-/// RFC 5227 2.1.1: our own frames may come back to us, and other people's addresses are their own.
+/// RFC 5227 §2.1.1: our own frames may come back to us, and other people's addresses are their own.
 #[test]
 fn no_conflicts() {
     let mut c = bound();
@@ -130,7 +130,7 @@ fn no_conflicts() {
         .ignores_frame(&mine(IP), Ignored::NotDhcp); // nobody listens any more
 }
 
-/// RFC 5227 1.1, 2.1.1: up to 1 s, then the probes 1-2 s apart, then 2 s; only then is the address
+/// RFC 5227 §1.1, §2.1.1: up to 1 s, then the probes 1-2 s apart, then 2 s; only then is the address
 /// used.
 #[test]
 fn probes_with_all_their_waits() {
@@ -227,7 +227,7 @@ fn turned_off_it_neither_asks_nor_hears() {
     }
 }
 
-/// RFC 5227 2.4, as far as a host without a socket between renewals can obey it.
+/// RFC 5227 §2.4, as far as a host without a socket between renewals can obey it.
 #[test]
 fn a_bound_address_is_asked_after_in_each_renewal() {
     let mut c = bound();
@@ -253,7 +253,7 @@ fn renewing() -> Conversation {
     c
 }
 
-/// RFC 5227 2.4 (b): one frame, which any station can forge, takes no address from a container.
+/// RFC 5227 §2.4 (b): one frame, which any station can forge, takes no address from a container.
 #[test]
 fn a_single_claim_costs_one_announcement() {
     let mut c = renewing();
@@ -279,7 +279,7 @@ fn a_single_claim_costs_one_announcement() {
     assert_eq!(c.lease().address, IP);
 }
 
-/// RFC 5227 2.4 (b): a station that repeats its claim has the address, or does not give way. In
+/// RFC 5227 §2.4 (b): a station that repeats its claim has the address, or does not give way. In
 /// every state with a lease.
 #[test]
 fn a_station_that_repeats_its_claim_gets_the_address() {
@@ -558,14 +558,14 @@ fn conflicts_in_a_row_slow_it_down() {
         "offer of 10.0.0.5 from 10.0.0.1, but 02:00:00:00:00:09 uses that address",
     ));
 
-    // With nobody waiting, at least the ten seconds of RFC 2131 3.1 (5).
+    // With nobody waiting, at least the ten seconds of RFC 2131 §3.1 (5).
     let mut c = Conversation::start().without_fuzz().patient();
     for second in [0, 0, 10, 20, 30, 46, 78] {
         conflict(c.at(second));
     }
 }
 
-/// RFC 5227 2.3: the second announcement waits for somebody to hear it.
+/// RFC 5227 §2.3: the second announcement waits for somebody to hear it.
 #[test]
 fn without_a_carrier_nobody_hears_an_announcement() {
     let mut c = bound();
@@ -578,7 +578,7 @@ fn without_a_carrier_nobody_hears_an_announcement() {
         .sends(probe(IP));
 }
 
-/// RFC 5227 2.1.1: after ten of them, one attempt a minute at most.
+/// RFC 5227 §2.1.1: after ten of them, one attempt a minute at most.
 #[test]
 fn after_ten_conflicts_it_is_patient() {
     let mut c = Conversation::start().without_fuzz().patient();
@@ -594,7 +594,7 @@ fn after_ten_conflicts_it_is_patient() {
     }
 }
 
-/// RFC 2131 4.4.4, table 5: what a DECLINE says, and no more.
+/// RFC 2131 §4.4.4, table 5: what a DECLINE says, and no more.
 #[test]
 fn a_decline_says_what_and_why() {
     let mut c = bound();

@@ -65,7 +65,7 @@ pub fn bound_with(lease: Lease) -> Snapshot {
         phase,
         failures: 0,
         plainness: Plainness::Full,
-        whole_at: start_of_time(),
+        rate_full_at: start_of_time(),
     }
 }
 

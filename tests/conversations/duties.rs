@@ -146,7 +146,7 @@ fn vocabulary(config: &Config) -> Vocabulary {
 /// The station that has the address already.
 const OWNER: Mac = Mac([2, 0, 0, 0, 0, 9]);
 
-/// The options of a message by the letter of RFC 2132 2, up to END, and what follows.
+/// The options of a message by the letter of RFC 2132 §2, up to END, and what follows.
 fn options(message: &[u8]) -> (Vec<(u8, Vec<u8>)>, &[u8]) {
     let (mut options, mut rest) = (Vec::new(), &message[240..]);
     while let [code, length, after @ ..] = rest {
@@ -228,7 +228,7 @@ fn the_four_requests_of_table_4() {
     assert_eq!(row(&rebinding), (false, None, None, IP));
 }
 
-/// RFC 2131 3.5: what the DISCOVER wants, each REQUEST wants; and none has a word for people (table
+/// RFC 2131 §3.5: what the DISCOVER wants, each REQUEST wants; and none has a word for people (table
 /// 5).
 #[test]
 fn the_wishes_are_in_every_request() {
@@ -247,7 +247,7 @@ fn the_wishes_are_in_every_request() {
     }
 }
 
-/// RFC 4039 3, 4: option 80 has no value, and is in the DISCOVER alone.
+/// RFC 4039 §3, §4: option 80 has no value, and is in the DISCOVER alone.
 #[test]
 fn rapid_commit_is_for_discovers() {
     let vocabulary = vocabulary(&config());
@@ -258,7 +258,7 @@ fn rapid_commit_is_for_discovers() {
     }
 }
 
-/// RFC 2132 9.10.
+/// RFC 2132 §9.10.
 #[test]
 fn the_longest_message_is_never_less_than_576() {
     for (ours, said) in [
@@ -279,7 +279,7 @@ fn the_longest_message_is_never_less_than_576() {
     }
 }
 
-/// RFC 2131 4.1: who has an address hears unicast; and table 5 has no flags in what nobody answers.
+/// RFC 2131 §4.1: who has an address hears unicast; and table 5 has no flags in what nobody answers.
 #[test]
 fn who_has_an_address_has_no_use_for_the_broadcast_bit() {
     let vocabulary = vocabulary(&Config {
@@ -293,7 +293,7 @@ fn who_has_an_address_has_no_use_for_the_broadcast_bit() {
     assert_eq!(vocabulary.farewells().map(|message| message[10]), [0, 0]);
 }
 
-/// RFC 2131 4.1: replies may come through others; the server is whom option 54 names.
+/// RFC 2131 §4.1: replies may come through others; the server is whom option 54 names.
 #[test]
 fn the_request_goes_by_option_54_and_not_by_the_sender() {
     let mut bare = Bare::start(Config {
@@ -316,7 +316,7 @@ fn the_request_goes_by_option_54_and_not_by_the_sender() {
     );
 }
 
-/// RFC 2132 3.14, 9.14: an option of no bytes is no option.
+/// RFC 2132 §3.14, §9.14: an option of no bytes is no option.
 #[test]
 fn an_empty_name_or_identifier_is_left_out() {
     let empty = Config {
@@ -329,7 +329,7 @@ fn an_empty_name_or_identifier_is_left_out() {
     }
 }
 
-/// RFC 2131 4.3.2: an OFFER is only what might be.
+/// RFC 2131 §4.3.2: an OFFER is only what might be.
 #[test]
 fn the_ack_counts_and_not_the_offer() {
     let offer = offer(IP).with(DhcpOption::DomainName("old.example".to_owned()));
@@ -349,7 +349,7 @@ fn the_ack_counts_and_not_the_offer() {
     assert_eq!(lease.domain_name.as_deref(), Some("lab.example"));
 }
 
-/// RFC 2131 4.4.2: from the first time that we asked, however late the answer.
+/// RFC 2131 §4.4.2: from the first time that we asked, however late the answer.
 #[test]
 fn a_confirmed_lease_counts_from_the_question() {
     let mut c = Conversation::reboot(IP).without_fuzz();
@@ -359,7 +359,7 @@ fn a_confirmed_lease_counts_from_the_question() {
     assert_eq!(c.lease().acquired_at, start_of_time());
 }
 
-/// RFC 2131 3.5: silence of the server means the default, which is nothing for all but the mask.
+/// RFC 2131 §3.5: silence of the server means the default, which is nothing for all but the mask.
 #[test]
 fn a_server_that_says_nothing_else_gives_a_lease_without_settings() {
     let ack = ack(IP, hours(1))
@@ -386,7 +386,7 @@ fn a_server_that_says_nothing_else_gives_a_lease_without_settings() {
     assert_eq!((lease.domain_name, lease.host_name), (None, None));
 }
 
-/// RFC 2131 2, RFC 2132 9.10: we promise to read so much, and the last byte counts as the first.
+/// RFC 2131 §2, RFC 2132 §9.10: we promise to read so much, and the last byte counts as the first.
 #[test]
 fn a_reply_as_long_as_we_allow_is_read_whole() {
     const PROMISED: usize = 1472;
@@ -407,7 +407,7 @@ fn a_reply_as_long_as_we_allow_is_read_whole() {
     assert_eq!(c.lease().host_name.as_deref(), Some("web"));
 }
 
-/// RFC 3397 2: a pointer may lead from the second part of option 119 into the first.
+/// RFC 3397 §2: a pointer may lead from the second part of option 119 into the first.
 #[test]
 fn a_search_list_is_joined_before_its_pointers_are_followed() {
     let mut c = Conversation::bound_by(ack(IP, hours(1)).payload(|payload| {
@@ -420,7 +420,7 @@ fn a_search_list_is_joined_before_its_pointers_are_followed() {
     assert_eq!(c.lease().search, ["lab.example", "www.lab.example"]);
 }
 
-/// RFC 2131 4.4.5: hosts that were leased at one moment do not renew at one moment, nor rebind.
+/// RFC 2131 §4.4.5: hosts that were leased at one moment do not renew at one moment, nor rebind.
 #[test]
 fn t1_and_t2_differ_from_host_to_host() {
     let mut t1s = std::collections::BTreeSet::new();
@@ -454,7 +454,7 @@ fn t1_and_t2_differ_from_host_to_host() {
     );
 }
 
-/// RFC 2131 4.4.5: who gets its old address back goes on with it.
+/// RFC 2131 §4.4.5: who gets its old address back goes on with it.
 #[test]
 fn an_address_that_ran_out_can_come_back() {
     let mut c = Conversation::bound(hours(1));
@@ -468,7 +468,7 @@ fn an_address_that_ran_out_can_come_back() {
         .says(Bound(IP));
 }
 
-/// RFC 2131 4.3.2: who gets no offer that could be accepted asks again.
+/// RFC 2131 §4.3.2: who gets no offer that could be accepted asks again.
 #[test]
 fn bad_offers_do_not_end_the_search() {
     let mut c = Conversation::start().without_fuzz();
@@ -495,7 +495,7 @@ fn what_nobody_answers_has_no_secs_and_an_xid_of_its_own() {
     }
 }
 
-/// RFC 2131 4.1: hosts that start together do not take each other's replies.
+/// RFC 2131 §4.1: hosts that start together do not take each other's replies.
 #[test]
 fn hosts_have_xids_of_their_own() {
     let first = |seed| {
@@ -511,7 +511,7 @@ fn hosts_have_xids_of_their_own() {
     assert_eq!(xids.len(), 1000);
 }
 
-/// RFC 4039 3.1: the address may be somebody else's here, too.
+/// RFC 4039 §3.1: the address may be somebody else's here, too.
 #[test]
 fn an_address_by_rapid_commit_can_be_declined() {
     let mut c = Conversation::start().without_fuzz().with_arp();
@@ -537,7 +537,7 @@ fn probing() -> Conversation {
     c
 }
 
-/// RFC 5227 1.2.1: some hosts answer so that all can hear it.
+/// RFC 5227 §1.2.1: some hosts answer so that all can hear it.
 #[test]
 fn an_arp_reply_to_all_is_heard() {
     let mut to_all = arp_reply(IP, OWNER);
@@ -550,7 +550,7 @@ fn an_arp_reply_to_all_is_heard() {
         .sends(discover());
 }
 
-/// RFC 5227 2.1.1: the owner need not answer; asking for somebody else, it says where it is.
+/// RFC 5227 §2.1.1: the owner need not answer; asking for somebody else, it says where it is.
 #[test]
 fn a_question_of_the_owner_is_a_conflict_too() {
     let mut question = arp_probe(SERVER, OWNER);
@@ -563,7 +563,7 @@ fn a_question_of_the_owner_is_a_conflict_too() {
         .sends(discover());
 }
 
-/// RFC 5227 2.1.1, 2.3, byte for byte.
+/// RFC 5227 §2.1.1, §2.3, byte for byte.
 #[test]
 fn what_arp_packets_say() {
     let mut bare = Bare::start(Config {
@@ -598,7 +598,7 @@ fn what_arp_packets_say() {
     );
 }
 
-/// RFC 5227 1.1, 2.1.1: up to a second before the first probe, one or two between them, and no two
+/// RFC 5227 §1.1, §2.1.1: up to a second before the first probe, one or two between them, and no two
 /// hosts alike.
 #[test]
 fn the_waits_of_probes_are_by_chance() {

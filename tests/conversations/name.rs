@@ -27,7 +27,7 @@ fn names(c: &Conversation) -> (Option<DhcpOption>, Option<DhcpOption>) {
     )
 }
 
-/// RFC 4702 2.1 to 2.3: S and E, codes of 0, and a name that ends with the root; as dhcproto reads
+/// RFC 4702 §2.1 to 2.3: S and E, codes of 0, and a name that ends with the root; as dhcproto reads
 /// it.
 fn option_81(name: &str) -> DhcpOption {
     let mut fqdn = ClientFQDN::new(
@@ -38,7 +38,7 @@ fn option_81(name: &str) -> DhcpOption {
     DhcpOption::ClientFQDN(fqdn)
 }
 
-/// RFC 4702 3.1: option 81 goes with DISCOVER and every REQUEST, and option 12 does not go with it.
+/// RFC 4702 §3.1: option 81 goes with DISCOVER and every REQUEST, and option 12 does not go with it.
 #[test]
 fn the_whole_name_takes_the_place_of_the_host_name() {
     let whole = (None, Some(option_81("web.lab.example.")));

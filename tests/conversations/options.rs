@@ -267,7 +267,7 @@ fn classless_routes_silence_the_others() {
     );
 }
 
-/// RFC 2132 5.8.
+/// RFC 2132 §5.8.
 #[test]
 fn static_routes_have_the_mask_of_their_class() {
     let lease = with(&[(
@@ -442,7 +442,7 @@ fn of_an_option_that_comes_twice_the_first_of_its_length_counts() {
     );
 }
 
-/// RFC 3396 7: a number or an address may come in parts as well.
+/// RFC 3396 §7: a number or an address may come in parts as well.
 #[test]
 fn the_parts_of_an_option_of_fixed_length_are_joined() {
     let once: Vec<(u8, &[u8])> = FIXED
@@ -474,7 +474,7 @@ fn the_parts_of_an_option_of_fixed_length_are_joined() {
     }
 }
 
-/// In overloaded fields, too (RFC 2131 4.1), where the options field comes first.
+/// In overloaded fields, too (RFC 2131 §4.1), where the options field comes first.
 #[test]
 fn an_option_comes_twice_in_two_fields() {
     let ack = ack(IP, hours(1)).payload(|payload| {
@@ -500,7 +500,7 @@ fn an_option_comes_twice_in_two_fields() {
     );
 }
 
-/// What is said twice is said once; halves are joined (RFC 3396 7), as long as they are not the
+/// What is said twice is said once; halves are joined (RFC 3396 §7), as long as they are not the
 /// same.
 #[test]
 fn texts_and_lists_that_come_twice_are_one() {
@@ -555,7 +555,7 @@ fn pieces_are_joined_even_across_other_options() {
     );
 }
 
-/// RFC 2131 4.1, RFC 2132 9.3: more options in `file`, then in `sname`; pieces go on from field to
+/// RFC 2131 §4.1, RFC 2132 §9.3: more options in `file`, then in `sname`; pieces go on from field to
 /// field.
 #[test]
 fn overloaded_fields_are_read() {
@@ -611,7 +611,7 @@ fn sloppy_ends_are_forgiven() {
     }
 }
 
-/// RFC 8925 3.2: only who asked for option 108 may act on it; we did not.
+/// RFC 8925 §3.2: only who asked for option 108 may act on it; we did not.
 #[test]
 fn option_108_is_nothing_to_us() {
     // By hand: dhcproto has another number for it.

@@ -262,7 +262,7 @@ fn the_routers_station_has_no_claim() {
     c.hears_frame(&arp_reply(IP, GATEWAY))
         .hears(ack_with_router(IP))
         .sends(probe(ROUTER));
-    assert_eq!(c.client().address_of_interest(), Some(ROUTER));
+    assert_eq!(c.client().arp_address(), Some(ROUTER));
     c.ignores_frame(&arp_reply_to_another(ROUTER, GATEWAY), Ignored::NotDhcp);
     c.at(0.01)
         .hears_frame(&arp_reply(ROUTER, GATEWAY))

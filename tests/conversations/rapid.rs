@@ -8,7 +8,7 @@ fn rapid_ack() -> Answer {
     ack(IP, hours(1)).with(DhcpOption::RapidCommit)
 }
 
-/// RFC 4039 3.1: asked for in the DISCOVER, and there alone.
+/// RFC 4039 §3.1: asked for in the DISCOVER, and there alone.
 #[test]
 fn an_ack_is_the_answer_to_a_discover() {
     let mut c = Conversation::start().without_fuzz().with_arp();
@@ -23,7 +23,7 @@ fn an_ack_is_the_answer_to_a_discover() {
     assert!(!c.last().opts().contains(OptionCode::RapidCommit));
 }
 
-/// RFC 4039 3.1: a server that does not know it makes an offer, as ever.
+/// RFC 4039 §3.1: a server that does not know it makes an offer, as ever.
 #[test]
 fn without_it_all_is_as_ever() {
     let mut c = Conversation::start();
@@ -39,7 +39,7 @@ fn without_it_all_is_as_ever() {
     c.hears(ack(IP, hours(1))).says(Bound(IP));
 }
 
-/// RFC 4039 3.1: an ACK without the option is no answer to a DISCOVER.
+/// RFC 4039 §3.1: an ACK without the option is no answer to a DISCOVER.
 #[test]
 fn an_ack_that_was_not_asked_for() {
     let mut c = Conversation::start();

@@ -1,4 +1,4 @@
-//! Wanting an address of earlier times back (RFC 2131 3.2), and going on with a lease from a file.
+//! Wanting an address of earlier times back (RFC 2131 §3.2), and going on with a lease from a file.
 
 use super::double::{Lost::*, Says::*, *};
 use smol_dhcp_proxy::dhcp::{Ignored, Lease};
@@ -28,7 +28,7 @@ fn silence_leads_to_discover() {
         .says(Bound(OTHER_IP));
 }
 
-/// RFC 2131 3.2 (4): a client that moved to another network hears so, and forgets the address.
+/// RFC 2131 §3.2 (4): a client that moved to another network hears so, and forgets the address.
 #[test]
 fn any_server_may_refuse_it() {
     let mut c = Conversation::reboot(IP).without_fuzz();

@@ -1,4 +1,4 @@
-//! Giving a lease back (RFC 2131 4.4.6), in every state.
+//! Giving a lease back (RFC 2131 §4.4.6), in every state.
 
 use super::double::{Lost::*, Says::*, *};
 use dhcproto::v4::OptionCode;

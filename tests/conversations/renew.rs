@@ -1,4 +1,4 @@
-//! Keeping a lease (RFC 2131 4.4.5), and losing it.
+//! Keeping a lease (RFC 2131 §4.4.5), and losing it.
 
 use super::double::{Lost::*, Says::*, *};
 use dhcproto::v4::DhcpOption;
@@ -139,7 +139,7 @@ fn a_renewal_may_bring_another_address_or_other_settings() {
     );
 }
 
-/// RFC 2131 3.3: 0xffffffff seconds are for ever.
+/// RFC 2131 §3.3: 0xffffffff seconds are for ever.
 #[test]
 fn an_infinite_lease_never_wants_anything() {
     let mut c = Conversation::bound_by(ack(IP, seconds(u64::MAX)).with(DhcpOption::Renewal(10)));
@@ -185,7 +185,7 @@ fn time_comes_before_frames() {
         .sends(discover().wanting(IP));
 }
 
-/// RFC 2131 4.4.1: a lease counts from the first REQUEST with the xid of the ACK.
+/// RFC 2131 §4.4.1: a lease counts from the first REQUEST with the xid of the ACK.
 #[test]
 fn a_lease_counts_from_when_it_was_asked_for() {
     let mut c = Conversation::start().without_fuzz();

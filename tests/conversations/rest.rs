@@ -1,5 +1,5 @@
-//! Letting a client go while nothing is in flight, and going on with another one (RFC 2131 4.4.2,
-//! 4.4.5).
+//! Letting a client go while nothing is in flight, and going on with another one (RFC 2131 §4.4.2,
+//! §4.4.5).
 
 use super::double::{Lost::*, Says::*, *};
 use smol_dhcp_proxy::dhcp::{Ignored, Lease, Phase, Probe, Snapshot};
@@ -282,7 +282,7 @@ fn a_vigil_ends_with_the_rest() {
     c.rests_until(2475).sends(renew(IP)); // The address has been asked after in this renewal.
 }
 
-/// What RFC 2131 4.4.5 allows, for one that happens to be awake. Silence costs nothing: it asks on
+/// What RFC 2131 §4.4.5 allows, for one that happens to be awake. Silence costs nothing: it asks on
 /// as the others do.
 #[test]
 fn a_lease_may_be_renewed_before_t1() {
@@ -366,7 +366,7 @@ fn setbacks_are_remembered() {
 fn an_allowance_that_is_used_up_stays_so() {
     let rest = Conversation::bound(seconds(100)).at(5).rest();
     let rest = Snapshot {
-        whole_at: second(59 * 40),
+        rate_full_at: second(59 * 40),
         ..rest
     };
     assert_eq!(
@@ -517,11 +517,11 @@ fn a_rest_that_makes_no_sense_is_mended() {
         Conversation::bound(hours(1)).at(5).rest(),
     );
     let mute = Snapshot {
-        whole_at: never,
+        rate_full_at: never,
         failures: u32::MAX,
         ..rest.clone()
     };
-    assert!(mute.clone().within_reason(start_of_time()).due() <= Some(second(1800)));
+    assert!(mute.clone().clamped(start_of_time()).due() <= Some(second(1800)));
     Conversation::resume(mute)
         .without_fuzz()
         .at(1800)

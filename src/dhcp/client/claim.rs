@@ -10,11 +10,11 @@ use crate::time::Instant;
 /// How long a station on the link has to answer ARP: to a release that looks for its server, and to
 /// a question whether the router answers for every address.
 pub(super) const ARP_TIMEOUT: Duration = Duration::from_millis(200);
-/// How long a claim counts: DEFEND_INTERVAL (RFC 5227 1.1).
+/// How long a claim counts: DEFEND_INTERVAL (RFC 5227 §1.1).
 const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 /// From the announcement that defends an address to the probe behind it. A kernel that has the
 /// address answers within milliseconds; this leaves a slow one eight seconds more.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
+const PROBE_AFTER_DEFENCE: Duration = Duration::from_secs(2);
 
 /// Claims to an address that is not in use yet, the latest of each of two stations: one may answer
 /// for every address, and the other one have it.
@@ -46,13 +46,13 @@ impl Claims {
 /// A claim to an address that was leased and is not in use yet, by a station that may answer for
 /// every address.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Doubt {
+pub(super) struct ProxyCheck {
     pub(super) by: Mac,
     /// The address that it answers for as well if it is so.
     pub(super) router: Ipv4Addr,
 }
 
-/// A claim to the address in use that was answered by an announcement (RFC 5227 2.4 (b)).
+/// A claim to the address in use that was answered by an announcement (RFC 5227 §2.4 (b)).
 ///
 /// Only one station is remembered at a time: however many of them claim the address, there is one
 /// announcement in [`DEFEND_INTERVAL`], and what is heard of the others does not make it longer.
@@ -64,7 +64,7 @@ pub(super) struct Defence {
     /// the station to the announcement.
     pub(super) counts_from: Instant,
     /// When to ask for the claim to be repeated; `None` once that was done.
-    pub(super) ask_at: Option<Instant>,
+    pub(super) probe_at: Option<Instant>,
     pub(super) until: Instant,
 }
 
@@ -73,14 +73,14 @@ impl Defence {
         Self {
             against,
             counts_from,
-            ask_at: Some(now + ASK_AGAIN),
+            probe_at: Some(now + PROBE_AFTER_DEFENCE),
             until: now + DEFEND_INTERVAL,
         }
     }
 
     /// Returns when the defence has something to do: its probe, or its end.
     pub(super) fn due(self, carrier: bool) -> Instant {
-        self.ask_at
+        self.probe_at
             .filter(|_| carrier)
             .unwrap_or(self.until)
             .min(self.until)

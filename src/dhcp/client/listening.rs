@@ -6,7 +6,7 @@ use crate::time::Instant;
 use std::time::Duration;
 
 /// How long after the last message its answer may still arrive, without a caller's deadline.
-const ANSWER: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a state listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +66,8 @@ impl Client {
     }
 
     /// Starts to listen for an answer, or for the carrier.
-    pub(super) fn listen_on(&mut self, now: Instant) {
-        self.stop_listening_at = Some(now + ANSWER);
+    pub(super) fn start_listening(&mut self, now: Instant) {
+        self.stop_listening_at = Some(now + ANSWER_TIMEOUT);
     }
 
     /// Stops listening, without an answer or a carrier: an exchange under way starts anew, on

@@ -11,7 +11,7 @@ use crate::dhcp::exchange::Exchange;
 use crate::dhcp::frame::Arp;
 use crate::dhcp::ignored::Ignored;
 use crate::dhcp::lease::Lease;
-use crate::dhcp::lease::{SHORTEST_T1, granted_time};
+use crate::dhcp::lease::{MIN_T1, granted_time};
 use crate::dhcp::message::ServerMessage;
 use crate::dhcp::option;
 use crate::dhcp::plainness::Plainness;
@@ -21,7 +21,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// How long the first OFFER waits for one of the address that we would rather have.
-const PREFERENCE: Duration = Duration::from_millis(100);
+const PREFERRED_OFFER_WAIT: Duration = Duration::from_millis(100);
 
 impl Client {
     /// What a server says, by the state that it finds us in (RFC 2131 figure 5).
@@ -30,7 +30,7 @@ impl Client {
         reply: &ServerMessage,
         now: Instant,
     ) -> Result<(), Ignored> {
-        // A late or repeated reply finds another xid, or none (RFC 2131 4.4.1 and figure 4).
+        // A late or repeated reply finds another xid, or none (RFC 2131 §4.4.1 and figure 4).
         let exchange = self
             .exchange()
             .filter(|exchange| exchange.is_answered_by(reply.xid))
@@ -44,10 +44,10 @@ impl Client {
         }
         self.state = match (&self.state, reply.message_type) {
             (State::Selecting { second_best, .. }, Type::Offer) => {
-                let is_second = second_best.is_some();
-                self.accept_offer(reply, server, is_second, exchange, now)?
+                let has_second_best = second_best.is_some();
+                self.accept_offer(reply, server, has_second_best, exchange, now)?
             }
-            // RFC 4039 3: an ACK to a DISCOVER counts at once, but only with the option that we
+            // RFC 4039 §3: an ACK to a DISCOVER counts at once, but only with the option that we
             // have sent.
             (State::Selecting { .. }, Type::Ack)
                 if reply.is_rapid() && self.has_asked_for_rapid_commit(reply.xid) =>
@@ -64,7 +64,7 @@ impl Client {
             (State::Requesting { offer, .. }, Type::Nak) if !is_from_server_of(offer, reply) => {
                 return Err(Ignored::OtherServer(server));
             }
-            // RFC 2131 4.4.2: an old address may be confirmed by any server.
+            // RFC 2131 §4.4.2: an old address may be confirmed by any server.
             (State::Requesting { .. } | State::Rebooting { .. }, Type::Ack) => {
                 self.accept_ack(reply, server, None, exchange, now)?
             }
@@ -72,7 +72,7 @@ impl Client {
                 let old = held.lease.clone();
                 self.accept_ack(reply, server, Some(old), exchange, now)?
             }
-            // RFC 2131 4.3.2: in RENEWING only the server that we ask may refuse; in REBINDING we
+            // RFC 2131 §4.3.2: in RENEWING only the server that we ask may refuse; in REBINDING we
             // ask them all, but one without an identifier has to be the one that leased.
             (State::Renewing { held, .. }, Type::Nak) if !is_from_server_of(&held.lease, reply) => {
                 return Err(Ignored::OtherServer(server));
@@ -86,12 +86,12 @@ impl Client {
                 let (old, message) = (held.lease.clone(), reply.options.text(option::MESSAGE));
                 self.lose(old, LossReason::Refused { server, message }, now)
             }
-            // RFC 2131 3.1 (5): what was offered, or was ours, cannot be had.
+            // RFC 2131 §3.1 (5): what was offered, or was ours, cannot be had.
             (State::Requesting { .. } | State::Rebooting { .. }, Type::Nak) => {
                 let message = reply.options.text(option::MESSAGE);
                 self.start_over(AcquireError::Refused { server, message }, now)
             }
-            // Among them an ACK to a DISCOVER that did not ask for one (RFC 2131 4.4.1).
+            // Among them an ACK to a DISCOVER that did not ask for one (RFC 2131 §4.4.1).
             (_, message_type) => {
                 return Err(Ignored::Unexpected {
                     message_type: message_type.into(),
@@ -102,7 +102,7 @@ impl Client {
         Ok(())
     }
 
-    /// The server that a reply is from: by its identifier (RFC 2131 4.3.1 wants one in each) or,
+    /// The server that a reply is from: by its identifier (RFC 2131 §4.3.1 wants one in each) or,
     /// without one, the one that we talk to where it is from its station, else by the address that
     /// it came from.
     fn server_of(&self, reply: &ServerMessage) -> Option<Ipv4Addr> {
@@ -125,7 +125,7 @@ impl Client {
         self.renewing_server(reply)
             .or(reply.server())
             .or(known)
-            .or_else(|| reply.sender())
+            .or_else(|| reply.fallback_server())
     }
 
     /// The server that answers its own renewal, whatever identifier it gives: the next unicast
@@ -139,7 +139,7 @@ impl Client {
     }
 
     fn has_asked_for_rapid_commit(&self, xid: u32) -> bool {
-        self.config.rapid_commit && Plainness::of(xid).has_rapid_commit()
+        self.config.rapid_commit && Plainness::from_xid(xid).has_rapid_commit()
     }
 
     /// Remembers an OFFER that is of no use, for the caller to be told.
@@ -150,21 +150,21 @@ impl Client {
         fault: &'static str,
     ) {
         if let (State::Selecting { .. }, Type::Offer) = (&self.state, reply.message_type) {
-            let offers = self.search.unusable.map_or(0, |(.., offers)| offers);
-            self.search.unusable = Some((server, fault, offers.saturating_add(1)));
+            let offers = self.search.unusable_offers.map_or(0, |(.., offers)| offers);
+            self.search.unusable_offers = Some((server, fault, offers.saturating_add(1)));
         }
     }
 
-    /// SELECTING -> REQUESTING. Only an offer that could become a lease counts (RFC 2131 4.3.2,
+    /// SELECTING -> REQUESTING. Only an offer that could become a lease counts (RFC 2131 §4.3.2,
     /// figure 5).
     ///
-    /// The first one wins (RFC 2131 4.4.1 leaves the choice to us), unless there is an address that
+    /// The first one wins (RFC 2131 §4.4.1 leaves the choice to us), unless there is an address that
     /// we had before: then its server has a moment to speak.
     fn accept_offer(
         &mut self,
         reply: &ServerMessage,
         server: Ipv4Addr,
-        is_second: bool,
+        has_second_best: bool,
         discover: Exchange,
         now: Instant,
     ) -> Result<State, Ignored> {
@@ -175,21 +175,21 @@ impl Client {
             .search
             .wanted
             .is_none_or(|wanted| wanted == offer.address);
-        if is_second && !is_wanted {
+        if has_second_best && !is_wanted {
             return Err(Ignored::Unexpected {
                 message_type: Type::Offer.into(),
                 state: self.state(),
             });
         }
         // The next messages are as plain as the DISCOVER that the server has answered.
-        (self.plainness, self.search.unanswered) = (Plainness::of(reply.xid), 0);
+        (self.plainness, self.search.unanswered) = (Plainness::from_xid(reply.xid), 0);
         let offer = Box::new(offer);
         if is_wanted {
-            return Ok(self.request(discover.anew(now), offer, Claims::default(), now));
+            return Ok(self.request(discover.into_request(now), offer, Claims::default(), now));
         }
         Ok(State::Selecting {
             exchange: discover,
-            second_best: Some((offer, now + PREFERENCE)),
+            second_best: Some((offer, now + PREFERRED_OFFER_WAIT)),
         })
     }
 
@@ -203,7 +203,7 @@ impl Client {
         request: Exchange,
         now: Instant,
     ) -> Result<State, Ignored> {
-        // RFC 2131 4.3.2: the values of the ACK count. Those that it leaves out are the OFFER's, or
+        // RFC 2131 §4.3.2: the values of the ACK count. Those that it leaves out are the OFFER's, or
         // the lease's before.
         let known = match &self.state {
             State::Requesting { offer, .. } => Some(&**offer),
@@ -223,15 +223,15 @@ impl Client {
             return Err(Ignored::Incomplete("time left"));
         }
         if let State::Selecting { .. } = self.state {
-            self.plainness = Plainness::of(reply.xid);
+            self.plainness = Plainness::from_xid(reply.xid);
         }
-        let (is_asked_for, taken_by) = match &self.state {
-            State::Requesting {
-                offer, taken_by, ..
-            } if offer.address == new.address => (true, *taken_by),
+        let (is_asked_for, claims) = match &self.state {
+            State::Requesting { offer, claims, .. } if offer.address == new.address => {
+                (true, *claims)
+            }
             State::Rebooting {
-                address, taken_by, ..
-            } if *address == new.address => (true, *taken_by),
+                address, claims, ..
+            } if *address == new.address => (true, *claims),
             State::Init { .. }
             | State::Selecting { .. }
             | State::Requesting { .. }
@@ -244,7 +244,7 @@ impl Client {
             | State::Releasing { .. }
             | State::Stopped => (false, Claims::default()),
         };
-        let taken_by = self.owner_among(taken_by, &new, now);
+        let owner = self.find_owner(claims, &new, now);
         // In a renewal that changes nothing it was told before.
         if !unusable.is_empty() && old.as_ref().is_none_or(|old| !old.same_settings(&new)) {
             self.events.push_back(Event::Unusable {
@@ -260,24 +260,24 @@ impl Client {
                 assumed: new.lease_time,
             });
         }
-        Ok(match (old, taken_by, self.config.probe) {
-            // RFC 2131 4.4.1 and figure 5: REQUESTING -> INIT, with a DECLINE.
-            (None, Some(by), _) => self.doubt_or_refuse(Box::new(new), by, now),
+        Ok(match (old, owner, self.config.probe) {
+            // RFC 2131 §4.4.1 and figure 5: REQUESTING -> INIT, with a DECLINE.
+            (None, Some(by), _) => self.check_claim(Box::new(new), by, now),
             (None, None, Probe::Before(probes @ 1..)) => self.probe(Box::new(new), probes, now),
             (None, None, _) => {
                 if !is_asked_for {
-                    // There was no REQUEST for the probe to go with (RFC 4039 3.1), or it was for
+                    // There was no REQUEST for the probe to go with (RFC 4039 §3.1), or it was for
                     // another address.
-                    self.probe_alongside(new.address);
+                    self.probe_with_request(new.address);
                 }
-                self.settle(new, now)
+                self.bind_first(new, now)
             }
             (Some(old), ..) => self.extend(old, new, now),
         })
     }
 
     /// The answer of the station that a RELEASE goes to.
-    pub(super) fn hear_next_hop(&mut self, arp: Arp, now: Instant) -> Result<(), Ignored> {
+    pub(super) fn handle_next_hop(&mut self, arp: Arp, now: Instant) -> Result<(), Ignored> {
         let State::Releasing {
             lease, next_hop, ..
         } = &self.state
@@ -291,17 +291,17 @@ impl Client {
             server_mac: Some(arp.sender.0),
             ..lease.clone()
         };
-        self.state = self.say_release(&lease, arp.sender.0, now);
+        self.state = self.send_release(&lease, arp.sender.0, now);
         Ok(())
     }
 
     /// RENEWING or REBINDING -> BOUND; with another address, which then is the only one (RFC 2131
-    /// 4.4.5).
+    /// §4.4.5).
     fn extend(&mut self, old: Lease, new: Lease, now: Instant) -> State {
         // A renewal that is answered costs none of the hourly limit: a lease of half a minute would
         // use it up in half an hour. Only at some distance from the last one, because the server
         // chooses how long a lease is.
-        if new.acquired_at - old.acquired_at >= SHORTEST_T1 {
+        if new.acquired_at - old.acquired_at >= MIN_T1 {
             self.rate.put_back();
         }
         // So that a lease of a minute has made good for earlier failures after a while, too.
@@ -318,13 +318,13 @@ impl Client {
         });
         let watch = if moved {
             // The server does not wait for probes and their waits: one has to do.
-            self.probe_own(new.address);
-            self.claim(new.address, now)
+            self.probe_own_address(new.address);
+            self.announce_new(new.address, now)
         } else {
-            self.await_arp(now)
+            self.watch_after_renewal(now)
         };
         let defence = self.defence().filter(|_| !moved);
-        self.hold(new, (watch, defence), now)
+        self.bind(new, (watch, defence), now)
     }
 }
 

@@ -1,7 +1,7 @@
 //! From a client to its snapshot, and back.
 
 use super::Client;
-use super::state::{Held, State};
+use super::state::{HeldLease, State};
 use crate::dhcp::config::Config;
 use crate::dhcp::event::LossReason;
 use crate::dhcp::exchange::{Exchange, Search};
@@ -41,7 +41,7 @@ impl Client {
             State::Renewing {
                 exchange,
                 held:
-                    Held {
+                    HeldLease {
                         lease,
                         renew_at,
                         rebind_at,
@@ -59,7 +59,7 @@ impl Client {
             State::Rebinding {
                 exchange,
                 held:
-                    Held {
+                    HeldLease {
                         lease,
                         renew_at,
                         rebind_at,
@@ -87,12 +87,13 @@ impl Client {
             }
             State::Releasing { .. } | State::Stopped => return None,
         };
-        let (failures, plainness, whole_at) = (self.failures, self.plainness, self.rate.full_at());
+        let (failures, plainness, rate_full_at) =
+            (self.failures, self.plainness, self.rate.full_at());
         Some(Snapshot {
             phase,
             failures,
             plainness,
-            whole_at,
+            rate_full_at,
         })
     }
 
@@ -101,16 +102,16 @@ impl Client {
     /// meaning here.
     ///
     /// A lease that has run out meanwhile is told ([`Event::Lost`](crate::dhcp::Event::Lost)). RFC
-    /// 2131 4.4.5 has a client go to INIT then; but a client that was away is like one that was
-    /// rebooted, so the address is asked for as by [`Client::reboot`] (RFC 2131 4.4.2), for its
+    /// 2131 §4.4.5 has a client go to INIT then; but a client that was away is like one that was
+    /// rebooted, so the address is asked for as by [`Client::reboot`] (RFC 2131 §4.4.2), for its
     /// server may well keep it for us.
     pub fn resume(config: Config, snapshot: Snapshot, seed: u64, now: Instant) -> Self {
         let Snapshot {
             phase,
             failures,
             plainness,
-            whole_at,
-        } = snapshot.within_reason(now);
+            rate_full_at,
+        } = snapshot.clamped(now);
         let mut client = Self::start(
             Config {
                 deadline: None,
@@ -121,14 +122,14 @@ impl Client {
             now,
         );
         (client.failures, client.plainness, client.rate) =
-            (failures, plainness, message_rate(whole_at));
+            (failures, plainness, message_rate(rate_full_at));
         client.state = match phase {
             Phase::Bound {
                 lease,
                 renew_at,
                 rebind_at,
             } => State::Bound {
-                held: Held::undefended(lease, renew_at, rebind_at),
+                held: HeldLease::undefended(lease, renew_at, rebind_at),
                 watch: None,
             },
             Phase::Renewing {
@@ -137,10 +138,10 @@ impl Client {
                 rebind_at,
                 next,
             } => {
-                let exchange = Exchange::of_before(client.backoff.xid(), next);
+                let exchange = Exchange::resumed(client.backoff.xid(), next);
                 State::Renewing {
                     exchange,
-                    held: Held::undefended(lease, renew_at, rebind_at),
+                    held: HeldLease::undefended(lease, renew_at, rebind_at),
                 }
             }
             Phase::Rebinding {
@@ -149,10 +150,10 @@ impl Client {
                 rebind_at,
                 next,
             } => {
-                let exchange = Exchange::of_before(client.backoff.xid(), next);
+                let exchange = Exchange::resumed(client.backoff.xid(), next);
                 State::Rebinding {
                     exchange,
-                    held: Held::undefended(lease, renew_at, rebind_at),
+                    held: HeldLease::undefended(lease, renew_at, rebind_at),
                 }
             }
             Phase::Init {

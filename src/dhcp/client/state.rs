@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::claim::{Claims, ConflictWatch, Defence, Doubt};
+use super::claim::{Claims, ConflictWatch, Defence, ProxyCheck};
 use crate::dhcp::exchange::Exchange;
 use crate::dhcp::lease::Lease;
 use crate::dhcp::snapshot::NEVER;
@@ -24,7 +24,7 @@ pub(super) enum State {
     Requesting {
         exchange: Exchange,
         offer: Box<Lease>,
-        taken_by: Claims,
+        claims: Claims,
     },
     /// INIT-REBOOT: a REQUEST for an address of earlier times goes out at `at`.
     InitReboot { at: Instant, address: Ipv4Addr },
@@ -32,7 +32,7 @@ pub(super) enum State {
     Rebooting {
         exchange: Exchange,
         address: Ipv4Addr,
-        taken_by: Claims,
+        claims: Claims,
     },
     /// Our own: the lease is ours, and so many probes are still to be sent before it is used. Or
     /// another station has claimed its address, and is in doubt until `next`.
@@ -40,17 +40,17 @@ pub(super) enum State {
         lease: Box<Lease>,
         left: u8,
         next: Instant,
-        doubt: Option<Doubt>,
+        check: Option<ProxyCheck>,
     },
     /// BOUND: nothing to do until T1, once the watch is over.
     Bound {
-        held: Held,
+        held: HeldLease,
         watch: Option<ConflictWatch>,
     },
     /// RENEWING: asking the server that leased it, by unicast.
-    Renewing { exchange: Exchange, held: Held },
+    Renewing { exchange: Exchange, held: HeldLease },
     /// REBINDING: asking any server, by broadcast.
-    Rebinding { exchange: Exchange, held: Held },
+    Rebinding { exchange: Exchange, held: HeldLease },
     /// Our own: wants to say RELEASE, and learns by ARP where to, until `until`.
     Releasing {
         lease: Lease,
@@ -63,14 +63,14 @@ pub(super) enum State {
 
 /// A lease in use and when it wants attention: T1 and T2 with fuzz.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct HeldLease {
     pub(super) lease: Lease,
     pub(super) renew_at: Instant,
     pub(super) rebind_at: Instant,
     pub(super) defence: Option<Defence>,
 }
 
-impl Held {
+impl HeldLease {
     /// Makes a lease in use whose address no other station has claimed.
     pub(super) fn undefended(lease: Lease, renew_at: Instant, rebind_at: Instant) -> Self {
         Self {

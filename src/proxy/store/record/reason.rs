@@ -175,7 +175,7 @@ fn mended(snapshot: Snapshot, now: Instant) -> Option<Snapshot> {
         failures: snapshot.failures.min(MAX_COUNT),
         ..snapshot
     };
-    Some(mended.within_reason(now))
+    Some(mended.clamped(now))
 }
 
 /// Returns a lease of `now` at the latest, with T1 and T2 in the order that RFC 2131 4.4.5 has them
