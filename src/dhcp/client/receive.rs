@@ -1,5 +1,5 @@
-//! DHCP replies, by the state that they arrive in. The state changes only once all of a reply is
-//! known to be in order.
+//! DHCP replies, by the state in which they arrive. The state changes only after the whole reply
+//! was checked.
 
 use super::Client;
 use super::claim::Claims;
@@ -20,17 +20,17 @@ use smoltcp::wire::DhcpMessageType as Type;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// How long the first OFFER waits for one of the address that we would rather have.
+/// The time for which the first OFFER waits for an OFFER of the requested address.
 const PREFERRED_OFFER_WAIT: Duration = Duration::from_millis(100);
 
 impl Client {
-    /// What a server says, by the state that it finds us in (RFC 2131 figure 5).
+    /// Handles a reply according to the state (RFC 2131 figure 5).
     pub(super) fn handle_reply(
         &mut self,
         reply: &ServerMessage,
         now: Instant,
     ) -> Result<(), Ignored> {
-        // A late or repeated reply finds another xid, or none (RFC 2131 §4.4.1 and figure 4).
+        // A late or repeated reply has another xid (RFC 2131 §4.4.1 and figure 4).
         let exchange = self
             .exchange()
             .filter(|exchange| exchange.is_answered_by(reply.xid))
@@ -47,8 +47,7 @@ impl Client {
                 let has_second_best = second_best.is_some();
                 self.accept_offer(reply, server, has_second_best, exchange, now)?
             }
-            // RFC 4039 §3: an ACK to a DISCOVER counts at once, but only with the option that we
-            // have sent.
+            // RFC 4039 §3: an ACK to a DISCOVER is accepted only with the option that was sent.
             (State::Selecting { .. }, Type::Ack)
                 if reply.is_rapid() && self.has_asked_for_rapid_commit(reply.xid) =>
             {
@@ -64,7 +63,7 @@ impl Client {
             (State::Requesting { offer, .. }, Type::Nak) if !is_from_server_of(offer, reply) => {
                 return Err(Ignored::OtherServer(server));
             }
-            // RFC 2131 §4.4.2: an old address may be confirmed by any server.
+            // RFC 2131 §4.4.2: any server may confirm a previous address.
             (State::Requesting { .. } | State::Rebooting { .. }, Type::Ack) => {
                 self.accept_ack(reply, server, None, exchange, now)?
             }
@@ -72,8 +71,8 @@ impl Client {
                 let old = held.lease.clone();
                 self.accept_ack(reply, server, Some(old), exchange, now)?
             }
-            // RFC 2131 §4.3.2: in RENEWING only the server that we ask may refuse; in REBINDING we
-            // ask them all, but one without an identifier has to be the one that leased.
+            // RFC 2131 §4.3.2: in RENEWING only the leasing server may refuse. In REBINDING any
+            // server may, but a NAK without an identifier must come from the leasing server.
             (State::Renewing { held, .. }, Type::Nak) if !is_from_server_of(&held.lease, reply) => {
                 return Err(Ignored::OtherServer(server));
             }
@@ -86,12 +85,12 @@ impl Client {
                 let (old, message) = (held.lease.clone(), reply.options.text(option::MESSAGE));
                 self.lose(old, LossReason::Refused { server, message }, now)
             }
-            // RFC 2131 §3.1 (5): what was offered, or was ours, cannot be had.
+            // RFC 2131 §3.1 (5): the requested address is not available.
             (State::Requesting { .. } | State::Rebooting { .. }, Type::Nak) => {
                 let message = reply.options.text(option::MESSAGE);
                 self.start_over(AcquireError::Refused { server, message }, now)
             }
-            // Among them an ACK to a DISCOVER that did not ask for one (RFC 2131 §4.4.1).
+            // This includes an ACK to a DISCOVER without rapid commit (RFC 2131 §4.4.1).
             (_, message_type) => {
                 return Err(Ignored::Unexpected {
                     message_type: message_type.into(),
@@ -102,9 +101,9 @@ impl Client {
         Ok(())
     }
 
-    /// The server that a reply is from: by its identifier (RFC 2131 §4.3.1 wants one in each) or,
-    /// without one, the one that we talk to where it is from its station, else by the address that
-    /// it came from.
+    /// Returns the server of a reply: its identifier (RFC 2131 §4.3.1 wants one in each reply).
+    /// Without one, the server of this transaction if the reply comes from its station, else the
+    /// reply's source address.
     fn server_of(&self, reply: &ServerMessage) -> Option<Ipv4Addr> {
         let known = match &self.state {
             State::Requesting { offer, .. } => Some(&**offer),
@@ -128,8 +127,8 @@ impl Client {
             .or_else(|| reply.fallback_server())
     }
 
-    /// The server that answers its own renewal, whatever identifier it gives: the next unicast
-    /// would not reach it by that.
+    /// Returns the leasing server if it answers its renewal, whatever identifier it gives: by
+    /// another one the next unicast would not reach it.
     fn renewing_server(&self, reply: &ServerMessage) -> Option<Ipv4Addr> {
         let State::Renewing { held, .. } = &self.state else {
             return None;
@@ -142,7 +141,7 @@ impl Client {
         self.config.rapid_commit && Plainness::from_xid(xid).has_rapid_commit()
     }
 
-    /// Remembers an OFFER that is of no use, for the caller to be told.
+    /// Counts an OFFER that cannot become a lease, for the error message.
     fn count_unusable_offer(
         &mut self,
         reply: &ServerMessage,
@@ -155,11 +154,11 @@ impl Client {
         }
     }
 
-    /// SELECTING -> REQUESTING. Only an offer that could become a lease counts (RFC 2131 §4.3.2,
+    /// SELECTING -> REQUESTING. Only an OFFER that can become a lease is accepted (RFC 2131 §4.3.2,
     /// figure 5).
     ///
-    /// The first one wins (RFC 2131 §4.4.1 leaves the choice to us), unless there is an address that
-    /// we had before: then its server has a moment to speak.
+    /// The first one is taken (RFC 2131 §4.4.1 leaves the choice to the client), unless an address
+    /// is requested: then an OFFER of that address is waited for.
     fn accept_offer(
         &mut self,
         reply: &ServerMessage,
@@ -181,7 +180,7 @@ impl Client {
                 state: self.state(),
             });
         }
-        // The next messages are as plain as the DISCOVER that the server has answered.
+        // The next messages have the plainness of the DISCOVER that the server has answered.
         (self.plainness, self.search.unanswered) = (Plainness::from_xid(reply.xid), 0);
         let offer = Box::new(offer);
         if is_wanted {
@@ -203,8 +202,8 @@ impl Client {
         request: Exchange,
         now: Instant,
     ) -> Result<State, Ignored> {
-        // RFC 2131 §4.3.2: the values of the ACK count. Those that it leaves out are the OFFER's, or
-        // the lease's before.
+        // RFC 2131 §4.3.2: the values of the ACK count. Missing ones are taken from the OFFER or
+        // from the lease before.
         let known = match &self.state {
             State::Requesting { offer, .. } => Some(&**offer),
             State::Init { .. }
@@ -245,15 +244,14 @@ impl Client {
             | State::Stopped => (false, Claims::default()),
         };
         let owner = self.find_owner(claims, &new, now);
-        // In a renewal that changes nothing it was told before.
+        // A renewal that changes nothing has reported them before.
         if !unusable.is_empty() && old.as_ref().is_none_or(|old| !old.same_settings(&new)) {
             self.events.push_back(Event::Unusable {
                 server,
                 values: unusable,
             });
         }
-        // RFC 2131 table 3 wants a time in each lease. We confess to taking one without, for an
-        // hour.
+        // Deviation: RFC 2131 table 3 wants a time in each lease. Without one, an hour is assumed.
         if old.is_none() && granted_time(reply).is_none() {
             self.events.push_back(Event::NoLeaseTime {
                 server,
@@ -266,8 +264,8 @@ impl Client {
             (None, None, Probe::Before(probes @ 1..)) => self.probe(Box::new(new), probes, now),
             (None, None, _) => {
                 if !is_asked_for {
-                    // There was no REQUEST for the probe to go with (RFC 4039 §3.1), or it was for
-                    // another address.
+                    // There was no REQUEST with a probe (RFC 4039 §3.1), or it was for another
+                    // address.
                     self.probe_with_request(new.address);
                 }
                 self.bind_first(new, now)
@@ -276,7 +274,7 @@ impl Client {
         })
     }
 
-    /// The answer of the station that a RELEASE goes to.
+    /// Handles the ARP reply of the next hop of a RELEASE.
     pub(super) fn handle_next_hop(&mut self, arp: Arp, now: Instant) -> Result<(), Ignored> {
         let State::Releasing {
             lease, next_hop, ..
@@ -295,16 +293,15 @@ impl Client {
         Ok(())
     }
 
-    /// RENEWING or REBINDING -> BOUND; with another address, which then is the only one (RFC 2131
-    /// §4.4.5).
+    /// RENEWING or REBINDING -> BOUND. Another address replaces the old one (RFC 2131 §4.4.5).
     fn extend(&mut self, old: Lease, new: Lease, now: Instant) -> State {
-        // A renewal that is answered costs none of the hourly limit: a lease of half a minute would
-        // use it up in half an hour. Only at some distance from the last one, because the server
-        // chooses how long a lease is.
+        // An answered renewal does not count against the hourly limit, which a lease of half a
+        // minute would exhaust in half an hour. The server chooses the length of a lease, so this
+        // applies only to renewals that are some seconds apart.
         if new.acquired_at - old.acquired_at >= MIN_T1 {
             self.rate.put_back();
         }
-        // So that a lease of a minute has made good for earlier failures after a while, too.
+        // Each renewal makes up for one earlier failure.
         self.failures = self.failures.saturating_sub(1);
         let moved = old.address != new.address;
         let told = Box::new(new.clone());
@@ -317,7 +314,7 @@ impl Client {
             }
         });
         let watch = if moved {
-            // The server does not wait for probes and their waits: one has to do.
+            // The server does not wait, so there is time for one probe only.
             self.probe_own_address(new.address);
             self.announce_new(new.address, now)
         } else {
@@ -328,8 +325,8 @@ impl Client {
     }
 }
 
-/// Returns whether a reply is from the server of this lease: by its identifier or, where it has
-/// none, by the station that it comes from.
+/// Returns whether a reply is from the server of this lease: by its identifier or, without one, by
+/// its station.
 fn is_from_server_of(lease: &Lease, reply: &ServerMessage) -> bool {
     match reply.server() {
         Some(server) => server == lease.server_id,

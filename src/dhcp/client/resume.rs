@@ -11,14 +11,13 @@ use crate::time::Instant;
 use std::net::Ipv4Addr;
 
 impl Client {
-    /// Returns a snapshot from which another client can [resume](Self::resume), which then does and
-    /// sends the same at the same times as this one. `None` while
-    /// a caller waits, while an answer decides what the next step is (REQUESTING, REBOOTING,
-    /// PROBING, RELEASING), and after the end.
+    /// Returns a snapshot from which another client can [resume](Self::resume): that one sends the
+    /// same messages at the same times. `None` as long as a caller waits, in a state whose next
+    /// step depends on an answer (REQUESTING, REBOOTING, PROBING, RELEASING), and after the end.
     ///
-    /// While the client is [listening](Self::is_listening) something would be missed, though
-    /// nothing that is not asked for again; what is still to be polled is not in it. Nor is the
-    /// state of the carrier: tell the resumed client ([`Self::handle_carrier`]).
+    /// A snapshot taken while the client is [listening](Self::is_listening) loses the answer, which
+    /// is then requested again. It contains neither outputs that were not polled nor the state of
+    /// the carrier: pass that to the resumed client ([`Self::handle_carrier`]).
     pub fn suspend(&self) -> Option<Snapshot> {
         if self.search.deadline.is_some() {
             return None;
@@ -32,7 +31,7 @@ impl Client {
         let phase = match &self.state {
             State::Init { at } => init(*at, self.search.wanted),
             State::InitReboot { at, address } => init(*at, Some(*address)),
-            // About to ask for what was offered.
+            // The REQUEST for the offer follows within 100 ms.
             State::Selecting {
                 second_best: Some(_),
                 ..
@@ -74,7 +73,7 @@ impl Client {
                     next,
                 }
             }
-            // Without a carrier since T1 nothing was asked, and the lease is as it was before.
+            // Without a carrier since T1 nothing was sent, and the lease is as before.
             State::Bound { held, .. }
             | State::Renewing { held, .. }
             | State::Rebinding { held, .. } => Phase::Bound {
@@ -97,14 +96,15 @@ impl Client {
         })
     }
 
-    /// Makes a client that goes on from the [snapshot](Self::suspend) of another one, taken since
-    /// the machine booted, with what is due by now. No caller waits, so [`Config::deadline`] has no
-    /// meaning here.
+    /// Makes a client that continues from the [snapshot](Self::suspend) of another one, taken since
+    /// the machine booted, and does what is due by now. [`Config::deadline`] is ignored, because no
+    /// caller waits.
     ///
-    /// A lease that has run out meanwhile is told ([`Event::Lost`](crate::dhcp::Event::Lost)). RFC
-    /// 2131 §4.4.5 has a client go to INIT then; but a client that was away is like one that was
-    /// rebooted, so the address is asked for as by [`Client::reboot`] (RFC 2131 §4.4.2), for its
-    /// server may well keep it for us.
+    /// A lease that expired in the meantime is reported
+    /// ([`Event::Lost`](crate::dhcp::Event::Lost)).
+    ///
+    /// Deviation: RFC 2131 §4.4.5 has a client enter INIT then. This one asks for the address as by
+    /// [`Client::reboot`] (RFC 2131 §4.4.2), because the server may have kept it.
     pub fn resume(config: Config, snapshot: Snapshot, seed: u64, now: Instant) -> Self {
         let Snapshot {
             phase,

@@ -1,4 +1,4 @@
-//! Time: when a state has something to do, and what that is.
+//! The deadline of each state, and the action at it.
 
 use super::Client;
 use super::claim::Claims;
@@ -10,18 +10,18 @@ use crate::dhcp::event::Event;
 use crate::dhcp::snapshot::NEVER;
 use crate::time::Instant;
 
-/// REQUESTs for one offer before looking for another. RFC 2131 §3.1 (5) speaks of four within a
-/// minute; a caller waits less than that, and a server that has just made an offer is near.
+/// REQUESTs for one offer before the next search. RFC 2131 §3.1 (5) has four within a minute as an
+/// example; a caller waits for less than that, and a server that has just made an offer is near.
 const REQUESTS_PER_OFFER: u32 = 3;
 /// REQUESTs within [`REBOOT_TIMEOUT`].
 const REBOOT_REQUESTS: u32 = 2;
 
 impl Client {
-    /// Returns when the state changes by itself: a message waits for the carrier and for the
-    /// message rate, an end does not.
+    /// Returns when the state has something to do. A message waits for the carrier and for the
+    /// message rate, the end of a state does not.
     pub(super) fn due(&self) -> Instant {
         let (send_at, messages, end) = match &self.state {
-            // A DISCOVER is no use without the REQUEST that may follow it.
+            // A DISCOVER is useless without the REQUEST after it, so the rate must allow both.
             State::Init { at } => (*at, 2, NEVER),
             State::Selecting {
                 second_best: Some((_, until)),
@@ -32,7 +32,7 @@ impl Client {
             State::InitReboot { at, .. } => (*at, 1, NEVER),
             State::Rebooting { exchange, .. } => (exchange.next, 1, NEVER),
             State::Probing { lease, next, .. } => (*next, 0, lease.expires_at().unwrap_or(NEVER)),
-            // Without a carrier it goes on to RENEWING all the same, to listen for its return.
+            // Without a carrier it enters RENEWING as well, to listen for its return.
             State::Bound { held, watch } => {
                 let renew_at = held.renew_at.max(self.rate.available_at(1));
                 let watch = watch.filter(|watch| self.carrier || !watch.announce);
@@ -64,7 +64,7 @@ impl Client {
             .min(self.search.deadline.unwrap_or(NEVER))
     }
 
-    /// Does one thing that is due.
+    /// Does one action that is due.
     pub(super) fn step(&mut self, now: Instant) {
         if self.listening() == Listening::Until
             && self
@@ -87,16 +87,16 @@ impl Client {
         };
     }
 
-    /// Leaves a state because the caller has stopped waiting.
+    /// Leaves a state at the caller's deadline.
     fn end_at_deadline(&mut self, state: State, deadline: Instant, now: Instant) -> State {
         match state {
-            // A station that claims the address, and does not answer for the router, has it.
+            // The station claims the address and has not answered for the router: it is the owner.
             State::Probing {
                 lease,
                 check: Some(check),
                 ..
             } => self.decline_lease(lease.address, lease.server_id, check.by, now),
-            // What has not answered until now is taken as free; the watch goes on.
+            // An address without an answer to the probes counts as free; the watch continues.
             State::Probing { lease, .. }
                 if self.carrier && lease.expires_at().is_none_or(|expiry| now < expiry) =>
             {
@@ -116,7 +116,7 @@ impl Client {
         }
     }
 
-    /// Leaves a state, or says its message again, because its time has come.
+    /// Leaves a state or retransmits its message, because its time has come.
     fn advance(&mut self, state: State, now: Instant) -> State {
         match state {
             State::Init { .. } => self.discover(None, now),
@@ -127,7 +127,8 @@ impl Client {
                 self.request(exchange.into_request(now), offer, Claims::default(), now)
             }
             State::Selecting { exchange, .. } => self.discover(Some(exchange), now),
-            // After a suspension no offer of long ago is asked for: a lease would count from then.
+            // After a suspend of the machine no old offer is requested: the lease would count from
+            // then.
             State::Requesting {
                 exchange,
                 offer,
@@ -159,7 +160,7 @@ impl Client {
                 self.search.wanted = (!is_taken).then_some(address);
                 State::Init { at: now }
             }
-            // A station that claims the address, and does not answer for the router, has it.
+            // The station claims the address and has not answered for the router: it is the owner.
             State::Probing {
                 lease,
                 next,

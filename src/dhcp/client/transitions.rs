@@ -1,5 +1,4 @@
-//! The transitions of RFC 2131 figure 5: each sends what goes with it, and returns the state that
-//! it leads to.
+//! The transitions of RFC 2131 figure 5. Each sends its message, and returns the new state.
 
 use super::Client;
 use super::claim::{ARP_TIMEOUT, Claims, ConflictWatch, Defence};
@@ -19,31 +18,31 @@ use smoltcp::wire::DhcpMessageType as Type;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// How long a remembered address is asked for before any other will do (RFC 2131 §3.2 (3)).
+/// The time to request the previous address before a search for any address (RFC 2131 §3.2 (3)).
 pub(super) const REBOOT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a DISCOVER, or the REQUEST of a renewal, is repeated under one xid. A lease counts from
-/// the first message with the xid of its ACK; were that hours ago, a server that now leases for
-/// less would have given us nothing.
+/// The time for which a DISCOVER, or the REQUEST of a renewal, is repeated under one xid. A lease
+/// counts from the first message with the xid of its ACK. If that was hours ago, and the server now
+/// grants a shorter lease, it would have expired already.
 pub(super) const XID_LIFETIME: Duration = Duration::from_secs(60);
-/// A lease that was held longer than this has made good for earlier failures.
+/// A lease that was held for longer than this makes up for all earlier failures.
 const STABLE_AFTER: Duration = Duration::from_secs(128);
-/// RFC 2131 §3.1 (5): the least to wait after a DECLINE.
+/// The least wait after a DECLINE (RFC 2131 §3.1 (5)).
 const DECLINE_WAIT: Duration = Duration::from_secs(10);
 
-/// Looking for a lease.
+/// The search for a lease.
 impl Client {
-    /// To SELECTING (RFC 2131 §4.4.1), or to it again when an `exchange` is under way and no server
-    /// has offered anything (RFC 2131 §3.1 (3)).
+    /// Enters SELECTING with a DISCOVER (RFC 2131 §4.4.1), or repeats the DISCOVER of `exchange`
+    /// without an OFFER (RFC 2131 §3.1 (3)).
     pub(super) fn discover(&mut self, exchange: Option<Exchange>, now: Instant) -> State {
         let mut exchange = self.exchange_or_new(exchange, now);
         self.search.discovers = self.search.discovers.saturating_add(1);
-        // Counted over all rounds: a server that offers and then falls silent does not make us
-        // hasty.
+        // Counted over all rounds: a server that offers and then does not answer does not shorten
+        // the waits.
         self.search.pace = self.search.pace.saturating_add(1);
         self.search.unanswered = self.search.unanswered.saturating_add(1);
         self.plainness = Plainness::for_discover(self.search.unanswered).max(self.config.plainness);
         if self.search.unanswered > Plainness::FULL_ATTEMPTS {
-            // It may be of another network, or of this one by an earlier number.
+            // The address may be of another network, or of this one before its renumbering.
             self.search.wanted = None;
         }
         let wait = self
@@ -62,8 +61,8 @@ impl Client {
         }
     }
 
-    /// To REQUESTING, or to it again (RFC 2131 §3.1 (5)): for the address and from the server of the
-    /// offer (RFC 2131 §4.3.2).
+    /// Enters REQUESTING, or repeats its REQUEST (RFC 2131 §3.1 (5)): for the offered address, and
+    /// with the identifier of its server (RFC 2131 §4.3.2).
     pub(super) fn request(
         &mut self,
         mut exchange: Exchange,
@@ -93,8 +92,8 @@ impl Client {
         }
     }
 
-    /// To REBOOTING, or to it again. No server identifier: any server that knows may answer (RFC
-    /// 2131 §4.3.2).
+    /// Enters REBOOTING, or repeats its REQUEST: without a server identifier, so that any server
+    /// may answer (RFC 2131 §4.3.2).
     pub(super) fn request_previous(
         &mut self,
         address: Ipv4Addr,
@@ -124,8 +123,7 @@ impl Client {
         }
     }
 
-    /// To INIT after a round that came to nothing (RFC 2131 §3.1 (5)), and on from there the later
-    /// the more of them there were.
+    /// Enters INIT after a round without a lease (RFC 2131 §3.1 (5)).
     pub(super) fn start_over(&mut self, why: AcquireError, now: Instant) -> State {
         let in_use = matches!(why, AcquireError::InUse { .. });
         if in_use || matches!(why, AcquireError::Refused { .. }) {
@@ -135,8 +133,8 @@ impl Client {
         self.record_failure(in_use, now)
     }
 
-    /// To INIT because the lease has ended (RFC 2131 §4.4.5). No caller waits now, but for one whose
-    /// lease has not been in use yet. An address that just ran out would be welcome again.
+    /// Enters INIT after the end of the lease (RFC 2131 §4.4.5). An expired address is requested
+    /// again. A caller waits only if the lease was not in use yet.
     pub(super) fn lose(&mut self, old: Lease, why: LossReason, now: Instant) -> State {
         let was_stable = now - old.acquired_at > STABLE_AFTER;
         let was_defended = self.defence().is_some();
@@ -156,9 +154,9 @@ impl Client {
             });
         }
         let next = match why {
-            // A conflict that comes after so long is no fault of the round that led to the address,
-            // and one in use is given up without a DECLINE. Should its server offer it again,
-            // declining it is the first failure, which costs no time.
+            // A conflict after a long use is not a failure of the search, and neither is one of an
+            // address in use. If the server offers the address again, the DECLINE is the first
+            // failure, without a wait.
             LossReason::Conflict { .. } if was_stable || was_defended => State::Init { at: now },
             LossReason::Expired => State::Init { at: now },
             LossReason::Refused { .. } => self.record_failure(false, now),
@@ -171,12 +169,16 @@ impl Client {
         next
     }
 
-    /// The first failure is forgiven, and after it nothing waits: an address that was just declined
-    /// is marked in its server, and RFC 2131 §3.1 (5) wants 10 s there only lest client and server
-    /// go round in circles. From the second one on it is kept, unless a caller waits: then the
-    /// second conflict is forgiven as well, and the waits double to 8 s and no more, where RFC 5227
-    /// §2.1.1 wants a minute after ten conflicts (RFC 5227 §1.1). A caller's patience is bounded, and
-    /// so is the hourly limit on messages. Where no caller waits, they double to two minutes.
+    /// Counts a failure, and returns INIT with the wait before the next DISCOVER.
+    ///
+    /// There is no wait after the first failure. Deviation: RFC 2131 §3.1 (5) wants 10 s after a
+    /// DECLINE, to avoid a loop of client and server; the server has marked the declined address.
+    /// From the second failure on these 10 s are kept, unless a caller waits.
+    ///
+    /// Where a caller waits, there is no wait after the second conflict either, and later waits
+    /// double up to 8 s. Deviation: RFC 5227 §2.1.1 wants a minute after ten conflicts
+    /// (RFC 5227 §1.1); the caller's deadline and the hourly limit bound the number of messages
+    /// here. Where no caller waits, the waits double up to two minutes.
     fn record_failure(&mut self, in_use: bool, now: Instant) -> State {
         self.failures = self.failures.saturating_add(1);
         let caller_waits = self.search.deadline.is_some();
@@ -194,7 +196,7 @@ impl Client {
         }
     }
 
-    /// Tells the caller that has waited until now how far the search got (RFC 2131 §3.1 (5)).
+    /// Stops at the caller's deadline, and reports how far the search got (RFC 2131 §3.1 (5)).
     pub(super) fn give_up(&mut self, state: &State, deadline: Instant) -> State {
         let why = match (state, self.search.last_error.take()) {
             _ if !self.carrier => AcquireError::NoCarrier,
@@ -224,8 +226,7 @@ impl Client {
         State::Stopped
     }
 
-    /// The carrier is back: what was under way is said again, and what had not come to a lease
-    /// starts anew.
+    /// Handles the return of the carrier: a renewal is repeated, and a search starts again.
     pub(super) fn on_carrier_up(&mut self, now: Instant) {
         (self.search.pace, self.search.unanswered) = (0, 0);
         match &mut self.state {
@@ -249,8 +250,8 @@ impl Client {
                     (*left, *next) = (probes, now);
                 }
             }
-            // Perhaps another network: only the server can tell, and RFC 2131 §4.4.5 allows to ask
-            // before T1.
+            // This may be another network, and only the server can tell. RFC 2131 §4.4.5 allows a
+            // renewal before T1.
             State::Bound { held, watch } => {
                 held.renew_at = now;
                 // The second announcement has waited for the carrier (RFC 5227 §2.3).
@@ -264,12 +265,13 @@ impl Client {
     }
 }
 
-/// Keeping a lease, and giving it back.
+/// The lease: renewal and release.
 impl Client {
-    /// To BOUND with the first lease of a search.
+    /// Enters BOUND with the lease that ends a search.
     pub(super) fn bind_first(&mut self, lease: Lease, now: Instant) -> State {
         if !self.plainness.has_client_id() {
-            // The server knows the lease by the MAC from now on, also in a later process.
+            // The server knows the lease by the MAC from now on, also after a restart of the
+            // process.
             self.config.client_id.clear();
         }
         self.events.push_back(Event::Bound(Box::new(lease.clone())));
@@ -277,7 +279,7 @@ impl Client {
         self.bind(lease, (watch, None), now)
     }
 
-    /// To BOUND with a new lease.
+    /// Enters BOUND with a new or renewed lease.
     pub(super) fn bind(
         &mut self,
         lease: Lease,
@@ -294,8 +296,8 @@ impl Client {
         State::Bound { held, watch }
     }
 
-    /// From BOUND to RENEWING at T1, to REBINDING at T2, to INIT at the end (RFC 2131 §4.4.5).
-    /// After a suspension, what was missed is skipped.
+    /// Enters RENEWING at T1, REBINDING at T2 and INIT at the end (RFC 2131 §4.4.5). After a
+    /// suspend of the machine it enters the state that is due by now.
     pub(super) fn on_lease_timer(&mut self, held: HeldLease, now: Instant) -> State {
         self.start_listening(now);
         if held.expires_at() <= now {
@@ -307,9 +309,8 @@ impl Client {
         }
     }
 
-    /// To RENEWING, or to it again: to the server itself, whose identifier is its address (RFC 2131
-    /// §4.1), from ours. Neither server identifier nor requested address go with it (RFC 2131
-    /// §4.3.2).
+    /// Enters RENEWING, or repeats its REQUEST: by unicast from our address to the server
+    /// identifier (RFC 2131 §4.1), without options 54 and 50 (RFC 2131 §4.3.2).
     pub(super) fn renew(
         &mut self,
         held: HeldLease,
@@ -323,9 +324,9 @@ impl Client {
                 held.rebind_at - now,
                 held.lease.t2.saturating_sub(held.lease.t1),
             );
-            // RFC 2131 §4.4.5 speaks of silence after T1. An earlier question is asked because the
-            // network may be another one: half of the time until T2 would be half a day then and,
-            // in a lease for ever, no end of time.
+            // RFC 2131 §4.4.5 sets the wait after T1. Before T1, where the reason to ask is that
+            // the network may have changed, half of the time until T2 could be half a day or, for
+            // an infinite lease, endless.
             let is_early = held.lease.renew_at().is_none_or(|t1| now + FUZZ < t1);
             let wait = if is_early {
                 wait.min(self.backoff.long_interval())
@@ -354,7 +355,7 @@ impl Client {
         State::Renewing { exchange, held }
     }
 
-    /// To REBINDING, or to it again: the same to all servers (RFC 2131 §4.3.2).
+    /// Enters REBINDING, or repeats its REQUEST: to all servers (RFC 2131 §4.3.2).
     pub(super) fn rebind(
         &mut self,
         held: HeldLease,
@@ -385,7 +386,7 @@ impl Client {
         State::Rebinding { exchange, held }
     }
 
-    /// Says RELEASE where we know whom to send it to, else asks for that first.
+    /// Sends the RELEASE, after an ARP request for its next hop if the server's station is unknown.
     pub(super) fn start_release(&mut self, lease: Lease, now: Instant) -> State {
         let on_link = lease.is_on_link(lease.server_id).then_some(lease.server_id);
         match (lease.server_mac, on_link.or(lease.routers.first().copied())) {
@@ -402,8 +403,8 @@ impl Client {
         }
     }
 
-    /// RFC 2131 §4.4.6 and table 5: our address and the server's identifier, `secs` 0, and no
-    /// wishes.
+    /// Sends the RELEASE: `ciaddr`, the server identifier, `secs` 0 and no parameter request list
+    /// (RFC 2131 §4.4.6 and table 5).
     pub(super) fn send_release(&mut self, lease: &Lease, mac: Mac, now: Instant) -> State {
         let message =
             ClientMessage::new(Type::Release, self.plainness.encode(self.backoff.xid()), 0);
@@ -419,7 +420,8 @@ impl Client {
         self.stop(Event::Released)
     }
 
-    /// To all (RFC 2131 §4.4.4), from the address that we have, or from none (RFC 2131 §4.1).
+    /// Broadcasts a message (RFC 2131 §4.4.4) from our address, or from 0.0.0.0 without one
+    /// (RFC 2131 §4.1).
     pub(super) fn broadcast(&mut self, message: &ClientMessage, now: Instant) {
         let source = (
             self.config.mac,
@@ -435,8 +437,8 @@ impl Client {
         self.send(Transmit::Frame, frame);
     }
 
-    /// Without a carrier it would go nowhere, or into a queue that opens at a time when it is not
-    /// true any more.
+    /// Queues a message. Without a carrier it is dropped: a queue of the interface might send it
+    /// later, when it is obsolete.
     pub(super) fn send(&mut self, transmit: Transmit, bytes: Vec<u8>) {
         if self.carrier {
             self.outbox.push_back((transmit, bytes));
