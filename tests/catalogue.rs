@@ -1,15 +1,15 @@
 //! Checks the catalogue of the duties that RFCs give a DHCPv4 client against the code that obeys
 //! them and the tests that prove it.
 //!
-//! `tests/catalogue/` has one file for each RFC. An entry has this form. `obeyed` and `proved` may
-//! be repeated; in their place there may be the reason why the duty is `declined` (with the places
-//! where the code has `confessed` it) or `not ours`:
+//! `tests/catalogue/` has one file for each RFC. An entry has this form. `code` and `test` may be
+//! repeated. A duty that is `declined` or `not applicable` has the reason instead, and `deviation`
+//! may name a place in the code that mentions it:
 //!
 //! ```text
 //! RFC 2131 §4.4.5, §3.7  MUST  stops-at-the-end
 //!   The duty, in our own words.
-//!   obeyed  src/dhcp/client/transitions.rs::lose
-//!   proved  renew::silence_until_the_end
+//!   code  src/dhcp/client/transitions.rs::lose
+//!   test  renew::silence_until_the_end
 //! ```
 //!
 //! The level is the RFC's keyword, or `states` where the RFC describes a client without one. A
@@ -26,7 +26,6 @@ use std::path::{Path, PathBuf};
 
 const LEVELS: [&str; 6] = ["MUST", "MUST NOT", "SHOULD", "SHOULD NOT", "MAY", "states"];
 
-/// One entry.
 #[derive(Debug)]
 struct Entry {
     /// RFC, section and name, such as `2131-4.4.5-t1-before-t2`.
@@ -35,13 +34,13 @@ struct Entry {
     cited: Vec<Citation>,
     level: String,
     duty: String,
-    /// Items in `src` that obey the duty, or confess that they do not.
+    /// Items in `src` that obey the duty, or mention the deviation.
     places: Vec<String>,
-    proved: Vec<String>,
+    tests: Vec<String>,
     /// The reason, if the client does not obey.
     declined: Option<String>,
     /// The reason, if the duty does not apply to this client.
-    not_ours: Option<String>,
+    not_applicable: Option<String>,
 }
 
 /// An RFC number, and a section, table, figure or page of it.
@@ -52,7 +51,7 @@ struct Citation {
 }
 
 #[test]
-fn every_duty_is_obeyed_and_proved_or_says_why_not() {
+fn each_duty_has_code_and_tests_or_a_reason() {
     let (entries, mut faults) = catalogue();
     let mut ids = BTreeSet::new();
     for entry in &entries {
@@ -68,13 +67,13 @@ fn every_duty_is_obeyed_and_proved_or_says_why_not() {
         }
         match (
             entry.places.is_empty(),
-            entry.proved.is_empty(),
+            entry.tests.is_empty(),
             &entry.declined,
-            &entry.not_ours,
+            &entry.not_applicable,
         ) {
             (false, false, None, None) | (true, true, None, Some(_)) | (_, true, Some(_), None) => {
             }
-            _ => fault("either obeyed and proved, or declined, or not ours".to_owned()),
+            _ => fault("needs code and tests, or a reason".to_owned()),
         }
         entry
             .places
@@ -82,7 +81,7 @@ fn every_duty_is_obeyed_and_proved_or_says_why_not() {
             .filter_map(|place| check_place(place, &entry.cited[0]).err())
             .for_each(&mut fault);
         entry
-            .proved
+            .tests
             .iter()
             .filter_map(|test| check_test(test).err())
             .for_each(&mut fault);
@@ -96,16 +95,17 @@ fn every_duty_is_obeyed_and_proved_or_says_why_not() {
 
     let count = |which: fn(&Entry) -> bool| entries.iter().filter(|entry| which(entry)).count();
     let declined = count(|entry| entry.declined.is_some());
-    let not_ours = count(|entry| entry.not_ours.is_some());
-    let obeyed = entries.len() - declined - not_ours;
+    let not_applicable = count(|entry| entry.not_applicable.is_some());
+    let obeyed = entries.len() - declined - not_applicable;
     // Not by println!, which cargo keeps to itself while the test passes.
-    let counts = format!("{obeyed} obeyed and proved, {declined} declined, {not_ours} not ours");
+    let counts =
+        format!("{obeyed} obeyed and tested, {declined} declined, {not_applicable} not applicable");
     writeln!(std::io::stdout(), "{} duties: {counts}", entries.len()).unwrap();
 }
 
 /// The reverse: each citation in the client has an entry.
 #[test]
-fn every_section_that_the_client_cites_is_in_the_catalogue() {
+fn each_cited_section_is_in_the_catalogue() {
     let (entries, _) = catalogue();
     let catalogued: BTreeSet<Citation> =
         entries.into_iter().flat_map(|entry| entry.cited).collect();
@@ -130,7 +130,7 @@ fn every_section_that_the_client_cites_is_in_the_catalogue() {
 }
 
 #[test]
-fn citations_are_read_in_one_form_only() {
+fn citations_have_one_form() {
     let read = |text: &str| {
         let pair = |cited: Citation| format!("{}-{}", cited.rfc, cited.section);
         citations(text)
@@ -192,9 +192,9 @@ fn read_entry(block: &str) -> Result<Entry, &'static str> {
         level: level.to_owned(),
         duty: String::new(),
         places: Vec::new(),
-        proved: Vec::new(),
+        tests: Vec::new(),
         declined: None,
-        not_ours: None,
+        not_applicable: None,
     };
     // A duty or a reason may continue on the next lines.
     let mut last = &mut entry.duty;
@@ -204,10 +204,12 @@ fn read_entry(block: &str) -> Result<Entry, &'static str> {
             .ok_or("a line without indent")?
             .trim();
         match line.split_once("  ") {
-            Some(("obeyed" | "confessed", place)) => entry.places.push(place.trim().to_owned()),
-            Some(("proved", test)) => entry.proved.push(test.trim().to_owned()),
+            Some(("code" | "deviation", place)) => entry.places.push(place.trim().to_owned()),
+            Some(("test", test)) => entry.tests.push(test.trim().to_owned()),
             Some(("declined", why)) => last = entry.declined.insert(why.trim().to_owned()),
-            Some(("not ours", why)) => last = entry.not_ours.insert(why.trim().to_owned()),
+            Some(("not applicable", why)) => {
+                last = entry.not_applicable.insert(why.trim().to_owned())
+            }
             Some(_) => return Err("an unknown word"),
             None => *last = format!("{last} {line}"),
         }
