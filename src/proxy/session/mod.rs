@@ -334,7 +334,7 @@ impl Session {
     fn send(&mut self) -> bool {
         let mut in_doubt = false;
         // Before anything is said that is answered by ARP.
-        let of_interest = self.client.address_of_interest();
+        let of_interest = self.client.arp_address();
         if let Some(Err(error)) = self
             .sockets
             .as_mut()

@@ -116,7 +116,7 @@ impl Session {
 
     /// Lets the client hear a frame.
     fn hear(&mut self, frame: &[u8]) {
-        let at_stake = self.client.address_at_stake();
+        let at_stake = self.client.own_address();
         if let Some(sockets) = &mut self.sockets
             && self.site.is_claimed_by_container(
                 &self.request,

@@ -45,7 +45,7 @@ impl Session {
                 snapshot: mut rest, ..
             } => {
                 if unsaid {
-                    rest.say_now(now);
+                    rest.retransmit_now(now);
                 }
                 if early {
                     rest.renew_now(now);

@@ -62,7 +62,7 @@ impl Record {
             failures: 0,
             // Its server answers netavark's messages.
             plainness: Plainness::LikeNetavark,
-            whole_at: Instant::from_boot(Duration::ZERO),
+            rate_full_at: Instant::from_boot(Duration::ZERO),
         };
         let (request, _) = container;
         let config = dhcp::Config {

@@ -172,7 +172,7 @@ fn clamped_snapshot(snapshot: Snapshot, now: Instant) -> Option<Snapshot> {
         failures: snapshot.failures.min(MAX_COUNT),
         ..snapshot
     };
-    Some(snapshot.within_reason(now))
+    Some(snapshot.clamped(now))
 }
 
 /// Returns a lease acquired no later than `now`, with T1 and T2 in the order of RFC 2131 §4.4.5.

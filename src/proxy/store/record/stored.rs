@@ -210,7 +210,7 @@ impl From<&Record> for StoredRecord {
             wanted: phase.wanted,
             pace: phase.pace,
             setbacks: snapshot.map_or(0, |snapshot| snapshot.failures),
-            whole_at: snapshot.map_or(0, |snapshot| millis(snapshot.whole_at).unwrap_or(0)),
+            whole_at: snapshot.map_or(0, |snapshot| millis(snapshot.rate_full_at).unwrap_or(0)),
             plainness: snapshot.map_or(0, |snapshot| snapshot.plainness as u32),
             message_size: message_size.map_or(0, u32::from),
             on_link: applied.into(),
@@ -338,7 +338,7 @@ fn parse_state(
             .get(plainness as usize)
             .copied()
             .unwrap_or_default(),
-        whole_at: instant(whole_at),
+        rate_full_at: instant(whole_at),
     };
     Some(match name {
         INTENT => RecordState::Intent,

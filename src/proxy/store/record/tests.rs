@@ -84,7 +84,7 @@ pub(crate) fn record(phase: Phase) -> Record {
         phase,
         failures: 2,
         plainness: Plainness::LikeNetavark,
-        whole_at: at(1_500_000),
+        rate_full_at: at(1_500_000),
     };
     let mut settings = Applied::default();
     settings.adopt(Ipv4Addr::new(10, 0, 0, 5), 24);
@@ -173,7 +173,7 @@ fn what_is_remembered_is_what_there_was() {
             phase,
             failures: 2,
             plainness: Plainness::LikeNetavark,
-            whole_at: at(1_500_000),
+            rate_full_at: at(1_500_000),
         };
         let expected = RecordState::Held {
             snapshot,
