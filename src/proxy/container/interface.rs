@@ -169,7 +169,8 @@ impl ContainerInterface {
             // An address that is declined without need is lost to the network for a while; a real
             // conflict is noticed at the next renewal.
             Err(error) => {
-                log::warn!("taking no notice of {station}, which claims {address}: {error}");
+                let prefix = request.key.log_prefix(None);
+                log::warn!("{prefix}: ignoring the claim of {station} to {address}: {error}");
                 true
             }
         })
@@ -197,14 +198,13 @@ impl ContainerInterface {
         let netns = Netns::open(path).map_err(|error| match CallError::from(error) {
             // The path used to lead to a namespace. Once that has ended, the path does not exist,
             // or is the plain file that was mounted over.
-            CallError::BadRequest(error) => Unreachable::Gone(error.to_string()),
+            CallError::BadRequest(_) => Unreachable::Gone("the network namespace is gone".into()),
             error => Unreachable::Fault(error),
         })?;
         if netns.id() != self.netns {
-            return Err(Unreachable::Gone(format!(
-                "{} is another network namespace now",
-                path.display()
-            )));
+            return Err(Unreachable::Gone(
+                "another network namespace has taken its path".into(),
+            ));
         }
         let netlink = netlink_in(&netns)?;
         let link = self.look(&netlink, request)?;
@@ -215,12 +215,7 @@ impl ContainerInterface {
         let link = netlink
             .link_by_index(self.index)
             .map_err(looking_for(&request.container_interface))?;
-        link.ok_or_else(|| {
-            Unreachable::Gone(format!(
-                "{} is not there any more",
-                request.container_interface
-            ))
-        })
+        link.ok_or_else(|| Unreachable::Gone("the interface is gone".into()))
     }
 }
 
@@ -250,8 +245,7 @@ fn has_its_mac(link: &Link, request: &Request) -> Result<(), Unreachable> {
         return Ok(());
     }
     Err(Unreachable::OtherMac(format!(
-        "{} has the address {} now",
-        link.name,
+        "the interface has the MAC {} now",
         mac_text(link)
     )))
 }

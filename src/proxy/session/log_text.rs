@@ -1,4 +1,4 @@
-//! What the log says of leases.
+//! Texts about leases for the log.
 
 use std::fmt;
 
@@ -6,10 +6,10 @@ use crate::dhcp::{Event, Lease, LossReason, StaticRoute};
 
 use std::time::Duration;
 
-/// A lease in a few words.
-pub(crate) struct Brief<'a>(pub(crate) &'a Lease);
+/// The server and the time of a lease, as in "by 10.0.0.1 for 3600 s".
+pub(crate) struct LeaseTerms<'a>(pub(crate) &'a Lease);
 
-impl fmt::Display for Brief<'_> {
+impl fmt::Display for LeaseTerms<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Lease {
             address,
@@ -29,10 +29,10 @@ impl fmt::Display for Brief<'_> {
     }
 }
 
-/// Why a lease was lost, in a few words.
-pub(crate) struct LostBy<'a>(pub(crate) &'a LossReason);
+/// The reason for the loss of a lease.
+pub(crate) struct LossText<'a>(pub(crate) &'a LossReason);
 
-impl fmt::Display for LostBy<'_> {
+impl fmt::Display for LossText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             LossReason::Expired => write!(f, "nobody extended it in time"),
@@ -49,8 +49,8 @@ impl fmt::Display for LostBy<'_> {
     }
 }
 
-/// The text of an event that changes nothing for the link; `None` for all others.
-pub(crate) fn remark(event: &Event) -> Option<String> {
+/// Returns the text of an event that does not change the link; `None` for other events.
+pub(crate) fn notice(event: &Event) -> Option<String> {
     match event {
         Event::Declined {
             address,
@@ -58,7 +58,7 @@ pub(crate) fn remark(event: &Event) -> Option<String> {
             by,
         } => Some(format!(
             "declined {address} from {server}: {}",
-            LostBy(&LossReason::Conflict { by: *by })
+            LossText(&LossReason::Conflict { by: *by })
         )),
         Event::Unusable { server, values } => Some(format!(
             "ignoring {} from {server}: not usable here",
@@ -84,8 +84,7 @@ pub(crate) fn remark(event: &Event) -> Option<String> {
     }
 }
 
-/// What a renewal has changed: the lease before and after it. Its text names every setting that
-/// differs, and is empty where none does.
+/// The settings that differ between two leases, old and new; empty where none does.
 pub(crate) struct LeaseChange<'a>(pub(crate) &'a Lease, pub(crate) &'a Lease);
 
 impl fmt::Display for LeaseChange<'_> {
@@ -152,7 +151,7 @@ mod tests {
     fn each_setting_that_differs_is_named_and_no_other() {
         let change = |new: Lease| LeaseChange(&lease(), &new).to_string();
         assert_eq!(change(lease()), "");
-        // Times are no settings, and only the first router is used.
+        // Times are not settings, and only the first router is used.
         let only = vec![Ipv4Addr::new(10, 0, 0, 1)];
         assert_eq!(
             change(Lease {

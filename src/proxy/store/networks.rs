@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use crate::time::Instant;
 
+use crate::proxy::acquire_timeout::Circumstances;
 use crate::proxy::container::parent::Carrier;
-use crate::proxy::patience::Circumstances;
 use crate::proxy::store::directory::StateDirectory;
 
 /// The most parents; beyond that, the least recently used is dropped.
@@ -148,7 +148,7 @@ impl Networks {
         {
             let path = self.directory.path_of(&self.name);
             log::warn!(
-                "cannot write {}: {error}; the time for an acquisition may be longer than it has to",
+                "cannot write {}: {error}; acquisitions may wait longer than necessary",
                 path.display()
             );
         }
@@ -162,7 +162,7 @@ impl Networks {
                 .unwrap_or_else(|error| {
                     let path = self.directory.path_of(&self.name);
                     log::warn!(
-                        "cannot read {}: {error}; nothing is known of the host's networks",
+                        "cannot read {}: {error}; acquisitions may wait longer than necessary",
                         path.display()
                     );
                     String::new()

@@ -10,6 +10,7 @@ use crate::net::link::Made;
 use crate::net::netlink::{Netlink, NetlinkError};
 use crate::net::route::{Route, RouteTable};
 use crate::proxy::error::CallError;
+use crate::proxy::key::{LeaseKey, LogPrefix};
 
 /// netavark's metric of default routes, and the lower one for macvlan and ipvlan, so that a
 /// container on the LAN and on a NAT bridge leaves by the LAN.
@@ -23,8 +24,10 @@ impl Applied {
         &mut self,
         netlink: &Netlink,
         index: u32,
+        key: &LeaseKey,
         lease: &Lease,
     ) -> Result<(), CallError> {
+        let prefix = key.log_prefix(Some((lease.address, lease.prefix_len)));
         let metric = metric_for(netlink, index)?;
         let (wanted, defaults) = (
             routes(lease, index, metric),
@@ -37,6 +40,7 @@ impl Applied {
             .route_table()
             .map_err(fault("looking at the routes".to_owned()))?;
         let mut new = NewRoutes {
+            prefix,
             refused: Vec::new(),
             placed: Vec::new(),
             warned: std::mem::take(&mut self.refused_routes),
@@ -72,7 +76,7 @@ impl Applied {
             .into_iter()
             .partition(is_kept);
         self.routes = kept;
-        remove(netlink, stale);
+        remove(netlink, stale, prefix);
         self.refused_routes = new.refused;
         Ok(())
     }
@@ -83,7 +87,7 @@ impl Applied {
         &mut self,
         table: &mut RouteTable<'_>,
         wanted: &Route,
-        new: &mut NewRoutes,
+        new: &mut NewRoutes<'_>,
         lease: &Lease,
     ) -> Result<bool, CallError> {
         let is_to =
@@ -123,7 +127,8 @@ impl Applied {
 }
 
 /// The routes of a lease while they are set.
-struct NewRoutes {
+struct NewRoutes<'a> {
+    prefix: LogPrefix<'a>,
     /// On the link, with their metrics there.
     placed: Vec<Route>,
     refused: Vec<Route>,
@@ -131,7 +136,7 @@ struct NewRoutes {
     warned: Vec<Route>,
 }
 
-impl NewRoutes {
+impl NewRoutes<'_> {
     fn refuse(&mut self, route: &Route, error: &NetlinkError, lease: &Lease) {
         if !self.warned.contains(route) {
             let via = route
@@ -139,7 +144,10 @@ impl NewRoutes {
                 .map(|gateway| format!(" via {gateway}"))
                 .unwrap_or_default();
             let (to, prefix, server) = (route.destination, route.prefix, lease.server_id);
-            log::warn!("ignoring the route to {to}/{prefix}{via} from {server}: {error}");
+            log::warn!(
+                "{}: ignoring the route to {to}/{prefix}{via} from {server}: {error}",
+                self.prefix
+            );
         }
         self.refused.push(route.clone());
     }
@@ -191,11 +199,11 @@ fn metric_for(netlink: &Netlink, index: u32) -> Result<u32, CallError> {
 
 /// Removes routes in reverse order, because later ones may depend on earlier ones. Failures are
 /// logged.
-pub(super) fn remove(netlink: &Netlink, routes: Vec<Route>) {
+pub(super) fn remove(netlink: &Netlink, routes: Vec<Route>, prefix: LogPrefix<'_>) {
     for route in routes.into_iter().rev() {
         if let Err(error) = netlink.remove_route(&route) {
             log::warn!(
-                "cannot remove the route to {}/{}: {error}",
+                "{prefix}: cannot remove the route to {}/{}: {error}",
                 route.destination,
                 route.prefix
             );
