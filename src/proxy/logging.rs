@@ -63,17 +63,17 @@ pub(super) fn start() {
         log::set_max_level(level);
     }
     std::panic::set_hook(Box::new(|panic| {
-        say(&panic.to_string());
+        print_fatal(&panic.to_string());
         // Captured only if RUST_BACKTRACE is set.
         let backtrace = Backtrace::capture();
         if backtrace.status() == BacktraceStatus::Captured {
-            say(&backtrace.to_string());
+            print_fatal(&backtrace.to_string());
         }
     }));
 }
 
 /// Writes a fatal message without the logger, and does not block.
-pub(super) fn say(text: &str) {
+pub(super) fn print_fatal(text: &str) {
     let (style, mut output) = (Style::of_stderr(), Output::new(io::stderr()));
     for line in text.lines() {
         let line = match style {

@@ -79,7 +79,7 @@ fn domains<'a>(callers: &'a str, lease: &'a dhcp::Lease) -> (Vec<&'a str>, Vec<&
 }
 
 /// Returns the search domains that are omitted from the reply, separated by spaces.
-pub(crate) fn left_out(request: &Request, lease: &dhcp::Lease) -> String {
+pub(crate) fn omitted_domains(request: &Request, lease: &dhcp::Lease) -> String {
     domains(&request.domain_name, lease).1.join(" ")
 }
 

@@ -81,7 +81,7 @@ impl Request {
 
 impl Request {
     /// Returns the container's names.
-    pub(crate) fn who(&self) -> ContainerNames<'_> {
+    pub(crate) fn names(&self) -> ContainerNames<'_> {
         ContainerNames {
             network: &self.host_interface,
             client_id: &self.client_id,
@@ -91,7 +91,7 @@ impl Request {
 
     /// Returns the host name with its domain, which may be part of it or separate; `None` without a
     /// domain.
-    pub(crate) fn whole_name(&self) -> Option<String> {
+    pub(crate) fn fqdn(&self) -> Option<String> {
         let host = self.host_name.as_deref()?.trim_end_matches('.');
         let domain = self.domain_name.trim_matches('.');
         if domain.is_empty() {
@@ -177,7 +177,7 @@ mod tests {
                 domain_name: domain.into(),
                 ..config()
             };
-            parsed(named).unwrap().whole_name()
+            parsed(named).unwrap().fqdn()
         };
         let expected = Some("web.lab.example".to_owned());
         for (host, domain) in [

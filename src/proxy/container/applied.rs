@@ -50,7 +50,7 @@ struct Mtu {
 }
 impl Applied {
     /// Stores the address and the gateway of `lease`. Returns whether they are unchanged.
-    pub(crate) fn note_address_and_gateway(&mut self, lease: &Lease) -> bool {
+    pub(crate) fn set_address_and_gateway(&mut self, lease: &Lease) -> bool {
         let new = Some(AddressAndGateway {
             address: (lease.address, lease.prefix_len),
             gateway: lease.routers.first().copied(),
@@ -64,13 +64,13 @@ impl Applied {
     }
 
     /// Takes an address on the link for the lease's own.
-    pub(crate) fn adopt(&mut self, address: Ipv4Addr, prefix: u8) {
+    pub(crate) fn assume_address(&mut self, address: Ipv4Addr, prefix: u8) {
         self.address = Some((address, prefix));
     }
 
     /// Applies a lease that netavark's proxy has applied. That proxy's default route has no
     /// lifetime, and is replaced.
-    pub(crate) fn take_over(
+    pub(crate) fn apply_adopted(
         &mut self,
         netlink: &Netlink,
         index: u32,

@@ -129,7 +129,7 @@ impl ExchangeSockets {
     }
 
     /// Returns whether the container itself uses UDP port 68.
-    pub(crate) fn port_is_taken(&self) -> bool {
+    pub(crate) fn is_port_taken(&self) -> bool {
         self.port.is_none()
     }
 
@@ -178,12 +178,12 @@ impl ExchangeSockets {
     }
 
     /// Waits for a frame or a change of the interface.
-    pub(crate) async fn hear(&self) -> io::Result<Received> {
-        self.receiver.read_with(Receiver::hear).await
+    pub(crate) async fn receive(&self) -> io::Result<Received> {
+        self.receiver.read_with(Receiver::receive).await
     }
 
     /// Returns a frame that has already arrived, if any.
-    pub(crate) fn arrived(&self) -> Option<Vec<u8>> {
+    pub(crate) fn try_receive(&self) -> Option<Vec<u8>> {
         self.receiver.get_ref().frame().ok()
     }
 }
@@ -217,7 +217,7 @@ impl Receiver {
     }
 
     /// Changes first, because frames may never end. `WouldBlock` if there is neither.
-    fn hear(&self) -> io::Result<Received> {
+    fn receive(&self) -> io::Result<Received> {
         match self.monitor.recv() {
             Ok(News::Is { up, carrier }) => Ok(Received::Link(LinkState::new(up, carrier))),
             Ok(News::Gone | News::Missed) => Ok(Received::LinkInDoubt),

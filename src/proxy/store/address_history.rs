@@ -97,7 +97,7 @@ impl AddressHistory {
     }
 
     /// Records a station that answers ARP for every address. Returns whether it is new.
-    pub(crate) fn note_proxy_arp(&mut self, network: &str, station: Mac) -> bool {
+    pub(crate) fn record_proxy_arp(&mut self, network: &str, station: Mac) -> bool {
         self.entries();
         let line = self.oddities.add_proxy_arp(network, station);
         line.inspect(|line| self.store_line(line)).is_some()
@@ -111,7 +111,12 @@ impl AddressHistory {
 
     /// Records how plain the message was that a server answered, of the container with the MAC
     /// `by`. Returns whether that is new.
-    pub(crate) fn note_plainness(&mut self, network: &str, plainness: Plainness, by: Mac) -> bool {
+    pub(crate) fn record_plainness(
+        &mut self,
+        network: &str,
+        plainness: Plainness,
+        by: Mac,
+    ) -> bool {
         self.entries();
         let line = self
             .oddities
@@ -423,9 +428,9 @@ mod tests {
         history.remember(names("", b"", 9), address(9999));
         let station = Mac([2, 0, 0, 0, 0, 1]);
         assert!(
-            history.note_proxy_arp("eth0", station) && !history.note_proxy_arp("eth0", station)
+            history.record_proxy_arp("eth0", station) && !history.record_proxy_arp("eth0", station)
         );
-        assert!(history.note_plainness("eth0", Plainness::LikeNetavark, station));
+        assert!(history.record_plainness("eth0", Plainness::LikeNetavark, station));
         fs::write(
             &path,
             [fs::read(&path).unwrap(), b"\n0123 4567".to_vec()].concat(),

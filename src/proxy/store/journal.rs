@@ -174,7 +174,7 @@ impl Journal {
     }
 
     /// Creates the file again if it was removed, for example with its directory.
-    pub(crate) fn keep_file(&self) {
+    pub(crate) fn recreate_file(&self) {
         let is_gone = |file: &File| file.metadata().is_ok_and(|metadata| metadata.nlink() == 0);
         if self.file.borrow().as_ref().is_some_and(is_gone) {
             let opened = self
@@ -189,7 +189,7 @@ impl Journal {
     }
 
     /// Drops the counts of leases that do not exist any more: of all but `leases`.
-    pub(crate) fn keep<'a>(&self, leases: impl IntoIterator<Item = &'a LeaseKey>) {
+    pub(crate) fn retain<'a>(&self, leases: impl IntoIterator<Item = &'a LeaseKey>) {
         if self.deaths.borrow().0.is_empty() {
             return;
         }
@@ -226,7 +226,7 @@ impl Journal {
 
     /// Returns the delay before the next try of a lease at which the previous process died; `None`
     /// for any other lease. `remaining` is how long the lease lasts without a renewal.
-    pub(crate) fn put_off(
+    pub(crate) fn retry_delay(
         &self,
         lease: &LeaseKey,
         remaining: Option<Duration>,
@@ -239,7 +239,7 @@ impl Journal {
     }
 
     /// Clears the deaths of a lease after its work has ended, successful or not.
-    pub(crate) fn acquit(&self, lease: &LeaseKey) {
+    pub(crate) fn clear_deaths(&self, lease: &LeaseKey) {
         if !self.deaths.borrow().0.is_empty()
             && self.deaths.borrow_mut().clear(LeaseHash::of(lease))
         {
@@ -260,7 +260,7 @@ impl Journal {
     }
 
     /// Records `lease` as in work until the guard is dropped.
-    pub(crate) fn enter(&self, lease: &LeaseKey) -> JournalStep<'_> {
+    pub(crate) fn begin_step(&self, lease: &LeaseKey) -> JournalStep<'_> {
         self.step(LeaseHash::of(lease))
     }
 

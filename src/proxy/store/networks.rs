@@ -93,7 +93,7 @@ impl Networks {
     }
 
     /// Records an answer of a server on the network of `parent`.
-    pub(crate) fn note_answer(&mut self, parent: &str, now: Instant) {
+    pub(crate) fn record_answer(&mut self, parent: &str, now: Instant) {
         let now = now.since_boot();
         let network = self.network(parent);
         if network
@@ -114,7 +114,7 @@ impl Networks {
     }
 
     /// Records the end of an acquisition on `parent` without an answer.
-    pub(crate) fn note_unanswered(&mut self, parent: &str, now: Instant) {
+    pub(crate) fn record_unanswered(&mut self, parent: &str, now: Instant) {
         let now = now.since_boot();
         let network = Network {
             unanswered_at: Some(now),
@@ -285,7 +285,7 @@ mod tests {
             [None; 3],
             "nothing is known of the first carrier's age"
         );
-        next().note_unanswered("eth0", at(110));
+        next().record_unanswered("eth0", at(110));
         assert_eq!(
             known(&mut next(), carrier(2, 1), 120),
             [None, None, Some(10)]
@@ -298,7 +298,7 @@ mod tests {
             known(&mut next(), carrier(2, 2), 135),
             [Some(5), None, Some(25)]
         );
-        next().note_answer("eth0", at(140));
+        next().record_answer("eth0", at(140));
         assert_eq!(
             known(&mut next(), carrier(3, 2), 150),
             [Some(0), Some(10), None],
@@ -316,8 +316,8 @@ mod tests {
     fn another_boot_and_nonsense_say_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let mut networks = open(folder.path());
-        networks.note_unanswered("eth0", at(10));
-        networks.note_unanswered("", at(11));
+        networks.record_unanswered("eth0", at(10));
+        networks.record_unanswered("", at(11));
         let path = folder.path().join("networks");
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(
@@ -343,14 +343,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut networks = open(folder.path());
         let path = folder.path().join("networks");
-        networks.note_answer("eth0", at(100));
+        networks.record_answer("eth0", at(100));
         let text = fs::read_to_string(&path).unwrap();
-        networks.note_answer("eth0", at(129));
+        networks.record_answer("eth0", at(129));
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
-        networks.note_answer("eth0", at(130));
+        networks.record_answer("eth0", at(130));
         assert_ne!(fs::read_to_string(&path).unwrap(), text);
         for number in 0..200 {
-            networks.note_unanswered(&format!("eth{number}"), at(200 + number));
+            networks.record_unanswered(&format!("eth{number}"), at(200 + number));
         }
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().count(), 1 + MAX_NETWORKS);
@@ -364,7 +364,7 @@ mod tests {
     fn without_a_file_the_process_remembers() {
         let directory = StateDirectory::lock(Path::new("/dev/null/lock"), None).unwrap();
         let mut networks = Networks::new(&directory, "networks", BOOT);
-        networks.note_unanswered("eth0", at(10));
+        networks.record_unanswered("eth0", at(10));
         assert_eq!(
             known(&mut networks, carrier(2, 1), 20),
             [None, None, Some(10)]

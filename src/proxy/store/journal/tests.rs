@@ -41,7 +41,7 @@ fn content(folder: &StateDirectory) -> String {
 /// Kills the process at a step for a lease, and starts the next one.
 fn dies_of(folder: &Rc<StateDirectory>, lease: &LeaseKey) -> Rc<Journal> {
     let journal = opened(folder);
-    std::mem::forget(journal.enter(lease));
+    std::mem::forget(journal.begin_step(lease));
     drop(journal);
     opened(folder)
 }
@@ -54,25 +54,34 @@ fn a_lease_is_tried_last_then_later_then_only_by_a_call() {
     let (fatal, harmless) = (key(1), key(2));
     let journal = dies_of(folder, &fatal);
     assert_eq!(
-        (journal.trust(&fatal), journal.put_off(&fatal, Some(HOUR))),
+        (
+            journal.trust(&fatal),
+            journal.retry_delay(&fatal, Some(HOUR))
+        ),
         (Trust::Last, Some(Duration::ZERO))
     );
     let journal = dies_of(folder, &fatal);
     assert_eq!(
-        (journal.trust(&fatal), journal.put_off(&fatal, Some(HOUR))),
+        (
+            journal.trust(&fatal),
+            journal.retry_delay(&fatal, Some(HOUR))
+        ),
         (Trust::Last, Some(SECOND_RETRY_DELAY))
     );
     let minute = Duration::from_secs(60);
     assert_eq!(
-        journal.put_off(&fatal, Some(minute)),
+        journal.retry_delay(&fatal, Some(minute)),
         Some(minute / 4),
         "the wait does not lose the lease"
     );
-    assert_eq!(journal.put_off(&fatal, None), Some(SECOND_RETRY_DELAY));
+    assert_eq!(journal.retry_delay(&fatal, None), Some(SECOND_RETRY_DELAY));
     // A restart for another reason neither delays the lease again nor clears its deaths.
     let journal = opened(folder);
     assert_eq!(
-        (journal.trust(&fatal), journal.put_off(&fatal, Some(HOUR))),
+        (
+            journal.trust(&fatal),
+            journal.retry_delay(&fatal, Some(HOUR))
+        ),
         (Trust::Last, None)
     );
     let journal = dies_of(folder, &fatal);
@@ -81,11 +90,14 @@ fn a_lease_is_tried_last_then_later_then_only_by_a_call() {
         (Trust::Quarantined, 3)
     );
     assert_eq!(
-        (journal.trust(&harmless), journal.put_off(&harmless, None)),
+        (
+            journal.trust(&harmless),
+            journal.retry_delay(&harmless, None)
+        ),
         (Trust::Full, None)
     );
     // A call for it succeeds.
-    journal.acquit(&fatal);
+    journal.clear_deaths(&fatal);
     assert_eq!(journal.trust(&fatal), Trust::Full);
     assert_eq!(opened(folder).trust(&fatal), Trust::Full);
     assert_eq!(dies_of(folder, &fatal).deaths(&fatal), 1);
@@ -99,7 +111,7 @@ fn only_the_lease_at_whose_step_it_died_is_blamed() {
     let wait = async {
         yield_now().await;
         // A step for one lease within a step for another.
-        let _step = journal.enter(&other);
+        let _step = journal.begin_step(&other);
         assert_eq!(content(folder), LeaseHash::of(&other).line());
     };
     let mut work = Box::pin(journal.watch(&one, async {
@@ -142,7 +154,7 @@ fn counts_are_kept_as_long_as_the_lease_and_the_wish_of_the_process_to_run() {
     let (one, other) = (key(1), key(2));
     dies_of(folder, &one);
     let journal = dies_of(folder, &other);
-    journal.keep([&other, &key(3)]);
+    journal.retain([&other, &key(3)]);
     assert_eq!((journal.deaths(&one), journal.deaths(&other)), (0, 1));
     assert_eq!(
         content(folder),
@@ -178,7 +190,7 @@ fn a_file_of_any_content_is_read_and_one_that_is_no_file_is_left_alone() {
             content(folder).starts_with(&LeaseHash::NONE.line()),
             "{text:?}"
         );
-        drop(journal.enter(&key(1)));
+        drop(journal.begin_step(&key(1)));
     }
     assert_eq!(
         Deaths::parse("0\n1 2\n1 3\n").1.of(LeaseHash(1)),
@@ -189,6 +201,6 @@ fn a_file_of_any_content_is_read_and_one_that_is_no_file_is_left_alone() {
     let target = scratch.path().join("target");
     fs::write(&target, "another's").unwrap();
     std::os::unix::fs::symlink(&target, &path).unwrap();
-    drop(opened(folder).enter(&key(1)));
+    drop(opened(folder).begin_step(&key(1)));
     assert_eq!(fs::read_to_string(target).unwrap(), "another's");
 }

@@ -80,12 +80,12 @@ pub(crate) struct Found {
     /// Leases since this boot, and whether each was left in good order.
     pub(crate) leases: Vec<(EncodedRecord, bool)>,
     /// Leases of earlier boots and of other programs, for the address history.
-    pub(crate) over: Vec<FormerLease>,
+    pub(crate) ended: Vec<FormerLease>,
     /// Leases of netavark's proxy, to be adopted. The copy is not replaced until
-    /// [`LeaseFile::release_copy`].
+    /// [`LeaseFile::unprotect_copy`].
     pub(crate) foreign: Vec<NetavarkLease>,
     /// The files differ from this, and have to be written.
-    pub(crate) is_other: bool,
+    pub(crate) is_outdated: bool,
     /// Entries that cannot be used.
     unusable: usize,
 }
@@ -138,11 +138,11 @@ impl LeaseFile {
             && let Some(refuge) = self.directory.refuge()
         {
             state = self.read_state(&refuge, &mut found);
-            found.is_other = true;
+            found.is_outdated = true;
         }
         let is_new = matches!(state, Err(None));
         let is_complete = state.is_ok();
-        found.is_other |= !is_complete;
+        found.is_outdated |= !is_complete;
         let has_copy = self.read_copy(&directory, state.ok().flatten(), is_complete, &mut found);
         if is_new
             && !has_copy
@@ -227,7 +227,7 @@ impl LeaseFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
             Err(error) => Some(error.to_string()),
         };
-        found.is_other = true;
+        found.is_outdated = true;
         let (unusable, foreign) = (older.unusable, older.foreign.len());
         if trouble.is_some() || unusable + foreign > 0 {
             let why = match (trouble, unusable) {
@@ -240,7 +240,7 @@ impl LeaseFile {
         if !older.leases.is_empty() {
             found.leases = older.leases;
         }
-        found.over.append(&mut older.over);
+        found.ended.append(&mut older.ended);
         self.is_copy_protected.set(foreign > 0);
         found.foreign = older.foreign;
         true
@@ -270,8 +270,8 @@ impl LeaseFile {
             // After a reboot, entries of an earlier boot are expected.
             let is_expected = boot_id.is_some_and(|boot_id| boot_id != self.boot_id);
             found.unusable += usize::from(!is_expected);
-            found.is_other = true;
-            found.over.extend(former);
+            found.is_outdated = true;
+            found.ended.extend(former);
         }
     }
 
@@ -293,7 +293,7 @@ impl LeaseFile {
     }
 
     /// Allows the next write to replace the copy.
-    pub(crate) fn release_copy(&self) {
+    pub(crate) fn unprotect_copy(&self) {
         self.is_copy_protected.set(false);
     }
 
@@ -358,7 +358,7 @@ fn add_foreign(entry: &Value, found: &mut Found) {
     let former = stored.as_ref().and_then(StoredRecord::former_lease);
     match stored.zip(former) {
         Some((stored, former)) if found.foreign.len() < MAX_FOREIGN => {
-            found.over.push(former);
+            found.ended.push(former);
             found.foreign.push(stored.lease);
         }
         _ => found.unusable += 1,

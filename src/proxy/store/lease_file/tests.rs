@@ -84,7 +84,7 @@ fn stored<const N: usize>(records: [(Record, bool); N]) -> [(StoredRecord, bool)
 fn new_files_have_no_leases_and_only_their_owner_reads_them() {
     let directory = TestDirectory::new("new");
     let found = directory.lease_file().read();
-    assert!(found.leases.is_empty() && found.over.is_empty());
+    assert!(found.leases.is_empty() && found.ended.is_empty());
     assert_eq!(
         (directory.leases(), json_of(&directory.copy())),
         (json!({}), json!({}))
@@ -104,10 +104,10 @@ fn what_is_written_is_read_again() {
     let leases: Vec<_> = found
         .leases
         .iter()
-        .map(|(lease, asleep)| (lease.unpack(), *asleep))
+        .map(|(lease, asleep)| (lease.decode(), *asleep))
         .collect();
     assert_eq!(leases, [(record(), true), (record().ending(), false)]);
-    assert!(found.over.is_empty() && !directory.aside().exists());
+    assert!(found.ended.is_empty() && !directory.aside().exists());
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn leases_go_on_after_netavark_has_emptied_or_rewritten_its_file() {
         let next = directory.lease_file();
         let found = next.read();
         assert_eq!(
-            (found.leases.len(), found.foreign.len(), found.is_other),
+            (found.leases.len(), found.foreign.len(), found.is_outdated),
             (1, 0, true),
             "{netavarks:?}"
         );
@@ -207,11 +207,11 @@ fn the_file_of_an_older_version_is_taken_over() {
         let leases: Vec<_> = found
             .leases
             .iter()
-            .map(|(lease, asleep)| (lease.unpack(), *asleep))
+            .map(|(lease, asleep)| (lease.decode(), *asleep))
             .collect();
         assert_eq!(leases, [(record(), true)], "{is_again}");
         assert!(
-            found.is_other && found.foreign.is_empty() && !directory.copy_aside().exists(),
+            found.is_outdated && found.foreign.is_empty() && !directory.copy_aside().exists(),
             "{is_again}"
         );
         file.replace([]).unwrap();
@@ -245,8 +245,8 @@ fn leases_of_before_the_last_boot_leave_their_addresses() {
         .replace(&file.boot_id, "another");
     fs::write(directory.file(), text).unwrap();
     let found = file.read();
-    assert_eq!((found.leases.len(), found.over.len()), (0, 1));
-    assert_eq!(found.over[0].address, Ipv4Addr::new(10, 0, 0, 5));
+    assert_eq!((found.leases.len(), found.ended.len()), (0, 1));
+    assert_eq!(found.ended[0].address, Ipv4Addr::new(10, 0, 0, 5));
     assert!(!directory.aside().exists(), "that was to be expected");
 }
 
@@ -260,9 +260,9 @@ fn netavarks_file_is_kept_until_its_leases_are_adopted() {
     let found = file.read();
     assert!(found.leases.is_empty());
     assert_eq!(found.foreign[0].yiaddr, "10.0.0.5");
-    assert_eq!(found.over[0].address, Ipv4Addr::new(10, 0, 0, 5));
+    assert_eq!(found.ended[0].address, Ipv4Addr::new(10, 0, 0, 5));
     assert_eq!(
-        found.over[0].who().mac,
+        found.ended[0].names().mac,
         Mac([0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff])
     );
     assert_eq!(
@@ -275,7 +275,7 @@ fn netavarks_file_is_kept_until_its_leases_are_adopted() {
         netavarks,
         "a crash is followed by another try"
     );
-    file.release_copy();
+    file.unprotect_copy();
     file.replace(stored([(record(), false)])).unwrap();
     assert_eq!(
         json_of(&directory.copy())[&record().request.mac_text][0]["yiaddr"],
@@ -297,7 +297,7 @@ fn what_was_cut_off_is_used_as_far_as_it_goes() {
     for length in 0..bytes.len() {
         fs::write(directory.file(), &bytes[..length]).unwrap();
         let found = file.read();
-        assert!(found.leases.len() <= 2 && found.over.is_empty());
+        assert!(found.leases.len() <= 2 && found.ended.is_empty());
         assert_eq!(!found.leases.is_empty(), length >= first_ends, "{length}");
         assert_eq!(fs::read(directory.aside()).unwrap(), &bytes[..length]);
     }
@@ -323,12 +323,12 @@ fn bytes_that_were_swapped_cost_what_comes_from_there_on() {
             at <= first_ends
                 || leases
                     .first()
-                    .is_some_and(|(first, _)| first.unpack() == record()),
+                    .is_some_and(|(first, _)| first.decode() == record()),
             "{at}"
         );
         // As the table resumes it.
         for (packed, _) in leases {
-            let record = packed.unpack();
+            let record = packed.decode();
             assert!(record.due().is_some(), "{record:?}");
         }
     }
@@ -405,7 +405,7 @@ fn leases_outlive_the_directory() {
     fs::remove_dir_all(&path).unwrap();
     let found = files_in(&path, &refuge).read();
     assert!(
-        found.leases.len() == 1 && found.is_other,
+        found.leases.len() == 1 && found.is_outdated,
         "it is to be written where it belongs"
     );
 }
@@ -453,7 +453,7 @@ fn the_format_of_the_file_does_not_change() {
     let mut each = |boot_id: &str, entry: Value| {
         assert_eq!(boot_id, "the boot");
         let record = Record::parse(&entry, now).unwrap();
-        assert_eq!(EncodedRecord::from(&record).unpack(), record);
+        assert_eq!(EncodedRecord::from(&record).decode(), record);
         leases.push((record, entry["asleep"] == json!(true)));
     };
     let digest = parse::state(written.as_bytes(), &mut each)

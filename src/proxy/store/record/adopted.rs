@@ -69,6 +69,6 @@ impl Record {
             host_name: request.host_name.clone(),
             ..dhcp::Config::new(request.key.mac, request.client_id.clone())
         };
-        Some(Self::resting(container, &config, snapshot, applied, None))
+        Some(Self::dormant(container, &config, snapshot, applied, None))
     }
 }

@@ -21,7 +21,7 @@ impl Record {
     }
 
     /// Returns whether it is the same interface in the same namespace, with the lease's address.
-    pub(crate) fn still_fits(&self) -> bool {
+    pub(crate) fn matches_link(&self) -> bool {
         let Ok(netlink) = self.interface.check(&self.request) else {
             return false;
         };

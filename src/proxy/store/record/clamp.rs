@@ -69,9 +69,9 @@ impl Record {
             },
         };
         let latest = now + MAX_DELAY;
-        if let Some(look) = &mut self.look {
-            look.at = look.at.min(latest);
-            look.count = look.count.min(MAX_COUNT);
+        if let Some(link_check) = &mut self.link_check {
+            link_check.at = link_check.at.min(latest);
+            link_check.count = link_check.count.min(MAX_COUNT);
         }
         // A retry comes before the lease ends, and so does the handling of its end.
         let end = self.expires_at().map_or(latest, |end| end.max(now));

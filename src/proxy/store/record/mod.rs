@@ -46,7 +46,7 @@ pub(crate) struct Record {
     pub(crate) message_size: Option<u16>,
     pub(crate) state: RecordState,
     /// Set if the link may differ from [`applied`](Self::applied).
-    pub(crate) look: Option<Look>,
+    pub(crate) link_check: Option<LinkCheck>,
     /// Set after a failure.
     retry: Option<Retry>,
 }
@@ -76,12 +76,12 @@ pub(crate) enum RecordState {
 
 /// A check of the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Look {
+pub(crate) struct LinkCheck {
     pub(crate) at: Instant,
     /// Checks in a row that found the link changed.
     pub(crate) count: u32,
     /// A message is due, but there is no carrier.
-    pub(crate) unsaid: bool,
+    pub(crate) is_send_pending: bool,
 }
 
 /// A retry after failures.
@@ -104,18 +104,18 @@ impl Record {
             applied: Applied::default(),
             message_size: None,
             state: RecordState::Intent,
-            look: None,
+            link_check: None,
             retry: None,
         }
     }
 
     /// Returns the record of a lease that is dormant until its client is due, or its link check.
-    pub(crate) fn resting(
+    pub(crate) fn dormant(
         (request, interface): (&Request, &ContainerInterface),
         config: &dhcp::Config,
         snapshot: Snapshot,
         applied: &Applied,
-        look: Option<Look>,
+        link_check: Option<LinkCheck>,
     ) -> Self {
         let request = Request {
             client_id: config.client_id.clone(),
@@ -130,7 +130,7 @@ impl Record {
                 deferred_until: None,
                 unresponsive_since: None,
             },
-            look,
+            link_check,
             ..Self::intent(&request, interface)
         }
     }
@@ -176,7 +176,7 @@ impl Record {
     }
 
     /// Returns the same lease, dormant until `until`.
-    pub(crate) fn put_off_until(mut self, until: Instant) -> Self {
+    pub(crate) fn with_retry_at(mut self, until: Instant) -> Self {
         self.retry = Some(Retry {
             at: until,
             failures: self.retry.map_or(0, |retry| retry.failures),
@@ -185,7 +185,7 @@ impl Record {
     }
 
     /// Returns the same lease after its server was found at `now` not to answer.
-    pub(crate) fn with_silence(mut self, now: Instant) -> Self {
+    pub(crate) fn with_unresponsive_server(mut self, now: Instant) -> Self {
         if let RecordState::Held {
             unresponsive_since, ..
         }
@@ -200,7 +200,7 @@ impl Record {
 
     /// Returns the same lease, renewed no earlier than `until`, but no later than halfway from T1
     /// to T2, so that time is left for the first REQUEST. `None` for a lease without T1.
-    pub(crate) fn put_off(mut self, until: Instant) -> Option<Self> {
+    pub(crate) fn defer_renewal(mut self, until: Instant) -> Option<Self> {
         let (renew_at, rebind_at) = (self.t1()?, self.t2()?);
         let RecordState::Held {
             snapshot,
@@ -216,11 +216,11 @@ impl Record {
     }
 
     /// Returns the same lease with a check of its link due at once.
-    pub(crate) fn with_look(mut self) -> Self {
-        self.look.get_or_insert(Look {
+    pub(crate) fn with_link_check(mut self) -> Self {
+        self.link_check.get_or_insert(LinkCheck {
             at: AT_ONCE,
             count: 0,
-            unsaid: false,
+            is_send_pending: false,
         });
         self
     }
@@ -230,8 +230,8 @@ impl Record {
     }
 
     /// Returns the container's names.
-    pub(crate) fn who(&self) -> ContainerNames<'_> {
-        self.request.who()
+    pub(crate) fn names(&self) -> ContainerNames<'_> {
+        self.request.names()
     }
 
     /// Returns the prefix of log lines about the lease.
@@ -299,14 +299,17 @@ impl Record {
             return Some(retry.at);
         }
         // A message that cannot be sent is not due.
-        let client = match self.look {
-            Some(Look { unsaid: true, .. }) => None,
+        let client = match self.link_check {
+            Some(LinkCheck {
+                is_send_pending: true,
+                ..
+            }) => None,
             _ => self.client_due(),
         };
-        let look = self.look.map(|look| look.at);
+        let link_check = self.link_check.map(|link_check| link_check.at);
         client
             .into_iter()
-            .chain(look)
+            .chain(link_check)
             .chain(self.expires_at())
             .min()
     }
@@ -343,7 +346,7 @@ impl Record {
 
     /// Returns the time by which it has to be served: T2 until an unanswered renewal has reached
     /// it, else the end of the lease.
-    pub(crate) fn too_late(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.state {
             RecordState::Held {
                 snapshot:
@@ -371,7 +374,7 @@ impl Record {
 
     /// Returns whether it is in use and needs nothing but renewals.
     pub(crate) fn is_bound(&self) -> bool {
-        matches!(self.phase(), Some(Phase::Bound { .. })) && self.look.is_none()
+        matches!(self.phase(), Some(Phase::Bound { .. })) && self.link_check.is_none()
     }
 
     /// Returns whether a renewal is unanswered.
@@ -380,11 +383,11 @@ impl Record {
         matches!(
             phase,
             Some(Phase::Renewing { .. } | Phase::Rebinding { .. })
-        ) && self.look.is_none()
+        ) && self.link_check.is_none()
     }
 
     /// Returns the time since which the server is known not to answer.
-    pub(crate) fn silence(&self) -> Option<Instant> {
+    pub(crate) fn unresponsive_since(&self) -> Option<Instant> {
         match self.state {
             RecordState::Intent => None,
             RecordState::Held {

@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 
 use super::number::{instant, millis};
 use super::phase::{StoredLease, StoredPhase};
-use super::{Look, Record, RecordState, Retry, deferral};
+use super::{LinkCheck, Record, RecordState, Retry, deferral};
 use crate::dhcp::{Plainness, Snapshot};
 use crate::mac::Mac;
 use crate::net::netns::NetnsId;
@@ -153,7 +153,7 @@ impl From<&Record> for StoredRecord {
             applied,
             message_size,
             state,
-            look,
+            link_check,
             retry,
         } = record;
         let Request {
@@ -214,11 +214,11 @@ impl From<&Record> for StoredRecord {
             plainness: snapshot.map_or(0, |snapshot| snapshot.plainness as u32),
             message_size: message_size.map_or(0, u32::from),
             on_link: applied.into(),
-            look_at: look.and_then(|look| millis(look.at)),
-            looks: look.map_or(0, |look| look.count),
+            look_at: link_check.and_then(|link_check| millis(link_check.at)),
+            looks: link_check.map_or(0, |link_check| link_check.count),
             due_at: record.client_due().and_then(millis),
             silent_since: unresponsive_since.and_then(millis),
-            unsaid: look.is_some_and(|look| look.unsaid),
+            unsaid: link_check.is_some_and(|link_check| link_check.is_send_pending),
             retry_at: retry.and_then(|retry| millis(retry.at)),
             retries: retry.map_or(0, |retry| retry.failures),
         }
@@ -302,7 +302,7 @@ impl StoredRecord {
             applied,
             message_size: message_size.try_into().ok().filter(|&size| size > 0),
             state: parse_state(&state, phase, counters, (due_at, silent_since))?,
-            look: parse_look(look_at, looks, unsaid),
+            link_check: parse_look(look_at, looks, unsaid),
             retry: parse_retry(retry_at, retries),
         })
     }
@@ -357,10 +357,14 @@ fn parse_state(
     })
 }
 
-fn parse_look(at: Option<u64>, count: u32, unsaid: bool) -> Option<Look> {
+fn parse_look(at: Option<u64>, count: u32, unsaid: bool) -> Option<LinkCheck> {
     // A pending message is sent after a check.
     let at = at.or(unsaid.then_some(0)).map(instant)?;
-    Some(Look { at, count, unsaid })
+    Some(LinkCheck {
+        at,
+        count,
+        is_send_pending: unsaid,
+    })
 }
 
 fn parse_retry(at: Option<u64>, failures: u32) -> Option<Retry> {
@@ -394,7 +398,7 @@ fn request(
 
 impl EncodedRecord {
     /// Decodes the record.
-    pub(crate) fn unpack(&self) -> Record {
+    pub(crate) fn decode(&self) -> Record {
         let record = self.stored().into_record();
         record.expect("only records are encoded, and their texts are well-formed")
     }
@@ -418,7 +422,7 @@ impl From<&Record> for EncodedRecord {
 
 impl FormerLease {
     /// Returns the container's names.
-    pub(crate) fn who(&self) -> ContainerNames<'_> {
+    pub(crate) fn names(&self) -> ContainerNames<'_> {
         ContainerNames {
             network: &self.network,
             client_id: &self.client_id,

@@ -87,8 +87,8 @@ pub(crate) fn record(phase: Phase) -> Record {
         rate_full_at: at(1_500_000),
     };
     let mut settings = Applied::default();
-    settings.adopt(Ipv4Addr::new(10, 0, 0, 5), 24);
-    Record::resting((&request, &site), &config, rest, &settings, None)
+    settings.assume_address(Ipv4Addr::new(10, 0, 0, 5), 24);
+    Record::dormant((&request, &site), &config, rest, &settings, None)
 }
 
 /// The same record with another MAC.
@@ -143,7 +143,7 @@ pub(crate) fn phases() -> [Phase; 5] {
 fn what_is_remembered_is_what_there_was() {
     for phase in phases() {
         let record = record(phase.clone());
-        assert_eq!(EncodedRecord::from(&record).unpack(), record);
+        assert_eq!(EncodedRecord::from(&record).decode(), record);
         assert_eq!(
             Record::parse(&entry_of(&record), at(2_900_000)),
             Some(record.clone())
@@ -154,9 +154,9 @@ fn what_is_remembered_is_what_there_was() {
             applied,
             message_size,
             state,
-            look,
+            link_check,
             retry,
-        } = EncodedRecord::from(&record).unpack();
+        } = EncodedRecord::from(&record).decode();
         let expected = about();
         assert_eq!(
             (request.key, request.mac_text),
@@ -166,7 +166,7 @@ fn what_is_remembered_is_what_there_was() {
             (request.client_id, request.host_name),
             (expected.0.client_id, expected.0.host_name)
         );
-        assert_eq!((interface, look, retry), (expected.1, None, None));
+        assert_eq!((interface, link_check, retry), (expected.1, None, None));
         assert_eq!(applied.address(), Some((Ipv4Addr::new(10, 0, 0, 5), 24)));
         assert_eq!(message_size, Some(expected.2.max_message_size));
         let snapshot = Snapshot {
@@ -192,14 +192,14 @@ fn it_is_due_when_its_state_says() {
     let bound = record(phases()[0].clone());
     // A tenth of T1, 1800 s.
     assert_eq!(bound.may_renew_from(), Some(at(2_800_000 - 180_000)));
-    assert_eq!(bound.clone().with_look().due(), Some(at(0)));
+    assert_eq!(bound.clone().with_link_check().due(), Some(at(0)));
     assert_eq!(bound.clone().ending().due(), Some(at(0)));
-    assert_eq!(bound.too_late(), Some(at(4_150_000)));
+    assert_eq!(bound.deadline(), Some(at(4_150_000)));
 }
 
 #[test]
 fn what_fails_is_tried_again_ever_later_up_to_an_hour() {
-    let (mut record, mut now) = (record(phases()[0].clone()).with_look(), at(2_900_000));
+    let (mut record, mut now) = (record(phases()[0].clone()).with_link_check(), at(2_900_000));
     let mut delays = Vec::new();
     for _ in 0..10 {
         record = record.with_retry(now);
@@ -240,7 +240,7 @@ fn an_adopted_lease_is_renewed_at_once_and_rebound_where_its_age_says_little() {
             Some(Duration::from_secs(3600 - age))
         );
         assert_eq!(
-            (record.address(), record.who().client_id),
+            (record.address(), record.names().client_id),
             (Some(Ipv4Addr::new(10, 0, 0, 5)), &b"\0id"[..])
         );
     }
@@ -307,7 +307,7 @@ fn calls_that_were_under_way_are_known() {
     for phase in phases() {
         let lease = record(phase.clone()).ending();
         assert!(lease.is_ending());
-        assert_eq!(EncodedRecord::from(&lease).unpack(), lease, "{phase:?}");
+        assert_eq!(EncodedRecord::from(&lease).decode(), lease, "{phase:?}");
     }
 }
 
@@ -437,8 +437,8 @@ proptest! {
         };
         let record = record(phase);
         let record = if is_ending { record.ending() } else { record };
-        let decoded = EncodedRecord::from(&record).unpack();
-        prop_assert_eq!(&EncodedRecord::from(&decoded).unpack(), &decoded);
+        let decoded = EncodedRecord::from(&record).decode();
+        prop_assert_eq!(&EncodedRecord::from(&decoded).decode(), &decoded);
         prop_assert_eq!(decoded.address(), record.address());
     }
 
@@ -455,9 +455,9 @@ proptest! {
         let keys: Vec<String> = json.as_object().unwrap().keys().cloned().collect();
         json[key.get(&keys)] = value;
         if let Some(record) = Record::parse(&json, at(2_900_000)) {
-            let _ = (record.due(), record.may_renew_from(), record.too_late(), record.address(), record.is_gone());
+            let _ = (record.due(), record.may_renew_from(), record.deadline(), record.address(), record.is_gone());
             // As the table resumes it.
-            assert_eq!(EncodedRecord::from(&record).unpack(), record);
+            assert_eq!(EncodedRecord::from(&record).decode(), record);
             if let RecordState::Held { snapshot, .. } = record.state {
                 let config = dhcp::Config::new(Mac([2, 0, 0, 0, 0, 1]), Vec::new());
                 let mut client = dhcp::Client::resume(config, snapshot, 1, at(2_900_000));

@@ -95,12 +95,12 @@ fn check(entry: &Value) {
     };
     let _ = (
         record.may_renew_from(),
-        record.too_late(),
-        record.silence(),
+        record.deadline(),
+        record.unresponsive_since(),
         record.t1(),
     );
     for until in [0, NOW, MAX_MILLIS] {
-        let put_off = record.clone().put_off(at(until));
+        let put_off = record.clone().defer_renewal(at(until));
         assert!(
             put_off
                 .is_none_or(|record| record.t2().is_none() || record.client_due() <= record.t2())
@@ -199,12 +199,12 @@ fn what_a_client_wrote_stays_as_it_was() {
         for written in [
             record.clone(),
             record.clone().ending(),
-            record.clone().with_look(),
+            record.clone().with_link_check(),
         ] {
             assert_eq!(written.clone().clamped(at(NOW)), Some(written));
         }
         // As if its server did not answer.
-        if let Some(held_back) = record.put_off(at(NOW + 60_000)) {
+        if let Some(held_back) = record.defer_renewal(at(NOW + 60_000)) {
             assert_eq!(held_back.clone().clamped(at(NOW)), Some(held_back));
         }
     }
@@ -247,7 +247,7 @@ fn timers_and_times_of_a_forged_lease_are_in_order() {
         Some(at(0))
     );
     assert_eq!(
-        of(json!({"silent_since": u64::MAX})).silence(),
+        of(json!({"silent_since": u64::MAX})).unresponsive_since(),
         Some(at(NOW))
     );
     for index in [json!(0), json!(1_u64 << 31)] {
