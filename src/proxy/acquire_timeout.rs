@@ -1,7 +1,7 @@
 //! The time limit of an acquisition: long where waiting can help, otherwise short.
 //!
-//! Podman holds one lock for the whole host while a Setup waits: `podman network ls`, and each start of
-//! a container on another network, wait with it.
+//! Podman holds one lock for the whole host while a Setup waits: `podman network ls`, and each
+//! start of a container on another network, wait with it.
 
 use std::fmt;
 use std::time::Duration;
@@ -169,7 +169,7 @@ impl AcquireDeadline {
 
     /// Records an answer: with a server present, lost frames and slow servers are worth a long
     /// wait.
-    pub(super) fn note_answer(&mut self) {
+    pub(super) fn record_answer(&mut self) {
         if !std::mem::replace(&mut self.is_answered, true) {
             self.extend(LONG, TimeoutReason::Answered);
         }
@@ -177,7 +177,7 @@ impl AcquireDeadline {
 
     /// Records that the carrier came up: a switch port may drop frames from now on. It counts once,
     /// because an interface may lose its carrier at any rate.
-    pub(super) fn note_carrier(&mut self, now: Instant) {
+    pub(super) fn record_carrier(&mut self, now: Instant) {
         let waited = now - self.since;
         if waited >= SETTLING && self.timeout.reason != TimeoutReason::CarrierMeanwhile {
             self.extend(waited + LONG, TimeoutReason::CarrierMeanwhile);
@@ -380,7 +380,7 @@ mod tests {
     fn a_server_that_answers_is_waited_for() {
         let mut deadline = AcquireDeadline::new(AcquireTimeout::decide(&UNKNOWN), at(0));
         assert_eq!((deadline.at(), deadline.is_answered()), (at(10_000), false));
-        deadline.note_answer();
+        deadline.record_answer();
         assert_eq!((deadline.at(), deadline.is_answered()), (at(45_000), true));
         assert_eq!(
             deadline.timeout(),
@@ -394,20 +394,20 @@ mod tests {
     #[test]
     fn a_carrier_that_comes_meanwhile_counts_from_then_on_and_once() {
         let mut deadline = AcquireDeadline::new(AcquireTimeout::decide(&UNKNOWN), at(0));
-        deadline.note_carrier(at(1999));
+        deadline.record_carrier(at(1999));
         assert_eq!(deadline.at(), at(10_000), "the carrier of a new interface");
-        deadline.note_carrier(at(8000));
+        deadline.record_carrier(at(8000));
         assert_eq!(deadline.at(), at(53_000));
-        deadline.note_carrier(at(20_000));
-        deadline.note_answer();
+        deadline.record_carrier(at(20_000));
+        deadline.record_answer();
         assert_eq!(deadline.at(), at(53_000));
     }
 
     #[test]
     fn a_time_that_was_told_is_exact() {
         let mut deadline = AcquireDeadline::new(AcquireTimeout::exactly(seconds(3)), at(0));
-        deadline.note_answer();
-        deadline.note_carrier(at(2500));
+        deadline.record_answer();
+        deadline.record_carrier(at(2500));
         assert_eq!((deadline.at(), deadline.is_answered()), (at(3000), true));
         assert_eq!(deadline.timeout().to_string(), "");
     }

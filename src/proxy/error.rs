@@ -218,13 +218,14 @@ pub(super) enum StartError {
     Locked(#[from] Locked),
     /// The text begins as that of netavark's proxy does.
     #[error(
-        "Received more than one FD from systemd: the socket unit must have one ListenStream= and no other"
+        "Received more than one FD from systemd: the socket unit must have one ListenStream= and no \
+         other"
     )]
     TooManySockets,
     /// There is no machine id to derive a DUID from.
     #[error(
-        "--client-id duid is made of the machine's id, and /etc/machine-id cannot be used: {0}. systemd-machine-id-setup \
-         makes one; --client-id mac and container need none"
+        "--client-id duid needs the machine id, and /etc/machine-id cannot be used: {0}. Create one \
+         with systemd-machine-id-setup, or choose --client-id mac or container"
     )]
     MachineId(String),
     /// The sandbox is incomplete, and `--sandbox strict` forbids that.
@@ -281,13 +282,14 @@ impl fmt::Display for Locked {
         match why {
             LockError::Held(_) => write!(
                 f,
-                "{} is in use by another instance: {why}, {lock}. Two in one directory would take each other's leases: \
-                 stop that one, or give this one a directory of its own with --dir",
+                "{} is in use by another instance: {why}, {lock}. Stop that one, or give this one \
+                 another directory with --dir",
                 self.lock.parent().unwrap_or(Path::new(".")).display()
             ),
             _ => write!(
                 f,
-                "{lock} cannot lock its directory: {why}. Remove it, or give another directory with --dir"
+                "{lock} cannot lock its directory: {why}. Remove it, or give another directory with \
+                 --dir"
             ),
         }
     }

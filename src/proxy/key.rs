@@ -81,8 +81,8 @@ impl fmt::Display for LogPrefix<'_> {
 }
 
 /// The names by which a container on one of the host's networks is recognized. It may come back
-/// with one of them only: Podman gives it another MAC at each start, and a container that is created
-/// anew has another id.
+/// with one of them only: Podman gives it another MAC at each start, and a container that is
+/// created anew has another id.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ContainerNames<'a> {
     /// The parent interface, because a container on two networks has two addresses. Empty where it

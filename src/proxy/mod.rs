@@ -2,8 +2,8 @@
 //!
 //! # The parts
 //!
-//! Folders import only to their right: `table -> session -> store -> container -> call -> key`. Each
-//! may import the single files of the last rows.
+//! Folders import only to their right: `table -> session -> store -> container -> call -> key`.
+//! Each may import the single files of the last rows.
 //!
 //! | place | part |
 //! |---|---|
@@ -38,7 +38,7 @@
 //! | Setup | `Claimed` | `INTENT` | the call acquires a lease; other calls wait |
 //! | acquired | `Active` | `BOUND` | a task announces the address, and listens for conflicts |
 //! | in use | `Dormant` | `BOUND` | no task and no socket; the plan has its times |
-//! | T1, T2 | `Active` | `RENEWING`, `REBINDING` | a task renews it; without an answer, again later |
+//! | T1, T2 | `Active` | `RENEWING`, `REBINDING` | a task renews it; retried without an answer |
 //! | lost | both | `INIT` | after a NAK, expiry or conflict: off the link, search for another |
 //! | Teardown | `Claimed` | `ENDING` | RELEASE, off the link, slot removed |
 //! | container gone | - | - | slot removed; nothing can be sent, so the lease expires |
@@ -57,8 +57,8 @@
 //! 3. Teardown, and rollback of a failed Setup: `ENDING`, RELEASE, link, entry removed.
 //! 4. Exit: timer, then a file that says of each lease that its link is known.
 //!
-//! So each crash leaves a record from which the next process goes on. systemd starts it, or the next
-//! call does.
+//! So each crash leaves a record from which the next process goes on. systemd starts it, or the
+//! next call does.
 //!
 //! | crash | what is left | the next process |
 //! |---|---|---|
@@ -78,9 +78,9 @@
 //!
 //! All of this runs on one executor thread. To open sockets in a container's namespace, it enters
 //! the namespace with setns(2) and returns before it does anything else. The other threads keep no
-//! state: the I/O thread of async-io; one that opens namespace paths from outside the sandbox; and up
-//! to two that close packet sockets, which takes the kernel milliseconds. systemctl and systemd-run
-//! are child processes.
+//! state: the I/O thread of async-io; one that opens namespace paths from outside the sandbox; and
+//! up to two that close packet sockets, which takes the kernel milliseconds. systemctl and
+//! systemd-run are child processes.
 
 mod acquire_timeout;
 mod call;
@@ -123,9 +123,9 @@ const CONNECTION_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The idle timeout of a process that only answers callers with the reason why it cannot serve.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The longest time for calls in flight when systemd restarts the service: more than `-t auto` takes
-/// without a new carrier, and short enough for the drain and a release of all leases to end within
-/// the units' `TimeoutStopSec=`.
+/// The longest time for calls in flight when systemd restarts the service: more than `-t auto`
+/// takes without a new carrier, and short enough for the drain and a release of all leases to end
+/// within the units' `TimeoutStopSec=`.
 const RESTART_GRACE: Duration = Duration::from_secs(50);
 
 /// The interval at which systemd is asked whether it still restarts the service.

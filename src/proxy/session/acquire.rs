@@ -120,13 +120,13 @@ impl Session {
     }
 
     /// Records that a server has answered, which may extend the deadline of a Setup.
-    pub(super) fn note_answer(&mut self) {
-        self.extend_deadline(|deadline| deadline.note_answer());
+    pub(super) fn record_answer(&mut self) {
+        self.extend_deadline(|deadline| deadline.record_answer());
     }
 
     /// Records that the carrier has come up, which may extend the deadline of a Setup.
-    pub(super) fn note_carrier(&mut self) {
-        self.extend_deadline(|deadline| deadline.note_carrier(rt::now()));
+    pub(super) fn record_carrier(&mut self) {
+        self.extend_deadline(|deadline| deadline.record_carrier(rt::now()));
     }
 
     fn extend_deadline(&mut self, note: impl FnOnce(&mut AcquireDeadline)) {

@@ -282,7 +282,7 @@ impl Session {
         if before != state {
             log::info!("{self}: {state}");
             if state == LinkState::Ready {
-                self.note_carrier();
+                self.record_carrier();
             }
         }
         // The kernel removes the routes of an interface that goes down.

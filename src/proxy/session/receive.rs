@@ -127,7 +127,7 @@ impl Session {
         }
         let read = self.client.handle_packet(frame, rt::now());
         if is_answer(frame, &read) {
-            self.note_answer();
+            self.record_answer();
         }
         if let Err(ignored) = read {
             log::trace!("ignored a frame: {ignored:?}");

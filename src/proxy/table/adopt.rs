@@ -1,9 +1,9 @@
 //! Adoption: takes over leases that netavark's proxy left in `nv-proxy.lease`, and renews them.
 //!
-//! netavark's file names neither the namespace nor the container of a lease. So each namespace below
-//! /run/netns is searched for an interface with both the MAC and the address of a lease; other
-//! tasks run between two namespaces. A lease without a unique match is left alone. Calls wait until
-//! the search is over, because they may be about a lease that it finds.
+//! netavark's file names neither the namespace nor the container of a lease. So each namespace
+//! below /run/netns is searched for an interface with both the MAC and the address of a lease;
+//! other tasks run between two namespaces. A lease without a unique match is left alone. Calls wait
+//! until the search is over, because they may be about a lease that it finds.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -111,7 +111,8 @@ impl Table {
             if rt::now() >= end {
                 let seconds = SEARCH_TIMEOUT.as_secs();
                 log::warn!(
-                    "{NETNS_DIRECTORY} takes more than {seconds} s to search for leases of netavark's proxy; skipping the rest"
+                    "searching {NETNS_DIRECTORY} for leases of netavark's proxy takes more than \
+                     {seconds} s; skipping the rest"
                 );
                 break;
             }
@@ -150,8 +151,8 @@ impl Table {
             };
             if let Err(why) = adopted {
                 log::warn!(
-                    "cannot adopt the lease of {address} that netavark's proxy left for {mac}: {why}. It is not \
-                     renewed: restart the container that uses it"
+                    "cannot adopt the lease of {address} that netavark's proxy left for {mac}: {why}. \
+                     It is not renewed; restart its container"
                 );
             }
         }

@@ -109,7 +109,7 @@ impl LeaseKeepAlive {
     }
 
     /// Records that the timer is armed.
-    pub(super) fn note_success(&self) {
+    pub(super) fn record_success(&self) {
         self.failures.set(0);
     }
 }
@@ -124,7 +124,7 @@ mod tests {
         let pauses: Vec<_> = (0..8).map(|_| keep_alive.pause().0.as_secs()).collect();
         assert_eq!(pauses, [60, 120, 240, 480, 960, 1920, 3600, 3600]);
         assert!(keep_alive.is_paused.get());
-        keep_alive.note_success();
+        keep_alive.record_success();
         assert_eq!(keep_alive.pause(), (SLEEP_RETRY, true));
     }
 }

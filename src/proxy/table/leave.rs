@@ -1,4 +1,5 @@
-//! Exit: the timer that starts the process again for its leases, and what becomes of them at a stop.
+//! Exit: the timer that starts the process again for its leases, and what becomes of them at a
+//! stop.
 
 use std::io;
 use std::rc::Rc;
@@ -50,7 +51,7 @@ impl Table {
             if let Err(error) = self.set_timer(wakeup, times).await {
                 return self.stay_and_retry(wakeup, &error);
             }
-            self.keep_alive.note_success();
+            self.keep_alive.record_success();
             // A deadline may have changed meanwhile.
             let next = self.plan.borrow().poll_timeout();
             if next != times.map(|(at, _)| at) && !self.idle.is_busy() {
@@ -184,7 +185,8 @@ impl Table {
                 wakeup.units_to_stop().join(" ")
             ),
             Err(error) => log::error!(
-                "cannot arm {timer}: {error}; {count} leases are not renewed until {unit} starts again"
+                "cannot arm {timer}: {error}; {count} leases are not renewed until {unit} is \
+                 started again"
             ),
         }
     }

@@ -1,11 +1,12 @@
 //! The plan: which lease is due, which one waits, and until when the process may sleep. Pure: the
 //! time is an argument.
 //!
-//! The contract is that of the DHCP client: after each input, [`Plan::poll`] is called until it hands
-//! out no more work; [`Plan::poll_timeout`] says when to call it next.
+//! The contract is that of the DHCP client: after each input, [`Plan::poll`] is called until it
+//! hands out no more work; [`Plan::poll_timeout`] says when to call it next.
 //!
 //! - Renewals are batched, so that a process is not started for each of them. Where the process can
-//!   sleep, a lease may be renewed early, from a tenth of T1 before T1 on (RFC 2131 §4.4.5 allows it).
+//!   sleep, a lease may be renewed early, from a tenth of T1 before T1 on (RFC 2131 §4.4.5 allows
+//!   it).
 //! - A server that does not answer is asked for few leases only.
 //! - A lease that crashed the process before is worked on last, and alone.
 

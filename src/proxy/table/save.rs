@@ -49,13 +49,13 @@ impl Table {
             self.persist().await;
         }
         if record.is_bound() {
-            self.note_answer(&record);
+            self.record_answer(&record);
         }
     }
 
     /// Records an answer of a lease's server: renewals that were deferred for it are due at T1
     /// again.
-    fn note_answer(self: &Rc<Self>, record: &Record) {
+    fn record_answer(self: &Rc<Self>, record: &Record) {
         let Some(server) = record.server() else {
             return;
         };

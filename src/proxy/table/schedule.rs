@@ -1,5 +1,5 @@
-//! The schedule: starts the work that the [plan](super::plan) hands out, and puts its outcome into the
-//! table.
+//! The schedule: starts the work that the [plan](super::plan) hands out, and puts its outcome into
+//! the table.
 
 use std::rc::Rc;
 

@@ -74,22 +74,24 @@ impl Table {
         let record = match (Trust::after(deaths), put_off) {
             (Trust::Quarantined, _) => {
                 log::error!(
-                    "{prefix}: the daemon died {deaths} times while working on this lease; it is no longer renewed. \
-                     Restart the container, or disconnect it from the network and connect it again"
+                    "{prefix}: the daemon died {deaths} times while working on this lease; it is no \
+                     longer renewed. Restart the container, or disconnect it from the network and \
+                     connect it again"
                 );
                 record
             }
             (Trust::Full | Trust::Last, Some(Duration::ZERO)) => {
                 log::warn!(
-                    "{prefix}: the daemon died while working on this lease; trying again after all others"
+                    "{prefix}: the daemon died while working on this lease; trying again after all \
+                     others"
                 );
                 record
             }
             (Trust::Full | Trust::Last, Some(delay)) => {
                 let seconds = delay.as_secs();
                 log::warn!(
-                    "{prefix}: the daemon died {deaths} times while working on this lease; trying again in \
-                     {seconds} s"
+                    "{prefix}: the daemon died {deaths} times while working on this lease; trying \
+                     again in {seconds} s"
                 );
                 self.save_later();
                 record.with_retry_at(now + delay)

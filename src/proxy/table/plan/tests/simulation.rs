@@ -1,5 +1,5 @@
-//! A simulation of a day: thousands of leases, servers that go away and come back, and a process that
-//! exits and is started again.
+//! A simulation of a day: thousands of leases, servers that go away and come back, and a process
+//! that exits and is started again.
 
 use std::ops::Range;
 
