@@ -41,7 +41,7 @@ Service:
 
 DHCP:
   -t, --timeout SECONDS           time for one acquisition; auto; 0 = no limit [default: auto]
-      --arp-probe N               ARP probes that delay a lease; 0 = no ARP [default: one, no delay]
+      --arp-probe N               ARP probes before use; 0 = none [default: one with the REQUEST]
       --broadcast                 ask servers for broadcast replies
       --client-id WHAT            option 61: container, mac, duid, none [default: container]
       --rapid-commit WHETHER      two messages in place of four: yes, no [default: yes]
