@@ -224,7 +224,7 @@ fn kept_although_frames_are_lost() -> Result {
         let log = stage.unit.log()?;
         let renewed = leases
             .iter()
-            .filter(|lease| log.contains(&format!(": renewed {}/16", lease.yiaddr)));
+            .filter(|lease| log.contains(&format!("({}/16): renewed ", lease.yiaddr)));
         Ok((renewed.count() >= 3).then_some(()))
     })?;
     let renewals = server

@@ -461,7 +461,7 @@ fn what_cannot_be_ended_before_a_setup_that_fails_is_ended_later() -> Result {
     limit(&stage.daemon, 1024)?;
     assert_eq!(refused.code, Code::Aborted, "{refused:?}");
     assert!(
-        stage.unit.log()?.contains("cannot end its lease"),
+        stage.unit.log()?.contains("cannot end the lease"),
         "it could be ended: the limit is of no use"
     );
     server.await_message(MessageType::Release, 1, Duration::from_secs(1))?;

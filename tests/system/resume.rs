@@ -106,7 +106,7 @@ fn another_netns(is_running: bool) -> Result {
     let path = container.namespace.path().display().to_string();
     let lines: Vec<_> = log.lines().filter(|line| line.contains(&path)).collect();
     assert!(
-        matches!(lines[..], [line] if line.contains("its lease is left to run out")),
+        matches!(lines[..], [line] if line.contains("the lease is left to expire")),
         "{lines:?}"
     );
     container.namespace.await_rest()?;

@@ -58,11 +58,11 @@ fn kea_refuses_an_address_of_another() -> Result {
 }
 
 fn kea_is_silent_on_an_address_of_no_pool() -> Result {
-    replaces(Kind::Kea, 9, another_pool, "nobody extended it")
+    replaces(Kind::Kea, 9, another_pool, "expired without a renewal")
 }
 
 fn udhcpd_is_silent_on_an_address_of_no_pool() -> Result {
-    replaces(Kind::Udhcpd, 9, another_pool, "nobody extended it")
+    replaces(Kind::Udhcpd, 9, another_pool, "expired without a renewal")
 }
 
 fn dnsmasq_hears_of_a_conflict() -> Result {

@@ -9,6 +9,7 @@ use crate::time::Instant;
 
 use crate::proxy::config::MtuRule;
 use crate::proxy::error::CallError;
+use crate::proxy::key::{LeaseKey, LogPrefix};
 
 pub(crate) use stored::{StoredApplied, StoredRoute};
 
@@ -75,6 +76,7 @@ impl Applied {
         &mut self,
         netlink: &Netlink,
         index: u32,
+        key: &LeaseKey,
         lease: &Lease,
         mtu: MtuRule,
         now: Instant,
@@ -92,8 +94,8 @@ impl Applied {
             .filter(is_netavarks)
             .cloned()
             .collect();
-        routes::remove(netlink, routes);
-        self.apply(netlink, index, lease, mtu, now)
+        routes::remove(netlink, routes, key.log_prefix(self.address));
+        self.apply(netlink, index, key, lease, mtu, now)
     }
 
     /// Returns whether there is nothing to undo.
@@ -109,6 +111,7 @@ impl Applied {
         &mut self,
         netlink: &Netlink,
         index: u32,
+        key: &LeaseKey,
         lease: &Lease,
         mtu: MtuRule,
         now: Instant,
@@ -119,11 +122,11 @@ impl Applied {
         {
             // The old one first: of two addresses in one subnet the older takes the younger with it
             // when it goes.
-            self.undo_address(netlink, index);
+            self.undo_address(netlink, index, key);
         }
-        self.set_mtu(netlink, index, lease, mtu);
+        self.set_mtu(netlink, index, key, lease, mtu);
         self.set_address(netlink, index, lease, now)?;
-        self.set_routes(netlink, index, lease)?;
+        self.set_routes(netlink, index, key, lease)?;
         self.routes.shrink_to_fit();
         Ok(())
     }
@@ -160,14 +163,22 @@ impl Applied {
 
     /// An MTU that the link does not take is the server's mistake, and no reason to go without a
     /// lease.
-    fn set_mtu(&mut self, netlink: &Netlink, index: u32, lease: &Lease, rule: MtuRule) {
+    fn set_mtu(
+        &mut self,
+        netlink: &Netlink,
+        index: u32,
+        key: &LeaseKey,
+        lease: &Lease,
+        rule: MtuRule,
+    ) {
+        let prefix = key.log_prefix(Some((lease.address, lease.prefix_len)));
         let Some(mtu) = lease.mtu.filter(|_| rule != MtuRule::Ignore) else {
-            return self.undo_mtu(netlink, index);
+            return self.undo_mtu(netlink, index, prefix);
         };
-        let refused = self.try_mtu(netlink, index, mtu, rule).err();
+        let refused = self.try_mtu(netlink, index, prefix, mtu, rule).err();
         if let Some(why) = refused.as_ref().filter(|_| self.refused_mtu != Some(mtu)) {
             log::warn!(
-                "ignoring the MTU of {mtu} bytes from {}: {why}",
+                "{prefix}: ignoring the MTU of {mtu} bytes from {}: {why}",
                 lease.server_id
             );
         }
@@ -178,6 +189,7 @@ impl Applied {
         &mut self,
         netlink: &Netlink,
         index: u32,
+        prefix: LogPrefix<'_>,
         mtu: u16,
         rule: MtuRule,
     ) -> Result<(), String> {
@@ -199,7 +211,7 @@ impl Applied {
         // not know of. One that we have lowered goes back to what it was, and no further.
         let before = self.mtu.map_or(link.mtu, |set| set.before);
         if rule == MtuRule::Lower && ours > before {
-            self.undo_mtu(netlink, index);
+            self.undo_mtu(netlink, index, prefix);
             return Err(format!(
                 "{} has one of {before}, which --mtu lower does not raise",
                 link.name
@@ -220,13 +232,15 @@ impl Applied {
 
     /// Takes everything of ours off the link. What cannot be removed is logged: there is nothing
     /// else to be done.
-    pub(crate) fn undo(&mut self, netlink: &Netlink, index: u32) {
-        routes::remove(netlink, std::mem::take(&mut self.routes));
-        self.undo_address(netlink, index);
-        self.undo_mtu(netlink, index);
+    pub(crate) fn undo(&mut self, netlink: &Netlink, index: u32, key: &LeaseKey) {
+        let prefix = key.log_prefix(self.address);
+        routes::remove(netlink, std::mem::take(&mut self.routes), prefix);
+        self.undo_address(netlink, index, key);
+        self.undo_mtu(netlink, index, prefix);
     }
 
-    fn undo_address(&mut self, netlink: &Netlink, index: u32) {
+    fn undo_address(&mut self, netlink: &Netlink, index: u32, key: &LeaseKey) {
+        let name = key.log_prefix(self.address);
         let Some((address, prefix)) = self.address.take() else {
             return;
         };
@@ -236,13 +250,13 @@ impl Applied {
             // To remove the first of very many takes the kernel minutes, in which nothing else
             // would be done here.
             Err(error @ NetlinkError::TooMany { .. }) => {
-                log::warn!("leaving the address {address}/{prefix} to its lifetime: {error}");
+                log::warn!("{name}: cannot remove the address: {error}; it is left to expire");
                 return;
             }
             Err(_) => Vec::new(),
         };
         if let Err(error) = netlink.remove_address(index, address, prefix) {
-            log::warn!("cannot remove the address {address}/{prefix}: {error}");
+            log::warn!("{name}: cannot remove the address: {error}");
             return;
         }
         // Younger ones of the same subnet go with it (unless `promote_secondaries` is set), and
@@ -254,7 +268,7 @@ impl Applied {
                 netlink.set_address(index, lost.address, lost.prefix, lost.broadcast, lost.valid);
             if let Err(error) = restored {
                 log::warn!(
-                    "cannot bring back the address {}/{}: {error}",
+                    "{name}: cannot restore the address {}/{}: {error}",
                     lost.address,
                     lost.prefix
                 );
@@ -262,14 +276,17 @@ impl Applied {
         }
     }
 
-    fn undo_mtu(&mut self, netlink: &Netlink, index: u32) {
+    fn undo_mtu(&mut self, netlink: &Netlink, index: u32, prefix: LogPrefix<'_>) {
         let Some(mtu) = self.mtu.take() else { return };
         // Unless another one was set since.
         let ours = netlink
             .link_by_index(index)
             .is_ok_and(|link| link.is_some_and(|link| link.mtu == mtu.ours));
         if ours && let Err(error) = netlink.set_mtu(index, mtu.before) {
-            log::warn!("cannot set the MTU back to {}: {error}", mtu.before);
+            log::warn!(
+                "{prefix}: cannot restore the MTU of {}: {error}",
+                mtu.before
+            );
         }
     }
 }

@@ -170,7 +170,8 @@ impl ContainerInterface {
             // A good address that is declined is lost to the network for a while; one that is not
             // is asked after again at the next renewal.
             Err(error) => {
-                log::warn!("taking no notice of {station}, which claims {address}: {error}");
+                let prefix = request.key.log_prefix(None);
+                log::warn!("{prefix}: ignoring the claim of {station} to {address}: {error}");
                 true
             }
         })
@@ -198,14 +199,13 @@ impl ContainerInterface {
         let netns = Netns::open(path).map_err(|error| match CallError::from(error) {
             // It led to a namespace once: to nothing, or to the bare file below the mount, it leads
             // when that has ended.
-            CallError::BadRequest(error) => Unreachable::Gone(error.to_string()),
+            CallError::BadRequest(_) => Unreachable::Gone("the network namespace is gone".into()),
             error => Unreachable::Fault(error),
         })?;
         if netns.id() != self.netns {
-            return Err(Unreachable::Gone(format!(
-                "{} is another network namespace now",
-                path.display()
-            )));
+            return Err(Unreachable::Gone(
+                "another network namespace has taken its path".into(),
+            ));
         }
         let netlink = netlink_in(&netns)?;
         let link = self.look(&netlink, request)?;
@@ -216,12 +216,7 @@ impl ContainerInterface {
         let link = netlink
             .link_by_index(self.index)
             .map_err(looking_for(&request.container_interface))?;
-        link.ok_or_else(|| {
-            Unreachable::Gone(format!(
-                "{} is not there any more",
-                request.container_interface
-            ))
-        })
+        link.ok_or_else(|| Unreachable::Gone("the interface is gone".into()))
     }
 }
 
@@ -251,8 +246,7 @@ fn has_its_mac(link: &Link, request: &Request) -> Result<(), Unreachable> {
         return Ok(());
     }
     Err(Unreachable::OtherMac(format!(
-        "{} has the address {} now",
-        link.name,
+        "the interface has the MAC {} now",
         mac_text(link)
     )))
 }

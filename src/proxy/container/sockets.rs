@@ -57,9 +57,9 @@ impl LinkState {
 impl fmt::Display for LinkState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Down => "the link is down",
-            Self::NoCarrier => "there is no carrier",
-            Self::Ready => "there is a carrier again",
+            Self::Down => "the interface is down",
+            Self::NoCarrier => "no carrier",
+            Self::Ready => "the carrier is back",
         })
     }
 }

@@ -169,7 +169,7 @@ impl AddressHistory {
                 .read_text(&self.name)
                 .unwrap_or_else(|error| {
                     log::warn!(
-                        "cannot read {}: {error}; asking for no address in particular",
+                        "cannot read {}: {error}; requesting no particular address",
                         self.path().display()
                     );
                     String::new()

@@ -79,7 +79,7 @@ impl StateDirectory {
             Ok(taken) => *directory.lock.borrow_mut() = Some(taken),
             Err(LockError::Io(error)) => {
                 log::warn!(
-                    "cannot lock {}: {error}; a second instance would not be noticed",
+                    "cannot lock {}: {error}; a second instance is not detected",
                     lock.display()
                 );
             }
@@ -87,7 +87,7 @@ impl StateDirectory {
             // from starting.
             Err(LockError::Unfit(why)) if directory.distrust().is_some() => {
                 log::warn!(
-                    "not using {}: {why}; a second instance would not be noticed",
+                    "not using {}: {why}; a second instance is not detected",
                     lock.display()
                 );
             }
@@ -135,7 +135,7 @@ impl StateDirectory {
             && !self.told_of_distrust.replace(true)
         {
             log::warn!(
-                "the directory {} {why}: nothing that is in it is believed",
+                "the directory {} {why}; ignoring the files in it",
                 self.path.display()
             );
         }
@@ -177,7 +177,7 @@ impl StateDirectory {
             .map_err(io::Error::from)
             .and_then(|fd| Directory::new(fd, refuge));
         opened
-            .inspect_err(|error| log::debug!("{}: {error}", refuge.display()))
+            .inspect_err(|error| log::debug!("cannot open {}: {error}", refuge.display()))
             .ok()
     }
 
@@ -185,7 +185,7 @@ impl StateDirectory {
         if !self.told_of_refuge.replace(true) {
             let refuge = self.refuge.as_deref().unwrap_or(Path::new("")).display();
             log::warn!(
-                "cannot use {}: {error}; the leases are kept in {refuge}",
+                "cannot use {}: {error}; keeping the leases in {refuge}",
                 self.path.display()
             );
         }
@@ -203,7 +203,7 @@ impl StateDirectory {
         let _ = unlinkat(&refuge.fd, name, AtFlags::empty());
         if let Err(error) = linkat(&directory.fd, name, &refuge.fd, name, AtFlags::empty()) {
             log::debug!(
-                "{} is not kept elsewhere: {error}",
+                "cannot link {} in the runtime directory: {error}",
                 directory.path_of(name).display()
             );
         }
@@ -242,7 +242,7 @@ impl StateDirectory {
                 if had_one {
                     let what = if made { "directory" } else { "lock file in" };
                     log::warn!(
-                        "the {what} {} was removed, making it again",
+                        "the {what} {} was removed; making it again",
                         self.path.display()
                     );
                 }

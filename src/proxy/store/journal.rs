@@ -155,7 +155,7 @@ impl Journal {
     pub(crate) fn open(&self) {
         if let Err(error) = self.try_open() {
             log::warn!(
-                "cannot use {}: {error}; a lease whose work ends the process is not told from the others",
+                "cannot use {}: {error}; a lease that crashes the daemon is not recognized",
                 self.directory.path_of(&self.name).display()
             );
         }
@@ -291,7 +291,7 @@ impl Journal {
             && !self.told.replace(true)
         {
             log::warn!(
-                "cannot write {}: {error}",
+                "cannot write {}: {error}; a lease that crashes the daemon is not recognized",
                 self.directory.path_of(&self.name).display()
             );
         }

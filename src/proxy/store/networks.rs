@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use crate::time::Instant;
 
+use crate::proxy::acquire_timeout::Circumstances;
 use crate::proxy::container::parent::Carrier;
-use crate::proxy::patience::Circumstances;
 use crate::proxy::store::directory::StateDirectory;
 
 /// Parents that are remembered; beyond that the one that was used longest ago is forgotten.
@@ -149,7 +149,7 @@ impl Networks {
         {
             let path = self.directory.path_of(&self.name);
             log::warn!(
-                "cannot write {}: {error}; the time for an acquisition may be longer than it has to",
+                "cannot write {}: {error}; acquisitions may wait longer than necessary",
                 path.display()
             );
         }
@@ -163,7 +163,7 @@ impl Networks {
                 .unwrap_or_else(|error| {
                     let path = self.directory.path_of(&self.name);
                     log::warn!(
-                        "cannot read {}: {error}; nothing is known of the host's networks",
+                        "cannot read {}: {error}; acquisitions may wait longer than necessary",
                         path.display()
                     );
                     String::new()

@@ -1,5 +1,4 @@
-//! The start: leases that earlier instances have left, taken over from the file first and compared
-//! with their links later.
+//! The start: restores leases from the state file first, and checks their links afterwards.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,8 +15,8 @@ use super::adopt;
 use super::state::{Slot, Table};
 
 impl Table {
-    /// Takes over what earlier instances have left, and sees to it that everything is done in its
-    /// time from now on. No container is looked at yet.
+    /// Restores all leases from the files and starts the schedule. Does not enter any namespace
+    /// yet.
     pub(crate) fn restore(self: &Rc<Self>) {
         let found = self.file.read();
         self.journal.open();
@@ -27,12 +26,12 @@ impl Table {
         }
         self.keep_alive.restore(&found.leases);
         self.restore_save_state(&found.leases);
-        let mut looks = Vec::new();
+        let mut links = Vec::new();
         for (encoded, is_link_known) in found.leases {
             let record = encoded.unpack();
             let key = record.key().clone();
             if is_link_known {
-                looks.push(key.clone());
+                links.push(key.clone());
             }
             self.restore_one(&key, record, is_link_known);
         }
@@ -52,15 +51,15 @@ impl Table {
         self.update_keep_alive();
         self.notify_status();
         let table = Rc::clone(self);
-        let schedule = self.context.runtime.spawn(table.keep_schedule());
+        let schedule = self.context.runtime.spawn(table.run_schedule());
         schedule.detach();
-        if !looks.is_empty() {
+        if !links.is_empty() {
             let (table, activity) = (Rc::clone(self), self.idle.activity());
-            let looks = async move {
-                table.compare(looks).await;
+            let links = async move {
+                table.check_links(links).await;
                 drop(activity);
             };
-            self.context.runtime.spawn(looks).detach();
+            self.context.runtime.spawn(links).detach();
         }
     }
 
@@ -68,28 +67,31 @@ impl Table {
         let now = rt::now();
         if let Some((server, since)) = record.server().zip(record.silence()) {
             let mut plan = self.plan.borrow_mut();
-            plan.unanswered(&server, key.mac, since, now);
+            plan.mark_unresponsive(&server, key.mac, since, now);
         }
-        let (place, deaths) = (record.place(), self.journal.deaths(key));
+        let (prefix, deaths) = (record.log_prefix().to_string(), self.journal.deaths(key));
         let put_off = self.journal.put_off(key, record.remaining(now));
         let record = match (Trust::after(deaths), put_off) {
             (Trust::Quarantined, _) => {
                 log::error!(
-                    "{place}: the daemon died {deaths} times at work on this lease; it is not renewed any more. \
-                     Restart the container, or disconnect it from the network and connect it again, for another try"
+                    "{prefix}: the daemon died {deaths} times while working on this lease; it is no \
+                     longer renewed. Restart the container, or disconnect it from the network and \
+                     connect it again"
                 );
                 record
             }
             (Trust::Full | Trust::Last, Some(Duration::ZERO)) => {
                 log::warn!(
-                    "{place}: the daemon died at work on this lease; trying again after all others"
+                    "{prefix}: the daemon died while working on this lease; trying again after all \
+                     others"
                 );
                 record
             }
             (Trust::Full | Trust::Last, Some(delay)) => {
                 let seconds = delay.as_secs();
                 log::warn!(
-                    "{place}: the daemon died {deaths} times at work on this lease; trying again in {seconds} s"
+                    "{prefix}: the daemon died {deaths} times while working on this lease; trying \
+                     again in {seconds} s"
                 );
                 self.save_later();
                 record.put_off_until(now + delay)
@@ -104,10 +106,10 @@ impl Table {
         self.restore_slot(key, Slot::dormant(&record, is_link_known));
     }
 
-    /// Compares leases that were left in good order with their links, one after the other with a
-    /// turn for all else in between. What does not fit any more is due at once.
-    async fn compare(self: &Rc<Self>, leases: Vec<LeaseKey>) {
-        // A process that was woken for a few leases does not look at them all.
+    /// Checks the links of leases that an orderly exit left; other tasks run in between. A lease
+    /// that does not match its link is due at once.
+    async fn check_links(self: &Rc<Self>, leases: Vec<LeaseKey>) {
+        // A process that was started for a few leases does not check all.
         let is_thorough = !Wakeup::woken_by_timer();
         for key in leases {
             yield_now().await;
@@ -115,7 +117,7 @@ impl Table {
                 continue;
             };
             if self.journal.trust(&key) == Trust::Quarantined {
-                // The kernel has taken the address off the link by then.
+                // The kernel has removed the address by then.
                 if record
                     .remaining(rt::now())
                     .is_some_and(|rest| rest.is_zero())
@@ -126,8 +128,8 @@ impl Table {
             }
             let _step = self.journal.enter(&key);
             if record.is_gone() {
-                let place = record.place();
-                log::info!("{place}: its network namespace is gone; its lease is left to run out");
+                let prefix = record.log_prefix();
+                log::info!("{prefix}: the network namespace is gone; the lease is left to expire");
                 self.forget_dormant(&key, &record);
             } else if is_thorough && !record.still_fits() {
                 let dormant = Slot::dormant(&record.with_look(), false);

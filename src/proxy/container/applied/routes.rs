@@ -10,6 +10,7 @@ use crate::net::link::Made;
 use crate::net::netlink::{Netlink, NetlinkError};
 use crate::net::route::{Route, RouteTable};
 use crate::proxy::error::CallError;
+use crate::proxy::key::{LeaseKey, LogPrefix};
 
 /// The metric of netavark's default routes, and the lower one that it has for macvlan and ipvlan: a
 /// container on the LAN and on a NAT bridge as well leaves by the LAN.
@@ -24,8 +25,10 @@ impl Applied {
         &mut self,
         netlink: &Netlink,
         index: u32,
+        key: &LeaseKey,
         lease: &Lease,
     ) -> Result<(), CallError> {
+        let prefix = key.log_prefix(Some((lease.address, lease.prefix_len)));
         let metric = metric_for(netlink, index)?;
         let (wanted, defaults) = (
             routes(lease, index, metric),
@@ -38,6 +41,7 @@ impl Applied {
             .route_table()
             .map_err(fault("looking at the routes".to_owned()))?;
         let mut new = NewRoutes {
+            prefix,
             refused: Vec::new(),
             placed: Vec::new(),
             warned: std::mem::take(&mut self.refused_routes),
@@ -73,7 +77,7 @@ impl Applied {
             .into_iter()
             .partition(is_kept);
         self.routes = kept;
-        remove(netlink, stale);
+        remove(netlink, stale, prefix);
         self.refused_routes = new.refused;
         Ok(())
     }
@@ -84,7 +88,7 @@ impl Applied {
         &mut self,
         table: &mut RouteTable<'_>,
         wanted: &Route,
-        new: &mut NewRoutes,
+        new: &mut NewRoutes<'_>,
         lease: &Lease,
     ) -> Result<bool, CallError> {
         let is_to =
@@ -124,7 +128,8 @@ impl Applied {
 }
 
 /// What has become of the routes of a lease.
-struct NewRoutes {
+struct NewRoutes<'a> {
+    prefix: LogPrefix<'a>,
     /// Those that are on the link, at the metrics that they have got.
     placed: Vec<Route>,
     refused: Vec<Route>,
@@ -132,7 +137,7 @@ struct NewRoutes {
     warned: Vec<Route>,
 }
 
-impl NewRoutes {
+impl NewRoutes<'_> {
     fn refuse(&mut self, route: &Route, error: &NetlinkError, lease: &Lease) {
         if !self.warned.contains(route) {
             let via = route
@@ -140,7 +145,10 @@ impl NewRoutes {
                 .map(|gateway| format!(" via {gateway}"))
                 .unwrap_or_default();
             let (to, prefix, server) = (route.destination, route.prefix, lease.server_id);
-            log::warn!("ignoring the route to {to}/{prefix}{via} from {server}: {error}");
+            log::warn!(
+                "{}: ignoring the route to {to}/{prefix}{via} from {server}: {error}",
+                self.prefix
+            );
         }
         self.refused.push(route.clone());
     }
@@ -192,11 +200,11 @@ fn metric_for(netlink: &Netlink, index: u32) -> Result<u32, CallError> {
 
 /// Removes routes in the reverse of the order in which one made the other possible. What cannot be
 /// removed is logged.
-pub(super) fn remove(netlink: &Netlink, routes: Vec<Route>) {
+pub(super) fn remove(netlink: &Netlink, routes: Vec<Route>, prefix: LogPrefix<'_>) {
     for route in routes.into_iter().rev() {
         if let Err(error) = netlink.remove_route(&route) {
             log::warn!(
-                "cannot remove the route to {}/{}: {error}",
+                "{prefix}: cannot remove the route to {}/{}: {error}",
                 route.destination,
                 route.prefix
             );

@@ -96,7 +96,9 @@ impl LeaseFile {
     /// The copy of that name in `directory`, and the state file beside it. Neither is touched yet.
     pub(crate) fn new(directory: &Rc<StateDirectory>, copy: impl Into<OsString>) -> Self {
         let boot_id = fs::read_to_string(BOOT_ID).unwrap_or_else(|error| {
-            log::warn!("cannot read {BOOT_ID}: {error}; leases cannot be told from those of before the last boot");
+            log::warn!(
+                "cannot read {BOOT_ID}: {error}; treating all leases as from an earlier boot"
+            );
             String::new()
         });
         let copy = copy.into();
@@ -178,9 +180,8 @@ impl LeaseFile {
             Err(error) => Some(error.to_string()),
         };
         let unused = std::mem::take(&mut found.unused);
-        let why = trouble.or_else(|| {
-            (unused > 0).then(|| format!("{unused} of its entries cannot be continued"))
-        });
+        let why = trouble
+            .or_else(|| (unused > 0).then(|| format!("{unused} of its entries are unusable")));
         match why {
             None => Ok(copy),
             Some(why) => {
@@ -233,8 +234,8 @@ impl LeaseFile {
         if trouble.is_some() || unused + foreign > 0 {
             let why = match (trouble, unused) {
                 (Some(trouble), _) => trouble,
-                (None, 0) => format!("{foreign} of its leases are of another program"),
-                (None, _) => format!("{unused} of its entries cannot be continued"),
+                (None, 0) => format!("{foreign} of its leases are from netavark's proxy"),
+                (None, _) => format!("{unused} of its entries are unusable"),
             };
             self.set_aside(directory, &self.copy, &why);
         }
@@ -281,11 +282,11 @@ impl LeaseFile {
         match directory.move_aside(name) {
             Ok(aside) => {
                 log::warn!(
-                    "the file {path}: {why}; as it was it is now {}",
+                    "{path}: {why}; keeping it as {}",
                     directory.path_of(&aside).display()
                 )
             }
-            Err(error) => log::error!("the file {path}: {why}; nor can it be moved aside: {error}"),
+            Err(error) => log::error!("{path}: {why}; cannot keep a copy: {error}"),
         }
     }
 

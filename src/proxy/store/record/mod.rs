@@ -13,7 +13,7 @@ use crate::proxy::call::reply;
 use crate::proxy::call::request::Request;
 use crate::proxy::container::applied::Applied;
 use crate::proxy::container::interface::ContainerInterface;
-use crate::proxy::key::{ContainerNames, DhcpServer, LeaseKey};
+use crate::proxy::key::{ContainerNames, DhcpServer, LeaseKey, LogPrefix};
 
 pub(crate) use stored::{EncodedRecord, FormerLease, StoredRecord};
 
@@ -232,14 +232,11 @@ impl Record {
         self.request.who()
     }
 
-    /// Returns the container's interface and its namespace, for the log.
-    pub(crate) fn place(&self) -> String {
-        let Request {
-            container_interface,
-            key,
-            ..
-        } = &self.request;
-        format!("{container_interface} in {}", key.netns.display())
+    /// Returns the prefix of log lines about the lease.
+    pub(crate) fn log_prefix(&self) -> LogPrefix<'_> {
+        let lease = self.lease();
+        self.key()
+            .log_prefix(lease.map(|lease| (lease.address, lease.prefix_len)))
     }
 
     /// Returns the lease in use, if any.
