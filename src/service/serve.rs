@@ -249,7 +249,7 @@ impl<'a> Accepting<'a> {
             Err(error) => {
                 // Once for each shortage, not once for each try.
                 if !std::mem::replace(&mut self.is_failing, true) {
-                    log::warn!("cannot accept a connection: {error}");
+                    log::warn!("cannot accept a connection: {error}; trying again");
                 }
                 let relieved = self.connections.registry.relieve();
                 or(relieved, rt::sleep(ACCEPT_RETRY_DELAY)).await;
