@@ -19,6 +19,19 @@ pub struct Signals {
 }
 
 /// A signal that asks the process to end.
+///
+/// ```
+/// use smol_dhcp_proxy::service::{Reason, Signal};
+///
+/// /// Returns the exit status that a shell expects after an interrupt.
+/// fn exit_status(reason: Reason) -> u8 {
+///     match reason {
+///         Reason::Signal(Signal::Interrupt) | Reason::SecondSignal(Signal::Interrupt) => 130,
+///         _ => 0,
+///     }
+/// }
+/// assert_eq!(exit_status(Reason::Signal(Signal::Terminate)), 0);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// SIGTERM, which a service manager sends.
