@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::future::pending;
-use std::pin::Pin;
 use std::time::Duration;
+
+use futures_lite::future::BoxedLocal;
 
 use super::{now, sleep};
 use crate::time::Instant;
@@ -15,7 +16,7 @@ pub struct Timer {
     ///
     /// A sleep that ends too early is followed by another one. Starting each takes up to six
     /// system calls, because it wakes the reactor, and a later `due` is rarely the last one.
-    asleep: Option<(Instant, Pin<Box<dyn Future<Output = ()>>>)>,
+    asleep: Option<(Instant, BoxedLocal<()>)>,
 }
 
 impl Timer {
