@@ -201,7 +201,7 @@ fn open(directory: impl AsFd, name: &Path) -> Result<(File, Stat), LockError> {
         return unfit("it has another name as well");
     }
     if stat.st_mode & 0o077 != 0 {
-        // Another user who can open it can lock it. If this fails, flock(2) fails as well.
+        // Any user with access to it can lock it. If this fails, flock(2) fails as well.
         let _ = fchmod(&file, Mode::from_raw_mode(0o600));
     }
     Ok((file.into(), stat))

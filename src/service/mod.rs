@@ -72,7 +72,7 @@
 //!
 //! Where the service listens itself, it first unlinks its socket and refuses new connections, and
 //! then looks at the backlog once more. A socket of the program's own ([`Socket::from`]) cannot
-//! refuse connections: one that arrives between this look and the end of the process is reset.
+//! refuse connections: a connection between this look and the end of the process is reset.
 //!
 //! # Other crates
 //!
