@@ -207,11 +207,11 @@ impl Address {
 
 /// The result of adding an address or a route. A rollback removes only new ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Made {
+pub enum AddOutcome {
     /// It did not exist before.
-    New,
+    Added,
     /// It existed before.
-    Already,
+    Existed,
 }
 
 impl Netlink {
@@ -339,7 +339,7 @@ impl Netlink {
         prefix: u8,
         broadcast: Option<Ipv4Addr>,
         valid: Option<Duration>,
-    ) -> Result<Made> {
+    ) -> Result<AddOutcome> {
         let mut message = address_message(index, address, prefix);
         if let Some(broadcast) = broadcast {
             message.push(libc::IFA_BROADCAST, &broadcast.octets());
@@ -351,10 +351,10 @@ impl Netlink {
         lifetimes.emit(&mut bytes);
         message.push(libc::IFA_CACHEINFO, &bytes);
         match self.request(message::NEW_ADDRESS, NLM_F_CREATE | NLM_F_EXCL, &message) {
-            Ok(_) => Ok(Made::New),
+            Ok(_) => Ok(AddOutcome::Added),
             Err(error) if error.errno() == Some(libc::EEXIST) => self
                 .request(message::NEW_ADDRESS, NLM_F_CREATE | NLM_F_REPLACE, &message)
-                .map(|_| Made::Already),
+                .map(|_| AddOutcome::Existed),
             Err(error) => Err(error),
         }
     }

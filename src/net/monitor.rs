@@ -25,19 +25,19 @@ pub struct Monitor {
 
 /// A change of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum LinkEvent {
     /// The state of the interface. It may be the same as before, because the kernel also sends
     /// changes of other properties.
-    Is {
+    State {
         /// Administratively up.
         up: bool,
         /// The interface has a carrier.
         carrier: bool,
     },
     /// The interface was deleted or moved to another namespace.
-    Gone,
+    Removed,
     /// Notifications were lost: read the state of the interface.
-    Missed,
+    Overrun,
 }
 
 /// The most datagrams that one call skips. Processes in the namespace may send to the group at any
@@ -74,13 +74,13 @@ impl Monitor {
     ///
     /// Returns `WouldBlock` if there is none, or if too many other datagrams precede it; otherwise
     /// the error of the system call.
-    pub fn recv(&self) -> io::Result<News> {
+    pub fn recv(&self) -> io::Result<LinkEvent> {
         let mut buffer = [0; LENGTH];
         for _ in 0..MAX_SKIPPED {
             match retry_on_intr(|| recvfrom(&self.socket, &mut buffer[..], RecvFlags::empty())) {
                 Ok((_, length, sender)) => {
                     let news = if is_from_kernel(sender) {
-                        News::read(self.index, &buffer[..length])
+                        LinkEvent::parse(self.index, &buffer[..length])
                     } else {
                         None
                     };
@@ -89,7 +89,7 @@ impl Monitor {
                     }
                 }
                 // The receive buffer was full (netlink(7)).
-                Err(Errno::NOBUFS) => return Ok(News::Missed),
+                Err(Errno::NOBUFS) => return Ok(LinkEvent::Overrun),
                 Err(errno) => return Err(errno.into()),
             }
         }
@@ -97,10 +97,10 @@ impl Monitor {
     }
 }
 
-impl News {
+impl LinkEvent {
     /// Parses the beginning of a datagram. Returns `None` if it is not about the interface `index`.
     /// The kernel sends one notification in each datagram.
-    pub fn read(index: u32, datagram: &[u8]) -> Option<Self> {
+    pub fn parse(index: u32, datagram: &[u8]) -> Option<Self> {
         let (message, body) = datagram.split_at_checked(HEADER)?;
         let header = LinkHeader::parse(body).ok()?;
         // Messages of a bridge about its ports have another family: a port that leaves the bridge
@@ -109,11 +109,11 @@ impl News {
             return None;
         }
         match u16::from_ne_bytes([message[4], message[5]]) {
-            message::NEW_LINK => Some(Self::Is {
+            message::NEW_LINK => Some(Self::State {
                 up: header.flags.contains(LinkFlags::Up),
                 carrier: has_carrier(header.flags),
             }),
-            message::DEL_LINK => Some(Self::Gone),
+            message::DEL_LINK => Some(Self::Removed),
             _ => None,
         }
     }
@@ -128,7 +128,7 @@ impl AsFd for Monitor {
 /// The multicast group of link changes, as a bit for bind(2).
 const LINK_GROUP: u32 = 1 << (libc::RTNLGRP_LINK - 1);
 
-/// Returns a filter that accepts only the messages that [`News::read`] parses.
+/// Returns a filter that accepts only the messages that [`LinkEvent::parse`] parses.
 ///
 /// The BPF machine loads numbers in network byte order, and netlink has them in host byte order.
 fn filter(index: u32) -> [SockFilter; 9] {

@@ -29,7 +29,7 @@ impl RawSocket {
     /// has the hardware address `station`.
     ///
     /// The socket receives unfragmented UDP over IPv4 to port 68 with a BOOTP reply for that
-    /// station, and ARP for the address of [`hear_arp_of`](Self::hear_arp_of). Frames may be
+    /// station, and ARP for the address of [`set_arp_filter`](Self::set_arp_filter). Frames may be
     /// unicast, multicast or broadcast, but without a VLAN tag, and not sent by this host.
     ///
     /// # Errors
@@ -61,7 +61,7 @@ impl RawSocket {
     /// # Errors
     ///
     /// Returns the error of setsockopt(2).
-    pub fn hear_arp_of(&self, address: Option<Ipv4Addr>) -> io::Result<()> {
+    pub fn set_arp_filter(&self, address: Option<Ipv4Addr>) -> io::Result<()> {
         SockRef::from(&*self.socket).attach_filter(&filter(self.station, address))
     }
 

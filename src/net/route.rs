@@ -7,7 +7,7 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteFlags, RouteHeader, RouteProtocol, RouteScope, RouteType};
 use nix::libc;
 
-use super::link::{Made, was_there};
+use super::link::{AddOutcome, was_there};
 use super::netlink::{Body, Netlink, NetlinkError, Result, attributes, ipv4, message};
 
 /// A unicast route through one interface.
@@ -153,18 +153,18 @@ impl RouteTable<'_> {
     /// # Errors
     ///
     /// Returns the kernel's error.
-    pub fn add(&mut self, wanted: &Route) -> Result<(Route, Made)> {
+    pub fn add(&mut self, wanted: &Route) -> Result<(Route, AddOutcome)> {
         if let Some(present) = self
             .present
             .iter()
             .find(|present| wanted.is_covered_by(present))
         {
-            return Ok((present.clone(), Made::Already));
+            return Ok((present.clone(), AddOutcome::Existed));
         }
         let made = match self.netlink.install(wanted, NLM_F_CREATE) {
-            Ok(()) => Made::New,
+            Ok(()) => AddOutcome::Added,
             // The same route: added since the table was read, or beyond the limit.
-            Err(error) if error.errno() == Some(libc::EEXIST) => Made::Already,
+            Err(error) if error.errno() == Some(libc::EEXIST) => AddOutcome::Existed,
             Err(error) => return Err(error),
         };
         self.present.push(wanted.clone());
@@ -178,7 +178,7 @@ impl RouteTable<'_> {
     /// # Errors
     ///
     /// Returns the kernel's error.
-    pub fn replace(&mut self, old: &Route, wanted: &Route) -> Result<(Route, Made)> {
+    pub fn replace(&mut self, old: &Route, wanted: &Route) -> Result<(Route, AddOutcome)> {
         let mut sharing = self
             .present
             .iter()
@@ -195,7 +195,7 @@ impl RouteTable<'_> {
         self.netlink.install(wanted, NLM_F_REPLACE)?;
         self.present.retain(|present| present != old);
         self.present.push(wanted.clone());
-        Ok((wanted.clone(), Made::New))
+        Ok((wanted.clone(), AddOutcome::Added))
     }
 }
 
