@@ -1,4 +1,4 @@
-//! What can go wrong with a call, by whose fault it is, and what the caller is told.
+//! Errors of calls and of the start, sorted by fault, with their texts for callers.
 
 use std::fmt;
 use std::io;
@@ -9,64 +9,61 @@ use nix::libc;
 use crate::dhcp;
 use crate::mac::MacError;
 use crate::net::netns;
-use crate::proxy::patience::Patience;
+use crate::proxy::acquire_timeout::AcquireTimeout;
 use crate::rpc::{Code, Status};
 use crate::service;
 use crate::service::lock::LockError;
 
-/// As much of an error's text as the log gets, in characters.
-const LOGGED: usize = 300;
+/// The most characters of a text that a caller can influence in one log line.
+const MAX_LOGGED: usize = 300;
 
-/// Why a call failed.
+/// A failed call.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CallError {
     /// The caller's fault.
     #[error(transparent)]
     BadRequest(#[from] BadRequest),
-    /// The DHCP server's or the network's: no lease in time, or a refusal.
-    #[error("{}{}{patience}", why.on(interface), hint(why))]
+    /// The fault of the server or the network: no lease in time, or a refusal.
+    #[error("{}{}{timeout}", why.on(interface), hint(why))]
     NoAnswer {
-        /// The container's interface.
         interface: String,
-        /// How far it got.
+        /// The progress until then.
         why: dhcp::AcquireError,
-        /// How long that took, and why no longer.
-        patience: Patience,
-        /// No server has answered.
+        /// The time limit, and its reason.
+        timeout: AcquireTimeout,
+        /// No server has sent any answer.
         is_unanswered: bool,
     },
-    /// The container's interface is down: nothing can be sent or heard on it.
+    /// The container's interface is down.
     #[error("{0} is down")]
     LinkDown(String),
-    /// The daemon was asked to leave while the call was waiting.
+    /// The daemon received a signal to stop.
     #[error("the daemon is being stopped; call again")]
-    Leaving,
-    /// The container's: it was removed meanwhile.
+    Stopping,
+    /// The container was removed meanwhile.
     #[error("gave up: {0}")]
     Vanished(String),
-    /// A newer call for the same container took over.
-    #[error("given up for a newer call for the same container")]
+    /// A newer call for the same container has arrived.
+    #[error("superseded by a newer call for the same container")]
     Superseded,
-    /// The kernel's.
+    /// A system call failed.
     #[error("{doing}: {source}")]
     Fault {
-        /// What was being done, and to what.
+        /// The operation and its object.
         doing: String,
-        /// What the kernel said.
         source: io::Error,
     },
 }
 
-/// A call that cannot be served. The texts keep what netavark's users and test suite match.
+/// A call that cannot be served. netavark's users and its test suite match these texts.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BadRequest {
-    /// Not six hexadecimal bytes.
     #[error(transparent)]
     Mac(#[from] MacError),
     /// `version` asks for DHCPv6.
     #[error("ipv6 not yet supported")]
     Ipv6,
-    /// `version` is no version.
+    /// `version` is unknown.
     #[error("invalid protocol version")]
     Version,
     /// `ns_path` is missing.
@@ -75,49 +72,45 @@ pub(super) enum BadRequest {
     /// `ns_path` does not lead to a network namespace.
     #[error("ns_path: {0}")]
     Netns(netns::NetnsError),
-    /// A value that no DHCP option can carry.
+    /// A value that does not fit into a DHCP option.
     #[error("{field} is too long: at most {limit} bytes fit into a DHCP option")]
     TooLong {
         /// The field of the call.
         field: &'static str,
-        /// The most that would fit.
+        /// In bytes.
         limit: usize,
     },
-    /// An interface that is not there; the text ends as strerror(ENODEV) does.
+    /// An interface that does not exist. The text ends like that of strerror(ENODEV).
     #[error("{field} {name:?} in {place}: No such device (os error 19)")]
     NoInterface {
         /// The field of the call.
         field: &'static str,
-        /// The name that the caller sent.
         name: String,
-        /// Where it was looked for.
+        /// The namespace that was searched.
         place: &'static str,
     },
-    /// The container's interface is another one than the caller thinks.
+    /// The interface has another MAC than the caller says.
     #[error("container_iface {interface:?} has the address {has}, not {wanted}")]
     OtherMac {
-        /// The interface.
         interface: String,
-        /// Its address.
         has: String,
-        /// The address that the caller sent.
         wanted: String,
     },
 }
 
 impl CallError {
-    /// For `map_err`: a system call failed while `doing` something.
+    /// Returns a function for `map_err`: a system call failed while `doing` something.
     pub(super) fn fault(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let doing = doing.into();
         move |source| Self::Fault { doing, source }
     }
 
-    /// Returns whether the network was asked, and nothing came of it.
-    pub(super) fn is_of_network(&self) -> bool {
+    /// Returns whether messages were sent and no lease came of them.
+    pub(super) fn is_network_failure(&self) -> bool {
         matches!(self, Self::NoAnswer { why, .. } if *why != dhcp::AcquireError::NoCarrier)
     }
 
-    /// Returns whether no server gave any answer.
+    /// Returns whether no server sent any answer.
     pub(super) fn is_unanswered(&self) -> bool {
         matches!(
             self,
@@ -128,7 +121,7 @@ impl CallError {
         )
     }
 
-    /// Returns whether the process or the machine had no free descriptor (EMFILE, ENFILE).
+    /// Returns whether the process or the system has no free descriptor (EMFILE, ENFILE).
     pub(super) fn is_out_of_descriptors(&self) -> bool {
         let Self::Fault { source, .. } = self else {
             return false;
@@ -138,23 +131,25 @@ impl CallError {
             .is_some_and(|errno| [libc::EMFILE, libc::ENFILE].contains(&errno))
     }
 
-    /// Notes a failed call in the log. Callers' mistakes are theirs to read; ours are for the
-    /// administrator.
-    pub(super) fn log(&self, call: &str) {
-        let text: String = self.to_string().chars().take(LOGGED).collect();
+    /// Logs a failed call, with `prefix` and text cut to [`MAX_LOGGED`]: as an error where this
+    /// host is at fault, as a warning where the network is.
+    pub(super) fn log(&self, prefix: &str, call: &str) {
+        let cut = |text: &str| text.chars().take(MAX_LOGGED).collect::<String>();
+        let (prefix, text) = (cut(prefix), cut(&self.to_string()));
         match self {
-            Self::BadRequest(_) | Self::Superseded | Self::Leaving => {
-                log::info!("{call} refused: {text}")
+            Self::BadRequest(_) | Self::Superseded | Self::Stopping => {
+                log::info!("{prefix}: {call} refused: {text}");
             }
-            Self::NoAnswer { .. } | Self::LinkDown(_) | Self::Vanished(_) => {
-                log::warn!("{call} failed: {text}")
+            Self::Vanished(_) => log::info!("{prefix}: {call} failed: {text}"),
+            Self::NoAnswer { .. } | Self::LinkDown(_) => {
+                log::warn!("{prefix}: {call} failed: {text}");
             }
-            Self::Fault { .. } => log::error!("{call} failed: {text}"),
+            Self::Fault { .. } => log::error!("{prefix}: {call} failed: {text}"),
         }
     }
 }
 
-/// Returns the option of the command line that helps against a failure, where there is one.
+/// Returns the command line option that avoids a failure, if there is one.
 fn hint(why: &dhcp::AcquireError) -> &'static str {
     match why {
         dhcp::AcquireError::InUse { .. } => " (--arp-probe 0 uses it all the same)",
@@ -162,11 +157,11 @@ fn hint(why: &dhcp::AcquireError) -> &'static str {
     }
 }
 
-/// A path that leads to no network namespace is the caller's mistake; that we cannot go there is
-/// not.
+/// A path that leads to no network namespace is the caller's fault; a failure to open or enter one
+/// is the host's.
 impl From<netns::NetnsError> for CallError {
     fn from(error: netns::NetnsError) -> Self {
-        // A path that is too long, goes round in circles, or has a NUL in it leads nowhere, too.
+        // ENAMETOOLONG, ELOOP, and EINVAL for a NUL: such a path leads nowhere, either.
         const NOWHERE: [i32; 5] = [
             libc::ENOENT,
             libc::ENOTDIR,
@@ -191,7 +186,8 @@ impl From<netns::NetnsError> for CallError {
 }
 
 impl From<CallError> for Status {
-    /// The codes are netavark's: clients print only the message, but scripts may look at the code.
+    /// The codes are those of netavark's proxy: its client prints the message only, but scripts may
+    /// check the code.
     fn from(error: CallError) -> Self {
         let code = match &error {
             CallError::BadRequest(_) => Code::InvalidArgument,
@@ -203,7 +199,7 @@ impl From<CallError> for Status {
             | CallError::LinkDown(_)
             | CallError::Vanished(_)
             | CallError::Superseded => Code::Aborted,
-            CallError::Leaving => Code::Unavailable,
+            CallError::Stopping => Code::Unavailable,
             CallError::Fault { .. } => Code::Internal,
         };
         Status {
@@ -213,37 +209,35 @@ impl From<CallError> for Status {
     }
 }
 
-/// Why the daemon could not start.
+/// A failed start.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StartError {
-    /// What the service library says.
     #[error(transparent)]
     Service(#[from] service::Error),
-    /// Another instance is at work in the directory, or its lock file is not a file of ours.
     #[error(transparent)]
     Locked(#[from] Locked),
-    /// netavark's words.
+    /// The text begins as that of netavark's proxy does.
     #[error(
-        "Received more than one FD from systemd: the socket unit must have one ListenStream= and no other"
+        "Received more than one FD from systemd: the socket unit must have one ListenStream= and no \
+         other"
     )]
     TooManySockets,
-    /// There is nothing to make a DUID of.
+    /// There is no machine id to derive a DUID from.
     #[error(
-        "--client-id duid is made of the machine's id, and /etc/machine-id cannot be used: {0}. systemd-machine-id-setup \
-         makes one; --client-id mac and container need none"
+        "--client-id duid needs the machine id, and /etc/machine-id cannot be used: {0}. Create one \
+         with systemd-machine-id-setup, or choose --client-id mac or container"
     )]
     MachineId(String),
-    /// The process could not be confined, and was told to be (`--sandbox strict`).
+    /// The sandbox is incomplete, and `--sandbox strict` forbids that.
     #[error("--sandbox strict: {0}")]
     Sandbox(io::Error),
-    /// The daemon speaks to callers on the same host only.
+    /// Callers on other hosts are not served.
     #[error("the socket unit hands over a TCP socket: its ListenStream= has to be a path")]
     NotUnix,
 }
 
 impl StartError {
-    /// Returns whether only the administrator can mend it: another start would fail as this one
-    /// did.
+    /// Returns whether a restart would fail in the same way until the administrator acts.
     pub(super) fn is_configuration(&self) -> bool {
         match self {
             Self::TooManySockets | Self::NotUnix | Self::MachineId(_) | Self::Sandbox(_) => true,
@@ -267,7 +261,8 @@ impl From<StartError> for Status {
     }
 }
 
-/// The reason why this process must not use the directory.
+/// The state directory cannot be used: another instance holds its lock, or the lock file is not
+/// safe.
 #[derive(Debug)]
 pub(crate) struct Locked {
     pub(crate) lock: PathBuf,
@@ -275,7 +270,7 @@ pub(crate) struct Locked {
 }
 
 impl Locked {
-    /// Returns whether another process holds the lock, which it may let go of.
+    /// Returns whether another process holds the lock, and may release it.
     pub(crate) fn is_held(&self) -> bool {
         matches!(self.why, LockError::Held(_))
     }
@@ -287,13 +282,14 @@ impl fmt::Display for Locked {
         match why {
             LockError::Held(_) => write!(
                 f,
-                "{} is in use by another instance: {why}, {lock}. Two in one directory would take each other's leases: \
-                 stop that one, or give this one a directory of its own with --dir",
+                "{} is in use by another instance: {why}, {lock}. Stop that one, or give this one \
+                 another directory with --dir",
                 self.lock.parent().unwrap_or(Path::new(".")).display()
             ),
             _ => write!(
                 f,
-                "{lock} cannot lock its directory: {why}. Remove it, or give another directory with --dir"
+                "{lock} cannot lock its directory: {why}. Remove it, or give another directory with \
+                 --dir"
             ),
         }
     }

@@ -1,5 +1,6 @@
-//! The identities of leases: hardware addresses, the key of a lease, and the names that find it.
+//! Identities: of a lease, a container, a DHCP server, and the leases that a Teardown selects.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -7,56 +8,106 @@ use std::rc::Rc;
 use crate::mac::Mac;
 use crate::rpc::wire::NetworkConfig;
 
-/// Identifies a lease. The container's id cannot be part of it: a Teardown comes without one. The
-/// MAC is first, because the state file groups leases by it.
+/// Identifies a lease. The container's id is not part of it, because a Teardown comes without one.
+/// The MAC is the first field: the state file groups leases by it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct LeaseKey {
-    /// The hardware address that the interface had at its Setup.
+    /// The interface's MAC at its Setup.
     pub(crate) mac: Mac,
-    /// The container's network namespace, as the caller names it.
+    /// The container's network namespace, by its canonical path.
     pub(crate) netns: Rc<Path>,
-    /// The interface in it, by the name it had at its Setup.
+    /// The interface's name at its Setup.
     pub(crate) interface: Rc<str>,
 }
 
 impl LeaseKey {
-    /// Returns whether `other` is another lease of the same interface, whose MAC has changed
-    /// between their Setups.
+    /// Returns whether `other` is an older lease of the same interface, from before its MAC
+    /// changed.
     pub(crate) fn is_predecessor(&self, other: &Self) -> bool {
         self.mac != other.mac && self.netns == other.netns && self.interface == other.interface
     }
+
+    /// Returns the prefix of log lines about this lease; `address` comes with its prefix length.
+    pub(crate) fn log_prefix(&self, address: Option<(Ipv4Addr, u8)>) -> LogPrefix<'_> {
+        LogPrefix {
+            interface: &self.interface,
+            netns: &self.netns,
+            address,
+        }
+    }
 }
 
-/// A container on one of the host's networks, by the names that it goes by. It may come back with
-/// one of them alone: Podman gives it another MAC at each start, and who makes it anew gives it
-/// another id.
+/// The beginning of each log line about a lease: `eth0 in /run/netns/netns-1 (10.0.0.5/24)`, or
+/// `eth0 in /run/netns/netns-1` while the interface has no lease. A colon follows it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LogPrefix<'a> {
+    interface: &'a str,
+    netns: &'a Path,
+    address: Option<(Ipv4Addr, u8)>,
+}
+
+impl<'a> LogPrefix<'a> {
+    /// Returns the prefix for a call, whose fields may be empty.
+    pub(crate) fn of_call(call: &'a NetworkConfig) -> Self {
+        Self {
+            interface: &call.container_iface,
+            netns: Path::new(&call.ns_path),
+            address: None,
+        }
+    }
+}
+
+impl fmt::Display for LogPrefix<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            interface, netns, ..
+        } = self;
+        write!(
+            f,
+            "{} in {}",
+            if interface.is_empty() { "-" } else { interface },
+            if netns.as_os_str().is_empty() {
+                Path::new("-")
+            } else {
+                netns
+            }
+            .display()
+        )?;
+        match self.address {
+            Some((address, prefix_len)) => write!(f, " ({address}/{prefix_len})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The names by which a container on one of the host's networks is recognized. It may come back
+/// with one of them only: Podman gives it another MAC at each start, and a container that is
+/// created anew has another id.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ContainerNames<'a> {
-    /// The parent interface; a container on two networks has two addresses. Empty where that is not
-    /// known.
+    /// The parent interface, because a container on two networks has two addresses. Empty where it
+    /// is not known.
     pub(crate) network: &'a str,
-    /// Option 61; empty where there is none.
+    /// Option 61; empty for none.
     pub(crate) client_id: &'a [u8],
-    /// Its hardware address.
     pub(crate) mac: Mac,
 }
 
-/// Identifies a DHCP server. Private addresses are used on many networks, so the address alone says
-/// little.
+/// Identifies a DHCP server. Its address alone does not: private addresses are used on many
+/// networks.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct DhcpServer {
-    /// The interface of the host that leads to its network.
+    /// The host's interface that leads to its network.
     pub(crate) network: String,
-    /// The server's address (option 54).
+    /// Option 54.
     pub(crate) address: Ipv4Addr,
-    /// The station that its messages come from, its own or that of a router or relay; `None` where
-    /// that is not known.
+    /// The source MAC of its messages: its own, or that of a router or relay. `None` where it is
+    /// not known.
     pub(crate) station: Option<Mac>,
 }
 
-/// Selects the leases that a Teardown means: by interface where it names one in a namespace,
-/// because the container may have changed its MAC; else by MAC, in one network namespace where it
-/// names that.
+/// Selects the leases of a Teardown: by interface where the call names one in a namespace, because
+/// its MAC may have changed; otherwise by MAC, in one namespace or in all.
 #[derive(Clone, Debug)]
 pub(crate) struct Selector {
     mac: Mac,
@@ -65,7 +116,7 @@ pub(crate) struct Selector {
 }
 
 impl Selector {
-    /// None where the MAC is no MAC: no lease can have it, and Teardown of the unknown succeeds.
+    /// Returns `None` for an invalid MAC: no lease has it, and such a Teardown succeeds.
     pub(crate) fn parse(config: &NetworkConfig) -> Option<Self> {
         let mac = Mac::parse(&config.container_mac_addr).ok()?;
         let netns = (!config.ns_path.is_empty()).then(|| Path::new(&config.ns_path).to_owned());
@@ -76,7 +127,7 @@ impl Selector {
         })
     }
 
-    /// The same with another name for the network namespace, if it names one.
+    /// Replaces the path of the network namespace, if there is one.
     pub(crate) fn with_netns(self, name: impl FnOnce(&Path) -> PathBuf) -> Self {
         Self {
             netns: self.netns.map(|netns| name(&netns)),
@@ -84,22 +135,50 @@ impl Selector {
         }
     }
 
-    /// Returns the interface, where it is named together with its namespace.
+    /// Returns the interface, if the call names its namespace as well.
     pub(crate) fn interface(&self) -> Option<&str> {
         (self.netns.is_some() && !self.interface.is_empty()).then_some(&*self.interface)
     }
 
-    /// Returns whether `key` has the interface that is named, whatever its MAC.
+    /// Returns whether `key` is a lease of the selected interface, with any MAC.
     pub(crate) fn matches_interface(&self, key: &LeaseKey) -> bool {
         self.interface() == Some(&*key.interface) && self.netns.as_deref() == Some(&*key.netns)
     }
 
-    /// Returns whether `key` has the MAC, in the namespace that is named if one is.
+    /// Returns whether `key` has the selected MAC, in the selected namespace if there is one.
     pub(crate) fn matches_mac(&self, key: &LeaseKey) -> bool {
         self.mac == key.mac
             && self
                 .netns
                 .as_deref()
                 .is_none_or(|netns| netns == &*key.netns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_line_begins_with_interface_namespace_and_address() {
+        let key = LeaseKey {
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            netns: Path::new("/run/netns/netns-1").into(),
+            interface: "eth0".into(),
+        };
+        assert_eq!(
+            key.log_prefix(None).to_string(),
+            "eth0 in /run/netns/netns-1"
+        );
+        let address = Some((Ipv4Addr::new(10, 0, 0, 5), 24));
+        assert_eq!(
+            key.log_prefix(address).to_string(),
+            "eth0 in /run/netns/netns-1 (10.0.0.5/24)"
+        );
+        let call = NetworkConfig {
+            container_iface: "eth0".to_owned(),
+            ..NetworkConfig::default()
+        };
+        assert_eq!(LogPrefix::of_call(&call).to_string(), "eth0 in -");
     }
 }

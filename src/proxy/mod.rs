@@ -1,28 +1,94 @@
-//! The application: joins the `service` library, gRPC, the DHCP client and the Linux layer into the
-//! daemon.
+//! The daemon: joins the `service` library, gRPC, the DHCP client and the Linux layer.
 //!
-//! The folders import only to their right: `table -> session -> store -> container -> call -> key`,
-//! and all of them the files at the end.
+//! # The parts
 //!
-//! | place | what it knows |
+//! Folders import only to their right: `table -> session -> store -> container -> call -> key`.
+//! Each may import the single files of the last rows.
+//!
+//! | place | part |
 //! |---|---|
-//! | `table/` | all leases: which task has one, what is due, when the process may leave |
-//! | `session/` | one lease at work: client, sockets and link in one loop |
-//! | `store/` | what outlives the process: the files, their directory and its lock |
-//! | `container/` | a container's interface, the sockets of an exchange, what a lease put on the link |
-//! | `call/` | what a caller says and gets |
-//! | `key.rs` | the identities of leases, containers and servers |
-//! | `patience.rs` | how long an acquisition may take |
-//! | `config.rs`, `sandbox/` | the command line; which files and system calls are left to the process |
-//! | `error.rs`, `logging/` | whose fault it is, and the words for it |
+//! | `table/` | all leases: the work on each, what is due, when the process may exit |
+//! | `session/` | one lease that is being worked on: client, sockets and link in one loop |
+//! | `store/` | the files that outlive the process, their directory and its lock |
+//! | `container/` | a container's interface, an exchange's sockets, a lease on the link |
+//! | `call/` | requests and replies |
+//! | `key.rs` | identities of leases, containers and servers; the prefix of log lines |
+//! | `acquire_timeout.rs` | the time limit of an acquisition |
+//! | `config.rs`, `sandbox/` | the command line; the files and system calls of the process |
+//! | `error.rs`, `logging/` | errors by fault; log lines for the journal |
+//!
+//! # Who calls whom
+//!
+//! ```text
+//! a call     service -> rpc::serve -> Table::serve -> setup or teardown -> Claim -> Session
+//! a renewal  Table::run_schedule -> Plan::poll -> Session::resume -> Session::run
+//! a session  dhcp::Client, ExchangeSockets (frames, carrier), Applied (address, routes, MTU)
+//! a change   Session -> Table::record_session -> LeaseFile::replace, then Applied
+//! an exit    service -> Table::prepare_to_leave -> Wakeup::arm -> LeaseFile::replace
+//! ```
+//!
+//! # The life of a lease
+//!
+//! The table has a slot for each lease, by its key: MAC, network namespace and interface. The slot
+//! holds the state of the work, and the record: all that is needed to resume the lease. The state
+//! file has a copy of each record.
+//!
+//! | stage | slot | in the file | what happens |
+//! |---|---|---|---|
+//! | Setup | `Claimed` | `INTENT` | the call acquires a lease; other calls wait |
+//! | acquired | `Active` | `BOUND` | a task announces the address, and listens for conflicts |
+//! | in use | `Dormant` | `BOUND` | no task and no socket; the plan has its times |
+//! | T1, T2 | `Active` | `RENEWING`, `REBINDING` | a task renews it; retried without an answer |
+//! | lost | both | `INIT` | after a NAK, expiry or conflict: off the link, search for another |
+//! | Teardown | `Claimed` | `ENDING` | RELEASE, off the link, slot removed |
+//! | container gone | - | - | slot removed; nothing can be sent, so the lease expires |
+//!
+//! The process exits when it is idle and all leases are dormant, after it has armed a timer with
+//! systemd for the first one that is due. While no process runs, the kernel removes an address at
+//! the end of its lease.
+//!
+//! # Write-ahead order
+//!
+//! The state file is replaced as a whole, and flushed before the step that it announces:
+//!
+//! 1. Setup: `INTENT`, exchange with the server, `BOUND`, link, reply to the caller.
+//! 2. New settings or loss: record, link. More time for the same lease: link, and the record within
+//!    a second.
+//! 3. Teardown, and rollback of a failed Setup: `ENDING`, RELEASE, link, entry removed.
+//! 4. Exit: timer, then a file that says of each lease that its link is known.
+//!
+//! So each crash leaves a record from which the next process goes on. systemd starts it, or the
+//! next call does.
+//!
+//! | crash | what is left | the next process |
+//! |---|---|---|
+//! | before `INTENT` | nothing | - |
+//! | before `BOUND` | perhaps a lease at the server | drops the record; that lease expires |
+//! | before link or reply | a lease without a caller | sets the link; Teardown ends it |
+//! | during a renewal | the old times | checks the link, and renews again |
+//! | around the RELEASE | `ENDING`, and the address | sends the RELEASE (again), clears the link |
+//! | between timer and file | links that are not known | checks all links |
+//! | reboot | records of another boot | requests the same addresses at the next Setups |
+//!
+//! The journal of work (`store/journal.rs`) names the lease that the process works on. Where it
+//! dies, the next process works on that lease last and alone, and after three deaths leaves it to
+//! the next call.
+//!
+//! # Threads
+//!
+//! All of this runs on one executor thread. To open sockets in a container's namespace, it enters
+//! the namespace with setns(2) and returns before it does anything else. The other threads keep no
+//! state: the I/O thread of async-io; one that opens namespace paths from outside the sandbox; and
+//! up to two that close packet sockets, which takes the kernel milliseconds. systemctl and
+//! systemd-run are child processes.
 
+mod acquire_timeout;
 mod call;
 pub mod config;
 mod container;
 mod error;
 mod key;
 mod logging;
-mod patience;
 pub mod sandbox;
 mod session;
 mod store;
@@ -51,26 +117,25 @@ use store::lease_file::LeaseFile;
 use store::networks::Networks;
 use table::{LeaseKeepAlive, Parts, Table};
 
-/// The longest that a client may keep a connection without a call, however long the daemon itself
-/// stays.
+/// The longest idle time of a connection; `-a` may set a shorter one.
 const CONNECTION_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The idle timeout of a process that cannot serve and answers callers with the reason.
+/// The idle timeout of a process that only answers callers with the reason why it cannot serve.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The longest that a Setup may still go on when systemd restarts the service: more than `-t auto`
-/// takes unless a carrier comes meanwhile, and less than `TimeoutStopSec=` in the units leaves,
-/// with the drain and a release of all leases still to come.
+/// The longest time for calls in flight when systemd restarts the service: more than `-t auto`
+/// takes without a new carrier, and short enough for the drain and a release of all leases to end
+/// within the units' `TimeoutStopSec=`.
 const RESTART_GRACE: Duration = Duration::from_secs(50);
 
-/// How often systemd is asked whether it still restarts the service.
+/// The interval at which systemd is asked whether it still restarts the service.
 const RESTART_RECHECK: Duration = Duration::from_secs(1);
 
-/// The exit status of a wrong command line or configuration, which no restart can change:
-/// `RestartPreventExitStatus=` in the units.
+/// The exit status for a wrong command line or configuration. The units do not restart the service
+/// then (`RestartPreventExitStatus=`).
 const WRONG_CONFIGURATION: u8 = 2;
 
-/// The whole program: arguments (without the program's name) in, exit code out.
+/// Runs the daemon. `arguments` come without the program's name.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let config = match config::parse(arguments, |name| std::env::var_os(name)) {
         Ok(Command::Serve(config)) => config,
@@ -79,7 +144,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return print(concat!("smol-dhcp-proxy ", env!("CARGO_PKG_VERSION"), "\n"));
         }
         Err(error) => {
-            logging::say(&format!("{error}\nTry --help."));
+            logging::print_fatal(&format!("{error}\nTry --help."));
             logging::start();
             refuse(
                 activation::listen_fds().unwrap_or_default(),
@@ -105,28 +170,26 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Serves until it is time to leave. What systemd handed over is left in `handed_over` where that
-/// cannot begin.
-fn serve(config: DaemonConfig, handed_over: &mut Vec<Socket>) -> Result<(), StartError> {
-    // First of all, before the process opens descriptors of its own.
-    *handed_over = activation::listen_fds()?;
+/// Serves until it is time to exit. After a failed start, systemd's sockets are in `inherited`.
+fn serve(config: DaemonConfig, inherited: &mut Vec<Socket>) -> Result<(), StartError> {
+    // Before the process opens descriptors of its own.
+    *inherited = activation::listen_fds()?;
     let identity = ClientIdentity::find(config.dhcp.client_id)?;
-    check_sockets(handed_over)?;
-    let unit = Wakeup::find(handed_over);
+    check_sockets(inherited)?;
+    let unit = Wakeup::find(inherited);
     let refuge = unit.as_ref().ok().and_then(|_| runtime_directory());
-    // Before anything in the directory is read, and before the socket is made: what another
-    // instance holds is not ours.
+    // Before any file is read and the socket is bound, which another instance may have.
     let directory =
         StateDirectory::lock(&config.lease_file.with_extension("lock"), refuge.clone())?;
     confine(
         &config,
-        handed_over.is_empty(),
+        inherited.is_empty(),
         (unit.is_ok(), refuge.as_deref()),
     )?;
-    let mut service = if handed_over.is_empty() {
+    let mut service = if inherited.is_empty() {
         Service::new(config.socket_path())
     } else {
-        Service::on(std::mem::take(handed_over))
+        Service::on(std::mem::take(inherited))
     };
     service = service.idle_timeout(config.activity).open()?;
     if let Ok(unit) = unit.clone() {
@@ -135,7 +198,7 @@ fn serve(config: DaemonConfig, handed_over: &mut Vec<Socket>) -> Result<(), Star
     let wakeup = match (config.sleep, config.activity) {
         (config::Sleep::Never, _) => Err("--sleep never".to_owned()),
         (_, None) => Err("-a 0".to_owned()),
-        // The next instance would not believe the files either.
+        // The next process would ignore the files as well.
         _ if let Some(why) = directory.distrust() => Err(why),
         _ => unit.map_err(|why| why.to_string()),
     };
@@ -166,7 +229,7 @@ fn serve(config: DaemonConfig, handed_over: &mut Vec<Socket>) -> Result<(), Star
     })
 }
 
-/// Refuses sockets that netavark's clients do not call.
+/// Accepts no socket or one Unix socket: netavark's client calls no other.
 fn check_sockets(sockets: &[Socket]) -> Result<(), StartError> {
     if sockets.len() > 1 {
         return Err(StartError::TooManySockets);
@@ -182,7 +245,7 @@ fn is_unix(socket: &Socket) -> bool {
     matches!(socket.listener(), AnyListener::Unix(_))
 }
 
-/// Restores the table, and serves calls from it until it is time to leave.
+/// Restores the table, and serves calls until it is time to exit.
 async fn serve_calls(
     runtime: Runtime,
     service: Service,
@@ -191,24 +254,23 @@ async fn serve_calls(
 ) -> Result<(), StartError> {
     let (idle, activity) = (service.idle().clone(), config.activity);
     table.restore();
-    // A process that was started for the leases leaves as soon as they are served, unless there is
-    // a call.
-    if table.is_woken() {
+    // A process that was started for its leases exits once they are served, unless a call comes.
+    if table.is_started_for_leases() {
         idle.set_timeout(Some(Duration::ZERO));
     }
-    let patience = activity.map_or(CONNECTION_IDLE_TIMEOUT, |activity| {
+    let idle_timeout = activity.map_or(CONNECTION_IDLE_TIMEOUT, |activity| {
         activity.min(CONNECTION_IDLE_TIMEOUT)
     });
     let (preparing, serving) = (Rc::clone(&table), Rc::clone(&table));
     let handler = move |connection: Connection| {
         idle.set_timeout(activity);
-        serve_connection(connection, Rc::clone(&serving), patience)
+        serve_connection(connection, Rc::clone(&serving), idle_timeout)
     };
     let reason = service
         .before_exit(move || Rc::clone(&preparing).prepare_to_leave())
         .serve(&runtime, handler)
         .await;
-    // Setups that were cut off note first that they give their leases back.
+    // Setups that were cancelled begin their rollback first.
     yield_now().await;
     match reason {
         Ok(Reason::Signal(_)) => Rc::clone(&table).stop(config.on_stop).await,
@@ -222,8 +284,8 @@ async fn serve_calls(
     Ok(reason.map(drop)?)
 }
 
-/// Serves the calls of one connection, which may be silent for as long as `patience`.
-async fn serve_connection(connection: Connection, table: Rc<Table>, patience: Duration) {
+/// Serves the calls of one connection until it is closed, or idle for `idle_timeout`.
+async fn serve_connection(connection: Connection, table: Rc<Table>, idle_timeout: Duration) {
     let Connection {
         stream,
         requests,
@@ -239,12 +301,11 @@ async fn serve_connection(connection: Connection, table: Rc<Table>, patience: Du
             served.await
         }
     };
-    rpc::serve(stream, patience, shutdown, call).await;
+    rpc::serve(stream, idle_timeout, shutdown, call).await;
 }
 
-/// Gives calls in flight more time than a drain for as long as systemd restarts the service: their
-/// callers need not notice, and later ones wait at the socket. A stop, a shutdown and a second
-/// signal are not made to wait.
+/// Extends the drain while systemd restarts the service, so that no call fails: those in flight are
+/// finished, and later ones wait in the socket's backlog. Other stops are not delayed.
 async fn await_restart(unit: Wakeup) {
     let restart = async {
         while unit.is_being_restarted().await {
@@ -254,8 +315,8 @@ async fn await_restart(unit: Wakeup) {
     or(restart, rt::sleep(RESTART_GRACE)).await;
 }
 
-/// Returns the first directory of `RuntimeDirectory=` (systemd.exec(5)). It means this process only
-/// where systemd started it.
+/// Returns the first directory of `RuntimeDirectory=` (systemd.exec(5)), for a process that systemd
+/// has started: children inherit the variable.
 fn runtime_directory() -> Option<PathBuf> {
     let directories = std::env::var_os("RUNTIME_DIRECTORY")?;
     std::env::split_paths(&directories)
@@ -263,8 +324,8 @@ fn runtime_directory() -> Option<PathBuf> {
         .filter(|path| path.is_absolute())
 }
 
-/// Confines the process: it may write to its directories, and run what has systemd wake it where
-/// that is to be.
+/// Confines the process to writing in its directories and, where `runs_programs` is set, to running
+/// the programs that arm the timer.
 fn confine(
     config: &DaemonConfig,
     makes_socket: bool,
@@ -304,10 +365,10 @@ fn confine(
     }
 }
 
-/// Answers calls with `status`, those that wait at the sockets and those that come soon: they are
-/// what started the process, and systemd would start it again for each that is left there.
+/// Answers calls in the backlog, and those that come soon, with `status`. systemd would start the
+/// process again for each call that is left in the backlog.
 fn refuse(mut sockets: Vec<Socket>, status: Status) {
-    // Nothing is answered by TCP, not even with the reason.
+    // TCP gets no answer at all.
     sockets.retain(is_unix);
     if sockets.is_empty() {
         return;

@@ -178,7 +178,7 @@ impl<'a> Connections<'a> {
         };
         let second = or(orderly, second).await;
         if self.open.is_busy() {
-            log::warn!("ending connections that did not finish in time");
+            log::warn!("closing the connections that are still open");
             self.abort.set();
             self.done().await;
         }

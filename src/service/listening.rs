@@ -107,7 +107,10 @@ pub(super) fn last_look(sockets: &mut Vec<ListeningSocket>) -> Vec<Stream> {
                 .and_then(ListeningSocket::new)
             {
                 Ok(socket) => sockets.push(socket),
-                Err(error) => log::warn!("no new connections are accepted: {error}"),
+                Err(error) => log::error!(
+                    "cannot bind {} again: {error}; accepting no new connections",
+                    path.display()
+                ),
             }
         }
     }

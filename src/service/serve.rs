@@ -249,7 +249,7 @@ impl<'a> Accepting<'a> {
             Err(error) => {
                 // One line for each shortage, not for each attempt.
                 if !std::mem::replace(&mut self.is_failing, true) {
-                    log::warn!("cannot accept a connection: {error}");
+                    log::warn!("cannot accept a connection: {error}; trying again");
                 }
                 let descriptor = self.connections.registry.wait_for_descriptor();
                 or(descriptor, rt::sleep(ACCEPT_RETRY_DELAY)).await;

@@ -37,7 +37,7 @@ const FOLDERS: &[&[&str]] = &[
     &["container"],
     &["call"],
     &["key"],
-    &["config", "error", "logging", "patience", "sandbox"],
+    &["config", "error", "logging", "acquire_timeout", "sandbox"],
 ];
 
 /// Files, and folders by their final `/`, that are pure: instants and chance are arguments, and the
@@ -54,7 +54,7 @@ const PURE: &[&str] = &[
     "proxy/call/request.rs",
     "proxy/config.rs",
     "proxy/key.rs",
-    "proxy/patience.rs",
+    "proxy/acquire_timeout.rs",
     "proxy/store/oddities.rs",
     "proxy/store/trust.rs",
     "proxy/table/plan.rs",

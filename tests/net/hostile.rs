@@ -257,7 +257,7 @@ fn messages_of_others_are_refused() -> Result {
                 assert_eq!(sent, Err(Errno::CONNREFUSED), "{length} bytes to {port}");
             }
         }
-        // To one that is not connected it would have arrived.
+        // A socket that is not connected would have received it.
         let other = netlink_socket()?;
         rustix::net::bind(&other, &SocketAddrNetlink::new(4711, 0))?;
         sendto(
@@ -456,7 +456,7 @@ fn addresses(index: u32, count: u32) -> impl Iterator<Item = AddressMessage> {
     })
 }
 
-/// Where the kernel filters for us, which it has since 4.20.
+/// Needs the kernel's filter, which exists since 4.20.
 fn addresses_of_another_interface_do_not_count() -> Result {
     let setting = Setting::new()?;
     let netlink = setting.netlink()?;

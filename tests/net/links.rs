@@ -357,8 +357,7 @@ fn a_route_takes_the_place_of_another_or_leaves_it() -> Result {
         "the old one stays"
     );
 
-    // One that is there no more leaves no place to take, and neither does one that belongs to
-    // others.
+    // A removed route leaves no place to take, and neither does a foreign one.
     assert!(netlink.remove_route(&second)?);
     container.add_default_route("mv0", OTHER_GATEWAY, 100)?;
     let (beside, _) = netlink.route_table()?.replace(&second, &via(GATEWAY))?;

@@ -33,7 +33,7 @@ fn watched() -> Result<(Namespace, Namespace, Namespace, Monitor)> {
     Ok((host, wire, container, monitor))
 }
 
-/// What it tells next, if anything.
+/// Returns the next change it reports, if any.
 fn next(monitor: &Monitor) -> Result<Option<LinkEvent>> {
     match monitor.recv() {
         Ok(news) => Ok(Some(news)),

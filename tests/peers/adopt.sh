@@ -50,8 +50,9 @@ check "ours is enabled" in_rig systemctl -q enable --now $socket
 check "ours is started" in_rig systemctl start $service
 wait_for 5 "the lease of one is renewed at once" has_more_acks "$one" "$acks_of_one"
 wait_for 5 "and that of two" has_more_acks "$two" "$acks_of_two"
-check "$one is adopted" [ "$(said "adopting the lease of $one that netavark's proxy left; renewing")" = 1 ]
-check "$two is adopted, without its id" [ "$(said "adopting the lease of $two that netavark's proxy left, without its container's id")" = 1 ]
+check "$one is adopted" [ "$(said "($one/16): adopting the lease of netavark's proxy; renewing")" = 1 ]
+check "$two is adopted, without its id" \
+    [ "$(said "($two/16): adopting the lease of netavark's proxy without a client identifier")" = 1 ]
 for lost in "$gone" "$foreign" "$double"; do
     check "$lost cannot be adopted" [ "$(said "cannot adopt the lease of $lost")" = 1 ]
 done

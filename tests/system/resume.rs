@@ -27,7 +27,7 @@ fn the_same_while_the_daemon_runs() -> Result {
 const T1: Duration = Duration::from_secs(4);
 const SOON: Duration = Duration::from_secs(5);
 
-/// All that somebody could have touched.
+/// Returns everything that a process could have changed.
 fn state(namespace: &Namespace) -> Result<(Link, Vec<Address>, Vec<Route>)> {
     Ok((
         namespace.link(LINK)?,
@@ -106,7 +106,7 @@ fn another_netns(is_running: bool) -> Result {
     let path = container.namespace.path().display().to_string();
     let lines: Vec<_> = log.lines().filter(|line| line.contains(&path)).collect();
     assert!(
-        matches!(lines[..], [line] if line.contains("its lease is left to run out")),
+        matches!(lines[..], [line] if line.contains("the lease is left to expire")),
         "{lines:?}"
     );
     container.namespace.await_rest()?;

@@ -58,11 +58,11 @@ fn kea_refuses_an_address_of_another() -> Result {
 }
 
 fn kea_is_silent_on_an_address_of_no_pool() -> Result {
-    replaces(Kind::Kea, 9, another_pool, "nobody extended it")
+    replaces(Kind::Kea, 9, another_pool, "expired without a renewal")
 }
 
 fn udhcpd_is_silent_on_an_address_of_no_pool() -> Result {
-    replaces(Kind::Udhcpd, 9, another_pool, "nobody extended it")
+    replaces(Kind::Udhcpd, 9, another_pool, "expired without a renewal")
 }
 
 fn dnsmasq_hears_of_a_conflict() -> Result {
@@ -119,7 +119,8 @@ fn plan() -> Plan {
     }
 }
 
-/// Acquired, renewed by unicast, rebound by whoever has the same lease file, released in that file.
+/// Acquired, renewed by unicast, rebound by another server with the same lease file, released in
+/// that file.
 fn renews_and_rebinds(kind: Kind) -> Result {
     let stage = stage(1, &[])?;
     let (container, namespace) = (&stage.topology.containers[0], &stage.topology.server);
@@ -272,7 +273,7 @@ fn hears_of_a_conflict(kind: Kind) -> Result {
     stage.teardown(0)?;
     server.await_listed(last, false)?;
     let owned = [last, Ipv4Addr::from_bits(last.to_bits() + 1)];
-    // Each is another station's: one that claims both would be taken for proxy ARP.
+    // Each by another station: claiming both would be taken for proxy ARP.
     for (address, other) in owned.into_iter().zip(others) {
         other.namespace.add_address(LINK, address, 16)?;
     }

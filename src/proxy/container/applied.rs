@@ -1,4 +1,4 @@
-//! What a lease puts on the link, with what it takes to undo exactly that.
+//! The changes that a lease makes to the link, and how to undo exactly those.
 
 use std::net::Ipv4Addr;
 
@@ -9,49 +9,48 @@ use crate::time::Instant;
 
 use crate::proxy::config::MtuRule;
 use crate::proxy::error::CallError;
+use crate::proxy::key::{LeaseKey, LogPrefix};
 
 pub(crate) use stored::{StoredApplied, StoredRoute};
 
 mod routes;
 mod stored;
 
-/// What every IPv4 host has to be able to take (RFC 791); less than that is a mistake.
+/// The smallest MTU that is applied: every IPv4 host takes a packet of that size (RFC 791).
 const MTU_MIN: u16 = 576;
 
-/// What is on the link because of us. What was there before is not in here, and stays.
+/// The changes that this program made to the link. What it found there is not listed, and stays.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Applied {
     address: Option<(Ipv4Addr, u8)>,
     routes: Vec<Route>,
     mtu: Option<Mtu>,
-    /// The MTU that was warned about.
+    /// The MTU that was refused and logged.
     refused_mtu: Option<u16>,
-    /// The routes that the kernel did not take, and that were warned about.
+    /// The routes that the kernel refused and that were logged.
     refused_routes: Vec<Route>,
-    /// Those of the last lease.
+    /// Those of the present lease.
     last: Option<AddressAndGateway>,
 }
 
-/// What a lease says of a container's place in the network: a change of it is worth a line in the
-/// log.
+/// The address and gateway of a lease. A change of them is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct AddressAndGateway {
-    /// The address with the length of its prefix.
+    /// The address and its prefix length.
     address: (Ipv4Addr, u8),
-    /// The router that the default route leads to.
+    /// The router of the default route.
     gateway: Option<Ipv4Addr>,
 }
 
-/// An MTU that we changed.
+/// An MTU that this program set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Mtu {
     before: u32,
     ours: u32,
 }
 impl Applied {
-    /// Notes the address and the gateway of `lease`, and returns whether they are those of the
-    /// lease before it.
-    pub(crate) fn note_address_and_gateway(&mut self, lease: &Lease) -> bool {
+    /// Stores the address and the gateway of `lease`. Returns whether they are unchanged.
+    pub(crate) fn set_address_and_gateway(&mut self, lease: &Lease) -> bool {
         let new = Some(AddressAndGateway {
             address: (lease.address, lease.prefix_len),
             gateway: lease.routers.first().copied(),
@@ -59,22 +58,23 @@ impl Applied {
         std::mem::replace(&mut self.last, new) == self.last
     }
 
-    /// The address that this program has put on the link, with the length of its prefix.
+    /// Returns the address that this program set, and its prefix length.
     pub(crate) fn address(&self) -> Option<(Ipv4Addr, u8)> {
         self.address
     }
 
-    /// Takes an address that was found on the link for a lease's.
-    pub(crate) fn adopt(&mut self, address: Ipv4Addr, prefix: u8) {
+    /// Takes an address on the link for the lease's own.
+    pub(crate) fn assume_address(&mut self, address: Ipv4Addr, prefix: u8) {
         self.address = Some((address, prefix));
     }
 
-    /// Makes the link what `lease` says where netavark's proxy has applied it: that proxy's default
-    /// route does not end with the lease, and is replaced.
-    pub(crate) fn take_over(
+    /// Applies a lease that netavark's proxy has applied. That proxy's default route has no
+    /// lifetime, and is replaced.
+    pub(crate) fn apply_adopted(
         &mut self,
         netlink: &Netlink,
         index: u32,
+        key: &LeaseKey,
         lease: &Lease,
         mtu: MtuRule,
         now: Instant,
@@ -92,8 +92,8 @@ impl Applied {
             .filter(is_netavarks)
             .cloned()
             .collect();
-        routes::remove(netlink, routes);
-        self.apply(netlink, index, lease, mtu, now)
+        routes::remove(netlink, routes, key.log_prefix(self.address));
+        self.apply(netlink, index, key, lease, mtu, now)
     }
 
     /// Returns whether there is nothing to undo.
@@ -101,14 +101,14 @@ impl Applied {
         self.address.is_none() && self.routes.is_empty() && self.mtu.is_none()
     }
 
-    /// Makes the link what `lease` says, from whatever was applied before. What is there already is
-    /// no error.
+    /// Applies `lease`, from whatever was applied before. Applying it twice is no error.
     ///
-    /// When it fails, what it did until then is in `self`, to be undone.
+    /// After a failure `self` has what was applied until then, so that it can be undone.
     pub(crate) fn apply(
         &mut self,
         netlink: &Netlink,
         index: u32,
+        key: &LeaseKey,
         lease: &Lease,
         mtu: MtuRule,
         now: Instant,
@@ -117,13 +117,13 @@ impl Applied {
             .address
             .is_some_and(|ours| ours != (lease.address, lease.prefix_len))
         {
-            // The old one first: of two addresses in one subnet the older takes the younger with it
-            // when it goes.
-            self.undo_address(netlink, index);
+            // The old address first: removing the older of two addresses in one subnet removes
+            // both.
+            self.undo_address(netlink, index, key);
         }
-        self.set_mtu(netlink, index, lease, mtu);
+        self.set_mtu(netlink, index, key, lease, mtu);
         self.set_address(netlink, index, lease, now)?;
-        self.set_routes(netlink, index, lease)?;
+        self.set_routes(netlink, index, key, lease)?;
         self.routes.shrink_to_fit();
         Ok(())
     }
@@ -137,19 +137,18 @@ impl Applied {
     ) -> Result<(), CallError> {
         let (address, prefix) = (lease.address, lease.prefix_len);
         let fault = || fault(format!("setting the address {address}/{prefix}"));
-        // Where there are too many to be read, it is taken for one with a lifetime, and gets
-        // another.
+        // If the addresses are too many to be read, this one is assumed to have a lifetime, and
+        // gets a new one.
         let present = netlink.addresses(index).unwrap_or_default();
         let permanent = present
             .iter()
             .any(|there| (there.address, there.prefix, there.valid) == (address, prefix, None));
         if permanent && self.address.is_none() {
-            // It was there before the lease, and is meant to stay.
+            // The address was there before the lease, and stays.
             return Ok(());
         }
-        // The kernel's own clock ends the address with the lease, also while no daemon runs. One
-        // that is there and has a lifetime is a lease's, too: an earlier instance left it, and it is
-        // ours now.
+        // The kernel removes the address when the lease expires, even if no daemon runs. An address
+        // that is there and has a lifetime was left by an earlier instance, and is this lease's.
         let valid = lease.expires_at().map(|expiry| expiry - now);
         netlink
             .set_address(index, address, prefix, lease.broadcast, valid)
@@ -158,16 +157,24 @@ impl Applied {
         Ok(())
     }
 
-    /// An MTU that the link does not take is the server's mistake, and no reason to go without a
-    /// lease.
-    fn set_mtu(&mut self, netlink: &Netlink, index: u32, lease: &Lease, rule: MtuRule) {
+    /// Sets the MTU. If the link refuses it, the container still gets its lease: the server is at
+    /// fault.
+    fn set_mtu(
+        &mut self,
+        netlink: &Netlink,
+        index: u32,
+        key: &LeaseKey,
+        lease: &Lease,
+        rule: MtuRule,
+    ) {
+        let prefix = key.log_prefix(Some((lease.address, lease.prefix_len)));
         let Some(mtu) = lease.mtu.filter(|_| rule != MtuRule::Ignore) else {
-            return self.undo_mtu(netlink, index);
+            return self.undo_mtu(netlink, index, prefix);
         };
-        let refused = self.try_mtu(netlink, index, mtu, rule).err();
+        let refused = self.try_mtu(netlink, index, prefix, mtu, rule).err();
         if let Some(why) = refused.as_ref().filter(|_| self.refused_mtu != Some(mtu)) {
             log::warn!(
-                "ignoring the MTU of {mtu} bytes from {}: {why}",
+                "{prefix}: ignoring the MTU of {mtu} bytes from {}: {why}",
                 lease.server_id
             );
         }
@@ -178,6 +185,7 @@ impl Applied {
         &mut self,
         netlink: &Netlink,
         index: u32,
+        prefix: LogPrefix<'_>,
         mtu: u16,
         rule: MtuRule,
     ) -> Result<(), String> {
@@ -191,15 +199,15 @@ impl Applied {
             return Ok(());
         };
         let ours = u32::from(mtu);
-        // An MTU that is not what this program set is the administrator's choice.
+        // An MTU that this program did not set is the administrator's choice.
         if link.mtu == ours || self.mtu.is_some_and(|set| set.ours != link.mtu) {
             return Ok(());
         }
-        // A lower one was chosen for a reason, such as a tunnel further on, that the server does
-        // not know of. One that we have lowered goes back to what it was, and no further.
+        // A lower MTU may have a reason that the server does not know, such as a tunnel. An MTU
+        // that this program lowered is raised to its old value at most.
         let before = self.mtu.map_or(link.mtu, |set| set.before);
         if rule == MtuRule::Lower && ours > before {
-            self.undo_mtu(netlink, index);
+            self.undo_mtu(netlink, index, prefix);
             return Err(format!(
                 "{} has one of {before}, which --mtu lower does not raise",
                 link.name
@@ -218,35 +226,36 @@ impl Applied {
         Ok(())
     }
 
-    /// Takes everything of ours off the link. What cannot be removed is logged: there is nothing
-    /// else to be done.
-    pub(crate) fn undo(&mut self, netlink: &Netlink, index: u32) {
-        routes::remove(netlink, std::mem::take(&mut self.routes));
-        self.undo_address(netlink, index);
-        self.undo_mtu(netlink, index);
+    /// Removes all changes from the link. What cannot be removed is logged.
+    pub(crate) fn undo(&mut self, netlink: &Netlink, index: u32, key: &LeaseKey) {
+        let prefix = key.log_prefix(self.address);
+        routes::remove(netlink, std::mem::take(&mut self.routes), prefix);
+        self.undo_address(netlink, index, key);
+        self.undo_mtu(netlink, index, prefix);
     }
 
-    fn undo_address(&mut self, netlink: &Netlink, index: u32) {
+    fn undo_address(&mut self, netlink: &Netlink, index: u32, key: &LeaseKey) {
+        let name = key.log_prefix(self.address);
         let Some((address, prefix)) = self.address.take() else {
             return;
         };
         let addresses = || netlink.addresses(index);
         let before = match addresses() {
             Ok(before) => before,
-            // To remove the first of very many takes the kernel minutes, in which nothing else
-            // would be done here.
+            // Removing the first of very many addresses takes the kernel minutes, which would block
+            // the daemon.
             Err(error @ NetlinkError::TooMany { .. }) => {
-                log::warn!("leaving the address {address}/{prefix} to its lifetime: {error}");
+                log::warn!("{name}: cannot remove the address: {error}; it is left to expire");
                 return;
             }
             Err(_) => Vec::new(),
         };
         if let Err(error) = netlink.remove_address(index, address, prefix) {
-            log::warn!("cannot remove the address {address}/{prefix}: {error}");
+            log::warn!("{name}: cannot remove the address: {error}");
             return;
         }
-        // Younger ones of the same subnet go with it (unless `promote_secondaries` is set), and
-        // they are not ours.
+        // The kernel removes later addresses of the same subnet as well, unless
+        // `promote_secondaries` is set. They are not this program's.
         let after = addresses().unwrap_or_default();
         let left = |one: Ipv4Addr| one == address || after.iter().any(|after| after.address == one);
         for lost in before.iter().filter(|before| !left(before.address)) {
@@ -254,7 +263,7 @@ impl Applied {
                 netlink.set_address(index, lost.address, lost.prefix, lost.broadcast, lost.valid);
             if let Err(error) = restored {
                 log::warn!(
-                    "cannot bring back the address {}/{}: {error}",
+                    "{name}: cannot restore the address {}/{}: {error}",
                     lost.address,
                     lost.prefix
                 );
@@ -262,14 +271,17 @@ impl Applied {
         }
     }
 
-    fn undo_mtu(&mut self, netlink: &Netlink, index: u32) {
+    fn undo_mtu(&mut self, netlink: &Netlink, index: u32, prefix: LogPrefix<'_>) {
         let Some(mtu) = self.mtu.take() else { return };
-        // Unless another one was set since.
+        // Unless the MTU has been changed since.
         let ours = netlink
             .link_by_index(index)
             .is_ok_and(|link| link.is_some_and(|link| link.mtu == mtu.ours));
         if ours && let Err(error) = netlink.set_mtu(index, mtu.before) {
-            log::warn!("cannot set the MTU back to {}: {error}", mtu.before);
+            log::warn!(
+                "{prefix}: cannot restore the MTU of {}: {error}",
+                mtu.before
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The first lease of a container, for which a caller waits.
+//! The first lease of a container: acquired while the caller of Setup waits.
 
 use std::net::Ipv4Addr;
 use std::rc::Rc;
@@ -6,36 +6,36 @@ use std::time::Duration;
 
 use super::{NextStep, Session, SessionContext, seed};
 use crate::dhcp::{self, Client, Event, LossReason};
+use crate::proxy::acquire_timeout::{AcquireDeadline, AcquireTimeout};
 use crate::proxy::call::request::Request;
 use crate::proxy::container::applied::Applied;
 use crate::proxy::container::interface::ContainerInterface;
 use crate::proxy::container::sockets::LinkState;
 use crate::proxy::error::CallError;
-use crate::proxy::patience::{Patience, Wait};
-use crate::proxy::session::log_text::Brief;
+use crate::proxy::session::log_text::LeaseTerms;
 use crate::rt;
 
 impl Session {
-    /// Opens the sockets to get a lease, `wanted` if the server will, within the time of `patience`.
+    /// Starts the acquisition of a lease, with `wanted` as the requested address (option 50).
     ///
-    /// # Errors
     ///
-    /// The interface is down, or cannot be reached.
+    /// The interface is down or unreachable, or no socket can be opened.
     pub(crate) fn open(
         context: &Rc<SessionContext>,
         mut request: Request,
-        site: ContainerInterface,
-        (wanted, patience): (Option<Ipv4Addr>, Patience),
+        interface: ContainerInterface,
+        (wanted, timeout): (Option<Ipv4Addr>, AcquireTimeout),
     ) -> Result<Self, CallError> {
-        // A caller without a deadline waits all the same, which is to be known.
-        let time = Some(patience.time);
+        // With `-t 0` as well: only an acquisition with a deadline knows that a caller waits.
+        let time = Some(timeout.duration);
         let mut config = dhcp::Config {
             deadline: time,
             requested: wanted,
             ..context.config(&mut request)
         };
-        let sockets = site.open(&request)?;
-        // A carrier may come by itself; an interface is set up before the call.
+        let sockets = interface.open(&request)?;
+        // A missing carrier may come by itself. An interface that is down stays down: it is set up
+        // before the call.
         if sockets.state == LinkState::Down {
             return Err(CallError::LinkDown(request.container_interface));
         }
@@ -43,97 +43,96 @@ impl Session {
         let now = rt::now();
         let client = Client::new(config, seed()?, now);
         let context = Rc::clone(context);
-        let mut session = Self::new(context, request, site, client, Applied::default());
+        let mut session = Self::new(context, request, interface, client, Applied::default());
         session.sockets = Some(sockets);
-        session.mind_link();
-        session.waiting = Some(Box::new(Wait::new(patience, now)));
+        session.update_carrier();
+        session.deadline = Some(Box::new(AcquireDeadline::new(timeout, now)));
         Ok(session)
     }
 
-    /// Gets a lease that no other station disputes, and puts it on the link; the session is
-    /// [settled](Session::settle) then. Each lease is made known to `leased` before anything is
-    /// changed for it.
+    /// Acquires a lease without an address conflict, applies it to the link and
+    /// [commits](Session::commit) the session. Reports each lease to `leased` before it is applied.
     ///
-    /// # Errors
     ///
-    /// There is no lease. What was done has to be [rolled back](Session::roll_back).
+    /// There is no lease. The caller must [roll back](Session::roll_back).
     pub(crate) async fn acquire(&mut self, leased: impl AsyncFn(&Self)) -> Result<(), CallError> {
         self.bind(leased).await?;
-        self.waiting = None;
-        self.settle();
+        self.deadline = None;
+        self.commit();
         Ok(())
     }
 
-    /// Asks until there is a lease, and puts it on the link.
     async fn bind(&mut self, leased: impl AsyncFn(&Self)) -> Result<(), CallError> {
         loop {
-            let event = match self.next().await {
+            let event = match self.next_step().await {
                 NextStep::Event(event) => event,
                 NextStep::Gone(why) | NextStep::OtherMac(why) => {
                     return Err(CallError::Vanished(why));
                 }
-                NextStep::Rest(_) => unreachable!("only what is settled rests"),
+                NextStep::Dormant(_) => unreachable!("only a committed session becomes dormant"),
             };
             match event {
                 Event::Bound(lease) => {
-                    log::info!("{self}: {}", Brief(&lease));
-                    self.tell_cut_search_list(&lease);
+                    log::info!("{self}: leased {}", LeaseTerms(&lease));
+                    self.log_left_out_domains(&lease);
                     leased(self).await;
                     self.put_on_link(&lease)?;
-                    self.applied.note_address_and_gateway(&lease);
-                    // By now there may be an answer of a station that has the address; later ones
-                    // `keep` hears.
-                    self.hear_what_arrived();
+                    self.applied.set_address_and_gateway(&lease);
+                    // The queue may hold the ARP reply of a station that has the address.
+                    // [`Session::run`] handles those that come later.
+                    self.handle_queued();
                     if self.client.lease().is_some() {
-                        // A port that was deaf to the first DISCOVERs looks like a server that does
-                        // not answer them.
+                        // A switch port that drops the first DISCOVERs looks like a server that
+                        // ignores them.
                         if self
-                            .waiting
+                            .deadline
                             .as_ref()
-                            .is_some_and(|waiting| !waiting.patience().reason.is_of_port())
+                            .is_some_and(|deadline| !deadline.timeout().reason.is_of_port())
                         {
-                            self.learn_plainness();
+                            self.remember_plainness();
                         }
                         return Ok(());
                     }
                 }
-                // The client goes on until its deadline.
+                // The client searches on until its deadline.
                 Event::Lost {
                     old,
                     why: why @ LossReason::Conflict { .. },
-                } => self.lose(&old, &why),
+                } => self.apply_loss(&old, &why),
                 Event::GaveUp(why) => return Err(self.no_answer(why)),
-                event if self.remark(&event) => {}
-                // All others need a lease that is kept.
-                event => log::debug!("{self}: {event:?} in a Setup"),
+                event if self.log_notice(&event) => {}
+                // The other events need a committed lease.
+                event => log::debug!("{self}: ignoring {event:?} during Setup"),
             }
         }
     }
 
     fn no_answer(&self, why: dhcp::AcquireError) -> CallError {
-        let waiting = self.waiting.as_ref();
+        let deadline = self.deadline.as_ref();
         CallError::NoAnswer {
             interface: self.request.container_interface.clone(),
             why,
-            patience: waiting.map_or(Patience::told(Duration::MAX), |waiting| waiting.patience()),
-            is_unanswered: waiting.is_some_and(|waiting| !waiting.is_answered()),
+            timeout: deadline.map_or(AcquireTimeout::exactly(Duration::MAX), |deadline| {
+                deadline.timeout()
+            }),
+            is_unanswered: deadline.is_some_and(|deadline| !deadline.is_answered()),
         }
     }
 
-    /// Notes that a server has answered, for the caller of Setup if one waits.
-    pub(super) fn note_answer(&mut self) {
-        self.wait_longer(|waiting| waiting.note_answer());
+    /// Records that a server has answered, which may extend the deadline of a Setup.
+    pub(super) fn record_answer(&mut self) {
+        self.extend_deadline(|deadline| deadline.record_answer());
     }
 
-    /// Notes that the carrier has come.
-    pub(super) fn note_carrier(&mut self) {
-        self.wait_longer(|waiting| waiting.note_carrier(rt::now()));
+    /// Records that the carrier has come up, which may extend the deadline of a Setup.
+    pub(super) fn record_carrier(&mut self) {
+        self.extend_deadline(|deadline| deadline.record_carrier(rt::now()));
     }
 
-    fn wait_longer(&mut self, note: impl FnOnce(&mut Wait)) {
-        if let Some(waiting) = &mut self.waiting {
-            note(waiting);
-            self.client.extend_deadline(waiting.deadline());
+    fn extend_deadline(&mut self, note: impl FnOnce(&mut AcquireDeadline)) {
+        if let Some(deadline) = &mut self.deadline {
+            note(deadline);
+            self.client.extend_deadline(deadline.at());
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The client's configuration: the daemon's settings, and what is known of the network and is learnt
-//! about it.
+//! The client's configuration: the daemon's settings, and what earlier sessions found out about the
+//! network.
 
 use super::{Session, SessionContext};
 use crate::dhcp::{self, Event, Plainness};
@@ -7,13 +7,13 @@ use crate::proxy::call::request::Request;
 use crate::proxy::session::log_text;
 
 impl SessionContext {
-    /// Returns how to ask for a container, by the settings of this daemon and by what is known of the
-    /// network.
+    /// Returns the client's configuration for a container. Moves the client identifier and the host
+    /// name out of `request`.
     pub(super) fn config(&self, request: &mut Request) -> dhcp::Config {
         let (settings, mut history) = (&self.settings, self.history.borrow_mut());
         let proxy_arp = history.proxy_arp(&request.host_interface);
         dhcp::Config {
-            fqdn: settings.fqdn.then(|| request.whole_name()).flatten(),
+            fqdn: settings.fqdn.then(|| request.fqdn()).flatten(),
             host_name: request.host_name.take(),
             broadcast: settings.broadcast,
             probe: settings.probe,
@@ -28,33 +28,33 @@ impl SessionContext {
 }
 
 impl Session {
-    /// Logs an event that changes nothing for the link, and says whether it is one.
-    pub(super) fn remark(&self, event: &Event) -> bool {
-        let Some(remark) = log_text::remark(event) else {
+    /// Logs an event that does not change the link. Returns whether `event` is one.
+    pub(super) fn log_notice(&self, event: &Event) -> bool {
+        let Some(notice) = log_text::notice(event) else {
             return false;
         };
         let network = &self.request.host_interface;
         match event {
-            // Once for each network, as long as it is remembered.
+            // Once for each station and network, as long as the history has it.
             Event::ProxyArp { by, .. }
                 if !self
                     .context
                     .history
                     .borrow_mut()
-                    .note_proxy_arp(network, *by) =>
+                    .record_proxy_arp(network, *by) =>
             {
-                log::debug!("{self}: {remark}");
+                log::debug!("{self}: {notice}");
             }
-            _ => log::warn!("{self}: {remark}"),
+            _ => log::warn!("{self}: {notice}"),
         }
         true
     }
 
-    /// Remembers how plain a DISCOVER had to be to be answered.
-    pub(super) fn learn_plainness(&self) {
+    /// Saves which options the server's network does not tolerate in a DISCOVER.
+    pub(super) fn remember_plainness(&self) {
         let (plainness, network) = (self.client.plainness(), &self.request.host_interface);
         let is_news = || {
-            self.context.history.borrow_mut().note_plainness(
+            self.context.history.borrow_mut().record_plainness(
                 network,
                 plainness,
                 self.request.key.mac,
@@ -65,11 +65,11 @@ impl Session {
         }
         let left_out = match plainness {
             Plainness::Full | Plainness::NoShortcuts => "rapid commit and a requested address",
-            Plainness::LikeNetavark => "all that netavark's does not have",
-            Plainness::Bare => "a client identifier: it knows its clients by MAC",
+            Plainness::LikeNetavark => "options that netavark's proxy does not send",
+            Plainness::Bare => "a client identifier; it identifies clients by MAC",
         };
         log::warn!(
-            "{self}: the DHCP server on {network} answered only a DISCOVER without {left_out}"
+            "{self}: the DHCP server on {network} answers only a DISCOVER without {left_out}"
         );
     }
 }

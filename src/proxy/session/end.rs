@@ -1,4 +1,4 @@
-//! The end of a lease: given back to its server, and taken off the link.
+//! The end of a lease: DHCPRELEASE to the server, and its removal from the link.
 
 use super::Session;
 use crate::dhcp::Event;
@@ -7,45 +7,44 @@ use crate::proxy::error::CallError;
 use crate::rt;
 
 impl Session {
-    /// Ends it: `release`s the lease to the server and then takes it off the link. When this
-    /// returns, the RELEASE has left the interface, and nothing of ours holds the container's
-    /// namespace but a packet socket that is being closed.
+    /// Ends the lease: sends a RELEASE if `release` is set, then removes the lease from the link.
+    /// At the return the RELEASE has left the interface, and only a packet socket that is being
+    /// closed still holds the container's namespace.
     ///
-    /// # Errors
     ///
-    /// It could not be taken off the link.
+    /// The link cannot be restored.
     pub(crate) async fn end(mut self, release: bool) -> Result<(), CallError> {
-        self.settled = false;
+        self.is_committed = false;
         if release {
             self.release().await;
         }
         let ended = self.take_off_link();
-        self.settled = true;
+        self.is_committed = true;
         ended
     }
 
-    /// Undoes a Setup that came to nothing: gives the lease back, after `before` has noted that, and
-    /// takes everything off the link.
+    /// Undoes a failed Setup: calls `before`, which writes the state file, then releases the lease
+    /// and restores the link.
     pub(crate) async fn roll_back(mut self, before: impl FnOnce()) {
-        if self.is_undone() {
+        if self.has_nothing_to_undo() {
             return;
         }
-        log::info!("{self}: giving the lease back");
+        log::info!("{self}: undoing the Setup, releasing the lease");
         before();
         self.release().await;
         if let Err(error) = self.take_off_link() {
-            log::warn!("{self}: cannot take the lease off the link: {error}");
+            log::warn!("{self}: cannot restore the link: {error}");
         }
-        self.settled = true;
+        self.is_committed = true;
     }
 
-    /// Returns whether there is neither a lease nor anything of one on the link.
-    fn is_undone(&self) -> bool {
+    /// Returns whether there is neither a lease nor anything on the link.
+    fn has_nothing_to_undo(&self) -> bool {
         !self.client.is_leased() && self.applied.is_empty()
     }
 
-    /// Gives the lease back to its server, if there is one and a way to it. Returns when the
-    /// RELEASE has left.
+    /// Releases the lease, if there is one and its server can be reached. Returns when the RELEASE
+    /// has left.
     pub(super) async fn release(&mut self) {
         if !self.can_release() {
             return;
@@ -56,37 +55,40 @@ impl Session {
             match self.client.poll_event() {
                 Some(Event::Released | Event::GaveUp(_)) => return,
                 Some(_) => {}
-                None if self.is_ready() => self.wait().await,
+                None if self.can_send() => self.wait().await,
                 None => return,
             }
         }
     }
 
-    /// Whether there is a lease to be released, and a way to the server.
+    /// Opens the sockets for a RELEASE. Returns whether there is a lease and it can be sent.
     fn can_release(&mut self) -> bool {
         if !self.client.is_leased() {
             return false;
         }
-        self.releasing = true;
-        match self.reach() {
-            Ok(()) if self.is_ready() => return true,
-            Ok(()) => log::warn!("{self}: cannot release its lease: nothing can be sent there"),
+        self.is_releasing = true;
+        match self.open_sockets() {
+            Ok(()) if self.can_send() => return true,
+            Ok(()) => {
+                let state = self.link_state;
+                log::warn!("{self}: cannot release the lease: {state}; it is left to expire");
+            }
             Err(Unreachable::Gone(why) | Unreachable::OtherMac(why)) => {
-                log::info!("{self}: {why}; its lease is left to run out");
+                log::info!("{self}: {why}; the lease is left to expire");
             }
             Err(Unreachable::Fault(error)) => {
-                log::warn!("{self}: cannot release its lease: {error}")
+                log::warn!("{self}: cannot release the lease: {error}; it is left to expire");
             }
         }
         false
     }
 }
 
-/// The last net: what was to be undone is undone by [`Session::roll_back`] or [`Session::end`].
+/// Logs a session that was dropped before [`Session::roll_back`] or [`Session::end`] had finished.
 impl Drop for Session {
     fn drop(&mut self) {
-        if !self.settled && !self.is_undone() {
-            log::warn!("{self}: the work on its lease was cut off; its record says how to go on");
+        if !self.is_committed && !self.has_nothing_to_undo() {
+            log::warn!("{self}: interrupted; the next start goes on from the state file");
         }
     }
 }

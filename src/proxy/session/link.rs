@@ -1,4 +1,4 @@
-//! A lease on the link of its container: put there, kept right, and taken off.
+//! The link of a session: a lease's address, routes and MTU, set and removed.
 
 use crate::dhcp::{self, LossReason};
 use crate::proxy::call::reply;
@@ -8,70 +8,72 @@ use crate::proxy::error::CallError;
 use crate::rt;
 
 use super::Session;
-use super::log_text::{Brief, LostBy};
+use super::log_text::{LeaseTerms, LossText};
 
 impl Session {
-    /// A lease in place of the one that was there.
-    pub(super) fn adopt(&mut self, lease: &dhcp::Lease) {
-        if self.applied.note_address_and_gateway(lease) {
-            log::info!("{self}: renewed {}", Brief(lease));
+    /// Applies a new or renewed lease to the link, and logs it.
+    pub(super) fn apply(&mut self, lease: &dhcp::Lease) {
+        let terms = LeaseTerms(lease);
+        if self.applied.set_address_and_gateway(lease) {
+            log::info!("{self}: renewed {terms}");
         } else {
-            // netavark's words, which its users look for.
+            // The words of netavark's proxy, which its users look for.
             let mac = &self.request.mac_text;
             log::info!(
-                "ip or gateway for mac {mac} changed, update address: {}",
-                Brief(lease)
+                "{self}: ip or gateway for mac {mac} changed, update address; leased {terms}"
             );
         }
-        let applied = self.put_on_link(lease);
-        match applied {
-            // The next look at the link tells what has become of it.
-            Err(Unreachable::Gone(_) | Unreachable::OtherMac(_)) => self.stale = true,
-            applied => self.note(applied.map_err(CallError::from)),
+        match self.put_on_link(lease) {
+            // The next recheck of the link finds out more.
+            Err(Unreachable::Gone(_) | Unreachable::OtherMac(_)) => self.is_link_stale = true,
+            applied => self.set_link_result(applied.map_err(CallError::from)),
         }
     }
 
-    /// No lease in place of the one that was there.
-    pub(super) fn lose(&mut self, old: &dhcp::Lease, why: &LossReason) {
-        log::warn!(
-            "{self}: lost the lease of {}: {}; looking for another",
-            old.address,
-            LostBy(why)
-        );
+    /// Removes a lost lease from the link, and logs it.
+    pub(super) fn apply_loss(&mut self, old: &dhcp::Lease, why: &LossReason) {
+        let (address, why) = (old.address, LossText(why));
+        log::warn!("{self}: lost the lease of {address}: {why}; acquiring another");
         let undone = self.take_off_link();
-        self.note(undone);
+        self.set_link_result(undone);
     }
 
-    /// Logs the search domains that are left out of the reply.
-    pub(super) fn tell_cut_search_list(&self, lease: &dhcp::Lease) {
-        let left_out = reply::left_out(&self.request, lease);
+    /// Logs the search domains that do not fit into the reply.
+    pub(super) fn log_left_out_domains(&self, lease: &dhcp::Lease) {
+        let left_out = reply::omitted_domains(&self.request, lease);
         if !left_out.is_empty() {
             let server = lease.server_id;
             log::warn!(
-                "{self}: the search list from {server} is too long for resolv.conf; left out {left_out}"
+                "{self}: the search list from {server} is too long for resolv.conf; \
+                 leaving out {left_out}"
             );
         }
     }
 
-    /// Makes the link what the lease says.
+    /// Sets the link as the lease says.
     pub(super) fn put_on_link(&mut self, lease: &dhcp::Lease) -> Result<(), Unreachable> {
-        let netlink = self.site.check(&self.request)?;
+        let netlink = self.interface.check(&self.request)?;
         Ok(self.applied.apply(
             &netlink,
-            self.site.index,
+            self.interface.index,
+            &self.request.key,
             lease,
             self.context.settings.mtu,
             rt::now(),
         )?)
     }
 
+    /// Removes from the link what a lease has set.
     pub(super) fn take_off_link(&mut self) -> Result<(), CallError> {
         if self.applied.is_empty() {
             return Ok(());
         }
-        match self.site.netlink(&self.request) {
-            Ok(netlink) => self.applied.undo(&netlink, self.site.index),
-            // With the namespace or the interface all that was on it has gone.
+        match self.interface.netlink(&self.request) {
+            Ok(netlink) => {
+                self.applied
+                    .undo(&netlink, self.interface.index, &self.request.key);
+            }
+            // Addresses and routes end with their interface.
             Err(Unreachable::Gone(_) | Unreachable::OtherMac(_)) => {
                 self.applied = Applied::default()
             }
@@ -80,22 +82,20 @@ impl Session {
         Ok(())
     }
 
-    /// Remembers whether the link is in order, to look again if not.
-    pub(super) fn note(&mut self, outcome: Result<(), CallError>) {
-        let trouble = outcome
-            .err()
-            .map(|error| error.to_string())
-            .unwrap_or_default();
-        self.stale = !trouble.is_empty();
-        // What was so the last time has been told then.
-        if self.stale && self.trouble != trouble && self.looks == 0 {
-            log::warn!("{self}: {trouble}");
+    /// Records the outcome of a change to the link: a failure is logged and rechecked later.
+    pub(super) fn set_link_result(&mut self, outcome: Result<(), CallError>) {
+        let error = outcome.err().map(|error| error.to_string());
+        let error = error.unwrap_or_default();
+        self.is_link_stale = !error.is_empty();
+        // A session that resumes after a failure has logged it before.
+        if self.is_link_stale && self.last_error != error && self.rechecks == 0 {
+            log::warn!("{self}: {error}; trying again later");
         }
-        self.trouble = trouble;
+        self.last_error = error;
     }
 
-    /// Makes the link what the lease says, or what it was where there is none.
-    pub(super) fn set_link_right(&mut self) -> Result<(), Unreachable> {
+    /// Sets the link as the lease says, or removes what is left of a lease.
+    pub(super) fn restore_link(&mut self) -> Result<(), Unreachable> {
         match self.client.lease().cloned() {
             Some(lease) => self.put_on_link(&lease),
             None => Ok(self.take_off_link()?),

@@ -1,41 +1,30 @@
-//! What the log says of leases.
+//! Texts about leases for the log.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::dhcp::{Event, Lease, LossReason, StaticRoute};
 
-use std::time::Duration;
+/// The server and the time of a lease, as in "by 10.0.0.1 for 3600 s".
+pub(crate) struct LeaseTerms<'a>(pub(crate) &'a Lease);
 
-/// A lease in a few words.
-pub(crate) struct Brief<'a>(pub(crate) &'a Lease);
-
-impl fmt::Display for Brief<'_> {
+impl fmt::Display for LeaseTerms<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Lease {
-            address,
-            prefix_len,
-            server_id,
-            lease_time,
-            ..
-        } = self.0;
-        match lease_time {
-            Some(time) => write!(
-                f,
-                "{address}/{prefix_len} from {server_id} for {} s",
-                time.as_secs()
-            ),
-            None => write!(f, "{address}/{prefix_len} from {server_id} for ever"),
+        let server = self.0.server_id;
+        match self.0.lease_time {
+            Some(time) => write!(f, "by {server} for {} s", time.as_secs()),
+            None => write!(f, "by {server} for ever"),
         }
     }
 }
 
-/// Why a lease was lost, in a few words.
-pub(crate) struct LostBy<'a>(pub(crate) &'a LossReason);
+/// The reason for the loss of a lease.
+pub(crate) struct LossText<'a>(pub(crate) &'a LossReason);
 
-impl fmt::Display for LostBy<'_> {
+impl fmt::Display for LossText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            LossReason::Expired => write!(f, "nobody extended it in time"),
+            LossReason::Expired => write!(f, "it expired without a renewal"),
             LossReason::Refused {
                 server,
                 message: None,
@@ -49,8 +38,8 @@ impl fmt::Display for LostBy<'_> {
     }
 }
 
-/// The text of an event that changes nothing for the link; `None` for all others.
-pub(crate) fn remark(event: &Event) -> Option<String> {
+/// Returns the text of an event that does not change the link; `None` for other events.
+pub(crate) fn notice(event: &Event) -> Option<String> {
     match event {
         Event::Declined {
             address,
@@ -58,34 +47,33 @@ pub(crate) fn remark(event: &Event) -> Option<String> {
             by,
         } => Some(format!(
             "declined {address} from {server}: {}",
-            LostBy(&LossReason::Conflict { by: *by })
+            LossText(&LossReason::Conflict { by: *by })
         )),
         Event::Unusable { server, values } => Some(format!(
             "ignoring {} from {server}: not usable here",
             list(values)
         )),
         Event::Contested { address, by } => Some(format!(
-            "{by} claims {address}, which is in use here: announced it, and gives it up if the claim is repeated in 10 s"
+            "{by} claims {address}, which is in use here; announcing it, and giving it up if the claim \
+             is repeated within 10 s"
         )),
         Event::ProxyArp { address, by } => Some(format!(
-            "{by} answers ARP for {address}: it is the DHCP server's or the router's station, or has claimed another address \
-             before, so it is taken for proxy ARP and the address is used (--arp-probe 0: never ask)"
+            "{by} answers ARP for {address}; using the address, because this is taken for proxy ARP: \
+             the station is the DHCP server or the router, or has claimed another address before \
+             (--arp-probe 0 disables probes)"
         )),
         Event::NoLeaseTime { server, assumed } => {
             let assumed = assumed.as_ref().map(Duration::as_secs);
             let text =
                 assumed.map_or_else(|| "for ever".to_owned(), |seconds| format!("{seconds} s"));
-            Some(format!(
-                "{server} does not say for how long it leases: taken as {text}"
-            ))
+            Some(format!("{server} sends no lease time; assuming {text}"))
         }
         Event::Bound(_) | Event::Renewed(_) | Event::Changed { .. } | Event::Lost { .. } => None,
         Event::GaveUp(_) | Event::Released => None,
     }
 }
 
-/// What a renewal has changed: the lease before and after it. Its text names every setting that
-/// differs, and is empty where none does.
+/// The settings that differ between two leases, old and new; empty where none does.
 pub(crate) struct LeaseChange<'a>(pub(crate) &'a Lease, pub(crate) &'a Lease);
 
 impl fmt::Display for LeaseChange<'_> {
@@ -152,7 +140,7 @@ mod tests {
     fn each_setting_that_differs_is_named_and_no_other() {
         let change = |new: Lease| LeaseChange(&lease(), &new).to_string();
         assert_eq!(change(lease()), "");
-        // Times are no settings, and only the first router is used.
+        // Times are not settings, and only the first router is used.
         let only = vec![Ipv4Addr::new(10, 0, 0, 1)];
         assert_eq!(
             change(Lease {

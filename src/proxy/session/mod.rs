@@ -1,5 +1,16 @@
-//! One lease at work: the client, the sockets while they are needed, the link, and the loop that
-//! joins them.
+//! A session: one lease that is being worked on. One loop joins the DHCP client, the sockets of an
+//! exchange, and the container's link.
+//!
+//! | file | part |
+//! |---|---|
+//! | `acquire.rs` | the first lease, while the caller of Setup waits |
+//! | `receive.rs` | waiting for frames, link changes and deadlines |
+//! | `link.rs` | address, routes and MTU |
+//! | `end.rs` | release and rollback |
+//! | `resume.rs` | from a record to a session and back |
+//! | `config.rs` | the client's configuration |
+//! | `limits.rs` | rate limits |
+//! | `log_text.rs` | texts for the log |
 
 use std::cell::RefCell;
 use std::fmt;
@@ -13,6 +24,7 @@ use crate::rpc::NetavarkLease;
 use crate::rt::{self, Runtime};
 use crate::time::Instant;
 
+use crate::proxy::acquire_timeout::AcquireDeadline;
 use crate::proxy::call::reply;
 use crate::proxy::call::request::Request;
 use crate::proxy::config::DhcpSettings;
@@ -21,27 +33,27 @@ use crate::proxy::container::interface::{ContainerInterface, Unreachable};
 use crate::proxy::container::sockets::{ExchangeSockets, LinkState, is_link_away};
 use crate::proxy::error::CallError;
 use crate::proxy::key::ContainerNames;
-use crate::proxy::patience::Wait;
 use crate::proxy::store::address_history::AddressHistory;
 use crate::proxy::store::record::Record;
 
 mod acquire;
 mod config;
 mod end;
+mod limits;
 mod link;
 pub(crate) mod log_text;
 mod receive;
-mod restraint;
 mod resume;
 
-use restraint::{HearingRate, ReopeningDelay};
+use limits::{ReceiveRate, ReopenDelay};
 
-/// How soon sockets that could not be opened, or a link that is not what the lease says, are looked
-/// at again; the link twice as late each time, up to [`SELDOM`].
-const RETRY: Duration = Duration::from_secs(5);
-const SELDOM: Duration = Duration::from_secs(300);
+/// The delay before sockets that could not be opened are opened again, and before the first recheck
+/// of a link that does not match its lease. Each further recheck waits twice as long, up to
+/// [`MAX_RECHECK`].
+const MIN_RECHECK: Duration = Duration::from_secs(5);
+const MAX_RECHECK: Duration = Duration::from_secs(300);
 
-/// What all sessions share.
+/// The parts that all sessions share.
 #[derive(Debug)]
 pub(crate) struct SessionContext {
     pub(crate) runtime: Runtime,
@@ -49,69 +61,69 @@ pub(crate) struct SessionContext {
     pub(crate) history: RefCell<AddressHistory>,
 }
 
-/// A container's lease while something is done for it: each interface has its own (RFC 2131 3.6).
+/// The lease of one container interface while it is being worked on. Each interface has a client of
+/// its own (RFC 2131 §3.6).
 ///
-/// Until it is settled, a failure has to be [rolled back](Session::roll_back): the lease is given
-/// back and the link is as it was. Once settled it stays when the process goes, for the kernel and
-/// the server know when it ends, and a [record](Session::record) says how to go on.
+/// A failure before the session is [committed](Session::commit) must be [rolled
+/// back](Session::roll_back): the lease is released and the link restored. A committed lease
+/// outlives the process: kernel and server know when it ends, and its [record](Session::record)
+/// says how to resume it.
 #[derive(Debug)]
 pub(crate) struct Session {
     context: Rc<SessionContext>,
     request: Request,
-    site: ContainerInterface,
+    interface: ContainerInterface,
     client: Client,
-    /// Open while an exchange is under way, for a socket would keep the container's namespace
-    /// alive.
+    /// Open during an exchange only: a socket keeps the container's namespace alive.
     sockets: Option<ExchangeSockets>,
-    reopening: ReopeningDelay,
-    hearing: HearingRate,
-    /// How the link was when it was last looked at.
-    link: LinkState,
+    reopen_delay: ReopenDelay,
+    receive_rate: ReceiveRate,
+    /// The state at the last check.
+    link_state: LinkState,
     applied: Applied,
-    settled: bool,
-    /// The link may not be what the lease says.
-    stale: bool,
-    /// How often in a row the link was not as it should be when the session came to rest.
-    looks: u32,
-    /// The last trouble, so that one that lasts is told of once.
-    trouble: String,
-    told_of_taken_port: bool,
-    /// The wait of the caller of Setup.
-    waiting: Option<Box<Wait>>,
-    /// The lease is being given back, for which the interface need not have the MAC any more that
-    /// the lease is for.
-    releasing: bool,
+    is_committed: bool,
+    /// The link may not match the lease.
+    is_link_stale: bool,
+    /// Failed rechecks of the link in a row.
+    rechecks: u32,
+    /// The last failure, so that one that persists is logged once.
+    last_error: String,
+    is_taken_port_logged: bool,
+    /// Set while the caller of Setup waits.
+    deadline: Option<Box<AcquireDeadline>>,
+    /// A RELEASE is being sent, for which the interface may have another MAC by now.
+    is_releasing: bool,
 }
 
-/// What has become of a session that was kept.
+/// The end of a [run](Session::run).
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// There is nothing to do until its record is due.
+    /// Nothing to do before the record is due.
     Dormant(Box<Record>),
-    /// The container is not there any more.
+    /// The container or its interface no longer exists.
     Gone,
 }
 
-/// How an event changes a lease.
+/// The effect of an event on a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// It lasts longer, and is the same in all else.
-    Time,
-    /// There is another one, or none.
+    /// More time for the same lease.
+    Lifetime,
+    /// A lease with other settings, or none.
     Settings,
 }
 
-/// What comes next in a session.
+/// The result of [`Session::next_step`].
 enum NextStep {
     Event(Event),
-    Rest(Box<Record>),
+    Dormant(Box<Record>),
     Gone(String),
-    /// The interface has another hardware address now.
+    /// The interface has another MAC now.
     OtherMac(String),
 }
 
 impl NextStep {
-    /// Sorts out the end of a lease, where `unreachable` is one.
+    /// Returns the step that ends a lease, or the error of a failure that may pass.
     fn end(unreachable: Unreachable) -> Result<Self, CallError> {
         match unreachable {
             Unreachable::Gone(why) => Ok(Self::Gone(why)),
@@ -125,7 +137,7 @@ impl SessionContext {
     pub(crate) async fn sleep_until(&self, time: Instant) {
         if let Err(error) = self.runtime.sleep_until(time).await {
             log::error!("cannot sleep on the boot clock: {error}");
-            rt::sleep(RETRY).await;
+            rt::sleep(MIN_RECHECK).await;
         }
     }
 }
@@ -134,85 +146,85 @@ impl Session {
     fn new(
         context: Rc<SessionContext>,
         request: Request,
-        site: ContainerInterface,
+        interface: ContainerInterface,
         client: Client,
         mut applied: Applied,
     ) -> Self {
         if let Some(lease) = client.lease() {
-            applied.note_address_and_gateway(lease);
+            applied.set_address_and_gateway(lease);
         }
         Self {
             context,
             request,
-            site,
+            interface,
             client,
             sockets: None,
-            reopening: ReopeningDelay::default(),
-            hearing: HearingRate::default(),
-            link: LinkState::Ready,
+            reopen_delay: ReopenDelay::default(),
+            receive_rate: ReceiveRate::default(),
+            link_state: LinkState::Ready,
             applied,
-            settled: false,
-            stale: false,
-            looks: 0,
-            trouble: String::new(),
-            told_of_taken_port: false,
-            waiting: None,
-            releasing: false,
+            is_committed: false,
+            is_link_stale: false,
+            rechecks: 0,
+            last_error: String::new(),
+            is_taken_port_logged: false,
+            deadline: None,
+            is_releasing: false,
         }
     }
 
-    /// From now on a drop leaves the lease and the link alone (RFC 2131 3.2 (4)).
-    fn settle(&mut self) {
-        self.settled = true;
+    /// Marks the lease as in use (RFC 2131 §3.2 (4)): a drop leaves lease and link alone from now
+    /// on.
+    fn commit(&mut self) {
+        self.is_committed = true;
         self.client.mark_in_use();
     }
 
-    /// What the caller of Setup gets; none while the lease is lost.
+    /// Returns the reply to Setup; `None` where there is no lease.
     pub(crate) fn reply(&self) -> Option<NetavarkLease> {
         self.client
             .lease()
             .map(|lease| reply::reply(&self.request, lease))
     }
 
-    /// Who has the lease.
-    pub(crate) fn who(&self) -> ContainerNames<'_> {
+    /// Returns the names of the container.
+    pub(crate) fn names(&self) -> ContainerNames<'_> {
         ContainerNames {
             client_id: &self.client.config().client_id,
-            ..self.request.who()
+            ..self.request.names()
         }
     }
 
-    /// Does what there is to do for the lease, as long as the container is there, and makes known
-    /// to `changed` what has become of it, before anything is changed for it. May be dropped at any
-    /// time, and called again.
-    pub(crate) async fn keep(&mut self, changed: impl AsyncFn(&Self, Change)) -> Outcome {
+    /// Works on the lease until nothing is to be done or the container is gone. Reports each change
+    /// to `changed` before it is applied to the link. May be dropped at any time, and called again.
+    pub(crate) async fn run(&mut self, changed: impl AsyncFn(&Self, Change)) -> Outcome {
         loop {
-            let event = match self.next().await {
+            let event = match self.next_step().await {
                 NextStep::Event(event) => event,
-                NextStep::Rest(record) => return Outcome::Dormant(record),
+                NextStep::Dormant(record) => return Outcome::Dormant(record),
                 NextStep::Gone(why) => {
-                    log::info!("{self}: {why}; its lease is left to run out");
-                    // Where the interface is there, and another one's now.
+                    log::info!("{self}: {why}; the lease is left to expire");
+                    // Removes what is left, should the interface be there after all.
                     let _ = self.take_off_link();
                     return Outcome::Gone;
                 }
                 NextStep::OtherMac(why) => {
-                    // The server knows the lease by the MAC (RFC 2131 4.3.2): there is no renewing
-                    // it from another one.
-                    log::info!("{self}: {why}; giving its lease back");
+                    // The server binds the lease to the MAC (RFC 2131 §4.3.2): it cannot be renewed
+                    // from another one.
+                    log::info!("{self}: {why}; releasing the lease");
                     self.release().await;
                     let undone = self.take_off_link();
-                    self.note(undone);
+                    self.set_link_result(undone);
                     return Outcome::Gone;
                 }
             };
-            if self.remark(&event) {
+            if self.log_notice(&event) {
                 continue;
             }
             changed(
                 self,
                 if matches!(event, Event::Renewed(_)) {
-                    Change::Time
+                    Change::Lifetime
                 } else {
                     Change::Settings
                 },
@@ -220,21 +232,21 @@ impl Session {
             .await;
             match event {
                 Event::Bound(lease) => {
-                    self.tell_cut_search_list(&lease);
-                    self.adopt(&lease);
+                    self.log_left_out_domains(&lease);
+                    self.apply(&lease);
                 }
-                Event::Renewed(lease) => self.adopt(&lease),
+                Event::Renewed(lease) => self.apply(&lease),
                 Event::Changed { old, new } => {
                     if old.search != new.search || old.domain_name != new.domain_name {
-                        self.tell_cut_search_list(&new);
+                        self.log_left_out_domains(&new);
                     }
-                    self.adopt(&new);
+                    self.apply(&new);
                     let change = log_text::LeaseChange(&old, &new).to_string();
                     if !change.is_empty() {
                         log::info!("{self}: {} changed {change}", new.server_id);
                     }
                 }
-                Event::Lost { old, why } => self.lose(&old, &why),
+                Event::Lost { old, why } => self.apply_loss(&old, &why),
                 Event::Declined { .. } | Event::Unusable { .. } | Event::Contested { .. } => {}
                 Event::ProxyArp { .. } | Event::NoLeaseTime { .. } => {}
                 Event::GaveUp(_) | Event::Released => return Outcome::Gone,
@@ -242,106 +254,105 @@ impl Session {
         }
     }
 
-    /// Opens the sockets, unless they are open, or were closed too often of late.
-    fn reach(&mut self) -> Result<(), Unreachable> {
-        if self.sockets.is_none() && (self.releasing || self.reopening.until(rt::now()).is_none()) {
-            let open = if self.releasing {
+    /// Opens the sockets, unless they are open or a delay is in force.
+    fn open_sockets(&mut self) -> Result<(), Unreachable> {
+        if self.sockets.is_none()
+            && (self.is_releasing || self.reopen_delay.until(rt::now()).is_none())
+        {
+            let open = if self.is_releasing {
                 ContainerInterface::open_for_release
             } else {
                 ContainerInterface::open
             };
-            let sockets = open(&self.site, &self.request)?;
+            let sockets = open(&self.interface, &self.request)?;
             self.client.handle_mtu(sockets.mtu);
             self.sockets = Some(sockets);
             log::debug!("{self}: opened its sockets");
-            self.mind_link();
+            self.update_carrier();
         }
         Ok(())
     }
 
-    /// Tells the client whether the link carries anything.
-    fn mind_link(&mut self) {
+    /// Passes the state of the link to the client.
+    fn update_carrier(&mut self) {
         let Some(state) = self.sockets.as_ref().map(|sockets| sockets.state) else {
             return;
         };
-        let before = std::mem::replace(&mut self.link, state);
+        let before = std::mem::replace(&mut self.link_state, state);
         if before != state {
             log::info!("{self}: {state}");
             if state == LinkState::Ready {
-                self.note_carrier();
+                self.record_carrier();
             }
         }
-        // What the kernel takes off a link that goes down has to be put back.
-        self.stale |= state == LinkState::Down;
+        // The kernel removes the routes of an interface that goes down.
+        self.is_link_stale |= state == LinkState::Down;
         self.client
             .handle_carrier(state == LinkState::Ready, rt::now());
     }
 
-    /// Whether the sockets are open, and something can be said there.
-    fn is_ready(&self) -> bool {
+    /// Returns whether the sockets are open and there is a carrier.
+    fn can_send(&self) -> bool {
         self.sockets
             .as_ref()
             .is_some_and(|sockets| sockets.state == LinkState::Ready)
     }
 
-    /// What comes next: an event, rest, or the news that the container cannot be reached any more.
-    /// A drop on the way loses nothing.
-    async fn next(&mut self) -> NextStep {
+    /// Returns the next event, or the end of the run. May be dropped without losing an event.
+    async fn next_step(&mut self) -> NextStep {
         loop {
-            // Before the sockets are closed: the caller of Setup waits for this, and not for that.
+            // Before the sockets are closed, which the caller of Setup need not wait for.
             if let Some(event) = self.client.poll_event() {
                 return NextStep::Event(event);
             }
             if self.client.is_listening() {
-                match self.reach().map_err(NextStep::end) {
+                match self.open_sockets().map_err(NextStep::end) {
                     Ok(()) => {}
                     Err(Ok(end)) => return end,
-                    Err(Err(error)) => self.note(Err(error)),
+                    Err(Err(error)) => self.set_link_result(Err(error)),
                 }
-                // That there is no carrier may have been the last straw.
+                // A missing carrier may have ended the acquisition.
                 if let Some(event) = self.client.poll_event() {
                     return NextStep::Event(event);
                 }
             }
-            if self.stale
+            if self.is_link_stale
                 && !self.is_down()
                 && (self.sockets.is_some() || !self.client.is_listening())
             {
-                match self.set_link_right().map_err(NextStep::end) {
+                match self.restore_link().map_err(NextStep::end) {
                     Err(Ok(end)) => return end,
-                    Err(Err(error)) => self.note(Err(error)),
-                    Ok(()) => self.note(Ok(())),
+                    Err(Err(error)) => self.set_link_result(Err(error)),
+                    Ok(()) => self.set_link_result(Ok(())),
                 }
             }
             if !self.send() {
-                // The next look tells more.
                 continue;
             }
             if !self.client.is_listening() {
-                // No answer is awaited any more.
                 self.sockets = None;
-                if let Some(record) = self.record().filter(|_| self.settled) {
-                    return NextStep::Rest(Box::new(record));
+                if let Some(record) = self.record().filter(|_| self.is_committed) {
+                    return NextStep::Dormant(Box::new(record));
                 }
             }
             self.wait().await;
         }
     }
 
-    /// Sends all that the client wants sent. What cannot be sent is as good as lost on the way, and
-    /// the client knows when to say it again. Tells whether the link is there as far as one can see
-    /// from here.
+    /// Sends the client's messages. A failure counts as a lost message, which the client
+    /// retransmits. Returns `false` where it shows that the interface is down or gone.
     fn send(&mut self) -> bool {
         let mut in_doubt = false;
-        // Before anything is said that is answered by ARP.
-        let of_interest = self.client.address_of_interest();
+        // Before a message that may be answered by ARP.
+        let of_interest = self.client.arp_address();
         if let Some(Err(error)) = self
             .sockets
             .as_mut()
             .map(|sockets| sockets.set_arp_filter(of_interest))
         {
-            // New sockets would not hear more, and a lease without this is better than none.
-            log::warn!("{self}: cannot listen to ARP: {error}");
+            // New sockets would fail as well, and a lease without conflict detection is better than
+            // none.
+            log::warn!("{self}: cannot filter ARP: {error}; not detecting address conflicts");
         }
         let mut bytes = Vec::new();
         while let Some(transmit) = self.client.poll_transmit(&mut bytes) {
@@ -353,9 +364,9 @@ impl Session {
                 continue;
             };
             let peer = self.client.lease().and_then(|lease| lease.server_mac);
-            if sockets.port_is_taken() && !std::mem::replace(&mut self.told_of_taken_port, true) {
+            if sockets.is_port_taken() && !std::mem::replace(&mut self.is_taken_port_logged, true) {
                 log::info!(
-                    "{self}: the container uses UDP port 68 itself, so a packet socket has to do for all"
+                    "{self}: the container uses UDP port 68 itself; sending by packet socket only"
                 );
             }
             if let Err(error) = sockets.send(transmit, &bytes, self.request.key.mac, peer) {
@@ -364,7 +375,7 @@ impl Session {
                     self.client.state()
                 );
                 if is_link_away(&error) {
-                    self.doubt_link();
+                    self.suspect_link();
                     in_doubt = true;
                 }
             }
@@ -372,7 +383,7 @@ impl Session {
         !in_doubt
     }
 
-    /// Whether the link is down, of which the sockets will tell the end.
+    /// Returns whether the interface is down. The open sockets report its return.
     fn is_down(&self) -> bool {
         self.sockets
             .as_ref()
@@ -380,18 +391,16 @@ impl Session {
     }
 }
 
+/// The prefix of log lines about the lease.
 impl fmt::Display for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} in {}",
-            self.request.container_interface,
-            self.request.ns_path.display()
-        )
+        let lease = self.client.lease();
+        let address = lease.map(|lease| (lease.address, lease.prefix_len));
+        self.request.key.log_prefix(address).fmt(f)
     }
 }
 
-/// Chance for one client: its transaction ids and its jitter.
+/// Returns the random seed of a client's transaction ids and jitter.
 fn seed() -> Result<u64, CallError> {
     let mut bytes = [0; 8];
     getrandom(&mut bytes, GetRandomFlags::empty())

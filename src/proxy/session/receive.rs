@@ -1,54 +1,53 @@
-//! A session that waits: for frames, for news of its link, or for its next deadline.
+//! Waiting: for frames, link changes, and the next deadline.
 
 use std::future::pending;
 use std::time::Duration;
 
 use futures_lite::future::{or, yield_now};
 
-use super::{RETRY, Session};
+use super::{MIN_RECHECK, Session};
 use crate::dhcp::Ignored;
 use crate::net::raw;
 use crate::proxy::container::sockets::{ExchangeSockets, Received};
 use crate::rt;
 
-/// How long sockets stay open before the container is looked for again. They hear nothing of an
-/// interface that has gone, and a caller who waits would hold on to its namespace.
-const LISTEN: Duration = Duration::from_secs(10);
+/// The time after which open sockets are closed and the container is looked up again. Sockets do
+/// not notice that their interface is gone, and they keep its namespace alive.
+const MAX_SOCKET_AGE: Duration = Duration::from_secs(10);
 
-/// Frames of the queue that are read before a Setup is answered: a flood of the interface must not
-/// hold it up for good.
-const ARRIVED: usize = 100;
+/// The most queued frames that are handled before a Setup is answered: a flood must not delay it
+/// without end.
+const MAX_QUEUED: usize = 100;
 
-/// Returns whether a frame is a server's answer to this client, be it one that cannot be used.
+/// Returns whether a frame is a server's answer to this client, even if it is unusable.
 fn is_answer(frame: &[u8], read: &Result<(), Ignored>) -> bool {
     match read {
         Ok(()) => raw::arp_sender(frame).is_none(),
         Err(Ignored::Unexpected { .. }) => true,
-        // Offers that are of no use, or of a server that the configuration excludes, are no reason
-        // to wait for longer.
+        // An unusable offer, or one of an excluded server, is no reason for a longer timeout.
         Err(_) => false,
     }
 }
 
 impl Session {
-    /// Waits for a frame, for news of the link or for the next deadline, and tells the client.
+    /// Waits for a frame, a link change or the next deadline, and passes it to the client.
     pub(crate) async fn wait(&mut self) {
         let in_trouble = self.client.is_listening() && self.sockets.is_none();
-        // Counted from their opening: in a namespace that only they keep alive, others may well go
-        // on talking.
+        // From the opening, not from the last frame: in a namespace that only these sockets keep
+        // alive, traffic may go on.
         let look = match &self.sockets {
-            Some(sockets) => Some(sockets.opened + LISTEN),
+            Some(sockets) => Some(sockets.opened + MAX_SOCKET_AGE),
             None => in_trouble.then(|| {
-                self.reopening
+                self.reopen_delay
                     .until(rt::now())
-                    .unwrap_or_else(|| rt::now() + RETRY)
+                    .unwrap_or_else(|| rt::now() + MIN_RECHECK)
             }),
         };
         let Self {
             context,
             client,
             sockets,
-            hearing,
+            receive_rate,
             ..
         } = self;
         let due = [client.poll_timeout(), look].into_iter().flatten().min();
@@ -63,62 +62,61 @@ impl Session {
             let Some(sockets) = sockets else {
                 return pending().await;
             };
-            let pause = hearing.pause(rt::now());
+            let pause = receive_rate.pause(rt::now());
             if !pause.is_zero() {
                 rt::sleep(pause).await;
             }
-            // Boxed, for while no sockets are open, which is nearly always, it takes no room then.
-            Some(Box::pin(sockets.hear()).await)
+            // Boxed to save memory: the sockets are closed nearly all of the time.
+            Some(Box::pin(sockets.receive()).await)
         };
         let heard = or(heard, time).await;
         if heard.is_some() {
-            hearing.count(rt::now());
+            receive_rate.count(rt::now());
         }
         match heard {
-            Some(Ok(Received::Frame(frame))) => self.hear(&frame),
+            Some(Ok(Received::Frame(frame))) => self.handle_frame(&frame),
             Some(Ok(Received::Link(state))) => {
                 if let Some(sockets) = sockets {
                     sockets.state = state;
                 }
-                self.mind_link();
+                self.update_carrier();
             }
-            Some(Ok(Received::LinkInDoubt)) => self.doubt_link(),
+            Some(Ok(Received::LinkInDoubt)) => self.suspect_link(),
             Some(Err(error)) => {
-                log::debug!("{self}: {error}");
-                self.doubt_link();
+                log::debug!("{self}: cannot receive: {error}");
+                self.suspect_link();
             }
             None => {
                 let now = rt::now();
                 client.handle_timeout(now);
-                // Opened anew, the sockets show whether the container is still there; held open,
-                // they would be what keeps its namespace alive.
+                // Opening them again shows whether the container still exists.
                 if sockets
                     .as_ref()
-                    .is_some_and(|sockets| sockets.opened + LISTEN <= now)
+                    .is_some_and(|sockets| sockets.opened + MAX_SOCKET_AGE <= now)
                 {
                     *sockets = None;
                 }
             }
         }
-        // A flood of this interface that is in the queue already must not hold up the other leases.
+        // A flood on this interface must not delay the other leases.
         yield_now().await;
     }
 
-    /// Lets the client hear what is in the queue, and waits for no more.
-    pub(crate) fn hear_what_arrived(&mut self) {
-        for _ in 0..ARRIVED {
-            let Some(frame) = self.sockets.as_ref().and_then(ExchangeSockets::arrived) else {
+    /// Passes the queued frames to the client, without waiting for more.
+    pub(crate) fn handle_queued(&mut self) {
+        for _ in 0..MAX_QUEUED {
+            let Some(frame) = self.sockets.as_ref().and_then(ExchangeSockets::try_receive) else {
                 return;
             };
-            self.hear(&frame);
+            self.handle_frame(&frame);
         }
     }
 
-    /// Lets the client hear a frame.
-    fn hear(&mut self, frame: &[u8]) {
-        let at_stake = self.client.address_at_stake();
+    /// Passes a frame to the client.
+    fn handle_frame(&mut self, frame: &[u8]) {
+        let at_stake = self.client.own_address();
         if let Some(sockets) = &mut self.sockets
-            && self.site.is_claimed_by_container(
+            && self.interface.is_claimed_by_container(
                 &self.request,
                 &mut sockets.claimants,
                 at_stake,
@@ -129,18 +127,18 @@ impl Session {
         }
         let read = self.client.handle_packet(frame, rt::now());
         if is_answer(frame, &read) {
-            self.note_answer();
+            self.record_answer();
         }
         if let Err(ignored) = read {
             log::trace!("ignored a frame: {ignored:?}");
         }
     }
 
-    /// The interface went down, or away: the next look shows which, and what has to be put back.
-    /// The kernel takes the routes off one that goes down.
-    pub(crate) fn doubt_link(&mut self) {
+    /// Closes the sockets after a sign that the interface is down or gone. The next check finds out
+    /// which, and restores the routes: the kernel removes those of an interface that goes down.
+    pub(crate) fn suspect_link(&mut self) {
         self.sockets = None;
-        self.reopening.close(rt::now());
-        self.stale = true;
+        self.reopen_delay.close(rt::now());
+        self.is_link_stale = true;
     }
 }

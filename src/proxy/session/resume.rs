@@ -1,40 +1,40 @@
-//! From a record to a session, and back.
+//! Conversion of a record into a session and back.
 
 use std::rc::Rc;
 
-use super::{RETRY, SELDOM, Session, SessionContext, seed};
+use super::{MAX_RECHECK, MIN_RECHECK, Session, SessionContext, seed};
 use crate::dhcp::{Client, Phase};
 use crate::net::link::Address;
 use crate::proxy::container::interface::{Unreachable, looking_for};
 use crate::proxy::container::sockets::LinkState;
-use crate::proxy::store::record::{Look, Record, RecordState};
+use crate::proxy::store::record::{LinkCheck, Record, RecordState};
 use crate::rt;
 
 impl Session {
-    /// Goes on with a record. `early` renews a lease before its T1. `None` where a Setup has come to
-    /// nothing.
-    pub(crate) fn revive(
+    /// Resumes the lease of a record; `early` renews it before T1. Returns `None` for an
+    /// interrupted Setup that left nothing on the link.
+    pub(crate) fn resume(
         context: &Rc<SessionContext>,
         record: Record,
         early: bool,
     ) -> Result<Option<Self>, Unreachable> {
         let Record {
             mut request,
-            interface: site,
+            interface,
             mut applied,
             message_size,
             state,
-            look,
+            link_check,
             ..
         } = record;
-        let unsaid = look.is_some_and(|look| look.unsaid);
+        let is_send_pending = link_check.is_some_and(|link_check| link_check.is_send_pending);
         let (mut config, seed, now) = (context.config(&mut request), seed()?, rt::now());
-        // The first message is written before the sockets are open that tell the MTU.
+        // The first message is built before the sockets are open, which know the MTU.
         config.max_message_size = message_size.unwrap_or(config.max_message_size);
-        // Its MAC does not matter yet: what is on the link comes off again, whatever becomes of the
-        // lease.
+        // Without a check of the MAC: even an address on an interface with another MAC has to be
+        // removed.
         let on_link = || {
-            let addresses = site.netlink(&request)?.addresses(site.index);
+            let addresses = interface.netlink(&request)?.addresses(interface.index);
             Ok::<_, Unreachable>(addresses.map_err(looking_for(&request.container_interface))?)
         };
         let client = match state {
@@ -44,15 +44,16 @@ impl Session {
             | RecordState::Ending {
                 snapshot: mut rest, ..
             } => {
-                if unsaid {
-                    rest.say_now(now);
+                if is_send_pending {
+                    rest.retransmit_now(now);
                 }
                 if early {
                     rest.renew_now(now);
                 }
                 let client = Client::resume(config, rest, seed, now);
-                // A lease is written down before it is put on the link. It may be there by now.
-                if let (Some(_), Some(lease)) = (look, client.lease()) {
+                // A lease is written to the file before it is applied to the link, so it may be
+                // there already.
+                if let (Some(_), Some(lease)) = (link_check, client.lease()) {
                     let is_ours =
                         |there: &Address| there.valid.is_some() || lease.lease_time.is_none();
                     let there = on_link()?
@@ -60,56 +61,58 @@ impl Session {
                         .find(|there| there.address == lease.address && is_ours(there));
                     there
                         .into_iter()
-                        .for_each(|there| applied.adopt(there.address, there.prefix));
+                        .for_each(|there| applied.assume_address(there.address, there.prefix));
                 }
                 client
             }
             RecordState::Intent => {
-                // Whatever the Setup came to, and was not written down: what has a lifetime was
-                // leased.
+                // The Setup may have got a lease that was not yet written to the file. Only a
+                // leased address has a lifetime.
                 let Some(leased) = on_link()?.into_iter().find(|there| there.valid.is_some())
                 else {
                     return Ok(None);
                 };
-                applied.adopt(leased.address, leased.prefix);
+                applied.assume_address(leased.address, leased.prefix);
                 Client::reboot(config, leased.address, seed, now)
             }
         };
-        let mut session = Self::new(Rc::clone(context), request, site, client, applied);
-        session.settled = true;
-        session.stale = look.is_some();
-        session.looks = look.map_or(0, |look| look.count);
-        if unsaid {
-            // As far as has been told.
-            session.link = LinkState::NoCarrier;
+        let mut session = Self::new(Rc::clone(context), request, interface, client, applied);
+        session.is_committed = true;
+        session.is_link_stale = link_check.is_some();
+        session.rechecks = link_check.map_or(0, |link_check| link_check.count);
+        if is_send_pending {
+            // The last state that was logged.
+            session.link_state = LinkState::NoCarrier;
         }
-        // If it was taken then, that was told.
-        session.told_of_taken_port = true;
+        // An earlier session has logged it.
+        session.is_taken_port_logged = true;
         Ok(Some(session))
     }
 
-    /// How to go on with it later; none while that cannot be said.
+    /// Returns the record from which the lease can be resumed; `None` during an exchange.
     pub(crate) fn record(&self) -> Option<Record> {
         let rest = self.client.suspend()?;
         let now = rt::now();
-        // A client that has nothing to send before T1 needs no carrier until then.
+        // A client with nothing to send before T1 needs no carrier until then.
         let has_time =
             matches!(rest.phase, Phase::Bound { .. }) && rest.due().is_none_or(|due| due > now);
-        let unsaid = self.link != LinkState::Ready && !has_time;
-        let look = (self.stale || unsaid).then(|| {
-            let pause = RETRY.saturating_mul(1 << self.looks.min(16)).min(SELDOM);
-            Look {
+        let is_send_pending = self.link_state != LinkState::Ready && !has_time;
+        let link_check = (self.is_link_stale || is_send_pending).then(|| {
+            let pause = MIN_RECHECK
+                .saturating_mul(1 << self.rechecks.min(16))
+                .min(MAX_RECHECK);
+            LinkCheck {
                 at: now + pause,
-                count: self.looks.saturating_add(1),
-                unsaid,
+                count: self.rechecks.saturating_add(1),
+                is_send_pending,
             }
         });
-        Some(Record::resting(
-            (&self.request, &self.site),
+        Some(Record::dormant(
+            (&self.request, &self.interface),
             self.client.config(),
             rest,
             &self.applied,
-            look,
+            link_check,
         ))
     }
 }

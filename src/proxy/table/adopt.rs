@@ -1,10 +1,9 @@
-//! Leases of containers that netavark's proxy served: found again by MAC and address, and renewed
-//! from then on.
+//! Adoption: takes over leases that netavark's proxy left in `nv-proxy.lease`, and renews them.
 //!
-//! netavark's file says neither in which namespace a lease is, nor whose it is. So the namespaces
-//! below /run/netns are looked at, one at a time with a turn for all else in between, and an entry
-//! leads to work on an interface only where that has both its MAC and its address. Calls wait until
-//! this is over, for they may be about such a lease.
+//! netavark's file names neither the namespace nor the container of a lease. So each namespace
+//! below /run/netns is searched for an interface with both the MAC and the address of a lease;
+//! other tasks run between two namespaces. A lease without a unique match is left alone. Calls wait
+//! until the search is over, because they may be about a lease that it finds.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -31,44 +30,42 @@ use crate::time::Instant;
 use super::podman::{self, Container};
 use super::state::{Slot, Table};
 
-/// Podman's network namespaces.
-const FOLDER: &str = "/run/netns";
-/// The most namespaces that are looked at.
-const NAMESPACES: usize = 4096;
-/// The longest time that calls wait for the end. It takes less than a millisecond for each
-/// namespace.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The directory of Podman's network namespaces.
+const NETNS_DIRECTORY: &str = "/run/netns";
+/// The most namespaces that are searched.
+const MAX_NAMESPACES: usize = 4096;
+/// The time limit of the search, which calls wait for. A namespace takes less than 1 ms.
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An interface with the MAC and the address of a lease.
-struct Sighting {
-    /// The namespace, as Podman names it.
+struct MatchingInterface {
+    /// The namespace, by Podman's name.
     netns: Rc<Path>,
-    site: ContainerInterface,
-    interface: String,
+    interface: ContainerInterface,
+    name: String,
     parent: Option<u32>,
     address: Address,
 }
 
-/// Returns the namespaces that are to be looked at, each as the key of a look in the journal of
-/// work.
+/// Lists the namespaces to be searched, each as a key for the journal of work.
 pub(super) fn namespaces() -> Vec<LeaseKey> {
-    let Ok(folder) = fs::read_dir(FOLDER) else {
+    let Ok(directory) = fs::read_dir(NETNS_DIRECTORY) else {
         return Vec::new();
     };
-    let look = |path: &Path| LeaseKey {
+    let key = |path: &Path| LeaseKey {
         mac: Mac([0; 6]),
         netns: path.into(),
         interface: "".into(),
     };
-    folder
-        .take(NAMESPACES)
+    directory
+        .take(MAX_NAMESPACES)
         .flatten()
-        .map(|entry| look(&entry.path()))
+        .map(|entry| key(&entry.path()))
         .collect()
 }
 
 impl Table {
-    /// Begins to adopt `leases`, whose interfaces may be in `namespaces`.
+    /// Starts the adoption of `leases` from interfaces in `namespaces`.
     pub(super) fn start_adopting(
         self: &Rc<Self>,
         leases: Vec<NetavarkLease>,
@@ -80,15 +77,15 @@ impl Table {
         let adoption = async move {
             table.adopt(leases, namespaces).await;
             table.adoption.end();
-            // Netavark's file has been taken over as far as it can be.
-            table.file.release_copy();
+            // From now on netavark's file may be overwritten.
+            table.file.unprotect_copy();
             table.save_later();
             drop(activity);
         };
         self.context.runtime.spawn(adoption).detach();
     }
 
-    /// Drops leases that are in the table: of a copy whose state file could not be read as a whole.
+    /// Removes leases that are in the table. The copy has them where the state file was damaged.
     fn without_known(&self, mut leases: Vec<NetavarkLease>) -> Vec<NetavarkLease> {
         for known in self
             .keys(|_| true)
@@ -106,143 +103,141 @@ impl Table {
     }
 
     async fn adopt(self: &Rc<Self>, leases: Vec<NetavarkLease>, namespaces: Vec<LeaseKey>) {
-        let end = rt::now() + PATIENCE;
-        let mut sightings: Vec<Vec<Sighting>> = leases.iter().map(|_| Vec::new()).collect();
+        let end = rt::now() + SEARCH_TIMEOUT;
+        let mut found: Vec<Vec<MatchingInterface>> = leases.iter().map(|_| Vec::new()).collect();
         for key in namespaces {
             yield_now().await;
+            let netns = key.netns.display();
             if rt::now() >= end {
+                let seconds = SEARCH_TIMEOUT.as_secs();
                 log::warn!(
-                    "{FOLDER} has too many namespaces to look for the leases of netavark's proxy in all of them"
+                    "searching {NETNS_DIRECTORY} for leases of netavark's proxy takes more than \
+                     {seconds} s; skipping the rest"
                 );
                 break;
             }
             if self.journal.deaths(&key) > 0 {
-                log::warn!(
-                    "{}: the daemon died at a look at this namespace; leaving it out",
-                    key.netns.display()
-                );
+                log::warn!("{netns}: the daemon died while searching this namespace; skipping it");
                 continue;
             }
-            let _step = self.journal.enter(&key);
-            if let Err(error) = look_at(&key.netns, &leases, &mut sightings) {
-                log::debug!(
-                    "{}: {error}; no lease of netavark's proxy is looked for there",
-                    key.netns.display()
-                );
+            let _step = self.journal.begin_step(&key);
+            if let Err(error) = search_namespace(&key.netns, &leases, &mut found) {
+                log::debug!("{netns}: not searched for leases of netavark's proxy: {error}");
             }
         }
-        let found: Vec<Rc<Path>> = sightings
+        let paths: Vec<Rc<Path>> = found
             .iter()
             .flatten()
-            .map(|seen| Rc::clone(&seen.netns))
+            .map(|found| Rc::clone(&found.netns))
             .collect();
-        let containers = podman::containers_of(&found, end).await;
+        let containers = podman::containers_of(&paths, end).await;
         let host = Netlink::open().ok();
-        for (lease, mut seen) in leases.into_iter().zip(sightings) {
+        for (lease, mut found) in leases.into_iter().zip(found) {
             yield_now().await;
             let (address, mac) = (lease.yiaddr.clone(), lease.mac_address.clone());
-            let adopted = match (seen.pop(), seen.len()) {
-                (None, _) => Err(format!("no interface in {FOLDER} has both")),
-                (Some(seen), 0) => {
-                    let container = containers.get(&*seen.netns);
-                    self.adopt_one(lease, seen, container, host.as_ref())
+            let adopted = match (found.pop(), found.len()) {
+                (None, _) => Err(format!(
+                    "no interface in {NETNS_DIRECTORY} has this MAC and address"
+                )),
+                (Some(found), 0) => {
+                    let container = containers.get(&*found.netns);
+                    self.adopt_one(lease, found, container, host.as_ref())
                         .map_err(|error| error.to_string())
                 }
-                (Some(_), others) => {
-                    Err(format!("{} interfaces in {FOLDER} have both", others + 1))
-                }
+                (Some(_), others) => Err(format!(
+                    "{} interfaces in {NETNS_DIRECTORY} have this MAC and address",
+                    others + 1
+                )),
             };
             if let Err(why) = adopted {
                 log::warn!(
-                    "cannot adopt the lease of {address} that netavark's proxy left for {mac}: {why}. A container that \
-                     uses it keeps the address without renewals: restart it"
+                    "cannot adopt the lease of {address} that netavark's proxy left for {mac}: {why}. \
+                     It is not renewed; restart its container"
                 );
             }
         }
     }
 
-    /// Goes on with a lease from now on, unless there is another one for the interface.
+    /// Takes over one lease, unless the table has another one for its interface.
     fn adopt_one(
         self: &Rc<Self>,
         lease: NetavarkLease,
-        seen: Sighting,
+        found: MatchingInterface,
         container: Option<&Container>,
         host: Option<&Netlink>,
     ) -> Result<(), CallError> {
-        let request = request_for(&lease, &seen, container, host)?;
-        let Sighting { site, address, .. } = seen;
+        let request = request_for(&lease, &found, container, host)?;
+        let MatchingInterface {
+            interface, address, ..
+        } = found;
         let key = request.key.clone();
         if self.with_slots(|slots| slots.contains_key(&key)) {
             return Ok(());
         }
         let now = rt::now();
-        let mut settings = Applied::default();
-        settings.adopt(address.address, address.prefix);
-        let record = |settings: &Applied| {
+        let mut applied = Applied::default();
+        applied.assume_address(address.address, address.prefix);
+        let record = |applied: &Applied| {
             Record::adopted(
                 lease.clone(),
-                (&request, &site),
-                settings,
+                (&request, &interface),
+                applied,
                 (made_at(&address, now), now),
             )
         };
         let without = if container.is_some() {
             ""
         } else {
-            ", without its container's id, which Podman's files do not say"
+            " without a client identifier, as Podman's files do not name the container"
         };
-        let adopted = record(&settings).ok_or_else(|| {
-            CallError::fault("reading the lease")(std::io::Error::other("it makes no sense"))
+        let adopted = record(&applied).ok_or_else(|| {
+            CallError::fault("reading the lease")(std::io::Error::other("its values make no sense"))
         })?;
-        log::info!(
-            "{}: adopting the lease of {} that netavark's proxy left{without}; renewing it now",
-            adopted.place(),
-            address.address
-        );
-        let _step = self.journal.enter(&key);
+        let prefix = adopted.log_prefix();
+        log::info!("{prefix}: adopting the lease of netavark's proxy{without}; renewing it now");
+        let _step = self.journal.begin_step(&key);
         self.update(&key, |slot| *slot = Some(Slot::dormant(&adopted, true)));
-        // In the file before anything is changed for it.
+        // Written ahead of the changes to the link.
         self.save(false);
-        let mut take_over = || -> Result<(), CallError> {
-            let (netlink, mtu) = (site.check(&request)?, self.context.settings.mtu);
+        let mut apply_adopted = || -> Result<(), CallError> {
+            let (netlink, mtu) = (interface.check(&request)?, self.context.settings.mtu);
             let Some(lease) = adopted.lease() else {
                 return Ok(());
             };
-            settings.take_over(&netlink, site.index, lease, mtu, now)
+            applied.apply_adopted(&netlink, interface.index, &key, lease, mtu, now)
         };
-        // The renewal makes good a failure here.
-        if let Err(error) = take_over() {
-            log::warn!("{}: {error}", adopted.place());
+        if let Err(error) = apply_adopted() {
+            log::warn!("{prefix}: cannot set up the link: {error}; the renewal tries again");
         }
-        if let Some(adopted) = record(&settings) {
+        if let Some(adopted) = record(&applied) {
             self.set_record(&key, &adopted);
         }
         Ok(())
     }
 }
 
-/// Returns the Setup that would have made a lease of netavark's proxy.
+/// Returns the Setup request that a lease of netavark's proxy belongs to.
 fn request_for(
     lease: &NetavarkLease,
-    seen: &Sighting,
+    found: &MatchingInterface,
     container: Option<&Container>,
     host: Option<&Netlink>,
 ) -> Result<Request, CallError> {
-    let parent = seen
+    let parent = found
         .parent
         .zip(host)
         .and_then(|(index, host)| host.link_by_index(index).ok().flatten());
     Ok(Request {
         key: LeaseKey {
             mac: Mac::parse(&lease.mac_address).map_err(BadRequest::from)?,
-            netns: Rc::clone(&seen.netns),
-            interface: seen.interface.as_str().into(),
+            netns: Rc::clone(&found.netns),
+            interface: found.name.as_str().into(),
         },
-        ns_path: Rc::clone(&seen.netns),
+        ns_path: Rc::clone(&found.netns),
         mac_text: lease.mac_address.clone(),
         host_interface: parent.map(|link| link.name).unwrap_or_default(),
-        container_interface: seen.interface.clone(),
-        // netavark's, whatever --client-id says: the server knows the lease by it.
+        container_interface: found.name.clone(),
+        // The server knows the lease by netavark's client identifier, whatever --client-id says.
         client_id: container
             .map(|container| client_id(&container.id))
             .unwrap_or_default(),
@@ -251,15 +246,15 @@ fn request_for(
     })
 }
 
-/// Returns option 61 as netavark sends it: the type 0, and the container's id.
+/// Returns option 61 as netavark sends it: type 0, then the container's id.
 fn client_id(id: &str) -> Vec<u8> {
     let mut client_id = vec![0];
     client_id.extend(id.bytes().take(OPTION_MAX - 1));
     client_id
 }
 
-/// Returns the instant at which an address was put on its interface, or an earlier one: times of
-/// suspension are not in the kernel's count.
+/// Returns the instant at which an address was added to its interface, or an earlier one: the
+/// kernel's count stands still while the machine is suspended.
 fn made_at(address: &Address, now: Instant) -> Instant {
     let hundredths =
         u32::try_from((now.since_boot().as_millis() / 10) & u128::from(u32::MAX)).unwrap_or(0);
@@ -267,11 +262,11 @@ fn made_at(address: &Address, now: Instant) -> Instant {
     Instant::from_boot(now.since_boot().saturating_sub(age))
 }
 
-/// Looks for interfaces with the MAC and the address of one of `leases` in a namespace.
-fn look_at(
+/// Searches a namespace for interfaces with the MAC and the address of one of `leases`.
+fn search_namespace(
     path: &Rc<Path>,
     leases: &[NetavarkLease],
-    sightings: &mut [Vec<Sighting>],
+    found: &mut [Vec<MatchingInterface>],
 ) -> Result<(), CallError> {
     let netns = Netns::open(path)?;
     let id: NetnsId = netns.id();
@@ -291,7 +286,7 @@ fn look_at(
     for link in links {
         let Some(mac) = link.mac else { continue };
         let mut addresses = None;
-        for (lease, sightings) in leases.iter().zip(&mut *sightings) {
+        for (lease, found) in leases.iter().zip(&mut *found) {
             let is_it = Mac::parse(&lease.mac_address).is_ok_and(|of_lease| of_lease.0 == mac);
             let (true, Ok(leased)) = (is_it, lease.yiaddr.parse::<Ipv4Addr>()) else {
                 continue;
@@ -307,16 +302,18 @@ fn look_at(
                 .iter()
                 .flatten()
                 .find(|there| there.address == leased);
-            // A namespace that has two names is one.
-            let is_known = |seen: &Sighting| (seen.site.netns, seen.site.index) == (id, link.index);
-            if let Some(address) = address.filter(|_| !sightings.iter().any(is_known)) {
-                sightings.push(Sighting {
+            // A namespace may have two paths.
+            let is_known = |known: &MatchingInterface| {
+                (known.interface.netns, known.interface.index) == (id, link.index)
+            };
+            if let Some(address) = address.filter(|_| !found.iter().any(is_known)) {
+                found.push(MatchingInterface {
                     netns: Rc::clone(path),
-                    site: ContainerInterface {
+                    interface: ContainerInterface {
                         netns: id,
                         index: link.index,
                     },
-                    interface: link.name.clone(),
+                    name: link.name.clone(),
                     parent: link.parent_elsewhere,
                     address: address.clone(),
                 });

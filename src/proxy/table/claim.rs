@@ -1,4 +1,4 @@
-//! One call at a time for each lease: a claim on its slot, and how other calls wait for it.
+//! Claims: one call at a time works on a slot, and other calls for the same lease wait.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -13,31 +13,31 @@ use crate::rt::{self, Task};
 
 use super::state::{Active, Cancellation, Claimed, Slot, SlotState, Table};
 
-/// A lease that was there when a call claimed its slot.
-pub(super) enum Before {
+/// The state of a lease at the time of the claim.
+pub(super) enum Previous {
     Active(Box<Active>),
     Dormant,
 }
 
-/// A slot that one call has to itself. Dropped, the slot is empty.
+/// The exclusive right of one call to a slot. A drop empties the slot, or retries the end of its
+/// lease.
 #[derive(Debug)]
 pub(super) struct Claim {
     table: Rc<Table>,
     pub(super) key: LeaseKey,
     claimed: Rc<Claimed>,
-    /// A lease that was to be ended and could not. Unless there is a new lease in its slot, that is
-    /// tried again.
-    pub(super) unfinished: RefCell<Option<Record>>,
+    /// A lease whose end failed. It is retried, unless the call leaves another lease in the slot.
+    pub(super) retry: RefCell<Option<Record>>,
 }
 
 impl Table {
-    /// Claims a slot for a call that can be told to give up by `cancel`. Cancels a call that makes
-    /// a lease there, and waits for one that ends a lease. Returns what the slot held.
+    /// Claims a slot for a call that `cancel` stops. Cancels a Setup that has the claim, waits for
+    /// a Teardown that has it, and returns the lease that was in the slot.
     pub(super) async fn claim(
         self: &Rc<Self>,
         key: &LeaseKey,
         cancel: &Rc<Cancellation>,
-    ) -> (Claim, Option<Before>) {
+    ) -> (Claim, Option<Previous>) {
         loop {
             let over = match self.try_claim(key, cancel) {
                 Ok(claimed) => return claimed,
@@ -51,12 +51,12 @@ impl Table {
         }
     }
 
-    /// Claims a slot; the error is the call that has it.
+    /// Claims a slot; the error is the claim of another call.
     fn try_claim(
         self: &Rc<Self>,
         key: &LeaseKey,
         cancel: &Rc<Cancellation>,
-    ) -> Result<(Claim, Option<Before>), Rc<Claimed>> {
+    ) -> Result<(Claim, Option<Previous>), Rc<Claimed>> {
         let other = self.with_slots(|slots| match &slots.get(key)?.state {
             SlotState::Claimed(other) => Some(Rc::clone(other)),
             SlotState::Active(_) | SlotState::Dormant { .. } => None,
@@ -78,8 +78,8 @@ impl Table {
                 return None;
             };
             match std::mem::replace(&mut slot.state, mine) {
-                SlotState::Active(active) => Some(Before::Active(active)),
-                SlotState::Dormant { .. } => Some(Before::Dormant),
+                SlotState::Active(active) => Some(Previous::Active(active)),
+                SlotState::Dormant { .. } => Some(Previous::Dormant),
                 SlotState::Claimed(_) => None,
             }
         });
@@ -87,16 +87,16 @@ impl Table {
             table: Rc::clone(self),
             key: key.clone(),
             claimed,
-            unfinished: RefCell::default(),
+            retry: RefCell::default(),
         };
         Ok((claim, before))
     }
 }
 
 impl Claim {
-    /// Leaves a lease in the slot, with the task that works on it.
-    pub(super) fn settle(self, active: Active) {
-        self.table.journal.acquit(&self.key);
+    /// Ends the claim, and leaves the lease to a task.
+    pub(super) fn activate(self, active: Active) {
+        self.table.journal.clear_deaths(&self.key);
         self.table.update(&self.key, |slot| {
             if let Some(slot) = slot {
                 slot.state = SlotState::Active(Box::new(active));
@@ -111,25 +111,22 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.table.journal.acquit(&self.key);
-        let unfinished = self.unfinished.take();
+        self.table.journal.clear_deaths(&self.key);
+        let retry = self.retry.take();
         self.table.update(&self.key, |slot| {
             if !slot.as_ref().is_some_and(|slot| self.has(slot)) {
                 return;
             }
-            *slot = unfinished.map(|record| {
-                log::info!("{}: trying again in a while", record.place());
-                Slot::dormant(&record.with_retry(rt::now()), false)
-            });
+            *slot = retry.map(|record| Slot::dormant(&record.with_retry(rt::now()), false));
         });
         self.claimed.over.notify(usize::MAX);
     }
 }
 
-/// Waits for a task. Dropped before the task is over, lets it go on alone.
-pub(super) struct Finish<T>(pub(super) Option<Task<T>>);
+/// Waits for a task. A drop detaches the task, which goes on.
+pub(super) struct DetachOnDrop<T>(pub(super) Option<Task<T>>);
 
-impl<T> Future for Finish<T> {
+impl<T> Future for DetachOnDrop<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
@@ -142,7 +139,7 @@ impl<T> Future for Finish<T> {
     }
 }
 
-impl<T> Drop for Finish<T> {
+impl<T> Drop for DetachOnDrop<T> {
     fn drop(&mut self) {
         if let Some(task) = self.0.take() {
             task.detach();
@@ -176,7 +173,7 @@ mod tests {
             let key = record.key().clone();
             let (claim, _) = table.claim(&key, &Rc::default()).await;
             table.set_record(&key, &record);
-            // A Teardown whose caller has gone, and which is not over when the daemon leaves.
+            // A Teardown that goes on without its caller, and is cut off by the exit.
             let teardown = async move {
                 let _claim = claim;
                 pending::<()>().await;

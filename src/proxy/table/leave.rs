@@ -1,4 +1,5 @@
-//! Leaving: what starts the process again for its leases, and what becomes of them at a stop.
+//! Exit: the timer that starts the process again for its leases, and what becomes of them at a
+//! stop.
 
 use std::io;
 use std::rc::Rc;
@@ -14,46 +15,44 @@ use crate::time::Instant;
 use super::plan::Action;
 use super::state::Table;
 
-/// How long all leases may take to be given back when the daemon is stopped, well below the 90
-/// seconds that systemd waits before it kills.
+/// The most time that the release of all leases takes at a stop. systemd kills after 90 s.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// When a wake-up is wanted, and when once more in case that fails.
+/// The next wake-up, and a second one in case that the first fails.
 type WakeupTimes = (Instant, Option<Instant>);
 
 impl Table {
-    /// Returns whether this process was started for the sake of the leases, and may leave when they
-    /// are served.
-    pub(crate) fn is_woken(&self) -> bool {
+    /// Returns whether the process was started for its leases, and may exit once they are served.
+    pub(crate) fn is_started_for_leases(&self) -> bool {
         let is_due = || self.plan.borrow().is_due(rt::now());
         self.keep_alive.is_sleep_possible() && (Wakeup::woken_by_timer() || is_due())
     }
 
-    /// Holds the process for its leases, or lets it go, by what there is.
+    /// Sets or clears the guard that keeps the process running for its leases.
     pub(super) fn update_keep_alive(&self) {
         let can_sleep = self.keep_alive.is_sleep_possible();
         self.plan.borrow_mut().set_can_sleep(can_sleep);
         let has_leases = self.len() > 0;
         if has_leases {
-            self.keep_alive.tell_why();
+            self.keep_alive.log_reason();
         }
-        // A file that says what is not so any more is not to be left behind.
-        let stays = self.is_in_trouble() || (has_leases && !can_sleep);
-        self.keep_alive.hold(stays, || self.idle.activity());
+        // An outdated file must not be left behind.
+        let stays = self.is_save_failing() || (has_leases && !can_sleep);
+        self.keep_alive.set_guard(stays, || self.idle.activity());
     }
 
-    /// Called when the idle timeout has expired: has the process started again for the next
-    /// deadline, or keeps it.
+    /// Called when the idle timeout has expired: arms the timer for the next deadline, or keeps the
+    /// process running.
     pub(crate) async fn prepare_to_leave(self: Rc<Self>) {
         while let Some(wakeup) = self.keep_alive.wakeup() {
             let Ok(times) = self.next_wakeup() else {
-                return self.keep_alive.hold(true, || self.idle.activity());
+                return self.keep_alive.set_guard(true, || self.idle.activity());
             };
-            if let Err(error) = self.arrange(wakeup, times).await {
-                return self.pause_sleeping(&error);
+            if let Err(error) = self.set_timer(wakeup, times).await {
+                return self.stay_and_retry(wakeup, &error);
             }
-            self.keep_alive.note_success();
-            // What has come up meanwhile counts.
+            self.keep_alive.record_success();
+            // A deadline may have changed meanwhile.
             let next = self.plan.borrow().poll_timeout();
             if next != times.map(|(at, _)| at) && !self.idle.is_busy() {
                 continue;
@@ -63,7 +62,7 @@ impl Table {
         let is_in_file =
             !self.save.is_unsaved.get() && (self.save.is_final.get() || self.len() == 0);
         if !self.idle.is_busy() && !is_in_file {
-            // One that fails is a reason to stay.
+            // A failure sets the guard.
             self.save(true);
         }
     }
@@ -80,19 +79,14 @@ impl Table {
         }
     }
 
-    /// Stays for a while: nothing would start the process again.
-    fn pause_sleeping(self: &Rc<Self>, why: &io::Error) {
+    /// Keeps the process running without a timer, and tries to arm it again later.
+    fn stay_and_retry(self: &Rc<Self>, wakeup: &Wakeup, why: &io::Error) {
         let (pause, is_first) = self.keep_alive.pause();
-        let seconds = pause.as_secs();
+        let (timer, seconds) = (wakeup.timer(), pause.as_secs());
         if is_first {
-            log::warn!(
-                "cannot have systemd start the service again: {why}; staying, and trying again in {seconds} s, \
-                 then ever later"
-            );
+            log::warn!("cannot arm {timer}: {why}; staying, trying again in {seconds} s");
         } else {
-            log::debug!(
-                "cannot have systemd start the service again: {why}; trying again in {seconds} s"
-            );
+            log::debug!("cannot arm {timer}: {why}; trying again in {seconds} s");
         }
         self.update_keep_alive();
         let table = Rc::clone(self);
@@ -104,16 +98,17 @@ impl Table {
         self.context.runtime.spawn(later).detach();
     }
 
-    /// Has the process started again at these times, or not at all. One failure may be chance.
-    async fn arrange(&self, wakeup: &Wakeup, times: Option<WakeupTimes>) -> io::Result<()> {
-        let arrange = async || match times {
+    /// Arms the timer for these times, or disarms it. Tries twice, for a failure may pass.
+    async fn set_timer(&self, wakeup: &Wakeup, times: Option<WakeupTimes>) -> io::Result<()> {
+        let set = async || match times {
             Some(times) => self.arm(wakeup, times).await,
             None => self.disarm(wakeup).await,
         };
-        match arrange().await {
+        match set().await {
             Err(error) => {
-                log::debug!("once more: {error}");
-                arrange().await
+                let timer = wakeup.timer();
+                log::debug!("cannot set {timer}: {error}; trying again");
+                set().await
             }
             done => done,
         }
@@ -135,28 +130,33 @@ impl Table {
         Ok(())
     }
 
-    /// Gives the leases back or keeps them, when the process was told to stop.
+    /// Disarms the timer at a stop. A failure is logged.
+    async fn disarm_for_good(&self, wakeup: &Wakeup) {
+        if let Err(error) = self.disarm(wakeup).await {
+            log::warn!("cannot disarm {}: {error}", wakeup.timer());
+        }
+    }
+
+    /// Releases or keeps the leases at SIGTERM or SIGINT, by `--on-stop`.
     pub(crate) async fn stop(self: Rc<Self>, on_stop: OnStop) {
-        let wakeup = self.keep_alive.any_wakeup();
+        let wakeup = self.keep_alive.configured_wakeup();
         if on_stop == OnStop::Release {
             or(self.end_all(), rt::sleep(RELEASE_TIMEOUT)).await;
-            let left = self.len();
+            let (left, seconds) = (self.len(), RELEASE_TIMEOUT.as_secs());
             if left > 0 {
-                log::warn!("{left} leases could not be given back in time");
+                log::warn!("{left} leases are not released after {seconds} s; they stay");
             }
         }
         if self.len() > 0 {
             self.keep_on_stop(wakeup).await;
-        } else if let Some(wakeup) = wakeup
-            && let Err(error) = self.disarm(wakeup).await
-        {
-            log::warn!("{error}");
+        } else if let Some(wakeup) = wakeup {
+            self.disarm_for_good(wakeup).await;
         }
         self.save(true);
         self.clear_journal();
     }
 
-    /// Forgets which lease is worked on: the process leaves in good order.
+    /// Clears the journal of work: the process exits in good order.
     pub(crate) fn clear_journal(&self) {
         self.journal.clear();
     }
@@ -164,31 +164,30 @@ impl Table {
     async fn keep_on_stop(&self, wakeup: Option<&Wakeup>) {
         let count = self.len();
         let Some(wakeup) = wakeup else {
-            log::info!("{count} leases stay, and the next start goes on with them");
+            log::info!("{count} leases stay; the next start resumes them");
             return;
         };
         if wakeup.is_being_stopped().await {
             log::info!(
-                "{count} leases stay until they run out: all that could wake us is being stopped, too"
+                "{count} leases stay until they expire: the units that start the service are \
+                 being stopped as well"
             );
-            if let Err(error) = self.disarm(wakeup).await {
-                log::warn!("{error}");
-            }
-            return;
+            return self.disarm_for_good(wakeup).await;
         }
         let Some(times) = self.plan.borrow().resume_after_stop(rt::now()) else {
             return;
         };
+        let (timer, unit) = (wakeup.timer(), wakeup.unit());
         match self.arm(wakeup, times).await {
             Ok(()) => log::info!(
-                "{count} leases stay, and {} starts {} again when the next one is due; to stop everything: systemctl stop {}",
-                wakeup.timer(),
-                wakeup.unit(),
+                "{count} leases stay; {timer} starts {unit} again when one is due. \
+                 To stop everything: systemctl stop {}",
                 wakeup.units_to_stop().join(" ")
             ),
-            Err(error) => {
-                log::warn!("{count} leases stay, and nobody is there to renew them: {error}")
-            }
+            Err(error) => log::error!(
+                "cannot arm {timer}: {error}; {count} leases are not renewed until {unit} is \
+                 started again"
+            ),
         }
     }
 }

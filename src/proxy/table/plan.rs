@@ -1,14 +1,14 @@
-//! What is due, what waits, and until when the process may sleep: arithmetic on instants, without a
-//! clock of its own.
+//! The plan: which lease is due, which one waits, and until when the process may sleep. Pure: the
+//! time is an argument.
 //!
-//! The contract is that of the DHCP client: inputs come with the time, and after each of them
-//! [`Plan::poll`] is called until it has no work left. [`Plan::poll_timeout`] says when to call it
-//! again without an input.
+//! The contract is that of the DHCP client: after each input, [`Plan::poll`] is called until it
+//! hands out no more work; [`Plan::poll_timeout`] says when to call it next.
 //!
-//! Leases are renewed together, because each of them would else start the process by itself. A
-//! lease may be renewed from a tenth of T1 before its time on (RFC 2131 4.4.5 allows it), but only
-//! where the process can sleep. A server that does not answer is asked by few leases. A lease of
-//! which the process died is worked on last, and alone.
+//! - Renewals are batched, so that a process is not started for each of them. Where the process can
+//!   sleep, a lease may be renewed early, from a tenth of T1 before T1 on (RFC 2131 §4.4.5 allows
+//!   it).
+//! - A server that does not answer is asked for few leases only.
+//! - A lease that crashed the process before is worked on last, and alone.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -22,90 +22,90 @@ use crate::time::Instant;
 use super::renewal_rate::RenewalRate;
 use super::unresponsive::UnresponsiveServers;
 
-/// A deadline that is nearer than this is waited for: leaving takes a moment, and a timer that
-/// elapses within it is lost.
+/// The process waits for what is due sooner: an exit takes a moment, and a timer that elapses
+/// during it is lost.
 pub(super) const MIN_TIMER_LEAD: Duration = Duration::from_secs(2);
 
-/// After this long a lease under suspicion does not wait any more until nothing else is worked on.
+/// The time after which a lease that crashed the process no longer waits for other work to end.
 const SUSPECT_WAIT: Duration = Duration::from_secs(60);
 
-/// How soon a lease that was just worked on may be due again.
+/// The least time before a lease that was just worked on is due again.
 const MIN_DORMANCY: Duration = Duration::from_secs(1);
 
-/// The times of a lease, as its record has them.
+/// The times of a lease, from its record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Times {
-    /// When there is something to do; `None` for never.
+    /// `None` for never.
     pub(super) due: Option<Instant>,
-    /// From when on it may be renewed together with others.
+    /// The start of the time in which it may be renewed together with others.
     pub(super) may_renew_from: Option<Instant>,
     pub(super) t1: Option<Instant>,
-    /// The end of the time in which it has to be done: T2 where T1 comes next, else the expiry.
-    pub(super) too_late: Option<Instant>,
-    /// The server that its lease is from.
+    /// T2 if T1 comes next, otherwise the expiry.
+    pub(super) deadline: Option<Instant>,
+    /// The server that gave the lease.
     pub(super) server: Option<DhcpServer>,
-    /// It is in use, and nothing is to be done for it but to renew it.
+    /// Only a renewal is to be done.
     pub(super) is_bound: bool,
-    /// Its server was asked for more time, and did not answer.
+    /// A renewal got no answer.
     pub(super) is_unanswered: bool,
-    /// Something failed, and the process need not stay for the next try.
+    /// The last work on it failed. The process need not stay for the next attempt.
     pub(super) is_retry: bool,
 }
 
-/// The next thing to do.
+/// The next step of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Start work on a lease, at its turn.
+    /// Start work on a lease at its turn.
     Wake { key: LeaseKey, turn: Instant },
-    /// Write into a lease's record that its renewal is put off: its server does not answer others.
+    /// Defer a renewal in the lease's record, because its server does not answer.
     Defer { key: LeaseKey, until: Instant },
-    /// Nothing to do before `at` (`None`: for ever); the process may sleep. `fallback` is when to
-    /// try once more if a process that was started at `at` came to nothing.
+    /// Nothing to do before `at`, or ever; the process may exit. `fallback` is the time of a second
+    /// start in case that the first one fails.
     SleepUntil {
         at: Option<Instant>,
         fallback: Option<Instant>,
     },
-    /// Nothing to do now, and the process has to stay.
+    /// Nothing to do now, but the process must not exit.
     Stay(StayReason),
 }
 
-/// Why the process has to stay.
+/// The reason why the process must not exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StayReason {
     /// A task or a call works on a lease.
     AtWork,
-    /// Something is due so soon that to leave and come back costs more.
+    /// A lease is due soon: an exit and a start cost more than the wait.
     DueSoon,
-    /// Nothing would start the process again.
+    /// No timer can start the process again.
     SleepImpossible,
 }
 
-/// The leases of the daemon, by what has to be done for them and when.
+/// The schedule of all leases.
 #[derive(Debug)]
 pub(super) struct Plan {
     entries: BTreeMap<LeaseKey, PlannedLease>,
-    /// Leases that were due at the last look, in the order of their turns.
+    /// Leases that were due at the last check, in the order of their turns.
     queue: VecDeque<LeaseKey>,
     servers: UnresponsiveServers,
-    /// One copy of each server, for a thousand leases may have the same.
-    known_servers: BTreeSet<Rc<DhcpServer>>,
+    /// One copy of each server, which many leases share.
+    server_pool: BTreeSet<Rc<DhcpServer>>,
     rate: RenewalRate,
     /// A timer can start the process again.
     can_sleep: bool,
-    /// A deadline that is nearer than this is waited for.
+    /// A lease that is due within this time is waited for.
     stay_for: Duration,
 }
 
-/// A lease.
+/// The schedule of one lease.
 #[derive(Debug)]
 struct PlannedLease {
-    /// When it is worked on, as far as the process trusts it.
+    /// The time of the next work; `None` in quarantine.
     due: Option<Instant>,
     may_renew_from: Option<Instant>,
     t1: Option<Instant>,
-    too_late: Option<Instant>,
+    deadline: Option<Instant>,
     server: Option<Rc<DhcpServer>>,
-    /// How often the process died of it.
+    /// The number of times that the process died while working on it.
     deaths: u32,
     is_at_work: bool,
     is_suspect: bool,
@@ -115,29 +115,29 @@ struct PlannedLease {
 }
 
 impl Plan {
-    /// A plan without leases, of a process that stays for what is due within `stay_for`.
+    /// Makes a plan without leases.
     pub(super) fn new(stay_for: Duration) -> Self {
         Self {
             entries: BTreeMap::new(),
             queue: VecDeque::new(),
             servers: UnresponsiveServers::default(),
-            known_servers: BTreeSet::new(),
+            server_pool: BTreeSet::new(),
             rate: RenewalRate::new(),
             can_sleep: false,
             stay_for: stay_for.max(MIN_TIMER_LEAD),
         }
     }
 
-    /// Says whether a timer can start the process again.
+    /// Sets whether a timer can start the process again.
     pub(super) fn set_can_sleep(&mut self, can_sleep: bool) {
         self.can_sleep = can_sleep;
     }
 
-    /// Notes that nothing is done for a lease until it is due. `deaths` is how often the process
-    /// died of it.
+    /// Adds or updates a dormant lease. `deaths` is the number of times that the process died while
+    /// working on it.
     pub(super) fn insert(&mut self, key: &LeaseKey, times: &Times, deaths: u32, now: Instant) {
         let mut entry = self.entry(times, deaths);
-        // A lease that makes no sense is not to keep the process busy for good.
+        // A lease whose times make no sense must not keep the process busy.
         if self
             .entries
             .get(key)
@@ -157,7 +157,7 @@ impl Plan {
         self.entries.insert(key.clone(), entry);
     }
 
-    /// Notes that a task or a call works on a lease, of which there may be no record yet.
+    /// Adds or updates a lease that is being worked on, perhaps without a record yet.
     pub(super) fn start_work(&mut self, key: &LeaseKey, times: &Times) {
         let entry = self.entry(times, 0);
         let entry = PlannedLease {
@@ -167,7 +167,7 @@ impl Plan {
         self.entries.insert(key.clone(), entry);
     }
 
-    /// Notes that a lease is worked on whose times stay as they are. Returns whether it is known.
+    /// Marks a lease with unchanged times as being worked on. Returns whether the plan has it.
     pub(super) fn mark_at_work(&mut self, key: &LeaseKey) -> bool {
         let Some(entry) = self.entries.get_mut(key) else {
             return false;
@@ -176,17 +176,16 @@ impl Plan {
         true
     }
 
-    /// Notes that there is no such lease any more.
     pub(super) fn remove(&mut self, key: &LeaseKey) {
         self.entries.remove(key);
         if self.entries.is_empty() {
-            self.known_servers.clear();
+            self.server_pool.clear();
         }
     }
 
-    /// Notes that a server has answered. Returns the leases whose renewal had been put off, and is
-    /// due at T1 again: their records have to say so.
-    pub(super) fn answered(&mut self, server: &DhcpServer, now: Instant) -> Vec<LeaseKey> {
+    /// Records an answer of a server. Returns the leases whose deferred renewal is due at T1 again;
+    /// their records must be updated.
+    pub(super) fn mark_responsive(&mut self, server: &DhcpServer, now: Instant) -> Vec<LeaseKey> {
         if !self.servers.mark_responsive(server, now) {
             return Vec::new();
         }
@@ -206,8 +205,8 @@ impl Plan {
         resumed
     }
 
-    /// Notes that the lease of `witness` had no answer from a server, as was found at `since`.
-    pub(super) fn unanswered(
+    /// Records that the lease of `witness` found at `since` that its server does not answer.
+    pub(super) fn mark_unresponsive(
         &mut self,
         server: &DhcpServer,
         witness: Mac,
@@ -217,17 +216,17 @@ impl Plan {
         self.servers.mark_unresponsive(server, witness, since, now);
     }
 
-    /// Notes that the work on a lease has ended without learning anything of its server.
-    pub(super) fn ask_ended(&mut self, server: &DhcpServer) {
-        self.servers.forget_question(server);
+    /// Records that work on a lease ended without news about its server.
+    pub(super) fn clear_asked(&mut self, server: &DhcpServer) {
+        self.servers.clear_asked(server);
     }
 
-    /// Takes a turn for work that is not due by itself, such as a release of all leases.
+    /// Takes a turn for work that the plan does not schedule, such as a release of all leases.
     pub(super) fn turn(&mut self, now: Instant) -> Instant {
         self.rate.turn(now)
     }
 
-    /// Returns what to do at `now`. [`Action::Wake`] and [`Action::Defer`] are followed by another
+    /// Returns the action at `now`. [`Action::Wake`] and [`Action::Defer`] are followed by another
     /// call.
     pub(super) fn poll(&mut self, now: Instant) -> Action {
         if self.queue.is_empty() && self.poll_timeout().is_some_and(|due| due <= now) {
@@ -241,18 +240,18 @@ impl Plan {
         self.outlook(now)
     }
 
-    /// Returns when [`Plan::poll`] has something to do, if no input comes before; `None` for never.
+    /// Returns when [`Plan::poll`] must be called if there is no other input; `None` for never.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.next_due(|_| true)
     }
 
-    /// Returns whether a lease is due by now.
+    /// Returns whether a lease is due.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.poll_timeout().is_some_and(|due| due <= now)
     }
 
-    /// Returns when a process that is stopped has to be started again, and once more in case that
-    /// fails: what is worked on now is not over then.
+    /// Returns the times of the next start, and of a second one in case that it fails, for a
+    /// process that is being stopped and may leave work unfinished.
     pub(super) fn resume_after_stop(&self, now: Instant) -> Option<(Instant, Option<Instant>)> {
         let soon = now + MIN_TIMER_LEAD;
         let unfinished = self.is_at_work().then_some(soon);
@@ -261,7 +260,7 @@ impl Plan {
         Some((at, self.fallback(at)))
     }
 
-    /// Returns whether a lease is being worked on.
+    /// Returns whether any lease is being worked on.
     fn is_at_work(&self) -> bool {
         self.entries.values().any(|entry| entry.is_at_work)
     }
@@ -284,8 +283,7 @@ impl Plan {
             .min()
     }
 
-    /// Returns the leases to be worked on at `now`, those first whose T1 comes first: those that
-    /// are due, and with them those that may be renewed early.
+    /// Returns the leases that are due or may be renewed early, in the order of their due times.
     fn due(&self, now: Instant) -> VecDeque<LeaseKey> {
         let mut due: Vec<_> = self
             .entries
@@ -296,8 +294,8 @@ impl Plan {
         let (suspects, mut due): (Vec<_>, Vec<_>) =
             due.into_iter().partition(|(_, entry)| entry.deaths > 0);
         if due.is_empty() {
-            // Alone, so that no other lease loses its work with the process; and the one of fewer
-            // deaths first.
+            // Alone, so that a crash costs no other lease its work; the lease with fewer deaths
+            // first.
             let next = suspects
                 .into_iter()
                 .min_by_key(|(_, entry)| (entry.deaths, entry.due));
@@ -312,11 +310,11 @@ impl Plan {
         !entry.is_at_work && times.any(|at| at <= now)
     }
 
-    /// Returns the first step for a lease of the queue, if it is still due.
+    /// Returns the action for a lease of the queue, if it is still due.
     fn next_step(&mut self, key: LeaseKey, now: Instant) -> Option<Action> {
         let entry = self.entries.get(&key);
         let entry = entry.filter(|entry| self.is_time(entry, now))?;
-        // Another try of what has failed does not go by T1, and is not put off.
+        // A retry is not bound to T1, so it is not deferred.
         let deferral = self.deferral(entry, now).filter(|_| !entry.is_retry);
         if let Some(until) = deferral {
             if until > now {
@@ -328,27 +326,29 @@ impl Plan {
             && self.can_sleep
             && (entry.is_bound || entry.is_unanswered)
         {
-            self.servers.asked(&server, now);
+            self.servers.mark_asked(&server, now);
         }
         let turn = self.rate.turn(now);
         self.entries.get_mut(&key)?.is_at_work = true;
         Some(Action::Wake { key, turn })
     }
 
-    /// Returns until when a renewal has to wait because its server does not answer other leases
-    /// either: half of the time from T1 to T2 is left for it.
+    /// Returns the time until which a renewal waits for an unresponsive server. Half of the time
+    /// from T1 to T2 is left for it.
     fn deferral(&self, entry: &PlannedLease, now: Instant) -> Option<Instant> {
         let server = entry.server.as_ref().filter(|_| self.can_sleep)?;
-        let until = self.servers.until(server, now).filter(|_| entry.is_bound)?;
-        let (t1, t2) = (entry.t1?, entry.too_late?);
+        let until = self
+            .servers
+            .held_off_until(server, now)
+            .filter(|_| entry.is_bound)?;
+        let (t1, t2) = (entry.t1?, entry.deadline?);
         Some(until.max(t1).min(t1 + (t2 - t1) / 2))
     }
 
-    /// Returns what the process may do once nothing is due: [`Action::SleepUntil`] or
-    /// [`Action::Stay`].
+    /// Returns [`Action::SleepUntil`] or [`Action::Stay`], for a time when nothing is due.
     pub(super) fn outlook(&self, now: Instant) -> Action {
         let is_near = |due: Option<Instant>, limit| due.is_some_and(|due| due - now <= limit);
-        // What has failed may fail again, so it is not worth staying for.
+        // A retry may fail again, so it is not worth staying for.
         let pressing = self.next_due(|entry| !entry.is_retry);
         let at = self.poll_timeout();
         if self.is_at_work() {
@@ -363,16 +363,15 @@ impl Plan {
         }
     }
 
-    /// Returns when a second timer has to start the process that one at `at` could not: a quarter
-    /// of the way to the first moment that is too late.
+    /// Returns the time of the second start: a quarter of the way from `at` to the next deadline.
     fn fallback(&self, at: Instant) -> Option<Instant> {
-        let too_late = self.entries.values().filter_map(|entry| entry.too_late);
-        let too_late = too_late.filter(|too_late| *too_late > at).min()?;
-        Some(at + (too_late - at) / 4)
+        let deadlines = self.entries.values().filter_map(|entry| entry.deadline);
+        let deadline = deadlines.filter(|deadline| *deadline > at).min()?;
+        Some(at + (deadline - at) / 4)
     }
 
     fn entry(&mut self, times: &Times, deaths: u32) -> PlannedLease {
-        // A renewal that was put off is not brought forward for the sake of others.
+        // A deferred renewal is not batched with earlier ones.
         let is_deferred = times.is_bound && times.due > times.t1;
         PlannedLease {
             due: times.due,
@@ -382,7 +381,7 @@ impl Plan {
                 times.may_renew_from
             },
             t1: times.t1,
-            too_late: times.too_late,
+            deadline: times.deadline,
             server: times.server.as_ref().map(|server| self.intern(server)),
             deaths,
             is_at_work: false,
@@ -393,23 +392,23 @@ impl Plan {
         }
     }
 
-    /// Returns the one copy of a server.
+    /// Returns the shared copy of a server.
     fn intern(&mut self, server: &DhcpServer) -> Rc<DhcpServer> {
-        if let Some(known) = self.known_servers.get(server) {
+        if let Some(known) = self.server_pool.get(server) {
             return Rc::clone(known);
         }
-        if self.known_servers.len() >= SERVERS {
-            self.known_servers
+        if self.server_pool.len() >= MAX_SERVERS {
+            self.server_pool
                 .retain(|server| Rc::strong_count(server) > 1);
         }
         let new = Rc::new(server.clone());
-        self.known_servers.insert(Rc::clone(&new));
+        self.server_pool.insert(Rc::clone(&new));
         new
     }
 }
 
-/// Servers that are kept before those without a lease are dropped.
-const SERVERS: usize = 64;
+/// The number of shared servers from which unused ones are dropped.
+const MAX_SERVERS: usize = 64;
 
 #[cfg(test)]
 mod tests;

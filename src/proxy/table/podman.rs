@@ -1,4 +1,4 @@
-//! Podman's own files, as far as they say which container a network namespace is of.
+//! Podman's files: the container that a network namespace belongs to.
 
 use std::collections::HashMap;
 use std::fs;
@@ -15,34 +15,31 @@ use crate::proxy::store::file;
 use crate::rt;
 use crate::time::Instant;
 
-/// Folders in which containers/storage keeps the files of root's containers: with `transient_store`
-/// the first, else the second.
+/// The directories of containers/storage for root: with `transient_store`, and without.
 const STORES: [&str; 2] = ["/run/containers/storage", "/var/lib/containers/storage"];
-/// The most containers whose files are read.
-const CONTAINERS: usize = 4096;
-/// The longest configuration that is read, in bytes. Podman's have some ten thousand.
-const LONGEST: u64 = 256 * 1024;
-/// The length of a container's id, in hexadecimal digits.
-const ID: usize = 64;
+/// The most containers that are read.
+const MAX_CONTAINERS: usize = 4096;
+/// In bytes. Podman's configurations have about ten thousand.
+const MAX_CONFIG_SIZE: u64 = 256 * 1024;
+/// In hexadecimal digits.
+const ID_LENGTH: usize = 64;
 
-/// A container that has a network namespace.
+/// A container with a network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Container {
-    /// Podman's name for it.
     pub(crate) id: String,
-    /// Its host name.
     pub(crate) host_name: Option<String>,
 }
 
-/// Finds the containers whose network namespaces are `paths`, until `end`. A namespace that two
-/// configurations name is left out, for only one of them got the lease.
+/// Finds the containers of the network namespaces `paths`; stops at `end`. A namespace that two
+/// configurations name is left out, because only one of them has the lease.
 pub(crate) async fn containers_of(paths: &[Rc<Path>], end: Instant) -> HashMap<PathBuf, Container> {
     let mut found: HashMap<PathBuf, Vec<Container>> = HashMap::new();
     if !paths.is_empty() {
         for (id, config) in STORES
             .iter()
             .flat_map(|store| configurations(Path::new(store)))
-            .take(CONTAINERS)
+            .take(MAX_CONTAINERS)
         {
             yield_now().await;
             if rt::now() >= end {
@@ -54,7 +51,7 @@ pub(crate) async fn containers_of(paths: &[Rc<Path>], end: Instant) -> HashMap<P
                     .or_default()
                     .push(Container { id, host_name }),
                 Ok(None) => {}
-                Err(error) => log::debug!("cannot read {}: {error}", config.display()),
+                Err(error) => log::debug!("cannot read {}: {error}; skipping it", config.display()),
             }
         }
     }
@@ -64,21 +61,22 @@ pub(crate) async fn containers_of(paths: &[Rc<Path>], end: Instant) -> HashMap<P
         .collect()
 }
 
-/// Lists the configurations of a store, each with the id of its container. The folder is named
-/// after the storage driver.
+/// Lists the configurations of a store with their containers' ids. The directory that has them is
+/// named after the storage driver.
 fn configurations(store: &Path) -> Vec<(String, PathBuf)> {
     let list = |folder: &Path| {
         let names = fs::read_dir(folder)
             .into_iter()
             .flatten()
-            .take(CONTAINERS)
+            .take(MAX_CONTAINERS)
             .flatten();
         names
             .filter_map(|entry| entry.file_name().into_string().ok())
             .collect::<Vec<_>>()
     };
-    let is_id =
-        |name: &String| name.len() == ID && name.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let is_id = |name: &String| {
+        name.len() == ID_LENGTH && name.bytes().all(|digit| digit.is_ascii_hexdigit())
+    };
     let folders = list(store)
         .into_iter()
         .filter(|name| name.ends_with("-containers"));
@@ -88,20 +86,20 @@ fn configurations(store: &Path) -> Vec<(String, PathBuf)> {
     };
     folders
         .flat_map(|name| in_folder(store.join(name)))
-        .take(CONTAINERS)
+        .take(MAX_CONTAINERS)
         .collect()
 }
 
-/// Reads a configuration by the OCI. Returns the network namespace among `paths` that it names, and
-/// the host name.
+/// Reads an OCI configuration. Returns its network namespace, if that is one of `paths`, and its
+/// host name.
 fn read(config: &Path, paths: &[Rc<Path>]) -> io::Result<Option<(PathBuf, Option<String>)>> {
     let file = match file::open(CWD, config, OFlags::RDONLY) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened?,
     };
     let mut text = String::new();
-    file.take(LONGEST).read_to_string(&mut text)?;
-    // Nearly all are of other namespaces, and are not parsed.
+    file.take(MAX_CONFIG_SIZE).read_to_string(&mut text)?;
+    // Most configurations name other namespaces, and need not be parsed.
     let Some(path) = paths
         .iter()
         .find(|path| path.to_str().is_some_and(|path| text.contains(path)))
@@ -126,7 +124,7 @@ fn read(config: &Path, paths: &[Rc<Path>]) -> io::Result<Option<(PathBuf, Option
 mod tests {
     use super::*;
 
-    /// A configuration as Podman 4.3 writes it, but for what is of no interest here.
+    /// A configuration of Podman 4.3, shortened.
     fn config(path: &str) -> String {
         format!(
             r#"{{"ociVersion":"1.0.2-dev","hostname":"web","linux":{{"namespaces":[{{"type":"pid"}},
@@ -144,7 +142,7 @@ mod tests {
     #[test]
     fn a_container_is_known_by_the_namespace_that_its_configuration_names() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, one, other) = (folder.path(), "1".repeat(ID), "2".repeat(ID));
+        let (store, one, other) = (folder.path(), "1".repeat(ID_LENGTH), "2".repeat(ID_LENGTH));
         let path: Rc<Path> = Path::new("/run/netns/netns-1").into();
         let ours = put(store, &one, &config("/run/netns/netns-1"));
         let longer = put(store, &other, &config("/run/netns/netns-12"));
@@ -166,7 +164,11 @@ mod tests {
     fn a_configuration_that_others_may_write_or_that_is_no_file_is_not_read() {
         let folder = tempfile::tempdir().unwrap();
         let paths: [Rc<Path>; 1] = [Path::new("/run/netns/a").into()];
-        let file = put(folder.path(), &"1".repeat(ID), &config("/run/netns/a"));
+        let file = put(
+            folder.path(),
+            &"1".repeat(ID_LENGTH),
+            &config("/run/netns/a"),
+        );
         assert!(read(&file, &paths).unwrap().is_some());
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
         fs::set_permissions(&file, mode).unwrap();

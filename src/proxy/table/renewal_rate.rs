@@ -1,4 +1,4 @@
-//! The rate of renewals that no caller waits for: those that are due at once are spread over time.
+//! The rate limit of renewals: those that are due at the same time are spread.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -6,23 +6,22 @@ use std::time::Duration;
 use crate::rate::RateLimit;
 use crate::time::Instant;
 
-/// Renewals that start at once, for each moment costs a process that was woken for them.
+/// Renewals that start at once: a process that was started for them should exit soon.
 const BURST: u32 = 20;
-/// The distance of the later ones. Together no more than 50 start within a second: leases that were
-/// made together, by a host that starts, come due together.
+/// The interval of later ones, so that at most 50 start within a second. Leases that were acquired
+/// together, when a host booted, are due together.
 const INTERVAL: Duration = Duration::from_millis(34);
 
-/// A token bucket, one token for each renewal.
+/// A token bucket with one token for each renewal.
 #[derive(Debug)]
 pub(crate) struct RenewalRate(Cell<RateLimit>);
 
 impl RenewalRate {
-    /// Makes a bucket that is full.
     pub(crate) fn new() -> Self {
         Self(Cell::new(RateLimit::new(BURST, INTERVAL)))
     }
 
-    /// Takes the next turn, which is `now` unless many were taken shortly before.
+    /// Takes the next turn: `now`, or later after many others.
     pub(crate) fn turn(&self, now: Instant) -> Instant {
         let mut rate = self.0.get();
         let turn = rate.reserve(now);
@@ -61,7 +60,7 @@ mod tests {
                 .count();
             assert!(within <= 50, "{within} from the {index}th on");
         }
-        // A later renewal need not wait.
+        // A later renewal does not wait.
         assert_eq!(pace.turn(at(60_000)), at(60_000));
     }
 }

@@ -1,4 +1,4 @@
-//! The state file as the table keeps it: written ahead of what it promises, and else seldom.
+//! Saving: when the state file is written.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use crate::rt;
 
 use super::state::{SlotState, Table};
 
-/// How soon a change that no caller waits for is in the file. Changes of the same time share one
+/// The delay before a change that no caller waits for is written. Changes within it share one
 /// write.
 pub(super) const SAVE_DELAY: Duration = Duration::from_secs(1);
-/// How soon a file that could not be written is tried again.
+/// The delay before a failed write is repeated.
 const SAVE_RETRY: Duration = Duration::from_secs(10);
 
 impl Table {
-    /// Notes that a lease is about to be given back, and writes the file, if there is a lease.
+    /// Writes ahead that a lease is about to be released, if there is one.
     pub(super) fn write_ending(self: &Rc<Self>, key: &LeaseKey) {
         if let Some(ending) = self
             .record(key)
@@ -32,9 +32,9 @@ impl Table {
         }
     }
 
-    /// Notes what has become of a session. A change of settings is in the file when this returns.
-    /// More time for the same lease can wait: as long as it is not there, the file describes the
-    /// lease as it was, and an instance that goes on from there asks for more time once more.
+    /// Records a session's progress. New settings are in the file at the return. A longer lease
+    /// time is written later: until then the file has the old lease, and a process that resumes
+    /// from it renews once more.
     pub(super) async fn record_session(
         self: &Rc<Self>,
         key: &LeaseKey,
@@ -49,31 +49,35 @@ impl Table {
             self.persist().await;
         }
         if record.is_bound() {
-            self.note_answer(&record);
+            self.record_answer(&record);
         }
     }
 
-    /// Notes that the server of a lease has answered: renewals that wait for it go on at T1.
-    fn note_answer(self: &Rc<Self>, record: &Record) {
+    /// Records an answer of a lease's server: renewals that were deferred for it are due at T1
+    /// again.
+    fn record_answer(self: &Rc<Self>, record: &Record) {
         let Some(server) = record.server() else {
             return;
         };
         let now = rt::now();
         if self.context.settings.acquisition == Timeout::Auto {
-            self.networks.borrow_mut().note_answer(&server.network, now);
+            self.networks
+                .borrow_mut()
+                .record_answer(&server.network, now);
         }
-        let resumed = self.plan.borrow_mut().answered(&server, now);
+        let resumed = self.plan.borrow_mut().mark_responsive(&server, now);
         for key in resumed {
             let record = self.dormant_record(&key);
-            let at_t1 = record.and_then(|record| record.t1().and_then(|t1| record.put_off(t1)));
+            let at_t1 =
+                record.and_then(|record| record.t1().and_then(|t1| record.defer_renewal(t1)));
             if let Some(record) = at_t1 {
                 self.set_record(&key, &record);
             }
         }
     }
 
-    /// Writes the file if it has to be, once for all that want it written at the same time. A
-    /// failure is no reason to refuse or to end a lease that works.
+    /// Writes unsaved changes, once for all that wait at the same time. A failure does not end a
+    /// lease that works.
     pub(super) async fn persist(self: &Rc<Self>) {
         yield_now().await;
         if self.save.is_unsaved.get() {
@@ -81,7 +85,7 @@ impl Table {
         }
     }
 
-    /// Writes the file in a while, unless it is written before.
+    /// Schedules a write after [`SAVE_DELAY`].
     pub(super) fn save_later(self: &Rc<Self>) {
         self.save_within(SAVE_DELAY);
     }
@@ -102,13 +106,12 @@ impl Table {
         self.context.runtime.spawn(later).detach();
     }
 
-    /// Has no task write the file from now on: what is cut off with the runtime finds none to run
-    /// one.
+    /// Prevents further scheduled writes: a drop of the remaining tasks must not spawn new ones.
     pub(crate) fn close_file(&self) {
         self.save.is_scheduled.set(true);
     }
 
-    /// Writes the file; `is_last` says that the process leaves. Returns whether all is in it.
+    /// Writes the file; `is_last` marks the exit of the process. Returns whether it succeeded.
     pub(crate) fn save(self: &Rc<Self>, is_last: bool) -> bool {
         let written = self.with_slots(|slots| {
             let records = slots.values().filter_map(|slot| {
@@ -121,27 +124,30 @@ impl Table {
         });
         self.save.is_unsaved.set(written.is_err());
         self.save.is_final.set(is_last && written.is_ok());
-        self.journal.keep_file();
+        self.journal.recreate_file();
         let trouble = written
             .err()
             .map(|error| format!("cannot write the state file: {error}"));
         if let Some(trouble) = &trouble {
-            if !self.is_in_trouble() {
-                log::error!("{trouble}; it does not show the last change");
+            if !self.is_save_failing() {
+                log::error!(
+                    "{trouble}; the last change is not in it, trying again every {} s",
+                    SAVE_RETRY.as_secs()
+                );
             }
             self.save_within(SAVE_RETRY);
         }
-        self.save.trouble.replace(trouble);
+        self.save.error.replace(trouble);
         self.update_keep_alive();
         !self.save.is_unsaved.get()
     }
 
-    /// Returns whether the file could not be written the last time.
-    pub(super) fn is_in_trouble(&self) -> bool {
-        self.save.trouble.borrow().is_some()
+    /// Returns whether the last write failed.
+    pub(super) fn is_save_failing(&self) -> bool {
+        self.save.error.borrow().is_some()
     }
 
-    /// Takes in what the state file says of leases: whether it is as a process leaves it.
+    /// Records whether the file is as an orderly exit leaves it.
     pub(super) fn restore_save_state(&self, leases: &[(EncodedRecord, bool)]) {
         let is_final = leases.iter().all(|(_, is_link_known)| *is_link_known);
         self.save.is_final.set(is_final);

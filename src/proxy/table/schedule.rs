@@ -1,5 +1,5 @@
-//! Work on leases at its time: what the [plan](super::plan) hands out is started here, and its
-//! outcome goes back into the table.
+//! The schedule: starts the work that the [plan](super::plan) hands out, and puts its outcome into
+//! the table.
 
 use std::rc::Rc;
 
@@ -17,15 +17,15 @@ use super::plan::Action;
 use super::state::{Active, Slot, SlotState, Table};
 
 impl Table {
-    /// Does what is due, when it is due.
-    pub(super) async fn keep_schedule(self: Rc<Self>) {
+    /// Runs the plan. Never ends.
+    pub(super) async fn run_schedule(self: Rc<Self>) {
         loop {
-            let changed = self.changed.listen();
+            let changed = self.plan_changed.listen();
             match self.poll_plan() {
                 Action::Wake { key, turn } => self.wake(&key, turn),
                 Action::Defer { key, until } => {
                     self.defer(&key, until);
-                    // Whatever the record makes of it, the thread is not lost to this loop.
+                    // Other tasks run in between, whatever the record makes of the deferral.
                     yield_now().await;
                 }
                 Action::SleepUntil { .. } | Action::Stay(_) => {
@@ -39,29 +39,28 @@ impl Table {
         }
     }
 
-    /// Returns what the plan says now.
     pub(super) fn poll_plan(&self) -> Action {
         self.plan.borrow_mut().poll(rt::now())
     }
 
-    /// Puts a renewal off, in its record.
+    /// Defers a renewal in its record.
     fn defer(self: &Rc<Self>, key: &LeaseKey, until: Instant) {
         let record = self.dormant_record(key);
-        if let Some(record) = record.and_then(|record| record.put_off(until)) {
+        if let Some(record) = record.and_then(|record| record.defer_renewal(until)) {
             self.set_record(key, &record);
         }
     }
 
-    /// Starts the task that works on a dormant lease, when it is its turn.
+    /// Spawns the task that works on a dormant lease at its turn.
     pub(super) fn wake(self: &Rc<Self>, key: &LeaseKey, turn: Instant) {
-        let active = self.start(|table, stopped| {
+        let active = self.spawn(|table, stopped| {
             let key = key.clone();
             async move {
                 let mut session = None;
                 let work = async {
                     table.context.sleep_until(turn).await;
-                    // After a crash all leases wait for their turn at once, and an exchange takes
-                    // kilobytes.
+                    // Built after the turn has come: an exchange takes kilobytes, and after a crash
+                    // all leases wait at the same time.
                     let work = table.run_due(&key, &mut session);
                     table.journal.watch(&key, work).await;
                 };
@@ -76,24 +75,24 @@ impl Table {
         });
     }
 
-    /// Starts the task that works on a session.
-    pub(super) fn keep(self: &Rc<Self>, key: LeaseKey, mut session: Session) -> Active {
-        self.start(|table, stopped| async move {
-            let kept = async {
-                // Setup is answered first: no caller waits for what begins here.
+    /// Spawns the task that goes on with the session of a Setup.
+    pub(super) fn spawn_session(self: &Rc<Self>, key: LeaseKey, mut session: Session) -> Active {
+        self.spawn(|table, stopped| async move {
+            let work = async {
+                // The reply to Setup goes first.
                 yield_now().await;
                 let changed = async |session: &Session, change| {
                     table.record_session(&key, session, change).await;
                 };
-                let outcome = table.journal.watch(&key, session.keep(changed)).await;
+                let outcome = table.journal.watch(&key, session.run(changed)).await;
                 table.conclude(&key, &session, outcome);
             };
-            or(kept, stopped).await;
+            or(work, stopped).await;
             Some(session)
         })
     }
 
-    fn start<F>(self: &Rc<Self>, work: impl FnOnce(Rc<Self>, EventListener) -> F) -> Active
+    fn spawn<F>(self: &Rc<Self>, work: impl FnOnce(Rc<Self>, EventListener) -> F) -> Active
     where
         F: Future<Output = Option<Session>> + 'static,
     {
@@ -106,66 +105,59 @@ impl Table {
         }
     }
 
-    /// Does what there is to do for a lease that was dormant. Its session is left to the caller,
-    /// which may drop this future.
+    /// Works on a dormant lease. `session` outlives the future, which may be dropped.
     async fn run_due(self: &Rc<Self>, key: &LeaseKey, session: &mut Option<Box<Session>>) {
         let Some(record) = self.record(key) else {
             return;
         };
-        let (place, is_ending, server) = (record.place(), record.is_ending(), record.server());
+        let (prefix, is_ending, server) = (
+            record.log_prefix().to_string(),
+            record.is_ending(),
+            record.server(),
+        );
         let now = rt::now();
         let is_time = record.may_renew_from().is_some_and(|from| from <= now);
-        match self.revive(record, is_time) {
-            Ok(Some(revived)) if is_ending => {
-                log::info!("{place}: finishing its Teardown");
-                match revived.end(true).await {
+        match Session::resume(&self.context, record, is_time) {
+            Ok(Some(resumed)) if is_ending => {
+                log::info!("{prefix}: finishing the interrupted Teardown");
+                match resumed.end(true).await {
                     Ok(()) => self.forget(key),
                     Err(error) => {
-                        log::warn!("{place}: cannot end its lease: {error}; trying again");
-                        self.try_again_later(key);
+                        log::warn!("{prefix}: cannot end the lease: {error}; trying again later");
+                        self.retry_later(key);
                     }
                 }
             }
-            Ok(Some(revived)) => {
-                let session = session.insert(Box::new(revived));
+            Ok(Some(resumed)) => {
+                let session = session.insert(Box::new(resumed));
                 let changed = async |session: &Session, change| {
                     self.record_session(key, session, change).await;
                 };
-                let outcome = session.keep(changed).await;
+                let outcome = session.run(changed).await;
                 self.conclude(key, session, outcome);
             }
             Ok(None) => {
-                log::info!("{place}: its Setup came to nothing");
+                log::info!("{prefix}: the interrupted Setup has left no lease");
                 self.forget(key);
             }
             Err(Unreachable::Gone(why) | Unreachable::OtherMac(why)) => {
-                log::info!("{place}: {why}; its lease is left to run out");
+                log::info!("{prefix}: {why}; the lease is left to expire");
                 if let Some(record) = self.record(key) {
-                    self.remember_address(record.who(), &record);
+                    self.remember_address(record.names(), &record);
                 }
                 self.forget(key);
             }
             Err(Unreachable::Fault(error)) => {
-                log::warn!("{place}: {error}");
-                self.try_again_later(key);
+                log::warn!("{prefix}: cannot work on the lease: {error}; trying again later");
+                self.retry_later(key);
             }
         }
         if let Some(server) = server {
-            self.plan.borrow_mut().ask_ended(&server);
+            self.plan.borrow_mut().clear_asked(&server);
         }
     }
 
-    /// Makes a session that goes on with a record, `early` to renew it before its time. `None`
-    /// where there is nothing to go on with.
-    pub(super) fn revive(
-        &self,
-        record: Record,
-        early: bool,
-    ) -> Result<Option<Session>, Unreachable> {
-        Session::revive(&self.context, record, early)
-    }
-
-    /// The last act of a task: what it did is done, and its lease is dormant or over.
+    /// The last step of a task: makes the lease dormant, or removes it.
     fn conclude(self: &Rc<Self>, key: &LeaseKey, session: &Session, outcome: Outcome) {
         match outcome {
             Outcome::Dormant(record) => {
@@ -173,8 +165,8 @@ impl Table {
                 let record = match record.server().filter(|_| record.is_unanswered()) {
                     Some(server) => {
                         let mut plan = self.plan.borrow_mut();
-                        plan.unanswered(&server, key.mac, now, now);
-                        record.with_silence(now)
+                        plan.mark_unresponsive(&server, key.mac, now, now);
+                        record.with_unresponsive_server(now)
                     }
                     None => *record,
                 };
@@ -182,25 +174,25 @@ impl Table {
             }
             Outcome::Gone => {
                 if let Some(record) = self.record(key) {
-                    self.remember_address(session.who(), &record);
+                    self.remember_address(session.names(), &record);
                 }
                 self.forget(key);
             }
         }
     }
 
-    /// Called by the task itself: what failed for want of something is tried again, ever later.
-    fn try_again_later(self: &Rc<Self>, key: &LeaseKey) {
+    /// Called by the lease's task: makes it dormant until a retry, which comes later each time.
+    fn retry_later(self: &Rc<Self>, key: &LeaseKey) {
         if let Some(record) = self.record(key) {
             self.mark_dormant(key, &record.with_retry(rt::now()), false);
         }
     }
 
-    /// Called by the task itself: from now on nothing is done for the lease until it is due.
+    /// Called by the lease's task: makes it dormant.
     fn mark_dormant(self: &Rc<Self>, key: &LeaseKey, record: &Record, is_link_known: bool) {
-        self.journal.acquit(key);
+        self.journal.clear_deaths(key);
         let dormant = Slot::dormant(record, is_link_known);
-        let before = self.update_to(key, Some(record), |slot| match slot {
+        let before = self.update_with(key, Some(record), |slot| match slot {
             Some(slot) if matches!(slot.state, SlotState::Active(_)) => {
                 Some(std::mem::replace(slot, dormant).state)
             }
@@ -214,9 +206,9 @@ impl Table {
         detach(before);
     }
 
-    /// Called by the task itself: the lease is over.
+    /// Called by the lease's task: removes the lease.
     fn forget(self: &Rc<Self>, key: &LeaseKey) {
-        self.journal.acquit(key);
+        self.journal.clear_deaths(key);
         let before = self.update(key, |slot| {
             // Else a call waits for this task to end, and has the slot.
             let is_active = |slot: &mut Slot| matches!(slot.state, SlotState::Active(_));
@@ -226,7 +218,7 @@ impl Table {
     }
 }
 
-/// Lets a task go on that has just given up its slot.
+/// Detaches a task that has just given up its slot.
 fn detach(before: Option<SlotState>) {
     if let Some(SlotState::Active(active)) = before {
         active.task.detach();

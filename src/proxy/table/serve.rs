@@ -1,28 +1,30 @@
-//! One call to the daemon.
+//! Dispatch of one call.
 
 use std::rc::Rc;
 
+use crate::proxy::key::LogPrefix;
 use crate::rpc::{Answer, Call, OperationResponse, Reply, Status};
 use crate::service::Shutdown;
 
 use super::state::Table;
 
 impl Table {
-    /// Serves one call. Dropping the future cancels it: a Setup leaves nothing behind, a Teardown
-    /// goes on alone. When `closing` resolves, a Setup has to come to an end.
+    /// Serves one call. Dropping the future cancels it: a Setup is rolled back, a Teardown goes on
+    /// by itself. When `closing` resolves, a Setup has to come to an end.
     pub(crate) async fn serve(
         self: Rc<Self>,
         call: Call,
         closing: Shutdown,
     ) -> Result<Answer, Status> {
-        // It may be about one of them.
-        self.adoption.is_over().await;
+        // The call may be about a lease that is being adopted.
+        self.adoption.ended().await;
         let reply = match call {
             Call::Setup(config) => {
+                let prefix = LogPrefix::of_call(&config).to_string();
                 let made = self.setup(config, closing).await;
                 if let Err(error) = &made {
-                    error.log("Setup");
-                    // That there is nothing left of it.
+                    error.log(&prefix, "Setup");
+                    // The file still has the record of the Setup.
                     self.persist().await;
                 }
                 Reply::Lease(made?)
@@ -31,11 +33,11 @@ impl Table {
             Call::Clean => {
                 self.end_all().await;
                 Reply::Operation(OperationResponse {
-                    success: !self.is_in_trouble(),
+                    success: !self.is_save_failing(),
                 })
             }
         };
-        let warning = self.save.trouble.borrow().clone();
+        let warning = self.save.error.borrow().clone();
         Ok(Answer { reply, warning })
     }
 }

@@ -1,29 +1,29 @@
-//! Setup: a container's first lease, and everything undone where it comes to nothing.
+//! Setup: acquires a container's lease, or rolls everything back.
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_lite::future::or;
 
+use crate::proxy::acquire_timeout::{AcquireTimeout, Circumstances};
 use crate::proxy::call::request::Request;
 use crate::proxy::config::Timeout;
 use crate::proxy::container::interface::{ContainerInterface, canonical};
 use crate::proxy::container::parent::Parent;
 use crate::proxy::error::CallError;
-use crate::proxy::patience::{Circumstances, Patience};
 use crate::proxy::session::{Change, Session};
 use crate::proxy::store::record::Record;
 use crate::rpc::{NetavarkLease, NetworkConfig};
 use crate::rt;
 use crate::service::Shutdown;
 
-use super::claim::{Claim, Finish};
+use super::claim::{Claim, DetachOnDrop};
 use super::state::{Cancellation, Table};
 
-/// How long a Setup may still take once the time of a drain counts: less than its connection has.
-const LAST_CHANCE: Duration = Duration::from_secs(3);
+/// The time that a Setup gets at a shutdown, shorter than that of its connection.
+const SETUP_GRACE: Duration = Duration::from_secs(3);
 
-/// Makes a Setup give up when its caller has gone.
+/// Cancels a Setup when its caller hangs up.
 struct CancelOnDrop(Rc<Cancellation>);
 
 impl Drop for CancelOnDrop {
@@ -33,15 +33,13 @@ impl Drop for CancelOnDrop {
 }
 
 impl Table {
-    /// Gets a lease for the container of a call. When `closing` resolves, the Setup has a moment to
-    /// come to its end.
+    /// Serves a Setup. When `closing` resolves, it has to end within [`SETUP_GRACE`].
     ///
-    /// Dropped, the future makes the Setup give up, which leaves nothing behind. A Setup that has
-    /// succeeded in the same moment stays: the caller's Teardown ends it.
+    /// A drop rolls the Setup back. One that succeeds in the same moment stays until the caller's
+    /// Teardown.
     ///
-    /// # Errors
     ///
-    /// The request cannot be served, or no server gave a lease.
+    /// The request is invalid, or no server gave a lease.
     pub(super) async fn setup(
         self: &Rc<Self>,
         config: NetworkConfig,
@@ -53,19 +51,19 @@ impl Table {
             request.key.netns = netns.into();
         }
         let (key, cancel) = (request.key.clone(), Rc::<Cancellation>::default());
-        // A task of its own, because a roll-back takes time after the caller has gone.
+        // A task, because a rollback goes on after the caller has hung up.
         let (table, told, activity) = (Rc::clone(self), Rc::clone(&cancel), self.idle.activity());
         let work = async move {
-            let made = table.set_up(request, &told).await;
+            let made = table.run_setup(request, &told).await;
             drop(activity);
             made
         };
         let task = self.context.runtime.spawn(self.journal.watch(&key, work));
-        let mut made = Finish(Some(task));
+        let mut made = DetachOnDrop(Some(task));
         let _hang_up = CancelOnDrop(Rc::clone(&cancel));
         let leaving = async {
             closing.await;
-            rt::sleep(LAST_CHANCE).await;
+            rt::sleep(SETUP_GRACE).await;
             None
         };
         if let Some(made) = or(async { Some((&mut made).await) }, leaving).await {
@@ -73,43 +71,43 @@ impl Table {
         }
         cancel.cancel();
         made.await.map_err(|error| match error {
-            CallError::Superseded => CallError::Leaving,
+            CallError::Superseded => CallError::Stopping,
             error => error,
         })
     }
 
-    async fn set_up(
+    async fn run_setup(
         self: &Rc<Self>,
         mut request: Request,
         cancel: &Rc<Cancellation>,
     ) -> Result<NetavarkLease, CallError> {
-        // A call that cannot be served leaves alone what is there.
+        // Before the claim: an invalid request leaves an existing lease alone.
         let (interface, parent) = ContainerInterface::find(&request)?;
-        let patience = self.patience_for(&mut request, parent);
+        let timeout = self.timeout_for(&mut request, parent);
         let claimed = async { Ok(self.claim_for_setup(&request, cancel).await) };
         let claim = or(superseded(cancel), claimed).await?;
         self.set_record(&claim.key, &Record::intent(&request, &interface));
         self.persist().await;
         let session = self
-            .acquire(request, interface, patience, (&claim, cancel))
+            .acquire(request, interface, timeout, (&claim, cancel))
             .await?;
         let lease = session.reply().expect("acquired");
-        let active = self.keep(claim.key.clone(), session);
-        claim.settle(active);
+        let active = self.spawn_session(claim.key.clone(), session);
+        claim.activate(active);
         Ok(lease)
     }
 
-    /// Claims the slot of a request, and ends the lease that was in it.
+    /// Claims the slot of a request, and ends the lease in it.
     async fn claim_for_setup(
         self: &Rc<Self>,
         request: &Request,
         cancel: &Rc<Cancellation>,
     ) -> Claim {
         let key = &request.key;
-        // The MAC has changed since: what was leased for the other one is of no use any more.
+        // Leases from before a change of the MAC are of no use.
         let predecessors = self.keys(|other| other.is_predecessor(key));
         if !predecessors.is_empty() {
-            self.end_each(predecessors, |_| None).await;
+            self.end_leases(predecessors, |_| None).await;
         }
         let (claim, before) = self.claim(key, cancel).await;
         // A container that is set up again.
@@ -117,30 +115,30 @@ impl Table {
             return claim;
         };
         let (table, client_id) = (Rc::clone(self), request.client_id.clone());
-        let dismissal = async move {
-            // To the server another client identifier is another client, and the old one will not
-            // be back.
+        let ending = async move {
+            // A client identifier that has changed is another client for the server. The old lease
+            // is released.
             table
-                .dismiss(&claim, before, |names| names.client_id != client_id)
+                .end_claimed(&claim, before, |names| names.client_id != client_id)
                 .await;
             claim
         };
-        // Goes on when the call is cancelled: until it is over no other call may have the slot.
-        let task = self.journal.watch(key, dismissal);
-        Finish(Some(self.context.runtime.spawn(task))).await
+        // Goes on after a cancellation: no other call may get the slot before it ends.
+        let task = self.journal.watch(key, ending);
+        DetachOnDrop(Some(self.context.runtime.spawn(task))).await
     }
 
-    /// Gets a lease and puts it on the link, or undoes all of it.
+    /// Acquires a lease, or rolls back.
     async fn acquire(
         self: &Rc<Self>,
         request: Request,
         interface: ContainerInterface,
-        patience: Patience,
+        timeout: AcquireTimeout,
         (claim, cancel): (&Claim, &Rc<Cancellation>),
     ) -> Result<Session, CallError> {
         let asked = request.clone();
-        let wanted = self.context.history.borrow_mut().recall(asked.who());
-        let opened = Session::open(&self.context, request, interface, (wanted, patience));
+        let wanted = self.context.history.borrow_mut().recall(asked.names());
+        let opened = Session::open(&self.context, request, interface, (wanted, timeout));
         let acquired = match opened {
             Ok(mut session) => {
                 let leased = async |session: &Session| {
@@ -150,7 +148,7 @@ impl Table {
                 match or(superseded(cancel), session.acquire(leased)).await {
                     Ok(()) => Ok(session),
                     Err(error) => {
-                        // A crash in the middle of it is to be followed by the rest of it.
+                        // Written ahead: after a crash, the next start finishes the release.
                         session.roll_back(|| self.write_ending(&claim.key)).await;
                         Err(error)
                     }
@@ -159,24 +157,24 @@ impl Table {
             Err(error) => Err(error),
         };
         if let Err(error) = &acquired
-            && error.is_of_network()
+            && error.is_network_failure()
         {
             if let Some(wanted) = wanted {
                 let mut history = self.context.history.borrow_mut();
-                history.forget(asked.who(), wanted);
+                history.forget(asked.names(), wanted);
             }
             let is_auto = self.context.settings.acquisition == Timeout::Auto;
             if is_auto && error.is_unanswered() {
                 let mut networks = self.networks.borrow_mut();
-                networks.note_unanswered(&asked.host_interface, rt::now());
+                networks.record_unanswered(&asked.host_interface, rt::now());
             }
         }
         acquired
     }
 
-    /// Returns the time for an acquisition on `parent`, whose name takes the place of one that the
-    /// caller has not given.
-    fn patience_for(&self, request: &mut Request, parent: Option<Parent>) -> Patience {
+    /// Returns the time limit on `parent`. Its name is put into the request where the caller gave
+    /// none.
+    fn timeout_for(&self, request: &mut Request, parent: Option<Parent>) -> AcquireTimeout {
         let (carrier, is_port_starting) = match parent {
             Some(parent) => {
                 if request.host_interface.is_empty() {
@@ -187,12 +185,12 @@ impl Table {
             None => (None, false),
         };
         match self.context.settings.acquisition {
-            Timeout::Exactly(time) => Patience::told(time),
-            Timeout::Unlimited => Patience::told(Duration::MAX),
+            Timeout::Exactly(time) => AcquireTimeout::exactly(time),
+            Timeout::Unlimited => AcquireTimeout::exactly(Duration::MAX),
             Timeout::Auto => {
                 let mut networks = self.networks.borrow_mut();
                 let network = networks.circumstances(&request.host_interface, carrier, rt::now());
-                Patience::decide(&Circumstances {
+                AcquireTimeout::decide(&Circumstances {
                     is_port_starting,
                     ..network
                 })

@@ -1,5 +1,4 @@
-//! The start: leases that earlier instances have left, taken over from the file first and compared
-//! with their links later.
+//! The start: restores leases from the state file first, and checks their links afterwards.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,23 +15,23 @@ use super::adopt;
 use super::state::{Slot, Table};
 
 impl Table {
-    /// Takes over what earlier instances have left, and sees to it that everything is done in its
-    /// time from now on. No container is looked at yet.
+    /// Restores all leases from the files and starts the schedule. Does not enter any namespace
+    /// yet.
     pub(crate) fn restore(self: &Rc<Self>) {
         let found = self.file.read();
         self.journal.open();
-        for former in &found.over {
+        for former in &found.ended {
             let mut history = self.context.history.borrow_mut();
-            history.remember(former.who(), former.address);
+            history.remember(former.names(), former.address);
         }
         self.keep_alive.restore(&found.leases);
         self.restore_save_state(&found.leases);
-        let mut looks = Vec::new();
+        let mut links = Vec::new();
         for (encoded, is_link_known) in found.leases {
-            let record = encoded.unpack();
+            let record = encoded.decode();
             let key = record.key().clone();
             if is_link_known {
-                looks.push(key.clone());
+                links.push(key.clone());
             }
             self.restore_one(&key, record, is_link_known);
         }
@@ -42,8 +41,8 @@ impl Table {
             adopt::namespaces()
         };
         self.journal
-            .keep(self.keys(|_| true).iter().chain(&namespaces));
-        if found.is_other {
+            .retain(self.keys(|_| true).iter().chain(&namespaces));
+        if found.is_outdated {
             self.save_later();
         }
         if !found.foreign.is_empty() {
@@ -52,62 +51,65 @@ impl Table {
         self.update_keep_alive();
         self.notify_status();
         let table = Rc::clone(self);
-        let schedule = self.context.runtime.spawn(table.keep_schedule());
+        let schedule = self.context.runtime.spawn(table.run_schedule());
         schedule.detach();
-        if !looks.is_empty() {
+        if !links.is_empty() {
             let (table, activity) = (Rc::clone(self), self.idle.activity());
-            let looks = async move {
-                table.compare(looks).await;
+            let links = async move {
+                table.check_links(links).await;
                 drop(activity);
             };
-            self.context.runtime.spawn(looks).detach();
+            self.context.runtime.spawn(links).detach();
         }
     }
 
     fn restore_one(self: &Rc<Self>, key: &LeaseKey, record: Record, is_link_known: bool) {
         let now = rt::now();
-        if let Some((server, since)) = record.server().zip(record.silence()) {
+        if let Some((server, since)) = record.server().zip(record.unresponsive_since()) {
             let mut plan = self.plan.borrow_mut();
-            plan.unanswered(&server, key.mac, since, now);
+            plan.mark_unresponsive(&server, key.mac, since, now);
         }
-        let (place, deaths) = (record.place(), self.journal.deaths(key));
-        let put_off = self.journal.put_off(key, record.remaining(now));
+        let (prefix, deaths) = (record.log_prefix().to_string(), self.journal.deaths(key));
+        let put_off = self.journal.retry_delay(key, record.remaining(now));
         let record = match (Trust::after(deaths), put_off) {
             (Trust::Quarantined, _) => {
                 log::error!(
-                    "{place}: the daemon died {deaths} times at work on this lease; it is not renewed any more. \
-                     Restart the container, or disconnect it from the network and connect it again, for another try"
+                    "{prefix}: the daemon died {deaths} times while working on this lease; it is no \
+                     longer renewed. Restart the container, or disconnect it from the network and \
+                     connect it again"
                 );
                 record
             }
             (Trust::Full | Trust::Last, Some(Duration::ZERO)) => {
                 log::warn!(
-                    "{place}: the daemon died at work on this lease; trying again after all others"
+                    "{prefix}: the daemon died while working on this lease; trying again after all \
+                     others"
                 );
                 record
             }
             (Trust::Full | Trust::Last, Some(delay)) => {
                 let seconds = delay.as_secs();
                 log::warn!(
-                    "{place}: the daemon died {deaths} times at work on this lease; trying again in {seconds} s"
+                    "{prefix}: the daemon died {deaths} times while working on this lease; trying \
+                     again in {seconds} s"
                 );
                 self.save_later();
-                record.put_off_until(now + delay)
+                record.with_retry_at(now + delay)
             }
             (Trust::Full | Trust::Last, None) => record,
         };
         let record = if is_link_known {
             record
         } else {
-            record.with_look()
+            record.with_link_check()
         };
         self.restore_slot(key, Slot::dormant(&record, is_link_known));
     }
 
-    /// Compares leases that were left in good order with their links, one after the other with a
-    /// turn for all else in between. What does not fit any more is due at once.
-    async fn compare(self: &Rc<Self>, leases: Vec<LeaseKey>) {
-        // A process that was woken for a few leases does not look at them all.
+    /// Checks the links of leases that an orderly exit left; other tasks run in between. A lease
+    /// that does not match its link is due at once.
+    async fn check_links(self: &Rc<Self>, leases: Vec<LeaseKey>) {
+        // A process that was started for a few leases does not check all.
         let is_thorough = !Wakeup::woken_by_timer();
         for key in leases {
             yield_now().await;
@@ -115,7 +117,7 @@ impl Table {
                 continue;
             };
             if self.journal.trust(&key) == Trust::Quarantined {
-                // The kernel has taken the address off the link by then.
+                // The kernel has removed the address by then.
                 if record
                     .remaining(rt::now())
                     .is_some_and(|rest| rest.is_zero())
@@ -124,20 +126,20 @@ impl Table {
                 }
                 continue;
             }
-            let _step = self.journal.enter(&key);
+            let _step = self.journal.begin_step(&key);
             if record.is_gone() {
-                let place = record.place();
-                log::info!("{place}: its network namespace is gone; its lease is left to run out");
+                let prefix = record.log_prefix();
+                log::info!("{prefix}: the network namespace is gone; the lease is left to expire");
                 self.forget_dormant(&key, &record);
-            } else if is_thorough && !record.still_fits() {
-                let dormant = Slot::dormant(&record.with_look(), false);
+            } else if is_thorough && !record.matches_link() {
+                let dormant = Slot::dormant(&record.with_link_check(), false);
                 self.update(&key, |slot| *slot = Some(dormant));
             }
         }
     }
 
     fn forget_dormant(self: &Rc<Self>, key: &LeaseKey, record: &Record) {
-        self.remember_address(record.who(), record);
+        self.remember_address(record.names(), record);
         self.update(key, |slot| *slot = None);
     }
 }

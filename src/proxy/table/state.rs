@@ -1,4 +1,4 @@
-//! The table itself: a slot for each lease, and the one way to change a slot.
+//! The table: a slot for each lease, and the one function that changes a slot.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -21,30 +21,30 @@ use crate::service::{Activity, Idle, Notify};
 use super::keep_alive::LeaseKeepAlive;
 use super::plan::{Plan, Times};
 
-/// The leases of this daemon.
+/// All leases of the daemon.
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(super) context: Rc<SessionContext>,
     pub(super) idle: Idle,
     pub(super) identity: ClientIdentity,
-    /// Changed by [`Table::update`] alone.
+    /// Changed by [`Table::update`] only.
     slots: RefCell<BTreeMap<LeaseKey, Slot>>,
     pub(super) plan: RefCell<Plan>,
-    /// Tells the schedule that something is due at another time.
-    pub(super) changed: Event,
+    /// Wakes the schedule.
+    pub(super) plan_changed: Event,
     pub(super) keep_alive: LeaseKeepAlive,
     pub(super) file: LeaseFile,
     pub(super) save: SaveState,
-    /// Which lease is worked on, and of which the process died before.
+    /// The lease that is being worked on, and those that crashed the process.
     pub(super) journal: Rc<Journal>,
     pub(super) networks: RefCell<Networks>,
     pub(super) adoption: Adoption,
     notify: Notify,
-    /// How many leases the service manager was told of.
-    told: Cell<Option<usize>>,
+    /// The number of leases in the last status for the service manager.
+    notified_count: Cell<Option<usize>>,
 }
 
-/// All that a table is made of.
+/// The arguments of [`Table::new`].
 pub(crate) struct Parts {
     pub(crate) runtime: Runtime,
     pub(crate) idle: Idle,
@@ -58,75 +58,75 @@ pub(crate) struct Parts {
     pub(crate) keep_alive: LeaseKeepAlive,
 }
 
-/// What there is for one key.
+/// The entry of one key.
 #[derive(Debug)]
 pub(super) struct Slot {
-    /// How to go on with the lease; `None` before there is anything to be remembered.
+    /// All that is needed to resume the lease; `None` before its Setup has begun.
     pub(super) record: Option<EncodedRecord>,
     pub(super) state: SlotState,
 }
 
-/// The task or call that works on a lease.
+/// The work on a lease.
 #[derive(Debug)]
 pub(super) enum SlotState {
-    /// A call makes or ends it; other calls wait for that one.
+    /// A call makes or ends it. Other calls wait.
     Claimed(Rc<Claimed>),
-    /// A task does something for it.
+    /// A task works on it.
     Active(Box<Active>),
-    /// Nothing is done for it until it is due.
+    /// Nothing to do until it is due.
     Dormant {
-        /// The link is known to be as the record says.
+        /// The link matches the record.
         is_link_known: bool,
     },
 }
 
-/// A slot that one call has to itself.
+/// The claim of a call on a slot.
 #[derive(Debug)]
 pub(super) struct Claimed {
-    /// Tells the call to give up, if it makes a lease.
+    /// Cancels the call, if it is a Setup.
     pub(super) cancel: Rc<Cancellation>,
-    /// Tells other calls that the slot is free.
+    /// Notified at the end of the claim.
     pub(super) over: Event,
 }
 
-/// A lease that a task works on.
+/// A task that works on a lease.
 #[derive(Debug)]
 pub(super) struct Active {
-    /// Tells the task to stop; it gives the session back then, if it has one.
+    /// Stops the task, which then returns its session, if it has one.
     pub(super) stop: Event,
     pub(super) task: Task<Option<Session>>,
     pub(super) _activity: Activity,
 }
 
-/// A flag that can be waited for: a call is to come to an end.
+/// A flag that tasks can wait for.
 #[derive(Debug, Default)]
 pub(super) struct Cancellation {
     is_set: Cell<bool>,
     event: Event,
 }
 
-/// The progress of the adoption of leases that netavark's proxy left.
+/// The progress of the adoption of netavark's leases.
 #[derive(Debug, Default)]
 pub(super) struct Adoption {
     is_under_way: Cell<bool>,
     over: Event,
 }
 
-/// How far the state file says what it should.
+/// The state file, compared with the table.
 #[derive(Debug, Default)]
 pub(super) struct SaveState {
-    /// The file does not have the last change.
+    /// The last change is not in the file.
     pub(super) is_unsaved: Cell<bool>,
-    /// A task is going to write it.
+    /// A task is going to write the file.
     pub(super) is_scheduled: Cell<bool>,
-    /// The file says of all leases that their links are known to be right.
+    /// The file says of all leases that their links are known.
     pub(super) is_final: Cell<bool>,
-    /// Why it could not be written the last time.
-    pub(super) trouble: RefCell<Option<String>>,
+    /// The failure of the last write.
+    pub(super) error: RefCell<Option<String>>,
 }
 
 impl Table {
-    /// A table without leases.
+    /// Makes a table without leases.
     pub(crate) fn new(parts: Parts) -> Rc<Self> {
         let Parts {
             runtime,
@@ -151,7 +151,7 @@ impl Table {
             identity,
             slots: RefCell::default(),
             plan: RefCell::new(plan),
-            changed: Event::new(),
+            plan_changed: Event::new(),
             keep_alive,
             file,
             save: SaveState::default(),
@@ -159,25 +159,25 @@ impl Table {
             networks: RefCell::new(networks),
             adoption: Adoption::default(),
             notify,
-            told: Cell::default(),
+            notified_count: Cell::default(),
         };
         table.update_keep_alive();
         Rc::new(table)
     }
 
-    /// Changes the slot of a lease, makes one, or removes it; then the plan, the file, the
-    /// activity guard and the status of the service follow. The file gets the change within
+    /// Changes, adds or removes the slot of a lease. Then updates the plan, the keep-alive guard
+    /// and the service's status. The file gets the change within
     /// [`SAVE_DELAY`](super::save::SAVE_DELAY), or at the next [`Table::persist`].
     pub(super) fn update<T>(
         self: &Rc<Self>,
         key: &LeaseKey,
         change: impl FnOnce(&mut Option<Slot>) -> T,
     ) -> T {
-        self.update_to(key, None, change)
+        self.update_with(key, None, change)
     }
 
-    /// The same where `record` is the one that the slot has afterwards: it is not decoded again.
-    pub(super) fn update_to<T>(
+    /// The same, where `record` is the slot's new record, which then need not be decoded.
+    pub(super) fn update_with<T>(
         self: &Rc<Self>,
         key: &LeaseKey,
         record: Option<&Record>,
@@ -191,20 +191,15 @@ impl Table {
             let was_counted = slot.as_ref().is_some_and(Slot::is_counted);
             let result = change(&mut slot);
             let is_changed = slot.as_ref().and_then(|slot| slot.record.as_ref()) != before.as_ref();
-            let is_at_rest = slot.as_ref().is_none_or(Slot::is_dormant);
+            let is_idle = slot.as_ref().is_none_or(Slot::is_dormant);
             let is_count_changed = was_counted != slot.as_ref().is_some_and(Slot::is_counted);
-            if is_changed || is_at_rest || !self.plan.borrow_mut().mark_at_work(key) {
-                self.follow(key, slot.as_ref(), record);
+            if is_changed || is_idle || !self.plan.borrow_mut().mark_at_work(key) {
+                self.update_plan(key, slot.as_ref(), record);
             }
             if let Some(slot) = slot {
                 slots.insert(key.clone(), slot);
             }
-            (
-                result,
-                is_changed,
-                was_dormant || is_at_rest,
-                is_count_changed,
-            )
+            (result, is_changed, was_dormant || is_idle, is_count_changed)
         };
         if is_changed {
             self.save_later();
@@ -213,28 +208,28 @@ impl Table {
         if is_count_changed {
             self.notify_status();
         }
-        // What is at work before and after changes nothing for the schedule.
+        // A slot that stays in work does not change the schedule.
         if is_due_changed {
-            self.changed.notify(usize::MAX);
+            self.plan_changed.notify(usize::MAX);
         }
         result
     }
 
-    /// Puts a slot in that the file has already; [`Table::restore`] sees to all else.
+    /// Adds a slot that is in the file already, as a part of [`Table::restore`].
     pub(super) fn restore_slot(self: &Rc<Self>, key: &LeaseKey, slot: Slot) {
-        self.follow(key, Some(&slot), None);
+        self.update_plan(key, Some(&slot), None);
         self.slots.borrow_mut().insert(key.clone(), slot);
     }
 
-    /// Tells the plan of a slot as it is now.
-    fn follow(&self, key: &LeaseKey, slot: Option<&Slot>, record: Option<&Record>) {
+    /// Copies a slot's state into the plan.
+    fn update_plan(&self, key: &LeaseKey, slot: Option<&Slot>, record: Option<&Record>) {
         let mut plan = self.plan.borrow_mut();
         let Some(slot) = slot else {
             return plan.remove(key);
         };
         let times = match (record, &slot.record) {
             (Some(record), _) => Times::from(record),
-            (None, Some(record)) => Times::from(&record.unpack()),
+            (None, Some(record)) => Times::from(&record.decode()),
             (None, None) => Times::default(),
         };
         match slot.state {
@@ -245,59 +240,59 @@ impl Table {
         }
     }
 
-    /// Notes how to go on with a lease, if it has a slot.
+    /// Replaces the record of a slot, if there is one.
     pub(super) fn set_record(self: &Rc<Self>, key: &LeaseKey, record: &Record) {
-        self.update_to(key, Some(record), |slot| {
+        self.update_with(key, Some(record), |slot| {
             if let Some(slot) = slot {
                 slot.record = Some(record.into());
             }
         });
     }
 
-    /// Returns what is remembered of a lease.
+    /// Returns the record of a lease.
     pub(super) fn record(&self, key: &LeaseKey) -> Option<Record> {
         let slots = self.slots.borrow();
-        slots.get(key)?.record.as_ref().map(EncodedRecord::unpack)
+        slots.get(key)?.record.as_ref().map(EncodedRecord::decode)
     }
 
-    /// Returns the record of a lease for which nothing is done at the moment.
+    /// Returns the record of a lease if it is dormant.
     pub(super) fn dormant_record(&self, key: &LeaseKey) -> Option<Record> {
         let slots = self.slots.borrow();
         let slot = slots.get(key)?;
         match slot.state {
-            SlotState::Dormant { .. } => slot.record.as_ref().map(EncodedRecord::unpack),
+            SlotState::Dormant { .. } => slot.record.as_ref().map(EncodedRecord::decode),
             SlotState::Claimed(_) | SlotState::Active(_) => None,
         }
     }
 
-    /// Looks at all slots, which are in the order of their keys.
+    /// Passes all slots to `look`, in the order of their keys.
     pub(super) fn with_slots<T>(&self, look: impl FnOnce(&BTreeMap<LeaseKey, Slot>) -> T) -> T {
         look(&self.slots.borrow())
     }
 
-    /// Returns the keys that are `chosen`.
+    /// Returns the keys that `chosen` accepts.
     pub(super) fn keys(&self, chosen: impl Fn(&LeaseKey) -> bool) -> Vec<LeaseKey> {
         let slots = self.slots.borrow();
         slots.keys().filter(|key| chosen(key)).cloned().collect()
     }
 
-    /// Returns how many leases there are, those in the making included.
+    /// Returns the number of leases, including those of a Setup in progress.
     pub(super) fn len(&self) -> usize {
         self.slots.borrow().len()
     }
 
-    /// Remembers the address of a container that is about to lose it.
+    /// Saves the address of a container that is about to lose it.
     pub(super) fn remember_address(&self, names: ContainerNames<'_>, record: &Record) {
         if let Some(address) = record.address() {
             self.context.history.borrow_mut().remember(names, address);
         }
     }
 
-    /// Tells the service manager how many leases there are.
+    /// Sends the number of leases to the service manager as its status.
     pub(super) fn notify_status(&self) {
         let slots = self.slots.borrow();
         let count = slots.values().filter(|slot| slot.is_counted()).count();
-        if self.told.replace(Some(count)) != Some(count) {
+        if self.notified_count.replace(Some(count)) != Some(count) {
             self.notify.status(if count == 1 {
                 "1 lease".to_owned()
             } else {
@@ -313,7 +308,7 @@ impl From<&Record> for Times {
             due: record.due(),
             may_renew_from: record.may_renew_from(),
             t1: record.t1(),
-            too_late: record.too_late(),
+            deadline: record.deadline(),
             server: record.server(),
             is_bound: record.is_bound(),
             is_unanswered: record.is_unanswered(),
@@ -323,7 +318,7 @@ impl From<&Record> for Times {
 }
 
 impl Slot {
-    /// Returns whether the service manager is told of it: there is a lease, and no call ends it.
+    /// Returns whether the status counts it: no call makes or ends it.
     fn is_counted(&self) -> bool {
         !matches!(self.state, SlotState::Claimed(_))
     }
@@ -332,7 +327,7 @@ impl Slot {
         matches!(self.state, SlotState::Dormant { .. })
     }
 
-    /// A lease for which nothing is done until it is due.
+    /// Makes a slot with a dormant lease.
     pub(super) fn dormant(record: &Record, is_link_known: bool) -> Self {
         Self {
             record: Some(record.into()),
@@ -342,13 +337,12 @@ impl Slot {
 }
 
 impl Cancellation {
-    /// Sets the flag.
     pub(super) fn cancel(&self) {
         self.is_set.set(true);
         self.event.notify(usize::MAX);
     }
 
-    /// Waits until the flag is set.
+    /// Waits for the cancellation.
     pub(super) async fn cancelled(&self) {
         while !self.is_set.get() {
             let set = self.event.listen();
@@ -369,8 +363,8 @@ impl Adoption {
         self.over.notify(usize::MAX);
     }
 
-    /// Waits until no lease is being adopted.
-    pub(super) async fn is_over(&self) {
+    /// Waits until the adoption has ended.
+    pub(super) async fn ended(&self) {
         while self.is_under_way.get() {
             let over = self.over.listen();
             if self.is_under_way.get() {
@@ -387,16 +381,16 @@ mod tests {
     use super::*;
     use crate::proxy::table::tests::{insert, table};
 
-    /// Work on such a lease forgets it, for its namespace is not there.
+    /// The namespace of these leases does not exist, so work on one removes it.
     #[test]
     fn the_schedule_looks_again_where_what_is_due_has_changed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_owned();
         rt::block_on(async move |runtime| {
             let table = table(&runtime, &path);
-            let schedule = runtime.spawn(Rc::clone(&table).keep_schedule());
+            let schedule = runtime.spawn(Rc::clone(&table).run_schedule());
             for number in 1..4 {
-                // The schedule has nothing to wait for but this.
+                // The schedule waits for the next change.
                 yield_now().await;
                 let key = insert(&table, number, 0);
                 let slot = Slot::dormant(&table.record(&key).unwrap(), false);
@@ -427,11 +421,11 @@ mod tests {
         let path = folder.path().to_owned();
         rt::block_on(async move |runtime| {
             let table = table(&runtime, &path);
-            // The process died of it: it waits while a call is at work.
+            // After one death it waits while a call works on another lease.
             let suspect = insert(&table, 1, 1);
             let other = insert(&table, 2, 0);
             let (claim, _) = table.claim(&other, &Rc::default()).await;
-            let schedule = runtime.spawn(Rc::clone(&table).keep_schedule());
+            let schedule = runtime.spawn(Rc::clone(&table).run_schedule());
             for _ in 0..100 {
                 yield_now().await;
             }

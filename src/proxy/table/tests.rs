@@ -1,4 +1,4 @@
-//! Tables of tests, and what holds of the table as a whole.
+//! Tables for tests, and tests of the table as a whole.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -23,7 +23,7 @@ use super::keep_alive::LeaseKeepAlive;
 use super::plan::Action;
 use super::state::{Parts, Slot, SlotState, Table};
 
-/// Returns a table whose files are in `folder`.
+/// Makes a table with its files in `folder`.
 pub(super) fn table(runtime: &Runtime, folder: &Path) -> Rc<Table> {
     let directory = StateDirectory::lock(&folder.join("lock"), None).unwrap();
     let file = LeaseFile::new(&directory, "leases");
@@ -42,7 +42,7 @@ pub(super) fn table(runtime: &Runtime, folder: &Path) -> Rc<Table> {
     })
 }
 
-/// Puts in a lease whose namespace is not there, so that work on it forgets it.
+/// Adds a lease in a namespace that does not exist: work on it removes it.
 pub(super) fn insert(table: &Rc<Table>, number: u8, deaths: u32) -> LeaseKey {
     let record = record(Phase::Init {
         at: rt::now(),
@@ -50,7 +50,7 @@ pub(super) fn insert(table: &Rc<Table>, number: u8, deaths: u32) -> LeaseKey {
         wanted: None,
         pace: 0,
     })
-    .with_look();
+    .with_link_check();
     let record = with_mac(record, [2, 0, 0, 0, 0, number]);
     let key = record.key().clone();
     table.journal.count(&key, deaths);

@@ -1,4 +1,4 @@
-//! The routes of a lease, set and removed.
+//! Sets and removes the routes of a lease.
 
 use std::net::Ipv4Addr;
 
@@ -10,22 +10,24 @@ use crate::net::link::AddOutcome;
 use crate::net::netlink::{Netlink, NetlinkError};
 use crate::net::route::{Route, RouteTable};
 use crate::proxy::error::CallError;
+use crate::proxy::key::{LeaseKey, LogPrefix};
 
-/// The metric of netavark's default routes, and the lower one that it has for macvlan and ipvlan: a
-/// container on the LAN and on a NAT bridge as well leaves by the LAN.
+/// netavark's metric of default routes, and the lower one for macvlan and ipvlan, so that a
+/// container on the LAN and on a NAT bridge leaves by the LAN.
 const METRIC: u32 = 100;
 const METRIC_ON_LAN: u32 = 99;
 
 impl Applied {
-    /// Adds the routes of `lease` before it removes those that are in it no more, so that there is
-    /// a default route at all times. A route that the kernel refuses is the server's mistake, and
-    /// no reason to go without the others or without a lease.
+    /// Adds the routes of `lease`, then removes outdated ones, so that there is always a default
+    /// route. If the kernel refuses a route, the others are still set: the server is at fault.
     pub(super) fn set_routes(
         &mut self,
         netlink: &Netlink,
         index: u32,
+        key: &LeaseKey,
         lease: &Lease,
     ) -> Result<(), CallError> {
+        let prefix = key.log_prefix(Some((lease.address, lease.prefix_len)));
         let metric = metric_for(netlink, index)?;
         let (wanted, defaults) = (
             routes(lease, index, metric),
@@ -38,6 +40,7 @@ impl Applied {
             .route_table()
             .map_err(fault("looking at the routes".to_owned()))?;
         let mut new = NewRoutes {
+            prefix,
             refused: Vec::new(),
             placed: Vec::new(),
             warned: std::mem::take(&mut self.refused_routes),
@@ -46,7 +49,7 @@ impl Applied {
         for route in &wanted {
             trouble = trouble.and(self.set_route(&mut table, route, &mut new, lease).map(drop));
         }
-        // The first one that the kernel takes, whatever has become of the others.
+        // The first that the kernel takes, even if other routes failed.
         for route in &defaults {
             match self.set_route(&mut table, route, &mut new, lease) {
                 Ok(false) => {}
@@ -60,7 +63,7 @@ impl Applied {
             self.refused_routes = new.refused;
             return Err(error);
         }
-        // What takes the place of a route may have been refused: then that one is better than none.
+        // If the replacement of a route was refused, the old route stays.
         let is_to = |one: &Route, other: &Route| {
             (one.destination, one.prefix) == (other.destination, other.prefix)
         };
@@ -73,18 +76,18 @@ impl Applied {
             .into_iter()
             .partition(is_kept);
         self.routes = kept;
-        remove(netlink, stale);
+        remove(netlink, stale, prefix);
         self.refused_routes = new.refused;
         Ok(())
     }
 
-    /// Adds one route, in the place of one of before where there is one to the same destination.
-    /// Returns whether the kernel takes it.
+    /// Adds a route, or replaces an old one to the same destination. Returns whether the kernel
+    /// took it.
     fn set_route(
         &mut self,
         table: &mut RouteTable<'_>,
         wanted: &Route,
-        new: &mut NewRoutes,
+        new: &mut NewRoutes<'_>,
         lease: &Lease,
     ) -> Result<bool, CallError> {
         let is_to =
@@ -113,7 +116,7 @@ impl Applied {
             }
         };
         new.placed.push(route.clone());
-        // One by DHCP from this very address is an earlier instance's, and goes with the lease.
+        // A DHCP route with this source address is an earlier instance's, and belongs to the lease.
         let ours = made == AddOutcome::Added
             || (route.protocol, route.source) == (wanted.protocol, wanted.source);
         if ours && !self.routes.contains(&route) {
@@ -123,16 +126,17 @@ impl Applied {
     }
 }
 
-/// What has become of the routes of a lease.
-struct NewRoutes {
-    /// Those that are on the link, at the metrics that they have got.
+/// The routes of a lease while they are set.
+struct NewRoutes<'a> {
+    prefix: LogPrefix<'a>,
+    /// On the link, with their metrics there.
     placed: Vec<Route>,
     refused: Vec<Route>,
-    /// Those that were refused the last time, and warned about.
+    /// Refused and logged the last time.
     warned: Vec<Route>,
 }
 
-impl NewRoutes {
+impl NewRoutes<'_> {
     fn refuse(&mut self, route: &Route, error: &NetlinkError, lease: &Lease) {
         if !self.warned.contains(route) {
             let via = route
@@ -140,21 +144,24 @@ impl NewRoutes {
                 .map(|gateway| format!(" via {gateway}"))
                 .unwrap_or_default();
             let (to, prefix, server) = (route.destination, route.prefix, lease.server_id);
-            log::warn!("ignoring the route to {to}/{prefix}{via} from {server}: {error}");
+            log::warn!(
+                "{}: ignoring the route to {to}/{prefix}{via} from {server}: {error}",
+                self.prefix
+            );
         }
         self.refused.push(route.clone());
     }
 }
 
-/// Returns whether an error is for what a route says, and not for the state that the link is in.
+/// Returns whether the kernel refuses the route itself, not because of the state of the link.
 fn is_refusal(error: &NetlinkError) -> bool {
     error
         .errno()
         .is_some_and(|errno| [libc::EINVAL, libc::ENETUNREACH, libc::EHOSTUNREACH].contains(&errno))
 }
 
-/// The routes of a lease (RFC 3442 page 5) but for its default routes: those on the link itself
-/// first, for others may lead over them.
+/// Returns the routes of a lease (RFC 3442 page 5) except its default routes: on-link routes first,
+/// because others may depend on them.
 fn routes(lease: &Lease, index: u32, metric: u32) -> Vec<Route> {
     let route = |to: Ipv4Addr, prefix, gateway| {
         Route::from_lease(to, prefix, gateway, index, lease.address, metric)
@@ -169,7 +176,7 @@ fn routes(lease: &Lease, index: u32, metric: u32) -> Vec<Route> {
         .collect()
 }
 
-/// The default routes of a lease, the preferred one first. One of them is set.
+/// Returns the default routes of a lease, the preferred one first; only one is set.
 fn default_routes(lease: &Lease, index: u32, metric: u32) -> Vec<Route> {
     lease
         .routers
@@ -178,7 +185,7 @@ fn default_routes(lease: &Lease, index: u32, metric: u32) -> Vec<Route> {
         .collect()
 }
 
-/// Returns the metric of a lease's routes on the interface.
+/// Returns the metric of routes on the interface.
 fn metric_for(netlink: &Netlink, index: u32) -> Result<u32, CallError> {
     let link = netlink
         .link_by_index(index)
@@ -190,13 +197,13 @@ fn metric_for(netlink: &Netlink, index: u32) -> Result<u32, CallError> {
     })
 }
 
-/// Removes routes in the reverse of the order in which one made the other possible. What cannot be
-/// removed is logged.
-pub(super) fn remove(netlink: &Netlink, routes: Vec<Route>) {
+/// Removes routes in reverse order, because later ones may depend on earlier ones. Failures are
+/// logged.
+pub(super) fn remove(netlink: &Netlink, routes: Vec<Route>, prefix: LogPrefix<'_>) {
     for route in routes.into_iter().rev() {
         if let Err(error) = netlink.remove_route(&route) {
             log::warn!(
-                "cannot remove the route to {}/{}: {error}",
+                "{prefix}: cannot remove the route to {}/{}: {error}",
                 route.destination,
                 route.prefix
             );

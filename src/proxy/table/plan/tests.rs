@@ -1,4 +1,4 @@
-//! Conversations with a plan: each line says what happens at a second, or what the plan says then.
+//! Conversations with a plan: each line is an event at a second, or the plan's answer.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -34,14 +34,14 @@ fn server(last: u8) -> DhcpServer {
     }
 }
 
-/// The times of a lease of `length` seconds that was acquired at `acquired`, BOUND.
+/// A lease of `length` seconds from `acquired` on, BOUND.
 fn bound(acquired: u64, length: u64) -> Times {
     let (t1, t2) = (acquired + length / 2, acquired + length / 8 * 7);
     Times {
         due: Some(at(t1)),
         may_renew_from: Some(at(t1 - length / 20)),
         t1: Some(at(t1)),
-        too_late: Some(at(t2)),
+        deadline: Some(at(t2)),
         server: Some(server(1)),
         is_bound: true,
         ..Times::default()
@@ -53,7 +53,7 @@ fn hourly() -> Times {
     bound(0, HOUR)
 }
 
-/// The same after its REQUEST at `second` has had no answer.
+/// The same after an unanswered REQUEST at `second`.
 fn unanswered(second: u64) -> Times {
     Times {
         due: Some(at(second + 600)),
@@ -108,12 +108,12 @@ fn a_silent_server_is_asked_by_two_leases_and_by_no_third_one() {
         c.has(number, &hourly());
     }
     c.at(1800).wakes(&[1, 2]);
-    // Asked ten seconds ago: the answer is overdue, and a third lease waits for what the two find.
+    // A third lease waits for the outcome of the two.
     c.at(1805).has(5, &hourly()).defers(5, 1811);
     c.at(1810).has_no_answer(1).has_no_answer(2);
-    // From then on for a minute.
+    // Then for a minute.
     c.at(1811).defers(5, 1870).sleeps_until(1870, 2190.0);
-    // What is due meanwhile does not bring it forward, and what is not a renewal does not wait.
+    // Other work neither waits, nor brings the deferred renewal forward.
     let look = Times {
         due: Some(at(1840)),
         may_renew_from: None,
@@ -126,7 +126,7 @@ fn a_silent_server_is_asked_by_two_leases_and_by_no_third_one() {
         .stays(StayReason::AtWork);
     c.has(6, &bound(1840, HOUR));
     c.at(1870).wakes(&[5]);
-    // Where the process stays anyway, nothing is gained by waiting.
+    // A process that stays gains nothing by waiting.
     let mut c = Conversation::without_sleep();
     c.has(1, &hourly()).has(2, &hourly());
     c.at(1800).wakes(&[1, 2]);
@@ -191,7 +191,7 @@ fn leases_that_wait_for_a_server_go_on_when_it_answers() {
     c.at(1810).has_no_answer(1).has_no_answer(2);
     c.at(1820).has(3, &hourly()).defers(3, 1870);
     c.has(4, &bound(1000, HOUR));
-    // One that is not due yet, or is another server's, has nothing to go on with.
+    // Not deferred, or of another server.
     let others = Times {
         server: Some(server(2)),
         due: Some(at(1870)),
@@ -241,7 +241,7 @@ fn a_lease_of_which_the_process_died_is_last_and_alone() {
         .has_dead(2, &due, 1)
         .has(3, &due);
     c.wakes(&[3]).stays(StayReason::AtWork);
-    // It does not wait for ever, should the other not come to its end.
+    // The wait has an end, in case that the other work has none.
     c.looks_again(Some(70));
     c.at(20)
         .has(3, &bound(20, HOUR))
@@ -263,14 +263,14 @@ fn a_quarantined_lease_is_never_due_and_starts_no_process() {
     c.has_dead(1, &hourly(), 3);
     c.at(5000).sleeps().looks_again(None);
     c.has(2, &bound(5000, HOUR)).sleeps_until(6800, 7137.5);
-    // Nor does an answer of its server wake it.
+    // An answer of its server does not make it due.
     let deferred = Times {
         due: Some(at(1900)),
         ..hourly()
     };
     c.has_dead(1, &deferred, 3);
     c.plan
-        .unanswered(&server(1), key(8).mac, at(5000), at(5000));
+        .mark_unresponsive(&server(1), key(8).mac, at(5000), at(5000));
     c.hears(&[]);
 }
 
@@ -287,16 +287,16 @@ fn what_is_due_soon_is_waited_for_but_not_another_try_of_what_has_failed() {
         ..hourly()
     };
     c.has(1, &retry).sleeps_until(1800, 2137.5);
-    // A timer that elapses while the process leaves is lost.
+    // A timer that elapses during the exit is lost.
     c.at(1798).stays(StayReason::DueSoon);
 }
 
 #[test]
 fn the_fallback_is_before_the_first_lease_that_it_would_be_too_late_for() {
     let mut c = Conversation::start();
-    // Its T2 is past at the wake-up, so it counts for nothing there.
+    // Its T2 is past at the start, so it does not count.
     let over = Times {
-        too_late: Some(at(1500)),
+        deadline: Some(at(1500)),
         due: None,
         may_renew_from: None,
         ..hourly()
@@ -308,7 +308,7 @@ fn the_fallback_is_before_the_first_lease_that_it_would_be_too_late_for() {
     c.has(
         1,
         &Times {
-            too_late: None,
+            deadline: None,
             ..hourly()
         },
     );
@@ -385,5 +385,5 @@ fn a_lease_that_was_removed_or_taken_by_a_call_is_not_handed_out() {
         c.plan.remove(&key(number));
     }
     c.sleeps();
-    assert!(c.plan.known_servers.is_empty());
+    assert!(c.plan.server_pool.is_empty());
 }

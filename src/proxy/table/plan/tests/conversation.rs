@@ -1,15 +1,14 @@
-//! The lines of a conversation with a plan.
+//! The vocabulary of conversations with a plan.
 
 use super::*;
 
-/// A plan, and the leases that it has handed out.
 pub(super) struct Conversation {
     pub(super) plan: Plan,
     pub(super) now: Instant,
 }
 
 impl Conversation {
-    /// A process that a timer can start, and that waits for what is due within 5 s.
+    /// A process that a timer can start, and that stays for what is due within 5 s.
     pub(super) fn start() -> Self {
         let mut plan = Plan::new(Duration::from_secs(5));
         plan.set_can_sleep(true);
@@ -31,7 +30,7 @@ impl Conversation {
         self.has_dead(number, times, 0)
     }
 
-    /// The process has died of this lease before.
+    /// The process died `deaths` times while working on this lease.
     pub(super) fn has_dead(&mut self, number: u16, times: &Times, deaths: u32) -> &mut Self {
         self.plan.insert(&key(number), times, deaths, self.now);
         self
@@ -43,7 +42,7 @@ impl Conversation {
         self
     }
 
-    /// These leases are worked on now, at once.
+    /// Work on these leases starts at once.
     #[track_caller]
     pub(super) fn wakes(&mut self, numbers: &[u16]) -> &mut Self {
         for number in numbers {
@@ -63,7 +62,7 @@ impl Conversation {
             until: at(until),
         };
         assert_eq!(self.plan.poll(self.now), expected);
-        // As its record has it then.
+        // As in its record.
         let times = Times {
             due: Some(at(until)),
             ..hourly()
@@ -103,18 +102,19 @@ impl Conversation {
         self
     }
 
-    /// The lease of this number has found that its server does not answer.
+    /// The renewal of this lease got no answer.
     pub(super) fn has_no_answer(&mut self, number: u16) -> &mut Self {
         let now = self.now;
-        self.plan.unanswered(&server(1), key(number).mac, now, now);
+        self.plan
+            .mark_unresponsive(&server(1), key(number).mac, now, now);
         self.has(number, &unanswered((now - at(0)).as_secs()))
     }
 
-    /// The server has answered, and the renewals of these leases go on at T1.
+    /// The server answers, and these deferred renewals are due at T1.
     #[track_caller]
     pub(super) fn hears(&mut self, resumed: &[u16]) -> &mut Self {
         let expected: Vec<_> = resumed.iter().map(|number| key(*number)).collect();
-        assert_eq!(self.plan.answered(&server(1), self.now), expected);
+        assert_eq!(self.plan.mark_responsive(&server(1), self.now), expected);
         self
     }
 }

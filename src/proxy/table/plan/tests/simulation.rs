@@ -1,5 +1,5 @@
-//! Thousands of leases for a day, with servers that fall silent and come back, and a process that
-//! leaves and is started again: what has to hold whatever happens.
+//! A simulation of a day: thousands of leases, servers that go away and come back, and a process
+//! that exits and is started again.
 
 use std::ops::Range;
 
@@ -10,14 +10,14 @@ use super::*;
 const LEASES: u16 = 2000;
 const SERVERS: usize = 3;
 
-/// A lease as its server and its record have it.
+/// A lease, as its server and its record have it.
 #[derive(Clone, Debug)]
 struct SimulatedLease {
     times: Times,
     t2: u64,
     length: u64,
     server: usize,
-    /// When it found its server not to answer, as its record has it.
+    /// When its renewal got no answer.
     silent_since: Option<u64>,
 }
 
@@ -37,13 +37,12 @@ impl SimulatedLease {
     }
 }
 
-/// The world around a plan.
 struct World {
     plan: Plan,
     leases: Vec<SimulatedLease>,
-    /// Work under way: when it is over, and on which lease.
+    /// Work in progress: its end, and the lease.
     work: Vec<(u64, u16)>,
-    /// The seconds in which a server answers nothing.
+    /// In seconds.
     outages: [Range<u64>; SERVERS],
     now: u64,
     starts: u32,
@@ -68,7 +67,7 @@ impl World {
         self.plan.insert(key, &times, 0, at(self.now));
     }
 
-    /// Ends work whose time has come.
+    /// Finishes the work that is due by now.
     fn finish(&mut self) {
         let now = self.now;
         let is_over = |(end, _): &(u64, u16)| *end <= now;
@@ -96,7 +95,7 @@ impl World {
             },
         ) = (self.now, self.leases[number].clone());
         self.leases[number] = SimulatedLease::new(now, length, of);
-        for key in self.plan.answered(&server(of as u8), at(now)) {
+        for key in self.plan.mark_responsive(&server(of as u8), at(now)) {
             let times = &mut self.leases[number_of(&key)].times;
             assert!(times.due > times.t1, "it had been put off");
             times.due = times.t1;
@@ -118,10 +117,10 @@ impl World {
         lease.silent_since = Some(now);
         let server = server(lease.server as u8);
         self.plan
-            .unanswered(&server, key(number).mac, at(now), at(now));
+            .mark_unresponsive(&server, key(number).mac, at(now), at(now));
     }
 
-    /// Does all that the plan wants done now. Returns what it says then.
+    /// Does all that the plan hands out. Returns its last action.
     fn drain(&mut self) -> Action {
         let now = at(self.now);
         for _ in 0..2 * u32::from(LEASES) {
@@ -137,7 +136,7 @@ impl World {
                 }
                 Action::Defer { key, until } => {
                     let times = &mut self.leases[number_of(&key)].times;
-                    let (t1, t2) = (times.t1.unwrap(), times.too_late.unwrap());
+                    let (t1, t2) = (times.t1.unwrap(), times.deadline.unwrap());
                     assert!(until > now && until <= t1 + (t2 - t1) / 2, "{times:?}");
                     times.due = Some(until);
                     self.deferrals += 1;
@@ -149,7 +148,7 @@ impl World {
         panic!("it does not come to an end");
     }
 
-    /// A process that knows what the records say.
+    /// Starts a process that restores all leases.
     fn start(&mut self) {
         self.starts += 1;
         self.plan = Plan::new(Duration::from_secs(5));
@@ -158,13 +157,14 @@ impl World {
             let lease = &self.leases[usize::from(number)];
             if let Some(since) = lease.silent_since {
                 let (server, mac) = (server(lease.server as u8), key(number).mac);
-                self.plan.unanswered(&server, mac, at(since), at(self.now));
+                self.plan
+                    .mark_unresponsive(&server, mac, at(since), at(self.now));
             }
             self.insert(&key(number));
         }
     }
 
-    /// Goes on until the next thing happens.
+    /// Advances to the next event.
     fn step(&mut self) {
         self.finish();
         let said = self.drain();
@@ -220,7 +220,7 @@ fn run(lengths: &[u64], outages: [Range<u64>; SERVERS], end: u64) -> World {
 #[test]
 fn two_thousand_leases_for_a_day_start_few_processes() {
     let world = run(&[HOUR, 2 * HOUR, 12 * HOUR], [0..0, 0..0, 0..0], 24 * HOUR);
-    // Renewed each at its T1, one would be due every few seconds, and the process could not leave.
+    // Without batches a renewal would be due every few seconds, and the process could not exit.
     let (starts, asleep) = (world.starts, world.asleep);
     assert!(
         starts < 500 && asleep > 24 * HOUR * 9 / 10,
@@ -233,8 +233,7 @@ fn two_thousand_leases_for_a_day_start_few_processes() {
 
 #[test]
 fn an_outage_costs_few_requests_and_no_lease() {
-    // Short leases, so that there are several batches in the time for which a silent server is left
-    // alone.
+    // Short leases, so that several batches fall into one hold-off.
     let world = run(&[600], [250..450, 0..0, 0..0], 600);
     let (in_vain, deferrals) = (world.requests_in_vain, world.deferrals);
     assert!(

@@ -1,49 +1,47 @@
-//! How long an acquisition waits for a DHCP server: long where that can help, and else no longer
-//! than its caller has to.
+//! The time limit of an acquisition: long where waiting can help, otherwise short.
 //!
-//! Podman holds one lock for the whole host while a Setup waits. `podman network ls` and each start
-//! of a container on another network wait with it.
+//! Podman holds one lock for the whole host while a Setup waits: `podman network ls`, and each
+//! start of a container on another network, wait with it.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::time::Instant;
 
-/// Outlasts a switch port with spanning tree, which is deaf for 30 s.
+/// Longer than a switch port with spanning tree drops frames after it comes up: 30 s.
 const LONG: Duration = Duration::from_secs(45);
-/// Long enough for a server that asks for an address by ICMP before it offers it, and for a lost
-/// frame or two.
+/// Enough for a server that pings an address before it offers it, and for a lost frame or two.
 const USUAL: Duration = Duration::from_secs(10);
 const SHORT: Duration = Duration::from_secs(5);
 
-/// The age up to which a boot, a carrier, an answer and an acquisition in vain count. A switch that
-/// boots together with the host takes some minutes.
+/// The ages up to which a boot, a carrier, an answer and an unanswered acquisition count. A switch
+/// that boots together with the host takes some minutes.
 const BOOT: Duration = Duration::from_secs(180);
 const CARRIER: Duration = Duration::from_secs(60);
 const SERVER: Duration = Duration::from_secs(120);
 const UNANSWERED: Duration = Duration::from_secs(60);
-/// The kernel tells of the carrier of a new interface up to a second after it was set up. That one
-/// is not new.
+/// The kernel reports the carrier of a new interface up to a second after it was set up. This is
+/// not a change.
 const SETTLING: Duration = Duration::from_secs(2);
 
-/// The state of a network when an acquisition begins. Each time is an age, `None` where there was
-/// no such thing.
+/// The state of a network at the start of an acquisition. Each time is an age; `None` for an event
+/// that is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Circumstances {
     pub(super) since_boot: Duration,
-    /// Since it was noticed that the parent's carrier had come up anew.
+    /// A new carrier of the parent was seen.
     pub(super) carrier: Option<Duration>,
-    /// A port of the bridge that leads to the network is listening or learning (IEEE 802.1D).
+    /// A port of the bridge to the network is listening or learning (IEEE 802.1D).
     pub(super) is_port_starting: bool,
-    /// Since a DHCP server of the network was heard.
+    /// A DHCP server answered.
     pub(super) server: Option<Duration>,
-    /// Since the end of an acquisition on this parent that no server answered.
+    /// An acquisition on this parent ended without any answer.
     pub(super) unanswered: Option<Duration>,
 }
 
-/// The reason for the length of an acquisition.
+/// The reason for a time limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum WaitReason {
+pub(super) enum TimeoutReason {
     /// `-t SECONDS`.
     Option,
     BridgePort,
@@ -51,22 +49,22 @@ pub(super) enum WaitReason {
     ServerHeard,
     Boot,
     Carrier,
-    /// The carrier came while the caller waited.
+    /// The carrier came up during the acquisition.
     CarrierMeanwhile,
-    /// A server answered while the caller waited.
+    /// A server answered during the acquisition.
     Answered,
     Usual,
 }
 
-/// The time that an acquisition may take, and the reason for it.
+/// The time limit of an acquisition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Patience {
-    pub(super) time: Duration,
-    pub(super) reason: WaitReason,
+pub(super) struct AcquireTimeout {
+    pub(super) duration: Duration,
+    pub(super) reason: TimeoutReason,
 }
 
-impl WaitReason {
-    /// Returns whether it is that a switch port may be deaf for a while.
+impl TimeoutReason {
+    /// Returns whether a switch port may drop frames for a while.
     pub(super) fn is_of_port(self) -> bool {
         matches!(
             self,
@@ -75,64 +73,62 @@ impl WaitReason {
     }
 }
 
-impl Patience {
-    /// The time that `-t SECONDS` says.
-    pub(super) fn told(time: Duration) -> Self {
+impl AcquireTimeout {
+    /// Returns the limit of `-t SECONDS`.
+    pub(super) fn exactly(duration: Duration) -> Self {
         Self {
-            time,
-            reason: WaitReason::Option,
+            duration,
+            reason: TimeoutReason::Option,
         }
     }
 
-    /// Decides for a network in these circumstances.
+    /// Returns the limit of `-t auto`.
     pub(super) fn decide(network: &Circumstances) -> Self {
         let is_recent = |age: Option<Duration>, limit| age.is_some_and(|age| age < limit);
-        // A carrier or an answer that came after an acquisition in vain speaks for another try of
-        // full length.
+        // A carrier or an answer that came after the unanswered acquisition promises success.
         let change = network.carrier.into_iter().chain(network.server).min();
         let unanswered = network
             .unanswered
             .filter(|age| change.is_none_or(|change| *age <= change));
-        let (time, reason) = if network.is_port_starting {
-            // Less could not succeed.
-            (LONG, WaitReason::BridgePort)
+        let (duration, reason) = if network.is_port_starting {
+            // A shorter one could not succeed.
+            (LONG, TimeoutReason::BridgePort)
         } else if is_recent(unanswered, UNANSWERED) {
-            (SHORT, WaitReason::Unanswered)
+            (SHORT, TimeoutReason::Unanswered)
         } else if is_recent(network.server, SERVER) {
-            (LONG, WaitReason::ServerHeard)
+            (LONG, TimeoutReason::ServerHeard)
         } else if network.since_boot < BOOT {
-            (LONG, WaitReason::Boot)
+            (LONG, TimeoutReason::Boot)
         } else if is_recent(network.carrier, CARRIER) {
-            (LONG, WaitReason::Carrier)
+            (LONG, TimeoutReason::Carrier)
         } else {
-            (USUAL, WaitReason::Usual)
+            (USUAL, TimeoutReason::Usual)
         };
-        Self { time, reason }
+        Self { duration, reason }
     }
 }
 
-/// A sentence for the caller of a Setup that came to nothing; empty where the time was the
-/// administrator's choice.
-impl fmt::Display for Patience {
+/// The end of a failed Setup's text; empty with `-t SECONDS`.
+impl fmt::Display for AcquireTimeout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let why = match self.reason {
-            WaitReason::Option => return Ok(()),
-            WaitReason::BridgePort => "a port of the bridge was listening or learning",
-            WaitReason::Unanswered => {
+            TimeoutReason::Option => return Ok(()),
+            TimeoutReason::BridgePort => "a port of the bridge was listening or learning",
+            TimeoutReason::Unanswered => {
                 "another acquisition on this network was not answered in the last minute"
             }
-            WaitReason::ServerHeard => {
+            TimeoutReason::ServerHeard => {
                 "a DHCP server was heard on this network in the last two minutes"
             }
-            WaitReason::Boot => "the host has booted in the last three minutes",
-            WaitReason::Carrier => "the host's interface has a new carrier",
-            WaitReason::CarrierMeanwhile => "the carrier came meanwhile",
-            WaitReason::Answered => "a DHCP server answered",
-            WaitReason::Usual => {
+            TimeoutReason::Boot => "the host has booted in the last three minutes",
+            TimeoutReason::Carrier => "the host's interface has a new carrier",
+            TimeoutReason::CarrierMeanwhile => "the carrier came meanwhile",
+            TimeoutReason::Answered => "a DHCP server answered",
+            TimeoutReason::Usual => {
                 "no DHCP server was heard on this network of late, and its carrier is not new"
             }
         };
-        let (seconds, tenths) = (self.time.as_secs(), self.time.subsec_millis() / 100);
+        let (seconds, tenths) = (self.duration.as_secs(), self.duration.subsec_millis() / 100);
         write!(f, "; waited {seconds}")?;
         if tenths > 0 {
             write!(f, ".{tenths}")?;
@@ -141,29 +137,29 @@ impl fmt::Display for Patience {
     }
 }
 
-/// An acquisition under way for which a caller waits.
+/// The deadline of an acquisition in progress.
 #[derive(Debug)]
-pub(super) struct Wait {
+pub(super) struct AcquireDeadline {
     since: Instant,
-    patience: Patience,
+    timeout: AcquireTimeout,
     is_answered: bool,
 }
 
-impl Wait {
-    pub(super) fn new(patience: Patience, now: Instant) -> Self {
+impl AcquireDeadline {
+    pub(super) fn new(timeout: AcquireTimeout, now: Instant) -> Self {
         Self {
             since: now,
-            patience,
+            timeout,
             is_answered: false,
         }
     }
 
-    pub(super) fn deadline(&self) -> Instant {
-        self.since + self.patience.time
+    pub(super) fn at(&self) -> Instant {
+        self.since + self.timeout.duration
     }
 
-    pub(super) fn patience(&self) -> Patience {
-        self.patience
+    pub(super) fn timeout(&self) -> AcquireTimeout {
+        self.timeout
     }
 
     /// Returns whether a server has answered.
@@ -171,26 +167,26 @@ impl Wait {
         self.is_answered
     }
 
-    /// Notes an answer: where there is a server, lost frames and slow servers are worth a long
+    /// Records an answer: with a server present, lost frames and slow servers are worth a long
     /// wait.
-    pub(super) fn note_answer(&mut self) {
+    pub(super) fn record_answer(&mut self) {
         if !std::mem::replace(&mut self.is_answered, true) {
-            self.extend(LONG, WaitReason::Answered);
+            self.extend(LONG, TimeoutReason::Answered);
         }
     }
 
-    /// Notes that the carrier has come: a switch port may be deaf from now on. It counts once, for
-    /// an interface may lose its carrier as often as it likes.
-    pub(super) fn note_carrier(&mut self, now: Instant) {
+    /// Records that the carrier came up: a switch port may drop frames from now on. It counts once,
+    /// because an interface may lose its carrier at any rate.
+    pub(super) fn record_carrier(&mut self, now: Instant) {
         let waited = now - self.since;
-        if waited >= SETTLING && self.patience.reason != WaitReason::CarrierMeanwhile {
-            self.extend(waited + LONG, WaitReason::CarrierMeanwhile);
+        if waited >= SETTLING && self.timeout.reason != TimeoutReason::CarrierMeanwhile {
+            self.extend(waited + LONG, TimeoutReason::CarrierMeanwhile);
         }
     }
 
-    fn extend(&mut self, time: Duration, reason: WaitReason) {
-        if self.patience.reason != WaitReason::Option && time > self.patience.time {
-            self.patience = Patience { time, reason };
+    fn extend(&mut self, duration: Duration, reason: TimeoutReason) {
+        if self.timeout.reason != TimeoutReason::Option && duration > self.timeout.duration {
+            self.timeout = AcquireTimeout { duration, reason };
         }
     }
 }
@@ -203,7 +199,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// A network of which nothing is known, on a host that has been up for long.
+    /// A network without history, on a host that booted long ago.
     const UNKNOWN: Circumstances = Circumstances {
         since_boot: seconds(86_400),
         carrier: None,
@@ -212,9 +208,9 @@ mod tests {
         unanswered: None,
     };
 
-    fn decided(network: Circumstances) -> (u64, WaitReason) {
-        let Patience { time, reason } = Patience::decide(&network);
-        (time.as_secs(), reason)
+    fn decided(network: Circumstances) -> (u64, TimeoutReason) {
+        let AcquireTimeout { duration, reason } = AcquireTimeout::decide(&network);
+        (duration.as_secs(), reason)
     }
 
     fn ago(age: u64) -> Option<Duration> {
@@ -223,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_network_of_which_nothing_is_known_gets_the_usual_time() {
-        assert_eq!(decided(UNKNOWN), (10, WaitReason::Usual));
+        assert_eq!(decided(UNKNOWN), (10, TimeoutReason::Usual));
     }
 
     #[test]
@@ -234,7 +230,7 @@ mod tests {
                     since_boot: seconds(179),
                     ..UNKNOWN
                 },
-                WaitReason::Boot,
+                TimeoutReason::Boot,
                 true,
             ),
             (
@@ -242,7 +238,7 @@ mod tests {
                     since_boot: seconds(180),
                     ..UNKNOWN
                 },
-                WaitReason::Usual,
+                TimeoutReason::Usual,
                 false,
             ),
             (
@@ -250,7 +246,7 @@ mod tests {
                     carrier: ago(0),
                     ..UNKNOWN
                 },
-                WaitReason::Carrier,
+                TimeoutReason::Carrier,
                 true,
             ),
             (
@@ -258,7 +254,7 @@ mod tests {
                     carrier: ago(59),
                     ..UNKNOWN
                 },
-                WaitReason::Carrier,
+                TimeoutReason::Carrier,
                 true,
             ),
             (
@@ -266,7 +262,7 @@ mod tests {
                     carrier: ago(60),
                     ..UNKNOWN
                 },
-                WaitReason::Usual,
+                TimeoutReason::Usual,
                 false,
             ),
             (
@@ -274,7 +270,7 @@ mod tests {
                     server: ago(119),
                     ..UNKNOWN
                 },
-                WaitReason::ServerHeard,
+                TimeoutReason::ServerHeard,
                 true,
             ),
             (
@@ -282,7 +278,7 @@ mod tests {
                     server: ago(120),
                     ..UNKNOWN
                 },
-                WaitReason::Usual,
+                TimeoutReason::Usual,
                 false,
             ),
             (
@@ -290,7 +286,7 @@ mod tests {
                     is_port_starting: true,
                     ..UNKNOWN
                 },
-                WaitReason::BridgePort,
+                TimeoutReason::BridgePort,
                 true,
             ),
         ] {
@@ -305,9 +301,9 @@ mod tests {
     #[test]
     fn after_an_acquisition_in_vain_the_next_ones_are_short_for_a_minute() {
         for (age, expected) in [
-            (0, (5, WaitReason::Unanswered)),
-            (59, (5, WaitReason::Unanswered)),
-            (60, (10, WaitReason::Usual)),
+            (0, (5, TimeoutReason::Unanswered)),
+            (59, (5, TimeoutReason::Unanswered)),
+            (60, (10, TimeoutReason::Usual)),
         ] {
             assert_eq!(
                 decided(Circumstances {
@@ -317,7 +313,7 @@ mod tests {
                 expected
             );
         }
-        // Also where there was reason for a long one before it.
+        // Also where an earlier acquisition had reason to be long.
         let before = Circumstances {
             since_boot: seconds(90),
             carrier: ago(45),
@@ -329,7 +325,7 @@ mod tests {
                 unanswered: ago(0),
                 ..before
             }),
-            (5, WaitReason::Unanswered)
+            (5, TimeoutReason::Unanswered)
         );
     }
 
@@ -344,35 +340,35 @@ mod tests {
                 carrier: ago(19),
                 ..in_vain
             }),
-            (45, WaitReason::Carrier)
+            (45, TimeoutReason::Carrier)
         );
         assert_eq!(
             decided(Circumstances {
                 carrier: ago(20),
                 ..in_vain
             }),
-            (5, WaitReason::Unanswered)
+            (5, TimeoutReason::Unanswered)
         );
         assert_eq!(
             decided(Circumstances {
                 server: ago(19),
                 ..in_vain
             }),
-            (45, WaitReason::ServerHeard)
+            (45, TimeoutReason::ServerHeard)
         );
         assert_eq!(
             decided(Circumstances {
                 server: ago(21),
                 ..in_vain
             }),
-            (5, WaitReason::Unanswered)
+            (5, TimeoutReason::Unanswered)
         );
         assert_eq!(
             decided(Circumstances {
                 is_port_starting: true,
                 ..in_vain
             }),
-            (45, WaitReason::BridgePort)
+            (45, TimeoutReason::BridgePort)
         );
     }
 
@@ -382,57 +378,53 @@ mod tests {
 
     #[test]
     fn a_server_that_answers_is_waited_for() {
-        let mut wait = Wait::new(Patience::decide(&UNKNOWN), at(0));
-        assert_eq!((wait.deadline(), wait.is_answered()), (at(10_000), false));
-        wait.note_answer();
-        assert_eq!((wait.deadline(), wait.is_answered()), (at(45_000), true));
+        let mut deadline = AcquireDeadline::new(AcquireTimeout::decide(&UNKNOWN), at(0));
+        assert_eq!((deadline.at(), deadline.is_answered()), (at(10_000), false));
+        deadline.record_answer();
+        assert_eq!((deadline.at(), deadline.is_answered()), (at(45_000), true));
         assert_eq!(
-            wait.patience(),
-            Patience {
-                time: LONG,
-                reason: WaitReason::Answered
+            deadline.timeout(),
+            AcquireTimeout {
+                duration: LONG,
+                reason: TimeoutReason::Answered
             }
         );
     }
 
     #[test]
     fn a_carrier_that_comes_meanwhile_counts_from_then_on_and_once() {
-        let mut wait = Wait::new(Patience::decide(&UNKNOWN), at(0));
-        wait.note_carrier(at(1999));
-        assert_eq!(
-            wait.deadline(),
-            at(10_000),
-            "the carrier of a new interface"
-        );
-        wait.note_carrier(at(8000));
-        assert_eq!(wait.deadline(), at(53_000));
-        wait.note_carrier(at(20_000));
-        wait.note_answer();
-        assert_eq!(wait.deadline(), at(53_000));
+        let mut deadline = AcquireDeadline::new(AcquireTimeout::decide(&UNKNOWN), at(0));
+        deadline.record_carrier(at(1999));
+        assert_eq!(deadline.at(), at(10_000), "the carrier of a new interface");
+        deadline.record_carrier(at(8000));
+        assert_eq!(deadline.at(), at(53_000));
+        deadline.record_carrier(at(20_000));
+        deadline.record_answer();
+        assert_eq!(deadline.at(), at(53_000));
     }
 
     #[test]
     fn a_time_that_was_told_is_exact() {
-        let mut wait = Wait::new(Patience::told(seconds(3)), at(0));
-        wait.note_answer();
-        wait.note_carrier(at(2500));
-        assert_eq!((wait.deadline(), wait.is_answered()), (at(3000), true));
-        assert_eq!(wait.patience().to_string(), "");
+        let mut deadline = AcquireDeadline::new(AcquireTimeout::exactly(seconds(3)), at(0));
+        deadline.record_answer();
+        deadline.record_carrier(at(2500));
+        assert_eq!((deadline.at(), deadline.is_answered()), (at(3000), true));
+        assert_eq!(deadline.timeout().to_string(), "");
     }
 
     #[test]
     fn the_caller_is_told_how_long_and_why() {
         assert_eq!(
-            Patience {
-                time: Duration::from_millis(5400),
-                reason: WaitReason::Unanswered
+            AcquireTimeout {
+                duration: Duration::from_millis(5400),
+                reason: TimeoutReason::Unanswered
             }
             .to_string(),
             "; waited 5.4 s, because another acquisition on this network was not answered in the last minute: \
              -t SECONDS sets another time"
         );
         assert!(
-            Patience::decide(&UNKNOWN)
+            AcquireTimeout::decide(&UNKNOWN)
                 .to_string()
                 .starts_with("; waited 10 s, because no DHCP server was heard")
         );
