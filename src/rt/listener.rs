@@ -45,8 +45,8 @@ impl Listener {
 
     /// Takes a connection from the backlog; returns `None` where it is empty.
     ///
-    /// This asks the kernel. The reactor knows only of connections that it has looked for, which
-    /// is too old for a service that is about to leave.
+    /// This asks the kernel. The last event of the reactor would be too old for a service that is
+    /// about to exit.
     pub fn try_accept(&self) -> io::Result<Option<Stream>> {
         socket::accept(self.socket.get_ref())?
             .map(stream)
