@@ -17,7 +17,7 @@
 //! | `config.rs`, `sandbox/` | the command line; the files and system calls of the process |
 //! | `error.rs`, `logging/` | errors by fault; log lines for the journal |
 //!
-//! # Who calls whom
+//! # The calls between the folders
 //!
 //! ```text
 //! a call     service -> rpc::serve -> Table::serve -> setup or teardown -> Claim -> Session

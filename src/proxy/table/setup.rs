@@ -35,8 +35,8 @@ impl Drop for CancelOnDrop {
 impl Table {
     /// Serves a Setup. When `closing` resolves, it has to end within [`SETUP_GRACE`].
     ///
-    /// A drop rolls the Setup back. One that succeeds in the same moment stays until the caller's
-    /// Teardown.
+    /// A drop rolls the Setup back. A Setup that succeeds in the same moment stays until the
+    /// caller's Teardown.
     ///
     ///
     /// The request is invalid, or no server gave a lease.
