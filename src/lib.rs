@@ -1,4 +1,24 @@
-#![doc = include_str!("../README.md")]
+//! A library for services that a socket starts and that exit when idle, and a daemon built on it.
+//!
+//! The library is [`service`]. It adopts the listening socket that systemd hands over, serves
+//! connections, drains at SIGTERM, and exits when nothing was left to do for a while, without
+//! losing a connection. A whole service that echoes:
+//!
+//! ```no_run
+//! use smol_dhcp_proxy::service::{Connection, Error, Service};
+//!
+//! fn main() -> Result<(), Error> {
+//!     let echo = |Connection { stream, .. }: Connection| async move {
+//!         let _ = futures_lite::io::copy(stream.clone(), stream).await;
+//!     };
+//!     Service::new("/run/echo.sock").run(echo)?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! The daemon, `smol-dhcp-proxy`, gets DHCP leases for Podman's containers in the place of
+//! `netavark dhcp-proxy`. Its installation is in README.md, its options are in smol-dhcp-proxy(8),
+//! and the module `proxy` explains how it works.
 //!
 //! # The map
 //!
@@ -48,3 +68,8 @@ pub mod rpc;
 #[doc = include_str!("security.md")]
 #[cfg(feature = "proxy")]
 pub mod security {}
+
+/// The Rust of README.md, for the compiler.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

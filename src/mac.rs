@@ -9,14 +9,14 @@ pub struct Mac(pub [u8; 6]);
 impl Mac {
     /// The destination of frames to all stations of the link.
     pub const BROADCAST: Self = Self([0xff; 6]);
-    /// All zeros: no station. ARP requests have it in place of the address that they ask for.
+    /// All zeros: no station. ARP requests carry it as the target hardware address.
     pub const UNSPECIFIED: Self = Self([0; 6]);
 
-    /// Reads six hexadecimal bytes with `:` or `-` between them.
+    /// Parses six hexadecimal bytes separated by `:` or `-`.
     ///
     /// # Errors
     ///
-    /// [`MacError`], whose texts are those that netavark's users and test suite match.
+    /// [`MacError`]. netavark's users and test suite match its texts.
     pub fn parse(text: &str) -> Result<Self, MacError> {
         let unreadable = |why: &str| MacError::Unreadable {
             input: text.to_owned(),
@@ -24,7 +24,7 @@ impl Mac {
         };
         let bytes =
             text.split([':', '-'])
-                // from_str_radix takes a sign, an Ethernet address has none.
+                // `from_str_radix` accepts a sign.
                 .map(
                     |byte| match byte.bytes().find(|digit| !digit.is_ascii_hexdigit()) {
                         Some(_) => Err(unreadable("invalid digit found in string")),
@@ -53,17 +53,17 @@ impl fmt::Debug for Mac {
     }
 }
 
-/// A text that is no Ethernet address.
+/// A malformed Ethernet address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MacError {
-    /// A part that is not a hexadecimal byte.
+    /// A part is not a hexadecimal byte.
     Unreadable {
         /// The whole text.
         input: String,
-        /// The fault of the first such part.
+        /// The error of the first such part.
         why: String,
     },
-    /// Hexadecimal bytes, but not six of them; the whole text.
+    /// Hexadecimal bytes, but not six; the whole text.
     Length(String),
 }
 

@@ -1,4 +1,4 @@
-//! A token bucket: arithmetic on instants alone.
+//! A token bucket: arithmetic on instants only.
 
 use std::time::Duration;
 
@@ -6,9 +6,9 @@ use crate::time::Instant;
 
 /// A token bucket that holds `burst` tokens and gets one back every `interval`.
 ///
-/// Its whole state is the instant at which it is full again, which each token taken moves into the
-/// future (the generic cell rate algorithm of ATM). A token can be taken before it is there: the
-/// bucket then goes into debt, and later ones are available the later.
+/// Its only state is the instant at which it is full again; each token taken moves that instant
+/// into the future (the generic cell rate algorithm of ATM). The bucket can go into debt, which
+/// delays later tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
     burst: u32,
@@ -17,7 +17,7 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// Makes a bucket that is full since the machine booted.
+    /// Returns a full bucket.
     pub const fn new(burst: u32, interval: Duration) -> Self {
         Self {
             burst,
@@ -32,13 +32,13 @@ impl RateLimit {
         Self { full_at, ..self }
     }
 
-    /// Returns when the bucket is full again; in the past, it is.
+    /// Returns the time at which the bucket is full again, in the past if it is full.
     pub const fn full_at(self) -> Instant {
         self.full_at
     }
 
-    /// Returns the earliest time at which that many tokens, at most `burst`, are there, in the past
-    /// where they are there already. No tokens are there at any time.
+    /// Returns the earliest time at which `tokens`, at most `burst`, are available, in the past if
+    /// they are available now.
     pub fn available_at(self, tokens: u32) -> Instant {
         if tokens == 0 {
             return Instant::from_boot(Duration::ZERO);
@@ -47,19 +47,19 @@ impl RateLimit {
         Instant::from_boot(self.full_at.since_boot().saturating_sub(before_full))
     }
 
-    /// Takes a token, be it there or not.
+    /// Takes a token, into debt if none is available.
     pub fn take(&mut self, now: Instant) {
         self.full_at = self.full_at.max(now) + self.interval;
     }
 
-    /// Takes the next token, and returns when it is there: `now`, or a later time.
+    /// Takes a token and returns the time at which it is available: `now` or later.
     pub fn reserve(&mut self, now: Instant) -> Instant {
         let at = self.available_at(1).max(now);
         self.take(now);
         at
     }
 
-    /// Puts a token back, as if it had not been taken.
+    /// Puts back a token.
     pub fn put_back(&mut self) {
         let full_at = self.full_at.since_boot().saturating_sub(self.interval);
         self.full_at = Instant::from_boot(full_at);

@@ -1,28 +1,28 @@
-//! Instants on the boot clock: arithmetic only. The present time is [`crate::rt::now`].
+//! Instants on the boot clock, without a clock. [`crate::rt::now`] returns the present one.
 
 use std::fmt;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// A moment on `CLOCK_BOOTTIME`, which runs on through suspend and never steps (clock_gettime(2)).
+/// An instant on `CLOCK_BOOTTIME`, which counts suspend and never steps (clock_gettime(2)).
 ///
-/// A DHCP lease is a promise in real seconds, and a machine that slept through its T1 has to know
-/// at once on waking; `std::time::Instant` is `CLOCK_MONOTONIC`, which stands still meanwhile.
+/// A lease expires in real time: a machine that resumes after T1 has to renew at once.
+/// `std::time::Instant` is `CLOCK_MONOTONIC`, which stops during suspend.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(Duration);
 
 impl Instant {
-    /// The moment `since_boot` after the machine started.
+    /// Returns the instant `since_boot` after boot.
     pub const fn from_boot(since_boot: Duration) -> Self {
         Self(since_boot)
     }
 
-    /// Time since the machine started.
+    /// Returns the time since boot.
     pub const fn since_boot(self) -> Duration {
         self.0
     }
 
-    /// Time from `earlier` to `self`, zero where `earlier` is the later one.
+    /// Returns the time from `earlier` to `self`; zero if `earlier` is later.
     pub const fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
@@ -31,7 +31,7 @@ impl Instant {
 impl Add<Duration> for Instant {
     type Output = Self;
 
-    /// Saturates at the far end of time: a deadline beyond it is one that never comes.
+    /// Saturates at [`Duration::MAX`] after boot, a deadline that never comes.
     fn add(self, delay: Duration) -> Self {
         Self(self.0.saturating_add(delay))
     }

@@ -111,7 +111,7 @@ fn nobody_is_lost_who_comes_at_the_moment_of_leaving_an_activated_service() {
     let starts = AtomicU32::new(0);
     thread::scope(|scope| {
         scope.spawn(|| {
-            // systemd's part: whenever the service is gone and somebody waits, start it.
+            // Plays systemd: starts the service whenever it has exited and a connection is pending.
             while !over.load(Ordering::SeqCst) {
                 if readable(&listener, Duration::from_millis(50)) {
                     starts.fetch_add(1, Ordering::SeqCst);
@@ -367,8 +367,8 @@ fn the_service_manager_hears_what_it_asked_for() {
     daemon.ends_well();
 }
 
-/// A service whose connections hear of the shutdown and never end by themselves: this program, where
-/// the environment names its drain timeout. It holds an activity that belongs to no connection.
+/// A service whose connections get the shutdown notice and never end by themselves: this program,
+/// if the environment names its drain timeout. It holds an activity that belongs to no connection.
 #[test]
 fn stubborn_service() {
     let (Some(path), Ok(drain)) = (env::var_os("STUBBORN_PATH"), env::var("STUBBORN_DRAIN")) else {
@@ -445,8 +445,8 @@ fn a_drain_waits_for_connections_and_not_for_leases() {
     assert!(status.success(), "{errors}");
 }
 
-/// A service whose handlers take the stream and nothing else, or release their hold on the service:
-/// this program, where the environment says so.
+/// A service whose handlers take only the stream, or release their hold on the service: this
+/// program, if the environment says so.
 #[test]
 fn service_of_a_plain_handler() {
     let Some(path) = env::var_os("PLAIN_PATH") else {
@@ -530,7 +530,7 @@ fn a_tcp_socket_is_served_like_a_unix_socket() {
     assert_eq!(&answer, b"again", "served by the next instance");
 }
 
-/// A program whose `main` returns the error of a service: this one, where the environment says so.
+/// A program whose `main` returns the error of a service: this one, if the environment says so.
 #[test]
 fn main_that_returns_the_error() -> Result<(), Error> {
     let Some(path) = env::var_os("RETURNED_PATH") else {

@@ -1,22 +1,22 @@
-//! The catalogue of what the RFCs ask of a DHCPv4 client, held against the code that obeys and the
-//! tests that prove it.
+//! Checks the catalogue of the duties that RFCs give a DHCPv4 client against the code that obeys
+//! them and the tests that prove it.
 //!
-//! `tests/catalogue/` has a file for each RFC. An entry there looks like this, with `obeyed` and
-//! `proved` as often as it takes; or with the reason why it is `declined` (and where the code has
-//! `confessed` it) or `not ours`:
+//! `tests/catalogue/` has one file for each RFC. An entry has this form. `code` and `test` may be
+//! repeated. A duty that is `declined` or `not applicable` has the reason instead, and `deviation`
+//! may name a place in the code that mentions it:
 //!
 //! ```text
-//! RFC 2131 4.4.5, 3.7  MUST  stops-at-the-end
+//! RFC 2131 §4.4.5, §3.7  MUST  stops-at-the-end
 //!   The duty, in our own words.
-//!   obeyed  src/dhcp/client/transitions.rs::lose
-//!   proved  renew::silence_until_the_end
+//!   code  src/dhcp/client/transitions.rs::lose
+//!   test  renew::silence_until_the_end
 //! ```
 //!
-//! The level is the RFC's word, or `states` where it just says what a client does. A place is an
-//! item of a file, and a comment at or in that item has to cite the section (the first one, where
-//! the RFC repeats itself), as in `RFC 2131 4.4.5`, `RFC 2131 3.1 (5)`, `RFC 2131 4.1 and table 5`
-//! or `RFC 3442 page 5`. A proof is a conversation, or a test or trial of the file that it comes
-//! with.
+//! The level is the RFC's keyword, or `states` where the RFC describes a client without one. A
+//! place is an item of a source file. A comment at or in that item must cite the first section of
+//! the entry, as in `RFC 2131 §4.4.5`, `RFC 2131 §3.1 (5)`, `RFC 2131 §4.1 and table 5` or
+//! `RFC 3442 page 5`. A proof is a test of `tests/conversations`, or the path of another file and
+//! a test or trial in it.
 #![expect(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,27 +26,24 @@ use std::path::{Path, PathBuf};
 
 const LEVELS: [&str; 6] = ["MUST", "MUST NOT", "SHOULD", "SHOULD NOT", "MAY", "states"];
 
-/// One duty, and what became of it.
 #[derive(Debug)]
 struct Entry {
-    /// Such as `2131-4.4.5-t1-before-t2`.
+    /// RFC, section and name, such as `2131-4.4.5-t1-before-t2`.
     id: String,
-    /// Where the RFC has it: the first is the place that the code has to cite; the others say the
-    /// same again.
+    /// The section that the code must cite, then others that say the same.
     cited: Vec<Citation>,
     level: String,
     duty: String,
-    /// Places in `src` that obey it, or confess that they do not.
+    /// Items in `src` that obey the duty, or mention the deviation.
     places: Vec<String>,
-    /// Tests.
-    proved: Vec<String>,
-    /// Why it is declined.
+    tests: Vec<String>,
+    /// The reason, if the client does not obey.
     declined: Option<String>,
-    /// Why it does not arise.
-    not_ours: Option<String>,
+    /// The reason, if the duty does not apply to this client.
+    not_applicable: Option<String>,
 }
 
-/// An RFC by its number, and the section, table, figure or page.
+/// An RFC number, and a section, table, figure or page of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Citation {
     rfc: String,
@@ -54,7 +51,7 @@ struct Citation {
 }
 
 #[test]
-fn every_duty_is_obeyed_and_proved_or_says_why_not() {
+fn each_duty_has_code_and_tests_or_a_reason() {
     let (entries, mut faults) = catalogue();
     let mut ids = BTreeSet::new();
     for entry in &entries {
@@ -70,13 +67,13 @@ fn every_duty_is_obeyed_and_proved_or_says_why_not() {
         }
         match (
             entry.places.is_empty(),
-            entry.proved.is_empty(),
+            entry.tests.is_empty(),
             &entry.declined,
-            &entry.not_ours,
+            &entry.not_applicable,
         ) {
             (false, false, None, None) | (true, true, None, Some(_)) | (_, true, Some(_), None) => {
             }
-            _ => fault("either obeyed and proved, or declined, or not ours".to_owned()),
+            _ => fault("needs code and tests, or a reason".to_owned()),
         }
         entry
             .places
@@ -84,7 +81,7 @@ fn every_duty_is_obeyed_and_proved_or_says_why_not() {
             .filter_map(|place| check_place(place, &entry.cited[0]).err())
             .for_each(&mut fault);
         entry
-            .proved
+            .tests
             .iter()
             .filter_map(|test| check_test(test).err())
             .for_each(&mut fault);
@@ -98,22 +95,29 @@ fn every_duty_is_obeyed_and_proved_or_says_why_not() {
 
     let count = |which: fn(&Entry) -> bool| entries.iter().filter(|entry| which(entry)).count();
     let declined = count(|entry| entry.declined.is_some());
-    let not_ours = count(|entry| entry.not_ours.is_some());
-    let obeyed = entries.len() - declined - not_ours;
+    let not_applicable = count(|entry| entry.not_applicable.is_some());
+    let obeyed = entries.len() - declined - not_applicable;
     // Not by println!, which cargo keeps to itself while the test passes.
-    let counts = format!("{obeyed} obeyed and proved, {declined} declined, {not_ours} not ours");
+    let counts =
+        format!("{obeyed} obeyed and tested, {declined} declined, {not_applicable} not applicable");
     writeln!(std::io::stdout(), "{} duties: {counts}", entries.len()).unwrap();
 }
 
-/// So that no citation in the client is invented: the other way round.
+/// The reverse: each citation in the client has an entry.
 #[test]
-fn every_section_that_the_client_cites_is_in_the_catalogue() {
+fn each_cited_section_is_in_the_catalogue() {
     let (entries, _) = catalogue();
     let catalogued: BTreeSet<Citation> =
         entries.into_iter().flat_map(|entry| entry.cited).collect();
     let mut missing = BTreeMap::new();
     for file in files(Path::new("src/dhcp"), "rs") {
-        for cited in citations(&comments(&fs::read_to_string(&file).unwrap())) {
+        let comments = comments(&fs::read_to_string(&file).unwrap());
+        let bare = comments.split("RFC ").skip(1).find(|rest| {
+            let (_, section) = rest.split_once(' ').unwrap_or_default();
+            section.starts_with(|char: char| char.is_ascii_digit())
+        });
+        assert_eq!(bare, None, "{}: a section without §", file.display());
+        for cited in citations(&comments) {
             if !cited.section.is_empty() && !catalogued.contains(&cited) {
                 missing.insert(cited, file.clone());
             }
@@ -126,7 +130,7 @@ fn every_section_that_the_client_cites_is_in_the_catalogue() {
 }
 
 #[test]
-fn citations_are_read_in_one_form_only() {
+fn citations_have_one_form() {
     let read = |text: &str| {
         let pair = |cited: Citation| format!("{}-{}", cited.rfc, cited.section);
         citations(text)
@@ -136,15 +140,15 @@ fn citations_are_read_in_one_form_only() {
             .join(" ")
     };
     assert_eq!(
-        read("as RFC 2131 4.4.5 has it, and RFC 2131 3.1 (5)."),
+        read("as RFC 2131 §4.4.5 has it, and RFC 2131 §3.1 (5)."),
         "2131-4.4.5 2131-3.1 (5)"
     );
     assert_eq!(
-        read("(RFC 2131 4.1, 4.4.1 and table 5)"),
+        read("(RFC 2131 §4.1, §4.4.1 and table 5)"),
         "2131-4.1 2131-4.4.1 2131-table 5"
     );
     assert_eq!(
-        read("RFC 3396 5 and 7; RFC 3442 page 5: so"),
+        read("RFC 3396 §5 and §7; RFC 3442 page 5: so"),
         "3396-5 3396-7 3442-page 5"
     );
     assert_eq!(
@@ -153,7 +157,7 @@ fn citations_are_read_in_one_form_only() {
     );
 }
 
-/// All entries, and what could not be read.
+/// Returns all entries, and the faults in their form.
 fn catalogue() -> (Vec<Entry>, Vec<String>) {
     let (mut entries, mut faults) = (Vec::new(), Vec::new());
     for file in files(Path::new("tests/catalogue"), "txt") {
@@ -188,11 +192,11 @@ fn read_entry(block: &str) -> Result<Entry, &'static str> {
         level: level.to_owned(),
         duty: String::new(),
         places: Vec::new(),
-        proved: Vec::new(),
+        tests: Vec::new(),
         declined: None,
-        not_ours: None,
+        not_applicable: None,
     };
-    // A reason may go on in further lines, which are its own.
+    // A duty or a reason may continue on the next lines.
     let mut last = &mut entry.duty;
     for line in lines {
         let line = line
@@ -200,10 +204,12 @@ fn read_entry(block: &str) -> Result<Entry, &'static str> {
             .ok_or("a line without indent")?
             .trim();
         match line.split_once("  ") {
-            Some(("obeyed" | "confessed", place)) => entry.places.push(place.trim().to_owned()),
-            Some(("proved", test)) => entry.proved.push(test.trim().to_owned()),
+            Some(("code" | "deviation", place)) => entry.places.push(place.trim().to_owned()),
+            Some(("test", test)) => entry.tests.push(test.trim().to_owned()),
             Some(("declined", why)) => last = entry.declined.insert(why.trim().to_owned()),
-            Some(("not ours", why)) => last = entry.not_ours.insert(why.trim().to_owned()),
+            Some(("not applicable", why)) => {
+                last = entry.not_applicable.insert(why.trim().to_owned())
+            }
             Some(_) => return Err("an unknown word"),
             None => *last = format!("{last} {line}"),
         }
@@ -211,7 +217,7 @@ fn read_entry(block: &str) -> Result<Entry, &'static str> {
     Ok(entry)
 }
 
-/// Whether a comment at or in the item `place` cites what it obeys.
+/// Checks that a comment at or in the item `place` cites the duty.
 fn check_place(place: &str, cited: &Citation) -> Result<(), String> {
     let (file, item) = place
         .split_once("::")
@@ -229,7 +235,8 @@ fn check_place(place: &str, cited: &Citation) -> Result<(), String> {
         .ok_or_else(|| format!("{place} does not cite RFC {} {}", cited.rfc, cited.section))
 }
 
-/// Whether there is such a test: `renew::it` is a conversation, others come with their file.
+/// Checks that the test exists. `renew::name` is a conversation; other tests are named with their
+/// file.
 fn check_test(test: &str) -> Result<(), String> {
     let (file, name) = test
         .rsplit_once("::")
@@ -252,8 +259,8 @@ fn check_test(test: &str) -> Result<(), String> {
         .ok_or_else(|| format!("no test {name} in {file}"))
 }
 
-/// The source of each function, type or constant of that name, from the comment before it to its
-/// end.
+/// Returns the source of each function, type or constant of that name, from the comment before it
+/// to its end.
 fn items(text: &str, name: &str) -> Vec<String> {
     let lines: Vec<&str> = text.lines().collect();
     let begins = |line: &str| {
@@ -293,7 +300,7 @@ fn items(text: &str, name: &str) -> Vec<String> {
         .collect()
 }
 
-/// The words of all comments, in one line.
+/// Returns the text of all comments as one line.
 fn comments(text: &str) -> String {
     let comment = |line: &str| {
         let (code, comment) = line.split_once("//")?;
@@ -307,7 +314,7 @@ fn comments(text: &str) -> String {
         .join(" ")
 }
 
-/// What a text cites; no section is that of an RFC that is just named.
+/// Returns the citations in a text. The section is empty where only the RFC is named.
 fn citations(text: &str) -> Vec<Citation> {
     let mut all = Vec::new();
     for rest in text.split("RFC ").skip(1) {
@@ -317,7 +324,7 @@ fn citations(text: &str) -> Vec<Citation> {
         let (rfc, mut rest) = rest.split_at(digits);
         let cite = |section: &str| Citation {
             rfc: rfc.to_owned(),
-            section: section.to_owned(),
+            section: section.trim_start_matches('§').to_owned(),
         };
         let before = all.len();
         let mut separators = &[" "][..];
@@ -335,9 +342,10 @@ fn citations(text: &str) -> Vec<Citation> {
     all
 }
 
-/// The section that a text begins with, and what follows.
+/// Splits the section at the beginning of a text from the rest.
 fn section(text: &str) -> Option<(&str, &str)> {
-    let kind = ["table ", "figure ", "page "]
+    // Only src/dhcp must write the sign, which is checked above.
+    let kind = ["§", "table ", "figure ", "page "]
         .into_iter()
         .find(|kind| text.starts_with(kind))
         .unwrap_or_default();
@@ -347,7 +355,7 @@ fn section(text: &str) -> Option<(&str, &str)> {
     if number.is_empty() || !number.starts_with(|char: char| char.is_ascii_digit()) {
         return None;
     }
-    // The step of an enumeration, as in 3.1 (5).
+    // The step of an enumeration, as in §3.1 (5).
     if let Some((step, _)) = text[length..]
         .strip_prefix(" (")
         .and_then(|step| step.split_once(')'))
@@ -358,7 +366,7 @@ fn section(text: &str) -> Option<(&str, &str)> {
     Some(text.split_at(length))
 }
 
-/// All files with that extension in a folder and in those below it.
+/// Returns all files with that extension in a folder and below it.
 fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = fs::read_dir(folder)
         .unwrap()

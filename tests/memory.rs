@@ -1,7 +1,6 @@
-//! How much memory a thousand leases take in a year of renewals: as much at its end as at its
-//! beginning.
+//! The memory of a thousand leases in a year of renewals: the same at its end as at its beginning.
 //!
-//! One test in a program of its own, for it counts every allocation of the whole process.
+//! One test in a program of its own, because it counts every allocation of the process.
 #![cfg(feature = "proxy")]
 #![expect(unreachable_pub, reason = "nothing of a test is public")]
 
@@ -41,7 +40,7 @@ struct Container {
     client: Client,
     server: Server,
     now: Instant,
-    /// What the server's side has allocated.
+    /// The bytes allocated by the server's side.
     foreign: usize,
 }
 

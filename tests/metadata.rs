@@ -1,4 +1,4 @@
-//! What `Cargo.toml` says of the package, against what cargo knows of its dependencies.
+//! Checks the package's `Cargo.toml` against cargo's data about its dependencies.
 #![cfg(feature = "proxy")]
 #![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
 
@@ -18,7 +18,7 @@ fn version(text: &str) -> Vec<u32> {
     numbers
 }
 
-/// What `program` prints, or nothing where there is no such program.
+/// Returns the output of `program`; `None` if it does not exist.
 fn output(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program)
         .args(arguments)

@@ -1,5 +1,4 @@
-//! Whether the list of mutations, tests/mutations.txt, still goes with the source. tests/mutate is
-//! what uses it.
+//! Checks that tests/mutations.txt, which tests/mutate applies, matches the source.
 
 use std::collections::HashSet;
 use std::path::Path;

@@ -1,19 +1,18 @@
-//! The pitfall that this project began with: a listening socket from systemd, taken over by tokio
-//! as it comes.
+//! The pitfall behind this project: a listening socket from systemd, used by tokio as it is.
 //!
 //! `cargo test --release --features tokio-twin --test pitfall` plays systemd: it listens on a
 //! blocking socket, starts itself again with that as standard input, connects once, and waits for
-//! the end of the connection. The child should leave after a short idle timeout; it does so with
-//! O_NONBLOCK only. Without, it hangs in accept4(2) for ever, and the timeout around its accept never
-//! fires: the thread that would fire it is the one that hangs.
+//! the end of the connection. The child should exit after a short idle timeout. It does so only
+//! with O_NONBLOCK: without, it hangs in accept4(2) for ever, and the timeout around its accept
+//! never fires, because the thread that would fire it is the one in the system call.
 //!
-//! The kernel is the witness: /proc/PID/syscall says which system call a process is in. Every wait
-//! here has a bound, and the child is ended in any case. A program without a harness, because the
-//! kernel's word is about the first thread; the exit code is 0 where all is as said.
+//! The evidence is /proc/PID/syscall, the present system call of a process. Every wait is bounded,
+//! and the child is killed in any case. A program without a harness, because /proc shows the first
+//! thread; the exit code is 0 if everything is as described.
 //!
-//! Since 1.44 a debug build of tokio panics instead. There, the flag is taken away once tokio has
-//! seen it, to see the hang all the same: it belongs to the socket, and any process that shares the
-//! socket can do so at any time.
+//! Since 1.44 a debug build of tokio panics instead. There the flag is removed after tokio has
+//! checked it, to see the hang all the same: it belongs to the socket, and any process that shares
+//! the socket can do so at any time.
 
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 

@@ -79,7 +79,7 @@ fn thoughtful_service() {
         }
     };
     let handler = move |Connection { stream, .. }| {
-        // Whoever talks to it talks it out of its objection.
+        // The next connection withdraws the objection.
         let objection = objection.take();
         async move {
             let _ = futures_lite::io::copy(stream.clone(), stream).await;

@@ -117,7 +117,7 @@ fn a_thousand_calls_in_a_row() {
 
 #[test]
 fn fifty_calls_at_once() {
-    // Nobody is answered until all fifty are there.
+    // No call is answered before all fifty have arrived.
     let (server, stream) = Server::start(NEVER, {
         let state: Arc<(AtomicUsize, Event)> = Arc::default();
         move |call| {

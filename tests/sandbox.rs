@@ -35,12 +35,12 @@ use rustix::thread::{Uid, set_thread_uid};
 use smol_dhcp_proxy::net::netns::Netns;
 use smol_dhcp_proxy::proxy::sandbox::{self, Allowed, Mode};
 
-/// What tells the child that it is one: the attempt, its folder, and the confinement.
+/// Tells the child process its attempt, its folder and the confinement.
 const ATTEMPT: &str = "SANDBOX_TEST_ATTEMPT";
 const FOLDER: &str = "SANDBOX_TEST_FOLDER";
 const MODE: &str = "SANDBOX_TEST_MODE";
 
-/// What refuses an attempt.
+/// The mechanism that refuses an attempt.
 #[derive(Clone, Copy, PartialEq)]
 enum By {
     /// The system call filter.

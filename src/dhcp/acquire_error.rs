@@ -5,55 +5,55 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// How far an acquisition got that came to nothing, and with how much effort (RFC 2131 4.1). Its
-/// text is made for the user.
+/// The reason why an acquisition failed: how far it got, and after how many messages
+/// (RFC 2131 §4.1). `Display` is a text for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AcquireError {
     /// The interface had no carrier, so no message could be sent.
     NoCarrier,
     /// No server offered anything.
     NoOffer {
-        /// For how long.
+        /// The time of the search.
         within: Duration,
-        /// How many DISCOVERs were sent.
+        /// The number of DISCOVERs.
         discovers: u32,
     },
-    /// Servers offered what no lease can come of.
+    /// All OFFERs were unusable.
     UnusableOffer {
-        /// The last of them.
+        /// The server of the last one.
         server: Ipv4Addr,
-        /// What is wrong with its OFFER, as in "without an address".
+        /// The fault of the last one, as in "without an address".
         fault: &'static str,
-        /// How many OFFERs there were.
+        /// The number of OFFERs.
         offers: u32,
     },
-    /// A server offered an address, and then did not confirm it.
+    /// A server offered an address, and did not answer the REQUEST.
     NoAck {
         /// The offered address.
         address: Ipv4Addr,
         /// The server that offered it.
         server: Ipv4Addr,
     },
-    /// A server answered the request with DHCPNAK.
+    /// A server answered the REQUEST with a DHCPNAK.
     Refused {
         /// The server.
         server: Ipv4Addr,
-        /// The server's message (option 56), control characters replaced.
+        /// The server's message (option 56) without control characters.
         message: Option<String>,
     },
-    /// The address that a server gave is another station's.
+    /// Another station uses the address that a server leased.
     InUse {
         /// The address.
         address: Ipv4Addr,
-        /// The server that gave it.
+        /// The server that leased it.
         server: Ipv4Addr,
-        /// The station that has it.
+        /// The other station.
         by: Mac,
     },
 }
 
 impl AcquireError {
-    /// Its text with the name of the interface, where that says more.
+    /// Returns the text with the name of the interface, if that matters.
     pub fn on(&self, interface: &str) -> String {
         self.text(&format!(" on {interface}"))
     }

@@ -1,9 +1,8 @@
-//! How long to wait before saying it again (RFC 2131 4.1, 4.4.5), with chance from the caller's
-//! seed.
+//! The delays of retransmissions (RFC 2131 §4.1, §4.4.5), randomized by the caller's seed.
 
 use std::time::Duration;
 
-/// The waits of one client, and its other random choices: the same seed makes the same ones.
+/// The delays and all other random choices of one client. The same seed gives the same choices.
 #[derive(Clone, Debug)]
 pub(super) struct Backoff {
     seed: u64,
@@ -14,10 +13,10 @@ const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// No wait for the next DISCOVER is longer.
-pub(super) const LONGEST: Duration = secs(330);
+/// The longest wait between two DISCOVERs.
+pub(super) const MAX_INTERVAL: Duration = secs(330);
 
-/// T1 and T2 come up to this much early.
+/// T1 and T2 are up to this much earlier.
 pub(super) const FUZZ: Duration = secs(1);
 
 impl Backoff {
@@ -25,91 +24,92 @@ impl Backoff {
         Self { seed, fuzz }
     }
 
-    /// A transaction id: random, so that clients that start together do not take each other's
-    /// replies (RFC 2131 4.1).
+    /// Returns a random transaction id, so that clients that start together do not accept each
+    /// other's replies (RFC 2131 §4.1).
     pub(super) fn xid(&mut self) -> u32 {
         (self.random() >> 32) as u32
     }
 
-    /// The wait after the `sent`-th DISCOVER (1 is the first).
+    /// Returns the wait after the `sent`-th DISCOVER (1 is the first).
     ///
-    /// While a caller waits it is less than RFC 2131 4.1 has it: 1 s three times over and then 2,
-    /// less a little, because these get plainer, then 4 and 8 s. A server that answers the plainest
-    /// only has leased within 6 s.
+    /// Deviation: for a waiting caller it is shorter than in RFC 2131 §4.1: three times up to 1 s,
+    /// then 2, 4 and 8 s. These DISCOVERs have ever fewer options, and a server that answers only
+    /// the plainest one has leased within 6 s.
     pub(super) fn discover(&mut self, sent: u32, caller_waits: bool) -> Duration {
         match (caller_waits, sent) {
-            (true, 0..=3) => self.up_to_earlier(secs(1), Duration::from_millis(250)),
-            (true, 4) => self.up_to_earlier(secs(2), Duration::from_millis(500)),
+            (true, 0..=3) => self.at_most(secs(1), Duration::from_millis(250)),
+            (true, 4) => self.at_most(secs(2), Duration::from_millis(500)),
             (true, 5) => self.around(secs(4), secs(1)),
             _ => self.broadcast(sent, caller_waits),
         }
     }
 
-    /// The wait after the `sent`-th REQUEST of an acquisition (1 is the first).
+    /// Returns the wait after the `sent`-th REQUEST of an acquisition (1 is the first).
     ///
-    /// RFC 2131 4.1 wants 4, 8, 16, 32, 64 s, each a second more or less. We confess to less
-    /// patience while a caller waits: 1-2 s first, for the frame that was simply lost, and about 2
-    /// s then, because the third REQUEST is the plainest and a relay that drops longer ones has to
-    /// have leased within 6 s. Never more than 8 s, because a switch port that is deaf for 30 s
-    /// (spanning tree) must not outlast a deadline of 45 s. Without a caller, and without an answer
-    /// in ten rounds, every five minutes is enough.
+    /// RFC 2131 §4.1 wants 4, 8, 16, 32 and 64 s, each plus or minus a second. Deviation while a
+    /// caller waits: 1-2 s for a frame that was lost, then about 2 s, because a relay that drops
+    /// long messages must have leased within 6 s to the third and plainest REQUEST. Then no more
+    /// than 8 s, because a caller that waits 45 s must outlast a switch port that drops all frames
+    /// for 30 s (spanning tree). Without a caller, and without an answer in ten rounds, it is five
+    /// minutes.
     pub(super) fn broadcast(&mut self, sent: u32, caller_waits: bool) -> Duration {
         match (caller_waits, sent) {
-            (true, 0 | 1) => self.up_to_earlier(secs(2), secs(1)),
+            (true, 0 | 1) => self.at_most(secs(2), secs(1)),
             (true, 2) => self.around(secs(2), Duration::from_millis(500)),
             (true, _) => self.around(secs(8), secs(1)),
             (false, 0..=4) => self.around(secs(2 << sent.max(1)), secs(1)),
             (false, 5..=10) => self.around(secs(64), secs(1)),
-            (false, _) => self.seldom(),
+            (false, _) => self.long_interval(),
         }
     }
 
-    /// The interval without a waiting caller and without any answer: about five minutes.
-    pub(super) fn seldom(&mut self) -> Duration {
+    /// Returns the wait without a caller and after many messages without an answer: about five
+    /// minutes.
+    pub(super) fn long_interval(&mut self) -> Duration {
         self.around(secs(300), secs(30))
     }
 
-    /// The wait before starting over after so many failures in a row (a NAK, no ACK, a conflict):
-    /// none after the first, then doubling, so that a server that always refuses is not asked all
-    /// day long.
+    /// Returns the wait before the next search after `failures` in a row (a NAK, no ACK, a
+    /// conflict): none after the first, then doubled each time, for a server that refuses every
+    /// REQUEST.
     pub(super) fn start_over(&mut self, failures: u32, caller_waits: bool) -> Duration {
         let longest = if caller_waits { 8 } else { 128 };
         match failures {
             0 | 1 => Duration::ZERO,
-            n => self.up_to_earlier(
+            n => self.at_most(
                 secs((1 << (n - 1).min(7)).min(longest)),
                 Duration::from_millis(500),
             ),
         }
     }
 
-    /// The wait before the first of several ARP probes: PROBE_WAIT (RFC 5227 1.1).
+    /// Returns the wait before the first of several ARP probes: PROBE_WAIT (RFC 5227 §1.1).
     pub(super) fn probe_wait(&mut self) -> Duration {
-        self.up_to_earlier(secs(1), secs(1))
+        self.at_most(secs(1), secs(1))
     }
 
-    /// The wait between two ARP probes: PROBE_MIN to PROBE_MAX (RFC 5227 1.1).
+    /// Returns the wait between two ARP probes: PROBE_MIN to PROBE_MAX (RFC 5227 §1.1).
     pub(super) fn probe_interval(&mut self) -> Duration {
-        self.up_to_earlier(secs(2), secs(1))
+        self.at_most(secs(2), secs(1))
     }
 
-    /// The wait before the next REQUEST of a renewal: half of what remains until T2 or the end, and
-    /// at least a minute (RFC 2131 4.4.5).
+    /// Returns the wait before the next REQUEST of a renewal: half of the time `remaining` until T2
+    /// or the end, at least a minute (RFC 2131 §4.4.5). `of` is all the time from T1 to T2, or from
+    /// T2 to the end.
     ///
-    /// Where all the time from T1 to T2, or from T2 to the end, is less than four minutes, that
-    /// minute would leave one try or two, and a lost frame would cost the lease. We confess to a
-    /// quarter of that time there.
+    /// Deviation: if `of` is less than four minutes, that minute would leave one or two messages,
+    /// and a lost frame would cost the lease. The least wait is a quarter of `of` then.
     pub(super) fn renewal(remaining: Duration, of: Duration) -> Duration {
         (remaining / 2).max((of / 4).clamp(secs(2), secs(60)))
     }
 
-    /// T1 or T2, up to a second earlier, so that hosts that booted together drift apart (RFC 2131
-    /// 4.4.5). Short ones are kept to the letter, and never remains never.
+    /// Returns T1 or T2 up to a second earlier, so that hosts that booted together drift apart
+    /// (RFC 2131 §4.4.5). Times below a minute and infinite ones are unchanged.
     pub(super) fn lease_timer(&mut self, after: Duration) -> Duration {
         if after < secs(60) || after == Duration::MAX {
             after
         } else {
-            self.up_to_earlier(after, FUZZ)
+            self.at_most(after, FUZZ)
         }
     }
 
@@ -121,7 +121,7 @@ impl Backoff {
         }
     }
 
-    fn up_to_earlier(&mut self, latest: Duration, fuzz: Duration) -> Duration {
+    fn at_most(&mut self, latest: Duration, fuzz: Duration) -> Duration {
         if self.fuzz {
             latest.saturating_sub(self.below(fuzz))
         } else {
@@ -129,13 +129,13 @@ impl Backoff {
         }
     }
 
-    /// Uniform in `0..limit`, to the microsecond.
+    /// Returns a uniformly random time in `0..limit`, in whole microseconds.
     fn below(&mut self, limit: Duration) -> Duration {
         let micros = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX).max(1);
         Duration::from_micros(self.random() % micros)
     }
 
-    /// SplitMix64: tiny, and good enough to keep hosts apart. Nothing here is a secret.
+    /// SplitMix64 is good enough to tell hosts apart. Nothing here is secret.
     fn random(&mut self) -> u64 {
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.seed;
@@ -201,7 +201,7 @@ mod tests {
                     .contains(&backoff.broadcast(2, true))
             );
             assert!((secs(63)..=secs(65)).contains(&backoff.broadcast(7, false)));
-            assert!((secs(270)..=LONGEST).contains(&backoff.broadcast(11, false)));
+            assert!((secs(270)..=MAX_INTERVAL).contains(&backoff.broadcast(11, false)));
             assert!((secs(1799)..=secs(1800)).contains(&backoff.lease_timer(secs(1800))));
             assert_eq!(backoff.lease_timer(secs(10)), secs(10));
         }

@@ -7,7 +7,7 @@ use super::exchange::{Exchange, Search};
 use super::frame::{self, Payload};
 use super::ignored::Ignored;
 use super::lease::Lease;
-use super::message::{ServerMessage, essence};
+use super::message::{ServerMessage, comparable_bytes};
 use super::message_rate::message_rate;
 use super::plainness::Plainness;
 use super::snapshot::NEVER;
@@ -17,7 +17,7 @@ use crate::time::Instant;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
-use state::{Held, State};
+use state::{HeldLease, State};
 
 mod claim;
 mod conflict;
@@ -29,10 +29,10 @@ mod state;
 mod timeout;
 mod transitions;
 
-/// Damaged replies after which one more that says the same is read.
-const DAMAGED_ALIKE: u32 = 2;
+/// The number of damaged replies after which the next one with the same content is read.
+const DAMAGED_COPIES: u32 = 2;
 
-/// A DHCPv4 client for one interface. See the [module](super) for how to drive it.
+/// A DHCPv4 client for one interface. The [module](super) says how to drive it.
 #[derive(Debug)]
 pub struct Client {
     config: Config,
@@ -40,18 +40,17 @@ pub struct Client {
     rate: RateLimit,
     carrier: bool,
     search: Search,
-    /// The options that the messages to the server leave out.
+    /// The options that messages to the server leave out.
     plainness: Plainness,
-    /// The content of the last reply with a wrong UDP checksum, and how many before it had the
-    /// same.
+    /// The content of the last reply with a wrong UDP checksum, and how many equal ones preceded
+    /// it.
     damaged: Option<(Vec<u8>, u32)>,
-    /// The latest stations that cost us an address, and which.
+    /// The latest stations with a claim to one of our addresses, and that address.
     conflicts: VecDeque<(Mac, Ipv4Addr)>,
-    /// Rounds that ended with a NAK, without an ACK or with a conflict, less what renewals have
-    /// made good since.
+    /// Rounds that ended with a NAK, without an ACK or with a conflict, minus the renewals since.
     failures: u32,
-    /// When the wait for an answer, or for the carrier, ends; `None` once it has. Without meaning
-    /// in states that do not listen, or as long as they last.
+    /// The end of the wait for an answer or for the carrier; `None` after it. Used only in states
+    /// whose `Listening` is `Until`.
     stop_listening_at: Option<Instant>,
     state: State,
     outbox: VecDeque<(Transmit, Vec<u8>)>,
@@ -59,21 +58,22 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes a client without an address (INIT): its DISCOVER is ready to be sent.
+    /// Makes a client without an address (INIT) with a DISCOVER ready to be sent.
     ///
-    /// RFC 2131 4.4.1 wants a random wait of up to 10 s first, for hosts that boot together.
-    /// Containers do not, and a caller waits for them, so we start at once.
+    /// Deviation: RFC 2131 §4.4.1 asks for a random wait of up to 10 s, for hosts that boot
+    /// together. Containers do not boot together, and a caller waits for them.
     pub fn new(config: Config, seed: u64, now: Instant) -> Self {
         Self::start(config, State::Init { at: now }, seed, now)
     }
 
-    /// Gives the first acquisition time until `until`, where it had less and is not over.
+    /// Extends the deadline of the first acquisition to `until`. Does nothing after the
+    /// acquisition, or if the deadline is later already.
     pub fn extend_deadline(&mut self, until: Instant) {
         self.search.deadline = self.search.deadline.map(|deadline| deadline.max(until));
     }
 
-    /// A client that wants `address` again, which is not in use now (INIT-REBOOT, RFC 2131 4.4.2):
-    /// it asks for it without a DISCOVER, twice within 5 s, and then looks for any.
+    /// Makes a client that asks for its previous `address` (INIT-REBOOT, RFC 2131 §4.4.2), which
+    /// must not be in use. It sends two REQUESTs within 5 s, and then looks for any address.
     pub fn reboot(config: Config, address: Ipv4Addr, seed: u64, now: Instant) -> Self {
         Self::start(config, State::InitReboot { at: now, address }, seed, now)
     }
@@ -106,49 +106,47 @@ impl Client {
         client
     }
 
-    /// Takes in a whole Ethernet frame that the interface has heard. One that means nothing to the
-    /// client changes nothing, and the `Err` says why.
-    ///
+    /// Handles a whole Ethernet frame that the interface received.
     /// # Errors
     ///
-    /// Why the frame is ignored; the client is as it was.
+    /// Returns the reason why the frame is ignored. The client is unchanged then.
     pub fn handle_packet(&mut self, frame: &[u8], now: Instant) -> Result<(), Ignored> {
-        // Time first: what has expired by now is not saved by a frame that was still waiting to be
-        // read.
+        // Timers first: a lease that has expired is not saved by a frame that was still in the
+        // queue.
         self.handle_timeout(now);
-        match frame::open(frame, self.config.mac)? {
+        match frame::parse(frame, self.config.mac)? {
             Payload::Dhcp {
                 payload,
                 from,
                 is_intact,
             } => {
                 let reply = ServerMessage::read(payload, from, &self.config)?;
-                if !is_intact && !self.was_said_before(payload) {
+                if !is_intact && !self.accept_damaged(payload) {
                     return Err(Ignored::Checksum);
                 }
                 self.handle_reply(&reply, now)?;
             }
             Payload::Arp(arp) => self.handle_arp(arp, now)?,
         }
-        // What the frame has led to may be due at once.
+        // The new state may have something to do at once.
         self.handle_timeout(now);
         Ok(())
     }
 
-    /// Returns whether several damaged replies have said the same as this one.
+    /// Counts a reply with a wrong UDP checksum, and returns whether to read it: yes after several
+    /// with equal content.
     ///
-    /// RFC 1122 has a datagram with a wrong checksum discarded. On some networks all have one,
-    /// because a card or a bridge miscounts; damage by chance comes once, or twice where a frame
-    /// does.
-    fn was_said_before(&mut self, payload: &[u8]) -> bool {
-        let said = essence(payload);
+    /// RFC 1122 has such a datagram discarded. On some networks all have a wrong checksum, because
+    /// a network card or a bridge miscounts. Random damage occurs once, or twice if the frame does.
+    fn accept_damaged(&mut self, payload: &[u8]) -> bool {
+        let said = comparable_bytes(payload);
         let before = self.damaged.take().filter(|(before, _)| *before == said);
         let alike = before.map_or(0, |(_, alike)| alike.saturating_add(1));
         self.damaged = Some((said, alike));
-        alike >= DAMAGED_ALIKE
+        alike >= DAMAGED_COPIES
     }
 
-    /// Does what is due. Call it at [`Client::poll_timeout`]; too early, too late or too often does
+    /// Does all work that is due. Call it at [`Client::poll_timeout`]; a call at another time does
     /// no harm.
     pub fn handle_timeout(&mut self, now: Instant) {
         while self.due() <= now {
@@ -156,23 +154,23 @@ impl Client {
         }
     }
 
-    /// Takes in whether the interface has a carrier; until told otherwise, it has. Without one
-    /// nothing is sent, and the first thing after its return is to say again what was not heard: on
-    /// this network or, for all we know, on another one (RFC 2131 3.7).
+    /// Handles the loss or the return of the carrier. A new client assumes a carrier.
+    ///
+    /// Without a carrier nothing is sent. On its return the client repeats its unanswered message,
+    /// or checks its lease, because it may be on another network (RFC 2131 §3.7).
     pub fn handle_carrier(&mut self, present: bool, now: Instant) {
         if present && !self.carrier {
-            // What has run out meanwhile is not said again.
+            // Whatever expired in the meantime is not retransmitted.
             self.handle_timeout(now);
             self.carrier = true;
             self.on_carrier_up(now);
         }
         if self.carrier && !present {
-            self.listen_on(now);
+            self.start_listening(now);
         }
         self.carrier = present;
         if !present {
-            // Messages that were not polled yet are dropped: a client that begins without a carrier
-            // sends nothing, and does not count it either.
+            // Messages that were not polled are dropped, and a DISCOVER among them is not counted.
             if matches!(self.state, State::Selecting { .. }) && !self.outbox.is_empty() {
                 self.search.discovers = self.search.discovers.saturating_sub(1);
             }
@@ -181,31 +179,29 @@ impl Client {
         self.handle_timeout(now);
     }
 
-    /// Takes in how large an IP packet the interface carries: no server is told that a larger one
-    /// will do.
+    /// Handles the MTU of the interface: the client asks servers for no longer messages.
     pub fn handle_mtu(&mut self, mtu: u32) {
         self.config.fit_mtu(mtu);
     }
 
-    /// Gives the lease back and stops: [`Event::Released`] follows at once or, where a hardware
-    /// address has to be asked for, within 200 ms. A client without a lease has nothing to give
-    /// back and just stops.
+    /// Releases the lease and stops. [`Event::Released`] follows at once or, if the server's
+    /// hardware address must be resolved first, within 200 ms. A client without a lease just stops.
     ///
-    /// The RELEASE is a [`Transmit::Frame`], because the address is taken off the link right after
-    /// it, and the kernel drops what then still waits for its own ARP.
+    /// The RELEASE is a [`Transmit::Frame`]: the address is removed right after it, and the kernel
+    /// drops a datagram that then still waits for ARP.
     pub fn release(&mut self, now: Instant) {
         self.handle_timeout(now);
         if matches!(self.state, State::Releasing { .. } | State::Stopped) {
             return;
         }
-        // No need to ask for anything any more.
+        // Requests that were not sent are obsolete.
         self.outbox.clear();
         self.state = match std::mem::replace(&mut self.state, State::Stopped) {
             State::Bound { held, .. }
             | State::Renewing { held, .. }
-            | State::Rebinding { held, .. } => self.give_back(held.lease, now),
-            // Acknowledged, though not in use yet.
-            State::Probing { lease, .. } => self.give_back(*lease, now),
+            | State::Rebinding { held, .. } => self.start_release(held.lease, now),
+            // Acknowledged, and not in use yet.
+            State::Probing { lease, .. } => self.start_release(*lease, now),
             State::Init { .. } | State::Selecting { .. } | State::Requesting { .. } => {
                 self.stop(Event::Released)
             }
@@ -214,37 +210,35 @@ impl Client {
         };
     }
 
-    /// Puts the next thing to send into `out` (whose old contents are gone) and says how it wants
-    /// to travel.
+    /// Replaces the content of `out` by the next message to send, and returns how to send it.
     pub fn poll_transmit(&mut self, out: &mut Vec<u8>) -> Option<Transmit> {
         let (transmit, bytes) = pop(&mut self.outbox)?;
         *out = bytes;
         Some(transmit)
     }
 
-    /// The next thing that has happened.
+    /// Returns the next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         pop(&mut self.events)
     }
 
-    /// When [`Client::handle_timeout`] wants to be called next; `None` while time alone changes
-    /// nothing.
+    /// Returns when to call [`Client::handle_timeout`] next; `None` if nothing is scheduled.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let due = self.due();
         (due != NEVER).then_some(due)
     }
 
-    /// Returns the settings, with what was learned since.
+    /// Returns the settings, with the proxy ARP stations, plainness and MTU learned since.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Returns how plain the message was that the server has answered.
+    /// Returns the plainness of the messages that the server answers.
     pub fn plainness(&self) -> Plainness {
         self.plainness
     }
 
-    /// The lease in use, if any.
+    /// Returns the lease in use.
     pub fn lease(&self) -> Option<&Lease> {
         match &self.state {
             State::Releasing { lease, .. } => Some(lease),
@@ -261,7 +255,7 @@ impl Client {
         }
     }
 
-    fn held(&self) -> Option<&Held> {
+    fn held(&self) -> Option<&HeldLease> {
         match &self.state {
             State::Bound { held, .. }
             | State::Renewing { held, .. }
@@ -275,9 +269,8 @@ impl Client {
         }
     }
 
-    /// Returns the address that a claim of another station by ARP would cost us: one that we have,
-    /// or are about to have.
-    pub fn address_at_stake(&self) -> Option<Ipv4Addr> {
+    /// Returns our address: in use, requested or being probed.
+    pub fn own_address(&self) -> Option<Ipv4Addr> {
         match &self.state {
             State::Requesting { offer, .. } => Some(offer.address),
             State::Rebooting { address, .. } => Some(*address),
@@ -290,13 +283,14 @@ impl Client {
         }
     }
 
-    /// The address that ARP is to be heard of: the one at stake, that of the router where another
-    /// station's claim is in doubt, or that of the station that a RELEASE is to go to.
-    pub fn address_of_interest(&self) -> Option<Ipv4Addr> {
+    /// Returns the address whose ARP packets the client needs, for the filter of a socket. Set it
+    /// before sending. It is [`Client::own_address`], or that of the router during a check for
+    /// proxy ARP, or that of the next hop of a RELEASE.
+    pub fn arp_address(&self) -> Option<Ipv4Addr> {
         match &self.state {
             State::Probing {
-                doubt: Some(doubt), ..
-            } => Some(doubt.router),
+                check: Some(check), ..
+            } => Some(check.router),
             State::Releasing { next_hop, .. } => Some(*next_hop),
             State::Init { .. }
             | State::Selecting { .. }
@@ -307,17 +301,16 @@ impl Client {
             | State::Bound { .. }
             | State::Renewing { .. }
             | State::Rebinding { .. }
-            | State::Stopped => self.address_at_stake(),
+            | State::Stopped => self.own_address(),
         }
     }
 
-    /// Whether a server has leased us an address, in use already or not: there is something to
-    /// [release](Self::release).
+    /// Returns whether there is a lease to [release](Self::release), in use or being probed.
     pub fn is_leased(&self) -> bool {
         matches!(self.state, State::Probing { .. }) || self.lease().is_some()
     }
 
-    /// The state's name, for logs; that of RFC 2131 figure 5 where it has one.
+    /// Returns the name of the state for logs, that of RFC 2131 figure 5 if it has one.
     pub fn state(&self) -> &'static str {
         match self.state {
             State::Init { .. } => "INIT",
@@ -350,8 +343,8 @@ impl Client {
     }
 }
 
-/// The next of what is to be handed out. An empty queue keeps no room: a lease lives for days and
-/// says little.
+/// Removes the first element. An empty queue frees its memory: a lease lasts for days and seldom
+/// sends.
 fn pop<T>(queue: &mut VecDeque<T>) -> Option<T> {
     let next = queue.pop_front();
     if queue.is_empty() {

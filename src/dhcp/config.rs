@@ -7,53 +7,53 @@ use super::frame::HEADERS;
 use super::plainness::Plainness;
 use crate::mac::Mac;
 
-/// The identity of a client, and the options of its exchanges.
+/// The identity of a client, and the settings of its exchanges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The interface's own address; goes into `chaddr`, and replies for any other are ignored.
+    /// The hardware address of the interface (`chaddr`); replies for another are ignored.
     pub mac: Mac,
-    /// The whole value of option 61, its type byte included (RFC 2132 9.14). Empty: the option is
-    /// left out. At most 255 bytes are sent.
+    /// The whole value of option 61 with its type byte (RFC 2132 §9.14). If empty, the option is
+    /// not sent. At most 255 bytes are sent.
     pub client_id: Vec<u8>,
     /// Option 12. At most 255 bytes are sent.
     pub host_name: Option<String>,
-    /// Option 81: the whole name, which the server is asked to enter into the DNS. It takes the
-    /// place of `host_name`, for the two are never sent together (RFC 4702 3.1); one that is no
-    /// domain name, or too long, gives way to it.
+    /// Option 81: the fully qualified name, which the server is asked to enter into the DNS. It
+    /// replaces `host_name`, because the two are never sent together (RFC 4702 §3.1). If it is no
+    /// domain name, or too long, `host_name` is sent.
     pub fqdn: Option<String>,
-    /// How long the first acquisition may take before
-    /// [`Event::GaveUp`](crate::dhcp::Event::GaveUp). A caller waits for it then, so
-    /// retransmissions are quicker. `None`: for ever, and slowly.
+    /// Limit of the first acquisition, after which [`Event::GaveUp`](crate::dhcp::Event::GaveUp)
+    /// follows. It means that a caller waits, so retransmissions are quicker. `None`: no limit, and
+    /// slow retransmissions.
     pub deadline: Option<Duration>,
-    /// Asks servers and relays to broadcast their replies (the flag of RFC 2131 4.1), for
-    /// interfaces that hear no unicast before they have an address, and for some relays.
+    /// Asks servers and relays to broadcast their replies (the flag of RFC 2131 §4.1), for
+    /// interfaces that receive no unicast before they have an address, and for some relays.
     pub broadcast: bool,
-    /// An address to ask for in the DISCOVER (option 50). The server may well offer another, which
-    /// then waits 100 ms for an offer of this one.
+    /// An address to request in the DISCOVER (option 50). An offer of another address waits 100 ms
+    /// for an offer of this one.
     pub requested: Option<Ipv4Addr>,
-    /// How conflicts with another station about the address are detected.
+    /// The detection of address conflicts.
     pub probe: Probe,
-    /// The largest DHCP message that we can hear, in bytes (option 57). Less than 576: the option
-    /// is left out.
+    /// The largest DHCP message that the client can receive, in bytes (option 57). Below 576 the
+    /// option is not sent.
     pub max_message_size: u16,
     /// Asks for a lease in two messages instead of four (option 80, RFC 4039).
     pub rapid_commit: bool,
-    /// How plain the first DISCOVER is; those that are not answered are followed by plainer ones.
+    /// The plainness of the first DISCOVER. Later ones without an answer are plainer.
     pub plainness: Plainness,
-    /// The only servers, by their identifiers (option 54), that anything is heard of; empty: all.
+    /// The only servers whose replies are accepted, by their identifiers (option 54). Empty: all.
     pub servers: Vec<Ipv4Addr>,
-    /// Servers that nothing is heard of.
+    /// Servers whose replies are ignored.
     pub denied_servers: Vec<Ipv4Addr>,
-    /// Stations that are known to answer ARP for every address: their claims are none.
+    /// Stations that are known for proxy ARP: their claims to an address are ignored.
     pub proxy_arp: Vec<Mac>,
-    /// Whether delays are randomized as RFC 2131 4.1 and 4.4.5 want it. Off only in tests, to have
-    /// round figures.
+    /// Randomizes delays as RFC 2131 §4.1 and §4.4.5 want it. Off only in tests.
     pub fuzz: bool,
 }
 
 impl Config {
-    /// For one interface and one client identifier (all of option 61), with the usual choice for
-    /// the rest: no host name, no deadline, no broadcast flag, no particular address.
+    /// Makes the settings for one interface and one client identifier (the whole of option 61),
+    /// with defaults for the rest: no host name, no deadline, no broadcast flag, no requested
+    /// address.
     pub fn new(mac: Mac, client_id: Vec<u8>) -> Self {
         Self {
             mac,
@@ -64,7 +64,7 @@ impl Config {
             broadcast: false,
             requested: None,
             probe: Probe::WithRequest,
-            max_message_size: LARGEST_MESSAGE,
+            max_message_size: MAX_MESSAGE,
             rapid_commit: true,
             plainness: Plainness::Full,
             servers: Vec::new(),
@@ -74,43 +74,42 @@ impl Config {
         }
     }
 
-    /// Sets the largest message to what an interface with this MTU carries (option 57), and a usual
-    /// Ethernet frame does.
+    /// Sets the largest message to the capacity of this MTU, but no more than that of a usual
+    /// Ethernet frame (option 57).
     pub fn fit_mtu(&mut self, mtu: u32) {
         let carried = u16::try_from(mtu)
             .unwrap_or(u16::MAX)
             .saturating_sub(HEADERS);
-        self.max_message_size = carried.min(LARGEST_MESSAGE);
+        self.max_message_size = carried.min(MAX_MESSAGE);
     }
 
-    /// Returns whether anything is to be heard of a server.
+    /// Returns whether replies of this server are accepted.
     pub(super) fn allows(&self, server: Ipv4Addr) -> bool {
         (self.servers.is_empty() || self.servers.contains(&server))
             && !self.denied_servers.contains(&server)
     }
 
-    /// As much of the client identifier as one option holds.
+    /// Returns the first 255 bytes of the client identifier, the most that one option can hold.
     pub(super) fn sent_client_id(&self) -> &[u8] {
         &self.client_id[..self.client_id.len().min(255)]
     }
 }
 
-/// An Ethernet frame's worth, for routes need room (RFC 3442 page 6); 576 would do for RFC 2131 2.
-/// RFC 2132 9.10 does not say whether headers count; this fits either way.
-const LARGEST_MESSAGE: u16 = 1472;
+/// The payload of an Ethernet frame, because routes need room (RFC 3442 page 6); RFC 2131 §2 asks
+/// for 576. RFC 2132 §9.10 does not say whether headers count, so they are subtracted.
+const MAX_MESSAGE: u16 = 1472;
 
-/// Asking the link by ARP whether an address is free before it is used (RFC 2131 4.4.1, RFC 5227
-/// 2.1).
+/// The way to find by ARP whether another station uses an address (RFC 2131 §4.4.1, RFC 5227 §2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
-    /// No ARP is sent, and claims of other stations are ignored.
+    /// Sends no ARP probes, and ignores claims of other stations.
     Off,
-    /// One probe that costs no time: it goes out together with the REQUEST, and an owner that has
-    /// not answered when the ACK is here is late. The client goes on listening for 2 s. The waits
-    /// of RFC 5227 2.1.1 would cost seven seconds, which RFC 5227 2.2 leaves to us.
+    /// Sends one probe together with the REQUEST, which costs no time. The answer of an owner is
+    /// expected before the ACK; for a late answer the client listens for another 2 s. The waits of
+    /// RFC 5227 §2.1.1 would take seven seconds, and RFC 5227 §2.2 allows shorter ones.
     WithRequest,
-    /// As many as this between ACK and [`Event::Bound`](crate::dhcp::Event::Bound), with the waits
-    /// of RFC 5227 1.1: up to a second before the first, one or two seconds between them, two
-    /// after the last. 0 means [`Probe::Off`].
+    /// Sends this many probes between ACK and [`Event::Bound`](crate::dhcp::Event::Bound), with the
+    /// waits of RFC 5227 §1.1: up to a second before the first, one or two seconds between them,
+    /// two after the last. 0 means [`Probe::Off`].
     Before(u8),
 }

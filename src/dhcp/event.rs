@@ -1,4 +1,4 @@
-//! The outputs of a client: messages to send, and what has happened to the lease.
+//! The outputs of a client: messages to send, and events of the lease.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use super::acquire_error::AcquireError;
 use super::lease::{Lease, Unusable};
 use crate::mac::Mac;
 
-/// The way on which a message from [`Client::poll_transmit`](crate::dhcp::Client::poll_transmit) is
-/// to be sent.
+/// The way to send a message of [`Client::poll_transmit`](crate::dhcp::Client::poll_transmit).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transmit {
     /// A whole Ethernet frame, for a packet socket on the interface.
     Frame,
-    /// A UDP payload from port 68 to port 67, for the kernel to route. Where that cannot be,
-    /// [`frame`](crate::dhcp::frame()) wraps it for the packet socket, to [`Lease::server_mac`].
+    /// A UDP payload from port 68 to port 67, for a UDP socket. Without one,
+    /// [`frame`](crate::dhcp::frame()) makes a frame of it for the packet socket, to
+    /// [`Lease::server_mac`].
     Datagram {
         /// The leased address.
         source: Ipv4Addr,
@@ -23,94 +23,89 @@ pub enum Transmit {
     },
 }
 
-/// What happened to the lease: what users want to know (RFC 2131 4.4.5).
+/// An event of the lease that matters to the user (RFC 2131 §4.4.5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A lease where there was none: the first one, or the next one after [`Event::Lost`]. Whether
-    /// the address is still the one that was lost is for the caller to compare.
+    /// A lease where there was none: the first one, or the next one after [`Event::Lost`]. Its
+    /// address may be the lost one.
     Bound(Box<Lease>),
-    /// The same settings for a longer time.
+    /// The lease was extended, with the same settings.
     Renewed(Box<Lease>),
-    /// The server extended the lease and changed its settings, perhaps the address itself.
+    /// The lease was extended with other settings, possibly another address.
     Changed {
-        /// What held until now.
+        /// The lease before.
         old: Box<Lease>,
-        /// What holds from now on.
+        /// The lease from now on.
         new: Box<Lease>,
     },
-    /// The address must not be used any more. The client looks for a new lease by itself.
+    /// The address must no longer be used. The client searches for a new lease by itself.
     Lost {
-        /// What has ended.
+        /// The lost lease.
         old: Box<Lease>,
-        /// Why it has ended.
+        /// The reason.
         why: LossReason,
     },
-    /// An address was given up before it was used: another station has it. The server was told
-    /// (DHCPDECLINE), and the search goes on.
+    /// A leased address was declined before its use, because another station has it. The server was
+    /// told (DHCPDECLINE), and the search continues.
     Declined {
         /// The address.
         address: Ipv4Addr,
-        /// The server that gave it.
+        /// The server that leased it.
         server: Ipv4Addr,
-        /// The station that has it.
+        /// The other station.
         by: Mac,
     },
-    /// A new lease, or one whose settings have changed, came with values that make no sense and are
-    /// left out of it.
+    /// A new or changed lease came with unusable values, which were left out of it.
     Unusable {
         /// The server.
         server: Ipv4Addr,
-        /// Some of them, at least one.
+        /// The first of them, at least one.
         values: Vec<Unusable>,
     },
-    /// Another station claims the address in use. It was announced once more and is kept, unless
-    /// the station claims it again within 10 s (RFC 5227 2.4 (b)).
+    /// Another station claims the address in use. The client has announced it once more, and keeps
+    /// it unless the station repeats its claim within 10 s (RFC 5227 §2.4 (b)).
     Contested {
         /// The address.
         address: Ipv4Addr,
         /// The station.
         by: Mac,
     },
-    /// A station answers ARP for an address that is, or is about to be, ours, and is taken to
-    /// answer for every address (proxy ARP): it is the DHCP server's own or the router's, or has
-    /// claimed another address before. Its claims count no more.
+    /// A station that does proxy ARP answers for our address: it is the DHCP server's or the
+    /// router's, or has claimed another address before. Its claims are ignored from now on.
     ProxyArp {
         /// The address.
         address: Ipv4Addr,
         /// The station.
         by: Mac,
     },
-    /// A new lease came without a time.
+    /// A new lease came without a lease time.
     NoLeaseTime {
         /// The server.
         server: Ipv4Addr,
-        /// The time that is assumed; `None` for ever.
+        /// The assumed time; `None` if infinite.
         assumed: Option<Duration>,
     },
-    /// No lease within [`Config::deadline`](crate::dhcp::Config::deadline); the client has stopped
-    /// for good.
+    /// No lease within [`Config::deadline`](crate::dhcp::Config::deadline). The client has stopped.
     GaveUp(AcquireError),
-    /// The end of [`Client::release`](crate::dhcp::Client::release): all that can be said to the
-    /// server has been handed out
-    /// (drain [`Client::poll_transmit`](crate::dhcp::Client::poll_transmit) before acting on this);
-    /// the client has stopped for good.
+    /// The client has stopped after [`Client::release`](crate::dhcp::Client::release). Send all of
+    /// [`Client::poll_transmit`](crate::dhcp::Client::poll_transmit) before removing the address.
     Released,
 }
 
-/// How a lease ended.
+/// The reason for the end of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LossReason {
     /// No server extended it in time.
     Expired,
-    /// A server said no (DHCPNAK).
+    /// A server refused to extend it (DHCPNAK).
     Refused {
         /// The server.
         server: Ipv4Addr,
-        /// The server's message (option 56), control characters replaced.
+        /// The server's message (option 56) without control characters.
         message: Option<String>,
     },
-    /// Another station uses the address (RFC 5227). The server was told (DHCPDECLINE) of one that
-    /// had just been leased.
+    /// Another station uses the address (RFC 5227). It was declined (DHCPDECLINE) only if it was
+    /// not in use yet.
     Conflict {
         /// The station.
         by: Mac,

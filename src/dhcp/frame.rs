@@ -1,5 +1,5 @@
-//! Ethernet, ARP, IPv4 and UDP around a DHCP message, in both directions; nothing here can panic on
-//! what a network sends.
+//! Ethernet, ARP, IPv4 and UDP around a DHCP message, in both directions. No received byte can
+//! cause a panic.
 
 use super::ignored::Ignored;
 use crate::mac::Mac;
@@ -12,50 +12,49 @@ use std::net::Ipv4Addr;
 const ETHERNET: usize = 14;
 const IPV4: usize = 20;
 const UDP: usize = 8;
-/// The headers of IP and UDP around a message.
+/// The length of the IP and UDP headers around a message.
 pub(super) const HEADERS: u16 = (IPV4 + UDP) as u16;
 
-/// What a frame turned out to hold.
+/// The content of a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Payload<'a> {
-    /// The payload of a UDP datagram to port 68, the station that put it on this link, and the
-    /// address it is from.
+    /// The payload of a UDP datagram to port 68, its sender on this link, and its source address.
     Dhcp {
         payload: &'a [u8],
         from: (Mac, Ipv4Addr),
-        /// The UDP checksum is right, or was left out.
+        /// The UDP checksum is correct, or not filled in.
         is_intact: bool,
     },
     /// An ARP request or reply.
     Arp(Arp),
 }
 
-/// An ARP packet (RFC 826). Whether it asks or answers, its sender claims the sender's address.
+/// An ARP packet (RFC 826). A request, too, claims its sender's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Arp {
     pub(super) is_reply: bool,
     pub(super) sender: (Mac, Ipv4Addr),
-    /// The address whose station is wanted; in a reply, the station that is told.
+    /// The address to resolve; in a reply, the station that asked.
     pub(super) target: (Mac, Ipv4Addr),
-    /// Sent to all on the link, and not to us alone.
+    /// Sent by Ethernet broadcast.
     pub(super) to_all: bool,
 }
 
 impl Arp {
-    /// Makes the request of `mac`, which has no address yet, for any station that has `address`
-    /// (RFC 2131 4.4.1, RFC 5227 2.1.1).
+    /// Makes the ARP probe of `mac` for `address`, with the sender address 0.0.0.0
+    /// (RFC 2131 §4.4.1, RFC 5227 §2.1.1).
     pub(super) fn probe(mac: Mac, address: Ipv4Addr) -> Self {
-        Self::question((mac, Ipv4Addr::UNSPECIFIED), address)
+        Self::request((mac, Ipv4Addr::UNSPECIFIED), address)
     }
 
-    /// The news that `mac` has `address` from now on, for the caches of its neighbours (RFC 5227
-    /// 2.3).
+    /// Makes the announcement that `mac` has `address`, for the caches of its neighbours
+    /// (RFC 5227 §2.3).
     pub(super) fn announcement(mac: Mac, address: Ipv4Addr) -> Self {
-        Self::question((mac, address), address)
+        Self::request((mac, address), address)
     }
 
     /// Makes the request for the station that has `wanted`.
-    pub(super) fn question(sender: (Mac, Ipv4Addr), wanted: Ipv4Addr) -> Self {
+    pub(super) fn request(sender: (Mac, Ipv4Addr), wanted: Ipv4Addr) -> Self {
         Self {
             is_reply: false,
             sender,
@@ -64,12 +63,12 @@ impl Arp {
         }
     }
 
-    /// Returns whether the packet is about the use of `address`: its sender has it, or probes for
-    /// it.
-    pub(super) fn is_concerned_with(self, address: Ipv4Addr) -> bool {
-        // A station that probes for an address that is not in use yet would use it as soon as we do
-        // (RFC 5227 2.1.1). Some switches ask each port by unicast after the addresses behind it,
-        // which is no such probe.
+    /// Returns whether the packet conflicts with our use of `address`: its sender has it, or probes
+    /// for it.
+    pub(super) fn conflicts_with(self, address: Ipv4Addr) -> bool {
+        // A station that probes for an address will use it as soon as we do (RFC 5227 §2.1.1).
+        // Deviation: a unicast probe is ignored, because some switches send one to each port to
+        // track its devices.
         let is_probe = !self.is_reply
             && self.to_all
             && self.sender.1.is_unspecified()
@@ -77,7 +76,7 @@ impl Arp {
         self.sender.1 == address || is_probe
     }
 
-    /// As a frame to all on the link.
+    /// Returns the packet as an Ethernet broadcast.
     pub(super) fn write(self) -> Vec<u8> {
         let representation = ArpRepr::EthernetIpv4 {
             operation: if self.is_reply {
@@ -102,19 +101,19 @@ impl Arp {
     }
 }
 
-/// Takes off the headers of a frame that `mac` has heard.
+/// Removes the headers of a frame that `mac` received.
 ///
-/// The IPv4 destination is not looked at: a server may send to an address that we do not have yet
-/// (RFC 2131 4.1); whose reply it is, the message itself says. Nor is the source port: relays take
-/// liberties with it.
-pub(super) fn open(frame: &[u8], mac: Mac) -> Result<Payload<'_>, Ignored> {
+/// The IPv4 destination is not checked: a server may send to an address that we do not have yet
+/// (RFC 2131 §4.1), and `chaddr` names the client. Neither is the source port, because some relays
+/// use another one.
+pub(super) fn parse(frame: &[u8], mac: Mac) -> Result<Payload<'_>, Ignored> {
     let ethernet = EthernetFrame::new_checked(frame).map_err(|_| Ignored::Malformed)?;
     if ![mac, Mac::BROADCAST].contains(&Mac(ethernet.dst_addr().0)) {
         return Err(Ignored::NotForUs);
     }
     match ethernet.ethertype() {
-        EthernetProtocol::Ipv4 => open_ipv4(ethernet.payload(), Mac(ethernet.src_addr().0)),
-        EthernetProtocol::Arp => open_arp(
+        EthernetProtocol::Ipv4 => parse_ipv4(ethernet.payload(), Mac(ethernet.src_addr().0)),
+        EthernetProtocol::Arp => parse_arp(
             ethernet.payload(),
             ethernet.dst_addr().0 == Mac::BROADCAST.0,
         ),
@@ -122,7 +121,7 @@ pub(super) fn open(frame: &[u8], mac: Mac) -> Result<Payload<'_>, Ignored> {
     }
 }
 
-fn open_ipv4(packet: &[u8], from: Mac) -> Result<Payload<'_>, Ignored> {
+fn parse_ipv4(packet: &[u8], from: Mac) -> Result<Payload<'_>, Ignored> {
     let ip = Ipv4Packet::new_checked(packet).map_err(|_| Ignored::Malformed)?;
     if ip.version() != 4 {
         return Err(Ignored::Malformed);
@@ -141,8 +140,8 @@ fn open_ipv4(packet: &[u8], from: Mac) -> Result<Payload<'_>, Ignored> {
         return Err(Ignored::NotDhcp);
     }
     // Between interfaces of one host (veth, macvlan) the kernel leaves the checksum to a network
-    // card that is not there: the field then still holds the bare sum over the pseudo-header. That
-    // is no damage; anything else is.
+    // card, and there is none: the field contains the sum over the pseudo-header only. That is no
+    // damage.
     let (source, destination) = (
         IpAddress::Ipv4(ip.src_addr()),
         IpAddress::Ipv4(ip.dst_addr()),
@@ -156,8 +155,8 @@ fn open_ipv4(packet: &[u8], from: Mac) -> Result<Payload<'_>, Ignored> {
     })
 }
 
-/// Reads an ARP packet, be it sent to us or to all (RFC 5227 1.2.1).
-fn open_arp<'a>(packet: &[u8], to_all: bool) -> Result<Payload<'a>, Ignored> {
+/// Reads an ARP packet, sent to us or to all (RFC 5227 §1.2.1).
+fn parse_arp<'a>(packet: &[u8], to_all: bool) -> Result<Payload<'a>, Ignored> {
     let packet = ArpPacket::new_checked(packet).map_err(|_| Ignored::Malformed)?;
     let ArpRepr::EthernetIpv4 {
         operation: operation @ (ArpOperation::Request | ArpOperation::Reply),
@@ -177,11 +176,11 @@ fn open_arp<'a>(packet: &[u8], to_all: bool) -> Result<Payload<'a>, Ignored> {
     }))
 }
 
-/// Wraps the payload of a [`Transmit::Datagram`](super::Transmit::Datagram) into an Ethernet frame
-/// from `source` (port 68) to `destination` (port 67: RFC 2131 4.1), for where the kernel cannot
-/// send it because its port 68 is taken.
+/// Makes an Ethernet frame of the payload of a [`Transmit::Datagram`](super::Transmit::Datagram),
+/// from `source` (port 68) to `destination` (port 67: RFC 2131 §4.1), for use when UDP port 68 is
+/// taken.
 ///
-/// What exceeds an IPv4 datagram is cut off; a DHCP client's messages never do.
+/// A payload that exceeds an IPv4 datagram is truncated. No message of the client is that long.
 pub fn frame(payload: &[u8], source: (Mac, Ipv4Addr), destination: (Mac, Ipv4Addr)) -> Vec<u8> {
     let payload = &payload[..payload.len().min(usize::from(u16::MAX) - IPV4 - UDP)];
     let mut buffer = vec![0; ETHERNET + IPV4 + UDP + payload.len()];
@@ -231,25 +230,23 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// What is wrapped is unwrapped again, at the other end: a frame's ports change places, and
-        /// its sum stays.
+        /// The other end reads what was written: the ports change places, and the checksum stays.
         #[test]
-        fn what_is_wrapped_is_opened(
+        fn a_written_frame_is_read(
             payload in vec(any::<u8>(), 0..1500),
             (from, source, destination) in any::<([u8; 6], [u8; 4], [u8; 4])>(),
         ) {
             let from = Mac(from);
             let mut bytes = frame(&payload, (from, source.into()), (US, destination.into()));
-            prop_assert_eq!(open(&bytes, US), Err(Ignored::NotDhcp), "it is addressed to a server");
+            prop_assert_eq!(parse(&bytes, US), Err(Ignored::NotDhcp), "it is addressed to a server");
             bytes[34..38].rotate_left(2);
             let from = (from, source.into());
-            prop_assert_eq!(open(&bytes, US), Ok(Payload::Dhcp { payload: &payload, from, is_intact: true }));
+            prop_assert_eq!(parse(&bytes, US), Ok(Payload::Dhcp { payload: &payload, from, is_intact: true }));
         }
 
-        /// One flipped bit anywhere under a checksum is damage, and one in the Ethernet header
-        /// is of another station.
+        /// A flipped bit under a checksum is damage; in the source MAC it makes another station.
         #[test]
-        fn no_single_bit_is_lost(
+        fn a_flipped_bit_is_noticed(
             payload in vec(any::<u8>(), 0..300),
             at in any::<prop::sample::Index>(),
             bit in 0..8_u8,
@@ -258,12 +255,12 @@ mod tests {
             bytes[34..38].rotate_left(2);
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
-            let from_somebody_else = (6..12).contains(&at);
-            let is_intact = match open(&bytes, US) {
+            let is_in_source_mac = (6..12).contains(&at);
+            let is_intact = match parse(&bytes, US) {
                 Ok(Payload::Dhcp { is_intact, .. }) => is_intact,
                 _ => false,
             };
-            prop_assert_eq!(is_intact, from_somebody_else);
+            prop_assert_eq!(is_intact, is_in_source_mac);
         }
 
         #[test]
@@ -275,7 +272,7 @@ mod tests {
             let (sender, target) = ((Mac(sender.0), sender.1.into()), (Mac(target.0), target.1.into()));
             let arp = Arp { is_reply, sender, target, to_all: true };
             let bytes = arp.write();
-            prop_assert_eq!(open(&bytes, US), Ok(Payload::Arp(arp)));
+            prop_assert_eq!(parse(&bytes, US), Ok(Payload::Arp(arp)));
         }
     }
 }

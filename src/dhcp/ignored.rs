@@ -1,35 +1,34 @@
-//! The reasons for which a frame changes nothing.
+//! The reasons to ignore a frame.
 
 use std::net::Ipv4Addr;
 
-/// Why a frame was left unread. Never an error: a network is full of frames that are not for us.
+/// The reason why a frame is ignored. It is no error: most frames on a network are for others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ignored {
-    /// Addressed to another station.
+    /// The frame is addressed to another station.
     NotForUs,
-    /// Not UDP over IPv4 to port 68, nor ARP that says anything about our address or answers a
-    /// question of ours.
+    /// Neither UDP over IPv4 to port 68 nor ARP that concerns our address or answers our request.
     NotDhcp,
-    /// A fragment; servers keep to what
-    /// [`Config::max_message_size`](crate::dhcp::Config::max_message_size) allows.
+    /// An IPv4 fragment. Servers do not exceed
+    /// [`Config::max_message_size`](crate::dhcp::Config::max_message_size).
     Fragment,
-    /// Shorter than its own headers say, or otherwise not what it claims to be.
+    /// The packet is truncated or malformed.
     Malformed,
     /// An IPv4 or UDP checksum is wrong.
     Checksum,
-    /// For another client: `chaddr` or client identifier differ.
+    /// The reply is for another client: `chaddr` differs.
     OtherClient,
-    /// Another transaction's, or late: nothing with this `xid` is under way.
+    /// No exchange with this `xid` is under way. The reply is late or another client's.
     OtherExchange,
-    /// From a server that we are not talking to.
+    /// The server is not part of the exchange, or is excluded by the configuration.
     OtherServer(Ipv4Addr),
-    /// A message type that has no place in the client's state.
+    /// The message type is not expected in this state.
     Unexpected {
         /// The type (option 53).
         message_type: u8,
-        /// The state, by its name in RFC 2131 figure 5.
+        /// The name of the state in RFC 2131 figure 5.
         state: &'static str,
     },
-    /// A reply that lacks something it cannot be used without.
+    /// The reply lacks an essential value.
     Incomplete(&'static str),
 }

@@ -1,4 +1,4 @@
-//! What a DHCPACK promises: an address, the settings around it, and until when.
+//! The content of a DHCPACK: an address, settings, and times.
 
 use super::ignored::Ignored;
 use super::message::ServerMessage;
@@ -13,93 +13,90 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// The least T1, where the lease is long enough for it, and the least time between two renewals
-/// that cost none of the hourly limit on messages.
-pub(super) const SHORTEST_T1: Duration = Duration::from_secs(5);
-/// No T1 is a smaller part of its lease than this one's inverse, unless it is at least
-/// [`SHORTEST_T1`].
-const T1_PART: u32 = 64;
-/// The lease of a server that does not say for how long it is, as other clients have it.
-const UNSAID_TIME: Duration = Duration::from_secs(3600);
-/// As many of a server's unusable values are told.
-const UNUSABLE_TOLD: usize = 4;
+/// The least T1 of a long lease, and the least time between two renewals that do not count against
+/// the hourly limit on messages.
+pub(super) const MIN_T1: Duration = Duration::from_secs(5);
+/// The least T1 of a short lease is the lease divided by this.
+const MIN_T1_DIVISOR: u32 = 64;
+/// The lease time if the server gives none; other clients assume the same.
+const DEFAULT_LEASE_TIME: Duration = Duration::from_secs(3600);
+/// The number of unusable values that are reported.
+const MAX_UNUSABLE: usize = 4;
 
-/// One lease, as the server's last DHCPACK gave it.
+/// A lease, from the server's last DHCPACK.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
     /// Our address (`yiaddr`).
     pub address: Ipv4Addr,
-    /// Bits of the subnet mask (option 1), 1 to 32. Where the server gives none, or one with
-    /// holes, the address's class decides, as RFC 950 has it and as other clients do.
+    /// Bits of the subnet mask (option 1), 1 to 32. Without a valid mask the class of the address
+    /// decides (RFC 950).
     pub prefix_len: u8,
-    /// Option 28 where it is an address of the subnet, else the subnet's last; `None` where it has
-    /// no room for one (RFC 3021).
+    /// Option 28 if it is an address of the subnet, else the last address of the subnet; `None` in
+    /// a subnet without one (RFC 3021).
     pub broadcast: Option<Ipv4Addr>,
-    /// Default gateways, the preferred one first: option 3 or, where options 121 or 249 silence it
-    /// (RFC 3442), the gateways of their default routes. May lie outside of the subnet.
+    /// Default gateways, the preferred one first: option 3, or the default routes of options 121 or
+    /// 249, which replace it (RFC 3442). They may lie outside of the subnet.
     pub routers: Vec<Ipv4Addr>,
     /// All other routes, from option 121, else 249, else 33.
     pub routes: Vec<StaticRoute>,
     /// Option 6.
     pub dns_servers: Vec<Ipv4Addr>,
-    /// Option 15, syntactically a domain name; of several the first.
+    /// The first domain name in option 15.
     pub domain_name: Option<String>,
-    /// The other names in option 15, then option 119; each syntactically a domain name.
+    /// The other domain names in option 15, then those in option 119.
     pub search: Vec<String>,
-    /// Option 12: the name that the server gives us.
+    /// Option 12: the host name from the server.
     pub host_name: Option<String>,
-    /// Option 26, bytes, as the server said it: whether the link can do that is for the link to
-    /// say.
+    /// Option 26, in bytes. The interface may not allow it.
     pub mtu: Option<u16>,
     /// Option 42.
     pub ntp_servers: Vec<Ipv4Addr>,
-    /// Option 54: whom to ask at T1 and to tell at release.
+    /// Option 54: the destination of REQUESTs at T1 and of the RELEASE.
     pub server_id: Ipv4Addr,
-    /// `siaddr`, the next server in bootstrap; not the DHCP server, though often the same.
+    /// `siaddr`: the next server in bootstrap, which may be another than the DHCP server.
     pub next_server: Option<Ipv4Addr>,
-    /// The station that the ACK came from: the server or, between networks, the router towards it.
-    /// `None` in a lease from a file that does not know.
+    /// The station that sent the ACK on this link: the server or a router. `None` if unknown, as in
+    /// some stored leases.
     pub server_mac: Option<Mac>,
-    /// Option 51; `None` for ever.
+    /// Option 51; `None` if infinite.
     pub lease_time: Option<Duration>,
-    /// T1 after `acquired_at` (option 58, repaired), shorter than `t2`. `Duration::MAX` in an
-    /// infinite lease.
+    /// T1 after `acquired_at` (option 58, corrected), less than `t2`. `Duration::MAX` if infinite.
     pub t1: Duration,
-    /// T2 after `acquired_at` (option 59, repaired), shorter than `lease_time`. `Duration::MAX` in
-    /// an infinite lease.
+    /// T2 after `acquired_at` (option 59, corrected), less than `lease_time`. `Duration::MAX` if
+    /// infinite.
     pub t2: Duration,
-    /// From when the times count: when the request was first sent, which is never later than the
-    /// server's own reckoning (RFC 2131 4.4.1).
+    /// The start of all times: the first transmission of the request, which is never later than the
+    /// start by the server's clock (RFC 2131 §4.4.1).
     pub acquired_at: Instant,
 }
 
 impl Lease {
-    /// The subnet mask.
+    /// Returns the subnet mask.
     pub fn mask(&self) -> Ipv4Addr {
         mask(self.prefix_len)
     }
 
-    /// When to ask the server for more time (T1); `None` in an infinite lease.
+    /// Returns T1; `None` if infinite.
     pub fn renew_at(&self) -> Option<Instant> {
         self.lease_time.map(|_| self.acquired_at + self.t1)
     }
 
-    /// When to ask any server (T2); `None` in an infinite lease.
+    /// Returns T2; `None` if infinite.
     pub fn rebind_at(&self) -> Option<Instant> {
         self.lease_time.map(|_| self.acquired_at + self.t2)
     }
 
-    /// When the address must no longer be used; `None` in an infinite lease.
+    /// Returns the end of the lease; `None` if infinite.
     pub fn expires_at(&self) -> Option<Instant> {
         self.lease_time.map(|time| self.acquired_at + time)
     }
 
-    /// Whether `address` is on our own subnet.
+    /// Returns whether `address` is on the subnet of the lease.
     pub fn is_on_link(&self, address: Ipv4Addr) -> bool {
         network(address, self.prefix_len) == network(self.address, self.prefix_len)
     }
 
-    /// Whether `other` differs in nothing but its times and its server.
+    /// Returns whether `other` differs only in its times and its server.
     pub fn same_settings(&self, other: &Self) -> bool {
         let other_with_our_times = Self {
             server_id: self.server_id,
@@ -114,15 +111,14 @@ impl Lease {
         *self == other_with_our_times
     }
 
-    /// Reads the lease in a DHCPACK (or what would be one, in a DHCPOFFER) from `server`, counted
-    /// from `since`. Values that make no sense are left out of it and returned beside it; a lease
-    /// is not refused for them.
+    /// Reads the lease in a DHCPACK or DHCPOFFER of `server`, counted from `since`. Returns
+    /// unusable values beside it; the lease is accepted without them.
     ///
-    /// RFC 2131 3.5 has a default for what a server leaves out. We confess to `known`, the OFFER or
-    /// the lease before, in its place, where that is of the same network: servers are about that
-    /// leave their settings out of a renewal, or of the ACK, and a running container would lose its
-    /// default route. So mask, routes and DNS servers stay, each for itself; all else stays where
-    /// none of these is said, and is taken back by a server that says them and leaves it out.
+    /// Deviation: RFC 2131 §3.5 has a default for each missing setting. Here `known`, the OFFER or
+    /// the lease before, replaces a missing setting if it is of the same subnet: some servers leave
+    /// settings out of the ACK or of renewals, and a container would lose its default route. Mask,
+    /// routes and DNS servers are kept one by one. All others are kept only if none of these three
+    /// is given.
     pub(super) fn read(
         reply: &ServerMessage,
         (server, known): (Ipv4Addr, Option<&Self>),
@@ -137,9 +133,9 @@ impl Lease {
         let essential = [option::SUBNET_MASK, option::ROUTERS, option::DNS_SERVERS];
         let extras = known.filter(|_| essential.iter().all(|code| options.bytes(*code).is_none()));
         let lease_time = match granted_time(reply) {
-            Some(u32::MAX) => None, // RFC 2131 3.3
+            Some(u32::MAX) => None, // RFC 2131 §3.3
             Some(seconds) => Some(Duration::from_secs(seconds.into())),
-            None => known.map_or(Some(UNSAID_TIME), |known| known.lease_time),
+            None => known.map_or(Some(DEFAULT_LEASE_TIME), |known| known.lease_time),
         };
         let (t1, t2) = match lease_time {
             Some(time) => timers(
@@ -157,19 +153,19 @@ impl Lease {
         let (search, is_odd) = options.names(option::DOMAIN_SEARCH);
         unusable.extend(is_odd.then_some(Unusable::SearchList));
         let mut domains = domains.into_iter();
-        unusable.truncate(UNUSABLE_TOLD);
+        unusable.truncate(MAX_UNUSABLE);
         let lease = Self {
             address,
             prefix_len,
             broadcast,
             routers,
             routes,
-            dns_servers: told_or_known(
+            dns_servers: given_or_known(
                 options.addresses(option::DNS_SERVERS),
                 known.map(|known| &known.dns_servers),
             ),
             domain_name: domains.next().or_else(|| extras?.domain_name.clone()),
-            search: told_or_known(
+            search: given_or_known(
                 domains.chain(search).collect(),
                 extras.map(|known| &known.search),
             ),
@@ -177,7 +173,7 @@ impl Lease {
                 .name(option::HOST_NAME)
                 .or_else(|| extras?.host_name.clone()),
             mtu: options.short(option::MTU).or_else(|| extras?.mtu),
-            ntp_servers: told_or_known(
+            ntp_servers: given_or_known(
                 options.addresses(option::NTP_SERVERS),
                 extras.map(|known| &known.ntp_servers),
             ),
@@ -193,8 +189,8 @@ impl Lease {
     }
 }
 
-/// Returns the prefix length and the broadcast address in a reply for `address`; adds those that
-/// make no sense to `unusable`.
+/// Returns the prefix length and the broadcast address in a reply for `address`. Adds invalid ones
+/// to `unusable`.
 fn read_subnet(
     options: &Options,
     address: Ipv4Addr,
@@ -209,29 +205,29 @@ fn read_subnet(
         None => known.map_or_else(|| class_prefix(address), |known| known.prefix_len),
     };
     let broadcast = match options.address(option::BROADCAST_ADDRESS) {
-        Some(told) if is_broadcast_of(told, address, prefix_len) => Some(told),
-        told => {
-            unusable.extend(told.map(Unusable::Broadcast));
+        Some(given) if is_broadcast_of(given, address, prefix_len) => Some(given),
+        given => {
+            unusable.extend(given.map(Unusable::Broadcast));
             let known = known
                 .filter(|known| known.prefix_len == prefix_len)
                 .and_then(|known| known.broadcast);
             known
-                .filter(|_| told.is_none())
+                .filter(|_| given.is_none())
                 .or_else(|| broadcast(address, prefix_len))
         }
     };
     (prefix_len, broadcast)
 }
 
-/// Returns the default gateways and the other routes in a reply for `address`; adds gateways that
-/// make no sense to `unusable`.
+/// Returns the default gateways and the other routes in a reply for `address`. Adds invalid
+/// gateways to `unusable`.
 fn read_routes(
     options: &Options,
     address: Ipv4Addr,
     known: Option<&Lease>,
     unusable: &mut Vec<Unusable>,
 ) -> (Vec<Ipv4Addr>, Vec<StaticRoute>) {
-    // RFC 3442 page 5: classless routes silence options 3 and 33.
+    // RFC 3442 page 5: classless routes replace options 3 and 33.
     let (routers, routes) = match options.classless_routes() {
         Some(routes) => {
             let (default, routes): (Vec<_>, Vec<_>) = routes
@@ -246,11 +242,11 @@ fn read_routes(
             )
         }
         None => (
-            told_or_known(
+            given_or_known(
                 options.addresses(option::ROUTERS),
                 known.map(|known| &known.routers),
             ),
-            told_or_known(options.static_routes(), known.map(|known| &known.routes)),
+            given_or_known(options.static_routes(), known.map(|known| &known.routes)),
         ),
     };
     let mut is_usable = |gateway: Ipv4Addr| {
@@ -269,8 +265,7 @@ fn read_routes(
     (routers, routes)
 }
 
-/// Returns the lease time of a reply (RFC 2131 table 3). Some servers give none, or none that is
-/// more than nothing.
+/// Returns the lease time of a reply (RFC 2131 table 3); `None` for a missing one and for 0.
 pub(super) fn granted_time(reply: &ServerMessage) -> Option<u32> {
     reply
         .options
@@ -278,29 +273,28 @@ pub(super) fn granted_time(reply: &ServerMessage) -> Option<u32> {
         .filter(|time| *time > 0)
 }
 
-/// Returns a list as the server told it, or the one that was known before where it told none.
-fn told_or_known<T: Clone>(told: Vec<T>, known: Option<&Vec<T>>) -> Vec<T> {
-    if told.is_empty() {
+/// Returns the `given` list or, if empty, the known one.
+fn given_or_known<T: Clone>(given: Vec<T>, known: Option<&Vec<T>>) -> Vec<T> {
+    if given.is_empty() {
         known.cloned().unwrap_or_default()
     } else {
-        told
+        given
     }
 }
 
-/// A value in a lease that makes no sense, and is not used.
+/// A value that a server gave, and that the client does not use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unusable {
-    /// A subnet mask with holes (option 1); that of the address's class takes its place.
+    /// A subnet mask with holes (option 1). The mask of the address class replaces it.
     Mask(Ipv4Addr),
-    /// A broadcast address outside of the subnet (option 28); the subnet's own takes its place.
+    /// A broadcast address outside of the subnet (option 28). That of the subnet replaces it.
     Broadcast(Ipv4Addr),
-    /// A gateway that is the host itself, or no host (options 3, 33, 121 and 249); its route is
-    /// left out.
+    /// A gateway that is the host itself or no host address (options 3, 33, 121 and 249). Its route
+    /// is left out.
     Gateway(Ipv4Addr),
-    /// Text that is no domain name (option 15); what is one is used.
+    /// Text in option 15 that is no domain name. The names in it are used.
     DomainName,
-    /// Names that are none, or bytes that are no list of names (option 119); the names in it are
-    /// used.
+    /// Invalid names in option 119, or bytes that are no list of names. The valid names are used.
     SearchList,
 }
 
@@ -316,15 +310,15 @@ impl fmt::Display for Unusable {
     }
 }
 
-/// T1 and T2 such that 0 < T1 < T2 < lease: what the server says where that makes sense, else RFC
-/// 2131 4.4.5's half and seven eighths. Some servers send none, some send zeros, some send both
-/// beyond the lease.
+/// Returns T1 and T2 with 0 < T1 < T2 < lease: those of the server if they are in order, else one
+/// half and seven eighths (RFC 2131 §4.4.5). Some servers send none, zeros, or both beyond the
+/// lease.
 ///
-/// A T1 of a second in a lease of years (RFC 2132 9.11 sets no limit) is not meant: every container
-/// of a host would ask each second, for nothing. It is [`SHORTEST_T1`] at least or, in a lease of
-/// minutes, where that might be late, a 64th of the lease.
+/// Deviation: RFC 2132 §9.11 sets no lower limit. T1 is at least [`MIN_T1`] or, in a short lease, a
+/// 64th of the lease: with a T1 of one second, each container of a host would send a REQUEST every
+/// second.
 fn timers(lease: Duration, t1: Option<u32>, t2: Option<u32>) -> (Duration, Duration) {
-    let shortest = SHORTEST_T1.min(lease / T1_PART);
+    let shortest = MIN_T1.min(lease / MIN_T1_DIVISOR);
     let within = |seconds: Option<u32>, limit: Duration| {
         seconds
             .map(|seconds| Duration::from_secs(seconds.into()))
@@ -332,8 +326,7 @@ fn timers(lease: Duration, t1: Option<u32>, t2: Option<u32>) -> (Duration, Durat
     };
     let t2 = within(t2, lease).unwrap_or(lease * 7 / 8);
     let t1 = within(t1, t2).unwrap_or(lease / 2).max(shortest);
-    // Only the default T1 and the shortest can still be too late here: then T2 was too early to be
-    // meant.
+    // Only a T1 that was replaced can be too late here, which means that T2 was too early.
     (t1, if t1 < t2 { t2 } else { lease * 7 / 8 })
 }
 
@@ -342,7 +335,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timers_are_kept_or_repaired() {
+    fn timers_are_kept_or_corrected() {
         let timers = |t1, t2| {
             let (t1, t2) = timers(Duration::from_secs(800), t1, t2);
             (t1.as_secs(), t2.as_secs())
@@ -361,7 +354,7 @@ mod tests {
         assert_eq!(
             timers(Some(600), Some(500)),
             (400, 500),
-            "inverted: T1 is repaired"
+            "inverted: T1 is corrected"
         );
         assert_eq!(
             timers(Some(200), Some(100)),
@@ -373,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn t1_has_a_floor_that_short_leases_do_not_feel() {
+    fn t1_has_a_minimum_that_depends_on_the_lease() {
         let t1 = |lease| {
             timers(Duration::from_secs(lease), Some(1), Some(2))
                 .0

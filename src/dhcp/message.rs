@@ -1,4 +1,4 @@
-//! DHCP messages (RFC 2131 2): reading a server's, writing ours.
+//! DHCP messages (RFC 2131 §2): reading those of servers, writing those of the client.
 
 use super::config::Config;
 use super::ignored::Ignored;
@@ -12,42 +12,38 @@ use smoltcp::wire::{
 };
 use std::net::Ipv4Addr;
 
-/// Where the fixed fields end and the options begin; smoltcp's accessors reach no further than
-/// this.
+/// The length of the fixed fields and the magic cookie. smoltcp reads no further.
 const HEADER: usize = 240;
 const SNAME: std::ops::Range<usize> = 44..108;
 const FILE: std::ops::Range<usize> = 108..236;
-/// What the options of DHCP begin with (RFC 2131 3).
+/// The magic cookie before the options (RFC 2131 §3).
 const MAGIC: u32 = 0x6382_5363;
-/// BOOTP's length (RFC 951 3): some relays still drop what is shorter.
-const SHORTEST: usize = 300;
-/// The length of an option that is an address.
+/// The length of a BOOTP message (RFC 951 §3): some relays drop shorter ones.
+const MIN_LENGTH: usize = 300;
+/// The length of an option with one address.
 const ADDRESS_OPTION: usize = 6;
 
-/// The least that option 57 may say (RFC 2132 9.10), which is what a server that is told nothing
-/// keeps to.
-const SMALLEST_MAX: u16 = 576;
+/// The least value of option 57 (RFC 2132 §9.10), which a server assumes without the option.
+const MIN_MAX_SIZE: u16 = 576;
 
-/// A server's message to us. One that does not say of what type it is, is none (RFC 2131 3).
+/// A message of a server to this client. Option 53, the message type, is required (RFC 2131 §3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ServerMessage {
     pub(super) message_type: DhcpMessageType,
     pub(super) xid: u32,
-    /// `yiaddr`: the address meant for us.
+    /// `yiaddr`: our address.
     pub(super) address: Ipv4Addr,
     /// `siaddr`: the next server in bootstrap.
     pub(super) next_server: Option<Ipv4Addr>,
-    /// The station that put the message on this link: the server, or the router or relay in
-    /// between.
+    /// The station that sent the message on this link: the server, a router or a relay.
     pub(super) from: Mac,
-    /// The address that it came from, which is the server's own where there is no relay in
-    /// between.
+    /// The IP source address, which is the server's if there is no relay.
     source: Ipv4Addr,
     pub(super) options: Options,
 }
 
 impl ServerMessage {
-    /// Reads a UDP payload that `from` sent; fails unless it is a DHCP reply for this very client
+    /// Reads a UDP payload that `from` sent. Ignores it unless it is a DHCP reply for this client
     /// (RFC 2131 table 3).
     pub(super) fn read(
         payload: &[u8],
@@ -58,13 +54,12 @@ impl ServerMessage {
         if packet.opcode() != DhcpOpCode::Reply || packet.magic_number() != MAGIC {
             return Err(Ignored::Malformed);
         }
-        // Some servers leave the field empty. The transaction id tells whose the reply is.
+        // Some servers leave `chaddr` empty. The transaction id identifies the reply then.
         if ![config.mac, Mac::UNSPECIFIED].contains(&Mac(packet.client_hardware_address().0)) {
             return Err(Ignored::OtherClient);
         }
-        // RFC 6842 3 has an echoed client identifier compared, too. A deviation: some servers cut
-        // or change it, and the transaction id tells apart clients that share one MAC (ipvlan) as
-        // well as that.
+        // Deviation: RFC 6842 §3 has the client identifier compared as well. Some servers truncate
+        // or change it, and the transaction id distinguishes clients that share one MAC (ipvlan).
         let options = Options::collect(&payload[HEADER..], &payload[FILE], &payload[SNAME]);
         let message_type = options
             .byte(option::MESSAGE_TYPE)
@@ -80,26 +75,26 @@ impl ServerMessage {
         })
     }
 
-    /// Whether an ACK is the whole answer to a DISCOVER (option 80, RFC 4039).
+    /// Returns whether the reply has option 80, rapid commit (RFC 4039).
     pub(super) fn is_rapid(&self) -> bool {
         self.options.contains(option::RAPID_COMMIT)
     }
 
-    /// The server's identifier (option 54).
+    /// Returns the server identifier (option 54).
     pub(super) fn server(&self) -> Option<Ipv4Addr> {
         self.options
             .address(option::SERVER_ID)
             .filter(|address| is_host_address(*address))
     }
 
-    /// The address that it came from.
+    /// Returns the IP source address.
     pub(super) fn source(&self) -> Ipv4Addr {
         self.source
     }
 
-    /// The address that stands for the server where it gives no identifier: the one that the
-    /// message came from, else `siaddr`.
-    pub(super) fn sender(&self) -> Option<Ipv4Addr> {
+    /// Returns the address that replaces a missing server identifier: the IP source address, else
+    /// `siaddr`.
+    pub(super) fn fallback_server(&self) -> Option<Ipv4Addr> {
         Some(self.source)
             .into_iter()
             .chain(self.next_server)
@@ -107,9 +102,9 @@ impl ServerMessage {
     }
 }
 
-/// Returns a reply's bytes without what differs between an OFFER and its repetitions and ACK: the
-/// transaction, the type, and T1 and T2, which some servers vary by chance.
-pub(super) fn essence(payload: &[u8]) -> Vec<u8> {
+/// Returns a reply with zeros in the fields that differ between an OFFER, its retransmission and
+/// its ACK: the transaction, the type, and T1 and T2, which some servers randomize.
+pub(super) fn comparable_bytes(payload: &[u8]) -> Vec<u8> {
     const VARIED: [u8; 3] = [
         option::MESSAGE_TYPE,
         option::RENEWAL_TIME,
@@ -139,18 +134,18 @@ pub(super) fn essence(payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A message of ours; what is `None` or empty is left out.
+/// A message of the client. Fields that are `None` are left out.
 #[derive(Clone, Debug)]
 pub(super) struct ClientMessage {
     pub(super) message_type: DhcpMessageType,
     pub(super) xid: u32,
-    /// As the transaction id tells, or plainer.
+    /// That of the transaction id, or plainer.
     pub(super) plainness: Plainness,
     /// The plainness of the parameter request list.
-    pub(super) wishes: Plainness,
+    pub(super) parameter_list: Plainness,
     /// Seconds since the client began.
     pub(super) secs: u16,
-    /// `ciaddr`: the address that we have and answer ARP for, once it is ours (RFC 2131 3.5).
+    /// `ciaddr`: the address in use, for which the host answers ARP (RFC 2131 §3.5).
     pub(super) ciaddr: Option<Ipv4Addr>,
     /// Option 50.
     pub(super) requested: Option<Ipv4Addr>,
@@ -161,14 +156,14 @@ pub(super) struct ClientMessage {
 }
 
 impl ClientMessage {
-    /// A message that names no addresses yet.
+    /// Makes a message without addresses.
     pub(super) fn new(message_type: DhcpMessageType, xid: u32, secs: u16) -> Self {
-        let plainness = Plainness::of(xid);
+        let plainness = Plainness::from_xid(xid);
         Self {
             message_type,
             xid,
             plainness,
-            wishes: plainness,
+            parameter_list: plainness,
             secs,
             ciaddr: None,
             requested: None,
@@ -177,18 +172,18 @@ impl ClientMessage {
         }
     }
 
-    /// Whether the client wants an answer; with DECLINE and RELEASE it has none to wait for.
-    fn is_question(&self) -> bool {
+    /// Returns whether servers answer the message; they do not answer a DECLINE or a RELEASE.
+    fn expects_reply(&self) -> bool {
         !matches!(
             self.message_type,
             DhcpMessageType::Decline | DhcpMessageType::Release
         )
     }
 
-    /// The UDP payload. Which fields and options go with which message is RFC 2131 table 5.
+    /// Returns the UDP payload, with the fields and options of RFC 2131 table 5.
     pub(super) fn write(&self, config: &Config) -> Vec<u8> {
         let plainness = self.plainness;
-        // With zeros in all that is not for us to fill in, and in all flags but one.
+        // All other fields and flags are zero.
         let mut out = vec![0; HEADER];
         let mut packet = DhcpPacket::new_unchecked(&mut out[..]);
         packet.set_opcode(DhcpOpCode::Request);
@@ -196,20 +191,20 @@ impl ClientMessage {
         packet.set_hardware_len(6);
         packet.set_transaction_id(self.xid);
         packet.set_secs(self.secs);
-        // RFC 2131 4.4.1: where replies find us.
+        // RFC 2131 §4.4.1: the hardware address.
         packet.set_client_hardware_address(EthernetAddress(config.mac.0));
         packet.set_magic_number(MAGIC);
         match self.ciaddr {
             Some(address) => packet.set_client_ip(address),
-            // RFC 2131 4.1: a client with an address receives unicast, and does not need the flag.
-            None if config.broadcast && self.is_question() => {
+            // RFC 2131 §4.1: a client with an address receives unicast, and does not need the flag.
+            None if config.broadcast && self.expects_reply() => {
                 packet.set_flags(DhcpFlags::BROADCAST)
             }
             None => {}
         }
 
         option::put(&mut out, option::MESSAGE_TYPE, &[self.message_type.into()]);
-        // The same in all messages of a lease (RFC 2131 4.2, RFC 4361 6.4).
+        // The same in all messages of a lease (RFC 2131 §4.2, RFC 4361 §6.4).
         if !config.client_id.is_empty() && plainness.has_client_id() {
             option::put(&mut out, option::CLIENT_ID, config.sent_client_id());
         }
@@ -226,15 +221,16 @@ impl ClientMessage {
             && config.rapid_commit
             && plainness.has_rapid_commit()
         {
-            // RFC 4039 3 and 4: in a DISCOVER, and nowhere else. Servers that do not know it make
-            // an OFFER as ever.
+            // RFC 4039 §3 and §4: only in a DISCOVER. Servers that do not know the option send an
+            // OFFER. Deviation: plainer DISCOVERs are without it.
             option::put(&mut out, option::RAPID_COMMIT, &[]);
         }
-        // RFC 2131 table 5: a RELEASE and a DECLINE ask for nothing.
-        if self.is_question() {
+        // RFC 2131 table 5: a RELEASE and a DECLINE have no parameter request list.
+        if self.expects_reply() {
             put_name(&mut out, config, plainness);
-            // The same list each time (RFC 2131 3.5), as far as the server has answered it.
-            if config.max_message_size >= SMALLEST_MAX && plainness.has_message_size() {
+            // The same list each time (RFC 2131 §3.5), of the plainness that the server has
+            // answered.
+            if config.max_message_size >= MIN_MAX_SIZE && plainness.has_message_size() {
                 option::put(
                     &mut out,
                     option::MAX_MESSAGE_SIZE,
@@ -244,24 +240,23 @@ impl ClientMessage {
             option::put(
                 &mut out,
                 option::PARAMETER_REQUEST_LIST,
-                self.wishes.wanted(),
+                self.parameter_list.parameters(),
             );
         }
-        // RFC 2131 4.1: END comes last.
+        // RFC 2131 §4.1: END comes last.
         out.push(option::END);
         if self.message_type == DhcpMessageType::Discover {
-            // A relay that drops messages for their length has to drop the DISCOVER, which then
-            // gets plainer, and not the REQUEST after it, which has two addresses.
+            // A relay that drops long messages must drop the DISCOVER, so that the next one is
+            // plainer, and not the REQUEST, which has two more addresses.
             let requested = if self.requested.is_some() { 1 } else { 0 };
             out.resize(out.len() + ADDRESS_OPTION * (2 - requested), option::PAD);
         }
-        out.resize(out.len().max(SHORTEST), option::PAD);
+        out.resize(out.len().max(MIN_LENGTH), option::PAD);
         out
     }
 }
 
-/// Says what the client is called, in one way only: RFC 4702 3.1 wants no option 12 beside option
-/// 81.
+/// Adds the name of the client, as option 81 or 12: RFC 4702 §3.1 forbids both together.
 fn put_name(out: &mut Vec<u8>, config: &Config, plainness: Plainness) {
     let fqdn = config
         .fqdn
@@ -295,9 +290,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// What a request was made of is what its bytes say, field by field and option by option.
+        /// The bytes of a message contain the fields and options that it was made of.
         #[test]
-        fn what_is_written_is_read(
+        fn a_written_message_is_read(
             (xid, secs, mac, max_message_size) in any::<(u32, u16, [u8; 6], u16)>(),
             (ciaddr, requested, server) in (address(), address(), address()),
             client_id in vec(any::<u8>(), 0..300),
@@ -307,11 +302,11 @@ mod tests {
         ) {
             let config =
                 Config { host_name, fqdn, broadcast, rapid_commit, max_message_size, ..Config::new(Mac(mac), client_id) };
-            let plainness = Plainness::of(xid);
+            let plainness = Plainness::from_xid(xid);
             let request = ClientMessage { ciaddr, requested, server, ..ClientMessage::new(kind.into(), xid, secs) };
             let payload = request.write(&config);
 
-            prop_assert!(payload.len() >= SHORTEST);
+            prop_assert!(payload.len() >= MIN_LENGTH);
             if kind == 1 {
                 let follows = ClientMessage { requested: Some(OURS), server: Some(OURS), ..ClientMessage::new(3.into(), xid, secs) };
                 prop_assert!(payload.len() >= follows.write(&config).len());
@@ -336,9 +331,9 @@ mod tests {
             let rapid = kind == 1 && rapid_commit && plainness == Plainness::Full;
             prop_assert_eq!(options.contains(option::RAPID_COMMIT), rapid);
             let wanted = options.bytes(option::PARAMETER_REQUEST_LIST);
-            prop_assert_eq!(wanted.as_deref(), asks.then_some(plainness.wanted()));
+            prop_assert_eq!(wanted.as_deref(), asks.then_some(plainness.parameters()));
             let is_rich = plainness < Plainness::LikeNetavark;
-            let largest = Some(max_message_size).filter(|size| asks && is_rich && *size >= SMALLEST_MAX);
+            let largest = Some(max_message_size).filter(|size| asks && is_rich && *size >= MIN_MAX_SIZE);
             prop_assert_eq!(options.short(option::MAX_MESSAGE_SIZE), largest);
             let whole_name = config.fqdn.as_deref().and_then(client_fqdn).filter(|_| asks && is_rich);
             let name = config.host_name.as_deref().map(|name| &name.as_bytes()[..name.len().min(255)]);

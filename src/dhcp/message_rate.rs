@@ -1,32 +1,30 @@
-//! The limit on the DHCP messages of one client, whatever servers do to it.
+//! The limit on the DHCP messages of one client, whatever servers send.
 
 use std::time::Duration;
 
 use crate::rate::RateLimit;
 use crate::time::Instant;
 
-/// Messages that may follow each other as closely as the protocol likes.
+/// Messages that may be sent without a delay.
 const BURST: u32 = 58;
-/// The distance of those beyond them.
+/// Time between two further messages.
 const INTERVAL: Duration = Duration::from_secs(40);
 
-/// Returns the limit of a client that may send a whole burst at `full_at`, and a part of it before:
-/// at most 150 messages in any hour. They are 58 at once, 90 more at one every 40 s, and the last
-/// message of a lease, a DECLINE or a RELEASE, which is never held back and each time follows a
-/// message that was counted.
+/// Returns the limit of a client that may send a whole burst from `full_at` on: at most 150
+/// messages in any hour. These are 58 at once, 90 more at one every 40 s, and the DECLINE or
+/// RELEASE of a lease, which is never delayed and always follows a message that was counted.
 ///
-/// Beyond them, the message of a renewal that was answered is put back, so that a lease of ten
-/// seconds is kept for as long as its server wants. Its REQUESTs are at least 5 s apart to count as
-/// such: 720 in an hour, whatever a server does.
+/// Answered renewals do not count, so that a lease of ten seconds can be kept for any time. Only
+/// those at least 5 s after the one before are exempt, which are at most 720 in an hour.
 ///
-/// RFC 2131 has no such limit; 4.1 only wants clients not to flood the network. A server that
-/// refuses whatever it offered, or leases for a second, would otherwise set the pace.
+/// RFC 2131 has no such limit; RFC 2131 §4.1 wants clients not to flood the network. Without it a
+/// server that refuses each REQUEST, or leases for a second, would determine the rate.
 pub(super) const fn message_rate(full_at: Instant) -> RateLimit {
     RateLimit::new(BURST, INTERVAL).with_full_at(full_at)
 }
 
-/// Returns the latest time, seen from `now`, at which a limit can be full again: that of one from
-/// which everything was taken, DECLINEs and RELEASEs included.
+/// Returns the latest time at which a limit can be full again: after all messages were sent at
+/// `now`, DECLINE and RELEASE included.
 pub(super) fn latest_full_at(now: Instant) -> Instant {
     now + INTERVAL * (BURST + 2)
 }
@@ -54,14 +52,14 @@ mod tests {
                 .count();
             assert!(
                 within <= 148,
-                "{within} messages, with two last words to come"
+                "{within} messages, with a DECLINE and a RELEASE to come"
             );
         }
-        assert!(sent[999] - sent[900] <= INTERVAL * 99, "but it goes on");
+        assert!(sent[999] - sent[900] <= INTERVAL * 99, "but it never stops");
     }
 
     #[test]
-    fn what_is_given_back_is_as_if_it_was_never_spent() {
+    fn a_message_that_is_put_back_was_never_counted() {
         let now = Instant::from_boot(Duration::from_secs(3600));
         let mut rate = message_rate(now);
         for _ in 0..BURST {
@@ -74,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_saved_up_is_no_more_than_a_burst() {
+    fn no_more_than_a_burst_is_saved_up() {
         let start = Instant::from_boot(Duration::from_secs(10));
         let mut rate = message_rate(start);
         let later = start + Duration::from_secs(1_000_000);

@@ -1,10 +1,35 @@
-//! A DHCPv4 client (RFC 2131) as a pure state machine: frames and the time go in, frames, events
-//! and deadlines come out.
+//! A DHCPv4 client (RFC 2131) as a pure state machine. It opens no socket, reads no clock and draws
+//! no random numbers: the caller passes frames and the time in, and takes frames, events and a
+//! deadline out.
 //!
-//! Nothing here opens a socket, reads a clock or rolls dice: the caller brings all three. After
-//! every input (the beginning by [`Client::new`], [`Client::reboot`] or [`Client::resume`],
-//! [`Client::handle_packet`], [`Client::handle_timeout`], [`Client::handle_carrier`],
-//! [`Client::release`]) drain the outputs:
+//! # How to drive a [`Client`]
+//!
+//! Its methods are of four kinds.
+//!
+//! - **Commands** begin and end the work. [`Client::new`], [`Client::reboot`] and
+//!   [`Client::resume`] make a client in INIT, in INIT-REBOOT, and from a [`Snapshot`].
+//!   [`Client::extend_deadline`], [`Client::mark_in_use`] and [`Client::release`] tell it what its
+//!   caller needs.
+//! - **Inputs** report what happened: [`Client::handle_packet`] a frame, [`Client::handle_timeout`]
+//!   the passing of the deadline, [`Client::handle_carrier`] and [`Client::handle_mtu`] a change of
+//!   the interface.
+//! - **Outputs** are polled: [`Client::poll_transmit`] for messages to send, [`Client::poll_event`]
+//!   for changes of the lease, [`Client::poll_timeout`] for the next deadline.
+//! - **Getters** change nothing: [`Client::lease`], [`Client::state`], [`Client::is_listening`],
+//!   [`Client::arp_address`], [`Client::suspend`] and others.
+//!
+//! After each command and each input, do the following in this order.
+//!
+//! 1. Call [`Client::poll_transmit`] until it returns `None`, and send each message. A message that
+//!    cannot be sent counts as lost: the client retransmits it.
+//! 2. Call [`Client::poll_event`] until it returns `None`, and apply each event to the interface.
+//!    [`Event::Released`] and [`Event::GaveUp`] are the last.
+//! 3. Set one timer to [`Client::poll_timeout`], and keep a socket open as long as
+//!    [`Client::is_listening`]. Then wait for the timer, a frame, or news of the carrier.
+//!
+//! Messages and events may also be polled in turn, but the RELEASE must be sent before
+//! [`Event::Released`] takes the address off the interface. `now` must not run backwards, and must
+//! come from a clock that counts the time in suspend.
 //!
 //! ```
 //! use smol_dhcp_proxy::dhcp::{Client, Config, Transmit};
@@ -18,39 +43,40 @@
 //!
 //! let mut out = Vec::new();
 //! while let Some(transmit) = client.poll_transmit(&mut out) {
-//!     assert_eq!(transmit, Transmit::Frame); // a DISCOVER: send `out` on the packet socket
+//!     assert_eq!(transmit, Transmit::Frame); // the DISCOVER in `out`, for a packet socket
 //! }
 //! while let Some(event) = client.poll_event() {
-//!     unreachable!("{event:?} before any answer"); // apply it to the link
+//!     unreachable!("{event:?} before any reply");
 //! }
-//! let wake = client.poll_timeout(); // then call handle_timeout; a frame before that goes to handle_packet
-//! assert!(wake > Some(now));
+//! let deadline = client.poll_timeout(); // then call handle_timeout
+//! assert!(deadline > Some(now));
 //! ```
 //!
-//! Between two exchanges the client itself is not needed: [`Client::suspend`] returns a snapshot,
-//! which can be kept in a file, and at [`Snapshot::due`] [`Client::resume`] makes a client that
-//! continues from it.
+//! Between two exchanges no client is needed: [`Client::suspend`] returns a snapshot, which can be
+//! stored in a file. [`Client::resume`] makes a client of it at [`Snapshot::due`].
 //!
-//! Each file imports only from those below it:
+//! # Files
+//!
+//! Each file imports only from those below it.
 //!
 //! | file | contents |
 //! |---|---|
-//! | `client/timeout.rs` | what is due, and when, in each state |
-//! | `client/receive.rs` | DHCP replies, by the state that they arrive in |
+//! | `client/timeout.rs` | the deadline of each state, and the action at it |
+//! | `client/receive.rs` | DHCP replies, by the state in which they arrive |
 //! | `client/conflict.rs` | ARP claims of other stations to the address, and its defence |
 //! | `client/resume.rs` | from a client to its snapshot and back |
-//! | `client/transitions.rs`, `client/probe.rs` | the transitions between the states of RFC 2131 figure 5, and the ARP that goes with them |
-//! | `client/listening.rs` | how long a state needs the network |
+//! | `client/transitions.rs`, `client/probe.rs` | the transitions between the states of RFC 2131 figure 5, and their ARP packets |
+//! | `client/listening.rs` | how long a state needs a socket |
 //! | `client.rs` | the client: construction, inputs, outputs |
-//! | `client/state.rs`, `client/claim.rs` | the states, and the claims that they remember |
-//! | `snapshot.rs` | what outlives the client while nothing is in flight |
+//! | `client/state.rs`, `client/claim.rs` | the states, and the claims of other stations |
+//! | `snapshot.rs` | the part of a client that outlives it between exchanges |
 //! | `exchange.rs` | the exchange and the search under way |
 //! | `event.rs`, `acquire_error.rs` | the outputs, and the failures of an acquisition |
 //! | `lease.rs` | the content and the times of a DHCPACK |
 //! | `message.rs` | DHCP messages |
 //! | `config.rs` | the settings |
-//! | `frame.rs`, `ignored.rs` | Ethernet, ARP, IPv4 and UDP around a message; why a frame is ignored |
-//! | `plainness.rs` | the options that a message leaves out, for servers that do not like them |
+//! | `frame.rs`, `ignored.rs` | Ethernet, ARP, IPv4 and UDP around a message; the reasons to ignore a frame |
+//! | `plainness.rs` | the options that a message leaves out for servers that do not answer them |
 //! | `option.rs`, `name.rs`, `subnet.rs` | options, names, and addresses with their masks and routes |
 //! | `message_rate.rs`, `backoff.rs` | the limit on messages in an hour; the delays of retransmissions |
 

@@ -1,28 +1,29 @@
-//! Host and domain names: what is accepted as one, and the DNS wire format.
+//! Host and domain names: the check of their syntax, and the DNS wire format.
 
-/// More names than any resolver looks through; bounds what compressed names can unfold to.
+/// More names than any resolver searches. Limits the size that compressed names can expand to.
 pub(super) const MAX_NAMES: usize = 32;
 
-/// The value of option 81 (RFC 4702 2.1, 2.2 and 2.3): the whole name, for the server to enter into
-/// the DNS. `None` where it is no domain name, or one that is too long for a single option.
+/// Returns the value of option 81 (RFC 4702 §2.1, §2.2 and §2.3) for the fully qualified name,
+/// which the server is to enter into the DNS. `None` if it is no domain name, or too long for one
+/// option.
 pub(super) fn client_fqdn(name: &str) -> Option<Vec<u8>> {
     let name = checked_name(name.strip_suffix('.').unwrap_or(name))?;
-    // The server is asked to do all of the entering (S: RFC 4702 3.3), the name is in the DNS wire
-    // format (E); the two codes that follow mean nothing any more.
+    // The server is asked for all updates (S: RFC 4702 §3.3), and the name is in the DNS wire
+    // format (E). The two result codes are obsolete.
     let mut value = vec![FQDN_SERVER_UPDATES | FQDN_WIRE_FORMAT, 0, 0];
     for label in name.split('.') {
         value.push(label.len() as u8); // at most 63
         value.extend(label.as_bytes());
     }
-    value.push(0); // the root: nothing is missing
+    value.push(0); // the root: the name is fully qualified
     (value.len() <= usize::from(u8::MAX)).then_some(value)
 }
 
-/// Flags of option 81 (RFC 4702 2.1).
+/// Flags of option 81 (RFC 4702 §2.1).
 const FQDN_SERVER_UPDATES: u8 = 0x01;
 const FQDN_WIRE_FORMAT: u8 = 0x04;
 
-/// Returns where the name at `start` ends: behind its root or its pointer.
+/// Returns the end of the name at `start`: after its root or its pointer.
 pub(super) fn dns_name_end(field: &[u8], start: usize) -> Option<usize> {
     let mut at = start;
     loop {
@@ -35,7 +36,7 @@ pub(super) fn dns_name_end(field: &[u8], start: usize) -> Option<usize> {
     }
 }
 
-/// Returns the name at `start`. A pointer leads back, never forward, so this ends.
+/// Returns the name at `start`. A pointer must lead backwards, so this ends.
 pub(super) fn dns_name(field: &[u8], start: usize) -> Option<String> {
     let mut labels = Vec::new();
     let (mut at, mut segment) = (start, start);
@@ -44,7 +45,7 @@ pub(super) fn dns_name(field: &[u8], start: usize) -> Option<String> {
             [0, ..] => break,
             [length @ 1..=63, ref rest @ ..] => {
                 let label = std::str::from_utf8(rest.get(..usize::from(length))?).ok()?;
-                // A dot in a label would read as two.
+                // A dot in a label would make it two labels.
                 labels.push(Some(label).filter(|label| !label.contains('.'))?);
                 at += 1 + label.len();
             }
@@ -61,8 +62,8 @@ pub(super) fn dns_name(field: &[u8], start: usize) -> Option<String> {
     checked_name(&labels.join("."))
 }
 
-/// Lets pass only what a host or domain name is made of (RFC 1123 2.1, and the underscore of real
-/// life).
+/// Returns the name if its characters and lengths are those of a host or domain name
+/// (RFC 1123 §2.1; also with underscores, which are common).
 pub(super) fn checked_name(name: &str) -> Option<String> {
     let letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(letter);
@@ -77,8 +78,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// RFC 4702 2.3: the name that goes into option 81 is the one that a reader of DNS names
-        /// finds in it.
+        /// RFC 4702 §2.3: a DNS reader finds the name in option 81.
         #[test]
         fn a_name_survives_option_81(name in "[a-z0-9_-]{1,63}(\\.[a-z0-9_-]{1,63}){0,3}") {
             match client_fqdn(&name) {

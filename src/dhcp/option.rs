@@ -1,7 +1,6 @@
-//! DHCP options (RFC 2132): collected from wherever a message hides them, and read by type.
+//! DHCP options (RFC 2132): collected from all fields of a message, and read by type.
 //!
-//! A reader gives `None` for an option that is missing or that cannot be right: one bad option is
-//! dropped, never the message around it.
+//! A reader returns `None` for a missing or invalid option: the rest of the message is still used.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -10,40 +9,40 @@ use std::net::Ipv4Addr;
 use super::name::{MAX_NAMES, checked_name, dns_name, dns_name_end};
 use super::subnet::{StaticRoute, class_prefix, network};
 
-pub(super) const PAD: u8 = 0; // RFC 2132 3.1
-pub(super) const SUBNET_MASK: u8 = 1; // RFC 2132 3.3
-pub(super) const ROUTERS: u8 = 3; // RFC 2132 3.5
-pub(super) const DNS_SERVERS: u8 = 6; // RFC 2132 3.8
-pub(super) const HOST_NAME: u8 = 12; // RFC 2132 3.14
-pub(super) const DOMAIN_NAME: u8 = 15; // RFC 2132 3.17
-pub(super) const MTU: u8 = 26; // RFC 2132 5.1
-pub(super) const BROADCAST_ADDRESS: u8 = 28; // RFC 2132 5.3
-pub(super) const STATIC_ROUTES: u8 = 33; // RFC 2132 5.8
-pub(super) const NTP_SERVERS: u8 = 42; // RFC 2132 8.3
-pub(super) const REQUESTED_ADDRESS: u8 = 50; // RFC 2132 9.1
-pub(super) const LEASE_TIME: u8 = 51; // RFC 2132 9.2
-pub(super) const OVERLOAD: u8 = 52; // RFC 2132 9.3
-pub(super) const MESSAGE_TYPE: u8 = 53; // RFC 2132 9.6
-pub(super) const SERVER_ID: u8 = 54; // RFC 2132 9.7
-pub(super) const PARAMETER_REQUEST_LIST: u8 = 55; // RFC 2132 9.8
-pub(super) const MESSAGE: u8 = 56; // RFC 2132 9.9
-pub(super) const MAX_MESSAGE_SIZE: u8 = 57; // RFC 2132 9.10
-pub(super) const RENEWAL_TIME: u8 = 58; // RFC 2132 9.11
-pub(super) const REBINDING_TIME: u8 = 59; // RFC 2132 9.12
-pub(super) const CLIENT_ID: u8 = 61; // RFC 2132 9.14
-pub(super) const RAPID_COMMIT: u8 = 80; // RFC 4039 4; no value, its presence says it all
-pub(super) const CLIENT_FQDN: u8 = 81; // RFC 4702 2.1
-pub(super) const DOMAIN_SEARCH: u8 = 119; // RFC 3397 2
+pub(super) const PAD: u8 = 0; // RFC 2132 §3.1
+pub(super) const SUBNET_MASK: u8 = 1; // RFC 2132 §3.3
+pub(super) const ROUTERS: u8 = 3; // RFC 2132 §3.5
+pub(super) const DNS_SERVERS: u8 = 6; // RFC 2132 §3.8
+pub(super) const HOST_NAME: u8 = 12; // RFC 2132 §3.14
+pub(super) const DOMAIN_NAME: u8 = 15; // RFC 2132 §3.17
+pub(super) const MTU: u8 = 26; // RFC 2132 §5.1
+pub(super) const BROADCAST_ADDRESS: u8 = 28; // RFC 2132 §5.3
+pub(super) const STATIC_ROUTES: u8 = 33; // RFC 2132 §5.8
+pub(super) const NTP_SERVERS: u8 = 42; // RFC 2132 §8.3
+pub(super) const REQUESTED_ADDRESS: u8 = 50; // RFC 2132 §9.1
+pub(super) const LEASE_TIME: u8 = 51; // RFC 2132 §9.2
+pub(super) const OVERLOAD: u8 = 52; // RFC 2132 §9.3
+pub(super) const MESSAGE_TYPE: u8 = 53; // RFC 2132 §9.6
+pub(super) const SERVER_ID: u8 = 54; // RFC 2132 §9.7
+pub(super) const PARAMETER_REQUEST_LIST: u8 = 55; // RFC 2132 §9.8
+pub(super) const MESSAGE: u8 = 56; // RFC 2132 §9.9
+pub(super) const MAX_MESSAGE_SIZE: u8 = 57; // RFC 2132 §9.10
+pub(super) const RENEWAL_TIME: u8 = 58; // RFC 2132 §9.11
+pub(super) const REBINDING_TIME: u8 = 59; // RFC 2132 §9.12
+pub(super) const CLIENT_ID: u8 = 61; // RFC 2132 §9.14
+pub(super) const RAPID_COMMIT: u8 = 80; // RFC 4039 §4; without a value
+pub(super) const CLIENT_FQDN: u8 = 81; // RFC 4702 §2.1
+pub(super) const DOMAIN_SEARCH: u8 = 119; // RFC 3397 §2
 pub(super) const CLASSLESS_ROUTES: u8 = 121; // RFC 3442 page 3
 pub(super) const CLASSLESS_ROUTES_MICROSOFT: u8 = 249;
-pub(super) const END: u8 = 255; // RFC 2132 3.2
+pub(super) const END: u8 = 255; // RFC 2132 §3.2
 
-/// What we ask for (RFC 2131 4.4.1), in this order: classless routes before those that they silence
-/// (RFC 3442 page 5).
+/// The parameter request list (RFC 2131 §4.4.1). Classless routes are before the options that they
+/// replace (RFC 3442 page 5).
 ///
-/// 108 is not among them: only a host that can do without IPv4 may ask for it (RFC 8925 3.2), and
+/// It is without 108: only a host that can do without IPv4 may request that (RFC 8925 §3.2), and
 /// Podman waits for an IPv4 address.
-pub(super) const WANTED: [u8; 14] = [
+pub(super) const PARAMETERS: [u8; 14] = [
     SUBNET_MASK,
     CLASSLESS_ROUTES,
     CLASSLESS_ROUTES_MICROSOFT,
@@ -60,11 +59,11 @@ pub(super) const WANTED: [u8; 14] = [
     DOMAIN_SEARCH,
 ];
 
-/// The most bytes in one instance of an option (RFC 2132 2).
+/// The most bytes in one instance of an option (RFC 2132 §2).
 const INSTANCE_MAX: usize = u8::MAX as usize;
 
-/// The options that netavark's proxy asks for.
-pub(super) const WANTED_BY_NETAVARK: [u8; 9] = [
+/// The parameter request list of netavark's proxy.
+pub(super) const NETAVARK_PARAMETERS: [u8; 9] = [
     SUBNET_MASK,
     CLASSLESS_ROUTES,
     CLASSLESS_ROUTES_MICROSOFT,
@@ -76,19 +75,18 @@ pub(super) const WANTED_BY_NETAVARK: [u8; 9] = [
     NTP_SERVERS,
 ];
 
-/// The options that no lease is of use without.
-pub(super) const WANTED_AT_LEAST: [u8; 3] = [SUBNET_MASK, ROUTERS, DNS_SERVERS];
+/// The options without which a lease is useless.
+pub(super) const MINIMAL_PARAMETERS: [u8; 3] = [SUBNET_MASK, ROUTERS, DNS_SERVERS];
 
-/// The options of one message: the instances of each code, in their order.
+/// The options of one message: for each code its instances, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Options(BTreeMap<u8, Vec<Vec<u8>>>);
 
 impl Options {
-    /// Reads the options field and, where option 52 says so, the `file` and `sname` fields after
-    /// it.
+    /// Reads the options field and, if option 52 says so, the `file` and `sname` fields.
     ///
-    /// That is the order in which the parts of an option follow each other, adjacent or not (RFC
-    /// 2131 4.1, RFC 3396 5).
+    /// The parts of an option follow each other in this order, adjacent or not (RFC 2131 §4.1,
+    /// RFC 3396 §5).
     pub(super) fn collect(options: &[u8], file: &[u8], sname: &[u8]) -> Self {
         let mut all = Self::default();
         all.add(options);
@@ -102,8 +100,7 @@ impl Options {
         all
     }
 
-    /// Goes as far as the field makes sense (RFC 2132 2): to its END, its last byte, or a length
-    /// that overruns it.
+    /// Reads a field up to END, its last byte, or a length that exceeds it (RFC 2132 §2).
     fn add(&mut self, mut field: &[u8]) {
         loop {
             match field {
@@ -120,11 +117,10 @@ impl Options {
         }
     }
 
-    /// Returns the value of an option, its parts joined (RFC 2131 4.1 and RFC 3396 7, which RFC
-    /// 3442 page 6 asks for).
+    /// Returns the value of an option, its parts joined (RFC 2131 §4.1 and RFC 3396 §7, required by
+    /// RFC 3442 page 6).
     ///
-    /// A value that is said again is one value, unless it fills an instance and so may go on in the
-    /// next one.
+    /// Equal instances are one value, unless they are full and so may continue in the next one.
     pub(super) fn bytes(&self, code: u8) -> Option<Cow<'_, [u8]>> {
         let instances = self.0.get(&code)?;
         let first = instances.first()?;
@@ -141,11 +137,11 @@ impl Options {
         self.0.contains_key(&code)
     }
 
-    /// A value of fixed length. Where the parts together are no such value, the first instance that
-    /// is one counts.
+    /// Returns a value of fixed length: the joined parts or, if their length differs, the first
+    /// instance of this length.
     ///
-    /// A deviation: RFC 3396 7 takes each instance for a part, and servers send an option twice
-    /// that is not split.
+    /// Deviation: RFC 3396 §7 takes each instance for a part, but servers repeat options that are
+    /// not split.
     fn array<const N: usize>(&self, code: u8) -> Option<[u8; N]> {
         let instances = self.0.get(&code)?;
         let joined = instances.concat();
@@ -167,14 +163,14 @@ impl Options {
         self.array(code).map(u32::from_be_bytes)
     }
 
-    /// One address; 0.0.0.0 is none.
+    /// Returns one address; `None` for 0.0.0.0.
     pub(super) fn address(&self, code: u8) -> Option<Ipv4Addr> {
         self.array::<4>(code)
             .map(Ipv4Addr::from)
             .filter(|address| !address.is_unspecified())
     }
 
-    /// A list of addresses; empty where it is missing or not made of whole addresses.
+    /// Returns a list of addresses; empty if the length is no multiple of four.
     pub(super) fn addresses(&self, code: u8) -> Vec<Ipv4Addr> {
         let value = self.bytes(code).unwrap_or_default();
         let (addresses, rest) = value.as_chunks::<4>();
@@ -188,22 +184,22 @@ impl Options {
             .collect()
     }
 
-    /// A text for people: never trusted, so control characters are replaced.
+    /// Returns a text for logs. It is not trusted, so control characters are replaced.
     pub(super) fn text(&self, code: u8) -> Option<String> {
         let text = String::from_utf8_lossy(&self.bytes(code)?).replace(char::is_control, " ");
         Some(text.trim().to_owned()).filter(|text| !text.is_empty())
     }
 
-    /// A host or domain name, fit to be written into a configuration file. Some servers end it with
-    /// NUL (RFC 2132 2), some with a dot.
+    /// Returns a host or domain name that is safe in a configuration file. Some servers end it with
+    /// NUL (RFC 2132 §2), some with a dot.
     pub(super) fn name(&self, code: u8) -> Option<String> {
         let value = self.bytes(code)?;
         let name = std::str::from_utf8(&value).ok()?.trim_end_matches('\0');
         checked_name(name.strip_suffix('.').unwrap_or(name))
     }
 
-    /// Domain names with blanks or commas between them, as operators put a search list into an
-    /// option for one name; and whether there is something else in it.
+    /// Returns the domain names in a text, separated by blanks or commas, because operators put a
+    /// search list into option 15; and whether there is anything else in it.
     pub(super) fn domains(&self, code: u8) -> (Vec<String>, bool) {
         let value = self.bytes(code).unwrap_or_default();
         let text = String::from_utf8_lossy(&value);
@@ -218,8 +214,9 @@ impl Options {
         (names, is_odd)
     }
 
-    /// A list of names in the DNS wire format, compressed within the whole option (RFC 3397 2); and
-    /// whether there is something else in it. Padding is not, nor is a list in plain text.
+    /// Returns a list of names in the DNS wire format, compressed within the whole option
+    /// (RFC 3397 §2); and whether there is anything else in it, apart from padding. A list in plain
+    /// text is accepted, too.
     pub(super) fn names(&self, code: u8) -> (Vec<String>, bool) {
         let field = self.bytes(code).unwrap_or_default();
         let (mut names, mut is_odd, mut at) = (Vec::new(), false, 0);
@@ -228,7 +225,7 @@ impl Options {
                 is_odd = true;
                 break;
             };
-            // The root is no domain to look in.
+            // The root is no search domain.
             if field[at] != 0 {
                 let name = dns_name(&field, at);
                 is_odd |= name.is_none();
@@ -242,15 +239,14 @@ impl Options {
         }
     }
 
-    /// Option 121, or 249 in its place (RFC 3442). `None` also where it is not made of whole
-    /// routes.
+    /// Returns option 121, else 249 (RFC 3442); `None` also if it is malformed.
     pub(super) fn classless_routes(&self) -> Option<Vec<StaticRoute>> {
         [CLASSLESS_ROUTES, CLASSLESS_ROUTES_MICROSOFT]
             .into_iter()
             .find_map(|code| classless_routes(&self.bytes(code)?))
     }
 
-    /// Option 33 (RFC 2132 5.8): pairs of destination and router, without masks.
+    /// Returns option 33 (RFC 2132 §5.8): pairs of destination and router, without masks.
     pub(super) fn static_routes(&self) -> Vec<StaticRoute> {
         let value = self.bytes(STATIC_ROUTES).unwrap_or_default();
         let (pairs, rest) = value.as_chunks::<8>();
@@ -259,8 +255,8 @@ impl Options {
         }
         let route = |[a, b, c, d, gateway @ ..]: &[u8; 8]| {
             let destination = Ipv4Addr::new(*a, *b, *c, *d);
-            // The class tells the mask, as it did when this option was written; an address within a
-            // network of its class can only mean that one host.
+            // The class of the address determines the mask. An address within the network of its
+            // class means a single host.
             let classful = class_prefix(destination);
             let prefix_len = if network(destination, classful) == destination {
                 classful
@@ -273,7 +269,7 @@ impl Options {
                 gateway: Some(Ipv4Addr::from(*gateway)),
             }
         };
-        // RFC 2132 5.8: a default route does not belong here.
+        // RFC 2132 §5.8: a default route is illegal here.
         pairs
             .iter()
             .map(route)
@@ -282,15 +278,15 @@ impl Options {
     }
 }
 
-/// Adds an option to a message under construction; what exceeds its 255 bytes is cut off (RFC 2132
-/// 2).
+/// Appends an option to a message. Truncates its value to 255 bytes (RFC 2132 §2).
 pub(super) fn put(message: &mut Vec<u8>, code: u8, value: &[u8]) {
     let value = &value[..value.len().min(usize::from(u8::MAX))];
     message.extend([code, value.len() as u8]);
     message.extend(value);
 }
 
-/// Each a prefix length, as many bytes as that needs, and a router (RFC 3442 page 4).
+/// Reads routes: each a prefix length, the significant bytes of the destination, and a router
+/// (RFC 3442 page 4).
 fn classless_routes(mut field: &[u8]) -> Option<Vec<StaticRoute>> {
     let mut routes = Vec::new();
     while let [prefix_len @ 0..=32, rest @ ..] = field {
@@ -299,7 +295,7 @@ fn classless_routes(mut field: &[u8]) -> Option<Vec<StaticRoute>> {
         let mut octets = [0; 4];
         octets[..significant.len()].copy_from_slice(significant);
         routes.push(StaticRoute {
-            // RFC 3442 page 5: bits beyond the mask are to be cleared by the client.
+            // RFC 3442 page 5: the client clears bits beyond the mask.
             destination: network(Ipv4Addr::from(octets), *prefix_len),
             prefix_len: *prefix_len,
             // RFC 3442 page 4: router 0.0.0.0 means that the destination is on the link itself.
@@ -319,9 +315,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// What is put into a field comes out of it again, as far as one option holds it.
+        /// A written option is read again, up to the length that one instance can hold.
         #[test]
-        fn what_is_put_is_collected(
+        fn a_written_option_is_read(
             options in btree_map(1..END, vec(any::<u8>(), 0..300), 0..20),
             padding in 0..4_usize,
         ) {
@@ -335,10 +331,9 @@ mod tests {
             prop_assert_eq!(Options::collect(&field, &[], &[]), Options(cut));
         }
 
-        /// RFC 3396 7: however a value is cut, and whatever lies between its pieces, it is whole
-        /// again.
+        /// RFC 3396 §7: a split value is joined, whatever lies between its parts.
         #[test]
-        fn pieces_are_joined(
+        fn parts_are_joined(
             value in vec(any::<u8>(), 0..1000),
             cuts in vec(any::<prop::sample::Index>(), 0..6),
             fields in vec(0..3_usize, 12),
@@ -347,7 +342,7 @@ mod tests {
             cuts.sort_unstable();
             let mut in_field = [vec![OVERLOAD, 1, 3], Vec::new(), Vec::new()];
             let mut at = 0;
-            // A later piece is never in an earlier field.
+            // A later part is never in an earlier field.
             let mut fields = fields;
             fields.sort_unstable();
             for (piece, field) in cuts.into_iter().chain([value.len()]).zip(fields) {
@@ -359,15 +354,15 @@ mod tests {
             }
             let [options, file, sname] = &in_field;
             let all = Options::collect(options, file, sname);
-            // Pieces that are all the same are taken for a value that is repeated.
+            // Equal parts count as a repeated value.
             let pieces = all.0.get(&MESSAGE).cloned().unwrap_or_default();
             prop_assume!(pieces.len() < 2 || pieces.iter().any(|piece| *piece != pieces[0]));
             prop_assert_eq!(&*all.bytes(MESSAGE).unwrap_or_default(), &value);
         }
 
-        /// However often a value is said, and in whatever field, it is the same.
+        /// A value that is repeated, in any field, counts once.
         #[test]
-        fn what_is_repeated_is_said_once(value in vec(any::<u8>(), 0..255), times in 1..5_usize) {
+        fn a_repeated_value_counts_once(value in vec(any::<u8>(), 0..255), times in 1..5_usize) {
             let mut field = Vec::new();
             for _ in 0..times {
                 put(&mut field, MESSAGE, &value);
@@ -378,17 +373,16 @@ mod tests {
             prop_assert_eq!(all.text(HOST_NAME), Some("x".to_owned()));
         }
 
-        /// RFC 3396 6: a part that fills its instance goes on in the next one, be that the same.
+        /// RFC 3396 §6: a full instance continues in the next one, even an equal one.
         #[test]
-        fn a_full_instance_goes_on(byte in any::<u8>()) {
+        fn a_full_instance_continues(byte in any::<u8>()) {
             let mut field = Vec::new();
             (0..2).for_each(|_| put(&mut field, MESSAGE, &[byte; 255]));
             let all = Options::collect(&field, &[], &[]);
             prop_assert_eq!(&*all.bytes(MESSAGE).unwrap_or_default(), [byte; 510]);
         }
 
-        /// Whatever else stands under its code, a value of fixed length is the first one of that
-        /// length.
+        /// A value of fixed length is the first instance of that length.
         #[test]
         fn the_first_value_of_the_right_length_counts(
             value in any::<u32>(),
@@ -405,9 +399,9 @@ mod tests {
             prop_assert_eq!(Options::collect(&field, &[], &[]).long(LEASE_TIME), Some(value));
         }
 
-        /// The readers are total, and let nothing through that is not what it says.
+        /// The readers accept all bytes, and return valid values only.
         #[test]
-        fn readers_are_total(value in vec(any::<u8>(), 0..70), code in 1..END) {
+        fn readers_accept_all_bytes(value in vec(any::<u8>(), 0..70), code in 1..END) {
             let mut field = Vec::new();
             put(&mut field, code, &value);
             let options = Options::collect(&field, &field, &field);

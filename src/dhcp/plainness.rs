@@ -1,11 +1,11 @@
-//! How much a message asks for: servers that answer no DISCOVER with options that they do not know
-//! get a plainer one.
+//! The options that messages leave out: a server that does not answer a DISCOVER, because of an
+//! option that it does not know, gets one with fewer options.
 
 use super::option;
 
-/// The options that are left out of the messages of one exchange. A transaction id tells by its
-/// last two bits which of the DISCOVERs of a round a server has answered, so that what follows is
-/// as plain as that one, and no plainer.
+/// The options that the messages of one exchange leave out. The last two bits of a transaction id
+/// encode the plainness, so that a reply tells which DISCOVER of a round the server has answered.
+/// The next messages have the same plainness.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Plainness {
     /// None.
@@ -14,19 +14,19 @@ pub enum Plainness {
     /// Rapid commit (80) and, in a DISCOVER, the requested address (50), which may be of another
     /// network.
     NoShortcuts,
-    /// The message size (57) and the whole name (81), too, and the parameter request list is
-    /// netavark's: this is what netavark's proxy sends.
+    /// Also the message size (57) and the fully qualified name (81). The parameter request list is
+    /// that of netavark's proxy, and so is the message.
     LikeNetavark,
     /// Also the client identifier (61) and the host name (12): the server knows the client by its
     /// MAC alone.
     Bare,
 }
 
-/// The bits of a transaction id that tell the plainness.
-const BITS: u32 = 3;
+/// The bits of a transaction id that encode the plainness.
+const XID_BITS: u32 = 3;
 
 impl Plainness {
-    /// All of them, in order.
+    /// All values, in order.
     pub const ALL: [Self; 4] = [
         Self::Full,
         Self::NoShortcuts,
@@ -34,16 +34,16 @@ impl Plainness {
         Self::Bare,
     ];
 
-    /// As many DISCOVERs are full at first; none after them asks for an address.
-    pub(super) const FULL_AT_FIRST: u32 = 2;
+    /// The number of full DISCOVERs at first. Only these request an address.
+    pub(super) const FULL_ATTEMPTS: u32 = 2;
 
     /// Returns the plainness of the `unanswered`-th DISCOVER of a search (1 is the first): two full
-    /// ones, for frames do get lost, then step by step. A network that is deaf to all of them may
-    /// be a switch port that opens later: until a caller has gone, no DISCOVER is plainer than
-    /// netavark's then. In a search that goes on for longer each has its turn.
-    pub(super) fn of_discover(unanswered: u32) -> Self {
+    /// ones, in case a frame is lost, then plainer step by step. If all of these are unanswered, a
+    /// switch port may still be closed. The next ones, while a caller may wait, are no plainer than
+    /// netavark's. In a longer search the values take turns.
+    pub(super) fn for_discover(unanswered: u32) -> Self {
         match unanswered {
-            0..=Self::FULL_AT_FIRST => Self::Full,
+            0..=Self::FULL_ATTEMPTS => Self::Full,
             3 => Self::NoShortcuts,
             4 => Self::LikeNetavark,
             5 => Self::Bare,
@@ -53,17 +53,17 @@ impl Plainness {
         }
     }
 
-    /// Returns the plainness that a transaction id tells.
-    pub(super) fn of(xid: u32) -> Self {
-        Self::ALL[(xid & BITS) as usize]
+    /// Returns the plainness that a transaction id encodes.
+    pub(super) fn from_xid(xid: u32) -> Self {
+        Self::ALL[(xid & XID_BITS) as usize]
     }
 
-    /// Returns a transaction id that tells this plainness, of the exchange that `xid` belongs to.
-    pub(super) fn mark(self, xid: u32) -> u32 {
-        xid & !BITS | self as u32
+    /// Returns the transaction id `xid` with this plainness encoded in it.
+    pub(super) fn encode(self, xid: u32) -> u32 {
+        xid & !XID_BITS | self as u32
     }
 
-    /// Returns the bit that stands for this plainness in a set.
+    /// Returns the bit of this plainness in a set.
     pub(super) fn bit(self) -> u8 {
         1 << self as u8
     }
@@ -89,11 +89,11 @@ impl Plainness {
     }
 
     /// Returns the parameter request list (option 55).
-    pub(super) fn wanted(self) -> &'static [u8] {
+    pub(super) fn parameters(self) -> &'static [u8] {
         match self {
-            Self::Full | Self::NoShortcuts => &option::WANTED,
-            Self::LikeNetavark => &option::WANTED_BY_NETAVARK,
-            Self::Bare => &option::WANTED_AT_LEAST,
+            Self::Full | Self::NoShortcuts => &option::PARAMETERS,
+            Self::LikeNetavark => &option::NETAVARK_PARAMETERS,
+            Self::Bare => &option::MINIMAL_PARAMETERS,
         }
     }
 }
@@ -103,22 +103,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_transaction_id_tells_the_plainness_of_its_message() {
+    fn a_transaction_id_encodes_the_plainness() {
         for plainness in Plainness::ALL {
             for xid in [0, 1, 2, 3, 0xdead_beef, u32::MAX] {
-                let marked = plainness.mark(xid);
+                let marked = plainness.encode(xid);
                 assert_eq!(
-                    (Plainness::of(marked), marked | BITS),
-                    (plainness, xid | BITS)
+                    (Plainness::from_xid(marked), marked | XID_BITS),
+                    (plainness, xid | XID_BITS)
                 );
             }
         }
     }
 
     #[test]
-    fn it_gets_plainer_step_by_step_and_then_takes_turns() {
+    fn discovers_get_plainer_step_by_step_and_then_take_turns() {
         use Plainness::{Bare, Full, LikeNetavark, NoShortcuts};
-        let steps = (1..=14).map(Plainness::of_discover);
+        let steps = (1..=14).map(Plainness::for_discover);
         let first = [
             Full,
             Full,

@@ -1,6 +1,7 @@
-//! Snapshots: what a client has to remember to go on later, in this process or in another one.
+//! Snapshots: the part of a client that is needed to continue later, in this process or in another
+//! one.
 
-use super::backoff::LONGEST;
+use super::backoff::MAX_INTERVAL;
 use super::lease::Lease;
 use super::message_rate::{latest_full_at, message_rate};
 use super::plainness::Plainness;
@@ -8,29 +9,28 @@ use crate::time::Instant;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// A moment that does not come: the end of an infinite lease.
+/// A time that never comes: the end of an infinite lease.
 pub(super) const NEVER: Instant = Instant::from_boot(Duration::MAX);
 
-/// All that is left of a [`Client`](super::Client) while nothing is in flight:
-/// [`Client::suspend`](super::Client::suspend) makes it, [`Client::resume`](super::Client::resume)
-/// goes on with it. Its instants are those of the boot clock.
+/// The state of a [`Client`](super::Client) between two exchanges, made by
+/// [`Client::suspend`](super::Client::suspend) for [`Client::resume`](super::Client::resume). Its
+/// instants are those of the boot clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Where it was.
+    /// The state.
     pub phase: Phase,
-    /// Rounds that ended with a NAK, without an ACK or with a conflict, less what renewals have
-    /// made good since.
+    /// Rounds that ended with a NAK, without an ACK or with a conflict, minus the renewals since.
     pub failures: u32,
-    /// How plain the message was that the server has answered.
+    /// The plainness of the messages that the server answers.
     pub plainness: Plainness,
-    /// When as many messages as ever may be sent at once again. In the past: by now.
-    pub whole_at: Instant,
+    /// The time from which the limit on messages allows a whole burst again; may be in the past.
+    pub rate_full_at: Instant,
 }
 
-/// The states of RFC 2131 figure 5 that outlast an exchange.
+/// The states of RFC 2131 figure 5 in which no exchange is under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// BOUND: a lease that nothing is to be done for until T1.
+    /// BOUND: nothing to do until T1.
     Bound {
         /// The lease in use.
         lease: Lease,
@@ -39,47 +39,47 @@ pub enum Phase {
         /// T2; `Duration::MAX` after the boot in an infinite lease.
         rebind_at: Instant,
     },
-    /// RENEWING: its server has been asked for more time, and has not answered.
+    /// RENEWING: the leasing server was asked, and has not answered.
     Renewing {
         /// The lease in use.
         lease: Lease,
-        /// T1, from which the seconds of the renewal count.
+        /// T1, from which the `secs` field counts.
         renew_at: Instant,
         /// T2.
         rebind_at: Instant,
-        /// When to ask again, unless T2 or the end comes first.
+        /// The next REQUEST, unless T2 or the end comes first.
         next: Instant,
     },
-    /// REBINDING: all servers have been asked for more time, and none has answered.
+    /// REBINDING: all servers were asked, and none has answered.
     Rebinding {
         /// The lease in use.
         lease: Lease,
-        /// T1, from which the seconds of the renewal count.
+        /// T1, from which the `secs` field counts.
         renew_at: Instant,
         /// T2.
         rebind_at: Instant,
-        /// When to ask again, unless the end comes first.
+        /// The next REQUEST, unless the end comes first.
         next: Instant,
     },
-    /// INIT: there is no lease, no caller waits for one, and the last DISCOVER, if there was one,
-    /// has not been answered.
+    /// INIT: no lease, no waiting caller, and no answer to the last DISCOVER if one was sent.
     Init {
-        /// When to send the next DISCOVER.
+        /// The next DISCOVER.
         at: Instant,
-        /// When the search began, from which its seconds count.
+        /// The beginning of the search, from which the `secs` field counts.
         since: Instant,
-        /// The address that would be the most welcome.
+        /// The requested address (option 50).
         wanted: Option<Ipv4Addr>,
-        /// DISCOVERs since the carrier was last there: they are sent ever more seldom.
+        /// DISCOVERs since the carrier came up, which determine the next wait.
         pace: u32,
     },
 }
 
 impl Snapshot {
-    /// When to [resume](super::Client::resume): what a client made of this would answer to
-    /// [`poll_timeout`](super::Client::poll_timeout). Earlier there is nothing for it to do.
+    /// Returns when to [resume](super::Client::resume), which is the
+    /// [`poll_timeout`](super::Client::poll_timeout) of the resumed client. Before it there is
+    /// nothing to do.
     pub fn due(&self) -> Option<Instant> {
-        let (say_at, messages) = match self.phase {
+        let (send_at, messages) = match self.phase {
             Phase::Bound { renew_at, .. } => (renew_at, 1),
             Phase::Renewing {
                 rebind_at, next, ..
@@ -88,13 +88,13 @@ impl Snapshot {
             Phase::Init { at, .. } => (at, 2),
         };
         let end = self.lease().and_then(Lease::expires_at).unwrap_or(NEVER);
-        let due = say_at
-            .max(message_rate(self.whole_at).available_at(messages))
+        let due = send_at
+            .max(message_rate(self.rate_full_at).available_at(messages))
             .min(end);
         (due != NEVER).then_some(due)
     }
 
-    /// The lease in use, if any.
+    /// Returns the lease in use.
     pub fn lease(&self) -> Option<&Lease> {
         match &self.phase {
             Phase::Bound { lease, .. }
@@ -109,17 +109,16 @@ impl Snapshot {
         self.lease().map(|lease| lease.server_id)
     }
 
-    /// Has a lease that waits for T1 renewed at `now`, which RFC 2131 4.4.5 allows. In any other
-    /// phase something else is due, and stays so.
+    /// Sets T1 to `now` in BOUND, which RFC 2131 §4.4.5 allows. In any other phase something else
+    /// is due.
     pub fn renew_now(&mut self, now: Instant) {
         if let Phase::Bound { renew_at, .. } = &mut self.phase {
             *renew_at = now.min(*renew_at);
         }
     }
 
-    /// Has what could not be said, or was said in vain, said at `now`: for an owner that had no
-    /// carrier.
-    pub fn say_now(&mut self, now: Instant) {
+    /// Sets the next message to `now` in phases other than BOUND, after a carrier was missing.
+    pub fn retransmit_now(&mut self, now: Instant) {
         match &mut self.phase {
             Phase::Bound { .. } => {}
             Phase::Renewing { next, .. }
@@ -130,19 +129,19 @@ impl Snapshot {
         }
     }
 
-    /// Returns the snapshot without a lease of later than `now` and without waits that no client
-    /// would have chosen, for snapshots from a file, whose content is not trusted. One that a
-    /// client has made stays as it is.
+    /// Returns the snapshot with all times limited to possible ones, for a snapshot from a file,
+    /// whose content is not trusted. One from [`Client::suspend`](super::Client::suspend) is
+    /// unchanged.
     #[must_use]
-    pub fn within_reason(self, now: Instant) -> Self {
-        let whole_at = self.whole_at.min(latest_full_at(now));
+    pub fn clamped(self, now: Instant) -> Self {
+        let rate_full_at = self.rate_full_at.min(latest_full_at(now));
         let phase = match self.phase {
             Phase::Bound {
                 lease,
                 renew_at,
                 rebind_at,
             } => {
-                let (lease, rebind_at) = mended(lease, rebind_at, now);
+                let (lease, rebind_at) = clamp_lease(lease, rebind_at, now);
                 Phase::Bound {
                     lease,
                     renew_at,
@@ -155,7 +154,7 @@ impl Snapshot {
                 rebind_at,
                 next,
             } if lease.lease_time.is_some() => {
-                let (lease, rebind_at) = mended(lease, rebind_at, now);
+                let (lease, rebind_at) = clamp_lease(lease, rebind_at, now);
                 Phase::Rebinding {
                     lease,
                     renew_at,
@@ -163,7 +162,7 @@ impl Snapshot {
                     next,
                 }
             }
-            // A lease for ever is never rebound, and nothing else ends a long silence.
+            // An infinite lease is never rebound, and only this limit ends a long wait.
             Phase::Renewing {
                 lease,
                 renew_at,
@@ -177,11 +176,11 @@ impl Snapshot {
                 next,
             } => {
                 let next = if lease.lease_time.is_none() {
-                    next.min(now + LONGEST)
+                    next.min(now + MAX_INTERVAL)
                 } else {
                     next
                 };
-                let (lease, rebind_at) = mended(lease, rebind_at, now);
+                let (lease, rebind_at) = clamp_lease(lease, rebind_at, now);
                 Phase::Renewing {
                     lease,
                     renew_at,
@@ -195,7 +194,7 @@ impl Snapshot {
                 wanted,
                 pace,
             } => Phase::Init {
-                at: at.min(now + LONGEST),
+                at: at.min(now + MAX_INTERVAL),
                 since: since.min(now),
                 wanted,
                 pace,
@@ -203,15 +202,15 @@ impl Snapshot {
         };
         Self {
             phase,
-            whole_at,
+            rate_full_at,
             ..self
         }
     }
 }
 
-/// A lease of `now` at the latest, and its T2, which does not come after its end, nor ever in one
-/// without an end.
-fn mended(lease: Lease, rebind_at: Instant, now: Instant) -> (Lease, Instant) {
+/// Returns the lease, acquired at `now` at the latest, and its T2, at the end of the lease at the
+/// latest and never in an infinite one.
+fn clamp_lease(lease: Lease, rebind_at: Instant, now: Instant) -> (Lease, Instant) {
     let lease = Lease {
         acquired_at: lease.acquired_at.min(now),
         ..lease

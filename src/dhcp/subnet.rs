@@ -2,18 +2,18 @@
 
 use std::net::Ipv4Addr;
 
-/// A way to somewhere that is not the default route.
+/// A route that is not the default route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StaticRoute {
-    /// The network, its host bits zero.
+    /// The network, with zero host bits.
     pub destination: Ipv4Addr,
     /// Bits of its mask, 0 to 32.
     pub prefix_len: u8,
-    /// The next hop; `None` for what is on the link itself (RFC 3442).
+    /// The next hop; `None` for a destination on the link itself (RFC 3442).
     pub gateway: Option<Ipv4Addr>,
 }
 
-/// The prefix length that an address had before there were masks (RFC 791 3.2).
+/// Returns the prefix length of the address class (RFC 791 §3.2).
 pub(super) fn class_prefix(address: Ipv4Addr) -> u8 {
     match address.octets()[0] {
         0..=127 => 8,
@@ -23,12 +23,12 @@ pub(super) fn class_prefix(address: Ipv4Addr) -> u8 {
     }
 }
 
-/// The address of the network of `prefix_len` bits (at most 32) that `address` is in.
+/// Returns the network of `prefix_len` bits (at most 32) that `address` is in.
 pub(super) fn network(address: Ipv4Addr, prefix_len: u8) -> Ipv4Addr {
     address & mask(prefix_len)
 }
 
-/// The mask of a prefix of at most 32 bits.
+/// Returns the mask of a prefix of at most 32 bits.
 pub(super) fn mask(prefix_len: u8) -> Ipv4Addr {
     Ipv4Addr::from_bits(
         u32::MAX
@@ -37,15 +37,14 @@ pub(super) fn mask(prefix_len: u8) -> Ipv4Addr {
     )
 }
 
-/// The length of a mask without holes, other than 0.0.0.0.
+/// Returns the length of a mask; `None` for one with holes and for 0.0.0.0.
 pub(super) fn prefix_len(mask: Ipv4Addr) -> Option<u8> {
     let bits = mask.to_bits();
     (bits.leading_ones() == bits.count_ones()).then_some(bits.count_ones() as u8)
 }
 
-/// Returns whether `told` can be the broadcast address of a host that has `address`: one of its
-/// subnet, but not its own. The kernel would take any other as well, and send to that station as if
-/// it were all of them.
+/// Returns whether `told` can be the broadcast address of a host with `address`: an address of its
+/// subnet, but not its own. The kernel would accept any other, and send broadcasts to that station.
 pub(super) fn is_broadcast_of(told: Ipv4Addr, address: Ipv4Addr, prefix_len: u8) -> bool {
     broadcast(address, prefix_len).is_some()
         && told != address

@@ -10,72 +10,69 @@ use lexopt::prelude::{Long, Short};
 use super::sandbox;
 use crate::dhcp::Probe;
 
-/// Where the socket and the lease file live, unless told otherwise.
+/// The default of `--dir`.
 const RUN_DIR: &str = "/run/podman";
-/// Overrides `--dir`, as it does in netavark.
+/// The variable that overrides `--dir`, as in netavark.
 pub const RUN_DIR_ENV: &str = "NETAVARK_PROXY_RUN_DIR_ENV";
-/// The default of `--sandbox`.
+/// The variable that overrides the default of `--sandbox`.
 pub const SANDBOX_ENV: &str = "SMOL_DHCP_PROXY_SANDBOX";
-/// The socket's name in its directory: netavark's client knows no other.
+/// The socket's name in its directory. netavark's client knows no other.
 const SOCKET_NAME: &str = "nv-proxy.sock";
-/// The name of the leases' copy in its directory; the state file and the others are named after it.
+/// The name of the copy of the leases; the state file and the others are named after it.
 const LEASE_FILE_NAME: &str = "nv-proxy.lease";
-/// How long the daemon stays with nothing to do.
+/// The default of `--activity-timeout`.
 const ACTIVITY: Duration = Duration::from_secs(300);
-/// ARP probes before an address is used; RFC 5227 wants three. Each takes up to two seconds of a
-/// caller's time.
+/// The most ARP probes before an address is used; RFC 5227 §1.1 wants three. Each takes up to two
+/// seconds of a caller's time.
 const PROBES_MAX: u8 = 10;
 
-/// The text of `--help`.
+/// The text of `--help`. The manual has the details; `tests/man.rs` compares both with the parser.
 pub const HELP: &str = "\
-Gets DHCP leases for Podman's containers: a drop-in replacement for `netavark dhcp-proxy`.
+Gets DHCP leases for Podman's containers; a drop-in replacement for `netavark dhcp-proxy`.
 
 Usage: smol-dhcp-proxy [OPTIONS]
 
-Started by a systemd socket (LISTEN_FDS=1) it serves descriptor 3; started by hand it makes the socket itself.
+Service:
+  -d, --dir DIR                   directory of the socket and the state [default: /run/podman]
+  -u, --uds PATH                  socket, or its directory [default: DIR/nv-proxy.sock]
+  -a, --activity-timeout SECONDS  idle time after which it exits; 0 = never [default: 300]
+      --sleep WHEN                exit while there are leases: auto, never [default: auto]
+      --on-stop WHAT              leases at SIGTERM and SIGINT: keep, release [default: keep]
 
-Options:
-  -d, --dir DIR                 directory of nv-proxy.sock and nv-proxy.lease [default: /run/podman]
-  -u, --uds PATH                the socket; a directory means nv-proxy.sock in it
-  -t, --timeout SECONDS         time for one acquisition, exactly; 0 = as long as the caller waits; auto = 10 s, but 45 s
-                                after a boot or with a new carrier, while a port of the bridge is listening or learning, and
-                                where a DHCP server was heard of late, and 5 s for a minute after an acquisition without
-                                any answer on the same parent [default: auto]
-  -a, --activity-timeout SECONDS
-                                leave after this long with no call, no connection and nothing to do for a lease; 0 = never
-                                [default: 300]
-      --sleep WHEN              leave while there are leases, and have systemd's timer start the service again for the next
-                                renewal: auto = where systemd started it by its socket, never [default: auto]
-      --on-stop WHAT            what becomes of leases at SIGTERM: keep, release [default: keep]
-      --arp-probe N             ask N times (1 to 10) whether somebody else has the address, as RFC 5227 wants it, some
-                                two seconds each, and only then use it; 0 = never ask [default: once, at no cost of time]
-      --broadcast               ask for replies by broadcast, as some relays and ipvlan need it
-      --client-id WHAT          what the server knows a container by (option 61): container = its id, mac = its address,
-                                duid = this machine's DUID and its address, by RFC 4361, none = its address alone, with
-                                no option 61 [default: container]
-      --rapid-commit WHETHER    ask for a lease in two messages instead of four (option 80): yes, no [default: yes]
-      --server ADDRESS          take leases from this DHCP server alone; may be given more than once
-      --deny-server ADDRESS     take no lease from this DHCP server; may be given more than once
-      --fqdn                    tell the server the whole name (option 81) where the caller says the domain
-      --mtu WHAT                the interface's MTU (option 26): lower = take the server's where it is the lower one, server =
-                                take the server's, ignore = leave it as it is [default: lower]
-      --sandbox HOW             confine itself, by Landlock and by a system call filter: auto = as far as the kernel can,
-                                strict = and end at a system call that is refused, off [default: auto]
-  -h, --help                    print this help
-  -V, --version                 print the version
+DHCP:
+  -t, --timeout SECONDS           time for one acquisition; auto; 0 = no limit [default: auto]
+      --arp-probe N               ARP probes before use; 0 = none [default: one with the REQUEST]
+      --broadcast                 ask servers for broadcast replies
+      --client-id WHAT            option 61: container, mac, duid, none [default: container]
+      --rapid-commit WHETHER      two messages in place of four: yes, no [default: yes]
+      --server ADDRESS            take leases from this server only; repeatable
+      --deny-server ADDRESS       take no lease from this server; repeatable
+      --fqdn                      send the whole name (option 81) where the domain is known
+      --mtu WHAT                  MTU of option 26: lower, server, ignore [default: lower]
 
-SECONDS may have a fraction, as in 2.5.
+Security:
+      --sandbox HOW               Landlock and seccomp: auto, strict, off [default: auto]
+
+Other:
+  -h, --help                      print this help
+  -V, --version                   print the version
 
 Environment:
-  NETAVARK_PROXY_RUN_DIR_ENV    wins over --dir
-  SMOL_DHCP_PROXY_SANDBOX       the default of --sandbox
-  RUST_LOG                      what is logged to standard error: error, warn, info (the default), debug, trace
+  NETAVARK_PROXY_RUN_DIR_ENV      overrides --dir
+  SMOL_DHCP_PROXY_SANDBOX         overrides the default of --sandbox
+  RUST_LOG                        log level: error, warn, info, debug, trace [default: info]
 
-Exit status: 0 after idleness or a signal, 1 when it could not serve, 2 for a wrong command line or
+SECONDS may have a fraction, as in 2.5. Started by a systemd socket unit, it serves that socket;
+otherwise it makes the socket itself.
+
+Signals: SIGTERM and SIGINT stop it; a second one ends the wait for calls in flight.
+Exit status: 0 after idleness or a signal, 1 if it cannot serve, 2 for a wrong command line or
 configuration.
+
+Manual: man 8 smol-dhcp-proxy
 ";
 
-/// What the command line asks for.
+/// The task that the command line sets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// `--help`
@@ -89,58 +86,58 @@ pub enum Command {
 /// The settings of a running daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DaemonConfig {
-    /// Where the socket is made in manual mode; may name an existing directory.
+    /// The path of the socket in manual mode; may name an existing directory.
     pub socket: PathBuf,
-    /// The lease file.
+    /// The path of the copy of the leases.
     pub lease_file: PathBuf,
-    /// How long to stay with nothing to do; without it, for ever.
+    /// The idle timeout; `None` for no limit.
     pub activity: Option<Duration>,
-    /// Whether to sleep while there are leases.
+    /// The rule for an exit while there are leases.
     pub sleep: Sleep,
-    /// What becomes of leases when it is stopped.
+    /// The rule for leases when the daemon is stopped.
     pub on_stop: OnStop,
-    /// How to confine itself.
+    /// The confinement of the process.
     pub sandbox: sandbox::Mode,
-    /// How to speak DHCP.
+    /// The settings of the DHCP client.
     pub dhcp: DhcpSettings,
 }
 
-/// Whether the process may leave while it has leases.
+/// The rule for an exit of the process while it has leases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sleep {
-    /// Where it can be woken.
+    /// It exits if systemd can start it again.
     Auto,
-    /// It may not.
+    /// It stays.
     Never,
 }
 
-/// What becomes of leases at SIGTERM and SIGINT.
+/// The rule for leases at SIGTERM and SIGINT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnStop {
-    /// They stay where they are, and the next instance goes on with them.
+    /// They stay on the link and with the server; the next instance goes on with them.
     Keep,
-    /// They are given back.
+    /// They are released.
     Release,
 }
 
-/// How the daemon speaks DHCP for its containers, whatever container it is.
+/// The settings of the DHCP client, the same for all containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DhcpSettings {
-    /// How long one acquisition may take.
+    /// The time for one acquisition.
     pub acquisition: Timeout,
-    /// How to find out whether another station has an address.
+    /// The detection of address conflicts.
     pub probe: Probe,
-    /// Whether to ask for replies by broadcast.
+    /// Asks for replies by broadcast.
     pub broadcast: bool,
-    /// What client identifiers are made of.
+    /// The source of client identifiers.
     pub client_id: ClientId,
-    /// Whether to send a whole name where there is one.
+    /// Sends option 81 where there is a whole name.
     pub fqdn: bool,
-    /// Whose MTU an interface gets.
+    /// The use of option 26.
     pub mtu: MtuRule,
-    /// Whether to ask for a lease in two messages.
+    /// Asks for a lease in two messages (RFC 4039).
     pub rapid_commit: bool,
-    /// The only servers to take leases from; without any, all.
+    /// The only servers to take leases from; empty for all.
     pub servers: Vec<Ipv4Addr>,
     /// Servers to take no lease from.
     pub denied_servers: Vec<Ipv4Addr>,
@@ -149,9 +146,9 @@ pub struct DhcpSettings {
 /// The time for one acquisition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timeout {
-    /// It depends on what is known of the network.
+    /// By what is known of the network.
     Auto,
-    /// So long, however the network is.
+    /// Exactly this.
     Exactly(Duration),
     /// As long as the caller waits.
     Unlimited,
@@ -168,143 +165,152 @@ pub enum MtuRule {
     Ignore,
 }
 
-/// What the DHCP server knows a container by (option 61).
+/// The source of the client identifier (option 61).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientId {
-    /// Its id, as netavark does it: another one for each container, the same when it is started
-    /// again.
+    /// The container's id, as netavark does it: another one for each container, the same when it is
+    /// started again.
     Container,
-    /// Its MAC: the same for a container that is made anew with the same MAC.
+    /// The MAC: the same for a container that is made anew with the same MAC.
     Mac,
     /// The machine's DUID and the MAC (RFC 4361).
     Duid,
-    /// Its MAC, without a client identifier.
+    /// None: the option is left out, and the server knows the container by its MAC.
     None,
 }
 
+/// The settings read so far.
+struct CommandLine {
+    dir: PathBuf,
+    uds: Option<PathBuf>,
+    config: DaemonConfig,
+}
+
+/// Reads the value of an option, if it has one, and stores it.
+type ReadOption = fn(&mut CommandLine, &mut OptionValue<'_>) -> Result<(), lexopt::Error>;
+
+/// The options that set something: short name, long name, reader.
+const OPTIONS: [(Option<char>, &str, ReadOption); 15] = [
+    (Some('d'), "dir", |line, value| {
+        set(&mut line.dir, value.path())
+    }),
+    (Some('u'), "uds", |line, value| {
+        set(&mut line.uds, value.path().map(Some))
+    }),
+    (Some('a'), "activity-timeout", |line, value| {
+        let time = value.parsed("seconds, such as 30 or 2.5", decimal_seconds)?;
+        line.config.activity = (!time.is_zero()).then_some(time);
+        Ok(())
+    }),
+    (None, "sleep", |line, value| {
+        let choices = [("auto", Sleep::Auto), ("never", Sleep::Never)];
+        set(&mut line.config.sleep, value.one_of(&choices))
+    }),
+    (None, "on-stop", |line, value| {
+        let choices = [("keep", OnStop::Keep), ("release", OnStop::Release)];
+        set(&mut line.config.on_stop, value.one_of(&choices))
+    }),
+    (Some('t'), "timeout", |line, value| {
+        let time = value.parsed("auto or seconds, such as 30 or 2.5", timeout);
+        set(&mut line.config.dhcp.acquisition, time)
+    }),
+    (None, "arp-probe", |line, value| {
+        let expected = format!("a number from 0 to {PROBES_MAX}");
+        set(&mut line.config.dhcp.probe, value.parsed(&expected, probe))
+    }),
+    (None, "broadcast", |line, _| {
+        set(&mut line.config.dhcp.broadcast, Ok(true))
+    }),
+    (None, "client-id", |line, value| {
+        let choices = [
+            ("container", ClientId::Container),
+            ("mac", ClientId::Mac),
+            ("duid", ClientId::Duid),
+            ("none", ClientId::None),
+        ];
+        set(&mut line.config.dhcp.client_id, value.one_of(&choices))
+    }),
+    (None, "rapid-commit", |line, value| {
+        let choices = [("yes", true), ("no", false)];
+        set(&mut line.config.dhcp.rapid_commit, value.one_of(&choices))
+    }),
+    (None, "server", |line, value| {
+        line.config.dhcp.servers.push(value.address()?);
+        Ok(())
+    }),
+    (None, "deny-server", |line, value| {
+        line.config.dhcp.denied_servers.push(value.address()?);
+        Ok(())
+    }),
+    (None, "fqdn", |line, _| {
+        set(&mut line.config.dhcp.fqdn, Ok(true))
+    }),
+    (None, "mtu", |line, value| {
+        let choices = [
+            ("lower", MtuRule::Lower),
+            ("server", MtuRule::Server),
+            ("ignore", MtuRule::Ignore),
+        ];
+        set(&mut line.config.dhcp.mtu, value.one_of(&choices))
+    }),
+    (None, "sandbox", |line, value| {
+        set(&mut line.config.sandbox, value.one_of(&SANDBOX_MODES))
+    }),
+];
+
+const SANDBOX_MODES: [(&str, sandbox::Mode); 3] = [
+    ("auto", sandbox::Mode::Auto),
+    ("strict", sandbox::Mode::Strict),
+    ("off", sandbox::Mode::Off),
+];
+
+/// Returns all options, each by its short and its long name.
+pub fn option_names() -> impl Iterator<Item = (Option<char>, &'static str)> {
+    let settings = OPTIONS.iter().map(|(short, long, _)| (*short, *long));
+    settings.chain([(Some('h'), "help"), (Some('V'), "version")])
+}
+
 /// Reads the arguments (without the program's name) and the variables of the environment,
-/// [`RUN_DIR_ENV`] for one.
+/// [`RUN_DIR_ENV`] and [`SANDBOX_ENV`].
 ///
 /// # Errors
 ///
-/// An option that does not exist, or a value that is none of its, in words for the administrator.
+/// An unknown option, or a value that the option does not take, in words for the administrator.
 pub fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Command, lexopt::Error> {
     let mut parser = lexopt::Parser::from_args(arguments);
-    let (mut read, mut uds) = (DaemonConfig::default(), None);
-    let mut dir = PathBuf::from(RUN_DIR);
-    // An empty one is as good as none.
+    let mut line = CommandLine {
+        dir: PathBuf::from(RUN_DIR),
+        uds: None,
+        config: DaemonConfig::default(),
+    };
+    // An empty variable counts as unset.
     let variable = |name| variable(name).filter(|value| !value.is_empty());
     if let Some(value) = variable(SANDBOX_ENV) {
-        read.sandbox = sandbox_mode(&value, SANDBOX_ENV)?;
+        line.config.sandbox = choose(&value, SANDBOX_ENV, &SANDBOX_MODES)?;
     }
     while let Some(argument) = parser.next()? {
-        match argument {
-            Short('d') | Long("dir") => dir = path(&mut parser, "--dir")?,
-            Short('u') | Long("uds") => uds = Some(path(&mut parser, "--uds")?),
+        let known = match argument {
             Short('h') | Long("help") => return Ok(Command::Help),
             Short('V') | Long("version") => return Ok(Command::Version),
-            argument => match option(&argument).or_else(|| dhcp_option(&argument)) {
-                Some(option) => option(&mut read, &mut parser)?,
-                None => return Err(argument.unexpected()),
-            },
-        }
+            Short(name) => OPTIONS.iter().find(|(short, ..)| *short == Some(name)),
+            Long(name) => OPTIONS.iter().find(|(_, long, _)| *long == name),
+            lexopt::Arg::Value(_) => None,
+        };
+        let Some((_, option, read)) = known else {
+            return Err(unknown(argument));
+        };
+        let parser = &mut parser;
+        read(&mut line, &mut OptionValue { parser, option })?;
     }
-    if let Some(run_dir) = variable(RUN_DIR_ENV) {
-        dir = run_dir.into();
-    }
+    let dir = variable(RUN_DIR_ENV).map_or(line.dir, PathBuf::from);
     Ok(Command::Serve(DaemonConfig {
         lease_file: dir.join(LEASE_FILE_NAME),
-        socket: uds.unwrap_or_else(|| dir.join(SOCKET_NAME)),
-        ..read
+        socket: line.uds.unwrap_or_else(|| dir.join(SOCKET_NAME)),
+        ..line.config
     }))
-}
-
-/// Reads the value of an option, if it has one, and sets what it is for.
-type ReadOption = fn(&mut DaemonConfig, &mut lexopt::Parser) -> Result<(), lexopt::Error>;
-
-/// Returns how to read an option of the daemon's life.
-fn option(argument: &lexopt::Arg<'_>) -> Option<ReadOption> {
-    Some(match argument {
-        Short('a') | Long("activity-timeout") => |read, parser| {
-            read.activity = some_unless_zero(seconds(parser, "--activity-timeout")?);
-            Ok(())
-        },
-        Long("sleep") => |read, parser| {
-            let choices = [("auto", Sleep::Auto), ("never", Sleep::Never)];
-            read.sleep = one_of(parser, "--sleep", "auto or never", &choices)?;
-            Ok(())
-        },
-        Long("on-stop") => |read, parser| {
-            let choices = [("keep", OnStop::Keep), ("release", OnStop::Release)];
-            read.on_stop = one_of(parser, "--on-stop", "keep or release", &choices)?;
-            Ok(())
-        },
-        Long("sandbox") => |read, parser| {
-            read.sandbox = sandbox_mode(&parser.value()?, "--sandbox")?;
-            Ok(())
-        },
-        _ => return None,
-    })
-}
-
-/// Returns how to read an option of the way to speak DHCP.
-fn dhcp_option(argument: &lexopt::Arg<'_>) -> Option<ReadOption> {
-    Some(match argument {
-        Short('t') | Long("timeout") => |read, parser| {
-            read.dhcp.acquisition = timeout(parser, "--timeout")?;
-            Ok(())
-        },
-        Long("arp-probe") => |read, parser| {
-            read.dhcp.probe = probes(parser, "--arp-probe")?;
-            Ok(())
-        },
-        Long("broadcast") => |read, _| {
-            read.dhcp.broadcast = true;
-            Ok(())
-        },
-        Long("client-id") => |read, parser| {
-            let choices = [
-                ("container", ClientId::Container),
-                ("mac", ClientId::Mac),
-                ("duid", ClientId::Duid),
-                ("none", ClientId::None),
-            ];
-            let names = "container, mac, duid or none";
-            read.dhcp.client_id = one_of(parser, "--client-id", names, &choices)?;
-            Ok(())
-        },
-        Long("rapid-commit") => |read, parser| {
-            let choices = [("yes", true), ("no", false)];
-            read.dhcp.rapid_commit = one_of(parser, "--rapid-commit", "yes or no", &choices)?;
-            Ok(())
-        },
-        Long("server") => |read, parser| {
-            read.dhcp.servers.push(address(parser, "--server")?);
-            Ok(())
-        },
-        Long("deny-server") => |read, parser| {
-            let server = address(parser, "--deny-server")?;
-            read.dhcp.denied_servers.push(server);
-            Ok(())
-        },
-        Long("fqdn") => |read, _| {
-            read.dhcp.fqdn = true;
-            Ok(())
-        },
-        Long("mtu") => |read, parser| {
-            let choices = [
-                ("lower", MtuRule::Lower),
-                ("server", MtuRule::Server),
-                ("ignore", MtuRule::Ignore),
-            ];
-            read.dhcp.mtu = one_of(parser, "--mtu", "lower, server or ignore", &choices)?;
-            Ok(())
-        },
-        _ => return None,
-    })
 }
 
 impl Default for DaemonConfig {
@@ -338,7 +344,7 @@ impl Default for DhcpSettings {
 }
 
 impl DaemonConfig {
-    /// The socket's path, where a directory stands for `nv-proxy.sock` in it.
+    /// Returns the socket's path; a directory stands for `nv-proxy.sock` in it.
     pub fn socket_path(&self) -> PathBuf {
         if ends_in_slash(&self.socket) || self.socket.is_dir() {
             self.socket.join(SOCKET_NAME)
@@ -352,94 +358,128 @@ fn ends_in_slash(path: &Path) -> bool {
     path.as_os_str().as_encoded_bytes().ends_with(b"/")
 }
 
-fn path(parser: &mut lexopt::Parser, option: &str) -> Result<PathBuf, lexopt::Error> {
-    let value = parser.value()?;
-    if value.is_empty() {
-        Err(format!("{option} needs a path, not an empty string").into())
-    } else {
-        Ok(value.into())
+fn set<T>(place: &mut T, value: Result<T, lexopt::Error>) -> Result<(), lexopt::Error> {
+    value.map(|value| *place = value)
+}
+
+/// The value of an option, not read yet.
+struct OptionValue<'a> {
+    parser: &'a mut lexopt::Parser,
+    /// The long name.
+    option: &'static str,
+}
+
+impl OptionValue<'_> {
+    fn path(&mut self) -> Result<PathBuf, lexopt::Error> {
+        let value = self.parser.value()?;
+        if value.is_empty() {
+            Err(format!("--{} needs a path, not an empty string", self.option).into())
+        } else {
+            Ok(value.into())
+        }
+    }
+
+    fn address(&mut self) -> Result<Ipv4Addr, lexopt::Error> {
+        self.parsed("an IPv4 address", |text| text.parse().ok())
+    }
+
+    fn parsed<T>(
+        &mut self,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<T, lexopt::Error> {
+        let value = self.parser.value()?;
+        let parsed = value.to_str().and_then(parse);
+        parsed.ok_or_else(|| format!("--{} takes {expected}, not {value:?}", self.option).into())
+    }
+
+    fn one_of<T: Copy>(&mut self, choices: &[(&str, T)]) -> Result<T, lexopt::Error> {
+        let value = self.parser.value()?;
+        choose(&value, &format!("--{}", self.option), choices)
     }
 }
 
-fn seconds(parser: &mut lexopt::Parser, option: &str) -> Result<Duration, lexopt::Error> {
-    let value = parser.value()?;
-    value
-        .to_str()
-        .and_then(decimal_seconds)
-        .ok_or_else(|| format!("{option} takes seconds, such as 30 or 2.5, not {value:?}").into())
-}
-
-fn timeout(parser: &mut lexopt::Parser, option: &str) -> Result<Timeout, lexopt::Error> {
-    let value = parser.value()?;
-    match value.to_str() {
-        Some("auto") => Ok(Timeout::Auto),
-        text => match text.and_then(decimal_seconds) {
-            Some(Duration::ZERO) => Ok(Timeout::Unlimited),
-            Some(time) => Ok(Timeout::Exactly(time)),
-            None => Err(format!(
-                "{option} takes auto or seconds, such as 30 or 2.5, not {value:?}"
-            )
-            .into()),
-        },
+fn timeout(text: &str) -> Option<Timeout> {
+    match (text, decimal_seconds(text)) {
+        ("auto", _) => Some(Timeout::Auto),
+        (_, Some(Duration::ZERO)) => Some(Timeout::Unlimited),
+        (_, time) => time.map(Timeout::Exactly),
     }
 }
 
-fn probes(parser: &mut lexopt::Parser, option: &str) -> Result<Probe, lexopt::Error> {
-    let value = parser.value()?;
-    match value.to_str().and_then(|text| text.parse().ok()) {
-        Some(0) => Ok(Probe::Off),
-        Some(count @ 1..=PROBES_MAX) => Ok(Probe::Before(count)),
-        _ => Err(format!("{option} takes a number from 0 to {PROBES_MAX}, not {value:?}").into()),
+fn probe(text: &str) -> Option<Probe> {
+    match text.parse() {
+        Ok(0) => Some(Probe::Off),
+        Ok(count @ 1..=PROBES_MAX) => Some(Probe::Before(count)),
+        _ => None,
     }
 }
 
-fn address(parser: &mut lexopt::Parser, option: &str) -> Result<Ipv4Addr, lexopt::Error> {
-    let value = parser.value()?;
-    let address = value.to_str().and_then(|text| text.parse().ok());
-    address.ok_or_else(|| format!("{option} takes an IPv4 address, not {value:?}").into())
+/// Returns the choice that `value` names; `option` is for the text of the error.
+fn choose<T: Copy>(value: &OsStr, option: &str, choices: &[(&str, T)]) -> Result<T, lexopt::Error> {
+    if let Some((_, choice)) = choices.iter().find(|(word, _)| value == *word) {
+        return Ok(*choice);
+    }
+    let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
+    let listed = words.join(", ");
+    let listed = match listed.rsplit_once(", ") {
+        Some((others, last)) => format!("{others} or {last}"),
+        None => listed,
+    };
+    let nearest = match nearest(&value.to_string_lossy(), words) {
+        Some(word) => format!("; did you mean {word:?}?"),
+        None => String::new(),
+    };
+    Err(format!("{option} takes {listed}, not {value:?}{nearest}").into())
 }
 
-fn one_of<T: Copy>(
-    parser: &mut lexopt::Parser,
-    option: &str,
-    words: &str,
-    choices: &[(&str, T)],
-) -> Result<T, lexopt::Error> {
-    choose(&parser.value()?, option, words, choices)
+/// Returns the error for an argument that is no option of the program.
+fn unknown(argument: lexopt::Arg<'_>) -> lexopt::Error {
+    let long = match argument {
+        Long(name) => nearest(name, option_names().map(|(_, long)| long)),
+        Short(_) | lexopt::Arg::Value(_) => None,
+    };
+    let error = argument.unexpected();
+    match long {
+        Some(long) => format!("{error}; did you mean '--{long}'?").into(),
+        None => error,
+    }
 }
 
-fn choose<T: Copy>(
-    value: &OsStr,
-    option: &str,
-    words: &str,
-    choices: &[(&str, T)],
-) -> Result<T, lexopt::Error> {
-    let choice = choices
-        .iter()
-        .find(|(word, _)| value == *word)
-        .map(|(_, choice)| *choice);
-    choice.ok_or_else(|| format!("{option} takes {words}, not {value:?}").into())
+/// Returns the one of `known` that was probably meant by `word`, by edit distance; an abbreviation
+/// of three letters or more counts as well.
+fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let word = word.to_ascii_lowercase();
+    let is_near = |(distance, name): &(usize, &str)| {
+        *distance <= name.len().div_ceil(3) || (word.len() >= 3 && name.starts_with(&word))
+    };
+    let distances = known.into_iter().map(|name| (distance(&word, name), name));
+    distances.filter(is_near).min().map(|(_, name)| name)
 }
 
-fn sandbox_mode(value: &OsStr, option: &str) -> Result<sandbox::Mode, lexopt::Error> {
-    use sandbox::Mode::{Auto, Off, Strict};
-    choose(
-        value,
-        option,
-        "auto, strict or off",
-        &[("auto", Auto), ("strict", Strict), ("off", Off)],
-    )
+/// Returns the least number of letters to insert, remove or replace (Levenshtein).
+fn distance(from: &str, to: &str) -> usize {
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (number, letter) in from.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], number + 1);
+        for (place, other) in to.bytes().enumerate() {
+            let replaced = diagonal + usize::from(letter != other);
+            diagonal = row[place + 1];
+            row[place + 1] = replaced.min(diagonal + 1).min(row[place] + 1);
+        }
+    }
+    row[to.len()]
 }
 
-/// Reads seconds such as 30, 2.5 or .5. By hand, for the floating-point numbers of the standard
-/// library take 30 kB.
+/// Reads seconds such as 30, 2.5 or .5. By hand: the parser of floating-point numbers in the
+/// standard library takes 30 kB.
 fn decimal_seconds(text: &str) -> Option<Duration> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let are_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     if whole.len() + fraction.len() == 0 || !are_digits(whole) || !are_digits(fraction) {
         return None;
     }
-    // Nine digits are nanoseconds; more digits are of no use.
+    // Nine digits are nanoseconds; the rest is dropped.
     let nanoseconds: String = fraction
         .chars()
         .chain("000000000".chars())
@@ -449,10 +489,6 @@ fn decimal_seconds(text: &str) -> Option<Duration> {
         format!("0{whole}").parse().ok()?,
         nanoseconds.parse().ok()?,
     ))
-}
-
-fn some_unless_zero(time: Duration) -> Option<Duration> {
-    (!time.is_zero()).then_some(time)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! Log lines on standard error, with the journal's priorities where the journal reads them.
+//! Log lines on standard error, with priorities if the journal reads it.
 //!
-//! A line is one line, whatever is in it, and the daemon waits for nothing to write it.
+//! Every message is one line, and writing it does not block.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::{self, Write};
@@ -12,18 +12,18 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use crate::rt;
 
 use limit::Limiter;
-use output::{LONGEST, Output};
+use output::{MAX_LINE, Output};
 
 mod limit;
 mod output;
 
-/// The end of a line that was too long.
-const CUT: &str = " [cut]";
+/// The end of a truncated line.
+const TRUNCATED: &str = " [cut]";
 
-/// The target of what the logger itself has to say.
+/// The target of the logger's own messages.
 const OWN_TARGET: &str = module_path!();
 
-/// The logger of the whole process.
+/// The process's logger.
 struct Logger {
     filter: env_logger::Logger,
     style: Style,
@@ -35,7 +35,7 @@ struct LoggerState {
     limiter: Limiter,
 }
 
-/// How a line begins.
+/// The beginning of a line.
 #[derive(Clone, Copy, Debug)]
 enum Style {
     /// With a priority (sd-daemon(3)).
@@ -43,8 +43,7 @@ enum Style {
     Plain,
 }
 
-/// Starts logging as `RUST_LOG` says, from info on where it says nothing. A panic is told in the
-/// same way.
+/// Starts logging as configured by `RUST_LOG`, by default from info up. Panics are logged as well.
 pub(super) fn start() {
     let filter = env_logger::Builder::new()
         .filter_level(LevelFilter::Info)
@@ -64,24 +63,24 @@ pub(super) fn start() {
         log::set_max_level(level);
     }
     std::panic::set_hook(Box::new(|panic| {
-        say(&panic.to_string());
+        print_fatal(&panic.to_string());
         // Captured only if RUST_BACKTRACE is set.
         let backtrace = Backtrace::capture();
         if backtrace.status() == BacktraceStatus::Captured {
-            say(&backtrace.to_string());
+            print_fatal(&backtrace.to_string());
         }
     }));
 }
 
-/// Writes a text that ends the program, without a logger and without waiting.
-pub(super) fn say(text: &str) {
+/// Writes a fatal message without the logger, and does not block.
+pub(super) fn print_fatal(text: &str) {
     let (style, mut output) = (Style::of_stderr(), Output::new(io::stderr()));
     for line in text.lines() {
         let line = match style {
             Style::Journal => style.line(Level::Error, "", format_args!("{line}")),
             Style::Plain => finished(String::new(), format_args!("smol-dhcp-proxy: {line}")),
         };
-        output.line(&line, |count, why| style.loss(count, why));
+        output.line(&line, |count, why| style.loss_notice(count, why));
     }
 }
 
@@ -94,7 +93,7 @@ impl Log for Logger {
         if !self.filter.matches(record) {
             return;
         }
-        // Before the lock: what is displayed may log as well.
+        // Before the lock: the arguments' `Display` may log as well.
         let line = self
             .style
             .line(record.level(), record.target(), *record.args());
@@ -103,15 +102,15 @@ impl Log for Logger {
             record.line().unwrap_or_default(),
         );
         let now = rt::now();
-        let loss = |count: u64, why: &str| self.style.loss(count, why);
+        let loss_notice = |count: u64, why: &str| self.style.loss_notice(count, why);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let LoggerState { output, limiter } = &mut *state;
         while let Some(((file, number), count)) = limiter.take_suppressed(now) {
             let text = format_args!("{count} similar lines suppressed ({file}:{number})");
-            output.line(&self.style.line(Level::Warn, OWN_TARGET, text), loss);
+            output.line(&self.style.line(Level::Warn, OWN_TARGET, text), loss_notice);
         }
         if limiter.pass(site, now) {
-            output.line(&line, loss);
+            output.line(&line, loss_notice);
         }
     }
 
@@ -119,8 +118,8 @@ impl Log for Logger {
 }
 
 impl Style {
-    /// `JOURNAL_STREAM` holds the device and inode of the journal's stream, and may be inherited by
-    /// programs whose standard error goes elsewhere (systemd.exec(5)).
+    /// `JOURNAL_STREAM` has the device and inode of the journal's stream. A program with another
+    /// standard error may inherit it (systemd.exec(5)).
     fn of_stderr() -> Self {
         let is_journal = || {
             let (stream, stat) = (
@@ -136,7 +135,7 @@ impl Style {
         }
     }
 
-    fn loss(self, count: u64, why: &str) -> Vec<u8> {
+    fn loss_notice(self, count: u64, why: &str) -> Vec<u8> {
         self.line(
             Level::Warn,
             OWN_TARGET,
@@ -153,31 +152,30 @@ impl Style {
     }
 }
 
-/// Adds a text and a line feed. A text that is too long is cut, and says so.
+/// Appends a text and a line feed. A text that is too long is truncated.
 fn finished(start: String, text: fmt::Arguments<'_>) -> Vec<u8> {
     let mut line = Escaped(start);
     if line.write_fmt(text).is_err() {
-        line.0.push_str(CUT);
+        line.0.push_str(TRUNCATED);
     }
     line.0.push('\n');
     line.0.into_bytes()
 }
 
-/// Takes text up to the longest line. Control characters in it, which may come from the name of an
-/// interface or from a caller, are escaped: they would make a line of their own, or speak to a
-/// terminal.
+/// Takes text up to the longest line. Control characters, which an interface name or a caller may
+/// contain, are escaped: they would start a new line or control a terminal.
 struct Escaped(String);
 
 impl Write for Escaped {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         text.chars().try_for_each(|character| {
             let before = self.0.len();
-            if is_harmless(character) {
+            if is_printable(character) {
                 self.0.push(character);
             } else {
                 self.0.extend(character.escape_default());
             }
-            if self.0.len() + CUT.len() < LONGEST {
+            if self.0.len() + TRUNCATED.len() < MAX_LINE {
                 return Ok(());
             }
             self.0.truncate(before);
@@ -186,14 +184,13 @@ impl Write for Escaped {
     }
 }
 
-fn is_harmless(character: char) -> bool {
-    // Beside the control characters: separators of lines, and what turns the direction of writing
-    // around.
+fn is_printable(character: char) -> bool {
+    // Beside control characters: line separators, and characters that change the writing direction.
     !(character.is_control()
         || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
 }
 
-/// syslog(3)'s priorities.
+/// Returns the priority of syslog(3).
 const fn priority(level: Level) -> u8 {
     match level {
         Level::Error => 3,
@@ -239,17 +236,17 @@ mod tests {
         ] {
             let line = line(&text);
             assert!(
-                (LONGEST - 20..=LONGEST).contains(&line.len()),
+                (MAX_LINE - 20..=MAX_LINE).contains(&line.len()),
                 "{}",
                 line.len()
             );
             assert!(line.ends_with(" [cut]\n") && line.matches('\n').count() == 1);
         }
-        let longest = "x".repeat(LONGEST - 3 - 1 - 6 - 1);
-        assert_eq!(line(&longest).len(), LONGEST - 7);
+        let longest = "x".repeat(MAX_LINE - 3 - 1 - 6 - 1);
+        assert_eq!(line(&longest).len(), MAX_LINE - 7);
     }
 
-    /// The part of a child process of the test below.
+    /// The child process of the test below.
     #[test]
     fn panics_where_it_is_told_to() {
         if std::env::var_os("PANIC_WITH_A_FULL_PIPE").is_some() {

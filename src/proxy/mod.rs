@@ -144,7 +144,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return print(concat!("smol-dhcp-proxy ", env!("CARGO_PKG_VERSION"), "\n"));
         }
         Err(error) => {
-            logging::say(&format!("{error}\nTry --help."));
+            logging::print_fatal(&format!("{error}\nTry --help."));
             logging::start();
             refuse(
                 activation::listen_fds().unwrap_or_default(),

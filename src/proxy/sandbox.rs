@@ -1,10 +1,9 @@
-//! The daemon's own confinement, from before the first call to its end: Landlock for files, seccomp
-//! for system calls.
+//! The process's own sandbox, in force before the first call: Landlock for files, seccomp for
+//! system calls.
 //!
-//! It needs no mount namespace. One would hold on to the file systems of containers that are
-//! mounted when the service starts, and would cost milliseconds at each start, by the number of
-//! mounts of the host. systemctl and systemd-run inherit the confinement, so its rules are for
-//! these two programs as well.
+//! A mount namespace is not used. It would keep file systems of containers mounted that exist when
+//! the service starts, and would cost milliseconds per start on a host with many mounts. systemctl
+//! and systemd-run inherit the sandbox, so its rules allow for both.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -22,40 +21,39 @@ use crate::net::opener::{self, Starting};
 mod calls;
 mod filter;
 
-/// The confinement that the command line asks for (`--sandbox`).
+/// The sandbox that `--sandbox` selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// As far as the kernel can; a refused system call fails with ENOSYS, as one that the kernel
-    /// does not have.
+    /// As much as the kernel supports; a refused system call fails with ENOSYS.
     Auto,
-    /// The same, and a refused system call ends the process with SIGSYS: for tests.
+    /// The same, but a refused system call kills the process with SIGSYS: for tests.
     Strict,
-    /// None.
+    /// No sandbox.
     Off,
 }
 
-/// The files that the confined process may use beside those that every program reads.
+/// The files that the process may use beside those readable for every program.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Allowed<'a> {
-    /// Directories below which it may read, make, write, replace and remove files and sockets.
+    /// Directories in which it may read, create, write, replace and remove files and sockets.
     pub writable: &'a [&'a Path],
-    /// Names of programs that it may run, looked up in `PATH`.
+    /// Programs that it may execute, looked up in `PATH`.
     pub programs: &'a [&'a str],
 }
 
-/// Confines the calling thread and all that it starts from then on, for good. Call it before the
-/// first thread is started.
+/// Confines the calling thread and everything that it starts later, irrevocably. To be called
+/// before the first thread is started.
 ///
 /// # Errors
 ///
-/// The kernel has no system call filters, or refuses what it claims to have. Some of the
-/// confinement may be in force then.
+/// The kernel has no seccomp filters, or rejects a supported feature. Part of the sandbox may be in
+/// force then.
 pub fn confine(mode: Mode, allowed: Allowed<'_>) -> io::Result<()> {
     if mode == Mode::Off {
         return Ok(());
     }
-    let finding = calls::finding(mode)?;
-    let opener = opener::start(move || calls::apply(&finding))?;
+    let opener_filter = calls::opener_filter(mode)?;
+    let opener = opener::start(move || calls::apply(&opener_filter))?;
     if confine_files(allowed)? == RulesetStatus::NotEnforced {
         log::info!("the kernel has no Landlock: the sandbox restricts system calls, and no files");
     }
@@ -63,11 +61,11 @@ pub fn confine(mode: Mode, allowed: Allowed<'_>) -> io::Result<()> {
     opener.map_or(Ok(()), Starting::finish)
 }
 
-/// The version of Landlock whose rights are used; an older kernel enforces those that it knows.
+/// The Landlock version; an older kernel enforces the rights that it knows.
 const LANDLOCK: ABI = ABI::V6;
 
-/// Directories of the root whose files are not read. In all others a network namespace may be
-/// mounted, and Landlock takes that for a file.
+/// Directories of `/` that are not readable. All others are, because a network namespace may be
+/// mounted in any of them, and Landlock treats it as a file.
 const HIDDEN: [&str; 5] = ["boot", "dev", "home", "lost+found", "root"];
 
 fn confine_files(allowed: Allowed<'_>) -> io::Result<RulesetStatus> {
@@ -80,8 +78,8 @@ fn confine_files(allowed: Allowed<'_>) -> io::Result<RulesetStatus> {
         .and_then(Ruleset::create)
         .map_err(failed)?;
     let readable = make_bitflags!(AccessFs::{ReadFile | ReadDir});
-    // What is found in the place of a file is moved aside, whatever it is: that takes the right to
-    // make such a thing.
+    // A file of any type in the place of a state file is moved aside, which takes the right to
+    // create that type.
     let writable = readable
         | make_bitflags!(AccessFs::{
             WriteFile | Truncate | RemoveFile | RemoveDir | MakeReg | MakeSock | MakeDir | MakeFifo | MakeSym | Refer
@@ -96,7 +94,7 @@ fn confine_files(allowed: Allowed<'_>) -> io::Result<RulesetStatus> {
         .iter()
         .flat_map(|name| find(name))
         .map(|path| (path, executable));
-    // Input and output of programs that need none.
+    // For child processes without input or output.
     let null = (
         PathBuf::from("/dev/null"),
         make_bitflags!(AccessFs::{ReadFile | WriteFile}),
@@ -113,14 +111,14 @@ fn confine_files(allowed: Allowed<'_>) -> io::Result<RulesetStatus> {
                     .add_rule(PathBeneath::new(file, access))
                     .map_err(failed)?
             }
-            // It needs no rule. Where it is missed later, that use of it fails and says so.
+            // No rule is needed. If the file is used later, that fails with an error of its own.
             Err(error) => log::debug!("no Landlock rule for {}: {error}", path.display()),
         }
     }
     Ok(ruleset.restrict_self().map_err(failed)?.ruleset)
 }
 
-/// Looks a program up in `PATH`, as execvp(3) does, and the dynamic loader of each that is found.
+/// Looks up a program in `PATH` as execvp(3) does. Returns its path and that of its dynamic loader.
 fn find(name: &str) -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or("/usr/bin:/bin".into());
     let programs = std::env::split_paths(&path)
@@ -131,13 +129,13 @@ fn find(name: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Reads the path of the dynamic loader of an ELF program (elf(5), `PT_INTERP`), which execve(2)
-/// opens for execution too.
+/// Returns the dynamic loader of an ELF program (elf(5), `PT_INTERP`), which execve(2) executes as
+/// well.
 fn loader(program: &Path) -> Option<PathBuf> {
-    /// The program headers, and the path that one of them points to, come first in the file.
+    /// The part of the file that has the program headers and the loader's path.
     const HEAD: u64 = 4096;
     const PT_INTERP: usize = 3;
-    /// 64 bits, little endian: the processors that this program is built for.
+    /// 64 bits, little endian, as on all supported processors.
     const MAGIC: &[u8] = b"\x7fELF\x02\x01";
     let mut head = Vec::new();
     File::open(program)
@@ -189,7 +187,7 @@ mod tests {
         for length in 0..elf.len() {
             assert_eq!(loader(&file("short", &elf[..length])), None, "{length}");
         }
-        // The table of headers beyond all numbers.
+        // A header table out of range.
         elf[32..40].fill(0xff);
         assert_eq!(loader(&file("far", &elf)), None);
         assert_eq!(loader(&file("script", b"#!/bin/sh\n")), None);

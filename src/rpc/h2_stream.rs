@@ -1,5 +1,4 @@
-//! The stream adapter for h2: tokio's traits without tokio's runtime, and fair to the other tasks
-//! of the thread.
+//! Adapts a stream to h2: tokio's traits without tokio's runtime, and fair to other tasks.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -14,64 +13,62 @@ use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 use crate::rt::{self, Stream};
 use crate::time::Instant;
 
-/// A [`Stream`] as h2 takes it.
+/// A [`Stream`] with the traits that h2 needs.
 pub(super) type H2Stream = Compat<FairStream>;
 
 /// Wraps a stream for h2.
 pub(super) fn h2_stream(stream: Stream) -> H2Stream {
     FairStream {
         stream,
-        taken: 0,
+        unpaused: 0,
         pause: None,
-        full: false,
+        was_blocked: false,
     }
     .compat()
 }
 
-/// A stream that pauses when it has much to read, to let other tasks run.
+/// A stream that pauses while it has much to read, so that other tasks run.
 ///
-/// h2 reads for as long as there is something to read. A client that writes faster than the server
-/// parses would hold the one thread for good, and some hundred of them most of it; an honest one
-/// sends little and waits for the answer.
+/// h2 reads as long as there is data. A client that writes faster than the server parses would keep
+/// the thread busy forever. A regular client sends little and waits for the answer.
 pub(super) struct FairStream {
     stream: Stream,
-    /// Bytes that were read lately.
-    taken: usize,
+    /// Bytes read without a pause.
+    unpaused: usize,
     pause: Option<Pause>,
-    /// The last write found the socket full.
-    full: bool,
+    /// The last write found the buffer of the socket full.
+    was_blocked: bool,
 }
 
-/// A sleep. Boxed, because only a client that floods the server ever has one.
+/// A sleep. Boxed, because only a flooding client has one.
 type Pause = Pin<Box<dyn Future<Output = ()>>>;
 
-/// The most that one read takes: several calls.
-const READ: usize = 2 * 1024;
+/// The most bytes per read: several calls.
+const MAX_READ: usize = 2 * 1024;
 
-/// Bytes that are read without a pause.
-const BURST: usize = 2 * READ;
+/// Bytes read before a pause.
+const BURST: usize = 2 * MAX_READ;
 
-/// Bytes that are forgotten each time that there is nothing to read.
-const FORGOTTEN: usize = READ;
+/// Bytes deducted whenever there is nothing to read.
+const DEDUCTED: usize = MAX_READ;
 
-/// The shortest pause, and the time from the end of one to that of the next, of all streams
-/// together. The reactor has to end it: a task that merely wakes itself runs again before any other
-/// socket was looked at.
-const PAUSE: Duration = Duration::from_millis(1);
+/// The shortest pause, and the interval between the ends of pauses of all streams. It ends by the
+/// reactor: a task that wakes itself would run again before other sockets are polled.
+const MIN_PAUSE: Duration = Duration::from_millis(1);
 
-/// The longest pause, so that streams which are closed in theirs do not delay all others.
-const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest pause, so that streams closed during theirs do not delay the others.
+const MAX_PAUSE: Duration = Duration::from_millis(250);
 
 thread_local! {
-    /// The end of the last of all pauses.
-    static LAST: Cell<Instant> = const { Cell::new(Instant::from_boot(Duration::ZERO)) };
+    /// The end of the latest pause.
+    static LATEST_END: Cell<Instant> = const { Cell::new(Instant::from_boot(Duration::ZERO)) };
 }
 
-/// Starts a pause behind all that other streams have started.
+/// Starts a pause that ends after those of other streams.
 fn start_pause() -> Pause {
     let now = rt::now();
-    let end = (LAST.get().max(now) + PAUSE).min(now + LONGEST_PAUSE);
-    LAST.set(end);
+    let end = (LATEST_END.get().max(now) + MIN_PAUSE).min(now + MAX_PAUSE);
+    LATEST_END.set(end);
     Box::pin(rt::sleep(end - now))
 }
 
@@ -81,8 +78,8 @@ impl AsyncRead for FairStream {
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        if self.taken >= BURST {
-            // What a client sent before it hung up is no reason to keep the descriptor.
+        if self.unpaused >= BURST {
+            // Unread data of a client that hung up do not keep the descriptor open.
             if self.pause.is_none() && rt::has_hung_up(&self.stream) {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
             }
@@ -93,13 +90,13 @@ impl AsyncRead for FairStream {
                     .poll(context)
             );
             self.pause = None;
-            self.taken -= READ;
+            self.unpaused -= MAX_READ;
         }
-        let length = buffer.len().min(READ);
+        let length = buffer.len().min(MAX_READ);
         let read = Pin::new(&mut self.stream).poll_read(context, &mut buffer[..length]);
-        self.taken = match &read {
-            Poll::Ready(length) => self.taken + length.as_ref().unwrap_or(&0),
-            Poll::Pending => self.taken.saturating_sub(FORGOTTEN),
+        self.unpaused = match &read {
+            Poll::Ready(length) => self.unpaused + length.as_ref().unwrap_or(&0),
+            Poll::Pending => self.unpaused.saturating_sub(DEDUCTED),
         };
         read
     }
@@ -112,10 +109,9 @@ impl AsyncWrite for FairStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        // h2 tries a blocked write once more before it goes to sleep, and sleeps even where that
-        // one succeeds. It counts on the wakeup that the first try asked for, but async-net forgets
-        // that with the second.
-        if std::mem::replace(&mut self.full, written.is_pending()) && written.is_ready() {
+        // h2 retries a blocked write once before it waits, and waits even if the retry succeeds. It
+        // relies on the wakeup of the first attempt, which async-net drops with the second.
+        if std::mem::replace(&mut self.was_blocked, written.is_pending()) && written.is_ready() {
             context.waker().wake_by_ref();
         }
         written
@@ -130,7 +126,7 @@ impl AsyncWrite for FairStream {
     }
 }
 
-// Not on the tokio twin: a stream of tokio's never writes before the reactor said that it can.
+// Not on the tokio twin: tokio's streams do not write before the reactor reports them writable.
 #[cfg(all(test, not(feature = "tokio-twin")))]
 mod tests {
     use std::io::Read;
@@ -152,8 +148,7 @@ mod tests {
 
     #[test]
     fn a_write_that_was_blocked_and_then_succeeds_wakes() {
-        // A hundred times, because now and then the reactor is quick enough to do the waking
-        // itself.
+        // A hundred times, because sometimes the reactor wakes the task anyway.
         for _ in 0..100 {
             let (ours, mut theirs) = UnixStream::pair().unwrap();
             let mut stream = h2_stream(ours.try_into().unwrap()).into_inner();

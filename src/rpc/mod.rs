@@ -1,13 +1,11 @@
-//! gRPC over a Unix stream: the surface that netavark's client calls, and nothing that knows what a
-//! call means.
+//! gRPC over a Unix stream: the service that netavark's client calls, without its semantics.
 //!
-//! [`serve`] speaks HTTP/2 with one client and turns each of its requests into a [`Call`]; the
-//! handler ends it with an [`Answer`] or a [`Status`]. The words on the wire are
-//! [`wire`]'s, the ways to say no are [`status`]'s.
+//! [`serve`] speaks HTTP/2 with one client and turns each request into a [`Call`]; the handler ends
+//! it with an [`Answer`] or a [`Status`]. [`wire`] has the messages, [`status`] the errors.
 //!
-//! One limit is h2's and not ours: a request whose `:authority` is no URI authority is reset with
-//! PROTOCOL_ERROR before we hear of it. grpc-python makes such a one of a `unix:` path; the channel
-//! option `grpc.default_authority=localhost` helps. Any well-formed authority, or none, is welcome.
+//! A limitation of h2: a request with an invalid `:authority` is reset with PROTOCOL_ERROR before
+//! it gets here. grpc-python sends one for a `unix:` path; the channel option
+//! `grpc.default_authority=localhost` helps. Any valid authority is accepted, and so is none.
 
 mod h2_stream;
 mod server;

@@ -1,5 +1,4 @@
-//! One client's HTTP/2 connection, from its preface to its end, as one future: h2, the calls in it,
-//! and their bounds.
+//! A client's HTTP/2 connection as one future: h2, the calls on it, and their limits.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -19,44 +18,43 @@ use super::turn::Turns;
 use super::{Answer, Call, Code, Status, wire};
 use crate::rt::{self, Stream, Timer};
 
-/// How long a client may take to hang up after it was told to (GOAWAY).
-const GRACE: Duration = Duration::from_secs(1);
+/// The time that a client has to hang up after its GOAWAY.
+const GRACE_PERIOD: Duration = Duration::from_secs(1);
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const WARNING: HeaderName = HeaderName::from_static("warning");
 
-/// Serves one client until the connection is over.
+/// Serves a client until the connection ends.
 ///
-/// Each request becomes one future of `call`, all polled within this one. When the client resets
-/// its stream or the connection dies, the future is dropped at once, which cancels the call. So it is
-/// when `serve` itself is dropped, or when the time of a
-/// `grpc-timeout` is up.
+/// Each request becomes one future of `call`, polled within this one. It is dropped, which cancels
+/// the call, when the client resets its stream, when the connection or `serve` ends, or when its
+/// `grpc-timeout` expires.
 ///
-/// A connection without a call in flight for as long as `quiet` gets a GOAWAY, and so does every
-/// connection when `closing` resolves. Calls in flight go on; a request that crossed the GOAWAY on
-/// its way is served; one that comes later the client knows to be unserved and sends elsewhere (RFC
-/// 9113 section 6.8). A client that still holds on to the connection a second after its last call
-/// is cut off. PINGs are answered, but they are no reason to stay; and a request that takes longer
-/// than `quiet` to arrive is answered with DEADLINE_EXCEEDED.
+/// A connection gets a GOAWAY after it has had no call in flight for `idle_timeout`, and when
+/// `shutdown` resolves. Calls in flight continue, and a request that crosses the GOAWAY is served;
+/// the client knows that later ones are not (RFC 9113 §6.8). A client that does not hang up within
+/// a second after its last call is disconnected. PINGs are answered, but do not keep a connection
+/// open. A request that takes longer than `idle_timeout` to arrive is answered with
+/// DEADLINE_EXCEEDED.
 pub async fn serve<F>(
     stream: Stream,
-    quiet: Duration,
-    closing: impl Future,
+    idle_timeout: Duration,
+    shutdown: impl Future,
     call: impl Fn(Call) -> F,
 ) where
     F: Future<Output = Result<Answer, Status>>,
 {
-    let mut http = Http::Greeting(bounds().handshake(h2_stream(stream)));
-    let (lane, turns) = (Turns::new(1), Turns::of_calls());
-    let busy_ones = Turns::of_connections();
+    let mut http = Http::Handshaking(bounds().handshake(h2_stream(stream)));
+    let (own_turns, turns) = (Turns::new(1), Turns::of_calls());
+    let connection_turns = Turns::of_connections();
     let (mut requests, mut turn, mut had_turn) = (0_usize, None, false);
     let mut calls: Vec<Pin<Box<dyn Future<Output = ()> + '_>>> = Vec::new();
-    let mut closing = pin!(closing);
-    let mut leaving = false;
-    let mut patience = Timer::never();
-    patience.reset(Some(quiet));
+    let mut shutdown = pin!(shutdown);
+    let mut draining = false;
+    let mut idle_timer = Timer::never();
+    idle_timer.reset(Some(idle_timeout));
 
     poll_fn(|context| {
         if had_turn {
@@ -64,15 +62,15 @@ pub async fn serve<F>(
         }
         loop {
             let mut busy = !calls.is_empty();
-            let mut begun = 0;
-            let may = requests < REQUESTS_AT_ONCE
+            let mut accepted = 0;
+            let may_accept = requests < REQUESTS_PER_ROUND
                 || turn
-                    .get_or_insert_with(|| busy_ones.join())
+                    .get_or_insert_with(|| connection_turns.join())
                     .poll(context)
                     .is_ready();
-            while may
-                && begun < REQUESTS_AT_ONCE
-                && let Poll::Ready(next) = http.poll_request(context, leaving)
+            while may_accept
+                && accepted < REQUESTS_PER_ROUND
+                && let Poll::Ready(next) = http.poll_request(context, draining)
             {
                 let Some((request, respond)) = next else {
                     return Poll::Ready(());
@@ -80,67 +78,65 @@ pub async fn serve<F>(
                 calls.push(Box::pin(answer(
                     request,
                     respond,
-                    quiet,
-                    (&lane, &turns),
+                    idle_timeout,
+                    (&own_turns, &turns),
                     &call,
                 )));
-                (busy, begun) = (true, begun + 1);
+                (busy, accepted) = (true, accepted + 1);
             }
-            requests = requests.saturating_add(begun);
-            // Its turn lasts until all others that are ready have had one round.
-            had_turn = turn.is_some() && begun > 0;
-            if had_turn || begun == REQUESTS_AT_ONCE {
+            requests = requests.saturating_add(accepted);
+            // The turn lasts until all other ready connections have been polled once.
+            had_turn = turn.is_some() && accepted > 0;
+            if had_turn || accepted == REQUESTS_PER_ROUND {
                 context.waker().wake_by_ref();
             }
-            if may && !had_turn {
+            if may_accept && !had_turn {
                 turn = None;
             }
             calls.retain_mut(|call| call.as_mut().poll(context).is_pending());
 
-            // While a call is in flight the timer means nothing; it starts anew when the last one
-            // has ended.
+            // The timer starts when the last call ends.
             let idle = calls.is_empty();
             if idle && busy {
-                patience.reset(Some(if leaving { GRACE } else { quiet }));
+                idle_timer.reset(Some(if draining { GRACE_PERIOD } else { idle_timeout }));
             }
-            let tired = idle && pin!(patience.fired()).poll(context).is_ready();
-            if leaving {
-                return if tired {
+            let is_timed_out = idle && pin!(idle_timer.fired()).poll(context).is_ready();
+            if draining {
+                return if is_timed_out {
                     Poll::Ready(())
                 } else {
                     Poll::Pending
                 };
             }
-            if !tired && closing.as_mut().poll(context).is_pending() {
+            if !is_timed_out && shutdown.as_mut().poll(context).is_pending() {
                 return Poll::Pending;
             }
-            leaving = true;
-            patience.reset(Some(GRACE));
+            draining = true;
+            idle_timer.reset(Some(GRACE_PERIOD));
         }
     })
     .await;
 }
 
-/// Requests that a connection takes in before all others have a turn: each waits for the others'
-/// rounds. One that has taken in so many has to queue with those like it (`Turns::of_connections`).
-const REQUESTS_AT_ONCE: usize = 2;
+/// The requests that a connection accepts before all others are polled. After as many, a connection
+/// queues with other busy ones ([`Turns::of_connections`]).
+const REQUESTS_PER_ROUND: usize = 2;
 
 /// The longest body of a request.
 const BODY_LIMIT: usize = wire::PREFIX + wire::MESSAGE_LIMIT;
 
-/// Bounds what a client makes the daemon keep. `tests/connection.rs` measures the worst that is
-/// known.
+/// Limits the memory of a connection. `tests/connection.rs` measures the worst known case.
 fn bounds() -> Builder {
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(64)
-        // One byte more than fits, for a body that is too long is answered.
+        // One byte more than is accepted, so that a longer body gets an answer.
         .initial_window_size(BODY_LIMIT as u32 + 1)
-        // All unfinished bodies together.
+        // For all incomplete bodies together.
         .initial_connection_window_size(65_535)
         .max_header_list_size(8 * 1024)
         .max_send_buffer_size(64 * 1024)
-        // Streams opened and reset faster than they are looked at end the connection.
+        // A client that opens and resets streams faster than they are accepted is disconnected.
         .max_pending_accept_reset_streams(16)
         .max_concurrent_reset_streams(16)
         .max_local_error_reset_streams(Some(64));
@@ -149,27 +145,27 @@ fn bounds() -> Builder {
 
 /// The connection, before and after the client's preface.
 enum Http {
-    Greeting(Handshake<H2Stream>),
-    Speaking(Connection<H2Stream, Bytes>),
+    Handshaking(Handshake<H2Stream>),
+    Open(Connection<H2Stream, Bytes>),
 }
 
 impl Http {
-    /// Drives the connection; the next request, or none when the connection is over.
+    /// Drives the connection. Returns the next request, `None` at its end.
     fn poll_request(
         &mut self,
         context: &mut Context<'_>,
-        leaving: bool,
+        draining: bool,
     ) -> Poll<Option<(Request<RecvStream>, SendResponse<Bytes>)>> {
         let next = loop {
             match self {
-                Self::Greeting(greeting) => match ready!(Pin::new(greeting).poll(context)) {
-                    Ok(connection) => *self = Self::Speaking(connection),
+                Self::Handshaking(handshake) => match ready!(Pin::new(handshake).poll(context)) {
+                    Ok(connection) => *self = Self::Open(connection),
                     Err(error) => break Some(Err(error)),
                 },
-                Self::Speaking(connection) => {
-                    // The first time it says GOAWAY, which may be the first thing we say at all;
-                    // then it does nothing.
-                    if leaving {
+                Self::Open(connection) => {
+                    // Sends GOAWAY the first time, possibly as the first frame, and has no effect
+                    // later.
+                    if draining {
                         connection.graceful_shutdown();
                     }
                     break ready!(pin!(connection.accept()).poll(context));
@@ -184,50 +180,49 @@ impl Http {
     }
 }
 
-/// Takes one request through: reads it, lets `call` do it, answers it. Ends early when the client
-/// resets it.
+/// Serves a request: reads it, runs `call`, sends the answer. Ends early if the client resets it.
 ///
-/// Of the headers, which may be long, nothing is kept while the request arrives.
+/// The headers, which may be long, are dropped before the body is read.
 fn answer<F>(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-    quiet: Duration,
-    (lane, turns): (&Turns, &Turns),
+    idle_timeout: Duration,
+    (own_turns, turns): (&Turns, &Turns),
     call: &impl Fn(Call) -> F,
 ) -> impl Future<Output = ()>
 where
     F: Future<Output = Result<Answer, Status>>,
 {
     let (head, mut body) = request.into_parts();
-    let refusal = refuse(&head);
+    let refusal = http_refusal(&head);
     let (uri, timeout) = (head.uri, timeout(&head.headers));
     async move {
         if let Some(refusal) = refusal {
-            // An error here, and below, is a client that has left.
+            // Here and below, an error means that the client has hung up.
             let _ = respond.send_response(refusal, true);
             return;
         }
         let work = async {
             let late = async {
-                rt::sleep(quiet).await;
+                rt::sleep(idle_timeout).await;
                 Err(Status::new(
                     Code::DeadlineExceeded,
                     "the request did not arrive in time",
                 ))
             };
             let whole = future::or(read(&mut body), late).await?;
-            let turn = (lane.take().await, turns.take().await);
-            // Boxed where it is made, for it takes many kilobytes, and only a request that has
-            // arrived has to have them.
+            let turn = (own_turns.take().await, turns.take().await);
+            // Boxed here, because it takes many kilobytes, which only a complete request should
+            // cost.
             let mut call = Box::pin(call(Call::decode(uri.path(), &whole)?));
             let outcome = future::poll_once(&mut call).await;
-            if lane.are_awaited() || turns.are_awaited() {
-                // Everything else that is ready comes before the next calls begin.
+            if own_turns.has_waiters() || turns.has_waiters() {
+                // Other ready tasks run before the next calls begin.
                 future::yield_now().await;
             }
             drop(turn);
-            // At this point only: were each piece given back when it is read, the connection's
-            // window would bound nothing.
+            // Not earlier: released piece by piece, the window of the connection would limit
+            // nothing.
             let _ = body.flow_control().release_capacity(whole.len());
             drop(whole);
             match outcome {
@@ -237,7 +232,7 @@ where
         };
         let in_time = future::or(work, expiry(timeout));
         let hung_up = async {
-            // Reset by the client, or the connection died.
+            // The client reset the stream, or the connection ended.
             let _ = poll_fn(|context| respond.poll_reset(context)).await;
             None
         };
@@ -248,11 +243,10 @@ where
     }
 }
 
-/// The answer to what is HTTP but not gRPC: plain HTTP, as the gRPC protocol wants it.
-fn refuse(head: &http::request::Parts) -> Option<Response<()>> {
+/// Returns the answer to HTTP that is not gRPC: a plain HTTP status, as the gRPC protocol requires.
+fn http_refusal(head: &http::request::Parts) -> Option<Response<()>> {
     let is_grpc = |value: &HeaderValue| {
-        // With a suffix it names the encoding of the messages, and "+proto" is the only one that we
-        // know.
+        // A suffix names the encoding of the messages; only "+proto" is supported.
         matches!(
             value.as_bytes(),
             b"application/grpc" | b"application/grpc+proto"
@@ -270,7 +264,7 @@ fn refuse(head: &http::request::Parts) -> Option<Response<()>> {
     Some(refusal)
 }
 
-/// Reads the whole body of a request, if it is within bounds.
+/// Reads the body of a request up to the limit.
 async fn read(body: &mut RecvStream) -> Result<Vec<u8>, Status> {
     let mut whole = Vec::new();
     while let Some(piece) = body.data().await {
@@ -284,14 +278,14 @@ async fn read(body: &mut RecvStream) -> Result<Vec<u8>, Status> {
     Ok(whole)
 }
 
-/// Returns the time that the client has set for its call.
+/// Returns the timeout that the client set.
 fn timeout(headers: &HeaderMap) -> Option<Duration> {
     headers
         .get("grpc-timeout")
         .and_then(|value| wire::timeout(value.to_str().ok()?))
 }
 
-/// Ends when the caller's time is up, where there is a limit.
+/// Resolves when the caller's timeout expires, if there is one.
 async fn expiry(timeout: Option<Duration>) -> Result<Answer, Status> {
     match timeout {
         Some(timeout) => rt::sleep(timeout).await,
@@ -303,7 +297,7 @@ async fn expiry(timeout: Option<Duration>) -> Result<Answer, Status> {
     ))
 }
 
-/// Sends headers, message and trailers; or, for an error, everything in the headers.
+/// Sends headers, message and trailers; for an error, headers only.
 fn reply(
     mut respond: SendResponse<Bytes>,
     outcome: Result<Answer, Status>,

@@ -1,49 +1,49 @@
-//! How a call ends: gRPC's status codes and the text beside them. Pure.
+//! gRPC's status codes and messages. Pure.
 
 use std::fmt::{self, Write};
 
-/// The status codes of gRPC; the numbers are what travels in `grpc-status`.
+/// The status codes of gRPC, with their numbers in `grpc-status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Code {
-    /// The call did what was asked.
+    /// Success.
     Ok = 0,
-    /// The caller took it back.
+    /// The caller cancelled the call.
     Cancelled = 1,
-    /// Something that no other code names.
+    /// An error without another code.
     Unknown = 2,
-    /// The caller's fault, whatever state the world is in.
+    /// The arguments are wrong in any state.
     InvalidArgument = 3,
-    /// The caller's time ran out first.
+    /// The caller's timeout expired.
     DeadlineExceeded = 4,
-    /// What was asked for is not there.
+    /// The requested object does not exist.
     NotFound = 5,
-    /// What was to be made is there already.
+    /// The object to create exists already.
     AlreadyExists = 6,
-    /// This caller may not.
+    /// The caller lacks permission.
     PermissionDenied = 7,
-    /// A bound was reached.
+    /// A limit is reached.
     ResourceExhausted = 8,
-    /// Not in this state.
+    /// The call is not possible in this state.
     FailedPrecondition = 9,
-    /// It was begun and given up.
+    /// The call was aborted.
     Aborted = 10,
-    /// Beyond the end.
+    /// The argument is out of range.
     OutOfRange = 11,
-    /// Nothing here does that.
+    /// The method is not implemented.
     Unimplemented = 12,
-    /// The server's fault.
+    /// An error of the server.
     Internal = 13,
-    /// Not now; later perhaps.
+    /// Temporarily unavailable.
     Unavailable = 14,
-    /// Data are gone for good.
+    /// Data are lost for good.
     DataLoss = 15,
-    /// Who are you?
+    /// The caller is not authenticated.
     Unauthenticated = 16,
 }
 
 impl From<u32> for Code {
-    /// The code with this number; a number that gRPC does not know means [`Code::Unknown`].
+    /// Returns the code with this number, [`Code::Unknown`] for an unknown number.
     fn from(number: u32) -> Self {
         match number {
             0 => Self::Ok,
@@ -67,17 +67,17 @@ impl From<u32> for Code {
     }
 }
 
-/// Why a call failed. netavark shows its user the message alone, so it has to say everything.
+/// An error of a call. netavark shows only the message to its user, so it has to be complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// What programs look at.
+    /// For programs.
     pub code: Code,
-    /// What people read.
+    /// For users.
     pub message: String,
 }
 
 impl Status {
-    /// A status of these two parts.
+    /// Returns a status with this code and message.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -86,11 +86,11 @@ impl Status {
     }
 }
 
-/// A text as the value of a header, such as `grpc-message`: printable ASCII as it is, every other
-/// byte of the UTF-8 text, and `%`, as `%XX`.
+/// Encodes a text as the value of a header such as `grpc-message`: printable ASCII except `%` as it
+/// is, every other byte of its UTF-8 as `%XX`.
 ///
-/// What is beyond [`MESSAGE_LIMIT`] is cut: it may quote what the caller sent, and a caller's
-/// HTTP/2 stack refuses the whole answer when its headers grow too long.
+/// Truncates it to [`MESSAGE_LIMIT`]: it may quote the caller, whose HTTP/2 stack refuses an answer
+/// with very long headers.
 pub fn percent_encoded(text: &str) -> String {
     let end = (0..=MESSAGE_LIMIT.min(text.len())).rfind(|&at| text.is_char_boundary(at));
     let text = &text[..end.unwrap_or(0)];
@@ -104,7 +104,7 @@ pub fn percent_encoded(text: &str) -> String {
     encoded
 }
 
-/// How many bytes of a text are sent.
+/// The most bytes of a text that are sent.
 pub const MESSAGE_LIMIT: usize = 1024;
 
 impl fmt::Display for Status {

@@ -1,5 +1,5 @@
-//! A few at a time, in the order of arrival: busy connections and the calls in them, for whose work
-//! all others wait.
+//! A fair limit on concurrency, first come, first served: for busy connections, and for calls that
+//! begin, because all work shares one thread.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -7,30 +7,29 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-/// A queue whose first have their turn.
+/// A queue in which a limited number have their turn.
 #[derive(Debug)]
 pub(super) struct Turns {
-    at_once: usize,
+    limit: usize,
     queue: RefCell<VecDeque<(u64, Option<Waker>)>>,
     next: Cell<u64>,
 }
 
 impl Turns {
-    /// A queue whose first `at_once` have their turn.
-    pub(super) fn new(at_once: usize) -> Self {
+    /// Returns a queue in which the first `limit` have their turn.
+    pub(super) fn new(limit: usize) -> Self {
         Self {
-            at_once,
+            limit,
             queue: RefCell::default(),
             next: Cell::default(),
         }
     }
 
-    /// The queue of the calls of this thread, for they wait for each other: to begin one takes
-    /// system calls.
+    /// Returns this thread's queue of calls: to begin one takes system calls, which delay all
+    /// others.
     ///
-    /// Of hundreds of connections that each have a call to begin, the last waits for as many rounds
-    /// of the executor as it takes to begin the calls before it: fewer at once make more rounds,
-    /// and more make each of them longer, also for calls that have begun.
+    /// With hundreds of calls waiting to begin, fewer at once take more rounds of the executor, and
+    /// more at once make each round longer, also for calls that have begun.
     pub(super) fn of_calls() -> Rc<Self> {
         thread_local! {
             static TURNS: Rc<Turns> = Rc::new(Turns::new(16));
@@ -38,10 +37,10 @@ impl Turns {
         TURNS.with(Rc::clone)
     }
 
-    /// The queue of those connections of this thread that have made several requests.
+    /// Returns this thread's queue of connections that have made several requests.
     ///
-    /// A caller that makes one, as netavark's client does, is not in it: it waits for a few busy
-    /// connections in each round of the executor, and not for all of them.
+    /// A caller with a single request, as netavark's client, does not queue: in each round of the
+    /// executor it waits for a few busy connections, not for all of them.
     pub(super) fn of_connections() -> Rc<Self> {
         thread_local! {
             static TURNS: Rc<Turns> = Rc::new(Turns::new(8));
@@ -49,7 +48,7 @@ impl Turns {
         TURNS.with(Rc::clone)
     }
 
-    /// Joins the queue, at its end, until what is returned is dropped.
+    /// Joins the end of the queue until the turn is dropped.
     pub(super) fn join(&self) -> Turn<'_> {
         let turn = Turn {
             turns: self,
@@ -59,20 +58,20 @@ impl Turns {
         turn
     }
 
-    /// Waits for a turn, which lasts until what is returned is dropped.
+    /// Waits for a turn, which lasts until it is dropped.
     pub(super) async fn take(&self) -> Turn<'_> {
         let turn = self.join();
         poll_fn(|context| turn.poll(context)).await;
         turn
     }
 
-    /// Returns whether a turn is waited for.
-    pub(super) fn are_awaited(&self) -> bool {
-        self.queue.borrow().len() > self.at_once
+    /// Returns whether there are waiters.
+    pub(super) fn has_waiters(&self) -> bool {
+        self.queue.borrow().len() > self.limit
     }
 }
 
-/// A place in the queue; dropped, the next one has its turn.
+/// A place in the queue; dropping it advances the queue.
 #[derive(Debug)]
 pub(super) struct Turn<'a> {
     turns: &'a Turns,
@@ -80,12 +79,12 @@ pub(super) struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    /// Is ready when its turn has come.
+    /// Resolves when the turn has come.
     pub(super) fn poll(&self, context: &Context<'_>) -> Poll<()> {
         let mut queue = self.turns.queue.borrow_mut();
         let place = queue.iter().position(|(id, _)| *id == self.id);
         let place = place.expect("a turn is in the queue until it is dropped");
-        if place < self.turns.at_once {
+        if place < self.turns.limit {
             return Poll::Ready(());
         }
         queue[place].1 = Some(context.waker().clone());
@@ -98,7 +97,7 @@ impl Drop for Turn<'_> {
         let mut queue = self.turns.queue.borrow_mut();
         queue.retain(|(id, _)| *id != self.id);
         if let Some(waker) = queue
-            .get_mut(self.turns.at_once - 1)
+            .get_mut(self.turns.limit - 1)
             .and_then(|(_, waker)| waker.take())
         {
             drop(queue);
@@ -121,10 +120,10 @@ mod tests {
         let (mut first, mut second, mut third) =
             (pin!(turns.take()), pin!(turns.take()), pin!(turns.take()));
         let mine = block_on(poll_once(first.as_mut())).unwrap();
-        assert!(!turns.are_awaited());
+        assert!(!turns.has_waiters());
         assert!(block_on(poll_once(second.as_mut())).is_none());
         assert!(block_on(poll_once(third.as_mut())).is_none());
-        assert!(turns.are_awaited());
+        assert!(turns.has_waiters());
         drop(mine);
         assert!(
             block_on(poll_once(third.as_mut())).is_none(),

@@ -1,5 +1,4 @@
-//! What travels: netavark's protobuf messages, by hand, and gRPC's five bytes before each of them.
-//! Pure.
+//! netavark's protobuf messages, written by hand, and gRPC's prefix of five bytes. Pure.
 
 use std::time::Duration;
 
@@ -9,35 +8,35 @@ use serde::Serialize;
 
 use super::{Code, Status};
 
-/// The most bytes that one message may have. A real one has a few hundred; the longest path a
-/// kernel takes has 4096.
+/// The longest message in bytes. A usual one has a few hundred; the longest path of the kernel has
+/// 4096.
 pub const MESSAGE_LIMIT: usize = 16 * 1024;
 
-/// The bytes before a message: one that tells of compression, four that count (big endian).
+/// The length of the prefix: a compression flag and the message length (four bytes, big endian).
 pub const PREFIX: usize = 5;
 
-/// What every path of the service begins with.
+/// The beginning of every method's path.
 const SERVICE: &str = "/netavark_proxy.NetavarkProxy/";
 
-/// What a client asks.
+/// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// Get a lease for this container.
+    /// Acquires a lease for the container.
     Setup(NetworkConfig),
-    /// Give the lease of this container back.
+    /// Releases the container's lease.
     Teardown(NetworkConfig),
-    /// Give everything back.
+    /// Releases all leases.
     Clean,
 }
 
 impl Call {
-    /// Reads the request whose path and whole body these are.
+    /// Decodes a request from its path and its complete body.
     ///
     /// # Errors
     ///
-    /// UNIMPLEMENTED where the path is no method of ours or the message is compressed,
-    /// RESOURCE_EXHAUSTED where it is longer than [`MESSAGE_LIMIT`], INVALID_ARGUMENT where the
-    /// body is anything but one well-formed message.
+    /// UNIMPLEMENTED for an unknown path or a compressed message, RESOURCE_EXHAUSTED for a message
+    /// longer than [`MESSAGE_LIMIT`], INVALID_ARGUMENT if the body is not exactly one valid
+    /// message.
     pub fn decode(path: &str, body: &[u8]) -> Result<Self, Status> {
         match path.strip_prefix(SERVICE) {
             Some("Setup") => Ok(Self::Setup(message(body)?)),
@@ -50,7 +49,7 @@ impl Call {
         }
     }
 
-    /// The path and the body of this request, as a client sends them.
+    /// Returns the path and the body of this request, as a client sends them.
     pub fn encode(&self) -> (String, Bytes) {
         let (method, body) = match self {
             Self::Setup(config) => ("Setup", frame(config)),
@@ -61,21 +60,21 @@ impl Call {
     }
 }
 
-/// What a client hears.
+/// The message of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(
     clippy::large_enum_variant,
     reason = "nearly every reply is a lease, and it lives for a moment"
 )]
 pub enum Reply {
-    /// The answer to Setup and to Teardown.
+    /// Answers Setup and Teardown.
     Lease(NetavarkLease),
-    /// The answer to Clean.
+    /// Answers Clean.
     Operation(OperationResponse),
 }
 
 impl Reply {
-    /// The body of the answer.
+    /// Returns the body of the answer.
     pub fn encode(&self) -> Bytes {
         match self {
             Self::Lease(lease) => frame(lease),
@@ -84,13 +83,13 @@ impl Reply {
     }
 }
 
-/// How a call that succeeded ends.
+/// The result of a successful call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// What was asked for.
+    /// The message.
     pub reply: Reply,
-    /// What the caller should know beside it, in words for people. Travels as the trailer
-    /// `warning`, encoded like `grpc-message`; who does not know it does not see it.
+    /// A warning for the caller's user, in the trailer `warning`, encoded like `grpc-message`;
+    /// clients that do not know it ignore it.
     pub warning: Option<String>,
 }
 
@@ -103,7 +102,7 @@ impl From<Reply> for Answer {
     }
 }
 
-/// Puts a message behind its five bytes.
+/// Prepends the prefix to a message.
 fn frame(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let mut out = BytesMut::with_capacity(PREFIX + length);
@@ -113,11 +112,11 @@ fn frame(message: &impl Message) -> Bytes {
     out.freeze()
 }
 
-/// Reads the one message that a unary call has.
+/// Decodes the one message of a unary call.
 ///
 /// # Errors
 ///
-/// Returns the errors of [`Call::decode`].
+/// Those of [`Call::decode`].
 pub fn message<M: Message + Default>(body: &[u8]) -> Result<M, Status> {
     let bad = |why: &str| Status::new(Code::InvalidArgument, why);
     let Some((&[compressed, a, b, c, d], rest)) = body.split_first_chunk::<PREFIX>() else {
@@ -141,7 +140,7 @@ pub fn message<M: Message + Default>(body: &[u8]) -> Result<M, Status> {
     M::decode(rest).map_err(|error| bad(&error.to_string()))
 }
 
-/// The answer to who sends more than [`MESSAGE_LIMIT`].
+/// Returns the error for a message longer than [`MESSAGE_LIMIT`].
 pub fn too_long() -> Status {
     Status::new(
         Code::ResourceExhausted,
@@ -149,7 +148,7 @@ pub fn too_long() -> Status {
     )
 }
 
-/// Reads a `grpc-timeout`: up to eight digits and a unit of time. None where it is anything else.
+/// Parses a `grpc-timeout`: up to eight digits and a unit. `None` if it is malformed.
 pub fn timeout(value: &str) -> Option<Duration> {
     let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit())
@@ -168,31 +167,31 @@ pub fn timeout(value: &str) -> Option<Duration> {
     }
 }
 
-/// The container that a call is about.
+/// The container of a call.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct NetworkConfig {
-    /// The host's interface that the container's hangs on. May be empty in a Teardown.
+    /// The parent of the container's interface on the host. May be empty in a Teardown.
     #[prost(string, tag = "1")]
     pub host_iface: String,
     /// The interface within the container.
     #[prost(string, tag = "2")]
     pub container_iface: String,
-    /// Its MAC address, six pairs of hexadecimal digits with colons between them.
+    /// The MAC of that interface, six pairs of hexadecimal digits separated by colons.
     #[prost(string, tag = "3")]
     pub container_mac_addr: String,
-    /// The domain that the container is to be in.
+    /// The container's domain.
     #[prost(string, tag = "4")]
     pub domain_name: String,
-    /// The name to tell the server (RFC 2132 section 3.14).
+    /// The host name for the server (RFC 2132 §3.14).
     #[prost(string, tag = "5")]
     pub host_name: String,
-    /// Which protocol to get an address by; a number that is no [`Version`] stays what it is.
+    /// A [`Version`]; an unknown number is preserved.
     #[prost(enumeration = "Version", tag = "6")]
     pub version: i32,
     /// The path of the container's network namespace.
     #[prost(string, tag = "7")]
     pub ns_path: String,
-    /// Podman's name for the container. Empty in a Teardown.
+    /// Podman's id of the container. Empty in a Teardown.
     #[prost(string, tag = "8")]
     pub container_id: String,
 }
@@ -201,75 +200,75 @@ pub struct NetworkConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, prost::Enumeration)]
 #[repr(i32)]
 pub enum Version {
-    /// DHCP.
+    /// Uses DHCP.
     V4 = 0,
-    /// DHCPv6.
+    /// Uses DHCPv6.
     V6 = 1,
 }
 
-/// A lease as clients know it. In JSON, with these names in snake case, it is also an entry of
-/// netavark's lease file.
+/// A lease as clients know it. In JSON, with these field names, it is an entry of netavark's lease
+/// file.
 #[derive(Clone, PartialEq, Eq, Message, Serialize)]
 pub struct NetavarkLease {
-    /// When renewal begins, in seconds from the acknowledgement (RFC 2131 section 4.4.5).
+    /// T1 in seconds from the DHCPACK (RFC 2131 §4.4.5).
     #[prost(uint32, tag = "1")]
     pub t1: u32,
-    /// When rebinding begins, in seconds.
+    /// T2 in seconds.
     #[prost(uint32, tag = "2")]
     pub t2: u32,
-    /// When the lease ends, in seconds.
+    /// The lease time in seconds.
     #[prost(uint32, tag = "3")]
     pub lease_time: u32,
-    /// The interface's MTU in bytes, 0 where the server named none.
+    /// The MTU in bytes, 0 if the server sent none.
     #[prost(uint32, tag = "4")]
     pub mtu: u32,
-    /// The domain to search in.
+    /// The search domain.
     #[prost(string, tag = "5")]
     pub domain_name: String,
-    /// The MAC address that holds the lease.
+    /// The MAC that the lease is for.
     #[prost(string, tag = "6")]
     pub mac_address: String,
-    /// Whether the addresses are IPv6.
+    /// True for IPv6 addresses.
     #[prost(bool, tag = "10")]
     pub is_v6: bool,
-    /// The next server of a boot; commonly 0.0.0.0.
+    /// The next server for booting, usually 0.0.0.0.
     #[prost(string, tag = "11")]
     pub siaddr: String,
     /// The leased address.
     #[prost(string, tag = "12")]
     pub yiaddr: String,
-    /// The DHCP server.
+    /// The server identifier.
     #[prost(string, tag = "16")]
     pub srv_id: String,
-    /// The mask of the address, in dotted form.
+    /// The subnet mask, in dotted form.
     #[prost(string, tag = "17")]
     pub subnet_mask: String,
-    /// The broadcast address, empty where the server named none.
+    /// The broadcast address, empty if the server sent none.
     #[prost(string, tag = "18")]
     pub broadcast_addr: String,
-    /// Name servers, best first.
+    /// Name servers in the order of preference.
     #[prost(string, repeated, tag = "19")]
     pub dns_servers: Vec<String>,
-    /// Routers, best first.
+    /// Routers in the order of preference.
     #[prost(string, repeated, tag = "20")]
     pub gateways: Vec<String>,
-    /// Time servers, best first.
+    /// Time servers in the order of preference.
     #[prost(string, repeated, tag = "21")]
     pub ntp_servers: Vec<String>,
-    /// The name that the server gave.
+    /// The host name that the server sent.
     #[prost(string, tag = "22")]
     pub host_name: String,
 }
 
-/// How a Clean went.
+/// The result of a Clean.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub struct OperationResponse {
-    /// Whether it did everything.
+    /// True if nothing failed.
     #[prost(bool, tag = "1")]
     pub success: bool,
 }
 
-/// Nothing, which is what Clean takes.
+/// The empty argument of Clean.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub struct Empty {}
 

@@ -1,4 +1,4 @@
-//! From nothing to a lease, or to a reason why not (RFC 2131 3.1, 4.4.1).
+//! The acquisition of a lease, and its failures (RFC 2131 §3.1, §4.4.1).
 
 use super::double::{Lost::*, Says::*, *};
 use dhcproto::v4::{DhcpOption, MessageType, OptionCode};
@@ -18,7 +18,7 @@ fn the_example_of_the_design() {
         .sends(discover());
 }
 
-/// The schedule while a caller waits, and what the caller is told at the end.
+/// The delays while a caller waits, and the error at its deadline.
 #[test]
 fn ten_discovers_fit_into_45_s() {
     let mut c = Conversation::start().without_fuzz();
@@ -30,9 +30,9 @@ fn ten_discovers_fit_into_45_s() {
     c.at(1_000_000);
 }
 
-/// A deadline can be put off, and not brought forward; one that is over stays over.
+/// A deadline can be extended and not shortened, and not after it has passed.
 #[test]
-fn a_caller_may_wait_longer_than_at_first() {
+fn the_deadline_can_be_extended() {
     let mut c = Conversation::start()
         .without_fuzz()
         .configured(|config| config.deadline = Some(seconds(5)));
@@ -52,17 +52,17 @@ fn a_caller_may_wait_longer_than_at_first() {
     c.at(1_000_000);
 }
 
-/// RFC 2131 4.1: 4, 8, 16, 32, 64 s; and some mercy on a network without a server.
+/// RFC 2131 §4.1: 4, 8, 16, 32 and 64 s, and five minutes in the long run.
 #[test]
-fn with_nobody_waiting_it_is_patient() {
+fn without_a_caller_the_delays_are_those_of_the_rfc() {
     let mut c = Conversation::start().without_fuzz().patient();
     for second in [0, 4, 12, 28, 60, 124, 188, 252, 316, 380, 444, 744, 1044] {
         c.at(second).sends(discover());
     }
 }
 
-/// RFC 2131 4.1: `secs` counts from the start and the REQUEST repeats that of the DISCOVER; so does
-/// the xid.
+/// RFC 2131 §4.1: `secs` counts from the start, and the REQUEST repeats the `secs` and the xid of
+/// the DISCOVER.
 #[test]
 fn secs_and_xid_of_a_request_are_those_of_the_discover() {
     let mut c = Conversation::start().without_fuzz().patient();
@@ -76,7 +76,7 @@ fn secs_and_xid_of_a_request_are_those_of_the_discover() {
     assert_eq!((c.last().secs(), c.last().xid()), (4, xid));
 }
 
-/// RFC 2131 4.4.1: a client may take the first offer, and then has no ear for others.
+/// RFC 2131 §4.4.1: a client may accept the first offer, and then ignores others.
 #[test]
 fn the_first_offer_wins() {
     let mut c = Conversation::start();
@@ -97,24 +97,24 @@ fn the_first_offer_wins() {
     c.hears(ack(IP, hours(1))).says(Bound(IP));
 }
 
-/// Whatever else is missing, an offer has an address that a host can have.
+/// An offer must have an address that a host can have.
 #[test]
-fn an_offer_that_could_not_become_a_lease_is_no_offer() {
+fn an_unusable_offer_is_ignored() {
     let mut c = Conversation::start();
     c.at(0).sends(discover());
     c.ignores(
         offer(IP).without(OptionCode::MessageType),
         Ignored::Incomplete("message type"),
     );
-    c.ignores(offer(NOBODY), Ignored::Incomplete("address"));
+    c.ignores(offer(UNSPECIFIED), Ignored::Incomplete("address"));
     c.ignores(offer([255; 4].into()), Ignored::Incomplete("address"));
     c.ignores(offer([127, 0, 0, 1].into()), Ignored::Incomplete("address"));
     c.hears(offer(IP)).sends(request(IP));
 }
 
-/// RFC 2131 4.4.1: a lease counts from its REQUEST.
+/// RFC 2131 §4.4.1: a lease counts from its REQUEST.
 #[test]
-fn an_ack_that_comes_after_its_lease_is_over_is_no_lease() {
+fn an_ack_after_the_end_of_its_lease_is_ignored() {
     let mut c = Conversation::start().without_fuzz();
     c.at(0)
         .sends(discover())
@@ -126,7 +126,7 @@ fn an_ack_that_comes_after_its_lease_is_over_is_no_lease() {
     c.hears(ack(IP, hours(1))).says(Bound(IP));
 }
 
-/// RFC 2131 3.1 (5): who gets no answer to the REQUEST starts over.
+/// RFC 2131 §3.1 (5): without an answer to the REQUEST the client starts again.
 #[test]
 fn a_request_without_answer_goes_back_to_discover() {
     let mut c = Conversation::start().without_fuzz();
@@ -137,7 +137,7 @@ fn a_request_without_answer_goes_back_to_discover() {
     let first = c.last().xid();
     c.at(2).sends(request(IP));
     c.at(4).sends(request(IP));
-    // netavark waits for an ACK for 8 s, all told.
+    // netavark waits for an ACK for 8 s in total.
     c.at(12).sends(discover());
     assert_ne!(c.last().xid(), first, "a new xid for a new exchange");
     c.ignores(ack(IP, hours(1)).late(), Ignored::OtherExchange);
@@ -146,7 +146,7 @@ fn a_request_without_answer_goes_back_to_discover() {
 }
 
 #[test]
-fn an_offer_without_ack_is_what_the_caller_is_told() {
+fn an_offer_without_ack_is_reported() {
     let mut c = Conversation::start()
         .without_fuzz()
         .configured(|config| config.deadline = Some(seconds(10)));
@@ -160,9 +160,9 @@ fn an_offer_without_ack_is_what_the_caller_is_told() {
         .says(gave_up("offer of 10.0.0.5 from 10.0.0.1 but no DHCPACK"));
 }
 
-/// RFC 2131 3.1 (5): a NAK means INIT; and a server that always refuses is asked ever more seldom.
+/// RFC 2131 §3.1 (5): a NAK leads to INIT. The delays double for a server that always refuses.
 #[test]
-fn refusals_make_it_slower_and_are_what_the_caller_is_told() {
+fn refusals_double_the_delay_and_are_reported() {
     let mut c = Conversation::start().without_fuzz();
     let nak = || nak().with(DhcpOption::Message("not\nyours".to_owned()));
     let refused_at = |c: &mut Conversation, second: u32| {
@@ -183,9 +183,9 @@ fn refusals_make_it_slower_and_are_what_the_caller_is_told() {
     c.at(45).says(gave_up("refused by 10.0.0.1: not yours"));
 }
 
-/// A refused address is not what we want any more.
+/// A refused address is not requested again.
 #[test]
-fn a_nak_makes_it_forget_the_address_that_it_wanted() {
+fn a_nak_ends_the_request_for_an_address() {
     let mut c = Conversation::start().configured(|config| config.requested = Some(IP));
     c.at(0)
         .sends(discover().wanting(IP))
@@ -195,8 +195,8 @@ fn a_nak_makes_it_forget_the_address_that_it_wanted() {
         .sends(discover());
 }
 
-/// RFC 2131 4.1, 4.4.1: replies are told by xid and chaddr; an echo of the client identifier
-/// (RFC 6842 3) does not count, for servers cut and change it.
+/// RFC 2131 §4.1, §4.4.1: replies are identified by xid and chaddr. The client identifier in a
+/// reply (RFC 6842 §3) is not compared, because servers truncate and change it.
 #[test]
 fn replies_to_others_are_ignored() {
     let mut c = Conversation::start();
@@ -211,7 +211,7 @@ fn replies_to_others_are_ignored() {
 }
 
 #[test]
-fn what_is_no_dhcp_reply_is_ignored() {
+fn other_packets_are_ignored() {
     let mut c = Conversation::start();
     c.at(0).sends(discover());
     c.ignores(
@@ -252,10 +252,10 @@ fn fragment(frame: &mut [u8], flags_and_offset: u16) {
     smoltcp::wire::Ipv4Packet::new_unchecked(&mut frame[14..]).fill_checksum();
 }
 
-/// RFC 768: 0 is no checksum. Linux between interfaces of one host: the bare pseudo-header sum is
-/// no damage.
+/// RFC 768: 0 means no checksum. Between interfaces of one host Linux leaves the sum over the
+/// pseudo-header, which is no damage.
 #[test]
-fn checksums_that_nobody_has_filled_in_are_accepted() {
+fn missing_checksums_are_accepted() {
     let unfilled = |frame: &mut Vec<u8>| {
         let udp_length = u32::from(u16::from_be_bytes([frame[38], frame[39]]));
         let addresses = frame[26..34]
@@ -274,9 +274,9 @@ fn checksums_that_nobody_has_filled_in_are_accepted() {
         .says(Bound(IP));
 }
 
-/// RFC 2131 4.1: the reply may come by broadcast or to an address that is not ours yet.
+/// RFC 2131 §4.1: the reply may be a broadcast, or a unicast to an address that is not in use yet.
 #[test]
-fn broadcast_replies_are_heard() {
+fn broadcast_replies_are_accepted() {
     let mut c = Conversation::start().configured(|config| config.broadcast = true);
     c.at(0).sends(discover());
     assert!(c.last().flags().broadcast());
@@ -286,7 +286,7 @@ fn broadcast_replies_are_heard() {
 }
 
 #[test]
-fn what_the_configuration_asks_for_is_asked_for() {
+fn the_options_of_the_configuration_are_sent() {
     let mut c = Conversation::start().configured(|config| {
         config.host_name = Some("web".to_owned());
         config.requested = Some(OTHER_IP);
@@ -319,7 +319,7 @@ fn what_the_configuration_asks_for_is_asked_for() {
     expect(&c);
 }
 
-/// Everything that the lease says, once, as a plain server says it.
+/// All fields of a lease from a simple server.
 #[test]
 fn a_plain_lease() {
     let mut c = Conversation::bound(hours(2));
@@ -340,14 +340,14 @@ fn a_plain_lease() {
     assert_eq!(lease.lease_time, Some(hours(2)));
     assert_eq!((lease.t1, lease.t2), (hours(1), seconds(6300)));
     assert_eq!(lease.acquired_at, start_of_time());
-    c.at(2); // until the second announcement it listens for others who have the address
+    c.at(2); // until the second announcement it listens for an owner of the address
     assert!(!c.client().is_listening());
 }
 
-/// RFC 2131 4.4.1: a lease counts from the REQUEST, and one from before a long sleep may be over
-/// when its ACK comes.
+/// RFC 2131 §4.4.1: a lease counts from its REQUEST, and may expire before its ACK after a long
+/// suspend.
 #[test]
-fn a_machine_that_slept_over_an_offer_looks_for_another() {
+fn an_offer_of_before_a_suspend_is_not_requested() {
     let mut c = Conversation::start().without_fuzz().patient();
     c.at(0)
         .sends(discover())
@@ -356,9 +356,9 @@ fn a_machine_that_slept_over_an_offer_looks_for_another() {
     c.wakes_at(9999).sends(discover());
 }
 
-/// What a client does must be the same every time: chance comes from the seed alone.
+/// A client is deterministic: only the seed makes random choices differ.
 #[test]
-fn the_same_seed_says_the_same() {
+fn the_same_seed_sends_the_same_messages() {
     let frames = |seed| {
         let mut client = Client::new(config(), seed, start_of_time());
         let mut frames = Vec::new();
@@ -377,7 +377,7 @@ fn the_same_seed_says_the_same() {
 
 /// Some servers leave `chaddr` empty.
 #[test]
-fn a_reply_to_no_station_in_particular_is_ours_by_its_xid() {
+fn a_reply_without_chaddr_is_accepted_by_its_xid() {
     let mut c = Conversation::start();
     c.at(0).sends(discover());
     c.ignores(
@@ -388,10 +388,10 @@ fn a_reply_to_no_station_in_particular_is_ours_by_its_xid() {
         .sends(request(IP));
 }
 
-/// A card or a bridge that miscounts does so each time; chance does so once, or twice where a frame
-/// comes twice.
+/// A card or a bridge that miscounts does so for each frame; random damage occurs once, or twice if
+/// the frame is duplicated.
 #[test]
-fn a_damaged_reply_counts_when_it_comes_again_and_again() {
+fn a_repeated_damaged_reply_is_accepted() {
     let at_the_end = |f: &mut Vec<u8>| *f.last_mut().unwrap() ^= 1;
     let mut c = Conversation::start().without_fuzz();
     c.at(0).sends(discover());
@@ -399,7 +399,7 @@ fn a_damaged_reply_counts_when_it_comes_again_and_again() {
     c.ignores(offer(IP).frame(at_the_end), Ignored::Checksum);
     c.ignores(offer(IP).frame(at_the_end), Ignored::Checksum);
     c.ignores(offer(OTHER_IP).frame(at_the_end), Ignored::Checksum);
-    // Some servers choose T1 anew each time.
+    // Some servers randomize T1.
     for t1 in [1000, 1001] {
         c.ignores(
             offer(IP).with(DhcpOption::Renewal(t1)).frame(at_the_end),
@@ -411,9 +411,9 @@ fn a_damaged_reply_counts_when_it_comes_again_and_again() {
     c.ignores(ack(IP, hours(2)).frame(at_the_end), Ignored::Checksum);
 }
 
-/// An ACK that says what such an OFFER has said is read at once.
+/// An ACK with the content of the damaged OFFERs is accepted at once.
 #[test]
-fn a_damaged_ack_counts_with_its_offers() {
+fn a_damaged_ack_counts_with_equal_offers() {
     let at_the_end = |f: &mut Vec<u8>| *f.last_mut().unwrap() ^= 1;
     let damaged = |answer: Answer| {
         answer

@@ -1,9 +1,9 @@
-//! A link without anybody at its other end: nothing is said into it, and all is said again when
-//! there is (RFC 2131 3.7).
+//! An interface without a carrier: nothing is sent, and all is sent again at its return
+//! (RFC 2131 §3.7).
 
 use super::double::{Lost::*, Says::*, *};
 
-/// A client that heard at once that there is no carrier.
+/// A client without a carrier from the start.
 fn without_carrier(config: impl FnOnce(&mut smol_dhcp_proxy::dhcp::Config)) -> Conversation {
     let mut c = Conversation::start().without_fuzz().configured(config);
     c.at(0).sends(discover()).carrier(false);
@@ -11,11 +11,11 @@ fn without_carrier(config: impl FnOnce(&mut smol_dhcp_proxy::dhcp::Config)) -> C
 }
 
 #[test]
-fn a_late_carrier_is_waited_for() {
+fn the_search_starts_when_the_carrier_comes() {
     let mut c = without_carrier(|_| ());
     assert!(c.client().is_listening());
     c.at(20).carrier(true).sends(discover());
-    c.at(21).sends(discover()); // as brisk as if it had just begun
+    c.at(21).sends(discover()); // with the delays of a new search
     c.at(22)
         .sends(discover())
         .hears(offer(IP))
@@ -25,7 +25,7 @@ fn a_late_carrier_is_waited_for() {
 }
 
 #[test]
-fn without_one_that_is_the_reason() {
+fn a_missing_carrier_is_reported() {
     let mut c = without_carrier(|config| config.deadline = Some(seconds(3)));
     c.at(3).says(gave_up("no carrier"));
     c.carrier(true).at(100);
@@ -33,9 +33,9 @@ fn without_one_that_is_the_reason() {
     assert_eq!(why.on("eth0"), "no carrier on eth0");
 }
 
-/// What was under way on another network, for all we know, begins anew.
+/// The carrier may be of another network, so a search starts again.
 #[test]
-fn what_had_not_come_to_a_lease_starts_over() {
+fn a_search_starts_again() {
     let mut c = Conversation::start().without_fuzz();
     c.at(0)
         .sends(discover())
@@ -45,22 +45,22 @@ fn what_had_not_come_to_a_lease_starts_over() {
     c.at(5).carrier(true).sends(discover());
 
     let mut c = Conversation::reboot(IP).without_fuzz();
-    c.at(0).sends(may_i_keep(IP)).carrier(false);
-    c.at(10).carrier(true).sends(may_i_keep(IP));
-    c.at(12).sends(may_i_keep(IP));
+    c.at(0).sends(reboot_request(IP)).carrier(false);
+    c.at(10).carrier(true).sends(reboot_request(IP));
+    c.at(12).sends(reboot_request(IP));
 }
 
-/// An offer that was still in the queue is as good as ever; but there is no use in answering it.
+/// An offer that was still in the queue is accepted; but no REQUEST is sent.
 #[test]
-fn nothing_is_said_into_a_dead_link() {
+fn nothing_is_sent_without_a_carrier() {
     let mut c = without_carrier(|_| ());
     c.hears(offer(IP));
     c.at(10).carrier(true).sends(discover());
 }
 
-/// A renewal is said again, and a lease runs out without a carrier as with one.
+/// A renewal is retransmitted, and a lease expires without a carrier as with one.
 #[test]
-fn a_renewal_waits_for_it() {
+fn a_renewal_waits_for_the_carrier() {
     let mut c = Conversation::bound(hours(1));
     c.at(1800).sends(renew(IP)).carrier(false);
     c.at(2000)
@@ -80,9 +80,9 @@ fn a_renewal_waits_for_it() {
     c.at(5000).carrier(true).sends(discover().wanting(IP));
 }
 
-/// T1 comes whether or not there is a carrier: from then on it listens for one.
+/// T1 comes without a carrier, too: from then on the client waits for its return.
 #[test]
-fn a_bound_client_does_not_care_until_t1() {
+fn a_bound_client_ignores_the_loss_until_t1() {
     let mut c = Conversation::bound(hours(1));
     c.at(10).carrier(false);
     assert!(!c.client().is_listening());
@@ -91,9 +91,9 @@ fn a_bound_client_does_not_care_until_t1() {
     c.at(1900).carrier(true).sends(renew(IP));
 }
 
-/// The link was elsewhere for a moment: RFC 2131 3.7 wants to know whether the lease still holds.
+/// RFC 2131 §3.7: after a loss of the carrier the lease is verified.
 #[test]
-fn a_bound_client_that_hears_of_its_return_asks_at_once() {
+fn a_bound_client_renews_at_the_return_of_the_carrier() {
     let mut c = Conversation::bound(hours(1));
     c.at(1).carrier(false);
     c.at(10)
@@ -103,10 +103,10 @@ fn a_bound_client_that_hears_of_its_return_asks_at_once() {
         .says(Renewed(IP));
 }
 
-/// A port that has just come back may be deaf for a while, and the network another one: half of the
-/// time until T2 would be long then, and in a lease for ever it would never end.
+/// A port that has just come up may drop frames for a while, and the network may be another one:
+/// half of the time until T2 would be long then and, for an infinite lease, endless.
 #[test]
-fn who_asks_before_t1_and_hears_nothing_asks_again() {
+fn an_unanswered_renewal_before_t1_is_retransmitted() {
     for lease in [hours(24), seconds(u64::MAX)] {
         let mut c = Conversation::bound(lease);
         c.at(1).carrier(false);
@@ -119,9 +119,9 @@ fn who_asks_before_t1_and_hears_nothing_asks_again() {
     }
 }
 
-/// What was made ready before the news and never sent is not counted.
+/// A message that was queued before the loss and not sent is not counted.
 #[test]
-fn what_was_not_sent_is_not_counted() {
+fn a_message_that_was_not_sent_is_not_counted() {
     let mut c = Conversation::start()
         .without_fuzz()
         .configured(|config| config.deadline = Some(seconds(2)));
@@ -132,7 +132,7 @@ fn what_was_not_sent_is_not_counted() {
         .says(gave_up("no DHCPOFFER within 2 s (1 DISCOVER sent)"));
 }
 
-/// Probes that nobody could answer prove nothing.
+/// Probes without a carrier prove nothing.
 #[test]
 fn probing_ends_with_the_deadline_too() {
     let mut c = Conversation::start().without_fuzz().configured(|config| {
@@ -148,9 +148,9 @@ fn probing_ends_with_the_deadline_too() {
     c.at(4).says(gave_up("no carrier"));
 }
 
-/// A link that flaps may not make it a chatterbox: see `pace.rs` for the limit.
+/// A flapping link does not cause a flood: see `rate.rs` for the limit.
 #[test]
-fn the_same_news_twice_is_no_news() {
+fn a_repeated_carrier_state_changes_nothing() {
     let mut c = Conversation::start().without_fuzz();
     c.at(0).sends(discover()).carrier(true).carrier(true);
     c.at(1).sends(discover());

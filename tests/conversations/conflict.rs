@@ -1,4 +1,4 @@
-//! Somebody else has the address (RFC 5227, RFC 2131 3.1 (5), 4.4.1).
+//! Another station has the address (RFC 5227, RFC 2131 §3.1 (5), §4.4.1).
 
 use super::double::{Lost::*, Says::*, *};
 use smol_dhcp_proxy::dhcp::{self, Event, Ignored, Probe};
@@ -32,19 +32,20 @@ fn bound() -> Conversation {
     c
 }
 
-/// The probe goes out with the REQUEST, the claim after the ACK; for two seconds more it listens.
+/// The probe is sent with the REQUEST, the announcement after the ACK; then the client listens for
+/// 2 s.
 #[test]
-fn asking_costs_no_time() {
+fn the_probe_takes_no_time() {
     let mut c = bound();
     assert!(c.client().is_listening());
-    assert_eq!(c.client().address_at_stake(), Some(IP));
+    assert_eq!(c.client().own_address(), Some(IP));
     c.at(2).sends(announcement(IP));
     assert!(!c.client().is_listening());
     c.at(1799);
 }
 
-/// RFC 2131 3.1 (5): an address that is in use is declined, and the next one asked for, at once the
-/// first time.
+/// RFC 2131 §3.1 (5): an address in use is declined, and the first time the next DISCOVER follows
+/// at once.
 #[test]
 fn an_owner_that_answers_before_the_ack() {
     let mut c = Conversation::start().without_fuzz().with_arp();
@@ -53,7 +54,7 @@ fn an_owner_that_answers_before_the_ack() {
         .hears(offer(IP))
         .sends(request(IP))
         .sends(probe(IP));
-    assert_eq!(c.client().address_at_stake(), Some(IP));
+    assert_eq!(c.client().own_address(), Some(IP));
     c.at(0.005).hears_frame(&mine(IP));
     c.at(0.01)
         .hears(ack(IP, hours(1)))
@@ -69,7 +70,7 @@ fn an_owner_that_answers_before_the_ack() {
     c.at(2.01).sends(announcement(OTHER_IP));
 }
 
-/// The ACK came first: the address is given up again.
+/// The owner answers after the ACK: the address is given up.
 #[test]
 fn an_owner_that_answers_after_the_ack() {
     let mut c = bound();
@@ -82,9 +83,9 @@ fn an_owner_that_answers_after_the_ack() {
     );
 }
 
-/// RFC 5227 2.1.1: whoever probes for the address at the same time will use it.
+/// RFC 5227 §2.1.1: a station that probes for the address at the same time will use it.
 #[test]
-fn somebody_who_wants_the_same_address() {
+fn a_probe_for_the_same_address_is_a_conflict() {
     let mut c = Conversation::start().without_fuzz().with_arp();
     c.at(0)
         .sends(discover())
@@ -111,7 +112,7 @@ fn somebody_who_wants_the_same_address() {
         .sends(discover());
 }
 
-/// Once it is ours, a probe is a question, and the kernel answers it.
+/// A probe for an address in use is a question, and the kernel answers it.
 #[test]
 fn a_probe_for_an_address_in_use_is_no_conflict() {
     let mut c = bound();
@@ -119,18 +120,18 @@ fn a_probe_for_an_address_in_use_is_no_conflict() {
     c.at(2).sends(announcement(IP));
 }
 
-/// RFC 5227 2.1.1: our own frames may come back to us, and other people's addresses are their own.
+/// RFC 5227 §2.1.1: reflected packets of the client and claims to other addresses are no conflict.
 #[test]
-fn no_conflicts() {
+fn own_packets_and_other_addresses_are_no_conflicts() {
     let mut c = bound();
     c.ignores_frame(&arp_reply(IP, MAC), Ignored::NotDhcp);
     c.ignores_frame(&mine(OTHER_IP), Ignored::NotDhcp);
     c.at(2)
         .sends(announcement(IP))
-        .ignores_frame(&mine(IP), Ignored::NotDhcp); // nobody listens any more
+        .ignores_frame(&mine(IP), Ignored::NotDhcp); // it does not listen any more
 }
 
-/// RFC 5227 1.1, 2.1.1: up to 1 s, then the probes 1-2 s apart, then 2 s; only then is the address
+/// RFC 5227 §1.1, §2.1.1: up to 1 s, then probes 1-2 s apart, then 2 s; only then the address is
 /// used.
 #[test]
 fn probes_with_all_their_waits() {
@@ -173,7 +174,7 @@ fn an_answer_to_any_of_the_probes() {
     }
 }
 
-/// What has not answered at the caller's deadline is free.
+/// An address without an answer at the caller's deadline counts as free.
 #[test]
 fn probing_does_not_outlast_the_deadline() {
     let mut c = with_probes(3).configured(|config| config.deadline = Some(seconds(4)));
@@ -188,7 +189,7 @@ fn probing_does_not_outlast_the_deadline() {
     c.at(6).sends(announcement(IP));
 }
 
-/// A lease that is ours and not yet used is given back all the same.
+/// A lease that is not in use yet is released, too.
 #[test]
 fn a_release_while_probing() {
     let mut c = with_probes(1);
@@ -203,7 +204,7 @@ fn a_release_while_probing() {
 }
 
 #[test]
-fn turned_off_it_neither_asks_nor_hears() {
+fn without_probes_conflicts_are_ignored() {
     for probes in [Probe::Off, Probe::Before(0)] {
         let mut c = Conversation::start()
             .without_fuzz()
@@ -227,13 +228,13 @@ fn turned_off_it_neither_asks_nor_hears() {
     }
 }
 
-/// RFC 5227 2.4, as far as a host without a socket between renewals can obey it.
+/// RFC 5227 §2.4, as far as a host without a socket between renewals can obey it.
 #[test]
-fn a_bound_address_is_asked_after_in_each_renewal() {
+fn the_address_is_probed_in_each_renewal() {
     let mut c = bound();
     c.at(2).sends(announcement(IP));
     c.at(1800).sends(renew(IP)).sends(probe(IP));
-    c.at(2475).sends(renew(IP)); // once is enough
+    c.at(2475).sends(renew(IP)); // one probe per renewal
     c.hears(ack(IP, hours(1))).says(Renewed(IP));
     assert!(c.client().is_listening());
     c.at(2475.03)
@@ -245,7 +246,7 @@ fn a_bound_address_is_asked_after_in_each_renewal() {
     assert!(!c.client().is_listening());
 }
 
-/// A client that has asked for more time at T1.
+/// A client in RENEWING, after T1.
 fn renewing() -> Conversation {
     let mut c = bound();
     c.at(2).sends(announcement(IP));
@@ -253,7 +254,7 @@ fn renewing() -> Conversation {
     c
 }
 
-/// RFC 5227 2.4 (b): one frame, which any station can forge, takes no address from a container.
+/// RFC 5227 §2.4 (b): one frame, which any station can forge, does not take the address.
 #[test]
 fn a_single_claim_costs_one_announcement() {
     let mut c = renewing();
@@ -261,13 +262,13 @@ fn a_single_claim_costs_one_announcement() {
         .says(Contested(IP))
         .sends(announcement(IP));
     c.at(1800.1).hears(ack(IP, hours(1))).says(Renewed(IP));
-    c.at(1802).sends(probe(IP)); // its owner, if there is one, answers this
+    c.at(1802).sends(probe(IP)); // an owner would answer this
     c.at(1809.9);
     assert!(c.client().is_listening());
     c.at(1810);
     assert!(!c.client().is_listening());
     c.ignores_frame(&mine(IP), Ignored::NotDhcp);
-    // The next renewal knows nothing of it.
+    // The next renewal does not remember it.
     c.at(3600).sends(renew(IP)).sends(probe(IP));
     c.hears_frame(&mine(IP))
         .says(Contested(IP))
@@ -279,7 +280,7 @@ fn a_single_claim_costs_one_announcement() {
     assert_eq!(c.lease().address, IP);
 }
 
-/// RFC 5227 2.4 (b): a station that repeats its claim has the address, or does not give way. In
+/// RFC 5227 §2.4 (b): a station that repeats its claim has the address, or does not give way; in
 /// every state with a lease.
 #[test]
 fn a_station_that_repeats_its_claim_gets_the_address() {
@@ -309,7 +310,7 @@ fn a_station_that_repeats_its_claim_gets_the_address() {
         .says(Lost(IP, Conflict))
         .sends(discover());
 
-    // Begun while it asked its server, and ended while it asks them all.
+    // The first claim in RENEWING, the second in REBINDING.
     let mut c = bound();
     c.at(2).sends(announcement(IP));
     c.wakes_at(3149).sends(renew(IP)).sends(probe(IP));
@@ -324,10 +325,10 @@ fn a_station_that_repeats_its_claim_gets_the_address() {
         .sends(discover());
 }
 
-/// It was in use, so it is not declined; if the server offers it again, it is as any other that has
-/// an owner.
+/// An address in use is not declined when it is given up. If the server offers it again, it is
+/// probed and declined like any other.
 #[test]
-fn an_address_that_was_given_up_is_declined_when_it_is_offered_again() {
+fn a_lost_address_is_declined_when_it_is_offered_again() {
     let mut c = renewing();
     c.hears_frame(&mine(IP))
         .says(Contested(IP))
@@ -354,8 +355,8 @@ fn an_address_that_was_given_up_is_declined_when_it_is_offered_again() {
     c.at(1804).sends(announcement(OTHER_IP));
 }
 
-/// Connections may depend on the address from the moment that its lease is said to be in use: one
-/// frame does not take it, and to give it up to a station that repeats its claim costs no wait.
+/// Connections may depend on the address as soon as it is marked as in use: one frame does not take
+/// it, and giving it up to a station that repeats its claim causes no wait.
 #[test]
 fn a_new_address_is_defended_once_it_is_in_use() {
     let mut c = bound();
@@ -379,7 +380,7 @@ fn a_new_address_is_defended_once_it_is_in_use() {
         .says(Declined(IP))
         .sends(discover());
 
-    // Until then its owner may be late, and the address is declined.
+    // Before that its owner may answer late, and the address is declined.
     let mut c = bound();
     c.at(0.5)
         .hears_frame(&mine(IP))
@@ -388,8 +389,8 @@ fn a_new_address_is_defended_once_it_is_in_use() {
         .sends(discover());
 }
 
-/// However many stations claim the address: one announcement in ten seconds, one probe, and an end
-/// of listening.
+/// However many stations claim the address, there is one announcement in ten seconds, one probe,
+/// and an end of listening.
 #[test]
 fn a_flood_of_claims_is_answered_once() {
     let from = |station: u16| {
@@ -414,7 +415,7 @@ fn a_flood_of_claims_is_answered_once() {
         }
     }
 
-    // A defence that begins when listening ends makes it ten seconds longer, once.
+    // A defence that begins at the end of listening prolongs it by ten seconds, once.
     let mut c = renewing();
     c.at(1809.5)
         .hears_frame(&from(0))
@@ -427,7 +428,7 @@ fn a_flood_of_claims_is_answered_once() {
     assert!(!c.client().is_listening());
 }
 
-/// What cannot be sent is not asked, and the end of the defence comes all the same.
+/// Without a carrier no probe is sent, and the defence ends all the same.
 #[test]
 fn a_defence_without_a_carrier() {
     let mut c = renewing();
@@ -442,9 +443,9 @@ fn a_defence_without_a_carrier() {
     assert!(!c.client().is_listening());
 }
 
-/// A claim that was defended against is not held against the address that takes its place.
+/// A claim to the old address does not count against its replacement.
 #[test]
-fn a_defence_is_of_one_address() {
+fn a_defence_ends_with_its_address() {
     let mut c = renewing();
     c.hears_frame(&mine(IP))
         .says(Contested(IP))
@@ -459,10 +460,10 @@ fn a_defence_is_of_one_address() {
     c.hears(ack(OTHER_IP, hours(1))).says(Renewed(OTHER_IP));
 }
 
-/// Each REQUEST takes a probe along, which an owner answers: a claim of long before the ACK does
-/// not count.
+/// A probe goes with each REQUEST, and an owner answers it: a claim of long before the ACK does not
+/// count.
 #[test]
-fn a_claim_of_long_ago_is_forgotten() {
+fn an_old_claim_is_forgotten() {
     let requesting = || {
         let mut c = Conversation::start().without_fuzz().with_arp().patient();
         c.at(0)
@@ -489,7 +490,7 @@ fn a_claim_of_long_ago_is_forgotten() {
         .sends(announcement(IP));
     c.at(14.1).sends(announcement(IP));
 
-    // The owner of an address is there each time.
+    // An owner answers each probe.
     let mut c = requesting();
     c.at(4.005).hears_frame(&mine(IP));
     c.at(12).sends(request(IP)).sends(probe(IP));
@@ -500,12 +501,12 @@ fn a_claim_of_long_ago_is_forgotten() {
         .sends(discover());
 }
 
-/// An address of earlier times may be somebody else's by now.
+/// A previous address may belong to another station by now.
 #[test]
-fn a_remembered_address_is_asked_after() {
+fn a_previous_address_is_probed() {
     let mut c = Conversation::reboot(IP).without_fuzz().with_arp();
     c.at(0)
-        .sends(may_i_keep(IP))
+        .sends(reboot_request(IP))
         .sends(probe(IP))
         .hears_frame(&mine(IP));
     c.hears(ack(IP, hours(1)))
@@ -515,16 +516,16 @@ fn a_remembered_address_is_asked_after() {
 }
 
 #[test]
-fn a_remembered_address_that_somebody_else_has_is_forgotten() {
+fn a_previous_address_with_an_owner_is_not_requested_again() {
     let mut c = Conversation::reboot(IP).without_fuzz();
-    c.at(0).sends(may_i_keep(IP)).hears_frame(&mine(IP));
-    c.at(2).sends(may_i_keep(IP));
+    c.at(0).sends(reboot_request(IP)).hears_frame(&mine(IP));
+    c.at(2).sends(reboot_request(IP));
     c.at(5).sends(discover());
 }
 
-/// An address that comes with a renewal is as new as one that comes with a lease.
+/// A new address in a renewal is probed like that of a new lease.
 #[test]
-fn another_address_in_a_renewal_is_asked_after() {
+fn another_address_in_a_renewal_is_probed() {
     let mut c = bound();
     c.at(2).sends(announcement(IP));
     c.at(1800).sends(renew(IP)).sends(probe(IP));
@@ -538,9 +539,9 @@ fn another_address_in_a_renewal_is_asked_after() {
         .sends(discover());
 }
 
-/// A server that gives everybody the same address is not asked all day long.
+/// A server that leases the same address to all clients is asked ever less often.
 #[test]
-fn conflicts_in_a_row_slow_it_down() {
+fn conflicts_in_a_row_double_the_delay() {
     let conflict = |c: &mut Conversation| {
         c.sends(discover())
             .hears(offer(IP))
@@ -558,16 +559,16 @@ fn conflicts_in_a_row_slow_it_down() {
         "offer of 10.0.0.5 from 10.0.0.1, but 02:00:00:00:00:09 uses that address",
     ));
 
-    // With nobody waiting, at least the ten seconds of RFC 2131 3.1 (5).
+    // Without a caller, at least the ten seconds of RFC 2131 §3.1 (5).
     let mut c = Conversation::start().without_fuzz().patient();
     for second in [0, 0, 10, 20, 30, 46, 78] {
         conflict(c.at(second));
     }
 }
 
-/// RFC 5227 2.3: the second announcement waits for somebody to hear it.
+/// RFC 5227 §2.3: the second announcement waits for the carrier.
 #[test]
-fn without_a_carrier_nobody_hears_an_announcement() {
+fn the_second_announcement_waits_for_the_carrier() {
     let mut c = bound();
     c.at(1).carrier(false);
     c.at(10);
@@ -578,9 +579,9 @@ fn without_a_carrier_nobody_hears_an_announcement() {
         .sends(probe(IP));
 }
 
-/// RFC 5227 2.1.1: after ten of them, one attempt a minute at most.
+/// RFC 5227 §2.1.1: after ten conflicts, at most one attempt a minute.
 #[test]
-fn after_ten_conflicts_it_is_patient() {
+fn after_ten_conflicts_one_address_a_minute_is_tried() {
     let mut c = Conversation::start().without_fuzz().patient();
     for second in [0, 0, 10, 20, 30, 46, 78, 142, 270, 398, 526, 654] {
         c.at(second)
@@ -594,9 +595,9 @@ fn after_ten_conflicts_it_is_patient() {
     }
 }
 
-/// RFC 2131 4.4.4, table 5: what a DECLINE says, and no more.
+/// RFC 2131 §4.4.4, table 5: all fields of a DECLINE.
 #[test]
-fn a_decline_says_what_and_why() {
+fn the_fields_of_a_decline() {
     let mut c = bound();
     c.hears_frame(&mine(IP))
         .says(Lost(IP, Conflict))
@@ -613,10 +614,10 @@ fn a_decline_says_what_and_why() {
     c.sends(discover());
 }
 
-/// The ACK gives another address than the one that was asked for, and so does a renewal: that one
-/// is probed as well.
+/// The ACK, or that of a renewal, gives another address than the requested one: it is probed as
+/// well.
 #[test]
-fn an_address_that_was_not_asked_for_is_probed_too() {
+fn an_address_that_was_not_requested_is_probed() {
     let mut c = Conversation::start().without_fuzz().with_arp();
     c.at(0)
         .sends(discover())

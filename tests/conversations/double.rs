@@ -1,7 +1,7 @@
-//! The other end of the line: says what servers say, hears what the client says, and holds the
-//! clock.
+//! The test double of the network: replies like servers, compares the client's messages, and holds
+//! the clock.
 //!
-//! It is strict: a message or an event that a test does not mention fails it.
+//! It is strict: a message or an event that a test does not expect fails it.
 
 use dhcproto::v4::{Message, MessageType};
 use smol_dhcp_proxy::dhcp::{
@@ -22,7 +22,7 @@ pub const IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
 pub const OTHER_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 6);
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 pub const OTHER_SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
-pub const NOBODY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+pub const UNSPECIFIED: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
 pub const MAC: Mac = Mac([2, 0, 0, 0, 0, 5]);
 pub const SERVER_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
@@ -44,12 +44,12 @@ pub fn config() -> Config {
     }
 }
 
-/// The moment that all conversations count from; not zero, so that nothing passes by accident.
+/// The start of all conversations; not zero, which would hide mistakes.
 pub fn start_of_time() -> Instant {
     Instant::from_boot(seconds(1000))
 }
 
-/// What is left of a client that was BOUND with this lease, without fuzz.
+/// The snapshot of a client that was BOUND with this lease, without fuzz.
 pub fn bound_with(lease: Lease) -> Snapshot {
     let never = Instant::from_boot(Duration::MAX);
     let (renew_at, rebind_at) = (
@@ -65,11 +65,11 @@ pub fn bound_with(lease: Lease) -> Snapshot {
         phase,
         failures: 0,
         plainness: Plainness::Full,
-        whole_at: start_of_time(),
+        rate_full_at: start_of_time(),
     }
 }
 
-/// An event, as far as tests care. The whole lease is in [`Conversation::lease`].
+/// The fields of an event that tests compare. The whole lease is in [`Conversation::lease`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Says {
     Bound(Ipv4Addr),
@@ -125,7 +125,7 @@ impl From<Event> for Says {
     }
 }
 
-/// A client, its clock, and what it has said that the test has not yet mentioned.
+/// A client, its clock, and its messages and events that the test has not yet compared.
 pub struct Conversation {
     config: Config,
     begin: Box<dyn Fn(Config) -> Client>,
@@ -133,33 +133,33 @@ pub struct Conversation {
     now: Instant,
     said: VecDeque<Said>,
     says: VecDeque<Event>,
-    /// The last message with an xid of its own, and the xid before it.
+    /// The last message with a new xid, and the xid before it.
     last: Option<Message>,
     declined: Option<Message>,
     earlier_xid: u32,
-    /// Whether the test speaks of ARP probes and announcements; the others are about DHCP alone.
+    /// The test expects ARP probes and announcements; without this they are ignored.
     with_arp: bool,
 }
 
 impl Conversation {
-    /// With a client that knows nothing, and a caller who waits 45 s.
+    /// A client in INIT, and a caller that waits 45 s.
     pub fn start() -> Self {
         Self::seeded(7)
     }
 
-    /// The same with chance of another kind.
+    /// The same with another seed.
     pub fn seeded(seed: u64) -> Self {
         Self::with(move |config| Client::new(config, seed, start_of_time()))
     }
 
-    /// With a client that was bound to `ip` in earlier times.
+    /// A client in INIT-REBOOT with `ip`.
     pub fn reboot(ip: Ipv4Addr) -> Self {
         Self::with(move |config| Client::reboot(config, ip, 7, start_of_time()))
     }
 
-    /// With a client that goes on with what another one has left.
-    pub fn resume(rest: Snapshot) -> Self {
-        Self::with(move |config| Client::resume(config, rest.clone(), 7, start_of_time()))
+    /// A client that resumes from a snapshot.
+    pub fn resume(snapshot: Snapshot) -> Self {
+        Self::with(move |config| Client::resume(config, snapshot.clone(), 7, start_of_time()))
     }
 
     fn with(begin: impl Fn(Config) -> Client + 'static) -> Self {
@@ -177,18 +177,18 @@ impl Conversation {
         }
     }
 
-    /// The test mentions each probe and each announcement.
+    /// Makes the test expect each probe and each announcement.
     pub fn with_arp(mut self) -> Self {
         self.with_arp = true;
         self
     }
 
-    /// All delays are round figures.
+    /// Makes all delays round figures.
     pub fn without_fuzz(self) -> Self {
         self.configured(|config| config.fuzz = false)
     }
 
-    /// Nobody waits for the lease.
+    /// Without a caller that waits.
     pub fn patient(self) -> Self {
         self.configured(|config| config.deadline = None)
     }
@@ -198,7 +198,7 @@ impl Conversation {
         self
     }
 
-    /// A conversation in which `IP` was acquired without delay at 0 s.
+    /// A conversation in which `IP` was leased at 0 s.
     pub fn bound(time: Duration) -> Self {
         Self::bound_by(ack(IP, time))
     }
@@ -219,7 +219,7 @@ impl Conversation {
             .get_or_insert_with(|| (self.begin)(self.config.clone()))
     }
 
-    /// Lets time pass until `seconds` after the start. Whatever happens on the way fails the test.
+    /// Runs until `seconds` after the start. Each message or event on the way fails the test.
     pub fn at(&mut self, seconds: impl Into<f64>) -> &mut Self {
         let then = start_of_time() + Duration::from_secs_f64(seconds.into());
         assert!(then >= self.now, "time runs forward");
@@ -244,7 +244,7 @@ impl Conversation {
         self
     }
 
-    /// The machine was asleep: the clock jumps, and nobody did anything meanwhile.
+    /// Jumps to `seconds` after the start, as after a suspend of the machine.
     pub fn wakes_at(&mut self, seconds: impl Into<f64>) -> &mut Self {
         self.quiet();
         self.now = start_of_time() + Duration::from_secs_f64(seconds.into());
@@ -254,37 +254,37 @@ impl Conversation {
         self
     }
 
-    /// What the client would have to remember, which holds all that another one needs to go on.
-    pub fn rest(&mut self) -> Snapshot {
+    /// Returns the client's snapshot, and checks that a client resumed from it is equal.
+    pub fn suspend(&mut self) -> Snapshot {
         self.quiet();
         let (now, config) = (self.now, self.config.clone());
-        let rest = self.client().suspend().expect("a rest");
-        let resumed = Client::resume(config, rest.clone(), 8, now);
-        if rest.due().is_none_or(|due| due > now) {
+        let snapshot = self.client().suspend().expect("a snapshot");
+        let resumed = Client::resume(config, snapshot.clone(), 8, now);
+        if snapshot.due().is_none_or(|due| due > now) {
             assert_eq!(
                 resumed.suspend().as_ref(),
-                Some(&rest),
+                Some(&snapshot),
                 "it is not the same any more"
             );
-            assert_eq!(resumed.poll_timeout(), rest.due());
+            assert_eq!(resumed.poll_timeout(), snapshot.due());
         }
-        rest
+        snapshot
     }
 
-    /// Lets the client go, and goes on with another one at `seconds` after the start.
-    pub fn rests_until(&mut self, seconds: impl Into<f64>) -> &mut Self {
-        let rest = self.rest();
+    /// Replaces the client at `seconds` after the start by one resumed from its snapshot.
+    pub fn resumes_at(&mut self, seconds: impl Into<f64>) -> &mut Self {
+        let snapshot = self.suspend();
         self.now = start_of_time() + Duration::from_secs_f64(seconds.into());
-        self.client = Some(Client::resume(self.config.clone(), rest, 8, self.now));
+        self.client = Some(Client::resume(self.config.clone(), snapshot, 8, self.now));
         self.drain();
         self
     }
 
-    /// The same, and there is no carrier: what the client had ready goes nowhere.
-    pub fn rests_until_without_carrier(&mut self, seconds: impl Into<f64>) -> &mut Self {
-        let rest = self.client().suspend().expect("a rest");
+    /// The same without a carrier: the messages of the resumed client are dropped.
+    pub fn resumes_at_without_carrier(&mut self, seconds: impl Into<f64>) -> &mut Self {
+        let snapshot = self.client().suspend().expect("a snapshot");
         self.now = start_of_time() + Duration::from_secs_f64(seconds.into());
-        let mut client = Client::resume(self.config.clone(), rest, 8, self.now);
+        let mut client = Client::resume(self.config.clone(), snapshot, 8, self.now);
         client.handle_carrier(false, self.now);
         self.client = Some(client);
         self.drain();
@@ -293,22 +293,22 @@ impl Conversation {
 
     pub fn sends(&mut self, expected: Said) -> &mut Self {
         let said = self.said.pop_front();
-        assert_eq!(said.as_ref(), Some(&expected), "{}", self.whereabouts());
+        assert_eq!(said.as_ref(), Some(&expected), "{}", self.context());
         self
     }
 
     pub fn says(&mut self, expected: Says) -> &mut Self {
         let event = self.says.pop_front().map(Says::from);
-        assert_eq!(event.as_ref(), Some(&expected), "{}", self.whereabouts());
+        assert_eq!(event.as_ref(), Some(&expected), "{}", self.context());
         self
     }
 
-    /// The event itself, for tests that look at the whole of it.
+    /// Returns the whole event.
     pub fn event(&mut self) -> Event {
         self.says.pop_front().expect("an event")
     }
 
-    /// For tests of what is in a lease, and not of what is told about it.
+    /// Drops all events, for tests of the lease alone.
     pub fn forget_events(&mut self) -> &mut Self {
         self.says.clear();
         self
@@ -321,11 +321,11 @@ impl Conversation {
 
     pub fn hears_frame(&mut self, frame: &[u8]) -> &mut Self {
         let result = self.handle(frame);
-        assert_eq!(result, Ok(()), "{}", self.whereabouts());
+        assert_eq!(result, Ok(()), "{}", self.context());
         self
     }
 
-    /// Hears something that changes nothing, for this reason.
+    /// Receives a reply that must be ignored for this reason.
     pub fn ignores(&mut self, answer: Answer, why: Ignored) -> &mut Self {
         let frame = self.frame(&answer);
         self.ignores_frame(&frame, why)
@@ -342,7 +342,7 @@ impl Conversation {
         self
     }
 
-    /// The interface loses its carrier, or has it again.
+    /// Changes the carrier of the interface.
     pub fn carrier(&mut self, present: bool) -> &mut Self {
         let now = self.now;
         self.client().handle_carrier(present, now);
@@ -361,28 +361,28 @@ impl Conversation {
         self.client().lease().expect("a lease")
     }
 
-    /// The last DHCP message that the client sent.
+    /// Returns the last DHCP message of the client.
     pub fn last(&self) -> &Message {
         self.last.as_ref().expect("a message")
     }
 
-    /// The last DECLINE that the client sent; what follows it at once has an xid of its own.
+    /// Returns the last DECLINE of the client; the next message at once has another xid.
     pub fn declined(&self) -> &Message {
         self.declined.as_ref().expect("a DECLINE")
     }
 
-    /// Nothing is left that the test has not mentioned.
+    /// Checks that the test has compared all messages and events.
     pub fn quiet(&self) {
         assert!(
             self.said.is_empty(),
             "unexpected {}: {:?}",
-            self.whereabouts(),
+            self.context(),
             self.said
         );
         assert!(
             self.says.is_empty(),
             "unexpected {}: {:?}",
-            self.whereabouts(),
+            self.context(),
             self.says
         );
     }
@@ -396,7 +396,7 @@ impl Conversation {
         answer.write(xid)
     }
 
-    fn whereabouts(&self) -> String {
+    fn context(&self) -> String {
         let state = self.client.as_ref().map_or("nowhere", Client::state);
         format!("after {:?}, in {state}", self.now - start_of_time())
     }

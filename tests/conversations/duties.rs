@@ -1,4 +1,4 @@
-//! Duties of tests/catalogue that no conversation about something else proves in passing.
+//! Duties of tests/catalogue that the other conversations do not test.
 
 use super::double::{Lost::*, Says::*, *};
 use dhcproto::v4::{DhcpOption, OptionCode};
@@ -7,13 +7,13 @@ use smol_dhcp_proxy::mac::Mac;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// A client without the strict double around it, for tests that look at bytes.
-struct Bare {
+/// A client without the strict double, for tests of bytes.
+struct RawClient {
     client: Client,
     now: u64,
 }
 
-impl Bare {
+impl RawClient {
     fn start(config: Config) -> Self {
         Self {
             client: Client::new(config, 7, start_of_time()),
@@ -33,7 +33,7 @@ impl Bare {
         self
     }
 
-    /// All that it has said, and how that wants to travel.
+    /// Returns all messages, and how to send them.
     fn frames(&mut self) -> Vec<(Transmit, Vec<u8>)> {
         let mut bytes = Vec::new();
         std::iter::from_fn(|| {
@@ -44,7 +44,7 @@ impl Bare {
         .collect()
     }
 
-    /// The DHCP messages of all that.
+    /// Returns all DHCP messages.
     fn messages(&mut self) -> Vec<(Transmit, Vec<u8>)> {
         let message = |(transmit, bytes): (Transmit, Vec<u8>)| match transmit {
             Transmit::Datagram { .. } => Some((transmit, bytes)),
@@ -56,7 +56,7 @@ impl Bare {
         self.frames().into_iter().filter_map(message).collect()
     }
 
-    /// The last one of them.
+    /// Returns the last DHCP message.
     fn says(&mut self) -> (Transmit, Vec<u8>) {
         self.messages().pop().expect("a message")
     }
@@ -69,8 +69,8 @@ impl Bare {
     }
 }
 
-/// Everything that a client can say.
-struct Vocabulary {
+/// One message of each kind.
+struct Messages {
     discover: (Transmit, Vec<u8>),
     selecting: (Transmit, Vec<u8>),
     renewing: (Transmit, Vec<u8>),
@@ -80,8 +80,8 @@ struct Vocabulary {
     release: (Transmit, Vec<u8>),
 }
 
-impl Vocabulary {
-    /// The messages that ask for something.
+impl Messages {
+    /// The messages that servers answer.
     fn questions(&self) -> [&[u8]; 5] {
         [
             &self.discover,
@@ -93,46 +93,50 @@ impl Vocabulary {
         .map(|(_, bytes)| &bytes[..])
     }
 
-    /// The messages that nobody answers.
-    fn farewells(&self) -> [&[u8]; 2] {
+    /// The messages that servers do not answer.
+    fn unanswered(&self) -> [&[u8]; 2] {
         [&self.decline, &self.release].map(|(_, bytes)| &bytes[..])
     }
 }
 
-fn vocabulary(config: &Config) -> Vocabulary {
+fn vocabulary(config: &Config) -> Messages {
     let config = Config {
         fuzz: false,
         ..config.clone()
     };
-    let mut bare = Bare::start(config.clone());
-    let discover = bare.says();
-    let selecting = bare.hears(&offer(IP), &discover.1).says();
-    let renewing = bare.hears(&ack(IP, hours(1)), &selecting.1).at(1800).says();
-    let rebinding = bare.at(3150).says();
-    bare.client.release(start_of_time() + seconds(3160));
-    let release = bare.says();
-    let init_reboot = Bare {
+    let mut client = RawClient::start(config.clone());
+    let discover = client.says();
+    let selecting = client.hears(&offer(IP), &discover.1).says();
+    let renewing = client
+        .hears(&ack(IP, hours(1)), &selecting.1)
+        .at(1800)
+        .says();
+    let rebinding = client.at(3150).says();
+    client.client.release(start_of_time() + seconds(3160));
+    let release = client.says();
+    let init_reboot = RawClient {
         client: Client::reboot(config.clone(), IP, 8, start_of_time()),
         now: 0,
     }
     .says();
-    // The DECLINE is followed by the next DISCOVER at once.
-    let mut bare = Bare {
+    // The next DISCOVER follows the DECLINE at once.
+    let mut client = RawClient {
         client: Client::new(config, 9, start_of_time()),
         now: 0,
     };
-    let question = bare.says().1;
-    let question = bare.hears(&offer(IP), &question).says().1;
+    let question = client.says().1;
+    let question = client.hears(&offer(IP), &question).says().1;
     assert_eq!(
-        bare.client
+        client
+            .client
             .handle_packet(&arp_reply(IP, OWNER), start_of_time()),
         Ok(())
     );
-    let decline = bare
+    let decline = client
         .hears(&ack(IP, hours(1)), &question)
         .messages()
         .remove(0);
-    Vocabulary {
+    Messages {
         discover,
         selecting,
         renewing,
@@ -146,7 +150,7 @@ fn vocabulary(config: &Config) -> Vocabulary {
 /// The station that has the address already.
 const OWNER: Mac = Mac([2, 0, 0, 0, 0, 9]);
 
-/// The options of a message by the letter of RFC 2132 2, up to END, and what follows.
+/// The options of a message by the letter of RFC 2132 §2, up to END, and what follows.
 fn options(message: &[u8]) -> (Vec<(u8, Vec<u8>)>, &[u8]) {
     let (mut options, mut rest) = (Vec::new(), &message[240..]);
     while let [code, length, after @ ..] = rest {
@@ -183,7 +187,7 @@ fn the_fixed_fields_are_those_of_table_5() {
     for message in vocabulary
         .questions()
         .into_iter()
-        .chain(vocabulary.farewells())
+        .chain(vocabulary.unanswered())
     {
         assert_eq!(
             message[..4],
@@ -206,7 +210,7 @@ fn the_fixed_fields_are_those_of_table_5() {
 /// RFC 2131 table 4.
 #[test]
 fn the_four_requests_of_table_4() {
-    let Vocabulary {
+    let Messages {
         selecting,
         renewing,
         rebinding,
@@ -222,16 +226,19 @@ fn the_four_requests_of_table_4() {
             address(&message[12..16]),
         )
     };
-    assert_eq!(row(&init_reboot), (false, None, Some(IP), NOBODY));
-    assert_eq!(row(&selecting), (false, Some(SERVER), Some(IP), NOBODY));
+    assert_eq!(row(&init_reboot), (false, None, Some(IP), UNSPECIFIED));
+    assert_eq!(
+        row(&selecting),
+        (false, Some(SERVER), Some(IP), UNSPECIFIED)
+    );
     assert_eq!(row(&renewing), (true, None, None, IP));
     assert_eq!(row(&rebinding), (false, None, None, IP));
 }
 
-/// RFC 2131 3.5: what the DISCOVER wants, each REQUEST wants; and none has a word for people (table
-/// 5).
+/// RFC 2131 §3.5: each REQUEST has the parameter request list of the DISCOVER, and no text in
+/// option 56 (table 5).
 #[test]
-fn the_wishes_are_in_every_request() {
+fn the_parameter_request_list_is_in_every_request() {
     let vocabulary = vocabulary(&config());
     let wishes = |message: &[u8]| (option(message, 55), option(message, 57));
     let first = wishes(&vocabulary.discover.1);
@@ -242,23 +249,23 @@ fn the_wishes_are_in_every_request() {
             (first.clone(), None)
         );
     }
-    for message in vocabulary.farewells() {
+    for message in vocabulary.unanswered() {
         assert_eq!(wishes(message), (None, None));
     }
 }
 
-/// RFC 4039 3, 4: option 80 has no value, and is in the DISCOVER alone.
+/// RFC 4039 §3, §4: option 80 has no value, and is only in the DISCOVER.
 #[test]
-fn rapid_commit_is_for_discovers() {
+fn only_discovers_have_rapid_commit() {
     let vocabulary = vocabulary(&config());
     let [discover, requests @ ..] = vocabulary.questions();
     assert_eq!(option(discover, 80), Some(vec![]));
-    for message in requests.into_iter().chain(vocabulary.farewells()) {
+    for message in requests.into_iter().chain(vocabulary.unanswered()) {
         assert_eq!(option(message, 80), None);
     }
 }
 
-/// RFC 2132 9.10.
+/// RFC 2132 §9.10.
 #[test]
 fn the_longest_message_is_never_less_than_576() {
     for (ours, said) in [
@@ -267,7 +274,7 @@ fn the_longest_message_is_never_less_than_576() {
         (576, Some(576_u16)),
         (577, Some(577)),
     ] {
-        let (_, discover) = Bare::start(Config {
+        let (_, discover) = RawClient::start(Config {
             max_message_size: ours,
             ..config()
         })
@@ -279,9 +286,10 @@ fn the_longest_message_is_never_less_than_576() {
     }
 }
 
-/// RFC 2131 4.1: who has an address hears unicast; and table 5 has no flags in what nobody answers.
+/// RFC 2131 §4.1: a client with an address receives unicast. Table 5: a DECLINE and a RELEASE have
+/// no flags.
 #[test]
-fn who_has_an_address_has_no_use_for_the_broadcast_bit() {
+fn a_client_with_an_address_clears_the_broadcast_bit() {
     let vocabulary = vocabulary(&Config {
         broadcast: true,
         ..config()
@@ -290,23 +298,25 @@ fn who_has_an_address_has_no_use_for_the_broadcast_bit() {
         vocabulary.questions().map(|message| message[10]),
         [0x80, 0x80, 0, 0, 0x80]
     );
-    assert_eq!(vocabulary.farewells().map(|message| message[10]), [0, 0]);
+    assert_eq!(vocabulary.unanswered().map(|message| message[10]), [0, 0]);
 }
 
-/// RFC 2131 4.1: replies may come through others; the server is whom option 54 names.
+/// RFC 2131 §4.1: replies may come from another address; option 54 names the server.
 #[test]
-fn the_request_goes_by_option_54_and_not_by_the_sender() {
-    let mut bare = Bare::start(Config {
+fn the_request_goes_to_option_54_and_not_to_the_sender() {
+    let mut client = RawClient::start(Config {
         fuzz: false,
         ..config()
     });
-    let (_, discover) = bare.says();
-    let (_, request) = bare.hears(&offer(IP).from(OTHER_SERVER), &discover).says();
+    let (_, discover) = client.says();
+    let (_, request) = client
+        .hears(&offer(IP).from(OTHER_SERVER), &discover)
+        .says();
     assert_eq!(option(&request, 54), Some(OTHER_SERVER.octets().to_vec()));
     let ack = ack(IP, hours(1))
         .from(OTHER_SERVER)
         .message(|message| _ = message.set_siaddr(SERVER));
-    let (transmit, _) = bare.hears(&ack, &request).at(1800).says();
+    let (transmit, _) = client.hears(&ack, &request).at(1800).says();
     assert_eq!(
         transmit,
         Transmit::Datagram {
@@ -316,7 +326,7 @@ fn the_request_goes_by_option_54_and_not_by_the_sender() {
     );
 }
 
-/// RFC 2132 3.14, 9.14: an option of no bytes is no option.
+/// RFC 2132 §3.14, §9.14: an empty option is not sent.
 #[test]
 fn an_empty_name_or_identifier_is_left_out() {
     let empty = Config {
@@ -329,7 +339,7 @@ fn an_empty_name_or_identifier_is_left_out() {
     }
 }
 
-/// RFC 2131 4.3.2: an OFFER is only what might be.
+/// RFC 2131 §4.3.2: the settings of the ACK count.
 #[test]
 fn the_ack_counts_and_not_the_offer() {
     let offer = offer(IP).with(DhcpOption::DomainName("old.example".to_owned()));
@@ -349,19 +359,19 @@ fn the_ack_counts_and_not_the_offer() {
     assert_eq!(lease.domain_name.as_deref(), Some("lab.example"));
 }
 
-/// RFC 2131 4.4.2: from the first time that we asked, however late the answer.
+/// RFC 2131 §4.4.2: from the first REQUEST, however late the answer.
 #[test]
-fn a_confirmed_lease_counts_from_the_question() {
+fn a_confirmed_lease_counts_from_the_first_request() {
     let mut c = Conversation::reboot(IP).without_fuzz();
-    c.at(0).sends(may_i_keep(IP));
-    c.at(2).sends(may_i_keep(IP));
+    c.at(0).sends(reboot_request(IP));
+    c.at(2).sends(reboot_request(IP));
     c.at(4).hears(ack(IP, hours(1))).says(Bound(IP));
     assert_eq!(c.lease().acquired_at, start_of_time());
 }
 
-/// RFC 2131 3.5: silence of the server means the default, which is nothing for all but the mask.
+/// RFC 2131 §3.5: missing settings have their defaults, which are empty except for the mask.
 #[test]
-fn a_server_that_says_nothing_else_gives_a_lease_without_settings() {
+fn an_ack_without_settings_gives_a_lease_without_settings() {
     let ack = ack(IP, hours(1))
         .without(OptionCode::SubnetMask)
         .without(OptionCode::Router);
@@ -386,9 +396,10 @@ fn a_server_that_says_nothing_else_gives_a_lease_without_settings() {
     assert_eq!((lease.domain_name, lease.host_name), (None, None));
 }
 
-/// RFC 2131 2, RFC 2132 9.10: we promise to read so much, and the last byte counts as the first.
+/// RFC 2131 §2, RFC 2132 §9.10: the client reads a message of the announced length up to the last
+/// byte.
 #[test]
-fn a_reply_as_long_as_we_allow_is_read_whole() {
+fn the_longest_allowed_reply_is_read() {
     const PROMISED: usize = 1472;
     assert_eq!(config().max_message_size as usize, PROMISED);
     let mut c = Conversation::bound_by(ack(IP, hours(1)).payload(|payload| {
@@ -396,7 +407,7 @@ fn a_reply_as_long_as_we_allow_is_read_whole() {
         payload.extend([53, 1, 5, 54, 4, 10, 0, 0, 1, 51, 4, 0, 0, 14, 16]);
         let last = [12, 3, b'w', b'e', b'b', 255];
         while payload.len() < PROMISED - last.len() {
-            // Something that nobody reads, in pieces that leave no single byte over.
+            // An unknown option, in parts that leave no single byte over.
             let length = (PROMISED - last.len() - payload.len() - 2).min(250);
             payload.extend([224, length as u8]);
             payload.resize(payload.len() + length, 7);
@@ -407,7 +418,7 @@ fn a_reply_as_long_as_we_allow_is_read_whole() {
     assert_eq!(c.lease().host_name.as_deref(), Some("web"));
 }
 
-/// RFC 3397 2: a pointer may lead from the second part of option 119 into the first.
+/// RFC 3397 §2: a pointer may lead from the second part of option 119 into the first.
 #[test]
 fn a_search_list_is_joined_before_its_pointers_are_followed() {
     let mut c = Conversation::bound_by(ack(IP, hours(1)).payload(|payload| {
@@ -420,7 +431,7 @@ fn a_search_list_is_joined_before_its_pointers_are_followed() {
     assert_eq!(c.lease().search, ["lab.example", "www.lab.example"]);
 }
 
-/// RFC 2131 4.4.5: hosts that were leased at one moment do not renew at one moment, nor rebind.
+/// RFC 2131 §4.4.5: hosts with leases of the same time do not renew or rebind at the same time.
 #[test]
 fn t1_and_t2_differ_from_host_to_host() {
     let mut t1s = std::collections::BTreeSet::new();
@@ -433,11 +444,11 @@ fn t1_and_t2_differ_from_host_to_host() {
             .sends(request(IP))
             .hears(ack(IP, hours(1)))
             .says(Bound(IP));
-        let rest = c.at(3).client().suspend().unwrap();
-        t1s.insert(rest.due().unwrap().since_boot());
+        let snapshot = c.at(3).client().suspend().unwrap();
+        t1s.insert(snapshot.due().unwrap().since_boot());
         let client = Client::resume(
             config(),
-            rest,
+            snapshot,
             seed,
             start_of_time() + Duration::from_millis(3_149_500),
         );
@@ -454,9 +465,9 @@ fn t1_and_t2_differ_from_host_to_host() {
     );
 }
 
-/// RFC 2131 4.4.5: who gets its old address back goes on with it.
+/// RFC 2131 §4.4.5: a client that gets its old address back continues.
 #[test]
-fn an_address_that_ran_out_can_come_back() {
+fn an_expired_address_can_come_back() {
     let mut c = Conversation::bound(hours(1));
     c.wakes_at(3600)
         .says(Lost(IP, Expired))
@@ -468,38 +479,38 @@ fn an_address_that_ran_out_can_come_back() {
         .says(Bound(IP));
 }
 
-/// RFC 2131 4.3.2: who gets no offer that could be accepted asks again.
+/// RFC 2131 §4.3.2: a client without an acceptable offer sends another DISCOVER.
 #[test]
 fn bad_offers_do_not_end_the_search() {
     let mut c = Conversation::start().without_fuzz();
     c.at(0)
         .sends(discover())
-        .ignores(offer(NOBODY), Ignored::Incomplete("address"));
+        .ignores(offer(UNSPECIFIED), Ignored::Incomplete("address"));
     c.at(1)
         .sends(discover())
-        .ignores(offer(NOBODY), Ignored::Incomplete("address"));
+        .ignores(offer(UNSPECIFIED), Ignored::Incomplete("address"));
     c.at(2)
         .sends(discover())
         .hears(offer(IP))
         .sends(request(IP));
 }
 
-/// RFC 2131 table 5, which says the same of both.
+/// RFC 2131 table 5, for DECLINE and RELEASE.
 #[test]
-fn what_nobody_answers_has_no_secs_and_an_xid_of_its_own() {
+fn unanswered_messages_have_no_secs_and_a_new_xid() {
     let vocabulary = vocabulary(&config());
     let xids = vocabulary.questions().map(|message| message[4..8].to_vec());
-    for message in vocabulary.farewells() {
+    for message in vocabulary.unanswered() {
         assert_eq!(message[8..10], [0, 0]);
         assert!(!xids.contains(&message[4..8].to_vec()));
     }
 }
 
-/// RFC 2131 4.1: hosts that start together do not take each other's replies.
+/// RFC 2131 §4.1: hosts that start together do not accept each other's replies.
 #[test]
-fn hosts_have_xids_of_their_own() {
+fn hosts_have_different_xids() {
     let first = |seed| {
-        Bare {
+        RawClient {
             client: Client::new(config(), seed, start_of_time()),
             now: 0,
         }
@@ -511,7 +522,7 @@ fn hosts_have_xids_of_their_own() {
     assert_eq!(xids.len(), 1000);
 }
 
-/// RFC 4039 3.1: the address may be somebody else's here, too.
+/// RFC 4039 §3.1: another station may have this address, too.
 #[test]
 fn an_address_by_rapid_commit_can_be_declined() {
     let mut c = Conversation::start().without_fuzz().with_arp();
@@ -537,9 +548,9 @@ fn probing() -> Conversation {
     c
 }
 
-/// RFC 5227 1.2.1: some hosts answer so that all can hear it.
+/// RFC 5227 §1.2.1: some hosts broadcast their ARP replies.
 #[test]
-fn an_arp_reply_to_all_is_heard() {
+fn a_broadcast_arp_reply_is_accepted() {
     let mut to_all = arp_reply(IP, OWNER);
     to_all[..6].fill(0xff);
     probing()
@@ -550,9 +561,9 @@ fn an_arp_reply_to_all_is_heard() {
         .sends(discover());
 }
 
-/// RFC 5227 2.1.1: the owner need not answer; asking for somebody else, it says where it is.
+/// RFC 5227 §2.1.1: an ARP request of the owner for another host reveals it as well.
 #[test]
-fn a_question_of_the_owner_is_a_conflict_too() {
+fn an_arp_request_of_the_owner_is_a_conflict() {
     let mut question = arp_probe(SERVER, OWNER);
     question[28..32].copy_from_slice(&IP.octets()); // the sender's address
     probing()
@@ -563,18 +574,18 @@ fn a_question_of_the_owner_is_a_conflict_too() {
         .sends(discover());
 }
 
-/// RFC 5227 2.1.1, 2.3, byte for byte.
+/// RFC 5227 §2.1.1, §2.3, byte for byte.
 #[test]
-fn what_arp_packets_say() {
-    let mut bare = Bare::start(Config {
+fn the_fields_of_arp_packets() {
+    let mut client = RawClient::start(Config {
         fuzz: false,
         ..config()
     });
-    let (_, discover) = bare.says();
-    let mut frames = bare.hears(&offer(IP), &discover).frames();
+    let (_, discover) = client.says();
+    let mut frames = client.hears(&offer(IP), &discover).frames();
     let request = frames.remove(0).1[42..].to_vec();
-    frames.extend(bare.hears(&ack(IP, hours(1)), &request).frames());
-    frames.extend(bare.at(2).frames());
+    frames.extend(client.hears(&ack(IP, hours(1)), &request).frames());
+    frames.extend(client.at(2).frames());
     let packet = |sender: Ipv4Addr| {
         let ethernet = [&BROADCAST_MAC.0[..], &MAC.0, &[8, 6]].concat();
         let request = [0, 1, 8, 0, 6, 4, 0, 1];
@@ -593,32 +604,32 @@ fn what_arp_packets_say() {
     };
     assert_eq!(
         frames,
-        [packet(NOBODY), packet(IP), packet(IP)],
+        [packet(UNSPECIFIED), packet(IP), packet(IP)],
         "a probe, and two announcements"
     );
 }
 
-/// RFC 5227 1.1, 2.1.1: up to a second before the first probe, one or two between them, and no two
-/// hosts alike.
+/// RFC 5227 §1.1, §2.1.1: up to a second before the first probe, one or two between them, and
+/// different for each host.
 #[test]
-fn the_waits_of_probes_are_by_chance() {
+fn the_waits_of_probes_are_random() {
     let mut firsts = std::collections::BTreeSet::new();
     for seed in 0..100 {
         let config = Config {
             probe: Probe::Before(3),
             ..config()
         };
-        let mut bare = Bare {
+        let mut client = RawClient {
             client: Client::new(config, seed, start_of_time()),
             now: 0,
         };
-        let (_, discover) = bare.says();
-        let (_, request) = bare.hears(&offer(IP), &discover).says();
-        bare.hears(&ack(IP, hours(1)), &request);
+        let (_, discover) = client.says();
+        let (_, request) = client.hears(&offer(IP), &discover).says();
+        client.hears(&ack(IP, hours(1)), &request);
         let mut last = Duration::ZERO;
         let waits = std::array::from_fn::<_, 4, _>(|_| {
-            let due = bare.client.poll_timeout().unwrap();
-            bare.client.handle_timeout(due);
+            let due = client.client.poll_timeout().unwrap();
+            client.client.handle_timeout(due);
             let at = due - start_of_time();
             at - std::mem::replace(&mut last, at)
         });
@@ -629,7 +640,7 @@ fn the_waits_of_probes_are_by_chance() {
                 .all(|wait| (seconds(1)..=seconds(2)).contains(wait)),
             "{waits:?}"
         );
-        assert_eq!((waits[3], bare.client.state()), (seconds(2), "BOUND"));
+        assert_eq!((waits[3], client.client.state()), (seconds(2), "BOUND"));
         firsts.insert(waits[0]);
     }
     assert!(firsts.len() > 90, "{firsts:?}");

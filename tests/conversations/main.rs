@@ -1,5 +1,5 @@
-//! Conversations between the DHCP client and made-up servers, on a made-up clock: one test for each
-//! rule.
+//! Conversations between the DHCP client and simulated servers, with a simulated clock: one test
+//! for each rule.
 #![cfg(feature = "proxy")]
 #![expect(
     unreachable_pub,
@@ -16,10 +16,10 @@ mod duties;
 mod name;
 mod odd;
 mod options;
-mod pace;
 mod proxy_arp;
 mod rapid;
+mod rate;
 mod reboot;
 mod release;
 mod renew;
-mod rest;
+mod suspend;

@@ -1,4 +1,4 @@
-//! What the client says that it is called: option 12, or option 81 in its place (RFC 4702).
+//! The name of the client: option 12, or option 81 in its place (RFC 4702).
 
 use super::double::{Says::*, *};
 use dhcproto::Name;
@@ -6,7 +6,7 @@ use dhcproto::v4::fqdn::{ClientFQDN, FqdnFlags};
 use dhcproto::v4::{DhcpOption, OptionCode};
 use smol_dhcp_proxy::dhcp::Probe;
 
-/// A client called `web`, and by its whole name `fqdn`.
+/// A client with the host name `web` and the fully qualified name `fqdn`.
 fn called(fqdn: &str) -> Conversation {
     let fqdn = fqdn.to_owned();
     Conversation::start()
@@ -27,8 +27,8 @@ fn names(c: &Conversation) -> (Option<DhcpOption>, Option<DhcpOption>) {
     )
 }
 
-/// RFC 4702 2.1 to 2.3: S and E, codes of 0, and a name that ends with the root; as dhcproto reads
-/// it.
+/// RFC 4702 §2.1, §2.2, §2.3: S and E, result codes 0, and a name that ends with the root; as
+/// dhcproto reads it.
 fn option_81(name: &str) -> DhcpOption {
     let mut fqdn = ClientFQDN::new(
         FqdnFlags::default().set_s(true).set_e(true),
@@ -38,9 +38,9 @@ fn option_81(name: &str) -> DhcpOption {
     DhcpOption::ClientFQDN(fqdn)
 }
 
-/// RFC 4702 3.1: option 81 goes with DISCOVER and every REQUEST, and option 12 does not go with it.
+/// RFC 4702 §3.1: option 81 is in DISCOVER and every REQUEST, and option 12 is not.
 #[test]
-fn the_whole_name_takes_the_place_of_the_host_name() {
+fn option_81_replaces_option_12() {
     let whole = (None, Some(option_81("web.lab.example.")));
     for written in ["web.lab.example", "web.lab.example."] {
         let mut c = called(written);
@@ -53,14 +53,14 @@ fn the_whole_name_takes_the_place_of_the_host_name() {
         assert_eq!(names(&c), whole, "renewal");
         c.wakes_at(3150).sends(rebind(IP));
         assert_eq!(names(&c), whole, "rebinding");
-        // RFC 2131 table 5: who gives an address back tells no more than that.
+        // RFC 2131 table 5: a RELEASE has no name.
         c.releases().sends(goodbye(IP)).says(Released);
         assert_eq!(names(&c), (None, None), "RELEASE");
     }
 }
 
 #[test]
-fn a_whole_name_that_cannot_be_sent_gives_way_to_the_host_name() {
+fn an_invalid_fqdn_is_replaced_by_the_host_name() {
     let label = "x".repeat(63);
     let as_long_as_fits = [&label[..], &label, &label, &label[..58]].join("."); // and 3 bytes before it, 2 around it
     let mut c = called(&as_long_as_fits);

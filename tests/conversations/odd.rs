@@ -1,5 +1,5 @@
-//! Servers that are not as the RFCs have them: what they do not like, do not say, or say in another
-//! name.
+//! Servers that deviate from the RFCs: they do not answer some options, or have missing or other
+//! identifiers and settings.
 
 use super::double::{Lost::*, Says::*, *};
 use dhcproto::v4::{DhcpOption, OptionCode};
@@ -40,10 +40,10 @@ fn named(config: &mut Config) {
     config.requested = Some(OTHER_IP);
 }
 
-/// From the third on, step by step, down to less than netavark sends; then every other one is whole
-/// again.
+/// From the third on, step by step, down to fewer options than netavark sends; then every other one
+/// is full again.
 #[test]
-fn a_discover_that_nobody_answers_gets_plainer() {
+fn unanswered_discovers_get_plainer() {
     let mut c = Conversation::start().without_fuzz().configured(named);
     for second in [0, 1] {
         c.at(second).sends(discover().wanting(OTHER_IP));
@@ -65,10 +65,10 @@ fn a_discover_that_nobody_answers_gets_plainer() {
     assert_eq!(codes(&c), [55, 57, 61, 80, 81]);
 }
 
-/// What follows is as plain as the DISCOVER that was answered: in the REQUEST, in renewals, in the
-/// RELEASE.
+/// All later messages have the plainness of the DISCOVER that was answered: the REQUEST, renewals
+/// and the RELEASE.
 #[test]
-fn a_lease_is_kept_as_plainly_as_it_was_made() {
+fn a_lease_keeps_its_plainness() {
     let mut c = Conversation::start().without_fuzz();
     for second in [0, 1, 2, 3] {
         c.at(second).sends(discover());
@@ -83,7 +83,7 @@ fn a_lease_is_kept_as_plainly_as_it_was_made() {
     c.at(1803).sends(renew(IP));
     assert_eq!(codes(&c), [55, 61]);
 
-    // A server that drops option 61 knows the client by its MAC, in this process and in the next.
+    // A server that ignores option 61 knows the client by its MAC, in this process and in the next.
     let mut c = Conversation::start().without_fuzz();
     for second in [0, 1, 2, 3, 5] {
         c.at(second).sends(discover());
@@ -105,9 +105,9 @@ fn a_lease_is_kept_as_plainly_as_it_was_made() {
     assert_eq!(codes(&c), [54]);
 }
 
-/// A later process renews it as plainly, whatever is known of the network by then.
+/// A later process renews it with the same plainness, whatever the configuration is by then.
 #[test]
-fn a_lease_is_kept_as_plainly_by_a_later_process() {
+fn a_lease_keeps_its_plainness_in_a_later_process() {
     let mut c = Conversation::start().without_fuzz();
     for second in [0, 1, 2, 3] {
         c.at(second).sends(discover());
@@ -117,18 +117,18 @@ fn a_lease_is_kept_as_plainly_by_a_later_process() {
         .hears(ack(IP, hours(1)))
         .says(Bound(IP));
     c.client().mark_in_use();
-    let rest = c.at(10).rest();
-    assert_eq!(rest.plainness, Plainness::LikeNetavark);
-    let mut c = Conversation::resume(rest).without_fuzz();
+    let snapshot = c.at(10).suspend();
+    assert_eq!(snapshot.plainness, Plainness::LikeNetavark);
+    let mut c = Conversation::resume(snapshot).without_fuzz();
     c.at(1803).sends(renew(IP));
     assert_eq!(codes(&c), [55, 61]);
 }
 
-/// A server or relay may drop a REQUEST for an option or for its length: the second has no option
-/// that netavark's does not have, but the list of the DISCOVER, and the third has netavark's list.
-/// The xid stays that of the OFFER.
+/// A server or relay may drop a REQUEST for an option or for its length. The second one has only
+/// options of netavark, but the parameter request list of the DISCOVER; the third has netavark's
+/// list. The xid stays that of the OFFER.
 #[test]
-fn a_request_that_is_said_again_is_plainer() {
+fn a_retransmitted_request_is_plainer() {
     let mut c = Conversation::start().without_fuzz();
     c.at(0)
         .sends(discover())
@@ -146,7 +146,7 @@ fn a_request_that_is_said_again_is_plainer() {
         (c.last().xid(), codes(&c), list(&c)),
         (xid, vec![50, 54, 55, 61], NETAVARKS_LIST.to_vec())
     );
-    // Its lease is renewed in full at first, and plainer where that is not answered.
+    // The first REQUEST of a renewal is full, and the next ones are plainer.
     c.hears(ack(IP, hours(1))).says(Bound(IP));
     c.at(1800).sends(renew(IP));
     assert!(codes(&c).contains(&57));
@@ -157,28 +157,28 @@ fn a_request_that_is_said_again_is_plainer() {
     assert_eq!(list(&c), NETAVARKS_LIST);
 }
 
-/// A renewal gets as short in processes that each send one REQUEST of it, too.
+/// The same for a renewal by processes that each send one REQUEST of it.
 #[test]
-fn a_renewal_that_is_said_again_by_later_processes_is_as_short_as_netavarks() {
+fn a_renewal_by_later_processes_gets_as_short_as_netavarks() {
     let mut c = Conversation::start().without_fuzz();
     c.at(0).sends(discover()).hears(offer(IP));
     c.sends(request(IP))
         .hears(ack(IP, hours(1)))
         .says(Bound(IP));
-    c.rests_until(1800).sends(renew(IP));
+    c.resumes_at(1800).sends(renew(IP));
     assert!(list(&c).len() > NETAVARKS_LIST.len() && codes(&c).contains(&57));
-    c.at(1810).rests_until(2475).sends(renew(IP));
+    c.at(1810).resumes_at(2475).sends(renew(IP));
     assert_eq!(
         (list(&c), codes(&c)),
         (NETAVARKS_LIST.to_vec(), vec![55, 61])
     );
-    c.at(2485).rests_until(2812.5).sends(renew(IP));
+    c.at(2485).resumes_at(2812.5).sends(renew(IP));
     assert_eq!(list(&c), NETAVARKS_LIST);
 }
 
 /// netavark waits for an ACK for as long as for an OFFER, 8 s in all.
 #[test]
-fn an_ack_counts_for_as_long_as_netavark_waits_for_it() {
+fn a_late_ack_is_accepted_as_long_as_netavark_waits() {
     let mut c = Conversation::start().without_fuzz();
     c.at(0)
         .sends(discover())
@@ -190,10 +190,9 @@ fn an_ack_counts_for_as_long_as_netavark_waits_for_it() {
     c.at(9).hears(ack(IP, hours(1))).says(Bound(IP));
 }
 
-/// A server that takes its time answers the first DISCOVER, and loses nothing by those that came
-/// after it.
+/// A slow server answers the first DISCOVER after others were sent.
 #[test]
-fn a_slow_server_is_answered_as_it_was_asked() {
+fn a_slow_server_can_answer_an_earlier_discover() {
     let mut c = Conversation::start().without_fuzz();
     c.at(0).sends(discover());
     let first = c.last().xid();
@@ -210,16 +209,16 @@ fn a_slow_server_is_answered_as_it_was_asked() {
     );
     c.hears(ack(IP, hours(1))).says(Bound(IP));
     assert_eq!(c.client().plainness(), Plainness::Full);
-    // What was never asked has no answer.
+    // A reply to a plainness that was not sent is ignored.
     let mut c = Conversation::start().without_fuzz();
     c.at(0).sends(discover());
     let bare = c.last().xid() | 3;
     c.ignores_frame(&offer(IP).write(bare), Ignored::OtherExchange);
 }
 
-/// The owner of the client remembers what worked.
+/// The owner of the client remembers the plainness that was answered.
 #[test]
-fn a_remembered_plainness_is_where_it_begins() {
+fn the_configured_plainness_comes_first() {
     let plain = |config: &mut Config| config.plainness = Plainness::LikeNetavark;
     let mut c = Conversation::start().without_fuzz().configured(plain);
     for second in [0, 1, 2, 3] {
@@ -230,10 +229,10 @@ fn a_remembered_plainness_is_where_it_begins() {
     assert_eq!(codes(&c), [55]);
 }
 
-/// A server that has leased to plain messages may answer no others: after a DECLINE it is asked as
-/// plainly.
+/// A server that has answered plain messages may answer no others: after a DECLINE the DISCOVER is
+/// as plain.
 #[test]
-fn a_decline_does_not_make_it_whole() {
+fn a_decline_keeps_the_plainness() {
     for (bound_first, steps) in [(false, &[0, 1, 2, 3, 5][..]), (true, &[0, 1, 2, 3])] {
         let mut c = Conversation::start().without_fuzz().with_arp();
         for second in steps {
@@ -257,9 +256,9 @@ fn a_decline_does_not_make_it_whole() {
     }
 }
 
-/// A carrier that comes back may be another network's, and whoever offers has understood.
+/// A new carrier may be of another network, and a server that offers has accepted the options.
 #[test]
-fn it_is_whole_again_after_a_carrier_or_an_offer() {
+fn discovers_are_full_again_after_a_carrier_or_an_offer() {
     let mut c = Conversation::start().without_fuzz();
     for second in [0, 1, 2] {
         c.at(second).sends(discover());
@@ -276,9 +275,9 @@ fn it_is_whole_again_after_a_carrier_or_an_offer() {
     assert!(codes(&c).contains(&80));
 }
 
-/// An address of another network is asked for twice, by a client that goes on after a rest as well.
+/// An address of another network is requested twice, by a resumed client as well.
 #[test]
-fn a_host_that_has_moved_forgets_its_address() {
+fn an_address_of_another_network_is_requested_twice() {
     let lease = Conversation::bound(hours(1)).lease().clone();
     let mut c = Conversation::resume(bound_with(lease)).without_fuzz();
     c.wakes_at(3600)
@@ -307,7 +306,7 @@ fn rapid_commit_can_be_turned_off() {
             state: "SELECTING",
         },
     );
-    // Nor is one taken that answers a DISCOVER without the option.
+    // An ACK to a DISCOVER without the option is ignored as well.
     let mut c = Conversation::start().without_fuzz();
     for second in [0, 1, 2] {
         c.at(second).sends(discover());
@@ -330,9 +329,9 @@ fn from_another_station(answer: Answer) -> Answer {
     answer.frame(|frame| frame[11] ^= 0x40)
 }
 
-/// Transaction, client and address tell whose an ACK is.
+/// Transaction, client and address identify an ACK.
 #[test]
-fn an_ack_in_another_name_or_in_none_is_the_offers() {
+fn an_ack_with_another_identifier_or_none_is_accepted() {
     let requesting = || {
         let mut c = Conversation::start().without_fuzz();
         c.at(0)
@@ -347,14 +346,14 @@ fn an_ack_in_another_name_or_in_none_is_the_offers() {
     assert_eq!(c.lease().server_id, OTHER_SERVER);
     for ack in [
         anonymous(ack(IP, hours(1))),
-        ack(IP, hours(1)).from(NOBODY),
+        ack(IP, hours(1)).from(UNSPECIFIED),
         ack(IP, hours(1)).from([255; 4].into()),
     ] {
         let mut c = requesting();
         c.hears(ack).says(Bound(IP));
         assert_eq!(c.lease().server_id, SERVER);
     }
-    // Another address in another name is another server's.
+    // Another address with another identifier is from another server.
     let mut c = requesting();
     c.ignores(
         ack(OTHER_IP, hours(1)).from(OTHER_SERVER),
@@ -366,9 +365,9 @@ fn an_ack_in_another_name_or_in_none_is_the_offers() {
     );
 }
 
-/// The address that the OFFER came from stands for the identifier that it does not have.
+/// The source address of an OFFER replaces a missing identifier.
 #[test]
-fn an_offer_in_no_name_is_its_senders() {
+fn an_offer_without_identifier_is_accepted_from_its_sender() {
     let mut c = Conversation::start().without_fuzz();
     c.at(0)
         .sends(discover())
@@ -384,7 +383,7 @@ fn an_offer_in_no_name_is_its_senders() {
 
 /// A NAK without an identifier counts from the station that offered, or leased.
 #[test]
-fn a_nak_in_no_name_is_its_stations() {
+fn a_nak_without_identifier_counts_by_its_station() {
     let mut c = Conversation::start().without_fuzz();
     c.at(0)
         .sends(discover())
@@ -416,7 +415,7 @@ fn a_nak_in_no_name_is_its_stations() {
 
     let mut c = Conversation::reboot(IP).without_fuzz();
     c.at(0)
-        .sends(may_i_keep(IP))
+        .sends(reboot_request(IP))
         .hears(anonymous(nak()))
         .sends(discover());
 }
@@ -442,9 +441,9 @@ fn poor(answer: Answer) -> Answer {
         .without(OptionCode::Router)
 }
 
-/// What an ACK leaves out stays as the lease before, or the OFFER, has it.
+/// Settings that an ACK leaves out are those of the OFFER or of the lease before.
 #[test]
-fn what_an_ack_leaves_out_stays() {
+fn missing_settings_of_an_ack_are_kept() {
     let mut c = Conversation::bound_by(rich(ack(IP, hours(1))));
     let before = c.lease().clone();
     assert_eq!(
@@ -456,7 +455,7 @@ fn what_an_ack_leaves_out_stays() {
         .hears(poor(ack(IP, hours(1))))
         .says(Renewed(IP));
     assert!(c.lease().same_settings(&before), "{:?}", c.lease());
-    // What it says, it says.
+    // Settings in the ACK count.
     let other = poor(ack(IP, hours(1))).with(DhcpOption::Router(vec![OTHER_SERVER]));
     c.at(3600)
         .sends(renew(IP))
@@ -467,12 +466,12 @@ fn what_an_ack_leaves_out_stays() {
         (&lease.routers[..], lease.prefix_len),
         (&[OTHER_SERVER][..], 24)
     );
-    // Who says how to reach the network and nothing else has taken the rest back.
+    // A server that gives routes and nothing else has withdrawn the others.
     assert_eq!(
         (lease.dns_servers.len(), lease.mtu, &lease.domain_name),
         (1, None, &None)
     );
-    // Neither has a server to repeat how long a lease is.
+    // The lease time may be missing as well.
     let timeless = other.without(OptionCode::AddressLeaseTime);
     c.at(5400)
         .sends(renew(IP))
@@ -490,9 +489,9 @@ fn what_an_ack_leaves_out_stays() {
     assert!(c.lease().same_settings(&before), "{:?}", c.lease());
 }
 
-/// Settings of one network are none of another.
+/// Settings of one network do not apply to another.
 #[test]
-fn an_address_of_another_network_keeps_nothing() {
+fn missing_settings_of_another_network_are_not_kept() {
     let far: Ipv4Addr = [192, 0, 2, 5].into();
     let mut c = Conversation::bound_by(rich(ack(IP, hours(1))));
     c.at(1800)
@@ -511,9 +510,9 @@ fn an_address_of_another_network_keeps_nothing() {
     );
 }
 
-/// A lease without a time is one of an hour, which is told.
+/// A lease without a lease time is assumed to last an hour, and that is reported.
 #[test]
-fn no_lease_time_is_an_hour() {
+fn a_missing_lease_time_is_an_hour() {
     let timeless = |answer: Answer| answer.without(OptionCode::AddressLeaseTime);
     for ack in [timeless(ack(IP, hours(9))), ack(IP, seconds(0))] {
         let mut c = Conversation::start().without_fuzz();
@@ -538,9 +537,9 @@ fn no_lease_time_is_an_hour() {
         .says(Bound(IP));
 }
 
-/// The link carries so much, and no message is larger; less than 576 need not be said.
+/// The message size is limited by the MTU; below 576 the option is not sent.
 #[test]
-fn the_message_size_is_what_the_link_carries() {
+fn the_message_size_fits_the_mtu() {
     for (mtu, said) in [
         (1500, Some(1472)),
         (9000, Some(1472)),
@@ -564,14 +563,14 @@ fn the_message_size_is_what_the_link_carries() {
     );
 }
 
-/// The caller is told of an OFFER that is of no use.
+/// The error names an unusable OFFER.
 #[test]
-fn an_unusable_offer_is_named() {
+fn an_unusable_offer_is_reported() {
     let quick = |config: &mut Config| config.deadline = Some(seconds(2));
     let mut c = Conversation::start().without_fuzz().configured(quick);
     c.at(0)
         .sends(discover())
-        .ignores(offer(NOBODY), Ignored::Incomplete("address"));
+        .ignores(offer(UNSPECIFIED), Ignored::Incomplete("address"));
     c.at(1).sends(discover());
     c.at(2).says(gave_up(
         "1 OFFER from 10.0.0.1 without an address that a host can have",
@@ -591,9 +590,9 @@ fn an_unusable_offer_is_named() {
     ));
 }
 
-/// Of two servers on a LAN, one may be excluded by its own name, or by the other's.
+/// Of two servers on a LAN, one may be excluded by its own identifier, or by that of the other.
 #[test]
-fn only_servers_that_are_allowed_are_heard() {
+fn only_allowed_servers_are_accepted() {
     let deny = |config: &mut Config| config.denied_servers = vec![OTHER_SERVER];
     let allow = |config: &mut Config| config.servers = vec![[10, 0, 0, 9].into(), SERVER];
     for edit in [deny as fn(&mut Config), allow] {

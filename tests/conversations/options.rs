@@ -1,4 +1,4 @@
-//! What a lease says, read from well-made, odd and broken options (RFC 2132, 3396, 3397, 3442).
+//! The content of a lease, from valid, unusual and malformed options (RFC 2132, 3396, 3397, 3442).
 
 use super::double::{Says::*, *};
 use dhcproto::v4::{DhcpOption, Message, OptionCode, UnknownOption};
@@ -19,7 +19,7 @@ fn lease(ack: Answer) -> Lease {
     c.lease().clone()
 }
 
-/// A lease whose ACK also has `value` under `code`, byte for byte.
+/// Returns a lease whose ACK also has these options, byte for byte.
 fn with(options: &[(u8, &[u8])]) -> Lease {
     let raw =
         |(code, value): &(u8, &[u8])| UnknownOption::new(OptionCode::from(*code), value.to_vec());
@@ -36,7 +36,7 @@ fn route(destination: [u8; 4], prefix_len: u8, gateway: Option<[u8; 4]>) -> Stat
     }
 }
 
-/// Puts `options` where the options of a message begin, and nothing after them.
+/// Replaces the options of a message by `options`.
 fn replace_options(payload: &mut Vec<u8>, options: &[u8]) {
     payload.truncate(240);
     payload.extend(options);
@@ -47,7 +47,7 @@ const SERVER_ID: [u8; 6] = [54, 4, 10, 0, 0, 1];
 const TIME: [u8; 6] = [51, 4, 0, 0, 14, 16];
 
 #[test]
-fn odd_lengths_drop_the_option_and_not_the_message() {
+fn a_wrong_length_drops_the_option_and_not_the_message() {
     let plain = with(&[]);
     for (code, value) in [
         (1, &[255, 255, 255][..]),
@@ -79,7 +79,7 @@ fn odd_lengths_drop_the_option_and_not_the_message() {
     }
 }
 
-/// RFC 950: no mask, or a mask with holes, means that of the address's class.
+/// RFC 950: if the mask is missing or has holes, the mask of the address class is used.
 #[test]
 fn missing_masks_come_from_the_class() {
     let prefix_len = |address: [u8; 4], mask: [u8; 4]| {
@@ -108,7 +108,7 @@ fn a_32_bit_mask_has_no_broadcast_address() {
     );
 }
 
-/// Option 28 is for the kernel to send to: only an address of the subnet can be meant.
+/// The kernel sends to option 28, so only an address of the subnet is accepted.
 #[test]
 fn a_broadcast_address_is_one_of_the_subnet() {
     const MASK: (u8, &[u8]) = (1, &[255, 255, 255, 0]);
@@ -137,7 +137,7 @@ fn a_broadcast_address_is_one_of_the_subnet() {
 }
 
 #[test]
-fn a_gateway_is_another_host() {
+fn a_gateway_must_be_another_host() {
     let routers = |list: &[u8]| with(&[(3, list)]).routers;
     let right = Ipv4Addr::new(10, 0, 0, 1);
     for wrong in [IP.octets(), [224, 0, 0, 1], [255; 4], [127, 0, 0, 1]] {
@@ -160,9 +160,9 @@ fn a_gateway_is_another_host() {
     assert_eq!(with(&[(33, static_routes)]).routes, []);
 }
 
-/// With the lease, and again when something changes; a renewal of the same says nothing.
+/// They are reported with the lease, and again after a change; not by an equal renewal.
 #[test]
-fn what_makes_no_sense_is_told_once() {
+fn unusable_values_are_reported_once() {
     let odd = || {
         ack(IP, hours(1))
             .with(DhcpOption::SubnetMask([255, 0, 255, 0].into()))
@@ -191,7 +191,7 @@ fn what_makes_no_sense_is_told_once() {
         .says(unusable())
         .says(Changed(IP, IP));
 
-    // The good part of a text or a list is used, and the rest of it is told.
+    // The valid part of a text or a list is used, and the rest of it is reported.
     for (code, value, told) in [
         (15, &b"<none> a.example"[..], DomainName),
         (15, b"a\nb", DomainName),
@@ -209,7 +209,7 @@ fn what_makes_no_sense_is_told_once() {
         c.says(Unusable(vec![told])).says(Bound(IP));
     }
 
-    // Padding, and a list in plain text, are nothing to speak of.
+    // Padding, and a list in plain text, are not reported.
     for value in [&b"\x01a\x00\x00\x00"[..], b"a.example b.example"] {
         let mut c = Conversation::start();
         let option = DhcpOption::Unknown(UnknownOption::new(OptionCode::from(119), value.to_vec()));
@@ -221,7 +221,7 @@ fn what_makes_no_sense_is_told_once() {
         c.says(Bound(IP));
     }
 
-    // As many as a line of the log has room for.
+    // Only as many as fit into a line of the log.
     let routers = (0..60).map(|n| Ipv4Addr::new(224, 0, 0, n)).collect();
     let mut c = Conversation::start();
     c.at(0)
@@ -233,10 +233,10 @@ fn what_makes_no_sense_is_told_once() {
     c.says(Bound(IP));
 }
 
-/// RFC 3442: destination in as many bytes as its prefix needs; router 0.0.0.0 is the link; 3 and 33
-/// fall silent.
+/// RFC 3442: a destination has the significant bytes of its prefix, the router 0.0.0.0 means on the
+/// link, and options 3 and 33 are ignored.
 #[test]
-fn classless_routes_silence_the_others() {
+fn classless_routes_replace_the_others() {
     let routes: &[u8] = &[
         0, 10, 0, 0, 9, // default
         24, 192, 168, 7, 10, 0, 0, 2, // through a router
@@ -267,7 +267,7 @@ fn classless_routes_silence_the_others() {
     );
 }
 
-/// RFC 2132 5.8.
+/// RFC 2132 §5.8.
 #[test]
 fn static_routes_have_the_mask_of_their_class() {
     let lease = with(&[(
@@ -283,7 +283,7 @@ fn static_routes_have_the_mask_of_their_class() {
     assert_eq!(lease.routes, expected);
 }
 
-/// RFC 3397: names are compressed against the whole option, and pointers can be made to lie.
+/// RFC 3397: names are compressed within the whole option, and pointers may be invalid.
 #[test]
 fn search_lists() {
     let search = |value| with(&[(119, value)]).search;
@@ -297,7 +297,7 @@ fn search_lists() {
     assert!(search(b"\x01a").is_empty(), "no end");
     assert!(search(b"\x03a b\x00").is_empty(), "no name");
     assert!(search(b"\x00").is_empty(), "the root");
-    // The good names count.
+    // The valid names count.
     assert_eq!(
         search(b"\x01a\x00\x03b b\x00\x01c\x00"),
         ["a", "c"],
@@ -315,7 +315,7 @@ fn search_lists() {
         "padding"
     );
     assert!(search(b"\x03b.c\x00").is_empty(), "a dot in a label");
-    // As a server sends it that takes the list for a text.
+    // A list in plain text, as some servers send it.
     assert_eq!(search(b"a.example b.example"), ["a.example", "b.example"]);
     assert_eq!(
         search(b"a.example., b.example\0"),
@@ -329,9 +329,9 @@ fn search_lists() {
     assert_eq!(search(&many).len(), 32);
 }
 
-/// Names end up in resolv.conf: whatever is no name stays out.
+/// Names are written to resolv.conf, so invalid ones are dropped.
 #[test]
-fn names_are_names() {
+fn only_valid_names_are_accepted() {
     let domain = |value: &[u8]| with(&[(15, value)]).domain_name;
     assert_eq!(domain(b"example.org").as_deref(), Some("example.org"));
     assert_eq!(domain(b"example.org.\0").as_deref(), Some("example.org"));
@@ -347,7 +347,7 @@ fn names_are_names() {
     ] {
         assert_eq!(domain(bad), None, "{bad:?}");
     }
-    // Operators put a search list there, for clients that know no option 119.
+    // Operators put a search list there, for clients without option 119.
     for several in [
         &b"a.example b.example"[..],
         b"a.example., b.example",
@@ -368,7 +368,7 @@ fn names_are_names() {
     assert_eq!(with(&[(12, b"web_1")]).host_name.as_deref(), Some("web_1"));
 }
 
-/// The lease of an ACK with these options alone, each as often as it is in the list.
+/// Returns the lease of an ACK with these options alone, in this order.
 fn of_options(options: &[(u8, &[u8])]) -> Lease {
     let bytes: Vec<u8> = options
         .iter()
@@ -387,7 +387,7 @@ fn of_options(options: &[(u8, &[u8])]) -> Lease {
     c.lease().clone()
 }
 
-/// Every option of fixed length, with a value and another one.
+/// Every option of fixed length, with two values.
 const FIXED: [(u8, &[u8], &[u8]); 8] = [
     (53, &[5], &[6]),
     (54, &[10, 0, 0, 1], &[10, 0, 0, 9]),
@@ -399,13 +399,13 @@ const FIXED: [(u8, &[u8], &[u8]); 8] = [
     (59, &[0, 0, 8, 0], &[0, 0, 9, 0]),
 ];
 
-/// The least of an ACK.
+/// The minimum of an ACK.
 const BASE: [(u8, &[u8]); 3] = [(53, &[5]), (54, &[10, 0, 0, 1]), (51, &[0, 0, 14, 16])];
 
 /// A server sends its own option, and its operator has added the same once more: the first one
 /// counts, and one of another length does not.
 #[test]
-fn of_an_option_that_comes_twice_the_first_of_its_length_counts() {
+fn the_first_value_of_the_right_length_counts() {
     let once: Vec<(u8, &[u8])> = FIXED
         .iter()
         .map(|(code, value, _)| (*code, *value))
@@ -442,7 +442,7 @@ fn of_an_option_that_comes_twice_the_first_of_its_length_counts() {
     );
 }
 
-/// RFC 3396 7: a number or an address may come in parts as well.
+/// RFC 3396 §7: a number or an address may be split as well.
 #[test]
 fn the_parts_of_an_option_of_fixed_length_are_joined() {
     let once: Vec<(u8, &[u8])> = FIXED
@@ -474,9 +474,9 @@ fn the_parts_of_an_option_of_fixed_length_are_joined() {
     }
 }
 
-/// In overloaded fields, too (RFC 2131 4.1), where the options field comes first.
+/// In overloaded fields, too (RFC 2131 §4.1), with the options field first.
 #[test]
-fn an_option_comes_twice_in_two_fields() {
+fn an_option_is_repeated_in_another_field() {
     let ack = ack(IP, hours(1)).payload(|payload| {
         replace_options(
             payload,
@@ -500,10 +500,9 @@ fn an_option_comes_twice_in_two_fields() {
     );
 }
 
-/// What is said twice is said once; halves are joined (RFC 3396 7), as long as they are not the
-/// same.
+/// Equal instances are one value; other parts are joined (RFC 3396 §7).
 #[test]
-fn texts_and_lists_that_come_twice_are_one() {
+fn repeated_texts_and_lists_are_joined() {
     let with = |options: &[(u8, &[u8])]| of_options(&[&BASE[..], options].concat());
     let routes: &[u8] = &[24, 10, 9, 9, 10, 0, 0, 1];
     for (code, value) in [
@@ -532,9 +531,9 @@ fn texts_and_lists_that_come_twice_are_one() {
     }
 }
 
-/// RFC 3396: an option may come in pieces, anywhere.
+/// RFC 3396: the parts of an option may be anywhere.
 #[test]
-fn pieces_are_joined_even_across_other_options() {
+fn parts_are_joined_across_other_options() {
     let ack = ack(IP, hours(1)).payload(|payload| {
         replace_options(
             payload,
@@ -555,8 +554,8 @@ fn pieces_are_joined_even_across_other_options() {
     );
 }
 
-/// RFC 2131 4.1, RFC 2132 9.3: more options in `file`, then in `sname`; pieces go on from field to
-/// field.
+/// RFC 2131 §4.1, RFC 2132 §9.3: more options in `file`, then in `sname`; parts continue from field
+/// to field.
 #[test]
 fn overloaded_fields_are_read() {
     fn overload(payload: &mut Vec<u8>, fields: u8) {
@@ -582,9 +581,9 @@ fn overloaded_fields_are_read() {
     assert_eq!(read(|payload| overload(payload, 4)), (vec![], None, None));
 }
 
-/// Padding, a missing END, a last option that overruns: what came before it counts.
+/// Padding, a missing END, a last option that is too long: the options before it count.
 #[test]
-fn sloppy_ends_are_forgiven() {
+fn malformed_ends_are_accepted() {
     for end in [
         &[255][..],
         &[],
@@ -611,9 +610,9 @@ fn sloppy_ends_are_forgiven() {
     }
 }
 
-/// RFC 8925 3.2: only who asked for option 108 may act on it; we did not.
+/// RFC 8925 §3.2: only a client that requested option 108 may act on it.
 #[test]
-fn option_108_is_nothing_to_us() {
+fn option_108_is_ignored() {
     // By hand: dhcproto has another number for it.
     let asked =
         ack(IP, hours(1)).payload(|payload| _ = payload.splice(240..240, [108, 4, 0, 0, 7, 8]));
@@ -633,7 +632,7 @@ fn address() -> impl Strategy<Value = Ipv4Addr> {
     (1..=u32::MAX).prop_map(Ipv4Addr::from)
 }
 
-/// A gateway that may be one, and is not the client itself.
+/// Gateways with a valid address other than the client's.
 fn routers() -> impl Strategy<Value = Vec<Ipv4Addr>> {
     prop::collection::vec(0x0b00_0000_u32..0x7f00_0000, 1..70)
         .prop_map(|all| all.into_iter().map(Ipv4Addr::from).collect())
@@ -681,7 +680,7 @@ prop_compose! {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever dhcproto writes, the client reads as dhcproto does.
+    /// The client reads all that dhcproto writes as dhcproto does.
     #[test]
     fn dhcproto_reads_the_same(settings in settings()) {
         let ack = settings.into_iter().fold(ack(IP, hours(1)), Answer::with);

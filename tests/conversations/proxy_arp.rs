@@ -1,5 +1,4 @@
-//! Stations that answer ARP for every address (proxy ARP), and those that only look as if they had
-//! ours.
+//! Stations that answer ARP for every address (proxy ARP), and stations that only seem to.
 
 use super::double::{Lost::*, Says::*, *};
 use dhcproto::v4::DhcpOption;
@@ -28,9 +27,10 @@ fn ack_with_router(ip: Ipv4Addr) -> Answer {
     ack(ip, hours(1)).with(DhcpOption::Router(vec![ROUTER]))
 }
 
-/// The DHCP server's own station does not have what it leases: one remark, and the address is used.
+/// The DHCP server's own station has no claim to a leased address: it is reported once, and the
+/// address is used.
 #[test]
-fn the_servers_station_has_no_claim() {
+fn the_servers_station_is_no_conflict() {
     let mut c = asking();
     c.hears_frame(&arp_reply(IP, SERVER_MAC)).says(ProxyArp(IP));
     c.ignores_frame(&arp_reply(IP, SERVER_MAC), Ignored::NotDhcp);
@@ -47,9 +47,9 @@ fn the_servers_station_has_no_claim() {
     c.hears(ack(IP, hours(1))).says(Renewed(IP));
 }
 
-/// Its answer may be late, and the address may be in use by then.
+/// Its answer may be late, when the address is in use.
 #[test]
-fn a_late_answer_of_the_servers_station_takes_nothing() {
+fn a_late_answer_of_the_servers_station_is_no_conflict() {
     for is_in_use in [false, true] {
         let mut c = asking();
         c.hears(ack(IP, hours(1)))
@@ -66,7 +66,7 @@ fn a_late_answer_of_the_servers_station_takes_nothing() {
 }
 
 #[test]
-fn neither_probes_nor_a_reboot_mistake_it() {
+fn the_servers_station_is_known_after_probes_and_reboot() {
     let mut c = Conversation::start()
         .without_fuzz()
         .with_arp()
@@ -83,17 +83,17 @@ fn neither_probes_nor_a_reboot_mistake_it() {
     c.at(3).says(Bound(IP)).sends(announcement(IP));
     c.at(5).sends(announcement(IP));
 
-    // Whose station it is, only the ACK shows.
+    // Only the ACK shows that it is the server's station.
     let mut c = Conversation::reboot(IP).without_fuzz();
     c.at(0)
-        .sends(may_i_keep(IP))
+        .sends(reboot_request(IP))
         .hears_frame(&arp_reply(IP, SERVER_MAC));
     c.hears(ack(IP, hours(1)))
         .says(ProxyArp(IP))
         .says(Bound(IP));
 }
 
-/// A server that leases its own address, or the router's, is wrong, and its station is right.
+/// A server that leases its own address, or the router's, is wrong, and the claim counts.
 #[test]
 fn the_servers_own_address_is_declined() {
     let mut c = Conversation::start().without_fuzz();
@@ -108,9 +108,9 @@ fn the_servers_own_address_is_declined() {
         .sends(discover());
 }
 
-/// Another station is believed once.
+/// The first claim of another station counts.
 #[test]
-fn who_claims_a_second_address_answers_for_all() {
+fn a_claim_to_a_second_address_is_proxy_arp() {
     let mut c = asking();
     c.hears_frame(&arp_reply(IP, GATEWAY))
         .hears(ack(IP, hours(1)))
@@ -130,9 +130,9 @@ fn who_claims_a_second_address_answers_for_all() {
     c.at(2).sends(announcement(OTHER_IP));
 }
 
-/// The same where its answers come after the ACK.
+/// The same for answers after the ACK.
 #[test]
-fn who_claims_a_second_address_late_answers_for_all() {
+fn a_late_claim_to_a_second_address_is_proxy_arp() {
     let mut c = asking();
     c.hears(ack(IP, hours(1)))
         .says(Bound(IP))
@@ -155,9 +155,9 @@ fn who_claims_a_second_address_late_answers_for_all() {
     c.at(2.03).sends(announcement(OTHER_IP));
 }
 
-/// It costs no lease that is in use either, and a forger gets one announcement.
+/// It does not cost a lease in use either, and a forger gets one announcement.
 #[test]
-fn a_claim_to_an_address_in_use_tells_who_claims_the_next() {
+fn a_claim_to_an_address_in_use_is_remembered() {
     let mut c = asking();
     c.hears(ack(IP, hours(1)))
         .says(Bound(IP))
@@ -184,7 +184,7 @@ fn a_claim_to_an_address_in_use_tells_who_claims_the_next() {
 
 /// Two gateways that both answer cost one address, not one each.
 #[test]
-fn two_stations_that_answer_for_all() {
+fn two_stations_with_proxy_arp() {
     let mut c = asking();
     c.hears_frame(&arp_reply(IP, SERVER_MAC))
         .says(ProxyArp(IP))
@@ -205,10 +205,10 @@ fn two_stations_that_answer_for_all() {
     c.at(2).sends(announcement(OTHER_IP));
 }
 
-/// An address that has an owner is declined, whoever else answers for it, before the owner or after
-/// it.
+/// An address with an owner is declined, whatever other station answers for it, before or after the
+/// owner.
 #[test]
-fn a_real_owner_is_found_beside_it() {
+fn an_owner_is_found_beside_proxy_arp() {
     for first in [SERVER_MAC, OWNER] {
         let mut c = asking();
         let second = if first == OWNER { SERVER_MAC } else { OWNER };
@@ -223,11 +223,11 @@ fn a_real_owner_is_found_beside_it() {
             .says(Declined(IP))
             .sends(discover());
     }
-    // Nor is the owner lost where only the ACK shows which of them is the server.
+    // The owner is also found if only the ACK shows which of them is the server.
     for [first, second] in [[SERVER_MAC, OWNER], [OWNER, SERVER_MAC]] {
         let mut c = Conversation::reboot(IP).without_fuzz();
         c.at(0)
-            .sends(may_i_keep(IP))
+            .sends(reboot_request(IP))
             .hears_frame(&arp_reply(IP, first))
             .hears_frame(&arp_reply(IP, second));
         c.hears(ack(IP, hours(1)))
@@ -238,9 +238,9 @@ fn a_real_owner_is_found_beside_it() {
     }
 }
 
-/// What the owner of the client has learnt on this network before.
+/// Stations that the owner of the client has stored for this network.
 #[test]
-fn a_known_station_costs_nothing() {
+fn a_known_station_is_no_conflict() {
     let mut c = Conversation::start()
         .without_fuzz()
         .configured(|config| config.proxy_arp = vec![GATEWAY]);
@@ -254,15 +254,15 @@ fn a_known_station_costs_nothing() {
         .ignores_frame(&arp_reply(IP, GATEWAY), Ignored::NotDhcp);
 }
 
-/// Where the router is another station than the server, it is asked after: who answers for both has
-/// neither.
+/// If the router is another station than the server, it is asked: a station that answers for both
+/// does proxy ARP.
 #[test]
-fn the_routers_station_has_no_claim() {
+fn the_routers_station_is_no_conflict() {
     let mut c = asking();
     c.hears_frame(&arp_reply(IP, GATEWAY))
         .hears(ack_with_router(IP))
         .sends(probe(ROUTER));
-    assert_eq!(c.client().address_of_interest(), Some(ROUTER));
+    assert_eq!(c.client().arp_address(), Some(ROUTER));
     c.ignores_frame(&arp_reply_to_another(ROUTER, GATEWAY), Ignored::NotDhcp);
     c.at(0.01)
         .hears_frame(&arp_reply(ROUTER, GATEWAY))
@@ -271,10 +271,10 @@ fn the_routers_station_has_no_claim() {
     c.at(2.01).sends(announcement(IP));
 }
 
-/// The claim of the owner came first, and that of the router's station is the one in doubt: the
-/// owner is asked again.
+/// The claim of the owner came first, and that of the router's station is being checked: the owner
+/// is asked again.
 #[test]
-fn an_owner_before_the_routers_station_is_found() {
+fn an_owner_is_found_before_the_routers_station() {
     let mut c = asking();
     c.hears_frame(&arp_reply(IP, OWNER))
         .hears_frame(&arp_reply(IP, GATEWAY));
@@ -305,7 +305,7 @@ fn an_owner_does_not_answer_for_the_router() {
 }
 
 #[test]
-fn the_router_is_asked_after_while_probing_too() {
+fn the_router_is_asked_during_probes() {
     let mut c = Conversation::start()
         .without_fuzz()
         .with_arp()
@@ -326,9 +326,9 @@ fn the_router_is_asked_after_while_probing_too() {
     c.at(6).sends(announcement(IP));
 }
 
-/// An address in use is not lost to the router's station, be it as quick as it likes.
+/// An address in use is not lost to the router's station, however quick it is.
 #[test]
-fn the_routers_station_takes_no_address_in_use() {
+fn the_routers_station_is_no_conflict_for_an_address_in_use() {
     let mut c = asking();
     c.hears(ack_with_router(IP))
         .says(Bound(IP))
@@ -349,7 +349,7 @@ fn the_routers_station_takes_no_address_in_use() {
     c.at(2).sends(announcement(IP));
     assert!(!c.client().is_listening());
 
-    // An owner does not answer for the router, and gets the address.
+    // An owner does not answer for the router, and keeps the address.
     let mut c = asking();
     c.hears(ack_with_router(IP))
         .says(Bound(IP))
@@ -366,7 +366,7 @@ fn the_routers_station_takes_no_address_in_use() {
         .sends(discover());
 }
 
-/// Switches that track devices ask each port after its address by unicast, from no address.
+/// Switches that track devices send unicast probes to each port.
 #[test]
 fn a_unicast_probe_is_no_conflict() {
     let mut c = asking();
@@ -378,10 +378,10 @@ fn a_unicast_probe_is_no_conflict() {
     c.at(2).sends(announcement(IP));
 }
 
-/// A caller waits until the address is in use: conflicts after the ACK cost it no wait, and its
-/// deadline holds.
+/// A caller waits until the address is in use: conflicts after the ACK do not delay it, and its
+/// deadline applies.
 #[test]
-fn late_conflicts_do_not_make_a_caller_wait() {
+fn late_conflicts_do_not_delay_a_caller() {
     let mut c = Conversation::start().without_fuzz();
     let conflict = |c: &mut Conversation| {
         c.sends(discover())

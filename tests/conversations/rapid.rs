@@ -1,4 +1,4 @@
-//! Two messages instead of four (RFC 4039), and the address of earlier times before any other.
+//! Rapid commit: two messages instead of four (RFC 4039); and the offer of the requested address.
 
 use super::double::{Says::*, *};
 use dhcproto::v4::{DhcpOption, OptionCode};
@@ -8,7 +8,7 @@ fn rapid_ack() -> Answer {
     ack(IP, hours(1)).with(DhcpOption::RapidCommit)
 }
 
-/// RFC 4039 3.1: asked for in the DISCOVER, and there alone.
+/// RFC 4039 §3.1: option 80 is in the DISCOVER alone.
 #[test]
 fn an_ack_is_the_answer_to_a_discover() {
     let mut c = Conversation::start().without_fuzz().with_arp();
@@ -23,9 +23,9 @@ fn an_ack_is_the_answer_to_a_discover() {
     assert!(!c.last().opts().contains(OptionCode::RapidCommit));
 }
 
-/// RFC 4039 3.1: a server that does not know it makes an offer, as ever.
+/// RFC 4039 §3.1: a server that does not know it sends an OFFER.
 #[test]
-fn without_it_all_is_as_ever() {
+fn an_offer_in_answer_to_rapid_commit_is_accepted() {
     let mut c = Conversation::start();
     c.at(0)
         .sends(discover())
@@ -39,9 +39,9 @@ fn without_it_all_is_as_ever() {
     c.hears(ack(IP, hours(1))).says(Bound(IP));
 }
 
-/// RFC 4039 3.1: an ACK without the option is no answer to a DISCOVER.
+/// RFC 4039 §3.1: an ACK without the option is no answer to a DISCOVER.
 #[test]
-fn an_ack_that_was_not_asked_for() {
+fn an_ack_without_rapid_commit_is_ignored() {
     let mut c = Conversation::start();
     c.at(0).sends(discover());
     c.ignores(
@@ -53,10 +53,10 @@ fn an_ack_that_was_not_asked_for() {
     );
 }
 
-/// The server's clock may have run since the first DISCOVER; but not since a round that is long
-/// over.
+/// The server's clock may have started at the first DISCOVER of a round, but not in an earlier
+/// round.
 #[test]
-fn it_counts_from_the_round_that_it_answers() {
+fn a_lease_counts_from_the_round_of_its_ack() {
     let mut c = Conversation::start().without_fuzz().patient();
     for second in [0, 4, 12, 28, 60, 124] {
         c.at(second).sends(discover());
@@ -73,9 +73,9 @@ fn wanting() -> Conversation {
     c
 }
 
-/// The first offer wins, unless the one that we want comes within 100 ms.
+/// The first offer is accepted, unless one of the requested address comes within 100 ms.
 #[test]
-fn the_wanted_address_has_100_ms() {
+fn an_offer_of_the_requested_address_has_100_ms() {
     let mut c = wanting();
     c.hears(offer(OTHER_IP).from(OTHER_SERVER));
     c.at(0.09)
@@ -90,7 +90,7 @@ fn the_wanted_address_has_100_ms() {
         .sends(request(OTHER_IP))
         .hears(ack(OTHER_IP, hours(1)))
         .says(Bound(OTHER_IP));
-    // A lease counts from when it was asked for.
+    // A lease counts from its REQUEST.
     assert_eq!(
         c.lease().acquired_at,
         start_of_time() + std::time::Duration::from_millis(100)
@@ -98,11 +98,11 @@ fn the_wanted_address_has_100_ms() {
 }
 
 #[test]
-fn the_wanted_address_is_taken_at_once() {
+fn an_offer_of_the_requested_address_is_accepted_at_once() {
     wanting().hears(offer(IP)).sends(request(IP));
 }
 
-/// Of the others the first one wins.
+/// Of other addresses the first one is accepted.
 #[test]
 fn a_third_offer_changes_nothing() {
     let mut c = wanting();

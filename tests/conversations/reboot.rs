@@ -1,4 +1,4 @@
-//! Wanting an address of earlier times back (RFC 2131 3.2), and going on with a lease from a file.
+//! Requests for a previous address (RFC 2131 §3.2), and leases from a file.
 
 use super::double::{Lost::*, Says::*, *};
 use smol_dhcp_proxy::dhcp::{Ignored, Lease};
@@ -6,20 +6,20 @@ use smol_dhcp_proxy::mac::Mac;
 use smol_dhcp_proxy::time::Instant;
 
 #[test]
-fn a_server_that_knows_it_confirms_it() {
+fn a_server_confirms_the_previous_address() {
     let mut c = Conversation::reboot(IP).without_fuzz();
     c.at(0)
-        .sends(may_i_keep(IP))
+        .sends(reboot_request(IP))
         .hears(ack(IP, hours(1)).from(OTHER_SERVER))
         .says(Bound(IP));
 }
 
-/// Two tries within 5 s, then any address will do; this one first of all.
+/// Two attempts within 5 s, then any address, and this one first.
 #[test]
-fn silence_leads_to_discover() {
+fn without_an_answer_a_discover_follows() {
     let mut c = Conversation::reboot(IP).without_fuzz();
-    c.at(0).sends(may_i_keep(IP));
-    c.at(2).sends(may_i_keep(IP));
+    c.at(0).sends(reboot_request(IP));
+    c.at(2).sends(reboot_request(IP));
     c.at(5).sends(discover().wanting(IP));
     c.hears(offer(OTHER_IP))
         .at(5.1)
@@ -28,23 +28,23 @@ fn silence_leads_to_discover() {
         .says(Bound(OTHER_IP));
 }
 
-/// RFC 2131 3.2 (4): a client that moved to another network hears so, and forgets the address.
+/// RFC 2131 §3.2 (4): a client that moved to another network gets a NAK, and forgets the address.
 #[test]
-fn any_server_may_refuse_it() {
+fn any_server_may_refuse_the_previous_address() {
     let mut c = Conversation::reboot(IP).without_fuzz();
     c.at(0)
-        .sends(may_i_keep(IP))
+        .sends(reboot_request(IP))
         .hears(nak().from(OTHER_SERVER))
         .sends(discover());
 }
 
 #[test]
-fn the_deadline_holds_here_too() {
+fn the_deadline_ends_a_reboot() {
     let mut c = Conversation::reboot(IP)
         .without_fuzz()
         .configured(|config| config.deadline = Some(seconds(3)));
-    c.at(0).sends(may_i_keep(IP));
-    c.at(2).sends(may_i_keep(IP));
+    c.at(0).sends(reboot_request(IP));
+    c.at(2).sends(reboot_request(IP));
     c.at(3)
         .says(gave_up("no DHCPOFFER within 3 s (0 DISCOVERs sent)"));
 }
@@ -61,7 +61,7 @@ fn kept(age: u64, server_mac: Option<Mac>) -> Lease {
 }
 
 #[test]
-fn a_kept_lease_goes_on_where_the_clock_says() {
+fn a_stored_lease_continues_at_its_time() {
     let mut c = Conversation::resume(bound_with(kept(0, None))).without_fuzz();
     c.at(300)
         .sends(renew(IP))
@@ -77,12 +77,12 @@ fn a_kept_lease_goes_on_where_the_clock_says() {
         .at(0)
         .sends(rebind(IP));
     let mut c = Conversation::resume(bound_with(kept(600, None))).without_fuzz();
-    c.at(0).says(Lost(IP, Expired)).sends(may_i_keep(IP));
+    c.at(0).says(Lost(IP, Expired)).sends(reboot_request(IP));
 }
 
-/// A lease comes from the caller, who may have it from anywhere.
+/// A lease comes from the caller, and may be invalid.
 #[test]
-fn a_kept_lease_that_makes_no_sense_is_no_reason_to_panic() {
+fn an_invalid_stored_lease_does_not_panic() {
     let odd = Lease {
         t1: seconds(500),
         t2: seconds(400),
@@ -95,13 +95,13 @@ fn a_kept_lease_that_makes_no_sense_is_no_reason_to_panic() {
 }
 
 #[test]
-fn a_kept_lease_can_be_released() {
+fn a_stored_lease_can_be_released() {
     let mut c = Conversation::resume(bound_with(kept(0, Some(SERVER_MAC))));
     c.at(1).releases().sends(goodbye(IP)).says(Released);
 }
 
 #[test]
-fn a_release_without_the_servers_mac_asks_for_it() {
+fn a_release_resolves_the_servers_mac() {
     let mut c = Conversation::resume(bound_with(kept(0, None)));
     c.at(1).releases().sends(who_has(SERVER));
     let stranger = arp_reply(OTHER_SERVER, SERVER_MAC);
@@ -120,7 +120,7 @@ fn a_release_waits_200_ms_for_the_mac_and_no_longer() {
 }
 
 #[test]
-fn a_server_beyond_the_router_is_released_through_the_router() {
+fn a_release_to_another_subnet_goes_to_the_router() {
     let far = [192, 0, 2, 1].into();
     let mut c = Conversation::resume(bound_with(Lease {
         server_id: far,

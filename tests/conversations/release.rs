@@ -1,12 +1,12 @@
-//! Giving a lease back (RFC 2131 4.4.6), in every state.
+//! The release of a lease (RFC 2131 §4.4.6), in every state.
 
 use super::double::{Lost::*, Says::*, *};
 use dhcproto::v4::OptionCode;
 
-/// What dnsmasq honours: our address in ciaddr and as source, the server's identifier, the
-/// client's, and no more.
+/// The fields that dnsmasq checks: the address in ciaddr and as source, the server identifier, the
+/// client identifier, and no others.
 #[test]
-fn a_release_says_who_and_what_and_nothing_else() {
+fn the_fields_of_a_release() {
     let mut c = Conversation::bound(hours(1));
     c.at(10).releases().sends(goodbye(IP)).says(Released);
     let mut codes: Vec<u8> = c
@@ -22,7 +22,7 @@ fn a_release_says_who_and_what_and_nothing_else() {
 }
 
 #[test]
-fn a_lease_under_renewal_is_a_lease() {
+fn a_lease_under_renewal_is_released() {
     let mut c = Conversation::bound(hours(1));
     c.at(1800)
         .sends(renew(IP))
@@ -38,7 +38,7 @@ fn a_lease_under_renewal_is_a_lease() {
 }
 
 #[test]
-fn without_a_lease_there_is_nothing_to_say() {
+fn without_a_lease_nothing_is_sent() {
     let mut c = Conversation::start();
     c.at(0).sends(discover()).releases().says(Released);
     c.at(100);
@@ -52,7 +52,7 @@ fn without_a_lease_there_is_nothing_to_say() {
     c.at(100);
 }
 
-/// An address that has run out is not ours to give back.
+/// An expired address is not released.
 #[test]
 fn an_expired_lease_is_not_released() {
     let mut c = Conversation::bound(hours(1));

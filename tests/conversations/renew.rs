@@ -1,4 +1,4 @@
-//! Keeping a lease (RFC 2131 4.4.5), and losing it.
+//! The renewal of a lease, and its loss (RFC 2131 §4.4.5).
 
 use super::double::{Lost::*, Says::*, *};
 use dhcproto::v4::DhcpOption;
@@ -14,10 +14,10 @@ fn renewal_at_t1_is_a_unicast_without_server_or_requested_address() {
     c.at(1801).hears(ack(IP, hours(1))).says(Renewed(IP));
     c.at(1801.2); // an owner of the address would have answered the probe by now
     assert!(!c.client().is_listening());
-    c.at(3600).sends(renew(IP)); // T1 of a lease that counts from 1800, when it was asked for
+    c.at(3600).sends(renew(IP)); // T1 of a lease that counts from its REQUEST at 1800
 }
 
-/// What the server says about T1 and T2 is followed to the letter.
+/// T1 and T2 of the server are used.
 #[test]
 fn t1_and_t2_of_the_server() {
     let ack = || {
@@ -38,10 +38,10 @@ fn t1_and_t2_of_the_server() {
         .sends(discover().wanting(IP));
 }
 
-/// Half of what remains, and at least a minute; at T2 by broadcast from the leased address; at the
-/// end, INIT.
+/// Half of the remaining time, and at least a minute; at T2 by broadcast from the leased address;
+/// at the end INIT.
 #[test]
-fn silence_until_the_end() {
+fn without_an_answer_the_lease_expires() {
     let mut c = Conversation::bound(hours(1));
     for second in [1800.0, 2475.0, 2812.5, 2981.25, 3065.625, 3125.625] {
         c.at(second).sends(renew(IP));
@@ -53,8 +53,8 @@ fn silence_until_the_end() {
     c.at(3600)
         .says(Lost(IP, Expired))
         .sends(discover().wanting(IP));
-    c.at(3604).sends(discover().wanting(IP)); // nobody waits: 4, 8, 16 .. s
-    c.at(3612).sends(discover()); // any address will do
+    c.at(3604).sends(discover().wanting(IP)); // no caller waits: 4, 8, 16 .. s
+    c.at(3612).sends(discover()); // for any address
     c.hears(offer(OTHER_IP))
         .sends(request(OTHER_IP))
         .hears(ack(OTHER_IP, hours(1)))
@@ -82,8 +82,8 @@ fn any_server_may_refuse_a_rebind() {
         .sends(discover());
 }
 
-/// The next unicast would not find it by another identifier than the address that has answered. A
-/// relay's or another server's answer counts by its identifier.
+/// By another identifier than the address that has answered, the next unicast would not reach it.
+/// The answer of a relay or of another server counts by its identifier.
 #[test]
 fn a_server_that_answers_its_own_renewal_keeps_its_identifier() {
     let mut c = Conversation::bound(hours(1));
@@ -139,9 +139,9 @@ fn a_renewal_may_bring_another_address_or_other_settings() {
     );
 }
 
-/// RFC 2131 3.3: 0xffffffff seconds are for ever.
+/// RFC 2131 §3.3: 0xffffffff is infinite.
 #[test]
-fn an_infinite_lease_never_wants_anything() {
+fn an_infinite_lease_is_never_renewed() {
     let mut c = Conversation::bound_by(ack(IP, seconds(u64::MAX)).with(DhcpOption::Renewal(10)));
     assert_eq!(
         (
@@ -157,9 +157,9 @@ fn an_infinite_lease_never_wants_anything() {
     c.releases().sends(goodbye(IP)).says(Released);
 }
 
-/// CLOCK_BOOTTIME runs through suspend: on waking the client does what the hour demands, once.
+/// CLOCK_BOOTTIME counts the time in suspend: after it the client does what is due, once.
 #[test]
-fn a_machine_that_slept_skips_what_it_missed() {
+fn after_a_suspend_missed_renewals_are_skipped() {
     let mut c = Conversation::bound(hours(1));
     c.wakes_at(3200).sends(rebind(IP));
     let mut c = Conversation::bound(hours(1));
@@ -168,9 +168,9 @@ fn a_machine_that_slept_skips_what_it_missed() {
         .sends(discover().wanting(IP));
 }
 
-/// An answer that was still in the queue when the lease ran out comes too late.
+/// An answer that was still in the queue when the lease expired is too late.
 #[test]
-fn time_comes_before_frames() {
+fn timers_come_before_frames() {
     let mut c = Conversation::bound(hours(1));
     c.at(1800).sends(renew(IP));
     c.wakes_at(3150).sends(rebind(IP));
@@ -185,9 +185,9 @@ fn time_comes_before_frames() {
         .sends(discover().wanting(IP));
 }
 
-/// RFC 2131 4.4.1: a lease counts from the first REQUEST with the xid of the ACK.
+/// RFC 2131 §4.4.1: a lease counts from the first REQUEST with the xid of the ACK.
 #[test]
-fn a_lease_counts_from_when_it_was_asked_for() {
+fn a_lease_counts_from_its_request() {
     let mut c = Conversation::start().without_fuzz();
     c.at(0).sends(discover());
     c.at(0.5).hears(offer(IP)).sends(request(IP));
@@ -206,10 +206,10 @@ fn a_lease_counts_from_when_it_was_asked_for() {
     );
 }
 
-/// Hours may lie between the REQUESTs of one renewal: a server that has come to lease for minutes
-/// still gives us those.
+/// Hours may lie between the REQUESTs of one renewal: a server that now leases for minutes still
+/// gives those.
 #[test]
-fn a_server_that_shortens_its_leases_is_understood() {
+fn a_shorter_lease_in_a_late_renewal_is_accepted() {
     let mut c = Conversation::bound(hours(96));
     c.at(172_800).sends(renew(IP));
     c.at(237_600)
@@ -219,9 +219,9 @@ fn a_server_that_shortens_its_leases_is_understood() {
     c.at(237_900).sends(renew(IP));
 }
 
-/// With nobody waiting, a server that goes on refusing hears two messages in ever longer intervals.
+/// Without a caller, a server that always refuses gets two messages in ever longer intervals.
 #[test]
-fn a_nak_loop_is_slow() {
+fn naks_in_a_row_double_the_delay() {
     let mut c = Conversation::bound(hours(1));
     c.at(1800)
         .sends(renew(IP))
@@ -238,9 +238,9 @@ fn a_nak_loop_is_slow() {
     }
 }
 
-/// Who has held a lease for long starts afresh when it is refused.
+/// A client that has held a lease for long does not wait after a refusal.
 #[test]
-fn a_lease_that_held_makes_good_for_earlier_setbacks() {
+fn a_long_lease_makes_up_for_earlier_failures() {
     let mut c = Conversation::bound(hours(1));
     for n in 1..5 {
         c.at(n * 1800)
@@ -255,9 +255,9 @@ fn a_lease_that_held_makes_good_for_earlier_setbacks() {
     }
 }
 
-/// Nor does a short lease, renewed all day long, have to wait for what happened the day before.
+/// Neither does a client with a short lease that was renewed all day.
 #[test]
-fn a_refusal_of_long_ago_is_forgiven() {
+fn renewals_make_up_for_earlier_failures() {
     let mut c = Conversation::bound(seconds(120));
     for at in (60..=1200).step_by(60) {
         c.at(at).sends(renew(IP));

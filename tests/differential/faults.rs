@@ -10,12 +10,12 @@ use std::collections::BTreeSet;
 /// day to strike it off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// `file` and `sname` stay unread whatever option 52 says (RFC 2131 4.1).
+    /// `file` and `sname` stay unread whatever option 52 says (RFC 2131 §4.1).
     Overload,
     /// Pieces of an option that other options or padding part are not joined: the last one stands
-    /// for all (RFC 3396 7).
+    /// for all (RFC 3396 §7).
     ScatteredPieces,
-    /// An option that comes twice is joined, as RFC 3396 7 has it, or the last instance counts.
+    /// An option that comes twice is joined, as RFC 3396 §7 has it, or the last instance counts.
     /// Servers that repeat an option do not mean one that is twice as long: the client takes the
     /// first instance of the right length where the option has a length and all instances together
     /// do not have it, and one of several equal texts or lists.
@@ -111,7 +111,7 @@ impl Told {
                 .find(|piece| piece.len() == length)
                 .cloned()
                 .unwrap_or(joined),
-            // A piece of 255 bytes goes on in the next one (RFC 3396 5).
+            // A piece of 255 bytes goes on in the next one (RFC 3396 §5).
             (None, [first, others @ ..])
                 if first.len() < 255 && others.iter().all(|other| other == first) =>
             {

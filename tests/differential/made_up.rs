@@ -77,7 +77,7 @@ fn options() -> impl Strategy<Value = Vec<Piece>> {
             }
             pieces.extend(known);
             pieces.extend(odd);
-            // More than an option holds goes into the next piece (RFC 3396 5).
+            // More than an option holds goes into the next piece (RFC 3396 §5).
             pieces = pieces
                 .into_iter()
                 .flat_map(|(code, value)| split(code, &value))

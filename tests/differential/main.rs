@@ -309,7 +309,7 @@ fn recorded_refusals_read_the_same() {
                 phase,
                 failures: 0,
                 plainness: Plainness::Full,
-                whole_at: now,
+                rate_full_at: now,
             },
             1,
             now,

@@ -234,7 +234,7 @@ fn any_rest(mut lease: Lease, now: Instant, bytes: &mut Bytes<'_>) -> Snapshot {
                 .saturating_sub(Duration::from_secs(bytes.short().into())),
         ),
     };
-    let [renew_at, rebind_at, next, whole_at] = [(); 4].map(|()| instant(bytes));
+    let [renew_at, rebind_at, next, rate_full_at] = [(); 4].map(|()| instant(bytes));
     if bytes.byte().is_multiple_of(2) {
         lease.acquired_at = instant(bytes);
         let mut time = || Duration::from_secs(bytes.pick(&TIMES).into());
@@ -275,9 +275,9 @@ fn any_rest(mut lease: Lease, now: Instant, bytes: &mut Bytes<'_>) -> Snapshot {
         phase,
         failures: setbacks,
         plainness,
-        whole_at,
+        rate_full_at,
     }
-    .within_reason(now)
+    .clamped(now)
 }
 
 /// For a client that has never had one.
@@ -305,7 +305,7 @@ fn bound_with(lease: Lease) -> Snapshot {
         phase,
         failures: 0,
         plainness: Plainness::Full,
-        whole_at: start_of_time(),
+        rate_full_at: start_of_time(),
     }
 }
 

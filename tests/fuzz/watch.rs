@@ -415,7 +415,7 @@ impl Watched {
         let is_rapid =
             options.has_msg_type(MessageType::Discover) && plainness < 1 && config.rapid_commit;
         assert_eq!(options.contains(OptionCode::RapidCommit), is_rapid);
-        // RFC 4702 3.1: one name or the other.
+        // RFC 4702 §3.1: one name or the other.
         let whole_name = match options.get(OptionCode::ClientFQDN) {
             Some(DhcpOption::ClientFQDN(fqdn)) => Some(fqdn.domain().to_ascii()),
             _ => None,

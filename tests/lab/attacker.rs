@@ -101,7 +101,7 @@ impl Span {
         self.stopped.try_recv() == Err(TryRecvError::Empty) && rt::now() < self.end
     }
 
-    /// Waits until the attack is over; for one that only holds something.
+    /// Waits until the attack is over, for an attack that only holds something.
     pub fn wait(&self) {
         self.pause(self.end - rt::now());
     }

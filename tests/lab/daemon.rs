@@ -26,7 +26,7 @@ pub struct Unit {
     listener: UnixListener,
     program: PathBuf,
     folder: PathBuf,
-    /// Where the lease file is.
+    /// The lease file.
     leases: PathBuf,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
@@ -79,7 +79,7 @@ impl Unit {
         }
     }
 
-    /// Where clients connect to.
+    /// Returns the path of the socket.
     pub fn socket(&self) -> PathBuf {
         self.folder.join("nv-proxy.sock")
     }
@@ -99,7 +99,7 @@ impl Unit {
         Ok(fs::read_to_string(self.folder.join("log")).unwrap_or_default())
     }
 
-    /// What the daemon told the service manager since the last call, one line each.
+    /// Returns what the daemon has told the service manager since the last call, one line each.
     pub fn notifications(&self) -> Vec<String> {
         std::mem::take(
             &mut *self
@@ -146,8 +146,8 @@ impl Unit {
         Ok(serde_json::from_slice(&fs::read(self.state_file())?)?)
     }
 
-    /// Waits for somebody who connects, as systemd does before it starts the service. The
-    /// connection stays in the queue.
+    /// Waits for a connection, as systemd does before it starts the service. The connection stays
+    /// in the queue.
     pub fn await_connection(&self, within: Duration) -> Result {
         let timeout = Timespec {
             tv_sec: i64::try_from(within.as_secs())?,
@@ -167,9 +167,9 @@ impl Unit {
         self.start_by(Command::new("/bin/sh"), namespace)
     }
 
-    /// The same after so many seconds in which the machine was suspended: the clock that counts
-    /// them, CLOCK_BOOTTIME, is ahead in a time namespace of its own. What is returned is
-    /// unshare(1), whose end is the daemon's.
+    /// Starts the daemon as if the machine had been suspended for so many seconds: in a time
+    /// namespace with CLOCK_BOOTTIME ahead. Returns the process of unshare(1), which ends with the
+    /// daemon.
     pub fn start_after_suspension(&self, seconds: u32, namespace: &Namespace) -> Result<Daemon> {
         let mut command = Command::new(program::need("unshare", "util-linux")?);
         command.args([
@@ -282,12 +282,12 @@ impl Daemon {
         self.child.id()
     }
 
-    /// How many descriptors it has open.
+    /// Returns the number of open descriptors.
     pub fn descriptors(&self) -> Result<usize> {
         Ok(fs::read_dir(self.proc("fd"))?.count())
     }
 
-    /// What its descriptors are, for a person to read.
+    /// Returns descriptions of the open descriptors.
     pub fn descriptor_names(&self) -> Result<Vec<String>> {
         let entries = fs::read_dir(self.proc("fd"))?;
         let mut names: Vec<String> = entries
@@ -305,8 +305,8 @@ impl Daemon {
         Ok(names)
     }
 
-    /// What its descriptors are once they stay the same: a client has its answer before the daemon
-    /// has closed the connection.
+    /// Returns descriptions of the open descriptors once they stay the same: a client gets its
+    /// answer before the daemon has closed the connection.
     pub fn settled_descriptors(&self) -> Result<Vec<String>> {
         let mut last = self.descriptor_names()?;
         eventually(
@@ -384,7 +384,7 @@ impl Daemon {
         Ok(u32::from_str_radix(flags.trim(), 8)?)
     }
 
-    /// Whether it is still there.
+    /// Returns whether the process still runs.
     pub fn is_running(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_none())
     }
@@ -407,7 +407,7 @@ impl Daemon {
         self.kill()
     }
 
-    /// The same, for one that stays where it is kept.
+    /// Kills the daemon, which stays in its place.
     pub fn kill(&mut self) -> Result {
         self.child.kill()?;
         self.child.wait()?;

@@ -23,7 +23,7 @@ use super::packets::{Datagram, Mac, Tap, arp_claim};
 use super::server_thread::{self, ServerThread, check_running, lock, server_port};
 use super::{Result, eventually};
 
-/// What the server gives out.
+/// The server's configuration.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Its own address, which the link has already.
@@ -43,15 +43,16 @@ pub struct Settings {
     pub broadcast: Option<Ipv4Addr>,
 }
 
-/// An address that a client was offered or has. Past its end it is still the client's, should
-/// nobody else want it.
+/// An address that a client was offered or has. After its end it is still reserved for the client
+/// until another client needs it.
 #[derive(Clone, Copy, Debug)]
 struct Leased {
     address: Ipv4Addr,
     until: Instant,
 }
 
-/// Somebody who claims an address, and the process that is to hear of it together with the ACK.
+/// A station that claims an address, and the process that has to receive the claim together with
+/// the ACK.
 #[derive(Clone, Debug)]
 struct Dispute {
     by: Mac,
@@ -89,18 +90,17 @@ pub struct Heard {
 }
 
 impl Heard {
-    /// Whether it says which server it means, as only an answer to an OFFER and what gives an
-    /// address back do.
+    /// Returns whether it has a server identifier, as a REQUEST after an OFFER and a RELEASE have.
     pub fn names_server(&self) -> bool {
         self.message.opts().contains(OptionCode::ServerIdentifier)
     }
 
-    /// Whether it asks for an address by option 50.
+    /// Returns whether it requests an address by option 50.
     pub fn requests_address(&self) -> bool {
         self.message.opts().contains(OptionCode::RequestedIpAddress)
     }
 
-    /// Whether it was sent to the server alone.
+    /// Returns whether it was sent by unicast.
     pub fn is_unicast(&self) -> bool {
         self.to != Mac::BROADCAST && !self.destination.is_broadcast()
     }
@@ -129,7 +129,7 @@ struct State {
     /// Addresses that a client found in use.
     declined: BTreeSet<Ipv4Addr>,
     disputes: Vec<Dispute>,
-    /// What is to be sent behind the answer, and the process that is to see both at once.
+    /// A frame to send behind the answer, and the process that has to see both at once.
     claim: Option<(Vec<u8>, u32)>,
     heard: Vec<Heard>,
     fault: Option<String>,
@@ -200,7 +200,7 @@ impl Server {
             .collect();
     }
 
-    /// Forgets its leases: who renews now gets a NAK, and then another address.
+    /// Forgets its leases: a client that renews gets a NAK, and then another address.
     pub fn forget(&self) {
         self.lock().leases.clear();
     }
@@ -215,7 +215,7 @@ impl Server {
             .map(|lease| lease.address)
     }
 
-    /// The clients whose leases have not run out.
+    /// Returns the clients with a lease.
     pub fn clients(&self) -> Vec<Mac> {
         let now = rt::now();
         self.lock()
@@ -332,7 +332,7 @@ impl State {
                 .pop()
                 .map(|Dispute { by, client }| (arp_claim(by, address, heard.client()), client));
         }
-        // RFC 2131 section 4.1: to a client with an address, there; else by broadcast where the
+        // RFC 2131 §4.1: to a client with an address, there; else by broadcast where the
         // client asks for it or gets a NAK; else to the address that it is about to have, without
         // ARP.
         let known = heard.message.ciaddr();
@@ -353,7 +353,7 @@ impl State {
         })
     }
 
-    /// The answer to a message: RFC 2131 section 4.3, with table 4 to tell one REQUEST from
+    /// The answer to a message: RFC 2131 §4.3, with table 4 to tell one REQUEST from
     /// another.
     fn decide(&mut self, heard: &Heard) -> Option<(MessageType, Option<Ipv4Addr>)> {
         let (message, client) = (&heard.message, heard.client());
@@ -398,8 +398,8 @@ impl State {
         }
     }
 
-    /// The address that the client has; else the one that it wants, if that was given back; else
-    /// the next one (RFC 2131 section 4.3.1).
+    /// Returns the address that the client has; else the address that it requests, if free; else
+    /// the next one (RFC 2131 §4.3.1).
     fn assign(&mut self, client: Mac, wanted: Option<Ipv4Addr>) -> Ipv4Addr {
         if let Some(lease) = self.leases.get(&client) {
             return lease.address;

@@ -15,14 +15,14 @@ use super::Result;
 use super::namespace::Namespace;
 use super::packets::{Tap, fill_udp_checksum};
 
-/// What the path does to a frame.
+/// The treatment of frames on the path.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Path {
-    /// How long each frame takes.
+    /// The delay of each frame.
     pub delay: Duration,
-    /// How many of a thousand frames are lost.
+    /// Lost frames of a thousand.
     pub loss: u32,
-    /// Which ones: the same seed loses the same frames.
+    /// Selects the lost frames, always the same for a seed.
     pub seed: u64,
 }
 
@@ -39,7 +39,7 @@ impl Forwarder {
         let taps = namespace.run(|| Ok([Tap::open(one)?, Tap::open(other)?]))?;
         let (stop, stopped) = UnixStream::pair()?;
         let thread = std::thread::spawn(move || {
-            // An error here cuts the path, and whoever waits for a frame says so.
+            // An error here cuts the path, and the wait for a frame reports it.
             let _ = forward(&taps, &stopped, path);
         });
         Ok(Self {
@@ -60,7 +60,7 @@ impl Drop for Forwarder {
 
 fn forward(taps: &[Tap; 2], stopped: &UnixStream, path: Path) -> Result {
     let mut chance = path.seed;
-    // The delay is the same for all, so who came first leaves first.
+    // The delay is the same for all, so the order is kept.
     let mut under_way: VecDeque<(Instant, usize, Vec<u8>)> = VecDeque::new();
     loop {
         let wait = under_way.front().map(|(due, ..)| {

@@ -12,7 +12,7 @@ use smol_dhcp_proxy::rpc::Call;
 
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-// Frame types and flags of RFC 9113 section 6.
+// Frame types and flags of RFC 9113 §6.
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
 pub const RST_STREAM: u8 = 3;

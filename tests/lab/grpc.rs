@@ -216,7 +216,7 @@ impl Channel {
         })
     }
 
-    /// Whether the connection is over, as far as anything of that has arrived.
+    /// Returns whether the connection has ended, as far as is known from received data.
     pub fn is_over(&mut self) -> bool {
         self.settle();
         self.over

@@ -1,5 +1,5 @@
-//! Containers that come and go, with callers who take a call that fails as netavark does: they try
-//! again, tear down, or throw the container away.
+//! Containers that come and go, with callers that react to a failed call as netavark does: they try
+//! again, tear down, or discard the container.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,15 +14,15 @@ use super::packets::Mac;
 use super::topology::{Container, LINK};
 use super::{Result, eventually, grpc};
 
-/// Whatever is thrown away is gone from the kernel within this time, unless somebody holds it.
+/// The time within which the kernel removes a discarded object, unless it is in use.
 const GONE: Duration = Duration::from_secs(10);
 
-/// Where the containers are.
+/// The location of the containers.
 #[derive(Debug)]
 pub struct Place<'a> {
     pub host: &'a Namespace,
     pub server: &'a Server,
-    /// Where the proxy is called.
+    /// The proxy's socket.
     pub socket: PathBuf,
 }
 
@@ -30,18 +30,18 @@ pub struct Place<'a> {
 #[derive(Debug)]
 pub struct Member {
     number: usize,
-    /// How many containers it has been.
+    /// The number of containers so far.
     lives: u32,
     pub container: Container,
-    /// What the last Setup was answered, if there was no other call since.
+    /// The answer to the last Setup, if there was no other call since.
     pub lease: Option<NetavarkLease>,
-    /// What it has done.
+    /// The calls so far.
     pub done: Done,
     /// The same, one after the other.
     story: Vec<String>,
 }
 
-/// How often something was done, for people.
+/// Numbers of calls, for the report.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Done {
     pub setups: u32,
@@ -85,7 +85,7 @@ impl Member {
             },
         };
         while let Err(status) = outcome {
-            // The only error that is nobody's fault: the proxy ended in the middle of it.
+            // The only error that is no fault of either side: the proxy ended during the call.
             if status.code != Code::Unavailable {
                 return Err(
                     format!("{} of {}: {status:?}", self.container.mac, self.name()).into(),
@@ -102,7 +102,7 @@ impl Member {
         Ok(())
     }
 
-    /// Whether the container and the server still have the lease that the caller was told of.
+    /// Checks that the container and the server still have the lease that the caller was given.
     pub fn check(&self, place: &Place<'_>, lease: &NetavarkLease) -> Result {
         let address = self
             .container

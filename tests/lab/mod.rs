@@ -37,8 +37,7 @@ pub mod stage;
 pub mod topology;
 pub mod tracer;
 
-/// What can go wrong here is told to a person; nobody tells one error from another, but for
-/// [`Skip`].
+/// Errors are texts for the report; only [`Skip`] is told from the others.
 pub type Result<T = (), E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
 /// The error of a trial that cannot run here.

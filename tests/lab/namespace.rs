@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use super::{Result, eventually, links, sandbox};
 
-/// A network namespace, its loopback up. Dropped, it is gone as soon as nobody else holds it.
+/// A network namespace, its loopback up. Dropping it removes it, unless it is in use elsewhere.
 #[derive(Debug)]
 pub struct Namespace {
     file: File,
@@ -37,7 +37,7 @@ impl Namespace {
         Ok(())
     }
 
-    /// Where another process of the sandbox can open it.
+    /// The path by which another process of the sandbox can open it.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -64,8 +64,8 @@ impl Namespace {
         })
     }
 
-    /// Waits until nobody has a packet socket here any more: the daemon listens on for two seconds
-    /// after a lease.
+    /// Waits until no packet socket is left here: the daemon listens for two more seconds after a
+    /// lease.
     pub fn await_rest(&self) -> Result {
         eventually(
             "the packet sockets are closed",
@@ -124,7 +124,7 @@ fn make(path: &Path) -> Result<File> {
     })
 }
 
-/// Runs `work` on a thread of its own: whatever namespace it enters, nobody else is in it.
+/// Runs `work` on a thread of its own, so that no other thread enters its namespaces.
 fn alone<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| match scope.spawn(work).join() {
         Ok(result) => result,

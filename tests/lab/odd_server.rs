@@ -56,7 +56,7 @@ pub struct Request {
     pub client: Mac,
     /// The number of messages of this kind that the client has sent, this one included.
     pub count: usize,
-    /// Whether the server has another network than at its start ([`OddServer::renumber`]).
+    /// Set if the server has another network than at its start ([`OddServer::renumber`]).
     pub renumbered: bool,
     /// The length of the message, in bytes.
     pub length: usize,
@@ -121,7 +121,7 @@ struct State {
 }
 
 impl OddServer {
-    /// Starts a server on the link `name` of `namespace`, whose address is `address`.
+    /// Starts a server on the link `name` of `namespace` with the address `address`.
     pub fn start(
         namespace: &Namespace,
         name: &str,
@@ -270,7 +270,7 @@ impl State {
         Some(reply)
     }
 
-    /// Returns the kind of the answer, and the address in it (RFC 2131 section 4.3).
+    /// Returns the kind of the answer, and the address in it (RFC 2131 §4.3).
     fn decide(&mut self, request: &Request) -> Option<(MessageType, Ipv4Addr)> {
         match request.kind {
             MessageType::Discover => Some((MessageType::Offer, self.assign(request.client))),

@@ -88,7 +88,7 @@ impl Tap {
 
     /// The next frame that others sent, if one waits.
     pub fn receive(&self) -> Result<Option<Vec<u8>>> {
-        const OUTGOING: u8 = 4; // PACKET_OUTGOING: one that this machine sent.
+        const OUTGOING: u8 = 4; // PACKET_OUTGOING: sent by this machine.
         let mut frame = vec![0; 1 << 16];
         loop {
             match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut frame) {
@@ -140,7 +140,7 @@ pub fn arp_claim(by: Mac, address: Ipv4Addr, to: Mac) -> Vec<u8> {
     bytes
 }
 
-/// Who asks by ARP, and for which address, if a frame is such a question.
+/// Returns the sender of an ARP request and the requested address; `None` for other frames.
 pub fn arp_question(frame: &[u8]) -> Option<(Mac, Ipv4Addr)> {
     arp_request(frame).map(|(from, _, wanted)| (from, wanted))
 }
@@ -178,8 +178,8 @@ pub struct Datagram {
 }
 
 impl Datagram {
-    /// Reads a frame; none if it holds no UDP over IPv4. The UDP checksum is not looked at: over a
-    /// veth nobody fills it.
+    /// Parses a frame; `None` without UDP over IPv4. The UDP checksum is ignored: a veth does not
+    /// compute it.
     pub fn parse(frame: &[u8]) -> Option<Self> {
         let frame = EthernetFrame::new_checked(frame).ok()?;
         let packet = Ipv4Packet::new_checked(frame.payload()).ok()?;

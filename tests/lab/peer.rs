@@ -33,8 +33,8 @@ pub fn netavark() -> Result<PathBuf> {
     }
 }
 
-/// Starts it on the host of `topology`, to wait that many seconds for a lease. It tells no manager
-/// when it is ready: who connects before waits.
+/// Starts it on the host of `topology`, with a lease timeout of `patience` seconds. It does not
+/// report when it is ready: a connection before that waits.
 pub fn stage(topology: Topology, patience: u32) -> Result<Stage> {
     let unit = Unit::new(
         netavark()?,

@@ -118,7 +118,7 @@ impl Answers {
     }
 }
 
-/// How long an answer took.
+/// Statistics of the time to an answer.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Took {
     /// From the connection to the answer.
@@ -169,8 +169,9 @@ pub fn timed(
     )
 }
 
-/// How long a thread has been ready to run without running: the second number of its schedstat, in
-/// nanoseconds (Linux, Documentation/scheduler/sched-stats). Zero where the kernel does not count.
+/// Returns the time that a thread has been ready to run without running: the second number of its
+/// schedstat, in nanoseconds (Linux, Documentation/scheduler/sched-stats). Zero if the kernel does
+/// not count it.
 fn run_delay(thread: &str) -> Duration {
     let text = fs::read_to_string(format!("{thread}/schedstat")).unwrap_or_default();
     let delay = text

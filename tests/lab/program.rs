@@ -80,7 +80,7 @@ impl<'a> Program<'a> {
         Ok(fs::read_to_string(&self.log)?)
     }
 
-    /// How often `words` is in its log.
+    /// Returns how often `words` is in its log.
     pub fn count(&self, words: &str) -> Result<usize> {
         Ok(self.log()?.matches(words).count())
     }
@@ -112,8 +112,8 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// The same for one that a trial cannot do without: skips where there is none, and names the Debian
-/// package.
+/// Returns the path of a program that a trial requires; skips the trial if it is missing, and names
+/// the Debian package.
 pub fn need(program: &str, package: &str) -> Result<PathBuf> {
     find(program).ok_or_else(|| {
         Skip::Lacking(format!("{program} is not installed (Debian: {package})")).into()

@@ -28,7 +28,7 @@ use super::program::{Program, need};
 use super::topology::SERVER;
 use super::{Result, eventually, sandbox};
 
-/// Which one.
+/// The implementation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Dnsmasq,
@@ -36,8 +36,8 @@ pub enum Kind {
     Udhcpd,
 }
 
-/// What it gives out: addresses of 10.88.0.0/16, with 10.88.0.1 as their router. Times are in
-/// seconds.
+/// The server's configuration: addresses of 10.88.0.0/16, with 10.88.0.1 as their router. Times are
+/// in seconds.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub pool: RangeInclusive<Ipv4Addr>,
@@ -181,7 +181,7 @@ impl<'a> RealServer<'a> {
         self.program.start_again()
     }
 
-    /// Whether its lease file says that `address` is leased.
+    /// Returns whether its lease file says that `address` is leased.
     pub fn lists(&self, address: Ipv4Addr) -> Result<bool> {
         Ok(self.kind.lists(&self.leases()?, address))
     }
@@ -215,7 +215,7 @@ impl<'a> RealServer<'a> {
 }
 
 impl Kind {
-    /// How it is started: all but its settings.
+    /// Returns its command line, without the configuration.
     fn command(self, folder: &Path) -> Result<Command> {
         let settings = folder.join(SETTINGS);
         let mut command;
@@ -249,7 +249,7 @@ impl Kind {
         Ok(command)
     }
 
-    /// What it says when it listens.
+    /// Returns the log text that says that it listens.
     fn ready(self) -> &'static str {
         match self {
             Self::Dnsmasq => "sockets bound exclusively",
@@ -258,7 +258,7 @@ impl Kind {
         }
     }
 
-    /// What it reads at its start.
+    /// Returns its configuration file.
     fn settings(self, folder: &Path, link: &str, plan: &Plan) -> String {
         let leases = folder.join(LEASES).display().to_string();
         match self {

@@ -1,4 +1,4 @@
-//! What becomes of the default route of a namespace, as the kernel tells it.
+//! Changes of a namespace's default route, as the kernel reports them.
 
 use std::os::fd::OwnedFd;
 

@@ -74,14 +74,14 @@ impl Server {
         self.thread.join().unwrap();
     }
 
-    /// Whether `serve` is still at it.
+    /// Returns whether `serve` still runs.
     pub fn is_running(&self) -> bool {
         self.over.try_recv().is_err()
     }
 }
 
-/// What [`answer`] says to a config: a lease that quotes it, or the error that its host interface
-/// asks for, "5 text"; "0 text" is a lease with a warning.
+/// Answers with a lease that quotes the config, or with the error that its host interface names, as
+/// in "5 text"; "0 text" is a lease with a warning.
 pub async fn answer(call: Call) -> Result<Answer, Status> {
     let config = match call {
         Call::Clean => return Ok(Reply::Operation(OperationResponse { success: true }).into()),
@@ -123,7 +123,7 @@ pub fn config(mac: &str) -> NetworkConfig {
     }
 }
 
-/// What becomes of a call.
+/// The end of a call.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Fate {
     Begun,
@@ -133,7 +133,7 @@ pub enum Fate {
 /// A call that never ends by itself.
 pub type Endless = Pin<Box<dyn Future<Output = Result<Answer, Status>>>>;
 
-/// A handler whose calls never end, and what became of them.
+/// Returns a handler whose calls never end, and a receiver of their fates.
 pub fn endless() -> (impl Fn(Call) -> Endless + Send, Receiver<Fate>) {
     struct Guard(Sender<Fate>);
     impl Drop for Guard {

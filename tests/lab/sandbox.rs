@@ -21,11 +21,11 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Enters a mount and a network namespace, and as an ordinary user a user namespace around
+    /// Enters a mount and a network namespace, and as an unprivileged user a user namespace around
     /// them.
     ///
     /// To be called before the process has a second thread: unshare(2) refuses a user namespace to
-    /// one that has, and every other thread would stay outside.
+    /// a multithreaded process, and other threads would stay outside.
     pub fn enter() -> Result<Self> {
         let (uid, gid) = (Uid::effective(), Gid::effective());
         let network = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET;

@@ -24,7 +24,7 @@ pub type Start = fn(Topology) -> Result<Stage>;
 pub struct Scene {
     pub stage: Stage,
     pub server: Server,
-    /// What else is there, and goes with the scene.
+    /// Other parts of the scene, dropped with it.
     _path: Option<Forwarder>,
     there: Vec<Namespace>,
 }
@@ -54,8 +54,8 @@ impl Scene {
         grpc::setup(&self.stage.unit.socket(), &self.stage.config(0))
     }
 
-    /// The same, while the server forgets its offer: it refuses every REQUEST but one that follows
-    /// a new offer.
+    /// Sends a Setup while the server forgets its offer: it refuses every REQUEST except after a
+    /// new offer.
     pub fn setup_with_forgotten_offer(&self) -> Result<Result<NetavarkLease, Status>> {
         self.server.leave_unanswered(&[MessageType::Request]);
         thread::scope(|scope| {
@@ -90,8 +90,8 @@ pub fn behind(
     Ok(Scene::new(stage, server))
 }
 
-/// The server is a container too. A macvlan hears its siblings and not its parent, so only who
-/// speaks in the container reaches that server.
+/// The server is a container too. A macvlan reaches its siblings but not its parent, so only a
+/// client in the container reaches that server.
 pub fn sibling(start: Start) -> Result<Scene> {
     let stage = start(Topology::new(2)?)?;
     let namespace = &stage.topology.containers[1].namespace;
@@ -140,7 +140,7 @@ pub fn spanning_tree(start: Start, delay: Duration) -> Result<Scene> {
     })
 }
 
-/// Which way across the switch of [`owned`] takes time.
+/// The direction across the switch of [`owned`] that is slow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slow {
     ToOwner,

@@ -43,8 +43,8 @@ pub fn example(name: &str) -> PathBuf {
     example
 }
 
-/// This test's own program, to be another process: one that runs only the test `name`, which acts
-/// where the environment says so and does nothing else.
+/// Returns a command that runs this test program as another process: only the test `name`, which
+/// acts if the environment says so and does nothing else.
 pub fn this_program(name: &str) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
     command
@@ -188,7 +188,7 @@ impl Daemon {
         fs::read_to_string(format!("/proc/{}/{file}", self.0.id())).unwrap()
     }
 
-    /// How often any of its threads was given the processor.
+    /// Returns how often its threads were scheduled.
     pub fn context_switches(&self) -> u64 {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.0.id())).unwrap();
         let status = |task: io::Result<fs::DirEntry>| {

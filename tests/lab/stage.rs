@@ -30,14 +30,14 @@ impl Stage {
         })
     }
 
-    /// Kills the daemon, if nobody has, and starts the next one, as systemd would.
+    /// Kills the daemon if it still runs, and starts the next one, as systemd would.
     pub fn restart(&mut self) -> Result {
         self.daemon.kill()?;
         self.daemon = self.unit.start_ready(&self.topology.host)?;
         Ok(())
     }
 
-    /// What netavark sends for a container.
+    /// Returns netavark's message for a container.
     pub fn config(&self, container: usize) -> NetworkConfig {
         self.topology.containers[container].config()
     }

@@ -94,7 +94,7 @@ impl Topology {
 }
 
 impl Container {
-    /// What netavark sends for it.
+    /// Returns netavark's message for the container.
     pub fn config(&self) -> NetworkConfig {
         NetworkConfig {
             host_iface: LINK.to_owned(),

@@ -19,17 +19,17 @@ use super::{Result, Skip};
 /// For so long a process that is through with its work makes no system call.
 const QUIET: Duration = Duration::from_millis(30);
 
-/// Which system calls count as steps.
+/// The system calls that count as steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Steps {
-    /// Those whose effect outlives the process: on files, on the network, on links, on whoever is
-    /// connected. To be killed anywhere between two of these is all the same to everybody else.
+    /// Calls whose effect outlives the process: on files, the network, links and connected peers. A
+    /// kill anywhere between two of these makes no difference outside the process.
     Lasting,
     /// All of them.
     Every,
 }
 
-/// What became of a process that was let run.
+/// The end of a process that was resumed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ran {
     /// It was killed before the kernel did what this call asks for.
@@ -40,8 +40,8 @@ pub enum Ran {
 
 /// A process whose first thread stops at each system call. Dropped, it is killed.
 ///
-/// The kernel takes requests only from the thread that seized it, so this cannot be sent to another
-/// one. Nobody else may wait for the process meanwhile.
+/// The kernel takes requests only from the thread that seized it, so this is not `Send`. No other
+/// thread may wait for the process meanwhile.
 #[derive(Debug)]
 pub struct Tracer {
     process: Pid,
@@ -166,8 +166,7 @@ impl Tracer {
     /// Lets it run untraced.
     fn let_go(&mut self) -> Result {
         ptrace::interrupt(self.process)?;
-        // The first stop will do, whatever it is for: it takes the place of the one that was asked
-        // for.
+        // Any first stop will do: it replaces the requested one.
         let signal = match waitpid(self.process, None)? {
             WaitStatus::PtraceEvent(..) | WaitStatus::PtraceSyscall(_) => None,
             WaitStatus::Stopped(_, signal) => Some(signal),
@@ -250,7 +249,7 @@ impl Call {
         .into())
     }
 
-    /// Whether it enters a namespace.
+    /// Returns whether it enters a namespace.
     pub fn is_setns(&self) -> bool {
         self.number == libc::SYS_setns
     }
@@ -293,7 +292,7 @@ impl Call {
         Ok(lasting.filter(|_| is_step).map(str::to_owned))
     }
 
-    /// What a descriptor of the process is.
+    /// Returns a description of a descriptor.
     fn descriptor(&self, number: u64) -> Result<String> {
         let target =
             fs::read_link(format!("/proc/{}/fd/{number}", self.process)).unwrap_or_default();
@@ -304,8 +303,8 @@ impl Call {
 /// The flags that make of openat(2) more than a look.
 const MAKING: u64 = (libc::O_CREAT | libc::O_TRUNC) as u64;
 
-/// The calls whose effects outlive the process. Its sockets and its place in a namespace end with
-/// it, and a name that fsync(2) was to keep is there without it as long as the power stays.
+/// The calls whose effects outlive the process. Its sockets and its namespace end with it, and the
+/// name that fsync(2) makes durable survives without that as long as the power stays on.
 const LASTING: &[(i64, &str)] = &[
     (libc::SYS_accept4, "accept4"),
     (libc::SYS_clone, "clone"),

@@ -56,7 +56,7 @@ pub(crate) fn longest(count: usize) -> String {
         .collect()
 }
 
-/// Runs a trial. One that lacks a part is ignored, with its reason; where every part is required,
+/// Runs a trial. A trial that lacks a part is ignored, with its reason; if every part is required,
 /// it fails.
 pub(crate) fn conclude(trial: impl FnOnce() -> Result) -> Result<Completion, Failed> {
     take_evidence();

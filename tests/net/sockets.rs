@@ -97,7 +97,7 @@ fn message(
     packet
 }
 
-/// An ARP reply of somebody who has `sender`, to somebody who has `target`.
+/// An ARP reply from the owner of `sender` to that of `target`.
 fn arp(sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     let (stations, head) = ([2, 0, 0, 0, 0, 1], [0, 1, 8, 0, 6, 4, 0, 2]);
     [
@@ -123,7 +123,7 @@ fn it_hears_only_what_it_should() -> Result {
     let (asked, other) = (Ipv4Addr::new(10, 1, 0, 9), Ipv4Addr::new(10, 1, 0, 8));
     // Nor ARP, as long as it is not asked for.
     tap.send(&frame(BROADCAST, ARP, &arp(asked, other), 98))?;
-    raw.hear_arp_of(Some(asked))?;
+    raw.set_arp_filter(Some(asked))?;
     let tagged = |number: u16, inner: &[u8]| {
         [&number.to_be_bytes()[..], &IPV4.to_be_bytes(), inner].concat()
     };
@@ -244,7 +244,7 @@ fn an_interface_that_is_down_or_gone_is_an_error_to_send_on() -> Result {
             .is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     };
 
-    // Who only listens is not told.
+    // A socket that only listens gets no error.
     container.set_state("eth0", false)?;
     assert!(silent(&raw));
     assert_eq!(errno(raw.send(&frame)), Some(libc::ENETDOWN));

@@ -1,4 +1,4 @@
-//! An honest DHCP server (RFC 2131 4.3), with the habits that honest ones differ in.
+//! An honest DHCP server (RFC 2131 §4.3), with the habits that honest ones differ in.
 
 use super::datagrams::*;
 use smol_dhcp_proxy::mac::Mac;

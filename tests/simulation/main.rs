@@ -1,7 +1,8 @@
 //! Simulated weeks of clients, servers and troubles on a virtual network, by the hundred thousand.
 //!
-//! `cargo test --test simulation` lives through 100,000 of them, `RUNS=1000000` through a million,
-//! and `SEED=7` tells all that happens in the run of that number.
+//! `cargo test --test simulation` lives through 2,000 of them, and
+//! `RUNS=100000 cargo test --profile simulation --test simulation`, as `tests/run` has it, through a
+//! hundred thousand. `SEED=7` tells all that happens in the run of that number.
 #![cfg(feature = "proxy")]
 #![expect(
     unreachable_pub,
@@ -32,10 +33,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use world::World;
 
-/// Runs of the usual test.
-const RUNS: u64 = 100_000;
-/// How often each thing happens in each state, in as many runs.
+/// Runs unless `RUNS` says otherwise.
+const RUNS: u64 = 2000;
+/// How often each thing happens in each state, in so many runs.
 const OFTEN: u64 = 1000;
+const RUNS_FOR_COVERAGE: u64 = 100_000;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name)
@@ -59,7 +61,7 @@ fn weeks() {
         coverage.acquired, coverage.renewed, coverage.lost, coverage.gave_up, coverage.messages, coverage.busiest
     )
     .unwrap();
-    if runs >= RUNS {
+    if runs >= RUNS_FOR_COVERAGE {
         assert_eq!(
             coverage.rarer_than(OFTEN),
             [],

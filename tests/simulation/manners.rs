@@ -160,7 +160,7 @@ impl Manners {
         self.announce_at.is_some()
     }
 
-    /// A claim of `by` to the `address` in use (RFC 5227 2.4 (b)): answered once in ten seconds,
+    /// A claim of `by` to the `address` in use (RFC 5227 §2.4 (b)): answered once in ten seconds,
     /// and believed where the same station repeats it.
     pub fn judge_conflict(
         &mut self,

@@ -101,7 +101,7 @@ impl World {
         };
         let from = (server.mac, server.address);
         self.trace(|_| format!("server {which} heard {heard:?}, says {reply:?}"));
-        // RFC 2131 4.1.
+        // RFC 2131 §4.1.
         let to = match (reply.yiaddr, heard.ciaddr) {
             (_, Some(ciaddr)) => (heard.chaddr, ciaddr),
             (Some(yiaddr), None) if !heard.broadcast_flag => (heard.chaddr, yiaddr),

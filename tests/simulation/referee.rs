@@ -274,7 +274,7 @@ impl Referee {
     fn hear(&mut self, input: Input, before: &str, accepted: bool, now: Instant) {
         match input {
             Input::Arp(arp) => {
-                // A probe says that its sender is about to use the address (RFC 5227 2.1.1).
+                // A probe says that its sender is about to use the address (RFC 5227 §2.1.1).
                 let claimed = if arp.from_ip.is_unspecified() {
                     arp.wanted
                 } else {
@@ -521,7 +521,7 @@ impl Referee {
                 "T1 and T2 make no sense"
             );
         }
-        // RFC 2131 4.4.1: from when the answered message was sent, and the first of several is the
+        // RFC 2131 §4.4.1: from when the answered message was sent, and the first of several is the
         // careful choice.
         let asked = if ack.rapid && exchange.request.is_none() {
             exchange.discover
@@ -562,8 +562,8 @@ impl Referee {
         }
     }
 
-    /// An ARP probe is for what we are about to use, an announcement for what we use (RFC 5227 2.1,
-    /// 2.3).
+    /// An ARP probe is for what we are about to use, an announcement for what we use (RFC 5227 §2.1,
+    /// §2.3).
     fn judge_arp(&self, arp: &Arp, held: Option<Used>) {
         let ours = |address| {
             [held, self.in_use]

@@ -1,4 +1,4 @@
-//! Hosts that start together do not go on together (RFC 2131 4.1): their waits differ, each by up
+//! Hosts that start together do not go on together (RFC 2131 §4.1): their waits differ, each by up
 //! to a second.
 
 use super::scenario::secs;

@@ -569,7 +569,7 @@ impl World {
             phase,
             failures: 0,
             plainness: Plainness::Full,
-            whole_at: now,
+            rate_full_at: now,
         };
         host.client = Client::resume(host.config.clone(), rest, seed, now);
         self.after_birth(who);

@@ -202,7 +202,7 @@ fn ready_comes_before_a_namespace_is_entered() -> Result {
         |call| Ok(call.is_setns()),
     )?;
     stage.unit.await_notification("READY=1")?;
-    // And all of them are looked at: one that does not fit any more is put right.
+    // All of them are checked: a lease that does not match the link is restored.
     let container = &stage.topology.containers[1];
     let address = container.address()?.ok_or("no address")?;
     container.namespace.remove_address(
@@ -269,7 +269,7 @@ fn a_wrong_command_line_is_reported_to_callers() -> Result {
             refused.message,
             "smol-dhcp-proxy: invalid option '--colour'"
         );
-        // Those who come soon are told, too.
+        // Later callers get the reason, too.
         let soon = grpc::clean(&unit.socket()).expect_err("nor later");
         assert_eq!((soon.code, soon.message), (refused.code, refused.message));
         let status = daemon.await_exit(SOON)?;

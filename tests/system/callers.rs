@@ -1,5 +1,5 @@
-//! Callers that misbehave beside one that does not: the latter is answered in time, and all that
-//! they took comes back.
+//! Callers that misbehave beside a regular caller, which is answered in time. All that they took is
+//! returned.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -93,13 +93,13 @@ fn sixty_four_setups_of_one_container() -> Result {
 /// The longest that another caller waits for any answer.
 const AT_MOST: Duration = Duration::from_millis(500);
 
-/// How long an attack lasts.
+/// The time of an attack.
 const TIME: Duration = Duration::from_secs(4);
 
 /// Memory that the worst attack may take while it lasts, and that may be left of it, in kB.
 const MEMORY: (u64, u64) = (96 * 1024, 16 * 1024);
 
-/// What an attack is aimed at.
+/// The target of an attack.
 #[derive(Debug)]
 struct Target {
     socket: PathBuf,
@@ -168,7 +168,7 @@ fn beside(name: &str, attack: impl FnOnce(&Target, &AtomicBool) -> Result + Send
 
 /// The usual limit, which a start by hand has; the unit sets a higher one.
 fn stage_of_1024_descriptors() -> Result<Stage> {
-    // A connection that nobody but a test makes thousands of takes a descriptor here, too.
+    // Only a test makes thousands of connections; here, each takes a descriptor, too.
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current = limit.maximum;
     rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)?;
@@ -230,8 +230,7 @@ fn call_on(stage: &Stage) -> Result<(usize, (Duration, &'static str), u64)> {
     Ok((count, slowest, peak))
 }
 
-/// How long the daemon and this thread, each, were ready to run while other threads had the
-/// processors.
+/// Returns how long the daemon and this thread, each, were ready to run while other threads ran.
 fn waited_for_processors(daemon: &Daemon) -> Result<(Duration, Duration)> {
     let waited = |file: &str| -> Result<Duration> {
         let text = std::fs::read_to_string(file)?;
@@ -386,7 +385,7 @@ fn visits(target: &Target, over: &AtomicBool) -> Result {
     Ok(())
 }
 
-/// Kind and flags of each frame that begins in these bytes (RFC 9113 section 4.1).
+/// Kind and flags of each frame that begins in these bytes (RFC 9113 §4.1).
 fn frames(mut bytes: &[u8]) -> impl Iterator<Item = (u8, u8)> {
     std::iter::from_fn(move || {
         let &[high, middle, low, kind, flags, ..] = bytes else {
@@ -441,7 +440,7 @@ impl Loud {
         bytes.is_some()
     }
 
-    /// What has come, which may be nothing; none where the connection is over.
+    /// Returns received data, possibly none; `None` at the end of the connection.
     fn hear(&mut self) -> Option<Vec<u8>> {
         let mut buffer = [0; 65_536];
         match self.stream.read(&mut buffer) {

@@ -34,7 +34,7 @@ trials![
 
 const SOON: Duration = Duration::from_secs(5);
 
-/// How many an exchange opens, and what watches over two of them.
+/// The sockets of an exchange, and the descriptor that watches two of them.
 const SOCKETS: usize = 4;
 
 fn words(status: Status) -> String {
@@ -46,14 +46,14 @@ fn check_nothing_left(stage: &Stage, container: usize, at_rest: &[String]) -> Re
     let container = &stage.topology.containers[container];
     assert_eq!(container.address()?, None);
     assert_eq!(container.namespace.default_routes()?, []);
-    // Who hung up is not told when all is undone.
+    // A caller that hung up gets no notice when everything is undone.
     eventually("the file has nothing of it", SOON, || {
         Ok((stage.unit.leases()? == serde_json::json!({})).then_some(()))
     })?;
     stage.daemon.await_descriptors(at_rest)
 }
 
-/// Whether there is a lease, once the file has nothing of a call under way.
+/// Returns whether there is a lease, once the file has no call in flight.
 fn is_leased(stage: &Stage) -> Result<Option<bool>> {
     let leases = stage.unit.leases()?;
     let mut entries = leases

@@ -1,4 +1,5 @@
-//! Addresses that somebody else has, by ARP: before the answer to Setup, right with it, and later.
+//! Addresses that another station has, by ARP: before the answer to Setup, right with it, and
+//! later.
 
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
@@ -322,7 +323,7 @@ fn a_station_that_claims_every_address_costs_one() -> Result {
 fn when_every_address_is_taken_the_caller_is_told() -> Result {
     let stage = stage(1, &["-t", "3"])?;
     let server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
-    // Each by another station: one that claims two of them would be taken for proxy ARP.
+    // Each by another station: claiming two of them would be taken for proxy ARP.
     let stations: Vec<_> = (1..=10)
         .map(|number| Mac([0x02, 0x77, 0, 0, 1, number]))
         .collect();

@@ -1,9 +1,8 @@
-//! The daemon killed at each step of what it does: table, file, link and server agree afterwards,
-//! by themselves.
+//! The daemon killed at each step: table, file, link and server agree afterwards, without help.
 //!
-//! Each step is a system call that arrives; the daemon is dead before the kernel does what it asks
-//! for, and the next one is started. The steps of the usual run are the calls whose effects outlive
-//! the process; with ALL=1 in the environment they are all calls there are.
+//! Each step is a system call; the daemon is killed before the kernel executes it, and the next
+//! instance is started. The usual run has the calls whose effects outlive the process; with ALL=1
+//! in the environment it has all calls.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -81,9 +80,9 @@ fn at_each_step_of_teardown() -> Result {
     TEARDOWN.at_each_step()
 }
 
-/// How many networks are at it at a time. Nearly all of the time they wait.
+/// The networks at a time. Nearly all of the time they wait.
 const NETWORKS: usize = 8;
-/// Who has seen so many faults need not look for more.
+/// The faults after which a run stops.
 const ENOUGH: usize = 20;
 /// Containers that have had a lease for a while. After a crash each has its turn to be looked at,
 /// and this one the last.
@@ -92,7 +91,7 @@ const LEASE: u32 = 60;
 /// Within this time the next instance has put everything in order.
 const BOUND: Duration = Duration::from_secs(5);
 
-/// What the daemon does when it is killed.
+/// An operation of the daemon during which it is killed.
 struct Operation {
     name: &'static str,
     /// T1 of all leases, in seconds.
@@ -101,7 +100,7 @@ struct Operation {
     prepare: fn(&Rig) -> Result,
     /// The call that it is, if it is one.
     call: Option<Kind>,
-    /// What the caller does about it, before the next instance has come to anything.
+    /// The caller's next call, before the next instance has done anything.
     then: Option<Kind>,
 }
 
@@ -135,7 +134,7 @@ const TEARDOWN: Operation = Operation {
     then: None,
 };
 
-/// How a container's lease is, by what everybody says.
+/// The state of a container's lease, from every source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Said {
     /// State and address in the lease file.
@@ -156,7 +155,7 @@ impl Said {
 struct Rig {
     stage: Stage,
     server: Server,
-    /// How many descriptors a daemon without leases has open.
+    /// The open descriptors of a daemon without leases.
     descriptors: usize,
 }
 
@@ -250,8 +249,8 @@ impl Operation {
             if matches!(ran, Ran::Killed(_)) {
                 rig.stage.daemon.kill()?;
                 left = rig.said()?;
-                // Who was not let in waits in the socket, and the next instance serves him; others
-                // know of it at once.
+                // A call that was not accepted waits in the backlog, and the next instance serves
+                // it; other callers are disconnected at once.
                 let is_told = calls.iter().all(|(_, call)| {
                     eventually("", Duration::from_millis(50), || {
                         Ok(call.is_finished().then_some(()))
@@ -279,8 +278,7 @@ impl Operation {
         Ok(ran)
     }
 
-    /// Whether all is well when `left` is what the daemon left behind, and its callers got
-    /// `answers`.
+    /// Checks the outcome after the daemon left `left` behind, and its callers got `answers`.
     fn examine(
         &self,
         rig: &Rig,
@@ -299,8 +297,7 @@ impl Operation {
         }
         let address = rig.agreement()?;
         let state = left.file.as_ref().map(|(state, _)| state.as_str());
-        // What must have become of it; nothing where a caller who got no answer has to expect
-        // either.
+        // The required outcome; `None` if a caller without an answer has to expect either.
         let must_be = match (answers.last(), state) {
             (Some((kind, Ok(_))), _) => Some(*kind == Kind::Setup),
             (Some(_), _) if answers.len() > 1 => {
@@ -365,7 +362,7 @@ impl Rig {
         self.container().namespace.await_rest()
     }
 
-    /// What everybody says at this moment.
+    /// Returns the present state from every source.
     fn said(&self) -> Result<Said> {
         let entry = &self.stage.unit.leases()?[self.container().mac.to_string()][0];
         let text = |name: &str| entry[name].as_str().map(str::to_owned);
@@ -383,8 +380,7 @@ impl Rig {
         })
     }
 
-    /// Waits until everybody says the same, and gives the address that it is about, if it is about
-    /// one.
+    /// Waits until all sources agree, and returns the address, if there is one.
     fn agreement(&self) -> Result<Option<Ipv4Addr>> {
         eventually("all agree", BOUND, || {
             let Said {
@@ -399,14 +395,14 @@ impl Rig {
                     (agreed && ["BOUND", "RENEWING", "REBINDING"].contains(&&*state))
                         .then_some(link)
                 }
-                // The server may wait in vain for somebody to renew what it gave.
+                // The server may keep a lease that no client renews.
                 (None, None, 0, _) => Some(None),
                 _ => None,
             })
         })
     }
 
-    /// Whether the server has been asked for a renewal since then, and the kernel knows of it.
+    /// Returns whether the server has received a renewal since then, and the kernel has applied it.
     fn is_renewed(&self, since: Instant) -> Result<bool> {
         let is_asked = self
             .server
@@ -420,8 +416,8 @@ impl Rig {
         Ok(is_asked && fresh)
     }
 
-    /// Waits until the lease is renewed at its `t1`, and sees that everybody still says the same
-    /// and nobody asked for another one.
+    /// Waits until the lease is renewed at its `t1`, and checks that all sources still agree and no
+    /// client asked for another one.
     fn is_kept(&self, address: Ipv4Addr, since: Instant, t1: Duration) -> Result {
         eventually("the lease is renewed", t1 + Duration::from_secs(3), || {
             let requests = self.server.heard_of(MessageType::Request);

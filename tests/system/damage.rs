@@ -380,8 +380,7 @@ fn what_is_whole_of_a_file_cut_short_is_used() -> Result {
     Ok(())
 }
 
-/// Nobody reads them and nobody writes to them, and to open one as if it were a file would be to
-/// wait for somebody.
+/// FIFOs have neither readers nor writers: opening one like a file would block for ever.
 fn a_fifo_in_the_place_of_another_file_blocks_nothing() -> Result {
     let mut stage = stage(1, &[])?;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;

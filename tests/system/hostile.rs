@@ -366,7 +366,7 @@ fn moved_away(arena: &mut Arena) -> Result<u64> {
     Ok(1)
 }
 
-/// The path leads to another namespace, and the one that it led to lives on.
+/// The path leads to another namespace, and the former one still exists.
 fn kept_alive(arena: &mut Arena) -> Result<u64> {
     arena
         .kept

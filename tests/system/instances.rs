@@ -205,7 +205,7 @@ fn of_many_starts_at_once_one_serves() -> Result {
 
 fn a_directory_that_another_process_locks_holds_no_start_up() -> Result {
     let folder = sandbox::folder("shared")?;
-    // Any user who may read it can do this.
+    // Any user with read permission can do this.
     let held = File::open(&folder)?;
     flock(&held, FlockOperation::NonBlockingLockExclusive)?;
     let mut command = Command::new(program());

@@ -1,4 +1,4 @@
-//! The laboratory must work before it judges anybody.
+//! Tests of the laboratory itself.
 
 use std::net::UdpSocket;
 use std::process::{Command, Stdio};

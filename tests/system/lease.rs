@@ -358,7 +358,7 @@ fn renewals_that_come_together_are_paced() -> Result {
     Ok(())
 }
 
-/// This server gives a new address to whoever does not ask for one that was given back.
+/// This server gives a new address to a client that does not request the released one.
 fn the_last_address_is_asked_for_again() -> Result {
     let mut stage = stage(3, &[])?;
     let settings = Settings {
@@ -412,8 +412,8 @@ fn the_last_address_is_asked_for_again() -> Result {
     };
     assert_eq!(setup(&stage, &restarted)?, "10.88.1.2");
 
-    // One that vanished without a word: its server has the lease still, and gives it to nobody
-    // else.
+    // A client that vanished without a RELEASE: its server keeps the lease, and gives it to no
+    // other.
     let gone = stage.topology.containers.remove(2);
     let (mac, config) = (gone.mac, gone.config());
     drop(gone);
@@ -424,7 +424,7 @@ fn the_last_address_is_asked_for_again() -> Result {
     // A namespace whose last socket is closed ends in the background, and holds the MAC until then.
     eventually("the container is made anew", SOON, || {
         let made = stage.topology.host.macvlan(LINK, &namespace, LINK, mac);
-        // One that could be made but not set up would be in the way of the next.
+        // A link that could be made but not set up would be in the way of the next.
         Ok(made.inspect_err(|_| drop(namespace.delete_link(LINK))).ok())
     })?;
     let back = NetworkConfig {

@@ -65,7 +65,7 @@ fn a_lease_keeps_it_and_teardown_lets_it_go() -> Result {
     stage.teardown(0)?;
     assert!(stage.daemon.await_exit(SOON)?.success());
 
-    // Whoever calls next is served by the next instance.
+    // The next instance serves the next caller.
     let mut next = std::thread::scope(|scope| -> Result<_> {
         let call = scope.spawn(|| stage.setup(0));
         stage.unit.await_connection(SOON)?;
@@ -151,9 +151,8 @@ fn about_idle(call: u32) -> Duration {
     Duration::from_micros(49_500 + u64::from(call * 37 % 2500))
 }
 
-/// A call that changes nothing, over a connection that was just made. Somebody who says nothing for
-/// as long as the idle time is hung up on, rightly; a machine that is so busy that it happens to us
-/// tells nothing by that.
+/// A call that changes nothing, over a new connection. An idle connection is closed after the idle
+/// timeout, as it should be; on a very busy machine that happens to this one, and proves nothing.
 fn call_nobody(stream: UnixStream) -> Result {
     let connected = rt::now();
     let nobody = NetworkConfig {
@@ -201,7 +200,7 @@ fn no_call_at_the_moment_of_exit_is_lost() -> Result {
         let unit = Unit::new(program(), &["-a", IDLE])?;
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            // systemd's part: whenever the daemon is gone and somebody waits, start it.
+            // Plays systemd: starts the daemon whenever it has exited and a connection is pending.
             let systemd = scope.spawn(|| -> Result<u32> {
                 let mut starts = 0;
                 while !over.load(Ordering::Relaxed) {

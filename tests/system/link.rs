@@ -214,7 +214,8 @@ fn down_and_up_during_a_renewal() -> Result {
     stage.teardown(0).map(drop)
 }
 
-/// What a Setup is answered, and how long after `then` was done to the stage half a second later.
+/// Returns the answer to a Setup, and its delay after `then` was done to the stage half a second
+/// later.
 fn setup_during(
     stage: &Stage,
     then: impl FnOnce() -> Result,
@@ -341,9 +342,8 @@ fn a_renewal_goes_on_when_the_carrier_is_back() -> Result {
     Ok(())
 }
 
-/// Away at T1 and for so long that nobody listens for it any more: with its return the REQUEST is
-/// said at the next look at the link, and not only when one that was lost would be said again, here
-/// at T2.
+/// No carrier at T1, and for longer than the daemon listens: after its return the REQUEST is sent
+/// at the next check of the link, not only when a lost one would be retransmitted, here at T2.
 fn a_renewal_that_could_not_be_said_follows_the_carrier_soon() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0];

@@ -1,4 +1,4 @@
-//! What becomes of log lines that are not read, and of what others have written into them.
+//! Log lines that are not read, and foreign text in log lines.
 
 use std::fs;
 use std::io::{PipeReader, Read};

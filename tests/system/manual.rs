@@ -146,7 +146,7 @@ fn the_socket_is_made_and_unlinked() -> Result {
         assert!(!socket.exists());
     }
 
-    // What somebody else has put there meanwhile is not its own.
+    // A file that another process has put there meanwhile is not removed.
     let mut daemon = start(&mut command(&["--dir", text(&folder)?]), &socket)?;
     fs::remove_file(&socket)?;
     fs::write(&socket, "another's")?;

@@ -187,9 +187,9 @@ fn a_path_with_delay() -> Result {
     check_released(&scene.server, 1, scene.container(), &lease)
 }
 
-/// Where three of ten frames are lost, each of eight containers gets a lease, and those that can be
-/// prolonged are: at T1 or at T2, each of which goes wrong for every second one, so some of the
-/// eight lose theirs.
+/// If three of ten frames are lost, each of eight containers gets a lease. Those that can be
+/// renewed are, at T1 or at T2; each of these fails for every second one, so some of the eight lose
+/// theirs.
 fn kept_although_frames_are_lost() -> Result {
     let path = Path {
         delay: Duration::from_millis(1),
@@ -288,7 +288,7 @@ fn a_carrier_that_never_comes() -> Result {
 }
 
 fn a_port_that_is_deaf_for_thirty_seconds() -> Result {
-    // That the port is deaf does not show on the host, whose link has been up for as long as the
+    // The host does not see that the port drops frames: its link has been up for as long as the
     // daemon knows.
     let patient = |topology| Stage::new(topology, program(), &["-t", "45"]);
     let scene = scene::spanning_tree(patient, Duration::from_secs(15))?;
@@ -303,7 +303,7 @@ fn a_port_that_is_deaf_for_thirty_seconds() -> Result {
     check_link(scene.container(), &lease, 3600)
 }
 
-/// Somebody has the address that the server offers: it is declined, and another one is found.
+/// Another station has the offered address: it is declined, and another one is acquired.
 fn conflict(slow: Slow) -> Result {
     let (scene, owner) = scene::owned(ours, slow)?;
     let owned = Settings::default().first;

@@ -97,7 +97,7 @@ fn an_mtu_that_does_not_fit() -> Result {
     Ok(())
 }
 
-/// One that was chosen for the container is lowered at most, and goes back to what it was.
+/// An MTU that was chosen for the container is only lowered, and restored later.
 fn an_mtu_that_is_lower_stays() -> Result {
     let stage = stage(1, &[])?;
     let container = &stage.topology.containers[0].namespace;

@@ -78,7 +78,7 @@ fn with_dnsmasq() -> Result {
 /// The place of the container of ours; the other one is netavark's.
 const OURS: usize = 0;
 
-/// What a container has got, and how long that took.
+/// A container's lease, and the time it took.
 struct Outcome {
     got: Result<Got>,
     took: Duration,
@@ -89,7 +89,7 @@ struct Got {
     link: Link,
 }
 
-/// What is on a container's link.
+/// The content of a container's link.
 #[derive(Debug, PartialEq)]
 struct Link {
     address: Address,
@@ -286,7 +286,7 @@ fn judge(row: &Row, ours: Outcome, theirs: Option<&Outcome>, side: &Side<'_>) ->
     Ok(link)
 }
 
-/// What the lease is like some time later.
+/// Checks the lease some time later.
 fn afterwards(row: &Row, before: &Link, side: &Side<'_>, server: Option<&OddServer>) -> Result {
     let client = side.container.mac;
     let server = || server.ok_or("only a scripted server tells");

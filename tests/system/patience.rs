@@ -1,5 +1,5 @@
-//! How long a Setup waits for a server, by what is known of the network, and what its caller is
-//! told.
+//! The time that a Setup waits for a server, depending on what is known of the network, and its
+//! error.
 
 use std::thread;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Where netavark's own proxy fails: the same situations in which ours is tried, so that what is
-//! said of it stays true.
+//! Failures of netavark's own proxy: the same situations that this daemon is tested in, so that the
+//! statements about it stay true.
 
 use std::net::Ipv4Addr;
 use std::thread;
@@ -154,13 +154,13 @@ fn to_heed_a_refusal() -> Result {
     Ok(())
 }
 
-/// The lease ends, nobody answers, and the address stays
+/// The lease expires without an answer, and the address stays
 /// (expiry::without_an_answer_the_address_goes_at_its_time).
 fn to_remove_an_expired_address() -> Result {
     let scene = scene::plain(peer, short())?;
     let lease = scene.stage.setup(0)?;
     scene.server.set_silent(true);
-    // Its end is nothing that anybody would announce.
+    // Its end is not announced.
     thread::sleep(Duration::from_secs(9));
     let address = scene.container().address()?.ok_or("the address is gone")?;
     assert_eq!(
@@ -190,7 +190,7 @@ fn to_release_with_dnsmasq() -> Result {
             .then_some(()))
     };
     eventually("dnsmasq has read the RELEASE", SOON, read)?;
-    // It goes through messages in turn: once it has served somebody else, it is done with this one.
+    // It handles messages in order: after serving another client, it is done with this one.
     stage.setup(1)?;
     let log = server.log()?;
     assert!(

@@ -1,5 +1,4 @@
-//! Bad input: an answer at once that says what is wrong, nothing left behind, and nobody else
-//! disturbed.
+//! Bad input: an immediate answer that names the fault, nothing left behind, no effect on others.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -32,10 +31,10 @@ trials![
 
 const AT_ONCE: Duration = Duration::from_millis(30);
 
-/// How a row of the table spoils a good request.
+/// Spoils a good request for a row of the table.
 type Spoil = Box<dyn Fn(&mut NetworkConfig)>;
 
-/// What is wrong, how, and words of the answer.
+/// Returns rows of the fault, the change that makes it, and words of the answer.
 fn table() -> Result<Vec<(&'static str, Spoil, &'static str)>> {
     let folder = sandbox::folder("bad")?;
     let path = |name: &str| folder.join(name).display().to_string();
@@ -431,7 +430,7 @@ fn without_descriptors_nothing_is_left_behind() -> Result {
         )?;
         stage.daemon.await_descriptors(&at_rest)?;
     }
-    // Among them one that comes after the ACK: the lease is given back.
+    // One of them comes after the ACK: the lease is released.
     assert!(
         refusals.iter().any(|refused| refused.contains("port 68")) && refusals.len() > 7,
         "{refusals:?}"
@@ -440,8 +439,8 @@ fn without_descriptors_nothing_is_left_behind() -> Result {
     stage.teardown(0).map(drop)
 }
 
-/// Another container in the place of one whose lease can be given back, but not taken off the link:
-/// it gets no lease, and the old one is not forgotten over it.
+/// Another container in the place of one whose lease can be released, but not removed from the
+/// link: it gets no lease, and the old one is not forgotten over it.
 fn what_cannot_be_ended_before_a_setup_that_fails_is_ended_later() -> Result {
     let stage = stage(1, &["-t", "1"])?;
     let container = &stage.topology.containers[0];

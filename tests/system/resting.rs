@@ -18,8 +18,8 @@ trials![
 const THREADS: u64 = if cfg!(feature = "tokio-twin") { 2 } else { 3 };
 
 fn leases_cost_no_descriptor_no_thread_and_no_wakeup() -> Result {
-    // Connections have a deadline of as long, and async-io wakes once for the last one although
-    // nobody waits any more.
+    // Connections have the same deadline, and async-io wakes once for the last one although nothing
+    // waits for it any more.
     let stage = stage(5, &["-a", "1"])?;
     let _server = Server::start(&stage.topology.server, SERVER_LINK, Settings::default())?;
     stage.setup(0)?;

@@ -27,7 +27,7 @@ fn the_same_while_the_daemon_runs() -> Result {
 const T1: Duration = Duration::from_secs(4);
 const SOON: Duration = Duration::from_secs(5);
 
-/// All that somebody could have touched.
+/// Returns everything that a process could have changed.
 fn state(namespace: &Namespace) -> Result<(Link, Vec<Address>, Vec<Route>)> {
     Ok((
         namespace.link(LINK)?,

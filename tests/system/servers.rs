@@ -119,7 +119,8 @@ fn plan() -> Plan {
     }
 }
 
-/// Acquired, renewed by unicast, rebound by whoever has the same lease file, released in that file.
+/// Acquired, renewed by unicast, rebound by another server with the same lease file, released in
+/// that file.
 fn renews_and_rebinds(kind: Kind) -> Result {
     let stage = stage(1, &[])?;
     let (container, namespace) = (&stage.topology.containers[0], &stage.topology.server);
@@ -272,7 +273,7 @@ fn hears_of_a_conflict(kind: Kind) -> Result {
     stage.teardown(0)?;
     server.await_listed(last, false)?;
     let owned = [last, Ipv4Addr::from_bits(last.to_bits() + 1)];
-    // Each is another station's: one that claims both would be taken for proxy ARP.
+    // Each by another station: claiming both would be taken for proxy ARP.
     for (address, other) in owned.into_iter().zip(others) {
         other.namespace.add_address(LINK, address, 16)?;
     }

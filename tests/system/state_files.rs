@@ -1,5 +1,5 @@
-//! What other users, links and forgers do to the daemon's files: it is up within a second, serves,
-//! and writes nowhere else.
+//! Actions of other users, links and forgers on the daemon's files: it is up within a second,
+//! serves, and writes nowhere else.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -66,7 +66,7 @@ fn give_away(path: &Path) -> Result {
     })
 }
 
-/// Puts something into the folder whose lease file is given.
+/// Puts something into the folder of a lease file.
 type Put = fn(&Path) -> Result;
 
 fn what_others_may_write_is_not_believed() -> Result {

@@ -23,7 +23,7 @@ use crate::stage;
 
 trials![killed_again_and_again,];
 
-/// What has to happen by itself and at once happens within this time.
+/// The time within which automatic reactions have to happen.
 const SOON: Duration = Duration::from_secs(5);
 
 /// Twenty containers come and go while the daemon is killed every now and then: for MINUTES, or for
@@ -150,7 +150,7 @@ fn storm(seed: u64, time: Duration) -> Result {
     })
 }
 
-/// What somebody was given is there, and renewed in time.
+/// Checks that every granted lease is there, and renewed in time.
 fn nothing_is_lost(place: &Place<'_>, members: &[Member], end: Instant) -> Result {
     for member in members {
         if let Some(lease) = &member.lease {
@@ -173,7 +173,7 @@ fn nothing_is_lost(place: &Place<'_>, members: &[Member], end: Instant) -> Resul
     Ok(())
 }
 
-/// What nobody has is nowhere: not in the file, not on a link, and not on the server for longer
+/// Checks that nothing else is there: not in the file, not on a link, and on the server no longer
 /// than it may be.
 fn nothing_is_left_behind(
     place: &Place<'_>,
@@ -264,7 +264,7 @@ fn kill_every_now_and_then(
     Ok(kills)
 }
 
-/// What the daemons said of a container.
+/// Returns the daemons' log lines of a container.
 fn told(unit: &Unit, member: &Member) -> Result<String> {
     let path = member.container.namespace.path().display().to_string();
     let log = unit.log()?;
@@ -300,7 +300,7 @@ fn read_again_and_again(unit: &Unit, over: &AtomicBool) -> Result<u32> {
     Ok(reads)
 }
 
-/// The lease that somebody's caller knows of, by its names in the file.
+/// Returns the lease that a container's caller knows, by its names in the file.
 fn named(member: &Member) -> Option<(String, String)> {
     Some((
         member.container.mac.to_string(),

@@ -35,9 +35,9 @@ const END: u32 = 2000;
 struct Suspended {
     stage: Stage,
     server: Server,
-    /// How many messages it had heard before.
+    /// The number of messages before.
     before: usize,
-    /// When it was to renew, by the lease file: milliseconds on the boot clock.
+    /// The time of its renewal in the lease file: milliseconds on the boot clock.
     due_before: u64,
 }
 
@@ -89,7 +89,7 @@ impl Suspended {
             .map(|address| address.address))
     }
 
-    /// What the server hears next.
+    /// Returns the next message at the server.
     fn heard_next(&self) -> Result<Heard> {
         eventually("the server hears something", SOON, || {
             Ok(self.server.heard().into_iter().nth(self.before))

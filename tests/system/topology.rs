@@ -202,8 +202,8 @@ fn netavark_and_a_network_without_a_parent() -> Result {
     Ok(())
 }
 
-/// The parent is a VLAN's interface. The Teardown names the interface below it, none, or one that
-/// there never was.
+/// The parent is a VLAN's interface. The Teardown names the interface below it, none, or a name
+/// that never existed.
 fn the_teardown_may_name_another_parent() -> Result {
     const VLAN: &str = "eth0.7";
     let (host, server, far) = (
@@ -287,7 +287,7 @@ fn two_interfaces_with_one_mac_keep_their_leases() -> Result {
     Ok(())
 }
 
-/// How long a port of the bridge listens, and then learns.
+/// The time that a port of the bridge listens, and then learns.
 const FORWARD_DELAY: Duration = Duration::from_secs(7);
 
 /// The container is a port of a bridge of the host's with spanning tree: its carrier is there, and

@@ -1,14 +1,14 @@
-//! How long the client needs the network: while it listens, its owner holds a socket.
+//! The time for which the client needs an open socket.
 
 use super::Client;
 use super::state::State;
 use crate::time::Instant;
 use std::time::Duration;
 
-/// How long after the last message its answer may still arrive, without a caller's deadline.
-const ANSWER: Duration = Duration::from_secs(10);
+/// The time to listen after the last message, without a caller's deadline.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a state listens.
+/// The time for which a state listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Listening {
     No,
@@ -19,12 +19,11 @@ pub(super) enum Listening {
 }
 
 impl Client {
-    /// Returns whether the interface is needed: a message is to be sent, or an answer may arrive.
-    /// While this is false no socket has to be open.
+    /// Returns whether a socket must be open: a message is ready, or an answer may arrive.
     ///
-    /// Without a caller's deadline, that ends 10 s after the last message or, without a carrier,
-    /// after the loss of it. A later answer is accepted all the same, if it is heard. After a claim
-    /// to the address in use, another one is listened for during 10 s.
+    /// Without a caller's deadline this ends 10 s after the last message or, without a carrier,
+    /// 10 s after its loss. A later answer is accepted if a socket is still open. After a claim to
+    /// the address in use, the client listens for 10 s.
     pub fn is_listening(&self) -> bool {
         let listening = match self.listening() {
             Listening::No => false,
@@ -34,15 +33,15 @@ impl Client {
         listening || !self.outbox.is_empty() || self.defence().is_some()
     }
 
-    /// Returns how long the state listens by itself.
+    /// Returns how long the state listens.
     pub(super) fn listening(&self) -> Listening {
         let (patient, carrier) = (self.search.deadline.is_none(), self.carrier);
         match &self.state {
-            // The carrier's return has to be noticed, for a message waits for it.
+            // A message waits for the carrier, so its return must be noticed.
             State::Init { .. } | State::InitReboot { .. } if carrier => Listening::No,
             State::Init { .. } | State::InitReboot { .. } if patient => Listening::Until,
             State::Init { .. } | State::InitReboot { .. } => Listening::Yes,
-            // The REQUEST for the offer follows within a moment.
+            // The REQUEST for the offer follows within 100 ms.
             State::Selecting {
                 second_best: Some(_),
                 ..
@@ -65,12 +64,12 @@ impl Client {
         }
     }
 
-    /// Starts to listen for an answer, or for the carrier.
-    pub(super) fn listen_on(&mut self, now: Instant) {
-        self.stop_listening_at = Some(now + ANSWER);
+    /// Starts to listen for an answer or for the carrier.
+    pub(super) fn start_listening(&mut self, now: Instant) {
+        self.stop_listening_at = Some(now + ANSWER_TIMEOUT);
     }
 
-    /// Stops listening, without an answer or a carrier: an exchange under way starts anew, on
+    /// Stops listening without an answer or a carrier. The exchange under way starts again, on
     /// sockets that are opened for its next message.
     pub(super) fn stop_listening(&mut self, now: Instant) {
         self.stop_listening_at = None;
@@ -78,7 +77,7 @@ impl Client {
             State::Selecting { exchange, .. } => State::Init { at: exchange.next },
             State::Requesting { .. } => State::Init { at: now },
             State::Rebooting { address, .. } => State::InitReboot { at: now, address },
-            // Acknowledged on a network that is not there any more, and never used.
+            // Acknowledged on a network that is gone, and never used.
             State::Probing { lease, .. } => State::InitReboot {
                 at: now,
                 address: lease.address,

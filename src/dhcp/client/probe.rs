@@ -1,11 +1,11 @@
-//! ARP of the client itself (RFC 5227): probes, announcements, and the DECLINE after a conflict.
+//! ARP packets that the client sends (RFC 5227), and the DECLINE after a conflict.
 
 use smoltcp::wire::DhcpMessageType as Type;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::Client;
-use super::claim::{ARP_TIMEOUT, ConflictWatch, Doubt, router_to_ask};
+use super::claim::{ARP_TIMEOUT, ConflictWatch, ProxyCheck, router_to_ask};
 use super::state::State;
 use crate::dhcp::acquire_error::AcquireError;
 use crate::dhcp::config::Probe;
@@ -16,42 +16,42 @@ use crate::dhcp::message::ClientMessage;
 use crate::mac::Mac;
 use crate::time::Instant;
 
-/// How long the client listens after a renewal, for which alone a process may exist that a timer
-/// has started. Most stations answer within a millisecond, and the next renewal asks again.
+/// The time to listen after a renewal. A process may have been started for this renewal alone, most
+/// stations answer within a millisecond, and the next renewal probes again.
 const RENEWAL_WATCH: Duration = Duration::from_millis(50);
-/// From the last probe to the use of the address, and from one announcement to the next:
-/// ANNOUNCE_WAIT and ANNOUNCE_INTERVAL (RFC 5227 1.1).
-const ANNOUNCE: Duration = Duration::from_secs(2);
-/// Asking by ARP whether an address is free, and saying that it is not any more (RFC 5227).
+/// ANNOUNCE_WAIT, from the last probe to the use of the address, and ANNOUNCE_INTERVAL, between the
+/// two announcements (RFC 5227 §1.1).
+const ANNOUNCE_WAIT: Duration = Duration::from_secs(2);
 impl Client {
-    /// Asks together with something else, which costs no time.
-    pub(super) fn probe_alongside(&mut self, address: Ipv4Addr) {
+    /// Sends a probe together with a REQUEST, so that it costs no time.
+    pub(super) fn probe_with_request(&mut self, address: Ipv4Addr) {
         if self.config.probe == Probe::WithRequest {
-            self.say_by_arp(Arp::probe(self.config.mac, address));
+            self.send_arp(Arp::probe(self.config.mac, address));
         }
     }
 
-    /// To PROBING. RFC 5227 2.1.1: not all at once after a power cut.
+    /// Enters PROBING. The first wait is random, so that hosts do not probe all at once after a
+    /// power cut (RFC 5227 §2.1.1).
     pub(super) fn probe(&mut self, lease: Box<Lease>, probes: u8, now: Instant) -> State {
         State::Probing {
             lease,
             left: probes,
             next: now + self.backoff.probe_wait(),
-            doubt: None,
+            check: None,
         }
     }
 
-    /// From probe to probe, and to BOUND after the last.
-    pub(super) fn probe_on(&mut self, lease: Box<Lease>, left: u8, now: Instant) -> State {
+    /// Sends the next probe; enters BOUND after the last.
+    pub(super) fn probe_next(&mut self, lease: Box<Lease>, left: u8, now: Instant) -> State {
         if lease.expires_at().is_some_and(|expiry| expiry <= now) {
             return State::Init { at: now };
         }
         let Some(left) = left.checked_sub(1) else {
-            return self.settle(*lease, now);
+            return self.bind_first(*lease, now);
         };
-        self.say_by_arp(Arp::probe(self.config.mac, lease.address));
+        self.send_arp(Arp::probe(self.config.mac, lease.address));
         let wait = if left == 0 {
-            ANNOUNCE
+            ANNOUNCE_WAIT
         } else {
             self.backoff.probe_interval()
         };
@@ -59,34 +59,38 @@ impl Client {
             lease,
             left,
             next: now + wait,
-            doubt: None,
+            check: None,
         }
     }
 
-    /// To PROBING with the address that a station has claimed: if it answers for the router as
-    /// well, it is the router, or answers for every address. Without a router to ask after, and
-    /// where that is the DHCP server, whose station we know, there is no doubt.
-    pub(super) fn doubt_or_refuse(&mut self, lease: Box<Lease>, by: Mac, now: Instant) -> State {
+    /// Enters PROBING to check whether the station that claims the address answers for the router
+    /// as well: then it is the router, or does proxy ARP. Declines the address if there is no
+    /// router to ask.
+    pub(super) fn check_claim(&mut self, lease: Box<Lease>, by: Mac, now: Instant) -> State {
         match router_to_ask(&lease) {
             Some(router) => {
-                self.say_by_arp(Arp::probe(self.config.mac, router));
+                self.send_arp(Arp::probe(self.config.mac, router));
                 State::Probing {
                     lease,
                     left: 0,
                     next: now + ARP_TIMEOUT,
-                    doubt: Some(Doubt { by, router }),
+                    check: Some(ProxyCheck { by, router }),
                 }
             }
-            None => self.refuse(lease.address, lease.server_id, by, now),
+            None => self.decline_lease(lease.address, lease.server_id, by, now),
         }
     }
 
-    /// Announces a new address (RFC 2131 4.4.1) and goes on listening until it has been announced a
-    /// second time (RFC 5227 2.3), for its owner may be slow to answer.
-    pub(super) fn claim(&mut self, address: Ipv4Addr, now: Instant) -> Option<ConflictWatch> {
+    /// Announces a new address (RFC 2131 §4.4.1) and listens until the second announcement
+    /// (RFC 5227 §2.3), because its owner may be slow to answer.
+    pub(super) fn announce_new(
+        &mut self,
+        address: Ipv4Addr,
+        now: Instant,
+    ) -> Option<ConflictWatch> {
         self.announce(address);
         Some(ConflictWatch {
-            until: now + ANNOUNCE,
+            until: now + ANNOUNCE_WAIT,
             announce: true,
             is_in_use: false,
             deadline: self.search.deadline,
@@ -94,11 +98,11 @@ impl Client {
     }
 
     pub(super) fn announce(&mut self, address: Ipv4Addr) {
-        self.say_by_arp(Arp::announcement(self.config.mac, address));
+        self.send_arp(Arp::announcement(self.config.mac, address));
     }
 
-    /// Listens on after a renewal, for the answer to the probe that went with it.
-    pub(super) fn await_arp(&self, now: Instant) -> Option<ConflictWatch> {
+    /// Listens after a renewal for the answer to its probe.
+    pub(super) fn watch_after_renewal(&self, now: Instant) -> Option<ConflictWatch> {
         let watch = ConflictWatch {
             until: now + RENEWAL_WATCH,
             announce: false,
@@ -108,29 +112,35 @@ impl Client {
         (self.config.probe != Probe::Off).then_some(watch)
     }
 
-    /// RFC 2131 4.4.4 and table 5: by broadcast, from no address, with `secs` 0, and no wishes.
-    pub(super) fn decline(&mut self, address: Ipv4Addr, server: Ipv4Addr, by: Mac, now: Instant) {
+    /// Broadcasts a DECLINE, from 0.0.0.0 and with `secs` 0 (RFC 2131 §4.4.4 and table 5).
+    pub(super) fn send_decline(
+        &mut self,
+        address: Ipv4Addr,
+        server: Ipv4Addr,
+        by: Mac,
+        now: Instant,
+    ) {
         let message = ClientMessage {
             requested: Some(address),
             server: Some(server),
             message: Some(format!("in use by {by}")),
-            ..ClientMessage::new(Type::Decline, self.plainness.mark(self.backoff.xid()), 0)
+            ..ClientMessage::new(Type::Decline, self.plainness.encode(self.backoff.xid()), 0)
         };
         self.remember_conflict(by, address);
-        // The server has leased to messages as plain as these, and may answer no others.
+        // The server has leased in answer to messages of this plainness, and may answer no others.
         self.config.plainness = self.config.plainness.max(self.plainness);
         self.broadcast(&message, now);
     }
 
-    /// To INIT with an address that was ours, and never used.
-    pub(super) fn refuse(
+    /// Declines a leased address before it is used, and enters INIT.
+    pub(super) fn decline_lease(
         &mut self,
         address: Ipv4Addr,
         server: Ipv4Addr,
         by: Mac,
         now: Instant,
     ) -> State {
-        self.decline(address, server, by, now);
+        self.send_decline(address, server, by, now);
         self.events.push_back(Event::Declined {
             address,
             server,
@@ -146,17 +156,18 @@ impl Client {
         )
     }
 
-    pub(super) fn say_by_arp(&mut self, arp: Arp) {
-        self.say(Transmit::Frame, arp.write());
+    pub(super) fn send_arp(&mut self, arp: Arp) {
+        self.send(Transmit::Frame, arp.write());
     }
 
-    /// RFC 5227 2.4 has a host watch its address for as long as it uses it. We hold no socket
-    /// between exchanges, so instead we ask after it once in each renewal; RFC 5227 2.1 forbids
-    /// such probes only to hosts that do watch, for those have no need of them. To an attacker it
-    /// says when we listen, which is worth one announcement.
-    pub(super) fn probe_own(&mut self, address: Ipv4Addr) {
+    /// Probes for our own address in each renewal.
+    ///
+    /// Deviation: RFC 5227 §2.4 has a host watch its address as long as it uses it, and therefore
+    /// RFC 5227 §2.1 forbids periodic probes. This client has no socket open between exchanges. To
+    /// an attacker the probe reveals when the client listens, which is worth one announcement.
+    pub(super) fn probe_own_address(&mut self, address: Ipv4Addr) {
         if self.config.probe != Probe::Off {
-            self.say_by_arp(Arp::probe(self.config.mac, address));
+            self.send_arp(Arp::probe(self.config.mac, address));
         }
     }
 }

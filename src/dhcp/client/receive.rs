@@ -1,5 +1,5 @@
-//! DHCP replies, by the state that they arrive in. The state changes only once all of a reply is
-//! known to be in order.
+//! DHCP replies, by the state in which they arrive. The state changes only after the whole reply
+//! was checked.
 
 use super::Client;
 use super::claim::Claims;
@@ -11,7 +11,7 @@ use crate::dhcp::exchange::Exchange;
 use crate::dhcp::frame::Arp;
 use crate::dhcp::ignored::Ignored;
 use crate::dhcp::lease::Lease;
-use crate::dhcp::lease::{SHORTEST_T1, granted_time};
+use crate::dhcp::lease::{MIN_T1, granted_time};
 use crate::dhcp::message::ServerMessage;
 use crate::dhcp::option;
 use crate::dhcp::plainness::Plainness;
@@ -20,17 +20,17 @@ use smoltcp::wire::DhcpMessageType as Type;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// How long the first OFFER waits for one of the address that we would rather have.
-const PREFERENCE: Duration = Duration::from_millis(100);
+/// The time for which the first OFFER waits for an OFFER of the requested address.
+const PREFERRED_OFFER_WAIT: Duration = Duration::from_millis(100);
 
 impl Client {
-    /// What a server says, by the state that it finds us in (RFC 2131 figure 5).
+    /// Handles a reply according to the state (RFC 2131 figure 5).
     pub(super) fn handle_reply(
         &mut self,
         reply: &ServerMessage,
         now: Instant,
     ) -> Result<(), Ignored> {
-        // A late or repeated reply finds another xid, or none (RFC 2131 4.4.1 and figure 4).
+        // A late or repeated reply has another xid (RFC 2131 §4.4.1 and figure 4).
         let exchange = self
             .exchange()
             .filter(|exchange| exchange.is_answered_by(reply.xid))
@@ -44,11 +44,10 @@ impl Client {
         }
         self.state = match (&self.state, reply.message_type) {
             (State::Selecting { second_best, .. }, Type::Offer) => {
-                let is_second = second_best.is_some();
-                self.accept_offer(reply, server, is_second, exchange, now)?
+                let has_second_best = second_best.is_some();
+                self.accept_offer(reply, server, has_second_best, exchange, now)?
             }
-            // RFC 4039 3: an ACK to a DISCOVER counts at once, but only with the option that we
-            // have sent.
+            // RFC 4039 §3: an ACK to a DISCOVER is accepted only with the option that was sent.
             (State::Selecting { .. }, Type::Ack)
                 if reply.is_rapid() && self.has_asked_for_rapid_commit(reply.xid) =>
             {
@@ -64,7 +63,7 @@ impl Client {
             (State::Requesting { offer, .. }, Type::Nak) if !is_from_server_of(offer, reply) => {
                 return Err(Ignored::OtherServer(server));
             }
-            // RFC 2131 4.4.2: an old address may be confirmed by any server.
+            // RFC 2131 §4.4.2: any server may confirm a previous address.
             (State::Requesting { .. } | State::Rebooting { .. }, Type::Ack) => {
                 self.accept_ack(reply, server, None, exchange, now)?
             }
@@ -72,8 +71,8 @@ impl Client {
                 let old = held.lease.clone();
                 self.accept_ack(reply, server, Some(old), exchange, now)?
             }
-            // RFC 2131 4.3.2: in RENEWING only the server that we ask may refuse; in REBINDING we
-            // ask them all, but one without an identifier has to be the one that leased.
+            // RFC 2131 §4.3.2: in RENEWING only the leasing server may refuse. In REBINDING any
+            // server may, but a NAK without an identifier must come from the leasing server.
             (State::Renewing { held, .. }, Type::Nak) if !is_from_server_of(&held.lease, reply) => {
                 return Err(Ignored::OtherServer(server));
             }
@@ -86,12 +85,12 @@ impl Client {
                 let (old, message) = (held.lease.clone(), reply.options.text(option::MESSAGE));
                 self.lose(old, LossReason::Refused { server, message }, now)
             }
-            // RFC 2131 3.1 (5): what was offered, or was ours, cannot be had.
+            // RFC 2131 §3.1 (5): the requested address is not available.
             (State::Requesting { .. } | State::Rebooting { .. }, Type::Nak) => {
                 let message = reply.options.text(option::MESSAGE);
                 self.start_over(AcquireError::Refused { server, message }, now)
             }
-            // Among them an ACK to a DISCOVER that did not ask for one (RFC 2131 4.4.1).
+            // This includes an ACK to a DISCOVER without rapid commit (RFC 2131 §4.4.1).
             (_, message_type) => {
                 return Err(Ignored::Unexpected {
                     message_type: message_type.into(),
@@ -102,9 +101,9 @@ impl Client {
         Ok(())
     }
 
-    /// The server that a reply is from: by its identifier (RFC 2131 4.3.1 wants one in each) or,
-    /// without one, the one that we talk to where it is from its station, else by the address that
-    /// it came from.
+    /// Returns the server of a reply: its identifier (RFC 2131 §4.3.1 wants one in each reply).
+    /// Without one, the server of this transaction if the reply comes from its station, else the
+    /// reply's source address.
     fn server_of(&self, reply: &ServerMessage) -> Option<Ipv4Addr> {
         let known = match &self.state {
             State::Requesting { offer, .. } => Some(&**offer),
@@ -125,11 +124,11 @@ impl Client {
         self.renewing_server(reply)
             .or(reply.server())
             .or(known)
-            .or_else(|| reply.sender())
+            .or_else(|| reply.fallback_server())
     }
 
-    /// The server that answers its own renewal, whatever identifier it gives: the next unicast
-    /// would not reach it by that.
+    /// Returns the leasing server if it answers its renewal, whatever identifier it gives: by
+    /// another one the next unicast would not reach it.
     fn renewing_server(&self, reply: &ServerMessage) -> Option<Ipv4Addr> {
         let State::Renewing { held, .. } = &self.state else {
             return None;
@@ -139,10 +138,10 @@ impl Client {
     }
 
     fn has_asked_for_rapid_commit(&self, xid: u32) -> bool {
-        self.config.rapid_commit && Plainness::of(xid).has_rapid_commit()
+        self.config.rapid_commit && Plainness::from_xid(xid).has_rapid_commit()
     }
 
-    /// Remembers an OFFER that is of no use, for the caller to be told.
+    /// Counts an OFFER that cannot become a lease, for the error message.
     fn count_unusable_offer(
         &mut self,
         reply: &ServerMessage,
@@ -150,21 +149,21 @@ impl Client {
         fault: &'static str,
     ) {
         if let (State::Selecting { .. }, Type::Offer) = (&self.state, reply.message_type) {
-            let offers = self.search.unusable.map_or(0, |(.., offers)| offers);
-            self.search.unusable = Some((server, fault, offers.saturating_add(1)));
+            let offers = self.search.unusable_offers.map_or(0, |(.., offers)| offers);
+            self.search.unusable_offers = Some((server, fault, offers.saturating_add(1)));
         }
     }
 
-    /// SELECTING -> REQUESTING. Only an offer that could become a lease counts (RFC 2131 4.3.2,
+    /// SELECTING -> REQUESTING. Only an OFFER that can become a lease is accepted (RFC 2131 §4.3.2,
     /// figure 5).
     ///
-    /// The first one wins (RFC 2131 4.4.1 leaves the choice to us), unless there is an address that
-    /// we had before: then its server has a moment to speak.
+    /// The first one is taken (RFC 2131 §4.4.1 leaves the choice to the client), unless an address
+    /// is requested: then an OFFER of that address is waited for.
     fn accept_offer(
         &mut self,
         reply: &ServerMessage,
         server: Ipv4Addr,
-        is_second: bool,
+        has_second_best: bool,
         discover: Exchange,
         now: Instant,
     ) -> Result<State, Ignored> {
@@ -175,21 +174,21 @@ impl Client {
             .search
             .wanted
             .is_none_or(|wanted| wanted == offer.address);
-        if is_second && !is_wanted {
+        if has_second_best && !is_wanted {
             return Err(Ignored::Unexpected {
                 message_type: Type::Offer.into(),
                 state: self.state(),
             });
         }
-        // The next messages are as plain as the DISCOVER that the server has answered.
-        (self.plainness, self.search.unanswered) = (Plainness::of(reply.xid), 0);
+        // The next messages have the plainness of the DISCOVER that the server has answered.
+        (self.plainness, self.search.unanswered) = (Plainness::from_xid(reply.xid), 0);
         let offer = Box::new(offer);
         if is_wanted {
-            return Ok(self.request(discover.anew(now), offer, Claims::default(), now));
+            return Ok(self.request(discover.into_request(now), offer, Claims::default(), now));
         }
         Ok(State::Selecting {
             exchange: discover,
-            second_best: Some((offer, now + PREFERENCE)),
+            second_best: Some((offer, now + PREFERRED_OFFER_WAIT)),
         })
     }
 
@@ -203,8 +202,8 @@ impl Client {
         request: Exchange,
         now: Instant,
     ) -> Result<State, Ignored> {
-        // RFC 2131 4.3.2: the values of the ACK count. Those that it leaves out are the OFFER's, or
-        // the lease's before.
+        // RFC 2131 §4.3.2: the values of the ACK count. Missing ones are taken from the OFFER or
+        // from the lease before.
         let known = match &self.state {
             State::Requesting { offer, .. } => Some(&**offer),
             State::Init { .. }
@@ -223,15 +222,15 @@ impl Client {
             return Err(Ignored::Incomplete("time left"));
         }
         if let State::Selecting { .. } = self.state {
-            self.plainness = Plainness::of(reply.xid);
+            self.plainness = Plainness::from_xid(reply.xid);
         }
-        let (is_asked_for, taken_by) = match &self.state {
-            State::Requesting {
-                offer, taken_by, ..
-            } if offer.address == new.address => (true, *taken_by),
+        let (is_asked_for, claims) = match &self.state {
+            State::Requesting { offer, claims, .. } if offer.address == new.address => {
+                (true, *claims)
+            }
             State::Rebooting {
-                address, taken_by, ..
-            } if *address == new.address => (true, *taken_by),
+                address, claims, ..
+            } if *address == new.address => (true, *claims),
             State::Init { .. }
             | State::Selecting { .. }
             | State::Requesting { .. }
@@ -244,40 +243,39 @@ impl Client {
             | State::Releasing { .. }
             | State::Stopped => (false, Claims::default()),
         };
-        let taken_by = self.owner_among(taken_by, &new, now);
-        // In a renewal that changes nothing it was told before.
+        let owner = self.find_owner(claims, &new, now);
+        // A renewal that changes nothing has reported them before.
         if !unusable.is_empty() && old.as_ref().is_none_or(|old| !old.same_settings(&new)) {
             self.events.push_back(Event::Unusable {
                 server,
                 values: unusable,
             });
         }
-        // RFC 2131 table 3 wants a time in each lease. We confess to taking one without, for an
-        // hour.
+        // Deviation: RFC 2131 table 3 wants a time in each lease. Without one, an hour is assumed.
         if old.is_none() && granted_time(reply).is_none() {
             self.events.push_back(Event::NoLeaseTime {
                 server,
                 assumed: new.lease_time,
             });
         }
-        Ok(match (old, taken_by, self.config.probe) {
-            // RFC 2131 4.4.1 and figure 5: REQUESTING -> INIT, with a DECLINE.
-            (None, Some(by), _) => self.doubt_or_refuse(Box::new(new), by, now),
+        Ok(match (old, owner, self.config.probe) {
+            // RFC 2131 §4.4.1 and figure 5: REQUESTING -> INIT, with a DECLINE.
+            (None, Some(by), _) => self.check_claim(Box::new(new), by, now),
             (None, None, Probe::Before(probes @ 1..)) => self.probe(Box::new(new), probes, now),
             (None, None, _) => {
                 if !is_asked_for {
-                    // There was no REQUEST for the probe to go with (RFC 4039 3.1), or it was for
-                    // another address.
-                    self.probe_alongside(new.address);
+                    // There was no REQUEST with a probe (RFC 4039 §3.1), or it was for another
+                    // address.
+                    self.probe_with_request(new.address);
                 }
-                self.settle(new, now)
+                self.bind_first(new, now)
             }
             (Some(old), ..) => self.extend(old, new, now),
         })
     }
 
-    /// The answer of the station that a RELEASE goes to.
-    pub(super) fn hear_next_hop(&mut self, arp: Arp, now: Instant) -> Result<(), Ignored> {
+    /// Handles the ARP reply of the next hop of a RELEASE.
+    pub(super) fn handle_next_hop(&mut self, arp: Arp, now: Instant) -> Result<(), Ignored> {
         let State::Releasing {
             lease, next_hop, ..
         } = &self.state
@@ -291,20 +289,19 @@ impl Client {
             server_mac: Some(arp.sender.0),
             ..lease.clone()
         };
-        self.state = self.say_release(&lease, arp.sender.0, now);
+        self.state = self.send_release(&lease, arp.sender.0, now);
         Ok(())
     }
 
-    /// RENEWING or REBINDING -> BOUND; with another address, which then is the only one (RFC 2131
-    /// 4.4.5).
+    /// RENEWING or REBINDING -> BOUND. Another address replaces the old one (RFC 2131 §4.4.5).
     fn extend(&mut self, old: Lease, new: Lease, now: Instant) -> State {
-        // A renewal that is answered costs none of the hourly limit: a lease of half a minute would
-        // use it up in half an hour. Only at some distance from the last one, because the server
-        // chooses how long a lease is.
-        if new.acquired_at - old.acquired_at >= SHORTEST_T1 {
+        // An answered renewal does not count against the hourly limit, which a lease of half a
+        // minute would exhaust in half an hour. The server chooses the length of a lease, so this
+        // applies only to renewals that are some seconds apart.
+        if new.acquired_at - old.acquired_at >= MIN_T1 {
             self.rate.put_back();
         }
-        // So that a lease of a minute has made good for earlier failures after a while, too.
+        // Each renewal makes up for one earlier failure.
         self.failures = self.failures.saturating_sub(1);
         let moved = old.address != new.address;
         let told = Box::new(new.clone());
@@ -317,19 +314,19 @@ impl Client {
             }
         });
         let watch = if moved {
-            // The server does not wait for probes and their waits: one has to do.
-            self.probe_own(new.address);
-            self.claim(new.address, now)
+            // The server does not wait, so there is time for one probe only.
+            self.probe_own_address(new.address);
+            self.announce_new(new.address, now)
         } else {
-            self.await_arp(now)
+            self.watch_after_renewal(now)
         };
         let defence = self.defence().filter(|_| !moved);
-        self.hold(new, (watch, defence), now)
+        self.bind(new, (watch, defence), now)
     }
 }
 
-/// Returns whether a reply is from the server of this lease: by its identifier or, where it has
-/// none, by the station that it comes from.
+/// Returns whether a reply is from the server of this lease: by its identifier or, without one, by
+/// its station.
 fn is_from_server_of(lease: &Lease, reply: &ServerMessage) -> bool {
     match reply.server() {
         Some(server) => server == lease.server_id,

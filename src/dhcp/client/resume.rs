@@ -1,7 +1,7 @@
 //! From a client to its snapshot, and back.
 
 use super::Client;
-use super::state::{Held, State};
+use super::state::{HeldLease, State};
 use crate::dhcp::config::Config;
 use crate::dhcp::event::LossReason;
 use crate::dhcp::exchange::{Exchange, Search};
@@ -11,14 +11,13 @@ use crate::time::Instant;
 use std::net::Ipv4Addr;
 
 impl Client {
-    /// Returns a snapshot from which another client can [resume](Self::resume), which then does and
-    /// sends the same at the same times as this one. `None` while
-    /// a caller waits, while an answer decides what the next step is (REQUESTING, REBOOTING,
-    /// PROBING, RELEASING), and after the end.
+    /// Returns a snapshot from which another client can [resume](Self::resume): that one sends the
+    /// same messages at the same times. `None` as long as a caller waits, in a state whose next
+    /// step depends on an answer (REQUESTING, REBOOTING, PROBING, RELEASING), and after the end.
     ///
-    /// While the client is [listening](Self::is_listening) something would be missed, though
-    /// nothing that is not asked for again; what is still to be polled is not in it. Nor is the
-    /// state of the carrier: tell the resumed client ([`Self::handle_carrier`]).
+    /// A snapshot taken while the client is [listening](Self::is_listening) loses the answer, which
+    /// is then requested again. It contains neither outputs that were not polled nor the state of
+    /// the carrier: pass that to the resumed client ([`Self::handle_carrier`]).
     pub fn suspend(&self) -> Option<Snapshot> {
         if self.search.deadline.is_some() {
             return None;
@@ -32,7 +31,7 @@ impl Client {
         let phase = match &self.state {
             State::Init { at } => init(*at, self.search.wanted),
             State::InitReboot { at, address } => init(*at, Some(*address)),
-            // About to ask for what was offered.
+            // The REQUEST for the offer follows within 100 ms.
             State::Selecting {
                 second_best: Some(_),
                 ..
@@ -41,7 +40,7 @@ impl Client {
             State::Renewing {
                 exchange,
                 held:
-                    Held {
+                    HeldLease {
                         lease,
                         renew_at,
                         rebind_at,
@@ -59,7 +58,7 @@ impl Client {
             State::Rebinding {
                 exchange,
                 held:
-                    Held {
+                    HeldLease {
                         lease,
                         renew_at,
                         rebind_at,
@@ -74,7 +73,7 @@ impl Client {
                     next,
                 }
             }
-            // Without a carrier since T1 nothing was asked, and the lease is as it was before.
+            // Without a carrier since T1 nothing was sent, and the lease is as before.
             State::Bound { held, .. }
             | State::Renewing { held, .. }
             | State::Rebinding { held, .. } => Phase::Bound {
@@ -87,30 +86,32 @@ impl Client {
             }
             State::Releasing { .. } | State::Stopped => return None,
         };
-        let (failures, plainness, whole_at) = (self.failures, self.plainness, self.rate.full_at());
+        let (failures, plainness, rate_full_at) =
+            (self.failures, self.plainness, self.rate.full_at());
         Some(Snapshot {
             phase,
             failures,
             plainness,
-            whole_at,
+            rate_full_at,
         })
     }
 
-    /// Makes a client that goes on from the [snapshot](Self::suspend) of another one, taken since
-    /// the machine booted, with what is due by now. No caller waits, so [`Config::deadline`] has no
-    /// meaning here.
+    /// Makes a client that continues from the [snapshot](Self::suspend) of another one, taken since
+    /// the machine booted, and does what is due by now. [`Config::deadline`] is ignored, because no
+    /// caller waits.
     ///
-    /// A lease that has run out meanwhile is told ([`Event::Lost`](crate::dhcp::Event::Lost)). RFC
-    /// 2131 4.4.5 has a client go to INIT then; but a client that was away is like one that was
-    /// rebooted, so the address is asked for as by [`Client::reboot`] (RFC 2131 4.4.2), for its
-    /// server may well keep it for us.
+    /// A lease that expired in the meantime is reported
+    /// ([`Event::Lost`](crate::dhcp::Event::Lost)).
+    ///
+    /// Deviation: RFC 2131 §4.4.5 has a client enter INIT then. This one asks for the address as by
+    /// [`Client::reboot`] (RFC 2131 §4.4.2), because the server may have kept it.
     pub fn resume(config: Config, snapshot: Snapshot, seed: u64, now: Instant) -> Self {
         let Snapshot {
             phase,
             failures,
             plainness,
-            whole_at,
-        } = snapshot.within_reason(now);
+            rate_full_at,
+        } = snapshot.clamped(now);
         let mut client = Self::start(
             Config {
                 deadline: None,
@@ -121,14 +122,14 @@ impl Client {
             now,
         );
         (client.failures, client.plainness, client.rate) =
-            (failures, plainness, message_rate(whole_at));
+            (failures, plainness, message_rate(rate_full_at));
         client.state = match phase {
             Phase::Bound {
                 lease,
                 renew_at,
                 rebind_at,
             } => State::Bound {
-                held: Held::undefended(lease, renew_at, rebind_at),
+                held: HeldLease::undefended(lease, renew_at, rebind_at),
                 watch: None,
             },
             Phase::Renewing {
@@ -137,10 +138,10 @@ impl Client {
                 rebind_at,
                 next,
             } => {
-                let exchange = Exchange::of_before(client.backoff.xid(), next);
+                let exchange = Exchange::resumed(client.backoff.xid(), next);
                 State::Renewing {
                     exchange,
-                    held: Held::undefended(lease, renew_at, rebind_at),
+                    held: HeldLease::undefended(lease, renew_at, rebind_at),
                 }
             }
             Phase::Rebinding {
@@ -149,10 +150,10 @@ impl Client {
                 rebind_at,
                 next,
             } => {
-                let exchange = Exchange::of_before(client.backoff.xid(), next);
+                let exchange = Exchange::resumed(client.backoff.xid(), next);
                 State::Rebinding {
                     exchange,
-                    held: Held::undefended(lease, renew_at, rebind_at),
+                    held: HeldLease::undefended(lease, renew_at, rebind_at),
                 }
             }
             Phase::Init {

@@ -2,75 +2,75 @@
 
 use std::net::Ipv4Addr;
 
-use super::claim::{Claims, ConflictWatch, Defence, Doubt};
+use super::claim::{Claims, ConflictWatch, Defence, ProxyCheck};
 use crate::dhcp::exchange::Exchange;
 use crate::dhcp::lease::Lease;
 use crate::dhcp::snapshot::NEVER;
 use crate::time::Instant;
 
-/// The states of figure 5, each with what it alone knows, and three of our own.
+/// The states of RFC 2131 figure 5, each with its own data, and three more.
 #[derive(Debug)]
 pub(super) enum State {
-    /// INIT: a DISCOVER goes out at `at`.
+    /// INIT: the next DISCOVER is sent at `at`.
     Init { at: Instant },
-    /// SELECTING: the DISCOVER is out. The first usable OFFER wins, but waits a moment for one of
-    /// the wanted address.
+    /// SELECTING: the DISCOVER was sent. The first usable OFFER is taken, but waits for one of the
+    /// requested address.
     Selecting {
         exchange: Exchange,
         second_best: Option<(Box<Lease>, Instant)>,
     },
-    /// REQUESTING: we have asked for what was offered. Meanwhile other stations may have claimed
-    /// it.
+    /// REQUESTING: the offered address was requested. Other stations may claim it in the meantime.
     Requesting {
         exchange: Exchange,
         offer: Box<Lease>,
-        taken_by: Claims,
+        claims: Claims,
     },
-    /// INIT-REBOOT: a REQUEST for an address of earlier times goes out at `at`.
+    /// INIT-REBOOT: a REQUEST for the previous address is sent at `at`.
     InitReboot { at: Instant, address: Ipv4Addr },
-    /// REBOOTING: we have asked whether the address is still ours.
+    /// REBOOTING: the previous address was requested.
     Rebooting {
         exchange: Exchange,
         address: Ipv4Addr,
-        taken_by: Claims,
+        claims: Claims,
     },
-    /// Our own: the lease is ours, and so many probes are still to be sent before it is used. Or
-    /// another station has claimed its address, and is in doubt until `next`.
+    /// Not in the RFC: a lease whose address is not in use yet. Either `left` probes are still to
+    /// be sent, or another station has claimed the address and is checked for proxy ARP until
+    /// `next`.
     Probing {
         lease: Box<Lease>,
         left: u8,
         next: Instant,
-        doubt: Option<Doubt>,
+        check: Option<ProxyCheck>,
     },
-    /// BOUND: nothing to do until T1, once the watch is over.
+    /// BOUND: nothing to do until T1, except for the watch.
     Bound {
-        held: Held,
+        held: HeldLease,
         watch: Option<ConflictWatch>,
     },
-    /// RENEWING: asking the server that leased it, by unicast.
-    Renewing { exchange: Exchange, held: Held },
-    /// REBINDING: asking any server, by broadcast.
-    Rebinding { exchange: Exchange, held: Held },
-    /// Our own: wants to say RELEASE, and learns by ARP where to, until `until`.
+    /// RENEWING: the leasing server was asked, by unicast.
+    Renewing { exchange: Exchange, held: HeldLease },
+    /// REBINDING: all servers were asked, by broadcast.
+    Rebinding { exchange: Exchange, held: HeldLease },
+    /// Not in the RFC: the next hop of the RELEASE is resolved by ARP, until `until`.
     Releasing {
         lease: Lease,
         next_hop: Ipv4Addr,
         until: Instant,
     },
-    /// Our own: has released or given up; nothing happens any more.
+    /// Not in the RFC: released or given up. Nothing happens any more.
     Stopped,
 }
 
-/// A lease in use and when it wants attention: T1 and T2 with fuzz.
+/// A lease in use, and T1 and T2 with fuzz.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct HeldLease {
     pub(super) lease: Lease,
     pub(super) renew_at: Instant,
     pub(super) rebind_at: Instant,
     pub(super) defence: Option<Defence>,
 }
 
-impl Held {
+impl HeldLease {
     /// Makes a lease in use whose address no other station has claimed.
     pub(super) fn undefended(lease: Lease, renew_at: Instant, rebind_at: Instant) -> Self {
         Self {

@@ -1,27 +1,27 @@
-//! Time: when a state has something to do, and what that is.
+//! The deadline of each state, and the action at it.
 
 use super::Client;
 use super::claim::Claims;
 use super::listening::Listening;
 use super::state::State;
-use super::transitions::{REBOOT_TIMEOUT, ROUND};
+use super::transitions::{REBOOT_TIMEOUT, XID_LIFETIME};
 use crate::dhcp::acquire_error::AcquireError;
 use crate::dhcp::event::Event;
 use crate::dhcp::snapshot::NEVER;
 use crate::time::Instant;
 
-/// REQUESTs for one offer before looking for another. RFC 2131 3.1 (5) speaks of four within a
-/// minute; a caller waits less than that, and a server that has just made an offer is near.
+/// REQUESTs for one offer before the next search. RFC 2131 §3.1 (5) has four within a minute as an
+/// example; a caller waits for less than that, and a server that has just made an offer is near.
 const REQUESTS_PER_OFFER: u32 = 3;
 /// REQUESTs within [`REBOOT_TIMEOUT`].
 const REBOOT_REQUESTS: u32 = 2;
 
 impl Client {
-    /// Returns when the state changes by itself: a message waits for the carrier and for the
-    /// message rate, an end does not.
+    /// Returns when the state has something to do. A message waits for the carrier and for the
+    /// message rate, the end of a state does not.
     pub(super) fn due(&self) -> Instant {
-        let (say_at, messages, end) = match &self.state {
-            // A DISCOVER is no use without the REQUEST that may follow it.
+        let (send_at, messages, end) = match &self.state {
+            // A DISCOVER is useless without the REQUEST after it, so the rate must allow both.
             State::Init { at } => (*at, 2, NEVER),
             State::Selecting {
                 second_best: Some((_, until)),
@@ -32,7 +32,7 @@ impl Client {
             State::InitReboot { at, .. } => (*at, 1, NEVER),
             State::Rebooting { exchange, .. } => (exchange.next, 1, NEVER),
             State::Probing { lease, next, .. } => (*next, 0, lease.expires_at().unwrap_or(NEVER)),
-            // Without a carrier it goes on to RENEWING all the same, to listen for its return.
+            // Without a carrier it enters RENEWING as well, to listen for its return.
             State::Bound { held, watch } => {
                 let renew_at = held.renew_at.max(self.rate.available_at(1));
                 let watch = watch.filter(|watch| self.carrier || !watch.announce);
@@ -46,8 +46,8 @@ impl Client {
             State::Releasing { until, .. } => (NEVER, 0, *until),
             State::Stopped => (NEVER, 0, NEVER),
         };
-        let say_at = if self.carrier {
-            say_at.max(self.rate.available_at(messages))
+        let send_at = if self.carrier {
+            send_at.max(self.rate.available_at(messages))
         } else {
             NEVER
         };
@@ -57,14 +57,14 @@ impl Client {
         let defence_due = self
             .defence()
             .map_or(NEVER, |defence| defence.due(self.carrier));
-        say_at
+        send_at
             .min(end)
             .min(defence_due)
             .min(stop_listening_at.unwrap_or(NEVER))
             .min(self.search.deadline.unwrap_or(NEVER))
     }
 
-    /// Does one thing that is due.
+    /// Does one action that is due.
     pub(super) fn step(&mut self, now: Instant) {
         if self.listening() == Listening::Until
             && self
@@ -77,7 +77,7 @@ impl Client {
             .defence()
             .is_some_and(|defence| defence.due(self.carrier) <= now)
         {
-            return self.go_on_defending(now);
+            return self.continue_defence(now);
         }
         let over = self.search.deadline.filter(|deadline| *deadline <= now);
         let state = std::mem::replace(&mut self.state, State::Stopped);
@@ -87,20 +87,20 @@ impl Client {
         };
     }
 
-    /// Leaves a state because the caller has stopped waiting.
+    /// Leaves a state at the caller's deadline.
     fn end_at_deadline(&mut self, state: State, deadline: Instant, now: Instant) -> State {
         match state {
-            // A station that claims the address, and does not answer for the router, has it.
+            // The station claims the address and has not answered for the router: it is the owner.
             State::Probing {
                 lease,
-                doubt: Some(doubt),
+                check: Some(check),
                 ..
-            } => self.refuse(lease.address, lease.server_id, doubt.by, now),
-            // What has not answered until now is taken as free; the watch goes on.
+            } => self.decline_lease(lease.address, lease.server_id, check.by, now),
+            // An address without an answer to the probes counts as free; the watch continues.
             State::Probing { lease, .. }
                 if self.carrier && lease.expires_at().is_none_or(|expiry| now < expiry) =>
             {
-                self.settle(*lease, now)
+                self.bind_first(*lease, now)
             }
             State::Init { .. }
             | State::Selecting { .. }
@@ -116,22 +116,25 @@ impl Client {
         }
     }
 
-    /// Leaves a state, or says its message again, because its time has come.
+    /// Leaves a state or retransmits its message, because its time has come.
     fn advance(&mut self, state: State, now: Instant) -> State {
         match state {
             State::Init { .. } => self.discover(None, now),
             State::Selecting {
                 exchange,
                 second_best: Some((offer, until)),
-            } if until <= now => self.request(exchange.anew(now), offer, Claims::default(), now),
+            } if until <= now => {
+                self.request(exchange.into_request(now), offer, Claims::default(), now)
+            }
             State::Selecting { exchange, .. } => self.discover(Some(exchange), now),
-            // After a suspension no offer of long ago is asked for: a lease would count from then.
+            // After a suspend of the machine no old offer is requested: the lease would count from
+            // then.
             State::Requesting {
                 exchange,
                 offer,
-                taken_by,
-            } if exchange.sent < REQUESTS_PER_OFFER && now - exchange.since < ROUND => {
-                self.request(exchange, offer, taken_by, now)
+                claims,
+            } if exchange.sent < REQUESTS_PER_OFFER && now - exchange.since < XID_LIFETIME => {
+                self.request(exchange, offer, claims, now)
             }
             State::Requesting { offer, .. } => self.start_over(
                 AcquireError::NoAck {
@@ -141,30 +144,30 @@ impl Client {
                 now,
             ),
             State::InitReboot { address, .. } => {
-                self.ask_again_for(address, None, Claims::default(), now)
+                self.request_previous(address, None, Claims::default(), now)
             }
             State::Rebooting {
                 exchange,
                 address,
-                taken_by,
+                claims,
             } if exchange.sent < REBOOT_REQUESTS && now < exchange.since + REBOOT_TIMEOUT => {
-                self.ask_again_for(address, Some(exchange), taken_by, now)
+                self.request_previous(address, Some(exchange), claims, now)
             }
             State::Rebooting {
-                address, taken_by, ..
+                address, claims, ..
             } => {
-                let is_taken = taken_by.stations(now).next().is_some();
+                let is_taken = claims.stations(now).next().is_some();
                 self.search.wanted = (!is_taken).then_some(address);
                 State::Init { at: now }
             }
-            // A station that claims the address, and does not answer for the router, has it.
+            // The station claims the address and has not answered for the router: it is the owner.
             State::Probing {
                 lease,
                 next,
-                doubt: Some(doubt),
+                check: Some(check),
                 ..
-            } if next <= now => self.refuse(lease.address, lease.server_id, doubt.by, now),
-            State::Probing { lease, left, .. } => self.probe_on(lease, left, now),
+            } if next <= now => self.decline_lease(lease.address, lease.server_id, check.by, now),
+            State::Probing { lease, left, .. } => self.probe_next(lease, left, now),
             State::Bound {
                 held,
                 watch: Some(watch),
@@ -182,7 +185,7 @@ impl Client {
             }
             State::Bound { held, .. }
             | State::Renewing { held, .. }
-            | State::Rebinding { held, .. } => self.follow_the_clock(held, now),
+            | State::Rebinding { held, .. } => self.on_lease_timer(held, now),
             State::Releasing { .. } | State::Stopped => self.stop(Event::Released),
         }
     }

@@ -1,4 +1,4 @@
-//! The client identifier (option 61), by which a DHCP server finds a container's leases again.
+//! The client identifier (option 61), by which a DHCP server recognizes a container.
 
 use std::fs;
 use std::path::Path;
@@ -9,24 +9,24 @@ use crate::mac::Mac;
 use crate::proxy::config::ClientId;
 use crate::proxy::error::StartError;
 
-/// Where systemd and others keep what tells one machine from all others (machine-id(5)).
+/// The file with the machine id (machine-id(5)).
 const MACHINE_ID: &str = "/etc/machine-id";
 
-/// What client identifiers are made of.
+/// The source of client identifiers.
 #[derive(Debug)]
 pub(crate) enum ClientIdentity {
-    /// The container's id, which outlives a restart while the MAC does not.
+    /// The container's id, which survives a restart; a random MAC does not.
     Container,
-    /// The container's MAC, which outlives the container where it is given.
+    /// The container's MAC, which survives the container if it was chosen.
     Mac,
-    /// This machine and the container's MAC.
+    /// The machine's DUID and the container's MAC.
     Duid(Duid),
-    /// Nothing: the server knows a container by its MAC alone.
+    /// No client identifier: the server knows a container by its MAC only.
     None,
 }
 
 impl ClientIdentity {
-    /// What is chosen, with what it takes from this machine.
+    /// Returns the source for the option `--client-id`, and reads the machine id if that needs it.
     pub(crate) fn find(choice: ClientId) -> Result<Self, StartError> {
         Ok(match choice {
             ClientId::Container => Self::Container,
@@ -36,20 +36,19 @@ impl ClientIdentity {
         })
     }
 
-    /// All of option 61 for a container, which is no other one's on its link (RFC 2131 4.2). Empty,
-    /// and so left out, where it has no id that it is to be made of: a bare type would be the same
-    /// for all such containers.
+    /// Returns the value of option 61, unique on the container's link (RFC 2131 §4.2). Empty, so
+    /// that the option is omitted, if the container has no id: the type alone would be the same for
+    /// all of them.
     pub(crate) fn client_id(&self, container_id: &str, mac: Mac) -> Vec<u8> {
         match self {
             Self::None => Vec::new(),
             Self::Container if container_id.is_empty() => Vec::new(),
-            // As netavark's proxy sends it: type 0 is for what is no hardware address (RFC 2132
-            // 9.14).
+            // The same as netavark's proxy sends. Type 0 is for identifiers other than hardware
+            // addresses (RFC 2132 §9.14).
             Self::Container => [&[0], container_id.as_bytes()].concat(),
             Self::Mac => [&[ETHERNET], &mac.0[..]].concat(),
-            // RFC 4361 6.1. The IAID tells this machine's interfaces from each other; networkd has
-            // its own way to make it from an interface's name, which here is eth0 in every
-            // container.
+            // RFC 4361 §6.1. The IAID distinguishes interfaces of the machine. networkd derives it
+            // from the interface's name, which would be eth0 in every container.
             Self::Duid(Duid(duid)) => [&[RFC_4361], &mac.0[2..], duid].concat(),
         }
     }
@@ -59,9 +58,9 @@ impl ClientIdentity {
 const ETHERNET: u8 = 1;
 const RFC_4361: u8 = 255;
 
-/// The DUID that systemd-networkd has on this machine by default: of the kind that an enterprise
-/// assigns (RFC 8415 11.3), the enterprise being systemd, and the number a hash of the machine's
-/// id. One machine has one DUID, in whichever program.
+/// The default DUID of systemd-networkd on this machine, of the type DUID-EN (RFC 8415 §11.3) with
+/// systemd's enterprise number and a hash of the machine id. All programs of a machine share one
+/// DUID.
 #[derive(Debug)]
 pub(crate) struct Duid([u8; 14]);
 
@@ -73,8 +72,8 @@ impl Duid {
             .ok_or_else(|| StartError::MachineId("it is not 32 hexadecimal digits".to_owned()))
     }
 
-    /// From what the file says: 32 hexadecimal digits and the end of a line. Zeros are no id
-    /// (machine-id(5)).
+    /// Returns the DUID for the content of the file: 32 hexadecimal digits and a line feed. Zeros
+    /// are invalid (machine-id(5)).
     fn of_machine(text: &str) -> Option<Self> {
         let text = text.strip_suffix('\n').unwrap_or(text);
         if text.len() != 32 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
@@ -90,10 +89,10 @@ impl Duid {
     }
 }
 
-/// The type of DUID, and systemd's enterprise number.
+/// DUID-EN, and systemd's enterprise number.
 const ENTERPRISE: u16 = 2;
 const SYSTEMD: u32 = 43793;
-/// What systemd hashes with.
+/// The key that systemd uses.
 const HASH_KEY: [u8; 16] = [
     0x80, 0x11, 0x8c, 0xc2, 0xfe, 0x4a, 0x03, 0xee, 0x3e, 0xd6, 0x0c, 0x6f, 0x36, 0x39, 0x14, 0x09,
 ];
@@ -121,7 +120,7 @@ mod tests {
         assert_eq!(ClientIdentity::None.client_id("0123abc", MAC), b"");
     }
 
-    /// The machine and its DUID are those of systemd's own tests.
+    /// The machine id and the DUID are from systemd's own tests.
     #[test]
     fn a_duid_is_the_one_that_networkd_has() {
         let duid = Duid::of_machine("0102030405060708090a0b0c0d0e0f10\n").unwrap();

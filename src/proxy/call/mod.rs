@@ -1,4 +1,4 @@
-//! What a caller says and gets: a request parsed at the door, its client identifier, and the reply.
+//! A caller's request, its client identifier, and the reply.
 
 pub(crate) mod client_id;
 pub(crate) mod reply;

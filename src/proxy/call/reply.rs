@@ -1,4 +1,4 @@
-//! A lease in the caller's terms: netavark's message, from RFC 2131's.
+//! Translates a lease into netavark's message.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use crate::rpc::NetavarkLease;
 
 use crate::proxy::call::request::Request;
 
-/// The longest list of search domains, in bytes. musl ignores a line of resolv.conf that is longer
-/// than 255 with its end, and with it the whole list. Of these the word `search ` takes 7, the end
-/// of the line 1, and the `dns.podman ` that Podman may put before it 11.
+/// The longest list of search domains in bytes. musl ignores the whole list if the line in
+/// resolv.conf has more than 255 bytes with its line feed. Of these `search ` takes 7, the line
+/// feed 1, and the `dns.podman ` that Podman may insert 11.
 const SEARCH_MAX: usize = 255 - 7 - 1 - 11;
 
-/// What Setup answers and the lease file has. Times are in seconds; `u32::MAX` is for ever (RFC
-/// 2131 3.3).
+/// Returns the lease for the caller and for the lease file. Times are in seconds; `u32::MAX` is
+/// infinite (RFC 2131 §3.3).
 pub(crate) fn reply(request: &Request, lease: &dhcp::Lease) -> NetavarkLease {
     NetavarkLease {
         t1: seconds(lease.t1),
@@ -42,15 +42,13 @@ pub(crate) fn reply(request: &Request, lease: &dhcp::Lease) -> NetavarkLease {
     }
 }
 
-/// The caller's domain, or the server's where the caller names none, and the server's search list
-/// behind it.
+/// Returns the caller's domain, or the server's if there is none, followed by the server's search
+/// list.
 ///
-/// netavark hands domain_name on as one search domain, and Podman writes that behind the word
-/// `search` as it is, where blanks divide one domain from the next (resolv.conf(5)): so a list with
-/// blanks arrives as a list.
+/// netavark passes domain_name on as one search domain. Podman writes it behind the word `search`,
+/// where spaces separate domains (resolv.conf(5)), so a list with spaces arrives as a list.
 ///
-/// Domains that would make the line too long are in the second list; the caller's own is not among
-/// them.
+/// The second list has the domains that would make the line too long, never the caller's own.
 fn domains<'a>(callers: &'a str, lease: &'a dhcp::Lease) -> (Vec<&'a str>, Vec<&'a str>) {
     let domain = match callers {
         "" => lease.domain_name.as_deref(),
@@ -80,8 +78,8 @@ fn domains<'a>(callers: &'a str, lease: &'a dhcp::Lease) -> (Vec<&'a str>, Vec<&
     (domains, left_out)
 }
 
-/// The search domains of a lease that are left out of its reply, with blanks between them.
-pub(crate) fn left_out(request: &Request, lease: &dhcp::Lease) -> String {
+/// Returns the search domains that are omitted from the reply, separated by spaces.
+pub(crate) fn omitted_domains(request: &Request, lease: &dhcp::Lease) -> String {
     domains(&request.domain_name, lease).1.join(" ")
 }
 
@@ -98,7 +96,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::time::Instant;
 
-    /// Returns a lease that never ends, with two routers, a name server and a domain.
+    /// Returns an infinite lease with two routers, a name server and a domain.
     pub(crate) fn plain() -> dhcp::Lease {
         dhcp::Lease {
             address: Ipv4Addr::new(10, 0, 0, 5),
@@ -168,8 +166,7 @@ pub(crate) mod tests {
             (vec![&*callers], vec![&*a, &b, &c]),
             "the caller knows best"
         );
-        // The line that Podman makes of it, with its own domain, as musl reads it: 255 bytes and no
-        // more.
+        // Podman's line with its own domain has 255 bytes, the most that musl reads.
         let full = lease(
             None,
             &[

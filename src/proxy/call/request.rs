@@ -1,4 +1,4 @@
-//! What a caller asks for, parsed at the door: behind it there are only types.
+//! Parses and validates a caller's request.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -9,33 +9,32 @@ use crate::proxy::error::BadRequest;
 use crate::proxy::key::{ContainerNames, LeaseKey};
 use crate::rpc::wire::NetworkConfig;
 
-/// A Setup whose form is right; whether its interfaces exist is asked next.
+/// A well-formed Setup. Its interfaces may not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Request {
-    /// The lease's key.
     pub(crate) key: LeaseKey,
-    /// The network namespace as the caller wrote it. The key may have another name for it.
+    /// The network namespace as the caller wrote it; the key has its canonical path.
     pub(crate) ns_path: Rc<Path>,
-    /// The address as the caller wrote it, for replies and the lease file.
+    /// The MAC as the caller wrote it, for replies and the lease file.
     pub(crate) mac_text: String,
-    /// The parent on the host, empty where neither the caller nor the kernel names it. DHCP is
-    /// spoken from the container's interface; this one only has to exist.
+    /// The parent on the host; empty if neither the caller nor the kernel names it. It only has to
+    /// exist: messages are sent on the container's interface.
     pub(crate) host_interface: String,
-    /// The interface in the container that gets the lease.
+    /// The interface in the container.
     pub(crate) container_interface: String,
-    /// Option 61, or nothing.
+    /// Option 61; empty for none.
     pub(crate) client_id: Vec<u8>,
     /// Option 12.
     pub(crate) host_name: Option<String>,
-    /// The caller's domain, which the reply gives back.
+    /// The caller's domain, for the reply.
     pub(crate) domain_name: String,
 }
 
-/// The longest value of one DHCP option (RFC 2132 2).
+/// The longest value of one DHCP option (RFC 2132 §2).
 pub(crate) const OPTION_MAX: usize = 255;
 
 impl Request {
-    /// Checks everything that can be checked without asking the kernel.
+    /// Parses a request, without asking the kernel.
     pub(crate) fn parse(
         config: NetworkConfig,
         identity: &ClientIdentity,
@@ -81,8 +80,8 @@ impl Request {
 }
 
 impl Request {
-    /// The names that the container goes by.
-    pub(crate) fn who(&self) -> ContainerNames<'_> {
+    /// Returns the container's names.
+    pub(crate) fn names(&self) -> ContainerNames<'_> {
         ContainerNames {
             network: &self.host_interface,
             client_id: &self.client_id,
@@ -90,9 +89,9 @@ impl Request {
         }
     }
 
-    /// The host's name with its domain, which may be part of it or beside it; none where there is
-    /// no domain.
-    pub(crate) fn whole_name(&self) -> Option<String> {
+    /// Returns the host name with its domain, which may be part of it or separate; `None` without a
+    /// domain.
+    pub(crate) fn fqdn(&self) -> Option<String> {
         let host = self.host_name.as_deref()?.trim_end_matches('.');
         let domain = self.domain_name.trim_matches('.');
         if domain.is_empty() {
@@ -178,7 +177,7 @@ mod tests {
                 domain_name: domain.into(),
                 ..config()
             };
-            parsed(named).unwrap().whole_name()
+            parsed(named).unwrap().fqdn()
         };
         let expected = Some("web.lab.example".to_owned());
         for (host, domain) in [

@@ -13,7 +13,7 @@ fn config(arguments: &[&str], run_dir: Option<&str>) -> DaemonConfig {
 }
 
 #[test]
-fn defaults_are_those_of_the_peer_but_for_the_patience() {
+fn defaults_are_netavarks_but_for_the_timeout() {
     assert_eq!(
         config(&[], None),
         DaemonConfig {
@@ -39,7 +39,7 @@ fn defaults_are_those_of_the_peer_but_for_the_patience() {
 }
 
 #[test]
-fn habits_are_chosen_one_by_one() {
+fn dhcp_settings_are_chosen_one_by_one() {
     let probe = |count| config(&["--arp-probe", count], None).dhcp.probe;
     assert_eq!(
         (probe("0"), probe("1"), probe("10")),
@@ -238,7 +238,11 @@ fn a_word_that_is_no_choice_is_answered_with_the_choices() {
     for (arguments, text) in [
         (
             &["--client-id", "MAC"][..],
-            "--client-id takes container, mac, duid or none, not \"MAC\"",
+            "--client-id takes container, mac, duid or none, not \"MAC\"; did you mean \"mac\"?",
+        ),
+        (
+            &["--sleep", "nevr"],
+            "--sleep takes auto or never, not \"nevr\"; did you mean \"never\"?",
         ),
         (
             &["--rapid-commit", ""],
@@ -270,8 +274,30 @@ fn a_word_that_is_no_choice_is_answered_with_the_choices() {
         ),
         (&["--dir", ""], "--dir needs a path, not an empty string"),
         (&["--colour"], "invalid option '--colour'"),
+        (&["-x"], "invalid option '-x'"),
         (&["extra"], "unexpected argument \"extra\""),
     ] {
         assert_eq!(parsed(arguments, None), Err(text.to_owned()));
     }
+}
+
+#[test]
+fn an_unknown_option_is_answered_with_the_nearest() {
+    for (typed, meant) in [
+        ("--timeot=5", "timeout"),
+        ("--Sand-box", "sandbox"),
+        ("--activity", "activity-timeout"),
+        ("--deny", "deny-server"),
+        ("--servers", "server"),
+        ("--halp", "help"),
+    ] {
+        let name = typed.split('=').next().unwrap();
+        let text = format!("invalid option '{name}'; did you mean '--{meant}'?");
+        assert_eq!(parsed(&[typed], None), Err(text));
+    }
+    for far in ["--", "--a", "--verbose", "--config", "--interface"] {
+        let names = option_names().map(|(_, long)| long);
+        assert_eq!(nearest(far.trim_start_matches('-'), names), None, "{far}");
+    }
+    assert_eq!((distance("", "abc"), distance("kitten", "sitting")), (3, 3));
 }

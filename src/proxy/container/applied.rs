@@ -1,4 +1,4 @@
-//! What a lease puts on the link, with what it takes to undo exactly that.
+//! The changes that a lease makes to the link, and how to undo exactly those.
 
 use std::net::Ipv4Addr;
 
@@ -16,43 +16,41 @@ pub(crate) use stored::{StoredApplied, StoredRoute};
 mod routes;
 mod stored;
 
-/// What every IPv4 host has to be able to take (RFC 791); less than that is a mistake.
+/// The smallest MTU that is applied: every IPv4 host takes a packet of that size (RFC 791).
 const MTU_MIN: u16 = 576;
 
-/// What is on the link because of us. What was there before is not in here, and stays.
+/// The changes that this program made to the link. What it found there is not listed, and stays.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Applied {
     address: Option<(Ipv4Addr, u8)>,
     routes: Vec<Route>,
     mtu: Option<Mtu>,
-    /// The MTU that was warned about.
+    /// The MTU that was refused and logged.
     refused_mtu: Option<u16>,
-    /// The routes that the kernel did not take, and that were warned about.
+    /// The routes that the kernel refused and that were logged.
     refused_routes: Vec<Route>,
-    /// Those of the last lease.
+    /// Those of the present lease.
     last: Option<AddressAndGateway>,
 }
 
-/// What a lease says of a container's place in the network: a change of it is worth a line in the
-/// log.
+/// The address and gateway of a lease. A change of them is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct AddressAndGateway {
-    /// The address with the length of its prefix.
+    /// The address and its prefix length.
     address: (Ipv4Addr, u8),
-    /// The router that the default route leads to.
+    /// The router of the default route.
     gateway: Option<Ipv4Addr>,
 }
 
-/// An MTU that we changed.
+/// An MTU that this program set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Mtu {
     before: u32,
     ours: u32,
 }
 impl Applied {
-    /// Notes the address and the gateway of `lease`, and returns whether they are those of the
-    /// lease before it.
-    pub(crate) fn note_address_and_gateway(&mut self, lease: &Lease) -> bool {
+    /// Stores the address and the gateway of `lease`. Returns whether they are unchanged.
+    pub(crate) fn set_address_and_gateway(&mut self, lease: &Lease) -> bool {
         let new = Some(AddressAndGateway {
             address: (lease.address, lease.prefix_len),
             gateway: lease.routers.first().copied(),
@@ -60,19 +58,19 @@ impl Applied {
         std::mem::replace(&mut self.last, new) == self.last
     }
 
-    /// The address that this program has put on the link, with the length of its prefix.
+    /// Returns the address that this program set, and its prefix length.
     pub(crate) fn address(&self) -> Option<(Ipv4Addr, u8)> {
         self.address
     }
 
-    /// Takes an address that was found on the link for a lease's.
-    pub(crate) fn adopt(&mut self, address: Ipv4Addr, prefix: u8) {
+    /// Takes an address on the link for the lease's own.
+    pub(crate) fn assume_address(&mut self, address: Ipv4Addr, prefix: u8) {
         self.address = Some((address, prefix));
     }
 
-    /// Makes the link what `lease` says where netavark's proxy has applied it: that proxy's default
-    /// route does not end with the lease, and is replaced.
-    pub(crate) fn take_over(
+    /// Applies a lease that netavark's proxy has applied. That proxy's default route has no
+    /// lifetime, and is replaced.
+    pub(crate) fn apply_adopted(
         &mut self,
         netlink: &Netlink,
         index: u32,
@@ -103,10 +101,9 @@ impl Applied {
         self.address.is_none() && self.routes.is_empty() && self.mtu.is_none()
     }
 
-    /// Makes the link what `lease` says, from whatever was applied before. What is there already is
-    /// no error.
+    /// Applies `lease`, from whatever was applied before. Applying it twice is no error.
     ///
-    /// When it fails, what it did until then is in `self`, to be undone.
+    /// After a failure `self` has what was applied until then, so that it can be undone.
     pub(crate) fn apply(
         &mut self,
         netlink: &Netlink,
@@ -120,8 +117,8 @@ impl Applied {
             .address
             .is_some_and(|ours| ours != (lease.address, lease.prefix_len))
         {
-            // The old one first: of two addresses in one subnet the older takes the younger with it
-            // when it goes.
+            // The old address first: removing the older of two addresses in one subnet removes
+            // both.
             self.undo_address(netlink, index, key);
         }
         self.set_mtu(netlink, index, key, lease, mtu);
@@ -140,19 +137,18 @@ impl Applied {
     ) -> Result<(), CallError> {
         let (address, prefix) = (lease.address, lease.prefix_len);
         let fault = || fault(format!("setting the address {address}/{prefix}"));
-        // Where there are too many to be read, it is taken for one with a lifetime, and gets
-        // another.
+        // If the addresses are too many to be read, this one is assumed to have a lifetime, and
+        // gets a new one.
         let present = netlink.addresses(index).unwrap_or_default();
         let permanent = present
             .iter()
             .any(|there| (there.address, there.prefix, there.valid) == (address, prefix, None));
         if permanent && self.address.is_none() {
-            // It was there before the lease, and is meant to stay.
+            // The address was there before the lease, and stays.
             return Ok(());
         }
-        // The kernel's own clock ends the address with the lease, also while no daemon runs. One
-        // that is there and has a lifetime is a lease's, too: an earlier instance left it, and it is
-        // ours now.
+        // The kernel removes the address when the lease expires, even if no daemon runs. An address
+        // that is there and has a lifetime was left by an earlier instance, and is this lease's.
         let valid = lease.expires_at().map(|expiry| expiry - now);
         netlink
             .set_address(index, address, prefix, lease.broadcast, valid)
@@ -161,8 +157,8 @@ impl Applied {
         Ok(())
     }
 
-    /// An MTU that the link does not take is the server's mistake, and no reason to go without a
-    /// lease.
+    /// Sets the MTU. If the link refuses it, the container still gets its lease: the server is at
+    /// fault.
     fn set_mtu(
         &mut self,
         netlink: &Netlink,
@@ -203,12 +199,12 @@ impl Applied {
             return Ok(());
         };
         let ours = u32::from(mtu);
-        // An MTU that is not what this program set is the administrator's choice.
+        // An MTU that this program did not set is the administrator's choice.
         if link.mtu == ours || self.mtu.is_some_and(|set| set.ours != link.mtu) {
             return Ok(());
         }
-        // A lower one was chosen for a reason, such as a tunnel further on, that the server does
-        // not know of. One that we have lowered goes back to what it was, and no further.
+        // A lower MTU may have a reason that the server does not know, such as a tunnel. An MTU
+        // that this program lowered is raised to its old value at most.
         let before = self.mtu.map_or(link.mtu, |set| set.before);
         if rule == MtuRule::Lower && ours > before {
             self.undo_mtu(netlink, index, prefix);
@@ -230,8 +226,7 @@ impl Applied {
         Ok(())
     }
 
-    /// Takes everything of ours off the link. What cannot be removed is logged: there is nothing
-    /// else to be done.
+    /// Removes all changes from the link. What cannot be removed is logged.
     pub(crate) fn undo(&mut self, netlink: &Netlink, index: u32, key: &LeaseKey) {
         let prefix = key.log_prefix(self.address);
         routes::remove(netlink, std::mem::take(&mut self.routes), prefix);
@@ -247,8 +242,8 @@ impl Applied {
         let addresses = || netlink.addresses(index);
         let before = match addresses() {
             Ok(before) => before,
-            // To remove the first of very many takes the kernel minutes, in which nothing else
-            // would be done here.
+            // Removing the first of very many addresses takes the kernel minutes, which would block
+            // the daemon.
             Err(error @ NetlinkError::TooMany { .. }) => {
                 log::warn!("{name}: cannot remove the address: {error}; it is left to expire");
                 return;
@@ -259,8 +254,8 @@ impl Applied {
             log::warn!("{name}: cannot remove the address: {error}");
             return;
         }
-        // Younger ones of the same subnet go with it (unless `promote_secondaries` is set), and
-        // they are not ours.
+        // The kernel removes later addresses of the same subnet as well, unless
+        // `promote_secondaries` is set. They are not this program's.
         let after = addresses().unwrap_or_default();
         let left = |one: Ipv4Addr| one == address || after.iter().any(|after| after.address == one);
         for lost in before.iter().filter(|before| !left(before.address)) {
@@ -278,7 +273,7 @@ impl Applied {
 
     fn undo_mtu(&mut self, netlink: &Netlink, index: u32, prefix: LogPrefix<'_>) {
         let Some(mtu) = self.mtu.take() else { return };
-        // Unless another one was set since.
+        // Unless the MTU has been changed since.
         let ours = netlink
             .link_by_index(index)
             .is_ok_and(|link| link.is_some_and(|link| link.mtu == mtu.ours));

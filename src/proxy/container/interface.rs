@@ -1,4 +1,4 @@
-//! Where a lease lives: an interface in a container's network namespace, and the sockets into it.
+//! The interface that a lease is for, in a container's network namespace.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -18,26 +18,25 @@ use crate::mac::Mac;
 use crate::proxy::call::request::Request;
 use crate::proxy::error::{BadRequest, CallError};
 
-/// An interface in a network namespace, by what stays the same for as long as it is that one. It
-/// holds nothing open, for a descriptor would keep a container's namespace alive.
+/// An interface in a network namespace, by properties that do not change. It holds no descriptor,
+/// which would keep the container's namespace alive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ContainerInterface {
-    /// Which network namespace it is.
     pub(crate) netns: NetnsId,
-    /// The number of the interface.
+    /// The interface index.
     pub(crate) index: u32,
 }
 
-/// Why a site could not be reached again.
+/// The reason why an interface cannot be used again.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreachable {
-    /// The container, or its interface, does not exist any more.
+    /// The container or the interface does not exist any more.
     #[error("{0}")]
     Gone(String),
-    /// The interface is there, with another hardware address than the one that its lease is for.
+    /// The interface has another MAC than the lease.
     #[error("{0}")]
     OtherMac(String),
-    /// It may be there, but not for us, or not now.
+    /// The interface may exist, but cannot be accessed now.
     #[error(transparent)]
     Fault(#[from] CallError),
 }
@@ -52,19 +51,19 @@ impl From<Unreachable> for CallError {
 }
 
 impl ContainerInterface {
-    /// Finds what a request speaks of, and the parent as far as that is known: whatever is wrong
-    /// with the request is found before any server is asked.
+    /// Finds the interface of a request, and its parent if there is one. An invalid request fails
+    /// here, before a message is sent.
     pub(crate) fn find(request: &Request) -> Result<(Self, Option<Parent>), CallError> {
-        with_what_is_closed(|| Self::look_up(request), CallError::is_out_of_descriptors)
+        retry_after_closes(|| Self::try_find(request), CallError::is_out_of_descriptors)
     }
 
-    fn look_up(request: &Request) -> Result<(Self, Option<Parent>), CallError> {
-        // First the host's interface: this thread is in the host's namespace.
+    fn try_find(request: &Request) -> Result<(Self, Option<Parent>), CallError> {
+        // The host's interface first, while this thread is in the host's namespace.
         let host = Netlink::open().map_err(CallError::fault("opening a netlink socket"))?;
         let named = host
             .link_by_name(&request.host_interface)
             .map_err(looking_for(&request.host_interface))?;
-        // A macvlan network without a parent in its configuration is on the interface of the
+        // The parent of a macvlan network without one in its configuration is the interface of the
         // default route.
         if named.is_none() && !request.host_interface.is_empty() {
             return Err(no_interface(
@@ -103,14 +102,14 @@ impl ContainerInterface {
         ))
     }
 
-    /// Opens the sockets of an exchange, if it is still the same interface in the same namespace.
-    /// It may be down, or without carrier.
+    /// Opens the sockets of an exchange if it is still the same interface in the same namespace. It
+    /// may be down or have no carrier.
     pub(crate) fn open(&self, request: &Request) -> Result<ExchangeSockets, Unreachable> {
         self.open_sockets(request, has_its_mac)
     }
 
-    /// Opens the same sockets whatever hardware address the interface has by now: a RELEASE names
-    /// in `chaddr` the one that the lease is for, and its frame may come from another.
+    /// Opens the sockets even if the MAC has changed: a RELEASE has the lease's MAC in `chaddr`,
+    /// and may have another source address in its frame.
     pub(crate) fn open_for_release(
         &self,
         request: &Request,
@@ -125,7 +124,7 @@ impl ContainerInterface {
     ) -> Result<ExchangeSockets, Unreachable> {
         let is_out =
             |error: &_| matches!(error, Unreachable::Fault(error) if error.is_out_of_descriptors());
-        with_what_is_closed(|| self.try_open(request, check), is_out)
+        retry_after_closes(|| self.try_open(request, check), is_out)
     }
 
     fn try_open(
@@ -136,15 +135,15 @@ impl ContainerInterface {
         let (netns, netlink, link) = self.reach(request)?;
         check(&link, request)?;
         let mut sockets = ExchangeSockets::open(&netns, &link, request.key.mac)?;
-        // What changes from now on, the sockets are told; so this is how things stand.
+        // The state now; the sockets receive later changes.
         let link = self.look(&netlink, request)?;
         sockets.state = LinkState::new(link.up, link.carrier);
         Ok(sockets)
     }
 
-    /// Whether the container itself claims the address `at_stake`, in a frame that is heard on the
-    /// wire. By ARP, Linux answers on each interface for the addresses of all of them (`arp_ignore`
-    /// in its ip-sysctl), which is no conflict (RFC 5227 2.4).
+    /// Returns whether the container itself claims the address `at_stake` in a received frame.
+    /// Linux answers ARP on each interface for the addresses of all (`arp_ignore` in its
+    /// ip-sysctl), which is not a conflict (RFC 5227 §2.4).
     pub(crate) fn is_claimed_by_container(
         &self,
         request: &Request,
@@ -165,10 +164,10 @@ impl ContainerInterface {
                 .links()
                 .map_err(looking_for("the container's interfaces"))?)
         };
-        claimants.is_containers(station, rt::now(), || match links() {
+        claimants.belongs_to_container(station, rt::now(), || match links() {
             Ok(links) => links.iter().any(|link| link.mac == Some(station.0)),
-            // A good address that is declined is lost to the network for a while; one that is not
-            // is asked after again at the next renewal.
+            // An address that is declined without need is lost to the network for a while; a real
+            // conflict is noticed at the next renewal.
             Err(error) => {
                 let prefix = request.key.log_prefix(None);
                 log::warn!("{prefix}: ignoring the claim of {station} to {address}: {error}");
@@ -177,19 +176,19 @@ impl ContainerInterface {
         })
     }
 
-    /// Opens a netlink socket to change the interface with, if it is still the same namespace. The
-    /// interface may be down, or have another hardware address by now.
+    /// Opens a netlink socket if it is still the same namespace. The interface may be down or have
+    /// another MAC.
     pub(crate) fn netlink(&self, request: &Request) -> Result<Netlink, Unreachable> {
         self.reach(request).map(|(_, netlink, _)| netlink)
     }
 
-    /// The same, if it is still the same interface in every respect.
+    /// Opens a netlink socket if it is still the same interface with the same MAC.
     pub(crate) fn check(&self, request: &Request) -> Result<Netlink, Unreachable> {
         let (_, netlink, link) = self.reach(request)?;
         has_its_mac(&link, request).map(|()| netlink)
     }
 
-    /// Returns the name that the interface has now.
+    /// Returns the present name of the interface.
     pub(crate) fn name(&self, request: &Request) -> Result<String, Unreachable> {
         self.reach(request).map(|(_, _, link)| link.name)
     }
@@ -197,8 +196,8 @@ impl ContainerInterface {
     fn reach(&self, request: &Request) -> Result<(Netns, Netlink, Link), Unreachable> {
         let path = &request.ns_path;
         let netns = Netns::open(path).map_err(|error| match CallError::from(error) {
-            // It led to a namespace once: to nothing, or to the bare file below the mount, it leads
-            // when that has ended.
+            // The path used to lead to a namespace. Once that has ended, the path does not exist,
+            // or is the plain file that was mounted over.
             CallError::BadRequest(_) => Unreachable::Gone("the network namespace is gone".into()),
             error => Unreachable::Fault(error),
         })?;
@@ -220,16 +219,16 @@ impl ContainerInterface {
     }
 }
 
-/// Runs `open`, and once more after the pending closes where it failed for want of a descriptor.
-fn with_what_is_closed<T, E>(
+/// Runs `open`, and once more after pending closes if it fails for lack of descriptors.
+fn retry_after_closes<T, E>(
     open: impl Fn() -> Result<T, E>,
     is_out: impl Fn(&E) -> bool,
 ) -> Result<T, E> {
-    // This blocks the executor thread, but refusing a call for want of a descriptor that is free in
-    // a moment is worse.
-    const BOUND: Duration = Duration::from_millis(100);
+    // This blocks the executor thread, but is better than refusing a call when descriptors are
+    // about to be free.
+    const TIMEOUT: Duration = Duration::from_millis(100);
     open().or_else(|error| {
-        if is_out(&error) && wait_for_closes(BOUND) {
+        if is_out(&error) && wait_for_closes(TIMEOUT) {
             open()
         } else {
             Err(error)
@@ -237,10 +236,10 @@ fn with_what_is_closed<T, E>(
     })
 }
 
-/// A condition that an interface has to meet for its sockets to be opened.
+/// A check that an interface has to pass before its sockets are opened.
 type CheckLink = fn(&Link, &Request) -> Result<(), Unreachable>;
 
-/// Refuses an interface whose hardware address is not the one that its lease is for.
+/// Rejects an interface with another MAC than the lease.
 fn has_its_mac(link: &Link, request: &Request) -> Result<(), Unreachable> {
     if link.mac == Some(request.key.mac.0) {
         return Ok(());
@@ -251,15 +250,15 @@ fn has_its_mac(link: &Link, request: &Request) -> Result<(), Unreachable> {
     )))
 }
 
-/// One path for one namespace, whatever links lead to its directory: /var/run is /run. Its last
-/// part stays as it is, for what is below /proc cannot be named in any other way.
+/// Returns a unique path for a namespace: /var/run is /run. The last component is not resolved,
+/// because a target below /proc has no other path.
 pub(crate) fn canonical(path: &Path) -> PathBuf {
     let resolved = path
         .parent()
         .zip(path.file_name())
         .map(|(parent, name)| (parent.canonicalize(), name));
     match resolved {
-        // The state file has room for text alone.
+        // The state file stores paths as text.
         Some((Ok(parent), name)) if parent.to_str().is_some() => parent.join(name),
         _ => path.to_owned(),
     }

@@ -1,4 +1,5 @@
-//! The container's side of the link: the interface, the sockets of an exchange, and what a lease has put on it.
+//! The container's side: its interface, the sockets of an exchange, and what a lease applied to the
+//! link.
 
 pub(crate) mod applied;
 pub(crate) mod claimants;

@@ -1,4 +1,4 @@
-//! The interface of the host that leads to a container's network.
+//! The host's interface that leads to a container's network.
 
 use crate::net::link::Link;
 use crate::net::netlink::{Netlink, Result};
@@ -7,32 +7,31 @@ use crate::net::netlink::{Netlink, Result};
 const BRIDGE: &str = "bridge";
 const VETH: &str = "veth";
 
-/// The carrier of a parent at one moment: another number, or another index, means that it has come
-/// up since.
+/// The carrier of a parent at one time. A different value means that the carrier has come up since.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Carrier {
-    /// The number of the interface.
+    /// The interface index.
     pub(crate) index: u32,
-    /// How often its carrier has come up.
+    /// The number of times that the carrier has come up.
     pub(crate) ups: u32,
 }
 
-/// A parent as it was when the kernel was asked.
+/// A snapshot of a parent.
 #[derive(Debug)]
 pub(crate) struct Parent {
     pub(crate) name: String,
     pub(crate) carrier: Carrier,
-    /// A port of the bridge between the container and the network is listening or learning.
+    /// A bridge port between the container and the network is listening or learning.
     pub(crate) is_port_starting: bool,
 }
 
 impl Parent {
-    /// Finds the parent of `link`, which is in a container: the one that the caller has `named`,
-    /// else the one that `link` is stacked on.
+    /// Finds the parent of `link`, which is in a container: the interface that the caller `named`,
+    /// else the one below `link`.
     pub(crate) fn find(host: &Netlink, named: Option<Link>, link: &Link) -> Result<Option<Self>> {
         let below = match (&named, link.parent_elsewhere) {
-            // A macvlan is on the interface that the caller names, and the other end of a veth is a
-            // port of it.
+            // A macvlan is on the interface that the caller names. Of a veth, the other end is a
+            // port of that interface.
             (Some(_), _) if link.is_station_of_parent() => None,
             (_, Some(index)) => host.link_by_index(index)?,
             (_, None) => None,
@@ -40,7 +39,7 @@ impl Parent {
         let own_port = link.parent_elsewhere;
         let links = [&named, &below].into_iter().flatten();
         let mut bridges: Vec<_> = links.filter_map(bridge_of).collect();
-        // The port of the bridge that the caller names.
+        // The caller may name the bridge of that port.
         bridges.dedup();
         let is_port_starting = bridges
             .into_iter()
@@ -53,7 +52,7 @@ impl Parent {
                  kind,
                  ..
              }| {
-                // The carrier of a bridge comes and goes with the containers that are its ports.
+                // The carrier of a bridge changes with the containers that are its ports.
                 let ups = if kind.as_deref() == Some(BRIDGE) {
                     0
                 } else {
@@ -69,7 +68,7 @@ impl Parent {
     }
 }
 
-/// Returns the number of the bridge that a link is, or is a port of.
+/// Returns the index of the bridge that a link is, or is a port of.
 fn bridge_of(link: &Link) -> Option<u32> {
     if link.kind.as_deref() == Some(BRIDGE) {
         Some(link.index)
@@ -78,22 +77,22 @@ fn bridge_of(link: &Link) -> Option<u32> {
     }
 }
 
-/// Returns whether a port of a bridge is about to forward: the container's `own_port`, or one that
-/// leads to the network.
+/// Returns whether a port of a bridge is about to forward, either the container's `own_port` or a
+/// port towards the network.
 fn is_bridge_starting(host: &Netlink, bridge: u32, own_port: Option<u32>) -> bool {
-    // Of a bridge with very many ports nothing is known.
+    // A bridge with too many ports counts as forwarding.
     let ports = host.ports(bridge).unwrap_or_default();
     ports
         .iter()
         .any(|port| port.is_port_starting() && is_on_the_way(port, bridge, own_port))
 }
 
-/// Returns whether the container's frames pass this port of a bridge: it is the container's own, or
-/// does not lead to another container.
+/// Returns whether the container's frames pass a port of a bridge: it is the container's own, or
+/// does not belong to another container.
 fn is_on_the_way(port: &Link, bridge: u32, own_port: Option<u32>) -> bool {
     let is_pair = port.kind.as_deref() == Some(VETH) && port.parent_elsewhere.is_some();
-    // Such a pair is also the uplink of a host that is a container itself. That one is older than
-    // the bridge, and a container's is younger.
+    // The uplink of a host that is itself a container is a veth as well, but is older than the
+    // bridge; a container's is younger.
     let is_of_a_container = is_pair && port.index > bridge;
     !is_of_a_container || own_port == Some(port.index)
 }

@@ -1,4 +1,4 @@
-//! The sockets of one exchange: open on a container's interface while an answer is awaited.
+//! The sockets of one exchange, open on a container's interface while an answer is awaited.
 
 use std::fmt;
 use std::io;
@@ -11,7 +11,7 @@ use rustix::event::epoll;
 use crate::dhcp::{self, Transmit};
 use crate::mac::Mac;
 use crate::net::link::Link;
-use crate::net::monitor::{Monitor, News};
+use crate::net::monitor::{LinkEvent, Monitor};
 use crate::net::netns::Netns;
 use crate::net::raw::RawSocket;
 use crate::net::udp::Port;
@@ -21,11 +21,10 @@ use crate::time::Instant;
 
 use super::claimants::Claimants;
 
-/// The longest frame that a DHCP message for us comes in: Ethernet's header and its usual MTU.
-const FRAME: usize = 14 + 1500;
+/// The longest frame with a DHCP message: an Ethernet header and the usual MTU.
+const MAX_FRAME: usize = 14 + 1500;
 
-/// Whether a failure to send says that the interface is down or gone, in the words of the packet
-/// socket or of UDP.
+/// Returns whether a packet or UDP socket failed to send because the interface is down or gone.
 pub(crate) fn is_link_away(error: &io::Error) -> bool {
     const AWAY: [i32; 4] = [libc::ENETDOWN, libc::ENXIO, libc::ENETUNREACH, libc::ENODEV];
     error
@@ -33,14 +32,14 @@ pub(crate) fn is_link_away(error: &io::Error) -> bool {
         .is_some_and(|errno| AWAY.contains(&errno))
 }
 
-/// Whether anything can be said on an interface.
+/// The state of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LinkState {
-    /// It was set down, and the kernel took its routes away.
+    /// Set down; the kernel has removed its routes.
     Down,
-    /// It is up, and nothing is at the other end.
+    /// Up, without a carrier.
     NoCarrier,
-    /// It is in use.
+    /// Up, with a carrier.
     Ready,
 }
 
@@ -64,14 +63,13 @@ impl fmt::Display for LinkState {
     }
 }
 
-/// What the sockets of an exchange receive.
+/// Data from the sockets of an exchange.
 #[derive(Debug)]
 pub(crate) enum Received {
-    /// An Ethernet frame.
     Frame(Vec<u8>),
-    /// The interface is like this now.
+    /// The interface has changed to this state.
     Link(LinkState),
-    /// The interface has gone, or something has happened to it that was not told.
+    /// The interface is gone, or news of it were lost.
     LinkInDoubt,
 }
 
@@ -79,16 +77,16 @@ pub(crate) enum Received {
 #[derive(Debug)]
 pub(crate) struct ExchangeSockets {
     receiver: Watched<Receiver>,
-    /// How the interface was, the last time that anything was heard of it.
+    /// The last state that was received.
     pub(crate) state: LinkState,
-    /// UDP port 68, unless the container uses it itself.
+    /// UDP port 68, unless the container itself uses it.
     port: Option<Port>,
-    /// Whose ARP is heard.
-    arp_of: Option<Ipv4Addr>,
+    /// The address whose ARP frames pass the filter.
+    arp_filter: Option<Ipv4Addr>,
     pub(crate) claimants: Claimants,
-    /// When the container was last seen to be there.
+    /// The last time at which the container was known to exist.
     pub(crate) opened: Instant,
-    /// Bytes of IP packet that fit one frame.
+    /// The longest IP packet that fits into a frame, in bytes.
     pub(crate) mtu: u32,
 }
 
@@ -123,20 +121,20 @@ impl ExchangeSockets {
             receiver,
             state,
             port,
-            arp_of: None,
+            arp_filter: None,
             claimants,
             opened,
             mtu,
         })
     }
 
-    /// Whether the container uses the client's port itself.
-    pub(crate) fn port_is_taken(&self) -> bool {
+    /// Returns whether the container itself uses UDP port 68.
+    pub(crate) fn is_port_taken(&self) -> bool {
         self.port.is_none()
     }
 
-    /// Sends what the client has put into `bytes`. `peer` is the station that a datagram goes to
-    /// where the kernel cannot send it for us.
+    /// Sends a message of the client. If the kernel cannot send the datagram, because the port is
+    /// taken, it is sent in a frame to `peer`.
     pub(crate) fn send(
         &self,
         transmit: Transmit,
@@ -170,43 +168,42 @@ impl ExchangeSockets {
         }
     }
 
-    /// Hears ARP about this address from now on, and no other.
+    /// Restricts ARP to frames about `address`.
     pub(crate) fn set_arp_filter(&mut self, address: Option<Ipv4Addr>) -> io::Result<()> {
-        if self.arp_of != address {
-            self.receiver.get_ref().packets.hear_arp_of(address)?;
-            self.arp_of = address;
+        if self.arp_filter != address {
+            self.receiver.get_ref().packets.set_arp_filter(address)?;
+            self.arp_filter = address;
         }
         Ok(())
     }
 
-    /// Waits for a frame, or for news of the interface.
-    pub(crate) async fn hear(&self) -> io::Result<Received> {
-        self.receiver.read_with(Receiver::hear).await
+    /// Waits for a frame or a change of the interface.
+    pub(crate) async fn receive(&self) -> io::Result<Received> {
+        self.receiver.read_with(Receiver::receive).await
     }
 
-    /// A frame that has arrived already, if there is one.
-    pub(crate) fn arrived(&self) -> Option<Vec<u8>> {
+    /// Returns a frame that has already arrived, if any.
+    pub(crate) fn try_receive(&self) -> Option<Vec<u8>> {
         self.receiver.get_ref().frame().ok()
     }
 }
 
-/// The listening sockets of an exchange, as one descriptor to be watched: each more would cost a
-/// again.
+/// The receiving sockets of an exchange, registered with the reactor as one descriptor.
 #[derive(Debug)]
 struct Receiver {
     packets: RawSocket,
-    /// Tells when the interface is set down or loses its carrier.
+    /// Reports when the interface goes down or loses its carrier.
     monitor: Monitor,
-    /// Readable when one of them is (epoll(7)).
-    either: OwnedFd,
+    /// An epoll(7) descriptor, readable when either is.
+    epoll_fd: OwnedFd,
 }
 
 impl Receiver {
     fn new(packets: RawSocket, monitor: Monitor) -> io::Result<Self> {
-        let either = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let epoll_fd = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         for source in [packets.as_fd(), monitor.as_fd()] {
             epoll::add(
-                &either,
+                &epoll_fd,
                 source,
                 epoll::EventData::new_u64(0),
                 epoll::EventFlags::IN,
@@ -215,15 +212,15 @@ impl Receiver {
         Ok(Self {
             packets,
             monitor,
-            either,
+            epoll_fd,
         })
     }
 
-    /// News first, for there may always be another frame; `WouldBlock` where there is neither.
-    fn hear(&self) -> io::Result<Received> {
+    /// Changes first, because frames may never end. `WouldBlock` if there is neither.
+    fn receive(&self) -> io::Result<Received> {
         match self.monitor.recv() {
-            Ok(News::Is { up, carrier }) => Ok(Received::Link(LinkState::new(up, carrier))),
-            Ok(News::Gone | News::Missed) => Ok(Received::LinkInDoubt),
+            Ok(LinkEvent::State { up, carrier }) => Ok(Received::Link(LinkState::new(up, carrier))),
+            Ok(LinkEvent::Removed | LinkEvent::Overrun) => Ok(Received::LinkInDoubt),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.frame().map(Received::Frame)
             }
@@ -232,7 +229,7 @@ impl Receiver {
     }
 
     fn frame(&self) -> io::Result<Vec<u8>> {
-        let mut frame = [0; FRAME];
+        let mut frame = [0; MAX_FRAME];
         let length = self.packets.recv(&mut frame)?;
         Ok(frame[..length].to_vec())
     }
@@ -240,6 +237,6 @@ impl Receiver {
 
 impl AsFd for Receiver {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.either.as_fd()
+        self.epoll_fd.as_fd()
     }
 }

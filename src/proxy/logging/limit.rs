@@ -1,25 +1,24 @@
-//! How many lines one place in the source may log: what the network, a container or a caller causes
-//! fills no disk.
+//! Limits the lines per place in the source, so that neither the network nor a container or a
+//! caller fills the disk.
 
 use std::time::Duration;
 
 use crate::rate::RateLimit;
 use crate::time::Instant;
 
-/// Lines that may follow each other at once: a host that starts has a thousand containers with a
-/// line each.
+/// The most lines at once: a thousand containers of a starting host log a line each.
 const BURST: u32 = 1000;
-/// The distance of those beyond them: ten a second.
+/// The interval between further lines.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// Places that are counted each by itself. Those beyond share a bucket.
-const SITES: usize = 256;
+/// The most places with a bucket of their own; all others share one.
+const MAX_SITES: usize = 256;
 
-/// A file and a line of it.
+/// File and line.
 pub(super) type Site = (&'static str, u32);
 
 const ELSEWHERE: Site = ("elsewhere", 0);
 
-/// A token bucket for each place.
+/// A token bucket per place.
 #[derive(Debug, Default)]
 pub(super) struct Limiter {
     buckets: Vec<Bucket>,
@@ -33,7 +32,7 @@ struct Bucket {
 }
 
 impl Limiter {
-    /// Returns whether a line of `site` may be logged at `now`, and counts it where not.
+    /// Returns whether a line of `site` may be logged at `now`, else counts it as suppressed.
     pub(super) fn pass(&mut self, site: Site, now: Instant) -> bool {
         let bucket = self.bucket(site, now);
         let passes = bucket.has_token(now);
@@ -45,7 +44,7 @@ impl Limiter {
         passes
     }
 
-    /// Takes a place whose lines may be logged again, with the number of those that were not.
+    /// Returns a place that may log again, and its number of suppressed lines, which is reset.
     pub(super) fn take_suppressed(&mut self, now: Instant) -> Option<(Site, u64)> {
         let bucket = self
             .buckets
@@ -58,10 +57,10 @@ impl Limiter {
         let place =
             |buckets: &[Bucket], site: Site| buckets.iter().position(|bucket| bucket.site == site);
         let mut found = place(&self.buckets, site);
-        if found.is_none() && self.buckets.len() >= SITES {
+        if found.is_none() && self.buckets.len() >= MAX_SITES {
             self.buckets
                 .retain(|bucket| bucket.rate.full_at() > now || bucket.suppressed > 0);
-            if self.buckets.len() >= SITES {
+            if self.buckets.len() >= MAX_SITES {
                 site = ELSEWHERE;
                 found = place(&self.buckets, site);
             }
@@ -129,10 +128,10 @@ mod tests {
         for line in 0..10_000 {
             limiter.pass(("a.rs", line), at(0));
         }
-        assert_eq!(limiter.buckets.len(), SITES + 1);
+        assert_eq!(limiter.buckets.len(), MAX_SITES + 1);
         assert_eq!(
             limiter.take_suppressed(at(100)),
-            Some((ELSEWHERE, 10_000 - SITES as u64 - 1000))
+            Some((ELSEWHERE, 10_000 - MAX_SITES as u64 - 1000))
         );
         limiter.pass(("b.rs", 1), at(10_000_000));
         assert_eq!(

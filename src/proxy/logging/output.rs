@@ -1,7 +1,7 @@
-//! Standard error, written without waiting for its reader.
+//! Standard error, written without blocking.
 //!
-//! A daemon that waits for whatever reads its log stops serving when that stops reading. Lines that
-//! cannot be taken at once are lost, and counted.
+//! A daemon that waits for the reader of its log stops serving when that stops reading. Lines that
+//! cannot be written at once are dropped and counted.
 
 use std::fs::OpenOptions;
 use std::io::{self, IsTerminal};
@@ -12,31 +12,31 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, OFlags, fstat};
 use rustix::net::{SendFlags, send};
 
-/// The longest line, its line feed included: PIPE_BUF of Linux, up to which a pipe takes all of a
-/// write or nothing of it (pipe(7)).
-pub(super) const LONGEST: usize = 4096;
+/// The longest line with its line feed: PIPE_BUF of Linux, up to which a write to a pipe is atomic
+/// (pipe(7)).
+pub(super) const MAX_LINE: usize = 4096;
 
-/// A descriptor that lines are written to.
+/// A descriptor for log lines.
 #[derive(Debug)]
 pub(super) struct Output<F> {
     fd: F,
     sink: Sink,
-    /// The end of a text of which only the beginning was taken.
+    /// The rest of a text that was written in part.
     rest: Vec<u8>,
     lost: u64,
 }
 
-/// The way to write without waiting, by the kind of the descriptor.
+/// The way to write without blocking, by the type of the descriptor.
 #[derive(Debug)]
 enum Sink {
-    /// A pipe or a terminal, opened once more: O_NONBLOCK on the inherited open file description
-    /// would be set for all the processes that share it.
-    Own(OwnedFd),
-    /// A pipe or a terminal that cannot be opened again, of another user or without a reader.
+    /// A pipe or terminal that was opened again: O_NONBLOCK on the inherited open file description
+    /// would affect all processes that share it.
+    Reopened(OwnedFd),
+    /// A pipe or terminal that cannot be opened again, because it is another user's or has no
+    /// reader.
     Polled,
     Socket,
-    /// A regular file takes what it is given. So does what is no terminal and yet a device, such as
-    /// /dev/null.
+    /// A regular file, or a device other than a terminal such as /dev/null: writing does not block.
     File,
 }
 
@@ -50,44 +50,43 @@ impl<F: AsFd> Output<F> {
         }
     }
 
-    /// Writes a line, which ends with a line feed. Before the first one after a loss comes what
-    /// `notice` makes of the number of lines lost and the reason.
+    /// Writes a line, which ends with a line feed. The first line after a loss is preceded by
+    /// `notice` of the number of lost lines and the reason.
     pub(super) fn line(&mut self, line: &[u8], notice: impl FnOnce(u64, &str) -> Vec<u8>) {
         let why = match self.sink {
             Sink::File => "standard error could not be written",
             _ => "standard error was not read",
         };
-        // Together: a notice alone would fit more often than the line, and fill the pipe.
+        // In one write: the notice alone would fit more often than the line, and fill the pipe.
         let mut text = if self.lost > 0 {
             notice(self.lost, why)
         } else {
             Vec::new()
         };
         text.extend(line);
-        if self.finish_line() && self.put(&text) {
+        if self.write_rest() && self.write_text(&text) {
             self.lost = 0;
         } else {
             self.lost = self.lost.saturating_add(1);
         }
     }
 
-    /// The number of lines lost that has not been told.
+    /// Returns the lines lost since the last notice.
     #[cfg(test)]
     pub(super) fn lost(&self) -> u64 {
         self.lost
     }
 
-    fn finish_line(&mut self) -> bool {
+    fn write_rest(&mut self) -> bool {
         let rest = std::mem::take(&mut self.rest);
-        if !rest.is_empty() && !self.put(&rest) {
+        if !rest.is_empty() && !self.write_text(&rest) {
             self.rest = rest;
         }
         self.rest.is_empty()
     }
 
-    /// Returns whether the text was taken. What is missing of it is kept, and nothing else is
-    /// written before it.
-    fn put(&mut self, text: &[u8]) -> bool {
+    /// Returns whether the text was written. The rest of a partial write is kept and written first.
+    fn write_text(&mut self, text: &[u8]) -> bool {
         match self.write(text) {
             Ok(length @ 1..) => {
                 self.rest = text.get(length..).unwrap_or_default().to_vec();
@@ -99,7 +98,7 @@ impl<F: AsFd> Output<F> {
 
     fn write(&self, bytes: &[u8]) -> rustix::io::Result<usize> {
         rustix::io::retry_on_intr(|| match &self.sink {
-            Sink::Own(own) => rustix::io::write(own, bytes),
+            Sink::Reopened(reopened_fd) => rustix::io::write(reopened_fd, bytes),
             Sink::Socket => send(&self.fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
             Sink::File => rustix::io::write(&self.fd, bytes),
             Sink::Polled => {
@@ -110,7 +109,7 @@ impl<F: AsFd> Output<F> {
                 };
                 match poll(&mut [PollFd::new(&self.fd, PollFlags::OUT)], Some(&at_once))? {
                     0 => Err(rustix::io::Errno::AGAIN),
-                    _ => rustix::io::write(&self.fd, &bytes[..bytes.len().min(LONGEST)]),
+                    _ => rustix::io::write(&self.fd, &bytes[..bytes.len().min(MAX_LINE)]),
                 }
             }
         })
@@ -140,7 +139,7 @@ impl Sink {
                 .open(path)?
                 .into())
         };
-        open().map_or(Self::Polled, Self::Own)
+        open().map_or(Self::Polled, Self::Reopened)
     }
 }
 
@@ -163,9 +162,8 @@ mod tests {
         format!("{number:06} {}\n", "x".repeat(number as usize % 1000)).into_bytes()
     }
 
-    /// Writes until many lines are lost, has `read` return all that was taken, and writes another
-    /// one. Each line has to be there as a whole or not at all, and those that are not have to be
-    /// counted.
+    /// Writes until many lines are lost, calls `read`, and writes another line. Each line has to
+    /// arrive as a whole or be counted as lost.
     fn overflow(mut output: Output<OwnedFd>, mut read: impl FnMut() -> Vec<u8>) {
         let mut written = 0;
         while output.lost < 500 {
@@ -205,7 +203,7 @@ mod tests {
         (OwnedFd::from(reader).into(), writer.into())
     }
 
-    /// All that is in a pipe or a socket now.
+    /// Reads everything that is in a pipe or socket.
     fn drain(reader: &mut (impl Read + AsFd)) -> Vec<u8> {
         let length = rustix::io::ioctl_fionread(&*reader).unwrap();
         let mut all = vec![0; length as usize];
@@ -218,7 +216,7 @@ mod tests {
         let (mut reader, writer) = pipe();
         let shared = writer.try_clone().unwrap();
         let output = Output::new(writer);
-        assert!(matches!(output.sink, Sink::Own(_)));
+        assert!(matches!(output.sink, Sink::Reopened(_)));
         overflow(output, || drain(&mut reader));
         assert!(!fcntl_getfl(&shared).unwrap().contains(OFlags::NONBLOCK));
     }

@@ -1,4 +1,4 @@
-//! The system calls that are left to the confined process.
+//! The system calls that the sandbox allows.
 
 use std::io;
 
@@ -6,26 +6,26 @@ use nix::libc;
 use seccompiler::BpfProgram;
 
 use super::Mode;
-use super::filter::{Filter, Refusal, Test, Verdict};
+use super::filter::{ArgumentTest, Filter, Refusal, Verdict};
 
-/// Confines the calling thread to what the daemon needs.
+/// Restricts the calling thread to the daemon's system calls.
 pub(super) fn confine(mode: Mode, runs_programs: bool) -> io::Result<()> {
     apply(&daemon(refusal(mode), runs_programs)?)
 }
 
 fn daemon(refusal: Refusal, runs_programs: bool) -> io::Result<BpfProgram> {
     let mut filter = Filter::default();
-    filter.insert(FREE.iter().map(|&call| (call, Verdict::Allow)));
+    filter.insert(ALLOWED.iter().map(|&call| (call, Verdict::Allow)));
     if runs_programs {
-        filter.insert(RUNNING.iter().map(|&call| (call, Verdict::Allow)));
+        filter.insert(EXECUTE.iter().map(|&call| (call, Verdict::Allow)));
     }
     filter.insert(by_argument());
     filter.compile(refusal)
 }
 
-/// The filter of the thread that finds namespaces: it makes nothing but descriptors that can
-/// neither be read nor written.
-pub(super) fn finding(mode: Mode) -> io::Result<BpfProgram> {
+/// Returns the filter of the thread that opens namespaces: its descriptors can be neither read nor
+/// written.
+pub(super) fn opener_filter(mode: Mode) -> io::Result<BpfProgram> {
     let mut filter = Filter::default();
     let waiting = [
         libc::SYS_futex,
@@ -34,7 +34,7 @@ pub(super) fn finding(mode: Mode) -> io::Result<BpfProgram> {
         libc::SYS_madvise,
     ];
     filter.insert(waiting.map(|call| (call, Verdict::Allow)));
-    filter.insert([(libc::SYS_openat, when(Test::has(2, libc::O_PATH)))]);
+    filter.insert([(libc::SYS_openat, when(ArgumentTest::has(2, libc::O_PATH)))]);
     filter.compile(refusal(mode))
 }
 
@@ -47,15 +47,15 @@ fn refusal(mode: Mode) -> Refusal {
     if mode == Mode::Strict {
         Refusal::Kill
     } else {
-        Refusal::Missing
+        Refusal::Enosys
     }
 }
 
-fn when(test: Test) -> Verdict {
+fn when(test: ArgumentTest) -> Verdict {
     Verdict::When(vec![vec![test]])
 }
 
-/// The calls whose arguments decide.
+/// Returns the calls that are allowed depending on their arguments.
 fn by_argument() -> Vec<(i64, Verdict)> {
     const NAMESPACES: i32 = libc::CLONE_NEWNS
         | libc::CLONE_NEWCGROUP
@@ -64,54 +64,66 @@ fn by_argument() -> Vec<(i64, Verdict)> {
         | libc::CLONE_NEWUSER
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWNET;
-    // No file gets another user's rights, wherever it is.
+    // No set-user-ID or set-group-ID files.
     const SET_ID: i32 = (libc::S_ISUID | libc::S_ISGID) as i32;
-    // Callers and systemd, the link, DHCP before and after there is an address.
+    // For callers and systemd, the link, and DHCP without and with an address.
     let families = [
         libc::AF_UNIX,
         libc::AF_NETLINK,
         libc::AF_PACKET,
         libc::AF_INET,
     ];
-    // Memory is writable or executable, and stays so.
-    let not_both = [
-        Test::lacks(2, libc::PROT_WRITE),
-        Test::lacks(2, libc::PROT_EXEC),
+    // Writable memory is not executable, and does not become so.
+    let write_xor_execute = [
+        ArgumentTest::lacks(2, libc::PROT_WRITE),
+        ArgumentTest::lacks(2, libc::PROT_EXEC),
     ];
-    // Typing into the terminal that started it.
-    let [typing, pasting] =
-        [libc::TIOCSTI, libc::TIOCLINUX].map(|request| Test::is_not(1, request as i32));
+    // Input into the controlling terminal.
+    let [tiocsti, tioclinux] =
+        [libc::TIOCSTI, libc::TIOCLINUX].map(|request| ArgumentTest::is_not(1, request as i32));
     vec![
-        (libc::SYS_openat, when(Test::lacks(3, SET_ID))),
-        (libc::SYS_fchmod, when(Test::lacks(1, SET_ID))),
-        (libc::SYS_fchmodat, when(Test::lacks(2, SET_ID))),
+        (libc::SYS_openat, when(ArgumentTest::lacks(3, SET_ID))),
+        (libc::SYS_fchmod, when(ArgumentTest::lacks(1, SET_ID))),
+        (libc::SYS_fchmodat, when(ArgumentTest::lacks(2, SET_ID))),
         #[cfg(target_arch = "x86_64")]
-        (libc::SYS_open, when(Test::lacks(2, SET_ID))),
+        (libc::SYS_open, when(ArgumentTest::lacks(2, SET_ID))),
         #[cfg(target_arch = "x86_64")]
-        (libc::SYS_chmod, when(Test::lacks(1, SET_ID))),
+        (libc::SYS_chmod, when(ArgumentTest::lacks(1, SET_ID))),
         (
             libc::SYS_socket,
-            Verdict::When(families.map(|family| vec![Test::is(0, family)]).into()),
+            Verdict::When(
+                families
+                    .map(|family| vec![ArgumentTest::is(0, family)])
+                    .into(),
+            ),
         ),
-        // Network namespaces only, and the kind is always named.
-        (libc::SYS_setns, when(Test::is(1, libc::CLONE_NEWNET))),
-        (libc::SYS_clone, when(Test::lacks(0, NAMESPACES))),
-        // Its flags are behind a pointer. glibc tries it first, and takes clone(2) where the kernel
-        // does not have it.
-        (libc::SYS_clone3, Verdict::Missing),
+        // Network namespaces only; the type is required.
+        (
+            libc::SYS_setns,
+            when(ArgumentTest::is(1, libc::CLONE_NEWNET)),
+        ),
+        (libc::SYS_clone, when(ArgumentTest::lacks(0, NAMESPACES))),
+        // Its flags are in memory, out of reach of a filter. glibc falls back to clone(2).
+        (libc::SYS_clone3, Verdict::Enosys),
         (
             libc::SYS_mmap,
-            Verdict::When(not_both.map(|test| vec![test]).into()),
+            Verdict::When(write_xor_execute.map(|test| vec![test]).into()),
         ),
-        (libc::SYS_mprotect, when(Test::lacks(2, libc::PROT_EXEC))),
-        (libc::SYS_ioctl, Verdict::When(vec![vec![typing, pasting]])),
+        (
+            libc::SYS_mprotect,
+            when(ArgumentTest::lacks(2, libc::PROT_EXEC)),
+        ),
+        (
+            libc::SYS_ioctl,
+            Verdict::When(vec![vec![tiocsti, tioclinux]]),
+        ),
     ]
 }
 
-/// Calls that are allowed whatever their arguments: of the daemon, of the C libraries, of systemctl
+/// Calls that are allowed with any arguments: those of the daemon, of C libraries, and of systemctl
 /// and systemd-run.
 #[rustfmt::skip]
-const FREE: &[i64] = &[
+const ALLOWED: &[i64] = &[
     // Files.
     libc::SYS_read, libc::SYS_readv, libc::SYS_pread64, libc::SYS_preadv, libc::SYS_write, libc::SYS_writev,
     libc::SYS_pwrite64, libc::SYS_close, libc::SYS_close_range, libc::SYS_lseek, libc::SYS_fstat,
@@ -140,11 +152,11 @@ const FREE: &[i64] = &[
     // Waiting.
     libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_epoll_pwait, libc::SYS_epoll_pwait2, libc::SYS_eventfd2,
     libc::SYS_ppoll, libc::SYS_pselect6, libc::SYS_signalfd4,
-    // Sockets, once they are made.
+    // Existing sockets.
     libc::SYS_socketpair, libc::SYS_bind, libc::SYS_listen, libc::SYS_accept, libc::SYS_accept4, libc::SYS_connect,
     libc::SYS_shutdown, libc::SYS_getsockname, libc::SYS_getpeername, libc::SYS_getsockopt, libc::SYS_setsockopt,
     libc::SYS_sendto, libc::SYS_sendmsg, libc::SYS_recvfrom, libc::SYS_recvmsg,
-    // Older forms of the same, which x86-64 has besides.
+    // Older equivalents on x86-64.
     #[cfg(target_arch = "x86_64")] libc::SYS_stat,
     #[cfg(target_arch = "x86_64")] libc::SYS_lstat, #[cfg(target_arch = "x86_64")] libc::SYS_access,
     #[cfg(target_arch = "x86_64")] libc::SYS_readlink, #[cfg(target_arch = "x86_64")] libc::SYS_rename,
@@ -158,8 +170,8 @@ const FREE: &[i64] = &[
     #[cfg(target_arch = "x86_64")] libc::SYS_arch_prctl,
 ];
 
-/// Calls for running a program.
-const RUNNING: &[i64] = &[
+/// Calls to execute a program.
+const EXECUTE: &[i64] = &[
     libc::SYS_execve,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_fork,

@@ -1,7 +1,7 @@
-//! Filters of system calls as programs for seccomp(2): a search tree over the numbers of the calls.
+//! Compiles a filter for seccomp(2): a search tree over system call numbers.
 //!
-//! The kernel runs a new filter for every number to learn which calls are always allowed. A list,
-//! walked to its end for most of them, takes it most of a millisecond, and this some microseconds.
+//! The kernel runs a new filter once for every number, to cache the calls that are always allowed.
+//! A linear list takes most of a millisecond for that, a tree some microseconds.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,37 +9,36 @@ use std::io;
 use nix::libc;
 use seccompiler::{BpfProgram, sock_filter};
 
-/// The decision about one call.
+/// The decision about a system call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Allow,
-    /// Allowed where all tests of one of these rows pass, else refused.
-    When(Vec<Vec<Test>>),
-    /// As if the kernel did not have it.
-    Missing,
+    /// Allowed if all tests of any row pass, else refused.
+    When(Vec<Vec<ArgumentTest>>),
+    /// Fails with ENOSYS.
+    Enosys,
     Refuse,
 }
 
-/// The end of a call that is not allowed.
+/// The result of a refused call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// ENOSYS: programs of the future find their way around a call that the kernel does not have,
-    /// and not around EPERM.
-    Missing,
-    /// SIGSYS, which ends the process.
+    /// Fails with ENOSYS: newer programs have a fallback for a missing call, but not for EPERM.
+    Enosys,
+    /// Kills the process with SIGSYS.
     Kill,
 }
 
-/// A test of the lower half of one argument: all of an `int`, and all that flags use.
+/// A test of the lower 32 bits of an argument, which hold an `int` or flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Test {
+pub(super) struct ArgumentTest {
     argument: u32,
     mask: u32,
     value: u32,
     equal: bool,
 }
 
-impl Test {
+impl ArgumentTest {
     pub(super) fn is(argument: u32, value: i32) -> Self {
         Self {
             argument,
@@ -56,7 +55,7 @@ impl Test {
         }
     }
 
-    /// All of `bits` are set.
+    /// Passes if all of `bits` are set.
     pub(super) fn has(argument: u32, bits: i32) -> Self {
         Self {
             mask: bits as u32,
@@ -64,7 +63,7 @@ impl Test {
         }
     }
 
-    /// None of `bits` is set.
+    /// Passes if none of `bits` is set.
     pub(super) fn lacks(argument: u32, bits: i32) -> Self {
         Self {
             mask: bits as u32,
@@ -73,11 +72,11 @@ impl Test {
     }
 }
 
-/// Verdicts by number; what has none is refused.
+/// Verdicts by number; all other calls are refused.
 #[derive(Debug, Default)]
 pub(super) struct Filter(BTreeMap<u32, Verdict>);
 
-// linux/audit.h: what the kernel calls the processor.
+// The architecture in linux/audit.h.
 #[cfg(target_arch = "x86_64")]
 const ARCHITECTURE: Option<u32> = Some(0xc000_003e);
 #[cfg(target_arch = "aarch64")]
@@ -85,8 +84,7 @@ const ARCHITECTURE: Option<u32> = Some(0xc000_00b7);
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const ARCHITECTURE: Option<u32> = None;
 
-// linux/filter.h and linux/seccomp.h. Arguments are read as little endian, which both processors
-// are.
+// linux/filter.h and linux/seccomp.h. Arguments are little endian on both processors.
 const LOAD: u16 = 0x20;
 const AND: u16 = 0x54;
 const JUMP: u16 = 0x05;
@@ -96,9 +94,9 @@ const RETURN: u16 = 0x06;
 const NUMBER_AT: u32 = 0;
 const ARCHITECTURE_AT: u32 = 4;
 const ARGUMENTS_AT: u32 = 16;
-const ALLOW: u32 = 0x7fff_0000;
-const MISSING: u32 = 0x0005_0000 | libc::ENOSYS as u32;
-const KILL_PROCESS: u32 = 0x8000_0000;
+const RETURN_ALLOW: u32 = 0x7fff_0000;
+const RETURN_ENOSYS: u32 = 0x0005_0000 | libc::ENOSYS as u32;
+const RETURN_KILL: u32 = 0x8000_0000;
 
 impl Filter {
     pub(super) fn insert(&mut self, verdicts: impl IntoIterator<Item = (i64, Verdict)>) {
@@ -109,19 +107,19 @@ impl Filter {
         );
     }
 
-    /// Makes the program.
+    /// Compiles the program.
     ///
     /// # Errors
     ///
-    /// The processor is not known here.
+    /// The processor is not supported.
     pub(super) fn compile(&self, refusal: Refusal) -> io::Result<BpfProgram> {
         let architecture = ARCHITECTURE.ok_or(io::ErrorKind::Unsupported)?;
         let refused = if refusal == Refusal::Kill {
-            KILL_PROCESS
+            RETURN_KILL
         } else {
-            MISSING
+            RETURN_ENOSYS
         };
-        // Calls of another architecture have numbers of their own.
+        // Call numbers of another architecture mean other calls.
         let mut program = vec![
             plain(LOAD, ARCHITECTURE_AT),
             sock_filter {
@@ -130,19 +128,19 @@ impl Filter {
                 jf: 0,
                 k: architecture,
             },
-            plain(RETURN, KILL_PROCESS),
+            plain(RETURN, RETURN_KILL),
             plain(LOAD, NUMBER_AT),
         ];
         program.extend(tree(&self.ranges(), refused));
         Ok(program)
     }
 
-    /// The first number of each range with one verdict, from zero on.
+    /// Returns the first number of each range with the same verdict, from zero.
     fn ranges(&self) -> Vec<(u32, &Verdict)> {
         let mut ranges = vec![(0, &Verdict::Refuse)];
         for (&call, verdict) in &self.0 {
             for (start, verdict) in [(call, verdict), (call + 1, &Verdict::Refuse)] {
-                // A range that would be empty, then one that would go on with what was before.
+                // Drops an empty range, and merges ranges with the same verdict.
                 ranges.pop_if(|(last, _)| *last == start);
                 if ranges.last().is_none_or(|(_, last)| *last != verdict) {
                     ranges.push((start, verdict));
@@ -153,7 +151,7 @@ impl Filter {
     }
 }
 
-/// Finds the range of the number that is loaded. Every way through it ends with a return.
+/// Compiles the search for the loaded number. Every path ends with a return.
 fn tree(ranges: &[(u32, &Verdict)], refused: u32) -> BpfProgram {
     if let [(_, verdict)] = ranges {
         return leaf(verdict, refused);
@@ -167,7 +165,7 @@ fn tree(ranges: &[(u32, &Verdict)], refused: u32) -> BpfProgram {
             jf: 0,
             k: upper[0].0,
         }],
-        // Only the jump without a condition goes further.
+        // A conditional jump reaches 255 instructions at most.
         Err(_) => vec![
             sock_filter {
                 code: IF_AT_LEAST,
@@ -185,15 +183,15 @@ fn tree(ranges: &[(u32, &Verdict)], refused: u32) -> BpfProgram {
 
 fn leaf(verdict: &Verdict, refused: u32) -> BpfProgram {
     let rows = match verdict {
-        Verdict::Allow => return vec![plain(RETURN, ALLOW)],
-        Verdict::Missing => return vec![plain(RETURN, MISSING)],
+        Verdict::Allow => return vec![plain(RETURN, RETURN_ALLOW)],
+        Verdict::Enosys => return vec![plain(RETURN, RETURN_ENOSYS)],
         Verdict::Refuse => &[][..],
         Verdict::When(rows) => rows,
     };
     let mut program = Vec::new();
     for row in rows {
         for (index, test) in row.iter().enumerate() {
-            // Over the tests that are left, three instructions each, and the return behind them.
+            // Skips the remaining tests of three instructions each, and the return.
             let next = 3 * (row.len() - index - 1) as u8 + 1;
             let (jt, jf) = if test.equal { (0, next) } else { (next, 0) };
             program.extend([
@@ -207,7 +205,7 @@ fn leaf(verdict: &Verdict, refused: u32) -> BpfProgram {
                 },
             ]);
         }
-        program.push(plain(RETURN, ALLOW));
+        program.push(plain(RETURN, RETURN_ALLOW));
     }
     program.push(plain(RETURN, refused));
     program
@@ -226,7 +224,7 @@ fn plain(code: u16, k: u32) -> sock_filter {
 mod tests {
     use super::*;
 
-    /// Runs a program for a call, and returns its verdict.
+    /// Runs a program for a call and returns its result.
     fn returns(program: &[sock_filter], architecture: u32, call: u32, arguments: [u64; 6]) -> u32 {
         let (mut at, mut loaded) = (0, 0);
         loop {
@@ -253,7 +251,7 @@ mod tests {
 
     #[test]
     fn each_number_gets_its_own_verdict() {
-        // Neighbours, gaps, both ends, and so many that jumps are long.
+        // Adjacent numbers, gaps, both ends, and enough of them for long jumps.
         let mut filter = Filter::default();
         filter.insert(
             (0..900)
@@ -261,17 +259,17 @@ mod tests {
                 .map(|call| (call, Verdict::Allow)),
         );
         filter.insert([
-            (4, Verdict::Missing),
-            (5, Verdict::When(vec![vec![Test::is(0, 1)]])),
+            (4, Verdict::Enosys),
+            (5, Verdict::When(vec![vec![ArgumentTest::is(0, 1)]])),
         ]);
         let architecture = ARCHITECTURE.unwrap();
         let program = filter.compile(Refusal::Kill).unwrap();
         for call in 0..1000 {
             let expected = match call {
-                4 => MISSING,
-                5 => KILL_PROCESS,
-                _ if call < 900 && call % 3 != 1 => ALLOW,
-                _ => KILL_PROCESS,
+                4 => RETURN_ENOSYS,
+                5 => RETURN_KILL,
+                _ if call < 900 && call % 3 != 1 => RETURN_ALLOW,
+                _ => RETURN_KILL,
             };
             assert_eq!(
                 returns(&program, architecture, call, [0; 6]),
@@ -279,29 +277,33 @@ mod tests {
                 "{call}"
             );
         }
-        assert_eq!(returns(&program, architecture, 5, [1; 6]), ALLOW);
+        assert_eq!(returns(&program, architecture, 5, [1; 6]), RETURN_ALLOW);
         assert_eq!(
             returns(&program, architecture, u32::MAX, [0; 6]),
-            KILL_PROCESS
+            RETURN_KILL
         );
-        assert_eq!(returns(&program, architecture + 1, 0, [0; 6]), KILL_PROCESS);
+        assert_eq!(returns(&program, architecture + 1, 0, [0; 6]), RETURN_KILL);
     }
 
     #[test]
     fn tests_look_at_the_half_that_the_kernel_looks_at() {
         let mut filter = Filter::default();
-        let both = vec![Test::is_not(1, 7), Test::is_not(1, 9)];
+        let both = vec![ArgumentTest::is_not(1, 7), ArgumentTest::is_not(1, 9)];
         filter.insert([
             (1, Verdict::When(vec![both])),
             (
                 2,
-                Verdict::When(vec![vec![Test::lacks(2, 4)], vec![Test::lacks(2, 8)]]),
+                Verdict::When(vec![
+                    vec![ArgumentTest::lacks(2, 4)],
+                    vec![ArgumentTest::lacks(2, 8)],
+                ]),
             ),
-            (3, Verdict::When(vec![vec![Test::has(0, 3)]])),
+            (3, Verdict::When(vec![vec![ArgumentTest::has(0, 3)]])),
         ]);
-        let program = filter.compile(Refusal::Missing).unwrap();
-        let allowed =
-            |call, arguments| returns(&program, ARCHITECTURE.unwrap(), call, arguments) == ALLOW;
+        let program = filter.compile(Refusal::Enosys).unwrap();
+        let allowed = |call, arguments| {
+            returns(&program, ARCHITECTURE.unwrap(), call, arguments) == RETURN_ALLOW
+        };
         let second = |value: u64| allowed(1, [0, value, 0, 0, 0, 0]);
         assert_eq!(
             [6, 7, 8, 9, 1 << 32 | 7].map(second),

@@ -77,7 +77,7 @@ impl Session {
                     self.log_left_out_domains(&lease);
                     leased(self).await;
                     self.put_on_link(&lease)?;
-                    self.applied.note_address_and_gateway(&lease);
+                    self.applied.set_address_and_gateway(&lease);
                     // The queue may hold the ARP reply of a station that has the address.
                     // [`Session::run`] handles those that come later.
                     self.handle_queued();

@@ -13,7 +13,7 @@ impl SessionContext {
         let (settings, mut history) = (&self.settings, self.history.borrow_mut());
         let proxy_arp = history.proxy_arp(&request.host_interface);
         dhcp::Config {
-            fqdn: settings.fqdn.then(|| request.whole_name()).flatten(),
+            fqdn: settings.fqdn.then(|| request.fqdn()).flatten(),
             host_name: request.host_name.take(),
             broadcast: settings.broadcast,
             probe: settings.probe,
@@ -41,7 +41,7 @@ impl Session {
                     .context
                     .history
                     .borrow_mut()
-                    .note_proxy_arp(network, *by) =>
+                    .record_proxy_arp(network, *by) =>
             {
                 log::debug!("{self}: {notice}");
             }
@@ -54,7 +54,7 @@ impl Session {
     pub(super) fn remember_plainness(&self) {
         let (plainness, network) = (self.client.plainness(), &self.request.host_interface);
         let is_news = || {
-            self.context.history.borrow_mut().note_plainness(
+            self.context.history.borrow_mut().record_plainness(
                 network,
                 plainness,
                 self.request.key.mac,

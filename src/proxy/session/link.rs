@@ -14,7 +14,7 @@ impl Session {
     /// Applies a new or renewed lease to the link, and logs it.
     pub(super) fn apply(&mut self, lease: &dhcp::Lease) {
         let terms = LeaseTerms(lease);
-        if self.applied.note_address_and_gateway(lease) {
+        if self.applied.set_address_and_gateway(lease) {
             log::info!("{self}: renewed {terms}");
         } else {
             // The words of netavark's proxy, which its users look for.
@@ -40,7 +40,7 @@ impl Session {
 
     /// Logs the search domains that do not fit into the reply.
     pub(super) fn log_left_out_domains(&self, lease: &dhcp::Lease) {
-        let left_out = reply::left_out(&self.request, lease);
+        let left_out = reply::omitted_domains(&self.request, lease);
         if !left_out.is_empty() {
             let server = lease.server_id;
             log::warn!(

@@ -151,7 +151,7 @@ impl Session {
         mut applied: Applied,
     ) -> Self {
         if let Some(lease) = client.lease() {
-            applied.note_address_and_gateway(lease);
+            applied.set_address_and_gateway(lease);
         }
         Self {
             context,
@@ -191,7 +191,7 @@ impl Session {
     pub(crate) fn names(&self) -> ContainerNames<'_> {
         ContainerNames {
             client_id: &self.client.config().client_id,
-            ..self.request.who()
+            ..self.request.names()
         }
     }
 
@@ -344,7 +344,7 @@ impl Session {
     fn send(&mut self) -> bool {
         let mut in_doubt = false;
         // Before a message that may be answered by ARP.
-        let of_interest = self.client.address_of_interest();
+        let of_interest = self.client.arp_address();
         if let Some(Err(error)) = self
             .sockets
             .as_mut()
@@ -364,7 +364,7 @@ impl Session {
                 continue;
             };
             let peer = self.client.lease().and_then(|lease| lease.server_mac);
-            if sockets.port_is_taken() && !std::mem::replace(&mut self.is_taken_port_logged, true) {
+            if sockets.is_port_taken() && !std::mem::replace(&mut self.is_taken_port_logged, true) {
                 log::info!(
                     "{self}: the container uses UDP port 68 itself; sending by packet socket only"
                 );

@@ -67,7 +67,7 @@ impl Session {
                 rt::sleep(pause).await;
             }
             // Boxed to save memory: the sockets are closed nearly all of the time.
-            Some(Box::pin(sockets.hear()).await)
+            Some(Box::pin(sockets.receive()).await)
         };
         let heard = or(heard, time).await;
         if heard.is_some() {
@@ -105,7 +105,7 @@ impl Session {
     /// Passes the queued frames to the client, without waiting for more.
     pub(crate) fn handle_queued(&mut self) {
         for _ in 0..MAX_QUEUED {
-            let Some(frame) = self.sockets.as_ref().and_then(ExchangeSockets::arrived) else {
+            let Some(frame) = self.sockets.as_ref().and_then(ExchangeSockets::try_receive) else {
                 return;
             };
             self.handle_frame(&frame);
@@ -114,7 +114,7 @@ impl Session {
 
     /// Passes a frame to the client.
     fn handle_frame(&mut self, frame: &[u8]) {
-        let at_stake = self.client.address_at_stake();
+        let at_stake = self.client.own_address();
         if let Some(sockets) = &mut self.sockets
             && self.interface.is_claimed_by_container(
                 &self.request,

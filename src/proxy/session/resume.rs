@@ -7,7 +7,7 @@ use crate::dhcp::{Client, Phase};
 use crate::net::link::Address;
 use crate::proxy::container::interface::{Unreachable, looking_for};
 use crate::proxy::container::sockets::LinkState;
-use crate::proxy::store::record::{Look, Record, RecordState};
+use crate::proxy::store::record::{LinkCheck, Record, RecordState};
 use crate::rt;
 
 impl Session {
@@ -24,10 +24,10 @@ impl Session {
             mut applied,
             message_size,
             state,
-            look,
+            link_check,
             ..
         } = record;
-        let unsaid = look.is_some_and(|look| look.unsaid);
+        let is_send_pending = link_check.is_some_and(|link_check| link_check.is_send_pending);
         let (mut config, seed, now) = (context.config(&mut request), seed()?, rt::now());
         // The first message is built before the sockets are open, which know the MTU.
         config.max_message_size = message_size.unwrap_or(config.max_message_size);
@@ -44,8 +44,8 @@ impl Session {
             | RecordState::Ending {
                 snapshot: mut rest, ..
             } => {
-                if unsaid {
-                    rest.say_now(now);
+                if is_send_pending {
+                    rest.retransmit_now(now);
                 }
                 if early {
                     rest.renew_now(now);
@@ -53,7 +53,7 @@ impl Session {
                 let client = Client::resume(config, rest, seed, now);
                 // A lease is written to the file before it is applied to the link, so it may be
                 // there already.
-                if let (Some(_), Some(lease)) = (look, client.lease()) {
+                if let (Some(_), Some(lease)) = (link_check, client.lease()) {
                     let is_ours =
                         |there: &Address| there.valid.is_some() || lease.lease_time.is_none();
                     let there = on_link()?
@@ -61,7 +61,7 @@ impl Session {
                         .find(|there| there.address == lease.address && is_ours(there));
                     there
                         .into_iter()
-                        .for_each(|there| applied.adopt(there.address, there.prefix));
+                        .for_each(|there| applied.assume_address(there.address, there.prefix));
                 }
                 client
             }
@@ -72,15 +72,15 @@ impl Session {
                 else {
                     return Ok(None);
                 };
-                applied.adopt(leased.address, leased.prefix);
+                applied.assume_address(leased.address, leased.prefix);
                 Client::reboot(config, leased.address, seed, now)
             }
         };
         let mut session = Self::new(Rc::clone(context), request, interface, client, applied);
         session.is_committed = true;
-        session.is_link_stale = look.is_some();
-        session.rechecks = look.map_or(0, |look| look.count);
-        if unsaid {
+        session.is_link_stale = link_check.is_some();
+        session.rechecks = link_check.map_or(0, |link_check| link_check.count);
+        if is_send_pending {
             // The last state that was logged.
             session.link_state = LinkState::NoCarrier;
         }
@@ -96,23 +96,23 @@ impl Session {
         // A client with nothing to send before T1 needs no carrier until then.
         let has_time =
             matches!(rest.phase, Phase::Bound { .. }) && rest.due().is_none_or(|due| due > now);
-        let unsaid = self.link_state != LinkState::Ready && !has_time;
-        let look = (self.is_link_stale || unsaid).then(|| {
+        let is_send_pending = self.link_state != LinkState::Ready && !has_time;
+        let link_check = (self.is_link_stale || is_send_pending).then(|| {
             let pause = MIN_RECHECK
                 .saturating_mul(1 << self.rechecks.min(16))
                 .min(MAX_RECHECK);
-            Look {
+            LinkCheck {
                 at: now + pause,
                 count: self.rechecks.saturating_add(1),
-                unsaid,
+                is_send_pending,
             }
         });
-        Some(Record::resting(
+        Some(Record::dormant(
             (&self.request, &self.interface),
             self.client.config(),
             rest,
             &self.applied,
-            look,
+            link_check,
         ))
     }
 }

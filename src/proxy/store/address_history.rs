@@ -1,4 +1,4 @@
-//! Memory across instances: the last address of each container, and what is odd about networks.
+//! History across instances: the last address of each container, and oddities of networks.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -17,44 +17,43 @@ use crate::proxy::store::directory::StateDirectory;
 use crate::proxy::store::oddities::Oddities;
 use crate::rt;
 
-/// How many containers are remembered; the one whose lease ended longest ago is forgotten first.
-const CONTAINERS: usize = 1000;
+/// The most containers; beyond that, the one with the oldest lease is dropped.
+const MAX_CONTAINERS: usize = 1000;
 
-/// What is left of leases that are over, and what is odd about networks: 24 bytes for each lease,
-/// and a line of a file beside the lease file, which has no room for them, because netavark's users
-/// take an empty object there for the end of the last lease.
+/// The addresses of ended leases, 24 bytes each, and oddities of networks. They have their own file,
+/// because netavark's users take an empty object in the lease file for the end of the last lease.
 ///
-/// The file is read at the first use, and written a line at a time. Losing it costs a wish,
-/// so nothing that is wrong with it is more than a line in the log.
+/// The file is read at the first use, and written one line at a time. Losing it costs only the
+/// requested address (option 50), so its errors are only logged.
 #[derive(Debug)]
 pub(crate) struct AddressHistory {
     directory: Rc<StateDirectory>,
     name: OsString,
-    /// The last one is the latest; none before the file was read.
+    /// The latest is the last; `None` before the file is read.
     entries: Option<VecDeque<UsedAddress>>,
     oddities: Oddities,
-    /// How many lines the file has.
+    /// Lines of the file.
     lines: usize,
-    /// That it cannot be written has been told.
-    told: bool,
+    /// Set once a write error has been logged.
+    warned: bool,
 }
 
 #[derive(Debug)]
 struct UsedAddress {
-    names: Names,
+    hashes: NameHashes,
     address: Ipv4Addr,
 }
 
-/// Names as hashes: two that collide cost a container a requested address that its server does not
+/// Names as hashes. A collision costs a container a requested address that its server does not
 /// grant.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Names {
+struct NameHashes {
     client: u64,
     mac: u64,
 }
 
 impl AddressHistory {
-    /// A memory that is kept in the file of that name in `directory`, in the boot `boot_id`.
+    /// Returns the history in the file `name` of `directory`, in the boot `boot_id`.
     pub(crate) fn new(
         directory: &Rc<StateDirectory>,
         name: impl Into<OsString>,
@@ -66,42 +65,42 @@ impl AddressHistory {
             entries: None,
             oddities: Oddities::new(boot_id),
             lines: 0,
-            told: false,
+            warned: false,
         }
     }
 
-    /// Remembers the address of a container, and no other one of it.
-    pub(crate) fn remember(&mut self, who: ContainerNames<'_>, address: Ipv4Addr) {
-        let names = Names::of(who);
+    /// Sets the address of a container in the place of an older one.
+    pub(crate) fn remember(&mut self, names: ContainerNames<'_>, address: Ipv4Addr) {
+        let hashes = NameHashes::of(names);
         let entries = self.entries();
-        entries.retain(|entry| entry.names != names);
-        if entries.len() == CONTAINERS {
+        entries.retain(|entry| entry.hashes != hashes);
+        if entries.len() == MAX_CONTAINERS {
             entries.pop_front();
         }
-        let entry = UsedAddress { names, address };
+        let entry = UsedAddress { hashes, address };
         let line = entry.line();
         entries.push_back(entry);
-        self.keep(&line);
+        self.store_line(&line);
     }
 
-    /// Forgets an address that [`AddressHistory::recall`] gave for a container, whichever name it was found
-    /// by.
-    pub(crate) fn forget(&mut self, who: ContainerNames<'_>, address: Ipv4Addr) {
-        while self.recall(who) == Some(address) {
-            let is_it = Self::kinds(who);
+    /// Removes an address that [`AddressHistory::recall`] returned for a container, by whichever
+    /// name it was found.
+    pub(crate) fn forget(&mut self, names: ContainerNames<'_>, address: Ipv4Addr) {
+        while self.recall(names) == Some(address) {
+            let matches = Self::matchers(names);
             self.entries().retain(|entry| {
-                entry.address != address || !is_it.iter().any(|is_it| is_it(entry.names))
+                entry.address != address || !matches.iter().any(|matches| matches(entry.hashes))
             });
         }
         let written = self.write_all();
-        self.tell(written);
+        self.log_error(written);
     }
 
-    /// Notes a station of a network that answers ARP for every address. Returns whether it is news.
-    pub(crate) fn note_proxy_arp(&mut self, network: &str, station: Mac) -> bool {
+    /// Records a station that answers ARP for every address. Returns whether it is new.
+    pub(crate) fn record_proxy_arp(&mut self, network: &str, station: Mac) -> bool {
         self.entries();
-        let line = self.oddities.note_proxy_arp(network, station);
-        line.inspect(|line| self.keep(line)).is_some()
+        let line = self.oddities.add_proxy_arp(network, station);
+        line.inspect(|line| self.store_line(line)).is_some()
     }
 
     /// Returns the stations of a network that answer ARP for every address.
@@ -110,50 +109,55 @@ impl AddressHistory {
         self.oddities.proxy_arp(network)
     }
 
-    /// Notes how plain the message of the container with the MAC `by` was that a server of a
-    /// network has answered. Returns whether it is news.
-    pub(crate) fn note_plainness(&mut self, network: &str, plainness: Plainness, by: Mac) -> bool {
+    /// Records how plain the message was that a server answered, of the container with the MAC
+    /// `by`. Returns whether that is new.
+    pub(crate) fn record_plainness(
+        &mut self,
+        network: &str,
+        plainness: Plainness,
+        by: Mac,
+    ) -> bool {
         self.entries();
         let line = self
             .oddities
-            .note_plainness(network, plainness, by, rt::now());
-        line.inspect(|line| self.keep(line)).is_some()
+            .add_plainness(network, plainness, by, rt::now());
+        line.inspect(|line| self.store_line(line)).is_some()
     }
 
-    /// Returns how plain the first DISCOVER on a network has to be, for the container with the MAC
+    /// Returns how plain the first DISCOVER on a network has to be for the container with the MAC
     /// `of`.
     pub(crate) fn plainness(&mut self, network: &str, of: Mac) -> Plainness {
         self.entries();
         self.oddities.plainness(network, of, rt::now())
     }
 
-    /// The address of the one with these names; else the latest of those with the same client
-    /// identifier; else of those with the same MAC, here or on a network that is not known.
-    pub(crate) fn recall(&mut self, who: ContainerNames<'_>) -> Option<Ipv4Addr> {
+    /// Returns the address of the container with these names; else the latest with the same client
+    /// identifier; else the latest with the same MAC, on this or on an unknown network.
+    pub(crate) fn recall(&mut self, names: ContainerNames<'_>) -> Option<Ipv4Addr> {
         let entries = self.entries();
-        Self::kinds(who).into_iter().find_map(|is_it| {
+        Self::matchers(names).into_iter().find_map(|matches| {
             Some(
                 entries
                     .iter()
                     .rev()
-                    .find(|entry| is_it(entry.names))?
+                    .find(|entry| matches(entry.hashes))?
                     .address,
             )
         })
     }
 
-    /// The ways to know a container again, the surest first.
-    fn kinds(who: ContainerNames<'_>) -> [Box<dyn Fn(Names) -> bool>; 4] {
-        let names = Names::of(who);
-        let anywhere = Names::of(ContainerNames {
+    /// The ways to recognize a container, the surest first.
+    fn matchers(names: ContainerNames<'_>) -> [Box<dyn Fn(NameHashes) -> bool>; 4] {
+        let hashes = NameHashes::of(names);
+        let anywhere = NameHashes::of(ContainerNames {
             network: "",
             client_id: &[],
-            mac: who.mac,
+            mac: names.mac,
         });
         [
-            Box::new(move |there| there == names),
-            Box::new(move |there: Names| there.client == names.client),
-            Box::new(move |there: Names| there.mac == names.mac),
+            Box::new(move |there| there == hashes),
+            Box::new(move |there: NameHashes| there.client == hashes.client),
+            Box::new(move |there: NameHashes| there.mac == hashes.mac),
             Box::new(move |there| there == anywhere),
         ]
     }
@@ -178,8 +182,8 @@ impl AddressHistory {
             text.lines().for_each(|line| self.oddities.read(line));
             let mut entries: VecDeque<UsedAddress> = VecDeque::new();
             for entry in text.lines().rev().filter_map(UsedAddress::parse) {
-                if entries.len() < CONTAINERS
-                    && !entries.iter().any(|later| later.names == entry.names)
+                if entries.len() < MAX_CONTAINERS
+                    && !entries.iter().any(|later| later.hashes == entry.hashes)
                 {
                     entries.push_front(entry);
                 }
@@ -189,19 +193,19 @@ impl AddressHistory {
         self.entries.get_or_insert_default()
     }
 
-    /// Puts a line into the file, which is written anew when most of it is out of date.
-    fn keep(&mut self, line: &str) {
-        let written = if self.lines < 2 * CONTAINERS {
+    /// Appends a line to the file, or rewrites the file when most of it is outdated.
+    fn store_line(&mut self, line: &str) {
+        let written = if self.lines < 2 * MAX_CONTAINERS {
             self.append(line)
         } else {
             self.write_all()
         };
-        self.tell(written);
+        self.log_error(written);
     }
 
-    fn tell(&mut self, written: io::Result<()>) {
+    fn log_error(&mut self, written: io::Result<()>) {
         if let Err(error) = written
-            && !std::mem::replace(&mut self.told, true)
+            && !std::mem::replace(&mut self.warned, true)
         {
             log::warn!(
                 "cannot write {}: {error}; the last address of a container may be forgotten",
@@ -238,30 +242,30 @@ impl AddressHistory {
 impl UsedAddress {
     fn line(&self) -> String {
         let Self {
-            names: Names { client, mac },
+            hashes: NameHashes { client, mac },
             address,
         } = self;
-        // The line before may have been cut off.
+        // The line before may be cut off.
         format!("\n{client:016x} {mac:016x} {address}")
     }
 
-    /// None for a line that was cut off, or is no line of ours.
+    /// Returns `None` for a malformed line.
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.split(' ');
         let mut hash = || u64::from_str_radix(words.next()?, 16).ok();
-        let names = Names {
+        let hashes = NameHashes {
             client: hash()?,
             mac: hash()?,
         };
         Some(Self {
-            names,
+            hashes,
             address: words.next()?.parse().ok()?,
         })
     }
 }
 
-impl Names {
-    /// The same in each instance, on each machine.
+impl NameHashes {
+    /// Depends neither on the instance nor on the machine.
     fn of(
         ContainerNames {
             network,
@@ -296,7 +300,7 @@ mod tests {
 
     use super::*;
 
-    fn who(network: &'static str, client_id: &'static [u8], mac: u8) -> ContainerNames<'static> {
+    fn names(network: &'static str, client_id: &'static [u8], mac: u8) -> ContainerNames<'static> {
         ContainerNames {
             network,
             client_id,
@@ -308,8 +312,8 @@ mod tests {
         Ipv4Addr::from_bits(0x0a00_0000 + number)
     }
 
-    /// A memory whose file cannot be written, which is no reason not to remember.
-    fn memory() -> AddressHistory {
+    /// A history whose file cannot be written works all the same.
+    fn history() -> AddressHistory {
         AddressHistory::new(
             &StateDirectory::lock(Path::new("/dev/null/nv-proxy.lock"), None).unwrap(),
             "nv-proxy.known",
@@ -319,28 +323,28 @@ mod tests {
 
     #[test]
     fn a_container_is_known_by_either_name() {
-        let mut memory = memory();
-        memory.remember(who("eth0", b"\0one", 1), address(1));
-        memory.remember(who("eth0", b"\0two", 2), address(2));
-        assert_eq!(memory.recall(who("eth0", b"\0one", 1)), Some(address(1)));
+        let mut history = history();
+        history.remember(names("eth0", b"\0one", 1), address(1));
+        history.remember(names("eth0", b"\0two", 2), address(2));
+        assert_eq!(history.recall(names("eth0", b"\0one", 1)), Some(address(1)));
         assert_eq!(
-            memory.recall(who("eth0", b"\0one", 9)),
+            history.recall(names("eth0", b"\0one", 9)),
             Some(address(1)),
             "started again, with another MAC"
         );
         assert_eq!(
-            memory.recall(who("eth0", b"\0new", 2)),
+            history.recall(names("eth0", b"\0new", 2)),
             Some(address(2)),
             "made anew, with another id"
         );
         assert_eq!(
-            memory.recall(who("eth0", b"\0one", 2)),
+            history.recall(names("eth0", b"\0one", 2)),
             Some(address(1)),
             "the client identifier counts for more"
         );
-        assert_eq!(memory.recall(who("eth0", b"\0new", 9)), None);
+        assert_eq!(history.recall(names("eth0", b"\0new", 9)), None);
         assert_eq!(
-            memory.recall(who("eth1", b"\0one", 1)),
+            history.recall(names("eth1", b"\0one", 1)),
             None,
             "what it had on another network"
         );
@@ -348,45 +352,45 @@ mod tests {
 
     #[test]
     fn without_client_identifiers_the_mac_decides() {
-        let mut memory = memory();
-        memory.remember(who("eth0", b"", 1), address(1));
-        memory.remember(who("eth0", b"", 2), address(2));
-        assert_eq!(memory.recall(who("eth0", b"", 1)), Some(address(1)));
-        assert_eq!(memory.recall(who("eth0", b"", 3)), None);
+        let mut history = history();
+        history.remember(names("eth0", b"", 1), address(1));
+        history.remember(names("eth0", b"", 2), address(2));
+        assert_eq!(history.recall(names("eth0", b"", 1)), Some(address(1)));
+        assert_eq!(history.recall(names("eth0", b"", 3)), None);
     }
 
     #[test]
     fn the_latest_address_counts_and_both_names_count_for_more_than_one() {
-        let mut memory = memory();
-        memory.remember(who("eth0", b"\0one", 1), address(1));
-        memory.remember(who("eth0", b"\0one", 2), address(2));
-        memory.remember(who("eth0", b"\0one", 1), address(3));
-        assert_eq!(memory.recall(who("eth0", b"\0one", 2)), Some(address(2)));
-        assert_eq!(memory.recall(who("eth0", b"\0one", 1)), Some(address(3)));
-        assert_eq!(memory.recall(who("eth0", b"\0one", 9)), Some(address(3)));
-        assert_eq!(memory.entries().len(), 2);
+        let mut history = history();
+        history.remember(names("eth0", b"\0one", 1), address(1));
+        history.remember(names("eth0", b"\0one", 2), address(2));
+        history.remember(names("eth0", b"\0one", 1), address(3));
+        assert_eq!(history.recall(names("eth0", b"\0one", 2)), Some(address(2)));
+        assert_eq!(history.recall(names("eth0", b"\0one", 1)), Some(address(3)));
+        assert_eq!(history.recall(names("eth0", b"\0one", 9)), Some(address(3)));
+        assert_eq!(history.entries().len(), 2);
     }
 
     #[test]
     fn an_address_that_led_nowhere_is_forgotten_by_every_name() {
-        let mut memory = memory();
-        memory.remember(who("eth0", b"\0one", 1), address(1));
-        memory.remember(who("eth0", b"\0one", 2), address(1));
-        memory.remember(who("", b"", 3), address(1));
-        memory.remember(who("eth0", b"\0two", 3), address(2));
-        memory.forget(who("eth0", b"\0one", 3), address(1));
-        assert_eq!(memory.recall(who("eth0", b"\0one", 1)), None);
+        let mut history = history();
+        history.remember(names("eth0", b"\0one", 1), address(1));
+        history.remember(names("eth0", b"\0one", 2), address(1));
+        history.remember(names("", b"", 3), address(1));
+        history.remember(names("eth0", b"\0two", 3), address(2));
+        history.forget(names("eth0", b"\0one", 3), address(1));
+        assert_eq!(history.recall(names("eth0", b"\0one", 1)), None);
         assert_eq!(
-            memory.recall(who("eth0", b"\0one", 3)),
+            history.recall(names("eth0", b"\0one", 3)),
             Some(address(2)),
             "another one of the same MAC"
         );
-        assert_eq!(memory.recall(who("eth0", b"\0two", 9)), Some(address(2)));
+        assert_eq!(history.recall(names("eth0", b"\0two", 9)), Some(address(2)));
     }
 
     #[test]
     fn it_is_bounded_and_forgets_the_oldest() {
-        let mut memory = memory();
+        let mut history = history();
         let nth = |number: u32| ContainerNames {
             client_id: &[],
             network: "eth0",
@@ -397,15 +401,15 @@ mod tests {
             [2, 0, a, b, c, d]
         }
         for number in 0..1500 {
-            memory.remember(nth(number), address(number));
+            history.remember(nth(number), address(number));
         }
         assert_eq!(
-            (memory.entries().len(), size_of::<UsedAddress>()),
+            (history.entries().len(), size_of::<UsedAddress>()),
             (1000, 24)
         );
-        assert_eq!(memory.recall(nth(499)), None);
+        assert_eq!(history.recall(nth(499)), None);
         assert_eq!(
-            (memory.recall(nth(500)), memory.recall(nth(1499))),
+            (history.recall(nth(500)), history.recall(nth(1499))),
             (Some(address(500)), Some(address(1499)))
         );
     }
@@ -417,14 +421,16 @@ mod tests {
         fs::create_dir_all(&folder).unwrap();
         let path = folder.join("nv-proxy.known");
         let directory = StateDirectory::lock(&folder.join("nv-proxy.lock"), None).unwrap();
-        let mut memory = AddressHistory::new(&directory, "nv-proxy.known", "boot");
+        let mut history = AddressHistory::new(&directory, "nv-proxy.known", "boot");
         for number in 0..5000 {
-            memory.remember(who("eth0", b"\0one", (number % 7) as u8), address(number));
+            history.remember(names("eth0", b"\0one", (number % 7) as u8), address(number));
         }
-        memory.remember(who("", b"", 9), address(9999));
+        history.remember(names("", b"", 9), address(9999));
         let station = Mac([2, 0, 0, 0, 0, 1]);
-        assert!(memory.note_proxy_arp("eth0", station) && !memory.note_proxy_arp("eth0", station));
-        assert!(memory.note_plainness("eth0", Plainness::LikeNetavark, station));
+        assert!(
+            history.record_proxy_arp("eth0", station) && !history.record_proxy_arp("eth0", station)
+        );
+        assert!(history.record_plainness("eth0", Plainness::LikeNetavark, station));
         fs::write(
             &path,
             [fs::read(&path).unwrap(), b"\n0123 4567".to_vec()].concat(),
@@ -433,11 +439,11 @@ mod tests {
         assert!(fs::read_to_string(&path).unwrap().lines().count() <= 2001);
         let mut next = AddressHistory::new(&directory, "nv-proxy.known", "boot");
         assert_eq!(
-            next.recall(who("eth0", b"\0one", 1)),
+            next.recall(names("eth0", b"\0one", 1)),
             Some(address(4999 - (4999 % 7) + 1 - 7 * u32::from(4999 % 7 < 1)))
         );
         assert_eq!(
-            next.recall(who("eth0", b"\0new", 9)),
+            next.recall(names("eth0", b"\0new", 9)),
             Some(address(9999)),
             "from a network that is not known"
         );
@@ -446,11 +452,11 @@ mod tests {
             (next.proxy_arp("eth0"), next.plainness("eth0", station)),
             (vec![station], Plainness::LikeNetavark)
         );
-        // Written anew it has them as well.
-        next.forget(who("", b"", 9), address(9999));
+        // A rewritten file has them as well.
+        next.forget(names("", b"", 9), address(9999));
         let mut last = AddressHistory::new(&directory, "nv-proxy.known", "boot");
         assert_eq!(
-            (last.recall(who("", b"", 9)), last.entries().len()),
+            (last.recall(names("", b"", 9)), last.entries().len()),
             (None, 7)
         );
         assert_eq!(

@@ -1,8 +1,8 @@
-//! The directory of the daemon's files: locked for the life of the process, and believed only where
-//! no other user can write.
+//! The directory of the daemon's files: locked for the life of the process, and trusted only if no
+//! other user can write to it.
 //!
-//! Every file in it is opened without following links and is looked at by its descriptor. What is
-//! replaced is replaced by rename(2), which follows no link either. Nothing here blocks on a FIFO.
+//! Every file in it is opened without following links and checked by its descriptor. rename(2),
+//! which replaces files, follows no link either. A FIFO does not block.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{OsStr, OsString};
@@ -24,40 +24,39 @@ use crate::service::lock::{LockError, LockFile};
 
 use super::file;
 
-/// A predecessor that is just leaving has let go by then.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// A previous instance that is exiting has released the lock by then.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The most that is read of a file: a state file of this length has some thirty thousand leases.
-const LONGEST: u64 = 32 << 20;
+/// The most bytes that are read of a file: a state file of that length has some thirty thousand
+/// leases.
+const MAX_FILE_LEN: u64 = 32 << 20;
 
 /// The directory and the lock that keeps other instances out of it.
 #[derive(Debug)]
 pub(crate) struct StateDirectory {
     path: PathBuf,
-    /// A directory that stays where this one is removed.
+    /// A directory that remains if this one is removed.
     refuge: Option<PathBuf>,
     lock_name: OsString,
-    /// `None` where it cannot be locked. Opening the directory takes it again if the file was
-    /// removed.
+    /// `None` if it cannot be locked. Opening the directory locks it again if the file was removed.
     lock: RefCell<Option<LockFile>>,
-    told_of_distrust: Cell<bool>,
-    told_of_refuge: Cell<bool>,
+    has_logged_distrust: Cell<bool>,
+    has_logged_refuge: Cell<bool>,
 }
 
-/// The directory as it was found at one moment.
+/// The open directory.
 #[derive(Debug)]
 pub(crate) struct Directory {
     fd: OwnedFd,
     path: PathBuf,
-    /// The reason not to believe what is in it.
+    /// The reason not to trust its content.
     distrust: Option<String>,
 }
 
 impl StateDirectory {
-    /// Takes the lock file at `lock`, and makes the directory around it where there is none. Where
-    /// locking is impossible for a reason of the file system's, goes on without: the daemon serves,
-    /// as it does without a state file. `refuge` is a directory of the same file system that
-    /// outlives this one.
+    /// Locks the file at `lock`, and creates its directory if there is none. If the file system
+    /// cannot lock, the daemon runs without, as it does without a state file. `refuge` is a
+    /// directory of the same file system that outlives this one.
     pub(crate) fn lock(lock: &Path, refuge: Option<PathBuf>) -> Result<Rc<Self>, Locked> {
         let path = match lock.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -68,11 +67,11 @@ impl StateDirectory {
             refuge,
             lock_name: lock.file_name().unwrap_or_default().to_owned(),
             lock: RefCell::default(),
-            told_of_distrust: Cell::default(),
-            told_of_refuge: Cell::default(),
+            has_logged_distrust: Cell::default(),
+            has_logged_refuge: Cell::default(),
         };
-        let taken = match directory.open_or_make().map(drop) {
-            Ok(()) => LockFile::acquire(CWD, lock, LOCK_PATIENCE),
+        let taken = match directory.open_or_create().map(drop) {
+            Ok(()) => LockFile::acquire(CWD, lock, LOCK_TIMEOUT),
             Err(error) => Err(LockError::Io(error)),
         };
         match taken {
@@ -83,8 +82,8 @@ impl StateDirectory {
                     lock.display()
                 );
             }
-            // Where other users can write, one of them may have put it there to keep the daemon
-            // from starting.
+            // In a directory that other users can write to, one of them may have created the file
+            // to keep the daemon from starting.
             Err(LockError::Unfit(why)) if directory.distrust().is_some() => {
                 log::warn!(
                     "not using {}: {why}; a second instance is not detected",
@@ -101,38 +100,38 @@ impl StateDirectory {
         Ok(Rc::new(directory))
     }
 
-    /// The path of a file in it, for the log.
+    /// Returns the path of a file in it, for the log.
     pub(crate) fn path_of(&self, name: &OsStr) -> PathBuf {
         self.path.join(name)
     }
 
-    /// Returns the reason not to believe what is in the directory, if it can be opened and there is
-    /// one.
+    /// Returns the reason not to trust the content of the directory, if it can be opened and there
+    /// is a reason.
     pub(crate) fn distrust(&self) -> Option<String> {
         let reason = self.open().ok()?.distrust?;
         Some(format!("the directory {} {reason}", self.path.display()))
     }
 
-    /// Opens the directory. Makes it again, and takes the lock again, where either was removed
-    /// since. Where the sandbox forbids that, the refuge takes its place: a sandbox goes by the
-    /// directory itself, not by its path.
+    /// Opens the directory. If it or the lock file was removed, creates and locks it again. If the
+    /// sandbox forbids that, opens the refuge: Landlock's rules go by the directory, not by its
+    /// path.
     pub(crate) fn open(&self) -> io::Result<Directory> {
         let opened = self
-            .open_or_make()
-            .and_then(|(fd, made)| self.keep_lock(&fd, made).map(|()| fd));
+            .open_or_create()
+            .and_then(|(fd, created)| self.renew_lock(&fd, created).map(|()| fd));
         let fd = match opened {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 let Some(refuge) = self.refuge() else {
-                    return Err(self.cannot_make(error));
+                    return Err(self.creation_error(error));
                 };
-                self.tell_of_refuge(&error);
+                self.log_refuge(&error);
                 return Ok(refuge);
             }
             opened => opened?,
         };
         let directory = Directory::new(fd, &self.path)?;
         if let Some(why) = &directory.distrust
-            && !self.told_of_distrust.replace(true)
+            && !self.has_logged_distrust.replace(true)
         {
             log::warn!(
                 "the directory {} {why}; ignoring the files in it",
@@ -142,8 +141,7 @@ impl StateDirectory {
         Ok(directory)
     }
 
-    /// Reads a file as text, with U+FFFD for each byte that is none. A file that does not exist is
-    /// empty.
+    /// Reads a file as text, with U+FFFD for invalid UTF-8. A missing file is empty.
     pub(crate) fn read_text(&self, name: &OsStr) -> io::Result<String> {
         let mut bytes = Vec::new();
         match self.open()?.read(name) {
@@ -154,7 +152,7 @@ impl StateDirectory {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    fn cannot_make(&self, error: io::Error) -> io::Error {
+    fn creation_error(&self, error: io::Error) -> io::Error {
         if self.lock.borrow().is_none() {
             return error;
         }
@@ -164,7 +162,7 @@ impl StateDirectory {
         ))
     }
 
-    /// Opens the directory that outlives this one, if there is one.
+    /// Opens the directory that outlives this one, if any.
     pub(crate) fn refuge(&self) -> Option<Directory> {
         let refuge = self.refuge.as_ref()?;
         let opened = openat(
@@ -181,8 +179,8 @@ impl StateDirectory {
             .ok()
     }
 
-    fn tell_of_refuge(&self, error: &io::Error) {
-        if !self.told_of_refuge.replace(true) {
+    fn log_refuge(&self, error: &io::Error) {
+        if !self.has_logged_refuge.replace(true) {
             let refuge = self.refuge.as_deref().unwrap_or(Path::new("")).display();
             log::warn!(
                 "cannot use {}: {error}; keeping the leases in {refuge}",
@@ -191,10 +189,9 @@ impl StateDirectory {
         }
     }
 
-    /// Keeps a file of `directory` in the refuge as well, by a hard link. Where that is impossible,
-    /// it goes on without.
-    pub(crate) fn keep(&self, directory: &Directory, name: &OsStr) {
-        // Where others can write, one of them may have put another file in its place by now.
+    /// Links a file of `directory` into the refuge as well, if possible.
+    pub(crate) fn link_to_refuge(&self, directory: &Directory, name: &OsStr) {
+        // Another user with write access may have replaced the file by now.
         let is_safe =
             |refuge: &Directory| refuge.path != directory.path && directory.distrust.is_none();
         let Some(refuge) = self.refuge().filter(is_safe) else {
@@ -209,8 +206,8 @@ impl StateDirectory {
         }
     }
 
-    /// The second value says whether it was made.
-    fn open_or_make(&self) -> io::Result<(OwnedFd, bool)> {
+    /// Returns the directory and whether it was created.
+    fn open_or_create(&self) -> io::Result<(OwnedFd, bool)> {
         let open = || {
             openat(
                 CWD,
@@ -231,7 +228,7 @@ impl StateDirectory {
         }
     }
 
-    fn keep_lock(&self, fd: &OwnedFd, made: bool) -> io::Result<()> {
+    fn renew_lock(&self, fd: &OwnedFd, created: bool) -> io::Result<()> {
         let mut lock = self.lock.borrow_mut();
         let name = Path::new(&self.lock_name);
         if lock.as_ref().is_some_and(|lock| lock.is_at(fd, name)) {
@@ -240,7 +237,7 @@ impl StateDirectory {
         match (LockFile::acquire(fd, name, Duration::ZERO), lock.is_some()) {
             (Ok(taken), had_one) => {
                 if had_one {
-                    let what = if made { "directory" } else { "lock file in" };
+                    let what = if created { "directory" } else { "lock file in" };
                     log::warn!(
                         "the {what} {} was removed; making it again",
                         self.path.display()
@@ -249,7 +246,7 @@ impl StateDirectory {
                 *lock = Some(taken);
                 Ok(())
             }
-            // That it cannot be had has been told.
+            // Already logged.
             (Err(LockError::Io(_)), false) => Ok(()),
             (Err(LockError::Io(error)), true) => Err(error),
             (Err(why), _) => Err(io::Error::other(
@@ -273,12 +270,11 @@ impl Directory {
         })
     }
 
-    /// The path of a file in it, for the log.
     pub(crate) fn path_of(&self, name: &OsStr) -> PathBuf {
         self.path.join(name)
     }
 
-    /// Returns whether there is something of that name.
+    /// Returns whether `name` exists.
     pub(crate) fn has(&self, name: &OsStr) -> bool {
         !matches!(
             statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW),
@@ -286,28 +282,27 @@ impl Directory {
         )
     }
 
-    /// Opens a file to be read from its beginning. A file that another user may have written is an
-    /// error.
+    /// Opens a file for reading. A file that another user may have written is an error.
     pub(crate) fn read(&self, name: &OsStr) -> io::Result<Take<File>> {
         let file = file::open(&self.fd, name, OFlags::RDONLY)?;
         if let Some(why) = &self.distrust {
             return Err(io::Error::other(format!("its directory {why}")));
         }
         let metadata = file.metadata()?;
-        if metadata.len() > LONGEST {
+        if metadata.len() > MAX_FILE_LEN {
             return Err(io::Error::other("it is too long"));
         }
-        Ok(file.take(LONGEST))
+        Ok(file.take(MAX_FILE_LEN))
     }
 
-    /// Opens a file to be written at its end, and makes it where there is none. A file with a
-    /// second name is an error: a hard link needs no permission on what it leads to.
+    /// Opens a file for appending, and creates it if there is none. A file with a second name is an
+    /// error: a hard link can be made without permission to write to the file.
     pub(crate) fn append(&self, name: &OsStr) -> io::Result<File> {
         self.open_own(name, OFlags::WRONLY | OFlags::APPEND)
     }
 
-    /// The same for a file that is read and then written in place. In a directory that is not
-    /// believed, that is an error.
+    /// Opens a file for reading and for writing in place, like [`Directory::append`]. In a
+    /// directory that is not trusted, that is an error.
     pub(crate) fn update(&self, name: &OsStr) -> io::Result<File> {
         match &self.distrust {
             Some(why) => Err(io::Error::other(format!("its directory {why}"))),
@@ -323,8 +318,8 @@ impl Directory {
         Ok(file)
     }
 
-    /// Replaces a file by what `write` writes. A reader gets all of the old content or all of the
-    /// new; `durable`, a power cut leaves one of them as well.
+    /// Replaces a file with what `write` writes: a reader finds all of the old content or all of
+    /// the new. With `durable` that holds after a power cut, too.
     pub(crate) fn replace(
         &self,
         name: &OsStr,
@@ -334,18 +329,17 @@ impl Directory {
         file::replace(&self.fd, name, durable && !self.is_in_memory(), write)
     }
 
-    /// Returns whether the directory is on a tmpfs, as `/run` is: nothing in it survives a power
-    /// cut, flushed or not.
+    /// Returns whether the directory is on a tmpfs such as `/run`, where nothing survives a power
+    /// cut.
     fn is_in_memory(&self) -> bool {
         /// `TMPFS_MAGIC` (statfs(2)).
         const TMPFS: i128 = 0x0102_1994;
         fstatfs(&self.fd).is_ok_and(|statfs| i128::from(statfs.f_type) == TMPFS)
     }
 
-    /// Keeps a file under another name, which is returned. The old name goes on to exist where that
-    /// is possible.
+    /// Gives a file another name, which is returned. The old name remains if that is possible.
     pub(crate) fn move_aside(&self, name: &OsStr) -> io::Result<OsString> {
-        let aside = file::beside(name, ".unused");
+        let aside = file::with_suffix(name, ".unused");
         match unlinkat(&self.fd, &aside, AtFlags::empty()) {
             Err(Errno::NOENT) | Ok(()) => {}
             Err(_) => unlinkat(&self.fd, &aside, AtFlags::REMOVEDIR)?,
@@ -356,8 +350,7 @@ impl Directory {
     }
 }
 
-/// Directories with the sticky bit are safe: in them only the owner of a file renames or removes
-/// it.
+/// A directory with the sticky bit is safe: only its owner renames or removes a file in it.
 fn distrust_of_directory(stat: &Stat) -> Option<String> {
     const STICKY: u32 = 0o1000;
     let (mode, uid) = (stat.st_mode & 0o7777, stat.st_uid);

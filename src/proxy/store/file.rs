@@ -1,7 +1,5 @@
-//! Files that are looked at by their descriptor before they are believed, and that are replaced as
-//! a whole.
-//!
-//! Nothing here follows a link or blocks on a FIFO.
+//! Files that are checked by their descriptor before use, and replaced as a whole. Symbolic links
+//! are not followed, and a FIFO does not block.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -19,11 +17,12 @@ const FLAGS: OFlags = OFlags::CLOEXEC
     .union(OFlags::NOCTTY);
 const PRIVATE: Mode = Mode::from_raw_mode(0o600);
 
-/// Opens a regular file below `directory`, for this `access` and with these flags beside.
+/// Opens a regular file below `directory` for `access`.
 ///
 /// # Errors
 ///
-/// It is no regular file, or a user other than root and this process's may have written it.
+/// The file is not a regular file, or a user other than root and the process's own may have written
+/// it.
 pub(crate) fn open(directory: impl AsFd, path: impl Arg, access: OFlags) -> io::Result<File> {
     let opened = openat(directory, path, FLAGS | access, PRIVATE);
     let file = opened.map_err(|error| match error {
@@ -36,17 +35,17 @@ pub(crate) fn open(directory: impl AsFd, path: impl Arg, access: OFlags) -> io::
     }
 }
 
-/// Puts a new file in the place of another one, or of none (rename(2)): a reader finds the old one
-/// or the new one, and a crash leaves one of them. A `durable` one survives a power cut.
+/// Creates or replaces a file by rename(2): a reader finds the old file or the new one, and so does
+/// the next process after a crash. With `durable` that holds after a power cut, too.
 pub(super) fn replace(
     directory: impl AsFd,
     name: &OsStr,
     durable: bool,
     write: impl FnOnce(&File) -> io::Result<()>,
 ) -> io::Result<()> {
-    // Always the same name, so that a crash leaves at most one behind, and the next write takes it
-    // over.
-    let temporary = beside(name, ".new");
+    // Always the same name, so that a crash leaves at most one behind, which the next write
+    // replaces.
+    let temporary = with_suffix(name, ".new");
     let remove = || unlinkat(&directory, &temporary, AtFlags::empty());
     let replace = || {
         let new = FLAGS | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
@@ -64,12 +63,12 @@ pub(super) fn replace(
     };
     let _ = remove();
     replace().inspect_err(|_| {
-        // Half a file is of no use, least of all on a full disk.
+        // Half a file is useless, and takes space on a full disk.
         let _ = remove();
     })
 }
 
-/// Returns the reason not to believe what is in a file.
+/// Returns why the content of a file is not trusted; `None` if it is.
 fn distrust(stat: &Stat) -> Option<String> {
     let (mode, uid) = (stat.st_mode & 0o7777, stat.st_uid);
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
@@ -81,14 +80,14 @@ fn distrust(stat: &Stat) -> Option<String> {
     (mode & 0o022 != 0).then(|| format!("it may be written by others (mode {mode:04o})"))
 }
 
-/// Returns whether this process believes what a user writes. Root may do as it likes anyway.
+/// Returns whether files of a user are trusted: root may do anything anyway.
 pub(super) fn is_trusted(uid: u32) -> bool {
     uid == 0 || uid == geteuid().as_raw()
 }
 
-/// Returns a name beside another one.
-pub(super) fn beside(name: &OsStr, suffix: &str) -> OsString {
-    let mut beside = name.to_owned();
-    beside.push(suffix);
-    beside
+/// Returns `name` with `suffix` appended.
+pub(super) fn with_suffix(name: &OsStr, suffix: &str) -> OsString {
+    let mut with_suffix = name.to_owned();
+    with_suffix.push(suffix);
+    with_suffix
 }

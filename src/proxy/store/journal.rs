@@ -1,10 +1,9 @@
-//! The journal of work: which lease the process died of, and how often, so that no lease can keep
-//! all others from theirs.
+//! The journal: identifies the lease at which the process died, and counts such deaths, so that one
+//! lease cannot keep the daemon from serving the others.
 //!
-//! One thread does all the work, a step at a time. Before each step for a lease the file says which
-//! one it is for, and after it that it is for none: a process that is killed for a step that
-//! crashes or hangs leaves the culprit's name behind, and no other one's. Nothing is synced, for a
-//! file outlives the process without that; it need not survive a power cut.
+//! One thread does all the work, one step at a time. Before each step the file names the lease, and
+//! after the step none: a step that crashes or hangs leaves the name of its lease in the file.
+//! Nothing is synced: a file outlives its process without that, and need not survive a power cut.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -26,22 +25,21 @@ use crate::proxy::key::LeaseKey;
 use crate::proxy::store::directory::StateDirectory;
 use crate::proxy::store::trust::Trust;
 
-/// How long the second try after a death is put off, where the lease lasts long enough.
-const LATER: Duration = Duration::from_secs(300);
+/// The delay before a lease is tried again after its second death, if it lasts long enough.
+const SECOND_RETRY_DELAY: Duration = Duration::from_secs(300);
 
-/// Leases whose deaths are counted.
-const LEASES: usize = 1000;
+/// The most leases with a death count.
+const MAX_LEASES: usize = 1000;
 
-/// The longest file that can be one of ours.
-const LONGEST: u64 = 64 * 1024;
+/// The most bytes that are read of the file.
+const MAX_FILE_LEN: u64 = 64 * 1024;
 
-/// Identifies a lease in the file: a hash of its key, which has no place for a name that a
-/// container chose.
+/// A lease in the file: a hash of its key, so that no text chosen by a container is in there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Mark(u64);
+struct LeaseHash(u64);
 
-impl Mark {
-    /// Stands for no lease.
+impl LeaseHash {
+    /// No lease.
     const NONE: Self = Self(0);
 
     fn of(key: &LeaseKey) -> Self {
@@ -59,26 +57,26 @@ impl Mark {
     }
 }
 
-/// How often the process died of each lease, of those for which no work has come to its end since.
+/// Deaths by lease, since work for the lease last ended.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Deaths(BTreeMap<Mark, u32>);
+struct Deaths(BTreeMap<LeaseHash, u32>);
 
 impl Deaths {
-    /// Reads a file: the lease that was worked on when it was last written, and the counts before
-    /// that. Lines that make no sense are passed over.
-    fn parse(text: &str) -> (Option<Mark>, Self) {
+    /// Parses a file: the lease in work when it was last written, and the counts before that.
+    /// Malformed lines are skipped.
+    fn parse(text: &str) -> (Option<LeaseHash>, Self) {
         let mut lines = text.lines();
-        let mark = |text: &str| {
+        let parse_hash = |text: &str| {
             u64::from_str_radix(text, 16)
                 .ok()
-                .map(Mark)
-                .filter(|mark| *mark != Mark::NONE)
+                .map(LeaseHash)
+                .filter(|hash| *hash != LeaseHash::NONE)
         };
-        let current = lines.next().and_then(mark);
+        let current = lines.next().and_then(parse_hash);
         let mut deaths = Self::default();
         for (lease, count) in lines.filter_map(|line| line.split_once(' ')) {
-            if let (Some(lease), Ok(count)) = (mark(lease), count.parse())
-                && deaths.0.len() < LEASES
+            if let (Some(lease), Ok(count)) = (parse_hash(lease), count.parse())
+                && deaths.0.len() < MAX_LEASES
             {
                 deaths.0.entry(lease).or_insert(count);
             }
@@ -86,58 +84,59 @@ impl Deaths {
         (current, deaths)
     }
 
-    /// Writes a file that says that no lease is worked on.
+    /// Returns the text of a file with no lease in work.
     fn text(&self) -> String {
-        let mut text = Mark::NONE.line();
-        for (Mark(lease), count) in &self.0 {
+        let mut text = LeaseHash::NONE.line();
+        for (LeaseHash(lease), count) in &self.0 {
             writeln!(text, "{lease:016x} {count}").expect("a String takes everything");
         }
         text
     }
 
-    /// Counts a death at work on a lease.
-    fn count(&mut self, lease: Mark) {
+    /// Adds a death at work for a lease.
+    fn count(&mut self, lease: LeaseHash) {
         let count = self.0.entry(lease).or_default();
         *count = count.saturating_add(1);
     }
 
-    fn of(&self, lease: Mark) -> u32 {
+    fn of(&self, lease: LeaseHash) -> u32 {
         self.0.get(&lease).copied().unwrap_or(0)
     }
 
-    /// Forgets the deaths of a lease whose work has come to its end. Returns whether there were
-    /// any.
-    fn acquit(&mut self, lease: Mark) -> bool {
+    /// Clears the deaths of a lease. Returns whether there were any.
+    fn clear(&mut self, lease: LeaseHash) -> bool {
         self.0.remove(&lease).is_some()
     }
 }
 
-/// How long the next try is put off after this many deaths, for a lease that lasts that much longer
-/// if it does not last for ever: the wait alone is not to lose it.
-fn put_off(deaths: u32, rest: Option<Duration>) -> Duration {
+/// Returns the delay before a lease is tried again. `remaining` is how long it lasts, `None` for
+/// ever: the delay alone must not cost the lease.
+fn retry_delay(deaths: u32, remaining: Option<Duration>) -> Duration {
     match deaths {
         0 | 1 => Duration::ZERO,
-        _ => rest.map_or(LATER, |rest| LATER.min(rest / 4)),
+        _ => remaining.map_or(SECOND_RETRY_DELAY, |remaining| {
+            SECOND_RETRY_DELAY.min(remaining / 4)
+        }),
     }
 }
 
-/// The file, and what is known from it.
+/// The file, and the counts in it.
 #[derive(Debug)]
 pub(crate) struct Journal {
     directory: Rc<StateDirectory>,
     name: OsString,
     file: RefCell<Option<File>>,
     deaths: RefCell<Deaths>,
-    /// The lease of which the process before this one died.
-    culprit: Cell<Option<Mark>>,
-    /// The lease that is worked on.
-    current: Cell<Mark>,
-    /// That the file cannot be written has been told.
-    told: Cell<bool>,
+    /// The lease at which the previous process died.
+    previous_death: Cell<Option<LeaseHash>>,
+    /// The lease in work.
+    current: Cell<LeaseHash>,
+    /// Set once a write error has been logged.
+    warned: Cell<bool>,
 }
 
 impl Journal {
-    /// A journal that is to be kept in the file of that name in `directory`.
+    /// Returns a journal in the file `name` of `directory`, not opened yet.
     pub(crate) fn new(directory: &Rc<StateDirectory>, name: impl Into<OsString>) -> Rc<Self> {
         let (file, deaths) = (RefCell::default(), RefCell::default());
         Rc::new(Self {
@@ -145,13 +144,13 @@ impl Journal {
             name: name.into(),
             file,
             deaths,
-            culprit: Cell::new(None),
-            current: Cell::new(Mark::NONE),
-            told: Cell::default(),
+            previous_death: Cell::new(None),
+            current: Cell::new(LeaseHash::NONE),
+            warned: Cell::default(),
         })
     }
 
-    /// Opens the file, and takes in what it says of the process before this one.
+    /// Opens the file and reads what the previous process left in it.
     pub(crate) fn open(&self) {
         if let Err(error) = self.try_open() {
             log::warn!(
@@ -164,38 +163,38 @@ impl Journal {
     fn try_open(&self) -> io::Result<()> {
         let file = self.directory.open()?.update(&self.name)?;
         let mut text = Vec::new();
-        (&file).take(LONGEST).read_to_end(&mut text)?;
-        let (culprit, mut deaths) = Deaths::parse(&String::from_utf8_lossy(&text));
-        culprit.iter().for_each(|culprit| deaths.count(*culprit));
-        self.culprit.set(culprit);
+        (&file).take(MAX_FILE_LEN).read_to_end(&mut text)?;
+        let (previous_death, mut deaths) = Deaths::parse(&String::from_utf8_lossy(&text));
+        previous_death.iter().for_each(|lease| deaths.count(*lease));
+        self.previous_death.set(previous_death);
         let is_new = deaths.text().as_bytes() != text;
         self.deaths.replace(deaths);
         self.file.replace(Some(file));
         if is_new { self.write() } else { Ok(()) }
     }
 
-    /// Makes the file again where it was removed, as with its directory.
-    pub(crate) fn keep_file(&self) {
+    /// Creates the file again if it was removed, for example with its directory.
+    pub(crate) fn recreate_file(&self) {
         let is_gone = |file: &File| file.metadata().is_ok_and(|metadata| metadata.nlink() == 0);
         if self.file.borrow().as_ref().is_some_and(is_gone) {
             let opened = self
                 .directory
                 .open()
                 .and_then(|directory| directory.update(&self.name));
-            self.tell(opened.and_then(|file| {
+            self.log_error(opened.and_then(|file| {
                 self.file.replace(Some(file));
                 self.write()
             }));
         }
     }
 
-    /// Keeps the counts of `leases` alone: others cannot be worked on any more.
-    pub(crate) fn keep<'a>(&self, leases: impl IntoIterator<Item = &'a LeaseKey>) {
+    /// Drops the counts of leases that do not exist any more: of all but `leases`.
+    pub(crate) fn retain<'a>(&self, leases: impl IntoIterator<Item = &'a LeaseKey>) {
         if self.deaths.borrow().0.is_empty() {
             return;
         }
         let mut kept = BTreeMap::new();
-        for lease in leases.into_iter().map(Mark::of) {
+        for lease in leases.into_iter().map(LeaseHash::of) {
             kept.extend(
                 self.deaths
                     .borrow()
@@ -205,61 +204,67 @@ impl Journal {
             );
         }
         if self.deaths.replace(Deaths(kept)) != *self.deaths.borrow() {
-            self.tell(self.write());
+            self.log_error(self.write());
         }
     }
 
-    /// How far a lease can be trusted.
+    /// Returns how far a lease is trusted.
     pub(crate) fn trust(&self, lease: &LeaseKey) -> Trust {
         Trust::after(self.deaths(lease))
     }
 
-    /// How often the process died of a lease.
+    /// Returns the number of deaths at a lease.
     pub(crate) fn deaths(&self, lease: &LeaseKey) -> u32 {
         let deaths = self.deaths.borrow();
-        // Nearly always.
+        // The usual case.
         if deaths.0.is_empty() {
             0
         } else {
-            deaths.of(Mark::of(lease))
+            deaths.of(LeaseHash::of(lease))
         }
     }
 
-    /// Returns whether the process before this one died of the lease, and then how long its next
-    /// try is put off; `rest` is how long the lease lasts if nothing is done.
-    pub(crate) fn put_off(&self, lease: &LeaseKey, rest: Option<Duration>) -> Option<Duration> {
-        let is_culprit = self
-            .culprit
+    /// Returns the delay before the next try of a lease at which the previous process died; `None`
+    /// for any other lease. `remaining` is how long the lease lasts without a renewal.
+    pub(crate) fn retry_delay(
+        &self,
+        lease: &LeaseKey,
+        remaining: Option<Duration>,
+    ) -> Option<Duration> {
+        let is_previous_death = self
+            .previous_death
             .get()
-            .is_some_and(|culprit| culprit == Mark::of(lease));
-        is_culprit.then(|| put_off(self.deaths(lease), rest))
+            .is_some_and(|previous_death| previous_death == LeaseHash::of(lease));
+        is_previous_death.then(|| retry_delay(self.deaths(lease), remaining))
     }
 
-    /// Forgets the deaths of a lease whose work has come to its end, whatever that is.
-    pub(crate) fn acquit(&self, lease: &LeaseKey) {
-        if !self.deaths.borrow().0.is_empty() && self.deaths.borrow_mut().acquit(Mark::of(lease)) {
-            self.tell(self.write());
+    /// Clears the deaths of a lease after its work has ended, successful or not.
+    pub(crate) fn clear_deaths(&self, lease: &LeaseKey) {
+        if !self.deaths.borrow().0.is_empty()
+            && self.deaths.borrow_mut().clear(LeaseHash::of(lease))
+        {
+            self.log_error(self.write());
         }
     }
 
-    /// Counts deaths that did not happen.
+    /// Adds deaths that did not happen.
     #[cfg(test)]
     pub(crate) fn count(&self, lease: &LeaseKey, deaths: u32) {
-        (0..deaths).for_each(|_| self.deaths.borrow_mut().count(Mark::of(lease)));
+        (0..deaths).for_each(|_| self.deaths.borrow_mut().count(LeaseHash::of(lease)));
     }
 
-    /// Forgets all: the process ends because it was asked to.
+    /// Clears all counts, when the process ends on request.
     pub(crate) fn clear(&self) {
         self.deaths.take();
-        self.tell(self.write());
+        self.log_error(self.write());
     }
 
-    /// Says that `lease` is worked on, until the guard is dropped.
-    pub(crate) fn enter(&self, lease: &LeaseKey) -> JournalStep<'_> {
-        self.step(Mark::of(lease))
+    /// Records `lease` as in work until the guard is dropped.
+    pub(crate) fn begin_step(&self, lease: &LeaseKey) -> JournalStep<'_> {
+        self.step(LeaseHash::of(lease))
     }
 
-    fn step(&self, lease: Mark) -> JournalStep<'_> {
+    fn step(&self, lease: LeaseHash) -> JournalStep<'_> {
         let before = self.current.get();
         self.set_current(lease);
         JournalStep {
@@ -268,11 +273,11 @@ impl Journal {
         }
     }
 
-    fn set_current(&self, lease: Mark) {
+    fn set_current(&self, lease: LeaseHash) {
         if self.current.replace(lease) != lease
             && let Some(file) = &*self.file.borrow()
         {
-            self.tell(file.write_all_at(lease.line().as_bytes(), 0));
+            self.log_error(file.write_all_at(lease.line().as_bytes(), 0));
         }
     }
 
@@ -281,14 +286,14 @@ impl Journal {
         let file = self.file.borrow();
         let Some(file) = &*file else { return Ok(()) };
         let mut text = self.deaths.borrow().text();
-        text.replace_range(..Mark::NONE.line().len(), &self.current.get().line());
+        text.replace_range(..LeaseHash::NONE.line().len(), &self.current.get().line());
         file.write_all_at(text.as_bytes(), 0)?;
         file.set_len(text.len() as u64)
     }
 
-    fn tell(&self, written: io::Result<()>) {
+    fn log_error(&self, written: io::Result<()>) {
         if let Err(error) = written
-            && !self.told.replace(true)
+            && !self.warned.replace(true)
         {
             log::warn!(
                 "cannot write {}: {error}; a lease that crashes the daemon is not recognized",
@@ -297,11 +302,11 @@ impl Journal {
         }
     }
 
-    /// Does `work` for a lease, each step of it noted in the file, its end by a drop as well.
+    /// Returns a future of `work` that records `lease` as in work during each poll and the drop.
     pub(crate) fn watch<F: Future>(self: &Rc<Self>, lease: &LeaseKey, work: F) -> Work<F> {
         Work {
             journal: Rc::clone(self),
-            lease: Mark::of(lease),
+            lease: LeaseHash::of(lease),
             work: Some(Box::pin(work)),
         }
     }
@@ -311,7 +316,7 @@ impl Journal {
 #[must_use = "dropped at once, it is over at once"]
 pub(crate) struct JournalStep<'a> {
     journal: &'a Journal,
-    before: Mark,
+    before: LeaseHash,
 }
 
 impl Drop for JournalStep<'_> {
@@ -323,8 +328,8 @@ impl Drop for JournalStep<'_> {
 /// The future of [`Journal::watch`].
 pub(crate) struct Work<F> {
     journal: Rc<Journal>,
-    lease: Mark,
-    /// `None` only while it is dropped.
+    lease: LeaseHash,
+    /// `None` only during the drop.
     work: Option<Pin<Box<F>>>,
 }
 

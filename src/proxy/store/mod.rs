@@ -1,4 +1,4 @@
-//! What outlives the process: leases, addresses that containers had, facts about networks, and the work under way.
+//! Persistent state: leases, former addresses, facts about networks, the journal of work.
 
 pub(crate) mod address_history;
 pub(crate) mod directory;

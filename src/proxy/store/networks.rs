@@ -1,9 +1,9 @@
-//! The networks of the host as earlier acquisitions found them, on which the time for the next one
-//! depends.
+//! The host's networks as earlier acquisitions found them: the time that the next acquisition gets
+//! depends on it.
 //!
-//! It is a small file, because the process sleeps between calls: a line for each parent interface,
-//! and the boot before them. Losing it costs a caller some seconds, so a file that cannot be read
-//! or written is no more than a line in the log.
+//! They are in a small file, because the process exits between calls: the boot id, and a line for
+//! each parent interface. Losing it costs a caller some seconds, so a file that cannot be read or
+//! written is only logged.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,35 +18,34 @@ use crate::proxy::acquire_timeout::Circumstances;
 use crate::proxy::container::parent::Carrier;
 use crate::proxy::store::directory::StateDirectory;
 
-/// Parents that are remembered; beyond that the one that was used longest ago is forgotten.
-const NETWORKS: usize = 64;
-/// An answer is written down again after this time. It counts for longer.
-const ANSWER_STEP: Duration = Duration::from_secs(30);
+/// The most parents; beyond that, the least recently used is dropped.
+const MAX_NETWORKS: usize = 64;
+/// The shortest time between two writes for answers, which count for longer than that.
+const ANSWER_WRITE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The memory of networks.
+/// The known networks.
 #[derive(Debug)]
 pub(crate) struct Networks {
     directory: Rc<StateDirectory>,
     name: OsString,
     boot_id: String,
-    /// By the name of the parent; `None` before the file was read.
+    /// By the name of the parent; `None` before the file is read.
     known: Option<BTreeMap<String, Network>>,
-    told: bool,
+    warned: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Network {
     used: Duration,
     carrier: Carrier,
-    /// Moments as times since the boot.
+    /// Times since boot.
     carrier_at: Option<Duration>,
     server_at: Option<Duration>,
     unanswered_at: Option<Duration>,
 }
 
 impl Networks {
-    /// A memory that is kept in the file of that name in `directory`, of use during the boot
-    /// `boot_id`.
+    /// Returns the networks in the file `name` of `directory`, valid in the boot `boot_id`.
     pub(crate) fn new(
         directory: &Rc<StateDirectory>,
         name: impl Into<OsString>,
@@ -58,11 +57,11 @@ impl Networks {
             name,
             boot_id,
             known: None,
-            told: false,
+            warned: false,
         }
     }
 
-    /// Returns what is known of the network of `parent`, whose carrier is looked at now.
+    /// Returns what is known of the network of `parent`, and updates its carrier.
     pub(crate) fn circumstances(
         &mut self,
         parent: &str,
@@ -75,7 +74,7 @@ impl Networks {
         if let Some(carrier) = carrier
             && carrier != network.carrier
         {
-            // At the first look nothing is known of its age.
+            // The first observation says nothing of the carrier's age.
             network.carrier_at = (network.carrier != Carrier::default()).then_some(now);
             network.carrier = carrier;
         }
@@ -93,13 +92,13 @@ impl Networks {
         circumstances
     }
 
-    /// Notes that a server of the network of `parent` was heard.
-    pub(crate) fn note_answer(&mut self, parent: &str, now: Instant) {
+    /// Records an answer of a server on the network of `parent`.
+    pub(crate) fn record_answer(&mut self, parent: &str, now: Instant) {
         let now = now.since_boot();
         let network = self.network(parent);
         if network
             .server_at
-            .is_none_or(|at| now.saturating_sub(at) >= ANSWER_STEP)
+            .is_none_or(|at| now.saturating_sub(at) >= ANSWER_WRITE_INTERVAL)
             || network.unanswered_at.is_some()
         {
             self.set(
@@ -114,8 +113,8 @@ impl Networks {
         }
     }
 
-    /// Notes the end of an acquisition on `parent` that no server answered.
-    pub(crate) fn note_unanswered(&mut self, parent: &str, now: Instant) {
+    /// Records the end of an acquisition on `parent` without an answer.
+    pub(crate) fn record_unanswered(&mut self, parent: &str, now: Instant) {
         let now = now.since_boot();
         let network = Network {
             unanswered_at: Some(now),
@@ -137,7 +136,7 @@ impl Networks {
                 ..network
             },
         );
-        if known.len() > NETWORKS {
+        if known.len() > MAX_NETWORKS {
             let oldest = known
                 .iter()
                 .min_by_key(|(_, network)| network.used)
@@ -145,7 +144,7 @@ impl Networks {
             oldest.map(|oldest| known.remove(&oldest));
         }
         if let Err(error) = self.write()
-            && !std::mem::replace(&mut self.told, true)
+            && !std::mem::replace(&mut self.warned, true)
         {
             let path = self.directory.path_of(&self.name);
             log::warn!(
@@ -190,21 +189,21 @@ impl Networks {
     }
 }
 
-/// Reads the file. Times of another boot say nothing, and lines that make no sense are left out.
+/// Parses the file. Times of another boot are ignored, and malformed lines are skipped.
 fn parse(text: &str, boot_id: &str) -> BTreeMap<String, Network> {
     let mut lines = text.lines();
     if boot_id.is_empty() || lines.next() != Some(boot_id) {
         return BTreeMap::new();
     }
     let entry = |line: &str| {
-        // A parent that is not known has an empty name; no name has a space in it.
+        // An unknown parent has an empty name; no name contains a space.
         let (parent, rest) = line.split_once(' ')?;
         Some((parent.to_owned(), Network::parse(rest)?))
     };
-    lines.filter_map(entry).take(NETWORKS).collect()
+    lines.filter_map(entry).take(MAX_NETWORKS).collect()
 }
 
-/// Milliseconds since the boot, `-` for no moment.
+/// Milliseconds since boot, `-` for none.
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -270,8 +269,8 @@ mod tests {
         Some(Carrier { index, ups })
     }
 
-    /// Returns what is known of eth0: the ages of its carrier, of an answer and of an acquisition
-    /// in vain, in seconds.
+    /// Returns the ages in seconds of eth0's carrier, of an answer, and of an unanswered
+    /// acquisition.
     fn known(networks: &mut Networks, carrier: Option<Carrier>, now: u64) -> [Option<u64>; 3] {
         let known = networks.circumstances("eth0", carrier, at(now));
         [known.carrier, known.server, known.unanswered].map(|age| age.map(|age| age.as_secs()))
@@ -286,7 +285,7 @@ mod tests {
             [None; 3],
             "nothing is known of the first carrier's age"
         );
-        next().note_unanswered("eth0", at(110));
+        next().record_unanswered("eth0", at(110));
         assert_eq!(
             known(&mut next(), carrier(2, 1), 120),
             [None, None, Some(10)]
@@ -299,7 +298,7 @@ mod tests {
             known(&mut next(), carrier(2, 2), 135),
             [Some(5), None, Some(25)]
         );
-        next().note_answer("eth0", at(140));
+        next().record_answer("eth0", at(140));
         assert_eq!(
             known(&mut next(), carrier(3, 2), 150),
             [Some(0), Some(10), None],
@@ -317,8 +316,8 @@ mod tests {
     fn another_boot_and_nonsense_say_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let mut networks = open(folder.path());
-        networks.note_unanswered("eth0", at(10));
-        networks.note_unanswered("", at(11));
+        networks.record_unanswered("eth0", at(10));
+        networks.record_unanswered("", at(11));
         let path = folder.path().join("networks");
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(
@@ -344,17 +343,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut networks = open(folder.path());
         let path = folder.path().join("networks");
-        networks.note_answer("eth0", at(100));
+        networks.record_answer("eth0", at(100));
         let text = fs::read_to_string(&path).unwrap();
-        networks.note_answer("eth0", at(129));
+        networks.record_answer("eth0", at(129));
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
-        networks.note_answer("eth0", at(130));
+        networks.record_answer("eth0", at(130));
         assert_ne!(fs::read_to_string(&path).unwrap(), text);
         for number in 0..200 {
-            networks.note_unanswered(&format!("eth{number}"), at(200 + number));
+            networks.record_unanswered(&format!("eth{number}"), at(200 + number));
         }
         let text = fs::read_to_string(&path).unwrap();
-        assert_eq!(text.lines().count(), 1 + NETWORKS);
+        assert_eq!(text.lines().count(), 1 + MAX_NETWORKS);
         assert!(
             text.contains("eth199 ") && text.contains("eth136 ") && !text.contains("eth135 "),
             "{text}"
@@ -365,7 +364,7 @@ mod tests {
     fn without_a_file_the_process_remembers() {
         let directory = StateDirectory::lock(Path::new("/dev/null/lock"), None).unwrap();
         let mut networks = Networks::new(&directory, "networks", BOOT);
-        networks.note_unanswered("eth0", at(10));
+        networks.record_unanswered("eth0", at(10));
         assert_eq!(
             known(&mut networks, carrier(2, 1), 20),
             [None, None, Some(10)]

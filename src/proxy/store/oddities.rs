@@ -1,5 +1,5 @@
-//! Facts about the networks of the host that a server or a station taught us: proxy ARP, and how
-//! plain a DISCOVER has to be.
+//! Oddities of the host's networks, learned from servers and stations: proxy ARP, and how plain a
+//! DISCOVER has to be.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,36 +9,36 @@ use crate::time::Instant;
 
 use crate::mac::Mac;
 
-/// Networks that are known at most, and stations of each.
-const NETWORKS: usize = 64;
-const STATIONS: usize = 8;
-/// Containers of each network whose findings are kept.
-const FINDINGS: usize = 8;
-/// How long a plainness is used. Lost frames look like a server that does not answer, so it has to
-/// be found out again now and then whether the server is like that.
-const VALID: Duration = Duration::from_secs(24 * 3600);
+/// The most networks, and the most stations of each.
+const MAX_NETWORKS: usize = 64;
+const MAX_STATIONS: usize = 8;
+/// The most containers of a network with a finding.
+const MAX_FINDINGS: usize = 8;
+/// The life of a finding. Lost frames look like a server that does not answer, so it has to be
+/// verified now and then.
+const FINDING_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
-/// The networks, by the interface of the host that leads to them.
+/// The networks, by the host's interface.
 #[derive(Debug)]
 pub(crate) struct Oddities {
-    /// A time since the boot means nothing in another one.
+    /// A time since boot is valid in that boot only.
     boot_id: String,
     networks: BTreeMap<String, OddNetwork>,
-    /// Changes so far, to know the network that was used longest ago.
+    /// Counts changes, to find the least recently changed network.
     changes: u64,
 }
 
 #[derive(Debug, Default)]
 struct OddNetwork {
-    /// Stations that answer ARP for every address, in this boot: they may be other ones after the
+    /// Stations that answer ARP for every address, in this boot only: they may be replaced by the
     /// next.
     proxy_arp: Vec<Mac>,
-    /// The findings about its servers, the oldest first.
+    /// The oldest first.
     findings: Vec<Finding>,
     changed: u64,
 }
 
-/// How plain a DISCOVER had to be to be answered.
+/// The plainness of the DISCOVER that was answered.
 #[derive(Clone, Copy, Debug)]
 struct Finding {
     by: Mac,
@@ -48,7 +48,7 @@ struct Finding {
 
 impl Finding {
     fn is_valid(&self, now: Instant) -> bool {
-        self.since <= now && now - self.since < VALID
+        self.since <= now && now - self.since < FINDING_LIFETIME
     }
 
     fn line(&self, network: &str, boot_id: &str) -> String {
@@ -61,7 +61,7 @@ impl Finding {
 }
 
 impl Oddities {
-    /// Knows nothing yet, in the boot `boot_id`.
+    /// Returns an empty set for the boot `boot_id`.
     pub(crate) fn new(boot_id: &str) -> Self {
         Self {
             boot_id: boot_id.to_owned(),
@@ -80,9 +80,9 @@ impl Oddities {
 
     /// Returns how plain the first DISCOVER of the container with the MAC `of` has to be.
     ///
-    /// The container's own finding counts, else the second plainest of the others': a single
-    /// container may drop its own messages, or lose frames, and must not cost the others their
-    /// client identifiers and host names.
+    /// Its own finding counts, else the second plainest of the others': a single container may drop
+    /// its own messages or lose frames, and must not cost the others their client identifiers and
+    /// host names.
     pub(crate) fn plainness(&self, network: &str, of: Mac, now: Instant) -> Plainness {
         let findings = self
             .networks
@@ -98,15 +98,15 @@ impl Oddities {
         found.get(1).copied().unwrap_or_default()
     }
 
-    /// Notes a station that answers ARP for every address. Returns the line to be kept, if it is
-    /// news.
-    pub(crate) fn note_proxy_arp(&mut self, network: &str, station: Mac) -> Option<String> {
+    /// Records a station that answers ARP for every address. Returns the line to store if it is
+    /// new.
+    pub(crate) fn add_proxy_arp(&mut self, network: &str, station: Mac) -> Option<String> {
         let line = self.station_line(network, station);
         let known = &mut self.network(network)?.proxy_arp;
         if known.contains(&station) {
             return None;
         }
-        if known.len() >= STATIONS {
+        if known.len() >= MAX_STATIONS {
             known.remove(0);
         }
         known.push(station);
@@ -117,9 +117,9 @@ impl Oddities {
         format!("\n{PROXY_ARP} {network} {station} {}", self.boot_id)
     }
 
-    /// Notes how plain the message was that a server has answered to the container with the MAC
-    /// `by`. Returns the line to be kept, if it is news.
-    pub(crate) fn note_plainness(
+    /// Records how plain the message was that a server answered, of the container with the MAC
+    /// `by`. Returns the line to store if that is new.
+    pub(crate) fn add_plainness(
         &mut self,
         network: &str,
         plainness: Plainness,
@@ -138,7 +138,7 @@ impl Oddities {
         Some(finding.line(network, &self.boot_id))
     }
 
-    /// Reads a line, if it is one of these.
+    /// Parses a line; lines of other kinds are ignored.
     pub(crate) fn read(&mut self, line: &str) {
         let mut words = line.split(' ');
         let (Some(kind), Some(name), Some(value)) = (words.next(), words.next(), words.next())
@@ -149,7 +149,7 @@ impl Oddities {
             PROXY_ARP => {
                 let is_of_this_boot = words.next() == Some(&*self.boot_id);
                 let station = Mac::parse(value).ok().filter(|_| is_of_this_boot);
-                station.and_then(|station| self.note_proxy_arp(name, station));
+                station.and_then(|station| self.add_proxy_arp(name, station));
             }
             PLAINNESS => {
                 let plainness = Plainness::ALL
@@ -176,7 +176,7 @@ impl Oddities {
         }
     }
 
-    /// Returns all lines.
+    /// Returns the lines to store.
     pub(crate) fn lines(&self) -> impl Iterator<Item = String> {
         self.networks.iter().flat_map(
             move |(
@@ -199,13 +199,13 @@ impl Oddities {
         )
     }
 
-    /// Returns the entry of a network, in the place of the one that was changed longest ago where
-    /// there are too many. A name that would not fit into a line has none.
+    /// Returns the entry of a network, which replaces the least recently changed one if there are
+    /// too many; `None` for a name that does not fit into a line.
     fn network(&mut self, name: &str) -> Option<&mut OddNetwork> {
         if name.is_empty() || name.contains(char::is_whitespace) {
             return None;
         }
-        if self.networks.len() >= NETWORKS && !self.networks.contains_key(name) {
+        if self.networks.len() >= MAX_NETWORKS && !self.networks.contains_key(name) {
             let oldest = self
                 .networks
                 .iter()
@@ -224,10 +224,10 @@ const PROXY_ARP: &str = "proxy-arp";
 const PLAINNESS: &str = "plainness";
 
 impl OddNetwork {
-    /// Adds a finding in the place of the container's older one.
+    /// Adds a finding, which replaces an older one of the same container.
     fn add(&mut self, finding: Finding) {
         self.findings.retain(|known| known.by != finding.by);
-        if self.findings.len() >= FINDINGS {
+        if self.findings.len() >= MAX_FINDINGS {
             self.findings.remove(0);
         }
         self.findings.push(finding);
@@ -248,23 +248,23 @@ mod tests {
     fn what_is_noted_is_news_once_and_reads_back() {
         let mut oddities = Oddities::new("boot");
         let lines = [
-            oddities.note_proxy_arp("eth0", station(1)),
-            oddities.note_proxy_arp("eth0", station(2)),
-            oddities.note_plainness("eth1", Plainness::LikeNetavark, station(7), NOW),
-            oddities.note_plainness("eth1", Plainness::Bare, station(8), NOW),
+            oddities.add_proxy_arp("eth0", station(1)),
+            oddities.add_proxy_arp("eth0", station(2)),
+            oddities.add_plainness("eth1", Plainness::LikeNetavark, station(7), NOW),
+            oddities.add_plainness("eth1", Plainness::Bare, station(8), NOW),
         ];
-        assert_eq!(oddities.note_proxy_arp("eth0", station(2)), None);
+        assert_eq!(oddities.add_proxy_arp("eth0", station(2)), None);
         assert_eq!(
-            oddities.note_plainness("eth1", Plainness::LikeNetavark, station(7), NOW),
+            oddities.add_plainness("eth1", Plainness::LikeNetavark, station(7), NOW),
             None
         );
         assert_eq!(
-            oddities.note_plainness("eth1", Plainness::LikeNetavark, station(9), NOW),
+            oddities.add_plainness("eth1", Plainness::LikeNetavark, station(9), NOW),
             None,
             "two have said so"
         );
         assert_eq!(
-            oddities.note_plainness("eth0", Plainness::Full, station(7), NOW),
+            oddities.add_plainness("eth0", Plainness::Full, station(7), NOW),
             None,
             "that is what is done anyway"
         );
@@ -292,7 +292,7 @@ mod tests {
     #[test]
     fn a_plainness_is_found_out_again_after_a_day() {
         let mut oddities = Oddities::new("boot");
-        oddities.note_plainness("eth0", Plainness::Bare, station(1), NOW);
+        oddities.add_plainness("eth0", Plainness::Bare, station(1), NOW);
         let hours = |hours: u64| NOW + Duration::from_secs(hours * 3600);
         assert_eq!(
             oddities.plainness("eth0", station(1), hours(23)),
@@ -304,11 +304,11 @@ mod tests {
         );
         assert!(
             oddities
-                .note_plainness("eth0", Plainness::Bare, station(1), hours(24))
+                .add_plainness("eth0", Plainness::Bare, station(1), hours(24))
                 .is_some()
         );
-        // It means nothing once the machine was booted again, nor do stations.
-        oddities.note_proxy_arp("eth0", station(1));
+        // Neither a finding nor a station outlives the boot.
+        oddities.add_proxy_arp("eth0", station(1));
         let mut next = Oddities::new("another");
         oddities
             .lines()
@@ -319,16 +319,16 @@ mod tests {
     #[test]
     fn a_plainness_that_two_have_found_counts_for_others() {
         let mut oddities = Oddities::new("boot");
-        oddities.note_plainness("eth0", Plainness::Bare, station(1), NOW);
-        oddities.note_plainness("eth0", Plainness::Bare, station(1), NOW);
+        oddities.add_plainness("eth0", Plainness::Bare, station(1), NOW);
+        oddities.add_plainness("eth0", Plainness::Bare, station(1), NOW);
         assert_eq!(oddities.plainness("eth0", station(1), NOW), Plainness::Bare);
         assert_eq!(oddities.plainness("eth0", station(3), NOW), Plainness::Full);
-        oddities.note_plainness("eth0", Plainness::NoShortcuts, station(2), NOW);
+        oddities.add_plainness("eth0", Plainness::NoShortcuts, station(2), NOW);
         assert_eq!(
             oddities.plainness("eth0", station(3), NOW),
             Plainness::NoShortcuts
         );
-        oddities.note_plainness("eth0", Plainness::LikeNetavark, station(4), NOW);
+        oddities.add_plainness("eth0", Plainness::LikeNetavark, station(4), NOW);
         assert_eq!(
             oddities.plainness("eth0", station(3), NOW),
             Plainness::LikeNetavark
@@ -345,8 +345,8 @@ mod tests {
     fn it_is_bounded_and_reads_no_nonsense() {
         let mut oddities = Oddities::new("boot");
         for number in 0..200 {
-            oddities.note_proxy_arp(&format!("eth{number}"), station(number));
-            oddities.note_proxy_arp("eth0", station(number));
+            oddities.add_proxy_arp(&format!("eth{number}"), station(number));
+            oddities.add_proxy_arp("eth0", station(number));
             oddities.network("eth0").unwrap().add(Finding {
                 by: station(number),
                 plainness: Plainness::Bare,
@@ -355,9 +355,9 @@ mod tests {
         }
         assert_eq!(
             (oddities.networks.len(), oddities.proxy_arp("eth0").len()),
-            (NETWORKS, STATIONS)
+            (MAX_NETWORKS, MAX_STATIONS)
         );
-        assert_eq!(oddities.networks["eth0"].findings.len(), FINDINGS);
+        assert_eq!(oddities.networks["eth0"].findings.len(), MAX_FINDINGS);
         assert_eq!(oddities.proxy_arp("eth0").last(), Some(&station(199)));
         let mut oddities = Oddities::new("boot");
         for line in [

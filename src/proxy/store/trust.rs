@@ -1,21 +1,21 @@
-//! The trust in a lease not to end the process.
+//! The trust that work for a lease does not end the process.
 
-/// A lease that the process died of so often is left alone until a call for it.
+/// After so many deaths, nothing is done for a lease until there is a call for it.
 const QUARANTINE: u32 = 3;
 
-/// How far a lease can be trusted not to end the process.
+/// The trust that work for a lease does not end the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trust {
-    /// The process did not die of it.
+    /// The process did not die at work for it.
     Full,
     /// It is tried after all others, and alone.
     Last,
-    /// Nothing is done for it but by a call.
+    /// Only a call starts work for it.
     Quarantined,
 }
 
 impl Trust {
-    /// Returns the trust in a lease that the process died of so often.
+    /// Returns the trust after a number of deaths.
     pub(crate) fn after(deaths: u32) -> Self {
         match deaths {
             0 => Self::Full,

@@ -78,7 +78,7 @@ impl Table {
             table.adopt(leases, namespaces).await;
             table.adoption.end();
             // From now on netavark's file may be overwritten.
-            table.file.release_copy();
+            table.file.unprotect_copy();
             table.save_later();
             drop(activity);
         };
@@ -120,7 +120,7 @@ impl Table {
                 log::warn!("{netns}: the daemon died while searching this namespace; skipping it");
                 continue;
             }
-            let _step = self.journal.enter(&key);
+            let _step = self.journal.begin_step(&key);
             if let Err(error) = search_namespace(&key.netns, &leases, &mut found) {
                 log::debug!("{netns}: not searched for leases of netavark's proxy: {error}");
             }
@@ -176,7 +176,7 @@ impl Table {
         }
         let now = rt::now();
         let mut applied = Applied::default();
-        applied.adopt(address.address, address.prefix);
+        applied.assume_address(address.address, address.prefix);
         let record = |applied: &Applied| {
             Record::adopted(
                 lease.clone(),
@@ -195,18 +195,18 @@ impl Table {
         })?;
         let prefix = adopted.log_prefix();
         log::info!("{prefix}: adopting the lease of netavark's proxy{without}; renewing it now");
-        let _step = self.journal.enter(&key);
+        let _step = self.journal.begin_step(&key);
         self.update(&key, |slot| *slot = Some(Slot::dormant(&adopted, true)));
         // Written ahead of the changes to the link.
         self.save(false);
-        let mut take_over = || -> Result<(), CallError> {
+        let mut apply_adopted = || -> Result<(), CallError> {
             let (netlink, mtu) = (interface.check(&request)?, self.context.settings.mtu);
             let Some(lease) = adopted.lease() else {
                 return Ok(());
             };
-            applied.take_over(&netlink, interface.index, &key, lease, mtu, now)
+            applied.apply_adopted(&netlink, interface.index, &key, lease, mtu, now)
         };
-        if let Err(error) = take_over() {
+        if let Err(error) = apply_adopted() {
             log::warn!("{prefix}: cannot set up the link: {error}; the renewal tries again");
         }
         if let Some(adopted) = record(&applied) {

@@ -96,7 +96,7 @@ impl Table {
 impl Claim {
     /// Ends the claim, and leaves the lease to a task.
     pub(super) fn activate(self, active: Active) {
-        self.table.journal.acquit(&self.key);
+        self.table.journal.clear_deaths(&self.key);
         self.table.update(&self.key, |slot| {
             if let Some(slot) = slot {
                 slot.state = SlotState::Active(Box::new(active));
@@ -111,7 +111,7 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.table.journal.acquit(&self.key);
+        self.table.journal.clear_deaths(&self.key);
         let retry = self.retry.take();
         self.table.update(&self.key, |slot| {
             if !slot.as_ref().is_some_and(|slot| self.has(slot)) {

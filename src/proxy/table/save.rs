@@ -61,12 +61,15 @@ impl Table {
         };
         let now = rt::now();
         if self.context.settings.acquisition == Timeout::Auto {
-            self.networks.borrow_mut().note_answer(&server.network, now);
+            self.networks
+                .borrow_mut()
+                .record_answer(&server.network, now);
         }
         let resumed = self.plan.borrow_mut().mark_responsive(&server, now);
         for key in resumed {
             let record = self.dormant_record(&key);
-            let at_t1 = record.and_then(|record| record.t1().and_then(|t1| record.put_off(t1)));
+            let at_t1 =
+                record.and_then(|record| record.t1().and_then(|t1| record.defer_renewal(t1)));
             if let Some(record) = at_t1 {
                 self.set_record(&key, &record);
             }
@@ -121,7 +124,7 @@ impl Table {
         });
         self.save.is_unsaved.set(written.is_err());
         self.save.is_final.set(is_last && written.is_ok());
-        self.journal.keep_file();
+        self.journal.recreate_file();
         let trouble = written
             .err()
             .map(|error| format!("cannot write the state file: {error}"));

@@ -46,7 +46,7 @@ impl Table {
     /// Defers a renewal in its record.
     fn defer(self: &Rc<Self>, key: &LeaseKey, until: Instant) {
         let record = self.dormant_record(key);
-        if let Some(record) = record.and_then(|record| record.put_off(until)) {
+        if let Some(record) = record.and_then(|record| record.defer_renewal(until)) {
             self.set_record(key, &record);
         }
     }
@@ -143,7 +143,7 @@ impl Table {
             Err(Unreachable::Gone(why) | Unreachable::OtherMac(why)) => {
                 log::info!("{prefix}: {why}; the lease is left to expire");
                 if let Some(record) = self.record(key) {
-                    self.remember_address(record.who(), &record);
+                    self.remember_address(record.names(), &record);
                 }
                 self.forget(key);
             }
@@ -166,7 +166,7 @@ impl Table {
                     Some(server) => {
                         let mut plan = self.plan.borrow_mut();
                         plan.mark_unresponsive(&server, key.mac, now, now);
-                        record.with_silence(now)
+                        record.with_unresponsive_server(now)
                     }
                     None => *record,
                 };
@@ -190,7 +190,7 @@ impl Table {
 
     /// Called by the lease's task: makes it dormant.
     fn mark_dormant(self: &Rc<Self>, key: &LeaseKey, record: &Record, is_link_known: bool) {
-        self.journal.acquit(key);
+        self.journal.clear_deaths(key);
         let dormant = Slot::dormant(record, is_link_known);
         let before = self.update_with(key, Some(record), |slot| match slot {
             Some(slot) if matches!(slot.state, SlotState::Active(_)) => {
@@ -208,7 +208,7 @@ impl Table {
 
     /// Called by the lease's task: removes the lease.
     fn forget(self: &Rc<Self>, key: &LeaseKey) {
-        self.journal.acquit(key);
+        self.journal.clear_deaths(key);
         let before = self.update(key, |slot| {
             // Else a call waits for this task to end, and has the slot.
             let is_active = |slot: &mut Slot| matches!(slot.state, SlotState::Active(_));

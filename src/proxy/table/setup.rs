@@ -137,7 +137,7 @@ impl Table {
         (claim, cancel): (&Claim, &Rc<Cancellation>),
     ) -> Result<Session, CallError> {
         let asked = request.clone();
-        let wanted = self.context.history.borrow_mut().recall(asked.who());
+        let wanted = self.context.history.borrow_mut().recall(asked.names());
         let opened = Session::open(&self.context, request, interface, (wanted, timeout));
         let acquired = match opened {
             Ok(mut session) => {
@@ -161,12 +161,12 @@ impl Table {
         {
             if let Some(wanted) = wanted {
                 let mut history = self.context.history.borrow_mut();
-                history.forget(asked.who(), wanted);
+                history.forget(asked.names(), wanted);
             }
             let is_auto = self.context.settings.acquisition == Timeout::Auto;
             if is_auto && error.is_unanswered() {
                 let mut networks = self.networks.borrow_mut();
-                networks.note_unanswered(&asked.host_interface, rt::now());
+                networks.record_unanswered(&asked.host_interface, rt::now());
             }
         }
         acquired

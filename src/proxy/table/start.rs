@@ -20,15 +20,15 @@ impl Table {
     pub(crate) fn restore(self: &Rc<Self>) {
         let found = self.file.read();
         self.journal.open();
-        for former in &found.over {
+        for former in &found.ended {
             let mut history = self.context.history.borrow_mut();
-            history.remember(former.who(), former.address);
+            history.remember(former.names(), former.address);
         }
         self.keep_alive.restore(&found.leases);
         self.restore_save_state(&found.leases);
         let mut links = Vec::new();
         for (encoded, is_link_known) in found.leases {
-            let record = encoded.unpack();
+            let record = encoded.decode();
             let key = record.key().clone();
             if is_link_known {
                 links.push(key.clone());
@@ -41,8 +41,8 @@ impl Table {
             adopt::namespaces()
         };
         self.journal
-            .keep(self.keys(|_| true).iter().chain(&namespaces));
-        if found.is_other {
+            .retain(self.keys(|_| true).iter().chain(&namespaces));
+        if found.is_outdated {
             self.save_later();
         }
         if !found.foreign.is_empty() {
@@ -65,12 +65,12 @@ impl Table {
 
     fn restore_one(self: &Rc<Self>, key: &LeaseKey, record: Record, is_link_known: bool) {
         let now = rt::now();
-        if let Some((server, since)) = record.server().zip(record.silence()) {
+        if let Some((server, since)) = record.server().zip(record.unresponsive_since()) {
             let mut plan = self.plan.borrow_mut();
             plan.mark_unresponsive(&server, key.mac, since, now);
         }
         let (prefix, deaths) = (record.log_prefix().to_string(), self.journal.deaths(key));
-        let put_off = self.journal.put_off(key, record.remaining(now));
+        let put_off = self.journal.retry_delay(key, record.remaining(now));
         let record = match (Trust::after(deaths), put_off) {
             (Trust::Quarantined, _) => {
                 log::error!(
@@ -94,14 +94,14 @@ impl Table {
                      again in {seconds} s"
                 );
                 self.save_later();
-                record.put_off_until(now + delay)
+                record.with_retry_at(now + delay)
             }
             (Trust::Full | Trust::Last, None) => record,
         };
         let record = if is_link_known {
             record
         } else {
-            record.with_look()
+            record.with_link_check()
         };
         self.restore_slot(key, Slot::dormant(&record, is_link_known));
     }
@@ -126,20 +126,20 @@ impl Table {
                 }
                 continue;
             }
-            let _step = self.journal.enter(&key);
+            let _step = self.journal.begin_step(&key);
             if record.is_gone() {
                 let prefix = record.log_prefix();
                 log::info!("{prefix}: the network namespace is gone; the lease is left to expire");
                 self.forget_dormant(&key, &record);
-            } else if is_thorough && !record.still_fits() {
-                let dormant = Slot::dormant(&record.with_look(), false);
+            } else if is_thorough && !record.matches_link() {
+                let dormant = Slot::dormant(&record.with_link_check(), false);
                 self.update(&key, |slot| *slot = Some(dormant));
             }
         }
     }
 
     fn forget_dormant(self: &Rc<Self>, key: &LeaseKey, record: &Record) {
-        self.remember_address(record.who(), record);
+        self.remember_address(record.names(), record);
         self.update(key, |slot| *slot = None);
     }
 }

@@ -229,7 +229,7 @@ impl Table {
         };
         let times = match (record, &slot.record) {
             (Some(record), _) => Times::from(record),
-            (None, Some(record)) => Times::from(&record.unpack()),
+            (None, Some(record)) => Times::from(&record.decode()),
             (None, None) => Times::default(),
         };
         match slot.state {
@@ -252,7 +252,7 @@ impl Table {
     /// Returns the record of a lease.
     pub(super) fn record(&self, key: &LeaseKey) -> Option<Record> {
         let slots = self.slots.borrow();
-        slots.get(key)?.record.as_ref().map(EncodedRecord::unpack)
+        slots.get(key)?.record.as_ref().map(EncodedRecord::decode)
     }
 
     /// Returns the record of a lease if it is dormant.
@@ -260,7 +260,7 @@ impl Table {
         let slots = self.slots.borrow();
         let slot = slots.get(key)?;
         match slot.state {
-            SlotState::Dormant { .. } => slot.record.as_ref().map(EncodedRecord::unpack),
+            SlotState::Dormant { .. } => slot.record.as_ref().map(EncodedRecord::decode),
             SlotState::Claimed(_) | SlotState::Active(_) => None,
         }
     }
@@ -308,7 +308,7 @@ impl From<&Record> for Times {
             due: record.due(),
             may_renew_from: record.may_renew_from(),
             t1: record.t1(),
-            deadline: record.too_late(),
+            deadline: record.deadline(),
             server: record.server(),
             is_bound: record.is_bound(),
             is_unanswered: record.is_unanswered(),

@@ -38,7 +38,7 @@ impl Table {
         let Some(record) = self.record(key) else {
             return false;
         };
-        let _step = self.journal.enter(key);
+        let _step = self.journal.begin_step(key);
         match record.interface.name(&record.request) {
             Ok(there) => there == name,
             Err(unreachable) => matches!(unreachable, Unreachable::Gone(_)),
@@ -103,15 +103,15 @@ impl Table {
         let Some(record) = self.record(&claim.key) else {
             return;
         };
-        self.remember_address(record.who(), &record);
+        self.remember_address(record.names(), &record);
         // An interrupted Teardown is always finished.
-        let release = record.is_ending() || release(record.who());
+        let release = record.is_ending() || release(record.names());
         // Written ahead: after a crash, the next start finishes the Teardown, or rechecks the link
         // of a lease that is not released.
         let noted = if release {
             record.clone().ending()
         } else {
-            record.clone().with_look()
+            record.clone().with_link_check()
         };
         self.set_record(&claim.key, &noted);
         self.persist().await;

@@ -50,7 +50,7 @@ pub(super) fn insert(table: &Rc<Table>, number: u8, deaths: u32) -> LeaseKey {
         wanted: None,
         pace: 0,
     })
-    .with_look();
+    .with_link_check();
     let record = with_mac(record, [2, 0, 0, 0, 0, number]);
     let key = record.key().clone();
     table.journal.count(&key, deaths);

@@ -66,8 +66,8 @@ fn a_body_is_exactly_one_message() {
     );
 }
 
-/// Every field in turn, its tag written out: number times eight, plus 2 for a string and 0 for
-/// a number.
+/// Tests every field with its tag: the field number times eight, plus 2 for a string or 0 for a
+/// number.
 #[test]
 fn requests_have_netavarks_field_numbers() {
     let config = NetworkConfig {

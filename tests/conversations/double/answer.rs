@@ -1,4 +1,4 @@
-//! What servers say, written with dhcproto, and the frames that it comes in.
+//! Replies of servers, written with dhcproto, and their frames.
 
 use super::*;
 use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
@@ -8,7 +8,7 @@ use smoltcp::wire::{
     IpProtocol, Ipv4Packet, UdpPacket,
 };
 
-/// A server's message; addressed as an answer to the client's last one.
+/// A server's message, in reply to the client's last one.
 #[derive(Clone, Debug)]
 pub struct Answer {
     message: Message,
@@ -79,7 +79,7 @@ impl Answer {
         self
     }
 
-    /// To the transaction before the last one.
+    /// Replies to the transaction before the last one.
     pub fn late(self) -> Self {
         Self { late: true, ..self }
     }
@@ -144,32 +144,32 @@ pub fn server_frame(payload: &[u8], from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
     bytes
 }
 
-/// The station `at` says that it has `address`.
+/// Returns the ARP reply of `at`, which has `address`.
 pub fn arp_reply(address: Ipv4Addr, at: Mac) -> Vec<u8> {
     arp(ArpOperation::Reply, (at, address), (MAC, IP))
 }
 
-/// It says so to another station.
+/// Returns the same reply, addressed to another station.
 pub fn arp_reply_to_another(address: Ipv4Addr, at: Mac) -> Vec<u8> {
     arp(
         ArpOperation::Reply,
         (at, address),
-        (Mac([2, 0, 0, 0, 0, 0x33]), NOBODY),
+        (Mac([2, 0, 0, 0, 0, 0x33]), UNSPECIFIED),
     )
 }
 
-/// The station `at`, which has no address yet, asks all whether they have this one.
+/// Returns the ARP probe of `at` for an address.
 pub fn arp_probe(address: Ipv4Addr, at: Mac) -> Vec<u8> {
     let mut frame = arp_probe_by_unicast(address, at);
     frame[..6].copy_from_slice(&BROADCAST_MAC.0);
     frame
 }
 
-/// The same, and asks us alone.
+/// Returns the same probe as a unicast to the client.
 pub fn arp_probe_by_unicast(address: Ipv4Addr, at: Mac) -> Vec<u8> {
     arp(
         ArpOperation::Request,
-        (at, NOBODY),
+        (at, UNSPECIFIED),
         (Mac::UNSPECIFIED, address),
     )
 }

@@ -1,4 +1,4 @@
-//! What the client says, read with dhcproto: another hand's understanding of the same RFCs.
+//! The messages of the client, read with dhcproto, an independent implementation of the RFCs.
 
 use super::*;
 use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
@@ -8,8 +8,7 @@ use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetFrame, EthernetProtocol, Ipv4Packet, UdpPacket,
 };
 
-/// A message of the client, as far as tests care; the rest is checked for each one in
-/// [`Said::read`].
+/// The fields of a client's message that tests compare. [`Said::read`] checks the others.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Said {
     what: String,
@@ -21,13 +20,13 @@ pub struct Said {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Path {
-    /// A frame of our own to a station, and the addresses in it.
+    /// A frame to a station, and the addresses in it.
     Frame {
         to: Mac,
         from_ip: Ipv4Addr,
         to_ip: Ipv4Addr,
     },
-    /// A datagram for the kernel to send.
+    /// A datagram for a UDP socket.
     Datagram { from_ip: Ipv4Addr, to_ip: Ipv4Addr },
 }
 
@@ -52,17 +51,17 @@ fn said(
 }
 
 pub fn discover() -> Said {
-    said("Discover", NOBODY, None, None)
+    said("Discover", UNSPECIFIED, None, None)
 }
 
-/// Accepting the offer of `ip`.
+/// The REQUEST for the offer of `ip`.
 pub fn request(ip: Ipv4Addr) -> Said {
-    said("Request", NOBODY, Some(ip), Some(SERVER))
+    said("Request", UNSPECIFIED, Some(ip), Some(SERVER))
 }
 
-/// INIT-REBOOT's question.
-pub fn may_i_keep(ip: Ipv4Addr) -> Said {
-    said("Request", NOBODY, Some(ip), None)
+/// The REQUEST of INIT-REBOOT.
+pub fn reboot_request(ip: Ipv4Addr) -> Said {
+    said("Request", UNSPECIFIED, Some(ip), None)
 }
 
 pub fn renew(ip: Ipv4Addr) -> Said {
@@ -91,32 +90,32 @@ pub fn goodbye(ip: Ipv4Addr) -> Said {
     }
 }
 
-/// Refusing an address that is somebody else's.
+/// The DECLINE of an address that another station uses.
 pub fn decline(ip: Ipv4Addr) -> Said {
-    said("Decline", NOBODY, Some(ip), Some(SERVER))
+    said("Decline", UNSPECIFIED, Some(ip), Some(SERVER))
 }
 
-/// ARP from `IP`: where is `ip`?
+/// The ARP request of `IP` for `ip`.
 pub fn who_has(ip: Ipv4Addr) -> Said {
     said(&format!("who has {ip}"), IP, None, None)
 }
 
-/// ARP from no address yet: has somebody got `ip`?
+/// The ARP probe for `ip`.
 pub fn probe(ip: Ipv4Addr) -> Said {
-    said(&format!("who has {ip}"), NOBODY, None, None)
+    said(&format!("who has {ip}"), UNSPECIFIED, None, None)
 }
 
-/// ARP: `ip` is mine.
+/// The ARP announcement of `ip`.
 pub fn announcement(ip: Ipv4Addr) -> Said {
     said(&format!("who has {ip}"), ip, None, None)
 }
 
 impl Said {
-    /// Whether it is about who has the client's own address, which only some tests care about.
+    /// Returns whether it is an ARP probe or announcement, which only some tests compare.
     pub fn is_claim(&self) -> bool {
         self.what
             .strip_prefix("who has ")
-            .is_some_and(|ip| self.ciaddr == NOBODY || self.ciaddr.to_string() == ip)
+            .is_some_and(|ip| self.ciaddr == UNSPECIFIED || self.ciaddr.to_string() == ip)
     }
 
     pub fn wanting(self, ip: Ipv4Addr) -> Self {
@@ -134,8 +133,7 @@ impl Said {
         self
     }
 
-    /// Reads what the client handed out, and checks what holds for every message (RFC 2131 table
-    /// 5).
+    /// Reads a message of the client, and checks the rules for all messages (RFC 2131 table 5).
     pub fn read(transmit: Transmit, bytes: &[u8]) -> (Self, Option<Message>) {
         let (payload, path) = match transmit {
             Transmit::Datagram {
@@ -180,10 +178,10 @@ impl Said {
         assert_eq!(message.chaddr(), MAC.0);
         assert_eq!(
             (message.yiaddr(), message.siaddr(), message.giaddr()),
-            (NOBODY, NOBODY, NOBODY)
+            (UNSPECIFIED, UNSPECIFIED, UNSPECIFIED)
         );
         let id = message.opts().get(OptionCode::ClientIdentifier);
-        // The last bits of the xid tell how plain a message is.
+        // The last bits of the xid encode the plainness.
         let is_bare = message.xid() & 3 == 3;
         assert_eq!(
             id,

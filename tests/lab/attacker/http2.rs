@@ -13,7 +13,7 @@ use smol_dhcp_proxy::rpc::Call;
 use super::super::Result;
 use super::Span;
 
-/// The first bytes of a connection (RFC 9113 3.4), and behind them SETTINGS that change nothing.
+/// The first bytes of a connection (RFC 9113 §3.4), and behind them SETTINGS that change nothing.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 const DATA: u8 = 0;
@@ -189,7 +189,7 @@ pub fn endless_headers(stream: u32) -> Vec<u8> {
     if stream == 1 {
         return headers(1, 0);
     }
-    // A field without indexing (RFC 7541 6.2.2) whose name and value have a hundred bytes each.
+    // A field without indexing (RFC 7541 §6.2.2) whose name and value have a hundred bytes each.
     let field = [&[0, 100][..], &[b'a'; 100], &[100], &[b'b'; 100]].concat();
     frame(CONTINUATION, 0, 1, &field.repeat(LONGEST / field.len()))
 }

@@ -14,7 +14,7 @@ use super::super::packets::{Mac, arp_request};
 #[derive(Clone, Copy, Debug)]
 pub struct Question {
     pub from: Mac,
-    /// The sender's address; 0.0.0.0 in a probe (RFC 5227 1.1).
+    /// The sender's address; 0.0.0.0 in a probe (RFC 5227 §1.1).
     pub sender: Ipv4Addr,
     pub wanted: Ipv4Addr,
     /// The station of the DHCP server.

@@ -21,7 +21,7 @@ pub enum Checksum {
     Filled,
     /// Zero, for none (RFC 768).
     Absent,
-    /// One that no datagram like this has.
+    /// A value that no such datagram has.
     Wrong,
     /// The sum over the pseudo-header alone, as the kernel leaves it to a network card.
     Partial,
@@ -83,7 +83,7 @@ impl Reply {
         } else {
             Ipv4Addr::UNSPECIFIED
         };
-        // RFC 2131 section 4.1.
+        // RFC 2131 §4.1.
         let is_broadcast = kind == MessageType::Nak || message.flags().broadcast();
         let (to, destination) = if is_broadcast {
             (Mac::BROADCAST, Ipv4Addr::BROADCAST)
@@ -183,7 +183,7 @@ impl Reply {
         self.add(code, &second);
     }
 
-    /// Moves options into the `file` field (RFC 2132 9.3).
+    /// Moves options into the `file` field (RFC 2132 §9.3).
     pub fn overload(&mut self, codes: &[u8]) {
         let (moved, kept) = std::mem::take(&mut self.options)
             .into_iter()

@@ -30,7 +30,7 @@ pub(crate) struct Row {
     pub prepare: fn(&mut Arena) -> Result<u64>,
     /// Does what is done all the time.
     pub flood: fn(&Arena) -> Result<Attacker>,
-    /// Whether it loads the machine, so that another attack beside it would be measured too.
+    /// Set if it loads the machine so much that it would slow down another attack.
     pub is_alone: bool,
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct Row {
 /// answered within it.
 const ACQUISITION: &str = "5";
 const CALL: Duration = Duration::from_secs(6);
-/// How long an attack goes on at least.
+/// The shortest time of an attack.
 const ATTACK: Duration = Duration::from_secs(4);
 /// The longest that SIGTERM takes.
 const END: Duration = Duration::from_secs(6);

@@ -24,7 +24,7 @@ pub(super) struct Row {
     pub(super) then: Then,
 }
 
-/// What the container of ours gets.
+/// The expected result of our container.
 pub(super) struct Wanted {
     pub(super) prefix: u8,
     pub(super) router: Option<Ipv4Addr>,
@@ -37,7 +37,7 @@ pub(super) struct Wanted {
     pub(super) log: Option<&'static str>,
 }
 
-/// What has to hold after Setup has been answered.
+/// The expected state after the answer to Setup.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Then {
     Nothing,

@@ -1,4 +1,4 @@
-//! The routes of a lease, set and removed.
+//! Sets and removes the routes of a lease.
 
 use std::net::Ipv4Addr;
 
@@ -6,21 +6,20 @@ use nix::libc;
 
 use super::{Applied, fault};
 use crate::dhcp::{self, Lease};
-use crate::net::link::Made;
+use crate::net::link::AddOutcome;
 use crate::net::netlink::{Netlink, NetlinkError};
 use crate::net::route::{Route, RouteTable};
 use crate::proxy::error::CallError;
 use crate::proxy::key::{LeaseKey, LogPrefix};
 
-/// The metric of netavark's default routes, and the lower one that it has for macvlan and ipvlan: a
-/// container on the LAN and on a NAT bridge as well leaves by the LAN.
+/// netavark's metric of default routes, and the lower one for macvlan and ipvlan, so that a
+/// container on the LAN and on a NAT bridge leaves by the LAN.
 const METRIC: u32 = 100;
 const METRIC_ON_LAN: u32 = 99;
 
 impl Applied {
-    /// Adds the routes of `lease` before it removes those that are in it no more, so that there is
-    /// a default route at all times. A route that the kernel refuses is the server's mistake, and
-    /// no reason to go without the others or without a lease.
+    /// Adds the routes of `lease`, then removes outdated ones, so that there is always a default
+    /// route. If the kernel refuses a route, the others are still set: the server is at fault.
     pub(super) fn set_routes(
         &mut self,
         netlink: &Netlink,
@@ -50,7 +49,7 @@ impl Applied {
         for route in &wanted {
             trouble = trouble.and(self.set_route(&mut table, route, &mut new, lease).map(drop));
         }
-        // The first one that the kernel takes, whatever has become of the others.
+        // The first that the kernel takes, even if other routes failed.
         for route in &defaults {
             match self.set_route(&mut table, route, &mut new, lease) {
                 Ok(false) => {}
@@ -64,7 +63,7 @@ impl Applied {
             self.refused_routes = new.refused;
             return Err(error);
         }
-        // What takes the place of a route may have been refused: then that one is better than none.
+        // If the replacement of a route was refused, the old route stays.
         let is_to = |one: &Route, other: &Route| {
             (one.destination, one.prefix) == (other.destination, other.prefix)
         };
@@ -82,8 +81,8 @@ impl Applied {
         Ok(())
     }
 
-    /// Adds one route, in the place of one of before where there is one to the same destination.
-    /// Returns whether the kernel takes it.
+    /// Adds a route, or replaces an old one to the same destination. Returns whether the kernel
+    /// took it.
     fn set_route(
         &mut self,
         table: &mut RouteTable<'_>,
@@ -117,9 +116,9 @@ impl Applied {
             }
         };
         new.placed.push(route.clone());
-        // One by DHCP from this very address is an earlier instance's, and goes with the lease.
-        let ours =
-            made == Made::New || (route.protocol, route.source) == (wanted.protocol, wanted.source);
+        // A DHCP route with this source address is an earlier instance's, and belongs to the lease.
+        let ours = made == AddOutcome::Added
+            || (route.protocol, route.source) == (wanted.protocol, wanted.source);
         if ours && !self.routes.contains(&route) {
             self.routes.push(route);
         }
@@ -127,13 +126,13 @@ impl Applied {
     }
 }
 
-/// What has become of the routes of a lease.
+/// The routes of a lease while they are set.
 struct NewRoutes<'a> {
     prefix: LogPrefix<'a>,
-    /// Those that are on the link, at the metrics that they have got.
+    /// On the link, with their metrics there.
     placed: Vec<Route>,
     refused: Vec<Route>,
-    /// Those that were refused the last time, and warned about.
+    /// Refused and logged the last time.
     warned: Vec<Route>,
 }
 
@@ -154,15 +153,15 @@ impl NewRoutes<'_> {
     }
 }
 
-/// Returns whether an error is for what a route says, and not for the state that the link is in.
+/// Returns whether the kernel refuses the route itself, not because of the state of the link.
 fn is_refusal(error: &NetlinkError) -> bool {
     error
         .errno()
         .is_some_and(|errno| [libc::EINVAL, libc::ENETUNREACH, libc::EHOSTUNREACH].contains(&errno))
 }
 
-/// The routes of a lease (RFC 3442 page 5) but for its default routes: those on the link itself
-/// first, for others may lead over them.
+/// Returns the routes of a lease (RFC 3442 page 5) except its default routes: on-link routes first,
+/// because others may depend on them.
 fn routes(lease: &Lease, index: u32, metric: u32) -> Vec<Route> {
     let route = |to: Ipv4Addr, prefix, gateway| {
         Route::from_lease(to, prefix, gateway, index, lease.address, metric)
@@ -177,7 +176,7 @@ fn routes(lease: &Lease, index: u32, metric: u32) -> Vec<Route> {
         .collect()
 }
 
-/// The default routes of a lease, the preferred one first. One of them is set.
+/// Returns the default routes of a lease, the preferred one first; only one is set.
 fn default_routes(lease: &Lease, index: u32, metric: u32) -> Vec<Route> {
     lease
         .routers
@@ -186,7 +185,7 @@ fn default_routes(lease: &Lease, index: u32, metric: u32) -> Vec<Route> {
         .collect()
 }
 
-/// Returns the metric of a lease's routes on the interface.
+/// Returns the metric of routes on the interface.
 fn metric_for(netlink: &Netlink, index: u32) -> Result<u32, CallError> {
     let link = netlink
         .link_by_index(index)
@@ -198,8 +197,8 @@ fn metric_for(netlink: &Netlink, index: u32) -> Result<u32, CallError> {
     })
 }
 
-/// Removes routes in the reverse of the order in which one made the other possible. What cannot be
-/// removed is logged.
+/// Removes routes in reverse order, because later ones may depend on earlier ones. Failures are
+/// logged.
 pub(super) fn remove(netlink: &Netlink, routes: Vec<Route>, prefix: LogPrefix<'_>) {
     for route in routes.into_iter().rev() {
         if let Err(error) = netlink.remove_route(&route) {

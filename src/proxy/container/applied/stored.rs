@@ -1,4 +1,4 @@
-//! What a lease has put on the link, as it is stored.
+//! The stored form of the changes to the link.
 
 use std::net::Ipv4Addr;
 
@@ -9,10 +9,10 @@ use super::{AddressAndGateway, Applied, Mtu};
 use crate::dhcp;
 use crate::net::route::Route;
 
-/// [`Applied`], as it is stored.
+/// The stored form of [`Applied`].
 #[derive(Clone, PartialEq, Message, Serialize)]
 pub(crate) struct StoredApplied {
-    /// With the length of its prefix, as in 10.0.0.5/24.
+    /// With its prefix length, as in 10.0.0.5/24.
     #[prost(string, tag = "1")]
     pub(crate) address: String,
     #[prost(message, repeated, tag = "2")]
@@ -25,21 +25,21 @@ pub(crate) struct StoredApplied {
     pub(crate) refused_mtu: Option<u32>,
     #[prost(message, repeated, tag = "6")]
     pub(crate) refused_routes: Vec<StoredRoute>,
-    /// The [`AddressAndGateway`], as the route to the first by way of the second.
+    /// The [`AddressAndGateway`], as a route.
     #[prost(message, optional, tag = "7")]
     pub(crate) place: Option<StoredRoute>,
 }
 
-/// A route, as it is stored.
+/// The stored form of a route.
 #[derive(Clone, PartialEq, Message, Serialize)]
 pub(crate) struct StoredRoute {
-    /// With the length of its prefix, as in 10.0.0.0/8.
+    /// With its prefix length, as in 10.0.0.0/8.
     #[prost(string, tag = "1")]
     pub(crate) to: String,
-    /// Empty for what is on the link itself.
+    /// Empty if on-link.
     #[prost(string, tag = "2")]
     pub(crate) via: String,
-    /// 0 where it is not on a link yet.
+    /// 0 if it is not set.
     #[prost(uint32, tag = "3")]
     pub(crate) metric: u32,
 }
@@ -78,7 +78,7 @@ impl From<&Applied> for StoredApplied {
 }
 
 impl StoredApplied {
-    /// Reads it back, for the interface `index`, whose lease is for `leased`. `None` where an
+    /// Parses the stored form for the interface `index` and the leased address. `None` if an
     /// address or a route is malformed.
     pub(crate) fn parse(&self, index: u32, leased: Option<Ipv4Addr>) -> Option<Applied> {
         let Self {
@@ -95,8 +95,7 @@ impl StoredApplied {
         } else {
             Some(network(address)?)
         };
-        // Every route of ours has the lease's address for its source, whether this program has put
-        // that on the link or not.
+        // The source of every route is the lease's address, even if this program did not set that.
         let source = address
             .map(|(address, _)| address)
             .or(leased)
@@ -132,7 +131,7 @@ impl StoredRoute {
         }
     }
 
-    /// Destination and gateway; `None` where either is malformed.
+    /// Returns destination and gateway; `None` if either is malformed.
     fn ends(&self) -> Option<((Ipv4Addr, u8), Option<Ipv4Addr>)> {
         let via = if self.via.is_empty() {
             None
@@ -162,7 +161,7 @@ impl TryFrom<&StoredRoute> for dhcp::StaticRoute {
     }
 }
 
-/// Reads an address with the length of a prefix.
+/// Parses an address with a prefix length.
 fn network(text: &str) -> Option<(Ipv4Addr, u8)> {
     let (address, length) = text.split_once('/')?;
     Some((

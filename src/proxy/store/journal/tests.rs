@@ -17,7 +17,7 @@ fn key(number: u8) -> LeaseKey {
 
 const NAME: &str = "nv-proxy.work";
 
-/// A directory that goes with the test.
+/// A directory that is removed at the end of the test.
 fn scratch() -> (tempfile::TempDir, Rc<StateDirectory>) {
     let folder = tempfile::tempdir().unwrap();
     let directory = StateDirectory::lock(&folder.path().join("nv-proxy.lock"), None).unwrap();
@@ -34,14 +34,14 @@ fn opened(folder: &Rc<StateDirectory>) -> Rc<Journal> {
     journal
 }
 
-fn said(folder: &StateDirectory) -> String {
+fn content(folder: &StateDirectory) -> String {
     fs::read_to_string(path(folder)).unwrap()
 }
 
-/// The process dies at a step for a lease, and the next one starts.
+/// Kills the process at a step for a lease, and starts the next one.
 fn dies_of(folder: &Rc<StateDirectory>, lease: &LeaseKey) -> Rc<Journal> {
     let journal = opened(folder);
-    std::mem::forget(journal.enter(lease));
+    std::mem::forget(journal.begin_step(lease));
     drop(journal);
     opened(folder)
 }
@@ -51,53 +51,56 @@ const HOUR: Duration = Duration::from_secs(3600);
 #[test]
 fn a_lease_is_tried_last_then_later_then_only_by_a_call() {
     let (_scratch, folder) = &scratch();
-    let (culprit, innocent) = (key(1), key(2));
-    let journal = dies_of(folder, &culprit);
+    let (fatal, harmless) = (key(1), key(2));
+    let journal = dies_of(folder, &fatal);
     assert_eq!(
         (
-            journal.trust(&culprit),
-            journal.put_off(&culprit, Some(HOUR))
+            journal.trust(&fatal),
+            journal.retry_delay(&fatal, Some(HOUR))
         ),
         (Trust::Last, Some(Duration::ZERO))
     );
-    let journal = dies_of(folder, &culprit);
+    let journal = dies_of(folder, &fatal);
     assert_eq!(
         (
-            journal.trust(&culprit),
-            journal.put_off(&culprit, Some(HOUR))
+            journal.trust(&fatal),
+            journal.retry_delay(&fatal, Some(HOUR))
         ),
-        (Trust::Last, Some(LATER))
+        (Trust::Last, Some(SECOND_RETRY_DELAY))
     );
     let minute = Duration::from_secs(60);
     assert_eq!(
-        journal.put_off(&culprit, Some(minute)),
+        journal.retry_delay(&fatal, Some(minute)),
         Some(minute / 4),
         "the wait does not lose the lease"
     );
-    assert_eq!(journal.put_off(&culprit, None), Some(LATER));
-    // A start of another reason does not put it off once more, nor does it forget.
+    assert_eq!(journal.retry_delay(&fatal, None), Some(SECOND_RETRY_DELAY));
+    // A restart for another reason neither delays the lease again nor clears its deaths.
     let journal = opened(folder);
     assert_eq!(
         (
-            journal.trust(&culprit),
-            journal.put_off(&culprit, Some(HOUR))
+            journal.trust(&fatal),
+            journal.retry_delay(&fatal, Some(HOUR))
         ),
         (Trust::Last, None)
     );
-    let journal = dies_of(folder, &culprit);
+    let journal = dies_of(folder, &fatal);
     assert_eq!(
-        (journal.trust(&culprit), journal.deaths(&culprit)),
+        (journal.trust(&fatal), journal.deaths(&fatal)),
         (Trust::Quarantined, 3)
     );
     assert_eq!(
-        (journal.trust(&innocent), journal.put_off(&innocent, None)),
+        (
+            journal.trust(&harmless),
+            journal.retry_delay(&harmless, None)
+        ),
         (Trust::Full, None)
     );
-    // A call for it works.
-    journal.acquit(&culprit);
-    assert_eq!(journal.trust(&culprit), Trust::Full);
-    assert_eq!(opened(folder).trust(&culprit), Trust::Full);
-    assert_eq!(dies_of(folder, &culprit).deaths(&culprit), 1);
+    // A call for it succeeds.
+    journal.clear_deaths(&fatal);
+    assert_eq!(journal.trust(&fatal), Trust::Full);
+    assert_eq!(opened(folder).trust(&fatal), Trust::Full);
+    assert_eq!(dies_of(folder, &fatal).deaths(&fatal), 1);
 }
 
 #[test]
@@ -107,24 +110,24 @@ fn only_the_lease_at_whose_step_it_died_is_blamed() {
     let journal = opened(folder);
     let wait = async {
         yield_now().await;
-        // Within the step of one, one of the other.
-        let _step = journal.enter(&other);
-        assert_eq!(said(folder), Mark::of(&other).line());
+        // A step for one lease within a step for another.
+        let _step = journal.begin_step(&other);
+        assert_eq!(content(folder), LeaseHash::of(&other).line());
     };
     let mut work = Box::pin(journal.watch(&one, async {
-        assert_eq!(said(folder), Mark::of(&one).line());
+        assert_eq!(content(folder), LeaseHash::of(&one).line());
         wait.await;
-        assert_eq!(said(folder), Mark::of(&one).line());
+        assert_eq!(content(folder), LeaseHash::of(&one).line());
     }));
     let mut poll = || futures_lite::future::block_on(poll_once(&mut work));
     assert_eq!(poll(), None);
     assert_eq!(
-        said(folder),
-        Mark::NONE.line(),
+        content(folder),
+        LeaseHash::NONE.line(),
         "it waits, and so does the process"
     );
     assert_eq!(poll(), Some(()));
-    assert_eq!(said(folder), Mark::NONE.line());
+    assert_eq!(content(folder), LeaseHash::NONE.line());
     assert_eq!(opened(folder).trust(&one), Trust::Full);
 }
 
@@ -134,7 +137,7 @@ fn what_a_drop_does_is_a_step_too() {
 
     impl Drop for Undo {
         fn drop(&mut self) {
-            assert_eq!(said(&self.0), Mark::of(&key(1)).line());
+            assert_eq!(content(&self.0), LeaseHash::of(&key(1)).line());
         }
     }
 
@@ -142,7 +145,7 @@ fn what_a_drop_does_is_a_step_too() {
     let journal = opened(folder);
     let undo = Undo(Rc::clone(folder));
     drop(journal.watch(&key(1), async move { drop(undo) }));
-    assert_eq!(said(folder), Mark::NONE.line());
+    assert_eq!(content(folder), LeaseHash::NONE.line());
 }
 
 #[test]
@@ -151,16 +154,20 @@ fn counts_are_kept_as_long_as_the_lease_and_the_wish_of_the_process_to_run() {
     let (one, other) = (key(1), key(2));
     dies_of(folder, &one);
     let journal = dies_of(folder, &other);
-    journal.keep([&other, &key(3)]);
+    journal.retain([&other, &key(3)]);
     assert_eq!((journal.deaths(&one), journal.deaths(&other)), (0, 1));
     assert_eq!(
-        said(folder),
-        format!("{}{:016x} 1\n", Mark::NONE.line(), Mark::of(&other).0)
+        content(folder),
+        format!(
+            "{}{:016x} 1\n",
+            LeaseHash::NONE.line(),
+            LeaseHash::of(&other).0
+        )
     );
     journal.clear();
     assert_eq!(
-        (said(folder), opened(folder).deaths(&other)),
-        (Mark::NONE.line(), 0)
+        (content(folder), opened(folder).deaths(&other)),
+        (LeaseHash::NONE.line(), 0)
     );
 }
 
@@ -179,11 +186,14 @@ fn a_file_of_any_content_is_read_and_one_that_is_no_file_is_left_alone() {
     ] {
         fs::write(&path, text).unwrap();
         let journal = opened(folder);
-        assert!(said(folder).starts_with(&Mark::NONE.line()), "{text:?}");
-        drop(journal.enter(&key(1)));
+        assert!(
+            content(folder).starts_with(&LeaseHash::NONE.line()),
+            "{text:?}"
+        );
+        drop(journal.begin_step(&key(1)));
     }
     assert_eq!(
-        Deaths::parse("0\n1 2\n1 3\n").1.of(Mark(1)),
+        Deaths::parse("0\n1 2\n1 3\n").1.of(LeaseHash(1)),
         2,
         "what follows may be left of a longer file"
     );
@@ -191,6 +201,6 @@ fn a_file_of_any_content_is_read_and_one_that_is_no_file_is_left_alone() {
     let target = scratch.path().join("target");
     fs::write(&target, "another's").unwrap();
     std::os::unix::fs::symlink(&target, &path).unwrap();
-    drop(opened(folder).enter(&key(1)));
+    drop(opened(folder).begin_step(&key(1)));
     assert_eq!(fs::read_to_string(target).unwrap(), "another's");
 }

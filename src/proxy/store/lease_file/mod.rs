@@ -1,14 +1,14 @@
-//! The daemon's own file of all leases, replaced as a whole and read once, at the start; and a copy
-//! in netavark's shape.
+//! The state file: all leases, replaced as a whole and read once, at the start; and a copy in
+//! netavark's format.
 //!
-//! | file | written by | read for |
+//! | file | written by | read to |
 //! |---|---|---|
-//! | `nv-proxy.state` | this daemon alone | going on with the leases |
-//! | `nv-proxy.lease` | this daemon, as a copy; netavark's proxy, which truncates it at its start; older versions | taking over what the others left in it |
+//! | `nv-proxy.state` | this daemon only | resume its leases |
+//! | `nv-proxy.lease` | this daemon, as a copy; netavark's proxy, which truncates it at its start; older versions | adopt the leases of the others |
 //!
-//! The state file has a version. It is raised by a change that an older daemon would misread. A
-//! daemon that finds a file of a newer version keeps it as `nv-proxy.state.unused` and adopts the
-//! leases in the copy, as it does with netavark's.
+//! A change that an older daemon would misread raises the version of the state file. A daemon that
+//! finds a newer version keeps that file as `nv-proxy.state.unused` and adopts the leases in the
+//! copy, as it does with netavark's.
 
 use std::cell::Cell;
 use std::ffi::OsString;
@@ -34,66 +34,65 @@ use crate::proxy::store::record::{EncodedRecord, FormerLease, Record, StoredReco
 
 mod parse;
 
-/// Identifies the boot (proc_sys_kernel(5)): an instant on the boot clock means nothing without it.
+/// Identifies the boot (proc_sys_kernel(5)): instants on the boot clock are valid in it only.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// The version of the state file.
 const VERSION: u64 = 1;
 
 /// The most leases of netavark's proxy that are adopted.
-const FOREIGN: usize = 1000;
+const MAX_FOREIGN: usize = 1000;
 
-/// The two files.
+/// The state file and its copy.
 #[derive(Debug)]
 pub(crate) struct LeaseFile {
     directory: Rc<StateDirectory>,
     name: OsString,
     copy: OsString,
     boot_id: String,
-    /// The digest of what the copy says; `None` where that is not known.
-    copied: Cell<Option<u64>>,
-    /// The copy is still as another program left it, and is not replaced yet.
-    is_copy_held: Cell<bool>,
-    /// A failure to write the copy was logged.
-    told: Cell<bool>,
+    /// The digest of the copy's content; `None` if unknown.
+    copy_digest: Cell<Option<u64>>,
+    /// The copy is another program's, and is not replaced yet.
+    is_copy_protected: Cell<bool>,
+    /// Set once a failure to write the copy has been logged.
+    warned: Cell<bool>,
 }
 
-/// One lease in the state file.
+/// A lease in the state file.
 #[derive(Debug, Serialize)]
 struct LeaseEntry {
     #[serde(flatten)]
     record: StoredRecord,
-    /// The link is known to be as the record says: only a process that leaves in good order can
-    /// tell.
+    /// The link is known to match the record: only a process that exited in good order can tell.
     asleep: bool,
 }
 
-/// One lease in the copy: netavark's fields, and the namespace, by which it is known for ours.
+/// A lease in the copy: netavark's fields, and the namespace, which marks it as this daemon's.
 #[derive(Debug, Serialize)]
-struct Copied {
+struct CopyEntry {
     #[serde(flatten)]
     lease: NetavarkLease,
     ns_path: String,
 }
 
-/// The leases that the files have.
+/// The content of the files.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    /// Leases since this boot, and whether they were left in good order.
+    /// Leases since this boot, and whether each was left in good order.
     pub(crate) leases: Vec<(EncodedRecord, bool)>,
-    /// Leases of earlier boots and of other programs: their addresses are remembered.
-    pub(crate) over: Vec<FormerLease>,
-    /// Leases of netavark's proxy, to be adopted. The copy stays as it is until
-    /// [`LeaseFile::release_copy`].
+    /// Leases of earlier boots and of other programs, for the address history.
+    pub(crate) ended: Vec<FormerLease>,
+    /// Leases of netavark's proxy, to be adopted. The copy is not replaced until
+    /// [`LeaseFile::unprotect_copy`].
     pub(crate) foreign: Vec<NetavarkLease>,
-    /// There is more, or less, in the files than this.
-    pub(crate) is_other: bool,
-    /// Entries that are of no use.
-    unused: usize,
+    /// The files differ from this, and have to be written.
+    pub(crate) is_outdated: bool,
+    /// Entries that cannot be used.
+    unusable: usize,
 }
 
 impl LeaseFile {
-    /// The copy of that name in `directory`, and the state file beside it. Neither is touched yet.
+    /// Returns the copy of that name in `directory`, and the state file beside it, without opening
+    /// them.
     pub(crate) fn new(directory: &Rc<StateDirectory>, copy: impl Into<OsString>) -> Self {
         let boot_id = fs::read_to_string(BOOT_ID).unwrap_or_else(|error| {
             log::warn!(
@@ -107,20 +106,19 @@ impl LeaseFile {
             name: Path::new(&copy).with_extension("state").into(),
             copy,
             boot_id: boot_id.trim().to_owned(),
-            copied: Cell::default(),
-            is_copy_held: Cell::default(),
-            told: Cell::default(),
+            copy_digest: Cell::default(),
+            is_copy_protected: Cell::default(),
+            warned: Cell::default(),
         }
     }
 
-    /// Returns the id of this boot; empty where it is not known.
+    /// Returns the boot id; empty if unknown.
     pub(crate) fn boot_id(&self) -> &str {
         &self.boot_id
     }
 
-    /// Reads the files, or makes empty ones where there are none. Nothing in them, nor that they
-    /// cannot be read or made, is a reason not to serve: what is of no use is kept under another
-    /// name, which is logged.
+    /// Reads the files, or creates empty ones. The daemon serves even if that fails: a file with
+    /// unusable content is kept under another name, which is logged.
     pub(crate) fn read(&self) -> Found {
         let mut found = Found::default();
         let directory = match self.directory.open() {
@@ -134,18 +132,18 @@ impl LeaseFile {
             }
         };
         let mut state = self.read_state(&directory, &mut found);
-        // Both files are missing where the directory was removed.
+        // Both files are missing if the directory was removed.
         if matches!(state, Err(None))
             && !directory.has(&self.copy)
             && let Some(refuge) = self.directory.refuge()
         {
             state = self.read_state(&refuge, &mut found);
-            found.is_other = true;
+            found.is_outdated = true;
         }
         let is_new = matches!(state, Err(None));
-        let is_whole = state.is_ok();
-        found.is_other |= !is_whole;
-        let has_copy = self.read_copy(&directory, state.ok().flatten(), is_whole, &mut found);
+        let is_complete = state.is_ok();
+        found.is_outdated |= !is_complete;
+        let has_copy = self.read_copy(&directory, state.ok().flatten(), is_complete, &mut found);
         if is_new
             && !has_copy
             && let Err(error) = self.replace([])
@@ -159,7 +157,7 @@ impl LeaseFile {
     }
 
     /// Reads the state file. Returns the digest of the copy that belongs to it; the error is `None`
-    /// where there is no file.
+    /// if there is no file.
     fn read_state(
         &self,
         directory: &Directory,
@@ -169,7 +167,7 @@ impl LeaseFile {
         let trouble = match directory.read(&self.name) {
             Ok(file) => {
                 let mut each =
-                    |boot_id: &str, entry: Value| self.sort(&entry, Some(boot_id), now, found);
+                    |boot_id: &str, entry: Value| self.add(&entry, Some(boot_id), now, found);
                 let parsed = parse::state(BufReader::with_capacity(4096, file), &mut each);
                 parsed
                     .map(|digest| copy = digest)
@@ -179,9 +177,9 @@ impl LeaseFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(None),
             Err(error) => Some(error.to_string()),
         };
-        let unused = std::mem::take(&mut found.unused);
+        let unusable = std::mem::take(&mut found.unusable);
         let why = trouble
-            .or_else(|| (unused > 0).then(|| format!("{unused} of its entries are unusable")));
+            .or_else(|| (unusable > 0).then(|| format!("{unusable} of its entries are unusable")));
         match why {
             None => Ok(copy),
             Some(why) => {
@@ -191,31 +189,31 @@ impl LeaseFile {
         }
     }
 
-    /// Reads the copy, unless it is as this program left it. Returns whether there is one.
+    /// Reads the copy, unless this program wrote it. Returns whether there is one.
     fn read_copy(
         &self,
         directory: &Directory,
         expected: Option<u64>,
-        is_own_whole: bool,
+        is_state_complete: bool,
         found: &mut Found,
     ) -> bool {
         let (now, mut older) = (rt::now(), Found::default());
         let trouble = match self.digest_of_copy(directory) {
             Ok(digest) if expected == Some(digest) => {
-                self.copied.set(expected);
+                self.copy_digest.set(expected);
                 return true;
             }
             Ok(_) => {
                 let mut each = |entry: Value| {
-                    // Only versions that had their state in this file wrote such an entry, after
-                    // ours was written.
+                    // Written by an older version, which had its state in this file, after the
+                    // state file was written.
                     if entry.get("state").is_some() {
                         let boot_id = entry.get("boot_id").and_then(Value::as_str);
-                        self.sort(&entry, boot_id, now, &mut older);
-                    // A copy that was not written any more, of leases that are in the state file or
-                    // are over.
-                    } else if !(is_own_whole && entry.get("ns_path").is_some()) {
-                        sort_foreign(&entry, &mut older);
+                        self.add(&entry, boot_id, now, &mut older);
+                    // Skipped is an outdated copy, with leases that are in the state file or have
+                    // ended.
+                    } else if !(is_state_complete && entry.get("ns_path").is_some()) {
+                        add_foreign(&entry, &mut older);
                     }
                 };
                 let file = directory
@@ -229,21 +227,21 @@ impl LeaseFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
             Err(error) => Some(error.to_string()),
         };
-        found.is_other = true;
-        let (unused, foreign) = (older.unused, older.foreign.len());
-        if trouble.is_some() || unused + foreign > 0 {
-            let why = match (trouble, unused) {
+        found.is_outdated = true;
+        let (unusable, foreign) = (older.unusable, older.foreign.len());
+        if trouble.is_some() || unusable + foreign > 0 {
+            let why = match (trouble, unusable) {
                 (Some(trouble), _) => trouble,
                 (None, 0) => format!("{foreign} of its leases are from netavark's proxy"),
-                (None, _) => format!("{unused} of its entries are unusable"),
+                (None, _) => format!("{unusable} of its entries are unusable"),
             };
             self.set_aside(directory, &self.copy, &why);
         }
         if !older.leases.is_empty() {
             found.leases = older.leases;
         }
-        found.over.append(&mut older.over);
-        self.is_copy_held.set(foreign > 0);
+        found.ended.append(&mut older.ended);
+        self.is_copy_protected.set(foreign > 0);
         found.foreign = older.foreign;
         true
     }
@@ -254,10 +252,10 @@ impl LeaseFile {
         Ok(digest.0.finish())
     }
 
-    /// Puts a full record where it belongs.
-    fn sort(&self, entry: &Value, boot_id: Option<&str>, now: Instant, found: &mut Found) {
+    /// Adds a full record to `found`.
+    fn add(&self, entry: &Value, boot_id: Option<&str>, now: Instant, found: &mut Found) {
         let Some(stored) = StoredRecord::parse(entry) else {
-            found.unused += 1;
+            found.unusable += 1;
             return;
         };
         let is_of_this_boot = boot_id == Some(&*self.boot_id) && !self.boot_id.is_empty();
@@ -269,11 +267,11 @@ impl LeaseFile {
             let is_asleep = entry.get("asleep") == Some(&Value::Bool(true));
             found.leases.push((EncodedRecord::from(&record), is_asleep));
         } else {
-            // An entry of an earlier boot is what a reboot leaves.
+            // After a reboot, entries of an earlier boot are expected.
             let is_expected = boot_id.is_some_and(|boot_id| boot_id != self.boot_id);
-            found.unused += usize::from(!is_expected);
-            found.is_other = true;
-            found.over.extend(former);
+            found.unusable += usize::from(!is_expected);
+            found.is_outdated = true;
+            found.ended.extend(former);
         }
     }
 
@@ -294,14 +292,14 @@ impl LeaseFile {
         self.directory.path_of(name).display().to_string()
     }
 
-    /// Lets the next write replace the copy.
-    pub(crate) fn release_copy(&self) {
-        self.is_copy_held.set(false);
+    /// Allows the next write to replace the copy.
+    pub(crate) fn unprotect_copy(&self) {
+        self.is_copy_protected.set(false);
     }
 
-    /// Replaces the state file, and flushes it where it is to survive a power cut; then the copy,
-    /// where it says something else by then. With each record comes whether it is asleep; those of
-    /// one MAC come one after the other.
+    /// Replaces the state file and flushes it, to survive a power cut; then the copy, if its
+    /// content changes. Each record comes with whether it is dormant; records of one MAC are
+    /// adjacent.
     pub(crate) fn replace<R>(&self, records: R) -> io::Result<()>
     where
         R: IntoIterator<Item = (StoredRecord, bool)> + Clone,
@@ -315,15 +313,15 @@ impl LeaseFile {
                 self.write_state(writer, digest, &mut records.clone().into_iter())
             })
         })?;
-        self.directory.keep(&directory, &self.name);
-        if !self.is_copy_held.get() && self.copied.get() != Some(digest) {
-            // Not flushed: nothing is recovered from it but what another program wrote.
-            let copied = directory.replace(&self.copy, false, |file| {
+        self.directory.link_to_refuge(&directory, &self.name);
+        if !self.is_copy_protected.get() && self.copy_digest.get() != Some(digest) {
+            // Not flushed: only what another program wrote is read from it.
+            let written = directory.replace(&self.copy, false, |file| {
                 buffered(file, |writer| write_copy(writer, &mut records.into_iter()))
             });
-            self.copied.set(copied.is_ok().then_some(digest));
-            if let Err(error) = copied
-                && !self.told.replace(true)
+            self.copy_digest.set(written.is_ok().then_some(digest));
+            if let Err(error) = written
+                && !self.warned.replace(true)
             {
                 log::warn!(
                     "cannot write {}: {error}; its readers do not see the last change",
@@ -341,7 +339,7 @@ impl LeaseFile {
         records: &mut dyn Iterator<Item = (StoredRecord, bool)>,
     ) -> io::Result<()> {
         let boot_id = serde_json::to_string(&self.boot_id)?;
-        // In this order: a reader knows the version and the boot before the first lease.
+        // In this order: a reader needs the version and the boot before the first lease.
         write!(
             to,
             r#"{{"version":{VERSION},"boot_id":{boot_id},"copy":"{digest:016x}","leases":"#
@@ -354,16 +352,16 @@ impl LeaseFile {
     }
 }
 
-/// Takes a lease of netavark's proxy.
-fn sort_foreign(entry: &Value, found: &mut Found) {
+/// Adds a lease of netavark's proxy to `found`.
+fn add_foreign(entry: &Value, found: &mut Found) {
     let stored = StoredRecord::parse(entry);
     let former = stored.as_ref().and_then(StoredRecord::former_lease);
     match stored.zip(former) {
-        Some((stored, former)) if found.foreign.len() < FOREIGN => {
-            found.over.push(former);
+        Some((stored, former)) if found.foreign.len() < MAX_FOREIGN => {
+            found.ended.push(former);
             found.foreign.push(stored.lease);
         }
-        _ => found.unused += 1,
+        _ => found.unusable += 1,
     }
 }
 
@@ -383,12 +381,12 @@ fn write_copy(
     Ok(write_leases(
         to,
         records,
-        |StoredRecord { lease, ns_path, .. }, _| Copied { lease, ns_path },
+        |StoredRecord { lease, ns_path, .. }, _| CopyEntry { lease, ns_path },
     )?)
 }
 
 /// Writes the records of one MAC at a time: a thousand at once are megabytes, which the heap does
-/// not give back.
+/// not return to the system.
 fn write_leases<E: Serialize>(
     to: impl Write,
     records: &mut dyn Iterator<Item = (StoredRecord, bool)>,
@@ -400,7 +398,7 @@ fn write_leases<E: Serialize>(
     let mut object = serializer.serialize_map(None)?;
     let mut records = records.peekable();
     while let Some(first) = records.next() {
-        // As the first one of them wrote it, whatever case the others use.
+        // In the first record's notation, whatever the case of the others.
         let (text, mac_of_first) = (first.0.lease.mac_address.clone(), mac(&first.0));
         let mut entries = vec![entry(first)];
         entries.extend(
@@ -411,7 +409,7 @@ fn write_leases<E: Serialize>(
     object.end()
 }
 
-/// Identifies the content of a file.
+/// A digest of a file's content.
 #[derive(Default)]
 struct Digest(SipHasher24);
 

@@ -1,5 +1,5 @@
-//! The files as JSON, one lease at a time: a thousand at once are megabytes, which the heap does
-//! not give back.
+//! Reads the files one lease at a time: a thousand at once are megabytes of JSON, which the heap
+//! does not return to the system.
 
 use std::fmt;
 use std::io::BufRead;
@@ -9,8 +9,8 @@ use serde_json::{Result, Value};
 
 use super::VERSION;
 
-/// Reads a state file, and hands `each` entry over with the id of its boot, up to where the file
-/// stops making sense. Returns the digest of the copy that belongs to it.
+/// Parses a state file, and calls `each` with the boot id and every entry before the first syntax
+/// error. Returns the digest of the copy that belongs to it.
 pub(crate) fn state(file: impl BufRead, each: &mut dyn FnMut(&str, Value)) -> Result<Option<u64>> {
     struct LeasesSeed<'a>(&'a mut dyn FnMut(&str, Value));
 
@@ -61,11 +61,11 @@ pub(crate) fn state(file: impl BufRead, each: &mut dyn FnMut(&str, Value)) -> Re
     Ok(copy)
 }
 
-/// Reads a file in netavark's shape, and hands `each` entry over, up to where the file stops making
-/// sense.
+/// Parses a file in netavark's format, and calls `each` with every entry before the first syntax
+/// error.
 ///
-/// netavark's proxy truncates its file and writes on where it was: before its leases are as many
-/// zero bytes as it has written before. At its start, and until its first lease, the file is empty.
+/// netavark's proxy truncates its file and writes on at its old offset, so zero bytes may precede
+/// the leases. Before its first lease the file is empty.
 pub(crate) fn copy(mut file: impl BufRead, each: &mut dyn FnMut(Value)) -> Result<()> {
     loop {
         let bytes = file.fill_buf().map_err(serde_json::Error::custom)?;
@@ -85,7 +85,7 @@ pub(crate) fn copy(mut file: impl BufRead, each: &mut dyn FnMut(Value)) -> Resul
     json.end()
 }
 
-/// An object with an array of leases for each MAC.
+/// An object with an array of leases per MAC.
 struct Entries<'a>(&'a mut dyn FnMut(Value));
 
 impl<'de> DeserializeSeed<'de> for Entries<'_> {

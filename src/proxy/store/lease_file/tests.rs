@@ -23,7 +23,7 @@ impl TestDirectory {
         Self(path, state)
     }
 
-    /// The files as another process finds them.
+    /// The files as the next process opens them.
     fn lease_file(&self) -> LeaseFile {
         LeaseFile::new(&self.1, "nv-proxy.lease")
     }
@@ -59,7 +59,7 @@ fn json_of(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-/// A lease of an hour.
+/// A lease of one hour.
 fn record() -> Record {
     let lease = dhcp::Lease {
         lease_time: Some(Duration::from_secs(3600)),
@@ -75,7 +75,7 @@ fn record() -> Record {
     })
 }
 
-/// Records as they are handed to [`LeaseFile::replace`].
+/// Records as [`LeaseFile::replace`] takes them.
 fn stored<const N: usize>(records: [(Record, bool); N]) -> [(StoredRecord, bool); N] {
     records.map(|(record, asleep)| (StoredRecord::from(&record), asleep))
 }
@@ -84,7 +84,7 @@ fn stored<const N: usize>(records: [(Record, bool); N]) -> [(StoredRecord, bool)
 fn new_files_have_no_leases_and_only_their_owner_reads_them() {
     let directory = TestDirectory::new("new");
     let found = directory.lease_file().read();
-    assert!(found.leases.is_empty() && found.over.is_empty());
+    assert!(found.leases.is_empty() && found.ended.is_empty());
     assert_eq!(
         (directory.leases(), json_of(&directory.copy())),
         (json!({}), json!({}))
@@ -104,10 +104,10 @@ fn what_is_written_is_read_again() {
     let leases: Vec<_> = found
         .leases
         .iter()
-        .map(|(lease, asleep)| (lease.unpack(), *asleep))
+        .map(|(lease, asleep)| (lease.decode(), *asleep))
         .collect();
     assert_eq!(leases, [(record(), true), (record().ending(), false)]);
-    assert!(found.over.is_empty() && !directory.aside().exists());
+    assert!(found.ended.is_empty() && !directory.aside().exists());
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn leases_go_on_after_netavark_has_emptied_or_rewritten_its_file() {
         let next = directory.lease_file();
         let found = next.read();
         assert_eq!(
-            (found.leases.len(), found.foreign.len(), found.is_other),
+            (found.leases.len(), found.foreign.len(), found.is_outdated),
             (1, 0, true),
             "{netavarks:?}"
         );
@@ -179,7 +179,7 @@ fn leases_go_on_after_netavark_has_emptied_or_rewritten_its_file() {
         next.replace(stored([(record(), true)])).unwrap();
         assert_eq!(fs::read(directory.copy()).unwrap(), before, "{netavarks:?}");
     }
-    // It has served another container.
+    // netavark's proxy has served another container.
     let zeros = "\0".repeat(10_000);
     let other =
         r#"{"02:00:00:00:00:02":[{"mac_address":"02:00:00:00:00:02","yiaddr":"10.0.0.6"}]}"#;
@@ -200,18 +200,18 @@ fn the_file_of_an_older_version_is_taken_over() {
     entry["boot_id"] = json!(file.boot_id);
     entry["asleep"] = json!(true);
     let older = json!({ record().request.mac_text: [entry] });
-    // With a state file of before a downgrade, or without.
+    // With a state file from before a downgrade, or without.
     for is_again in [false, true] {
         fs::write(directory.copy(), older.to_string()).unwrap();
         let found = directory.lease_file().read();
         let leases: Vec<_> = found
             .leases
             .iter()
-            .map(|(lease, asleep)| (lease.unpack(), *asleep))
+            .map(|(lease, asleep)| (lease.decode(), *asleep))
             .collect();
         assert_eq!(leases, [(record(), true)], "{is_again}");
         assert!(
-            found.is_other && found.foreign.is_empty() && !directory.copy_aside().exists(),
+            found.is_outdated && found.foreign.is_empty() && !directory.copy_aside().exists(),
             "{is_again}"
         );
         file.replace([]).unwrap();
@@ -245,8 +245,8 @@ fn leases_of_before_the_last_boot_leave_their_addresses() {
         .replace(&file.boot_id, "another");
     fs::write(directory.file(), text).unwrap();
     let found = file.read();
-    assert_eq!((found.leases.len(), found.over.len()), (0, 1));
-    assert_eq!(found.over[0].address, Ipv4Addr::new(10, 0, 0, 5));
+    assert_eq!((found.leases.len(), found.ended.len()), (0, 1));
+    assert_eq!(found.ended[0].address, Ipv4Addr::new(10, 0, 0, 5));
     assert!(!directory.aside().exists(), "that was to be expected");
 }
 
@@ -260,9 +260,9 @@ fn netavarks_file_is_kept_until_its_leases_are_adopted() {
     let found = file.read();
     assert!(found.leases.is_empty());
     assert_eq!(found.foreign[0].yiaddr, "10.0.0.5");
-    assert_eq!(found.over[0].address, Ipv4Addr::new(10, 0, 0, 5));
+    assert_eq!(found.ended[0].address, Ipv4Addr::new(10, 0, 0, 5));
     assert_eq!(
-        found.over[0].who().mac,
+        found.ended[0].names().mac,
         Mac([0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff])
     );
     assert_eq!(
@@ -275,7 +275,7 @@ fn netavarks_file_is_kept_until_its_leases_are_adopted() {
         netavarks,
         "a crash is followed by another try"
     );
-    file.release_copy();
+    file.unprotect_copy();
     file.replace(stored([(record(), false)])).unwrap();
     assert_eq!(
         json_of(&directory.copy())[&record().request.mac_text][0]["yiaddr"],
@@ -290,14 +290,14 @@ fn what_was_cut_off_is_used_as_far_as_it_goes() {
     let other = with_mac(record(), [2, 0, 0, 0, 0, 2]);
     file.replace(stored([(record(), true), (other, true)]))
         .unwrap();
-    // Nothing else is to be found.
+    // Nothing else is found.
     fs::remove_file(directory.copy()).unwrap();
     let bytes = fs::read(directory.file()).unwrap();
     let first_ends = bytes.windows(3).position(|bytes| bytes == b"}],").unwrap() + 2;
     for length in 0..bytes.len() {
         fs::write(directory.file(), &bytes[..length]).unwrap();
         let found = file.read();
-        assert!(found.leases.len() <= 2 && found.over.is_empty());
+        assert!(found.leases.len() <= 2 && found.ended.is_empty());
         assert_eq!(!found.leases.is_empty(), length >= first_ends, "{length}");
         assert_eq!(fs::read(directory.aside()).unwrap(), &bytes[..length]);
     }
@@ -310,7 +310,7 @@ fn bytes_that_were_swapped_cost_what_comes_from_there_on() {
     let other = with_mac(record(), [2, 0, 0, 0, 0, 2]);
     file.replace(stored([(record(), true), (other, true)]))
         .unwrap();
-    // Nothing else is to be found.
+    // Nothing else is found.
     fs::remove_file(directory.copy()).unwrap();
     let bytes = fs::read(directory.file()).unwrap();
     let first_ends = bytes.windows(3).position(|bytes| bytes == b"}],").unwrap() + 2;
@@ -323,12 +323,12 @@ fn bytes_that_were_swapped_cost_what_comes_from_there_on() {
             at <= first_ends
                 || leases
                     .first()
-                    .is_some_and(|(first, _)| first.unpack() == record()),
+                    .is_some_and(|(first, _)| first.decode() == record()),
             "{at}"
         );
-        // As it would go on in the table.
+        // As the table resumes it.
         for (packed, _) in leases {
-            let record = packed.unpack();
+            let record = packed.decode();
             assert!(record.due().is_some(), "{record:?}");
         }
     }
@@ -353,7 +353,7 @@ fn nothing_that_is_there_is_a_reason_not_to_start() {
         file.replace([]).unwrap();
         assert_eq!(directory.leases(), json!({}));
     }
-    // Of what is no file, nothing is read at all.
+    // Nothing is read from what is not a file.
     fs::remove_file(directory.file()).unwrap();
     fs::create_dir(directory.file()).unwrap();
     assert!(file.read().leases.is_empty());
@@ -370,13 +370,13 @@ fn a_failed_write_leaves_the_old_file_as_it_was() {
     let directory = TestDirectory::new("failed");
     let file = directory.lease_file();
     file.replace([]).unwrap();
-    // A directory where the temporary file should be: no write can succeed, root or not.
+    // A directory in the place of the temporary file: no write succeeds, even for root.
     fs::create_dir(directory.file().with_extension("state.new")).unwrap();
     assert!(file.replace(stored([(record(), false)])).is_err());
     assert_eq!(directory.leases(), json!({}));
 }
 
-/// A directory that is not made yet, and one that outlives it.
+/// A directory that does not exist yet, and its refuge.
 fn with_refuge() -> (tempfile::TempDir, PathBuf, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let (path, refuge) = (folder.path().join("podman"), folder.path().join("refuge"));
@@ -384,7 +384,7 @@ fn with_refuge() -> (tempfile::TempDir, PathBuf, PathBuf) {
     (folder, path, refuge)
 }
 
-/// The files in `path`, as another process finds them.
+/// The files in `path`, as the next process opens them.
 fn files_in(path: &Path, refuge: &Path) -> LeaseFile {
     let directory =
         StateDirectory::lock(&path.join("nv-proxy.lock"), Some(refuge.to_owned())).unwrap();
@@ -398,20 +398,19 @@ fn leases_outlive_the_directory() {
     file.replace(stored([(record(), true)])).unwrap();
     let links = |path: &Path| fs::metadata(path).unwrap().nlink();
     assert_eq!(links(&refuge.join("nv-proxy.state")), 2);
-    // Each write takes the place of the one before.
+    // Each write replaces the one before.
     file.replace(stored([(record(), false)])).unwrap();
     assert_eq!(links(&path.join("nv-proxy.state")), 2);
     drop(file);
     fs::remove_dir_all(&path).unwrap();
     let found = files_in(&path, &refuge).read();
     assert!(
-        found.leases.len() == 1 && found.is_other,
+        found.leases.len() == 1 && found.is_outdated,
         "it is to be written where it belongs"
     );
 }
 
-/// A lease that ended does not come back from the second name, and neither does one that was
-/// forgotten on purpose.
+/// A lease that ended does not come back from the second name, nor does a deleted one.
 #[test]
 fn leases_that_ended_or_were_forgotten_do_not_come_back() {
     let (_folder, path, refuge) = with_refuge();
@@ -444,8 +443,8 @@ fn a_file_where_others_can_write_gets_no_second_name() {
     assert!(path.join("nv-proxy.state").exists() && !refuge.join("nv-proxy.state").exists());
 }
 
-/// A state file of version 1, with a lease in each state: read and written again it is the same to
-/// the last byte, so that an older daemon and a newer one can take turns.
+/// A state file of version 1 with a lease in each state: read and written again it has the same
+/// bytes, so that an older and a newer daemon can alternate.
 #[test]
 fn the_format_of_the_file_does_not_change() {
     let written = include_str!("../../../../tests/corpus/state/version-1.json");
@@ -454,7 +453,7 @@ fn the_format_of_the_file_does_not_change() {
     let mut each = |boot_id: &str, entry: Value| {
         assert_eq!(boot_id, "the boot");
         let record = Record::parse(&entry, now).unwrap();
-        assert_eq!(EncodedRecord::from(&record).unpack(), record);
+        assert_eq!(EncodedRecord::from(&record).decode(), record);
         leases.push((record, entry["asleep"] == json!(true)));
     };
     let digest = parse::state(written.as_bytes(), &mut each)
@@ -473,7 +472,7 @@ fn the_format_of_the_file_does_not_change() {
     file.write_state(&mut again, digest, &mut records.clone())
         .unwrap();
     assert_eq!(String::from_utf8(again).unwrap(), written);
-    // What each takes in memory, and one of them byte for byte.
+    // The memory of each, and one of them byte for byte.
     let encoded: Vec<_> = leases
         .iter()
         .map(|(record, _)| EncodedRecord::from(record).bytes().to_owned())

@@ -1,10 +1,10 @@
-//! From a lease of netavark's proxy to a record.
+//! The record of a lease that netavark's proxy acquired.
 
 use std::time::Duration;
 
 use super::number::millis;
 use super::phase::StoredLease;
-use super::{NEVER, Record, reason};
+use super::{NEVER, Record, clamp};
 use crate::dhcp::{self, Phase, Plainness, Snapshot};
 use crate::proxy::call::request::Request;
 use crate::proxy::container::applied::Applied;
@@ -13,12 +13,12 @@ use crate::rpc::wire::NetavarkLease;
 use crate::time::Instant;
 
 impl Record {
-    /// Returns the record of a lease that another program got, of an interface which has had its
-    /// address since `since`: to be renewed at once. `None` where the lease is malformed.
+    /// Returns the record of a lease of another program, on an interface with its address since
+    /// `since`: due for renewal at once. `None` if the lease is malformed.
     ///
-    /// That program may have renewed it without a note. A lease that would be in REBINDING by now,
-    /// or over, is taken to be at T2: the servers are asked by broadcast, and without an answer it
-    /// ends after the rest of its time.
+    /// That program may have renewed it without recording it. A lease that would be in REBINDING or
+    /// expired by now is taken to be at T2: the REQUEST is broadcast, and without an answer the
+    /// lease ends after its remaining time.
     pub(crate) fn adopted(
         lease: NetavarkLease,
         container: (&Request, &ContainerInterface),
@@ -30,8 +30,8 @@ impl Record {
             acquired_at: millis(since)?,
             ..StoredLease::default()
         };
-        // Its timers may be missing.
-        let lease = reason::usable(stored.parse()?, now)?;
+        // T1 and T2 may be missing.
+        let lease = clamp::checked_lease(stored.parse()?, now)?;
         let rebind_at = lease.acquired_at + lease.t2;
         let phase = if lease.lease_time.is_none() {
             Phase::Bound {
@@ -60,15 +60,15 @@ impl Record {
         let snapshot = Snapshot {
             phase,
             failures: 0,
-            // Its server is known to answer netavark's messages.
+            // Its server answers netavark's messages.
             plainness: Plainness::LikeNetavark,
-            whole_at: Instant::from_boot(Duration::ZERO),
+            rate_full_at: Instant::from_boot(Duration::ZERO),
         };
         let (request, _) = container;
         let config = dhcp::Config {
             host_name: request.host_name.clone(),
             ..dhcp::Config::new(request.key.mac, request.client_id.clone())
         };
-        Some(Self::resting(container, &config, snapshot, applied, None))
+        Some(Self::dormant(container, &config, snapshot, applied, None))
     }
 }

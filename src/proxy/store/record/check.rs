@@ -1,4 +1,4 @@
-//! A record compared with the kernel: the namespace, the interface and the address on it.
+//! Compares a record with the kernel: the namespace, the interface and its address.
 
 use std::fs;
 use std::io;
@@ -7,9 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use super::Record;
 
 impl Record {
-    /// Returns whether the path leads to another network namespace by now, or to none, as far as
-    /// that can be seen from outside. It may be so all the same where this is false, for inode
-    /// numbers are used again.
+    /// Returns whether the path leads to another network namespace or to none, as far as its inode
+    /// tells. False is not conclusive: inode numbers are reused.
     pub(crate) fn is_gone(&self) -> bool {
         let netns = &self.interface.netns;
         match fs::metadata(&self.request.key.netns) {
@@ -21,9 +20,8 @@ impl Record {
         }
     }
 
-    /// Returns whether it is the same interface in the same namespace, with the lease's address on
-    /// it.
-    pub(crate) fn still_fits(&self) -> bool {
+    /// Returns whether it is the same interface in the same namespace, with the lease's address.
+    pub(crate) fn matches_link(&self) -> bool {
         let Ok(netlink) = self.interface.check(&self.request) else {
             return false;
         };

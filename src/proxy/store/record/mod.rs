@@ -1,5 +1,5 @@
-//! A lease while nothing is to be done for it: types in memory, and [one form](stored) in the table
-//! and in the state file.
+//! The record of a dormant lease: types in memory, and [one form](stored) in the table and in the
+//! state file.
 
 use std::net::Ipv4Addr;
 use std::rc::Rc;
@@ -19,33 +19,34 @@ pub(crate) use stored::{EncodedRecord, FormerLease, StoredRecord};
 
 mod adopted;
 mod check;
+mod clamp;
 mod number;
 mod phase;
-mod reason;
 mod stored;
 
-/// The delay before a failed attempt is repeated: doubled each time, up to [`MAX_RETRY_DELAY`].
+/// The delay before a retry, doubled with each failure up to [`MAX_RETRY_DELAY`].
 const RETRY_DELAY: Duration = Duration::from_secs(30);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(3600);
 
-/// A time that does not come: T1 and T2 of an infinite lease.
+/// A time that never comes: T1 and T2 of an infinite lease.
 const NEVER: Instant = Instant::from_boot(Duration::MAX);
-/// A time that has passed, whatever time it is.
+/// A time that is always past.
 const AT_ONCE: Instant = Instant::from_boot(Duration::ZERO);
 
-/// All that it takes to go on with a lease.
+/// Everything needed to resume a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
-    /// The container's request, with the client identifier and the host name that the server knows.
+    /// The container's request, with the client identifier and the host name that the server was
+    /// sent.
     pub(crate) request: Request,
     pub(crate) interface: ContainerInterface,
-    /// What the lease has put on the link.
+    /// The changes that the lease made to the link.
     pub(crate) applied: Applied,
-    /// Option 57 in bytes, where the MTU was known.
+    /// Option 57 in bytes, if the MTU was known.
     pub(crate) message_size: Option<u16>,
     pub(crate) state: RecordState,
-    /// Set where the link may not be as [`applied`](Self::applied) says.
-    pub(crate) look: Option<Look>,
+    /// Set if the link may differ from [`applied`](Self::applied).
+    pub(crate) link_check: Option<LinkCheck>,
     /// Set after a failure.
     retry: Option<Retry>,
 }
@@ -53,37 +54,37 @@ pub(crate) struct Record {
 /// The progress of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RecordState {
-    /// A Setup is under way.
+    /// Setup is in progress.
     Intent,
-    /// A lease is held, or looked for again after a loss.
+    /// A lease is held, or acquired again after a loss.
     Held {
         snapshot: Snapshot,
-        /// The time to renew it where that is not the client's own: its server does not answer
+        /// The time of renewal if that is not the client's own, because the server does not answer
         /// other clients.
         deferred_until: Option<Instant>,
-        /// The time at which its server was found not to answer.
-        silent_since: Option<Instant>,
+        /// The time at which the server was found not to answer.
+        unresponsive_since: Option<Instant>,
     },
-    /// A Teardown is under way.
+    /// Teardown is in progress.
     Ending {
-        /// What is to be released, in BOUND, or in INIT where there is no lease.
+        /// The lease to release, in BOUND; in INIT if there is none.
         snapshot: Snapshot,
         /// As in [`Held`](Self::Held).
-        silent_since: Option<Instant>,
+        unresponsive_since: Option<Instant>,
     },
 }
 
-/// An inspection of the link.
+/// A check of the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Look {
+pub(crate) struct LinkCheck {
     pub(crate) at: Instant,
-    /// How often in a row the link was not as it should be.
+    /// Checks in a row that found the link changed.
     pub(crate) count: u32,
-    /// A message was due and could not be sent for want of a carrier.
-    pub(crate) unsaid: bool,
+    /// A message is due, but there is no carrier.
+    pub(crate) is_send_pending: bool,
 }
 
-/// Another attempt after failures.
+/// A retry after failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Retry {
     at: Instant,
@@ -103,19 +104,18 @@ impl Record {
             applied: Applied::default(),
             message_size: None,
             state: RecordState::Intent,
-            look: None,
+            link_check: None,
             retry: None,
         }
     }
 
-    /// Returns the record of a lease for which nothing is to be done before the time of its
-    /// snapshot, or of `look`.
-    pub(crate) fn resting(
+    /// Returns the record of a lease that is dormant until its client is due, or its link check.
+    pub(crate) fn dormant(
         (request, interface): (&Request, &ContainerInterface),
         config: &dhcp::Config,
         snapshot: Snapshot,
         applied: &Applied,
-        look: Option<Look>,
+        link_check: Option<LinkCheck>,
     ) -> Self {
         let request = Request {
             client_id: config.client_id.clone(),
@@ -128,30 +128,30 @@ impl Record {
             state: RecordState::Held {
                 snapshot,
                 deferred_until: None,
-                silent_since: None,
+                unresponsive_since: None,
             },
-            look,
+            link_check,
             ..Self::intent(&request, interface)
         }
     }
 
-    /// Returns the same lease at the beginning of its Teardown. A Setup without a lease stays what
-    /// it is.
+    /// Returns the same lease at the beginning of its Teardown. A Setup without a lease is returned
+    /// unchanged.
     pub(crate) fn ending(self) -> Self {
         match self.state {
             RecordState::Intent => self,
             RecordState::Held {
                 snapshot,
-                silent_since,
+                unresponsive_since,
                 ..
             }
             | RecordState::Ending {
                 snapshot,
-                silent_since,
+                unresponsive_since,
             } => Self {
                 state: RecordState::Ending {
                     snapshot: phase::to_be_released(snapshot),
-                    silent_since,
+                    unresponsive_since,
                 },
                 retry: None,
                 ..self
@@ -159,16 +159,15 @@ impl Record {
         }
     }
 
-    /// Returns the same lease after a failure at `now`: the next attempt comes later than the last
-    /// time.
+    /// Returns the same lease after a failure at `now`, with a longer delay than the last time.
     pub(crate) fn with_retry(mut self, now: Instant) -> Self {
         let failures = self.retry.map_or(0, |retry| retry.failures);
         let delay = RETRY_DELAY
             .saturating_mul(1 << failures.min(16))
             .min(MAX_RETRY_DELAY);
-        // A fault that lasts a while must not cost the lease.
-        let rest = self.remaining(now).filter(|rest| !rest.is_zero());
-        let delay = rest.map_or(delay, |rest| delay.min(rest / 4).max(RETRY_DELAY));
+        // A temporary fault must not cost the lease.
+        let remaining = self.remaining(now).filter(|remaining| !remaining.is_zero());
+        let delay = remaining.map_or(delay, |remaining| delay.min(remaining / 4).max(RETRY_DELAY));
         self.retry = Some(Retry {
             at: now + delay,
             failures: failures.saturating_add(1),
@@ -176,8 +175,8 @@ impl Record {
         self
     }
 
-    /// Returns the same lease, for which nothing is done before `until`.
-    pub(crate) fn put_off_until(mut self, until: Instant) -> Self {
+    /// Returns the same lease, dormant until `until`.
+    pub(crate) fn with_retry_at(mut self, until: Instant) -> Self {
         self.retry = Some(Retry {
             at: until,
             failures: self.retry.map_or(0, |retry| retry.failures),
@@ -185,19 +184,23 @@ impl Record {
         self
     }
 
-    /// Returns the same lease, whose server was found at `now` not to answer.
-    pub(crate) fn with_silence(mut self, now: Instant) -> Self {
-        if let RecordState::Held { silent_since, .. } | RecordState::Ending { silent_since, .. } =
-            &mut self.state
+    /// Returns the same lease after its server was found at `now` not to answer.
+    pub(crate) fn with_unresponsive_server(mut self, now: Instant) -> Self {
+        if let RecordState::Held {
+            unresponsive_since, ..
+        }
+        | RecordState::Ending {
+            unresponsive_since, ..
+        } = &mut self.state
         {
-            *silent_since = Some(now);
+            *unresponsive_since = Some(now);
         }
         self
     }
 
-    /// Returns the same lease, renewed no sooner than `until`, as long as half of the time from T1
-    /// to T2 is left for the first REQUEST. `None` where there is no lease that has a T1.
-    pub(crate) fn put_off(mut self, until: Instant) -> Option<Self> {
+    /// Returns the same lease, renewed no earlier than `until`, but no later than halfway from T1
+    /// to T2, so that time is left for the first REQUEST. `None` for a lease without T1.
+    pub(crate) fn defer_renewal(mut self, until: Instant) -> Option<Self> {
         let (renew_at, rebind_at) = (self.t1()?, self.t2()?);
         let RecordState::Held {
             snapshot,
@@ -212,24 +215,23 @@ impl Record {
         Some(self)
     }
 
-    /// Returns the same lease, whose link is to be inspected at once.
-    pub(crate) fn with_look(mut self) -> Self {
-        self.look.get_or_insert(Look {
+    /// Returns the same lease with a check of its link due at once.
+    pub(crate) fn with_link_check(mut self) -> Self {
+        self.link_check.get_or_insert(LinkCheck {
             at: AT_ONCE,
             count: 0,
-            unsaid: false,
+            is_send_pending: false,
         });
         self
     }
 
-    /// Returns the lease's key.
     pub(crate) fn key(&self) -> &LeaseKey {
         &self.request.key
     }
 
-    /// Returns the names that the container goes by.
-    pub(crate) fn who(&self) -> ContainerNames<'_> {
-        self.request.who()
+    /// Returns the container's names.
+    pub(crate) fn names(&self) -> ContainerNames<'_> {
+        self.request.names()
     }
 
     /// Returns the prefix of log lines about the lease.
@@ -244,12 +246,12 @@ impl Record {
         self.snapshot()?.lease()
     }
 
-    /// Returns the lease in use in the caller's terms.
+    /// Returns the lease in use as netavark's message.
     pub(crate) fn reply(&self) -> Option<NetavarkLease> {
         self.lease().map(|lease| reply::reply(&self.request, lease))
     }
 
-    /// Returns the address that the container has, or had last.
+    /// Returns the container's present or last address.
     pub(crate) fn address(&self) -> Option<Ipv4Addr> {
         match &self.snapshot()?.phase {
             Phase::Bound { lease, .. }
@@ -285,31 +287,34 @@ impl Record {
         self.lease()?.expires_at()
     }
 
-    /// Returns the time that the lease lasts from `now` on without a renewal; `None` where it is
-    /// infinite, or there is none.
+    /// Returns the time from `now` to the end of the lease without a renewal; `None` for an
+    /// infinite lease or without one.
     pub(crate) fn remaining(&self, now: Instant) -> Option<Duration> {
         self.expires_at().map(|end| end - now)
     }
 
-    /// Returns the time at which there is something to be done; `None` where there never is.
+    /// Returns the time at which it is due; `None` for never.
     pub(crate) fn due(&self) -> Option<Instant> {
         if let Some(retry) = self.retry {
             return Some(retry.at);
         }
-        // A message that cannot be sent makes nothing due.
-        let client = match self.look {
-            Some(Look { unsaid: true, .. }) => None,
+        // A message that cannot be sent is not due.
+        let client = match self.link_check {
+            Some(LinkCheck {
+                is_send_pending: true,
+                ..
+            }) => None,
             _ => self.client_due(),
         };
-        let look = self.look.map(|look| look.at);
+        let link_check = self.link_check.map(|link_check| link_check.at);
         client
             .into_iter()
-            .chain(look)
+            .chain(link_check)
             .chain(self.expires_at())
             .min()
     }
 
-    /// Returns the time at which the client has something to do.
+    /// Returns the time at which the client is due.
     fn client_due(&self) -> Option<Instant> {
         match &self.state {
             RecordState::Intent | RecordState::Ending { .. } => Some(AT_ONCE),
@@ -321,8 +326,8 @@ impl Record {
         }
     }
 
-    /// Returns the time from which it may be renewed together with others: a tenth of T1 before its
-    /// time (RFC 2131 4.4.5).
+    /// Returns the time from which it may be renewed together with others, a tenth of T1 before T1
+    /// (RFC 2131 §4.4.5).
     pub(crate) fn may_renew_from(&self) -> Option<Instant> {
         let lease = match &self.state {
             RecordState::Held {
@@ -339,9 +344,9 @@ impl Record {
         Some(Instant::from_boot(renew_at.saturating_sub(lease.t1 / 10)))
     }
 
-    /// Returns the end of the time in which it is due: T2 where T1 comes next or has passed without
-    /// an answer, else the end of the lease.
-    pub(crate) fn too_late(&self) -> Option<Instant> {
+    /// Returns the time by which it has to be served: T2 until an unanswered renewal has reached
+    /// it, else the end of the lease.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.state {
             RecordState::Held {
                 snapshot:
@@ -357,37 +362,40 @@ impl Record {
         }
     }
 
-    /// Returns whether a Teardown of it is under way.
+    /// Returns whether a Teardown is in progress.
     pub(crate) fn is_ending(&self) -> bool {
         matches!(self.state, RecordState::Ending { .. })
     }
 
-    /// Returns whether a failure of its work waits for another attempt.
+    /// Returns whether a failure is to be retried.
     pub(crate) fn is_retry(&self) -> bool {
         self.retry.is_some()
     }
 
-    /// Returns whether it is in use and nothing is to be done for it but to renew it.
+    /// Returns whether it is in use and needs nothing but renewals.
     pub(crate) fn is_bound(&self) -> bool {
-        matches!(self.phase(), Some(Phase::Bound { .. })) && self.look.is_none()
+        matches!(self.phase(), Some(Phase::Bound { .. })) && self.link_check.is_none()
     }
 
-    /// Returns whether its server was asked for more time, and did not answer.
+    /// Returns whether a renewal is unanswered.
     pub(crate) fn is_unanswered(&self) -> bool {
         let phase = self.phase();
         matches!(
             phase,
             Some(Phase::Renewing { .. } | Phase::Rebinding { .. })
-        ) && self.look.is_none()
+        ) && self.link_check.is_none()
     }
 
-    /// Returns the time since which its server does not answer, as far as this lease has found.
-    pub(crate) fn silence(&self) -> Option<Instant> {
+    /// Returns the time since which the server is known not to answer.
+    pub(crate) fn unresponsive_since(&self) -> Option<Instant> {
         match self.state {
             RecordState::Intent => None,
-            RecordState::Held { silent_since, .. } | RecordState::Ending { silent_since, .. } => {
-                silent_since
+            RecordState::Held {
+                unresponsive_since, ..
             }
+            | RecordState::Ending {
+                unresponsive_since, ..
+            } => unresponsive_since,
         }
     }
 
@@ -409,8 +417,7 @@ impl Record {
     }
 }
 
-/// Returns the deferral that has a client woken `at` that time, `None` where it is woken then
-/// anyway.
+/// Returns the deferral to `at`, `None` if the client is due then anyway.
 fn deferral(snapshot: &Snapshot, at: Instant) -> Option<Instant> {
     (snapshot.due() != Some(at)).then_some(at)
 }

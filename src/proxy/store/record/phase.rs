@@ -1,4 +1,4 @@
-//! A lease and its phase of RFC 2131 figure 5, in types and as they are stored.
+//! A lease and its state of RFC 2131 figure 5, as types and in stored form.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -13,16 +13,16 @@ use crate::proxy::container::applied::StoredRoute;
 use crate::rpc::wire::NetavarkLease;
 use crate::time::Instant;
 
-/// The names of the phases.
+/// The stored names of the phases.
 const BOUND: &str = "BOUND";
 const RENEWING: &str = "RENEWING";
 const REBINDING: &str = "REBINDING";
 const INIT: &str = "INIT";
 
-/// The fields of a stored record that say what a phase is.
+/// The fields of a stored record that describe a phase.
 #[derive(Debug, Default)]
 pub(super) struct StoredPhase {
-    /// `None` where there is no lease.
+    /// `None` without a lease.
     pub(super) lease: Option<StoredLease>,
     pub(super) renew_at: Option<u64>,
     pub(super) rebind_at: Option<u64>,
@@ -32,7 +32,7 @@ pub(super) struct StoredPhase {
     pub(super) pace: u32,
 }
 
-/// The fields of a stored record that say what a lease is.
+/// The fields of a stored record that describe a lease.
 #[derive(Debug, Default)]
 pub(super) struct StoredLease {
     pub(super) reply: NetavarkLease,
@@ -93,7 +93,7 @@ impl StoredPhase {
         (name, stored)
     }
 
-    /// Reads the phase of that name; `None` where there is none, or its lease is malformed.
+    /// Parses the phase of that name; `None` for an unknown name or a malformed lease.
     pub(super) fn parse(self, name: &str) -> Option<Phase> {
         let at = |millis: Option<u64>| millis.map_or(NEVER, instant);
         let (renew_at, rebind_at, next) = (at(self.renew_at), at(self.rebind_at), at(self.next_at));
@@ -126,7 +126,7 @@ impl StoredPhase {
         })
     }
 
-    /// Reads the phase of a lease in its Teardown, as [`to_be_released`] leaves it.
+    /// Parses the phase of a lease in its Teardown, as [`to_be_released`] makes it.
     pub(super) fn parse_ending(self) -> Option<Phase> {
         let has_lease = self
             .lease
@@ -141,7 +141,7 @@ impl StoredPhase {
 }
 
 impl StoredLease {
-    /// The fields of a container without a lease.
+    /// Returns the fields of a container without a lease.
     pub(super) fn none(mac_text: &str) -> Self {
         Self {
             reply: NetavarkLease {
@@ -153,8 +153,8 @@ impl StoredLease {
     }
 
     fn new(lease: &dhcp::Lease, request: &Request) -> Self {
-        // Named one by one, so that a new field of a lease does not get lost: those without a
-        // variable are in the reply.
+        // Every field is named, so that a new one is not forgotten; those without a variable are in
+        // the reply.
         let dhcp::Lease {
             address: _,
             prefix_len: _,
@@ -185,7 +185,7 @@ impl StoredLease {
         }
     }
 
-    /// Reads the lease; `None` where an address of it is malformed.
+    /// Parses the lease; `None` if an address is malformed.
     pub(super) fn parse(self) -> Option<dhcp::Lease> {
         let Self {
             reply,
@@ -249,7 +249,7 @@ impl StoredLease {
     }
 }
 
-/// Returns T1 and T2 of a phase that has a lease; [`NEVER`] where that is infinite.
+/// Returns T1 and T2 of a phase with a lease; [`NEVER`] for an infinite one.
 pub(super) fn timers(phase: &Phase) -> Option<(Instant, Instant)> {
     match phase {
         Phase::Bound {
@@ -271,7 +271,7 @@ pub(super) fn timers(phase: &Phase) -> Option<(Instant, Instant)> {
     }
 }
 
-/// Returns what there is to be released: that does not depend on the state that the lease was in.
+/// Returns the snapshot to release from, the same for all phases of a lease.
 pub(super) fn to_be_released(snapshot: Snapshot) -> Snapshot {
     let phase = match snapshot.phase {
         Phase::Bound {
@@ -314,7 +314,7 @@ fn non_empty(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// Reads an address that may be missing. `None` where the text is neither empty nor an address.
+/// Parses an address that may be empty; `None` if it is malformed.
 fn optional(text: &str) -> Option<Option<Ipv4Addr>> {
     if text.is_empty() {
         Some(None)

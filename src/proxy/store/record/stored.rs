@@ -1,6 +1,5 @@
-//! A record as it is stored: in the table as protobuf, in the state file as JSON. What one pair of
-//! conversions, [`From`] and [`StoredRecord::into_record`], makes of it is all that the rest of the
-//! daemon sees.
+//! The stored form of a record: protobuf in the table, JSON in the state file. [`From`] and
+//! [`StoredRecord::into_record`] are the only conversions.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -11,7 +10,7 @@ use serde::{Serialize, Serializer};
 
 use super::number::{instant, millis};
 use super::phase::{StoredLease, StoredPhase};
-use super::{Look, Record, RecordState, Retry, deferral};
+use super::{LinkCheck, Record, RecordState, Retry, deferral};
 use crate::dhcp::{Plainness, Snapshot};
 use crate::mac::Mac;
 use crate::net::netns::NetnsId;
@@ -23,27 +22,27 @@ use crate::rpc::wire::NetavarkLease;
 
 mod parse;
 
-/// The states that are no phase.
+/// Names of states that are not phases.
 const INTENT: &str = "INTENT";
 const ENDING: &str = "ENDING";
 
-/// A [`Record`] in netavark's fields and in ours. Times are milliseconds on the boot clock, and
-/// `None` stands for never.
+/// A [`Record`] in netavark's fields and additional ones. Times are milliseconds on the boot clock;
+/// `None` is never.
 ///
-/// The names and the order of the fields are those of the state file, which older and newer daemons
-/// read: a field may be added, and none changes its name, its tag or its meaning.
+/// The names and the order of the fields are the state file's format, which older and newer daemons
+/// read: a field may be added, and none changes its name, tag or meaning.
 #[derive(Clone, PartialEq, Message, Serialize)]
 pub(crate) struct StoredRecord {
-    /// The lease as the caller of Setup got it; without an address where there is none.
+    /// The lease as Setup answered it; without an address if there is none.
     #[prost(message, required, tag = "1")]
     #[serde(flatten)]
     pub(crate) lease: NetavarkLease,
-    /// The state of RFC 2131 figure 5, INTENT before there is one, or ENDING.
+    /// The state of RFC 2131 figure 5, INTENT before the first, or ENDING.
     #[prost(string, tag = "2")]
     state: String,
 
     // The container.
-    /// Its network namespace, by name and by what distinguishes it from another of that name.
+    /// Its network namespace, by path and by what distinguishes it from an earlier one there.
     #[prost(string, tag = "3")]
     pub(crate) ns_path: String,
     #[prost(uint64, optional, tag = "4")]
@@ -68,7 +67,7 @@ pub(crate) struct StoredRecord {
     #[prost(string, tag = "12")]
     caller_domain: String,
 
-    // The lease, as far as netavark's fields do not say it.
+    // The lease, as far as netavark's fields lack it.
     #[prost(uint64, tag = "13")]
     acquired_at: u64,
     #[prost(string, tag = "14")]
@@ -88,7 +87,7 @@ pub(crate) struct StoredRecord {
     /// The next retransmission.
     #[prost(uint64, optional, tag = "20")]
     next_at: Option<u64>,
-    /// The beginning of the search for a lease.
+    /// The beginning of the acquisition.
     #[prost(uint64, tag = "21")]
     since: u64,
     #[prost(string, tag = "22")]
@@ -99,45 +98,45 @@ pub(crate) struct StoredRecord {
     setbacks: u32,
     #[prost(uint64, tag = "25")]
     whole_at: u64,
-    /// How plain its messages are (`Plainness`), from 0 on.
+    /// `Plainness` as a number.
     #[prost(uint32, tag = "35")]
     plainness: u32,
-    /// Option 57 in bytes; 0 where it is not known.
+    /// Option 57 in bytes; 0 if unknown.
     #[prost(uint32, tag = "34")]
     message_size: u32,
 
     // The link.
     #[prost(message, required, tag = "26")]
     on_link: StoredApplied,
-    /// The next inspection of the link, and how often in a row it was not as it should be.
+    /// The next check of the link, and the checks in a row that found it changed.
     #[prost(uint64, optional, tag = "27")]
     look_at: Option<u64>,
     #[prost(uint32, tag = "28")]
     looks: u32,
 
-    /// The time at which the client has something to do, all considered.
+    /// The time at which the client is due, after deferral.
     #[prost(uint64, optional, tag = "29")]
     due_at: Option<u64>,
-    /// The time at which its server was found not to answer.
+    /// The time at which the server was found not to answer.
     #[prost(uint64, optional, tag = "30")]
     silent_since: Option<u64>,
-    /// A message was due and could not be sent for want of a carrier.
+    /// A message is due, but there is no carrier.
     #[prost(bool, tag = "31")]
     unsaid: bool,
 
-    /// The next attempt after a failure, and failures in a row.
+    /// The next retry, and failures in a row.
     #[prost(uint64, optional, tag = "32")]
     retry_at: Option<u64>,
     #[prost(uint32, tag = "33")]
     retries: u32,
 }
 
-/// A record as protobuf: a fraction of the memory, for what is kept as long as the container and
-/// seldom looked at.
+/// A record as protobuf, which takes a fraction of the memory: it is kept as long as the container,
+/// and seldom read.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct EncodedRecord(Box<[u8]>);
 
-/// The address of a lease that is over, with the names that its container went by.
+/// The address of an ended lease, and the names of its container.
 #[derive(Debug)]
 pub(crate) struct FormerLease {
     network: String,
@@ -154,7 +153,7 @@ impl From<&Record> for StoredRecord {
             applied,
             message_size,
             state,
-            look,
+            link_check,
             retry,
         } = record;
         let Request {
@@ -169,18 +168,18 @@ impl From<&Record> for StoredRecord {
         } = request;
         let ContainerInterface { netns, index } = interface;
         let NetnsId { dev, ino, cookie } = *netns;
-        let (state, snapshot, silent_since) = match state {
+        let (state, snapshot, unresponsive_since) = match state {
             RecordState::Intent => (Some(INTENT), None, None),
-            // The deferral is in the time that is due.
+            // The deferral is part of `due_at`.
             RecordState::Held {
                 snapshot,
                 deferred_until: _,
-                silent_since,
-            } => (None, Some(snapshot), *silent_since),
+                unresponsive_since,
+            } => (None, Some(snapshot), *unresponsive_since),
             RecordState::Ending {
                 snapshot,
-                silent_since,
-            } => (Some(ENDING), Some(snapshot), *silent_since),
+                unresponsive_since,
+            } => (Some(ENDING), Some(snapshot), *unresponsive_since),
         };
         let (phase_name, phase) = snapshot
             .map(|snapshot| StoredPhase::new(&snapshot.phase, request))
@@ -211,15 +210,15 @@ impl From<&Record> for StoredRecord {
             wanted: phase.wanted,
             pace: phase.pace,
             setbacks: snapshot.map_or(0, |snapshot| snapshot.failures),
-            whole_at: snapshot.map_or(0, |snapshot| millis(snapshot.whole_at).unwrap_or(0)),
+            whole_at: snapshot.map_or(0, |snapshot| millis(snapshot.rate_full_at).unwrap_or(0)),
             plainness: snapshot.map_or(0, |snapshot| snapshot.plainness as u32),
             message_size: message_size.map_or(0, u32::from),
             on_link: applied.into(),
-            look_at: look.and_then(|look| millis(look.at)),
-            looks: look.map_or(0, |look| look.count),
+            look_at: link_check.and_then(|link_check| millis(link_check.at)),
+            looks: link_check.map_or(0, |link_check| link_check.count),
             due_at: record.client_due().and_then(millis),
-            silent_since: silent_since.and_then(millis),
-            unsaid: look.is_some_and(|look| look.unsaid),
+            silent_since: unresponsive_since.and_then(millis),
+            unsaid: link_check.is_some_and(|link_check| link_check.is_send_pending),
             retry_at: retry.and_then(|retry| millis(retry.at)),
             retries: retry.map_or(0, |retry| retry.failures),
         }
@@ -227,8 +226,8 @@ impl From<&Record> for StoredRecord {
 }
 
 impl StoredRecord {
-    /// Returns the record. `None` where a text of it is malformed, or there is no such state; its
-    /// numbers may be anything, see [`Record::within_reason`].
+    /// Returns the record. `None` if a text is malformed or the state unknown; its numbers are
+    /// unchecked, see [`Record::clamped`].
     pub(super) fn into_record(self) -> Option<Record> {
         let Self {
             lease,
@@ -285,7 +284,7 @@ impl StoredRecord {
             wanted,
             pace,
         };
-        let rest = (setbacks, plainness, whole_at);
+        let counters = (setbacks, plainness, whole_at);
         Some(Record {
             request: request(
                 (mac_text, &ns_path),
@@ -302,14 +301,13 @@ impl StoredRecord {
             },
             applied,
             message_size: message_size.try_into().ok().filter(|&size| size > 0),
-            state: parse_state(&state, phase, rest, (due_at, silent_since))?,
-            look: parse_look(look_at, looks, unsaid),
+            state: parse_state(&state, phase, counters, (due_at, silent_since))?,
+            link_check: parse_look(look_at, looks, unsaid),
             retry: parse_retry(retry_at, retries),
         })
     }
 
-    /// Returns what is remembered of the lease when it is over; `None` where it has no address, or
-    /// no hardware address.
+    /// Returns the entry for the address history; `None` without an address or a MAC.
     pub(crate) fn former_lease(&self) -> Option<FormerLease> {
         Some(FormerLease {
             network: self.host_iface.clone(),
@@ -325,45 +323,48 @@ impl StoredRecord {
     }
 }
 
-/// Reads a state.
 fn parse_state(
     name: &str,
     phase: StoredPhase,
     (failures, plainness, whole_at): (u32, u32, u64),
-    (due_at, silent_since): (Option<u64>, Option<u64>),
+    (due_at, unresponsive_since): (Option<u64>, Option<u64>),
 ) -> Option<RecordState> {
-    let silent_since = silent_since.map(instant);
+    let unresponsive_since = unresponsive_since.map(instant);
     let snapshot = |phase| Snapshot {
         phase,
         failures,
-        // An unknown one is of a file that another program wrote.
+        // Another program wrote an unknown value.
         plainness: Plainness::ALL
             .get(plainness as usize)
             .copied()
             .unwrap_or_default(),
-        whole_at: instant(whole_at),
+        rate_full_at: instant(whole_at),
     };
     Some(match name {
         INTENT => RecordState::Intent,
         ENDING => RecordState::Ending {
             snapshot: snapshot(phase.parse_ending()?),
-            silent_since,
+            unresponsive_since,
         },
         name => {
             let snapshot = snapshot(phase.parse(name)?);
             RecordState::Held {
                 deferred_until: due_at.and_then(|at| deferral(&snapshot, instant(at))),
                 snapshot,
-                silent_since,
+                unresponsive_since,
             }
         }
     })
 }
 
-fn parse_look(at: Option<u64>, count: u32, unsaid: bool) -> Option<Look> {
-    // What is unsaid is said after a look.
+fn parse_look(at: Option<u64>, count: u32, unsaid: bool) -> Option<LinkCheck> {
+    // A pending message is sent after a check.
     let at = at.or(unsaid.then_some(0)).map(instant)?;
-    Some(Look { at, count, unsaid })
+    Some(LinkCheck {
+        at,
+        count,
+        is_send_pending: unsaid,
+    })
 }
 
 fn parse_retry(at: Option<u64>, failures: u32) -> Option<Retry> {
@@ -371,7 +372,7 @@ fn parse_retry(at: Option<u64>, failures: u32) -> Option<Retry> {
     Some(Retry { at, failures })
 }
 
-/// Reads what a Setup asked for; `None` without a hardware address or a namespace.
+/// Restores the request of a Setup; `None` without a MAC or a namespace.
 fn request(
     (mac_text, ns_path): (String, &str),
     (host_interface, container_interface): (String, String),
@@ -397,7 +398,7 @@ fn request(
 
 impl EncodedRecord {
     /// Decodes the record.
-    pub(crate) fn unpack(&self) -> Record {
+    pub(crate) fn decode(&self) -> Record {
         let record = self.stored().into_record();
         record.expect("only records are encoded, and their texts are well-formed")
     }
@@ -407,7 +408,7 @@ impl EncodedRecord {
         &self.0
     }
 
-    /// Decodes the stored form, which is all that a file needs.
+    /// Decodes the stored form, which suffices for the state file.
     pub(crate) fn stored(&self) -> StoredRecord {
         StoredRecord::decode(&*self.0).expect("only stored records are encoded")
     }
@@ -420,8 +421,8 @@ impl From<&Record> for EncodedRecord {
 }
 
 impl FormerLease {
-    /// Returns the names that the container went by.
-    pub(crate) fn who(&self) -> ContainerNames<'_> {
+    /// Returns the container's names.
+    pub(crate) fn names(&self) -> ContainerNames<'_> {
         ContainerNames {
             network: &self.network,
             client_id: &self.client_id,
@@ -430,7 +431,7 @@ impl FormerLease {
     }
 }
 
-/// Writes bytes as hexadecimal digits.
+/// Serializes bytes as hexadecimal digits.
 fn as_hex<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(
         &bytes

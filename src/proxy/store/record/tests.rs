@@ -1,4 +1,4 @@
-//! What is remembered is what there was, whatever has become of the file meanwhile.
+//! A record is decoded and parsed as it was encoded, unless the file was changed.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -77,28 +77,28 @@ fn full() -> dhcp::Lease {
     }
 }
 
-/// A record of `phase`, with an address on the link.
+/// A record of `phase` with an address on the link.
 pub(crate) fn record(phase: Phase) -> Record {
     let (request, site, config) = about();
     let rest = Snapshot {
         phase,
         failures: 2,
         plainness: Plainness::LikeNetavark,
-        whole_at: at(1_500_000),
+        rate_full_at: at(1_500_000),
     };
     let mut settings = Applied::default();
-    settings.adopt(Ipv4Addr::new(10, 0, 0, 5), 24);
-    Record::resting((&request, &site), &config, rest, &settings, None)
+    settings.assume_address(Ipv4Addr::new(10, 0, 0, 5), 24);
+    Record::dormant((&request, &site), &config, rest, &settings, None)
 }
 
-/// The same record of another hardware address.
+/// The same record with another MAC.
 pub(crate) fn with_mac(mut record: Record, mac: [u8; 6]) -> Record {
     record.request.key.mac = Mac(mac);
     record.request.mac_text = Mac(mac).to_string();
     record
 }
 
-/// A record as its entry in a file.
+/// A record as its entry in the state file.
 pub(super) fn entry_of(record: &Record) -> Value {
     serde_json::to_value(StoredRecord::from(record)).unwrap()
 }
@@ -143,7 +143,7 @@ pub(crate) fn phases() -> [Phase; 5] {
 fn what_is_remembered_is_what_there_was() {
     for phase in phases() {
         let record = record(phase.clone());
-        assert_eq!(EncodedRecord::from(&record).unpack(), record);
+        assert_eq!(EncodedRecord::from(&record).decode(), record);
         assert_eq!(
             Record::parse(&entry_of(&record), at(2_900_000)),
             Some(record.clone())
@@ -154,9 +154,9 @@ fn what_is_remembered_is_what_there_was() {
             applied,
             message_size,
             state,
-            look,
+            link_check,
             retry,
-        } = EncodedRecord::from(&record).unpack();
+        } = EncodedRecord::from(&record).decode();
         let expected = about();
         assert_eq!(
             (request.key, request.mac_text),
@@ -166,19 +166,19 @@ fn what_is_remembered_is_what_there_was() {
             (request.client_id, request.host_name),
             (expected.0.client_id, expected.0.host_name)
         );
-        assert_eq!((interface, look, retry), (expected.1, None, None));
+        assert_eq!((interface, link_check, retry), (expected.1, None, None));
         assert_eq!(applied.address(), Some((Ipv4Addr::new(10, 0, 0, 5), 24)));
         assert_eq!(message_size, Some(expected.2.max_message_size));
         let snapshot = Snapshot {
             phase,
             failures: 2,
             plainness: Plainness::LikeNetavark,
-            whole_at: at(1_500_000),
+            rate_full_at: at(1_500_000),
         };
         let expected = RecordState::Held {
             snapshot,
             deferred_until: None,
-            silent_since: None,
+            unresponsive_since: None,
         };
         assert_eq!(state, expected);
     }
@@ -190,16 +190,16 @@ fn it_is_due_when_its_state_says() {
     let next = Some(at(3_000_000));
     assert_eq!(dues, [Some(at(2_800_000)), next, next, next, None]);
     let bound = record(phases()[0].clone());
-    // A tenth of 1800 s.
+    // A tenth of T1, 1800 s.
     assert_eq!(bound.may_renew_from(), Some(at(2_800_000 - 180_000)));
-    assert_eq!(bound.clone().with_look().due(), Some(at(0)));
+    assert_eq!(bound.clone().with_link_check().due(), Some(at(0)));
     assert_eq!(bound.clone().ending().due(), Some(at(0)));
-    assert_eq!(bound.too_late(), Some(at(4_150_000)));
+    assert_eq!(bound.deadline(), Some(at(4_150_000)));
 }
 
 #[test]
 fn what_fails_is_tried_again_ever_later_up_to_an_hour() {
-    let (mut record, mut now) = (record(phases()[0].clone()).with_look(), at(2_900_000));
+    let (mut record, mut now) = (record(phases()[0].clone()).with_link_check(), at(2_900_000));
     let mut delays = Vec::new();
     for _ in 0..10 {
         record = record.with_retry(now);
@@ -231,7 +231,7 @@ fn an_adopted_lease_is_renewed_at_once_and_rebound_where_its_age_says_little() {
             (at(9_000_000 - age * 1000), now),
         )
     };
-    // Before T2, at 3150 s, the server is asked that it is from.
+    // Before T2 at 3150 s, the REQUEST is unicast to the server of the lease.
     for age in [0, 1000, 3149] {
         let record = adopted(&lease, age).unwrap();
         assert!(record.is_bound() && record.due() == Some(at(9_000_000)));
@@ -240,7 +240,7 @@ fn an_adopted_lease_is_renewed_at_once_and_rebound_where_its_age_says_little() {
             Some(Duration::from_secs(3600 - age))
         );
         assert_eq!(
-            (record.address(), record.who().client_id),
+            (record.address(), record.names().client_id),
             (Some(Ipv4Addr::new(10, 0, 0, 5)), &b"\0id"[..])
         );
     }
@@ -265,7 +265,7 @@ fn an_adopted_lease_is_renewed_at_once_and_rebound_where_its_age_says_little() {
     };
     let record = adopted(&for_ever, 100).unwrap();
     assert!(record.is_bound() && record.remaining(at(9_000_000)).is_none());
-    // netavark writes zeros where the server sent no T1 and T2.
+    // netavark writes zeros if the server sent no T1 and T2.
     let timeless = adopted(
         &NetavarkLease {
             t1: 0,
@@ -307,7 +307,7 @@ fn calls_that_were_under_way_are_known() {
     for phase in phases() {
         let lease = record(phase.clone()).ending();
         assert!(lease.is_ending());
-        assert_eq!(EncodedRecord::from(&lease).unpack(), lease, "{phase:?}");
+        assert_eq!(EncodedRecord::from(&lease).decode(), lease, "{phase:?}");
     }
 }
 
@@ -339,7 +339,7 @@ fn what_is_missing_is_as_by_default_and_what_is_unknown_is_passed_over() {
     }
     assert_eq!(serde_json::to_value(&entry).unwrap(), whole);
     assert_eq!(entry.into_record(), None);
-    // Of netavark's fields all or none.
+    // netavark's fields all or none.
     assert_eq!(
         sparse(r#"{"t1": 7, "mtu": "many"}"#),
         StoredRecord::default()
@@ -354,7 +354,7 @@ fn what_is_missing_is_as_by_default_and_what_is_unknown_is_passed_over() {
     }
 }
 
-/// Leases as odd as their types allow.
+/// Leases with any values of their types.
 fn any_lease() -> impl Strategy<Value = dhcp::Lease> {
     let address = || any::<u32>().prop_map(Ipv4Addr::from_bits);
     let addresses = || prop::collection::vec(any::<u32>().prop_map(Ipv4Addr::from_bits), 0..3);
@@ -420,7 +420,7 @@ fn any_lease() -> impl Strategy<Value = dhcp::Lease> {
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-    /// A slot's record is decoded whatever a server has said, and not changed by that any more.
+    /// A record is decoded whatever the server sent, and does not change when it is encoded again.
     #[test]
     fn what_is_encoded_can_be_decoded(
         lease in any_lease(),
@@ -437,8 +437,8 @@ proptest! {
         };
         let record = record(phase);
         let record = if is_ending { record.ending() } else { record };
-        let decoded = EncodedRecord::from(&record).unpack();
-        prop_assert_eq!(&EncodedRecord::from(&decoded).unpack(), &decoded);
+        let decoded = EncodedRecord::from(&record).decode();
+        prop_assert_eq!(&EncodedRecord::from(&decoded).decode(), &decoded);
         prop_assert_eq!(decoded.address(), record.address());
     }
 
@@ -455,9 +455,9 @@ proptest! {
         let keys: Vec<String> = json.as_object().unwrap().keys().cloned().collect();
         json[key.get(&keys)] = value;
         if let Some(record) = Record::parse(&json, at(2_900_000)) {
-            let _ = (record.due(), record.may_renew_from(), record.too_late(), record.address(), record.is_gone());
-            // As it goes on in the table.
-            assert_eq!(EncodedRecord::from(&record).unpack(), record);
+            let _ = (record.due(), record.may_renew_from(), record.deadline(), record.address(), record.is_gone());
+            // As the table resumes it.
+            assert_eq!(EncodedRecord::from(&record).decode(), record);
             if let RecordState::Held { snapshot, .. } = record.state {
                 let config = dhcp::Config::new(Mac([2, 0, 0, 0, 0, 1]), Vec::new());
                 let mut client = dhcp::Client::resume(config, snapshot, 1, at(2_900_000));

@@ -1,5 +1,5 @@
-//! From an entry of the state file to a stored record: by hand, for the code that serde derives to
-//! read the same is ten times as large.
+//! Parses a stored record from an entry of the state file. By hand: the code that serde derives for
+//! it is ten times as large.
 
 use serde_json::Value;
 
@@ -7,10 +7,10 @@ use super::StoredRecord;
 use crate::proxy::container::applied::{StoredApplied, StoredRoute};
 use crate::rpc::wire::NetavarkLease;
 
-/// No DHCP message has room for more routes, servers or names.
-const ITEMS: usize = 1024;
+/// The most items of a list: more than a DHCP message has room for.
+const MAX_ITEMS: usize = 1024;
 
-/// The fields of a struct, each with its name. One that is left out does not compile.
+/// The fields of a struct with their names. A missing one is a compile error.
 macro_rules! fields {
     ($of:expr => $type:ident { $($field:ident),+ $(,)? } $(and $other:ident)?) => {{
         let $type { $($field,)+ $($other: _)? } = $of;
@@ -19,9 +19,8 @@ macro_rules! fields {
 }
 
 impl StoredRecord {
-    /// Reads an object with its own fields and, beside them, netavark's, which are read all or
-    /// none. A missing field is as by default, an unknown one is passed over. `None` where a field
-    /// has another type.
+    /// Parses an object with the daemon's fields and netavark's, the latter all or none. A missing
+    /// field gets its default, an unknown one is skipped. `None` if a field has another type.
     pub(crate) fn parse(entry: &Value) -> Option<Self> {
         let mut record = Self::default();
         read(
@@ -57,9 +56,9 @@ fn read(object: &Value, fields: &mut [(&str, &mut dyn Field)]) -> Option<()> {
     })
 }
 
-/// A value that can be read from JSON. A trait object, so that one loop reads fields of all types.
+/// A value that is read from JSON. A trait object, so that one loop reads fields of all types.
 trait Field {
-    /// `None` where the value is of another type.
+    /// Returns `None` if the value has another type.
     fn read(&mut self, value: &Value) -> Option<()>;
 }
 
@@ -104,7 +103,7 @@ impl<T: Field + Default> Field for Vec<T> {
     fn read(&mut self, value: &Value) -> Option<()> {
         let values = value
             .as_array()
-            .filter(|values| values.len() <= ITEMS)?
+            .filter(|values| values.len() <= MAX_ITEMS)?
             .iter();
         *self = values
             .map(|value| {
@@ -116,7 +115,7 @@ impl<T: Field + Default> Field for Vec<T> {
     }
 }
 
-/// As pairs of hexadecimal digits.
+/// Pairs of hexadecimal digits.
 impl Field for Vec<u8> {
     fn read(&mut self, value: &Value) -> Option<()> {
         value.as_str()?.as_bytes().chunks(2).try_for_each(|pair| {

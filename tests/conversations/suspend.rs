@@ -1,5 +1,5 @@
-//! Letting a client go while nothing is in flight, and going on with another one (RFC 2131 4.4.2,
-//! 4.4.5).
+//! Suspended clients, and the clients that are resumed from their snapshots (RFC 2131 §4.4.2,
+//! §4.4.5).
 
 use super::double::{Lost::*, Says::*, *};
 use smol_dhcp_proxy::dhcp::{Ignored, Lease, Phase, Probe, Snapshot};
@@ -14,48 +14,48 @@ fn patient() -> Conversation {
     Conversation::start().without_fuzz().patient()
 }
 
-/// A conversation that begins as `beginning` says, and then the carrier goes.
+/// A conversation whose carrier is lost after `beginning`.
 fn without_carrier(mut c: Conversation, beginning: impl FnOnce(&mut Conversation)) -> Conversation {
     beginning(c.at(0));
     c.carrier(false);
     c
 }
 
-/// Whatever the hour, the next client says what the last one would have said.
+/// At any time the resumed client sends the messages of the suspended one.
 #[test]
-fn a_lease_is_kept_by_one_client_after_the_other() {
+fn a_lease_is_kept_by_successive_clients() {
     let mut c = Conversation::bound(hours(1));
-    assert!(matches!(c.at(2).rest().phase, Phase::Bound { .. }));
-    c.rests_until(1000)
-        .rests_until(1800)
+    assert!(matches!(c.at(2).suspend().phase, Phase::Bound { .. }));
+    c.resumes_at(1000)
+        .resumes_at(1800)
         .sends(renew(IP))
         .hears(ack(IP, hours(1)))
         .says(Renewed(IP));
-    assert_eq!(c.rest().due(), Some(second(3600)));
-    c.rests_until(3600).sends(renew(IP));
+    assert_eq!(c.suspend().due(), Some(second(3600)));
+    c.resumes_at(3600).sends(renew(IP));
 }
 
 #[test]
-fn silence_is_borne_by_one_client_after_the_other() {
+fn successive_clients_without_an_answer_go_through_all_states() {
     let mut c = Conversation::bound(hours(1));
     for second in [1800.0, 2475.0, 2812.5, 2981.25, 3065.625, 3125.625] {
-        c.rests_until(second).sends(renew(IP));
-        assert!(matches!(c.rest().phase, Phase::Renewing { .. }));
+        c.resumes_at(second).sends(renew(IP));
+        assert!(matches!(c.suspend().phase, Phase::Renewing { .. }));
     }
     for second in [3150.0, 3375.0, 3487.5, 3547.5] {
-        c.rests_until(second).sends(rebind(IP));
-        assert!(matches!(c.rest().phase, Phase::Rebinding { .. }));
+        c.resumes_at(second).sends(rebind(IP));
+        assert!(matches!(c.suspend().phase, Phase::Rebinding { .. }));
     }
-    c.rests_until(3599)
+    c.resumes_at(3599)
         .at(3600)
         .says(Lost(IP, Expired))
         .sends(discover().wanting(IP));
     for second in [
         3604, 3612, 3628, 3660, 3724, 3788, 3852, 3916, 3980, 4044, 4344, 4644,
     ] {
-        assert!(matches!(c.rest().phase, Phase::Init { .. }));
-        // The address is asked for twice.
-        c.rests_until(second).sends(if second == 3604 {
+        assert!(matches!(c.suspend().phase, Phase::Init { .. }));
+        // The address is requested twice.
+        c.resumes_at(second).sends(if second == 3604 {
             discover().wanting(IP)
         } else {
             discover()
@@ -73,13 +73,13 @@ fn silence_is_borne_by_one_client_after_the_other() {
         .says(Bound(IP));
 }
 
-/// Seconds count from T1, and the answer of another client's exchange is not taken for one's own.
+/// `secs` counts from T1, and the answer to the exchange of another client is ignored.
 #[test]
-fn a_renewal_goes_on_with_another_xid() {
+fn a_resumed_renewal_has_another_xid() {
     let mut c = Conversation::bound(hours(1));
     c.at(1800).sends(renew(IP));
     let first = c.last().xid();
-    c.rests_until(2000)
+    c.resumes_at(2000)
         .ignores(ack(IP, hours(1)), Ignored::OtherExchange);
     c.at(2475).sends(renew(IP));
     assert_eq!(c.last().secs(), 675);
@@ -92,35 +92,34 @@ fn a_renewal_goes_on_with_another_xid() {
     );
 }
 
-/// Nobody was there at T1, at T2, at the end.
+/// No client ran at T1, at T2 or at the end.
 #[test]
-fn who_was_away_does_what_the_hour_demands() {
+fn a_late_resume_enters_the_due_state() {
     let bound = || Conversation::bound(hours(1));
-    bound().rests_until(2000).sends(renew(IP));
-    bound().rests_until(3200).sends(rebind(IP));
+    bound().resumes_at(2000).sends(renew(IP));
+    bound().resumes_at(3200).sends(rebind(IP));
     bound()
-        .rests_until(3600)
+        .resumes_at(3600)
         .says(Lost(IP, Expired))
-        .sends(may_i_keep(IP));
+        .sends(reboot_request(IP));
 
     let mut c = bound();
     c.at(1800).sends(renew(IP));
-    c.rests_until(3150)
+    c.resumes_at(3150)
         .sends(rebind(IP))
-        .rests_until(4000)
+        .resumes_at(4000)
         .says(Lost(IP, Expired))
-        .sends(may_i_keep(IP));
+        .sends(reboot_request(IP));
 }
 
-/// A server may have kept the address for us: it is asked for, and any other will do when nobody
-/// answers.
+/// The server may have kept the address: it is requested, and then any other.
 #[test]
-fn a_lease_that_ran_out_meanwhile_is_asked_for_again() {
+fn an_expired_lease_is_requested_again() {
     let away = || {
         let mut c = Conversation::bound(hours(1));
-        c.rests_until(9000)
+        c.resumes_at(9000)
             .says(Lost(IP, Expired))
-            .sends(may_i_keep(IP));
+            .sends(reboot_request(IP));
         assert_eq!(c.client().suspend(), None, "an answer is under way");
         c
     };
@@ -129,12 +128,12 @@ fn a_lease_that_ran_out_meanwhile_is_asked_for_again() {
         .says(Bound(IP));
     away().hears(nak()).sends(discover());
     let mut c = away();
-    c.at(9002).sends(may_i_keep(IP));
+    c.at(9002).sends(reboot_request(IP));
     c.at(9005).sends(discover().wanting(IP));
 }
 
 #[test]
-fn in_renewing_and_rebinding_the_answer_is_awaited_for_ten_seconds() {
+fn renewing_and_rebinding_listen_for_ten_seconds() {
     let mut c = Conversation::bound(hours(1));
     for at in [1800_u32, 2475] {
         c.at(at).sends(renew(IP));
@@ -150,12 +149,12 @@ fn in_renewing_and_rebinding_the_answer_is_awaited_for_ten_seconds() {
     c.wakes_at(3150).sends(rebind(IP)).at(3160);
     assert!(!c.client().is_listening() && c.client().state() == "REBINDING");
     assert_eq!(c.client().poll_timeout(), Some(second(3375)));
-    // Nobody listens, but who hears it all the same does not ignore it.
+    // The client does not listen, but accepts an answer that arrives.
     c.at(3200).hears(ack(IP, hours(1))).says(Renewed(IP));
 }
 
 #[test]
-fn who_is_not_waited_for_awaits_an_offer_for_ten_seconds() {
+fn without_a_caller_selecting_listens_for_ten_seconds() {
     let mut c = patient();
     c.at(0)
         .sends(discover())
@@ -176,9 +175,9 @@ fn who_is_not_waited_for_awaits_an_offer_for_ten_seconds() {
         .says(Bound(IP));
 }
 
-/// An offer in hand outlasts the ten seconds, for the moment that another one is waited for.
+/// An offer outlasts the ten seconds while it waits for another one.
 #[test]
-fn the_second_best_is_not_forgotten() {
+fn a_waiting_offer_outlasts_the_ten_seconds() {
     let mut c = patient().configured(|config| config.requested = Some(OTHER_IP));
     for at in [0, 4] {
         c.at(at).sends(discover().wanting(OTHER_IP));
@@ -192,7 +191,7 @@ fn the_second_best_is_not_forgotten() {
 }
 
 #[test]
-fn who_is_waited_for_listens_all_the_time() {
+fn with_a_caller_selecting_always_listens() {
     let mut c = Conversation::start()
         .without_fuzz()
         .configured(|config| config.deadline = Some(seconds(3600)));
@@ -203,19 +202,19 @@ fn who_is_waited_for_listens_all_the_time() {
     assert_eq!(c.client().poll_timeout(), Some(second(3)));
     c.carrier(false).at(100);
     assert!(c.client().is_listening());
-    assert_eq!(c.client().suspend(), None, "somebody waits");
+    assert_eq!(c.client().suspend(), None, "a caller waits");
     c.carrier(true).sends(discover());
 }
 
-/// Where an answer decides what the next step is, the client stays; and after the end there is
-/// nothing to remember.
+/// A client whose next step depends on an answer has no snapshot, and neither has one after the
+/// end.
 #[test]
-fn there_is_no_rest_on_the_way() {
-    let no_rest = |c: &mut Conversation, state: &str| {
+fn a_client_that_needs_an_answer_cannot_be_suspended() {
+    let no_snapshot = |c: &mut Conversation, state: &str| {
         assert_eq!((c.client().state(), c.client().suspend()), (state, None))
     };
     let mut c = patient();
-    no_rest(
+    no_snapshot(
         c.at(0)
             .sends(discover())
             .hears(offer(IP))
@@ -223,7 +222,7 @@ fn there_is_no_rest_on_the_way() {
         "REQUESTING",
     );
     let mut c = patient().configured(|config| config.probe = Probe::Before(3));
-    no_rest(
+    no_snapshot(
         c.at(0)
             .sends(discover())
             .hears(offer(IP))
@@ -232,20 +231,19 @@ fn there_is_no_rest_on_the_way() {
         "PROBING",
     );
     let mut c = Conversation::reboot(IP).patient();
-    no_rest(c.at(0).sends(may_i_keep(IP)), "REBOOTING");
+    no_snapshot(c.at(0).sends(reboot_request(IP)), "REBOOTING");
     let far = Lease {
         server_mac: None,
         ..Conversation::bound(hours(1)).lease().clone()
     };
     let mut c = Conversation::resume(bound_with(far));
-    no_rest(c.at(10).releases().sends(who_has(SERVER)), "RELEASING");
-    no_rest(c.at(10.2).says(Released), "STOPPED");
+    no_snapshot(c.at(10).releases().sends(who_has(SERVER)), "RELEASING");
+    no_snapshot(c.at(10.2).says(Released), "STOPPED");
 }
 
-/// It can be written down before it is acted upon, so that nothing is done that nobody would
-/// remember.
+/// The snapshot can be stored before the outputs are applied, so that a crash loses nothing.
 #[test]
-fn the_rest_is_known_before_all_has_been_handed_out() {
+fn a_snapshot_is_possible_before_the_outputs_are_polled() {
     let mut c = patient();
     c.at(0)
         .sends(discover())
@@ -257,16 +255,16 @@ fn the_rest_is_known_before_all_has_been_handed_out() {
     assert!(
         before
             .as_ref()
-            .is_some_and(|rest| rest.lease().is_some_and(|lease| lease.address == IP)),
+            .is_some_and(|snapshot| snapshot.lease().is_some_and(|lease| lease.address == IP)),
         "{before:?}"
     );
-    assert_eq!(Some(c.at(0).says(Bound(IP)).rest()), before);
+    assert_eq!(Some(c.at(0).says(Bound(IP)).suspend()), before);
 }
 
-/// A client that is let go with its vigil hears of no conflict any more; the next renewal asks
+/// A client that is suspended during a conflict watch notices no conflict; the next renewal probes
 /// again.
 #[test]
-fn a_vigil_ends_with_the_rest() {
+fn a_conflict_watch_ends_with_the_client() {
     let mut c = Conversation::start().without_fuzz().with_arp();
     c.at(0)
         .sends(discover())
@@ -276,20 +274,20 @@ fn a_vigil_ends_with_the_rest() {
     c.hears(ack(IP, hours(1)))
         .says(Bound(IP))
         .sends(announcement(IP));
-    c.at(1).rests_until(1);
+    c.at(1).resumes_at(1);
     assert!(!c.client().is_listening());
     c.at(1800).sends(renew(IP)).sends(probe(IP));
-    c.rests_until(2475).sends(renew(IP)); // The address has been asked after in this renewal.
+    c.resumes_at(2475).sends(renew(IP)); // The address was probed in this renewal.
 }
 
-/// What RFC 2131 4.4.5 allows, for one that happens to be awake. Silence costs nothing: it asks on
-/// as the others do.
+/// RFC 2131 §4.4.5 allows it, for a process that is awake anyway. Without an answer the delays are
+/// as usual.
 #[test]
 fn a_lease_may_be_renewed_before_t1() {
-    let mut rest = Conversation::bound(hours(1)).at(5).rest();
-    rest.renew_now(second(1700));
-    assert_eq!(rest.due(), Some(second(1700)));
-    let mut c = Conversation::resume(rest.clone()).without_fuzz();
+    let mut snapshot = Conversation::bound(hours(1)).at(5).suspend();
+    snapshot.renew_now(second(1700));
+    assert_eq!(snapshot.due(), Some(second(1700)));
+    let mut c = Conversation::resume(snapshot.clone()).without_fuzz();
     c.at(1700)
         .sends(renew(IP))
         .hears(ack(IP, hours(1)))
@@ -297,51 +295,53 @@ fn a_lease_may_be_renewed_before_t1() {
         .at(3500)
         .sends(renew(IP));
 
-    let mut c = Conversation::resume(rest).without_fuzz();
+    let mut c = Conversation::resume(snapshot).without_fuzz();
     c.at(1700).sends(renew(IP));
-    c.rests_until(2000)
+    c.resumes_at(2000)
         .sends(renew(IP))
-        .rests_until(2575)
+        .resumes_at(2575)
         .sends(renew(IP));
-    let mut rest = c.rest();
-    let before = rest.clone();
-    rest.renew_now(second(2600));
-    assert_eq!(rest, before, "it is under way already");
-    let mut late = Conversation::bound(hours(1)).at(5).rest();
+    let mut snapshot = c.suspend();
+    let before = snapshot.clone();
+    snapshot.renew_now(second(2600));
+    assert_eq!(snapshot, before, "it is under way already");
+    let mut late = Conversation::bound(hours(1)).at(5).suspend();
     late.renew_now(second(3000));
     assert_eq!(late.due(), Some(second(1800)), "T1 does not move away");
 }
 
 #[test]
-fn what_can_be_asked_of_a_rest() {
-    let rest = Conversation::bound(hours(1)).at(5).rest();
+fn the_getters_of_a_snapshot() {
+    let snapshot = Conversation::bound(hours(1)).at(5).suspend();
     assert_eq!(
-        (rest.lease().map(|lease| lease.address), rest.server()),
+        (
+            snapshot.lease().map(|lease| lease.address),
+            snapshot.server()
+        ),
         (Some(IP), Some(SERVER))
     );
-    let rest = patient().at(0).sends(discover()).rest();
+    let snapshot = patient().at(0).sends(discover()).suspend();
     assert_eq!(
-        (rest.lease(), rest.server(), rest.due()),
+        (snapshot.lease(), snapshot.server(), snapshot.due()),
         (None, None, Some(second(4)))
     );
     let mut forever = Conversation::bound_by(ack(IP, seconds(u64::MAX)));
-    let rest = forever.at(5).rest();
-    assert_eq!(rest.due(), None);
+    let snapshot = forever.at(5).suspend();
+    assert_eq!(snapshot.due(), None);
     let never = Instant::from_boot(Duration::MAX);
     assert!(
-        matches!(rest.phase, Phase::Bound { renew_at, rebind_at, .. } if (renew_at, rebind_at) == (never, never))
+        matches!(snapshot.phase, Phase::Bound { renew_at, rebind_at, .. } if (renew_at, rebind_at) == (never, never))
     );
     forever
-        .rests_until(4_000_000_000_u32)
+        .resumes_at(4_000_000_000_u32)
         .releases()
         .sends(goodbye(IP))
         .says(Released);
 }
 
-/// A server that goes on refusing hears from one client after the other in ever longer intervals,
-/// too.
+/// A server that always refuses gets messages of successive clients in ever longer intervals, too.
 #[test]
-fn setbacks_are_remembered() {
+fn failures_are_remembered() {
     let mut c = Conversation::bound(hours(1));
     c.at(1800)
         .sends(renew(IP))
@@ -351,8 +351,8 @@ fn setbacks_are_remembered() {
     for wait in [0, 2, 4, 8, 16, 32, 64, 128, 128, 128] {
         at += wait;
         if wait > 0 {
-            assert_eq!(c.rest().due(), Some(second(at)));
-            c.rests_until(at as f64);
+            assert_eq!(c.suspend().due(), Some(second(at)));
+            c.resumes_at(at as f64);
         }
         c.sends(discover())
             .hears(offer(IP))
@@ -361,25 +361,24 @@ fn setbacks_are_remembered() {
     }
 }
 
-/// The memory of a process is not a way around the limit of messages: see `pace.rs` for that.
+/// A resumed client does not exceed the limit on messages: see `rate.rs`.
 #[test]
-fn an_allowance_that_is_used_up_stays_so() {
-    let rest = Conversation::bound(seconds(100)).at(5).rest();
-    let rest = Snapshot {
-        whole_at: second(59 * 40),
-        ..rest
+fn the_message_rate_is_remembered() {
+    let snapshot = Conversation::bound(seconds(100)).at(5).suspend();
+    let snapshot = Snapshot {
+        rate_full_at: second(59 * 40),
+        ..snapshot
     };
     assert_eq!(
-        rest.due(),
+        snapshot.due(),
         Some(second(80)),
         "T1 is earlier, but two messages have to be saved up, 40 s each"
     );
-    let mut c = Conversation::resume(rest).without_fuzz();
-    c.rests_until(70).at(80).sends(renew(IP));
+    let mut c = Conversation::resume(snapshot).without_fuzz();
+    c.resumes_at(70).at(80).sends(renew(IP));
 }
 
-/// T1 came and went without a carrier: for ten seconds it is listened for, and then whenever
-/// somebody looks.
+/// T1 passed without a carrier: the client waits for it for ten seconds, and in each later process.
 #[test]
 fn without_a_carrier_the_ten_seconds_count_from_t1() {
     let mut c = Conversation::bound(hours(1));
@@ -397,24 +396,23 @@ fn without_a_carrier_the_ten_seconds_count_from_t1() {
         "nothing was said"
     );
 
-    let rest = c.client().suspend().unwrap();
-    let mut c = Conversation::resume(rest.clone()).without_fuzz();
-    c.at(0); // it begins before T1
+    let snapshot = c.client().suspend().unwrap();
+    let mut c = Conversation::resume(snapshot.clone()).without_fuzz();
+    c.at(0); // before T1
     c.at(1800).sends(renew(IP));
 
-    // Nor is there one when the next client looks: what it had ready goes nowhere, and it takes its
-    // time.
-    let mut c = Conversation::resume(rest).without_fuzz();
-    c.rests_until_without_carrier(2000).at(2010);
+    // The next client has no carrier either: its messages are dropped, and it waits.
+    let mut c = Conversation::resume(snapshot).without_fuzz();
+    c.resumes_at_without_carrier(2000).at(2010);
     assert!(!c.client().is_listening());
     assert_eq!(c.client().suspend().unwrap().due(), Some(second(2575)));
-    c.rests_until(2575)
+    c.resumes_at(2575)
         .sends(renew(IP))
         .hears(ack(IP, hours(1)))
         .says(Renewed(IP));
 }
 
-/// The loss of it starts the ten seconds anew, but not the news that it is still away.
+/// The loss of the carrier starts the ten seconds again, but a repeated report of it does not.
 #[test]
 fn without_a_carrier_the_ten_seconds_count_from_its_loss() {
     let mut c = Conversation::bound(hours(1));
@@ -428,7 +426,7 @@ fn without_a_carrier_the_ten_seconds_count_from_its_loss() {
     assert!(c.client().is_listening());
     c.at(1818);
     assert!(!c.client().is_listening());
-    c.carrier(true).sends(renew(IP)); // It was heard all the same.
+    c.carrier(true).sends(renew(IP)); // Its return was noticed.
 
     let mut c = Conversation::bound(hours(1));
     c.at(1).carrier(false); // Before the second announcement.
@@ -439,9 +437,10 @@ fn without_a_carrier_the_ten_seconds_count_from_its_loss() {
 
 type Beginning = fn() -> Conversation;
 
-/// Nobody waits for it, and it has got halfway: on what may be another network it begins anew.
+/// No caller waits, and an exchange is under way: on a network that may be another one it starts
+/// again.
 #[test]
-fn who_loses_the_carrier_halfway_does_not_wait_for_ever() {
+fn a_loss_of_the_carrier_ends_an_exchange_without_a_caller() {
     let cases: [(Beginning, &str); 4] = [
         (
             || without_carrier(patient(), |c| _ = c.sends(discover())),
@@ -458,7 +457,7 @@ fn who_loses_the_carrier_halfway_does_not_wait_for_ever() {
         (
             || {
                 without_carrier(Conversation::reboot(IP).patient(), |c| {
-                    _ = c.sends(may_i_keep(IP))
+                    _ = c.sends(reboot_request(IP))
                 })
             },
             "INIT-REBOOT",
@@ -491,37 +490,37 @@ fn who_loses_the_carrier_halfway_does_not_wait_for_ever() {
             None,
             "only the carrier can bring anything new"
         );
-        let rest = c.client().suspend().unwrap();
-        assert!(matches!(rest.phase, Phase::Init { .. }));
+        let snapshot = c.client().suspend().unwrap();
+        assert!(matches!(snapshot.phase, Phase::Init { .. }));
         let expected = if state == "INIT" {
             discover()
         } else {
             discover().wanting(IP)
         };
-        c.rests_until(20).sends(expected);
+        c.resumes_at(20).sends(expected);
 
         let mut c = case();
         c.at(30).carrier(true).sends(if state == "INIT" {
             discover()
         } else {
-            may_i_keep(IP)
+            reboot_request(IP)
         });
     }
 }
 
-/// What comes out of a file may have been written by anybody.
+/// The content of a file is not trusted.
 #[test]
-fn a_rest_that_makes_no_sense_is_mended() {
-    let (never, rest) = (
+fn an_invalid_snapshot_is_corrected() {
+    let (never, snapshot) = (
         Instant::from_boot(Duration::MAX),
-        Conversation::bound(hours(1)).at(5).rest(),
+        Conversation::bound(hours(1)).at(5).suspend(),
     );
     let mute = Snapshot {
-        whole_at: never,
+        rate_full_at: never,
         failures: u32::MAX,
-        ..rest.clone()
+        ..snapshot.clone()
     };
-    assert!(mute.clone().within_reason(start_of_time()).due() <= Some(second(1800)));
+    assert!(mute.clone().clamped(start_of_time()).due() <= Some(second(1800)));
     Conversation::resume(mute)
         .without_fuzz()
         .at(1800)
@@ -534,13 +533,16 @@ fn a_rest_that_makes_no_sense_is_mended() {
     };
     let late = Snapshot {
         phase: late,
-        ..rest
+        ..snapshot
     };
     let mut c = Conversation::resume(late).without_fuzz();
     c.at(330).sends(discover());
-    assert_eq!((c.last().secs(), c.rest().due()), (330, Some(second(630))));
+    assert_eq!(
+        (c.last().secs(), c.suspend().due()),
+        (330, Some(second(630)))
+    );
 
-    // A T2 after the end: the end comes.
+    // A T2 after the end: the lease expires at its end.
     let lease = Conversation::bound(hours(1)).lease().clone();
     let renewing = |lease: Lease| Phase::Renewing {
         lease,
@@ -557,7 +559,7 @@ fn a_rest_that_makes_no_sense_is_mended() {
         .says(Lost(IP, Expired))
         .sends(discover().wanting(IP));
 
-    // A lease for ever that is said to be in REBINDING, where nobody would ask again for ages.
+    // An infinite lease in REBINDING, with a far retransmission.
     let lease = Lease {
         lease_time: None,
         acquired_at: never,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::super::number::FAR;
+use super::super::number::MAX_MILLIS;
 use super::super::tests::{at, entry_of, phases, record};
 use super::*;
 use crate::dhcp::{Client, Config};
@@ -11,7 +11,7 @@ use crate::mac::Mac;
 const NOW: u64 = 2_900_000;
 const HOUR: u64 = 3_600_000;
 
-/// Everything that a file may have in the place of a number.
+/// Values that a file may have in the place of a number.
 fn extremes() -> Vec<Value> {
     let numbers = [
         0,
@@ -23,8 +23,8 @@ fn extremes() -> Vec<Value> {
         1 << 32,
         u32::MAX.into(),
         (1 << 32) - 2,
-        FAR,
-        FAR + 1,
+        MAX_MILLIS,
+        MAX_MILLIS + 1,
     ];
     let large = [
         u64::MAX,
@@ -42,7 +42,7 @@ fn extremes() -> Vec<Value> {
         .collect()
 }
 
-/// The names of all fields that hold a number, or hold one at other times.
+/// The fields that hold a number, always or at times.
 fn numeric_fields() -> Vec<String> {
     let mut whole = serde_json::to_value(StoredRecord::default()).unwrap();
     for phase in phases() {
@@ -60,8 +60,7 @@ fn numeric_fields() -> Vec<String> {
         .collect()
 }
 
-/// Has a client go on with a record for four hours in which no server answers, and returns how
-/// often it was woken.
+/// Runs a client from a record for four hours without an answer, and returns how often it is woken.
 fn live(record: Record) -> usize {
     let RecordState::Held { snapshot: rest, .. } = record.state else {
         return 0;
@@ -89,26 +88,26 @@ fn live(record: Record) -> usize {
     }
 }
 
-/// Checks one entry as it would be read from a file.
+/// Checks an entry as if it were read from a file.
 fn check(entry: &Value) {
     let Some(record) = Record::parse(entry, at(NOW)) else {
         return;
     };
     let _ = (
         record.may_renew_from(),
-        record.too_late(),
-        record.silence(),
+        record.deadline(),
+        record.unresponsive_since(),
         record.t1(),
     );
-    for until in [0, NOW, FAR] {
-        let put_off = record.clone().put_off(at(until));
+    for until in [0, NOW, MAX_MILLIS] {
+        let put_off = record.clone().defer_renewal(at(until));
         assert!(
             put_off
                 .is_none_or(|record| record.t2().is_none() || record.client_due() <= record.t2())
         );
     }
     let woken = live(record.clone());
-    // As many as messages are allowed, and the steps between them.
+    // The limit of messages, and the steps between them.
     assert!(woken < 4 * 300, "woken {woken} times in four hours");
     let due = record.due();
     match &record.state {
@@ -200,13 +199,13 @@ fn what_a_client_wrote_stays_as_it_was() {
         for written in [
             record.clone(),
             record.clone().ending(),
-            record.clone().with_look(),
+            record.clone().with_link_check(),
         ] {
-            assert_eq!(written.clone().within_reason(at(NOW)), Some(written));
+            assert_eq!(written.clone().clamped(at(NOW)), Some(written));
         }
-        // As one whose server does not answer.
-        if let Some(held_back) = record.put_off(at(NOW + 60_000)) {
-            assert_eq!(held_back.clone().within_reason(at(NOW)), Some(held_back));
+        // As if its server did not answer.
+        if let Some(held_back) = record.defer_renewal(at(NOW + 60_000)) {
+            assert_eq!(held_back.clone().clamped(at(NOW)), Some(held_back));
         }
     }
 }
@@ -248,7 +247,7 @@ fn timers_and_times_of_a_forged_lease_are_in_order() {
         Some(at(0))
     );
     assert_eq!(
-        of(json!({"silent_since": u64::MAX})).silence(),
+        of(json!({"silent_since": u64::MAX})).unresponsive_since(),
         Some(at(NOW))
     );
     for index in [json!(0), json!(1_u64 << 31)] {

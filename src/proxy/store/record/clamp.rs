@@ -1,7 +1,7 @@
-//! A record that comes out of a file, brought within what this program could have written itself.
+//! Clamps a record from a file to values that this program could have written itself.
 //!
-//! This is the only place for it: behind it sums of two instants, or of an instant and a time of
-//! DHCP, do not overflow, and no lease is due later than a client in that state would have been.
+//! Only here: elsewhere neither the sum of two instants nor that of an instant and a DHCP time
+//! overflows, and no lease is due later than its client would be.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -11,30 +11,29 @@ use crate::dhcp::{self, Phase, Snapshot};
 use crate::proxy::call::request::OPTION_MAX;
 use crate::time::Instant;
 
-/// The longest pause before the link is inspected again, or an attempt that failed is repeated.
-const MAX_PAUSE: Duration = Duration::from_secs(3600);
-/// The pause before an unanswered renewal is repeated is half of the time that is left, or this.
+/// The longest delay before the link is checked again or a failure is retried.
+const MAX_DELAY: Duration = Duration::from_secs(3600);
+/// An unanswered renewal is repeated after half of the remaining time, but no sooner than this.
 const MIN_RETRANSMISSION: Duration = Duration::from_secs(60);
-/// Counters that make pauses longer do so up to a few dozen.
+/// The largest counter of failures; delays stop growing far below.
 const MAX_COUNT: u32 = 100;
 
 impl Record {
-    /// Reads an entry of a file.
+    /// Parses an entry of a file.
     #[cfg(test)]
     pub(crate) fn parse(entry: &serde_json::Value, now: Instant) -> Option<Self> {
         Self::from_file(StoredRecord::parse(entry)?, now)
     }
 
-    /// Returns the record that a file has, as this program could have written it by `now`. `None`
-    /// where it is malformed.
+    /// Returns the record of a file, clamped to values possible at `now`. `None` if it is
+    /// malformed.
     pub(crate) fn from_file(stored: StoredRecord, now: Instant) -> Option<Self> {
-        stored.into_record()?.within_reason(now)
+        stored.into_record()?.clamped(now)
     }
 
-    /// Returns the same, changed where its numbers are out of bounds. `None` where there is no
-    /// repairing it.
-    pub(super) fn within_reason(mut self, now: Instant) -> Option<Self> {
-        // The kernel has no other numbers for interfaces, and no DHCP option takes more.
+    /// Returns the record with its numbers clamped, `None` if it is unusable.
+    pub(super) fn clamped(mut self, now: Instant) -> Option<Self> {
+        // The kernel's largest interface index, and the most that a DHCP option holds.
         let host_name = self.request.host_name.as_deref().unwrap_or_default();
         let is_usable = (1..=i32::MAX.unsigned_abs()).contains(&self.interface.index)
             && self.request.client_id.len().max(host_name.len()) <= OPTION_MAX;
@@ -46,36 +45,35 @@ impl Record {
             RecordState::Held {
                 snapshot,
                 deferred_until,
-                silent_since,
+                unresponsive_since,
             } => {
-                if next(&snapshot.phase) == Some(NEVER) {
+                if next_message(&snapshot.phase) == Some(NEVER) {
                     return None;
                 }
-                let snapshot = mended(snapshot, now)?;
-                let latest = latest(&snapshot);
+                let snapshot = clamped_snapshot(snapshot, now)?;
+                let latest = latest_due(&snapshot);
                 RecordState::Held {
                     deferred_until: deferred_until
                         .map(|until| latest.map_or(until, |latest| until.min(latest)))
                         .and_then(|until| deferral(&snapshot, until)),
                     snapshot,
-                    silent_since: silent_since.map(|since| since.min(now)),
+                    unresponsive_since: unresponsive_since.map(|since| since.min(now)),
                 }
             }
             RecordState::Ending {
                 snapshot,
-                silent_since,
+                unresponsive_since,
             } => RecordState::Ending {
-                snapshot: phase::to_be_released(mended(snapshot, now)?),
-                silent_since: silent_since.map(|since| since.min(now)),
+                snapshot: phase::to_be_released(clamped_snapshot(snapshot, now)?),
+                unresponsive_since: unresponsive_since.map(|since| since.min(now)),
             },
         };
-        let latest = now + MAX_PAUSE;
-        if let Some(look) = &mut self.look {
-            look.at = look.at.min(latest);
-            look.count = look.count.min(MAX_COUNT);
+        let latest = now + MAX_DELAY;
+        if let Some(link_check) = &mut self.link_check {
+            link_check.at = link_check.at.min(latest);
+            link_check.count = link_check.count.min(MAX_COUNT);
         }
-        // A failure is followed by one more try before the lease ends. The end has to be seen to as
-        // well.
+        // A retry comes before the lease ends, and so does the handling of its end.
         let end = self.expires_at().map_or(latest, |end| end.max(now));
         if let Some(retry) = &mut self.retry {
             retry.at = retry.at.min(latest).min(end);
@@ -85,8 +83,8 @@ impl Record {
     }
 }
 
-/// Returns the time of the next message of a phase in which none was answered.
-fn next(phase: &Phase) -> Option<Instant> {
+/// Returns the time of the next message in an unanswered phase.
+fn next_message(phase: &Phase) -> Option<Instant> {
     match phase {
         Phase::Bound { .. } => None,
         Phase::Renewing { next, .. }
@@ -95,11 +93,11 @@ fn next(phase: &Phase) -> Option<Instant> {
     }
 }
 
-/// Returns the latest time at which a client may be woken, if it has to be.
-fn latest(snapshot: &Snapshot) -> Option<Instant> {
+/// Returns the latest time at which the client may be due, `None` if it never is.
+fn latest_due(snapshot: &Snapshot) -> Option<Instant> {
     let due = snapshot.due()?;
     Some(match snapshot.phase {
-        // A lease whose server does not answer other clients waits for longer.
+        // A lease may be deferred while its server does not answer other clients.
         Phase::Bound {
             renew_at,
             rebind_at,
@@ -109,16 +107,15 @@ fn latest(snapshot: &Snapshot) -> Option<Instant> {
     })
 }
 
-/// Returns a snapshot with the times and counters that its client could have. `None` where its lease
-/// cannot be used.
-fn mended(snapshot: Snapshot, now: Instant) -> Option<Snapshot> {
+/// Returns the snapshot with possible times and counters. `None` if its lease is unusable.
+fn clamped_snapshot(snapshot: Snapshot, now: Instant) -> Option<Snapshot> {
     let phase = match snapshot.phase {
         Phase::Bound {
             lease,
             renew_at,
             rebind_at,
         } => {
-            let lease = usable(lease, now)?;
+            let lease = checked_lease(lease, now)?;
             let (renew_at, rebind_at) = timers(&lease, renew_at, rebind_at);
             Phase::Bound {
                 lease,
@@ -132,7 +129,7 @@ fn mended(snapshot: Snapshot, now: Instant) -> Option<Snapshot> {
             rebind_at,
             next,
         } => {
-            let lease = usable(lease, now)?;
+            let lease = checked_lease(lease, now)?;
             let (renew_at, rebind_at) = timers(&lease, renew_at, rebind_at);
             let limit = lease.expires_at().map(|_| rebind_at);
             Phase::Renewing {
@@ -148,7 +145,7 @@ fn mended(snapshot: Snapshot, now: Instant) -> Option<Snapshot> {
             rebind_at,
             next,
         } => {
-            let lease = usable(lease, now)?;
+            let lease = checked_lease(lease, now)?;
             let (renew_at, rebind_at) = timers(&lease, renew_at, rebind_at);
             let limit = lease.expires_at();
             Phase::Rebinding {
@@ -170,17 +167,17 @@ fn mended(snapshot: Snapshot, now: Instant) -> Option<Snapshot> {
             pace: pace.min(MAX_COUNT),
         },
     };
-    let mended = Snapshot {
+    let snapshot = Snapshot {
         phase,
         failures: snapshot.failures.min(MAX_COUNT),
         ..snapshot
     };
-    Some(mended.within_reason(now))
+    Some(snapshot.clamped(now))
 }
 
-/// Returns a lease of `now` at the latest, with T1 and T2 in the order that RFC 2131 4.4.5 has them
-/// in. `None` where it cannot be used.
-pub(super) fn usable(mut lease: dhcp::Lease, now: Instant) -> Option<dhcp::Lease> {
+/// Returns a lease acquired no later than `now`, with T1 and T2 in the order of RFC 2131 §4.4.5.
+/// `None` if it is unusable.
+pub(super) fn checked_lease(mut lease: dhcp::Lease, now: Instant) -> Option<dhcp::Lease> {
     let is_usable = |address: Ipv4Addr| {
         !(address.is_unspecified()
             || address.is_broadcast()
@@ -195,7 +192,7 @@ pub(super) fn usable(mut lease: dhcp::Lease, now: Instant) -> Option<dhcp::Lease
         return Some(lease);
     };
     let is_in_order = Duration::ZERO < lease.t1 && lease.t1 < lease.t2 && lease.t2 < time;
-    // A lease of a second or two has timers of fractions of a second, which the file does not show.
+    // T1 and T2 of a lease of one or two seconds have fractions, which are not stored.
     if time.as_secs() > 2 && !is_in_order {
         let seconds = time.as_secs();
         lease.t1 = Duration::from_secs(seconds / 2);
@@ -204,19 +201,18 @@ pub(super) fn usable(mut lease: dhcp::Lease, now: Instant) -> Option<dhcp::Lease
     (lease.t1 <= lease.t2 && lease.t2 <= time).then_some(lease)
 }
 
-/// Returns T1 and T2 in the order that RFC 2131 4.4.5 has them in, and no later than those of the
-/// lease.
+/// Returns T1 and T2 in the order of RFC 2131 §4.4.5, no later than those of the lease.
 fn timers(lease: &dhcp::Lease, renew_at: Instant, rebind_at: Instant) -> (Instant, Instant) {
     let Some(end) = lease.expires_at() else {
         return (renew_at, rebind_at);
     };
-    // The lease has them without their fractions of a second.
+    // The lease has them in whole seconds.
     let latest = |timer: Duration| (lease.acquired_at + timer + Duration::from_secs(1)).min(end);
     let rebind_at = latest(lease.t2).min(rebind_at);
     (latest(lease.t1).min(renew_at).min(rebind_at), rebind_at)
 }
 
-/// Returns the time of a retransmission in a phase that lasts until `limit`.
+/// Returns the time of a retransmission in a phase that ends at `limit`.
 fn retransmission(next: Instant, limit: Option<Instant>, now: Instant) -> Instant {
     limit.map_or(next, |limit| {
         next.min(now + ((limit - now) / 2).max(MIN_RETRANSMISSION))

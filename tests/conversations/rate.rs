@@ -1,29 +1,28 @@
-//! At most 150 messages in any hour, whatever the server does, and those of renewals that are
-//! answered.
+//! At most 150 messages in any hour, not counting answered renewals, whatever the server does.
 
 use super::double::{Says::*, *};
 use dhcproto::v4::DhcpOption;
 use smol_dhcp_proxy::dhcp::{Client, Config, Snapshot};
 use smol_dhcp_proxy::time::Instant;
 
-/// Lets a client talk to a server with one answer to each message for a day, and does so once more
-/// with clients that rest whenever they can; when they sent what.
+/// Runs a client with a server for a day, and once more with clients that suspend as often as
+/// possible. Returns the times of all messages.
 fn talk(config: Config, server: impl Fn(&dhcproto::v4::Message) -> Option<Answer>) -> Vec<Instant> {
-    let (sent, rested) = (
+    let (sent, suspended) = (
         talk_on(config.clone(), false, &server),
         talk_on(config, true, &server),
     );
-    let (most, rested) = (most_in_an_hour(&sent), most_in_an_hour(&rested));
+    let (most, suspended) = (most_in_an_hour(&sent), most_in_an_hour(&suspended));
     assert!(
-        rested.abs_diff(most) <= 10,
-        "{rested} within an hour instead of {most}, because it rests"
+        suspended.abs_diff(most) <= 10,
+        "{suspended} within an hour instead of {most}, because it suspends"
     );
     sent
 }
 
 fn talk_on(
     mut config: Config,
-    rests: bool,
+    suspends: bool,
     server: impl Fn(&dhcproto::v4::Message) -> Option<Answer>,
 ) -> Vec<Instant> {
     config.deadline = None;
@@ -41,15 +40,15 @@ fn talk_on(
             }
         }
         while client.poll_event().is_some() {}
-        let rest = client.suspend().filter(|_| rests);
-        let due = rest
+        let snapshot = client.suspend().filter(|_| suspends);
+        let due = snapshot
             .as_ref()
             .map_or(client.poll_timeout(), Snapshot::due)
             .expect("it never stops trying");
         assert!(due > now, "it does nothing when its time comes");
         now = due;
-        match rest {
-            Some(rest) => client = Client::resume(config.clone(), rest, 8, now),
+        match snapshot {
+            Some(snapshot) => client = Client::resume(config.clone(), snapshot, 8, now),
             None => client.handle_timeout(now),
         }
     }
@@ -72,7 +71,7 @@ fn is_discover(message: &dhcproto::v4::Message) -> bool {
 }
 
 #[test]
-fn a_server_that_refuses_what_it_offers() {
+fn a_server_that_refuses_its_own_offers() {
     let sent = talk(config(), |message| {
         Some(if is_discover(message) {
             offer(IP)
@@ -120,7 +119,7 @@ fn a_lease_that_is_renewed_every_second() {
             short()
         })
     });
-    // T1 is five seconds then, and each renewal gives its message back.
+    // T1 is five seconds then, and no renewal counts.
     assert!(
         (700..=725).contains(&most_in_an_hour(&sent)),
         "{}",
@@ -128,7 +127,8 @@ fn a_lease_that_is_renewed_every_second() {
     );
 }
 
-/// Half a minute, or ten seconds, for a day: each renewal is answered, and none is held back.
+/// Leases of half a minute and of ten seconds, for a day: each renewal is answered, and none is
+/// delayed.
 #[test]
 fn a_short_lease_is_kept_for_as_long_as_it_is_renewed() {
     for lease in [10, 30] {
@@ -144,10 +144,9 @@ fn a_short_lease_is_kept_for_as_long_as_it_is_renewed() {
     }
 }
 
-/// A server that answers, and leases for the least that gives a message back: that is the most it
-/// can have.
+/// A server that answers, with the shortest lease whose renewals do not count.
 #[test]
-fn the_most_that_any_server_can_have() {
+fn the_highest_rate_that_a_server_can_cause() {
     for lease in [1, 9, 10, 11] {
         let sent = talk(config(), |message| {
             Some(if is_discover(message) {
@@ -164,7 +163,7 @@ fn the_most_that_any_server_can_have() {
     }
 }
 
-/// A carrier that comes and goes makes it start anew each time, and that has its limit too.
+/// A flapping carrier starts the search again each time, within the same limit.
 #[test]
 fn a_link_that_flaps() {
     let mut c = Conversation::start().without_fuzz().patient();
@@ -176,7 +175,7 @@ fn a_link_that_flaps() {
             .sends(discover());
     }
     c.at(6).carrier(false).carrier(true);
-    // Of 58 messages one is left, for the REQUEST; the next DISCOVER waits until there is one more.
+    // One of 58 messages is left, for the REQUEST; the next DISCOVER waits for another one.
     c.at(40)
         .sends(discover())
         .hears(offer(IP))
@@ -185,9 +184,9 @@ fn a_link_that_flaps() {
         .says(Bound(IP));
 }
 
-/// The last word is never held back: the address would be taken for nothing.
+/// A delayed RELEASE would keep the address in use for nothing.
 #[test]
-fn a_release_is_always_said() {
+fn a_release_is_never_delayed() {
     let short = || {
         ack(IP, seconds(50))
             .with(DhcpOption::Renewal(1))
