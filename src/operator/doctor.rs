@@ -1,4 +1,4 @@
-//! `doctor`: whether all that the daemon needs is there, and what to do where it is not.
+//! `doctor`: inspects all that the daemon needs, with advice where something is missing.
 
 use std::process::ExitCode;
 
@@ -24,9 +24,9 @@ Options:
 Exit status: 0 no problem, 1 a problem, 2 a wrong command line.
 ";
 
-/// What an inspection has found.
+/// The result of an inspection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+enum Severity {
     /// As it should be.
     Good,
     /// Worth knowing.
@@ -37,18 +37,18 @@ enum Verdict {
 
 /// One subject of the inspection.
 #[derive(Debug, PartialEq, Eq)]
-struct Finding {
-    verdict: Verdict,
+struct Diagnosis {
+    verdict: Severity,
     subject: &'static str,
     text: String,
-    /// What to do about it.
+    /// The remedy.
     advice: Option<String>,
 }
 
-impl Finding {
+impl Diagnosis {
     fn good(subject: &'static str, text: impl Into<String>) -> Self {
         Self {
-            verdict: Verdict::Good,
+            verdict: Severity::Good,
             subject,
             text: text.into(),
             advice: None,
@@ -57,14 +57,14 @@ impl Finding {
 
     fn note(subject: &'static str, text: impl Into<String>) -> Self {
         Self {
-            verdict: Verdict::Note,
+            verdict: Severity::Note,
             ..Self::good(subject, text)
         }
     }
 
     fn problem(subject: &'static str, text: impl Into<String>, advice: impl Into<String>) -> Self {
         Self {
-            verdict: Verdict::Problem,
+            verdict: Severity::Problem,
             advice: Some(advice.into()),
             ..Self::good(subject, text)
         }
@@ -95,7 +95,7 @@ pub(super) fn run(mut parser: lexopt::Parser, output: &mut Vec<u8>) -> Result<Ex
     let mut findings = units::findings(&directory);
     findings.extend(host::findings(&directory, &lease_file));
     output.extend_from_slice(screen(&findings).as_bytes());
-    let is_ill = |finding: &Finding| finding.verdict == Verdict::Problem;
+    let is_ill = |finding: &Diagnosis| finding.verdict == Severity::Problem;
     Ok(if findings.iter().any(is_ill) {
         ExitCode::from(1)
     } else {
@@ -103,13 +103,13 @@ pub(super) fn run(mut parser: lexopt::Parser, output: &mut Vec<u8>) -> Result<Ex
     })
 }
 
-fn screen(findings: &[Finding]) -> String {
+fn screen(findings: &[Diagnosis]) -> String {
     let mut rows = Rows::default();
     for finding in findings {
         let verdict = match finding.verdict {
-            Verdict::Good => "ok",
-            Verdict::Note => "note",
-            Verdict::Problem => "PROBLEM",
+            Severity::Good => "ok",
+            Severity::Note => "note",
+            Severity::Problem => "PROBLEM",
         };
         rows.push([verdict, finding.subject, &finding.text].map(str::to_owned));
         if let Some(advice) = &finding.advice {
@@ -118,7 +118,7 @@ fn screen(findings: &[Finding]) -> String {
     }
     let problems = findings
         .iter()
-        .filter(|it| it.verdict == Verdict::Problem)
+        .filter(|it| it.verdict == Severity::Problem)
         .count();
     let summary = match problems {
         0 => "no problem was found".to_owned(),
@@ -135,8 +135,8 @@ mod tests {
     #[test]
     fn a_screen_has_advice_below_its_finding() {
         let findings = [
-            Finding::good("kernel", "6.1"),
-            Finding::problem("socket", "nothing listens", "start it"),
+            Diagnosis::good("kernel", "6.1"),
+            Diagnosis::problem("socket", "nothing listens", "start it"),
         ];
         assert_eq!(
             screen(&findings),

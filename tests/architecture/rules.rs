@@ -6,7 +6,13 @@ use crate::source::{File, Tree};
 
 /// The parts of the crate, and the parts that each may import. None imports the crate's root.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("main", &["proxy"]),
+    ("main", &["operator"]),
+    (
+        "operator",
+        &[
+            "proxy", "service", "rpc", "net", "dhcp", "rt", "time", "mac", "rate",
+        ],
+    ),
     (
         "proxy",
         &["service", "rpc", "net", "dhcp", "rt", "time", "mac", "rate"],
@@ -22,7 +28,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "lib",
         &[
-            "main", "proxy", "service", "rpc", "net", "dhcp", "rt", "time", "mac", "rate",
+            "main", "operator", "proxy", "service", "rpc", "net", "dhcp", "rt", "time", "mac",
+            "rate",
         ],
     ),
 ];
@@ -44,6 +51,7 @@ const FOLDERS: &[&[&str]] = &[
 /// machine is out of reach.
 const PURE: &[&str] = &[
     "dhcp/",
+    "operator/text.rs",
     "mac.rs",
     "rate.rs",
     "time.rs",

@@ -123,7 +123,7 @@ fn it_hears_only_what_it_should() -> Result {
     let (asked, other) = (Ipv4Addr::new(10, 1, 0, 9), Ipv4Addr::new(10, 1, 0, 8));
     // Nor ARP, as long as it is not asked for.
     tap.send(&frame(BROADCAST, ARP, &arp(asked, other), 98))?;
-    raw.hear_arp_of(Some(asked))?;
+    raw.set_arp_filter(Some(asked))?;
     let tagged = |number: u16, inner: &[u8]| {
         [&number.to_be_bytes()[..], &IPV4.to_be_bytes(), inner].concat()
     };
