@@ -12,7 +12,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::{Future, pending};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
@@ -44,6 +44,11 @@ pub use async_net::unix::UnixStream as Stream;
 /// Returns whether the peer has closed `stream`, even where bytes are left to read.
 pub fn has_hung_up(stream: &Stream) -> bool {
     socket::has_hung_up(stream)
+}
+
+/// Passes the descriptor of `stream` to `look`.
+pub fn with_descriptor<T>(stream: &Stream, look: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
+    look(stream.as_fd())
 }
 
 /// Turns of tasks between two looks at the sockets; each look costs five system calls.

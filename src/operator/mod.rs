@@ -19,12 +19,17 @@ use std::process::ExitCode;
 use crate::proxy;
 
 use arguments::{Command, Failure};
+use leases::Demand;
+use setup::ContainerCall;
 
 mod arguments;
+mod client;
 mod doctor;
+mod leases;
 mod podman;
 mod report;
 mod screen;
+mod setup;
 mod status;
 mod text;
 
@@ -39,6 +44,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut output = Vec::new();
     let ended = match command {
         Command::Doctor => doctor::run(parser, &mut output),
+        Command::Release => leases::run(Demand::Release, parser, &mut output),
+        Command::Renew => leases::run(Demand::Renew, parser, &mut output),
+        Command::Setup => setup::run(ContainerCall::Setup, parser, &mut output),
+        Command::Teardown => setup::run(ContainerCall::Teardown, parser, &mut output),
         Command::Status => status::run(parser, &mut output),
     };
     // The text of a failure may belong to one that was printed before it.

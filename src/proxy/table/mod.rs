@@ -8,6 +8,7 @@
 //! | `claim.rs` | one call at a time for each lease |
 //! | `setup.rs`, `teardown.rs` | a lease made, and ended |
 //! | `schedule.rs` | work on leases at its time |
+//! | `control.rs`, `observed.rs` | renewals and releases that the operator asks for, and the wait for them |
 //! | `save.rs` | when the state file is written |
 //! | `start.rs`, `adopt.rs` | leases of earlier instances, and of netavark's proxy |
 //! | `keep_alive.rs`, `leave.rs` | whether the process may leave, and what starts it again |
@@ -15,8 +16,10 @@
 
 mod adopt;
 mod claim;
+mod control;
 mod keep_alive;
 mod leave;
+mod observed;
 mod plan;
 mod renewal_rate;
 mod save;
