@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -56,7 +57,7 @@ Exit status: 0 done, 1 failed, 2 a wrong command line, 3 cannot be found out.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(600);
 const TEARDOWN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The longest file that is read, in bytes: more than the daemon takes.
+/// The most bytes that are read of a file: more than the daemon takes.
 const MAX_FILE: u64 = 64 * 1024;
 
 /// The call.
@@ -75,13 +76,13 @@ pub(super) fn run(
     let mut given = NetworkConfig::default();
     while let Some(argument) = parser.next()? {
         match argument {
-            Long("netns") => given.ns_path = absolute(&parser.value()?)?,
-            Long("interface") => given.container_iface = text_of(parser.value()?)?,
-            Long("parent") => given.host_iface = text_of(parser.value()?)?,
-            Long("mac") => given.container_mac_addr = text_of(parser.value()?)?,
-            Long("container-id") => given.container_id = text_of(parser.value()?)?,
-            Long("hostname") => given.host_name = text_of(parser.value()?)?,
-            Long("domain") => given.domain_name = text_of(parser.value()?)?,
+            Long(name) if field(&mut given, name).is_some() => {
+                let name = name.to_owned();
+                let value = text_of(parser.value()?)?;
+                field(&mut given, &name)
+                    .into_iter()
+                    .for_each(|field| field.clone_from(&value));
+            }
             Short('d') | Long("dir") => dir = Some(parser.value()?),
             Long("json") => json = true,
             Short('h') | Long("help") => {
@@ -105,7 +106,7 @@ pub(super) fn run(
                 "name a FILE, - for standard input, or a network namespace by --netns".to_owned(),
             ));
         }
-        (None, _) => with_default_interface(given),
+        (None, _) => complete(given)?,
     };
     if config.container_mac_addr.is_empty() && !config.ns_path.is_empty() {
         config.container_mac_addr = mac_of(&config)?;
@@ -151,15 +152,30 @@ impl ContainerCall {
     }
 }
 
-fn with_default_interface(config: NetworkConfig) -> NetworkConfig {
-    let container_iface = match &*config.container_iface {
-        "" => "eth0".to_owned(),
-        name => name.to_owned(),
-    };
-    NetworkConfig {
-        container_iface,
-        ..config
+/// Returns the field of a request that an option sets.
+fn field<'a>(config: &'a mut NetworkConfig, option: &str) -> Option<&'a mut String> {
+    Some(match option {
+        "netns" => &mut config.ns_path,
+        "interface" => &mut config.container_iface,
+        "parent" => &mut config.host_iface,
+        "mac" => &mut config.container_mac_addr,
+        "container-id" => &mut config.container_id,
+        "hostname" => &mut config.host_name,
+        "domain" => &mut config.domain_name,
+        _ => return None,
+    })
+}
+
+/// Returns a request with the default interface, and a path that does not depend on the directory
+/// in which a process runs.
+fn complete(mut config: NetworkConfig) -> Result<NetworkConfig, Failure> {
+    if config.container_iface.is_empty() {
+        "eth0".clone_into(&mut config.container_iface);
     }
+    let absolute = std::path::absolute(&config.ns_path)
+        .map_err(|error| Failure::Usage(format!("--netns {}: {error}", config.ns_path)))?;
+    config.ns_path = text_of(absolute.into_os_string())?;
+    Ok(config)
 }
 
 fn text_of(value: OsString) -> Result<String, Failure> {
@@ -168,44 +184,28 @@ fn text_of(value: OsString) -> Result<String, Failure> {
         .map_err(|value| Failure::Usage(format!("{} is not UTF-8", value.display())))
 }
 
-/// Returns a path that does not depend on the directory in which a process runs.
-fn absolute(path: &OsString) -> Result<String, Failure> {
-    let absolute = std::path::absolute(path)
-        .map_err(|error| Failure::Usage(format!("--netns {}: {error}", path.display())))?;
-    text_of(absolute.into_os_string())
-}
-
 /// Reads a request of netavark's from a file, or from standard input.
 fn read(file: &OsString) -> Result<NetworkConfig, Failure> {
-    let name = if file == "-" {
-        "standard input".to_owned()
+    let (name, opened) = if file == "-" {
+        let input = io::stdin().as_fd().try_clone_to_owned();
+        ("standard input".to_owned(), input.map(File::from))
     } else {
-        file.display().to_string()
+        (file.display().to_string(), File::open(file))
     };
-    let source: Box<dyn Read> = if file == "-" {
-        Box::new(io::stdin().lock())
-    } else {
-        let opened = File::open(file);
-        Box::new(opened.map_err(|error| Failure::Failed(format!("cannot read {name}: {error}")))?)
-    };
-    let mut text = Vec::new();
-    let read = source.take(MAX_FILE + 1).read_to_end(&mut text);
-    read.map_err(|error| Failure::Failed(format!("cannot read {name}: {error}")))?;
-    parse(&text).map_err(|why| Failure::Failed(format!("{name}: {why}")))
+    let failed = |why: String| Failure::Failed(format!("cannot read {name}: {why}"));
+    let opened = opened.map_err(|error| failed(error.to_string()))?;
+    let json: Json = serde_json::from_reader(opened.take(MAX_FILE))
+        .map_err(|error| failed(format!("{error}; a request is a JSON object")))?;
+    parse(&json).map_err(failed)
 }
 
 /// Parses a request of netavark's. Fields may be missing, and unknown ones are ignored, as
 /// netavark's client does.
-fn parse(text: &[u8]) -> Result<NetworkConfig, String> {
-    if text.len() as u64 > MAX_FILE {
-        return Err(format!("more than {MAX_FILE} bytes are no request"));
-    }
-    let json: Json =
-        serde_json::from_slice(text).map_err(|error| format!("this is not JSON: {error}"))?;
-    let fields = json.as_object().ok_or("this is not a JSON object")?;
+fn parse(json: &Json) -> Result<NetworkConfig, String> {
+    let fields = json.as_object().ok_or("it is not a JSON object")?;
     if fields.contains_key("network_info") {
         return Err(
-            "this is the configuration of a whole container, as `netavark setup` reads it; a \
+            "it is the configuration of a whole container, as `netavark setup` reads it; a \
              request to the DHCP proxy has the fields ns_path, container_iface, host_iface, \
              container_mac_addr, container_id, host_name, domain_name and version"
                 .to_owned(),
@@ -214,22 +214,20 @@ fn parse(text: &[u8]) -> Result<NetworkConfig, String> {
     let text = |name: &str| match fields.get(name) {
         None => Ok(String::new()),
         Some(Json::String(text)) => Ok(text.clone()),
-        Some(other) => Err(format!("{name} is {other}, and has to be a string")),
+        Some(_) => Err(format!("{name} is not a string")),
     };
-    let version = match fields.get("version") {
-        None => 0,
-        Some(number) => number
+    let version = fields.get("version").map_or(Some(0), |version| {
+        version
             .as_i64()
             .and_then(|number| i32::try_from(number).ok())
-            .ok_or_else(|| format!("version is {number}, and has to be 0"))?,
-    };
+    });
     Ok(NetworkConfig {
         host_iface: text("host_iface")?,
         container_iface: text("container_iface")?,
         container_mac_addr: text("container_mac_addr")?,
         domain_name: text("domain_name")?,
         host_name: text("host_name")?,
-        version,
+        version: version.ok_or("version is not 0, for IPv4")?,
         ns_path: text("ns_path")?,
         container_id: text("container_id")?,
     })
@@ -299,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_request_of_netavarks_is_read_and_missing_fields_are_empty() {
-        let text = br#"{
+        let text = r#"{
             "host_iface": "veth1", "container_iface": "veth0", "container_mac_addr": "66:c0:05:74:df:d0",
             "domain_name": "example.com", "host_name": "foobar", "version": 1, "ns_path": "/run/netns/foobar",
             "container_id": "0123", "more": [1]
@@ -314,25 +312,34 @@ mod tests {
             ns_path: "/run/netns/foobar".to_owned(),
             container_id: "0123".to_owned(),
         };
-        assert_eq!(parse(text), Ok(config));
-        assert_eq!(parse(b"{}"), Ok(NetworkConfig::default()));
+        assert_eq!(parse(&text.parse().unwrap()), Ok(config));
+        assert_eq!(
+            parse(&Json::Object(Default::default())),
+            Ok(NetworkConfig::default())
+        );
     }
 
     #[test]
     fn what_is_no_request_is_refused_with_the_reason() {
         for (text, reason) in [
-            (&b"["[..], "not JSON"),
-            (b"[]", "not a JSON object"),
-            (br#"{"ns_path": 1}"#, "ns_path is 1"),
-            (br#"{"version": "0"}"#, "version is \"0\""),
-            (br#"{"version": 4294967296}"#, "version is"),
-            (br#"{"network_info": {}}"#, "whole container"),
+            ("[]", "not a JSON object"),
+            (r#"{"ns_path": 1}"#, "ns_path is not a string"),
+            (r#"{"version": "0"}"#, "version is not 0"),
+            (r#"{"version": 4294967296}"#, "version is not 0"),
+            (r#"{"network_info": {}}"#, "whole container"),
         ] {
-            let why = parse(text).unwrap_err();
+            let why = parse(&text.parse().unwrap()).unwrap_err();
             assert!(why.contains(reason), "{why}");
         }
-        let long = vec![b' '; MAX_FILE as usize + 1];
-        assert!(parse(&long).unwrap_err().contains("more than"));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("request").into_os_string();
+        for text in ["[", "", "{} {}", &" ".repeat(MAX_FILE as usize + 1)] {
+            std::fs::write(&file, text).unwrap();
+            let failure = read(&file);
+            assert!(matches!(failure, Err(Failure::Failed(why)) if why.contains("a JSON object")));
+        }
+        let gone = read(&"/nowhere/request".into());
+        assert!(matches!(gone, Err(Failure::Failed(why)) if why.contains("No such file")));
     }
 
     #[test]

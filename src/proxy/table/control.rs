@@ -1,6 +1,5 @@
 //! The operator's calls: leases that are renewed now, and leases that are given back.
 
-use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::rc::Rc;
@@ -52,6 +51,17 @@ enum Step {
     End(Told),
 }
 
+/// A lease during its renewal on demand.
+struct Renewal {
+    key: LeaseKey,
+    before: Option<dhcp::Lease>,
+    is_started: bool,
+    /// The time at which it is no longer waited for.
+    end: Instant,
+    /// The outcome, once it is known.
+    told: Option<Told>,
+}
+
 impl Table {
     /// Renews the selected leases now, at the rate of all renewals, and waits for the outcomes. A
     /// drop ends the wait only.
@@ -60,68 +70,85 @@ impl Table {
         selection: LeaseSelection,
         closing: impl Future<Output = ()>,
     ) -> Result<LeaseOutcomes, Status> {
-        let keys = self.selected(selection)?;
-        log::info!("renewing {} leases on demand", keys.len());
-        let is_suspect = |key: &LeaseKey| self.journal.deaths(key) > 0;
-        let (suspects, trusted) = keys.into_iter().partition(is_suspect);
+        let mut trusted = self.selected(selection)?;
+        log::info!("renewing {} leases on demand", trusted.len());
+        let mut suspects = trusted.clone();
+        suspects.retain(|key| self.journal.deaths(key) > 0);
+        trusted.retain(|key| self.journal.deaths(key) == 0);
         let work = async {
-            let mut leases = self.renew_together(trusted).await;
+            let mut leases = Vec::new();
+            self.renew_together(trusted, &mut leases).await;
             // Alone, as the plan has it: one that crashes the daemon costs no other its renewal.
             for suspect in suspects {
-                leases.extend(self.renew_together(vec![suspect]).await);
+                self.renew_together(vec![suspect], &mut leases).await;
             }
-            leases.sort_by(|one, other| one.lease.cmp(&other.lease));
             Ok(LeaseOutcomes { leases })
         };
         or(work, stopping(closing)).await
     }
 
-    async fn renew_together(self: &Rc<Self>, keys: Vec<LeaseKey>) -> Vec<LeaseOutcome> {
-        let renewals: Vec<_> = keys
-            .into_iter()
-            .map(|key| {
-                let table = Rc::clone(self);
-                let renewal = async move { table.renew_one(&key).await };
-                self.context.runtime.spawn(renewal)
-            })
-            .collect();
-        let mut outcomes = Vec::with_capacity(renewals.len());
-        for renewal in renewals {
-            outcomes.push(renewal.await);
-        }
-        outcomes
-    }
-
-    async fn renew_one(self: &Rc<Self>, key: &LeaseKey) -> LeaseOutcome {
-        let before = self.leased(key);
-        let observer = self.observed.observe(key);
-        let (mut is_started, mut end) = (false, rt::now() + RENEWAL_TIMEOUT);
-        let told = loop {
-            let changed = observer.changed();
-            match self.next_step(key, before.as_ref(), is_started) {
-                Step::End(told) => break told,
-                Step::Start => {
-                    end = self.start_renewal(key) + RENEWAL_TIMEOUT;
-                    is_started = true;
-                }
-                Step::Wait => {
-                    let changed = async {
-                        changed.await;
-                        true
-                    };
-                    let late = async {
-                        self.context.sleep_until(end).await;
-                        false
-                    };
-                    if !or(changed, late).await {
-                        break self.late(key);
-                    }
+    /// Renews leases, and adds their outcomes to `outcomes`.
+    async fn renew_together(
+        self: &Rc<Self>,
+        keys: Vec<LeaseKey>,
+        outcomes: &mut Vec<LeaseOutcome>,
+    ) {
+        let observer = self.observers.observe(&keys);
+        let begin = |key: LeaseKey| Renewal {
+            before: self.leased(&key),
+            key,
+            is_started: false,
+            end: rt::now() + RENEWAL_TIMEOUT,
+            told: None,
+        };
+        let mut renewals: Vec<_> = keys.into_iter().map(begin).collect();
+        (0..renewals.len()).for_each(|index| self.advance(&mut renewals[index]));
+        loop {
+            let (changes, next) = observer.changes();
+            changes
+                .into_iter()
+                .for_each(|index| self.advance(&mut renewals[index]));
+            let now = rt::now();
+            let mut first_end = None;
+            for renewal in renewals.iter_mut().filter(|renewal| renewal.told.is_none()) {
+                if renewal.end <= now {
+                    renewal.told = Some(self.late(&renewal.key));
+                } else if first_end.is_none_or(|end| renewal.end < end) {
+                    first_end = Some(renewal.end);
                 }
             }
-        };
-        let address = before.as_ref().map(|lease| lease.address);
-        let after = self.leased(key).map(|lease| lease.address);
-        outcome(key, (address, after), told)
+            let Some(end) = first_end else { break };
+            or(next, self.context.sleep_until(end)).await;
+        }
+        for Renewal {
+            key, before, told, ..
+        } in renewals
+        {
+            let after = self.leased(&key).map(|lease| lease.address);
+            let before = before.map(|lease| lease.address);
+            outcomes.extend(told.map(|told| outcome(&key, (before, after), told)));
+        }
+    }
+
+    /// Does the next step of a renewal.
+    fn advance(self: &Rc<Self>, renewal: &mut Renewal) {
+        if renewal.told.is_some() {
+            return;
+        }
+        let Renewal {
+            key,
+            before,
+            is_started,
+            ..
+        } = renewal;
+        match self.next_step(key, before.as_ref(), *is_started) {
+            Step::Wait => {}
+            Step::Start => {
+                *is_started = true;
+                renewal.end = self.start_renewal(&renewal.key) + RENEWAL_TIMEOUT;
+            }
+            Step::End(told) => renewal.told = Some(told),
+        }
     }
 
     /// Has a dormant lease worked on at its turn, which is returned. Its server is asked even where
@@ -207,8 +234,14 @@ impl Table {
                 "a selection of all leases has no list",
             )),
             (false, _) => {
-                let keys: Result<BTreeSet<_>, Status> = leases.iter().map(key).collect();
-                Ok(keys?.into_iter().collect())
+                let mut keys = Vec::with_capacity(leases.len());
+                for lease in &leases {
+                    let key = key(lease)?;
+                    if !keys.contains(&key) {
+                        keys.push(key);
+                    }
+                }
+                Ok(keys)
             }
         }
     }

@@ -1,57 +1,56 @@
 //! Leases whose changes calls wait for.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use event_listener::{Event, EventListener};
 
 use crate::proxy::key::LeaseKey;
 
-/// An event for each lease that is observed: most of the time there are none.
+/// The observers of leases: most of the time there are none.
 #[derive(Debug, Default)]
-pub(super) struct ObservedLeases(RefCell<BTreeMap<LeaseKey, Rc<Event>>>);
+pub(super) struct LeaseObservers(RefCell<Vec<Weak<LeaseObserver>>>);
 
-impl ObservedLeases {
-    /// Observes a lease until the observer is dropped. The lease need not exist.
-    pub(super) fn observe(self: &Rc<Self>, key: &LeaseKey) -> LeaseObserver {
-        let event = Rc::clone(self.0.borrow_mut().entry(key.clone()).or_default());
-        LeaseObserver {
-            all: Rc::clone(self),
-            key: key.clone(),
-            event,
-        }
+impl LeaseObservers {
+    /// Observes leases, which need not exist, until the observer is dropped.
+    pub(super) fn observe(&self, keys: &[LeaseKey]) -> Rc<LeaseObserver> {
+        let observer = Rc::new(LeaseObserver {
+            keys: keys.to_vec(),
+            changed: RefCell::default(),
+            event: Event::new(),
+        });
+        let mut all = self.0.borrow_mut();
+        all.retain(|other| other.strong_count() > 0);
+        all.push(Rc::downgrade(&observer));
+        observer
     }
 
-    /// Wakes the observers of a lease that has changed.
+    /// Tells the observers of a lease that it has changed.
     pub(super) fn notify(&self, key: &LeaseKey) {
-        if let Some(event) = self.0.borrow().get(key) {
-            event.notify(usize::MAX);
+        for observer in self.0.borrow().iter().filter_map(Weak::upgrade) {
+            if let Some(index) = observer.keys.iter().position(|observed| observed == key) {
+                observer.changed.borrow_mut().push(index);
+                observer.event.notify(usize::MAX);
+            }
         }
     }
 }
 
-/// One observer of a lease.
+/// One observer of leases.
 #[derive(Debug)]
 pub(super) struct LeaseObserver {
-    all: Rc<ObservedLeases>,
-    key: LeaseKey,
-    event: Rc<Event>,
+    keys: Vec<LeaseKey>,
+    /// The changes that were not taken yet, as indices of `keys`.
+    changed: RefCell<Vec<usize>>,
+    event: Event,
 }
 
 impl LeaseObserver {
-    /// Returns a future that resolves at the next change of the lease from now on.
-    pub(super) fn changed(&self) -> EventListener {
-        self.event.listen()
-    }
-}
-
-impl Drop for LeaseObserver {
-    fn drop(&mut self) {
-        // The last one besides the map.
-        if Rc::strong_count(&self.event) == 2 {
-            self.all.0.borrow_mut().remove(&self.key);
-        }
+    /// Returns the indices of the leases that have changed since the last call, and a future that
+    /// resolves at the next change.
+    pub(super) fn changes(&self) -> (Vec<usize>, EventListener) {
+        let next = self.event.listen();
+        (self.changed.take(), next)
     }
 }
 
@@ -60,30 +59,32 @@ mod tests {
     use futures_lite::future::{block_on, poll_once};
 
     use super::*;
-    use crate::dhcp::Phase;
-    use crate::proxy::store::record::tests::{at, record};
+    use crate::proxy::store::record::tests::{phases, record, with_mac};
 
     #[test]
-    fn each_observer_of_a_lease_is_woken_and_none_is_left_behind() {
-        let record = record(Phase::Init {
-            at: at(0),
-            since: at(0),
-            wanted: None,
-            pace: 0,
-        });
-        let (key, leases) = (record.key(), Rc::<ObservedLeases>::default());
-        let (one, two) = (leases.observe(key), leases.observe(key));
-        let changes = [one.changed(), two.changed()];
-        leases.notify(key);
-        for change in changes {
-            assert!(block_on(poll_once(change)).is_some());
-        }
-        let change = two.changed();
+    fn each_observer_is_told_of_its_leases_and_none_is_left_behind() {
+        let [phase, ..] = phases();
+        let key = |number| {
+            let record = with_mac(record(phase.clone()), [2, 0, 0, 0, 0, number]);
+            record.key().clone()
+        };
+        let observers = LeaseObservers::default();
+        let one = observers.observe(&[key(1), key(2)]);
+        let two = observers.observe(&[key(2)]);
+        let (changes, next) = two.changes();
+        assert!(changes.is_empty());
+        observers.notify(&key(1));
+        observers.notify(&key(3));
+        assert!(block_on(poll_once(next)).is_none());
+        let (_, next) = two.changes();
+        observers.notify(&key(2));
+        assert!(block_on(poll_once(next)).is_some());
+        assert_eq!((one.changes().0, two.changes().0), (vec![0, 1], vec![0]));
+        assert_eq!((one.changes().0, two.changes().0), (vec![], vec![]));
         drop(one);
-        assert!(block_on(poll_once(two.changed())).is_none());
-        leases.notify(key);
-        assert!(block_on(poll_once(change)).is_some());
+        observers.notify(&key(2));
         drop(two);
-        assert!(leases.0.borrow().is_empty());
+        drop(observers.observe(&[]));
+        assert_eq!(observers.0.borrow().len(), 1, "the last one alone");
     }
 }
