@@ -11,11 +11,22 @@ use crate::proxy::config::{RUN_DIR, RUN_DIR_ENV};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Subcommand {
     Doctor,
+    Release,
+    Renew,
+    Setup,
     Status,
+    Teardown,
 }
 
 impl Subcommand {
-    const ALL: [(&str, Self); 2] = [("doctor", Self::Doctor), ("status", Self::Status)];
+    const ALL: [(&str, Self); 6] = [
+        ("doctor", Self::Doctor),
+        ("release", Self::Release),
+        ("renew", Self::Renew),
+        ("setup", Self::Setup),
+        ("status", Self::Status),
+        ("teardown", Self::Teardown),
+    ];
 
     /// Returns the sub-command of that name.
     pub(super) fn named(name: &OsStr) -> Option<Self> {

@@ -19,12 +19,17 @@ use std::process::ExitCode;
 use crate::proxy;
 
 use arguments::{Failure, Subcommand};
+use leases::Demand;
+use setup::ContainerCall;
 
 mod arguments;
+mod client;
 mod doctor;
+mod leases;
 mod podman;
 mod report;
 mod screen;
+mod setup;
 mod status;
 mod text;
 
@@ -39,6 +44,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut output = Vec::new();
     let ended = match command {
         Subcommand::Doctor => doctor::run(parser, &mut output),
+        Subcommand::Release => leases::run(Demand::Release, parser, &mut output),
+        Subcommand::Renew => leases::run(Demand::Renew, parser, &mut output),
+        Subcommand::Setup => setup::run(ContainerCall::Setup, parser, &mut output),
+        Subcommand::Teardown => setup::run(ContainerCall::Teardown, parser, &mut output),
         Subcommand::Status => status::run(parser, &mut output),
     };
     if let Err(error) = io::stdout().lock().write_all(&output)
