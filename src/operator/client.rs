@@ -26,17 +26,17 @@ pub(super) fn call(
     timeout: Duration,
     doing: &str,
 ) -> Result<Reply, Failure> {
-    let peer = Peer {
+    let callee = Callee {
         socket: directory.join(SOCKET_NAME),
         is_usual: directory == Path::new(RUN_DIR),
     };
     let start = rt::now();
-    let stream = client::connect(&peer.socket, CONNECT_TIMEOUT.min(timeout))
-        .map_err(|error| peer.not_connected(&error))?;
-    let mut progress = Progress::new(doing, start);
-    let answer = client::call(&stream, call, start + timeout, || progress.show());
-    drop(progress);
-    let answer = answer.map_err(|error| peer.not_answered(error, timeout))?;
+    let stream = client::connect(&callee.socket, CONNECT_TIMEOUT.min(timeout))
+        .map_err(|error| callee.not_connected(&error))?;
+    let mut line = WaitingLine::new(doing, start);
+    let answer = client::call(&stream, call, start + timeout, || line.show());
+    drop(line);
+    let answer = answer.map_err(|error| callee.not_answered(error, timeout))?;
     if let Some(warning) = answer.warning {
         let _ = writeln!(io::stderr(), "smol-dhcp-proxy: warning: {warning}");
     }
@@ -44,13 +44,13 @@ pub(super) fn call(
 }
 
 /// What is called.
-struct Peer {
+struct Callee {
     socket: PathBuf,
     /// The socket is where the units have it.
     is_usual: bool,
 }
 
-impl Peer {
+impl Callee {
     /// Returns the failure to connect, and what to do about it.
     fn not_connected(&self, error: &io::Error) -> Failure {
         let socket = self.socket.display();
@@ -126,7 +126,7 @@ impl Peer {
 }
 
 /// A line on a terminal that tells for how long something takes; cleared by the drop.
-struct Progress<'a> {
+struct WaitingLine<'a> {
     doing: &'a str,
     start: Instant,
     is_terminal: bool,
@@ -134,7 +134,7 @@ struct Progress<'a> {
     shown: u64,
 }
 
-impl<'a> Progress<'a> {
+impl<'a> WaitingLine<'a> {
     fn new(doing: &'a str, start: Instant) -> Self {
         Self {
             doing,
@@ -154,7 +154,7 @@ impl<'a> Progress<'a> {
     }
 }
 
-impl Drop for Progress<'_> {
+impl Drop for WaitingLine<'_> {
     fn drop(&mut self) {
         if self.shown > 0 {
             // ECMA-48: erase to the end of the line.
@@ -223,13 +223,13 @@ mod tests {
 
     #[test]
     fn refusals_tell_what_to_do() {
-        let peer = Peer {
+        let callee = Callee {
             socket: "/x".into(),
             is_usual: false,
         };
         let refused = |code| {
             let status = Status::new(code, "so it is");
-            text(peer.not_answered(ClientError::Refused(status), Duration::from_secs(7)))
+            text(callee.not_answered(ClientError::Refused(status), Duration::from_secs(7)))
         };
         let (status, words) = refused(Code::Unimplemented);
         assert!(
@@ -241,10 +241,10 @@ mod tests {
             (3, "so it is: run it as root".to_owned())
         );
         assert_eq!(refused(Code::Unavailable), (1, "so it is".to_owned()));
-        let (status, words) = text(peer.not_answered(ClientError::Late, Duration::from_secs(7)));
+        let (status, words) = text(callee.not_answered(ClientError::Late, Duration::from_secs(7)));
         assert!(status == 1 && words.contains("within 7 s"), "{words}");
         let denied = io::Error::from(ErrorKind::PermissionDenied);
-        let (status, words) = text(peer.not_connected(&denied));
+        let (status, words) = text(callee.not_connected(&denied));
         assert!(status == 3 && words.contains("run it as root"), "{words}");
     }
 }

@@ -19,10 +19,10 @@ use super::report::{Clocks, LeaseReport, Report};
 use super::text::Rows;
 use super::{client, podman, screen};
 
-const RENEW_HELP: &str = "\
+pub(super) const RENEW_HELP: &str = "\
 Renews leases now, whatever they wait for, and shows what came of it.
 
-Usage: smol-dhcp-proxy renew [OPTIONS] --all|CONTAINER|MAC|ADDRESS
+Usage: smol-dhcp-proxy renew [OPTIONS] CONTAINER|MAC|ADDRESS|--all
 
 CONTAINER is a name, an id or its beginning. The daemon is started where it sleeps.
 
@@ -35,11 +35,12 @@ Options:
 Exit status: 0 all are renewed, 1 one is not, 2 a wrong command line, 3 cannot be found out.
 ";
 
-const RELEASE_HELP: &str = "\
-Gives leases back to their servers and takes the addresses off the containers' interfaces. A
-container that runs has no address then until it is started again or connected anew.
+pub(super) const RELEASE_HELP: &str = "\
+Gives leases back to their servers, and takes the addresses off the containers' interfaces.
 
-Usage: smol-dhcp-proxy release [OPTIONS] --all|CONTAINER|MAC|ADDRESS
+A container that runs has no address then until it is started again or connected anew.
+
+Usage: smol-dhcp-proxy release [OPTIONS] CONTAINER|MAC|ADDRESS|--all
 
 CONTAINER is a name, an id or its beginning. The daemon is started where it sleeps.
 
@@ -401,3 +402,6 @@ fn result(outcome: &LeaseOutcome) -> String {
         reason => format!("{result}: {reason}"),
     }
 }
+
+#[cfg(test)]
+mod tests;

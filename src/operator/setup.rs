@@ -20,38 +20,51 @@ use super::arguments::{Failure, directory};
 use super::client;
 use super::text::{self, Rows};
 
-const SETUP_HELP: &str = "\
-Acquires a lease for an interface, as netavark does for a container, and prints it. The address is
-on the interface then, and is renewed until a teardown.
+/// Adds to a text of `--help` the part that both have.
+macro_rules! help {
+    ($text:literal) => {
+        concat!(
+            $text,
+            "
+FILE is a request of netavark's in JSON, as netavark-dhcp-proxy-client reads it; - is standard input.
+
+Options:
+      --netns PATH        network namespace of the container
+      --interface NAME    interface in it [default: eth0]
+      --parent IFACE      interface of the host's that it is made on [default: found out]
+      --mac MAC           address of the interface [default: read from it]
+      --container-id ID   id of the container
+      --hostname NAME     host name for the server
+      --domain DOMAIN     domain of the container
+  -d, --dir DIR           directory of the socket [default: /run/podman]
+      --json              print the lease as netavark's JSON
+  -h, --help              print this help
+
+Exit status: 0 done, 1 failed, 2 a wrong command line, 3 cannot be found out.
+"
+        )
+    };
+}
+
+pub(super) const SETUP_HELP: &str = help!(
+    "\
+Acquires a lease for an interface, as netavark does for a container, and prints it.
+
+The address is on the interface then, and is renewed until a teardown.
 
 Usage: smol-dhcp-proxy setup [OPTIONS] FILE
        smol-dhcp-proxy setup [OPTIONS] --netns PATH
-";
+"
+);
 
-const TEARDOWN_HELP: &str = "\
+pub(super) const TEARDOWN_HELP: &str = help!(
+    "\
 Gives the lease of an interface back, as netavark does for a container, and prints it.
 
 Usage: smol-dhcp-proxy teardown [OPTIONS] FILE
        smol-dhcp-proxy teardown [OPTIONS] --netns PATH
-";
-
-const OPTIONS_HELP: &str = "
-FILE is a request of netavark's in JSON, as netavark-dhcp-proxy-client reads it; - is standard input.
-
-Options:
-      --netns PATH         network namespace of the container
-      --interface NAME     interface in it [default: eth0]
-      --parent NAME        interface of the host's that it is made on [default: found out]
-      --mac MAC            address of the interface [default: read from it]
-      --container-id ID    id of the container
-      --hostname NAME      host name for the server
-      --domain DOMAIN      domain of the container
-  -d, --dir DIR            directory of the socket [default: /run/podman]
-      --json               print the lease as netavark's JSON
-  -h, --help               print this help
-
-Exit status: 0 done, 1 failed, 2 a wrong command line, 3 cannot be found out.
-";
+"
+);
 
 /// Longer than any acquisition with `-t auto` takes. netavark waits without end.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(600);
@@ -87,7 +100,6 @@ pub(super) fn run(
             Long("json") => json = true,
             Short('h') | Long("help") => {
                 output.extend_from_slice(which.help().as_bytes());
-                output.extend_from_slice(OPTIONS_HELP.as_bytes());
                 return Ok(ExitCode::SUCCESS);
             }
             Value(value) if file.is_none() => file = Some(value),

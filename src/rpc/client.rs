@@ -114,13 +114,13 @@ pub fn call(
     deadline: Instant,
     waiting: impl FnMut(),
 ) -> Result<Answer, ClientError> {
-    let mut connection = Connection {
+    let mut connection = CallStream {
         stream,
         deadline,
         waiting,
     };
     connection.write(&request(call, deadline - rt::now()))?;
-    let mut answer = Received::default();
+    let mut answer = ReceivedAnswer::default();
     while !answer.is_complete {
         let frame = connection.read_frame()?;
         let reply = answer.take(&frame)?;
@@ -213,13 +213,13 @@ impl ReceivedFrame {
 }
 
 /// The stream, and the time that is left.
-struct Connection<'a, W> {
+struct CallStream<'a, W> {
     stream: &'a UnixStream,
     deadline: Instant,
     waiting: W,
 }
 
-impl<W: FnMut()> Connection<'_, W> {
+impl<W: FnMut()> CallStream<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -292,7 +292,7 @@ impl<W: FnMut()> Connection<'_, W> {
 
 /// The answer as far as it was received.
 #[derive(Debug, Default)]
-struct Received {
+struct ReceivedAnswer {
     /// A header block that is not complete, and whether the stream ends with it.
     block: Option<(Vec<u8>, bool)>,
     http_status: String,
@@ -304,7 +304,7 @@ struct Received {
     is_complete: bool,
 }
 
-impl Received {
+impl ReceivedAnswer {
     /// Takes in a frame, and returns what has to be sent in reply.
     fn take(&mut self, frame: &ReceivedFrame) -> Result<Vec<u8>, ClientError> {
         let broken = || ClientError::Protocol("a frame of HTTP/2 makes no sense");
@@ -353,7 +353,7 @@ impl Received {
                 let code = frame.payload.as_slice().try_into().map_err(|_| broken())?;
                 return Err(ClientError::Reset(u32::from_be_bytes(code)));
             }
-            (PUSH_PROMISE | HEADERS | CONTINUATION, _) | (DATA, _) => return Err(broken()),
+            (PUSH_PROMISE | HEADERS | CONTINUATION | DATA, _) => return Err(broken()),
             // Acknowledgements, windows, priorities, and frames of extensions.
             _ => {}
         }

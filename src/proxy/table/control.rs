@@ -9,14 +9,15 @@ use futures_lite::future::or;
 
 use crate::dhcp;
 use crate::mac::{Mac, MacError};
+use crate::net::peer;
 use crate::proxy::error::CallError;
 use crate::proxy::key::LeaseKey;
 use crate::proxy::store::record::Record;
 use crate::proxy::store::trust::Trust;
 use crate::rpc::{
-    Code, LeaseIdentity, LeaseOutcome, LeaseOutcomes, LeaseResult, LeaseSelection, Status,
+    Call, Code, LeaseIdentity, LeaseOutcome, LeaseOutcomes, LeaseResult, LeaseSelection, Status,
 };
-use crate::rt;
+use crate::rt::{self, Stream};
 use crate::time::Instant;
 
 use super::state::{SlotState, Table};
@@ -49,6 +50,32 @@ enum Step {
     /// Waits until the lease changes.
     Wait,
     End(Told),
+}
+
+/// Refuses the operator's calls of users other than root and the daemon's own, whatever the mode of
+/// the socket is: what manages containers has to set them up and tear them down, and no more.
+pub(crate) fn permit(call: &Call, peer: &Stream) -> Result<(), Status> {
+    if !call.is_control() {
+        return Ok(());
+    }
+    let own = rustix::process::geteuid().as_raw();
+    let user = rt::with_descriptor(peer, |peer| peer::user(&peer));
+    if user.as_ref().is_ok_and(|user| is_permitted(*user, own)) {
+        return Ok(());
+    }
+    let caller = match user {
+        Ok(user) => format!("the caller is user {user}"),
+        Err(error) => format!("the caller's user is unknown: {error}"),
+    };
+    Err(Status::new(
+        Code::PermissionDenied,
+        format!("only root and the daemon's user {own} renew and release leases; {caller}"),
+    ))
+}
+
+/// Returns whether a user may control a daemon of the user `own`.
+fn is_permitted(user: u32, own: u32) -> bool {
+    user == 0 || user == own
 }
 
 /// A lease during its renewal on demand.

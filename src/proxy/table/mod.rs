@@ -32,6 +32,7 @@ mod state;
 mod teardown;
 mod unresponsive;
 
+pub(crate) use control::permit;
 pub(crate) use keep_alive::LeaseKeepAlive;
 pub(crate) use state::{Parts, Table};
 

@@ -46,7 +46,7 @@ fn answered(asked: &Call, answer: Result<Answer, Status>) -> Result<Answer, Clie
     let (served, stream) = server(move |_| Some(answer.clone()));
     let answer = ask(&stream, asked);
     drop(stream);
-    assert_eq!(served.join().unwrap(), [asked.clone()]);
+    assert_eq!(served.join().unwrap(), std::slice::from_ref(asked));
     answer
 }
 
@@ -148,8 +148,11 @@ fn a_full_backlog_is_not_waited_for_without_end() {
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
 }
 
+/// A frame: kind, flags, stream and payload.
+type Said<'a> = ((u8, u8, u32), &'a [u8]);
+
 /// The frames of a server, which says them and hangs up.
-fn said(frames: &[((u8, u8, u32), &[u8])]) -> Result<Answer, ClientError> {
+fn said(frames: &[Said<'_>]) -> Result<Answer, ClientError> {
     let mut bytes = Vec::new();
     for (head, payload) in frames {
         push_frame(&mut bytes, *head, payload);
@@ -219,7 +222,7 @@ fn what_is_no_answer_is_told_apart() {
         matches!(end, Err(ClientError::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof)
     );
     let text = b"\x88\x0f\x10\x09text/html\x00\x0bgrpc-status\x010";
-    let broken: [&[((u8, u8, u32), &[u8])]; 12] = [
+    let broken: [&[Said<'_>]; 12] = [
         // No gRPC, and no status.
         &[((HEADERS, LAST, 1), text)],
         &[((HEADERS, LAST, 1), HEAD)],
@@ -255,7 +258,7 @@ fn an_answer_is_bounded() {
             "a frame of HTTP/2 is longer than allowed"
         ))
     ));
-    let mut answer = Received::default();
+    let mut answer = ReceivedAnswer::default();
     let frame = |kind, flags| ReceivedFrame {
         kind,
         flags,

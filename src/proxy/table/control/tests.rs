@@ -249,3 +249,26 @@ fn a_wait_ends_when_the_daemon_is_stopped() {
         );
     });
 }
+
+#[test]
+fn root_and_the_daemons_user_have_control_and_others_have_netavarks_calls() {
+    for (user, own, may) in [
+        (0, 0, true),
+        (0, 1000, true),
+        (1000, 1000, true),
+        (1000, 0, false),
+        // Of another user namespace.
+        (65534, 0, false),
+        (1, 1000, false),
+    ] {
+        assert_eq!(is_permitted(user, own), may, "{user} {own}");
+    }
+    rt::block_on(async |_| {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let peer = Stream::try_from(ours).unwrap();
+        drop(theirs);
+        for call in [Call::Clean, Call::Renew(all()), Call::Release(all())] {
+            assert_eq!(permit(&call, &peer), Ok(()));
+        }
+    });
+}

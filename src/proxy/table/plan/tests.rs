@@ -387,3 +387,44 @@ fn a_lease_that_was_removed_or_taken_by_a_call_is_not_handed_out() {
     c.sleeps();
     assert!(c.plan.server_pool.is_empty());
 }
+
+/// What `control.rs` does: the record is due, a turn is taken, and a task has the lease.
+#[test]
+fn a_renewal_on_demand_has_its_turn_among_the_others_and_is_handed_out_by_nothing_else() {
+    let on_demand = Times {
+        due: Some(at(100)),
+        may_renew_from: None,
+        ..hourly()
+    };
+    let mut c = Conversation::start();
+    c.has(1, &hourly()).sleeps_until(1800, 2137.5);
+    c.at(100).has(1, &on_demand);
+    for _ in 0..20 {
+        assert_eq!(c.plan.turn(at(100)), at(100));
+    }
+    assert!(c.plan.mark_at_work(&key(1)));
+    c.stays(StayReason::AtWork).looks_again(None);
+    // A scheduled renewal at the same time waits for its turn behind them.
+    c.has(2, &on_demand);
+    let turn = at(100) + Duration::from_millis(34);
+    let wakes = Action::Wake { key: key(2), turn };
+    assert_eq!(c.plan.poll(c.now), wakes);
+    c.at(101)
+        .has(1, &bound(100, HOUR))
+        .has(2, &bound(100, HOUR));
+    c.sleeps_until(1900, 2237.5);
+}
+
+#[test]
+fn a_renewal_on_demand_asks_a_silent_server_and_spares_it_afterwards() {
+    let mut c = Conversation::start();
+    c.has(1, &hourly())
+        .has(2, &hourly())
+        .has(3, &bound(240, HOUR));
+    c.at(1800).wakes(&[1, 2]);
+    c.at(1810).has_no_answer(1).has_no_answer(2);
+    // The third is asked for its renewal, and is not answered either.
+    assert!(c.plan.mark_at_work(&key(3)));
+    c.at(1821).has_no_answer(3);
+    c.at(1830).has(4, &hourly()).defers(4, 1881);
+}
