@@ -22,6 +22,7 @@ use arguments::{Command, Failure};
 
 mod arguments;
 mod doctor;
+mod metrics;
 mod podman;
 mod report;
 mod screen;

@@ -45,7 +45,7 @@ fn folder(directory: &Path) -> Finding {
 }
 
 fn leases(lease_file: &Path) -> Finding {
-    match Peeked::read(lease_file, rt::now()) {
+    match Peeked::read(lease_file) {
         Ok(None) => Finding::note(
             "state file",
             "there is none: no daemon has run here since it was made",
