@@ -11,6 +11,7 @@ use super::message::{ServerMessage, comparable_bytes};
 use super::message_rate::message_rate;
 use super::plainness::Plainness;
 use super::snapshot::NEVER;
+use super::tally::Tally;
 use crate::mac::Mac;
 use crate::rate::RateLimit;
 use crate::time::Instant;
@@ -52,6 +53,7 @@ pub struct Client {
     /// The end of the wait for an answer or for the carrier; `None` after it. Used only in states
     /// whose `Listening` is `Until`.
     stop_listening_at: Option<Instant>,
+    tally: Tally,
     state: State,
     outbox: VecDeque<(Transmit, Vec<u8>)>,
     events: VecDeque<Event>,
@@ -98,6 +100,7 @@ impl Client {
             conflicts: VecDeque::new(),
             failures: 0,
             stop_listening_at: None,
+            tally: Tally::default(),
             state,
             outbox: VecDeque::new(),
             events: VecDeque::new(),
@@ -220,6 +223,11 @@ impl Client {
     /// Returns the next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         pop(&mut self.events)
+    }
+
+    /// Returns what was counted since the last call.
+    pub fn take_tally(&mut self) -> Tally {
+        std::mem::take(&mut self.tally)
     }
 
     /// Returns when to call [`Client::handle_timeout`] next; `None` if nothing is scheduled.

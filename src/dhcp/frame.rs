@@ -63,6 +63,11 @@ impl Arp {
         }
     }
 
+    /// Returns whether it is an ARP probe (RFC 5227 §1.1).
+    pub(super) fn is_probe(self) -> bool {
+        !self.is_reply && self.sender.1.is_unspecified()
+    }
+
     /// Returns whether the packet conflicts with our use of `address`: its sender has it, or probes
     /// for it.
     pub(super) fn conflicts_with(self, address: Ipv4Addr) -> bool {

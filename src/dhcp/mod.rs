@@ -77,6 +77,7 @@
 //! | `config.rs` | the settings |
 //! | `frame.rs`, `ignored.rs` | Ethernet, ARP, IPv4 and UDP around a message; the reasons to ignore a frame |
 //! | `plainness.rs` | the options that a message leaves out for servers that do not answer them |
+//! | `tally.rs` | counts of what has happened |
 //! | `option.rs`, `name.rs`, `subnet.rs` | options, names, and addresses with their masks and routes |
 //! | `message_rate.rs`, `backoff.rs` | the limit on messages in an hour; the delays of retransmissions |
 
@@ -98,6 +99,7 @@ mod option;
 mod plainness;
 mod snapshot;
 mod subnet;
+mod tally;
 
 pub use acquire_error::AcquireError;
 pub use client::Client;
@@ -109,3 +111,4 @@ pub use lease::{Lease, Unusable};
 pub use plainness::Plainness;
 pub use snapshot::{Phase, Snapshot};
 pub use subnet::{StaticRoute, is_host_address};
+pub use tally::Tally;

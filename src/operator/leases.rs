@@ -166,7 +166,7 @@ impl Demand {
 fn known(directory: &Path) -> Result<(Vec<LeaseReport>, bool), Failure> {
     let lease_file = directory.join(LEASE_FILE_NAME);
     let clocks = Clocks::read();
-    let peeked = Peeked::read(&lease_file, clocks.boot).map_err(|error| {
+    let peeked = Peeked::read(&lease_file).map_err(|error| {
         let advice = match error.kind() {
             io::ErrorKind::PermissionDenied => ": run it as root",
             _ => ": --all asks the daemon for all of its leases",

@@ -26,6 +26,7 @@ mod arguments;
 mod client;
 mod doctor;
 mod leases;
+mod metrics;
 mod podman;
 mod report;
 mod screen;

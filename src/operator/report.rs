@@ -1,16 +1,44 @@
-//! The report of `status`: the daemon, its leases, and their health.
+//! The report of `status`: the daemon, its leases, its counters, and their health. In JSON it is of
+//! the form that `status.schema.json` describes.
+//!
+//! Conditions make the daemon unhealthy, and counters never do: a count does not go down when the
+//! trouble is over.
+//!
+//! | condition | healthy? |
+//! |---|---|
+//! | the state file is damaged, or an entry of it makes no sense | no |
+//! | a lease is due for two minutes and more, and no daemon runs | no |
+//! | a lease is due for two minutes and more, and the daemon does not work on it | no |
+//! | there are leases, no daemon runs, and nothing starts it again | no |
+//! | a container has no lease, or a renewal of its lease is unanswered, its interface has no carrier, or the last work on it failed | no |
+//! | the same of a container that is gone | yes: it goes by itself |
+//! | the last trouble of a lease that is over | yes |
+//! | no daemon runs, and a timer starts it again | yes: it sleeps |
+//! | the sandbox is off, or the kernel has a part of it only | yes |
+//!
+//! | counter | healthy? | a rise means |
+//! |---|---|---|
+//! | acquisitions, renewals, probes, wakes, processor time | yes | work |
+//! | rebinds | yes | the server that gave the lease did not answer between T1 and T2 |
+//! | naks, declines, conflicts, expiries | yes | look at the server, or for a station with the same address |
+//! | failures | yes | by reason: carrier, server, other stations, this host |
+//! | calls | yes | statuses other than OK and CANCELLED: a container did not get its address |
+//! | events | yes | `dropped` and `failed`: the program of `--on-change` did not hear of a change |
 
 use std::collections::HashMap;
 use std::fs;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use serde::Serialize;
+use rustix::fs::{major, minor};
+use serde::{Serialize, Serializer};
 
 use crate::mac::Mac;
-use crate::proxy::store::lease_file::Peeked;
-use crate::proxy::store::record::Record;
+use crate::proxy::store::counters::Counters;
+use crate::proxy::store::lease_file::{DaemonState, Peeked};
+use crate::proxy::store::record::{ENDING, INTENT, LeaseView};
 use crate::rt;
 use crate::time::Instant;
 
@@ -33,6 +61,8 @@ pub(super) struct Report {
     /// The reasons why it is not healthy.
     pub(super) reasons: Vec<String>,
     pub(super) daemon: DaemonReport,
+    /// As of the last write; `None` where the file has none.
+    pub(super) counters: Option<Counters>,
     pub(super) leases: Vec<LeaseReport>,
 }
 
@@ -40,12 +70,37 @@ pub(super) struct Report {
 #[derive(Debug, Serialize)]
 pub(super) struct DaemonReport {
     /// The version of this program, which need not be the daemon's.
-    program_version: &'static str,
+    pub(super) program_version: &'static str,
     pub(super) directory: String,
     /// The process, where one runs.
     pub(super) pid: Option<u32>,
+    pub(super) awake_since: Option<Moment>,
+    /// The version that wrote the state file last.
+    pub(super) version: Option<String>,
+    /// The systemd unit.
+    pub(super) unit: Option<String>,
+    /// Whether it exits while there are leases.
+    pub(super) may_sleep: Option<bool>,
+    /// The reason why not.
+    pub(super) stays: Option<String>,
+    /// The time for which systemd's timer was set last.
+    pub(super) timer: Option<Moment>,
+    /// The sandbox as it is enforced.
+    pub(super) sandbox: Option<SandboxReport>,
+    /// The instance that has counted, and since when.
+    pub(super) instance: Option<String>,
+    pub(super) counting_since: Option<Moment>,
     /// The next time at which something is due.
     pub(super) next_wake: Option<Moment>,
+}
+
+/// The daemon's sandbox.
+#[derive(Debug, Serialize)]
+pub(super) struct SandboxReport {
+    /// The version of Landlock.
+    pub(super) landlock: Option<u32>,
+    /// There is a system call filter.
+    pub(super) seccomp: bool,
 }
 
 /// One lease.
@@ -76,6 +131,14 @@ pub(super) struct LeaseReport {
     pub(super) next_wake: Option<Moment>,
     /// The fault of this lease, in words.
     pub(super) trouble: Option<String>,
+    pub(super) last_trouble: Option<TroubleReport>,
+}
+
+/// The last failure of work on a lease.
+#[derive(Debug, Serialize)]
+pub(super) struct TroubleReport {
+    pub(super) at: Moment,
+    pub(super) text: String,
 }
 
 /// A network namespace, as its path leads to it.
@@ -87,11 +150,16 @@ pub(super) enum NamespaceState {
 }
 
 /// A moment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Moment {
-    pub(super) date: String,
+    #[serde(serialize_with = "as_date")]
+    pub(super) date: Duration,
     /// The time until then; negative in the past.
     pub(super) in_seconds: i64,
+}
+
+fn as_date<S: Serializer>(since_1970: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&text::date(*since_1970))
 }
 
 /// The clocks at one moment.
@@ -113,8 +181,17 @@ impl Clocks {
         let (ahead, behind) = (at - self.boot, self.boot - at);
         let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
         Moment {
-            date: text::date(self.wall.saturating_add(ahead).saturating_sub(behind)),
+            date: self.wall.saturating_add(ahead).saturating_sub(behind),
             in_seconds: seconds(ahead) - seconds(behind),
+        }
+    }
+
+    /// Returns the moment of a date.
+    fn dated(self, since_1970: Duration) -> Moment {
+        let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+        Moment {
+            date: since_1970,
+            in_seconds: seconds(since_1970).saturating_sub(seconds(self.wall)),
         }
     }
 }
@@ -131,33 +208,33 @@ impl Report {
         let leases: Vec<_> = peeked
             .leases
             .iter()
-            .map(|(record, _)| LeaseReport::new(record, names, clocks))
+            .map(|view| LeaseReport::new(view, names, clocks))
             .collect();
-        let next = peeked
-            .leases
-            .iter()
-            .filter_map(|(record, _)| record.due())
-            .min();
-        let mut reasons = Vec::new();
-        if let Some(trouble) = &peeked.trouble {
-            reasons.push(format!(
-                "the state file cannot be read to its end: {trouble}"
-            ));
-        }
-        if peeked.unusable > 0 {
-            reasons.push(format!(
-                "{} entries of the state file make no sense",
-                peeked.unusable
-            ));
-        }
-        if let Some(next) = next
-            && pid.is_none()
-            && clocks.boot - next > OVERDUE
-        {
-            reasons.push(format!(
+        let next = peeked.leases.iter().filter_map(|view| view.due).min();
+        let mut daemon = DaemonReport::new(peeked, directory, clocks);
+        daemon.pid = pid;
+        daemon.awake_since = pid
+            .and_then(|pid| awake_since(pid, peeked.daemon.as_ref()))
+            .map(|at| clocks.moment(at));
+        daemon.next_wake = next.map(|at| clocks.moment(at));
+        let mut reasons = reasons_of_file(peeked);
+        match (next, pid) {
+            (Some(next), None) if clocks.boot - next > OVERDUE => reasons.push(format!(
                 "a lease is due since {}, and no daemon runs",
                 text::length(clocks.boot - next)
-            ));
+            )),
+            (Some(_), None) => {
+                if let Some(why) = &daemon.stays {
+                    reasons.push(format!(
+                        "no daemon runs, and nothing starts it for the next renewal: {why}"
+                    ));
+                }
+            }
+            (_, Some(_)) => {
+                let all = leases.iter().zip(&peeked.leases);
+                reasons.extend(all.filter_map(|(lease, view)| lease.overdue(view, clocks)));
+            }
+            (None, None) => {}
         }
         reasons.extend(leases.iter().filter_map(LeaseReport::unhealthy));
         Self {
@@ -165,50 +242,112 @@ impl Report {
             date: text::date(clocks.wall),
             healthy: reasons.is_empty(),
             reasons,
-            daemon: DaemonReport {
-                program_version: env!("CARGO_PKG_VERSION"),
-                directory: directory.display().to_string(),
-                pid,
-                next_wake: next.map(|at| clocks.moment(at)),
-            },
+            daemon,
+            counters: peeked.counters.clone(),
             leases,
         }
     }
 }
 
-impl LeaseReport {
-    fn new(record: &Record, names: &HashMap<String, String>, clocks: Clocks) -> Self {
-        let lease = record.lease();
-        let moment = |at: Instant| clocks.moment(at);
-        let namespace = &record.key().netns;
-        let container_id = record.container_id();
+/// Returns the reasons why a state file is not healthy.
+fn reasons_of_file(peeked: &Peeked) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if let Some(trouble) = &peeked.trouble {
+        reasons.push(format!(
+            "the state file cannot be read to its end: {trouble}"
+        ));
+    }
+    match peeked.unusable {
+        0 => {}
+        1 => reasons.push("an entry of the state file makes no sense".to_owned()),
+        count => reasons.push(format!("{count} entries of the state file make no sense")),
+    }
+    reasons
+}
+
+/// Returns the start of a process, as the state file has it, else as the kernel does.
+fn awake_since(pid: u32, state: Option<&DaemonState>) -> Option<Instant> {
+    if let Some(state) = state.filter(|state| state.pid == pid) {
+        return Some(state.awake_since);
+    }
+    /// USER_HZ, the same on all architectures with Linux's generic headers.
+    const TICKS_PER_SECOND: u64 = 100;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // proc_pid_stat(5): field 22; the name in field 2 may contain blanks.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let ticks: u64 = fields.split_whitespace().nth(19)?.parse().ok()?;
+    Some(Instant::from_boot(Duration::from_millis(
+        ticks.saturating_mul(1000 / TICKS_PER_SECOND),
+    )))
+}
+
+impl DaemonReport {
+    /// Returns what the state file says of the daemon.
+    fn new(peeked: &Peeked, directory: &Path, clocks: Clocks) -> Self {
+        let state = peeked.daemon.as_ref();
+        let known = |text: &String| (!text.is_empty()).then(|| text.clone());
         Self {
-            container_name: container_id.and_then(|id| names.get(id)).cloned(),
-            container_id: container_id.map(str::to_owned),
-            interface: record.request.container_interface.clone(),
-            parent: record.request.host_interface.clone(),
-            namespace: namespace.display().to_string(),
-            namespace_state: if record.is_gone() {
+            program_version: env!("CARGO_PKG_VERSION"),
+            directory: directory.display().to_string(),
+            pid: None,
+            awake_since: None,
+            version: state.and_then(|state| known(&state.version)),
+            unit: state.and_then(|state| known(&state.unit)),
+            may_sleep: state.map(|state| state.stays.is_empty()),
+            stays: state.and_then(|state| known(&state.stays)),
+            timer: state
+                .and_then(|state| state.timer_at)
+                .map(|at| clocks.moment(at)),
+            sandbox: state.map(|state| SandboxReport {
+                landlock: (state.landlock > 0).then_some(state.landlock),
+                seccomp: state.seccomp,
+            }),
+            instance: peeked
+                .counters
+                .as_ref()
+                .map(|counters| format!("{:016x}", counters.instance)),
+            counting_since: peeked
+                .counters
+                .as_ref()
+                .map(|counters| clocks.dated(counters.since)),
+            next_wake: None,
+        }
+    }
+}
+
+impl LeaseReport {
+    fn new(view: &LeaseView<'_>, names: &HashMap<String, String>, clocks: Clocks) -> Self {
+        let moment = |at: Instant| clocks.moment(at);
+        let container_id = view.container_id();
+        let container_name = container_id.as_ref().and_then(|id| names.get(id)).cloned();
+        Self {
+            container_name,
+            container_id,
+            interface: view.interface.to_string(),
+            parent: view.parent.to_string(),
+            namespace: view.namespace.to_string(),
+            namespace_state: if view.is_gone() {
                 NamespaceState::Gone
             } else {
                 NamespaceState::Alive
             },
-            mac: record.key().mac.to_string(),
-            state: record.state_name(),
-            address: record.address(),
-            prefix_length: lease.map(|lease| lease.prefix_len),
-            routers: lease.map(|lease| lease.routers.clone()).unwrap_or_default(),
-            server: lease.map(|lease| lease.server_id),
-            server_mac: lease
-                .and_then(|lease| lease.server_mac)
-                .as_ref()
-                .map(Mac::to_string),
-            acquired: lease.map(|lease| moment(lease.acquired_at)),
-            renewal: record.t1().map(moment),
-            rebinding: record.t2().map(moment),
-            expiry: record.expires_at().map(moment),
-            next_wake: record.due().map(moment),
-            trouble: record.trouble(),
+            mac: view.mac.to_string(),
+            state: view.state,
+            address: view.address,
+            prefix_length: view.prefix_length,
+            routers: view.routers(),
+            server: view.server,
+            server_mac: view.server_mac.as_ref().map(ToString::to_string),
+            acquired: view.acquired_at.map(moment),
+            renewal: view.t1.map(moment),
+            rebinding: view.t2.map(moment),
+            expiry: view.expires_at.map(moment),
+            next_wake: view.due.map(moment),
+            trouble: view.trouble(),
+            last_trouble: view.last_trouble.as_ref().map(|trouble| TroubleReport {
+                at: moment(trouble.at),
+                text: trouble.text.clone(),
+            }),
         }
     }
 
@@ -218,6 +357,22 @@ impl LeaseReport {
         // What is of a container that is gone goes by itself.
         (self.namespace_state == NamespaceState::Alive)
             .then(|| format!("{}: {trouble}", self.place()))
+    }
+
+    /// Returns the reason why a daemon that runs should have worked on this lease by now. A call
+    /// that is under way takes its time.
+    fn overdue(&self, view: &LeaseView<'_>, clocks: Clocks) -> Option<String> {
+        let late = clocks.boot - view.due?;
+        let is_overdue = late > OVERDUE
+            && self.namespace_state == NamespaceState::Alive
+            && !matches!(self.state, INTENT | ENDING);
+        is_overdue.then(|| {
+            format!(
+                "{}: due since {}, and the daemon does not work on it",
+                self.place(),
+                text::length(late)
+            )
+        })
     }
 
     /// Returns the container's interface and its container or namespace.
@@ -242,14 +397,22 @@ impl LeaseReport {
 /// Returns the id of the process that holds the lock file at `lock`. The lock is not touched: a
 /// daemon that starts at this moment would find it taken.
 pub(super) fn holder(lock: &Path) -> Option<u32> {
-    use std::os::unix::fs::MetadataExt;
-    let inode = fs::symlink_metadata(lock).ok()?.ino().to_string();
+    let stat = fs::symlink_metadata(lock).ok()?;
+    let (device, inode) = (stat.dev(), stat.ino().to_string());
+    let device = format!("{:02x}:{:02x}", major(device), minor(device));
+    // The holder's own account, which is of its process namespace.
+    let signature = fs::read_to_string(lock).unwrap_or_default();
+    let signature = signature.lines().next().map(str::trim);
     let locks = fs::read_to_string("/proc/locks").ok()?;
     locks.lines().find_map(|line| {
         // 1: FLOCK  ADVISORY  WRITE 4711 00:1a:1523 0 EOF
         let mut words = line.split_whitespace().skip(1);
-        let (kind, pid) = (words.next()?, words.nth(2)?.parse().ok()?);
-        let file = words.next()?.rsplit(':').next()?;
-        (kind == "FLOCK" && file == inode).then_some(pid)
+        let (kind, pid) = (words.next()?, words.nth(2)?);
+        let (on, file) = words.next()?.rsplit_once(':')?;
+        // Some file systems show another device to stat(2).
+        let is_it = on == device || signature == Some(pid);
+        (kind == "FLOCK" && file == inode && is_it)
+            .then(|| pid.parse().ok())
+            .flatten()
     })
 }

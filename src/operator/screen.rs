@@ -1,7 +1,11 @@
 //! `status` for people.
 
-use super::report::{LeaseReport, Moment, NamespaceState, Report};
-use super::text::{self, Rows};
+use std::time::Duration;
+
+use crate::proxy::store::counters::{Counters, Family};
+
+use super::report::{DaemonReport, LeaseReport, Moment, NamespaceState, Report};
+use super::text::{self, Rows, push_length, push_number};
 
 /// Returns the report as a summary and a table.
 pub(super) fn table(report: &Report) -> String {
@@ -23,18 +27,24 @@ pub(super) fn table(report: &Report) -> String {
         .map(str::to_owned),
     );
     for lease in &report.leases {
-        rows.push([
-            container(lease),
-            lease.interface.clone(),
-            address(lease),
-            or_dash(lease.server.as_ref()),
-            state(lease),
-            relative(lease.renewal.as_ref()),
-            relative(lease.expiry.as_ref()),
-        ]);
+        let mut column = |append: &dyn Fn(&mut String)| {
+            append(rows.cell());
+            rows.end_cell();
+        };
+        column(&|to| push_container(to, lease));
+        column(&|to| to.push_str(&lease.interface));
+        column(&|to| push_address(to, lease));
+        column(&|to| match lease.server {
+            Some(server) => push_ipv4(to, server.octets()),
+            None => to.push_str(DASH),
+        });
+        column(&|to| push_state(to, lease));
+        column(&|to| push_relative(to, lease.renewal));
+        column(&|to| push_relative(to, lease.expiry));
+        rows.end_row();
     }
     text.push('\n');
-    text.push_str(&rows.lines());
+    rows.append_to(&mut text);
     text
 }
 
@@ -45,8 +55,7 @@ pub(super) fn details<'a>(leases: impl IntoIterator<Item = &'a LeaseReport>) -> 
         if !text.is_empty() {
             text.push('\n');
         }
-        let mut rows = Rows::default();
-        for (name, value) in [
+        text.push_str(&named([
             ("container", container(lease)),
             ("container id", or_dash(lease.container_id.as_ref())),
             (
@@ -62,21 +71,81 @@ pub(super) fn details<'a>(leases: impl IntoIterator<Item = &'a LeaseReport>) -> 
             ("address", address(lease)),
             ("router", or_dash(lease.routers.first())),
             ("server", server(lease)),
-            ("acquired", absolute(lease.acquired.as_ref())),
-            ("renewal (T1)", absolute(lease.renewal.as_ref())),
-            ("rebinding (T2)", absolute(lease.rebinding.as_ref())),
-            ("expiry", absolute(lease.expiry.as_ref())),
-            ("next wake", absolute(lease.next_wake.as_ref())),
+            ("acquired", absolute(lease.acquired)),
+            ("renewal (T1)", absolute(lease.renewal)),
+            ("rebinding (T2)", absolute(lease.rebinding)),
+            ("expiry", absolute(lease.expiry)),
+            ("next wake", absolute(lease.next_wake)),
             (
                 "trouble",
-                lease.trouble.clone().unwrap_or_else(|| "none".to_owned()),
+                lease.trouble.clone().unwrap_or_else(|| NONE.to_owned()),
             ),
-        ] {
-            rows.push([format!("{name}:"), value]);
-        }
-        text.push_str(&rows.lines());
+            (
+                "last trouble",
+                lease.last_trouble.as_ref().map_or_else(
+                    || NONE.to_owned(),
+                    |last| format!("{}, {}", last.text, absolute(Some(last.at))),
+                ),
+            ),
+        ]));
     }
     text
+}
+
+/// Returns every field of the daemon, and every counter.
+pub(super) fn daemon(report: &Report) -> String {
+    let daemon = &report.daemon;
+    let sleep = match (daemon.may_sleep, &daemon.stays) {
+        (Some(true), _) => "while nothing is due".to_owned(),
+        (_, Some(why)) => format!("no: {why}"),
+        (_, None) => dash(),
+    };
+    let mut text = named([
+        ("directory", daemon.directory.clone()),
+        ("process", or_dash(daemon.pid.as_ref())),
+        ("awake since", absolute(daemon.awake_since)),
+        ("version", or_dash(daemon.version.as_ref())),
+        ("unit", or_dash(daemon.unit.as_ref())),
+        ("sleeps", sleep),
+        ("timer", absolute(daemon.timer)),
+        ("next wake", absolute(daemon.next_wake)),
+        ("sandbox", sandbox(daemon)),
+        ("instance", or_dash(daemon.instance.as_ref())),
+        ("counting since", absolute(daemon.counting_since)),
+    ]);
+    let Some(counters) = &report.counters else {
+        return text;
+    };
+    text.push('\n');
+    let mut rows = Rows::default();
+    for (family, counts) in counters.families() {
+        let is_single = family.label.is_empty();
+        for (value, count) in family.values.iter().zip(counts) {
+            // A long list of zeros tells nothing.
+            if is_single || *count > 0 {
+                let name = if is_single {
+                    format!("{}:", family.name)
+                } else {
+                    format!("{}, {value}:", family.name)
+                };
+                rows.push([name, count.to_string()]);
+            }
+        }
+    }
+    rows.push([
+        "processor time:".to_owned(),
+        format!("{} ms", counters.processor_time().as_millis()),
+    ]);
+    rows.append_to(&mut text);
+    text
+}
+
+fn named<const N: usize>(fields: [(&str, String); N]) -> String {
+    let mut rows = Rows::default();
+    for (name, value) in fields {
+        rows.push([format!("{name}:"), value]);
+    }
+    rows.lines()
 }
 
 fn summary(report: &Report) -> String {
@@ -84,8 +153,14 @@ fn summary(report: &Report) -> String {
         1 => "1 lease".to_owned(),
         count => format!("{count} leases"),
     };
-    let daemon = match (report.daemon.pid, &report.daemon.next_wake) {
-        (Some(pid), _) => format!("the daemon runs as process {pid}"),
+    let daemon = match (report.daemon.pid, report.daemon.next_wake) {
+        (Some(pid), _) => match report.daemon.awake_since {
+            Some(since) => format!(
+                "the daemon runs as process {pid} since {}",
+                absolute(Some(since))
+            ),
+            None => format!("the daemon runs as process {pid}"),
+        },
         (None, Some(next)) if next.in_seconds >= 0 => {
             format!("the daemon sleeps until {}", absolute(Some(next)))
         }
@@ -98,30 +173,114 @@ fn summary(report: &Report) -> String {
     };
     let mut text = format!("{leases}, {health}; {daemon}\n");
     for reason in &report.reasons {
-        text.push_str(&format!("  {reason}\n"));
+        text.push_str(&format!("  {}\n", reason.replace(char::is_control, "?")));
+    }
+    if let Some(counters) = &report.counters {
+        text.push_str(&counted(counters, report.daemon.counting_since));
     }
     text
+}
+
+/// Returns the counters that are asked for most in one line.
+fn counted(counters: &Counters, since: Option<Moment>) -> String {
+    let sum = |name: &str, is_counted: &dyn Fn(&str) -> bool| {
+        let of_name = |(family, _): &(&'static Family, &[u64])| family.name == name;
+        counters
+            .families()
+            .find(of_name)
+            .map_or(0, |(family, counts)| {
+                let counted = family.values.iter().zip(counts);
+                counted
+                    .filter(|(value, _)| is_counted(value))
+                    .fold(0, |sum: u64, (_, count)| sum.saturating_add(*count))
+            })
+    };
+    let all = |name| sum(name, &|_| true);
+    let day = since.map_or_else(String::new, |since| {
+        let date = text::date(since.date);
+        format!(" since {}", date.split('T').next().unwrap_or_default())
+    });
+    format!(
+        "counted{day}: acquisitions {}, renewals {}, rebinds {}, NAKs {}, expiries {}, conflicts {} in {} \
+         probes, failures {}, calls {} ({} failed), starts {}\n",
+        all("acquisitions"),
+        all("renewals"),
+        all("rebinds"),
+        all("naks"),
+        all("expiries"),
+        all("conflicts"),
+        all("probes"),
+        all("failures"),
+        all("calls"),
+        sum("calls", &|status| !matches!(status, "OK" | "CANCELLED")),
+        all("wakes"),
+    )
+}
+
+fn sandbox(daemon: &DaemonReport) -> String {
+    let Some(sandbox) = &daemon.sandbox else {
+        return dash();
+    };
+    let landlock = sandbox
+        .landlock
+        .map(|version| format!("Landlock {version}"));
+    let filter = sandbox.seccomp.then(|| "a system call filter".to_owned());
+    let parts: Vec<_> = landlock.into_iter().chain(filter).collect();
+    if parts.is_empty() {
+        NONE.to_owned()
+    } else {
+        parts.join(", ")
+    }
 }
 
 /// Returns the container's name, else the beginning of its id as Podman prints it, else the end of
 /// its namespace's path.
 pub(super) fn container(lease: &LeaseReport) -> String {
-    match (&lease.container_name, &lease.container_id) {
-        (Some(name), _) => name.clone(),
-        (None, Some(id)) => id.chars().take(12).collect(),
+    let mut text = String::new();
+    push_container(&mut text, lease);
+    text
+}
+
+fn push_container(to: &mut String, lease: &LeaseReport) {
+    to.push_str(match (&lease.container_name, &lease.container_id) {
+        (Some(name), _) => name,
+        (None, Some(id)) => id.get(..12).unwrap_or(id),
         (None, None) => {
             let path = &lease.namespace;
-            path.rsplit('/').next().unwrap_or(path).to_owned()
+            path.rsplit('/').next().unwrap_or(path)
         }
-    }
+    });
 }
 
 fn address(lease: &LeaseReport) -> String {
+    let mut text = String::new();
+    push_address(&mut text, lease);
+    text
+}
+
+fn push_address(to: &mut String, lease: &LeaseReport) {
     match (lease.address, lease.prefix_length) {
-        (Some(address), Some(length)) => format!("{address}/{length}"),
-        // What it had before, and asks for.
-        (Some(address), None) => format!("({address})"),
-        (None, _) => dash(),
+        (Some(address), Some(length)) => {
+            push_ipv4(to, address.octets());
+            to.push('/');
+            push_number(to, length.into());
+        }
+        // The address before, which is asked for.
+        (Some(address), None) => {
+            to.push('(');
+            push_ipv4(to, address.octets());
+            to.push(')');
+        }
+        (None, _) => to.push_str(DASH),
+    }
+}
+
+fn push_ipv4(to: &mut String, octets: [u8; 4]) {
+    for (place, octet) in octets.into_iter().enumerate() {
+        if place > 0 {
+            to.push('.');
+        }
+        push_number(to, octet.into());
     }
 }
 
@@ -132,11 +291,12 @@ fn server(lease: &LeaseReport) -> String {
     }
 }
 
-fn state(lease: &LeaseReport) -> String {
+fn push_state(to: &mut String, lease: &LeaseReport) {
+    to.push_str(lease.state);
     match (lease.namespace_state, &lease.trouble) {
-        (NamespaceState::Gone, _) => format!("{} (namespace gone)", lease.state),
-        (NamespaceState::Alive, Some(_)) => format!("{} !", lease.state),
-        (NamespaceState::Alive, None) => lease.state.to_owned(),
+        (NamespaceState::Gone, _) => to.push_str(" (namespace gone)"),
+        (NamespaceState::Alive, Some(_)) => to.push_str(" !"),
+        (NamespaceState::Alive, None) => {}
     }
 }
 
@@ -147,28 +307,38 @@ fn namespace(lease: &LeaseReport) -> &'static str {
     }
 }
 
-fn relative(moment: Option<&Moment>) -> String {
+fn push_relative(to: &mut String, moment: Option<Moment>) {
     let Some(moment) = moment else {
-        return dash();
+        return to.push_str(DASH);
     };
-    let length = text::length(std::time::Duration::from_secs(
-        moment.in_seconds.unsigned_abs(),
-    ));
+    let length = Duration::from_secs(moment.in_seconds.unsigned_abs());
     if moment.in_seconds < 0 {
-        format!("{length} ago")
+        push_length(to, length);
+        to.push_str(" ago");
     } else {
-        format!("in {length}")
+        to.push_str("in ");
+        push_length(to, length);
     }
 }
 
-fn absolute(moment: Option<&Moment>) -> String {
-    moment.map_or_else(dash, |at| format!("{} ({})", at.date, relative(Some(at))))
+fn absolute(moment: Option<Moment>) -> String {
+    let Some(moment) = moment else {
+        return dash();
+    };
+    let mut text = text::date(moment.date);
+    text.push_str(" (");
+    push_relative(&mut text, Some(moment));
+    text.push(')');
+    text
 }
+
+const DASH: &str = "-";
+const NONE: &str = "none";
 
 fn or_dash(value: Option<&impl ToString>) -> String {
     value.map_or_else(dash, ToString::to_string)
 }
 
 fn dash() -> String {
-    "-".to_owned()
+    DASH.to_owned()
 }

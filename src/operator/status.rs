@@ -1,6 +1,8 @@
 //! `status`: the leases and the daemon, from its files alone.
 
-use std::io::{self};
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 use lexopt::prelude::{Long, Short, Value};
@@ -10,7 +12,7 @@ use crate::proxy::store::lease_file::Peeked;
 
 use super::arguments::{Failure, directory};
 use super::report::{Clocks, Report, holder};
-use super::{podman, screen};
+use super::{metrics, podman, screen};
 
 const HELP: &str = "\
 Shows the leases, from the daemon's files: nothing is started, woken or written.
@@ -20,31 +22,42 @@ Usage: smol-dhcp-proxy status [OPTIONS] [CONTAINER|MAC|ADDRESS]
 CONTAINER is a name, an id or its beginning. With it, all that is known of its leases is shown.
 
 Options:
-  -d, --dir DIR   directory of the daemon's files [default: /run/podman]
-      --json      print JSON
-  -h, --help      print this help
+  -d, --dir DIR      directory of the daemon's files [default: /run/podman]
+      --json         print JSON
+      --openmetrics  print OpenMetrics text, for Prometheus and the like
+  -v, --verbose      print all fields of all leases, and of the daemon, and all counters
+  -h, --help         print this help
 
 Exit status: 0 healthy, 1 not healthy or not found, 2 a wrong command line, 3 cannot be found out.
 ";
 
-pub(super) fn run(mut parser: lexopt::Parser, output: &mut Vec<u8>) -> Result<ExitCode, Failure> {
-    let (mut dir, mut json, mut word) = (None, false, None);
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Short('d') | Long("dir") => dir = Some(parser.value()?),
-            Long("json") => json = true,
-            Short('h') | Long("help") => {
-                output.extend_from_slice(HELP.as_bytes());
-                return Ok(ExitCode::SUCCESS);
-            }
-            Value(value) if word.is_none() => word = Some(value.to_string_lossy().into_owned()),
-            argument => return Err(argument.unexpected().into()),
-        }
-    }
-    let directory = directory(dir);
+/// The form of the output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Form {
+    #[default]
+    Table,
+    Verbose,
+    Json,
+    OpenMetrics,
+}
+
+/// The arguments.
+#[derive(Debug, Default)]
+struct Asked {
+    dir: Option<OsString>,
+    form: Form,
+    word: Option<String>,
+}
+
+pub(super) fn run(parser: lexopt::Parser, output: &mut Vec<u8>) -> Result<ExitCode, Failure> {
+    let Some(asked) = parse(parser)? else {
+        output.extend_from_slice(HELP.as_bytes());
+        return Ok(ExitCode::SUCCESS);
+    };
+    let directory = directory(asked.dir);
     let lease_file = directory.join(LEASE_FILE_NAME);
     let clocks = Clocks::read();
-    let peeked = Peeked::read(&lease_file, clocks.boot)
+    let peeked = Peeked::read(&lease_file)
         .map_err(|error| unknown(&lease_file.with_extension("state"), &error))?;
     let Some(peeked) = peeked else {
         return Err(Failure::Unknown(format!(
@@ -53,22 +66,30 @@ pub(super) fn run(mut parser: lexopt::Parser, output: &mut Vec<u8>) -> Result<Ex
         )));
     };
     let pid = holder(&lease_file.with_extension("lock"));
-    let mut report = Report::new(&peeked, (&directory, pid), &podman::names(), clocks);
-    if let Some(word) = &word {
+    let names = if peeked.leases.is_empty() {
+        podman::Names::default()
+    } else {
+        podman::names()
+    };
+    let mut report = Report::new(&peeked, (&directory, pid), &names, clocks);
+    if let Some(word) = &asked.word {
         report.leases.retain(|lease| lease.is_meant_by(word));
         if report.leases.is_empty() {
             return Err(Failure::Failed(format!("no lease is of {word:?}")));
         }
     }
-    if json {
-        serde_json::to_writer_pretty(&mut *output, &report)
-            .map_err(|error| Failure::Failed(error.to_string()))?;
-        output.push(b'\n');
-    } else if word.is_some() {
-        output.extend_from_slice(screen::details(&report.leases).as_bytes());
-    } else {
-        output.extend_from_slice(screen::table(&report).as_bytes());
-    }
+    let text = match asked.form {
+        Form::Json => {
+            serde_json::to_writer_pretty(&mut *output, &report)
+                .map_err(|error| Failure::Failed(error.to_string()))?;
+            "\n".to_owned()
+        }
+        Form::OpenMetrics => metrics::exposition(&report),
+        Form::Verbose => [screen::details(&report.leases), screen::daemon(&report)].join("\n"),
+        Form::Table if asked.word.is_some() => screen::details(&report.leases),
+        Form::Table => screen::table(&report),
+    };
+    output.extend_from_slice(text.as_bytes());
     Ok(if report.healthy {
         ExitCode::SUCCESS
     } else {
@@ -76,9 +97,44 @@ pub(super) fn run(mut parser: lexopt::Parser, output: &mut Vec<u8>) -> Result<Ex
     })
 }
 
-fn unknown(path: &std::path::Path, error: &io::Error) -> Failure {
+/// Parses the arguments; `None` asks for the help.
+fn parse(mut parser: lexopt::Parser) -> Result<Option<Asked>, Failure> {
+    let mut asked = Asked::default();
+    while let Some(argument) = parser.next()? {
+        let form = match argument {
+            Short('d') | Long("dir") => {
+                asked.dir = Some(parser.value()?);
+                continue;
+            }
+            Short('h') | Long("help") => return Ok(None),
+            Long("json") => Form::Json,
+            Long("openmetrics") => Form::OpenMetrics,
+            Short('v') | Long("verbose") => Form::Verbose,
+            Value(value) if asked.word.is_none() => {
+                asked.word = Some(value.to_string_lossy().into_owned());
+                continue;
+            }
+            argument => return Err(argument.unexpected().into()),
+        };
+        if ![Form::Table, form].contains(&asked.form) {
+            return Err(Failure::Usage(
+                "choose one of --json, --openmetrics and --verbose".to_owned(),
+            ));
+        }
+        asked.form = form;
+    }
+    if asked.form == Form::OpenMetrics && asked.word.is_some() {
+        return Err(Failure::Usage(
+            "--openmetrics is about all leases: name none".to_owned(),
+        ));
+    }
+    Ok(Some(asked))
+}
+
+fn unknown(path: &Path, error: &io::Error) -> Failure {
     let advice = match error.kind() {
         io::ErrorKind::PermissionDenied => ": run it as root",
+        io::ErrorKind::Unsupported => ": use the `status` of the newer version",
         _ => "",
     };
     Failure::Unknown(format!("cannot read {}: {error}{advice}", path.display()))

@@ -1,6 +1,5 @@
 //! Times in words, and tables.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 const MINUTE: u64 = 60;
@@ -9,20 +8,45 @@ const DAY: u64 = 24 * HOUR;
 
 /// Returns a length of time in its two largest units: `2 h 5 min`.
 pub(super) fn length(time: Duration) -> String {
+    let mut text = String::new();
+    push_length(&mut text, time);
+    text
+}
+
+/// Appends a length of time in its two largest units.
+pub(super) fn push_length(to: &mut String, time: Duration) {
     let seconds = time.as_secs();
-    let two = |large: u64, name, small: u64, unit| {
-        let rest = seconds % large / small;
-        match rest {
-            0 => format!("{} {name}", seconds / large),
-            _ => format!("{} {name} {rest} {unit}", seconds / large),
-        }
+    let (large, name, small, unit) = match seconds {
+        0..MINUTE => (1, "s", 1, "s"),
+        MINUTE..HOUR => (MINUTE, "min", 1, "s"),
+        HOUR..DAY => (HOUR, "h", MINUTE, "min"),
+        _ => (DAY, "d", HOUR, "h"),
     };
-    match seconds {
-        0..MINUTE => format!("{seconds} s"),
-        MINUTE..HOUR => two(MINUTE, "min", 1, "s"),
-        HOUR..DAY => two(HOUR, "h", MINUTE, "min"),
-        _ => two(DAY, "d", HOUR, "h"),
+    push_number(to, seconds / large);
+    to.push(' ');
+    to.push_str(name);
+    let rest = seconds % large / small;
+    if rest > 0 {
+        to.push(' ');
+        push_number(to, rest);
+        to.push(' ');
+        to.push_str(unit);
     }
+}
+
+/// Appends a number. A table of a thousand leases has ten thousand, and `write!` takes five times as
+/// long for each.
+pub(super) fn push_number(to: &mut String, mut number: u64) {
+    let (mut digits, mut first) = ([b'0'; 20], 20);
+    loop {
+        first -= 1;
+        digits[first] += (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    to.push_str(str::from_utf8(&digits[first..]).unwrap_or_default());
 }
 
 /// The last second of the year 9999: RFC 3339 has no later dates.
@@ -62,35 +86,95 @@ fn days_of(year: u64) -> u64 {
 
 /// Rows with aligned columns.
 #[derive(Debug, Default)]
-pub(super) struct Rows(Vec<Vec<String>>);
+pub(super) struct Rows {
+    /// All cells, one behind the other.
+    text: String,
+    /// The end of each cell in the text and its width in columns; `None` ends a row.
+    cells: Vec<Option<(usize, usize)>>,
+    widths: Vec<usize>,
+    /// The cell that comes next: its beginning, and its column.
+    next: (usize, usize),
+}
 
 impl Rows {
     /// Adds a row.
     pub(super) fn push<const N: usize>(&mut self, cells: [String; N]) {
-        self.0.push(cells.into());
+        for cell in cells {
+            self.text.push_str(&cell);
+            self.end_cell();
+        }
+        self.end_row();
     }
 
-    /// Returns the rows as lines. Between two columns are two spaces; none is at the end of a line.
-    pub(super) fn lines(&self) -> String {
-        let columns = self.0.iter().map(Vec::len).max().unwrap_or(0);
-        let width = |column| {
-            let cells = self.0.iter().filter_map(|row| row.get(column));
-            cells
-                .map(|cell: &String| cell.chars().count())
-                .max()
-                .unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..columns).map(width).collect();
-        let mut text = String::new();
-        for row in &self.0 {
-            let mut line = String::new();
-            for (cell, width) in row.iter().zip(&widths) {
-                let _ = write!(line, "{cell:width$}  ");
-            }
-            text.push_str(line.trim_end());
-            text.push('\n');
+    /// Returns the text to which the next cell is appended.
+    pub(super) fn cell(&mut self) -> &mut String {
+        &mut self.text
+    }
+
+    /// Ends the cell that was appended.
+    pub(super) fn end_cell(&mut self) {
+        let (start, column) = self.next;
+        self.escape_from(start);
+        let width = width(&self.text[start..]);
+        if let Some(widest) = self.widths.get_mut(column) {
+            *widest = width.max(*widest);
+        } else {
+            self.widths.push(width);
         }
-        text
+        self.cells.push(Some((self.text.len(), width)));
+        self.next = (self.text.len(), column + 1);
+    }
+
+    pub(super) fn end_row(&mut self) {
+        self.cells.push(None);
+        self.next.1 = 0;
+    }
+
+    /// Replaces control characters, which would be orders to the terminal: the name of an interface
+    /// may have some.
+    fn escape_from(&mut self, start: usize) {
+        if self.text[start..]
+            .bytes()
+            .any(|byte| byte < b' ' || byte == 0x7f)
+        {
+            let cell = self.text.split_off(start);
+            self.text.push_str(&cell.replace(char::is_control, "?"));
+        }
+    }
+
+    /// Appends the rows as lines. Between two columns are two spaces; none is at the end of a line.
+    pub(super) fn append_to(&self, lines: &mut String) {
+        let (mut start, mut column, mut padding) = (0, 0, 0);
+        for cell in &self.cells {
+            let Some((end, width)) = *cell else {
+                lines.push('\n');
+                (column, padding) = (0, 0);
+                continue;
+            };
+            if end > start {
+                lines.extend(std::iter::repeat_n(' ', padding));
+                lines.push_str(&self.text[start..end]);
+                padding = 0;
+            }
+            padding += self.widths[column] - width + 2;
+            (start, column) = (end, column + 1);
+        }
+    }
+
+    /// Returns the rows as lines.
+    pub(super) fn lines(&self) -> String {
+        let mut lines = String::new();
+        self.append_to(&mut lines);
+        lines
+    }
+}
+
+/// Returns the columns of a text.
+fn width(text: &str) -> usize {
+    if text.is_ascii() {
+        text.len()
+    } else {
+        text.chars().count()
     }
 }
 

@@ -103,6 +103,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_lite::future::{or, yield_now};
+use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::rpc::{self, Code, Status};
 use crate::rt::{self, Runtime};
@@ -111,10 +112,12 @@ use crate::service::{self, AnyListener, Connection, Reason, Service, Socket, Wak
 use call::client_id::ClientIdentity;
 use config::{Command, DaemonConfig};
 use error::StartError;
+use sandbox::Enforced;
 use store::address_history::AddressHistory;
+use store::counters::{Counter, Counters, WakeCause};
 use store::directory::StateDirectory;
 use store::journal::Journal;
-use store::lease_file::LeaseFile;
+use store::lease_file::{DaemonState, LeaseFile};
 use store::networks::Networks;
 use table::{LeaseKeepAlive, Parts, Table};
 
@@ -182,11 +185,12 @@ fn serve(config: DaemonConfig, inherited: &mut Vec<Socket>) -> Result<(), StartE
     // Before any file is read and the socket is bound, which another instance may have.
     let directory =
         StateDirectory::lock(&config.lease_file.with_extension("lock"), refuge.clone())?;
-    confine(
+    let enforced = confine(
         &config,
         inherited.is_empty(),
         (unit.is_ok(), refuge.as_deref()),
     )?;
+    let cause = wake_cause(inherited);
     let mut service = if inherited.is_empty() {
         Service::new(config.socket_path())
     } else {
@@ -201,8 +205,20 @@ fn serve(config: DaemonConfig, inherited: &mut Vec<Socket>) -> Result<(), StartE
         (_, None) => Err("-a 0".to_owned()),
         // The next process would ignore the files as well.
         _ if let Some(why) = directory.distrust() => Err(why),
-        _ => unit.map_err(|why| why.to_string()),
+        _ => unit.clone().map_err(|why| why.to_string()),
     };
+    let daemon = DaemonState {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        awake_since: rt::now(),
+        unit: unit.map_or_else(|_| String::new(), |unit| unit.unit().to_owned()),
+        stays: wakeup.as_ref().err().cloned().unwrap_or_default(),
+        timer_at: None,
+        landlock: enforced.landlock,
+        seccomp: enforced.seccomp,
+    };
+    let mut counters = Counters::new(random_number(), rt::wall_clock());
+    counters.count(Counter::Wake(cause));
     let keep_alive = LeaseKeepAlive::new(wakeup, config.activity.unwrap_or_default());
     rt::block_on(async move |runtime| {
         let file_name = |extension| {
@@ -222,12 +238,35 @@ fn serve(config: DaemonConfig, inherited: &mut Vec<Socket>) -> Result<(), StartE
             networks: Networks::new(&directory, networks, file.boot_id()),
             journal: Journal::new(&directory, file_name("work")),
             file,
+            daemon,
+            counters,
             settings: config.dhcp.clone(),
             identity,
             keep_alive,
         });
         serve_calls(runtime, service, table, &config).await
     })
+}
+
+/// Returns the cause of this start. systemd may name a timer at a later start as well, so a caller
+/// that waits comes first.
+fn wake_cause(sockets: &[Socket]) -> WakeCause {
+    if sockets.iter().any(Socket::has_connection) {
+        WakeCause::Call
+    } else if Wakeup::woken_by_timer() {
+        WakeCause::Timer
+    } else {
+        WakeCause::Other
+    }
+}
+
+/// Returns a random number; where there is none, the date has to do.
+fn random_number() -> u64 {
+    let mut bytes = [0; 8];
+    match getrandom(&mut bytes, GetRandomFlags::empty()) {
+        Ok(_) => u64::from_ne_bytes(bytes),
+        Err(_) => u64::try_from(rt::wall_clock().as_nanos()).unwrap_or(0),
+    }
 }
 
 /// Accepts no socket or one Unix socket: netavark's client calls no other.
@@ -334,7 +373,7 @@ fn confine(
     config: &DaemonConfig,
     makes_socket: bool,
     (runs_programs, refuge): (bool, Option<&Path>),
-) -> Result<(), StartError> {
+) -> Result<Enforced, StartError> {
     let socket = config.socket_path();
     if makes_socket {
         service::make_directory(&socket)?;
@@ -363,9 +402,9 @@ fn confine(
         Err(error) if config.sandbox == sandbox::Mode::Strict => Err(StartError::Sandbox(error)),
         Err(error) => {
             log::warn!("the sandbox is incomplete: {error}");
-            Ok(())
+            Ok(Enforced::default())
         }
-        Ok(()) => Ok(()),
+        Ok(enforced) => Ok(enforced),
     }
 }
 

@@ -12,8 +12,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, make_bitflags,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd,
+    Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, make_bitflags,
 };
 
 use crate::net::opener::{self, Starting};
@@ -41,6 +41,15 @@ pub struct Allowed<'a> {
     pub programs: &'a [&'a str],
 }
 
+/// The parts of the sandbox that are in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Enforced {
+    /// The version of Landlock; 0 for none.
+    pub landlock: u32,
+    /// There is a system call filter.
+    pub seccomp: bool,
+}
+
 /// Confines the calling thread and everything that it starts later, irrevocably. To be called
 /// before the first thread is started.
 ///
@@ -48,17 +57,22 @@ pub struct Allowed<'a> {
 ///
 /// The kernel has no seccomp filters, or rejects a supported feature. Part of the sandbox may be in
 /// force then.
-pub fn confine(mode: Mode, allowed: Allowed<'_>) -> io::Result<()> {
+pub fn confine(mode: Mode, allowed: Allowed<'_>) -> io::Result<Enforced> {
     if mode == Mode::Off {
-        return Ok(());
+        return Ok(Enforced::default());
     }
     let opener_filter = calls::opener_filter(mode)?;
     let opener = opener::start(move || calls::apply(&opener_filter))?;
-    if confine_files(allowed)? == RulesetStatus::NotEnforced {
+    let landlock = confine_files(allowed)?;
+    if landlock == 0 {
         log::info!("the kernel has no Landlock: the sandbox restricts system calls, and no files");
     }
     calls::confine(mode, !allowed.programs.is_empty())?;
-    opener.map_or(Ok(()), Starting::finish)
+    opener.map_or(Ok(()), Starting::finish)?;
+    Ok(Enforced {
+        landlock,
+        seccomp: true,
+    })
 }
 
 /// Returns the newest version of Landlock that the kernel enforces, up to that of the sandbox;
@@ -84,7 +98,8 @@ const LANDLOCK: ABI = ABI::V6;
 /// mounted in any of them, and Landlock treats it as a file.
 const HIDDEN: [&str; 5] = ["boot", "dev", "home", "lost+found", "root"];
 
-fn confine_files(allowed: Allowed<'_>) -> io::Result<RulesetStatus> {
+/// Returns the version of Landlock that is in force; 0 for none.
+fn confine_files(allowed: Allowed<'_>) -> io::Result<u32> {
     let failed = |error: RulesetError| io::Error::other(error);
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -131,7 +146,12 @@ fn confine_files(allowed: Allowed<'_>) -> io::Result<RulesetStatus> {
             Err(error) => log::debug!("no Landlock rule for {}: {error}", path.display()),
         }
     }
-    Ok(ruleset.restrict_self().map_err(failed)?.ruleset)
+    let status = ruleset.restrict_self().map_err(failed)?;
+    Ok(match (status.ruleset, status.landlock) {
+        (RulesetStatus::NotEnforced, _) => 0,
+        (_, LandlockStatus::Available { effective_abi, .. }) => effective_abi.min(LANDLOCK) as u32,
+        (_, LandlockStatus::NotEnabled | LandlockStatus::NotImplemented) => 0,
+    })
 }
 
 /// Looks up a program in `PATH` as execvp(3) does. Returns its path and that of its dynamic loader.

@@ -1,8 +1,10 @@
 //! Listening sockets and their origins: systemd, this library, or the program.
 
 use std::net::TcpListener;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::socket_file::SocketFile;
 
@@ -121,6 +123,28 @@ impl Socket {
     /// ```
     pub fn is_activated(&self) -> bool {
         matches!(self.origin, Origin::Activated)
+    }
+
+    /// Returns whether a connection waits to be accepted.
+    ///
+    /// ```
+    /// use smol_dhcp_proxy::service::Socket;
+    ///
+    /// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// let address = listener.local_addr()?;
+    /// let socket = Socket::from(listener);
+    /// assert!(!socket.has_connection());
+    /// let _connection = std::net::TcpStream::connect(address)?;
+    /// assert!(socket.has_connection());
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn has_connection(&self) -> bool {
+        let descriptor = match &self.listener {
+            AnyListener::Unix(listener) => listener.as_fd(),
+            AnyListener::Tcp(listener) => listener.as_fd(),
+        };
+        let mut poll_fd = [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)];
+        poll(&mut poll_fd, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
     pub(super) fn into_parts(self) -> (Origin, AnyListener) {

@@ -126,6 +126,7 @@ impl Client {
             message: Some(format!("in use by {by}")),
             ..ClientMessage::new(Type::Decline, self.plainness.encode(self.backoff.xid()), 0)
         };
+        self.tally.declines += 1;
         self.remember_conflict(by, address);
         // The server has leased in answer to messages of this plainness, and may answer no others.
         self.config.plainness = self.config.plainness.max(self.plainness);
@@ -157,6 +158,7 @@ impl Client {
     }
 
     pub(super) fn send_arp(&mut self, arp: Arp) {
+        self.tally.probes += u32::from(self.carrier && arp.is_probe());
         self.send(Transmit::Frame, arp.write());
     }
 

@@ -301,6 +301,11 @@ impl Client {
         if new.acquired_at - old.acquired_at >= MIN_T1 {
             self.rate.put_back();
         }
+        if matches!(self.state, State::Rebinding { .. }) {
+            self.tally.rebinds += 1;
+        } else {
+            self.tally.renewals += 1;
+        }
         // Each renewal makes up for one earlier failure.
         self.failures = self.failures.saturating_sub(1);
         let moved = old.address != new.address;

@@ -126,9 +126,11 @@ impl Client {
     /// Enters INIT after a round without a lease (RFC 2131 §3.1 (5)).
     pub(super) fn start_over(&mut self, why: AcquireError, now: Instant) -> State {
         let in_use = matches!(why, AcquireError::InUse { .. });
+        self.tally.conflicts += u32::from(in_use);
         if in_use || matches!(why, AcquireError::Refused { .. }) {
             self.search.wanted = None;
         }
+        self.tally.naks += u32::from(matches!(why, AcquireError::Refused { .. }));
         self.search.last_error = Some(why);
         self.record_failure(in_use, now)
     }
@@ -152,6 +154,11 @@ impl Client {
                 server: old.server_id,
                 by,
             });
+        }
+        match why {
+            LossReason::Expired => self.tally.expiries += 1,
+            LossReason::Refused { .. } => self.tally.naks += 1,
+            LossReason::Conflict { .. } => self.tally.conflicts += 1,
         }
         let next = match why {
             // A conflict after a long use is not a failure of the search, and neither is one of an

@@ -45,7 +45,7 @@ fn folder(directory: &Path) -> Diagnosis {
 }
 
 fn leases(lease_file: &Path) -> Diagnosis {
-    match Peeked::read(lease_file, rt::now()) {
+    match Peeked::read(lease_file) {
         Ok(None) => Diagnosis::note(
             "state file",
             "there is none: no daemon has run here since it was made",

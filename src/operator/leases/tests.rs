@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 
 use super::*;
+use crate::proxy::store::record::LeaseView;
 use crate::proxy::store::record::tests::{phases, record, with_mac};
 
 /// Leases in these namespaces.
@@ -10,7 +11,7 @@ fn leases(namespaces: &[&str]) -> Vec<LeaseReport> {
         let mut record = with_mac(record(phase.clone()), [2, 0, 0, 0, 0, number]);
         record.request.key.netns = Path::new(namespace).into();
         record.request.container_interface = "eth0".to_owned();
-        (record, true)
+        LeaseView::of(&record)
     });
     let peeked = Peeked {
         leases: records.collect(),

@@ -13,6 +13,7 @@ use crate::proxy::container::interface::ContainerInterface;
 use crate::proxy::container::sockets::LinkState;
 use crate::proxy::error::CallError;
 use crate::proxy::session::log_text::LeaseTerms;
+use crate::proxy::store::counters::Counter;
 use crate::rt;
 
 impl Session {
@@ -61,6 +62,7 @@ impl Session {
         self.bind(leased).await?;
         self.deadline = None;
         self.commit();
+        self.context.count(Counter::Acquisition);
         Ok(())
     }
 

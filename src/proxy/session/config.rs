@@ -29,7 +29,7 @@ impl SessionContext {
 
 impl Session {
     /// Logs an event that does not change the link. Returns whether `event` is one.
-    pub(super) fn log_notice(&self, event: &Event) -> bool {
+    pub(super) fn log_notice(&mut self, event: &Event) -> bool {
         let Some(notice) = log_text::notice(event) else {
             return false;
         };
@@ -46,6 +46,9 @@ impl Session {
                 log::debug!("{self}: {notice}");
             }
             _ => log::warn!("{self}: {notice}"),
+        }
+        if matches!(event, Event::Declined { .. } | Event::Contested { .. }) {
+            self.set_trouble(&notice);
         }
         true
     }

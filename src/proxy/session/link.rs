@@ -5,6 +5,7 @@ use crate::proxy::call::reply;
 use crate::proxy::container::applied::Applied;
 use crate::proxy::container::interface::Unreachable;
 use crate::proxy::error::CallError;
+use crate::proxy::store::counters::{Counter, FailureReason};
 use crate::rt;
 
 use super::Session;
@@ -34,6 +35,7 @@ impl Session {
     pub(super) fn apply_loss(&mut self, old: &dhcp::Lease, why: &LossReason) {
         let (address, why) = (old.address, LossText(why));
         log::warn!("{self}: lost the lease of {address}: {why}; acquiring another");
+        self.set_trouble(&format!("lost the lease of {address}: {why}"));
         let undone = self.take_off_link();
         self.set_link_result(undone);
     }
@@ -90,6 +92,8 @@ impl Session {
         // A session that resumes after a failure has logged it before.
         if self.is_link_stale && self.last_error != error && self.rechecks == 0 {
             log::warn!("{self}: {error}; trying again later");
+            self.context.count(Counter::Failure(FailureReason::Kernel));
+            self.set_trouble(&error);
         }
         self.last_error = error;
     }

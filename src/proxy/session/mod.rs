@@ -34,7 +34,8 @@ use crate::proxy::container::sockets::{ExchangeSockets, LinkState, is_link_away}
 use crate::proxy::error::CallError;
 use crate::proxy::key::ContainerNames;
 use crate::proxy::store::address_history::AddressHistory;
-use crate::proxy::store::record::Record;
+use crate::proxy::store::counters::{Counter, Counters};
+use crate::proxy::store::record::{LeaseTrouble, Record};
 
 mod acquire;
 mod config;
@@ -59,6 +60,7 @@ pub(crate) struct SessionContext {
     pub(crate) runtime: Runtime,
     pub(crate) settings: DhcpSettings,
     pub(crate) history: RefCell<AddressHistory>,
+    pub(crate) counters: RefCell<Counters>,
 }
 
 /// The lease of one container interface while it is being worked on. Each interface has a client of
@@ -88,6 +90,7 @@ pub(crate) struct Session {
     rechecks: u32,
     /// The last failure, which is logged once while it persists.
     last_error: String,
+    last_trouble: Option<LeaseTrouble>,
     is_taken_port_logged: bool,
     /// Set while the caller of Setup waits.
     deadline: Option<Box<AcquireDeadline>>,
@@ -134,6 +137,10 @@ impl NextStep {
 }
 
 impl SessionContext {
+    pub(crate) fn count(&self, counter: Counter) {
+        self.counters.borrow_mut().count(counter);
+    }
+
     pub(crate) async fn sleep_until(&self, time: Instant) {
         if let Err(error) = self.runtime.sleep_until(time).await {
             log::error!("cannot sleep on the boot clock: {error}");
@@ -167,6 +174,7 @@ impl Session {
             is_link_stale: false,
             rechecks: 0,
             last_error: String::new(),
+            last_trouble: None,
             is_taken_port_logged: false,
             deadline: None,
             is_releasing: false,
@@ -232,6 +240,7 @@ impl Session {
             .await;
             match event {
                 Event::Bound(lease) => {
+                    self.context.count(Counter::Acquisition);
                     self.log_left_out_domains(&lease);
                     self.apply(&lease);
                 }
@@ -283,6 +292,8 @@ impl Session {
             log::info!("{self}: {state}");
             if state == LinkState::Ready {
                 self.record_carrier();
+            } else {
+                self.set_trouble(&state.to_string());
             }
         }
         // The kernel removes the routes of an interface that goes down.
@@ -301,6 +312,7 @@ impl Session {
     /// Returns the next event, or the end of the run. May be dropped without losing an event.
     async fn next_step(&mut self) -> NextStep {
         loop {
+            self.count();
             // Before the sockets are closed, which the caller of Setup need not wait for.
             if let Some(event) = self.client.poll_event() {
                 return NextStep::Event(event);
@@ -370,10 +382,9 @@ impl Session {
                 );
             }
             if let Err(error) = sockets.send(transmit, &bytes, self.request.key.mac, peer) {
-                log::warn!(
-                    "{self}: cannot send in state {}: {error}",
-                    self.client.state()
-                );
+                let state = self.client.state();
+                log::warn!("{self}: cannot send in state {state}: {error}");
+                self.set_trouble(&format!("cannot send in state {state}: {error}"));
                 if is_link_away(&error) {
                     self.suspect_link();
                     in_doubt = true;
@@ -381,6 +392,17 @@ impl Session {
             }
         }
         !in_doubt
+    }
+
+    /// Adds to the daemon's counters what the client has counted.
+    fn count(&mut self) {
+        let tally = self.client.take_tally();
+        self.context.counters.borrow_mut().add_tally(&tally);
+    }
+
+    /// Records trouble for the lease's record.
+    fn set_trouble(&mut self, text: &str) {
+        self.last_trouble = Some(LeaseTrouble::new(text, rt::now()));
     }
 
     /// Returns whether the interface is down. The open sockets report its return.

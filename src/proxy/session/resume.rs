@@ -25,6 +25,7 @@ impl Session {
             message_size,
             state,
             link_check,
+            last_trouble,
             ..
         } = record;
         let is_send_pending = link_check.is_some_and(|link_check| link_check.is_send_pending);
@@ -78,6 +79,7 @@ impl Session {
         };
         let mut session = Self::new(Rc::clone(context), request, interface, client, applied);
         session.is_committed = true;
+        session.last_trouble = last_trouble;
         session.is_link_stale = link_check.is_some();
         session.rechecks = link_check.map_or(0, |link_check| link_check.count);
         if is_send_pending {
@@ -107,12 +109,14 @@ impl Session {
                 is_send_pending,
             }
         });
-        Some(Record::dormant(
+        let mut record = Record::dormant(
             (&self.request, &self.interface),
             self.client.config(),
             rest,
             &self.applied,
             link_check,
-        ))
+        );
+        record.last_trouble.clone_from(&self.last_trouble);
+        Some(record)
     }
 }

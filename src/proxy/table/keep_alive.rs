@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::proxy::store::record::EncodedRecord;
 use crate::service::{Activity, Wakeup};
+use crate::time::Instant;
 
 /// The delay before a failed timer is armed again: doubled each time, up to the longest.
 const SLEEP_RETRY: Duration = Duration::from_secs(60);
@@ -25,6 +26,8 @@ pub(crate) struct LeaseKeepAlive {
     guard: RefCell<Option<Activity>>,
     /// A timer may be armed.
     pub(super) is_armed: Cell<bool>,
+    /// The time for which it was armed last.
+    pub(super) armed_for: Cell<Option<Instant>>,
     is_logged: Cell<bool>,
 }
 
@@ -43,6 +46,7 @@ impl LeaseKeepAlive {
             stay_for,
             guard: RefCell::default(),
             is_armed: Cell::default(),
+            armed_for: Cell::default(),
             is_logged: Cell::default(),
         }
     }
@@ -52,7 +56,8 @@ impl LeaseKeepAlive {
     }
 
     /// Assumes an armed timer where the state file has leases.
-    pub(super) fn restore(&self, leases: &[(EncodedRecord, bool)]) {
+    pub(super) fn restore(&self, leases: &[(EncodedRecord, bool)], timer_at: Option<Instant>) {
+        self.armed_for.set(timer_at);
         self.is_armed
             .set(!leases.is_empty() || Wakeup::woken_by_timer());
     }

@@ -59,8 +59,10 @@ impl Table {
             }
             break;
         }
-        let is_in_file =
-            !self.save.is_unsaved.get() && (self.save.is_final.get() || self.len() == 0);
+        // A start that has changed nothing writes nothing, not even that it was there.
+        let is_in_file = !self.save.is_unsaved.get()
+            && !self.context.counters.borrow().is_unsaved()
+            && (self.save.is_final.get() || self.len() == 0);
         if !self.idle.is_busy() && !is_in_file {
             // A failure sets the guard.
             self.save(true);
@@ -117,6 +119,7 @@ impl Table {
     async fn arm(&self, wakeup: &Wakeup, (at, fallback): WakeupTimes) -> io::Result<()> {
         let now = rt::now();
         self.keep_alive.is_armed.set(true);
+        self.keep_alive.armed_for.set(Some(at));
         wakeup
             .arm(at - now, fallback.map(|fallback| fallback - now))
             .await
@@ -126,6 +129,7 @@ impl Table {
         if self.keep_alive.is_armed.get() {
             wakeup.disarm().await?;
             self.keep_alive.is_armed.set(false);
+            self.keep_alive.armed_for.set(None);
         }
         Ok(())
     }

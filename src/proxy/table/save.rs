@@ -8,6 +8,7 @@ use futures_lite::future::yield_now;
 use crate::proxy::config::Timeout;
 use crate::proxy::key::LeaseKey;
 use crate::proxy::session::{Change, Session};
+use crate::proxy::store::lease_file::{DaemonState, Head, processor_time};
 use crate::proxy::store::record::{EncodedRecord, Record};
 use crate::rt;
 
@@ -113,15 +114,20 @@ impl Table {
 
     /// Writes the file; `is_last` marks the exit of the process. Returns whether it succeeded.
     pub(crate) fn save(self: &Rc<Self>, is_last: bool) -> bool {
-        let written = self.with_slots(|slots| {
-            let records = slots.values().filter_map(|slot| {
-                let SlotState::Dormant { is_link_known } = slot.state else {
-                    return Some((slot.record.as_ref()?.stored(), false));
-                };
-                Some((slot.record.as_ref()?.stored(), is_last && is_link_known))
-            });
-            self.file.replace(records)
+        let written = self.with_head(|head| {
+            self.with_slots(|slots| {
+                let records = slots.values().filter_map(|slot| {
+                    let SlotState::Dormant { is_link_known } = slot.state else {
+                        return Some((slot.record.as_ref()?.stored(), false));
+                    };
+                    Some((slot.record.as_ref()?.stored(), is_last && is_link_known))
+                });
+                self.file.replace(head, records)
+            })
         });
+        if written.is_ok() {
+            self.context.counters.borrow_mut().mark_saved();
+        }
         self.save.is_unsaved.set(written.is_err());
         self.save.is_final.set(is_last && written.is_ok());
         self.journal.recreate_file();
@@ -140,6 +146,20 @@ impl Table {
         self.save.error.replace(trouble);
         self.update_keep_alive();
         !self.save.is_unsaved.get()
+    }
+
+    /// Passes the part of the file before the leases to `write`, as of now.
+    pub(super) fn with_head<T>(&self, write: impl FnOnce(&Head<'_>) -> T) -> T {
+        let daemon = DaemonState {
+            timer_at: self.keep_alive.armed_for.get(),
+            ..self.daemon.clone()
+        };
+        let mut counters = self.context.counters.borrow_mut();
+        counters.set_processor_time(processor_time());
+        write(&Head {
+            daemon: &daemon,
+            counters: &counters,
+        })
     }
 
     /// Returns whether the last write failed.

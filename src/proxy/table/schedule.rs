@@ -9,6 +9,7 @@ use futures_lite::future::{or, yield_now};
 use crate::proxy::container::interface::Unreachable;
 use crate::proxy::key::LeaseKey;
 use crate::proxy::session::{Outcome, Session};
+use crate::proxy::store::counters::{Counter, FailureReason};
 use crate::proxy::store::record::Record;
 use crate::rt;
 use crate::time::Instant;
@@ -124,7 +125,7 @@ impl Table {
                     Ok(_) => self.forget(key),
                     Err(error) => {
                         log::warn!("{prefix}: cannot end the lease: {error}; trying again later");
-                        self.retry_later(key);
+                        self.retry_later(key, &format!("cannot end the lease: {error}"));
                     }
                 }
             }
@@ -149,7 +150,7 @@ impl Table {
             }
             Err(Unreachable::Fault(error)) => {
                 log::warn!("{prefix}: cannot work on the lease: {error}; trying again later");
-                self.retry_later(key);
+                self.retry_later(key, &format!("cannot work on the lease: {error}"));
             }
         }
         if let Some(server) = server {
@@ -166,7 +167,10 @@ impl Table {
                     Some(server) => {
                         let mut plan = self.plan.borrow_mut();
                         plan.mark_unresponsive(&server, key.mac, now, now);
-                        record.with_unresponsive_server(now)
+                        let trouble = record.trouble().unwrap_or_default();
+                        record
+                            .with_unresponsive_server(now)
+                            .with_trouble(&trouble, now)
                     }
                     None => *record,
                 };
@@ -181,10 +185,13 @@ impl Table {
         }
     }
 
-    /// Called by the lease's task: makes it dormant until a retry, which comes later each time.
-    fn retry_later(self: &Rc<Self>, key: &LeaseKey) {
+    /// Called by the lease's task after a failure: makes it dormant until a retry, which comes later
+    /// each time.
+    fn retry_later(self: &Rc<Self>, key: &LeaseKey, why: &str) {
+        self.context.count(Counter::Failure(FailureReason::Kernel));
         if let Some(record) = self.record(key) {
-            self.mark_dormant(key, &record.with_retry(rt::now()), false);
+            let now = rt::now();
+            self.mark_dormant(key, &record.with_trouble(why, now).with_retry(now), false);
         }
     }
 

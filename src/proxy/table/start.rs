@@ -18,13 +18,16 @@ impl Table {
     /// Restores all leases from the files and starts the schedule. Does not enter any namespace
     /// yet.
     pub(crate) fn restore(self: &Rc<Self>) {
-        let found = self.file.read();
+        let found = self.with_head(|head| self.file.read(head));
+        if let Some(counters) = &found.counters {
+            self.context.counters.borrow_mut().resume(counters);
+        }
         self.journal.open();
         for former in &found.ended {
             let mut history = self.context.history.borrow_mut();
             history.remember(former.names(), former.address);
         }
-        self.keep_alive.restore(&found.leases);
+        self.keep_alive.restore(&found.leases, found.timer_at);
         self.restore_save_state(&found.leases);
         let mut links = Vec::new();
         for (encoded, is_link_known) in found.leases {
@@ -94,7 +97,8 @@ impl Table {
                      again in {seconds} s"
                 );
                 self.save_later();
-                record.with_retry_at(now + delay)
+                let why = format!("the daemon died {deaths} times while working on this lease");
+                record.with_trouble(&why, now).with_retry_at(now + delay)
             }
             (Trust::Full | Trust::Last, None) => record,
         };

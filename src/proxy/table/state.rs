@@ -11,8 +11,9 @@ use crate::proxy::config::DhcpSettings;
 use crate::proxy::key::{ContainerNames, LeaseKey};
 use crate::proxy::session::{Session, SessionContext};
 use crate::proxy::store::address_history::AddressHistory;
+use crate::proxy::store::counters::Counters;
 use crate::proxy::store::journal::Journal;
-use crate::proxy::store::lease_file::LeaseFile;
+use crate::proxy::store::lease_file::{DaemonState, LeaseFile};
 use crate::proxy::store::networks::Networks;
 use crate::proxy::store::record::{EncodedRecord, Record};
 use crate::rt::{self, Runtime, Task};
@@ -35,6 +36,8 @@ pub(crate) struct Table {
     pub(super) plan_changed: Event,
     pub(super) keep_alive: LeaseKeepAlive,
     pub(super) file: LeaseFile,
+    /// The daemon, as the state file has it.
+    pub(super) daemon: DaemonState,
     pub(super) save: SaveState,
     /// The lease that is being worked on, and those that crashed the process.
     pub(super) journal: Rc<Journal>,
@@ -53,6 +56,8 @@ pub(crate) struct Parts {
     pub(crate) idle: Idle,
     pub(crate) notify: Notify,
     pub(crate) file: LeaseFile,
+    pub(crate) daemon: DaemonState,
+    pub(crate) counters: Counters,
     pub(crate) history: AddressHistory,
     pub(crate) networks: Networks,
     pub(crate) journal: Rc<Journal>,
@@ -136,6 +141,8 @@ impl Table {
             idle,
             notify,
             file,
+            daemon,
+            counters,
             history,
             networks,
             journal,
@@ -149,6 +156,7 @@ impl Table {
                 runtime,
                 settings,
                 history: RefCell::new(history),
+                counters: RefCell::new(counters),
             }),
             idle,
             identity,
@@ -157,6 +165,7 @@ impl Table {
             plan_changed: Event::new(),
             keep_alive,
             file,
+            daemon,
             save: SaveState::default(),
             journal,
             networks: RefCell::new(networks),

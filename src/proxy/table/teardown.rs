@@ -6,6 +6,7 @@ use crate::proxy::container::interface::{Unreachable, canonical};
 use crate::proxy::error::CallError;
 use crate::proxy::key::{ContainerNames, LeaseKey, Selector};
 use crate::proxy::session::Session;
+use crate::proxy::store::counters::{Counter, FailureReason};
 use crate::rpc::{NetavarkLease, NetworkConfig};
 use crate::rt;
 use crate::time::Instant;
@@ -152,7 +153,9 @@ impl Table {
         if let Err(error) = &ending {
             let retry = if release { "; trying again later" } else { "" };
             log::warn!("{prefix}: cannot end the lease: {error}{retry}");
-            *claim.retry.borrow_mut() = release.then_some(noted);
+            self.context.count(Counter::Failure(FailureReason::Kernel));
+            let why = format!("cannot end the lease: {error}");
+            *claim.retry.borrow_mut() = release.then(|| noted.with_trouble(&why, rt::now()));
         }
         ending
     }

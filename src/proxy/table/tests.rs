@@ -11,9 +11,11 @@ use crate::proxy::call::client_id::ClientIdentity;
 use crate::proxy::config::DhcpSettings;
 use crate::proxy::key::LeaseKey;
 use crate::proxy::store::address_history::AddressHistory;
+use crate::proxy::store::counters::Counters;
 use crate::proxy::store::directory::StateDirectory;
 use crate::proxy::store::journal::Journal;
 use crate::proxy::store::lease_file::LeaseFile;
+use crate::proxy::store::lease_file::tests::daemon_state;
 use crate::proxy::store::networks::Networks;
 use crate::proxy::store::record::tests::{record, with_mac};
 use crate::rt::{self, Runtime};
@@ -33,6 +35,8 @@ pub(super) fn table(runtime: &Runtime, folder: &Path) -> Rc<Table> {
         idle: Idle::new(None),
         notify: Notify::none(),
         file,
+        daemon: daemon_state(),
+        counters: Counters::new(1, Duration::ZERO),
         history: AddressHistory::new(&directory, "known", "boot"),
         networks,
         journal: Journal::new(&directory, "work"),

@@ -6,7 +6,8 @@
 //! | `nv-proxy.state` | this daemon only | resume its leases |
 //! | `nv-proxy.lease` | this daemon, as a copy; netavark's proxy, which truncates it at its start; older versions | adopt the leases of the others |
 //!
-//! A change that an older daemon would misread raises the version of the state file. A daemon that
+//! The state file begins with the daemon's account of itself and its counters, which older daemons
+//! skip. A change that an older daemon would misread raises the version of the state file. A daemon that
 //! finds a newer version keeps that file as `nv-proxy.state.unused` and adopts the leases in the
 //! copy, as it does with netavark's.
 
@@ -29,13 +30,19 @@ use crate::rt;
 use crate::time::Instant;
 
 use crate::mac::Mac;
+use crate::proxy::store::counters::Counters;
 use crate::proxy::store::directory::{Directory, StateDirectory};
 use crate::proxy::store::record::{EncodedRecord, FormerLease, Record, StoredRecord};
 
+mod daemon;
 mod parse;
 mod peek;
 
+pub(crate) use daemon::{DaemonState, Head, processor_time};
 pub(crate) use peek::Peeked;
+
+use daemon::{StoredDaemon, StoredHead};
+use parse::StatePart;
 
 /// Identifies the boot (proc_sys_kernel(5)): instants on the boot clock are valid in it only.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -87,6 +94,9 @@ pub(crate) struct Found {
     /// Leases of netavark's proxy, to be adopted. The copy is not replaced until
     /// [`LeaseFile::unprotect_copy`].
     pub(crate) foreign: Vec<NetavarkLease>,
+    /// The counters of the file, and the time for which its daemon armed the timer.
+    pub(crate) counters: Option<Counters>,
+    pub(crate) timer_at: Option<Instant>,
     /// The files differ from this, and have to be written.
     pub(crate) is_outdated: bool,
     /// Entries that cannot be used.
@@ -120,9 +130,9 @@ impl LeaseFile {
         &self.boot_id
     }
 
-    /// Reads the files, or creates empty ones. The daemon serves even if that fails: a file with
+    /// Reads the files, or creates ones without leases, with this head. The daemon serves even if that fails: a file with
     /// unusable content is kept under another name, which is logged.
-    pub(crate) fn read(&self) -> Found {
+    pub(crate) fn read(&self, head: &Head<'_>) -> Found {
         let mut found = Found::default();
         let directory = match self.directory.open() {
             Ok(directory) => directory,
@@ -149,7 +159,7 @@ impl LeaseFile {
         let has_copy = self.read_copy(&directory, state.ok().flatten(), is_complete, &mut found);
         if is_new
             && !has_copy
-            && let Err(error) = self.replace([])
+            && let Err(error) = self.replace(head, [])
         {
             log::error!(
                 "cannot create the state file {}: {error}",
@@ -166,11 +176,18 @@ impl LeaseFile {
         directory: &Directory,
         found: &mut Found,
     ) -> Result<Option<u64>, Option<String>> {
-        let (now, mut copy) = (rt::now(), None);
+        let (now, mut copy, mut head) = (rt::now(), None, StoredHead::default());
+        let mut is_of_this_boot = false;
         let trouble = match directory.read(&self.name) {
             Ok(file) => {
-                let mut each =
-                    |boot_id: &str, entry: Value| self.add(&entry, Some(boot_id), now, found);
+                let mut each = |boot_id: &str, part: StatePart| match part {
+                    StatePart::Daemon(daemon) => {
+                        is_of_this_boot = boot_id == self.boot_id;
+                        head.daemon = daemon;
+                    }
+                    StatePart::Counters(counters) => head.counters = counters,
+                    StatePart::Lease(entry) => self.add(&entry, Some(boot_id), now, found),
+                };
                 let parsed = parse::state(BufReader::with_capacity(4096, file), &mut each);
                 parsed
                     .map(|digest| copy = digest)
@@ -180,6 +197,10 @@ impl LeaseFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(None),
             Err(error) => Some(error.to_string()),
         };
+        let (daemon, counters) = head.parse();
+        found.counters = counters;
+        let daemon = daemon.filter(|_| is_of_this_boot);
+        found.timer_at = daemon.and_then(|daemon| daemon.timer_at);
         let unusable = std::mem::take(&mut found.unusable);
         let why = trouble
             .or_else(|| (unusable > 0).then(|| format!("{unusable} of its entries are unusable")));
@@ -303,7 +324,7 @@ impl LeaseFile {
     /// Replaces the state file and flushes it, to survive a power cut; then the copy, if its
     /// content changes. Each record comes with whether it is dormant; records of one MAC are
     /// adjacent.
-    pub(crate) fn replace<R>(&self, records: R) -> io::Result<()>
+    pub(crate) fn replace<R>(&self, head: &Head<'_>, records: R) -> io::Result<()>
     where
         R: IntoIterator<Item = (StoredRecord, bool)> + Clone,
     {
@@ -313,7 +334,7 @@ impl LeaseFile {
         let directory = self.directory.open()?;
         directory.replace(&self.name, true, |file| {
             buffered(file, |writer| {
-                self.write_state(writer, digest, &mut records.clone().into_iter())
+                self.write_state(writer, (digest, head), &mut records.clone().into_iter())
             })
         })?;
         self.directory.link_to_refuge(&directory, &self.name);
@@ -338,15 +359,19 @@ impl LeaseFile {
     fn write_state(
         &self,
         mut to: impl Write,
-        digest: u64,
+        (digest, head): (u64, &Head<'_>),
         records: &mut dyn Iterator<Item = (StoredRecord, bool)>,
     ) -> io::Result<()> {
         let boot_id = serde_json::to_string(&self.boot_id)?;
         // In this order: a reader needs the version and the boot before the first lease.
         write!(
             to,
-            r#"{{"version":{VERSION},"boot_id":{boot_id},"copy":"{digest:016x}","leases":"#
+            r#"{{"version":{VERSION},"boot_id":{boot_id},"copy":"{digest:016x}","daemon":"#
         )?;
+        serde_json::to_writer(&mut to, &StoredDaemon::from(head))?;
+        to.write_all(br#","counters":"#)?;
+        serde_json::to_writer(&mut to, head.counters)?;
+        to.write_all(br#","leases":"#)?;
         write_leases(&mut to, records, |record, asleep| LeaseEntry {
             record,
             asleep,
@@ -428,4 +453,4 @@ impl Write for Digest {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -9,10 +9,21 @@ use serde_json::{Result, Value};
 
 use super::VERSION;
 
-/// Parses a state file, and calls `each` with the boot id and every entry before the first syntax
+/// A part of a state file.
+pub(crate) enum StatePart {
+    /// The daemon's account of itself.
+    Daemon(Value),
+    Counters(Value),
+    Lease(Value),
+}
+
+/// Parses a state file, and calls `each` with the boot id and every part before the first syntax
 /// error. Returns the digest of the copy that belongs to it.
-pub(crate) fn state(file: impl BufRead, each: &mut dyn FnMut(&str, Value)) -> Result<Option<u64>> {
-    struct LeasesSeed<'a>(&'a mut dyn FnMut(&str, Value));
+pub(crate) fn state(
+    file: impl BufRead,
+    each: &mut dyn FnMut(&str, StatePart),
+) -> Result<Option<u64>> {
+    struct LeasesSeed<'a>(&'a mut dyn FnMut(&str, StatePart));
 
     impl<'de> Visitor<'de> for LeasesSeed<'_> {
         type Value = Option<u64>;
@@ -43,9 +54,11 @@ pub(crate) fn state(file: impl BufRead, each: &mut dyn FnMut(&str, Value)) -> Re
                     "leases" if version.is_none() => {
                         return Err(A::Error::missing_field("version"));
                     }
-                    "leases" => {
-                        map.next_value_seed(Entries(&mut |entry| (self.0)(&boot_id, entry)))?
-                    }
+                    "leases" => map.next_value_seed(Entries(&mut |entry| {
+                        (self.0)(&boot_id, StatePart::Lease(entry));
+                    }))?,
+                    "daemon" => (self.0)(&boot_id, StatePart::Daemon(map.next_value()?)),
+                    "counters" => (self.0)(&boot_id, StatePart::Counters(map.next_value()?)),
                     _ => drop(map.next_value::<IgnoredAny>()?),
                 }
             }

@@ -1,20 +1,26 @@
 //! The state file as another process reads it: nothing is written, moved or logged.
 
-use std::io::{self, BufReader};
+use std::io::{self, Read};
 use std::path::Path;
 
 use serde_json::Value;
 
-use super::{BOOT_ID, parse};
+use super::daemon::{DaemonState, StoredHead};
+use super::{BOOT_ID, VERSION};
+use crate::proxy::store::counters::Counters;
 use crate::proxy::store::directory::Directory;
-use crate::proxy::store::record::{Record, StoredRecord};
-use crate::time::Instant;
+use crate::proxy::store::record::LeaseView;
+use crate::proxy::store::scan::{Fault, Scanner, number, text};
 
-/// The content of a state file.
+/// The content of a state file. Its text stays in memory until the process ends: that is a command,
+/// which reads one file.
 #[derive(Debug, Default)]
 pub(crate) struct Peeked {
-    /// The leases since this boot, and whether each was left in good order.
-    pub(crate) leases: Vec<(Record, bool)>,
+    /// The leases since this boot.
+    pub(crate) leases: Vec<LeaseView<'static>>,
+    /// The daemon that wrote the file, if in this boot.
+    pub(crate) daemon: Option<DaemonState>,
+    pub(crate) counters: Option<Counters>,
     /// Entries of an earlier boot.
     pub(crate) over: usize,
     /// Entries that make no sense.
@@ -28,37 +34,120 @@ impl Peeked {
     ///
     /// # Errors
     ///
-    /// The directory or the file cannot be opened, or another user may have written it.
-    pub(crate) fn read(lease_file: &Path, now: Instant) -> io::Result<Option<Self>> {
+    /// The directory or the file cannot be opened, another user may have written it, or it is of a
+    /// newer version.
+    pub(crate) fn read(lease_file: &Path) -> io::Result<Option<Self>> {
         let path = lease_file.with_extension("state");
         let name = path.file_name().unwrap_or_default();
         let parent = path.parent().unwrap_or(Path::new("."));
-        let file = match Directory::at(parent).and_then(|directory| directory.read(name)) {
+        let mut file = match Directory::at(parent).and_then(|directory| directory.read(name)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let this_boot = std::fs::read_to_string(BOOT_ID)?;
-        let mut peeked = Self::default();
-        let mut each =
-            |boot_id: &str, entry: Value| peeked.sort(&entry, boot_id == this_boot.trim(), now);
-        let parsed = parse::state(BufReader::with_capacity(64 * 1024, file), &mut each);
-        peeked.trouble = parsed.err().map(|error| error.to_string());
-        Ok(Some(peeked))
+        let length = file.get_ref().metadata()?.len();
+        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0) + 1);
+        file.read_to_end(&mut bytes)?;
+        let boot_id = std::fs::read_to_string(BOOT_ID)?;
+        Self::parse(bytes, boot_id.trim()).map(Some)
     }
 
-    fn sort(&mut self, entry: &Value, is_of_this_boot: bool, now: Instant) {
-        if !is_of_this_boot {
-            self.over += 1;
-            return;
+    /// Parses a file that is read in the boot of that id.
+    pub(super) fn parse(bytes: Vec<u8>, boot_id: &str) -> io::Result<Self> {
+        let bytes: &'static [u8] = bytes.leak();
+        let readable = match str::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
+        };
+        let mut file = FileReader::new(boot_id);
+        let mut scanner = Scanner::new(readable);
+        let read = file.read(&mut scanner).and_then(|()| scanner.end());
+        if let Some(version) = file.version.filter(|version| *version > VERSION) {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("it is of version {version}, and this program knows {VERSION}"),
+            ));
         }
-        let record = StoredRecord::parse(entry).and_then(|stored| Record::from_file(stored, now));
-        match record {
-            Some(record) => {
-                let is_asleep = entry.get("asleep") == Some(&Value::Bool(true));
-                self.leases.push((record, is_asleep));
-            }
-            None => self.unusable += 1,
+        let mut peeked = file.peeked;
+        peeked.trouble = match read {
+            Err(Fault { at }) if at >= bytes.len() => Some("it is cut off".to_owned()),
+            Err(Fault { at }) => Some(format!("it makes no sense from byte {at} on")),
+            Ok(()) if file.version.is_none() => Some("it has no version".to_owned()),
+            Ok(()) => None,
+        };
+        let (daemon, counters) = file.head.parse();
+        // Its times are those of its boot.
+        peeked.daemon = daemon.filter(|_| file.is_of_this_boot);
+        peeked.counters = counters;
+        Ok(peeked)
+    }
+}
+
+/// A state file that is being read.
+struct FileReader<'b> {
+    boot_id: &'b str,
+    version: Option<u64>,
+    is_of_this_boot: bool,
+    head: StoredHead,
+    peeked: Peeked,
+}
+
+impl<'b> FileReader<'b> {
+    fn new(boot_id: &'b str) -> Self {
+        Self {
+            boot_id,
+            version: None,
+            is_of_this_boot: false,
+            head: StoredHead::default(),
+            peeked: Peeked::default(),
         }
     }
+
+    fn read(&mut self, scanner: &mut Scanner<'static>) -> Result<(), Fault> {
+        scanner.object(&mut |scanner, name| match name {
+            "version" => {
+                let fault = scanner.fault();
+                let version = number(scanner.value()?).ok_or(fault)?;
+                self.version = Some(version);
+                // A newer form is not read any further.
+                if version > VERSION {
+                    Err(fault)
+                } else {
+                    Ok(())
+                }
+            }
+            "boot_id" => {
+                let boot_id = text(scanner.value()?);
+                self.is_of_this_boot = boot_id.is_some_and(|boot_id| boot_id == self.boot_id);
+                Ok(())
+            }
+            "daemon" => read_value(scanner, &mut self.head.daemon),
+            "counters" => read_value(scanner, &mut self.head.counters),
+            // Not before the version is known.
+            "leases" if self.version.is_none() => Err(scanner.fault()),
+            "leases" => scanner.object(&mut |scanner, _| {
+                scanner.array(&mut |scanner| {
+                    let lease = LeaseView::read(scanner)?;
+                    self.add(lease);
+                    Ok(())
+                })
+            }),
+            _ => scanner.value().map(drop),
+        })
+    }
+
+    fn add(&mut self, lease: Option<LeaseView<'static>>) {
+        match lease {
+            _ if !self.is_of_this_boot => self.peeked.over += 1,
+            Some(lease) => self.peeked.leases.push(lease),
+            None => self.peeked.unusable += 1,
+        }
+    }
+}
+
+/// Reads a small object as a tree of values.
+fn read_value(scanner: &mut Scanner<'static>, into: &mut Value) -> Result<(), Fault> {
+    let fault = scanner.fault();
+    *into = serde_json::from_str(scanner.value()?).map_err(|_| fault)?;
+    Ok(())
 }

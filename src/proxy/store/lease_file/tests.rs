@@ -12,6 +12,12 @@ use crate::dhcp::{self, Phase};
 use crate::proxy::call::reply::tests::plain;
 use crate::proxy::store::record::tests::{record as record_of, with_mac};
 
+mod head;
+
+pub(crate) use head::daemon_state;
+
+use head::WholeFile;
+
 struct TestDirectory(PathBuf, Rc<StateDirectory>);
 
 impl TestDirectory {
@@ -83,7 +89,7 @@ fn stored<const N: usize>(records: [(Record, bool); N]) -> [(StoredRecord, bool)
 #[test]
 fn new_files_have_no_leases_and_only_their_owner_reads_them() {
     let directory = TestDirectory::new("new");
-    let found = directory.lease_file().read();
+    let found = directory.lease_file().find();
     assert!(found.leases.is_empty() && found.ended.is_empty());
     assert_eq!(
         (directory.leases(), json_of(&directory.copy())),
@@ -98,9 +104,9 @@ fn new_files_have_no_leases_and_only_their_owner_reads_them() {
 fn what_is_written_is_read_again() {
     let directory = TestDirectory::new("again");
     let file = directory.lease_file();
-    file.replace(stored([(record(), true), (record().ending(), false)]))
+    file.write(stored([(record(), true), (record().ending(), false)]))
         .unwrap();
-    let found = file.read();
+    let found = file.find();
     let leases: Vec<_> = found
         .leases
         .iter()
@@ -115,7 +121,7 @@ fn the_copy_has_netavarks_shape_with_one_object_for_each_netns() {
     let directory = TestDirectory::new("shape");
     directory
         .lease_file()
-        .replace(stored([(record(), false), (record(), false)]))
+        .write(stored([(record(), false), (record(), false)]))
         .unwrap();
     let mac = &record().request.mac_text;
     let (copy, state) = (json_of(&directory.copy()), directory.leases());
@@ -144,19 +150,19 @@ fn the_copy_is_written_only_where_it_changes() {
     let directory = TestDirectory::new("copy");
     let file = directory.lease_file();
     let version = |path: PathBuf| fs::metadata(path).unwrap().ino();
-    file.replace(stored([(record(), false)])).unwrap();
+    file.write(stored([(record(), false)])).unwrap();
     let before = (version(directory.file()), version(directory.copy()));
     // As after a renewal.
     let renewed = record().with_retry(rt::now());
-    file.replace(stored([(renewed.clone(), true)])).unwrap();
+    file.write(stored([(renewed.clone(), true)])).unwrap();
     assert_ne!(version(directory.file()), before.0);
     assert_eq!(version(directory.copy()), before.1);
     // Nor by the next process.
     let next = directory.lease_file();
-    assert_eq!(next.read().leases.len(), 1);
-    next.replace(stored([(renewed, false)])).unwrap();
+    assert_eq!(next.find().leases.len(), 1);
+    next.write(stored([(renewed, false)])).unwrap();
     assert_eq!(version(directory.copy()), before.1);
-    next.replace([]).unwrap();
+    next.write([]).unwrap();
     assert_eq!(json_of(&directory.copy()), json!({}));
 }
 
@@ -164,19 +170,19 @@ fn the_copy_is_written_only_where_it_changes() {
 fn leases_go_on_after_netavark_has_emptied_or_rewritten_its_file() {
     let directory = TestDirectory::new("truncated");
     let file = directory.lease_file();
-    file.replace(stored([(record(), true)])).unwrap();
+    file.write(stored([(record(), true)])).unwrap();
     let before = fs::read(directory.copy()).unwrap();
     for netavarks in ["", "\0\0\0", "{}", "\0\0\0\0{}"] {
         fs::write(directory.copy(), netavarks).unwrap();
         let next = directory.lease_file();
-        let found = next.read();
+        let found = next.find();
         assert_eq!(
             (found.leases.len(), found.foreign.len(), found.is_outdated),
             (1, 0, true),
             "{netavarks:?}"
         );
         assert!(!directory.copy_aside().exists(), "{netavarks:?}");
-        next.replace(stored([(record(), true)])).unwrap();
+        next.write(stored([(record(), true)])).unwrap();
         assert_eq!(fs::read(directory.copy()).unwrap(), before, "{netavarks:?}");
     }
     // netavark's proxy has served another container.
@@ -184,7 +190,7 @@ fn leases_go_on_after_netavark_has_emptied_or_rewritten_its_file() {
     let other =
         r#"{"02:00:00:00:00:02":[{"mac_address":"02:00:00:00:00:02","yiaddr":"10.0.0.6"}]}"#;
     fs::write(directory.copy(), zeros + other).unwrap();
-    let found = directory.lease_file().read();
+    let found = directory.lease_file().find();
     assert_eq!((found.leases.len(), found.foreign.len()), (1, 1));
     assert_eq!(
         (&*found.foreign[0].yiaddr, &*found.foreign[0].mac_address),
@@ -203,7 +209,7 @@ fn the_file_of_an_older_version_is_taken_over() {
     // With a state file from before a downgrade, or without.
     for is_again in [false, true] {
         fs::write(directory.copy(), older.to_string()).unwrap();
-        let found = directory.lease_file().read();
+        let found = directory.lease_file().find();
         let leases: Vec<_> = found
             .leases
             .iter()
@@ -214,7 +220,7 @@ fn the_file_of_an_older_version_is_taken_over() {
             found.is_outdated && found.foreign.is_empty() && !directory.copy_aside().exists(),
             "{is_again}"
         );
-        file.replace([]).unwrap();
+        file.write([]).unwrap();
     }
 }
 
@@ -223,13 +229,13 @@ fn the_file_of_a_newer_version_is_kept_and_its_leases_are_to_be_adopted() {
     let directory = TestDirectory::new("newer");
     directory
         .lease_file()
-        .replace(stored([(record(), true)]))
+        .write(stored([(record(), true)]))
         .unwrap();
     let newer = fs::read_to_string(directory.file())
         .unwrap()
         .replace(r#""version":1"#, r#""version":2"#);
     fs::write(directory.file(), &newer).unwrap();
-    let found = directory.lease_file().read();
+    let found = directory.lease_file().find();
     assert!(found.leases.is_empty());
     assert_eq!(found.foreign, [record().reply().unwrap()]);
     assert_eq!(fs::read_to_string(directory.aside()).unwrap(), newer);
@@ -239,12 +245,12 @@ fn the_file_of_a_newer_version_is_kept_and_its_leases_are_to_be_adopted() {
 fn leases_of_before_the_last_boot_leave_their_addresses() {
     let directory = TestDirectory::new("boot");
     let file = directory.lease_file();
-    file.replace(stored([(record(), true)])).unwrap();
+    file.write(stored([(record(), true)])).unwrap();
     let text = fs::read_to_string(directory.file())
         .unwrap()
         .replace(&file.boot_id, "another");
     fs::write(directory.file(), text).unwrap();
-    let found = file.read();
+    let found = file.find();
     assert_eq!((found.leases.len(), found.ended.len()), (0, 1));
     assert_eq!(found.ended[0].address, Ipv4Addr::new(10, 0, 0, 5));
     assert!(!directory.aside().exists(), "that was to be expected");
@@ -257,7 +263,7 @@ fn netavarks_file_is_kept_until_its_leases_are_adopted() {
         r#"{"aa:bb:cc:dd:ee:ff":[{"mac_address":"aa:bb:cc:dd:ee:ff","yiaddr":"10.0.0.5"}]}"#;
     fs::write(directory.copy(), netavarks).unwrap();
     let file = directory.lease_file();
-    let found = file.read();
+    let found = file.find();
     assert!(found.leases.is_empty());
     assert_eq!(found.foreign[0].yiaddr, "10.0.0.5");
     assert_eq!(found.ended[0].address, Ipv4Addr::new(10, 0, 0, 5));
@@ -269,14 +275,14 @@ fn netavarks_file_is_kept_until_its_leases_are_adopted() {
         fs::read_to_string(directory.copy_aside()).unwrap(),
         netavarks
     );
-    file.replace(stored([(record(), false)])).unwrap();
+    file.write(stored([(record(), false)])).unwrap();
     assert_eq!(
         fs::read_to_string(directory.copy()).unwrap(),
         netavarks,
         "a crash is followed by another try"
     );
     file.unprotect_copy();
-    file.replace(stored([(record(), false)])).unwrap();
+    file.write(stored([(record(), false)])).unwrap();
     assert_eq!(
         json_of(&directory.copy())[&record().request.mac_text][0]["yiaddr"],
         "10.0.0.5"
@@ -288,7 +294,7 @@ fn what_was_cut_off_is_used_as_far_as_it_goes() {
     let directory = TestDirectory::new("cut");
     let file = directory.lease_file();
     let other = with_mac(record(), [2, 0, 0, 0, 0, 2]);
-    file.replace(stored([(record(), true), (other, true)]))
+    file.write(stored([(record(), true), (other, true)]))
         .unwrap();
     // Nothing else is found.
     fs::remove_file(directory.copy()).unwrap();
@@ -296,7 +302,7 @@ fn what_was_cut_off_is_used_as_far_as_it_goes() {
     let first_ends = bytes.windows(3).position(|bytes| bytes == b"}],").unwrap() + 2;
     for length in 0..bytes.len() {
         fs::write(directory.file(), &bytes[..length]).unwrap();
-        let found = file.read();
+        let found = file.find();
         assert!(found.leases.len() <= 2 && found.ended.is_empty());
         assert_eq!(!found.leases.is_empty(), length >= first_ends, "{length}");
         assert_eq!(fs::read(directory.aside()).unwrap(), &bytes[..length]);
@@ -308,7 +314,7 @@ fn bytes_that_were_swapped_cost_what_comes_from_there_on() {
     let directory = TestDirectory::new("swapped");
     let file = directory.lease_file();
     let other = with_mac(record(), [2, 0, 0, 0, 0, 2]);
-    file.replace(stored([(record(), true), (other, true)]))
+    file.write(stored([(record(), true), (other, true)]))
         .unwrap();
     // Nothing else is found.
     fs::remove_file(directory.copy()).unwrap();
@@ -318,7 +324,7 @@ fn bytes_that_were_swapped_cost_what_comes_from_there_on() {
         let mut swapped = bytes.clone();
         swapped.swap(at - 1, at);
         fs::write(directory.file(), &swapped).unwrap();
-        let leases = file.read().leases;
+        let leases = file.find().leases;
         assert!(
             at <= first_ends
                 || leases
@@ -348,20 +354,20 @@ fn nothing_that_is_there_is_a_reason_not_to_start() {
         r#"{"x":[{}]} more"#,
     ] {
         fs::write(directory.file(), garbage).unwrap();
-        assert!(file.read().leases.is_empty());
+        assert!(file.find().leases.is_empty());
         assert_eq!(fs::read_to_string(directory.aside()).unwrap(), garbage);
-        file.replace([]).unwrap();
+        file.write([]).unwrap();
         assert_eq!(directory.leases(), json!({}));
     }
     // Nothing is read from what is not a file.
     fs::remove_file(directory.file()).unwrap();
     fs::create_dir(directory.file()).unwrap();
-    assert!(file.read().leases.is_empty());
+    assert!(file.find().leases.is_empty());
     assert!(directory.aside().is_dir());
     let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
     rustix::fs::mknodat(rustix::fs::CWD, directory.file(), kind, mode, 0).unwrap();
-    assert!(file.read().leases.is_empty());
-    file.replace([]).unwrap();
+    assert!(file.find().leases.is_empty());
+    file.write([]).unwrap();
     assert_eq!(directory.leases(), json!({}));
 }
 
@@ -369,10 +375,10 @@ fn nothing_that_is_there_is_a_reason_not_to_start() {
 fn a_failed_write_leaves_the_old_file_as_it_was() {
     let directory = TestDirectory::new("failed");
     let file = directory.lease_file();
-    file.replace([]).unwrap();
+    file.write([]).unwrap();
     // A directory in the place of the temporary file: no write succeeds, even for root.
     fs::create_dir(directory.file().with_extension("state.new")).unwrap();
-    assert!(file.replace(stored([(record(), false)])).is_err());
+    assert!(file.write(stored([(record(), false)])).is_err());
     assert_eq!(directory.leases(), json!({}));
 }
 
@@ -395,15 +401,15 @@ fn files_in(path: &Path, refuge: &Path) -> LeaseFile {
 fn leases_outlive_the_directory() {
     let (_folder, path, refuge) = with_refuge();
     let file = files_in(&path, &refuge);
-    file.replace(stored([(record(), true)])).unwrap();
+    file.write(stored([(record(), true)])).unwrap();
     let links = |path: &Path| fs::metadata(path).unwrap().nlink();
     assert_eq!(links(&refuge.join("nv-proxy.state")), 2);
     // Each write replaces the one before.
-    file.replace(stored([(record(), false)])).unwrap();
+    file.write(stored([(record(), false)])).unwrap();
     assert_eq!(links(&path.join("nv-proxy.state")), 2);
     drop(file);
     fs::remove_dir_all(&path).unwrap();
-    let found = files_in(&path, &refuge).read();
+    let found = files_in(&path, &refuge).find();
     assert!(
         found.leases.len() == 1 && found.is_outdated,
         "it is to be written where it belongs"
@@ -415,20 +421,20 @@ fn leases_outlive_the_directory() {
 fn leases_that_ended_or_were_forgotten_do_not_come_back() {
     let (_folder, path, refuge) = with_refuge();
     let file = files_in(&path, &refuge);
-    file.replace(stored([(record(), true)])).unwrap();
+    file.write(stored([(record(), true)])).unwrap();
     fs::remove_file(path.join("nv-proxy.state")).unwrap();
     drop(file);
     assert!(
-        files_in(&path, &refuge).read().leases.is_empty(),
+        files_in(&path, &refuge).find().leases.is_empty(),
         "the copy is there"
     );
 
     let file = files_in(&path, &refuge);
-    file.replace(stored([(record(), true)])).unwrap();
-    file.replace([]).unwrap();
+    file.write(stored([(record(), true)])).unwrap();
+    file.write([]).unwrap();
     drop(file);
     fs::remove_dir_all(&path).unwrap();
-    assert!(files_in(&path, &refuge).read().leases.is_empty());
+    assert!(files_in(&path, &refuge).find().leases.is_empty());
 }
 
 #[test]
@@ -438,54 +444,7 @@ fn a_file_where_others_can_write_gets_no_second_name() {
     fs::create_dir(&path).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
     files_in(&path, &refuge)
-        .replace(stored([(record(), true)]))
+        .write(stored([(record(), true)]))
         .unwrap();
     assert!(path.join("nv-proxy.state").exists() && !refuge.join("nv-proxy.state").exists());
-}
-
-/// A state file of version 1 with a lease in each state: read and written again it has the same
-/// bytes, so that an older and a newer daemon can alternate.
-#[test]
-fn the_format_of_the_file_does_not_change() {
-    let written = include_str!("../../../../tests/corpus/state/version-1.json");
-    let now = crate::time::Instant::from_boot(Duration::from_secs(2900));
-    let mut leases = Vec::new();
-    let mut each = |boot_id: &str, entry: Value| {
-        assert_eq!(boot_id, "the boot");
-        let record = Record::parse(&entry, now).unwrap();
-        assert_eq!(EncodedRecord::from(&record).decode(), record);
-        leases.push((record, entry["asleep"] == json!(true)));
-    };
-    let digest = parse::state(written.as_bytes(), &mut each)
-        .unwrap()
-        .unwrap();
-    assert_eq!(leases.len(), 10);
-    let directory = TestDirectory::new("format");
-    let file = LeaseFile {
-        boot_id: "the boot".to_owned(),
-        ..directory.lease_file()
-    };
-    let records = leases
-        .iter()
-        .map(|(record, asleep)| (StoredRecord::from(record), *asleep));
-    let mut again = Vec::new();
-    file.write_state(&mut again, digest, &mut records.clone())
-        .unwrap();
-    assert_eq!(String::from_utf8(again).unwrap(), written);
-    // The memory of each, and one of them byte for byte.
-    let encoded: Vec<_> = leases
-        .iter()
-        .map(|(record, _)| EncodedRecord::from(record).bytes().to_owned())
-        .collect();
-    let lengths: Vec<_> = encoded.iter().map(Vec::len).collect();
-    assert_eq!(lengths, [95, 502, 505, 526, 520, 521, 255, 348, 518, 245]);
-    let bound: String = encoded[1]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    let expected = include_str!("../../../../tests/corpus/state/bound.hex");
-    assert_eq!(bound, expected.split_whitespace().collect::<String>());
-    let mut copy = Digest::default();
-    write_copy(&mut copy, &mut records.clone()).unwrap();
-    assert_eq!(copy.0.finish(), digest);
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use super::Record;
 
@@ -11,13 +12,7 @@ impl Record {
     /// tells. False is not conclusive: inode numbers are reused.
     pub(crate) fn is_gone(&self) -> bool {
         let netns = &self.interface.netns;
-        match fs::metadata(&self.request.key.netns) {
-            Ok(there) => (there.dev(), there.ino()) != (netns.dev, netns.ino),
-            Err(error) => matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ),
-        }
+        is_other_namespace(&self.request.key.netns, (netns.dev, netns.ino))
     }
 
     /// Returns whether it is the same interface in the same namespace, with the lease's address.
@@ -30,5 +25,16 @@ impl Record {
                 .addresses(self.interface.index)
                 .is_ok_and(|there| there.iter().any(|it| (it.address, it.prefix) == expected))
         })
+    }
+}
+
+/// Returns whether a path leads to another file than the one of that device and inode, or to none.
+pub(super) fn is_other_namespace(path: &Path, id: (u64, u64)) -> bool {
+    match fs::metadata(path) {
+        Ok(there) => (there.dev(), there.ino()) != id,
+        Err(error) => matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+        ),
     }
 }

@@ -16,7 +16,7 @@ const MAX_DELAY: Duration = Duration::from_secs(3600);
 /// An unanswered renewal is repeated after half of the remaining time, but no sooner than this.
 const MIN_RETRANSMISSION: Duration = Duration::from_secs(60);
 /// The largest counter of failures; delays stop growing far below.
-const MAX_COUNT: u32 = 100;
+pub(super) const MAX_COUNT: u32 = 100;
 
 impl Record {
     /// Parses an entry of a file.

@@ -15,7 +15,11 @@ use crate::proxy::container::applied::Applied;
 use crate::proxy::container::interface::ContainerInterface;
 use crate::proxy::key::{ContainerNames, DhcpServer, LeaseKey, LogPrefix};
 
-pub(crate) use stored::{EncodedRecord, FormerLease, StoredRecord};
+pub(super) use number::{instant, millis};
+pub(crate) use stored::{ENDING, EncodedRecord, FormerLease, INTENT, StoredRecord};
+use trouble::Condition;
+pub(crate) use trouble::LeaseTrouble;
+pub(crate) use view::{LeaseView, STATES};
 
 mod adopted;
 mod check;
@@ -24,6 +28,8 @@ mod demand;
 mod number;
 mod phase;
 mod stored;
+mod trouble;
+mod view;
 
 /// The delay before a retry, doubled with each failure up to [`MAX_RETRY_DELAY`].
 const RETRY_DELAY: Duration = Duration::from_secs(30);
@@ -50,6 +56,7 @@ pub(crate) struct Record {
     pub(crate) link_check: Option<LinkCheck>,
     /// Set after a failure.
     retry: Option<Retry>,
+    pub(crate) last_trouble: Option<LeaseTrouble>,
 }
 
 /// The progress of a lease.
@@ -107,6 +114,7 @@ impl Record {
             state: RecordState::Intent,
             link_check: None,
             retry: None,
+            last_trouble: None,
         }
     }
 
@@ -226,6 +234,14 @@ impl Record {
         self
     }
 
+    /// Returns the same lease after trouble at `now`.
+    pub(crate) fn with_trouble(self, text: &str, now: Instant) -> Self {
+        Self {
+            last_trouble: Some(LeaseTrouble::new(text, now)),
+            ..self
+        }
+    }
+
     pub(crate) fn key(&self) -> &LeaseKey {
         &self.request.key
     }
@@ -242,56 +258,19 @@ impl Record {
             .log_prefix(lease.map(|lease| (lease.address, lease.prefix_len)))
     }
 
-    /// Returns the name of the state: that of RFC 2131 figure 5 for a lease, else of a call that is
-    /// under way.
-    pub(crate) fn state_name(&self) -> &'static str {
-        match &self.state {
-            RecordState::Intent => "INTENT",
-            RecordState::Ending { .. } => "ENDING",
-            RecordState::Held { snapshot, .. } => match snapshot.phase {
-                Phase::Bound { .. } => "BOUND",
-                Phase::Renewing { .. } => "RENEWING",
-                Phase::Rebinding { .. } => "REBINDING",
-                Phase::Init { .. } => "INIT",
-            },
-        }
-    }
-
-    /// Returns Podman's id of the container, where the client identifier is made of it.
-    pub(crate) fn container_id(&self) -> Option<&str> {
-        let id = self.request.client_id.strip_prefix(b"\0")?;
-        let is_id = id.len() == 64 && id.iter().all(u8::is_ascii_hexdigit);
-        is_id.then(|| std::str::from_utf8(id).ok()).flatten()
-    }
-
     /// Returns what is wrong with the lease, in words.
     pub(crate) fn trouble(&self) -> Option<String> {
-        if let Some(Retry { failures, .. }) = self.retry
-            && failures > 0
-        {
-            return Some(format!("the last {failures} attempts to work on it failed"));
-        }
-        if matches!(
-            self.link_check,
-            Some(LinkCheck {
-                is_send_pending: true,
-                ..
-            })
-        ) {
-            return Some("the interface has no carrier".to_owned());
-        }
-        match (&self.state, self.phase()) {
-            (_, Some(Phase::Init { .. })) => {
-                Some("there is no lease; a DHCP server is being looked for".to_owned())
-            }
-            (_, Some(Phase::Renewing { .. })) => {
-                Some("its DHCP server did not answer a renewal".to_owned())
-            }
-            (_, Some(Phase::Rebinding { .. })) => {
-                Some("no DHCP server answered a renewal".to_owned())
-            }
-            _ => None,
-        }
+        let state = match &self.state {
+            RecordState::Intent => stored::INTENT,
+            RecordState::Ending { .. } => stored::ENDING,
+            RecordState::Held { snapshot, .. } => phase::name(&snapshot.phase),
+        };
+        let condition = Condition {
+            state,
+            failures: self.retry.map_or(0, |retry| retry.failures),
+            is_send_pending: self.link_check.is_some_and(|check| check.is_send_pending),
+        };
+        condition.trouble()
     }
 
     /// Returns the lease in use, if any.

@@ -9,13 +9,13 @@ use crate::time::Instant;
 pub(super) const MAX_MILLIS: u64 = 1 << 45;
 
 /// Returns a time in milliseconds; `None` for [`NEVER`](super::NEVER).
-pub(super) fn millis(at: Instant) -> Option<u64> {
+pub(in crate::proxy::store) fn millis(at: Instant) -> Option<u64> {
     u64::try_from(at.since_boot().as_millis())
         .ok()
         .filter(|&millis| millis <= MAX_MILLIS)
 }
 
-pub(super) fn instant(millis: u64) -> Instant {
+pub(in crate::proxy::store) fn instant(millis: u64) -> Instant {
     Instant::from_boot(Duration::from_millis(millis.min(MAX_MILLIS)))
 }
 

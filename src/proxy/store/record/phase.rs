@@ -14,10 +14,10 @@ use crate::rpc::wire::NetavarkLease;
 use crate::time::Instant;
 
 /// The stored names of the phases.
-const BOUND: &str = "BOUND";
-const RENEWING: &str = "RENEWING";
-const REBINDING: &str = "REBINDING";
-const INIT: &str = "INIT";
+pub(super) const BOUND: &str = "BOUND";
+pub(super) const RENEWING: &str = "RENEWING";
+pub(super) const REBINDING: &str = "REBINDING";
+pub(super) const INIT: &str = "INIT";
 
 /// The fields of a stored record that describe a phase.
 #[derive(Debug, Default)]
@@ -46,11 +46,10 @@ pub(super) struct StoredLease {
 impl StoredPhase {
     /// Returns the name of a phase with its fields.
     pub(super) fn new(phase: &Phase, request: &Request) -> (&'static str, Self) {
-        let (name, next) = match phase {
-            Phase::Bound { .. } => (BOUND, None),
-            Phase::Renewing { next, .. } => (RENEWING, Some(*next)),
-            Phase::Rebinding { next, .. } => (REBINDING, Some(*next)),
-            Phase::Init { at, .. } => (INIT, Some(*at)),
+        let next = match phase {
+            Phase::Bound { .. } => None,
+            Phase::Renewing { next, .. } | Phase::Rebinding { next, .. } => Some(*next),
+            Phase::Init { at, .. } => Some(*at),
         };
         let next_at = next.and_then(millis);
         let stored = match phase {
@@ -90,7 +89,7 @@ impl StoredPhase {
                 ..Self::default()
             },
         };
-        (name, stored)
+        (name(phase), stored)
     }
 
     /// Parses the phase of that name; `None` for an unknown name or a malformed lease.
@@ -246,6 +245,16 @@ impl StoredLease {
             t2: timer(t2),
             acquired_at: instant(acquired_at),
         })
+    }
+}
+
+/// Returns the stored name of a phase.
+pub(super) fn name(phase: &Phase) -> &'static str {
+    match phase {
+        Phase::Bound { .. } => BOUND,
+        Phase::Renewing { .. } => RENEWING,
+        Phase::Rebinding { .. } => REBINDING,
+        Phase::Init { .. } => INIT,
     }
 }
 

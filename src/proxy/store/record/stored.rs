@@ -10,6 +10,7 @@ use serde::{Serialize, Serializer};
 
 use super::number::{instant, millis};
 use super::phase::{StoredLease, StoredPhase};
+use super::trouble::{LeaseTrouble, StoredTrouble};
 use super::{LinkCheck, Record, RecordState, Retry, deferral};
 use crate::dhcp::{Plainness, Snapshot};
 use crate::mac::Mac;
@@ -23,8 +24,8 @@ use crate::rpc::wire::NetavarkLease;
 mod parse;
 
 /// Names of states that are not phases.
-const INTENT: &str = "INTENT";
-const ENDING: &str = "ENDING";
+pub(crate) const INTENT: &str = "INTENT";
+pub(crate) const ENDING: &str = "ENDING";
 
 /// A [`Record`] in netavark's fields and additional ones. Times are milliseconds on the boot clock;
 /// `None` is never.
@@ -129,6 +130,10 @@ pub(crate) struct StoredRecord {
     retry_at: Option<u64>,
     #[prost(uint32, tag = "33")]
     retries: u32,
+
+    #[prost(message, optional, tag = "36")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_trouble: Option<StoredTrouble>,
 }
 
 /// A record as protobuf, which takes a fraction of the memory: it is kept as long as the container,
@@ -155,6 +160,7 @@ impl From<&Record> for StoredRecord {
             state,
             link_check,
             retry,
+            last_trouble,
         } = record;
         let Request {
             key,
@@ -221,6 +227,7 @@ impl From<&Record> for StoredRecord {
             unsaid: link_check.is_some_and(|link_check| link_check.is_send_pending),
             retry_at: retry.and_then(|retry| millis(retry.at)),
             retries: retry.map_or(0, |retry| retry.failures),
+            last_trouble: last_trouble.as_ref().map(StoredTrouble::from),
         }
     }
 }
@@ -265,6 +272,7 @@ impl StoredRecord {
             unsaid,
             retry_at,
             retries,
+            last_trouble,
         } = self;
         let mac_text = lease.mac_address.clone();
         let applied = on_link.parse(container_ifindex, lease.yiaddr.parse().ok())?;
@@ -304,6 +312,7 @@ impl StoredRecord {
             state: parse_state(&state, phase, counters, (due_at, silent_since))?,
             link_check: parse_look(look_at, looks, unsaid),
             retry: parse_retry(retry_at, retries),
+            last_trouble: last_trouble.map(LeaseTrouble::from),
         })
     }
 

@@ -156,6 +156,7 @@ fn what_is_remembered_is_what_there_was() {
             state,
             link_check,
             retry,
+            last_trouble,
         } = EncodedRecord::from(&record).decode();
         let expected = about();
         assert_eq!(
@@ -167,6 +168,7 @@ fn what_is_remembered_is_what_there_was() {
             (expected.0.client_id, expected.0.host_name)
         );
         assert_eq!((interface, link_check, retry), (expected.1, None, None));
+        assert_eq!(last_trouble, None);
         assert_eq!(applied.address(), Some((Ipv4Addr::new(10, 0, 0, 5), 24)));
         assert_eq!(message_size, Some(expected.2.max_message_size));
         let snapshot = Snapshot {

@@ -1,0 +1,127 @@
+//! The daemon's account of itself in the state file, for `status`.
+
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::proxy::store::counters::{Counters, MAX_COUNT};
+use crate::proxy::store::json::{fields, read_fields};
+use crate::proxy::store::record::{instant, millis};
+use crate::time::Instant;
+
+/// The process that wrote the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DaemonState {
+    pub(crate) version: String,
+    pub(crate) pid: u32,
+    pub(crate) awake_since: Instant,
+    /// The systemd unit that it runs in; empty for none that can be started again.
+    pub(crate) unit: String,
+    /// The reason why it does not exit while there are leases; empty where it does.
+    pub(crate) stays: String,
+    /// The time for which the timer was armed last.
+    pub(crate) timer_at: Option<Instant>,
+    /// The version of Landlock that is enforced; 0 for none.
+    pub(crate) landlock: u32,
+    /// A system call filter is enforced.
+    pub(crate) seccomp: bool,
+}
+
+/// The part of the file before the leases.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Head<'a> {
+    pub(crate) daemon: &'a DaemonState,
+    pub(crate) counters: &'a Counters,
+}
+
+/// Returns the processor time of this process so far, in user and in system mode.
+pub(crate) fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(
+        time.tv_sec.try_into().unwrap_or(0),
+        time.tv_nsec.try_into().unwrap_or(0),
+    )
+}
+
+/// The same as it is stored. Times are milliseconds on the boot clock, but for the date.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct StoredDaemon {
+    instance: String,
+    counting_since: u64,
+    version: String,
+    pid: u32,
+    awake_since: u64,
+    unit: String,
+    stays: String,
+    timer_at: Option<u64>,
+    landlock: u32,
+    seccomp: bool,
+}
+
+impl From<&Head<'_>> for StoredDaemon {
+    fn from(head: &Head<'_>) -> Self {
+        let Head { daemon, counters } = *head;
+        Self {
+            instance: format!("{:016x}", counters.instance),
+            counting_since: counters.since.as_secs(),
+            version: daemon.version.clone(),
+            pid: daemon.pid,
+            awake_since: millis(daemon.awake_since).unwrap_or(0),
+            unit: daemon.unit.clone(),
+            stays: daemon.stays.clone(),
+            timer_at: daemon.timer_at.and_then(millis),
+            landlock: daemon.landlock,
+            seccomp: daemon.seccomp,
+        }
+    }
+}
+
+impl StoredDaemon {
+    /// Parses the object; `None` where a field has another type.
+    fn parse(object: &Value) -> Option<Self> {
+        let mut stored = Self::default();
+        read_fields(
+            object,
+            &mut fields!(&mut stored => Self {
+                instance, counting_since, version, pid, awake_since, unit, stays, timer_at, landlock, seccomp,
+            }),
+        )?;
+        Some(stored)
+    }
+}
+
+/// The objects `daemon` and `counters` as they were read; null where they are missing.
+#[derive(Debug, Default)]
+pub(crate) struct StoredHead {
+    pub(crate) daemon: Value,
+    pub(crate) counters: Value,
+}
+
+impl StoredHead {
+    /// Returns the daemon, and the counters where its instance is known.
+    pub(crate) fn parse(&self) -> (Option<DaemonState>, Option<Counters>) {
+        let Some(stored) = StoredDaemon::parse(&self.daemon) else {
+            return (None, None);
+        };
+        let is_instance =
+            |text: &&String| text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let instance = Some(&stored.instance)
+            .filter(is_instance)
+            .and_then(|text| u64::from_str_radix(text, 16).ok());
+        let since = stored.counting_since.min(MAX_COUNT);
+        let counters = instance.map(|instance| Counters::parse(&self.counters, instance, since));
+        let daemon = DaemonState {
+            version: stored.version,
+            pid: stored.pid,
+            awake_since: instant(stored.awake_since),
+            unit: stored.unit,
+            stays: stored.stays,
+            timer_at: stored.timer_at.map(instant),
+            landlock: stored.landlock,
+            seccomp: stored.seccomp,
+        };
+        (Some(daemon), counters)
+    }
+}

@@ -1,0 +1,353 @@
+//! An entry of the state file as `status` shows it: read in place, without a [`Record`](super::Record)
+//! of it.
+//!
+//! A record is decoded for work on its lease, and takes some microseconds; to show a thousand leases
+//! is quicker than that. A test compares the two, field by field.
+
+use std::borrow::Cow;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::Duration;
+
+use super::check::is_other_namespace;
+use super::clamp::MAX_COUNT;
+use super::number::instant;
+use super::phase::{BOUND, INIT, REBINDING, RENEWING};
+use super::stored::{ENDING, INTENT};
+use super::trouble::{Condition, LeaseTrouble};
+use crate::mac::Mac;
+use crate::proxy::store::scan::{Fault, Scanner, number, text};
+use crate::time::Instant;
+
+/// The fields of an entry in the order in which they are written. In another order they are found as
+/// well, and later.
+const FIELDS: [&str; 52] = [
+    "t1",
+    "t2",
+    "lease_time",
+    "mtu",
+    "domain_name",
+    "mac_address",
+    "is_v6",
+    "siaddr",
+    "yiaddr",
+    "srv_id",
+    "subnet_mask",
+    "broadcast_addr",
+    "dns_servers",
+    "gateways",
+    "ntp_servers",
+    "host_name",
+    "state",
+    "ns_path",
+    "ns_cookie",
+    "ns_dev",
+    "ns_ino",
+    "container_iface",
+    "container_ifindex",
+    "host_iface",
+    "client_id",
+    "caller_host_name",
+    "caller_domain",
+    "acquired_at",
+    "server_mac",
+    "server_domain",
+    "search",
+    "routes",
+    "renew_at",
+    "rebind_at",
+    "next_at",
+    "since",
+    "wanted",
+    "pace",
+    "setbacks",
+    "whole_at",
+    "plainness",
+    "message_size",
+    "on_link",
+    "look_at",
+    "looks",
+    "due_at",
+    "silent_since",
+    "unsaid",
+    "retry_at",
+    "retries",
+    "last_trouble",
+    "asleep",
+];
+
+/// Returns the place of a field, at compile time.
+macro_rules! place {
+    ($name:literal) => {
+        const { place_of($name) }
+    };
+}
+
+const fn place_of(name: &str) -> usize {
+    let mut place = 0;
+    while !is_equal(FIELDS[place].as_bytes(), name.as_bytes()) {
+        place += 1;
+    }
+    place
+}
+
+const fn is_equal(one: &[u8], other: &[u8]) -> bool {
+    match (one, other) {
+        ([], []) => true,
+        ([first, one @ ..], [second, other @ ..]) if *first == *second => is_equal(one, other),
+        _ => false,
+    }
+}
+
+/// The states of a lease, in the order of its life.
+pub(crate) const STATES: [&str; 6] = [INTENT, BOUND, RENEWING, REBINDING, INIT, ENDING];
+
+/// A lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LeaseView<'a> {
+    /// One of [`STATES`].
+    pub(crate) state: &'static str,
+    pub(crate) interface: Cow<'a, str>,
+    pub(crate) parent: Cow<'a, str>,
+    pub(crate) namespace: Cow<'a, str>,
+    namespace_id: (u64, u64),
+    pub(crate) mac: Cow<'a, str>,
+    /// Option 61 in hexadecimal digits.
+    client_id: &'a str,
+    /// The present or last address.
+    pub(crate) address: Option<Ipv4Addr>,
+    /// `None` without a lease, as all fields from here on.
+    pub(crate) prefix_length: Option<u8>,
+    routers: &'a str,
+    pub(crate) server: Option<Ipv4Addr>,
+    pub(crate) server_mac: Option<Cow<'a, str>>,
+    pub(crate) acquired_at: Option<Instant>,
+    pub(crate) t1: Option<Instant>,
+    pub(crate) t2: Option<Instant>,
+    pub(crate) expires_at: Option<Instant>,
+    /// The next time at which the daemon does something for it.
+    pub(crate) due: Option<Instant>,
+    condition: Condition,
+    pub(crate) last_trouble: Option<LeaseTrouble>,
+}
+
+impl<'a> LeaseView<'a> {
+    /// Reads an entry, `None` where it makes no sense. Fields that are not shown are not looked at.
+    pub(crate) fn read(scanner: &mut Scanner<'a>) -> Result<Option<Self>, Fault> {
+        let values = Values::read(scanner)?;
+        Ok(Self::parse(&values))
+    }
+
+    fn parse(values: &Values<'a>) -> Option<Self> {
+        let state = values.text(place!("state"))?;
+        let state = *STATES.iter().find(|known| **known == state)?;
+        let (address, wanted) = (
+            values.address(place!("yiaddr"))?,
+            values.address(place!("wanted"))?,
+        );
+        let namespace = values.text(place!("ns_path"))?;
+        let mac = canonical_mac(values.text(place!("mac_address"))?)?;
+        let has_lease = match state {
+            INTENT | INIT => false,
+            ENDING => address.is_some(),
+            _ => true,
+        };
+        if namespace.is_empty() || (has_lease && address.is_none()) {
+            return None;
+        }
+        let millis = |place| values.number(place).map(|millis| millis.map(instant));
+        let mask = if has_lease {
+            Some(values.address(place!("subnet_mask"))??.to_bits())
+        } else {
+            None
+        };
+        let acquired_at = millis(place!("acquired_at"))?.unwrap_or(instant(0));
+        let expires_at = match values.number(place!("lease_time"))? {
+            Some(seconds) if has_lease && seconds < u64::from(u32::MAX) => {
+                Some(acquired_at + Duration::from_secs(seconds))
+            }
+            _ => None,
+        };
+        let is_send_pending = values.is_set(place!("unsaid"))?;
+        let failures = values.number(place!("retries"))?.unwrap_or(0);
+        let failures = u32::try_from(failures).unwrap_or(MAX_COUNT).min(MAX_COUNT);
+        let retry_at = millis(place!("retry_at"))?;
+        let look_at = millis(place!("look_at"))?.or(is_send_pending.then_some(instant(0)));
+        let due_at = millis(place!("due_at"))?.filter(|_| !is_send_pending);
+        let of_lease = |at: Option<Instant>| at.filter(|_| has_lease);
+        Some(Self {
+            state,
+            interface: values.text(place!("container_iface"))?,
+            parent: values.text(place!("host_iface"))?,
+            namespace,
+            namespace_id: (
+                values.number(place!("ns_dev"))?.unwrap_or(0),
+                values.number(place!("ns_ino"))?.unwrap_or(0),
+            ),
+            mac,
+            client_id: values.get(place!("client_id")),
+            address: match state {
+                INTENT => None,
+                _ if has_lease => address,
+                _ => wanted,
+            },
+            prefix_length: mask.and_then(|mask| u8::try_from(mask.leading_ones()).ok()),
+            routers: if has_lease {
+                values.get(place!("gateways"))
+            } else {
+                ""
+            },
+            server: if has_lease {
+                values.address(place!("srv_id"))?
+            } else {
+                None
+            },
+            server_mac: Some(values.text(place!("server_mac"))?)
+                .filter(|station| has_lease && !station.is_empty()),
+            acquired_at: has_lease.then_some(acquired_at),
+            t1: of_lease(millis(place!("renew_at"))?),
+            t2: of_lease(millis(place!("rebind_at"))?),
+            expires_at,
+            due: retry_at.or_else(|| [due_at, look_at, expires_at].into_iter().flatten().min()),
+            condition: Condition {
+                state,
+                failures: retry_at.map_or(0, |_| failures),
+                is_send_pending,
+            },
+            last_trouble: LeaseTrouble::read(values.get(place!("last_trouble"))),
+        })
+    }
+
+    /// Returns what is wrong with the lease, in words.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.condition.trouble()
+    }
+
+    /// Returns whether the path of the namespace leads to another one, or to none.
+    pub(crate) fn is_gone(&self) -> bool {
+        is_other_namespace(Path::new(&*self.namespace), self.namespace_id)
+    }
+
+    /// Returns Podman's id of the container, where the client identifier is made of it.
+    pub(crate) fn container_id(&self) -> Option<String> {
+        let digits = self.client_id.strip_prefix("\"00")?.strip_suffix('"')?;
+        if digits.len() != 2 * CONTAINER_ID {
+            return None;
+        }
+        let mut id = Vec::with_capacity(CONTAINER_ID);
+        for pair in digits.as_bytes().chunks_exact(2) {
+            let byte = digit(pair[0])? << 4 | digit(pair[1])?;
+            digit(byte)?;
+            id.push(byte);
+        }
+        String::from_utf8(id).ok()
+    }
+
+    /// Returns the routers, as far as they make sense.
+    pub(crate) fn routers(&self) -> Vec<Ipv4Addr> {
+        let mut routers = Vec::new();
+        let _ = Scanner::new(self.routers).array(&mut |scanner| {
+            routers.extend(scanner.string()?.parse::<Ipv4Addr>());
+            Ok(())
+        });
+        routers
+    }
+}
+
+/// The length of a container's id, in hexadecimal digits.
+const CONTAINER_ID: usize = 64;
+
+/// Returns the value of a hexadecimal digit in lower case.
+fn digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    }
+}
+
+/// The values of an entry's fields as they are written; empty where there is none.
+struct Values<'a>([&'a str; FIELDS.len()]);
+
+impl<'a> Values<'a> {
+    fn read(scanner: &mut Scanner<'a>) -> Result<Self, Fault> {
+        let (mut values, mut next) = ([""; FIELDS.len()], 0);
+        scanner.object(&mut |scanner, name| {
+            let value = scanner.value()?;
+            let place = if FIELDS.get(next) == Some(&name) {
+                Some(next)
+            } else {
+                FIELDS.iter().position(|field| *field == name)
+            };
+            if let Some(place) = place {
+                values[place] = value;
+                next = place + 1;
+            }
+            Ok(())
+        })?;
+        Ok(Self(values))
+    }
+
+    fn get(&self, place: usize) -> &'a str {
+        self.0[place]
+    }
+
+    /// Returns a text, empty where there is none; `None` where it is no text.
+    fn text(&self, place: usize) -> Option<Cow<'a, str>> {
+        match self.get(place) {
+            "" => Some(Cow::Borrowed("")),
+            value => text(value),
+        }
+    }
+
+    /// Returns an address, `Some(None)` where the text is empty.
+    fn address(&self, place: usize) -> Option<Option<Ipv4Addr>> {
+        match &*self.text(place)? {
+            "" => Some(None),
+            address => address.parse().ok().map(Some),
+        }
+    }
+
+    /// Returns a number, `Some(None)` where it is missing or null.
+    fn number(&self, place: usize) -> Option<Option<u64>> {
+        match self.get(place) {
+            "" | "null" => Some(None),
+            value => number(value).map(Some),
+        }
+    }
+
+    fn is_set(&self, place: usize) -> Option<bool> {
+        match self.get(place) {
+            "" | "false" => Some(false),
+            "true" => Some(true),
+            _ => None,
+        }
+    }
+}
+
+/// Returns a MAC in lower case, with colons; `None` where it is none.
+fn canonical_mac(text: Cow<'_, str>) -> Option<Cow<'_, str>> {
+    let is_canonical = |(place, byte): (usize, u8)| match place % 3 {
+        2 => byte == b':',
+        _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+    };
+    if text.len() == 17 && text.bytes().enumerate().all(is_canonical) {
+        return Some(text);
+    }
+    Mac::parse(&text)
+        .ok()
+        .map(|mac| Cow::Owned(mac.to_string()))
+}
+
+#[cfg(test)]
+impl LeaseView<'static> {
+    /// Returns the view of what a record is stored as.
+    pub(crate) fn of(record: &super::Record) -> Self {
+        let entry = serde_json::to_string(&super::StoredRecord::from(record)).unwrap();
+        let view = LeaseView::read(&mut Scanner::new(entry.leak()));
+        view.unwrap().unwrap()
+    }
+}
+
+#[cfg(test)]
+mod tests;
