@@ -16,7 +16,7 @@ pub(crate) struct Fault {
 }
 
 /// A text that is read from its beginning.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Scanner<'a> {
     text: &'a str,
     at: usize,
@@ -103,6 +103,19 @@ impl<'a> Scanner<'a> {
         let start = self.at;
         self.skip_to_quote()?;
         self.text.get(start..self.at - 1).ok_or(self.fault())
+    }
+
+    /// Skips these two texts where they come next. Returns whether they did.
+    pub(crate) fn skip_text(&mut self, first: &str, second: &str) -> bool {
+        let bytes = self.text.as_bytes();
+        let middle = self.at + first.len();
+        let end = middle + second.len();
+        let is_next = bytes.get(self.at..middle) == Some(first.as_bytes())
+            && bytes.get(middle..end) == Some(second.as_bytes());
+        if is_next {
+            self.at = end;
+        }
+        is_next
     }
 
     /// Checks that nothing comes after the value that was read.

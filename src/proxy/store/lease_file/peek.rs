@@ -12,6 +12,9 @@ use crate::proxy::store::directory::Directory;
 use crate::proxy::store::record::LeaseView;
 use crate::proxy::store::scan::{Fault, Scanner, number, text};
 
+/// The length of a lease in a state file, or a bit less.
+const TYPICAL_LEASE: usize = 1024;
+
 /// The content of a state file. Its text stays in memory until the process ends: that is a command,
 /// which reads one file.
 #[derive(Debug, Default)]
@@ -60,6 +63,7 @@ impl Peeked {
             Err(error) => str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
         };
         let mut file = FileReader::new(boot_id);
+        file.peeked.leases.reserve(bytes.len() / TYPICAL_LEASE);
         let mut scanner = Scanner::new(readable);
         let read = file.read(&mut scanner).and_then(|()| scanner.end());
         if let Some(version) = file.version.filter(|version| *version > VERSION) {

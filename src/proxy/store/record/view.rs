@@ -19,9 +19,18 @@ use crate::mac::Mac;
 use crate::proxy::store::scan::{Fault, Scanner, number, text};
 use crate::time::Instant;
 
-/// The fields of an entry in the order in which they are written. In another order they are found as
-/// well, and later.
-const FIELDS: [&str; 52] = [
+/// The names of fields, and the same as the beginnings of members.
+macro_rules! named {
+    ($($name:literal,)+) => {
+        const FIELDS: [&str; COUNT] = [$($name),+];
+        const MEMBERS: [&str; COUNT] = [$(concat!("\"", $name, "\":")),+];
+    };
+}
+
+const COUNT: usize = 52;
+
+// In the order in which they are written. In another order they are found as well, and later.
+named!(
     "t1",
     "t2",
     "lease_time",
@@ -74,7 +83,7 @@ const FIELDS: [&str; 52] = [
     "retries",
     "last_trouble",
     "asleep",
-];
+);
 
 /// Returns the place of a field, at compile time.
 macro_rules! place {
@@ -141,10 +150,7 @@ impl<'a> LeaseView<'a> {
     fn parse(values: &Values<'a>) -> Option<Self> {
         let state = values.text(place!("state"))?;
         let state = *STATES.iter().find(|known| **known == state)?;
-        let (address, wanted) = (
-            values.address(place!("yiaddr"))?,
-            values.address(place!("wanted"))?,
-        );
+        let address = values.address(place!("yiaddr"))?;
         let namespace = values.text(place!("ns_path"))?;
         let mac = canonical_mac(values.text(place!("mac_address"))?)?;
         let has_lease = match state {
@@ -189,7 +195,7 @@ impl<'a> LeaseView<'a> {
             address: match state {
                 INTENT => None,
                 _ if has_lease => address,
-                _ => wanted,
+                _ => values.text(place!("wanted"))?.parse().ok(),
             },
             prefix_length: mask.and_then(|mask| u8::try_from(mask.leading_ones()).ok()),
             routers: if has_lease {
@@ -202,8 +208,7 @@ impl<'a> LeaseView<'a> {
             } else {
                 None
             },
-            server_mac: Some(values.text(place!("server_mac"))?)
-                .filter(|station| has_lease && !station.is_empty()),
+            server_mac: canonical_mac(values.text(place!("server_mac"))?).filter(|_| has_lease),
             acquired_at: has_lease.then_some(acquired_at),
             t1: of_lease(millis(place!("renew_at"))?),
             t2: of_lease(millis(place!("rebind_at"))?),
@@ -231,16 +236,15 @@ impl<'a> LeaseView<'a> {
     /// Returns Podman's id of the container, where the client identifier is made of it.
     pub(crate) fn container_id(&self) -> Option<String> {
         let digits = self.client_id.strip_prefix("\"00")?.strip_suffix('"')?;
-        if digits.len() != 2 * CONTAINER_ID {
+        let mut id = [0; CONTAINER_ID];
+        if digits.len() != 2 * id.len() {
             return None;
         }
-        let mut id = Vec::with_capacity(CONTAINER_ID);
-        for pair in digits.as_bytes().chunks_exact(2) {
-            let byte = digit(pair[0])? << 4 | digit(pair[1])?;
-            digit(byte)?;
-            id.push(byte);
+        for (byte, pair) in id.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
+            *byte = DIGITS[usize::from(pair[0])] << 4 | DIGITS[usize::from(pair[1])];
         }
-        String::from_utf8(id).ok()
+        let is_id = id.iter().all(|byte| DIGITS[usize::from(*byte)] < 16);
+        is_id.then(|| String::from_utf8_lossy(&id).into_owned())
     }
 
     /// Returns the routers, as far as they make sense.
@@ -257,35 +261,49 @@ impl<'a> LeaseView<'a> {
 /// The length of a container's id, in hexadecimal digits.
 const CONTAINER_ID: usize = 64;
 
-/// Returns the value of a hexadecimal digit in lower case.
-fn digit(byte: u8) -> Option<u8> {
-    match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
+/// The values of hexadecimal digits in lower case; 255 for other bytes.
+static DIGITS: [u8; 256] = {
+    let mut digits = [0xff; 256];
+    let mut value = 0;
+    while value < 16 {
+        digits[b"0123456789abcdef"[value] as usize] = value as u8;
+        value += 1;
     }
-}
+    digits
+};
 
 /// The values of an entry's fields as they are written; empty where there is none.
-struct Values<'a>([&'a str; FIELDS.len()]);
+struct Values<'a>([&'a str; COUNT]);
 
 impl<'a> Values<'a> {
     fn read(scanner: &mut Scanner<'a>) -> Result<Self, Fault> {
-        let (mut values, mut next) = ([""; FIELDS.len()], 0);
+        let mut in_order = scanner.clone();
+        if let Some(values) = Self::read_in_order(&mut in_order) {
+            *scanner = in_order;
+            return Ok(values);
+        }
+        let mut values = [""; COUNT];
         scanner.object(&mut |scanner, name| {
             let value = scanner.value()?;
-            let place = if FIELDS.get(next) == Some(&name) {
-                Some(next)
-            } else {
-                FIELDS.iter().position(|field| *field == name)
-            };
-            if let Some(place) = place {
+            if let Some(place) = FIELDS.iter().position(|field| *field == name) {
                 values[place] = value;
-                next = place + 1;
             }
             Ok(())
         })?;
         Ok(Self(values))
+    }
+
+    /// Reads an entry as this program writes it, without a search for names. Fields may be missing.
+    fn read_in_order(scanner: &mut Scanner<'a>) -> Option<Self> {
+        let mut values = [""; COUNT];
+        let mut separator = "{";
+        for (value, member) in values.iter_mut().zip(MEMBERS) {
+            if scanner.skip_text(separator, member) {
+                *value = scanner.value().ok()?;
+                separator = ",";
+            }
+        }
+        scanner.skip_text("}", "").then_some(Self(values))
     }
 
     fn get(&self, place: usize) -> &'a str {
