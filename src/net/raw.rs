@@ -49,7 +49,7 @@ impl RawSocket {
             flags,
             None,
         )?);
-        SockRef::from(&*socket).attach_filter(&filter(station, None))?;
+        SockRef::from(&*socket).attach_filter(&filter(station, None, ALL_FRAGMENTS))?;
         bind(socket.as_raw_fd(), &interface)?;
         Ok(Self { socket, station })
     }
@@ -61,7 +61,17 @@ impl RawSocket {
     ///
     /// Returns the error of setsockopt(2).
     pub fn hear_arp_of(&self, address: Option<Ipv4Addr>) -> io::Result<()> {
-        SockRef::from(&*self.socket).attach_filter(&filter(self.station, address))
+        SockRef::from(&*self.socket).attach_filter(&filter(self.station, address, ALL_FRAGMENTS))
+    }
+
+    /// Hears first fragments as well from now on, and no ARP: they cannot be read, and tell that a
+    /// server sends fragments.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of setsockopt(2).
+    pub fn hear_first_fragments(&self) -> io::Result<()> {
+        SockRef::from(&*self.socket).attach_filter(&filter(self.station, None, LATER_FRAGMENTS))
     }
 
     /// Sends one Ethernet frame.
@@ -145,8 +155,9 @@ fn link_address(index: u32) -> Option<LinkAddr> {
 /// Lets through what a DHCP client must hear.
 ///
 /// Each jump gives the number of instructions to skip where the test holds and where it does not;
-/// the last two instructions are the two ends.
-fn filter(station: [u8; 6], address: Option<Ipv4Addr>) -> [SockFilter; 29] {
+/// the last two instructions are the two ends. `fragments` are the bits of a packet that is no
+/// use.
+fn filter(station: [u8; 6], address: Option<Ipv4Addr>, fragments: u32) -> [SockFilter; 29] {
     // Without an address ARP goes straight to its no.
     let (address, arp) = address.map_or((0, 22), |address| (address.to_bits(), 17));
     let [a, b, c, d, e, f] = station;
@@ -167,7 +178,7 @@ fn filter(station: [u8; 6], address: Option<Ipv4Addr>) -> [SockFilter; 29] {
         jump(libc::BPF_JEQ, libc::IPPROTO_UDP as u32, 0, 19),
         // A fragment, be it the first one, cannot be read alone: no.
         load_half(IP + 6),
-        jump(libc::BPF_JSET, 0x3fff, 17, 0),
+        jump(libc::BPF_JSET, fragments, 17, 0),
         // The length of the IP header goes to the index register; two bytes behind that header is
         // the port.
         code(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, IP),
@@ -198,6 +209,11 @@ fn filter(station: [u8; 6], address: Option<Ipv4Addr>) -> [SockFilter; 29] {
         bpf::NOTHING,
     ]
 }
+
+/// Bits of an IPv4 header (RFC 791 §3.1): the offset of a fragment, and with it the flag of one that
+/// others follow.
+const LATER_FRAGMENTS: u32 = 0x1fff;
+const ALL_FRAGMENTS: u32 = 0x2000 | LATER_FRAGMENTS;
 
 /// Offsets in a frame, in bytes.
 const ETHERTYPE: u32 = 12;

@@ -10,12 +10,17 @@ use crate::proxy::config::{RUN_DIR, RUN_DIR_ENV};
 /// The sub-commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Command {
+    Check,
     Doctor,
     Status,
 }
 
 impl Command {
-    const ALL: [(&str, Self); 2] = [("doctor", Self::Doctor), ("status", Self::Status)];
+    const ALL: [(&str, Self); 3] = [
+        ("check", Self::Check),
+        ("doctor", Self::Doctor),
+        ("status", Self::Status),
+    ];
 
     /// Returns the sub-command of that name.
     pub(super) fn named(name: &OsStr) -> Option<Self> {

@@ -7,7 +7,7 @@ use lexopt::prelude::{Long, Short};
 use crate::proxy::config::LEASE_FILE_NAME;
 
 use super::arguments::{Failure, directory};
-use super::text::Rows;
+use super::finding::{Finding, table};
 
 mod host;
 mod units;
@@ -23,60 +23,6 @@ Options:
 
 Exit status: 0 no problem, 1 a problem, 2 a wrong command line.
 ";
-
-/// What an inspection has found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// As it should be.
-    Good,
-    /// Worth knowing.
-    Note,
-    /// A reason why containers get no address, or lose it.
-    Problem,
-}
-
-/// One subject of the inspection.
-#[derive(Debug, PartialEq, Eq)]
-struct Finding {
-    verdict: Verdict,
-    subject: &'static str,
-    text: String,
-    /// What to do about it.
-    advice: Option<String>,
-}
-
-impl Finding {
-    fn good(subject: &'static str, text: impl Into<String>) -> Self {
-        Self {
-            verdict: Verdict::Good,
-            subject,
-            text: text.into(),
-            advice: None,
-        }
-    }
-
-    fn note(subject: &'static str, text: impl Into<String>) -> Self {
-        Self {
-            verdict: Verdict::Note,
-            ..Self::good(subject, text)
-        }
-    }
-
-    fn problem(subject: &'static str, text: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self {
-            verdict: Verdict::Problem,
-            advice: Some(advice.into()),
-            ..Self::good(subject, text)
-        }
-    }
-
-    fn with_advice(self, advice: impl Into<String>) -> Self {
-        Self {
-            advice: Some(advice.into()),
-            ..self
-        }
-    }
-}
 
 pub(super) fn run(mut parser: lexopt::Parser, output: &mut Vec<u8>) -> Result<ExitCode, Failure> {
     let mut dir = None;
@@ -94,53 +40,10 @@ pub(super) fn run(mut parser: lexopt::Parser, output: &mut Vec<u8>) -> Result<Ex
     let lease_file = directory.join(LEASE_FILE_NAME);
     let mut findings = units::findings(&directory);
     findings.extend(host::findings(&directory, &lease_file));
-    output.extend_from_slice(screen(&findings).as_bytes());
-    let is_ill = |finding: &Finding| finding.verdict == Verdict::Problem;
-    Ok(if findings.iter().any(is_ill) {
+    output.extend_from_slice(table(&findings).as_bytes());
+    Ok(if findings.iter().any(Finding::is_problem) {
         ExitCode::from(1)
     } else {
         ExitCode::SUCCESS
     })
-}
-
-fn screen(findings: &[Finding]) -> String {
-    let mut rows = Rows::default();
-    for finding in findings {
-        let verdict = match finding.verdict {
-            Verdict::Good => "ok",
-            Verdict::Note => "note",
-            Verdict::Problem => "PROBLEM",
-        };
-        rows.push([verdict, finding.subject, &finding.text].map(str::to_owned));
-        if let Some(advice) = &finding.advice {
-            rows.push([String::new(), String::new(), format!("-> {advice}")]);
-        }
-    }
-    let problems = findings
-        .iter()
-        .filter(|it| it.verdict == Verdict::Problem)
-        .count();
-    let summary = match problems {
-        0 => "no problem was found".to_owned(),
-        1 => "1 problem".to_owned(),
-        count => format!("{count} problems"),
-    };
-    format!("{}\n{summary}\n", rows.lines())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_screen_has_advice_below_its_finding() {
-        let findings = [
-            Finding::good("kernel", "6.1"),
-            Finding::problem("socket", "nothing listens", "start it"),
-        ];
-        assert_eq!(
-            screen(&findings),
-            "ok       kernel  6.1\nPROBLEM  socket  nothing listens\n                 -> start it\n\n1 problem\n"
-        );
-    }
 }

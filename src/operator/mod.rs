@@ -21,8 +21,11 @@ use crate::proxy;
 use arguments::{Command, Failure};
 
 mod arguments;
+mod check;
 mod doctor;
+mod finding;
 mod podman;
+mod processes;
 mod report;
 mod screen;
 mod status;
@@ -38,6 +41,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let parser = lexopt::Parser::from_args(arguments.skip(1));
     let mut output = Vec::new();
     let ended = match command {
+        Command::Check => check::run(parser, &mut output),
         Command::Doctor => doctor::run(parser, &mut output),
         Command::Status => status::run(parser, &mut output),
     };

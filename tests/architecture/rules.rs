@@ -6,7 +6,8 @@ use crate::source::{File, Tree};
 
 /// The parts of the crate, and the parts that each may import. None imports the crate's root.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("main", &["proxy"]),
+    ("main", &["operator"]),
+    ("operator", &["proxy", "net", "dhcp", "rt", "time", "mac"]),
     (
         "proxy",
         &["service", "rpc", "net", "dhcp", "rt", "time", "mac", "rate"],
@@ -22,7 +23,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "lib",
         &[
-            "main", "proxy", "service", "rpc", "net", "dhcp", "rt", "time", "mac", "rate",
+            "main", "operator", "proxy", "service", "rpc", "net", "dhcp", "rt", "time", "mac",
+            "rate",
         ],
     ),
 ];

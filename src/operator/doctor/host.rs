@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use super::Finding;
 use crate::net::netns::Netns;
+use crate::operator::finding::Finding;
 use crate::proxy::sandbox;
 use crate::proxy::store::directory::Directory;
 use crate::proxy::store::lease_file::Peeked;
@@ -104,8 +104,8 @@ fn clock(since_1970: Duration) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Verdict;
     use super::*;
+    use crate::operator::finding::Verdict;
 
     #[test]
     fn a_date_before_the_program_was_written_is_noted() {
