@@ -22,7 +22,7 @@ use crate::mac::Mac;
 use crate::time::Instant;
 
 use address_probe::{AddressProbe, random_address};
-use offering::Answer;
+use offering::ServerReply;
 
 pub(crate) use offering::{Delivery, Offer, OfferingServer};
 
@@ -198,7 +198,7 @@ impl Discovery {
                 state: "SELECTING",
             });
         }
-        let answer = Answer {
+        let answer = ServerReply {
             reply,
             form: discover.form,
             took: now - discover.at,

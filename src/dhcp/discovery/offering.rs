@@ -31,7 +31,7 @@ impl Delivery {
 }
 
 /// A reply, and the DISCOVER that it answers.
-pub(super) struct Answer<'a> {
+pub(super) struct ServerReply<'a> {
     pub(super) reply: &'a ServerMessage,
     pub(super) form: DiscoverForm,
     pub(super) took: Duration,
@@ -40,7 +40,7 @@ pub(super) struct Answer<'a> {
     pub(super) is_intact: bool,
 }
 
-impl Answer<'_> {
+impl ServerReply<'_> {
     /// Returns the server's identifier or, without one, the address that replaces it.
     pub(super) fn server(&self) -> Option<Ipv4Addr> {
         self.reply.server().or_else(|| self.reply.fallback_server())
@@ -100,7 +100,7 @@ pub(crate) struct OfferingServer {
 
 impl OfferingServer {
     /// Makes the record of a server for its first reply, which has to be added.
-    pub(super) fn new(id: Ipv4Addr, answer: &Answer<'_>) -> Self {
+    pub(super) fn new(id: Ipv4Addr, answer: &ServerReply<'_>) -> Self {
         Self {
             id,
             has_id: answer.reply.server().is_some(),
@@ -119,7 +119,7 @@ impl OfferingServer {
     }
 
     /// Adds a reply.
-    pub(super) fn add(&mut self, answer: &Answer<'_>, now: Instant) {
+    pub(super) fn add(&mut self, answer: &ServerReply<'_>, now: Instant) {
         self.replies = self.replies.saturating_add(1);
         self.damaged = self.damaged.saturating_add(u32::from(!answer.is_intact));
         self.acks += u32::from(answer.reply.message_type == Type::Ack);

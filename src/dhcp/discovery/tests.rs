@@ -4,7 +4,7 @@ use super::*;
 use crate::dhcp::option;
 use smoltcp::wire::Ipv4Packet;
 
-use conversation::{IP, OTHER, Reply, SERVER, SERVER_MAC, Talk, US, claim, offer, other_offer};
+use conversation::{IP, OTHER, Offered, SERVER, SERVER_MAC, Talk, US, claim, offer, other_offer};
 
 mod conversation;
 
@@ -157,7 +157,7 @@ fn a_server_is_an_identifier_and_a_station() {
     talk.answers(1, &offer(IP)).unwrap();
     talk.answers(
         1,
-        &Reply {
+        &Offered {
             mac: OTHER,
             ..offer(IP)
         },
@@ -243,7 +243,7 @@ fn stations_of_this_namespace_have_no_claims_and_own_addresses_are_not_probed() 
 #[test]
 fn oddities_of_replies_are_counted() {
     let mut talk = Talk::start();
-    let damaged = Reply {
+    let damaged = Offered {
         is_intact: false,
         id: None,
         to: Mac::BROADCAST,
@@ -261,7 +261,7 @@ fn oddities_of_replies_are_counted() {
     );
 
     let other = Ipv4Addr::new(10, 0, 0, 78);
-    let renumbered = Reply {
+    let renumbered = Offered {
         id: None,
         ..offer(other)
     };
@@ -273,14 +273,14 @@ fn oddities_of_replies_are_counted() {
         (Some(other), Some(Delivery::Unicast))
     );
 
-    let ack = Reply {
+    let ack = Offered {
         kind: 5,
         id: None,
         ..offer(IP)
     };
     talk.answers(1, &ack).unwrap();
     assert_eq!(talk.discovery.servers()[0].acks, 1);
-    let nak = Reply {
+    let nak = Offered {
         kind: 6,
         ..offer(IP)
     };
@@ -289,7 +289,7 @@ fn oddities_of_replies_are_counted() {
         Err(Ignored::Unexpected { .. })
     ));
 
-    let mut bare = Reply {
+    let mut bare = Offered {
         more: Vec::new(),
         ..other_offer(2)
     };
@@ -297,7 +297,7 @@ fn oddities_of_replies_are_counted() {
     let offered = talk.discovery.servers()[1].offer.clone().unwrap();
     assert!(!offered.has_lease_time && !offered.has_mask);
     // Without an address there is no offer; a later one counts, and is probed.
-    bare = Reply {
+    bare = Offered {
         address: Ipv4Addr::UNSPECIFIED,
         ..other_offer(3)
     };
@@ -366,7 +366,7 @@ fn a_small_subnet_has_no_random_address() {
     let small = |prefix: u8| {
         let mask = mask_of(prefix);
         let mut talk = Talk::start();
-        let reply = Reply {
+        let reply = Offered {
             more: vec![
                 (option::SUBNET_MASK, mask.octets().to_vec()),
                 (option::ROUTERS, vec![10, 0, 0, 78]),

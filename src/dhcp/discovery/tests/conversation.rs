@@ -28,7 +28,7 @@ pub(super) struct Talk {
 
 /// A reply of a server, in parts.
 #[derive(Clone)]
-pub(super) struct Reply {
+pub(super) struct Offered {
     pub(super) kind: u8,
     pub(super) id: Option<Ipv4Addr>,
     pub(super) source: Ipv4Addr,
@@ -39,8 +39,8 @@ pub(super) struct Reply {
     pub(super) more: Vec<(u8, Vec<u8>)>,
 }
 
-pub(super) fn offer(address: Ipv4Addr) -> Reply {
-    Reply {
+pub(super) fn offer(address: Ipv4Addr) -> Offered {
+    Offered {
         kind: 2,
         id: Some(SERVER),
         source: SERVER,
@@ -56,9 +56,9 @@ pub(super) fn offer(address: Ipv4Addr) -> Reply {
 }
 
 /// The offer of another server.
-pub(super) fn other_offer(number: u8) -> Reply {
+pub(super) fn other_offer(number: u8) -> Offered {
     let id = Ipv4Addr::new(10, 0, 0, number);
-    Reply {
+    Offered {
         id: Some(id),
         source: id,
         mac: Mac([2, 0, 0, 0, 1, number]),
@@ -66,7 +66,7 @@ pub(super) fn other_offer(number: u8) -> Reply {
     }
 }
 
-impl Reply {
+impl Offered {
     pub(super) fn frame(&self, xid: u32) -> Vec<u8> {
         let mut payload = vec![0; 240];
         payload[..3].copy_from_slice(&[2, 1, 6]);
@@ -182,7 +182,7 @@ impl Talk {
     }
 
     /// Has the server answer the DISCOVER of that number, the first being 1.
-    pub(super) fn answers(&mut self, discover: usize, reply: &Reply) -> Result<(), Ignored> {
+    pub(super) fn answers(&mut self, discover: usize, reply: &Offered) -> Result<(), Ignored> {
         let xid = u32::from_be_bytes(self.discovers[discover - 1][4..8].try_into().unwrap());
         let heard = self.discovery.handle_packet(&reply.frame(xid), self.now);
         self.drain();
