@@ -1,28 +1,25 @@
 //! The time to accept a connection: `cargo bench --bench accept` (`-- --quick`, or `-- --test` for
 //! one run of each).
 //!
-//! A warm echo service, on the other end of a Unix socket: from connect(2) to the first byte of the
-//! answer. Five servers do the same work, each a process of its own, and one and the same client
-//! asks them:
+//! Measured from connect(2) to the first byte of the answer of a warm echo service on a Unix socket.
+//! Five servers do the same work, each in its own process, for the same client:
 //!
-//! | server | what it is |
+//! | server | implementation |
 //! |---|---|
 //! | `ours` | `examples/echo.rs`: the service library on smol |
 //! | `twin` | the same source on tokio's current_thread runtime (`benches/twin`) |
-//! | `threads` | what one writes with tokio alone, on its multi_thread runtime |
-//! | `std` | a blocking loop: one connection after the other, and never a wait for two things at once |
-//! | `epoll` | a bare epoll loop: the least that can wait for several, the floor |
+//! | `threads` | tokio alone, without the library, on its multi_thread runtime |
+//! | `std` | a blocking loop: one connection after the other |
+//! | `epoll` | a bare epoll loop: the minimum for several connections, the floor |
 //!
-//! Where there are two processors, the client has one and the servers the other: where the
-//! scheduler puts them is a matter of luck, and makes more of a difference than what they are.
-//! The client waits until the server has hung up, so that what one server has left to do is not
-//! counted against the next.
+//! On two processors, the client has one and the servers the other: their placement by the
+//! scheduler would make a larger difference than the servers. The client waits until the server has
+//! closed the connection, so that no work is counted against the next server.
 //!
-//! criterion says how long 1, 16 and 256 clients at once wait. Then come two tables: the five side
-//! by side, in turns, so that whatever else the machine does disturbs all alike; and the system
-//! calls of one connection, counted by strace. Figures of different runs are not comparable; the
-//! ratios of one run are. The exit code is 1 where ours misses what was promised, except in a quick
-//! run, which is over too soon to tell.
+//! criterion measures 1, 16 and 256 clients at once. Two tables follow: all servers in turns, so
+//! that every disturbance hits all alike; and the system calls of one connection, counted by strace.
+//! Compare ratios of one run, not figures of different runs. The exit status is 1 if ours misses a
+//! target, except after a quick run, which is too short to tell.
 
 #![allow(
     clippy::print_stdout,
@@ -53,19 +50,18 @@ use smol_dhcp_proxy::rt::now;
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
-/// How many clients there are at a time.
+/// The numbers of simultaneous clients.
 const CLIENTS: [usize; 3] = [1, 16, 256];
 
-/// From so many clients on, a round is one of that many connections and more, and there are as many
-/// fewer rounds.
+/// With this many clients or more, only one round in this many is run.
 const CROWD: usize = 16;
 
-/// At one client, ours takes at most so many times as long as the floor,
-const MOST_OF_FLOOR: f64 = 1.4;
-/// and as the twin; the medians of two equal servers differ by some percent.
-const MOST_OF_TWIN: f64 = 1.05;
-/// The most system calls from accept(2) to close(2).
-const MOST_CALLS: f64 = 30.0;
+/// The target for the time of ours with one client, as a multiple of the floor's,
+const MAX_OF_FLOOR: f64 = 1.4;
+/// and of the twin's. The medians of two equal servers differ by some percent.
+const MAX_OF_TWIN: f64 = 1.05;
+/// The target for the system calls from accept(2) to close(2).
+const MAX_CALLS: f64 = 30.0;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
@@ -74,10 +70,10 @@ fn main() -> ExitCode {
     {
         return done(loops::serve(kind, path).map(|()| true));
     }
-    // cargo says --bench, unless it is testing.
-    let says = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    let quick = !says("--bench") || says("--quick") || says("--test");
-    done(run(quick).map(|kept| kept || quick))
+    // cargo passes --bench, except in a test.
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    let quick = !has("--bench") || has("--quick") || has("--test");
+    done(run(quick).map(|met| met || quick))
 }
 
 fn done(result: Result<bool>) -> ExitCode {
@@ -91,11 +87,11 @@ fn done(result: Result<bool>) -> ExitCode {
     }
 }
 
-/// Measures and prints; tells whether ours keeps what was promised.
+/// Measures and prints. Returns whether ours meets all targets.
 fn run(quick: bool) -> Result<bool> {
     servers::build()?;
     let (ours, theirs) = processors()?;
-    // Who is started has what its parent has.
+    // Child processes inherit the affinity.
     sched_setaffinity(Pid::this(), &theirs)?;
     let servers = servers::NAMES
         .map(Server::start)
@@ -117,36 +113,35 @@ fn run(quick: bool) -> Result<bool> {
 
     let [ours, twin, floor] = side_by_side(&servers, if quick { 20 } else { 2000 })?;
     let calls = syscalls::table(if quick { 20 } else { 200 })?;
-    let mut kept = true;
-    let mut promise = |what: &str, is: f64, most: f64| {
-        kept &= is <= most;
-        println!(
-            "{:>7.2} {what}: {} (at most {most})",
-            is,
-            if is <= most { "kept" } else { "MISSED" }
-        );
+    let mut all_met = true;
+    let mut target = |what: &str, is: f64, most: f64| {
+        let met = is <= most;
+        all_met &= met;
+        let word = if met { "met" } else { "missed" };
+        println!("{is:>7.2} {what}: {word} (target: at most {most})");
     };
     println!();
-    promise(
-        "times the floor, at one client",
+    target(
+        "times the floor, with one client",
         ours[0] / floor[0],
-        MOST_OF_FLOOR,
+        MAX_OF_FLOOR,
     );
     for ((clients, ours), twin) in CLIENTS.iter().zip(&ours).zip(&twin) {
-        promise(
+        target(
             &format!("times the twin, clients: {clients}"),
             ours / twin,
-            MOST_OF_TWIN,
+            MAX_OF_TWIN,
         );
     }
     match calls {
-        Some(calls) => promise("system calls for a connection", calls, MOST_CALLS),
+        Some(calls) => target("system calls for a connection", calls, MAX_CALLS),
         None => println!("No strace: the system calls were not counted."),
     }
-    Ok(kept)
+    Ok(all_met)
 }
 
-/// One processor for the client and one for the servers, or all for both where there is but one.
+/// Returns one processor for the client and one for the servers, or all processors for both if there
+/// is only one.
 fn processors() -> Result<(CpuSet, CpuSet)> {
     let all = sched_getaffinity(Pid::this())?;
     let mut each = (0..CpuSet::count())
@@ -161,43 +156,43 @@ fn processors() -> Result<(CpuSet, CpuSet)> {
     }
 }
 
-/// So many clients at once, and how long it takes until all of them have their answer. Hanging up,
-/// awaited too, takes no part in it.
+/// Runs that many clients at once. Returns the time until all have their answer, without the close
+/// of the connections, for which this waits too.
 fn round(path: &Path, clients: usize) -> Duration {
     let begun = now();
     let call = || {
-        let mut stream = UnixStream::connect(path).expect("the server listens as long as we run");
-        stream.write_all(b"?").expect("it keeps its connections");
+        let mut stream = UnixStream::connect(path).expect("the server listens");
+        stream.write_all(b"?").expect("the server is connected");
         stream
     };
     let mut streams: Vec<_> = (0..clients).map(|_| call()).collect();
     for stream in &mut streams {
-        stream.read_exact(&mut [0]).expect("it answers");
-        // The blocking loop has no time for others until its client has gone.
+        stream.read_exact(&mut [0]).expect("the server answers");
+        // The blocking loop serves no other client before this.
         stream
             .shutdown(std::net::Shutdown::Write)
-            .expect("the connection lasts");
+            .expect("the server is connected");
     }
     let answered = now();
     for stream in &mut streams {
         stream
             .read_to_end(&mut Vec::new())
-            .expect("it hangs up in its turn");
+            .expect("the server closes the connection");
     }
     answered - begun
 }
 
-/// The servers in turns: prints the medians, and returns those of ours, the twin and the floor.
+/// Runs the servers in turns. Prints all medians, and returns those of ours, the twin and the floor.
 fn side_by_side(servers: &[Server], rounds: usize) -> Result<[Vec<f64>; 3]> {
     let mut times = vec![vec![Vec::new(); CLIENTS.len()]; servers.len()];
     for turn in 0..rounds {
         for (column, clients) in CLIENTS.into_iter().enumerate() {
-            // A crowd has more connections in a round.
+            // A round of many clients has more connections.
             if turn % clients.min(CROWD) != 0 {
                 continue;
             }
             for place in 0..servers.len() {
-                // No server always follows the same one.
+                // The order changes in each turn.
                 let row = (place + turn) % servers.len();
                 times[row][column].push(round(&servers[row].path, clients));
             }
@@ -207,9 +202,9 @@ fn side_by_side(servers: &[Server], rounds: usize) -> Result<[Vec<f64>; 3]> {
         .iter_mut()
         .map(|row| row.iter_mut().map(|times| median(times)).collect())
         .collect();
-    let floor = micros.last().ok_or("the floor is the last one")?;
+    let floor = micros.last().ok_or("the floor is the last server")?;
     println!(
-        "\nMedians in microseconds until all have their answers, and as a multiple of the floor, in turns: {rounds} rounds, {} of the crowds\n",
+        "\nMedians in microseconds until all clients have their answers, and as multiples of the floor, in turns: {rounds} rounds, {} of {CROWD} clients or more\n",
         rounds.div_ceil(CROWD)
     );
     println!(

@@ -1,19 +1,19 @@
 //! Cold start by socket activation: `cargo bench --bench activation` (`-- --quick`, or `--
 //! --test`).
 //!
-//! A client waits in the queue of the listening socket, with all that it has to say already said,
-//! as the one does for whom systemd starts a service. What counts is the time from the exec of the
-//! program to the client's first answer. Two questions, each among its equals:
+//! A client waits in the backlog with its complete request sent, as when systemd starts a service.
+//! Measured is the time from the exec of the program to the first byte of the answer, for two
+//! groups:
 //!
-//! - The service library alone: `examples/echo.rs` (on smol, on tokio) says one byte back. The
-//!   floor is a program that adopts the descriptor, accepts once with std, and says it back
+//! - The service library alone: `examples/echo.rs` (on smol, on tokio) echoes one byte. The floor is
+//!   a program that adopts the descriptor, accepts once with std, and echoes
 //!   (`benches/activation/floor.rs`).
-//! - The daemon: the Teardown of an unknown lease, which touches no network, by gRPC. Ours
-//!   (on glibc, on musl, on tokio) beside netavark's.
+//! - The daemon: the Teardown of an unknown lease by gRPC, which needs no network. Ours (on glibc,
+//!   on musl, on tokio) beside netavark's.
 //!
-//! All take turns. No shell sets LISTEN_PID but this program itself, between fork and exec, and it
-//! reads the clock last; readiness is not notified. Each single time goes to
-//! `target/bench-results/activation.csv` (`subject,microseconds`).
+//! All take turns. This program itself sets LISTEN_PID between fork and exec, without a shell, and
+//! reads the clock last. Each time goes to `target/bench-results/activation.csv`
+//! (`subject,microseconds`).
 
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
@@ -37,18 +37,18 @@ use smol_dhcp_proxy::time::Instant;
 
 use subjects::lab::topology::Topology;
 use subjects::lab::{Result, grpc, sandbox};
-use subjects::{Extent, Kin, Promises, Subject, median, sorted};
+use subjects::{Extent, Subject, SubjectKind, Targets, median, sorted};
 
-/// Our echo starts in at most so many times of what the floor takes,
-const MOST_OF_FLOOR: f64 = 1.5;
-/// and our daemon of what netavark takes.
-const MOST_OF_NETAVARK: f64 = 0.4;
+/// The target for the start of our echo, as a multiple of the floor's time,
+const MAX_OF_FLOOR: f64 = 1.5;
+/// and for the start of our daemon, as a multiple of netavark's time.
+const MAX_OF_NETAVARK: f64 = 0.4;
 
-/// Longer than any of them takes on the slowest machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The timeout for an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The first descriptor that systemd hands over.
-const HANDED: i32 = 3;
+const FIRST_FD: i32 = 3;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = env::args_os().skip(1).collect();
@@ -59,8 +59,8 @@ fn main() -> ExitCode {
         println!("{}: {error}", Path::new(program).display());
         return ExitCode::FAILURE;
     }
-    let all = [Kin::Ours, Kin::Static, Kin::Twin, Kin::Netavark];
-    // Before the sandbox, as the daemons are.
+    let all = SubjectKind::ALL;
+    // Built before the sandbox starts, as the daemons are.
     match services() {
         Ok(services) => subjects::main(&all, |daemons, extent| run(services, daemons, extent)),
         Err(error) => {
@@ -70,14 +70,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Becomes `program` with the socket that is our stdin as its descriptor 3; says on stdout when, in
-/// nanoseconds since boot.
+/// Executes `program` with the socket in stdin as its descriptor 3. Before that, writes the time to
+/// stdout, in nanoseconds since boot.
 fn become_activated(program: &Path, arguments: &[std::ffi::OsString]) -> Box<dyn Error> {
-    // The lowest that is free.
+    // dup(2) returns the lowest free number.
     match rustix::io::dup(io::stdin()) {
-        Ok(socket) if socket.as_raw_fd() == HANDED => std::mem::forget(socket),
+        Ok(socket) if socket.as_raw_fd() == FIRST_FD => std::mem::forget(socket),
         Ok(socket) => {
-            return format!("descriptor {} was free, not {HANDED}", socket.as_raw_fd()).into();
+            return format!("descriptor {} was free, not {FIRST_FD}", socket.as_raw_fd()).into();
         }
         Err(error) => return error.into(),
     }
@@ -106,7 +106,7 @@ fn run(mut starters: Vec<Starter>, daemons: &[Subject], extent: Extent) -> Resul
     let mut times = vec![Vec::new(); starters.len()];
     for turn in 0..rounds {
         for place in 0..starters.len() {
-            // No program always follows the same one.
+            // The order changes in each turn.
             let index = (place + turn) % starters.len();
             times[index].push(starters[index].start(&call)?);
         }
@@ -128,13 +128,13 @@ fn run(mut starters: Vec<Starter>, daemons: &[Subject], extent: Extent) -> Resul
             writeln!(csv, "{},{:.1}", starter.name, time.as_secs_f64() * 1e6)?;
         }
     }
-    // A quick run is over too soon for a distribution.
+    // A quick run has too few starts for a distribution.
     if extent == Extent::Full {
         fs::write(subjects::results("activation.csv")?, csv)?;
     }
 
     println!();
-    let mut promises = Promises::new();
+    let mut targets = Targets::new();
     let of = |name: &str| {
         starters
             .iter()
@@ -142,25 +142,25 @@ fn run(mut starters: Vec<Starter>, daemons: &[Subject], extent: Extent) -> Resul
             .map(|index| median(&times[index]))
     };
     let mut compare = |what: &str, one: &str, other: &str, most| match (of(one), of(other)) {
-        (Some(one), Some(other)) => promises.at_most(what, one / other, most),
-        _ => promises.not_measured(what),
+        (Some(one), Some(other)) => targets.at_most(what, one / other, most),
+        _ => targets.not_measured(what),
     };
     compare(
         "of the floor's time, the service library",
         "echo",
         "floor",
-        MOST_OF_FLOOR,
+        MAX_OF_FLOOR,
     );
     compare(
         "of netavark's time, the daemon",
         "daemon",
         "netavark",
-        MOST_OF_NETAVARK,
+        MAX_OF_NETAVARK,
     );
-    Ok(promises.kept)
+    Ok(targets.met)
 }
 
-/// The service library on its own, and its floor.
+/// Builds the service library's echo on both runtimes, and the floor.
 fn services() -> Result<Vec<Starter>> {
     let target = subjects::target()?;
     let service = |name, folder: &Path, program: &str, what: &[&str]| -> Result<Starter> {
@@ -190,13 +190,13 @@ fn services() -> Result<Vec<Starter>> {
     ])
 }
 
-/// A daemon, with no lease to begin with.
+/// Returns the starter of a daemon without leases.
 fn daemon(subject: &Subject) -> Result<Starter> {
-    let name = match subject.kin {
-        Kin::Ours => "daemon",
-        Kin::Static => "daemon static",
-        Kin::Twin => "daemon twin",
-        Kin::Netavark => "netavark",
+    let name = match subject.kind {
+        SubjectKind::Ours => "daemon",
+        SubjectKind::Static => "daemon static",
+        SubjectKind::Twin => "daemon twin",
+        SubjectKind::Netavark => "netavark",
     };
     let folder = sandbox::folder("activation")?.display().to_string();
     let arguments = subject
@@ -214,7 +214,7 @@ fn daemon(subject: &Subject) -> Result<Starter> {
     })
 }
 
-/// A program, and how to get an answer from it.
+/// A program, and the protocol of its answer.
 struct Starter {
     name: &'static str,
     program: PathBuf,
@@ -228,13 +228,13 @@ enum Protocol {
 }
 
 impl Starter {
-    /// One cold start: from exec to the answer.
+    /// Measures one cold start, from exec to the answer.
     fn start(&self, call: &Call) -> Result<Duration> {
         let path = sandbox::scratch().join("activation.sock");
-        // Blocking, as systemd hands it over.
+        // In blocking mode, as systemd hands it over.
         let listener = UnixListener::bind(&path)?;
         let stream = UnixStream::connect(&path)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         fs::remove_file(&path)?;
         match self.protocol {
             Protocol::Byte => {
@@ -268,29 +268,29 @@ impl Starter {
     }
 }
 
-/// A program that has been started. Dropped, it is ended.
+/// A started program, killed on drop.
 struct Started(Child);
 
 impl Started {
-    /// How long it took from its exec to `end`.
+    /// Returns the time from exec to `end`.
     fn answered(&mut self, end: Instant) -> Result<Duration> {
-        let mut said = String::new();
+        let mut output = String::new();
         self.0
             .stdout
             .take()
-            .ok_or("its stdout is ours")?
-            .read_to_string(&mut said)?;
-        let nanos = said
+            .ok_or("no pipe of stdout")?
+            .read_to_string(&mut output)?;
+        let nanos = output
             .trim()
             .parse()
-            .map_err(|_| format!("it said {said:?}"))?;
+            .map_err(|_| format!("not a time: {output:?}"))?;
         Ok(end - Instant::from_boot(Duration::from_nanos(nanos)))
     }
 }
 
 impl Drop for Started {
     fn drop(&mut self) {
-        // Neither fails in a way that matters any more.
+        // Best effort.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,10 +1,10 @@
-//! Containers started one after the other, as Podman's lock has them at a boot: `cargo bench
+//! The time to start containers one after the other, as Podman's lock does at a boot: `cargo bench
 //! --bench boot` (`-- --quick`).
 //!
-//! Real Podman under a real systemd, by the units as they are installed (`benches/boot/rig.sh`), as
-//! root. Each container gets its address by ours or by netavark's proxy on a macvlan network with a
-//! DHCP server, or without DHCP on a bridge network. The three take turns; each turn of a proxy
-//! begins with its service not running. Each single time goes to `target/bench-results/boot.csv`
+//! Real Podman under a real systemd, with the installed units (`benches/boot/rig.sh`), as root. Each
+//! container gets its address from our proxy or from netavark's, on a macvlan network with a DHCP
+//! server, or without DHCP on a bridge network. The three take turns. Before each turn of a proxy
+//! its service is stopped. Each time goes to `target/bench-results/boot.csv`
 //! (`subject,starts_ms,removals_ms`).
 
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
@@ -18,17 +18,17 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use subjects::lab::{Result, Skip};
-use subjects::{Extent, Kin, Promises, Subject, median, sorted};
+use subjects::{Extent, Subject, SubjectKind, Targets, median, sorted};
 
-/// Containers on a network with DHCP start in at most so many times of what they take on a bridge
-/// network without,
-const MOST_OF_BRIDGE: f64 = 1.15;
-/// and of what they take with netavark's proxy.
-const MOST_OF_NETAVARK: f64 = 0.5;
+/// The target for the starts with our proxy, as a multiple of the time on a bridge network without
+/// DHCP,
+const MAX_OF_BRIDGE: f64 = 1.15;
+/// and of the time with netavark's proxy.
+const MAX_OF_NETAVARK: f64 = 0.5;
 
 const NAMES: [&str; 3] = ["ours", "netavark", "bridge"];
 
-/// Times of all turns of one subject.
+/// The times of all turns of one subject.
 #[derive(Default)]
 struct Turns {
     starts: Vec<Duration>,
@@ -36,7 +36,7 @@ struct Turns {
 }
 
 fn main() -> ExitCode {
-    subjects::main(&[Kin::Ours], run)
+    subjects::main(&[SubjectKind::Ours], run)
 }
 
 fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
@@ -46,10 +46,10 @@ fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
         (2, 1)
     };
     let ours = subjects.first().ok_or("there is no daemon")?;
-    let said = turns(&ours.path, containers, rounds)?;
-    let all = NAMES.map(|name| parse(&said, name));
+    let output = turns(&ours.path, containers, rounds)?;
+    let all = NAMES.map(|name| parse(&output, name));
     if let Some(at) = all.iter().position(|turns| turns.starts.len() != rounds) {
-        return Err(format!("{rounds} turns of {} were asked for\n{said}", NAMES[at]).into());
+        return Err(format!("not {rounds} turns of {}:\n{output}", NAMES[at]).into());
     }
 
     println!(
@@ -79,16 +79,16 @@ fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
     println!();
     let [ours, netavark, bridge] = &all;
     let ratio = |of: fn(&Turns) -> &Vec<Duration>, to: &Turns| median(of(ours)) / median(of(to));
-    let mut promises = Promises::new();
-    promises.at_most(
+    let mut targets = Targets::new();
+    targets.at_most(
         "of the bridge network's time, starts",
         ratio(|turns| &turns.starts, bridge),
-        MOST_OF_BRIDGE,
+        MAX_OF_BRIDGE,
     );
-    promises.at_most(
+    targets.at_most(
         "of netavark's time, starts",
         ratio(|turns| &turns.starts, netavark),
-        MOST_OF_NETAVARK,
+        MAX_OF_NETAVARK,
     );
     println!(
         "       of the bridge network's time, removals: {:.3}",
@@ -98,10 +98,10 @@ fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
         "       of netavark's time, removals: {:.3}",
         ratio(|turns| &turns.removals, netavark)
     );
-    Ok(promises.kept)
+    Ok(targets.met)
 }
 
-/// Returns what the rig says. Skips where it skips.
+/// Returns the output of the rig. Skips if the rig skips.
 fn turns(daemon: &Path, containers: usize, rounds: usize) -> Result<String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/boot/rig.sh");
     let mut command = Command::new(&script);
@@ -112,15 +112,15 @@ fn turns(daemon: &Path, containers: usize, rounds: usize) -> Result<String> {
     let output = command
         .output()
         .map_err(|error| format!("{}: {error}", script.display()))?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
     match output.status.code() {
-        Some(0) => Ok(said),
+        Some(0) => Ok(text),
         Some(77) => Err(Skip::Impossible(
-            said.lines().last().unwrap_or("no reason given").to_owned(),
+            text.lines().last().unwrap_or("no reason given").to_owned(),
         )
         .into()),
         _ => Err(format!(
-            "{}\n{said}{}",
+            "{}\n{text}{}",
             output.status,
             String::from_utf8_lossy(&output.stderr)
         )
@@ -128,10 +128,10 @@ fn turns(daemon: &Path, containers: usize, rounds: usize) -> Result<String> {
     }
 }
 
-/// Reads the lines `turn SUBJECT STARTS REMOVALS` of one subject.
-fn parse(said: &str, subject: &str) -> Turns {
+/// Parses the lines `turn SUBJECT STARTS REMOVALS` of one subject.
+fn parse(output: &str, subject: &str) -> Turns {
     let mut turns = Turns::default();
-    for line in said.lines() {
+    for line in output.lines() {
         let mut words = line.split_whitespace();
         if words.next() != Some("turn") || words.next() != Some(subject) {
             continue;

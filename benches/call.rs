@@ -1,7 +1,7 @@
-//! The cost of a call that touches no network: `cargo bench --bench call` (`-- --quick`).
+//! The cost of a call that needs no network: `cargo bench --bench call` (`-- --quick`).
 //!
-//! Each call is the gRPC Teardown of an unknown lease, on a connection of its own, as
-//! netavark makes it. The daemons are warm, and take turns.
+//! Each call is the gRPC Teardown of an unknown lease, on a new connection, as netavark makes it.
+//! The daemons are warm, and take turns.
 
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
@@ -17,10 +17,10 @@ use nix::sys::signal::Signal;
 use subjects::lab::daemon::Daemon;
 use subjects::lab::stage::Stage;
 use subjects::lab::{Result, Skip, eventually, grpc, program, sandbox};
-use subjects::{Extent, Kin, Subject, answered, median, sorted, timed, unknown};
+use subjects::{Extent, Subject, SubjectKind, answered, median, sorted, timed, unknown};
 
 fn main() -> std::process::ExitCode {
-    subjects::main(&[Kin::Ours, Kin::Static, Kin::Twin, Kin::Netavark], run)
+    subjects::main(&SubjectKind::ALL, run)
 }
 
 fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
@@ -32,16 +32,16 @@ fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
     let mut times = vec![Vec::new(); stages.len()];
     for round in 0..rounds + rounds / 10 {
         if round == rounds / 10 {
-            // What was before was to get warm.
+            // The rounds before this were the warm-up.
             times.iter_mut().for_each(Vec::clear);
         }
         for place in 0..stages.len() {
-            // No daemon always follows the same one.
+            // The order changes in each turn.
             let number = (place + round as usize) % stages.len();
             times[number].push(timed(|| call(&stages[number]))?);
         }
     }
-    // Without the others in between, for all that is counted is theirs.
+    // One daemon after the other: these figures do not depend on the state of the machine.
     let spent = stages
         .iter()
         .map(|stage| processor(stage, rounds))
@@ -87,7 +87,7 @@ fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
             calls.join(", ")
         );
     }
-    // Nothing is promised but that it is measured.
+    // This bench has no targets.
     Ok(true)
 }
 
@@ -95,7 +95,7 @@ fn call(stage: &Stage) -> Result {
     answered(grpc::call(&stage.unit.socket(), &unknown(&stage.topology))).map(drop)
 }
 
-/// The processor time that a call costs the daemon.
+/// Returns the daemon's processor time for one call.
 fn processor(stage: &Stage, rounds: u32) -> Result<Duration> {
     let before = scheduled(&stage.daemon)?;
     for _ in 0..rounds {
@@ -104,8 +104,7 @@ fn processor(stage: &Stage, rounds: u32) -> Result<Duration> {
     Ok((scheduled(&stage.daemon)? - before) / rounds)
 }
 
-/// The time that all its threads ran: the first figure of /proc/PID/schedstat, of which `stat` has
-/// only the ticks.
+/// Returns the processor time of all threads, from /proc/PID/schedstat: `stat` has it only in ticks.
 fn scheduled(daemon: &Daemon) -> Result<Duration> {
     let mut sum = Duration::ZERO;
     for thread in fs::read_dir(format!("/proc/{}/task", daemon.id()))? {
@@ -120,8 +119,7 @@ fn scheduled(daemon: &Daemon) -> Result<Duration> {
     Ok(sum)
 }
 
-/// How often the daemon makes which system call for each of our calls. Skips where there is no
-/// strace.
+/// Counts the daemon's system calls by name, for each gRPC call. Skips without strace.
 fn system_calls(stage: &Stage, rounds: u32) -> Result<BTreeMap<String, f64>> {
     let (strace, table) = (
         program::need("strace", "strace")?,

@@ -3,24 +3,23 @@
 //!
 //! | question | what is timed |
 //! |---|---|
-//! | `parse` | a frame of a real server, headers, checksums and options, up to where it turns out to be another exchange's |
-//! | `emit` | a client from nothing to its first words, a DISCOVER in a frame |
-//! | `exchange` | a client from its first words to its lease, the server's words being ready |
-//! | `day` | 1,000 leases of an hour, a day long: 48,000 renewals, each with the simulation's server |
+//! | `parse` | the parser for a frame of a real server: headers, checksums, options, and the transaction id of another exchange |
+//! | `emit` | a new client and its first frame, a DISCOVER |
+//! | `exchange` | a client from its DISCOVER to its lease, with prepared answers |
+//! | `day` | 1,000 leases of an hour for a day: 48,000 renewals, with the server of the simulation |
 //!
-//! `day/resting` is what the daemon does: between two renewals there is no client, only what has to
-//! be remembered.
+//! `day/resting` is the way of the daemon: between two renewals there is no client, only a snapshot.
 
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 #![expect(unreachable_pub, reason = "nothing of a bench is public")]
 
-#[expect(dead_code, reason = "what the simulation needs besides")]
+#[expect(dead_code, reason = "the simulation uses the rest")]
 #[path = "../tests/simulation/datagrams.rs"]
 mod datagrams;
-#[expect(dead_code, reason = "what the simulation needs besides")]
+#[expect(dead_code, reason = "the simulation uses the rest")]
 #[path = "../tests/simulation/honest_server.rs"]
 mod honest_server;
-#[expect(dead_code, reason = "what the fuzzer needs besides")]
+#[expect(dead_code, reason = "the fuzzer uses the rest")]
 #[path = "../tests/fuzz/recorded.rs"]
 mod recorded;
 
@@ -40,7 +39,7 @@ const LEASES: u16 = 1000;
 const HOUR: Duration = Duration::from_secs(3600);
 const START: Instant = Instant::from_boot(Duration::from_secs(1000));
 
-/// The client of the recorded frames.
+/// The hardware address in the recorded frames.
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 5]);
 const SEED: u64 = 7;
 
@@ -80,22 +79,21 @@ fn emit(criterion: &mut Criterion) {
 }
 
 fn exchange(criterion: &mut Criterion) {
-    // The same seed at the same time makes the same transaction: what a server has answered once
-    // fits again.
-    let mut said = Vec::new();
+    // The same seed at the same time has the same transaction id, so that recorded answers fit.
+    let mut answers = Vec::new();
     let mut container = Container::new(5);
-    container.converse(START, |frame| said.push(frame.to_vec()));
-    assert_eq!(said.len(), 2, "an OFFER and an ACK");
+    container.exchange(START, |frame| answers.push(frame.to_vec()));
+    assert_eq!(answers.len(), 2, "an OFFER and an ACK");
 
     let mut out = Vec::new();
     criterion.bench_function("exchange", |bencher| {
         bencher.iter(|| {
-            let mut client = container.another();
-            for frame in &said {
+            let mut client = container.new_client();
+            for frame in &answers {
                 while client.poll_transmit(&mut out).is_some() {}
                 client
                     .handle_packet(black_box(frame), START)
-                    .expect("the answer to what was said");
+                    .expect("the answer to this message");
             }
             assert!(matches!(client.poll_event(), Some(Event::Bound(_))));
             client
@@ -116,22 +114,21 @@ fn day(criterion: &mut Criterion) {
     });
 }
 
-/// So many containers, a second after each other, so that not all of them renew at once; all of
-/// them at rest.
+/// Returns containers with a lease and no exchange in flight.
 fn leases() -> Vec<Container> {
     let acquired = |n| {
         let mut container = Container::new(n);
-        container.converse(START, |_| ());
-        // What is left of the acquisition, such as listening for others who claim the address.
+        container.exchange(START, |_| ());
+        // The rest of the acquisition, such as the ARP announcements.
         while let Some(due) = container.due().filter(|due| *due < START + HOUR / 4) {
-            container.work(due);
+            container.run_due(due);
         }
         container
     };
     (0..LEASES).map(acquired).collect()
 }
 
-/// A day of all of them, in the order in which they fall due.
+/// Simulates a day of all containers in the order of their deadlines.
 fn live(leases: &mut [Container], resting: bool) {
     let end = START + 24 * HOUR;
     let entry = |n: usize, container: &Container| container.due().map(|due| Reverse((due, n)));
@@ -142,17 +139,16 @@ fn live(leases: &mut [Container], resting: bool) {
         .collect();
     let mut renewals = 0;
     while let Some(Reverse((now, n))) = queue.pop().filter(|Reverse((due, _))| *due < end) {
-        renewals += leases[n].work(now);
+        renewals += leases[n].run_due(now);
         if resting {
-            leases[n].rest();
+            leases[n].suspend();
         }
         queue.extend(entry(n, &leases[n]));
     }
     assert!(renewals >= u32::from(LEASES) * 46, "{renewals} renewals");
 }
 
-/// One lease: its client, or what is remembered of it, and a server that has an address for it
-/// alone.
+/// One lease: its client or its snapshot, and a server for this lease alone.
 struct Container {
     mac: Mac,
     client: Result<Client, Snapshot>,
@@ -179,8 +175,7 @@ impl Container {
         }
     }
 
-    /// A client as this one's was when it was new.
-    fn another(&self) -> Client {
+    fn new_client(&self) -> Client {
         Client::new(config(self.mac), SEED, START)
     }
 
@@ -190,20 +185,21 @@ impl Container {
             .map_or_else(Snapshot::due, Client::poll_timeout)
     }
 
-    /// Does what is due, and tells how many renewals that was.
-    fn work(&mut self, now: Instant) -> u32 {
-        if let Err(rest) = &self.client {
-            self.client = Ok(Client::resume(config(self.mac), rest.clone(), SEED, now));
+    /// Does the due work, and returns the number of renewals.
+    fn run_due(&mut self, now: Instant) -> u32 {
+        if let Err(snapshot) = &self.client {
+            let (config, snapshot) = (config(self.mac), snapshot.clone());
+            self.client = Ok(Client::resume(config, snapshot, SEED, now));
         }
         if let Ok(client) = &mut self.client {
             client.handle_timeout(now);
         }
-        self.converse(now, |_| ())
+        self.exchange(now, |_| ())
     }
 
-    /// Says what there is to say, hears the answers, lets `witness` have them too, and counts the
-    /// renewals.
-    fn converse(&mut self, now: Instant, mut witness: impl FnMut(&[u8])) -> u32 {
+    /// Sends all frames to the server and handles its answers, which `witness` gets too. Returns the
+    /// number of renewals.
+    fn exchange(&mut self, now: Instant, mut witness: impl FnMut(&[u8])) -> u32 {
         let Ok(client) = &mut self.client else {
             return 0;
         };
@@ -218,7 +214,7 @@ impl Container {
             );
             client
                 .handle_packet(&frame, now)
-                .expect("what was asked for");
+                .expect("the answer to this message");
             witness(&frame);
         }
         std::iter::from_fn(|| client.poll_event())
@@ -226,16 +222,16 @@ impl Container {
             .sum()
     }
 
-    /// Lets go of the client, where nothing is in flight.
-    fn rest(&mut self) {
-        if let Some(rest) = self
+    /// Replaces the client with its snapshot, if no exchange is in flight.
+    fn suspend(&mut self) {
+        if let Some(snapshot) = self
             .client
             .as_ref()
             .ok()
             .filter(|client| !client.is_listening())
             .and_then(Client::suspend)
         {
-            self.client = Err(rest);
+            self.client = Err(snapshot);
         }
     }
 }

@@ -1,9 +1,8 @@
-//! How long the first caller waits for a sleeping daemon: `cargo bench --bench first_call` (`--
-//! --quick`).
+//! The time of the first call to a sleeping daemon: `cargo bench --bench first_call` (`-- --quick`).
 //!
 //! A real systemd, the shipped units, and network namespaces below /run/netns, which a mount
-//! namespace would have to copy. The call is a Teardown of a lease that is unknown. The subjects
-//! take turns.
+//! namespace would have to copy. The call is the Teardown of an unknown lease. The subjects take
+//! turns.
 
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
@@ -18,18 +17,18 @@ use std::time::Duration;
 use smol_dhcp_proxy::rpc::{Call, NetworkConfig};
 
 use subjects::lab::{Result, eventually, grpc};
-use subjects::{Extent, Kin, Promises, Subject, answered, median, peers, timed};
+use subjects::{Extent, Subject, SubjectKind, Targets, answered, median, peers, timed};
 
-/// Set for the process that calls, which is inside of the booted systemd.
+/// The variable for the client process, which runs inside of the booted systemd.
 const ROUNDS: &str = "FIRST_CALL_ROUNDS";
 
-/// The pause between the end of a daemon and the next call, so that systemd has seen to all that
-/// follows the end.
+/// The pause between the end of a daemon and the next call, in which systemd finishes its work on
+/// the end.
 const PAUSE: Duration = Duration::from_millis(300);
 
 fn main() -> ExitCode {
     let Ok(rounds) = env::var(ROUNDS) else {
-        return subjects::outside(&[Kin::Ours, Kin::Netavark], run);
+        return subjects::outside(&[SubjectKind::Ours, SubjectKind::Netavark], run);
     };
     match call_in_turns(rounds.parse().unwrap_or(1)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -40,28 +39,28 @@ fn main() -> ExitCode {
     }
 }
 
-/// The most of netavark's time by systemd 252 and 257.
+/// The targets with systemd 252 and 257, as multiples of netavark's time.
 const AT_MOST: [f64; 2] = [1.0, 1.1];
 
 fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let script = root.join("benches/peers/first-call.bash");
-    let mut promises = Promises::new();
+    let mut targets = Targets::new();
     measure(
         Command::new(&script),
         subjects,
         extent,
         AT_MOST[0],
-        &mut promises,
+        &mut targets,
     )?;
-    // The tree of tests/trixie, where it has been made.
+    // The tree of tests/trixie, if it exists.
     if extent == Extent::Full && trixie().is_some_and(|tree| tree.exists()) {
         println!("\nDebian 13, systemd 257");
         let mut command = Command::new(root.join("tests/trixie"));
         command.arg(&script);
-        measure(command, subjects, extent, AT_MOST[1], &mut promises)?;
+        measure(command, subjects, extent, AT_MOST[1], &mut targets)?;
     }
-    Ok(promises.kept)
+    Ok(targets.met)
 }
 
 fn trixie() -> Option<PathBuf> {
@@ -75,24 +74,24 @@ fn measure(
     subjects: &[Subject],
     extent: Extent,
     at_most: f64,
-    promises: &mut Promises,
+    targets: &mut Targets,
 ) -> Result {
     let rounds = if extent == Extent::Full { 25 } else { 2 };
     command
         .env("CLIENT", env::current_exe()?)
         .env("ROUNDS", rounds.to_string());
-    let said = peers(command, subjects)?;
+    let output = peers(command, subjects)?;
     println!("namespaces     ours ms  netavark ms  ours / netavark");
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for namespaces in ["0", "10", "100"] {
-        let times = |subject: &str| median(&figures(&said, namespaces, subject));
+        let times = |subject: &str| median(&figures(&output, namespaces, subject));
         let (mine, other) = (times("ours"), times("netavark"));
         println!(
             "{namespaces:>10} {mine:11.1} {other:12.1} {:16.2}",
             mine / other
         );
-        promises.at_most(
-            &format!("the first call to netavark's, {namespaces} namespaces"),
+        targets.at_most(
+            &format!("of netavark's time, the first call with {namespaces} namespaces"),
             mine / other,
             at_most,
         );
@@ -100,20 +99,20 @@ fn measure(
         theirs.push(other);
     }
     println!(
-        "netavark's first call with 100 namespaces to that with none: {:.3}",
+        "       of its time without namespaces, netavark's first call with 100: {:.3}",
         theirs[2] / theirs[0]
     );
-    // As noise allows.
-    promises.at_most(
-        "the first call with 100 namespaces to that with none",
+    // 1 and the noise.
+    targets.at_most(
+        "of its time without namespaces, the first call with 100",
         ours[2] / ours[0],
         1.15,
     );
     Ok(())
 }
 
-fn figures(said: &str, namespaces: &str, subject: &str) -> Vec<Duration> {
-    let lines = said
+fn figures(output: &str, namespaces: &str, subject: &str) -> Vec<Duration> {
+    let lines = output
         .lines()
         .filter_map(|line| line.strip_prefix("FIGURE ")?.split_once(' '));
     let mine = lines
@@ -125,10 +124,10 @@ fn figures(said: &str, namespaces: &str, subject: &str) -> Vec<Duration> {
     times.map(Duration::from_secs_f64).collect()
 }
 
-/// The caller: arguments are name, socket and service of each subject.
+/// Runs the client. The arguments are name, socket and service of each subject.
 fn call_in_turns(rounds: usize) -> Result {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    // The first round is for what systemd and the page cache have yet to read.
+    // The first round fills the page cache and the caches of systemd.
     for round in 0..=rounds {
         for subject in arguments.chunks_exact(3) {
             let (name, socket, service) = (&subject[0], PathBuf::from(&subject[1]), &subject[2]);

@@ -1,16 +1,16 @@
-//! The memory and time that leases take, ours beside the others: `cargo bench --bench footprint`
-//! (`-- --quick`).
+//! The memory and processor time of leases, ours beside other programs: `cargo bench --bench
+//! footprint` (`-- --quick`).
 //!
-//! | question | how it is answered |
+//! | figure | measurement |
 //! |---|---|
-//! | what is there | bytes without symbols; crates |
-//! | what do leases hold | each by itself gets 1, 10, 100, 1,000 leases from the real dnsmasq, for containers with a macvlan in a namespace each, and is looked at when it is at rest |
-//! | does it sleep | all of them, asked once and left alone: context switches in 15 s |
-//! | what does a renewal cost | all of them with a few leases of 20 s, T1 at 5 s: time of the processor by renewal that the server heard; udhcpc's does not count its script |
+//! | size | bytes without symbols; crates |
+//! | memory of leases | each program alone gets 1, 10, 100, 1,000 leases from the real dnsmasq, for containers with a macvlan in a namespace each, and is measured when it is idle |
+//! | idle wakes | all programs after one call: context switches in 15 s |
+//! | renewals | all programs with a few leases of 20 s and T1 at 5 s: processor time for each renewal that the server received, without udhcpc's script |
 //!
-//! The tables are Markdown, for benches/README.md; the figures over leases go to
-//! target/bench-results/footprint.csv, for benches/plots. The exit code is 1 where ours misses what
-//! was promised.
+//! The table is Markdown, for benches/README.md. The figures by leases go to
+//! target/bench-results/footprint.csv, for benches/plots. The exit status is 1 if ours misses a
+//! target.
 
 #![allow(
     clippy::print_stdout,
@@ -32,33 +32,33 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use dhcproto::v4::MessageType;
-use figures::Held;
+use figures::Usage;
 use holder::{Holder, Program};
 use subjects::lab::Result;
 use subjects::lab::dhcp_server::{Server, Settings};
 use subjects::lab::topology::{SERVER_LINK, Topology};
-use subjects::{Extent, Kin, Promises, Subject};
+use subjects::{Extent, Subject, SubjectKind, Targets};
 
-/// Bytes in the kB of /proc.
+/// The bytes in a kB of /proc.
 const KB: f64 = 1024.0;
 
 fn main() -> ExitCode {
-    subjects::main(&[Kin::Ours, Kin::Static, Kin::Twin, Kin::Netavark], run)
+    subjects::main(&SubjectKind::ALL, run)
 }
 
-/// How much of it is measured.
-struct Scale {
-    /// How many leases there are, one figure after the other.
+/// The numbers of leases, and the times of the measurements.
+struct Workload {
+    /// The numbers of leases for memory, in increasing order.
     leases: &'static [usize],
     idle: Duration,
-    /// How long nothing changes before memory is looked at.
+    /// The time without a change before memory is read.
     steady: Duration,
-    /// With how many leases renewals are measured, and for how long.
+    /// The number of leases for renewals, and their time.
     renewing: u16,
     renewals: Duration,
 }
 
-impl Scale {
+impl Workload {
     fn of(extent: Extent) -> Self {
         match extent {
             Extent::Full => Self {
@@ -79,16 +79,16 @@ impl Scale {
     }
 }
 
-/// One program and what was found out about it.
+/// A program and its figures.
 struct Row {
     program: Program,
     size: u64,
     crates: Option<usize>,
-    /// Before the first lease, and with as many as the scale says.
-    held: Vec<Held>,
-    /// While nothing happens; nothing where there is no process without a lease.
+    /// Without a lease, and with each number of leases.
+    usage: Vec<Usage>,
+    /// Context switches while idle; `None` if there is no process without a lease.
     switches: Option<u64>,
-    /// Of the processor, by renewal; nothing where there was none.
+    /// Processor time for each renewal; `None` if there was none.
     renewal: Option<Duration>,
 }
 
@@ -96,14 +96,14 @@ impl Row {
     fn new(program: Program) -> Result<Self> {
         let size = subjects::stripped_size(program.path())?;
         let crates = match &program {
-            Program::Proxy(subject) => figures::crates(subject.kin),
+            Program::Proxy(subject) => figures::crates(subject.kind),
             Program::Cni(_) | Program::Udhcpc(_) => None,
         };
         Ok(Self {
             program,
             size,
             crates,
-            held: Vec::new(),
+            usage: Vec::new(),
             switches: None,
             renewal: None,
         })
@@ -111,7 +111,7 @@ impl Row {
 }
 
 fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
-    let scale = Scale::of(extent);
+    let workload = Workload::of(extent);
     let programs = subjects
         .iter()
         .cloned()
@@ -119,46 +119,45 @@ fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
         .chain(Program::others());
     let mut rows = programs.map(Row::new).collect::<Result<Vec<_>>>()?;
     for row in &mut rows {
-        row.held = held(&row.program, &scale)?;
+        row.usage = usage(&row.program, &workload)?;
         eprintln!(
-            "{}: looked at with up to {} leases",
+            "{}: measured with up to {} leases",
             row.program.name(),
-            scale.leases[scale.leases.len() - 1]
+            workload.leases[workload.leases.len() - 1]
         );
     }
-    rest_and_renew(&mut rows, &scale)?;
-    println!("{}", table(&rows, &scale));
+    idle_and_renew(&mut rows, &workload)?;
+    println!("{}", table(&rows, &workload));
     if extent == Extent::Full {
-        fs::write(subjects::results("footprint.csv")?, csv(&rows, &scale))?;
+        fs::write(subjects::results("footprint.csv")?, csv(&rows, &workload))?;
     }
-    Ok(promises(&rows, &scale))
+    Ok(check_targets(&rows, &workload))
 }
 
-/// What a program holds before the first lease and with so many, one figure after the other.
-fn held(program: &Program, scale: &Scale) -> Result<Vec<Held>> {
-    let leases = scale.leases;
+/// Measures a program without a lease, and with each number of leases.
+fn usage(program: &Program, workload: &Workload) -> Result<Vec<Usage>> {
+    let leases = workload.leases;
     let topology = Topology::new(u16::try_from(leases[leases.len() - 1])?)?;
-    // Leases of an hour: nothing is renewed while we look.
+    // Leases of an hour: no renewal is due during the measurement.
     let _server = subjects::dnsmasq(&topology)?;
     let holder = Holder::start(program, &topology)?;
-    let (mut all, mut have) = (vec![holder.held(scale.steady)?], 0);
+    let (mut all, mut have) = (vec![holder.usage(workload.steady)?], 0);
     for &most in leases {
         holder.lease(have, most)?;
-        all.push(holder.held(scale.steady)?);
+        all.push(holder.usage(workload.steady)?);
         have = most;
     }
     Ok(all)
 }
 
-/// All of them beside each other, each in a network of its own, first without a lease and then with
-/// some.
-fn rest_and_renew(rows: &mut [Row], scale: &Scale) -> Result {
+/// Measures all programs at the same time, each in its own network, first without a lease and then
+/// with some.
+fn idle_and_renew(rows: &mut [Row], workload: &Workload) -> Result {
     let networks = rows
         .iter()
-        .map(|_| Topology::new(scale.renewing))
+        .map(|_| Topology::new(workload.renewing))
         .collect::<Result<Vec<_>>>()?;
-    // dnsmasq gives no lease of less than two minutes, and udhcpc knows no T1 but half of the
-    // lease.
+    // dnsmasq has no lease shorter than two minutes, and T1 of udhcpc is always half of the lease.
     let seconds = Duration::from_secs;
     let settings = Settings {
         lease: seconds(20),
@@ -179,11 +178,10 @@ fn rest_and_renew(rows: &mut [Row], scale: &Scale) -> Result {
             .collect()
     };
 
-    // What the first call left to do, and the deadlines that it set and did not need, take a
-    // moment.
-    sleep(scale.idle.min(Duration::from_secs(3)));
+    // The rest of the first call's work, and its unused deadlines, take a moment.
+    sleep(workload.idle.min(Duration::from_secs(3)));
     let before = over(&holders)?;
-    sleep(scale.idle);
+    sleep(workload.idle);
     let after = over(&holders)?;
     let idle: Vec<_> = before
         .iter()
@@ -192,7 +190,7 @@ fn rest_and_renew(rows: &mut [Row], scale: &Scale) -> Result {
         .collect();
 
     for holder in &holders {
-        holder.lease(0, scale.renewing.into())?;
+        holder.lease(0, workload.renewing.into())?;
     }
     let spent = || -> Result<Vec<_>> {
         let one = |(holder, server): (&Holder<'_>, _)| {
@@ -201,7 +199,7 @@ fn rest_and_renew(rows: &mut [Row], scale: &Scale) -> Result {
         holders.iter().zip(&servers).map(one).collect()
     };
     let before_renewals = spent()?;
-    sleep(scale.renewals);
+    sleep(workload.renewals);
     let after_renewals = spent()?;
 
     for (row, ((before, idle), (start, end))) in rows.iter_mut().zip(
@@ -210,7 +208,7 @@ fn rest_and_renew(rows: &mut [Row], scale: &Scale) -> Result {
             .zip(idle)
             .zip(before_renewals.iter().zip(after_renewals)),
     ) {
-        // Without a process there are no switches.
+        // Zero before means that there is no process.
         row.switches = (*before > 0).then_some(idle);
         let renewals = u32::try_from(end.1.saturating_sub(start.1))?;
         row.renewal = (end.0 - start.0).checked_div(renewals);
@@ -218,7 +216,7 @@ fn rest_and_renew(rows: &mut [Row], scale: &Scale) -> Result {
     Ok(())
 }
 
-/// How many renewals a server has heard: who asks for a new lease has no address yet.
+/// Counts the renewals that a server has received: a REQUEST for a new lease has no `ciaddr`.
 fn renewals(server: &Server) -> usize {
     let requests = server.heard_of(MessageType::Request);
     requests
@@ -227,27 +225,27 @@ fn renewals(server: &Server) -> usize {
         .count()
 }
 
-/// A name, and how to find the figure among those of one moment.
-type Figure = (&'static str, fn(&Held) -> u64);
+/// The name of a figure, and its value.
+type Figure = (&'static str, fn(&Usage) -> u64);
 
-/// Those that are told for each number of leases,
+/// The figures of memory that grow with leases.
 const GROWING: [Figure; 2] = [
-    ("Pss, kB", |held| held.proportional),
-    ("RssAnon, kB", |held| held.anonymous),
+    ("Pss, kB", |usage| usage.proportional),
+    ("RssAnon, kB", |usage| usage.anonymous),
 ];
-/// and those for none and for the most.
+/// The other figures.
 const OTHERS: [Figure; 4] = [
-    ("Private_Dirty, kB", |held| held.dirty),
-    ("Rss, kB", |held| held.resident),
-    ("threads", |held| held.threads),
-    ("descriptors", |held| held.descriptors),
+    ("Private_Dirty, kB", |usage| usage.dirty),
+    ("Rss, kB", |usage| usage.resident),
+    ("threads", |usage| usage.threads),
+    ("descriptors", |usage| usage.descriptors),
 ];
 
-/// A table for benches/README.md.
-fn table(rows: &[Row], scale: &Scale) -> String {
+/// Returns the table for benches/README.md.
+fn table(rows: &[Row], workload: &Workload) -> String {
     let mut text = String::new();
     let mut line = |name: &str, cells: Vec<String>| {
-        // Nothing can go wrong when writing to a string.
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "| {name} | {} |", cells.join(" | "));
     };
     let each = |cell: &dyn Fn(&Row) -> String| rows.iter().map(cell).collect::<Vec<_>>();
@@ -263,45 +261,37 @@ fn table(rows: &[Row], scale: &Scale) -> String {
         "crates",
         each(&|row| or_dash(row.crates.map(|crates| crates.to_string()))),
     );
-    let last = scale.leases.len();
-    for (name, figure) in GROWING {
-        for (place, leases) in [0].iter().chain(scale.leases).enumerate() {
+    let last = workload.leases.len();
+    for (name, figure) in GROWING.into_iter().chain(OTHERS) {
+        for (place, leases) in [0].iter().chain(workload.leases).enumerate() {
             line(
                 &format!("{name}, {}", count(*leases)),
-                each(&|row| grouped(figure(&row.held[place]))),
+                each(&|row| grouped(figure(&row.usage[place]))),
             );
         }
     }
-    for (name, figure) in OTHERS {
-        for (place, leases) in [0].iter().chain(scale.leases).enumerate() {
-            line(
-                &format!("{name}, {}", count(*leases)),
-                each(&|row| grouped(figure(&row.held[place]))),
-            );
-        }
-    }
-    let (from, to) = (scale.leases[last - 2], scale.leases[last - 1]);
+    let (from, to) = (workload.leases[last - 2], workload.leases[last - 1]);
     for (name, figure) in GROWING.into_iter().chain(OTHERS.into_iter().rev().take(2)) {
         line(
             &format!(
-                "{name} by lease, from {} to {}",
+                "{name} per lease, from {} to {}",
                 grouped(from as u64),
                 grouped(to as u64)
             ),
-            each(&|row| format!("{:.2}", growth(row, scale, figure))),
+            each(&|row| format!("{:.2}", growth(row, workload, figure))),
         );
     }
-    let name = format!("RssAnon, kB by lease, from idle to {}", grouped(to as u64));
+    let name = format!("RssAnon, kB per lease, from idle to {}", grouped(to as u64));
     line(
         &name,
-        each(&|row| format!("{:.2}", growth_from_idle(row, scale))),
+        each(&|row| format!("{:.2}", growth_from_idle(row, workload))),
     );
     line(
-        &format!("context switches in {} s idle", scale.idle.as_secs()),
+        &format!("context switches in {} s idle", workload.idle.as_secs()),
         each(&|row| or_dash(row.switches.map(|switches| switches.to_string()))),
     );
     line(
-        "CPU by renewal, µs",
+        "CPU per renewal, µs",
         each(&|row| {
             row.renewal.map_or_else(
                 || "none renewed".to_owned(),
@@ -320,7 +310,7 @@ fn count(leases: usize) -> String {
     }
 }
 
-/// A number with commas between its thousands.
+/// Returns a number with thousands separators.
 fn grouped(number: u64) -> String {
     match number / 1000 {
         0 => number.to_string(),
@@ -328,32 +318,33 @@ fn grouped(number: u64) -> String {
     }
 }
 
-/// By how much a figure grows with each lease, between the last two looks.
-fn growth(row: &Row, scale: &Scale, figure: fn(&Held) -> u64) -> f64 {
-    let last = scale.leases.len();
-    let leases = scale.leases[last - 1] - scale.leases[last - 2];
-    (figure(&row.held[last]) as f64 - figure(&row.held[last - 1]) as f64) / leases as f64
+/// Returns the growth of a figure per lease, between the last two numbers of leases.
+fn growth(row: &Row, workload: &Workload, figure: fn(&Usage) -> u64) -> f64 {
+    let last = workload.leases.len();
+    let leases = workload.leases[last - 1] - workload.leases[last - 2];
+    (figure(&row.usage[last]) as f64 - figure(&row.usage[last - 1]) as f64) / leases as f64
 }
 
-/// By how much `RssAnon` grows with each lease, all that the first ones need once among it.
-fn growth_from_idle(row: &Row, scale: &Scale) -> f64 {
-    let last = scale.leases.len();
-    (row.held[last].anonymous as f64 - row.held[0].anonymous as f64) / scale.leases[last - 1] as f64
+/// Returns the growth of `RssAnon` per lease since idle, with the one-time costs of the first leases.
+fn growth_from_idle(row: &Row, workload: &Workload) -> f64 {
+    let last = workload.leases.len();
+    (row.usage[last].anonymous as f64 - row.usage[0].anonymous as f64)
+        / workload.leases[last - 1] as f64
 }
 
-fn csv(rows: &[Row], scale: &Scale) -> String {
+fn csv(rows: &[Row], workload: &Workload) -> String {
     let mut text =
         "subject,leases,pss_kb,rss_anon_kb,private_dirty_kb,threads,descriptors\n".to_owned();
     for row in rows {
-        for (leases, held) in [0].iter().chain(scale.leases).zip(&row.held) {
-            let Held {
+        for (leases, usage) in [0].iter().chain(workload.leases).zip(&row.usage) {
+            let Usage {
                 proportional,
                 anonymous,
                 dirty,
                 threads,
                 descriptors,
                 ..
-            } = held;
+            } = usage;
             let name = row.program.name();
             let _ = writeln!(
                 text,
@@ -364,52 +355,52 @@ fn csv(rows: &[Row], scale: &Scale) -> String {
     text
 }
 
-/// What was promised of ours, and whether it was kept.
-fn promises(rows: &[Row], scale: &Scale) -> bool {
-    let mut promises = Promises::new();
-    let of = |kin: Kin| {
+/// Compares ours with its targets. Returns whether all are met.
+fn check_targets(rows: &[Row], workload: &Workload) -> bool {
+    let mut targets = Targets::new();
+    let of = |kind: SubjectKind| {
         rows.iter()
-            .find(|row| matches!(&row.program, Program::Proxy(subject) if subject.kin == kin))
+            .find(|row| matches!(&row.program, Program::Proxy(subject) if subject.kind == kind))
     };
-    let last = scale.leases.len();
-    if let Some(ours) = of(Kin::Ours) {
-        let anonymous: fn(&Held) -> u64 = |held| held.anonymous;
-        promises.at_most("kB stripped", ours.size as f64 / 1000.0, 900.0);
-        promises.at_most(
+    let last = workload.leases.len();
+    if let Some(ours) = of(SubjectKind::Ours) {
+        let anonymous: fn(&Usage) -> u64 = |usage| usage.anonymous;
+        targets.at_most("kB stripped", ours.size as f64 / 1000.0, 900.0);
+        targets.at_most(
             "MB Pss, idle",
-            ours.held[0].proportional as f64 * KB / 1e6,
+            ours.usage[0].proportional as f64 * KB / 1e6,
             1.3,
         );
-        promises.at_most("kB RssAnon, idle", ours.held[0].anonymous as f64, 260.0);
-        promises.at_most(
-            "kB RssAnon by lease, among many",
-            growth(ours, scale, anonymous),
+        targets.at_most("kB RssAnon, idle", ours.usage[0].anonymous as f64, 260.0);
+        targets.at_most(
+            "kB RssAnon per lease, among many",
+            growth(ours, workload, anonymous),
             1.0,
         );
-        promises.at_most(
-            "kB RssAnon by lease, from idle",
-            growth_from_idle(ours, scale),
+        targets.at_most(
+            "kB RssAnon per lease, from idle",
+            growth_from_idle(ours, workload),
             1.0,
         );
-        let most = format!("MB RssAnon with {}", count(scale.leases[last - 1]));
-        promises.at_most(&most, ours.held[last].anonymous as f64 * KB / 1e6, 2.0);
-        promises.at_most(
-            "descriptors by lease",
-            growth(ours, scale, |held| held.descriptors),
+        let most = format!("MB RssAnon with {}", count(workload.leases[last - 1]));
+        targets.at_most(&most, ours.usage[last].anonymous as f64 * KB / 1e6, 2.0);
+        targets.at_most(
+            "descriptors per lease",
+            growth(ours, workload, |usage| usage.descriptors),
             0.0,
         );
-        promises.at_most(
+        targets.at_most(
             "context switches, idle",
             ours.switches.unwrap_or_default() as f64,
             0.0,
         );
     }
-    if let Some(row) = of(Kin::Static) {
-        promises.at_most(
-            "MB Rss of the static one, idle",
-            row.held[0].resident as f64 * KB / 1e6,
+    if let Some(row) = of(SubjectKind::Static) {
+        targets.at_most(
+            "MB Rss of the static build, idle",
+            row.usage[0].resident as f64 * KB / 1e6,
             1.0,
         );
     }
-    promises.kept
+    targets.met
 }

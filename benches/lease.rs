@@ -1,9 +1,9 @@
-//! How long a lease takes: `cargo bench --bench lease` (`-- --quick`).
+//! The time of a lease: `cargo bench --bench lease` (`-- --quick`).
 //!
-//! Setup to reply, and Teardown to reply when the lease has come to rest: one at a time, then 30
-//! and 300 at once, against the real dnsmasq with `--no-ping`, which answers at once. All daemons
-//! run on one host as users get them, but for the limit of open files, which is that of this bench.
-//! The exit code is 1 where ours misses what was promised.
+//! From Setup to its reply, and from Teardown to its reply once the lease is idle: one at a time,
+//! then 30 and 300 at once, with the real dnsmasq, which answers at once with `--no-ping`. All
+//! daemons run on one host in release builds, with the limit of open files of this bench. The exit
+//! status is 1 if ours misses a target.
 
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
@@ -21,14 +21,19 @@ use smol_dhcp_proxy::rt;
 use subjects::lab::daemon::{Daemon, Unit};
 use subjects::lab::topology::{LINK, Topology};
 use subjects::lab::{Result, grpc};
-use subjects::{Extent, Kin, Promises, Subject, answered, dnsmasq, median, sorted, timed, unknown};
+use subjects::{
+    Extent, Subject, SubjectKind, Targets, answered, dnsmasq, median, sorted, timed, unknown,
+};
 
-/// The most that the median of our calls may be of netavark's, one at a time.
-const MOST_SETUP: f64 = 1.0 / 20.0;
-const MOST_TEARDOWN: f64 = 1.0 / 5.0;
+/// The targets for the medians of our calls, one at a time, as multiples of netavark's.
+const MAX_SETUP: f64 = 1.0 / 20.0;
+const MAX_TEARDOWN: f64 = 1.0 / 5.0;
 
 fn main() -> ExitCode {
-    subjects::main(&[Kin::Ours, Kin::Twin, Kin::Netavark], run)
+    subjects::main(
+        &[SubjectKind::Ours, SubjectKind::Twin, SubjectKind::Netavark],
+        run,
+    )
 }
 
 fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
@@ -51,7 +56,7 @@ fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
         daemons,
         topology: &topology,
     };
-    let mut promises = Promises::new();
+    let mut targets = Targets::new();
 
     println!(
         "              calls   median ms      p90 ms  all of them ms  failed  ours / it: median"
@@ -63,7 +68,7 @@ fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
         let [setups, teardowns] = lab.at_once(crowd)?;
         lab.print(&format!("Setup, {crowd} at once"), &setups);
         lab.print(&format!("Teardown, {crowd} at once"), &teardowns);
-        promises.at_most(
+        targets.at_most(
             &format!("failed of {crowd} Setups at once"),
             setups[0].failures.len() as f64,
             0.0,
@@ -71,22 +76,22 @@ fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
     }
     let netavark = subjects
         .iter()
-        .position(|subject| subject.kin == Kin::Netavark);
+        .position(|subject| subject.kind == SubjectKind::Netavark);
     for (call, rounds, most) in [
-        ("Setup", &setups, MOST_SETUP),
-        ("Teardown", &teardowns, MOST_TEARDOWN),
+        ("Setup", &setups, MAX_SETUP),
+        ("Teardown", &teardowns, MAX_TEARDOWN),
     ] {
-        let what = format!("{call} to netavark's");
+        let what = format!("of netavark's time, {call}");
         match netavark {
-            Some(netavark) => promises.at_most(
+            Some(netavark) => targets.at_most(
                 &what,
                 median(&rounds[0].times) / median(&rounds[netavark].times),
                 most,
             ),
-            None => promises.not_measured(&what),
+            None => targets.not_measured(&what),
         }
     }
-    Ok(promises.kept)
+    Ok(targets.met)
 }
 
 /// A network, and the daemons on its host.
@@ -96,16 +101,15 @@ struct Lab<'a> {
 }
 
 impl Lab<'_> {
-    /// Setups and Teardowns of so many containers for each daemon; the daemons take turns.
+    /// Measures Setups and Teardowns of that many containers for each daemon, in turns.
     fn one_at_a_time(&self, calls: usize) -> Result<[Vec<Round>; 2]> {
         let mut all = [self.no_rounds(), self.no_rounds()];
         for (rounds, kind) in all.iter_mut().zip([Kind::Setup, Kind::Teardown]) {
             for turn in 0..calls {
                 for place in 0..self.daemons.len() {
-                    // No proxy always follows the same one.
+                    // The order changes in each turn.
                     let number = (place + turn) % self.daemons.len();
-                    // Each has containers of its own, for the leases of all of them are there at
-                    // the same time.
+                    // Each daemon has its own containers, because all leases exist at the same time.
                     let container = number * calls + turn;
                     rounds[number].add(self.daemons[number].call(
                         kind,
@@ -120,13 +124,13 @@ impl Lab<'_> {
         Ok(all)
     }
 
-    /// Setups of so many containers at once, and then Teardowns, as often as there are daemons;
-    /// they take turns.
+    /// Measures Setups of that many containers at once, and then Teardowns, once for each daemon and
+    /// each turn.
     fn at_once(&self, calls: usize) -> Result<[Vec<Round>; 2]> {
         let mut all = [self.no_rounds(), self.no_rounds()];
         for turn in 0..self.daemons.len() {
             for place in 0..self.daemons.len() {
-                // Each is the first one on a new network, once.
+                // In its turn, each daemon is the first on a new network.
                 let number = (place + turn) % self.daemons.len();
                 for (rounds, kind) in all.iter_mut().zip([Kind::Setup, Kind::Teardown]) {
                     rounds[number].add(self.daemons[number].call(kind, self.topology, 0..calls)?);
@@ -149,7 +153,7 @@ impl Lab<'_> {
             .try_for_each(|container| container.namespace.await_rest())
     }
 
-    /// As Podman does by removing the link: netavark's proxy leaves them there.
+    /// Removes the addresses that netavark's proxy leaves. Podman would remove the interface.
     fn remove_addresses(&self) -> Result {
         for container in &self.topology.containers {
             for address in container.namespace.addresses()? {
@@ -189,13 +193,13 @@ impl Lab<'_> {
                 ours / median
             );
             if let Some(failure) = failures.first() {
-                println!("    the first of those that failed: {failure}");
+                println!("    the first failure: {failure}");
             }
         }
     }
 }
 
-/// A daemon that serves the whole network.
+/// A daemon for the whole network.
 struct Running<'a> {
     subject: &'a Subject,
     unit: Unit,
@@ -220,7 +224,7 @@ impl<'a> Running<'a> {
         })
     }
 
-    /// Makes a call for each of some containers, all at once.
+    /// Calls for each container of a range, all at once.
     fn call(&self, kind: Kind, topology: &Topology, containers: Range<usize>) -> Result<Round> {
         let start = &Barrier::new(containers.len() + 1);
         thread::scope(|scope| {
@@ -251,7 +255,7 @@ impl<'a> Running<'a> {
     }
 }
 
-/// What became of some calls.
+/// The results of some calls.
 #[derive(Default)]
 struct Round {
     times: Vec<Duration>,

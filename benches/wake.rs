@@ -1,9 +1,9 @@
-//! What renewals cost a host whose daemon sleeps in between: `cargo bench --bench wake` (`--
+//! The cost of renewals with a daemon that exits in between: `cargo bench --bench wake` (`--
 //! --quick`).
 //!
-//! A hundred leases over a T1 of 60 s under a real systemd with the shipped units, which takes
-//! seven minutes for each subject: the script is tests/peers/sleep.sh. A quick run has two leases
-//! and takes a minute.
+//! A hundred leases with a T1 of 60 s under a real systemd with the shipped units. The script is
+//! tests/peers/sleep.sh, and takes seven minutes for each subject. A quick run has two leases and
+//! takes a minute.
 
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
@@ -13,10 +13,10 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use subjects::lab::Result;
-use subjects::{Extent, Kin, Promises, Subject, peers};
+use subjects::{Extent, Subject, SubjectKind, Targets, peers};
 
 fn main() -> ExitCode {
-    subjects::outside(&[Kin::Ours, Kin::Netavark], run)
+    subjects::outside(&[SubjectKind::Ours, SubjectKind::Netavark], run)
 }
 
 fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
@@ -35,27 +35,27 @@ fn run(subjects: &[Subject], extent: Extent) -> Result<bool> {
     if full {
         print!("{}", figures(&measure("netavark")?));
     }
-    let mut promises = Promises::new();
-    promises.at_most(
-        "percent of the time that a process exists",
+    let mut targets = Targets::new();
+    targets.at_most(
+        "percent of the time with a process",
         number(&ours, "a process exists")?,
         5.0,
     );
-    promises.at_most(
-        "ms of processor for a renewal",
+    targets.at_most(
+        "ms of processor time for a renewal",
         number(&ours, "processor time of the service")? / 1000.0,
         5.0,
     );
-    Ok(promises.kept)
+    Ok(targets.met)
 }
 
-fn figures(said: &str) -> &str {
-    said.find("FIGURES").map_or("", |at| &said[at..])
+fn figures(output: &str) -> &str {
+    output.find("FIGURES").map_or("", |at| &output[at..])
 }
 
-/// The first number after the name of a figure.
-fn number(said: &str, name: &str) -> Result<f64> {
-    let lines = figures(said).lines();
+/// Returns the first number after the name of a figure.
+fn number(output: &str, name: &str) -> Result<f64> {
+    let lines = figures(output).lines();
     let rest = lines
         .filter_map(|line| line.trim_start().strip_prefix(name))
         .next();

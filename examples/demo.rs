@@ -1,15 +1,14 @@
-//! The main job, for real, on one machine: `cargo run --release --example demo`.
+//! The main job on one machine: `cargo run --release --example demo`.
 //!
-//! It needs Rust and Linux, as root or as a user who may make user namespaces, and no other
-//! program. It makes a host, a container and a DHCP server in network namespaces of their own,
-//! starts the release binary as systemd would, and asks it for a lease as netavark would. Each line
-//! with a check mark has been checked, and the first check that fails ends the demo with exit code
-//! 1.
+//! It needs Rust and Linux, as root or as a user with the right to create user namespaces, and no
+//! other program. It creates a host, a container and a DHCP server, each in its own network
+//! namespace, starts the release binary as systemd does, and requests a lease as netavark does. Each
+//! line with a check mark was checked. The first failed check ends the demo with exit status 1.
 
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a demo is to be seen"
+    reason = "the demo prints its steps"
 )]
 
 #[path = "../tests/lab/mod.rs"]
@@ -31,15 +30,15 @@ use lab::sandbox::Sandbox;
 use lab::topology::{LINK, SERVER, SERVER_LINK, Topology};
 use lab::{Result, eventually, grpc};
 
-const SOON: Duration = Duration::from_secs(5);
-/// The server asks for a renewal after this long.
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// T1 in the server's answers.
 const T1: Duration = Duration::from_secs(5);
 const LEASE: Duration = Duration::from_secs(60);
-/// The daemon leaves after this many idle seconds.
+/// The idle timeout of the daemon in seconds.
 const IDLE: &str = "2";
 
 fn main() -> ExitCode {
-    // Namespaces first: a user namespace is for a process with one thread.
+    // Before any thread: only a single-threaded process can create a user namespace.
     let sandbox = match Sandbox::enter() {
         Ok(sandbox) => sandbox,
         Err(error) => {
@@ -59,18 +58,18 @@ fn main() -> ExitCode {
     code
 }
 
-/// The release binary, built now if it is not up to date.
+/// Builds the release binary if it is not up to date.
 fn release_binary() -> Result<PathBuf> {
     title("The program");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
-    // This example lies in TARGET/PROFILE/examples.
+    // This example is in TARGET/PROFILE/examples.
     let own = std::env::current_exe()?;
     let target = own
         .ancestors()
         .nth(3)
         .ok_or("the example is not in a target folder")?;
-    // In here is no network; whatever the demo was built from is on this machine already.
+    // The sandbox has no network. All sources of the demo are on this machine already.
     build
         .args([
             "build",
@@ -97,7 +96,7 @@ fn release_binary() -> Result<PathBuf> {
 }
 
 fn run(program: &Path) -> Result {
-    title("A host, a container, a DHCP server: a network namespace each");
+    title("A host, a container, a DHCP server: one network namespace each");
     let topology = Topology::new(1)?;
     let container = &topology.containers[0];
     let settings = Settings {
@@ -118,15 +117,15 @@ fn run(program: &Path) -> Result {
     title("Socket activation");
     let unit = Unit::new(program, &["-a", IDLE, "--sandbox", "auto"])?;
     done(format!(
-        "this process holds {}, as systemd would; nothing runs yet",
+        "this process listens on {}, as systemd would; no daemon runs yet",
         unit.socket().display()
     ));
     let config = container.config();
     let mut daemon = None;
     let lease = std::thread::scope(|scope| -> Result<_> {
         let call = scope.spawn(|| grpc::setup(&unit.socket(), &config));
-        unit.await_connection(SOON)?;
-        done("somebody connects: the daemon is started with the socket as descriptor 3");
+        unit.await_connection(STEP_TIMEOUT)?;
+        done("a client connects: the daemon starts with the socket as descriptor 3");
         daemon = Some(unit.start(&topology.host)?);
         let lease = call.join().map_err(|_| "the caller panicked")?;
         Ok(lease.map_err(|status| format!("Setup: {:?}: {}", status.code, status.message))?)
@@ -137,15 +136,15 @@ fn run(program: &Path) -> Result {
     let kinds = server.heard_kinds();
     check(
         kinds == [MessageType::Discover, MessageType::Request],
-        format!("the server heard {kinds:?}"),
+        format!("the server received {kinds:?}"),
     )?;
-    done(format!("the server heard {}", words(&kinds)));
+    done(format!("the server received {}", names(&kinds)));
     let given = server
         .lease_of(container.mac)
-        .ok_or("the server knows of no lease")?;
+        .ok_or("the server has no lease")?;
     check(
         given.to_string() == lease.yiaddr,
-        format!("the server gave {given}, the reply says {}", lease.yiaddr),
+        format!("the server leased {given}, the reply has {}", lease.yiaddr),
     )?;
     done(format!(
         "lease: {} mask {}, gateway {}, DNS {}, domain {}, {} s",
@@ -161,7 +160,7 @@ fn run(program: &Path) -> Result {
         address.address.to_string() == lease.yiaddr && u64::from(address.valid) <= LEASE.as_secs();
     check(as_leased, format!("the container has {address:?}"))?;
     done(format!(
-        "in the container: {}/{} on {LINK}, gone by itself in {} s",
+        "in the container: {}/{} on {LINK}, which the kernel removes in {} s",
         address.address, address.prefix, address.valid
     ));
     let routes = container.namespace.default_routes()?;
@@ -178,32 +177,39 @@ fn run(program: &Path) -> Result {
     ));
     let (threads, memory) = (daemon.status("Threads")?, daemon.status("RssAnon")?);
     done(format!(
-        "the daemon: {threads} threads, {} descriptors, {memory} kB of its own",
+        "the daemon: {threads} threads, {} descriptors, {memory} kB RssAnon",
         daemon.descriptors()?
     ));
 
     title("Renewal");
     waiting(format!("T1 is after {} s", T1.as_secs()));
-    let renewal = server.await_message(MessageType::Request, 2, T1 + SOON)?;
+    let renewal = server.await_message(MessageType::Request, 2, T1 + STEP_TIMEOUT)?;
     check(
         is_renewal(&renewal, &lease.yiaddr),
         format!("not a renewal: {renewal:?}"),
     )?;
     done(format!(
-        "after {:.1} s the server heard REQUEST from {} for itself alone",
+        "after {:.1} s the server received a unicast REQUEST from {}",
         (renewal.at - first(&server)?).as_secs_f64(),
         renewal.source
     ));
-    let renewed = eventually("the address is prolonged", SOON, || {
-        Ok(container
-            .address()?
-            .filter(|address| u64::from(address.valid) >= LEASE.as_secs() - 1))
-    })?;
+    let renewed = eventually(
+        "the lifetime of the address is extended",
+        STEP_TIMEOUT,
+        || {
+            Ok(container
+                .address()?
+                .filter(|address| u64::from(address.valid) >= LEASE.as_secs() - 1))
+        },
+    )?;
     check(
         renewed.address == address.address,
         format!("another address: {renewed:?}"),
     )?;
-    done(format!("the same address, again for {} s", renewed.valid));
+    done(format!(
+        "the same address, valid for {} s again",
+        renewed.valid
+    ));
 
     title("Teardown");
     let config = NetworkConfig {
@@ -212,16 +218,16 @@ fn run(program: &Path) -> Result {
     };
     grpc::teardown(&unit.socket(), &config)
         .map_err(|status| format!("Teardown: {}", status.message))?;
-    let release = server.await_message(MessageType::Release, 1, SOON)?;
+    let release = server.await_message(MessageType::Release, 1, STEP_TIMEOUT)?;
     check(
         release.message.ciaddr() == address.address,
-        format!("it gave back {}", release.message.ciaddr()),
+        format!("RELEASE of {}", release.message.ciaddr()),
     )?;
-    eventually("the server forgets the lease", SOON, || {
+    eventually("the server frees the lease", STEP_TIMEOUT, || {
         Ok(server.lease_of(container.mac).is_none().then_some(()))
     })?;
     done(format!(
-        "the server heard RELEASE of {} from {} and took it back",
+        "the server received RELEASE of {} from {} and freed it",
         release.message.ciaddr(),
         release.source
     ));
@@ -232,22 +238,22 @@ fn run(program: &Path) -> Result {
     )?;
     done("in the container: no address, no route");
 
-    title("Nothing left to do");
+    title("Idle exit");
     waiting(format!("-a {IDLE}"));
     let start = rt::now();
-    let status = daemon.await_exit(SOON)?;
-    check(status.success(), format!("the daemon left with {status}"))?;
+    let status = daemon.await_exit(STEP_TIMEOUT)?;
+    check(status.success(), format!("the daemon exited with {status}"))?;
     done(format!(
-        "after {:.1} s idle the daemon left by itself, exit code 0",
+        "after {:.1} idle seconds the daemon exited with status 0",
         (rt::now() - start).as_secs_f64()
     ));
     check(unit.socket().exists(), "the socket is gone")?;
-    done("the socket is still there: the next call starts it again");
-    println!("\nEvery step happened and was checked.");
+    done("the socket still exists: the next call starts the daemon again");
+    println!("\nEvery step was checked.");
     Ok(())
 }
 
-/// Sent by the container's own address to the server alone (RFC 2131 section 4.3.6).
+/// Returns whether a REQUEST is a renewal: unicast from the leased address (RFC 2131 §4.3.6).
 fn is_renewal(heard: &Heard, address: &str) -> bool {
     let own = heard.source.to_string() == address && heard.message.ciaddr().to_string() == address;
     own && heard.is_unicast()
@@ -264,12 +270,12 @@ fn first(server: &Server) -> Result<smol_dhcp_proxy::time::Instant> {
         .at)
 }
 
-fn words(kinds: &[MessageType]) -> String {
-    let words: Vec<String> = kinds
+fn names(kinds: &[MessageType]) -> String {
+    let names: Vec<String> = kinds
         .iter()
         .map(|kind| format!("{kind:?}").to_uppercase())
         .collect();
-    words.join(", ")
+    names.join(", ")
 }
 
 fn title(text: &str) {

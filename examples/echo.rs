@@ -1,7 +1,7 @@
-//! A complete service: started by its socket, echoes, and leaves when idle.
+//! A complete service: its socket starts it, it echoes, and it exits when idle.
 //!
-//! `echo PATH [SECONDS]` listens on PATH where systemd hands no socket over, and leaves after
-//! SECONDS (10) without a connection.
+//! `echo PATH [SECONDS]` listens on PATH if systemd hands over no socket. It exits after SECONDS
+//! (default: 10) without a connection.
 //!
 //! ```ini
 //! # echo.socket

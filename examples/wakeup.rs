@@ -1,11 +1,11 @@
-//! A service that leaves when idle and has systemd start it again later, by a timer of its own.
+//! A service that exits when idle, and that a transient timer starts again.
 //!
-//! `wakeup PATH SECONDS WAKE [FALLBACK]` echoes on its socket. Idle for SECONDS, it arms a timer
-//! that starts its unit in WAKE seconds, and again in FALLBACK seconds in case that start fails, and
-//! leaves; with a WAKE of 0 it cancels the timer. Where systemd cannot wake it, it stays. It logs to
-//! stderr.
+//! `wakeup PATH SECONDS WAKE [FALLBACK]` echoes on its socket. After SECONDS without a connection it
+//! arms a timer and exits. The timer starts the unit in WAKE seconds, and again in FALLBACK seconds
+//! in case that start fails. WAKE 0 cancels the timer. If systemd cannot wake the service, it keeps
+//! running. It logs to stderr.
 //!
-//! Its units are those of `echo.rs`; the timer needs none. `systemctl list-timers` shows it.
+//! Use the units of `echo.rs`; the timer needs no file. `systemctl list-timers` shows it.
 
 use std::cell::RefCell;
 use std::io;
@@ -37,16 +37,16 @@ fn main() -> Result {
         Err(reason) => log(&format!("cannot be woken: {reason}")),
     }
     let idle = service.idle().clone();
-    // The timer starts it for its own work, not for a connection that is about to arrive.
+    // A start by the timer is for the service's own work: there is no connection to wait for.
     if Wakeup::woken_by_timer() {
         idle.set_timeout(Some(Duration::ZERO));
     }
 
-    let (arm, may_leave) = (wakeup.clone(), idle.clone());
-    // An activity keeps the process from leaving for good.
-    let staying = Rc::new(RefCell::new(None::<Activity>));
+    let (arm, for_hook) = (wakeup.clone(), idle.clone());
+    // A stored activity keeps the service running.
+    let keep_alive = Rc::new(RefCell::new(None::<Activity>));
     let service = service.before_exit(move || {
-        let (arm, may_leave, staying) = (arm.clone(), may_leave.clone(), Rc::clone(&staying));
+        let (arm, idle, keep_alive) = (arm.clone(), for_hook.clone(), Rc::clone(&keep_alive));
         async move {
             let armed = match &arm {
                 Ok(wakeup) if wake.is_zero() => wakeup.disarm().await,
@@ -57,7 +57,7 @@ fn main() -> Result {
                 Ok(()) => log("prepared"),
                 Err(error) => {
                     log(&format!("stays: {error}"));
-                    staying.replace(Some(may_leave.activity()));
+                    keep_alive.replace(Some(idle.activity()));
                 }
             }
         }
@@ -80,8 +80,7 @@ async fn echo(connection: Connection) {
     or(copied, connection.shutdown).await;
 }
 
-/// After SIGTERM: `systemctl stop` of the service alone leaves the timer, a stop of all units that
-/// start it does not.
+/// Arms the timer again after SIGTERM, unless all units that start the service are being stopped.
 async fn stopped(wakeup: &Wakeup, wake: Duration, fallback: Option<Duration>) {
     let is_end = wakeup.is_being_stopped().await;
     log(&format!("shut down, all units being stopped: {is_end}"));

@@ -26,18 +26,19 @@
 //! |---|---|---|
 //! | [`time`] | instants on the boot clock | yes |
 //! | `mac`, `rate` | an Ethernet address; a token bucket | yes |
-//! | [`rt`] | the runtime: one executor thread on smol and async-io, named in `rt.rs` alone; built on it in `rt/` and naming none: clocks, boot-time sleepers, signals, child processes | |
+//! | [`rt`] | the runtime: one executor thread on smol and async-io, named in `rt.rs` alone; built on it in `rt/` and naming none: timer, listener, clocks, boot-time sleepers, signals, child processes | |
 //! | [`service`] | the library: activation, idle exit, the accept loop, notification; knows nothing of DHCP | `idle` |
 //! | `dhcp` | the RFC 2131 client and its wire format | yes |
 //! | `rpc` | gRPC over a Unix stream | `wire`, `status` |
 //! | `net` | network namespaces, rtnetlink, packet and UDP sockets | |
 //! | `security` | a page: what each party is trusted with, and the worst it can do | |
-//! | `proxy` | the daemon: joins all of the above | `config`, `key`, `patience`, `call::request`, `call::reply`, `table::plan` |
+//! | `operator` | the sub-commands for operators, such as `status` | `text` |
+//! | `proxy` | the daemon: joins all of the above | `config`, `key`, `acquire_timeout`, `call::request`, `call::reply`, `table::plan` |
 //!
 //! Pure means: no sockets, files, threads, environment, clocks or randomness; time and chance are
 //! arguments.
 //!
-//! Only `proxy` knows more than one of `service`, `dhcp`, `rpc` and `net`, which never import each
+//! Only `operator` and `proxy` know more than one of `service`, `dhcp`, `rpc` and `net`, which never import each
 //! other; `service`, `rpc` and `net` may use `rt`, and everything may use `time`, `mac` and `rate`.
 //! Without the feature `proxy` (`--no-default-features`) the crate is [`service`], on smol, async-io,
 //! async-net, futures-lite, event-listener and log, with rustix for system calls and signal-hook

@@ -1,4 +1,4 @@
-//! Command line in, exit code out; all else is the library's.
+//! The program `smol-dhcp-proxy`: passes its arguments to the library, and returns the exit status.
 
 use std::process::ExitCode;
 

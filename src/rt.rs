@@ -1,70 +1,77 @@
-//! The runtime: one executor thread on smol and async-io, which no other file names.
+//! The runtime: one executor thread, on smol and async-io, which no other file names.
 //!
-//! async-io keeps one helper thread, parked while nothing is due; all code of the crate runs on the
-//! thread that called [`block_on`]. The files in `rt/` are built on the items of this one and would
-//! run on any other runtime: `benches/twin/rt.rs` has the same items on tokio.
+//! All code of the crate runs on the thread that called [`block_on`]. `src/rt.rs` and
+//! `benches/twin/rt.rs` have the same items in the same order, each on its own runtime. The files
+//! in `src/rt/` are built on these items, and both share them. `benches/twin/README.md` explains
+//! the differences.
 
 #![expect(
     clippy::missing_errors_doc,
     reason = "each error is one of the kernel's"
 )]
 
-use std::cell::{Cell, RefCell};
-use std::future::{Future, pending};
+use std::cell::RefCell;
+use std::future::Future;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::UnixStream;
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_io::Async;
 use futures_lite::future::{or, yield_now};
 
-use crate::time::Instant;
-
 mod alarm;
 mod clock;
+mod listener;
 mod process;
 mod signals;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod timer;
 
 pub use clock::{now, wall_clock};
+pub use listener::Listener;
 pub use process::run;
 pub use signals::{Signal, Signals};
+pub use timer::Timer;
 
 /// A spawned future: dropped, it is cancelled; `detach` lets it run on its own.
 pub use smol::Task;
 
-/// A connected Unix stream with the `futures-lite` read and write traits.
+/// A connected stream socket with the `futures-lite` read and write traits.
 pub use async_net::unix::UnixStream as Stream;
+
+/// Converts a non-blocking socket.
+fn stream(socket: UnixStream) -> io::Result<Stream> {
+    Async::new_nonblocking(socket).map(Stream::from)
+}
 
 /// Returns whether the peer has closed `stream`, even where bytes are left to read.
 pub fn has_hung_up(stream: &Stream) -> bool {
     socket::has_hung_up(stream)
 }
 
-/// Turns of tasks between two looks at the sockets; each look costs five system calls.
+/// The number of task polls between two looks at the sockets. Each look costs five system calls.
 const TURNS: usize = 16;
 
-/// Runs `main` and all that it spawns on this thread, until `main` returns; what is still running
-/// then is dropped.
+/// Runs `main` and all tasks that it spawns on this thread until `main` returns. Tasks that still
+/// run then are dropped.
 ///
 /// # Panics
 ///
-/// The reactor cannot be made, for want of a descriptor.
+/// The reactor cannot be created for want of a descriptor.
 pub fn block_on<T: 'static>(main: impl AsyncFnOnce(Runtime) -> T + 'static) -> T {
-    let inner = Rc::new(Inner {
-        executor: smol::LocalExecutor::new(),
-        alarm: RefCell::default(),
-    });
+    let executor = smol::LocalExecutor::new();
+    let alarm = RefCell::default();
+    let inner = Rc::new(Inner { executor, alarm });
     let runtime = Runtime(Rc::downgrade(&inner));
-    // A task like the others: polled beside them, it could not start one without a look at the
-    // sockets.
+    // `main` is a task like the others: polled beside them, it could not start one without a look
+    // at the sockets.
     let main = inner.executor.spawn(async move { main(runtime).await });
-    // The executor's own `run` keeps a queue of 8 kB to steal from.
+    // The executor's own `run` keeps a queue of 8 kB for work stealing.
     let turns = async {
         loop {
             for _ in 0..TURNS {
@@ -99,97 +106,9 @@ impl Runtime {
     }
 }
 
-/// Sleeps on `CLOCK_MONOTONIC`, for delays that have nothing to do with a lease.
+/// Sleeps on `CLOCK_MONOTONIC`, for delays that do not depend on a lease.
 pub async fn sleep(delay: Duration) {
     async_io::Timer::after(delay).await;
-}
-
-/// A timer that can be set anew, as an idle wait needs it.
-#[derive(Debug)]
-pub struct Timer {
-    due: Option<Instant>,
-    /// Set to `set`, which is `due` or earlier: setting it takes six system calls, for it wakes the
-    /// reactor, and a later `due` is rarely the last one.
-    timer: async_io::Timer,
-    set: Option<Instant>,
-}
-
-impl Timer {
-    /// Returns a timer that never fires until it is set.
-    pub fn never() -> Self {
-        Self {
-            due: None,
-            timer: async_io::Timer::never(),
-            set: None,
-        }
-    }
-
-    /// Sets the timer to `delay` from now in place of what it was set to; `None` stops it.
-    pub fn reset(&mut self, delay: Option<Duration>) {
-        self.due = delay.map(|delay| now() + delay);
-    }
-
-    /// Waits until the timer fires.
-    pub async fn fired(&mut self) {
-        let Some(due) = self.due else {
-            return pending().await;
-        };
-        while now() < due {
-            if self.set.is_none_or(|set| set > due) {
-                self.timer.set_after(due - now());
-                self.set = Some(due);
-            }
-            (&mut self.timer).await;
-            self.set = None;
-        }
-        self.due = None;
-    }
-}
-
-/// A listening Unix socket.
-#[derive(Debug)]
-pub struct Listener {
-    socket: Async<UnixListener>,
-    /// False from an accept that found no connection until the reactor reports the next one.
-    ready: Cell<bool>,
-}
-
-impl Listener {
-    /// Adopts a listening socket, blocking or not.
-    ///
-    /// systemd hands over blocking sockets, and `Async::new` sets O_NONBLOCK itself. A runtime that
-    /// takes a socket as it is hangs in accept4(2), and none of its timers ever fires again.
-    pub fn new(listener: UnixListener) -> io::Result<Self> {
-        let (socket, ready) = (Async::new(listener)?, Cell::new(true));
-        Ok(Self { socket, ready })
-    }
-
-    /// Takes the next connection, or wakes the task of `context` when there may be one.
-    pub fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Stream>> {
-        loop {
-            if !self.ready.get() {
-                ready!(self.socket.poll_readable(context))?;
-            }
-            let accepted = self.try_accept().transpose();
-            self.ready.set(accepted.is_some());
-            if let Some(accepted) = accepted {
-                return Poll::Ready(accepted);
-            }
-        }
-    }
-
-    /// Takes a connection that already waits, without waiting for one.
-    pub fn try_accept(&self) -> io::Result<Option<Stream>> {
-        socket::accept(&self.socket)?
-            .map(|stream| Ok(Async::new_nonblocking(stream)?.into()))
-            .transpose()
-    }
-
-    /// Refuses all further connections; those in the backlog can still be taken. This holds for all
-    /// processes that share the socket: never to be used on one that systemd holds too.
-    pub fn refuse(&self) -> io::Result<()> {
-        socket::refuse(&self.socket)
-    }
 }
 
 /// A descriptor of any kind, watched for readiness.
@@ -197,19 +116,24 @@ impl Listener {
 pub struct Watched<T>(Async<T>);
 
 impl<T: AsFd> Watched<T> {
-    /// Watches `source`, which becomes non-blocking.
+    /// Watches `source` and makes it non-blocking: `Async::new` sets O_NONBLOCK itself.
     pub fn new(source: T) -> io::Result<Self> {
         Async::new(source).map(Self)
     }
 
-    /// Returns what is watched.
+    /// Returns the watched descriptor.
     pub fn get_ref(&self) -> &T {
         self.0.get_ref()
     }
 
-    /// Waits until the descriptor is readable, or seems so.
+    /// Waits until the descriptor is readable. May return early.
     pub async fn readable(&self) -> io::Result<()> {
         self.0.readable().await
+    }
+
+    /// Polls the same for one task at a time, which is woken.
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_readable(context)
     }
 
     /// Runs `operation` until its result is other than `WouldBlock`, and waits in between until the

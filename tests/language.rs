@@ -18,13 +18,13 @@ use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 
 /// The most lines, over all files, with a question word or a person. It only goes down.
-const LIMIT: usize = 227;
+const LIMIT: usize = 2;
 
-/// The most citations in another form. It only goes down, to 0.
-const CITATION_LIMIT: usize = 181;
+/// The most citations in another form. It stays 0.
+const CITATION_LIMIT: usize = 0;
 
-/// The most uses of a name in [`OLD_NAMES`]. It only goes down, to 0.
-const OLD_NAME_LIMIT: usize = 37;
+/// The most uses of a name in [`OLD_NAMES`]. It stays 0.
+const OLD_NAME_LIMIT: usize = 0;
 
 /// Words that a doc comment does not begin with.
 const QUESTIONS: [&str; 4] = ["What", "Who", "Whether", "Where"];

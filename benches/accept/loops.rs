@@ -9,7 +9,7 @@ use rustix::net::{SocketFlags, accept_with};
 
 use crate::Result;
 
-/// Large enough for every message here.
+/// The size of the buffer in bytes, larger than every message.
 const BUFFER: usize = 8192;
 
 /// Serves until it is killed.
@@ -61,7 +61,7 @@ fn bare_epoll(listener: &UnixListener) -> Result {
                 continue;
             };
             match stream.read(&mut buffer) {
-                // Closed, it leaves the epoll set by itself.
+                // The close removes it from the epoll set.
                 Ok(0) => drop(streams.remove(&key)),
                 Ok(length) => stream.write_all(&buffer[..length])?,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}

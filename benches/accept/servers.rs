@@ -1,4 +1,4 @@
-//! The five servers: how they are built, started and ended.
+//! The five servers: build, start and end.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,21 +9,21 @@ use smol_dhcp_proxy::rt::now;
 
 use crate::{Result, round};
 
-/// The floor comes last.
+/// The names of the servers, the floor last.
 pub const NAMES: [&str; 5] = ["ours", "twin", "threads", "std", "epoll"];
 
-/// How the programs are built, and the folder where cargo puts them: as users get them, but for
-/// `cargo test`, which is to see soon that all of it still works.
+/// The build profile of the programs and its folder: a release build, except in `cargo test`, which
+/// is a quick check.
 const PROFILE: (&str, &str) = if cfg!(debug_assertions) {
     ("dev", "debug")
 } else {
     ("release", "release")
 };
 
-/// Longer than it takes to start a process on the slowest machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The timeout for the start of a server.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The target folder that this bench was built in: it is two below, in `release/deps` or
+/// Returns the target folder of this bench, which is two levels below it, in `release/deps` or
 /// `debug/deps`.
 fn target() -> Result<PathBuf> {
     let bench = env::current_exe()?;
@@ -34,8 +34,8 @@ fn target() -> Result<PathBuf> {
         .to_owned())
 }
 
-/// Builds the programs for both runtimes, each into a folder of its own: cargo builds a bench's own
-/// with unwinding.
+/// Builds the programs for both runtimes, each into its own folder. As part of a bench, cargo would
+/// build them with unwinding.
 pub fn build() -> Result {
     let target = target()?;
     cargo(&target, &["--example", "echo"])?;
@@ -73,7 +73,7 @@ fn cargo(target: &Path, arguments: &[&str]) -> Result {
     Ok(())
 }
 
-/// A server at work. It does not outlive us, nor does its socket.
+/// A running server. Its process and its socket are removed on drop.
 pub struct Server {
     pub name: &'static str,
     pub path: PathBuf,
@@ -81,12 +81,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts it, and waits until it has answered a client.
+    /// Starts a server, and waits until it has answered a client.
     pub fn start(name: &'static str) -> Result<Self> {
         Self::start_under(name, &[])
     }
 
-    /// The same, as an argument of another program.
+    /// Does the same by a wrapper, a program that starts another one.
     pub fn start_under(name: &'static str, wrapper: &[&str]) -> Result<Self> {
         let target = target()?;
         let built = target.join(PROFILE.1);
@@ -119,7 +119,7 @@ impl Server {
         };
         command.args(arguments).arg(&path);
         if matches!(name, "ours" | "twin") {
-            // Seconds after which it would leave.
+            // The idle timeout in seconds.
             command.arg("3600");
         }
         command.stdin(Stdio::null());
@@ -133,7 +133,7 @@ impl Server {
         };
         let begun = now();
         while std::os::unix::net::UnixStream::connect(&server.path).is_err() {
-            if now() - begun > PATIENCE {
+            if now() - begun > START_TIMEOUT {
                 return Err(format!("{name} does not listen").into());
             }
             thread::sleep(Duration::from_millis(5));
@@ -145,7 +145,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Nothing of this fails in a way that matters any more.
+        // Best effort.
         let _ = self.process.kill();
         let _ = self.process.wait();
         let _ = fs::remove_file(&self.path);

@@ -1,25 +1,24 @@
-//! The system calls that one connection costs a server, from accept to close.
+//! The system calls of a server for one connection, from accept to close.
 //!
-//! Where they go, for a client that connects, says one thing, and hangs up when it has heard it
-//! back:
+//! For a client that connects, sends one message, and disconnects after the echo:
 //!
 //! | | ours | twin | epoll | std |
 //! |---|---|---|---|---|
 //! | the connection: accept4, recvfrom, sendto, recvfrom, close | 5 | 5 | 5 | 5 |
-//! | watched and unwatched: epoll_ctl | 2 | 2 | 1 | |
-//! | sleeps: epoll_wait and what async-io does around it | 1 × 5 | 4 | 3 | |
-//! | does another client wait? accept4 in vain; and the listener watched again | 1 + 1 | 1 | | |
-//! | the loop is woken by the end of a connection: write to an eventfd | | 1 | | |
+//! | registration and its end: epoll_ctl | 2 | 2 | 1 | |
+//! | waits: epoll_wait and the calls of async-io around it | 1 × 5 | 4 | 3 | |
+//! | the backlog is empty: accept4; and the registration of the listener | 1 + 1 | 1 | | |
+//! | the end of a connection wakes the loop: write to an eventfd | | 1 | | |
 //!
-//! That is 14 for ours where all is there when it looks, and fewer where it does not even sleep in
-//! between. Each sleep more, in the middle of a connection, is five more, and two for a read in
-//! vain and the stream watched again.
+//! That is 14 for ours if all data has arrived before each read, and fewer without a wait in
+//! between. Each further wait in a connection costs five more calls, and two for a read without data
+//! and the registration of the stream.
 //!
-//! Five calls for a sleep, because polling, which async-io is built on, arms its timerfd anew
-//! before each epoll_wait (it has finer timeouts than milliseconds), reads its eventfd after it,
-//! and tells epoll of both again, for it watches everything for one event only. tokio asks for
-//! edges, once, and rounds its timeouts up. futex calls come on top where async-io's helper thread
-//! and ours take turns in waiting.
+//! A wait costs five calls, because polling, on which async-io is built, arms its timerfd before
+//! each epoll_wait (its timeouts are finer than milliseconds), reads its eventfd after it, and
+//! registers both again: it registers everything for one event only. tokio registers once,
+//! edge-triggered, and rounds its timeouts up. futex calls come on top when async-io's helper thread
+//! and the executor thread take turns in waiting.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
@@ -30,10 +29,10 @@ use std::time::Duration;
 use crate::servers::{NAMES, Server};
 use crate::{Result, round};
 
-/// For a server to go to sleep after each step: what comes while it is awake costs it less.
+/// The pause after which a server waits again: an event without a wait costs fewer calls.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Prints what each server calls, and returns the sum of ours; none without strace.
+/// Prints the system calls of each server. Returns the sum for ours, or `None` without strace.
 pub fn table(connections: u32) -> Result<Option<f64>> {
     match Command::new("strace")
         .arg("-V")
@@ -43,10 +42,10 @@ pub fn table(connections: u32) -> Result<Option<f64>> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         status => status.map(|_| ())?,
     }
-    println!("\nSystem calls for one connection that says one thing\n");
+    println!("\nSystem calls for one connection with one message\n");
     let mut ours = None;
     for name in NAMES {
-        // What is left when the start and the end are taken away.
+        // The difference of two runs leaves out start and end.
         let (few, many) = (
             count(name, connections / 2)?,
             count(name, connections + connections / 2)?,
@@ -74,9 +73,9 @@ pub fn table(connections: u32) -> Result<Option<f64>> {
     Ok(ours)
 }
 
-/// All calls of a server that has so many connections, one after the other, by their names.
+/// Counts the calls of a server by name, for that many connections one after the other.
 fn count(name: &'static str, connections: u32) -> Result<BTreeMap<String, u32>> {
-    // -D: the server is our child, and strace ends when that has ended.
+    // -D: the server is our child process, and strace ends with it.
     let mut server = Server::start_under(name, &["strace", "-D", "-f", "-c"])?;
     for _ in 0..connections {
         thread::sleep(PAUSE);
@@ -84,13 +83,14 @@ fn count(name: &'static str, connections: u32) -> Result<BTreeMap<String, u32>> 
     }
     thread::sleep(PAUSE);
     let mut summary = String::new();
-    let mut stderr = server.process.stderr.take().ok_or("its stderr is ours")?;
+    let mut stderr = server.process.stderr.take().ok_or("no pipe of stderr")?;
     drop(server);
     stderr.read_to_string(&mut summary)?;
     Ok(summary.lines().filter_map(row).collect())
 }
 
-/// A row of strace's summary: share, seconds, microseconds for one, calls, perhaps errors, name.
+/// Parses a row of strace's summary: share, seconds, microseconds per call, calls, perhaps errors,
+/// name.
 fn row(line: &str) -> Option<(String, u32)> {
     let words: Vec<_> = line.split_whitespace().collect();
     let (calls, name) = (words.get(3)?.parse().ok()?, words.last()?);

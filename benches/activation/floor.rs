@@ -1,5 +1,5 @@
-//! The floor of `cargo bench --bench activation`: a socket-activated program that can do nothing
-//! but answer once.
+//! The floor of `cargo bench --bench activation`: a socket-activated program that answers once, with
+//! std alone.
 
 use std::io::{self, Read, Write};
 
@@ -16,7 +16,7 @@ fn answer(mut stream: impl Read + Write) -> Result<(), Box<dyn std::error::Error
     let mut byte = [0];
     stream.read_exact(&mut byte)?;
     stream.write_all(&byte)?;
-    // The client has the answer, and ends this process.
+    // The client has its answer, and kills this process.
     let _: io::Result<usize> = stream.read(&mut byte);
     Ok(())
 }

@@ -1,10 +1,10 @@
 #!/bin/bash
-# Containers started one after the other by real Podman, under a real systemd with the units as they are installed. Prints a
-# line for each turn: the subject, milliseconds for all starts, milliseconds for all removals.
+# Starts containers one after the other with real Podman, under a real systemd with the installed units. Prints a line for
+# each turn: the subject, the milliseconds for all starts, the milliseconds for all removals.
 # Usage: benches/boot/rig.sh CONTAINERS ROUNDS        (for benches/boot.rs; see tests/peers/lib.bash for the environment)
 #
-# Subjects take turns: ours and netavark's proxy on a macvlan network with a DHCP server, and a bridge network without DHCP.
-# Each turn of a proxy begins with its service not running, as at a boot.
+# Subjects take turns: our proxy and netavark's on a macvlan network with a DHCP server, and a bridge network without DHCP.
+# Before each turn of a proxy its service is stopped, as at a boot.
 set -euo pipefail
 source "$(dirname "$(readlink -f "$0")")/../../tests/peers/lib.bash"
 need podman crun conmon busybox
@@ -12,13 +12,13 @@ begin_with_systemd "$@"
 containers=$1 rounds=$2
 source $lab/systemd-host.bash
 
-# An image without a registry: a folder with busybox in it.
+# An image without a registry: a folder with busybox.
 image=$root/usr/image
 mkdir -p $image/{bin,etc,proc,sys,dev,tmp,run} $root/etc/containers/networks $root/usr/helpers
 cp "$(command -v busybox)" $image/bin/busybox
 ln -s busybox $image/bin/sleep
 cp $lab/bin/netavark $root/usr/helpers/
-# Podman 4.3.1 refuses to create a network with the dhcp driver, and uses one that it finds.
+# Podman 4.3.1 does not create a network with the dhcp driver, but uses an existing one.
 network() {
     cat > $root/etc/containers/networks/$1.json << JSON
 { "name": "$1", "id": "$2", "driver": "$3", "network_interface": "$4", "created": "2024-01-01T00:00:00Z",
@@ -57,7 +57,7 @@ chmod +x $root/usr/turn
 install_peer_units
 in_rig systemctl daemon-reload
 
-# turn SUBJECT: what to start, then the turn.
+# turn SUBJECT CONTAINERS: starts the socket of the subject, runs the turn, and stops all.
 turn() {
     case $1 in
         ours) in_rig systemctl start $socket ;;

@@ -1,5 +1,4 @@
-//! What a program and its processes cost: memory, threads, descriptors, time of the processor,
-//! crates.
+//! The figures of a program and its processes: memory, threads, descriptors, processor time, crates.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,26 +8,26 @@ use std::{env, fs};
 use nix::time::clock_getcpuclockid;
 use nix::unistd::Pid;
 
-use crate::subjects::Kin;
+use crate::subjects::SubjectKind;
 use crate::subjects::lab::Result;
 use crate::subjects::lab::daemon::Daemon;
 
-/// What processes hold at one moment, together; memory in kB of 1024 bytes, as /proc has it.
+/// The sums over some processes at one moment; memory in kB of 1024 bytes, as in /proc.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Held {
-    /// Pages of their own, and their part of those that they share (`Pss` in proc_pid_smaps(5)).
+pub struct Usage {
+    /// Private pages, and the proportional share of shared ones (`Pss` in proc_pid_smaps(5)).
     pub proportional: u64,
-    /// What they have allocated and written to: heap, stacks (`RssAnon` in proc_pid_status(5)).
+    /// Heap and stacks as far as written to (`RssAnon` in proc_pid_status(5)).
     pub anonymous: u64,
-    /// The same and what the loader has written to (`Private_Dirty`).
+    /// The same, and pages that the loader has written to (`Private_Dirty`).
     pub dirty: u64,
-    /// All pages that are there, shared or not (`Rss`).
+    /// All resident pages, shared or not (`Rss`).
     pub resident: u64,
     pub threads: u64,
     pub descriptors: u64,
 }
 
-impl Held {
+impl Usage {
     pub fn of(processes: &[Daemon]) -> Result<Self> {
         let mut sum = Self::default();
         for process in processes {
@@ -43,15 +42,15 @@ impl Held {
     }
 }
 
-/// The time that all threads of a process have had of the processor, those that have ended too.
+/// Returns the processor time of all threads of a process, including ended ones.
 pub fn processor_time(process: &Daemon) -> Result<Duration> {
     let clock = clock_getcpuclockid(Pid::from_raw(i32::try_from(process.id())?))?;
     Ok(clock.now()?.into())
 }
 
-/// The crates that are compiled for a program, itself and macros among them; nothing where there is
-/// no cargo, or the sources are not there.
-pub fn crates(kin: Kin) -> Option<usize> {
+/// Counts the crates that are compiled for a program, with its own and with macros. Returns `None`
+/// without cargo or without the sources.
+pub fn crates(kind: SubjectKind) -> Option<usize> {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args([
         "tree",
@@ -64,10 +63,10 @@ pub fn crates(kin: Kin) -> Option<usize> {
         "--no-dedupe",
     ]);
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
-    match kin {
-        Kin::Ours | Kin::Static => {}
-        // The package still names what the twin does without.
-        Kin::Twin => {
+    match kind {
+        SubjectKind::Ours | SubjectKind::Static => {}
+        // The twin uses neither, but the package depends on both.
+        SubjectKind::Twin => {
             command.args([
                 "--features",
                 "tokio-twin",
@@ -79,19 +78,20 @@ pub fn crates(kin: Kin) -> Option<usize> {
                 "async-net",
             ]);
         }
-        Kin::Netavark => {
+        SubjectKind::Netavark => {
             command.current_dir(netavark_source()?);
         }
     }
-    let said = command.output().ok().filter(|said| said.status.success())?;
-    let text = String::from_utf8(said.stdout).ok()?;
+    let output = command.output().ok()?;
+    let output = Some(output).filter(|output| output.status.success())?;
+    let text = String::from_utf8(output.stdout).ok()?;
     let mut crates: Vec<_> = text.lines().collect();
     crates.sort_unstable();
     crates.dedup();
     Some(crates.len())
 }
 
-/// Where cargo has unpacked it.
+/// Returns the folder to which cargo has unpacked netavark.
 fn netavark_source() -> Option<PathBuf> {
     let home = || Some(Path::new(&env::var_os("HOME")?).join(".cargo"));
     let sources = env::var_os("CARGO_HOME")

@@ -1,5 +1,5 @@
-//! Who holds leases: a proxy by its gRPC calls, CNI's DHCP daemon by its plugin, and udhcpc, a
-//! process for each lease.
+//! Lease holders: a proxy by gRPC calls, CNI's DHCP daemon by its plugin, and udhcpc, one process
+//! for each lease.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::figures::Held;
+use super::figures::Usage;
 use crate::subjects::lab::daemon::{Daemon, Unit};
 use crate::subjects::lab::namespace::Namespace;
 use crate::subjects::lab::topology::{Container, LINK, Topology};
@@ -26,25 +26,25 @@ pub enum Program {
     Udhcpc(PathBuf),
 }
 
-/// So many callers there are at a time, as when many containers are started at once.
+/// The number of simultaneous callers, as when many containers start at once.
 const CALLERS: usize = 8;
-/// How often each calls at most.
-const TRIES: u32 = 3;
-/// The longest that a lease may take: busybox waits three seconds after a lost frame.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The most attempts of a call.
+const MAX_ATTEMPTS: u32 = 3;
+/// The timeout for a lease: busybox waits three seconds after a lost frame.
+const LEASE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where Debian has CNI's plugins, and where their own releases are unpacked to.
+/// The paths of CNI's plugin in Debian and in CNI's own releases.
 const CNI: [&str; 2] = ["/usr/lib/cni/dhcp", "/opt/cni/bin/dhcp"];
 
-/// What udhcpc starts at each change. It does as much as is needed to renew: without an address
-/// there is no unicast.
+/// The script that udhcpc runs at each change. It sets the address, which unicast renewals need, and
+/// does no more.
 const SCRIPT: &str = "#!/bin/sh
 [ \"$1\" = bound ] && busybox ip address replace \"$ip/$mask\" dev \"$interface\" && : > \"$BOUND\"
 exit 0
 ";
 
 impl Program {
-    /// Those that this machine has besides the proxies.
+    /// Finds the programs besides the proxies that are installed on this machine.
     pub fn others() -> Vec<Self> {
         let cni = CNI
             .iter()
@@ -79,15 +79,15 @@ impl Program {
     }
 }
 
-/// One of them at work on the host of a network; dropped, its processes are killed.
+/// A running program on the host of a network. Its processes are killed on drop.
 pub struct Holder<'a> {
     topology: &'a Topology,
     processes: Mutex<Vec<Daemon>>,
-    asked: Asked<'a>,
+    caller: Caller<'a>,
 }
 
-/// How it is asked for a lease.
-enum Asked<'a> {
+/// The means to request a lease.
+enum Caller<'a> {
     Proxy(Unit),
     Cni { plugin: &'a Path, config: PathBuf },
     Udhcpc { busybox: &'a Path, folder: PathBuf },
@@ -95,40 +95,39 @@ enum Asked<'a> {
 
 impl<'a> Holder<'a> {
     pub fn start(program: &'a Program, topology: &'a Topology) -> Result<Self> {
-        let (processes, asked) = match program {
+        let (processes, caller) = match program {
             Program::Proxy(subject) => {
                 let (unit, daemon) = subject.start(topology, &[])?;
-                (vec![daemon], Asked::Proxy(unit))
+                (vec![daemon], Caller::Proxy(unit))
             }
             Program::Cni(plugin) => {
                 let (daemon, config) = cni_daemon(plugin, topology)?;
-                (vec![daemon], Asked::Cni { plugin, config })
+                (vec![daemon], Caller::Cni { plugin, config })
             }
             Program::Udhcpc(busybox) => {
                 let folder = sandbox::folder("udhcpc")?;
                 let script = folder.join("script");
                 fs::write(&script, SCRIPT)?;
                 fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
-                (Vec::new(), Asked::Udhcpc { busybox, folder })
+                (Vec::new(), Caller::Udhcpc { busybox, folder })
             }
         };
         Ok(Self {
             topology,
             processes: Mutex::new(processes),
-            asked,
+            caller,
         })
     }
 
-    /// Has it get leases for all containers up to number `most`, from number `have` on, and waits
-    /// until it is done with all that comes after a lease.
+    /// Requests leases for the containers from number `have` up to number `most`, and waits until
+    /// all work on them is done.
     pub fn lease(&self, have: usize, most: usize) -> Result {
         let containers = &self.topology.containers[have..most];
         let callers = containers.chunks(containers.len().div_ceil(CALLERS).max(1));
         thread::scope(|scope| {
             let callers: Vec<_> = callers
                 .map(|part| {
-                    scope
-                        .spawn(move || part.iter().try_for_each(|container| self.insist(container)))
+                    scope.spawn(move || part.iter().try_for_each(|it| self.lease_with_retries(it)))
                 })
                 .collect();
             callers
@@ -140,11 +139,11 @@ impl<'a> Holder<'a> {
             .try_for_each(|container| container.namespace.await_rest())
     }
 
-    /// Calls again, as Podman's user would: with hundreds of callers some frames are lost, and
-    /// netavark waits eight seconds alone.
-    fn insist(&self, container: &Container) -> Result {
+    /// Repeats a failed call, as Podman's user would: with hundreds of callers some frames are lost,
+    /// and netavark's timeout is eight seconds.
+    fn lease_with_retries(&self, container: &Container) -> Result {
         let mut last = Ok(());
-        for _ in 0..TRIES {
+        for _ in 0..MAX_ATTEMPTS {
             last = self.lease_one(container);
             match &last {
                 Ok(()) => break,
@@ -155,11 +154,11 @@ impl<'a> Holder<'a> {
     }
 
     fn lease_one(&self, container: &Container) -> Result {
-        match &self.asked {
-            Asked::Proxy(unit) => {
+        match &self.caller {
+            Caller::Proxy(unit) => {
                 answered(grpc::setup(&unit.socket(), &container.config())).map(drop)
             }
-            Asked::Cni { plugin, config } => {
+            Caller::Cni { plugin, config } => {
                 let mut command = Command::new(plugin);
                 command
                     .env("CNI_COMMAND", "ADD")
@@ -169,57 +168,58 @@ impl<'a> Holder<'a> {
                     .env("CNI_PATH", plugin.parent().unwrap_or(plugin))
                     .stdin(File::open(config)?)
                     .stdout(Stdio::piped());
-                let said = self.topology.host.spawn(&mut command)?.wait_with_output()?;
-                let words = || {
+                let output = self.topology.host.spawn(&mut command)?.wait_with_output()?;
+                let text = || {
                     format!(
                         "CNI's plugin failed: {}",
-                        String::from_utf8_lossy(&said.stdout)
+                        String::from_utf8_lossy(&output.stdout)
                     )
                 };
-                said.status
+                output
+                    .status
                     .success()
                     .then_some(())
-                    .ok_or_else(|| words().into())
+                    .ok_or_else(|| text().into())
             }
-            Asked::Udhcpc { busybox, folder } => {
+            Caller::Udhcpc { busybox, folder } => {
                 let bound = folder.join(container.mac.to_string());
                 let mut command = Command::new(busybox);
                 command
                     .args(["udhcpc", "-f", "-i", LINK, "-s"])
                     .arg(folder.join("script"))
                     .env("BOUND", &bound);
-                let process = quiet(&container.namespace, &mut command)?;
+                let process = spawn_silent(&container.namespace, &mut command)?;
                 self.processes
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .push(process.into());
-                eventually("udhcpc has a lease", PATIENCE, || {
+                eventually("udhcpc has a lease", LEASE_TIMEOUT, || {
                     Ok(bound.exists().then_some(()))
                 })
             }
         }
     }
 
-    /// What its processes hold together once their descriptors were the same for so long: a client
-    /// has its answer before the daemon has closed the connection, and our daemons listen for two
-    /// seconds more whether another station has the address.
-    pub fn held(&self, steady: Duration) -> Result<Held> {
+    /// Measures the processes once the number of descriptors was the same for `steady`: a client has
+    /// its answer before the daemon closes the connection, and our daemons listen for address
+    /// conflicts for two seconds after that.
+    pub fn usage(&self, steady: Duration) -> Result<Usage> {
         let processes = self
             .processes
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let mut last = (Held::of(&processes)?, rt::now());
-        eventually("the descriptors stay the same", PATIENCE, || {
+        let mut last = (Usage::of(&processes)?, rt::now());
+        eventually("the descriptors stay the same", LEASE_TIMEOUT, || {
             thread::sleep(Duration::from_millis(100));
-            let held = Held::of(&processes)?;
-            if held.descriptors != last.0.descriptors {
-                last = (held, rt::now());
+            let usage = Usage::of(&processes)?;
+            if usage.descriptors != last.0.descriptors {
+                last = (usage, rt::now());
             }
-            Ok((rt::now() - last.1 > steady).then_some(held))
+            Ok((rt::now() - last.1 > steady).then_some(usage))
         })
     }
 
-    /// A sum over its processes.
+    /// Returns a sum over the processes.
     pub fn sum<T: std::iter::Sum>(&self, of: impl Fn(&Daemon) -> Result<T>) -> Result<T> {
         self.processes
             .lock()
@@ -230,7 +230,7 @@ impl<'a> Holder<'a> {
     }
 }
 
-/// CNI's daemon, and the network's configuration for its plugin.
+/// Starts CNI's daemon. Returns the path of the network configuration for its plugin too.
 fn cni_daemon(plugin: &Path, topology: &Topology) -> Result<(Daemon, PathBuf)> {
     let folder = sandbox::folder("cni")?;
     let (socket, config) = (folder.join("socket"), folder.join("config"));
@@ -243,14 +243,14 @@ fn cni_daemon(plugin: &Path, topology: &Topology) -> Result<(Daemon, PathBuf)> {
     fs::write(&config, text.to_string())?;
     let mut command = Command::new(plugin);
     command.args(["daemon", "-socketpath"]).arg(&socket);
-    let daemon = quiet(&topology.host, &mut command)?;
-    eventually("CNI's daemon listens", PATIENCE, || {
+    let daemon = spawn_silent(&topology.host, &mut command)?;
+    eventually("CNI's daemon listens", LEASE_TIMEOUT, || {
         Ok(socket.exists().then_some(()))
     })?;
     Ok((daemon.into(), config))
 }
 
-fn quiet(namespace: &Namespace, command: &mut Command) -> Result<Child> {
+fn spawn_silent(namespace: &Namespace, command: &mut Command) -> Result<Child> {
     namespace.spawn(
         command
             .stdin(Stdio::null())

@@ -1,11 +1,11 @@
 #!/bin/bash
-# The first call to a sleeping daemon under a real systemd, by the project's units and by netavark's: what
-# benches/first_call.rs runs, with itself as the client ($CLIENT). Each line of figures is "FIGURE NAMESPACES SUBJECT MS".
+# The first call to a sleeping daemon under a real systemd, with the project's units and with netavark's.
+# benches/first_call.rs runs this with itself as the client ($CLIENT). A line of figures is "FIGURE NAMESPACES SUBJECT MS".
 set -euo pipefail
 source "$(dirname "$(readlink -f "$0")")/../../tests/peers/lib.bash"
 name=first-call
 export CLIENT ROUNDS=${ROUNDS:-9} sandbox=auto
-# Opened here, for it may be below the /tmp of this machine, which is hidden soon.
+# Opened here, because it may be below this machine's /tmp, which is hidden later.
 [ -n "${PRIVATE:-}" ] || exec 9< "$CLIENT"
 begin_with_systemd "$@"
 cat <&9 > $lab/bin/client
@@ -13,7 +13,7 @@ chmod +x $lab/bin/client
 source $lab/systemd-host.bash
 
 options -a 0.2
-# netavark's beside it, with another socket: two cannot have the same path.
+# netavark's units beside them, with another socket path.
 install_peer_units
 sed -i 's|%t/podman|/run/peer|' $etc/$peer.socket
 sed -i 's|-a 30|-d /run/peer -a 1|' $etc/$peer.service

@@ -1,6 +1,6 @@
-//! Draws what the benches have measured as benches/plots/*.svg: `cargo bench --bench plot` (or with
-//! `-- FOLDER`, where the figures are not in target/bench-results). Without cargo's `--bench`, as in
-//! a test of all benches, it draws nothing.
+//! Draws the figures of the benches as benches/plots/*.svg: `cargo bench --bench plot` (with
+//! `-- FOLDER` for figures outside of target/bench-results). Without cargo's `--bench`, as in a test
+//! of all benches, it draws nothing.
 
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
@@ -20,7 +20,7 @@ fn main() -> Result {
     if !flags.iter().any(|flag| flag == "--bench") {
         return Ok(());
     }
-    // The program is in `release/deps`, two below the target folder.
+    // The program is two levels below the target folder, in `release/deps`.
     let beside = || {
         Some(
             env::current_exe()
@@ -51,7 +51,7 @@ fn main() -> Result {
                 println!("{}", plots.join(to).display());
             }
             Err(error) => println!(
-                "{to} stays as it is, for {}: {error}",
+                "{to} is not drawn: {}: {error}",
                 figures.join(from).display()
             ),
         }
@@ -59,13 +59,13 @@ fn main() -> Result {
     Ok(())
 }
 
-/// Memory over the number of leases.
+/// Draws memory by the number of leases.
 fn footprint(table: &Table) -> Result<String> {
     let figure = |column| -> Result<Lines> {
         let mut lines = table.lines("leases", column)?;
         for points in lines.values_mut() {
-            // A logarithm has no place for none: idle is where a tenth of a lease would be. Nothing
-            // held is not drawn.
+            // A logarithmic axis has no zero: idle is at a tenth of a lease. A subject without a
+            // process is not drawn.
             points.retain(|(_, kilobytes)| *kilobytes > 0.0);
             points
                 .iter_mut()
@@ -87,7 +87,7 @@ fn footprint(table: &Table) -> Result<String> {
         ],
     };
     let (pss, anonymous) = (figure("pss_kb")?, figure("rss_anon_kb")?);
-    // Both panels have one scale, so that one can look from one to the other.
+    // Both panels have the same scale, so that they can be compared.
     let memory = |name| {
         Axis::decades(
             name,
@@ -99,33 +99,33 @@ fn footprint(table: &Table) -> Result<String> {
     };
     let panels = [
         Panel {
-            title: "Pss: its share of all memory",
+            title: "Pss: private pages and a share of shared ones",
             x: leases(),
             y: memory("kB of 1024 bytes"),
             lines: &pss,
         },
         Panel {
-            title: "RssAnon: what it alone holds",
+            title: "RssAnon: heap and stacks",
             x: leases(),
             y: memory(""),
             lines: &anonymous,
         },
     ];
     Ok(drawing(
-        "What it takes to hold leases",
+        "Memory for leases",
         &panels,
         &table.subjects(),
         true,
     ))
 }
 
-/// How many of the starts had answered after which time.
+/// Draws the share of starts that have answered, by time.
 fn cold_start(table: &Table) -> Result<String> {
     let mut lines = Lines::new();
     for (subject, mut points) in table.lines("microseconds", "microseconds")? {
         points.sort_by(|one, other| one.0.total_cmp(&other.0));
         let share = |place: usize| place as f64 * 100.0 / points.len() as f64;
-        // Up at each start, and level until the next.
+        // A step up at each start.
         let steps = points.iter().enumerate().flat_map(|(place, (micros, _))| {
             [
                 (micros / 1000.0, share(place)),
@@ -162,10 +162,10 @@ fn cold_start(table: &Table) -> Result<String> {
     ))
 }
 
-/// A line for each subject.
+/// The line of each subject.
 type Lines = BTreeMap<String, Vec<Point>>;
 
-/// Figures with their names above, as the benches write them.
+/// A table of figures with a header, as the benches write it.
 struct Table {
     names: Vec<String>,
     rows: Vec<Vec<String>>,
@@ -182,7 +182,7 @@ impl Table {
         let names = rows.next().ok_or("no line of names")?;
         let rows: Vec<_> = rows.collect();
         match rows.iter().find(|row| row.len() != names.len()) {
-            Some(row) => Err(format!("not as many as there are names: {row:?}").into()),
+            Some(row) => Err(format!("not one figure for each name: {row:?}").into()),
             None if rows.is_empty() => Err("no figures".into()),
             None => Ok(Self { names, rows }),
         }
@@ -207,7 +207,7 @@ impl Table {
         Ok(lines)
     }
 
-    /// In the order in which they come.
+    /// Returns the subjects in the order of the table.
     fn subjects(&self) -> Vec<String> {
         let mut all: Vec<String> = Vec::new();
         for row in &self.rows {
@@ -233,7 +233,7 @@ struct Axis {
 }
 
 impl Axis {
-    /// From one power of ten to another.
+    /// Returns an axis between two powers of ten.
     fn decades(name: &'static str, values: impl Iterator<Item = f64>) -> Self {
         let (least, most) = range(values);
         let (from, to) = (least.log10().floor() as i32, most.log10().ceil() as i32);
@@ -249,7 +249,7 @@ impl Axis {
         }
     }
 
-    /// As much as there is, with ticks at the round ones of 1 to 10, 10 to 100 and so on.
+    /// Returns an axis for the range of the values, with ticks at round numbers of each decade.
     fn fine(name: &'static str, values: impl Iterator<Item = f64>) -> Self {
         let (least, most) = range(values);
         let all = (-6..9).flat_map(|power| {
@@ -269,7 +269,7 @@ impl Axis {
         }
     }
 
-    /// Where on the axis a value is, from 0 to 1.
+    /// Returns the position of a value on the axis, from 0 to 1.
     fn place(&self, value: f64) -> f64 {
         match self.scale {
             Scale::Linear => (value - self.from) / (self.to - self.from),
@@ -285,7 +285,7 @@ fn range(values: impl Iterator<Item = f64>) -> Point {
     )
 }
 
-/// A number with commas between its thousands, and with decimals only below ten.
+/// Returns a number with thousands separators, and with decimals only below ten.
 fn label(number: f64) -> String {
     if number < 10.0 {
         return format!("{number:.3}")
@@ -306,8 +306,8 @@ struct Panel<'a> {
     lines: &'a Lines,
 }
 
-/// Colours that people who see few of them can tell apart too (Okabe and Ito), each with a mark and
-/// dashes of its own.
+/// The colours, marks and dashes of the lines. The colours are distinct for colour-blind readers too
+/// (Okabe and Ito).
 const LOOKS: [(&str, &str, &str); 7] = [
     ("#0072b2", "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0z", ""),
     ("#56b4e9", "M-4,-4h8v8h-8z", "7 3"),
@@ -322,7 +322,7 @@ const LOOKS: [(&str, &str, &str); 7] = [
     ("#555555", "M-5,-2h10v4h-10z", "7 3 2 3"),
 ];
 
-/// The look of a subject: the same in all plots, for those that are in several.
+/// Returns the look of a subject, which is the same in all plots.
 fn look(subject: &str, place: usize) -> (&'static str, &'static str, &'static str) {
     let known = ["ours", "static", "twin", "netavark"];
     LOOKS[known
@@ -338,10 +338,10 @@ const GAP: f64 = 78.0;
 const BOTTOM: f64 = 58.0;
 const LEGEND: f64 = 126.0;
 
-/// The whole picture, white behind everything, so that it is readable on a dark page too.
+/// Returns the picture, on white, so that it is readable on a dark page too.
 fn drawing(title: &str, panels: &[Panel<'_>], subjects: &[String], marks: bool) -> String {
     let step = PANEL.0 + GAP;
-    // One panel alone is twice as wide.
+    // A single panel is wider.
     let wide = if panels.len() == 1 {
         PANEL.0 * 1.6
     } else {
@@ -429,7 +429,7 @@ fn panel_at(
         svg,
         turned + &text(0.0, 0.0, "middle", panel.y.name) + "</g>",
     );
-    // The first one is drawn last, above the others.
+    // The first line is drawn last, above the others.
     for (place, subject) in subjects.iter().enumerate().rev() {
         let Some(points) = panel.lines.get(subject) else {
             continue;
@@ -461,6 +461,6 @@ fn text(x: f64, y: f64, anchor: &str, words: &str) -> String {
 }
 
 fn add(svg: &mut String, element: String) {
-    // Nothing can go wrong when writing to a string.
+    // Writing to a string cannot fail.
     let _ = writeln!(svg, "{element}");
 }

@@ -1,11 +1,10 @@
-//! What the benches measure: our daemon and those beside it, built as users get them and started as
-//! systemd would.
+//! The subjects of the benches: our daemon and others, in release builds, started as by systemd.
 
-#![allow(dead_code, unreachable_pub, reason = "each bench takes a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each bench uses a part of it")]
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "its output is a bench's purpose"
+    reason = "the output is the purpose of a bench"
 )]
 
 #[path = "../../tests/lab/mod.rs"]
@@ -31,44 +30,50 @@ use lab::{Result, Skip, grpc};
 const NAME: &str = "smol-dhcp-proxy";
 const MUSL: &str = "x86_64-unknown-linux-musl";
 
-/// How programs are built, and the folder where cargo puts them: as users get them, but for `cargo
-/// test`, which is to see soon that all of it still works.
+/// The build profile of the programs and its folder: a release build, except in `cargo test`, which
+/// is a quick check.
 pub const PROFILE: (&str, &str) = if cfg!(debug_assertions) {
     ("dev", "debug")
 } else {
     ("release", "release")
 };
 
-/// How much is measured.
+/// The extent of a measurement.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
     /// Enough for figures.
     Full,
-    /// A few of each, to see that all of it still works: `-- --quick`, `-- --test`, or without
-    /// `cargo bench`.
+    /// A few of each, to check that the bench works: `-- --quick`, `-- --test`, or without `cargo
+    /// bench`.
     Quick,
 }
 
-/// Runs a bench within a sandbox. Its exit code is 1 where `run` fails, or says that ours does not
-/// keep what was promised; a quick run is too short to tell.
+/// Runs a bench in a sandbox. The exit status is 1 if `run` fails, or if it returns that ours misses
+/// a target; a quick run is too short to tell.
 ///
-/// The subjects that `choose` names are built before: the sandbox may have no network and no other
+/// The subjects in `choose` are built first, because the sandbox may have no network and no other
 /// user.
-pub fn main(choose: &[Kin], run: impl FnOnce(&[Subject], Extent) -> Result<bool>) -> ExitCode {
+pub fn main(
+    choose: &[SubjectKind],
+    run: impl FnOnce(&[Subject], Extent) -> Result<bool>,
+) -> ExitCode {
     outside(choose, |subjects, extent| {
-        // Before the first thread.
+        // Before any thread.
         let _sandbox = Sandbox::enter().map_err(|error| Skip::Lacking(error.to_string()))?;
         run(subjects, extent)
     })
 }
 
-/// The same without a sandbox, for a script that makes its own.
-pub fn outside(choose: &[Kin], run: impl FnOnce(&[Subject], Extent) -> Result<bool>) -> ExitCode {
-    let says = |flag: &str| env::args().any(|argument| argument == flag);
-    let quick = !says("--bench") || says("--quick") || says("--test");
+/// Does the same without a sandbox, for a script with its own.
+pub fn outside(
+    choose: &[SubjectKind],
+    run: impl FnOnce(&[Subject], Extent) -> Result<bool>,
+) -> ExitCode {
+    let has = |flag: &str| env::args().any(|argument| argument == flag);
+    let quick = !has("--bench") || has("--quick") || has("--test");
     let extent = if quick { Extent::Quick } else { Extent::Full };
     match Subject::choose(choose).and_then(|subjects| run(&subjects, extent)) {
-        Ok(kept) if kept || quick => ExitCode::SUCCESS,
+        Ok(met) if met || quick => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => match Skip::reason(&*error) {
             Some(reason) => {
@@ -83,39 +88,43 @@ pub fn outside(choose: &[Kin], run: impl FnOnce(&[Subject], Extent) -> Result<bo
     }
 }
 
-/// Which program a subject is.
+/// The kind of a subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kin {
-    /// Our binary, or the one that `DAEMON` names.
+pub enum SubjectKind {
+    /// Our binary, or the binary that the variable `DAEMON` names.
     Ours,
-    /// The same for musl, linked statically, where the target is installed (`rustup target add`).
+    /// Our binary for musl, linked statically, if the target is installed (`rustup target add`).
     Static,
-    /// The same on tokio (benches/twin).
+    /// Our binary on tokio (benches/twin).
     Twin,
-    /// netavark's own proxy, where `tests/run` has built it or `NETAVARK_BIN` names its folder.
+    /// netavark's own proxy, from the build of `tests/run` or the folder in `NETAVARK_BIN`.
     Netavark,
+}
+
+impl SubjectKind {
+    pub const ALL: [Self; 4] = [Self::Ours, Self::Static, Self::Twin, Self::Netavark];
 }
 
 /// A program to be measured.
 #[derive(Clone, Debug)]
 pub struct Subject {
-    pub kin: Kin,
+    pub kind: SubjectKind,
     pub name: &'static str,
     pub path: PathBuf,
-    /// What stays whatever is measured.
+    /// The first arguments in every bench.
     pub first: &'static [&'static str],
 }
 
 impl Subject {
-    /// Builds or finds them; one that this machine does not have is left out, with a line that says
-    /// why.
-    fn choose(kin: &[Kin]) -> Result<Vec<Self>> {
+    /// Builds or finds the subjects. Leaves out those that this machine lacks, and prints the
+    /// reason.
+    fn choose(kinds: &[SubjectKind]) -> Result<Vec<Self>> {
         let mut all = Vec::new();
-        for &kin in kin {
-            match Self::new(kin) {
+        for &kind in kinds {
+            match Self::new(kind) {
                 Ok(subject) => all.push(subject),
                 Err(error) => match Skip::reason(&*error) {
-                    Some(reason) => println!("{kin:?} is left out: {reason}"),
+                    Some(reason) => println!("{kind:?} is left out: {reason}"),
                     None => return Err(error),
                 },
             }
@@ -123,18 +132,18 @@ impl Subject {
         Ok(all)
     }
 
-    fn new(kin: Kin) -> Result<Self> {
+    fn new(kind: SubjectKind) -> Result<Self> {
         let target = target()?;
         let program = |folder: PathBuf| folder.join(PROFILE.1).join(NAME);
-        let (name, path, first): (_, _, &[&str]) = match kin {
-            Kin::Ours => match env::var_os("DAEMON") {
+        let (name, path, first): (_, _, &[&str]) = match kind {
+            SubjectKind::Ours => match env::var_os("DAEMON") {
                 Some(named) => ("ours", named.into(), &[]),
                 None => {
                     build(&target, &["--bin", NAME])?;
                     ("ours", program(target), &[])
                 }
             },
-            Kin::Static => {
+            SubjectKind::Static => {
                 if !has_musl() {
                     return Err(
                         Skip::Lacking(format!("rustup target add {MUSL} was not run")).into(),
@@ -143,40 +152,40 @@ impl Subject {
                 build(&target, &["--bin", NAME, "--target", MUSL])?;
                 ("static", program(target.join(MUSL)), &[])
             }
-            Kin::Twin => {
+            SubjectKind::Twin => {
                 let folder = target.join("twin");
                 build(&folder, &["--bin", NAME, "--features", "tokio-twin"])?;
                 ("twin", program(folder), &[])
             }
-            Kin::Netavark => ("netavark", netavark()?, &["dhcp-proxy"]),
+            SubjectKind::Netavark => ("netavark", netavark()?, &["dhcp-proxy"]),
         };
         Ok(Self {
-            kin,
+            kind,
             name,
             path,
             first,
         })
     }
 
-    /// It as a unit: it never leaves by itself.
+    /// Returns the subject as a unit that never exits when idle.
     pub fn unit(&self, arguments: &[&str]) -> Result<Unit> {
         let all = [self.first, &["-a", "0"], arguments].concat();
-        // Logging is part of a program's work, but the lab asks for more of it than a user does.
+        // The log level of a user, not the higher one of the lab.
         Ok(Unit::new(&self.path, &all)?
             .set("RUST_LOG", "warn")
             .set("SMOL_DHCP_PROXY_SANDBOX", "auto"))
     }
 
-    /// The program on the host of `topology`, ready for calls.
+    /// Starts the program on the host of `topology`, and waits until it is ready for calls.
     pub fn start(&self, topology: &Topology, arguments: &[&str]) -> Result<(Unit, Daemon)> {
         let unit = self.unit(arguments)?;
         let daemon = unit.start(&topology.host)?;
-        // An answer says that it is ready, which netavark tells no service manager.
+        // netavark does not notify its readiness, so this waits for an answer.
         answered(grpc::call(&unit.socket(), &unknown(topology)))?;
         Ok((unit, daemon))
     }
 
-    /// A network with that many containers, and the program on its host, ready for calls.
+    /// Creates a network with that many containers, and starts the program on its host.
     pub fn stage(&self, containers: u16, arguments: &[&str]) -> Result<Stage> {
         let topology = Topology::new(containers)?;
         let (unit, daemon) = self.start(&topology, arguments)?;
@@ -188,11 +197,11 @@ impl Subject {
     }
 }
 
-/// Runs a script with real peers (tests/peers/lib.bash) on the subjects; returns what it printed.
+/// Runs a script with real peers (tests/peers/lib.bash) on the subjects. Returns its output.
 pub fn peers(mut script: Command, subjects: &[Subject]) -> Result<String> {
     for subject in subjects {
-        match subject.kin {
-            Kin::Netavark => script.env(
+        match subject.kind {
+            SubjectKind::Netavark => script.env(
                 "NETAVARK_BIN",
                 subject.path.parent().ok_or("a program without a folder")?,
             ),
@@ -203,15 +212,15 @@ pub fn peers(mut script: Command, subjects: &[Subject]) -> Result<String> {
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
     match output.status.code() {
-        Some(0) => Ok(said),
-        Some(77) => Err(Skip::Lacking(said.lines().last().unwrap_or_default().to_owned()).into()),
-        _ => Err(format!("{}:\n{said}", output.status).into()),
+        Some(0) => Ok(text),
+        Some(77) => Err(Skip::Lacking(text.lines().last().unwrap_or_default().to_owned()).into()),
+        _ => Err(format!("{}:\n{text}", output.status).into()),
     }
 }
 
-/// Bytes of a program without its symbols.
+/// Returns the size of a program in bytes, without its symbols.
 pub fn stripped_size(program: &Path) -> Result<u64> {
     let copy = sandbox::folder("stripped")?.join("program");
     let stripped = Command::new("strip")
@@ -232,14 +241,14 @@ pub fn stripped_size(program: &Path) -> Result<u64> {
     Ok(fs::metadata(measured)?.len())
 }
 
-/// A file for figures that others read (benches/plots), in a folder of the target folder.
+/// Returns the path of a file of figures for benches/plots, in the target folder.
 pub fn results(name: &str) -> Result<PathBuf> {
     let folder = target()?.join("bench-results");
     fs::create_dir_all(&folder)?;
     Ok(folder.join(name))
 }
 
-/// The target folder that this bench was built in: it is two below, in `release/deps` or
+/// Returns the target folder of this bench, which is two levels below it, in `release/deps` or
 /// `debug/deps`.
 pub fn target() -> Result<PathBuf> {
     let bench = env::current_exe()?;
@@ -250,14 +259,14 @@ pub fn target() -> Result<PathBuf> {
         .to_owned())
 }
 
-/// Builds a program for itself: cargo builds a bench's own programs for a test, with unwinding.
+/// Builds a program by itself. As part of a bench, cargo would build it with unwinding.
 pub fn build(target: &Path, arguments: &[&str]) -> Result {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
         .args(["build", "--profile", PROFILE.0, "--quiet"])
         .args(arguments);
-    // Any example brings in the dependencies of the tests, which are built already, with their
-    // features. What is measured does without.
+    // With an example, cargo uses the dependencies of the tests, with their features, which are
+    // built already. A release build does without.
     if PROFILE.0 == "dev"
         && !["--example", "--target"]
             .iter()
@@ -275,17 +284,17 @@ pub fn build(target: &Path, arguments: &[&str]) -> Result {
     Ok(())
 }
 
-/// Whether the standard library is there for musl.
+/// Returns whether the standard library for musl is installed.
 fn has_musl() -> bool {
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let asked = Command::new(rustc)
+    let output = Command::new(rustc)
         .args(["--print", "target-libdir", "--target", MUSL])
         .output();
-    asked.is_ok_and(|said| Path::new(String::from_utf8_lossy(&said.stdout).trim()).is_dir())
+    output.is_ok_and(|it| Path::new(String::from_utf8_lossy(&it.stdout).trim()).is_dir())
 }
 
-/// The real dnsmasq at the far end of the network, which answers at once; nothing of its leases is
-/// renewed while we look.
+/// Starts the real dnsmasq at the far end of the network. It answers at once, and its leases are not
+/// renewed during a measurement.
 pub fn dnsmasq(topology: &Topology) -> Result<RealServer<'_>> {
     RealServer::start(
         Kind::Dnsmasq,
@@ -298,7 +307,7 @@ pub fn dnsmasq(topology: &Topology) -> Result<RealServer<'_>> {
     )
 }
 
-/// A call that touches no network: the Teardown of an unknown lease.
+/// Returns a call that needs no network: the Teardown of an unknown lease.
 pub fn unknown(topology: &Topology) -> Call {
     let mut config = topology.containers[0].config();
     config.container_mac_addr = "02:00:00:00:00:01".to_owned();
@@ -315,7 +324,7 @@ pub fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<Duration> {
     Ok(rt::now() - start)
 }
 
-/// The times in milliseconds, the shortest first.
+/// Returns the times in milliseconds, the shortest first.
 pub fn sorted(durations: &[Duration]) -> Vec<f64> {
     let mut all: Vec<f64> = durations
         .iter()
@@ -325,35 +334,34 @@ pub fn sorted(durations: &[Duration]) -> Vec<f64> {
     all
 }
 
-/// In milliseconds.
+/// Returns the median in milliseconds.
 pub fn median(durations: &[Duration]) -> f64 {
     let all = sorted(durations);
     (all[(all.len() - 1) / 2] + all[all.len() / 2]) / 2.0
 }
 
-/// What was promised, and whether it was kept in this run.
-pub struct Promises {
-    pub kept: bool,
+/// The targets of a bench.
+pub struct Targets {
+    /// All targets so far are met.
+    pub met: bool,
 }
 
-impl Promises {
+impl Targets {
     pub fn new() -> Self {
-        Self { kept: true }
+        Self { met: true }
     }
 
-    /// Notes and prints that `what` is `is`, where `most` was promised.
+    /// Prints and counts a target: the figure `is` of `what` should be `most` or less.
     pub fn at_most(&mut self, what: &str, is: f64, most: f64) {
-        let kept = is <= most;
-        self.kept &= kept;
-        println!(
-            "{} {what}: {is:.3} (at most {most:.3})",
-            if kept { "  kept" } else { "MISSED" }
-        );
+        let met = is <= most;
+        self.met &= met;
+        let word = if met { "met" } else { "missed" };
+        println!("{word:>6} {what}: {is:.3} (target: at most {most:.3})");
     }
 
-    /// Notes and prints that it is not known whether it was kept.
+    /// Prints a target without a figure, and counts it as missed.
     pub fn not_measured(&mut self, what: &str) {
-        self.kept = false;
-        println!("NOT MEASURED {what}");
+        self.met = false;
+        println!("missed {what}: not measured");
     }
 }

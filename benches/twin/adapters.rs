@@ -1,4 +1,4 @@
-//! tokio's task, stream and descriptor with the habits that `rt.rs` promises.
+//! tokio's task, stream and descriptor with the behaviour that `rt.rs` documents.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -10,12 +10,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use futures_lite::{AsyncRead, AsyncWrite};
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use rustix::io::ioctl_fionbio;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead as _, AsyncWrite as _, Interest, ReadBuf};
 use tokio::task::JoinHandle;
 
 /// A spawned future: dropped, it is cancelled; `detach` lets it run on its own.
 ///
-/// tokio has it the other way round: a dropped `JoinHandle` lets its task run on.
+/// tokio's own is the other way round: a dropped `JoinHandle` lets its task run on.
 #[derive(Debug)]
 #[must_use = "dropped at once, it is cancelled at once"]
 pub struct Task<T>(pub(super) Option<JoinHandle<T>>);
@@ -26,7 +28,7 @@ impl<T> Task<T> {
         self.0 = None;
     }
 
-    /// Cancels the task and waits for its end; returns its output if it had ended before.
+    /// Cancels the task and waits for its end; returns its output if it ended before that.
     pub async fn cancel(mut self) -> Option<T> {
         let handle = self.0.take()?;
         handle.abort();
@@ -39,7 +41,7 @@ impl<T> Future for Task<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
         let handle = self.0.as_mut().expect("only detach and cancel take it");
-        // The panic of a task stays in its handle until that is awaited.
+        // A panic of the task stays in its handle until that is awaited.
         ready!(Pin::new(handle).poll(context)).map_or_else(
             |error| std::panic::resume_unwind(error.into_panic()),
             Poll::Ready,
@@ -55,9 +57,9 @@ impl<T> Drop for Task<T> {
     }
 }
 
-/// A connected Unix stream with the `futures-lite` read and write traits.
+/// A connected stream socket with the `futures-lite` read and write traits.
 ///
-/// tokio's has tokio's traits and cannot be cloned.
+/// tokio's own has tokio's traits and cannot be cloned.
 #[derive(Clone, Debug)]
 pub struct Stream(pub(super) Rc<RefCell<tokio::net::UnixStream>>);
 
@@ -65,7 +67,7 @@ impl TryFrom<UnixStream> for Stream {
     type Error = io::Error;
 
     fn try_from(stream: UnixStream) -> io::Result<Self> {
-        // As for the listener in `rt.rs`: tokio takes a socket as it is.
+        // tokio takes a socket as it is.
         stream.set_nonblocking(true)?;
         let stream = tokio::net::UnixStream::from_std(stream)?;
         Ok(Self(Rc::new(RefCell::new(stream))))
@@ -102,7 +104,31 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// [`AsyncFd`] asks for the older of the two traits.
+/// The events that a descriptor is watched for. With an interest in reading alone, an error wakes
+/// no task, such as that of a packet socket whose link goes down.
+const INTEREST: Interest = Interest::READABLE.add(Interest::ERROR);
+
+/// Watches `source` after setting O_NONBLOCK, which tokio leaves to its caller.
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe; `source` owns its descriptor and keeps it"
+)]
+pub(super) fn watch<T: AsFd>(source: T) -> io::Result<AsyncFd<Raw<T>>> {
+    ioctl_fionbio(&source, true)?;
+    AsyncFd::with_interest(Raw(source), INTEREST)
+}
+
+/// Runs `operation` until its result is other than `WouldBlock`.
+pub(super) async fn read_with<T: AsFd, R>(
+    watched: &AsyncFd<Raw<T>>,
+    mut operation: impl FnMut(&T) -> io::Result<R>,
+) -> io::Result<R> {
+    watched
+        .async_io(INTEREST, |source| operation(&source.0))
+        .await
+}
+
+/// A descriptor with the older of the two traits, which [`AsyncFd`] requires.
 #[derive(Debug)]
 pub(super) struct Raw<T>(pub(super) T);
 

@@ -1,8 +1,7 @@
-//! The echo service as one writes it with tokio alone, on as many threads as there are processors.
+//! An echo service with tokio alone, on one thread for each processor.
 //!
-//! `echo-threads PATH` listens on PATH and never leaves. It is what `benches/accept.rs` compares
-//! with: a task that may move to another thread has to be `Send`, which nothing of the service
-//! library is.
+//! `echo-threads PATH` listens on PATH and never exits. `benches/accept.rs` compares with it. The
+//! service library cannot run this way: a task that may move to another thread has to be `Send`.
 
 use std::os::unix::net::UnixListener;
 
@@ -10,14 +9,13 @@ use tokio::io::copy;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = UnixListener::bind(std::env::args().nth(1).ok_or("usage: echo-threads PATH")?)?;
-    // The very first thing, lest accept4(2) hang: see tests/pitfall.rs.
+    // Without this, accept4(2) would hang: see tests/pitfall.rs.
     listener.set_nonblocking(true)?;
     tokio::runtime::Builder::new_multi_thread()
         .enable_io()
         .build()?
         .block_on(async {
-            // What block_on itself runs stays on this thread; a task may run beside those that it
-            // starts.
+            // A task, because the future of block_on itself stays on this thread.
             let accepting = tokio::spawn(async {
                 let listener = tokio::net::UnixListener::from_std(listener)?;
                 loop {

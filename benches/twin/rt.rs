@@ -1,8 +1,8 @@
-//! The runtime: one executor thread on tokio, which no other file names.
+//! The runtime: one executor thread, on tokio, which no other file names.
 //!
-//! tokio keeps no thread of its own here; all code of the crate runs on the
-//! thread that called [`block_on`]. The files in `src/rt/` are built on the items of this one:
-//! `src/rt.rs` has the same items on smol and async-io, and the README beside this file explains
+//! All code of the crate runs on the thread that called [`block_on`]. `src/rt.rs` and
+//! `benches/twin/rt.rs` have the same items in the same order, each on its own runtime. The files
+//! in `src/rt/` are built on these items, and both share them. `benches/twin/README.md` explains
 //! the differences.
 
 #![expect(
@@ -11,17 +11,14 @@
 )]
 
 use std::cell::RefCell;
-use std::future::{Future, pending};
+use std::future::Future;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixListener;
-use std::pin::Pin;
+use std::os::unix::net::UnixStream;
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustix::io::ioctl_fionbio;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 
@@ -31,6 +28,8 @@ mod adapters;
 mod alarm;
 #[path = "../../src/rt/clock.rs"]
 mod clock;
+#[path = "../../src/rt/listener.rs"]
+mod listener;
 #[path = "../../src/rt/process.rs"]
 mod process;
 #[path = "../../src/rt/signals.rs"]
@@ -40,38 +39,44 @@ mod socket;
 #[cfg(test)]
 #[path = "../../src/rt/tests.rs"]
 mod tests;
+#[path = "../../src/rt/timer.rs"]
+mod timer;
 
-use adapters::Raw;
 pub use clock::{now, wall_clock};
+pub use listener::Listener;
 pub use process::run;
 pub use signals::{Signal, Signals};
+pub use timer::Timer;
 
 /// A spawned future: dropped, it is cancelled; `detach` lets it run on its own.
 pub use adapters::Task;
 
-/// A connected Unix stream with the `futures-lite` read and write traits.
+/// A connected stream socket with the `futures-lite` read and write traits.
 pub use adapters::Stream;
+
+/// Converts a non-blocking socket.
+fn stream(socket: UnixStream) -> io::Result<Stream> {
+    Stream::try_from(socket)
+}
 
 /// Returns whether the peer has closed `stream`, even where bytes are left to read.
 pub fn has_hung_up(stream: &Stream) -> bool {
     socket::has_hung_up(&*stream.0.borrow())
 }
 
-/// Runs `main` and all that it spawns on this thread, until `main` returns; what is still running
-/// then is dropped.
+/// Runs `main` and all tasks that it spawns on this thread until `main` returns. Tasks that still
+/// run then are dropped.
 ///
 /// # Panics
 ///
-/// The reactor cannot be made, for want of a descriptor.
+/// The reactor cannot be created for want of a descriptor.
 pub fn block_on<T: 'static>(main: impl AsyncFnOnce(Runtime) -> T + 'static) -> T {
     let executor = Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build_local(LocalOptions::default());
-    let inner = Rc::new(Inner {
-        executor: executor.expect("an epoll descriptor can be had at the start"),
-        alarm: RefCell::default(),
-    });
+        .enable_all()
+        .build_local(LocalOptions::default())
+        .expect("an epoll descriptor can be had at the start");
+    let alarm = RefCell::default();
+    let inner = Rc::new(Inner { executor, alarm });
     let runtime = Runtime(Rc::downgrade(&inner));
     inner.executor.block_on(main(runtime))
 }
@@ -99,119 +104,41 @@ impl Runtime {
     }
 }
 
-/// Sleeps on `CLOCK_MONOTONIC`, for delays that have nothing to do with a lease.
+/// Sleeps on `CLOCK_MONOTONIC`, for delays that do not depend on a lease.
 pub async fn sleep(delay: Duration) {
     tokio::time::sleep(delay).await;
 }
 
-/// A timer that can be set anew, as an idle wait needs it.
-#[derive(Debug)]
-pub struct Timer {
-    timer: Option<Pin<Box<tokio::time::Sleep>>>,
-}
-
-impl Timer {
-    /// Returns a timer that never fires until it is set.
-    pub fn never() -> Self {
-        Self { timer: None }
-    }
-
-    /// Sets the timer to `delay` from now in place of what it was set to; `None` stops it.
-    pub fn reset(&mut self, delay: Option<Duration>) {
-        self.timer = delay.map(|delay| Box::pin(tokio::time::sleep(delay)));
-    }
-
-    /// Waits until the timer fires.
-    pub async fn fired(&mut self) {
-        let Some(timer) = &mut self.timer else {
-            return pending().await;
-        };
-        timer.await;
-        self.timer = None;
-    }
-}
-
-/// A listening stream socket. tokio's own listener drops connections whose peer has no Unix address,
-/// such as those of a TCP socket.
-#[derive(Debug)]
-pub struct Listener(Watched<UnixListener>);
-
-impl Listener {
-    /// Adopts a listening socket, blocking or not.
-    ///
-    /// systemd hands over blocking sockets, and `from_std` and `AsyncFd` take a socket as it is.
-    /// Without O_NONBLOCK the accept4(2) after the last connection hangs, and with it the one
-    /// thread: none of its timers ever fires again.
-    pub fn new(listener: UnixListener) -> io::Result<Self> {
-        Watched::new(listener).map(Self)
-    }
-
-    /// Takes the next connection, or wakes the task of `context` when there may be one.
-    pub fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Stream>> {
-        loop {
-            let mut ready = ready!(self.0.0.poll_read_ready(context))?;
-            if let Some(stream) = self.try_accept()? {
-                return Poll::Ready(Ok(stream));
-            }
-            ready.clear_ready();
-        }
-    }
-
-    /// Takes a connection that already waits, without waiting for one.
-    ///
-    /// The kernel knows whether one waits. tokio's listener knows what the reactor saw last, which
-    /// is too long ago for a service that is about to leave.
-    pub fn try_accept(&self) -> io::Result<Option<Stream>> {
-        socket::accept(self.0.get_ref())?
-            .map(Stream::try_from)
-            .transpose()
-    }
-
-    /// Refuses all further connections; those in the backlog can still be taken. This holds for all
-    /// processes that share the socket: never to be used on one that systemd holds too.
-    pub fn refuse(&self) -> io::Result<()> {
-        socket::refuse(self.0.get_ref())
-    }
-}
-
 /// A descriptor of any kind, watched for readiness.
 #[derive(Debug)]
-pub struct Watched<T: AsFd>(AsyncFd<Raw<T>>);
+pub struct Watched<T: AsFd>(AsyncFd<adapters::Raw<T>>);
 
 impl<T: AsFd> Watched<T> {
-    /// Watches `source`, which becomes non-blocking.
-    #[expect(
-        deprecated,
-        reason = "its successor is unsafe; what is watched owns its descriptor and keeps it"
-    )]
+    /// Watches `source` and makes it non-blocking: `AsyncFd` leaves O_NONBLOCK as it is.
     pub fn new(source: T) -> io::Result<Self> {
-        ioctl_fionbio(&source, true)?;
-        AsyncFd::with_interest(Raw(source), INTEREST).map(Self)
+        adapters::watch(source).map(Self)
     }
 
-    /// Returns what is watched.
+    /// Returns the watched descriptor.
     pub fn get_ref(&self) -> &T {
         &self.0.get_ref().0
     }
 
-    /// Waits until the descriptor is readable, or seems so.
+    /// Waits until the descriptor is readable. May return early.
     pub async fn readable(&self) -> io::Result<()> {
-        // tokio is told of readiness once, and remembers it until it is cleared.
+        // tokio reports readiness once, and remembers it until it is cleared.
         self.0.readable().await.map(|mut ready| ready.clear_ready())
+    }
+
+    /// Polls the same for one task at a time, which is woken.
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let ready = self.0.poll_read_ready(context);
+        ready.map_ok(|mut ready| ready.clear_ready())
     }
 
     /// Runs `operation` until its result is other than `WouldBlock`, and waits in between until the
     /// descriptor is readable.
-    pub async fn read_with<R>(
-        &self,
-        mut operation: impl FnMut(&T) -> io::Result<R>,
-    ) -> io::Result<R> {
-        self.0
-            .async_io(INTEREST, |source| operation(&source.0))
-            .await
+    pub async fn read_with<R>(&self, operation: impl FnMut(&T) -> io::Result<R>) -> io::Result<R> {
+        adapters::read_with(&self.0, operation).await
     }
 }
-
-/// An interest in reading alone is not woken by an error, such as that of a packet socket whose
-/// link goes down.
-const INTEREST: Interest = Interest::READABLE.add(Interest::ERROR);

@@ -1,4 +1,4 @@
-//! Descriptors that take the kernel long to close, closed on a thread that no call waits for.
+//! A background close, for descriptors whose close(2) takes the kernel long.
 
 use std::collections::VecDeque;
 use std::ops::Deref;
@@ -7,65 +7,65 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Threads that close side by side at the most: some 150 descriptors a second. Eight made no Setup
-/// faster, also not where 300 came at once, and of each one that there ever was glibc keeps 12 kB,
-/// its stack and its arena.
-const THREADS: usize = 2;
-/// Descriptors that wait for a thread at the most. A container whose interface comes and goes has
-/// sockets opened and closed, and what waits here is missing where a caller needs it.
-const MOST_WAITING: usize = 500;
-/// Room for close(2) and little else, in bytes.
+/// The most closing threads: together they close some 150 descriptors a second. Eight threads made
+/// no Setup faster, not even 300 at once, and glibc keeps 12 kB for each thread that ever ran: its
+/// stack and its arena.
+const MAX_THREADS: usize = 2;
+/// The most descriptors that wait for a thread. A container whose interface comes and goes causes
+/// sockets to be opened and closed, and a waiting descriptor counts against the process's limit.
+const MAX_QUEUED: usize = 500;
+/// The stack of a closing thread in bytes, enough for close(2).
 const STACK: usize = 32 * 1024;
 
-/// A descriptor that is closed soon after it was dropped, on a thread that ends with its work.
+/// A descriptor that is closed soon after its drop, on a thread that ends when its work is done.
 ///
-/// The last close of a packet socket waits until no processor can be about to give it a frame
-/// (packet(7) does not say so): ten to twenty milliseconds, in which one thread that does
-/// everything would do nothing.
+/// The last close of a packet socket waits until no processor can still deliver a frame to it
+/// (undocumented in packet(7)). That takes ten to twenty milliseconds, in which the only executor
+/// thread would be blocked.
 #[derive(Debug)]
-pub(super) struct ClosedAside(Option<OwnedFd>);
+pub(super) struct DeferredClose(Option<OwnedFd>);
 
-/// Descriptors to be closed, and the number of threads that do so.
+/// The descriptors to be closed, and the number of closing threads.
 #[derive(Debug)]
-struct Closing {
+struct CloseQueue {
     waiting: VecDeque<OwnedFd>,
     threads: usize,
 }
 
-static CLOSING: Mutex<Closing> = Mutex::new(Closing {
+static QUEUE: Mutex<CloseQueue> = Mutex::new(CloseQueue {
     waiting: VecDeque::new(),
     threads: 0,
 });
-/// Notified when the last closing thread has ended.
+/// Notified when the last closing thread ends.
 static CLOSED: Condvar = Condvar::new();
 
 /// Waits until every dropped descriptor is closed and its number is free, at most for `bound`.
-/// Returns whether there was anything to wait for.
+/// Returns false if none was to be closed.
 pub fn wait_for_closes(bound: Duration) -> bool {
-    let closing = CLOSING.lock().unwrap_or_else(PoisonError::into_inner);
-    let was_busy = closing.threads > 0;
-    drop(CLOSED.wait_timeout_while(closing, bound, |closing| closing.threads > 0));
+    let queue = QUEUE.lock().unwrap_or_else(PoisonError::into_inner);
+    let was_busy = queue.threads > 0;
+    drop(CLOSED.wait_timeout_while(queue, bound, |queue| queue.threads > 0));
     was_busy
 }
 
-impl From<OwnedFd> for ClosedAside {
+impl From<OwnedFd> for DeferredClose {
     fn from(descriptor: OwnedFd) -> Self {
         Self(Some(descriptor))
     }
 }
 
-impl Deref for ClosedAside {
+impl Deref for DeferredClose {
     type Target = OwnedFd;
 
     fn deref(&self) -> &OwnedFd {
-        self.0.as_ref().expect("it is there until it is dropped")
+        self.0.as_ref().expect("only the drop takes it")
     }
 }
 
-impl Closing {
-    /// Lines a descriptor up. Gives it back where the line is too long.
+impl CloseQueue {
+    /// Queues a descriptor. Returns it if the queue is full.
     fn push(&mut self, descriptor: OwnedFd) -> Option<OwnedFd> {
-        if self.waiting.len() >= MOST_WAITING {
+        if self.waiting.len() >= MAX_QUEUED {
             return Some(descriptor);
         }
         self.waiting.push_back(descriptor);
@@ -73,42 +73,42 @@ impl Closing {
     }
 }
 
-impl Drop for ClosedAside {
+impl Drop for DeferredClose {
     fn drop(&mut self) {
         let Some(descriptor) = self.0.take() else {
             return;
         };
-        let mut closing = CLOSING.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = closing.push(descriptor);
-        if closing.threads < THREADS {
+        let mut queue = QUEUE.lock().unwrap_or_else(PoisonError::into_inner);
+        let rejected = queue.push(descriptor);
+        if queue.threads < MAX_THREADS {
             match thread::Builder::new().stack_size(STACK).spawn(close) {
-                Ok(_) => closing.threads += 1,
-                Err(_) if closing.threads > 0 => {}
-                // Then it is waited for.
-                Err(_) => closing.waiting.clear(),
+                Ok(_) => queue.threads += 1,
+                Err(_) if queue.threads > 0 => {}
+                // Without a thread, this one closes them.
+                Err(_) => queue.waiting.clear(),
             }
         }
-        drop(closing);
-        // Sockets that are closed faster than the threads can are closed here: that holds up their
-        // owner, and with it the opening of more, for a grace period each.
-        drop(left);
+        drop(queue);
+        // Back-pressure: a full queue makes the owner wait for the close, and so slows down the
+        // opening of further sockets.
+        drop(rejected);
     }
 }
 
-/// Closes until there is nothing left to close.
+/// Closes descriptors until the queue is empty.
 fn close() {
     loop {
-        let mut closing = CLOSING.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(descriptor) = closing.waiting.pop_front() else {
-            closing.threads -= 1;
-            // Whatever was needed for many is not kept for few.
-            closing.waiting = VecDeque::new();
-            if closing.threads == 0 {
+        let mut queue = QUEUE.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(descriptor) = queue.waiting.pop_front() else {
+            queue.threads -= 1;
+            // Frees the memory of a long queue.
+            queue.waiting = VecDeque::new();
+            if queue.threads == 0 {
                 CLOSED.notify_all();
             }
             return;
         };
-        drop(closing);
+        drop(queue);
         drop(descriptor);
     }
 }
@@ -120,41 +120,40 @@ mod tests {
     use std::os::fd::OwnedFd;
     use std::time::Duration;
 
-    use super::{ClosedAside, Closing, MOST_WAITING, wait_for_closes};
+    use super::{CloseQueue, DeferredClose, MAX_QUEUED, wait_for_closes};
 
     #[test]
-    fn a_line_that_is_too_long_takes_no_more() {
+    fn a_full_queue_returns_the_descriptor() {
         let (reader, _writer) = io::pipe().unwrap();
         let reader = OwnedFd::from(reader);
-        let mut closing = Closing {
+        let mut queue = CloseQueue {
             waiting: VecDeque::new(),
             threads: 0,
         };
-        for _ in 0..MOST_WAITING {
-            assert!(closing.push(reader.try_clone().unwrap()).is_none());
+        for _ in 0..MAX_QUEUED {
+            assert!(queue.push(reader.try_clone().unwrap()).is_none());
         }
-        assert!(closing.push(reader).is_some());
-        assert_eq!(closing.waiting.len(), MOST_WAITING);
+        assert!(queue.push(reader).is_some());
+        assert_eq!(queue.waiting.len(), MAX_QUEUED);
     }
 
     #[test]
-    fn each_is_closed_however_many_there_are() {
-        let (readers, closing): (Vec<_>, Vec<_>) = (0..200)
+    fn every_descriptor_is_closed() {
+        let (readers, writers): (Vec<_>, Vec<_>) = (0..200)
             .map(|_| {
                 let (reader, writer) = io::pipe().unwrap();
-                (reader, ClosedAside::from(OwnedFd::from(writer)))
+                (reader, DeferredClose::from(OwnedFd::from(writer)))
             })
             .unzip();
-        drop(closing);
+        drop(writers);
         for mut reader in readers {
             // The end of the file comes with the last close.
             assert_eq!(reader.read(&mut [0]).unwrap(), 0);
         }
-        // Those who closed them have left or are about to; there will be others for what comes
-        // later.
+        // The threads have ended or are about to. Later descriptors get new ones.
         let (mut reader, writer) = io::pipe().unwrap();
         rustix::io::ioctl_fionbio(&reader, true).unwrap();
-        drop(ClosedAside::from(OwnedFd::from(writer)));
+        drop(DeferredClose::from(OwnedFd::from(writer)));
         assert!(wait_for_closes(Duration::from_secs(10)));
         assert_eq!(reader.read(&mut [0]).unwrap(), 0);
         assert!(!wait_for_closes(Duration::ZERO));

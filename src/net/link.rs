@@ -13,50 +13,50 @@ use nix::libc;
 
 use super::netlink::{Body, Netlink, Result, attributes, ipv4, message, text};
 
-/// Interfaces that are read of a namespace at most.
-const MOST_LINKS: usize = 1000;
-/// Addresses that are read of an interface at most. To remove the oldest of 10,000 takes the kernel
-/// half a second, and four times as long for twice as many.
-const MOST_ADDRESSES: usize = 1000;
+/// The most interfaces that are read of a namespace.
+const MAX_LINKS: usize = 1000;
+/// The most addresses that are read of an interface. The kernel takes half a second to remove the
+/// oldest of 10,000, and four times as long for twice as many.
+const MAX_ADDRESSES: usize = 1000;
 
-/// Names are at most this many bytes (`IFNAMSIZ` less the terminating zero).
+/// The longest name in bytes (`IFNAMSIZ` less the terminating zero).
 const NAME_MAX: usize = libc::IFNAMSIZ - 1;
 
-/// An interface as it was when the kernel was asked.
+/// The state of an interface at the time of the request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
-    /// The kernel's number for it, the same for as long as it stays in its namespace.
+    /// The interface index, constant while the interface is in its namespace.
     pub index: u32,
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its hardware address, where that is one of Ethernet's six bytes.
+    /// The hardware address, if it has the six bytes of Ethernet.
     pub mac: Option<[u8; 6]>,
-    /// Bytes of IP packet that fit one frame.
+    /// The MTU in bytes.
     pub mtu: u32,
-    /// The smallest MTU that the driver takes.
+    /// The smallest MTU that the driver accepts, in bytes.
     pub min_mtu: u32,
-    /// The greatest MTU that the driver takes. One stacked on another interface, as macvlan is, may
-    /// still refuse what the one below does not carry.
+    /// The largest MTU that the driver accepts, in bytes. An interface on top of another one, such
+    /// as a macvlan, may still refuse an MTU above that of the lower one.
     pub max_mtu: u32,
-    /// Set up by its administrator.
+    /// The interface is administratively up.
     pub up: bool,
-    /// Something is at the other end.
+    /// The interface has a carrier.
     pub carrier: bool,
-    /// The driver's name for a virtual interface: `veth`, `macvlan`.
+    /// The kind of a virtual interface, such as `veth` or `macvlan`.
     pub kind: Option<String>,
-    /// The number of the interface that it is stacked on, in another network namespace.
+    /// The index of the lower interface, if that is in another network namespace.
     pub parent_elsewhere: Option<u32>,
-    /// The number of the bridge, or the like, that it is a port of.
+    /// The index of the bridge, or other master, of which this is a port.
     pub master: Option<u32>,
-    /// Its state as the port of a bridge (`BR_STATE_...` in linux/if_bridge.h).
+    /// The state as a port of a bridge (`BR_STATE_...` in linux/if_bridge.h).
     pub port_state: Option<u8>,
-    /// How often its carrier has come up.
+    /// The number of times that the carrier has come up.
     pub carrier_ups: u32,
 }
 
 impl Link {
-    /// Reads a message's body. Only what is used is decoded, so that nothing else that a newer
-    /// kernel tells can fail.
+    /// Parses the body of a message. Decodes only the attributes in use, so that no attribute of a
+    /// newer kernel can fail.
     ///
     /// # Errors
     ///
@@ -78,7 +78,7 @@ impl Link {
                 libc::IFLA_ADDRESS => link.mac = attribute.value().try_into().ok(),
                 libc::IFLA_MTU => link.mtu = parse_u32(attribute.value())?,
                 libc::IFLA_MIN_MTU => link.min_mtu = parse_u32(attribute.value())?,
-                // Zero stands for no limit.
+                // Zero means no limit.
                 libc::IFLA_MAX_MTU => {
                     link.max_mtu = match parse_u32(attribute.value())? {
                         0 => u32::MAX,
@@ -97,7 +97,7 @@ impl Link {
         Ok(link)
     }
 
-    /// Reads the nested attributes of the driver, and those of a port's bridge.
+    /// Parses the nested attributes of the driver and of the bridge port.
     fn read_info(&mut self, info: &[u8]) {
         let mut is_bridge_port = false;
         for attribute in NlasIterator::new(info).map_while(std::result::Result::ok) {
@@ -115,31 +115,31 @@ impl Link {
         }
     }
 
-    /// Returns whether this is a port that forwards nothing yet, and will do so by itself.
+    /// Returns whether this is a bridge port that does not forward yet, but will without further
+    /// configuration.
     pub fn is_port_starting(&self) -> bool {
         const LISTENING: u8 = 1;
         const LEARNING: u8 = 2;
         matches!(self.port_state, Some(LISTENING | LEARNING))
     }
 
-    /// Returns whether this is a further station on the network of the interface that it is stacked
-    /// on.
+    /// Returns whether this interface is a separate station on the network of its lower interface.
     pub fn is_station_of_parent(&self) -> bool {
         self.kind
             .as_deref()
             .is_some_and(|kind| matches!(kind, "macvlan" | "macvtap" | "ipvlan" | "ipvtap"))
     }
 
-    /// Whether the driver takes this MTU.
+    /// Returns whether the driver accepts this MTU.
     pub fn takes_mtu(&self, mtu: u32) -> bool {
         (self.min_mtu..=self.max_mtu).contains(&mtu)
     }
 }
 
-/// Returns whether something is at the other end of an interface.
+/// Returns whether an interface has a carrier and is operational.
 pub(super) fn has_carrier(flags: LinkFlags) -> bool {
-    // With the former alone the kernel may still throw away what is sent, for up to a second
-    // (netdevice(7), IFF_RUNNING: RFC 2863's operational state).
+    // With IFF_LOWER_UP alone the kernel may still drop frames, for up to a second (netdevice(7),
+    // IFF_RUNNING: the operational state of RFC 2863).
     flags.contains(LinkFlags::LowerUp | LinkFlags::Running)
 }
 
@@ -148,22 +148,23 @@ pub(super) fn has_carrier(flags: LinkFlags) -> bool {
 pub struct Address {
     /// The address.
     pub address: Ipv4Addr,
-    /// How many of its bits name the network.
+    /// The prefix length in bits.
     pub prefix: u8,
-    /// Where a broadcast goes.
+    /// The broadcast address.
     pub broadcast: Option<Ipv4Addr>,
-    /// What is left until the kernel removes it, in whole seconds; none is for ever.
+    /// The remaining valid lifetime in whole seconds; `None` is infinite. The kernel removes the
+    /// address at its end.
     pub valid: Option<Duration>,
-    /// What is left until it is no longer chosen for new connections.
+    /// The remaining preferred lifetime. After it, the address is no source of new connections.
     pub preferred: Option<Duration>,
-    /// When it was made, in hundredths of a second since the boot without times of suspension; it
-    /// begins anew after 497 days.
+    /// The time of creation, in hundredths of a second since the boot, without suspends. It wraps
+    /// after 497 days.
     pub made_at: u32,
 }
 
 impl Address {
-    /// Reads a message's body: the number of the interface, and its address. None where the message
-    /// has no local address.
+    /// Parses the body of a message. Returns the interface index and the address, or `None` if the
+    /// message has no local address.
     ///
     /// # Errors
     ///
@@ -204,23 +205,23 @@ impl Address {
     }
 }
 
-/// Whether something is there because of us. What was there before is not ours to undo.
+/// The result of adding an address or a route. A rollback removes only new ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Made {
-    /// It was not there; it is now.
-    New,
-    /// It was there already.
-    Already,
+pub enum AddOutcome {
+    /// It did not exist before.
+    Added,
+    /// It existed before.
+    Existed,
 }
 
 impl Netlink {
-    /// Returns the interface of that name, or `None` where there is none or the name is not valid.
+    /// Returns the interface with that name, or `None` if there is none or the name is invalid.
     ///
     /// # Errors
     ///
-    /// Returns the kernel's error, but for an interface that does not exist.
+    /// Returns the kernel's error, except for a missing interface.
     pub fn link_by_name(&self, name: &str) -> Result<Option<Link>> {
-        // The kernel would cut a longer name, or answer for "any interface" to an empty one.
+        // The kernel would truncate a longer name, and take an empty one for any interface.
         if name.is_empty() || name.len() > NAME_MAX || name.contains(['/', '\0']) {
             return Ok(None);
         }
@@ -229,14 +230,13 @@ impl Netlink {
         self.link(&message)
     }
 
-    /// Returns the interface of that number.
+    /// Returns the interface with that index, or `None` if there is none.
     ///
     /// # Errors
     ///
-    /// Returns the kernel's error, but for an interface that does not exist.
+    /// Returns the kernel's error, except for a missing interface.
     pub fn link_by_index(&self, index: u32) -> Result<Option<Link>> {
-        // The kernel counts from one, in a signed number, and takes anything else for a broken
-        // request.
+        // Indexes are positive and signed; the kernel rejects a request with any other number.
         if i32::try_from(index).unwrap_or(0) == 0 {
             return Ok(None);
         }
@@ -251,19 +251,19 @@ impl Netlink {
         }
     }
 
-    /// Returns all interfaces, of which there may be 1,000.
+    /// Returns all interfaces, at most 1,000.
     ///
     /// # Errors
     ///
     /// Returns the kernel's error, or [`TooMany`](super::netlink::NetlinkError::TooMany).
     pub fn links(&self) -> Result<Vec<Link>> {
-        let bound = ("interfaces in the network namespace", MOST_LINKS);
+        let bound = ("interfaces in the network namespace", MAX_LINKS);
         self.read_table(message::GET_LINK, &link_request(0), bound, |body| {
             Link::parse(body).map(Some)
         })
     }
 
-    /// Returns the ports of a bridge, of which there may be 1,000.
+    /// Returns the ports of a bridge, at most 1,000.
     ///
     /// # Errors
     ///
@@ -276,16 +276,16 @@ impl Netlink {
         self.read_table(
             message::GET_LINK,
             &message,
-            ("ports of the bridge", MOST_LINKS),
+            ("ports of the bridge", MAX_LINKS),
             read,
         )
     }
 
-    /// Sets an interface's MTU, in bytes.
+    /// Sets the MTU of an interface, in bytes.
     ///
     /// # Errors
     ///
-    /// Returns the kernel's error: `EINVAL` for an MTU that the driver or the interface below
+    /// Returns the kernel's error: `EINVAL` for an MTU that the driver or the lower interface
     /// rejects.
     pub fn set_mtu(&self, index: u32, mtu: u32) -> Result<()> {
         let mut message = Body::new(LinkHeader {
@@ -296,8 +296,7 @@ impl Netlink {
         self.request(message::NEW_LINK, 0, &message).map(drop)
     }
 
-    /// Returns the IPv4 addresses of an interface, of which there may be 1,000. The kernel sends
-    /// those of no other.
+    /// Returns the IPv4 addresses of an interface, at most 1,000.
     ///
     /// # Errors
     ///
@@ -308,7 +307,7 @@ impl Netlink {
             index,
             ..AddressHeader::default()
         };
-        let bound = ("addresses on the interface", MOST_ADDRESSES);
+        let bound = ("addresses on the interface", MAX_ADDRESSES);
         let read = |body: &[u8]| {
             Ok(Address::parse(body)?
                 .filter(|(of, _)| *of == index)
@@ -320,19 +319,19 @@ impl Netlink {
         }
     }
 
-    /// Puts an address on an interface, or gives the one that is there new lifetimes.
+    /// Adds an address to an interface, or sets new lifetimes if the address exists.
     ///
-    /// After `valid` the kernel removes it, give or take a second, and with it every route that
-    /// names it as its source; none is for ever. Parts of a second count as a whole one, so the
+    /// The kernel removes the address after `valid`, to within a second, and with it every route
+    /// with this source; `None` is infinite. Lifetimes are rounded up to whole seconds, so that the
     /// kernel is never early.
     ///
-    /// An address of the same network that was there before stays the primary one, and takes this
-    /// one with it when it goes (unless the sysctl `promote_secondaries` is set). To replace an
-    /// address, remove the old one first.
+    /// An older address of the same network stays the primary one. Its removal removes this address
+    /// too, unless the sysctl `promote_secondaries` is set. So to replace an address, remove the old
+    /// one first.
     ///
     /// # Errors
     ///
-    /// Returns the kernel's error: `ENODEV` for an interface that does not exist.
+    /// Returns the kernel's error: `ENODEV` for a missing interface.
     pub fn set_address(
         &self,
         index: u32,
@@ -340,7 +339,7 @@ impl Netlink {
         prefix: u8,
         broadcast: Option<Ipv4Addr>,
         valid: Option<Duration>,
-    ) -> Result<Made> {
+    ) -> Result<AddOutcome> {
         let mut message = address_message(index, address, prefix);
         if let Some(broadcast) = broadcast {
             message.push(libc::IFA_BROADCAST, &broadcast.octets());
@@ -352,20 +351,20 @@ impl Netlink {
         lifetimes.emit(&mut bytes);
         message.push(libc::IFA_CACHEINFO, &bytes);
         match self.request(message::NEW_ADDRESS, NLM_F_CREATE | NLM_F_EXCL, &message) {
-            Ok(_) => Ok(Made::New),
+            Ok(_) => Ok(AddOutcome::Added),
             Err(error) if error.errno() == Some(libc::EEXIST) => self
                 .request(message::NEW_ADDRESS, NLM_F_CREATE | NLM_F_REPLACE, &message)
-                .map(|_| Made::Already),
+                .map(|_| AddOutcome::Existed),
             Err(error) => Err(error),
         }
     }
 
-    /// Takes an address off an interface, and with it every route that names it as its source.
-    /// Tells whether it was there; an interface that is gone has none.
+    /// Removes an address from an interface, and with it every route with this source. Returns false
+    /// if the address or the interface did not exist.
     ///
     /// # Errors
     ///
-    /// Returns the kernel's error, but for an address or interface that does not exist.
+    /// Returns any other error of the kernel.
     pub fn remove_address(&self, index: u32, address: Ipv4Addr, prefix: u8) -> Result<bool> {
         let removed = self.request(
             message::DEL_ADDRESS,
@@ -376,11 +375,11 @@ impl Netlink {
     }
 }
 
-/// What the kernel takes for no end, as an address's lifetime in seconds.
+/// The infinite lifetime of an address.
 const FOREVER: u32 = u32::MAX;
 
-/// A lifetime as the kernel wants it: not zero, which it refuses, and no end only where that is
-/// meant.
+/// Returns a lifetime in seconds, rounded up. It is neither zero, which the kernel rejects, nor
+/// [`FOREVER`].
 fn seconds(lifetime: Duration) -> u32 {
     let whole = lifetime
         .as_secs()
@@ -390,7 +389,8 @@ fn seconds(lifetime: Duration) -> u32 {
         .clamp(1, FOREVER - 1)
 }
 
-/// A request for interfaces, without the counters of each, which are the greater part of an answer.
+/// Returns a request for interfaces without their statistics, which are the larger part of an
+/// answer.
 fn link_request(index: u32) -> Body<LinkHeader> {
     let mut message = Body::new(LinkHeader {
         index,
@@ -400,7 +400,7 @@ fn link_request(index: u32) -> Body<LinkHeader> {
     message
 }
 
-/// The state of a bridge's port (`IFLA_BRPORT_STATE` in linux/if_link.h).
+/// The attribute for the state of a bridge port (`IFLA_BRPORT_STATE` in linux/if_link.h).
 const PORT_STATE: u16 = 1;
 
 /// A bit of `IFLA_EXT_MASK` (`RTEXT_FILTER_SKIP_STATS` in linux/rtnetlink.h).
@@ -414,13 +414,13 @@ fn address_message(index: u32, address: Ipv4Addr, prefix: u8) -> Body<AddressHea
         index,
         ..AddressHeader::default()
     });
-    // Peers of a point-to-point link would differ; for us both are the same.
+    // The two differ only for a peer of a point-to-point link.
     message.push(libc::IFA_LOCAL, &address.octets());
     message.push(libc::IFA_ADDRESS, &address.octets());
     message
 }
 
-/// The outcome of a removal, where `absent` are the errors that mean it was not there.
+/// Returns whether a removal removed something; `absent` are the errors for a missing object.
 pub(super) fn was_there(removed: Result<impl Sized>, absent: &[i32]) -> Result<bool> {
     match removed {
         Ok(_) => Ok(true),
@@ -433,7 +433,7 @@ pub(super) fn was_there(removed: Result<impl Sized>, absent: &[i32]) -> Result<b
 mod tests {
     use super::*;
 
-    /// An attribute as the kernel writes it.
+    /// Encodes an attribute as the kernel does.
     fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
         let length = u16::try_from(4 + value.len()).unwrap();
         let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();

@@ -1,8 +1,8 @@
-//! Linux networking: a container's network namespace, and what the proxy does in it.
+//! Linux networking in a container's network namespace: rtnetlink, packet and UDP sockets.
 //!
-//! Every call here is short and synchronous: the kernel answers rtnetlink at once, and the packet
-//! and UDP sockets never block. A socket belongs for life to the namespace it was made in, so the
-//! pattern is: enter, open, come back, and use the socket from outside.
+//! Every call is short and synchronous: the kernel answers rtnetlink at once, and the packet and UDP
+//! sockets never block. A socket stays in the namespace in which it was created. So the pattern is:
+//! enter the namespace, open the socket, return, and use the socket from outside.
 //!
 //! ```no_run
 //! use smol_dhcp_proxy::net::{netlink::Netlink, netns::Netns, raw::RawSocket};
@@ -18,13 +18,13 @@
 //! # }
 //! ```
 //!
-//! Nothing here calls the C library for more than a system call: its helpers (getifaddrs,
-//! if_nametoindex, getaddrinfo and the like) ask the namespace that the thread is in, trust what
-//! they hear, and take as long as a container makes them.
+//! The C library is used for system calls only. Its helpers, such as getifaddrs, if_nametoindex and
+//! getaddrinfo, query the namespace of the thread, trust the answers, and take as long as a
+//! container makes them.
 //!
-//! An open socket keeps its namespace alive as surely as a process in it would. Nothing here
-//! outlives its owner, but for a packet socket: its close takes the kernel ten to twenty
-//! milliseconds, for which there are [threads](raw::RawSocket) that come and go.
+//! An open socket keeps its namespace alive, as a process in it does. Every socket is closed with
+//! its owner, except for packet sockets: their close takes the kernel ten to twenty milliseconds,
+//! so short-lived [threads](raw::RawSocket) do it.
 
 mod bpf;
 mod closing;
@@ -45,8 +45,8 @@ mod tests {
     use std::fs;
     use std::path::{Path, PathBuf};
 
-    /// Helpers of the C library that look at interfaces, names or networks by themselves, and what
-    /// std and nix call them.
+    /// Helpers of the C library that query interfaces, names or networks, and their names in std
+    /// and nix.
     const HELPERS: [&str; 14] = [
         "getifaddrs(",
         "ifaddrs::",

@@ -1,5 +1,4 @@
-//! News of one interface: a rtnetlink socket that the kernel tells of every change, so that no
-//! state has to be polled.
+//! A rtnetlink socket that receives the kernel's notifications of one interface.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,8 +15,8 @@ use super::bpf::{self, jump, load_byte, load_half, load_word};
 use super::link::has_carrier;
 use super::netlink::{HEADER, is_from_kernel, message, to_kernel_only};
 
-/// A `NETLINK_ROUTE` socket in the group of link changes (rtnetlink(7)). It never blocks: await its
-/// readiness elsewhere.
+/// A `NETLINK_ROUTE` socket in the multicast group of link changes (rtnetlink(7)). It never blocks:
+/// await its readiness elsewhere.
 #[derive(Debug)]
 pub struct Monitor {
     socket: OwnedFd,
@@ -26,34 +25,34 @@ pub struct Monitor {
 
 /// A change of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum News {
-    /// The interface is there. Nothing in here need have changed, for not all that changes is in
-    /// here.
-    Is {
-        /// Set up by its administrator.
+pub enum LinkEvent {
+    /// The state of the interface. It may be the same as before, because the kernel also sends
+    /// changes of other properties.
+    State {
+        /// Administratively up.
         up: bool,
-        /// Something is at the other end.
+        /// The interface has a carrier.
         carrier: bool,
     },
-    /// It is not in its namespace any more.
-    Gone,
-    /// Some changes were lost: the interface has to be looked at.
-    Missed,
+    /// The interface was deleted or moved to another namespace.
+    Removed,
+    /// Notifications were lost: read the state of the interface.
+    Overrun,
 }
 
-/// Datagrams of no use that are thrown away in one call at most. Processes in the namespace may
-/// send to the group as fast as they like.
-const MOST_SKIPPED: usize = 16;
-/// All that is read of a datagram, in bytes: the two headers. The name, up to 64 kB of alternative
-/// names, and the rest are cut off.
+/// The most datagrams that one call skips. Processes in the namespace may send to the group at any
+/// rate.
+const MAX_SKIPPED: usize = 16;
+/// The part of a datagram that is read, in bytes: the two headers. The attributes, with up to 64 kB
+/// of alternative names, are cut off.
 const LENGTH: usize = HEADER + 16;
 
 impl Monitor {
-    /// Opens a socket for an interface of the network namespace that this thread is in, whether or
-    /// not it exists.
+    /// Opens a socket for the interface `index` of this thread's network namespace. The interface
+    /// need not exist.
     ///
-    /// It tells what happens from now on. Ask for the state of the interface after this, lest a
-    /// change in between be lost.
+    /// The socket receives later changes only. Read the state of the interface after this call, so
+    /// that no change in between is lost.
     ///
     /// # Errors
     ///
@@ -61,27 +60,27 @@ impl Monitor {
     pub fn open(index: u32) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
-        // Before it hears anything: what becomes of other interfaces wakes nothing here.
+        // Before bind(2), so that no notification of another interface is received.
         SockRef::from(&socket).attach_filter(&filter(index))?;
-        // In this order, for to connect gives it a port, with which bind(2) would have to agree.
+        // bind(2) comes first: connect(2) assigns a port, which bind(2) would have to repeat.
         bind(&socket, &SocketAddrNetlink::new(0, LINK_GROUP))?;
         to_kernel_only(&socket)?;
         Ok(Self { socket, index })
     }
 
-    /// Returns the next piece of news.
+    /// Returns the next change.
     ///
     /// # Errors
     ///
-    /// Returns `WouldBlock` where there is no news, or too much else in front of it for one call;
-    /// else the error of the system call.
-    pub fn recv(&self) -> io::Result<News> {
+    /// Returns `WouldBlock` if there is none, or if too many other datagrams precede it; otherwise
+    /// the error of the system call.
+    pub fn recv(&self) -> io::Result<LinkEvent> {
         let mut buffer = [0; LENGTH];
-        for _ in 0..MOST_SKIPPED {
+        for _ in 0..MAX_SKIPPED {
             match retry_on_intr(|| recvfrom(&self.socket, &mut buffer[..], RecvFlags::empty())) {
                 Ok((_, length, sender)) => {
                     let news = if is_from_kernel(sender) {
-                        News::read(self.index, &buffer[..length])
+                        LinkEvent::parse(self.index, &buffer[..length])
                     } else {
                         None
                     };
@@ -89,8 +88,8 @@ impl Monitor {
                         return Ok(news);
                     }
                 }
-                // The kernel had no room for more (netlink(7)).
-                Err(Errno::NOBUFS) => return Ok(News::Missed),
+                // The receive buffer was full (netlink(7)).
+                Err(Errno::NOBUFS) => return Ok(LinkEvent::Overrun),
                 Err(errno) => return Err(errno.into()),
             }
         }
@@ -98,22 +97,23 @@ impl Monitor {
     }
 }
 
-impl News {
-    /// Reads what the beginning of a datagram says of the interface `index`, if anything. The
-    /// kernel sends each notification by itself.
-    pub fn read(index: u32, datagram: &[u8]) -> Option<Self> {
+impl LinkEvent {
+    /// Parses the beginning of a datagram. Returns `None` if it is not about the interface `index`.
+    /// The kernel sends one notification in each datagram.
+    pub fn parse(index: u32, datagram: &[u8]) -> Option<Self> {
         let (message, body) = datagram.split_at_checked(HEADER)?;
         let header = LinkHeader::parse(body).ok()?;
-        // A bridge speaks of its ports under a family of its own; to leave one is not to be gone.
+        // Messages of a bridge about its ports have another family: a port that leaves the bridge
+        // still exists.
         if header.index != index || header.interface_family != Family::Unspec {
             return None;
         }
         match u16::from_ne_bytes([message[4], message[5]]) {
-            message::NEW_LINK => Some(Self::Is {
+            message::NEW_LINK => Some(Self::State {
                 up: header.flags.contains(LinkFlags::Up),
                 carrier: has_carrier(header.flags),
             }),
-            message::DEL_LINK => Some(Self::Gone),
+            message::DEL_LINK => Some(Self::Removed),
             _ => None,
         }
     }
@@ -125,13 +125,12 @@ impl AsFd for Monitor {
     }
 }
 
-/// The group of link changes, as the bit that bind(2) wants.
+/// The multicast group of link changes, as a bit for bind(2).
 const LINK_GROUP: u32 = 1 << (libc::RTNLGRP_LINK - 1);
 
-/// Lets through what [`News::read`] reads, and nothing else.
+/// Returns a filter that accepts only the messages that [`LinkEvent::parse`] parses.
 ///
-/// A jump gives the number of instructions to skip where the test holds and where it does not. The
-/// machine loads numbers in network byte order, and netlink has them in the host's.
+/// The BPF machine loads numbers in network byte order, and netlink has them in host byte order.
 fn filter(index: u32) -> [SockFilter; 9] {
     [
         load_half(4),
@@ -146,7 +145,6 @@ fn filter(index: u32) -> [SockFilter; 9] {
     ]
 }
 
-/// Offsets in a datagram, in bytes: of the family and of the interface's number in the second
-/// header (rtnetlink(7)).
+/// Offsets of the family and of the interface index in a datagram, in bytes (rtnetlink(7)).
 const FAMILY: u32 = HEADER as u32;
 const INDEX: u32 = HEADER as u32 + 4;

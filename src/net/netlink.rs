@@ -1,5 +1,5 @@
-//! A rtnetlink socket that asks and waits for the answer: the kernel has it ready before `send`
-//! returns.
+//! A rtnetlink socket for requests. It blocks until the answer, which the kernel has ready before
+//! send(2) returns.
 
 mod error;
 mod reader;
@@ -39,26 +39,25 @@ pub mod message {
     pub const NEW_LINK: u16 = libc::RTM_NEWLINK;
     /// Removes an interface.
     pub const DEL_LINK: u16 = libc::RTM_DELLINK;
-    /// Asks for interfaces.
+    /// Requests interfaces.
     pub const GET_LINK: u16 = libc::RTM_GETLINK;
     /// Adds or changes an address.
     pub const NEW_ADDRESS: u16 = libc::RTM_NEWADDR;
     /// Removes an address.
     pub const DEL_ADDRESS: u16 = libc::RTM_DELADDR;
-    /// Asks for addresses.
+    /// Requests addresses.
     pub const GET_ADDRESS: u16 = libc::RTM_GETADDR;
     /// Adds a route.
     pub const NEW_ROUTE: u16 = libc::RTM_NEWROUTE;
     /// Removes a route.
     pub const DEL_ROUTE: u16 = libc::RTM_DELROUTE;
-    /// Asks for routes.
+    /// Requests routes.
     pub const GET_ROUTE: u16 = libc::RTM_GETROUTE;
 }
 
-/// A message's body: what all of its kind begin with, and attributes behind that.
+/// The body of a message: the header of its kind, and attributes.
 ///
-/// netlink-packet-route has whole messages as well, but these bring every attribute that rtnetlink
-/// knows.
+/// The complete messages of netlink-packet-route would add code for every attribute of rtnetlink.
 #[derive(Clone, Debug)]
 pub(super) struct Body<H> {
     pub(super) header: H,
@@ -91,58 +90,58 @@ impl<H: Emitable> Emitable for Body<H> {
     }
 }
 
-/// Two `NETLINK_ROUTE` sockets, connected to the kernel: nothing that a process sends to them
-/// arrives. They speak of the namespace that they were opened in, wherever they are used.
+/// Two `NETLINK_ROUTE` sockets, connected to the kernel, so that no datagram of a process reaches
+/// them. They belong to the namespace in which they were opened, wherever they are used.
 #[derive(Debug)]
 pub struct Netlink {
     requests: OwnedFd,
-    /// Apart from the other, for a table that is too long is left half read. The kernel sends the
-    /// rest to its socket all the same, as much as the owner of the namespace has put there, and
-    /// that socket takes no other request for a table.
+    /// A separate socket for dumps, because a dump that is too long is not read to its end. The
+    /// kernel still sends the rest, whose length the owner of the namespace decides, and the socket
+    /// takes no other dump request.
     dumps: OwnedFd,
-    /// A table was left half read.
-    is_cut: Cell<bool>,
+    /// A dump was not read to its end.
+    is_dump_unfinished: Cell<bool>,
     sequence: Cell<u32>,
 }
 
-/// The longest time for the answers to a request. The kernel has the first one ready before `send`
-/// returns, which may itself take long: it waits there for all other changes to interfaces and
-/// routes of the host. The bounds of the reader end an exchange long before this on any but a
-/// starved machine.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The longest datagram, in bytes. An interface takes some 800 bytes, and up to 64 kB more for its
+/// The timeout for the answers to a request. The kernel has the first one ready before send(2)
+/// returns. That call may itself take long, because it waits for all other changes of interfaces and
+/// routes on the host. Except on an overloaded machine, the limits of the reader end an exchange much
+/// earlier.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest datagram in bytes. An interface takes some 800 bytes, and up to 64 kB more for its
 /// alternative names.
-const LONGEST: usize = 256 * 1024;
-/// A dump during which the table changed is asked for again, this often.
+const MAX_DATAGRAM: usize = 256 * 1024;
+/// The most dumps of a table that changes during each of them.
 const DUMP_ATTEMPTS: usize = 4;
 
 impl Netlink {
-    /// Opens the sockets in the network namespace that this thread is in.
+    /// Opens the sockets in this thread's network namespace.
     ///
     /// # Errors
     ///
     /// Returns the error of the system call that failed.
     pub fn open() -> io::Result<Self> {
         let (requests, dumps) = (connected()?, connected()?);
-        // Linux before 4.20 does not know this, and sends all entries of a table, of which the
-        // others are skipped.
+        // Linux before 4.20 lacks this option and sends all entries of a table. The callers skip
+        // the others.
         let _ = FilterDumps.set(&dumps, &true);
         Ok(Self {
             requests,
             dumps,
-            is_cut: Cell::new(false),
+            is_dump_unfinished: Cell::new(false),
             sequence: Cell::new(0),
         })
     }
 
-    /// Sends one message and waits until the kernel has done it. Returns the bodies of what the
-    /// kernel answers beside that, mostly none.
+    /// Sends one message and waits for the kernel's acknowledgement. Returns the bodies of its other
+    /// answers, usually none.
     ///
     /// `flags` are added to `NLM_F_REQUEST | NLM_F_ACK` (netlink(7)).
     ///
     /// # Errors
     ///
-    /// Returns the kernel's error, or that an answer is malformed or late.
+    /// Returns the kernel's error, or an error for a malformed or late answer.
     pub fn request(
         &self,
         message_type: u16,
@@ -164,23 +163,23 @@ impl Netlink {
         Ok(answers)
     }
 
-    /// Asks for a whole table. Every entry comes as the bytes of its message, header cut off.
+    /// Dumps a table. Returns the body of each entry's message.
     ///
     /// # Errors
     ///
-    /// Returns the kernel's error, or that an answer is malformed or late.
+    /// Returns the kernel's error, or an error for a malformed or late answer.
     pub fn dump(&self, message_type: u16, body: &impl Emitable) -> Result<Vec<Vec<u8>>> {
         self.read_table(message_type, body, ("entries", usize::MAX), |entry| {
             Ok(Some(entry.to_vec()))
         })
     }
 
-    /// Asks for a table, and keeps what `read` makes of its entries.
+    /// Dumps a table, and returns the results of `read` for its entries.
     ///
     /// # Errors
     ///
-    /// [`NetlinkError::TooMany`] where more than `most` entries would be kept, or the table is too long to
-    /// be read at all.
+    /// Returns [`NetlinkError::TooMany`] for more than `most` results, or for a table that is too
+    /// long to be read.
     pub(super) fn read_table<T>(
         &self,
         message_type: u16,
@@ -198,7 +197,7 @@ impl Netlink {
                     Ok(())
                 }
             })?;
-            if table == DumpState::Stood {
+            if table == DumpState::Consistent {
                 return Ok(entries);
             }
         }
@@ -209,14 +208,14 @@ impl Netlink {
         .into())
     }
 
-    /// Asks for a table once, and calls `entry` with each entry until it fails.
+    /// Dumps a table once, and calls `entry` with each entry until it fails.
     pub(super) fn dump_once(
         &self,
         message_type: u16,
         body: &impl Emitable,
         entry: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<DumpState> {
-        if self.is_cut.get() {
+        if self.is_dump_unfinished.get() {
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, "a table is half read").into());
         }
         let mut reader = self.reader();
@@ -228,18 +227,18 @@ impl Netlink {
             &mut reader,
             entry,
         );
-        self.is_cut.set(!reader.is_over());
+        self.is_dump_unfinished.set(!reader.is_over());
         table
     }
 
-    /// Takes the next sequence number.
+    /// Returns a reader for the next sequence number.
     fn reader(&self) -> Reader {
         self.sequence.set(self.sequence.get().wrapping_add(1));
         Reader::new(self.sequence.get())
     }
 }
 
-/// Sends a request, and gives the kernel's answers to `reader` until the last.
+/// Sends a request, and passes the kernel's answers to `reader` until the last one.
 fn exchange(
     socket: &OwnedFd,
     kind: u16,
@@ -258,7 +257,7 @@ fn exchange(
     header.emit(&mut bytes[..HEADER]);
     body.emit(&mut bytes[HEADER..]);
     retry_on_intr(|| send(socket, &bytes, SendFlags::empty()))?;
-    let deadline = rt::now() + PATIENCE;
+    let deadline = rt::now() + ANSWER_TIMEOUT;
     loop {
         if !receive(socket, &mut bytes)? {
             reader.skip()?;
@@ -271,7 +270,7 @@ fn exchange(
     }
 }
 
-/// Opens a socket that only the kernel can send to.
+/// Opens a socket to which only the kernel can send.
 fn connected() -> io::Result<OwnedFd> {
     let socket = socket_with(
         AddressFamily::NETLINK,
@@ -280,8 +279,8 @@ fn connected() -> io::Result<OwnedFd> {
         None,
     )?;
     to_kernel_only(&socket)?;
-    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
-    // Both are for better errors only, and older kernels have neither.
+    set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_TIMEOUT))?;
+    // Both options only improve errors, and older kernels lack them.
     let _ = (
         ExplainErrors.set(&socket, &true),
         OmitRequest.set(&socket, &true),
@@ -289,21 +288,21 @@ fn connected() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Connects a netlink socket to the kernel: what others in the namespace send to its port is
-/// refused on their side, and does not fill its queue. What they send to a group still arrives, so
-/// each sender has to be looked at, too.
+/// Connects a netlink socket to the kernel: a process in the namespace cannot send to its port, and
+/// so cannot fill its queue. Datagrams to a multicast group still arrive, so each receiver has to
+/// check the sender.
 pub(super) fn to_kernel_only(socket: &OwnedFd) -> io::Result<()> {
     Ok(connect(socket, &SocketAddrNetlink::new(KERNEL, 0))?)
 }
 
-/// Takes the next datagram off the queue, whole. Returns whether it is the kernel's.
+/// Receives the next complete datagram. Returns whether it is from the kernel.
 fn receive(socket: &OwnedFd, datagram: &mut Vec<u8>) -> Result<bool> {
     let peek = RecvFlags::PEEK | RecvFlags::TRUNC;
     let (_, length, _) = retry_on_intr(|| recvfrom(socket, &mut [0; 0], peek))?;
-    if length > LONGEST {
+    if length > MAX_DATAGRAM {
         return Err(NetlinkError::TooMany {
             what: "bytes in one answer",
-            most: LONGEST,
+            most: MAX_DATAGRAM,
         });
     }
     datagram.resize(length, 0);
@@ -312,16 +311,16 @@ fn receive(socket: &OwnedFd, datagram: &mut Vec<u8>) -> Result<bool> {
 }
 
 impl AsFd for Netlink {
-    /// Returns the socket for all but tables.
+    /// Returns the socket for requests, not the one for dumps.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.requests.as_fd()
     }
 }
 
-/// The port of the kernel.
+/// The kernel's netlink port.
 const KERNEL: u32 = 0;
 
-/// Returns whether a datagram is from the kernel, and not from a process that may send to a group.
+/// Returns whether a datagram is from the kernel. Processes can send to a multicast group too.
 pub(super) fn is_from_kernel(sender: Option<SocketAddrAny>) -> bool {
     let port =
         sender.map(|sender| SocketAddrNetlink::try_from(sender).map(|address| address.pid()));

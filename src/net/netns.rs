@@ -1,4 +1,4 @@
-//! A network namespace: opened with suspicion, entered for a moment, always left again.
+//! A network namespace: opened by an untrusted path, and entered for the length of one call.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -13,53 +13,53 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::opener;
 use super::option::NetnsCookie;
 
-/// What [`Netns::open`] found wrong with a path. Every text names the path.
+/// The errors of [`Netns::open`]. Every text names the path.
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
-    /// The path leads nowhere, or not for us; the text is the system's own.
+    /// The path does not exist or is not accessible. The text is the system's own.
     #[error("{path}: {source}", path = .path.display())]
     Open {
-        /// The path as it was given.
+        /// The path of the request.
         path: PathBuf,
-        /// Why it could not be opened.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// It is a file, a FIFO, a device, or the like.
+    /// The path names a file, a FIFO, a device, or the like.
     #[error("{path} is {what}, not a network namespace", path = .path.display())]
     NotANamespace {
-        /// The path as it was given.
+        /// The path of the request.
         path: PathBuf,
-        /// What it is, with its article.
+        /// The kind of the file, such as `a FIFO`.
         what: &'static str,
     },
-    /// It is a mount, user or other namespace.
+    /// The path names a mount, user or other namespace.
     #[error("{path} is another kind of namespace, not a network namespace", path = .path.display())]
     OtherKind {
-        /// The path as it was given.
+        /// The path of the request.
         path: PathBuf,
     },
-    /// It is a network namespace that this process may not enter.
+    /// This process must not enter the network namespace.
     #[error("cannot enter the network namespace {path}: {source}", path = .path.display())]
     Enter {
-        /// The path as it was given.
+        /// The path of the request.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system call.
         source: io::Error,
     },
 }
 
-/// Which network namespace it is, whatever path led to it.
+/// The identity of a network namespace, independent of its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NetnsId {
     /// The device number of the kernel's namespace file system.
     pub dev: u64,
-    /// The inode number; the kernel gives it to a new namespace as soon as the old one is gone.
+    /// The inode number. The kernel reuses it for a new namespace as soon as the old one is gone.
     pub ino: u64,
-    /// `SO_NETNS_COOKIE` (socket(7), Linux 5.14), which is never given twice before the next boot.
+    /// `SO_NETNS_COOKIE` (socket(7), Linux 5.14), which is unique until the next boot.
     pub cookie: Option<u64>,
 }
 
-/// An open network namespace. It lives at least as long as this does.
+/// An open network namespace, which exists at least as long as this handle.
 #[derive(Debug)]
 pub struct Netns {
     fd: OwnedFd,
@@ -67,24 +67,24 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Opens the network namespace at `path`, a bind mount or a link below /proc, and proves that
+    /// Opens the network namespace at `path`, a bind mount or a link below /proc, and checks that
     /// it can be entered.
     ///
-    /// The path comes from a caller, so nothing is opened for reading before the kernel has said
-    /// that it is a namespace: a FIFO would hang the thread, and a device might act on being
-    /// opened.
+    /// The path comes from a client. So the file is opened for reading only after the kernel has
+    /// identified it as a namespace: a FIFO would block the thread, and opening a device can have
+    /// an effect.
     ///
     /// # Errors
     ///
-    /// Returns [`NetnsError`], by what is wrong with the path or with the namespace.
+    /// Returns [`NetnsError`], by the fault of the path or of the namespace.
     pub fn open(path: &Path) -> Result<Self, NetnsError> {
         let open_error = |source| NetnsError::Open {
             path: path.into(),
             source,
         };
-        // With O_PATH the file itself is not opened, only its place found (open(2)).
+        // O_PATH resolves the path without opening the file (open(2)).
         let place = opener::find(path).map_err(os(&open_error))?;
-        // The cast is for targets where the field has another width.
+        // Some targets have another width of the field.
         if fstatfs(&place).map_err(os(&open_error))?.f_type as i64 != NSFS_MAGIC {
             let mode = fstat(&place).map_err(os(&open_error))?.st_mode;
             return Err(NetnsError::NotANamespace {
@@ -92,12 +92,11 @@ impl Netns {
                 what: describe(FileType::from_raw_mode(mode)),
             });
         }
-        // The very file that was looked at, even where the path leads elsewhere by now.
+        // The same file as before, even if the path has changed since.
         let link = format!("/proc/self/fd/{}", place.as_raw_fd());
         let fd = openat(CWD, link, NAMESPACE_FLAGS, Mode::empty()).map_err(os(&open_error))?;
-        // A bind-mounted namespace does not tell its kind by readlink(2), but setns(2) does: told
-        // to expect a network namespace, it refuses every other with EINVAL before it changes
-        // anything.
+        // readlink(2) does not tell the kind of a bind-mounted namespace. But setns(2) for a
+        // network namespace fails with EINVAL for every other kind, and changes nothing then.
         let enter_error = |error: io::Error| match error.raw_os_error() {
             Some(libc::EINVAL) => NetnsError::OtherKind { path: path.into() },
             _ => NetnsError::Enter {
@@ -105,19 +104,19 @@ impl Netns {
                 source: error,
             },
         };
-        let cookie = visit(fd.as_fd(), cookie)
+        let cookie = run_inside(fd.as_fd(), cookie)
             .map_err(enter_error)?
             .map_err(enter_error)?;
         Self::identified(fd, cookie).map_err(open_error)
     }
 
-    /// Returns the namespace that this thread is in.
+    /// Returns the namespace of this thread.
     ///
     /// # Errors
     ///
     /// Returns the error of the system call that failed.
     pub fn current() -> io::Result<Self> {
-        Self::identified(here()?, cookie()?)
+        Self::identified(open_current()?, cookie()?)
     }
 
     fn identified(fd: OwnedFd, cookie: Option<u64>) -> io::Result<Self> {
@@ -132,24 +131,24 @@ impl Netns {
         })
     }
 
-    /// Which namespace it is.
+    /// Returns the identity of the namespace.
     pub fn id(&self) -> NetnsId {
         self.id
     }
 
-    /// Runs `work` with this thread inside the namespace, and comes back, also where `work` panics.
+    /// Runs `work` with this thread inside the namespace, and returns to the thread's own namespace,
+    /// even if `work` panics.
     ///
-    /// `work` opens sockets and returns them; it must not start threads, which would stay behind.
-    /// When the way back is barred from the start, it is an error and nothing has happened; when it
-    /// fails afterwards, the process is in another network namespace with no way to tell which of its
-    /// next acts go there, and aborts.
+    /// `work` opens sockets and returns them. It must not start threads, which would stay in the
+    /// namespace. If the return fails, the process aborts: its next system calls would act on the
+    /// container's network.
     ///
     /// # Errors
     ///
-    /// Returns an error where the way back is barred from the start or the namespace cannot be
-    /// entered; `work` has not run then.
+    /// Returns an error if the thread may not return to its own namespace or cannot enter the other
+    /// one. `work` has not run then.
     pub fn enter<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
-        visit(self.fd.as_fd(), work)
+        run_inside(self.fd.as_fd(), work)
     }
 }
 
@@ -159,14 +158,14 @@ impl AsFd for Netns {
     }
 }
 
-/// The file system that namespaces are files of (linux/magic.h).
+/// The magic number of the file system of namespaces (linux/magic.h).
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 
 const NAMESPACE_FLAGS: OFlags = OFlags::RDONLY
     .union(OFlags::CLOEXEC)
     .union(OFlags::NONBLOCK);
 
-fn here() -> io::Result<OwnedFd> {
+fn open_current() -> io::Result<OwnedFd> {
     Ok(openat(
         CWD,
         "/proc/thread-self/ns/net",
@@ -175,20 +174,21 @@ fn here() -> io::Result<OwnedFd> {
     )?)
 }
 
-fn visit<T>(there: BorrowedFd<'_>, work: impl FnOnce() -> T) -> io::Result<T> {
-    let home = Home(here()?);
-    // Going where we are changes nothing, and shows whether we shall be let in again (setns(2):
+fn run_inside<T>(namespace: BorrowedFd<'_>, work: impl FnOnce() -> T) -> io::Result<T> {
+    let own = OwnNamespace(open_current()?);
+    // Entering the current namespace changes nothing, and fails if the return would fail (setns(2):
     // CAP_SYS_ADMIN in the user namespace that owns it).
-    home.go()?;
-    move_into_link_name_space(there, Some(LinkNameSpaceType::Network))?;
-    let _return = Return(&home);
+    own.enter()?;
+    move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?;
+    let _return = ReturnOnDrop(&own);
     Ok(work())
 }
 
-struct Home(OwnedFd);
+/// The network namespace to return to.
+struct OwnNamespace(OwnedFd);
 
-impl Home {
-    fn go(&self) -> io::Result<()> {
+impl OwnNamespace {
+    fn enter(&self) -> io::Result<()> {
         Ok(move_into_link_name_space(
             self.0.as_fd(),
             Some(LinkNameSpaceType::Network),
@@ -196,21 +196,20 @@ impl Home {
     }
 }
 
-/// Goes home when it is dropped.
-struct Return<'a>(&'a Home);
+struct ReturnOnDrop<'a>(&'a OwnNamespace);
 
-impl Drop for Return<'_> {
+impl Drop for ReturnOnDrop<'_> {
     fn drop(&mut self) {
-        if let Err(error) = self.0.go() {
+        if let Err(error) = self.0.enter() {
             log::error!("cannot return to the daemon's own network namespace: {error}");
             std::process::abort();
         }
     }
 }
 
-/// The cookie of the namespace that this thread is in, where the kernel knows of cookies. That it
-/// does not is the only failure to be overlooked: a namespace whose cookie could not be read, for
-/// want of descriptors say, would look like another one.
+/// Returns the cookie of this thread's namespace, or `None` if the kernel has no cookies. Every
+/// other failure is an error: without its cookie, for example for want of descriptors, the namespace
+/// would count as another one.
 fn cookie() -> io::Result<Option<u64>> {
     let probe = socket_with(
         AddressFamily::UNIX,

@@ -1,10 +1,10 @@
-//! A thread that finds network namespaces for a confined process.
+//! A thread that resolves the paths of network namespaces for a confined process.
 //!
-//! Landlock refuses `/proc/PID/ns/net` of a process outside its domain to every thread inside it,
-//! whatever the thread's capabilities (the link counts as ptrace(2)). This thread starts before the
-//! process enters its domain and stays outside. Its own system call filter has to leave it nothing
-//! but open(2) with `O_PATH`: what such a descriptor leads to is neither read nor written, and to
-//! open it for more than that is up to the confined threads again.
+//! To threads inside a Landlock domain, `/proc/PID/ns/net` of a process outside is forbidden,
+//! whatever their capabilities (the link counts as ptrace(2)). This thread starts before the
+//! process enters its domain, and stays outside. Its own system call filter must allow only open(2)
+//! with `O_PATH`: such a descriptor can be neither read nor written, and only the confined threads
+//! can reopen the file.
 
 use std::ffi::CString;
 use std::io;
@@ -19,18 +19,18 @@ use nix::sys::signal::SigSet;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::{Errno, Result};
 
-/// Room for openat(2) and for waiting, in bytes.
+/// The stack of the thread in bytes, enough for openat(2) and for the wait.
 const STACK: usize = 32 * 1024;
 
 const FLAGS: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
-/// One path at a time.
+/// The state of the exchange of one path.
 #[derive(Debug)]
 enum OpenState {
     Idle,
-    Asked(CString),
-    /// The path comes back with the answer: the thread frees no memory, for which glibc would give
-    /// it an arena of its own.
+    Requested(CString),
+    /// The path returns with the answer, so that the thread frees no memory: glibc would allocate an
+    /// arena for it.
     Answered {
         found: Result<OwnedFd>,
         _path: CString,
@@ -39,7 +39,7 @@ enum OpenState {
 
 #[derive(Debug)]
 struct Opener {
-    /// Held by a caller for the whole of its exchange.
+    /// Locked by a caller for the length of its exchange.
     turn: Mutex<()>,
     exchange: Mutex<OpenState>,
     changed: Condvar,
@@ -47,20 +47,21 @@ struct Opener {
 
 static OPENER: OnceLock<&'static Opener> = OnceLock::new();
 
-/// A thread that has been started, and confines itself meanwhile.
+/// A started thread that still confines itself.
 #[derive(Debug)]
 pub struct Starting {
     opener: &'static Opener,
     outcome: Receiver<io::Result<()>>,
 }
 
-/// Starts the thread, once for the process; `None` if that has been done. It calls `confine` before
-/// anything else, at the same time as the caller goes on to confine itself: to wait for it at once
-/// takes as long as both.
+/// Starts the thread, which first calls `confine`. Returns `None` if it was started before.
+///
+/// The thread and its caller should confine themselves at the same time: call
+/// [`finish`](Starting::finish) only after that.
 ///
 /// # Errors
 ///
-/// The thread could not be started.
+/// The thread cannot be started.
 pub fn start(
     confine: impl FnOnce() -> io::Result<()> + Send + 'static,
 ) -> io::Result<Option<Starting>> {
@@ -77,8 +78,8 @@ pub fn start(
         .name("opener".to_owned())
         .stack_size(STACK)
         .spawn(move || {
-            // A handler would make calls that this thread may not make. The other threads take the
-            // signals.
+            // A signal handler makes system calls that this thread may not make. Other threads take
+            // the signals.
             let confined = SigSet::all()
                 .thread_block()
                 .map_err(io::Error::from)
@@ -97,17 +98,17 @@ impl Starting {
     ///
     /// # Errors
     ///
-    /// `confine` failed in it; the thread has ended.
+    /// `confine` failed, and the thread has ended.
     pub fn finish(self) -> io::Result<()> {
         self.outcome.recv().map_err(io::Error::other)??;
-        // Of two starts at the same time either thread will do.
+        // After two concurrent starts, either thread serves.
         let _ = OPENER.set(self.opener);
         Ok(())
     }
 }
 
-/// Finds the file at `path` (open(2), `O_PATH`), by the thread where this one is refused and the
-/// thread is there.
+/// Resolves `path` (open(2), `O_PATH`). If this thread gets EACCES, asks the opener thread, if that
+/// runs.
 pub(super) fn find(path: &Path) -> Result<OwnedFd> {
     match (openat(CWD, path, FLAGS, Mode::empty()), OPENER.get()) {
         (Err(Errno::ACCESS), Some(opener)) => opener.find(path),
@@ -120,7 +121,7 @@ impl Opener {
         let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)?;
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut exchange = self.lock();
-        *exchange = OpenState::Asked(path);
+        *exchange = OpenState::Requested(path);
         self.changed.notify_all();
         loop {
             exchange = self
@@ -138,7 +139,7 @@ impl Opener {
         let mut exchange = self.lock();
         loop {
             match std::mem::replace(&mut *exchange, OpenState::Idle) {
-                OpenState::Asked(path) => {
+                OpenState::Requested(path) => {
                     let found = openat(CWD, &*path, FLAGS, Mode::empty());
                     *exchange = OpenState::Answered { found, _path: path };
                     self.changed.notify_all();

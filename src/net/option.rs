@@ -1,10 +1,10 @@
-//! Socket options that rustix and nix have no name for, read and set through nix's typed macros.
+//! Socket options that neither rustix nor nix has, by nix's macros.
 
 use nix::libc;
 use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
 
 sockopt_impl!(
-    /// The number of the socket's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
+    /// The cookie of the socket's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
     NetnsCookie,
     GetOnly,
     libc::SOL_SOCKET,
@@ -12,7 +12,7 @@ sockopt_impl!(
     u64
 );
 sockopt_impl!(
-    /// Asks for words beside an errno (netlink(7), `NETLINK_EXT_ACK`).
+    /// Requests a text beside an errno (netlink(7), `NETLINK_EXT_ACK`).
     ExplainErrors,
     SetOnly,
     libc::SOL_NETLINK,
@@ -20,7 +20,7 @@ sockopt_impl!(
     bool
 );
 sockopt_impl!(
-    /// Asks not to have the request repeated in an acknowledgement (netlink(7), `NETLINK_CAP_ACK`).
+    /// Omits the request in an acknowledgement (netlink(7), `NETLINK_CAP_ACK`).
     OmitRequest,
     SetOnly,
     libc::SOL_NETLINK,
@@ -28,8 +28,8 @@ sockopt_impl!(
     bool
 );
 sockopt_impl!(
-    /// Has the kernel check what a request for a table asks for, and send only that
-    /// (`NETLINK_GET_STRICT_CHK`, Linux 4.20).
+    /// Makes the kernel filter a dump by the fields of the request (`NETLINK_GET_STRICT_CHK`, Linux
+    /// 4.20).
     FilterDumps,
     SetOnly,
     libc::SOL_NETLINK,

@@ -7,34 +7,32 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteFlags, RouteHeader, RouteProtocol, RouteScope, RouteType};
 use nix::libc;
 
-use super::link::{Made, was_there};
+use super::link::{AddOutcome, was_there};
 use super::netlink::{Body, Netlink, NetlinkError, Result, attributes, ipv4, message};
 
 /// A unicast route through one interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Where it leads: the network's first address, 0.0.0.0 for everywhere.
+    /// The first address of the destination network; 0.0.0.0 for a default route.
     pub destination: Ipv4Addr,
-    /// How many bits of the destination count, 0 for everywhere.
+    /// The prefix length in bits; 0 for a default route.
     pub prefix: u8,
-    /// Who forwards; none where the destination is on the link itself.
+    /// The gateway; `None` for a destination on the link.
     pub gateway: Option<Ipv4Addr>,
-    /// Through which interface.
+    /// The index of the interface.
     pub index: u32,
-    /// Of several routes that fit equally well, the one with the lowest metric wins, and of those
-    /// the newest.
+    /// The metric. Of several routes with the longest prefix, the one with the lowest metric wins,
+    /// and of those the newest.
     pub metric: u32,
-    /// The address that packets leave with. The kernel removes the route when it removes the
-    /// address; without this, a default route outlives the address it was made for wherever the
-    /// interface has another one.
+    /// The source address of packets. The kernel removes the route together with this address.
+    /// Without it, a default route would outlive its lease if the interface has another address.
     pub source: Option<Ipv4Addr>,
-    /// Who made it.
+    /// The origin of the route (`RTPROT_...` in rtnetlink(7)).
     pub protocol: RouteProtocol,
 }
 
 impl Route {
-    /// A route from a DHCP server: to everything through `gateway`, for as long as `source` is
-    /// ours.
+    /// Returns a default route from a DHCP server, which exists as long as the address `source`.
     pub fn default_via(gateway: Ipv4Addr, index: u32, source: Ipv4Addr, metric: u32) -> Self {
         Self::from_lease(
             Ipv4Addr::UNSPECIFIED,
@@ -46,11 +44,11 @@ impl Route {
         )
     }
 
-    /// A route from a DHCP server, for as long as `source` is ours; without a gateway the
-    /// destination is on the link.
+    /// Returns a route from a DHCP server, which exists as long as the address `source`. Without a
+    /// gateway the destination is on the link.
     ///
-    /// Bits of the destination beyond the prefix are dropped: servers send them (RFC 3442), the
-    /// kernel refuses them.
+    /// Bits of the destination beyond the prefix are cleared: servers send them (RFC 3442), and the
+    /// kernel rejects them.
     pub fn from_lease(
         destination: Ipv4Addr,
         prefix: u8,
@@ -73,8 +71,8 @@ impl Route {
         }
     }
 
-    /// Reads a message's body; none where the route is of another table or kind, or has several
-    /// next hops.
+    /// Parses the body of a message. Returns `None` for a route of another table or type, or with
+    /// several next hops.
     ///
     /// # Errors
     ///
@@ -107,12 +105,12 @@ impl Route {
         Ok((route.index != 0).then_some(route))
     }
 
-    /// Returns whether `present` does what this one is wanted for: the same way, at no higher
-    /// metric and for as long.
-    fn is_served_by(&self, present: &Route) -> bool {
-        let way = |route: &Route| (route.destination, route.prefix, route.gateway, route.index);
+    /// Returns whether `present` makes this route superfluous: it has the same path, no higher
+    /// metric, and exists at least as long.
+    fn is_covered_by(&self, present: &Route) -> bool {
+        let path = |route: &Route| (route.destination, route.prefix, route.gateway, route.index);
         let lasts = present.source.is_none() || present.source == self.source;
-        way(self) == way(present) && present.metric <= self.metric && lasts
+        path(self) == path(present) && present.metric <= self.metric && lasts
     }
 
     fn collides_with(&self, present: &Route) -> bool {
@@ -121,89 +119,88 @@ impl Route {
     }
 }
 
-/// Routes that are looked at before some are added. The default routes come first, and all of most
-/// containers are among them.
-const MOST_ROUTES: usize = 1000;
+/// The most routes that are read before others are added. The default routes come first, and most
+/// containers have fewer.
+const MAX_ROUTES: usize = 1000;
 
-/// The IPv4 routes of the main table, as far as they are looked at, where others are to be added.
+/// The IPv4 routes of the main table, up to a limit, to which others are to be added.
 ///
-/// It is one look, however many routes follow, and a bounded one: a container may have a million
-/// routes. Not even the kernel goes through them all, as it would to find those of one interface.
+/// The table is read once for all added routes. The limit is needed because a container may have a
+/// million routes. A request for the routes of one interface would make the kernel go through all.
 #[derive(Debug)]
 pub struct RouteTable<'a> {
     netlink: &'a Netlink,
-    /// The unicast routes, but for those of several next hops, for none such is made or removed
-    /// here.
+    /// The unicast routes with one next hop. Others are neither added nor removed here.
     present: Vec<Route>,
-    /// Whether the look has seen all of them.
+    /// `present` is not cut by the limit.
     is_whole: bool,
 }
 
 impl RouteTable<'_> {
-    /// Returns the routes that were looked at.
+    /// Returns the routes that were read.
     pub fn present(&self) -> &[Route] {
         &self.present
     }
 
-    /// Adds a route, unless one to the same end is there already. Returns the route that is there
-    /// now.
+    /// Adds a route, unless an existing one makes it superfluous. Returns the added or the existing
+    /// route.
     ///
-    /// Of the routes to one destination at one metric the newest comes first, as with netavark: the
-    /// kernel puts it in front of the others unless it is told to do otherwise. So networks that
-    /// all bring a default route can share a container. A gateway that no prefix on the link
-    /// covers, as with an address of 32 bits, is taken to be on the link all the same.
+    /// Of the routes with the same destination and metric the newest wins, as with netavark: the
+    /// kernel inserts it before the others by default. So several networks of a container can each
+    /// have a default route. A gateway outside all prefixes on the link, as with an address of 32
+    /// bits, counts as on-link.
     ///
     /// # Errors
     ///
     /// Returns the kernel's error.
-    pub fn add(&mut self, wanted: &Route) -> Result<(Route, Made)> {
-        if let Some(served) = self
+    pub fn add(&mut self, wanted: &Route) -> Result<(Route, AddOutcome)> {
+        if let Some(present) = self
             .present
             .iter()
-            .find(|present| wanted.is_served_by(present))
+            .find(|present| wanted.is_covered_by(present))
         {
-            return Ok((served.clone(), Made::Already));
+            return Ok((present.clone(), AddOutcome::Existed));
         }
         let made = match self.netlink.install(wanted, NLM_F_CREATE) {
-            Ok(()) => Made::New,
-            // This very route: added since the look, or not among those looked at.
-            Err(error) if error.errno() == Some(libc::EEXIST) => Made::Already,
+            Ok(()) => AddOutcome::Added,
+            // The same route: added since the table was read, or beyond the limit.
+            Err(error) if error.errno() == Some(libc::EEXIST) => AddOutcome::Existed,
             Err(error) => return Err(error),
         };
         self.present.push(wanted.clone());
         Ok((wanted.clone(), made))
     }
 
-    /// Adds a route in the place of `old`, whose destination it has: at no moment there is none,
-    /// and where the kernel refuses it, the old one stays. Where several routes share the place of
-    /// `old`, it is added beside that one, which stays.
+    /// Replaces the route `old` to the same destination without a gap. If the kernel rejects the new
+    /// route, `old` stays. If several routes have the destination and metric of `old`, the new one
+    /// is added, and `old` stays.
     ///
     /// # Errors
     ///
-    /// As for [`RouteTable::add`].
-    pub fn replace(&mut self, old: &Route, wanted: &Route) -> Result<(Route, Made)> {
+    /// Returns the kernel's error.
+    pub fn replace(&mut self, old: &Route, wanted: &Route) -> Result<(Route, AddOutcome)> {
         let mut sharing = self
             .present
             .iter()
             .filter(|present| old.collides_with(present));
-        // The kernel replaces the first one, also where that belongs to others.
+        // The kernel replaces the first of them, which may belong to another program.
         let is_alone = self.is_whole && sharing.next() == Some(old) && sharing.next().is_none();
-        let is_served = self
+        let is_covered = self
             .present
             .iter()
-            .any(|present| wanted.is_served_by(present));
-        if !is_alone || is_served || !old.collides_with(wanted) {
+            .any(|present| wanted.is_covered_by(present));
+        if !is_alone || is_covered || !old.collides_with(wanted) {
             return self.add(wanted);
         }
         self.netlink.install(wanted, NLM_F_REPLACE)?;
         self.present.retain(|present| present != old);
         self.present.push(wanted.clone());
-        Ok((wanted.clone(), Made::New))
+        Ok((wanted.clone(), AddOutcome::Added))
     }
 }
 
 impl Netlink {
-    /// Looks at the main table, to add routes.
+    /// Reads the main table, to add routes.
     ///
     /// # Errors
     ///
@@ -214,21 +211,20 @@ impl Netlink {
             table: RouteHeader::RT_TABLE_MAIN,
             ..RouteHeader::default()
         };
-        let (mut present, mut looked_at) = (Vec::new(), 0);
-        let look = self.dump_once(message::GET_ROUTE, &Body::new(main), &mut |entry| {
-            looked_at += 1;
-            if looked_at > MOST_ROUTES {
+        let (mut present, mut count) = (Vec::new(), 0);
+        let dump = self.dump_once(message::GET_ROUTE, &Body::new(main), &mut |entry| {
+            count += 1;
+            if count > MAX_ROUTES {
                 return Err(NetlinkError::TooMany {
                     what: "routes",
-                    most: MOST_ROUTES,
+                    most: MAX_ROUTES,
                 });
             }
             present.extend(Route::parse(entry)?);
             Ok(())
         });
-        match look {
-            // A table that changed meanwhile is as good: what counts is what the kernel says when a
-            // route is added.
+        match dump {
+            // A change meanwhile is harmless: the kernel checks each route that is added.
             Ok(_) => Ok(RouteTable {
                 netlink: self,
                 present,
@@ -254,11 +250,11 @@ impl Netlink {
         }
     }
 
-    /// Removes exactly this route. Tells whether it was there; an interface that is gone has none.
+    /// Removes exactly this route. Returns false if the route or the interface did not exist.
     ///
     /// # Errors
     ///
-    /// Returns the kernel's error, but for a route or interface that does not exist.
+    /// Returns any other error of the kernel.
     pub fn remove_route(&self, route: &Route) -> Result<bool> {
         let removed = self.request(message::DEL_ROUTE, 0, &route_message(route));
         was_there(removed, &[libc::ESRCH, libc::ENODEV])

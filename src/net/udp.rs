@@ -1,4 +1,4 @@
-//! The DHCP client's UDP port: held while an exchange runs, sent from, never read.
+//! The DHCP client's UDP port, bound during an exchange. It sends, and never receives.
 
 use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -10,42 +10,42 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::bpf;
 
-/// The client's port (RFC 2131 4.1).
+/// The client's port (RFC 2131 §4.1).
 const CLIENT: u16 = 68;
 /// The server's port.
 const SERVER: u16 = 67;
 
-/// UDP port 68 on one interface, whatever its addresses.
+/// UDP port 68 on one interface, for all its addresses.
 ///
-/// With a leased address on the link and no socket on the port, the kernel answers a server's unicast
-/// ACK with "port unreachable". The answers themselves are read from the packet socket, so a filter
-/// drops all that arrives here before it is queued: nothing wakes the owner, and nothing piles up.
+/// Without a socket on the port, the kernel answers a server's unicast ACK to the leased address with
+/// "port unreachable". The packet socket receives the answers, so a filter drops every datagram
+/// before it is queued here: no task wakes, and no memory is used.
 #[derive(Debug)]
 pub struct Port(Socket);
 
 impl Port {
-    /// Takes the port on an interface of the network namespace that this thread is in.
+    /// Binds the port on an interface of this thread's network namespace.
     ///
     /// # Errors
     ///
-    /// Returns `AddrInUse` where another socket has the port, such as that of a DHCP client in the
-    /// container. The port is not shared: of two sockets on one port a datagram reaches only one.
+    /// Returns `AddrInUse` if another socket has the port, such as that of a DHCP client in the
+    /// container. The port is not shared: a datagram would reach only one of the sockets.
     pub fn open(interface: &str) -> io::Result<Self> {
         let kind = Type::DGRAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::IPV4, kind, Some(Protocol::UDP))?;
         socket.attach_filter(&[bpf::NOTHING])?;
         socket.set_broadcast(true)?;
         socket.bind_device(Some(interface.as_bytes()))?;
-        // Bound to the leased address instead, it would not stand in for what is sent to all.
+        // A socket on the leased address would not cover broadcasts.
         socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT).into())?;
         Ok(Self(socket))
     }
 
-    /// Sends one datagram to the server's port, from an address that must be one of the
-    /// interface's, by the kernel's routes and neighbours.
+    /// Sends one datagram to the server's port by the kernel's routes and neighbours. `source` must
+    /// be an address of the interface.
     ///
-    /// The neighbour may have to be asked for first, so success means that it is on its way, no
-    /// more. A destination that no route of the interface covers is taken to be on the link.
+    /// Success means that the datagram is queued: the kernel may have to resolve the neighbour
+    /// first. A destination without a route of the interface counts as on-link.
     ///
     /// # Errors
     ///

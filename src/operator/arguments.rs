@@ -1,4 +1,4 @@
-//! What the sub-commands' arguments have in common.
+//! The names of the sub-commands, their failures, and the directory that they read.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -9,13 +9,13 @@ use crate::proxy::config::{RUN_DIR, RUN_DIR_ENV};
 
 /// The sub-commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Command {
+pub(super) enum Subcommand {
     Check,
     Doctor,
     Status,
 }
 
-impl Command {
+impl Subcommand {
     const ALL: [(&str, Self); 3] = [
         ("check", Self::Check),
         ("doctor", Self::Doctor),

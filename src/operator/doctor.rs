@@ -1,4 +1,4 @@
-//! `doctor`: whether all that the daemon needs is there, and what to do where it is not.
+//! `doctor`: inspects all that the daemon needs, with advice where something is missing.
 
 use std::process::ExitCode;
 
@@ -7,7 +7,7 @@ use lexopt::prelude::{Long, Short};
 use crate::proxy::config::LEASE_FILE_NAME;
 
 use super::arguments::{Failure, directory};
-use super::finding::{Finding, table};
+use super::diagnosis::{Diagnosis, table};
 
 mod host;
 mod units;
@@ -41,7 +41,7 @@ pub(super) fn run(mut parser: lexopt::Parser, output: &mut Vec<u8>) -> Result<Ex
     let mut findings = units::findings(&directory);
     findings.extend(host::findings(&directory, &lease_file));
     output.extend_from_slice(table(&findings).as_bytes());
-    Ok(if findings.iter().any(Finding::is_problem) {
+    Ok(if findings.iter().any(Diagnosis::is_problem) {
         ExitCode::from(1)
     } else {
         ExitCode::SUCCESS

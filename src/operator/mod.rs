@@ -18,12 +18,12 @@ use std::process::ExitCode;
 
 use crate::proxy;
 
-use arguments::{Command, Failure};
+use arguments::{Failure, Subcommand};
 
 mod arguments;
 mod check;
+mod diagnosis;
 mod doctor;
-mod finding;
 mod podman;
 mod processes;
 mod report;
@@ -34,18 +34,17 @@ mod text;
 /// Runs the sub-command that `arguments` (without the program's name) begin with, else the daemon.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut arguments = arguments.into_iter().peekable();
-    let command = arguments.peek().and_then(|name| Command::named(name));
+    let command = arguments.peek().and_then(|name| Subcommand::named(name));
     let Some(command) = command else {
         return proxy::run(arguments);
     };
     let parser = lexopt::Parser::from_args(arguments.skip(1));
     let mut output = Vec::new();
     let ended = match command {
-        Command::Check => check::run(parser, &mut output),
-        Command::Doctor => doctor::run(parser, &mut output),
-        Command::Status => status::run(parser, &mut output),
+        Subcommand::Check => check::run(parser, &mut output),
+        Subcommand::Doctor => doctor::run(parser, &mut output),
+        Subcommand::Status => status::run(parser, &mut output),
     };
-    // The text of a failure may belong to one that was printed before it.
     if let Err(error) = io::stdout().lock().write_all(&output)
         && error.kind() != io::ErrorKind::BrokenPipe
     {

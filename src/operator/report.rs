@@ -1,5 +1,4 @@
-//! What `status` has found: the daemon, its leases, and whether all is well. In JSON it is of the
-//! form that `status.schema.json` describes.
+//! The report of `status`: the daemon, its leases, and their health.
 
 use std::collections::HashMap;
 use std::fs;
@@ -75,7 +74,7 @@ pub(super) struct LeaseReport {
     pub(super) expiry: Option<Moment>,
     /// The next time at which the daemon does something for it.
     pub(super) next_wake: Option<Moment>,
-    /// What is wrong with it, if anything.
+    /// The fault of this lease, in words.
     pub(super) trouble: Option<String>,
 }
 

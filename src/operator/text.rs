@@ -43,7 +43,7 @@ pub(super) fn printable(text: &str) -> String {
 /// The last second of the year 9999: RFC 3339 has no later dates.
 const LAST: u64 = 253_402_300_799;
 
-/// Returns a date, given as the time since 1970, in the form of RFC 3339, in UTC. One that is too
+/// Returns a date, given as the time since 1970, in the form of RFC 3339, in UTC. A date too
 /// late for that form becomes the last one.
 pub(super) fn date(since_1970: Duration) -> String {
     let seconds = since_1970.as_secs().min(LAST);

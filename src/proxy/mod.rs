@@ -17,7 +17,7 @@
 //! | `config.rs`, `sandbox/` | the command line; the files and system calls of the process |
 //! | `error.rs`, `logging/` | errors by fault; log lines for the journal |
 //!
-//! # Who calls whom
+//! # Calls
 //!
 //! ```text
 //! a call     service -> rpc::serve -> Table::serve -> setup or teardown -> Claim -> Session
@@ -44,8 +44,8 @@
 //! | container gone | - | - | slot removed; nothing can be sent, so the lease expires |
 //!
 //! The process exits when it is idle and all leases are dormant, after it has armed a timer with
-//! systemd for the first one that is due. While no process runs, the kernel removes an address at
-//! the end of its lease.
+//! systemd for the next due time. While no process runs, the kernel removes an address at the end
+//! of its lease.
 //!
 //! # Write-ahead order
 //!
@@ -78,9 +78,9 @@
 //!
 //! All of this runs on one executor thread. To open sockets in a container's namespace, it enters
 //! the namespace with setns(2) and returns before it does anything else. The other threads keep no
-//! state: the I/O thread of async-io; one that opens namespace paths from outside the sandbox; and
-//! up to two that close packet sockets, which takes the kernel milliseconds. systemctl and
-//! systemd-run are child processes.
+//! state: the I/O thread of async-io, a thread that opens namespace paths from outside the sandbox,
+//! and up to two threads that close packet sockets, which takes the kernel milliseconds. systemctl
+//! and systemd-run are child processes.
 
 mod acquire_timeout;
 mod call;

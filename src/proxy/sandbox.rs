@@ -61,8 +61,8 @@ pub fn confine(mode: Mode, allowed: Allowed<'_>) -> io::Result<()> {
     opener.map_or(Ok(()), Starting::finish)
 }
 
-/// Returns the newest version of Landlock, up to the one that is used, that the kernel has and that
-/// is on; `None` where there is none.
+/// Returns the newest version of Landlock that the kernel enforces, up to that of the sandbox;
+/// `None` where there is none.
 pub(crate) fn landlock_version() -> Option<u8> {
     let versions = [ABI::V1, ABI::V2, ABI::V3, ABI::V4, ABI::V5, ABI::V6];
     let has = |abi: &ABI| {

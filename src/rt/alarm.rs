@@ -1,4 +1,4 @@
-//! Sleepers on the boot clock: all share one timerfd, armed for the earliest of them.
+//! Sleepers on the boot clock. All share one timerfd, armed for the earliest deadline.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -17,18 +17,18 @@ use super::{Runtime, Watched, now};
 use crate::time::Instant;
 
 impl Runtime {
-    /// Sleeps until `deadline` on the boot clock, suspend included. All sleepers share one timerfd.
+    /// Sleeps until `deadline` on `CLOCK_BOOTTIME`, which counts the time of a suspend too.
     ///
     /// # Errors
     ///
-    /// The timerfd cannot be made or watched.
+    /// The timerfd cannot be created or watched.
     pub async fn sleep_until(&self, deadline: Instant) -> io::Result<()> {
         let alarm = self.alarm()?;
         let mut sleeper = alarm.sleeper();
         poll_fn(|context| sleeper.poll(deadline, context.waker())).await
     }
 
-    /// Returns the alarm of this runtime: made for the first sleeper, and anew after a failure.
+    /// Returns the alarm of this runtime, created for the first sleeper and again after a failure.
     fn alarm(&self) -> io::Result<Rc<Alarm>> {
         let inner = self.inner();
         let mut alarm = inner.alarm.borrow_mut();
@@ -68,13 +68,13 @@ impl Alarm {
         })
     }
 
-    /// Wakes sleepers when they are due, until the timer cannot be watched any more.
+    /// Wakes sleepers when they are due, until the timer can no longer be watched.
     async fn drive(&self) {
         loop {
             if let Err(error) = self.timer.readable().await {
                 return self.fail(&error);
             }
-            // The count of expirations is of no interest; reading it silences the descriptor.
+            // Reading the count of expirations makes the descriptor unreadable again.
             let _ = rustix::io::read(self.timer.get_ref(), &mut [0; 8]);
             let due = {
                 let mut sleepers = self.sleepers.borrow_mut();
@@ -86,7 +86,7 @@ impl Alarm {
         }
     }
 
-    /// Ends all sleeps with the error: no timer would end them.
+    /// Ends all sleeps with the error, because no timer would end them.
     fn fail(&self, error: &io::Error) {
         log::error!("the timer of the boot clock fails: {error}");
         self.failure
@@ -114,7 +114,7 @@ impl Alarm {
             .next()
             .map(|&(earliest, _)| earliest.since_boot());
         let it_value = match earliest {
-            // Zero disarms (timerfd_create(2)), so a nanosecond late rather than never.
+            // Zero would disarm the timer (timerfd_create(2)): one nanosecond late is harmless.
             Some(at) => Timespec {
                 tv_sec: at.as_secs().try_into().unwrap_or(i64::MAX),
                 tv_nsec: i64::from(at.subsec_nanos()).max(1),
@@ -136,7 +136,7 @@ impl Alarm {
     }
 }
 
-/// A task that waits on an [`Alarm`]; dropping this leaves the queue.
+/// The entry of one task in the queue of an [`Alarm`]; dropping it leaves the queue.
 struct Sleeper<'a> {
     alarm: &'a Alarm,
     key: Option<(Instant, u64)>,

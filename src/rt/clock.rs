@@ -1,4 +1,4 @@
-//! The clocks: instants since boot, and the date.
+//! The clocks: time since boot, and the date.
 
 use std::time::Duration;
 
@@ -23,8 +23,10 @@ pub fn now() -> Instant {
     ))
 }
 
-/// Reads `CLOCK_REALTIME`, as the time since 1970. The date is set and steps, so that no deadline
-/// is computed from it: only for interfaces that take a date.
+/// Reads `CLOCK_REALTIME` as the time since 1970.
+///
+/// Use it only for interfaces that take a date. No deadline may depend on it, because the date can
+/// be set and can step.
 pub fn wall_clock() -> Duration {
     let time = clock_gettime(ClockId::Realtime);
     Duration::new(

@@ -1,4 +1,4 @@
-//! Child processes, run to their end without blocking the thread.
+//! Child processes, awaited without blocking the thread.
 
 use std::cell::RefCell;
 use std::io::{self, Read};
@@ -11,24 +11,24 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{Watched, sleep};
 
-/// The most that is kept of a program's output.
+/// The limit of a program's output in bytes; the rest is read and dropped.
 const OUTPUT_LIMIT: usize = 64 * 1024;
 
-/// The time for a killed program to end; one that takes longer is reaped later.
-const END: Duration = Duration::from_secs(1);
+/// The longest wait for a killed program to end. A slower one is reaped by a later call.
+const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
 thread_local! {
     /// Killed programs that have not been reaped yet.
-    static LEFT: RefCell<Vec<Child>> = RefCell::default();
+    static UNREAPED: RefCell<Vec<Child>> = RefCell::default();
 }
 
-/// Runs a program to its end with an empty standard input; returns its exit status, and its output on
-/// stdout and stderr.
+/// Runs a program to its end with an empty standard input. Returns its exit status and its output,
+/// stdout and stderr together.
 ///
 /// # Errors
 ///
 /// The program cannot be started, or takes longer than `bound`. In the second case, and when this
-/// future is dropped, it is killed; where it does not end at once, a later call reaps it.
+/// future is dropped, the program is killed. If it does not end at once, a later call reaps it.
 pub async fn run(command: &mut Command, bound: Duration) -> io::Result<(ExitStatus, Vec<u8>)> {
     reap();
     let (reader, writer) = io::pipe()?;
@@ -37,7 +37,7 @@ pub async fn run(command: &mut Command, bound: Duration) -> io::Result<(ExitStat
         .stdout(writer.try_clone()?)
         .stderr(writer);
     let started = Running::start(command);
-    // As long as the command keeps our ends of the pipe there is no end of file.
+    // As long as `command` keeps the writing ends of the pipe, there is no end of file.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut running = started?;
     let reader = Watched::new(reader)?;
@@ -50,7 +50,7 @@ pub async fn run(command: &mut Command, bound: Duration) -> io::Result<(ExitStat
             }
             output.extend_from_slice(&buffer[..length.min(OUTPUT_LIMIT - output.len())]);
         }
-        // A program that has closed its output may still run.
+        // The program may have closed its output and still run.
         Ok((running.ended().await?, output))
     };
     let late = async {
@@ -60,16 +60,16 @@ pub async fn run(command: &mut Command, bound: Duration) -> io::Result<(ExitStat
     let ran = or(work, late).await;
     if ran.is_err() {
         running.kill();
-        or(async { drop(running.ended().await) }, sleep(END)).await;
+        or(async { drop(running.ended().await) }, sleep(KILL_TIMEOUT)).await;
     }
     ran
 }
 
-/// A program that does not outlive its owner.
+/// A program that is killed on drop.
 struct Running {
-    /// `None` from the drop on, when `LEFT` has it.
+    /// `None` from the drop on, when `UNREAPED` has it.
     child: Option<Child>,
-    /// A pidfd: readable once the program has ended.
+    /// The pidfd, which is readable once the program has ended.
     end: Option<Watched<OwnedFd>>,
 }
 
@@ -81,19 +81,19 @@ impl Running {
             child: Some(child),
             end: None,
         };
-        // If this fails, the drop kills the program.
+        // If this fails, the drop of `running` kills the program.
         running.end = Some(Watched::new(pidfd_open(pid, PidfdFlags::empty())?)?);
         Ok(running)
     }
 
     fn kill(&mut self) {
         if let Some(child) = &mut self.child {
-            // Without effect on a child that has been reaped.
+            // Has no effect on a child that has been reaped.
             let _ = child.kill();
         }
     }
 
-    /// Waits until the program has ended, and reaps it.
+    /// Waits for the end of the program, and reaps it.
     async fn ended(&mut self) -> io::Result<ExitStatus> {
         let (Some(child), Some(end)) = (&mut self.child, &self.end) else {
             return Err(io::ErrorKind::NotFound.into());
@@ -110,14 +110,16 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
-        LEFT.with_borrow_mut(|left| left.extend(self.child.take()));
+        UNREAPED.with_borrow_mut(|children| children.extend(self.child.take()));
         reap();
     }
 }
 
-/// Reaps the programs in `LEFT` that have ended by now.
+/// Reaps the programs in `UNREAPED` that have ended by now.
 fn reap() {
-    LEFT.with_borrow_mut(|left| left.retain_mut(|child| matches!(child.try_wait(), Ok(None))));
+    UNREAPED.with_borrow_mut(|children| {
+        children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+    });
 }
 
 #[cfg(test)]
@@ -130,8 +132,8 @@ mod tests {
 
     const STEP: Duration = Duration::from_millis(20);
 
-    /// Longer than anything here takes.
-    const PATIENCE: Duration = Duration::from_secs(30);
+    /// Longer than any program of these tests takes.
+    const TIMEOUT: Duration = Duration::from_secs(30);
 
     fn shell(script: &str) -> Command {
         let mut command = Command::new("sh");
@@ -140,24 +142,24 @@ mod tests {
     }
 
     #[test]
-    fn a_program_runs_to_its_end_and_all_that_it_says_is_heard() {
+    fn a_program_runs_to_its_end_and_all_its_output_is_read() {
         block_on(async move |_| {
-            let (status, said) = run(
+            let (status, output) = run(
                 &mut shell("read x; echo out; echo err >&2; exit 7"),
-                PATIENCE,
+                TIMEOUT,
             )
             .await
             .unwrap();
             assert_eq!(
-                (status.code(), said.as_slice()),
+                (status.code(), output.as_slice()),
                 (Some(7), b"out\nerr\n".as_slice())
             );
-            let (status, said) = run(&mut shell("head -c 1000000 /dev/zero"), PATIENCE)
+            let (status, output) = run(&mut shell("head -c 1000000 /dev/zero"), TIMEOUT)
                 .await
                 .unwrap();
-            assert_eq!((status.code(), said.len()), (Some(0), OUTPUT_LIMIT));
+            assert_eq!((status.code(), output.len()), (Some(0), OUTPUT_LIMIT));
             assert_eq!(
-                run(&mut Command::new("/nonexistent"), PATIENCE)
+                run(&mut Command::new("/nonexistent"), TIMEOUT)
                     .await
                     .unwrap_err()
                     .kind(),
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_is_killed_and_reaped_when_its_time_is_up_or_nobody_waits() {
+    fn a_program_is_killed_and_reaped_at_the_timeout_and_when_its_future_is_dropped() {
         let gone = |pid: &str| !std::path::Path::new("/proc").join(pid.trim()).exists();
         let script = |path: &std::path::Path| {
             shell(&format!("echo $$ > {}; exec sleep 1000", path.display()))
@@ -187,22 +189,22 @@ mod tests {
                 }
             };
             or(written, async {
-                drop(run(&mut script(&path), PATIENCE).await)
+                drop(run(&mut script(&path), TIMEOUT).await)
             })
             .await;
             let pid = std::fs::read_to_string(&path).unwrap();
-            // Reaped by a later call at the latest: the drop waits for nothing.
+            // The drop does not wait; a later call reaps the program at the latest.
             let start = now();
             while !gone(&pid) {
-                assert!(now() - start < PATIENCE, "{pid} is still there");
-                run(&mut shell(":"), PATIENCE).await.unwrap();
+                assert!(now() - start < TIMEOUT, "{pid} is still there");
+                run(&mut shell(":"), TIMEOUT).await.unwrap();
             }
             std::fs::remove_file(&path).unwrap();
         });
     }
 
     #[test]
-    fn a_program_that_closes_its_output_and_lives_on_holds_up_nothing() {
+    fn a_program_that_closes_its_output_and_runs_on_does_not_block_the_thread() {
         block_on(async move |runtime| {
             let turns = Rc::new(Cell::new(0));
             let counting = Rc::clone(&turns);
@@ -214,7 +216,7 @@ mod tests {
             });
             let (status, output) = run(
                 &mut shell("echo out; exec >&- 2>&-; sleep 0.3; exit 7"),
-                PATIENCE,
+                TIMEOUT,
             )
             .await
             .unwrap();
@@ -224,7 +226,7 @@ mod tests {
             );
             assert!(
                 turns.get() >= 5,
-                "{} turns for others in 300 ms",
+                "{} turns of another task in 300 ms",
                 turns.get()
             );
             let start = now();
@@ -232,7 +234,7 @@ mod tests {
                 .await
                 .unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-            assert!(now() - start < PATIENCE / 2);
+            assert!(now() - start < TIMEOUT / 2);
         });
     }
 }

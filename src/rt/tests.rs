@@ -1,8 +1,8 @@
-//! What the crate requires of a runtime, whichever it is.
+//! Tests of the items that the crate requires of its runtime, run on both.
 
 use std::future::poll_fn;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
 use futures_lite::future::{or, poll_once};
 
@@ -23,7 +23,7 @@ fn a_timer_can_be_set_again_after_it_fired_and_while_it_runs() {
             timer.fired().await;
             assert!(now() - start >= STEP);
         }
-        // Later than it was, and not at all, while it runs.
+        // Set to a later time, and stopped, while it runs.
         let start = now();
         timer.reset(Some(STEP));
         assert!(poll_once(timer.fired()).await.is_none());

@@ -17,40 +17,41 @@ use super::{AnyListener, Error, Socket};
 /// The first inherited descriptor; the others follow without a gap.
 const FIRST: RawFd = 3;
 
-/// The name of descriptors without one (sd_listen_fds_with_names(3)).
+/// The name of a descriptor that was given none (sd_listen_fds_with_names(3)).
 pub(super) const NAMELESS: &str = "unknown";
 
-/// Adopts the sockets that were handed to this process, in order; returns none where the
-/// environment says that there are none, which is the manual start.
+/// Adopts the sockets that systemd handed to this process, in order. Returns an empty list if the
+/// environment names none: a manual start.
 ///
-/// Each is checked to be a listening stream socket, Unix or TCP, and made close-on-exec. They are
-/// adopted once: a second call fails where the first one found any. Call it before the process opens
-/// descriptors of its own. The environment is left as it is, because only a single-threaded program
-/// can change it safely; LISTEN_PID keeps children from adopting the same numbers.
+/// Each descriptor must be a listening stream socket, Unix or TCP, and becomes close-on-exec. Call
+/// this before the process opens descriptors of its own, and once: a second call fails if the first
+/// one found sockets. The environment stays unchanged, because only a single-threaded program can
+/// change it safely; LISTEN_PID keeps child processes from adopting the same numbers.
 ///
 /// # Errors
 ///
-/// [`Error::Environment`] for values without meaning, [`Error::Descriptor`] for a descriptor of
-/// another kind (which is left open, for it has another owner), [`Error::Taken`] at the second call.
+/// [`Error::Environment`] for a malformed variable; [`Error::Descriptor`] for a descriptor of
+/// another kind, which stays open because it has another owner; [`Error::Taken`] at the second call.
 ///
 /// ```
 /// use smol_dhcp_proxy::service::activation;
 ///
-/// // Started from a shell, there are none.
+/// // A shell hands over no sockets.
 /// assert!(activation::listen_fds()?.is_empty());
 /// # Ok::<(), smol_dhcp_proxy::service::Error>(())
 /// ```
 pub fn listen_fds() -> Result<Vec<Socket>, Error> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
 
-    let Some(handed) = parse(std::process::id(), own_pidfd_id, |name| env::var_os(name))? else {
+    let inherited = parse(std::process::id(), own_pidfd_id, |name| env::var_os(name))?;
+    let Some(inherited) = inherited else {
         return Ok(Vec::new());
     };
     if TAKEN.swap(true, Ordering::SeqCst) {
         return Err(Error::Taken);
     }
-    let mut names = handed.names.into_iter();
-    (FIRST..FIRST + handed.count)
+    let mut names = inherited.names.into_iter();
+    (FIRST..FIRST + inherited.count)
         .map(|fd| {
             let listener = adopt(fd)?;
             let name = names.next().unwrap_or_else(|| NAMELESS.to_owned());
@@ -59,20 +60,20 @@ pub fn listen_fds() -> Result<Vec<Socket>, Error> {
         .collect()
 }
 
-/// The part of the environment that is for this process.
+/// The descriptors that the environment assigns to this process.
 #[derive(Debug, PartialEq, Eq)]
-struct Handed {
+struct Inherited {
     count: RawFd,
-    /// As many, or none at all.
+    /// Either `count` names or none.
     names: Vec<String>,
 }
 
-/// Reads the protocol's variables; returns `None` where they are not for the process `pid`.
+/// Parses the variables of the protocol. Returns `None` if they are not for the process `pid`.
 fn parse(
     pid: u32,
     own_pidfd_id: impl FnOnce() -> Option<u64>,
     variable: impl Fn(&str) -> Option<OsString>,
-) -> Result<Option<Handed>, Error> {
+) -> Result<Option<Inherited>, Error> {
     let text = |name, expected| match variable(name).map(OsString::into_string) {
         None => Ok(None),
         Some(Ok(value)) => Ok(Some(value)),
@@ -106,7 +107,8 @@ fn parse(
             return Ok(None);
         }
     }
-    // Process ids are reused, these are not. Where the kernel has none, the process id decides.
+    // The kernel reuses process ids, but not pidfd ids. Where it has no pidfd ids, the process id
+    // decides.
     if let Some(for_id) = number("LISTEN_PIDFDID", "the inode number of a pidfd")?
         && let Some(own_id) = own_pidfd_id()
         && for_id != own_id
@@ -130,14 +132,14 @@ fn parse(
             expected: "a number of descriptors",
         })?;
     let Some(value) = text("LISTEN_FDNAMES", "names separated by colons")? else {
-        return Ok(Some(Handed {
+        return Ok(Some(Inherited {
             count,
             names: Vec::new(),
         }));
     };
     let names: Vec<_> = value.split(':').map(str::to_owned).collect();
     if RawFd::try_from(names.len()) == Ok(count) {
-        return Ok(Some(Handed { count, names }));
+        return Ok(Some(Inherited { count, names }));
     }
     Err(Error::Environment {
         variable: "LISTEN_FDNAMES",
@@ -148,7 +150,7 @@ fn parse(
 
 /// Returns the inode number of this process in pidfs, unique since boot; `None` before Linux 6.9.
 fn own_pidfd_id() -> Option<u64> {
-    /// `PID_FS_MAGIC` of linux/magic.h. On older kernels all pidfds share one meaningless inode.
+    /// `PID_FS_MAGIC` of linux/magic.h. On older kernels all pidfds share one inode.
     const PIDFS: u64 = 0x5049_4446;
 
     let pidfd = pidfd_open(getpid(), PidfdFlags::empty()).ok()?;
@@ -157,15 +159,15 @@ fn own_pidfd_id() -> Option<u64> {
         .then(|| rustix::fs::fstat(&pidfd).ok().map(|stat| stat.st_ino))?
 }
 
-/// Becomes the owner of the inherited descriptor `number`.
+/// Takes ownership of the inherited descriptor `number`.
 fn adopt(number: RawFd) -> Result<AnyListener, Error> {
     #[expect(
         unsafe_code,
-        reason = "a number in the environment is all that tells of an inherited descriptor"
+        reason = "an inherited descriptor is known only by its number"
     )]
-    // SAFETY: LISTEN_PID says that `number` was opened for this process, `listen_fds` comes here
-    // once for each, and what fails the check (such as a number that is not open at all) is not
-    // closed but forgotten.
+    // SAFETY: LISTEN_PID says that `number` was opened for this process, and `listen_fds` calls
+    // this once for each number. A descriptor that fails the check, such as a number that is not
+    // open, is forgotten instead of closed.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
 
     let checked = check(fd.as_fd()).and_then(|family| {
@@ -188,7 +190,8 @@ enum Family {
     Internet,
 }
 
-/// Returns the family of a listening stream socket. For anything else the error says what it is.
+/// Returns the family of a listening stream socket. For any other descriptor the text of the error
+/// is its kind.
 fn check(fd: BorrowedFd<'_>) -> io::Result<Family> {
     let kind = match rustix::fs::fstat(fd) {
         Ok(stat) => FileType::from_raw_mode(stat.st_mode),
@@ -232,7 +235,7 @@ mod tests {
 
     const PID: u32 = 4711;
 
-    /// `parse` for process 4711 whose pidfd is 99.
+    /// Parses `variables` for process 4711 with the pidfd id 99.
     fn read(variables: &[(&str, &str)]) -> Result<Option<(RawFd, Vec<String>)>, String> {
         let variable = |name: &str| {
             variables
@@ -246,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_handed_over_is_manual_mode() {
+    fn without_inherited_sockets_the_start_is_manual() {
         assert_eq!(read(&[]), Ok(None));
         assert_eq!(read(&[("LISTEN_FDS", "1")]), Ok(None));
         assert_eq!(read(&[("LISTEN_PID", "4711")]), Ok(None));
@@ -269,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn those_of_another_process_are_not_ours_whatever_else_is_said_of_them() {
+    fn sockets_for_another_process_are_ignored() {
         assert_eq!(
             read(&[("LISTEN_PID", "4712"), ("LISTEN_FDS", "1")]),
             Ok(None)
@@ -284,7 +287,7 @@ mod tests {
             read(&[fds[0], fds[1], ("LISTEN_PIDFDID", "99")]),
             Ok(Some((1, vec![])))
         );
-        // A kernel without such numbers cannot tell; the process id has to do.
+        // On a kernel without pidfd ids, the process id decides.
         let unknown = parse(
             PID,
             || None,
@@ -295,7 +298,7 @@ mod tests {
         );
         assert_eq!(
             unknown.unwrap(),
-            Some(Handed {
+            Some(Inherited {
                 count: 1,
                 names: vec!["1".into()]
             })
@@ -303,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_explained() {
+    fn a_malformed_variable_is_named_in_the_error() {
         use std::os::unix::ffi::OsStringExt;
 
         let pid = ("LISTEN_PID", "4711");
@@ -335,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_pidfd_id_is_stable() {
+    fn the_pidfd_id_of_a_process_is_stable() {
         assert_eq!(own_pidfd_id(), own_pidfd_id());
     }
 
@@ -348,7 +351,7 @@ mod tests {
         let unix = UnixListener::bind_addr(&address).unwrap();
         assert_eq!(is(unix.as_fd()), Ok(Family::Unix));
         for address in ["127.0.0.1:0", "[::1]:0"] {
-            // A machine without IPv6 has no second one.
+            // The second fails on a machine without IPv6.
             if let Ok(tcp) = TcpListener::bind(address) {
                 assert_eq!(is(tcp.as_fd()), Ok(Family::Internet));
             }

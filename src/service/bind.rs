@@ -1,4 +1,4 @@
-//! Manual mode: makes a listening socket where systemd hands none over.
+//! A listening socket of this process, for a start without systemd.
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
@@ -16,21 +16,21 @@ use super::lock::{LockError, LockFile};
 use super::socket_file::SocketFile;
 use super::{Error, Socket};
 
-/// Owner and group may connect.
+/// The mode of the socket file: owner and group may connect.
 const MODE: Mode = Mode::from_raw_mode(0o660);
 
-/// The kernel lowers it to net.core.somaxconn.
+/// The length of the backlog, which the kernel lowers to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
-/// The longest wait for another start at work on the same path, which takes microseconds.
+/// The longest wait for a concurrent start on the same path, which takes microseconds.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Listens on `path`, in mode 0660, and makes its directory where there is none. The file is
-/// removed with the [`Socket`].
+/// Creates a listening Unix socket at `path` with mode 0660, and its directory if that is missing.
+/// The file is removed when the [`Socket`] is dropped.
 ///
-/// A socket that a dead process left behind is replaced; a live one and a file of another kind
-/// never are. Starts that run at the same time are serialised by a lock file beside the socket
-/// (`.lock` added to its name), which is removed again.
+/// A stale socket, left by a dead process, is replaced. A socket in use and a file of another kind
+/// are not. Concurrent starts are serialised by a lock file beside the socket (`path` with `.lock`
+/// appended), which is removed afterwards.
 ///
 /// # Errors
 ///
@@ -62,8 +62,8 @@ pub fn bind(path: &Path) -> Result<Socket, Error> {
     remove_stale(path, &address)?;
 
     let listener = new_socket(SocketFlags::CLOEXEC).map_err(failed("make a socket for"))?;
-    // bind(2) gives the file the mode of the socket, less the umask, so that it never is wider than
-    // this; and no client can connect before listen(2), so that it may be widened to this until then.
+    // bind(2) creates the file with the mode of the socket, less the umask: it is never wider than
+    // MODE. The chmod(2) below undoes the umask. No client can connect before listen(2).
     rustix::fs::fchmod(&listener, MODE).map_err(failed("set the mode of a socket for"))?;
     rustix::net::bind(&listener, &address).map_err(|error| match error {
         Errno::ADDRINUSE => Error::InUse(path.to_owned()),
@@ -75,7 +75,7 @@ pub fn bind(path: &Path) -> Result<Socket, Error> {
     Ok(Socket::bound(file, UnixListener::from(listener)))
 }
 
-/// Makes the directory of the socket `path` where there is none, as [`bind`] does: for programs that
+/// Creates the directory of the socket `path` if it is missing, as [`bind`] does. For programs that
 /// confine themselves to this directory before they bind.
 ///
 /// # Errors
@@ -104,8 +104,8 @@ pub fn make_directory(path: &Path) -> Result<(), Error> {
         .map_err(|error| Error::io(doing, error))
 }
 
-/// Excludes other starts on the same path until it is dropped. The file is removed while it is
-/// still locked; a [`LockFile`] that waits for it notices.
+/// A lock against concurrent starts on the same path, released on drop. The file is removed while
+/// it is locked; a concurrent [`LockFile::acquire`] detects that.
 struct StartLock {
     path: PathBuf,
     lock: LockFile,
@@ -136,8 +136,7 @@ impl Drop for StartLock {
     }
 }
 
-/// Removes the socket at `path` if no process listens on it, of which a refused connection is the
-/// only proof.
+/// Removes the socket at `path` if no process listens on it. Only a refused connection proves that.
 fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), Error> {
     let probing = |error: Errno| {
         Error::io(
@@ -156,7 +155,7 @@ fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), Error> {
     }
     let probe = new_socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).map_err(probing)?;
     match rustix::net::connect(&probe, address) {
-        // The second is a full backlog, the third a socket of another type.
+        // EAGAIN means a full backlog, EPROTOTYPE a socket of another type.
         Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => Err(Error::InUse(path.to_owned())),
         Err(Errno::CONNREFUSED) => {
             log::info!("replacing {}, on which no process listens", path.display());
@@ -179,7 +178,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory that goes with the test.
+    /// A directory that is removed at the end of the test.
     struct Scratch(PathBuf);
 
     impl Scratch {
@@ -197,7 +196,7 @@ mod tests {
             self.0.join("socket")
         }
 
-        /// A socket file as kill -9 leaves it.
+        /// Creates a socket file without a process, as kill -9 leaves it.
         fn stale(&self) -> PathBuf {
             fs::create_dir_all(&self.0).unwrap();
             drop(UnixListener::bind(self.socket()).unwrap());
@@ -226,8 +225,7 @@ mod tests {
 
     #[test]
     fn the_mode_of_the_file_is_that_of_the_socket_from_the_first_moment() {
-        // What `bind` relies on, so that there is no moment between bind(2) and chmod(2) with a
-        // wider mode.
+        // `bind` relies on this: between bind(2) and chmod(2) the mode is never wider.
         let scratch = Scratch::new();
         fs::create_dir_all(&scratch.0).unwrap();
         let socket = new_socket(SocketFlags::CLOEXEC).unwrap();
@@ -248,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_living_socket_is_not_taken_over() {
+    fn a_socket_in_use_is_not_replaced() {
         let scratch = Scratch::new();
         let _first = bind(&scratch.socket()).unwrap();
         let second = bind(&scratch.socket()).unwrap_err();
@@ -260,13 +258,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_socket_stays() {
+    fn a_file_of_another_kind_is_not_replaced() {
         let scratch = Scratch::new();
         fs::create_dir_all(&scratch.0).unwrap();
         fs::write(scratch.socket(), "precious").unwrap();
         assert!(matches!(bind(&scratch.socket()), Err(Error::NotASocket(_))));
         assert_eq!(fs::read(scratch.socket()).unwrap(), b"precious");
-        // A link is not followed either, wherever it leads.
+        // A symbolic link is not followed.
         let link = scratch.0.join("link");
         std::os::unix::fs::symlink(scratch.socket(), &link).unwrap();
         assert!(matches!(bind(&link), Err(Error::NotASocket(_))));
@@ -284,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_cannot_be_are_explained() {
+    fn an_invalid_path_is_named_in_the_error() {
         let long = PathBuf::from(format!("/tmp/{}", "x".repeat(LONGEST_PATH)));
         let error = bind(&long).unwrap_err().to_string();
         assert!(
@@ -301,10 +299,10 @@ mod tests {
     }
 
     #[test]
-    fn a_locked_directory_holds_no_start_up_and_no_lock_file_is_left() {
+    fn a_locked_directory_delays_no_start_and_no_lock_file_is_left() {
         let scratch = Scratch::new();
         fs::create_dir_all(&scratch.0).unwrap();
-        // Any user who may read a directory may lock it.
+        // Every user with read access to a directory can lock it.
         let directory = fs::File::open(&scratch.0).unwrap();
         rustix::fs::flock(
             &directory,

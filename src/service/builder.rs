@@ -1,4 +1,4 @@
-//! [`Service`]: what a service listens on, when it leaves, and what it does before.
+//! [`Service`]: its sockets, its timeouts, and its hooks.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,18 +8,17 @@ use super::hook::Hook;
 use super::{Connection, Error, Idle, Limits, Notify, Reason, Socket, bind};
 use crate::rt::{self, Signals};
 
-/// The idle timeout unless another one is set.
+/// The default idle timeout.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The drain timeout unless another one is set: well below the 90 seconds after which systemd kills.
+/// The default drain timeout, well below the 90 seconds after which systemd sends SIGKILL.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A service: its sockets, its timeouts and its hooks. [`run`](Self::run) serves.
 ///
-/// Opening is one step, in the one safe order: inherited sockets are adopted while the process has
-/// no descriptors of its own, signals are caught before a socket file exists, and only then is the
-/// file made. `run` does it; [`open`](Self::open) does it earlier, for programs that have work to do
-/// between opening and serving.
+/// Opening has one safe order: adopt inherited sockets while the process has no descriptors of its
+/// own, then catch signals, and only then create a socket file. `run` does this;
+/// [`open`](Self::open) does it earlier, for programs that work between opening and serving.
 ///
 /// ```
 /// use std::time::Duration;
@@ -63,11 +62,11 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// ```compile_fail,E0277
 /// let service = smol_dhcp_proxy::service::Service::new("/run/echo.sock");
-/// std::thread::spawn(move || service.open()); // has to be opened where it runs
+/// std::thread::spawn(move || service.open()); // a `Service` cannot move to another thread
 /// ```
 ///
-/// A handler that blocks the thread blocks the service: long computations and blocking calls belong
-/// on threads of their own.
+/// A handler that blocks the thread blocks the service: run long computations and blocking calls
+/// on other threads.
 #[derive(Debug)]
 #[must_use = "a service does nothing until it runs"]
 pub struct Service {
@@ -81,17 +80,17 @@ pub struct Service {
     pub(super) limits: Limits,
 }
 
-/// Where the sockets come from.
+/// The origin of the sockets.
 #[derive(Debug)]
 enum Source {
-    /// systemd, or else `bind` at this path.
+    /// Inherited sockets, or else a new one at this path.
     Path(PathBuf),
-    /// The program.
+    /// Sockets of the program.
     Given(Vec<Socket>),
 }
 
-/// What opening yields. The sockets go first: a signal must not end the process while there is a
-/// file to unlink.
+/// The result of opening. `sockets` is dropped first: a signal must not end the process while there
+/// is a file to unlink.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) sockets: Vec<Socket>,
@@ -99,14 +98,20 @@ pub(super) struct Opened {
 }
 
 impl Service {
-    /// Listens on the sockets that systemd hands over, or else on a Unix socket at `path` (see
-    /// [`bind`](fn@bind)), which is removed at the end.
+    /// Creates a service for the sockets that systemd hands over, or else for a Unix socket at
+    /// `path` (see [`bind`](fn@bind)), which is removed at the end.
+    ///
+    /// ```
+    /// # use smol_dhcp_proxy::service::Service;
+    /// let service = Service::new("/run/echo.sock");
+    /// assert!(service.sockets().is_empty(), "nothing is opened yet");
+    /// ```
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self::from_source(Source::Path(path.into()))
     }
 
-    /// Listens on these sockets only: some of [`listen_fds`](activation::listen_fds), or the
-    /// program's own Unix or TCP listeners, blocking or not.
+    /// Creates a service for these sockets only: some of [`listen_fds`](activation::listen_fds), or
+    /// the program's own Unix or TCP listeners, blocking or not.
     ///
     /// ```
     /// use std::os::unix::net::UnixListener;
@@ -117,7 +122,7 @@ impl Service {
     /// let listener = UnixListener::bind(&path)?;
     /// let service = Service::on([listener]).idle_timeout(Duration::ZERO);
     /// assert_eq!(service.run(|_| async {})?, Reason::Idle);
-    /// std::fs::remove_file(&path)?; // its file is the program's own, too
+    /// std::fs::remove_file(&path)?; // the program owns the file
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn on(sockets: impl IntoIterator<Item = impl Into<Socket>>) -> Self {
@@ -137,40 +142,52 @@ impl Service {
         }
     }
 
-    /// Sets how long the service stays with nothing to do (ten seconds if never set); `None` means
-    /// for ever.
+    /// Sets the time after which an idle service exits (default: ten seconds). `None` means never.
     ///
     /// ```
     /// # use smol_dhcp_proxy::service::Service;
-    /// let stays = Service::new("/run/echo.sock").idle_timeout(None);
+    /// let permanent = Service::new("/run/echo.sock").idle_timeout(None);
     /// ```
     pub fn idle_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
         self.idle.set_timeout(timeout.into());
         self
     }
 
-    /// Sets how long connections may go on after SIGTERM or SIGINT (five seconds if never set).
+    /// Sets the time that open connections have after SIGTERM or SIGINT (default: five seconds).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use smol_dhcp_proxy::service::Service;
+    /// let patient = Service::new("/run/echo.sock").drain_timeout(Duration::from_secs(60));
+    /// ```
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
         self
     }
 
-    /// Sets the most connections at once ([`Limits::of_process`] if never set).
+    /// Sets the limits on simultaneous connections (default: [`Limits::of_process`]).
+    ///
+    /// ```
+    /// # use smol_dhcp_proxy::service::{Limits, Service};
+    /// let mut limits = Limits::of_process();
+    /// limits.connections = 100;
+    /// let limited = Service::new("/run/echo.sock").limits(limits);
+    /// ```
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Runs the futures of `hook` before the service leaves because it is idle: the place to save
-    /// state, and to arm a [`Wakeup`](super::Wakeup).
+    /// Sets a hook that runs before the service exits because it is idle: the place to save state,
+    /// and to arm a [`Wakeup`](super::Wakeup).
     ///
-    /// The hook is called whenever the idle timeout is over. While its future runs, the service
-    /// accepts connections and reacts to signals, and drops the future at either: what it does must
-    /// bear being left half done and begun again. When the future is done and the service is still
-    /// idle, the service leaves; otherwise the hook is called again the next time. A hook that keeps
-    /// an [`Activity`](super::Activity) makes the service stay.
+    /// The hook is called each time the idle timeout is over. While its future runs, the service
+    /// accepts connections and handles signals, and drops the future at either. So its work must be
+    /// safe to interrupt and to repeat. If the service is still idle when the future is done, the
+    /// service exits; otherwise the hook is called again after the next idle timeout. A hook that
+    /// keeps an [`Activity`](super::Activity) keeps the service running.
     ///
-    /// It does not run after a signal.
+    /// The hook does not run after a signal.
     ///
     /// ```
     /// use std::cell::Cell;
@@ -198,8 +215,8 @@ impl Service {
         self
     }
 
-    /// Extends the drain: the drain timeout begins to count when the future of `hook` is done. A
-    /// second signal ends the wait nevertheless.
+    /// Extends the drain: the drain timeout starts when the future of `hook` is done. A second
+    /// signal ends the wait at once.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -216,20 +233,21 @@ impl Service {
         self
     }
 
-    /// Returns the idle state that decides when to leave; clones share it. Whatever keeps the
-    /// service alive besides connections takes an [`Activity`](super::Activity) of it.
+    /// Returns the idle state that decides when to exit. Clones share one state. Take an
+    /// [`Activity`](super::Activity) of it for each job that keeps the service running, besides
+    /// connections.
     ///
     /// ```
     /// # use smol_dhcp_proxy::service::Service;
     /// let service = Service::new("/run/echo.sock");
-    /// let job = service.idle().activity(); // the service stays until this is dropped
+    /// let job = service.idle().activity(); // the service runs until this is dropped
     /// assert!(service.idle().is_busy());
     /// ```
     pub fn idle(&self) -> &Idle {
         &self.idle
     }
 
-    /// Returns the channel to the service manager, for status lines; clones share it.
+    /// Returns the channel to the service manager, for status lines. Clones share it.
     ///
     /// ```
     /// # use smol_dhcp_proxy::service::Service;
@@ -239,8 +257,8 @@ impl Service {
         &self.notify
     }
 
-    /// Returns the sockets that will be served. Those of [`new`](Self::new) are known once the
-    /// service is [open](Self::open).
+    /// Returns the sockets to be served. Those of [`new`](Self::new) are known once the service is
+    /// [open](Self::open).
     ///
     /// ```
     /// # use smol_dhcp_proxy::service::Service;
@@ -258,19 +276,19 @@ impl Service {
         }
     }
 
-    /// Adopts inherited sockets, catches SIGTERM and SIGINT, and makes a socket where none was
-    /// inherited. Does nothing the second time.
+    /// Adopts inherited sockets, catches SIGTERM and SIGINT, and creates a socket if none was
+    /// inherited. A second call does nothing.
     ///
-    /// Call it (or [`run`](Self::run)) first thing in `main`: inherited descriptors are only safe to
-    /// adopt before the process opens its own. The signals end the process again, as is their
-    /// default, when the service is dropped or has left.
+    /// Call this or [`run`](Self::run) first in `main`: inherited descriptors are safe to adopt only
+    /// before the process opens its own. When the service is dropped or has returned, the signals
+    /// end the process again, as by default.
     ///
-    /// One service in the life of a process catches signals: after it was dropped they end the
-    /// process, also when there is another one.
+    /// Only the first service of a process catches signals. After its drop they end the process,
+    /// even if another service exists.
     ///
     /// # Errors
     ///
-    /// Each of [`Error`]'s.
+    /// Every variant of [`Error`].
     ///
     /// ```
     /// use smol_dhcp_proxy::service::{Error, Service};
@@ -304,23 +322,22 @@ impl Service {
         Ok(Opened { sockets, signals })
     }
 
-    /// Runs the service on this thread from its first connection to its last, and returns why it
-    /// left. `handler` makes the future that serves one connection; [`serve`](Self::serve) has the
-    /// rules of leaving.
+    /// Runs the service on this thread until it exits, and returns the reason. `handler` returns the
+    /// future that serves one connection; [`serve`](Self::serve) documents when the service exits.
     ///
     /// # Errors
     ///
-    /// A start that cannot succeed, as [`open`](Self::open). Failures of single connections are no
-    /// errors of the service.
+    /// A start that cannot succeed, as for [`open`](Self::open). A failure of a single connection is
+    /// not an error of the service.
     ///
     /// # Panics
     ///
-    /// When a handler or a hook panics: they run on this thread.
+    /// When a handler or a hook panics: both run on this thread.
     ///
     /// ```
     /// use smol_dhcp_proxy::service::Service;
     ///
-    /// // A directory in place of the socket: the text of the error says what to do.
+    /// // A directory has the path of the socket.
     /// let error = Service::new(std::env::temp_dir()).run(|_| async {}).unwrap_err();
     /// assert!(format!("{error:?}").ends_with("exists and is not a socket: it stays as it is"));
     /// ```

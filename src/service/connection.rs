@@ -1,4 +1,4 @@
-//! The connections of a service: what a handler gets, and the tasks that run the handlers.
+//! The connections of a service: the value that a handler gets, and the tasks that run handlers.
 
 use std::cell::RefCell;
 use std::future::pending;
@@ -13,10 +13,10 @@ use super::limit::{Limits, Registry, Requests};
 use super::{Activity, Idle};
 use crate::rt::{self, Runtime, Signal, Signals, Stream};
 
-/// An accepted connection, and what its handler may tell and ask the service.
+/// An accepted connection, with its handler's means to talk to the service.
 ///
-/// Take the fields that are of use and leave the rest: the service stays until the handler's future
-/// is done, whatever becomes of them.
+/// A handler may ignore or drop any of the fields: the service runs until the handler's future is
+/// done.
 ///
 /// ```
 /// use std::io::{Read, Write};
@@ -41,28 +41,26 @@ use crate::rt::{self, Runtime, Signal, Signals, Stream};
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Connection {
-    /// The connected socket: a stream socket of any family under one type. It reads and writes by
-    /// the traits of `futures-lite`, and its clones share it. For a TCP connection ask
-    /// getpeername(2) for the address of the peer, as the type's own methods know Unix sockets
-    /// only.
+    /// The connected stream socket, one type for all address families. It implements the read and
+    /// write traits of `futures-lite`, and its clones share the socket. Its own methods know only
+    /// Unix addresses: for the peer of a TCP connection call getpeername(2).
     pub stream: Stream,
-    /// The hold that the connection has on the service. Dropping it changes nothing;
-    /// [`KeepAlive::release`] lets the service leave before the handler is done.
+    /// The claim that keeps the service running. Dropping it has no effect;
+    /// [`KeepAlive::release`] lets the service exit before the handler is done.
     pub keep_alive: KeepAlive,
-    /// Counts the requests in flight, which decides which connection is closed when there are too
-    /// many.
+    /// The counter of requests in flight. Idle connections are closed when there are too many.
     pub requests: Requests,
-    /// Resolves when a signal begins the drain: the time to finish and hang up.
+    /// Resolves when a signal starts the drain: finish and hang up.
     pub shutdown: Shutdown,
-    /// Resolves when the drain timeout begins to count: together with `shutdown`, or when
+    /// Resolves when the drain timeout starts: together with `shutdown`, or when the hook of
     /// [`Service::extend_drain`](super::Service::extend_drain) is done.
     pub countdown: Shutdown,
 }
 
-/// The hold that a connection has on its service, from accept to the end of the handler's future.
+/// A connection's claim on its service, from accept to the end of the handler's future.
 ///
-/// It belongs to the connection's task, not to this handle: a handler that ignores the handle keeps
-/// the service alive all the same.
+/// The claim belongs to the connection's task, not to this handle: a handler that ignores the handle
+/// still keeps the service running.
 ///
 /// ```
 /// use std::net::{TcpListener, TcpStream};
@@ -75,7 +73,7 @@ pub struct Connection {
 /// let reason = Service::on([listener])
 ///     .idle_timeout(Duration::ZERO)
 ///     .run(|Connection { stream, keep_alive, .. }| async move {
-///         keep_alive.release(); // a watcher is no reason to stay
+///         keep_alive.release(); // a watcher does not keep the service running
 ///         std::future::pending::<()>().await;
 ///         drop(stream);
 ///     })?;
@@ -86,20 +84,20 @@ pub struct Connection {
 pub struct KeepAlive(Rc<RefCell<Option<Activity>>>);
 
 impl KeepAlive {
-    /// Lets the service leave although the connection is open. The connection then ends with the
-    /// service at the latest; a drain still waits for it.
+    /// Lets the service exit although the connection is open, as in the example of [`KeepAlive`].
+    /// The connection ends with the service at the latest; a drain still waits for it.
     pub fn release(self) {
         self.0.take();
     }
 }
 
-/// All connections that are being served, and the means to end them.
+/// All open connections, and the latches that end them.
 pub(super) struct Connections<'a> {
     runtime: &'a Runtime,
-    /// Kept busy by each connection that has not released its hold.
+    /// Busy while a connection has not released its claim.
     idle: &'a Idle,
     handler: &'a dyn Fn(Connection) -> BoxFuture,
-    /// Kept busy by every connection.
+    /// Busy while a connection is open.
     open: Idle,
     pub(super) registry: Rc<Registry>,
     shutdown: Rc<Latch>,
@@ -148,8 +146,8 @@ impl<'a> Connections<'a> {
         self.runtime.spawn(task).detach();
     }
 
-    /// Waits until all connections are done. Those that are not are ended when `timeout` is over,
-    /// which counts from the end of `extension`, or at a second signal, which is returned.
+    /// Waits until all connections are done. Aborts the rest after `timeout`, which starts at the
+    /// end of `extension`, or at a second signal, which is returned.
     pub(super) async fn drain(
         &self,
         extension: Option<Hook>,
@@ -160,7 +158,7 @@ impl<'a> Connections<'a> {
         let second = async {
             match signals.next().await {
                 Ok(signal) => Some(signal),
-                // No reason to end what is under way.
+                // Without a second signal the drain goes on.
                 Err(error) => {
                     log::warn!("cannot wait for a second signal: {error}");
                     pending().await

@@ -1,4 +1,4 @@
-//! Why a service cannot start.
+//! The errors of a start.
 
 use std::fmt;
 use std::io;
@@ -9,10 +9,10 @@ use std::path::PathBuf;
 /// ends the string).
 pub(super) const LONGEST_PATH: usize = 107;
 
-/// A start that cannot succeed.
+/// An error that makes a start impossible.
 ///
 /// Both [`Display`](fmt::Display) and [`Debug`](fmt::Debug) print a sentence for the administrator,
-/// so that a `main` may return it:
+/// so that `main` can return the error:
 ///
 /// ```
 /// use smol_dhcp_proxy::service::Error;
@@ -23,36 +23,36 @@ pub(super) const LONGEST_PATH: usize = 107;
 /// ```
 #[non_exhaustive]
 pub enum Error {
-    /// A variable of the activation protocol holds a value without meaning.
+    /// A variable of the activation protocol is malformed.
     #[non_exhaustive]
     Environment {
-        /// Its name.
+        /// The name of the variable.
         variable: &'static str,
-        /// Its value.
+        /// The value of the variable.
         value: String,
-        /// The values that have a meaning.
+        /// The valid values.
         expected: &'static str,
     },
     /// An inherited descriptor is not a listening stream socket.
     #[non_exhaustive]
     Descriptor {
-        /// Its number.
+        /// The number of the descriptor.
         fd: RawFd,
-        /// Its kind.
+        /// The kind of the descriptor, such as `a pipe`.
         is: String,
     },
-    /// The inherited descriptors have been adopted before in this process.
+    /// This process has adopted the inherited descriptors before.
     Taken,
     /// Another process listens on the path.
     InUse(PathBuf),
-    /// The path leads to a file of another kind.
+    /// The path names a file of another kind.
     NotASocket(PathBuf),
-    /// The path does not fit into a socket address (unix(7)).
+    /// The path is longer than a socket address allows (unix(7)).
     PathTooLong(PathBuf),
     /// A system call failed.
     #[non_exhaustive]
     Io {
-        /// The operation, in words.
+        /// The operation that failed.
         doing: String,
         /// The error of the kernel.
         source: io::Error,
@@ -110,8 +110,8 @@ impl fmt::Display for Error {
     }
 }
 
-/// Prints the same text as [`Display`](fmt::Display): it is what a `main` that returns the error
-/// shows.
+/// Prints the text of [`Display`](fmt::Display), because `main` prints a returned error by this
+/// trait.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)

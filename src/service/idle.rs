@@ -1,4 +1,4 @@
-//! When to leave: guards keep a service alive, and the idle timeout begins when the last one is
+//! The idle timeout: guards keep a service running, and the timeout starts when the last one is
 //! dropped. Pure: time is an argument.
 //!
 //! ```
@@ -23,14 +23,36 @@ use event_listener::Event;
 
 use crate::time::Instant;
 
-/// The account of what a service has left to do. Clones share one state.
+/// The idle state of a service: its guards and its timeout. Clones share one state.
 ///
-/// It and its guards are `!Send`: they belong to the thread of the service. Work on another thread
-/// keeps the service alive by a guard in the task that waits for it.
+/// It and its guards are `!Send`: they belong to the thread of the service. For work on another
+/// thread, keep a guard in the task that awaits that work.
+///
+/// ```
+/// use std::time::Duration;
+/// use smol_dhcp_proxy::service::{Idle, Service, Socket};
+/// use smol_dhcp_proxy::rt;
+///
+/// let service = Service::on(Vec::<Socket>::new()).idle_timeout(Duration::ZERO);
+/// let idle: Idle = service.idle().clone();
+/// rt::block_on(async move |runtime| {
+///     let guard = idle.activity();
+///     let job = runtime.spawn(async move {
+///         rt::sleep(Duration::from_millis(20)).await;
+///         drop(guard);
+///     });
+///     let reason = service.serve(&runtime, |_| async {}).await;
+///     assert!(!idle.is_busy(), "the service waited for the job");
+///     job.await;
+///     reason
+/// })?;
+/// # Ok::<(), smol_dhcp_proxy::service::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Idle(Rc<Shared>);
 
-/// Keeps the service alive until it is dropped: a connection, a call in flight, a lease owns one.
+/// A guard that keeps the service running until it is dropped. Each connection owns one; a job in
+/// flight can own another.
 ///
 /// ```
 /// # use smol_dhcp_proxy::service::Idle;
@@ -42,17 +64,31 @@ pub struct Idle(Rc<Shared>);
 /// assert!(!idle.is_busy());
 /// ```
 #[derive(Debug)]
-#[must_use = "dropped at once, it keeps nothing alive"]
+#[must_use = "a guard that is dropped at once has no effect"]
 pub struct Activity(Rc<Shared>);
 
 /// The result of [`Idle::state`].
+///
+/// ```
+/// use std::time::Duration;
+/// use smol_dhcp_proxy::rt;
+/// use smol_dhcp_proxy::service::{Idle, IdleState};
+///
+/// let now = rt::now();
+/// let wait = match Idle::new(Some(Duration::from_secs(10))).state(now) {
+///     IdleState::Busy => None,
+///     IdleState::Until(end) => Some(end - now),
+///     IdleState::Expired => Some(Duration::ZERO),
+/// };
+/// assert_eq!(wait, Some(Duration::from_secs(10)));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdleState {
-    /// At least one [`Activity`] lives.
+    /// At least one [`Activity`] exists.
     Busy,
-    /// Nothing to do; the idle timeout is over at this moment.
+    /// No guard exists. The idle timeout ends at this instant.
     Until(Instant),
-    /// Nothing to do, and the idle timeout is over.
+    /// No guard exists, and the idle timeout is over.
     Expired,
 }
 
@@ -60,15 +96,14 @@ pub enum IdleState {
 struct Shared {
     timeout: Cell<Duration>,
     guards: Cell<usize>,
-    /// The beginning of the idle timeout; `None` while busy, and then until the first call of
-    /// `state` with its `now`.
+    /// The start of the idle timeout: the `now` of the first call of `state` after the last drop.
     since: Cell<Option<Instant>>,
     quiet: Event,
 }
 
 impl Idle {
-    /// Starts idle: the first timeout begins with the first [`state`](Self::state). `None` never
-    /// expires.
+    /// Creates a state without guards. The first timeout starts with the first call of
+    /// [`state`](Self::state); `None` never expires.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -102,8 +137,8 @@ impl Idle {
 
     /// Returns the state at `now`.
     ///
-    /// Dropping a guard cannot tell the time, so the timeout begins with the first call after the
-    /// last drop. A loop that waits for [`quiet`](Self::quiet) and then calls this loses nothing.
+    /// The drop of a guard does not know the time, so the timeout starts with the first call after
+    /// the last drop. A loop that awaits [`quiet`](Self::quiet) and then calls this loses no time.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -111,7 +146,7 @@ impl Idle {
     /// let at = |seconds| Instant::from_boot(Duration::from_secs(seconds));
     /// let idle = Idle::new(Some(Duration::from_secs(3)));
     /// assert_eq!(idle.state(at(1)), IdleState::Until(at(4)));
-    /// drop(idle.activity()); // work that came and went begins the timeout anew
+    /// drop(idle.activity()); // a short job restarts the timeout
     /// assert_eq!(idle.state(at(2)), IdleState::Until(at(5)));
     /// ```
     pub fn state(&self, now: Instant) -> IdleState {
@@ -128,7 +163,7 @@ impl Idle {
         }
     }
 
-    /// Changes the timeout, also one that has begun; `None` never expires.
+    /// Changes the timeout, even while it runs; `None` never expires.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -144,7 +179,7 @@ impl Idle {
         self.0.quiet.notify(usize::MAX);
     }
 
-    /// Returns whether a guard lives.
+    /// Returns whether a guard exists.
     ///
     /// ```
     /// assert!(!smol_dhcp_proxy::service::Idle::new(None).is_busy());
@@ -153,8 +188,8 @@ impl Idle {
         self.0.guards.get() > 0
     }
 
-    /// Waits for the next drop of a last guard, or for another timeout: [`state`](Self::state) may
-    /// have changed.
+    /// Waits for the next drop of the last guard or change of the timeout. After that,
+    /// [`state`](Self::state) may return another value.
     ///
     /// ```
     /// # use futures_lite::future::{block_on, zip};
@@ -205,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_starts_with_the_drop_of_the_last_guard() {
+    fn the_timeout_starts_with_the_drop_of_the_last_guard() {
         let idle = ten_seconds();
         let first = idle.activity();
         let second = first.clone();
@@ -217,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guard_that_came_and_went_unseen_restarts_the_wait() {
+    fn a_guard_between_two_calls_restarts_the_timeout() {
         let idle = ten_seconds();
         assert_eq!(idle.state(at(0)), IdleState::Until(at(10)));
         drop(idle.activity());
@@ -243,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn another_timeout_counts_from_where_the_wait_began() {
+    fn a_changed_timeout_counts_from_the_same_start() {
         let idle = ten_seconds();
         assert_eq!(idle.state(at(100)), IdleState::Until(at(110)));
         idle.set_timeout(Some(Duration::from_secs(3)));
@@ -258,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn another_timeout_wakes_a_wait() {
+    fn a_changed_timeout_wakes_a_wait() {
         let idle = ten_seconds();
         let mut quiet = std::pin::pin!(idle.quiet());
         let mut poll =

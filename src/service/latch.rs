@@ -1,4 +1,4 @@
-//! A flag that is set once and wakes all that wait for it.
+//! A flag that is set once and wakes all tasks that wait for it.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use event_listener::{Event, EventListener};
 
-/// Set once, for good.
+/// A flag that is never cleared.
 #[derive(Debug, Default)]
 pub(super) struct Latch {
     is_set: Cell<bool>,
@@ -21,9 +21,8 @@ impl Latch {
     }
 }
 
-/// Resolves when the service reaches a step of its shutdown; see
-/// [`Connection`](super::Connection) for which. Clones resolve together, and at every later poll
-/// again.
+/// A future that resolves at a step of the service's shutdown, which
+/// [`Connection`](super::Connection) names. All clones resolve together, and stay resolved.
 ///
 /// ```standalone_crate
 /// use std::net::{TcpListener, TcpStream};
@@ -36,7 +35,7 @@ impl Latch {
 /// let reason = Service::on([listener])
 ///     .run(|Connection { stream, shutdown, .. }| async move {
 ///         kill_process(getpid(), Signal::TERM).expect("a process may signal itself");
-///         shutdown.await; // the time to finish and hang up
+///         shutdown.await; // finish and hang up
 ///         drop(stream);
 ///     })?;
 /// assert_eq!(reason, Reason::Signal(service::Signal::Terminate));

@@ -1,4 +1,4 @@
-//! Bounds the connections of a service, and closes the longest idle one for a new one.
+//! Limits on the connections of a service. The longest idle connection makes room for a new one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use super::trim::trim;
 use crate::rt;
 use crate::time::Instant;
 
-/// The most connections that a service has at once.
+/// The limits on simultaneous connections of a service.
 ///
 /// ```
 /// use smol_dhcp_proxy::service::{Limits, Service};
@@ -25,20 +25,21 @@ use crate::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Connections in all. At this number the longest idle one is closed; where all are in use, new
-    /// ones wait in the backlog until one ends or becomes idle.
+    /// The maximum of connections. At this number the longest idle one is closed for a new one. If
+    /// none is idle, new connections wait in the backlog until one ends or becomes idle.
     pub connections: usize,
-    /// Idle connections: those without a request in flight. One more closes the longest idle one.
+    /// The maximum of idle connections, which have no request in flight. The longest idle one is
+    /// closed for another one.
     ///
-    /// A new connection is idle until its first request, so a client has as long for that as it
-    /// takes this number of later ones to arrive.
+    /// A new connection is idle until its first request. So a client has time for that request
+    /// until this number of later clients has arrived.
     pub idle: usize,
 }
 
 impl Limits {
-    /// Returns half of the descriptors that the process may open (`RLIMIT_NOFILE`), so that requests
-    /// have the other half, but at most 4096 connections; at most half of these and at most 256
-    /// idle.
+    /// Returns the limits for the descriptors that the process may open (`RLIMIT_NOFILE`): half of
+    /// them for connections, at most 4096, so that requests have the other half; and half of the
+    /// connections may be idle, at most 256.
     ///
     /// ```
     /// # use smol_dhcp_proxy::service::Limits;
@@ -58,12 +59,12 @@ impl Limits {
     }
 }
 
-/// The time that a client has for its first request before its connection is closed for want of
-/// descriptors: accept(2) fails for that want even where no other client waits.
-const FIRST_REQUEST: Duration = Duration::from_millis(100);
+/// The time that a new connection has for its first request while descriptors are short. accept(2)
+/// fails for want of a descriptor even if no client waits in the backlog.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// The number of connections whose memory is given back when all but an eighth have ended.
-const CROWD: usize = 32;
+/// The peak of connections from which on memory is given back, once seven eighths have ended.
+const TRIM_PEAK: usize = 32;
 
 /// All open connections of a service.
 #[derive(Debug)]
@@ -72,9 +73,9 @@ pub(super) struct Registry {
     open: Cell<usize>,
     /// The maximum of `open` since memory was last given back.
     peak: Cell<usize>,
-    /// Open connections that were told to close and have not ended yet.
+    /// Open connections that were closed by a limit and have not ended yet.
     closing: Cell<usize>,
-    /// The idle connections, longest idle first.
+    /// The idle connections, the longest idle one first.
     idle: RefCell<BTreeMap<u64, Rc<Member>>>,
     next: Cell<u64>,
     /// Notified when a connection ends or becomes idle.
@@ -86,9 +87,9 @@ pub(super) struct Registry {
 struct Member {
     /// Requests in flight.
     requests: Cell<usize>,
-    /// The place in [`Registry::idle`], and the beginning of the idleness.
+    /// The key in [`Registry::idle`], and the time since when the connection is idle.
     place: Cell<Option<(u64, Instant)>>,
-    /// The handler tells of its requests.
+    /// The handler still has its [`Requests`].
     reports: Cell<bool>,
     closed: Cell<bool>,
     close: Event,
@@ -107,9 +108,8 @@ impl Registry {
         })
     }
 
-    /// Waits until there is room for one more connection, and makes room where an idle one can be
-    /// closed.
-    pub(super) async fn room(&self) {
+    /// Waits for room for one more connection, and closes an idle one if necessary.
+    pub(super) async fn wait_for_room(&self) {
         while self.is_full() {
             let changed = self.changed.listen();
             if !self.close_longest_idle() {
@@ -119,14 +119,14 @@ impl Registry {
     }
 
     fn is_full(&self) -> bool {
-        // A closing connection has its descriptor for no longer than it takes to drop it.
+        // A closing connection gives up its descriptor at its task's next poll.
         self.open.get() - self.closing.get() >= self.limits.connections
     }
 
     /// Closes the longest idle connection, unless it is new, and waits until a connection ends or
-    /// becomes idle: each holds a descriptor, and memory of the kernel's, that an accept may be
-    /// short of.
-    pub(super) async fn relieve(&self) {
+    /// becomes idle. Each holds a descriptor and memory of the kernel, which a failed accept(2) may
+    /// lack.
+    pub(super) async fn wait_for_descriptor(&self) {
         let changed = self.changed.listen();
         let since = self
             .idle
@@ -134,13 +134,13 @@ impl Registry {
             .values()
             .next()
             .and_then(|member| member.place.get());
-        if since.is_some_and(|(_, since)| rt::now() - since >= FIRST_REQUEST) {
+        if since.is_some_and(|(_, since)| rt::now() - since >= FIRST_REQUEST_TIMEOUT) {
             self.close_longest_idle();
         }
         changed.await;
     }
 
-    /// Counts a connection, which begins idle.
+    /// Counts a new connection, which is idle.
     pub(super) fn open(self: &Rc<Self>) -> (Open, Requests) {
         let member = Rc::new(Member {
             reports: Cell::new(true),
@@ -190,7 +190,7 @@ impl Registry {
     }
 }
 
-/// An open connection, counted until this is dropped.
+/// A guard that counts an open connection.
 #[derive(Debug)]
 pub(super) struct Open {
     registry: Rc<Registry>,
@@ -198,7 +198,7 @@ pub(super) struct Open {
 }
 
 impl Open {
-    /// Resolves when the connection has to make room for another one.
+    /// Resolves when the connection has to end, to make room for another one.
     pub(super) async fn closed(&self) {
         while !self.member.closed.get() {
             self.member.close.listen().await;
@@ -216,17 +216,17 @@ impl Drop for Open {
         }
         registry.changed.notify(usize::MAX);
         let (open, peak) = (registry.open.get(), registry.peak.get());
-        if peak >= CROWD && open <= peak / 8 {
+        if peak >= TRIM_PEAK && open <= peak / 8 {
             registry.peak.set(open);
             trim();
         }
     }
 }
 
-/// Tells the service which requests are in flight on a connection.
+/// The counter of requests in flight on a connection.
 ///
-/// A connection without any is idle, and is closed when there are too many (see [`Limits`]). Where
-/// the handler drops this early, its connection counts as in use until it ends.
+/// A connection without one is idle, and is closed when there are too many (see [`Limits`]). If a
+/// handler drops this counter early, its connection counts as in use until it ends.
 ///
 /// ```
 /// use std::net::{TcpListener, TcpStream};
@@ -238,8 +238,9 @@ impl Drop for Open {
 /// Service::on([listener])
 ///     .idle_timeout(Duration::ZERO)
 ///     .run(|Connection { requests, .. }| async move {
+///         // Read a request here: meanwhile the connection is idle.
 ///         let in_flight = requests.begin();
-///         // Work on the request here; the connection is not closed for another one meanwhile.
+///         // Serve it here: meanwhile no limit closes the connection.
 ///         drop(in_flight);
 ///     })?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -251,7 +252,8 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// Counts a request, which is in flight until the guard is dropped.
+    /// Counts a request as in flight until the returned guard is dropped, as in the example of
+    /// [`Requests`].
     pub fn begin(&self) -> InFlight {
         self.member.requests.set(self.member.requests.get() + 1);
         self.registry.leave_idle(&self.member);
@@ -269,9 +271,29 @@ impl Drop for Requests {
     }
 }
 
-/// A request in flight: its connection is not closed to make room for another one.
+/// A guard for a request in flight: no limit closes its connection meanwhile.
+///
+/// ```
+/// use std::net::{TcpListener, TcpStream};
+/// use std::time::Duration;
+/// use smol_dhcp_proxy::service::{Connection, InFlight, Requests, Service};
+///
+/// async fn serve(requests: &Requests) {
+///     let first: InFlight = requests.begin();
+///     let second = requests.begin();
+///     drop(first); // the connection is still in use
+///     drop(second); // the connection is idle
+/// }
+///
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// let _client = TcpStream::connect(listener.local_addr()?)?;
+/// Service::on([listener])
+///     .idle_timeout(Duration::ZERO)
+///     .run(|Connection { requests, .. }| async move { serve(&requests).await })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
-#[must_use = "dropped at once, the request is over at once"]
+#[must_use = "a guard that is dropped at once ends the request"]
 pub struct InFlight {
     registry: Rc<Registry>,
     member: Rc<Member>,
@@ -345,7 +367,7 @@ mod tests {
         let registry = registry(10, 2);
         let (first, requests) = registry.open();
         let (second, _second) = registry.open();
-        // The first was idle for longest, until it had a request.
+        // The first was the longest idle one until it had a request.
         drop(requests.begin());
         let (third, _third) = registry.open();
         assert_eq!([&first, &second, &third].map(closed), [false, true, false]);
@@ -358,7 +380,7 @@ mod tests {
         let registry = registry(10, 1);
         let (first, requests) = registry.open();
         let (one, two) = (requests.begin(), requests.begin());
-        // Its handler does not report requests.
+        // The handler of the second does not count its requests.
         let (second, _) = registry.open();
         let (third, _third) = registry.open();
         let (fourth, _fourth) = registry.open();
@@ -376,11 +398,11 @@ mod tests {
     #[test]
     fn a_full_service_makes_room_or_waits() {
         let registry = registry(2, 2);
-        assert_eq!(now(registry.room()), Some(()));
+        assert_eq!(now(registry.wait_for_room()), Some(()));
         let (first, requests) = registry.open();
         let (second, _) = registry.open();
         let request = requests.begin();
-        let mut room = std::pin::pin!(registry.room());
+        let mut room = std::pin::pin!(registry.wait_for_room());
         assert_eq!(now(room.as_mut()), None, "both are in use");
         assert!(!closed(&first) && !closed(&second));
         drop(request);
@@ -388,12 +410,12 @@ mod tests {
         assert!(closed(&first));
         let (third, _) = registry.open();
         assert_eq!(
-            now(registry.room()),
+            now(registry.wait_for_room()),
             None,
             "a closing connection makes room once"
         );
         drop(third);
-        assert_eq!(now(registry.room()), Some(()));
+        assert_eq!(now(registry.wait_for_room()), Some(()));
         drop((first, second));
         assert_eq!(
             (
@@ -406,11 +428,11 @@ mod tests {
     }
 
     #[test]
-    fn a_shortage_is_relieved_by_the_longest_idle_connection() {
+    fn the_longest_idle_connection_gives_up_its_descriptor() {
         let registry = registry(10, 10);
         let (first, _requests) = registry.open();
         let (second, _requests) = registry.open();
-        assert_eq!(now(registry.relieve()), None);
+        assert_eq!(now(registry.wait_for_descriptor()), None);
         assert!(!closed(&first), "it has not had the time for a request");
         for member in registry.idle.borrow().values() {
             member.place.set(
@@ -420,10 +442,10 @@ mod tests {
                     .map(|(place, _)| (place, Instant::from_boot(Duration::ZERO))),
             );
         }
-        let mut relieved = std::pin::pin!(registry.relieve());
-        assert_eq!(now(relieved.as_mut()), None);
+        let mut descriptor = std::pin::pin!(registry.wait_for_descriptor());
+        assert_eq!(now(descriptor.as_mut()), None);
         assert!(closed(&first) && !closed(&second));
         drop(first);
-        assert_eq!(now(relieved.as_mut()), Some(()));
+        assert_eq!(now(descriptor.as_mut()), Some(()));
     }
 }

@@ -1,4 +1,4 @@
-//! Listening sockets at work: accepting, the last look before the exit, and closing.
+//! The listening sockets while they are served: accept, the last look before the exit, close.
 
 use std::future::poll_fn;
 use std::io;
@@ -13,7 +13,7 @@ use crate::rt::{Listener, Stream};
 
 /// A listening socket that is being served.
 pub(super) struct ListeningSocket {
-    /// `None` once a socket of [`bind`](fn@bind) is closed and its file is gone.
+    /// `None` after a socket of [`bind`](fn@bind) was closed and its file was removed.
     origin: Option<Origin>,
     listener: Listener,
 }
@@ -21,8 +21,8 @@ pub(super) struct ListeningSocket {
 impl ListeningSocket {
     pub(super) fn new(socket: Socket) -> io::Result<Self> {
         let (origin, listener) = socket.into_parts();
-        // The runtime takes any stream socket under this type: accept(2), read(2) and write(2) do
-        // not depend on the address family.
+        // One type for all stream sockets: accept(2), read(2) and write(2) do not depend on the
+        // address family.
         let listener = UnixListener::from(OwnedFd::from(listener));
         Ok(Self {
             origin: Some(origin),
@@ -30,7 +30,7 @@ impl ListeningSocket {
         })
     }
 
-    /// Takes one connection from the backlog, if there is one.
+    /// Takes a connection from the backlog.
     fn take(&self) -> Option<Stream> {
         self.listener.try_accept().unwrap_or_else(|error| {
             log::debug!("cannot read the backlog: {error}");
@@ -38,12 +38,12 @@ impl ListeningSocket {
         })
     }
 
-    /// Stops listening as far as the origin allows, and returns the connections of the backlog.
+    /// Stops listening as far as the origin allows, and returns the backlog.
     pub(super) fn close(&mut self) -> Vec<Stream> {
         match self.origin {
             // The next instance serves the backlog.
             Some(Origin::Activated) => return Vec::new(),
-            // Without a shutdown(2): it would end the socket for all processes that share it.
+            // A shutdown(2) would end the socket for all processes that share it.
             Some(Origin::Own) => {}
             Some(Origin::Bound(_)) | None => {
                 self.origin = None;
@@ -52,8 +52,10 @@ impl ListeningSocket {
                 }
             }
         }
-        // Clients can connect to a socket of the program's own meanwhile.
-        std::iter::from_fn(|| self.take()).take(LATE).collect()
+        // Bounded, because clients can still connect to a socket of the program's own.
+        std::iter::from_fn(|| self.take())
+            .take(MAX_BACKLOG)
+            .collect()
     }
 
     fn bound_path(&self) -> Option<PathBuf> {
@@ -64,9 +66,9 @@ impl ListeningSocket {
     }
 }
 
-/// The most connections that are taken from one backlog at the end; the kernel allows no longer one
-/// by default (net.core.somaxconn).
-const LATE: usize = 4096;
+/// The most connections that are taken from one backlog at the end: the kernel's default limit
+/// (net.core.somaxconn).
+const MAX_BACKLOG: usize = 4096;
 
 /// Waits for the next connection at any of `sockets`.
 pub(super) async fn accept(sockets: &[ListeningSocket]) -> io::Result<Stream> {
@@ -80,8 +82,8 @@ pub(super) async fn accept(sockets: &[ListeningSocket]) -> io::Result<Stream> {
     .await
 }
 
-/// Returns the connections that arrived at the last moment. Where there are none, the sockets of
-/// [`bind`](fn@bind) are closed, and no connection to them or to systemd's can get lost.
+/// Returns the connections that wait in the backlogs. If there are none, the sockets of
+/// [`bind`](fn@bind) are closed after that, and no connection to them or to systemd's can be lost.
 pub(super) fn last_look(sockets: &mut Vec<ListeningSocket>) -> Vec<Stream> {
     let waiting: Vec<_> = sockets.iter().filter_map(ListeningSocket::take).collect();
     if !waiting.is_empty() {
@@ -96,7 +98,8 @@ pub(super) fn last_look(sockets: &mut Vec<ListeningSocket>) -> Vec<Stream> {
         .flat_map(ListeningSocket::close)
         .collect();
     if !late.is_empty() {
-        // Connections of these last microseconds, which may keep the service alive: open again.
+        // These connections arrived between the two looks and keep the service running, so it
+        // listens again.
         sockets.retain(|socket| socket.origin.is_some());
         for path in paths {
             match bind(&path)

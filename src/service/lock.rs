@@ -1,7 +1,7 @@
-//! A lock file: held by one process until it releases it or dies, refused to all others.
+//! A lock file, held by one process until that releases it or ends.
 //!
-//! flock(2) needs no more than a descriptor: other users can lock every file or directory that they
-//! can open. So the file is private to its owner, and anything else in its place is refused.
+//! flock(2) needs only a descriptor: other users can lock every file or directory that they can
+//! open. So the lock file is private to its owner, and any other file in its place is an error.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -18,18 +18,33 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-/// The pause between two tries.
-const STEP: Duration = Duration::from_millis(10);
+/// The pause between two attempts.
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The most times that the file may be replaced before it is locked. Each start that makes and
-/// removes it costs one at most.
-const REPLACED: u32 = 1000;
+/// The most replacements of the file before it is locked. Each concurrent start, which creates and
+/// removes the file, causes at most one.
+const MAX_REPLACED: u32 = 1000;
 
-/// The length of the first line in bytes. It holds the process id and ends with a line feed; the
-/// bytes after it are free for the holder's own use, and outlive it.
+/// The length of the first line in bytes, which holds the process id and ends with a line feed. The
+/// bytes after it are free for the holder's own use, and stay when the lock is released.
+///
+/// ```
+/// use std::os::unix::fs::FileExt;
+/// use std::time::Duration;
+/// use rustix::fs::CWD;
+/// use smol_dhcp_proxy::service::lock::{HEADER, LockFile};
+///
+/// let path = std::env::temp_dir().join(format!("lock-header-{}", std::process::id()));
+/// let lock = LockFile::acquire(CWD, &path, Duration::ZERO)?;
+/// lock.file().write_all_at(b"state", HEADER)?;
+/// drop(lock);
+/// assert!(std::fs::read(&path)?.ends_with(b"\nstate"));
+/// # std::fs::remove_file(path)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub const HEADER: u64 = 11;
 
-/// A lock that is held. Dropping it, or the end of the process, releases it; the file stays.
+/// A held lock. Its drop, or the end of the process, releases it; the file stays.
 ///
 /// ```
 /// use std::time::Duration;
@@ -52,7 +67,7 @@ pub struct LockFile {
     id: (u64, u64),
 }
 
-/// The reason why a lock could not be taken.
+/// The reason for a failed lock.
 ///
 /// ```
 /// use smol_dhcp_proxy::service::lock::LockError;
@@ -62,23 +77,33 @@ pub struct LockFile {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum LockError {
-    /// Another process holds it, and has written this id into the file.
+    /// Another process holds the lock, and has written this process id into the file.
     Held(Option<u32>),
-    /// The path leads to a file that must not be used as a lock.
+    /// The file must not be used as a lock.
     Unfit(String),
     /// A system call failed.
     Io(io::Error),
 }
 
 impl LockFile {
-    /// Takes the lock `name` in `directory` (`rustix::fs::CWD` for a path relative to the working
-    /// directory), and makes the file where there is none. While another process holds it, retries
-    /// until `timeout`, and blocks the thread meanwhile.
+    /// Acquires the lock `name` in `directory` (`rustix::fs::CWD` for a path relative to the working
+    /// directory), and creates the file if it is missing. While another process holds the lock, this
+    /// retries until `timeout` and blocks the thread.
     ///
     /// # Errors
     ///
-    /// [`LockError::Held`] at the timeout; [`LockError::Unfit`] for a link, a FIFO, a file of
+    /// [`LockError::Held`] at the timeout; [`LockError::Unfit`] for a link, a FIFO, or a file of
     /// another owner; [`LockError::Io`] with the error of the kernel.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use rustix::fs::CWD;
+    /// use smol_dhcp_proxy::service::lock::{LockError, LockFile};
+    ///
+    /// let directory = std::env::temp_dir(); // no regular file
+    /// let error = LockFile::acquire(CWD, &directory, Duration::ZERO).unwrap_err();
+    /// assert!(matches!(error, LockError::Unfit(_)));
+    /// ```
     pub fn acquire(
         directory: impl AsFd,
         name: &Path,
@@ -86,7 +111,7 @@ impl LockFile {
     ) -> Result<Self, LockError> {
         let mut left = timeout;
         let mut replaced = 0;
-        while replaced < REPLACED {
+        while replaced < MAX_REPLACED {
             let (file, stat) = open(directory.as_fd(), name)?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {
@@ -96,7 +121,7 @@ impl LockFile {
                     };
                     // The last holder may have removed the file between open(2) and flock(2).
                     if lock.is_at(&directory, name) {
-                        lock.sign();
+                        lock.write_process_id();
                         return Ok(lock);
                     }
                     replaced += 1;
@@ -108,40 +133,52 @@ impl LockFile {
                 Err(Errno::WOULDBLOCK | Errno::INTR) => {}
                 Err(error) => return Err(LockError::Io(error.into())),
             }
-            let step = STEP.min(left);
-            thread::sleep(step);
-            left -= step;
+            let pause = RETRY_INTERVAL.min(left);
+            thread::sleep(pause);
+            left -= pause;
         }
         Err(LockError::Unfit(
             "it is replaced faster than it can be locked".to_owned(),
         ))
     }
 
-    /// Returns whether the lock is the file that `name` in `directory` leads to: a file that was
-    /// replaced or removed keeps no other process out.
+    /// Returns whether `name` in `directory` still is the locked file. A lock on a file that was
+    /// replaced or removed excludes no other process.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use rustix::fs::CWD;
+    /// # use smol_dhcp_proxy::service::lock::LockFile;
+    /// let path = std::env::temp_dir().join(format!("lock-at-{}", std::process::id()));
+    /// let lock = LockFile::acquire(CWD, &path, Duration::ZERO)?;
+    /// std::fs::remove_file(&path)?;
+    /// assert!(!lock.is_at(CWD, &path));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn is_at(&self, directory: impl AsFd, name: &Path) -> bool {
         statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| id(&stat) == self.id)
     }
 
-    /// The open file. It is opened for reading alone where its file system is read-only.
+    /// Returns the open file, which is read-only on a read-only or full file system. [`HEADER`] has
+    /// an example.
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// Writes the process id for the message of a process that comes later; the lock does not
-    /// depend on it.
-    fn sign(&self) {
+    /// Writes the process id into the file, for [`LockError::Held`] of other processes. The lock
+    /// does not depend on it.
+    fn write_process_id(&self) {
         let line = format!("{:<1$}\n", std::process::id(), HEADER as usize - 1);
         let _ = self.file.write_all_at(line.as_bytes(), 0);
     }
 }
 
-/// Opens the file and checks that it is a regular file of this user and has no other name.
+/// Opens the file and checks that it is a regular file of this user without another name.
 fn open(directory: impl AsFd, name: &Path) -> Result<(File, Stat), LockError> {
     let flags = OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let open = |access| openat(&directory, name, flags | access, Mode::from_raw_mode(0o600));
     let opened = open(OFlags::RDWR | OFlags::CREATE).or_else(|error| match error {
-        // On a file system without room or turned read-only there may still be one.
+        // On a full or read-only file system the file may exist already.
         Errno::ROFS | Errno::NOSPC | Errno::DQUOT => open(OFlags::RDONLY).map_err(|_| error),
         error => Err(error),
     });
@@ -164,13 +201,13 @@ fn open(directory: impl AsFd, name: &Path) -> Result<(File, Stat), LockError> {
         return unfit("it has another name as well");
     }
     if stat.st_mode & 0o077 != 0 {
-        // Other users that can open it can lock it. Where this fails, flock(2) fails as well.
+        // Any user with access to it can lock it. If this fails, flock(2) fails as well.
         let _ = fchmod(&file, Mode::from_raw_mode(0o600));
     }
     Ok((file.into(), stat))
 }
 
-/// Reads the process id that the holder has written.
+/// Reads the process id of the holder.
 fn holder(file: &File) -> Option<u32> {
     let mut line = [0; HEADER as usize];
     file.read_exact_at(&mut line, 0).ok()?;

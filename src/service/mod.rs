@@ -1,11 +1,12 @@
-//! Services that a socket starts and that leave when idle.
+//! Services that systemd starts by their socket, and that exit when idle.
 //!
-//! systemd hands over its listening socket as descriptor 3, and the socket *blocks*. A runtime that
-//! adopts it as it is, as tokio's `UnixListener::from_std` does, serves the first connection and then
-//! hangs in accept4(2): its one thread sits in the kernel, so that no timer fires, the idle timeout
-//! least of all, and the process never leaves. This library adopts the descriptor into a runtime that
-//! sets O_NONBLOCK itself, and adds what else belongs to such a service. It knows no protocol: it
-//! hands out connections. A whole service that echoes:
+//! systemd hands over its listening socket as descriptor 3, and that socket is in *blocking* mode. A
+//! runtime that adopts it unchanged, as tokio's `UnixListener::from_std` does, serves the first
+//! connection and then hangs in accept4(2). Its only thread waits in the kernel, so no timer fires,
+//! not even the idle timeout, and the process never exits. This library adopts the descriptor with a
+//! runtime that sets O_NONBLOCK itself. It adds the rest of such a service: idle exit, graceful
+//! shutdown, limits on connections, and the messages to systemd. It knows no protocol: a handler
+//! gets a connected stream. A complete echo service:
 //!
 //! ```
 //! use std::time::Duration;
@@ -25,7 +26,9 @@
 //! }
 //! ```
 //!
-//! Its units, of which `systemctl enable --now echo.socket` needs the first and finds the second:
+//! # Units
+//!
+//! `systemctl enable --now echo.socket` starts listening. systemd finds the service unit by its name:
 //!
 //! ```ini
 //! # /etc/systemd/system/echo.socket
@@ -41,48 +44,50 @@
 //! ExecStart=/usr/local/bin/echo
 //! ```
 //!
-//! `Accept=no`, the default, is meant: one process serves all connections. Several `ListenStream=`
-//! lines are all served, TCP ports among them. Without systemd the same program makes its socket
-//! itself.
+//! Keep `Accept=no`, the default: one process serves all connections. All sockets of several
+//! `ListenStream=` lines are served, TCP ports included. Without systemd, the same program creates
+//! its socket itself.
 //!
 //! # The parts of systemd and of this library
 //!
 //! | systemd | this library |
 //! |---|---|
-//! | listens, and keeps the backlog while no process runs | adopts the socket ([`activation`]): checks that it is meant for this process, and that it is a listening stream socket; makes it close-on-exec and non-blocking |
+//! | listens, and keeps the backlog while no process runs | adopts the socket ([`activation`]): checks that it is for this process and that it is a listening stream socket; makes it close-on-exec and non-blocking |
 //! | starts the service when a connection waits | accepts within [`Limits`], and runs one handler for each connection |
-//! | | leaves when nothing was left to do for the idle timeout ([`idle`]) |
-//! | queues the next start while the process stops | says READY, STOPPING and WATCHDOG ([`notify`]) |
-//! | sends SIGTERM | drains: no new connections, a bounded time for those that are open ([`Shutdown`]) |
+//! | | exits after the idle timeout ([`idle`]) |
+//! | queues the next start while the process stops | sends `READY=1`, `STOPPING=1` and `WATCHDOG=1` ([`notify`]) |
+//! | sends SIGTERM | drains: accepts no new connections, and gives the open ones a bounded time ([`Shutdown`]) |
 //! | starts the service by a timer | arms that timer ([`Wakeup`]) |
-//! | | where nothing is handed over, makes the socket itself, replaces a stale one, and removes it at the end ([`bind`](fn@bind)); keeps a second instance out ([`lock`]) |
+//! | | creates the socket where none is handed over, replaces a stale one, and removes it at the end ([`bind`](fn@bind)); excludes a second instance ([`lock`]) |
 //!
 //! # The race at the exit
 //!
-//! A connection may arrive at the moment at which the service decides to leave. If it was *not
-//! accepted*, it is safe where systemd listens: it stays in the backlog and starts the next instance.
-//! If it was *accepted and dropped*, it is lost. So the service never accepts after it has decided,
-//! and never leaves after it has accepted: when the idle timeout is over it looks at the backlog
-//! once more, serves what is there, and otherwise returns without any await in between. Then it says
-//! `STOPPING=1`, upon which systemd waits for the end before it starts the next instance. Where
-//! the service listens itself, it unlinks its socket first, refuses new connections, and then looks
-//! once more. A socket of the program's own ([`Socket::from`]) cannot be refused: a connection
-//! between this look and its end is reset.
+//! A connection may arrive at the moment when the service decides to exit. If it is *not accepted*,
+//! it is safe where systemd listens: it stays in the backlog and starts the next instance. If it is
+//! *accepted and dropped*, it is lost. So the service never accepts after that decision, and never
+//! exits after an accept. When the idle timeout is over, it looks at the backlog once more. If a
+//! connection waits there, the service accepts it and goes on; if not, it returns without an await
+//! in between. Then it sends `STOPPING=1`, and systemd waits for the end of the process before it
+//! starts the next instance.
 //!
-//! # Crates for parts of this
+//! Where the service listens itself, it first unlinks its socket and refuses new connections, and
+//! then looks at the backlog once more. A socket of the program's own ([`Socket::from`]) cannot
+//! refuse connections: a connection between this look and the end of the process is reset.
 //!
-//! Each of these takes over inherited descriptors, for programs that bring an accept loop of their
-//! own. As of the versions named:
+//! # Other crates
+//!
+//! Each of these adopts inherited descriptors, for programs with an accept loop of their own. As of
+//! the versions named:
 //!
 //! | | `LISTEN_PID` | `LISTEN_PIDFDID` | close-on-exec | type check | O_NONBLOCK | idle exit |
 //! |---|---|---|---|---|---|---|
-//! | listenfd 1.0.2 | where it is set | no | yes | type, not whether it listens | no | no |
+//! | listenfd 1.0.2 | if it is set | no | yes | type, not whether it listens | no | no |
 //! | listen-fds 0.1.0 | yes | yes | yes | no | no | no |
 //! | sd-notify 0.5.0 | yes | no | yes | no | no | no |
 //! | tokio-listener 0.5.2 | yes | no | no | by the configured address | yes | no |
 //! | this library | yes | yes | yes | yes | yes | yes |
 //!
-//! listenfd also takes UDP sockets, and has a protocol for Windows. sd-notify speaks more of
+//! listenfd also adopts UDP sockets, and has a protocol for Windows. sd-notify covers more of
 //! sd_notify(3). tokio-listener takes TCP, Unix and inetd-style sockets by one address option, for
 //! hyper, axum and tonic.
 

@@ -1,4 +1,5 @@
-//! Tells systemd the state of the service (sd_notify(3)). No failure in here is one of the service.
+//! Messages to systemd about the state of the service (sd_notify(3)). A failure is logged, and is
+//! not an error of the service.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -8,11 +9,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// The longest wait for room in systemd's queue, for messages that systemd must not miss. All others
-/// do not wait: this is the thread that serves all connections.
+/// The longest wait for room in systemd's queue, for messages that must not be lost. Other messages
+/// do not wait, because this thread serves all connections.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The channel to the service manager. Where there is none, its methods do nothing.
+/// The channel to the service manager. Without a service manager its methods do nothing.
 ///
 /// ```
 /// use smol_dhcp_proxy::service::Notify;
@@ -26,7 +27,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// notify.stopping();
 /// ```
 ///
-/// [`Service`](super::Service) sends all but the status lines by itself.
+/// [`Service`](super::Service) sends all of these itself, except for status lines.
 #[derive(Clone, Debug, Default)]
 pub struct Notify {
     address: Option<SocketAddr>,
@@ -34,13 +35,24 @@ pub struct Notify {
 }
 
 impl Notify {
-    /// Reads NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID. An address that cannot be used is logged
-    /// and left out.
+    /// Reads NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID. An unusable address is logged and
+    /// ignored.
+    ///
+    /// ```
+    /// # use smol_dhcp_proxy::service::Notify;
+    /// let notify = Notify::from_env();
+    /// # assert!(notify.watchdog_interval().is_none_or(|interval| !interval.is_zero()));
+    /// ```
     pub fn from_env() -> Self {
         Self::parse(std::process::id(), |name| env::var_os(name))
     }
 
-    /// Returns a channel without a service manager.
+    /// Returns a channel without a service manager, for tests.
+    ///
+    /// ```
+    /// # use smol_dhcp_proxy::service::Notify;
+    /// assert_eq!(Notify::none().watchdog_interval(), None);
+    /// ```
     pub fn none() -> Self {
         Self::default()
     }
@@ -63,31 +75,59 @@ impl Notify {
     }
 
     /// Sends `READY=1`: the service accepts connections.
+    ///
+    /// ```
+    /// # use smol_dhcp_proxy::service::Notify;
+    /// Notify::from_env().ready();
+    /// ```
     pub fn ready(&self) {
         self.send("READY=1", Some(SEND_TIMEOUT));
     }
 
-    /// Sends a line of text, shown by `systemctl status`.
+    /// Sends a line of text for `systemctl status`. Line feeds become spaces.
+    ///
+    /// ```
+    /// # use smol_dhcp_proxy::service::Notify;
+    /// Notify::from_env().status(format!("{} jobs queued", 3));
+    /// ```
     pub fn status(&self, text: impl AsRef<str>) {
-        // A line feed would begin another assignment.
+        // A line feed would start another assignment.
         self.send(
             &format!("STATUS={}", text.as_ref().replace('\n', " ")),
             None,
         );
     }
 
-    /// Sends `STOPPING=1`: the service leaves. From here on systemd queues the next start.
+    /// Sends `STOPPING=1`: the service exits. From now on systemd queues the next start.
+    ///
+    /// ```
+    /// # use smol_dhcp_proxy::service::Notify;
+    /// Notify::from_env().stopping();
+    /// ```
     pub fn stopping(&self) {
         self.send("STOPPING=1", Some(SEND_TIMEOUT));
     }
 
     /// Sends `WATCHDOG=1`: the service is alive.
+    ///
+    /// ```
+    /// # use smol_dhcp_proxy::service::Notify;
+    /// Notify::from_env().watchdog();
+    /// ```
     pub fn watchdog(&self) {
         self.send("WATCHDOG=1", None);
     }
 
-    /// Returns the time between two calls of [`watchdog`](Self::watchdog): half of `WatchdogSec=`;
-    /// `None` where that is not set.
+    /// Returns the interval between two calls of [`watchdog`](Self::watchdog), half of
+    /// `WatchdogSec=`. `None` means that the unit does not set it.
+    ///
+    /// ```
+    /// # use smol_dhcp_proxy::service::Notify;
+    /// let notify = Notify::from_env();
+    /// if let Some(interval) = notify.watchdog_interval() {
+    ///     notify.watchdog(); // and again every `interval`
+    /// }
+    /// ```
     pub fn watchdog_interval(&self) -> Option<Duration> {
         self.address
             .as_ref()
@@ -110,7 +150,7 @@ impl Notify {
     }
 }
 
-/// Parses a path, or with `@` in front a name in the abstract namespace (unix(7)).
+/// Parses a path or, after `@`, a name in the abstract namespace (unix(7)).
 fn socket_address(value: &OsStr) -> io::Result<SocketAddr> {
     match value.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
@@ -153,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manager_that_does_not_read_holds_nobody_up() {
+    fn a_manager_that_does_not_read_does_not_block_the_service() {
         let name = format!("notify-full-{}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name).unwrap();
         let _manager = UnixDatagram::bind_addr(&address).unwrap();
@@ -178,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn the_watchdog_is_fed_twice_as_often_as_asked_and_only_when_asked() {
+    fn the_watchdog_interval_is_half_of_the_limit_and_only_for_this_process() {
         let socket = ("NOTIFY_SOCKET", "@x");
         let interval = |variables: &[(&str, &str)]| notify(variables).watchdog_interval();
         let usec = ("WATCHDOG_USEC", "3000000");

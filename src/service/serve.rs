@@ -1,4 +1,4 @@
-//! The accept loop: connections in, until the service is idle for long enough or a signal comes.
+//! The accept loop, which runs until the idle timeout or a signal.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -13,39 +13,39 @@ use super::listening::{ListeningSocket, accept, last_look};
 use super::{Connection, Error, Idle, IdleState, Notify, Reason, Service};
 use crate::rt::{self, Runtime, Signal, Stream, Task, Timer};
 
-/// The longest pause after a failed accept, such as one for want of descriptors. It is over when a
-/// connection ends.
+/// The longest pause after a failed accept(2), for example for want of descriptors. The end of a
+/// connection ends it.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 impl Service {
-    /// Serves every connection with a future from `handler` until it is time to leave, on a runtime
-    /// that the program drives itself: as a part of more work than [`run`](Self::run) allows.
+    /// Serves on a runtime that the program drives itself, for programs that do more than
+    /// [`run`](Self::run) allows. The future of `handler` serves one connection.
     ///
-    /// - Idle for the idle timeout, also right after the start: calls the hook of
-    ///   [`before_exit`](Self::before_exit), and returns [`Reason::Idle`] if the service is still
-    ///   idle. The last thing before that is a look at the backlogs; a connection that waits there
-    ///   is served. A connection keeps the service from being idle until its future is done.
-    /// - SIGTERM or SIGINT: accepts no more, resolves every [`Connection::shutdown`], waits for all
-    ///   connections, but at most for the drain timeout, ends those that are not done, and returns
-    ///   [`Reason::Signal`]. A second signal ends the wait at once, and makes it
-    ///   [`Reason::SecondSignal`]. An [`Activity`](super::Activity) of no connection is not waited
-    ///   for. The timeout does not count before the hook of [`extend_drain`](Self::extend_drain) is
-    ///   done.
-    /// - More connections than [`limits`](Self::limits) allows: the longest idle one is closed. Where
-    ///   all are in use, new ones wait in the backlog.
+    /// - The idle timeout is over, even right after the start: the service calls the hook of
+    ///   [`before_exit`](Self::before_exit). If it is still idle then, it looks at the backlogs. It
+    ///   serves a connection that waits there; otherwise it returns [`Reason::Idle`]. A connection
+    ///   makes the service busy until its future is done.
+    /// - SIGTERM or SIGINT: the service accepts no more, resolves every [`Connection::shutdown`],
+    ///   waits for all connections until the drain timeout, aborts the rest, and returns
+    ///   [`Reason::Signal`]. A second signal ends the wait at once, and the reason is
+    ///   [`Reason::SecondSignal`]. The drain waits for connections only, not for each
+    ///   [`Activity`](super::Activity). The drain timeout starts when the hook of
+    ///   [`extend_drain`](Self::extend_drain) is done.
+    /// - More connections than [`limits`](Self::limits) allows: the service closes the longest idle
+    ///   one. If all are in use, new ones wait in the backlog.
     ///
-    /// Futures that still run at the return, because their connections have
-    /// [released](super::KeepAlive::release) the service, end.
+    /// Futures of connections that have [released](super::KeepAlive::release) the service may still
+    /// run when this returns. They end then.
     ///
     /// # Errors
     ///
-    /// What makes serving impossible from the start, as in [`open`](Self::open). A failed accept is
-    /// logged, and tried again after a pause.
+    /// A start that cannot succeed, as for [`open`](Self::open). A failed accept is logged, and
+    /// retried after a pause.
     ///
     /// # Panics
     ///
-    /// When `handler` panics, or when it runs outside of the
-    /// [`block_on`](crate::rt::block_on) that gave out `runtime`.
+    /// When `handler` panics, or outside of the [`block_on`](crate::rt::block_on) to which `runtime`
+    /// belongs.
     ///
     /// ```
     /// use std::time::Duration;
@@ -57,7 +57,7 @@ impl Service {
     /// let reason = rt::block_on(async move |runtime| {
     ///     let working = runtime.spawn(async move {
     ///         rt::sleep(Duration::from_millis(50)).await;
-    ///         drop(job); // the idle timeout begins here
+    ///         drop(job); // the idle timeout starts here
     ///     });
     ///     let reason = service.serve(&runtime, |_| async {}).await;
     ///     working.await;
@@ -93,7 +93,7 @@ impl Service {
         let _watchdog = watchdog(&self.notify, runtime);
         let mut accepting = Accepting {
             idle: &self.idle,
-            is_prepared: self.before_exit.is_none(),
+            is_hook_done: self.before_exit.is_none(),
             before_exit: self.before_exit,
             sockets,
             connections: Connections::new(runtime, &self.idle, self.limits, handler),
@@ -102,7 +102,7 @@ impl Service {
         };
         self.notify.ready();
 
-        // One wait for all rounds: each new one would look at the pipes of the signals again.
+        // One wait for all rounds: each new one would read the pipes of the signals again.
         let signal = pin!(signals.next());
         let Some(signal) = accepting.run(signal).await.map_err(cannot_serve)? else {
             log::info!("nothing left to do, leaving");
@@ -123,7 +123,7 @@ impl Service {
     }
 }
 
-/// Starts to feed systemd's watchdog, where there is one, until the task is dropped.
+/// Starts a task that sends `WATCHDOG=1` until it is dropped, if the unit has a watchdog.
 fn watchdog(notify: &Notify, runtime: &Runtime) -> Option<Task<()>> {
     let (interval, notify) = (notify.watchdog_interval()?, notify.clone());
     Some(runtime.spawn(async move {
@@ -145,8 +145,8 @@ fn name(signal: Signal) -> &'static str {
 struct Accepting<'a> {
     idle: &'a Idle,
     before_exit: Option<Hook>,
-    /// The hook is done, and nothing has happened since.
-    is_prepared: bool,
+    /// The hook is done, and the service has been idle since then.
+    is_hook_done: bool,
     sockets: Vec<ListeningSocket>,
     connections: Connections<'a>,
     timer: Timer,
@@ -154,86 +154,86 @@ struct Accepting<'a> {
     is_failing: bool,
 }
 
-/// What one look at the idle state demands.
+/// The next step of the accept loop, by the idle state.
 enum IdleStep {
-    Leave,
+    Exit,
     LookAgain,
+    /// Wait for an event, with the future of the hook beside it.
     Wait(Option<BoxFuture>),
 }
 
-/// What ended a wait.
+/// The event that ended a wait.
 enum ServeEvent {
     Signal(io::Result<Signal>),
     Arrival(io::Result<Stream>),
-    /// The hook is done.
-    Prepared,
+    HookDone,
     /// The idle state may have changed.
-    Time,
+    IdleChanged,
 }
 
 impl<'a> Accepting<'a> {
-    /// Accepts until `signal`, which is returned, or until it is time to leave. In the second case
-    /// nothing is awaited between the last look at the backlogs and the return: no connection can
-    /// arrive in between and get lost.
+    /// Accepts until `signal`, which is returned, or until the service exits because it is idle. In
+    /// the second case there is no await between the last look at the backlogs and the return, so
+    /// that no connection can be accepted in between and lost.
     async fn run(
         &mut self,
         mut signal: Pin<&mut impl Future<Output = io::Result<Signal>>>,
     ) -> io::Result<Option<Signal>> {
         loop {
-            let preparation = match self.step() {
-                IdleStep::Leave => return Ok(None),
+            let hook = match self.step() {
+                IdleStep::Exit => return Ok(None),
                 IdleStep::LookAgain => continue,
-                IdleStep::Wait(preparation) => preparation,
+                IdleStep::Wait(hook) => hook,
             };
-            match self.wait(signal.as_mut(), preparation).await {
+            match self.wait(signal.as_mut(), hook).await {
                 ServeEvent::Signal(signal) => return signal.map(Some),
                 ServeEvent::Arrival(arrival) => self.arrived(arrival).await,
-                ServeEvent::Prepared => self.is_prepared = true,
-                ServeEvent::Time => {}
+                ServeEvent::HookDone => self.is_hook_done = true,
+                ServeEvent::IdleChanged => {}
             }
         }
     }
 
     fn step(&mut self) -> IdleStep {
-        let mut preparation = None;
+        let mut hook = None;
         match self.idle.state(rt::now()) {
             IdleState::Busy => self.timer.reset(None),
             IdleState::Until(until) => self.timer.reset(Some(until - rt::now())),
-            IdleState::Expired if !self.is_prepared => {
-                preparation = self.before_exit.as_ref().map(Hook::call);
+            IdleState::Expired if !self.is_hook_done => {
+                hook = self.before_exit.as_ref().map(Hook::call);
             }
             IdleState::Expired => {
                 let late = last_look(&mut self.sockets);
                 if late.is_empty() {
-                    return IdleStep::Leave;
+                    return IdleStep::Exit;
                 }
                 late.into_iter()
                     .for_each(|stream| self.connections.start(stream));
-                self.is_prepared = self.before_exit.is_none();
+                self.is_hook_done = self.before_exit.is_none();
                 return IdleStep::LookAgain;
             }
         }
-        self.is_prepared = self.before_exit.is_none();
-        IdleStep::Wait(preparation)
+        self.is_hook_done = self.before_exit.is_none();
+        IdleStep::Wait(hook)
     }
 
     async fn wait(
         &mut self,
         signal: Pin<&mut impl Future<Output = io::Result<Signal>>>,
-        preparation: Option<BoxFuture>,
+        hook: Option<BoxFuture>,
     ) -> ServeEvent {
         let signal = async { ServeEvent::Signal(signal.await) };
         let arrival = async {
-            self.connections.registry.room().await;
+            self.connections.registry.wait_for_room().await;
             ServeEvent::Arrival(accept(&self.sockets).await)
         };
         let quiet = async {
-            let Some(preparation) = preparation else {
+            let Some(hook) = hook else {
                 or(self.idle.quiet(), self.timer.fired()).await;
-                return ServeEvent::Time;
+                return ServeEvent::IdleChanged;
             };
-            preparation.await;
-            ServeEvent::Prepared
+            hook.await;
+            ServeEvent::HookDone
         };
         or(signal, or(arrival, quiet)).await
     }
@@ -243,21 +243,21 @@ impl<'a> Accepting<'a> {
             Ok(stream) => {
                 self.is_failing = false;
                 self.connections.start(stream);
-                // A flood of arrivals must not starve the connections that are open.
+                // A flood of arrivals must not starve the open connections.
                 yield_now().await;
             }
             Err(error) => {
-                // Once for each shortage, not once for each try.
+                // One line for each shortage, not for each attempt.
                 if !std::mem::replace(&mut self.is_failing, true) {
                     log::warn!("cannot accept a connection: {error}; trying again");
                 }
-                let relieved = self.connections.registry.relieve();
-                or(relieved, rt::sleep(ACCEPT_RETRY_DELAY)).await;
+                let descriptor = self.connections.registry.wait_for_descriptor();
+                or(descriptor, rt::sleep(ACCEPT_RETRY_DELAY)).await;
             }
         }
     }
 
-    /// Stops to accept, after the backlogs of sockets that end here.
+    /// Stops listening. First accepts the backlogs of the sockets that end with this service.
     fn close(mut self) -> Connections<'a> {
         self.sockets
             .iter_mut()

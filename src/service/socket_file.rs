@@ -1,11 +1,11 @@
-//! The file of a socket that this process has bound.
+//! The file of a socket that this process bound.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-/// A socket in the file system, unlinked on drop, unless another file has taken its place.
+/// A socket in the file system. It is unlinked on drop, unless another file has its path by then.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
@@ -13,7 +13,7 @@ pub(super) struct SocketFile {
 }
 
 impl SocketFile {
-    /// Takes a socket that was just bound.
+    /// Takes the file of a socket that was just bound.
     pub(super) fn new(path: &Path) -> rustix::io::Result<Self> {
         let stat = rustix::fs::lstat(path)?;
         Ok(Self {

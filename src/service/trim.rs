@@ -1,9 +1,10 @@
-//! Gives memory back to the system after many connections.
+//! Returns memory to the system after many connections.
 //!
-//! glibc keeps what is freed below the highest block in use. After thousands of connections one such
-//! block is usually left, and without this a daemon keeps the memory of all for as long as it lives.
+//! glibc keeps freed memory below the highest block in use. After thousands of connections one such
+//! block is usually left, and the daemon would keep the memory of all connections until its end.
 
-/// Gives the unused pages of the heap back. Does nothing with another C library than glibc.
+/// Returns the unused pages of the heap to the system. Does nothing with other C libraries than
+/// glibc.
 pub(super) fn trim() {
     #[cfg(target_env = "gnu")]
     glibc::malloc_trim(0);
@@ -12,11 +13,11 @@ pub(super) fn trim() {
 #[cfg(target_env = "gnu")]
 #[allow(
     unsafe_code,
-    reason = "no crate of ours wraps malloc_trim(3), which takes a number and is safe from any thread"
+    reason = "no dependency wraps malloc_trim(3), which takes a number and is safe from any thread"
 )]
 mod glibc {
     unsafe extern "C" {
-        /// Keeps `pad` bytes at the top of the heap, and returns the rest of what is free.
+        /// Returns free memory to the system, except for `pad` bytes at the top of the heap.
         pub(super) safe fn malloc_trim(pad: usize) -> std::ffi::c_int;
     }
 }
@@ -26,7 +27,7 @@ mod glibc {
 mod tests {
     use std::fs;
 
-    /// Anonymous memory of this process, in kB.
+    /// Returns the anonymous memory of this process in kB.
     fn resident() -> u64 {
         let status = fs::read_to_string("/proc/self/status").unwrap();
         let line = status
@@ -37,7 +38,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_freed_below_a_block_in_use_is_given_back() {
+    fn freed_memory_below_a_block_in_use_is_returned() {
         let before = resident();
         let blocks: Vec<_> = (0..100_000).map(|_| vec![1_u8; 1000]).collect();
         let last = vec![1_u8; 1000];

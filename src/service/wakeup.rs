@@ -1,7 +1,7 @@
-//! Has systemd start this service again at a given time, so that the process need not wait for it.
+//! A transient timer of systemd that starts this service again, so that no process has to wait.
 //!
-//! By systemd's own programs, systemctl and systemd-run: they need no bus, and are there wherever
-//! systemd is.
+//! It is armed by systemd's own programs, systemctl and systemd-run: they need no D-Bus connection
+//! of the service, and every host with systemd has them.
 
 mod cgroup;
 mod jobs;
@@ -25,31 +25,31 @@ use futures_lite::future::{or, zip};
 
 /// The properties of the timer.
 ///
-/// The accuracy is the time by which it may be late, so that systemd can combine wakes; the default
-/// is a minute. The timer outlives `systemctl isolate`, as the scopes of containers do: isolate
-/// leaves it alone, and it requires no target that isolate stops.
+/// The accuracy is the longest delay by which systemd may combine wakes; its default is a minute.
+/// `systemctl isolate` does not stop the timer, as it does not stop the scopes of containers, and
+/// the timer requires no target that isolate stops.
 const PROPERTIES: [&str; 3] = [
     "AccuracySec=100ms",
     "IgnoreOnIsolate=yes",
     "DefaultDependencies=no",
 ];
 
-/// The time after which a timer that has not started is started by systemctl: systemd-run has no
-/// option for a job that must not wait.
+/// The interval at which systemctl starts a timer that systemd-run has not started yet: systemd-run
+/// has no option for a job that must not wait.
 const START_RETRY: Duration = Duration::from_millis(100);
 
-/// The time within which the other jobs of one `systemctl stop` are queued.
-const LATER_JOBS: Duration = Duration::from_millis(200);
+/// The time in which the other jobs of the same `systemctl stop` are queued.
+const STOP_JOBS_DELAY: Duration = Duration::from_millis(200);
 
 /// The exit status of systemctl for a unit that is not loaded (systemctl(1)).
 const NOT_LOADED: i32 = 5;
 
 const SERVICE: &str = ".service";
 
-/// The timer of the unit that this process runs in: `x.timer` for `x.service`.
+/// The transient timer of the unit that this process runs in: `x.timer` for `x.service`.
 ///
-/// It is a transient timer: made by [`arm`](Self::arm), gone when it has elapsed, and never on disk.
-/// No other unit is touched. `examples/wakeup.rs` is a whole service with one.
+/// [`arm`](Self::arm) creates it, it disappears when it has elapsed, and it is never on disk. No
+/// other unit is changed. `examples/wakeup.rs` is a complete service with a timer.
 ///
 /// ```
 /// use std::time::Duration;
@@ -58,6 +58,7 @@ const SERVICE: &str = ".service";
 /// let mut service = Service::on(Vec::<Socket>::new()).idle_timeout(Duration::ZERO).open()?;
 /// match Wakeup::find(service.sockets()) {
 ///     Ok(wakeup) => {
+///         println!("{} is started by {}", wakeup.unit(), wakeup.timer());
 ///         service = service.before_exit(move || {
 ///             let wakeup = wakeup.clone();
 ///             async move {
@@ -77,11 +78,12 @@ pub struct Wakeup {
     unit: String,
     /// The unit belongs to a user's manager, not to the system's.
     user: bool,
-    /// The socket units that start it; unset until systemd is asked where descriptors are renamed.
+    /// The socket units that start the service. Unset until systemd is asked, if a descriptor has
+    /// another name than its unit.
     sockets: OnceCell<Vec<String>>,
 }
 
-/// The reason why systemd cannot wake this process. The text continues a sentence:
+/// The reason for which systemd cannot wake this process. The text continues a sentence:
 ///
 /// ```
 /// use smol_dhcp_proxy::service::NoWakeup;
@@ -92,14 +94,14 @@ pub struct Wakeup {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NoWakeup {
-    /// No systemd of version 248 or later has started this process.
+    /// The process was not started by systemd 248 or later.
     NoManager,
-    /// systemd started another process, such as a shell, of which this one is a child.
+    /// The process is a child of a process that systemd started, such as a shell.
     NotMain,
-    /// The control group is not a service's.
+    /// The control group does not belong to a service.
     NoUnit,
-    /// The listening socket is not one of a socket unit: systemd would not start the service for the
-    /// next connection.
+    /// The listening socket does not belong to a socket unit, so systemd would not start the
+    /// service for the next connection.
     NoSocket,
 }
 
@@ -117,14 +119,22 @@ impl fmt::Display for NoWakeup {
 impl std::error::Error for NoWakeup {}
 
 impl Wakeup {
-    /// The programs that it runs, found in `PATH`, for a process that confines itself.
+    /// The programs in `PATH` that the methods run. A process that confines itself has to allow
+    /// them.
+    ///
+    /// ```
+    /// use smol_dhcp_proxy::service::Wakeup;
+    ///
+    /// assert_eq!(Wakeup::PROGRAMS, ["systemctl", "systemd-run"]);
+    /// ```
     pub const PROGRAMS: [&str; 2] = ["systemctl", "systemd-run"];
 
-    /// Finds the unit whose main process this is, and which `sockets` belong to.
+    /// Finds the unit of this process, which must be the unit's main process, and the socket units
+    /// of `sockets`.
     ///
     /// # Errors
     ///
-    /// [`NoWakeup`] with the reason where there is none.
+    /// [`NoWakeup`] with the reason.
     ///
     /// ```
     /// use smol_dhcp_proxy::service::Wakeup;
@@ -151,7 +161,7 @@ impl Wakeup {
         cgroups: &str,
         names: &[&str],
     ) -> Result<Self, NoWakeup> {
-        // Children inherit both variables; the process id in one tells them from the main process.
+        // A child inherits both variables. The process id tells it from the main process.
         let (Some(started), Some(_)) = (variable("SYSTEMD_EXEC_PID"), variable("INVOCATION_ID"))
         else {
             return Err(NoWakeup::NoManager);
@@ -160,9 +170,9 @@ impl Wakeup {
             return Err(NoWakeup::NotMain);
         }
         let (unit, of_a_user) = unit_in(cgroups).ok_or(NoWakeup::NoUnit)?;
-        // systemd names a descriptor after its socket unit, unless FileDescriptorName= says
-        // otherwise. Other programs that hand sockets over, such as systemd-socket-activate, give
-        // no name.
+        // systemd names a descriptor after its socket unit, unless FileDescriptorName= sets another
+        // name. Other programs that hand over sockets, such as systemd-socket-activate, give no
+        // name.
         let named: Vec<_> = names
             .iter()
             .filter(|name| name.ends_with(".socket"))
@@ -185,9 +195,9 @@ impl Wakeup {
 
     /// Returns whether a timer started this process; always false before systemd 252.
     ///
-    /// systemd may say so at later starts as well, which other units caused, until it reads its
-    /// units anew. So this is a reason not to wait for connections, but none to refuse those that
-    /// are there.
+    /// Until systemd reloads its units, this may still be true at later starts, which other units
+    /// caused. So it is a reason not to wait for connections, but not a reason to refuse those in
+    /// the backlog.
     ///
     /// ```
     /// assert!(!smol_dhcp_proxy::service::Wakeup::woken_by_timer());
@@ -198,39 +208,71 @@ impl Wakeup {
                 .is_some_and(|pid| pid == *std::process::id().to_string())
     }
 
-    /// Returns the unit's name, such as `echo.service`.
+    /// Returns the name of the unit, such as `echo.service`.
+    ///
+    /// ```
+    /// # use smol_dhcp_proxy::service::Wakeup;
+    /// if let Ok(wakeup) = Wakeup::find(&[]) {
+    ///     assert!(wakeup.unit().ends_with(".service"));
+    /// }
+    /// ```
     pub fn unit(&self) -> &str {
         &self.unit
     }
 
-    /// Returns the timer's name, such as `echo.timer`, under which `systemctl list-timers` shows the
-    /// next wake.
+    /// Returns the name of the timer, such as `echo.timer`. `systemctl list-timers` shows the time
+    /// of the next wake.
+    ///
+    /// ```
+    /// # use smol_dhcp_proxy::service::Wakeup;
+    /// if let Ok(wakeup) = Wakeup::find(&[]) {
+    ///     assert!(wakeup.timer().ends_with(".timer"));
+    /// }
+    /// ```
     pub fn timer(&self) -> String {
         format!("{}.timer", self.unit.trim_end_matches(SERVICE))
     }
 
-    /// Returns the units to stop for the service to stay away: the timer, the sockets that are known
-    /// to start it, and the service.
+    /// Returns the units that an administrator has to stop to end the service for good: the timer,
+    /// the known socket units, and the service.
+    ///
+    /// ```
+    /// # use smol_dhcp_proxy::service::Wakeup;
+    /// if let Ok(wakeup) = Wakeup::find(&[]) {
+    ///     println!("to stop it: systemctl stop {}", wakeup.units_to_stop().join(" "));
+    /// }
+    /// ```
     pub fn units_to_stop(&self) -> Vec<String> {
         let sockets = self.sockets.get().cloned().unwrap_or_default();
         [vec![self.timer()], sockets, vec![self.unit.clone()]].concat()
     }
 
-    /// Has the unit started `delay` from now, and again after `fallback`, a longer delay, in case
-    /// the first start fails. Replaces what was armed before.
+    /// Arms the timer: systemd starts the unit `delay` from now, and again after `fallback`, a
+    /// longer delay, in case the first start fails. This replaces the previous times.
     ///
-    /// Each start is late by up to a tenth of a second, or a second more when the machine was
-    /// suspended or systemd read its units anew (`daemon-reload`) in between; a suspended machine is
-    /// not woken. A start may be early, when the wall clock was set forward, and may come twice
-    /// within a second: the service has to arm or [`disarm`](Self::disarm) the timer each time
-    /// before it leaves. A timer that elapses while the service runs starts nothing: a service that
-    /// arms it for a near time has to look again at what is due before it leaves; if it stays after
-    /// all, it has to arm it later.
+    /// Each start is late by up to a tenth of a second, or by one more second if the machine was
+    /// suspended or systemd reloaded its units (`daemon-reload`) in between. A suspended machine is
+    /// not woken. A start is early if the wall clock was set forward, and may come twice within a
+    /// second. So the service has to arm or [`disarm`](Self::disarm) the timer before each exit.
+    ///
+    /// A timer that elapses while the service runs starts nothing. A service that arms it for a
+    /// near time has to check once more for due work before it exits. If it does not exit, it has
+    /// to arm the timer again later.
     ///
     /// # Errors
     ///
-    /// No socket unit starts this unit, or systemd refuses, with its message. Nothing is armed
-    /// then.
+    /// No socket unit starts this unit, or systemd refuses, with its message. The timer is not
+    /// armed then.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use smol_dhcp_proxy::{rt, service::Wakeup};
+    /// if let Ok(wakeup) = Wakeup::find(&[]) {
+    ///     let (delay, fallback) = (Duration::from_secs(60), Duration::from_secs(300));
+    ///     let armed = rt::block_on(async move |_| wakeup.arm(delay, Some(fallback)).await);
+    ///     assert!(armed.is_ok());
+    /// }
+    /// ```
     pub async fn arm(&self, delay: Duration, fallback: Option<Duration>) -> io::Result<()> {
         self.sockets().await?;
         self.disarm().await?;
@@ -243,35 +285,42 @@ impl Wakeup {
                 .flat_map(|property| ["--timer-property", property]),
         );
         for delay in [Some(delay), fallback].into_iter().flatten() {
-            // The first stands still during suspend, and begins anew at a daemon-reload; the second
-            // moves with the wall clock. Each makes up for the other, and an early start does no
-            // harm.
+            // --on-active stands still during a suspend and starts again at a daemon-reload;
+            // --on-calendar follows the wall clock. Each covers the fault of the other, and an
+            // early start is harmless.
             command.arg(format!(
                 "--on-active={}ms",
-                up(delay, Duration::from_millis(1))
+                rounded_up(delay, Duration::from_millis(1))
             ));
             command.arg(format!(
                 "--on-calendar=@{}",
-                up(now.saturating_add(delay), Duration::from_secs(1))
+                rounded_up(now.saturating_add(delay), Duration::from_secs(1))
             ));
         }
         let retry = async {
             loop {
                 rt::sleep(START_RETRY).await;
-                // Fails where it comes too early or is not needed.
-                let _ = self.now("start").await;
+                // Fails if it is too early or not needed.
+                let _ = self.run_timer_job("start").await;
             }
         };
         or(output(command), retry).await?.expect_success().map(drop)
     }
 
-    /// Cancels what was armed, if anything was.
+    /// Cancels the timer, if it is armed.
     ///
     /// # Errors
     ///
     /// systemd refuses, with its message.
+    ///
+    /// ```
+    /// # use smol_dhcp_proxy::{rt, service::Wakeup};
+    /// if let Ok(wakeup) = Wakeup::find(&[]) {
+    ///     assert!(rt::block_on(async move |_| wakeup.disarm().await).is_ok());
+    /// }
+    /// ```
     pub async fn disarm(&self) -> io::Result<()> {
-        let answer = self.now("stop").await?;
+        let answer = self.run_timer_job("stop").await?;
         if answer.status.code() == Some(NOT_LOADED) {
             Ok(())
         } else {
@@ -279,22 +328,36 @@ impl Wakeup {
         }
     }
 
-    /// Returns whether more is being stopped than this service: the system, the user's manager, or
-    /// the sockets that start it. Returns false where systemd does not answer.
+    /// Returns whether more than this service is being stopped: the system, the user's manager, or
+    /// the socket units. Returns false if systemd does not answer.
     ///
-    /// After SIGTERM it decides whether to [`arm`](Self::arm) the timer for the next start.
+    /// After SIGTERM this decides whether to [`arm`](Self::arm) the timer for the next start.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use smol_dhcp_proxy::{rt, service::Wakeup};
+    /// async fn after_sigterm(wakeup: &Wakeup) -> std::io::Result<()> {
+    ///     if !wakeup.is_being_stopped().await {
+    ///         wakeup.arm(Duration::from_secs(3600), None).await?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// # if let Ok(wakeup) = Wakeup::find(&[]) {
+    /// #     assert!(rt::block_on(async move |_| after_sigterm(&wakeup).await).is_ok());
+    /// # }
+    /// ```
     pub async fn is_being_stopped(&self) -> bool {
         if self.are_stop_jobs_queued().await {
             return true;
         }
-        // One `systemctl stop` with several units queues one job after the other, and this
-        // service's may have been first.
-        rt::sleep(LATER_JOBS).await;
+        // One `systemctl stop` of several units queues their jobs one after the other, and the job
+        // of this service may be the first.
+        rt::sleep(STOP_JOBS_DELAY).await;
         self.are_stop_jobs_queued().await
     }
 
     async fn are_stop_jobs_queued(&self) -> bool {
-        let asked = async {
+        let query = async {
             let sockets = self.sockets().await?;
             let mut jobs = self.program("systemctl");
             jobs.args(["list-jobs", "--no-legend", "--plain"]);
@@ -309,14 +372,22 @@ impl Wakeup {
                 &states?.expect_success()?,
             ))
         };
-        asked.await.unwrap_or_else(|error: io::Error| {
+        query.await.unwrap_or_else(|error: io::Error| {
             log::debug!("cannot ask systemd for its jobs: {error}");
             false
         })
     }
 
-    /// Returns whether systemd starts this service again as soon as it has ended: its job is a
-    /// restart.
+    /// Returns whether systemd restarts this service, so that it starts again as soon as it has
+    /// ended. Returns false if systemd does not answer.
+    ///
+    /// ```
+    /// # use smol_dhcp_proxy::{rt, service::Wakeup};
+    /// if let Ok(wakeup) = Wakeup::find(&[]) {
+    ///     let restarts = rt::block_on(async move |_| wakeup.is_being_restarted().await);
+    ///     println!("the next start follows at once: {restarts}");
+    /// }
+    /// ```
     pub async fn is_being_restarted(&self) -> bool {
         let mut jobs = self.program("systemctl");
         jobs.args(["list-jobs", "--no-legend", "--plain"]);
@@ -329,11 +400,11 @@ impl Wakeup {
         }
     }
 
-    /// Starts or stops the timer without the jobs that this would wait for.
+    /// Starts or stops the timer without waiting for other jobs.
     ///
-    /// A timer is started before its service and stopped after it. While the service is being
-    /// stopped, either would wait for this process to end.
-    async fn now(&self, verb: &str) -> io::Result<ProgramOutput> {
+    /// systemd orders a timer before its service. While the service is being stopped, a job of the
+    /// timer would wait for the end of this process.
+    async fn run_timer_job(&self, verb: &str) -> io::Result<ProgramOutput> {
         let mut command = self.program("systemctl");
         command.args([
             "--no-ask-password",
@@ -366,7 +437,7 @@ impl Wakeup {
         Ok(self.sockets.get_or_init(|| sockets))
     }
 
-    /// Prepares one of systemd's programs, with no more of the environment than it needs.
+    /// Prepares one of systemd's programs, with the part of the environment that it needs.
     fn program(&self, name: &str) -> Command {
         let mut command = Command::new(name);
         command.env_clear().env("LANG", "C").env(
@@ -383,108 +454,10 @@ impl Wakeup {
     }
 }
 
-/// Returns `time` in `unit`s, rounded up.
-fn up(time: Duration, unit: Duration) -> u128 {
+/// Returns `time` in units of `unit`, rounded up.
+fn rounded_up(time: Duration, unit: Duration) -> u128 {
     time.as_nanos().div_ceil(unit.as_nanos())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PID: u32 = 4711;
-    const OURS: (&str, &str) = ("SYSTEMD_EXEC_PID", "4711");
-    const INVOCATION: (&str, &str) = ("INVOCATION_ID", "0123456789abcdef0123456789abcdef");
-
-    /// Parses for process 4711: the unit, whether it is a user's, and the socket units as far as
-    /// known.
-    fn found(
-        variables: &[(&str, &str)],
-        cgroups: &str,
-        names: &[&str],
-    ) -> Result<(String, bool, Option<Vec<String>>), NoWakeup> {
-        let variable = |name: &str| {
-            variables
-                .iter()
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| value.into())
-        };
-        Wakeup::parse(PID, variable, cgroups, names)
-            .map(|found| (found.unit, found.user, found.sockets.into_inner()))
-    }
-
-    #[test]
-    fn the_main_process_of_a_unit_with_a_socket_can_be_woken() {
-        let cgroups = "0::/system.slice/echo.service\n";
-        let named = found(
-            &[OURS, INVOCATION],
-            cgroups,
-            &["echo.socket", "more.socket"],
-        )
-        .unwrap();
-        assert_eq!(
-            named,
-            (
-                "echo.service".into(),
-                false,
-                Some(vec!["echo.socket".into(), "more.socket".into()])
-            )
-        );
-        let renamed = found(&[OURS, INVOCATION], cgroups, &["echo.socket", "control"]).unwrap();
-        assert_eq!(
-            renamed,
-            ("echo.service".into(), false, None),
-            "systemd has to be asked"
-        );
-        let of_a_user = found(
-            &[OURS, INVOCATION, ("MANAGERPID", "700")],
-            cgroups,
-            &["echo.socket"],
-        )
-        .unwrap();
-        assert!(of_a_user.1);
-    }
-
-    #[test]
-    fn without_a_wakeup_the_reason_is_told() {
-        let (cgroups, names) = (
-            "0::/system.slice/echo.service\n",
-            ["echo.socket"].as_slice(),
-        );
-        let why = |variables: &[_], cgroups, names| found(variables, cgroups, names).unwrap_err();
-        assert_eq!(why(&[], cgroups, names), NoWakeup::NoManager);
-        assert_eq!(why(&[INVOCATION], cgroups, names), NoWakeup::NoManager);
-        assert_eq!(why(&[OURS], cgroups, names), NoWakeup::NoManager);
-        for other in ["4712", "04711", "", "me"] {
-            assert_eq!(
-                why(&[("SYSTEMD_EXEC_PID", other), INVOCATION], cgroups, names),
-                NoWakeup::NotMain
-            );
-        }
-        assert_eq!(
-            why(
-                &[OURS, INVOCATION],
-                "0::/user.slice/session-1.scope\n",
-                names
-            ),
-            NoWakeup::NoUnit
-        );
-        assert_eq!(why(&[OURS, INVOCATION], "", names), NoWakeup::NoUnit);
-        assert_eq!(why(&[OURS, INVOCATION], cgroups, &[]), NoWakeup::NoSocket);
-        assert_eq!(
-            why(&[OURS, INVOCATION], cgroups, &[NAMELESS]),
-            NoWakeup::NoSocket
-        );
-    }
-
-    #[test]
-    fn times_are_rounded_up() {
-        let second = Duration::from_secs(1);
-        assert_eq!(
-            [Duration::ZERO, Duration::from_nanos(1), second].map(|time| up(time, second)),
-            [0, 1, 1]
-        );
-        assert_eq!(up(Duration::from_micros(1500), Duration::from_millis(1)), 2);
-        assert_eq!(up(Duration::MAX, second), u128::from(u64::MAX) + 1);
-    }
-}
+mod tests;

@@ -7,7 +7,12 @@ use crate::source::{File, Tree};
 /// The parts of the crate, and the parts that each may import. None imports the crate's root.
 const LAYERS: &[(&str, &[&str])] = &[
     ("main", &["operator"]),
-    ("operator", &["proxy", "net", "dhcp", "rt", "time", "mac"]),
+    (
+        "operator",
+        &[
+            "proxy", "service", "rpc", "net", "dhcp", "rt", "time", "mac", "rate",
+        ],
+    ),
     (
         "proxy",
         &["service", "rpc", "net", "dhcp", "rt", "time", "mac", "rate"],
@@ -46,6 +51,7 @@ const FOLDERS: &[&[&str]] = &[
 /// machine is out of reach.
 const PURE: &[&str] = &[
     "dhcp/",
+    "operator/text.rs",
     "mac.rs",
     "rate.rs",
     "time.rs",

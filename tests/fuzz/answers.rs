@@ -10,7 +10,7 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType,
 };
 use smol_dhcp_proxy::net::link::{Address, Link};
-use smol_dhcp_proxy::net::monitor::News;
+use smol_dhcp_proxy::net::monitor::LinkEvent;
 use smol_dhcp_proxy::net::netlink::{NetlinkError, Progress, Reader};
 use smol_dhcp_proxy::net::route::Route;
 
@@ -154,11 +154,11 @@ fn times(body: &[u8], header: usize, kind: u16) -> usize {
 
 /// News is read from the beginning of a datagram, and says what the whole of it does.
 fn news(datagram: &[u8]) {
-    let news = News::read(INDEX, datagram);
+    let news = LinkEvent::parse(INDEX, datagram);
     if datagram.len() > 2 * HEADER {
-        assert_eq!(News::read(INDEX, &datagram[..2 * HEADER]), news);
+        assert_eq!(LinkEvent::parse(INDEX, &datagram[..2 * HEADER]), news);
     }
-    if let (Some(News::Is { up, carrier }), Some(Ok(link))) =
+    if let (Some(LinkEvent::State { up, carrier }), Some(Ok(link))) =
         (news, datagram.get(HEADER..).map(Link::parse))
     {
         assert_eq!((INDEX, up, carrier), (link.index, link.up, link.carrier));

@@ -23,8 +23,8 @@ use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{
     AddressFamily as Family, SendFlags, SocketFlags, SocketType, send, sendto, socket_with,
 };
-use smol_dhcp_proxy::net::link::Made;
-use smol_dhcp_proxy::net::monitor::{Monitor, News};
+use smol_dhcp_proxy::net::link::AddOutcome;
+use smol_dhcp_proxy::net::monitor::{LinkEvent, Monitor};
 use smol_dhcp_proxy::net::netlink::Netlink;
 use smol_dhcp_proxy::net::netlink::message::{NEW_ADDRESS, NEW_LINK, NEW_ROUTE};
 use smol_dhcp_proxy::net::netns::Netns;
@@ -213,7 +213,7 @@ fn alternative_names(count: usize) -> Result {
     let news = at_once("the news of a link that goes down", || Ok(monitor.recv()?))?;
     assert_eq!(
         news,
-        News::Is {
+        LinkEvent::State {
             up: false,
             carrier: false
         }
@@ -328,7 +328,7 @@ fn a_flood_of_false_news_leaves_the_thread_to_others() -> Result {
     setting.container.set_state("eth0", false)?;
     assert_eq!(
         monitor.recv()?,
-        News::Is {
+        LinkEvent::State {
             up: false,
             carrier: false
         }
@@ -392,7 +392,7 @@ fn routes_without_number_cost_one_short_look() -> Result {
     at_once("41 routes", || {
         let mut table = netlink.route_table()?;
         for wanted in &wanted {
-            assert_eq!(table.add(wanted)?, (wanted.clone(), Made::New));
+            assert_eq!(table.add(wanted)?, (wanted.clone(), AddOutcome::Added));
         }
         Ok(())
     })?;
@@ -402,7 +402,7 @@ fn routes_without_number_cost_one_short_look() -> Result {
     at_once("the same 41 routes", || {
         let mut table = netlink.route_table()?;
         for wanted in &wanted {
-            assert_eq!(table.add(wanted)?, (wanted.clone(), Made::Already));
+            assert_eq!(table.add(wanted)?, (wanted.clone(), AddOutcome::Existed));
         }
         Ok(())
     })?;
@@ -429,10 +429,10 @@ fn a_route_beyond_the_look_is_not_added_twice() -> Result {
     let added = at_once("a route before many others", || {
         Ok(netlink.route_table()?.add(&wanted)?)
     })?;
-    assert_eq!(added, (wanted.clone(), Made::New));
+    assert_eq!(added, (wanted.clone(), AddOutcome::Added));
     assert_eq!(
         setting.netlink()?.route_table()?.add(&wanted)?,
-        (wanted.clone(), Made::Already)
+        (wanted.clone(), AddOutcome::Existed)
     );
     let netlink = setting.netlink()?;
     assert!(netlink.remove_route(&wanted)?);

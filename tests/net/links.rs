@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use nix::libc;
-use smol_dhcp_proxy::net::link::{Link, Made};
+use smol_dhcp_proxy::net::link::{AddOutcome, Link};
 use smol_dhcp_proxy::net::netlink::Netlink;
 use smol_dhcp_proxy::net::netns::Netns;
 use smol_dhcp_proxy::net::route::Route;
@@ -181,9 +181,9 @@ fn an_address_has_lifetimes_and_may_be_there_already() -> Result {
         assert_eq!(address.valid, address.preferred);
         Ok(address.valid)
     };
-    assert_eq!(set(Some(Duration::from_millis(99_500)))?, Made::New);
+    assert_eq!(set(Some(Duration::from_millis(99_500)))?, AddOutcome::Added);
     assert!((99..=100).contains(&seen()?), "rounded up");
-    assert_eq!(set(Some(Duration::from_secs(3600)))?, Made::Already);
+    assert_eq!(set(Some(Duration::from_secs(3600)))?, AddOutcome::Existed);
     assert!((3599..=3600).contains(&seen()?));
     let [ours] = <[_; 1]>::try_from(netlink.addresses(link.index)?)
         .map_err(|all| format!("not one: {all:?}"))?;
@@ -195,11 +195,11 @@ fn an_address_has_lifetimes_and_may_be_there_already() -> Result {
         ours.valid
             .is_some_and(|valid| (3599..=3600).contains(&valid.as_secs()))
     );
-    assert_eq!(set(None)?, Made::Already);
+    assert_eq!(set(None)?, AddOutcome::Existed);
     assert_eq!(seen()?, u32::MAX);
     assert_eq!(netlink.addresses(link.index)?[0].valid, None);
     // Longer than the kernel can count is long, but not for ever.
-    assert_eq!(set(Some(Duration::MAX))?, Made::Already);
+    assert_eq!(set(Some(Duration::MAX))?, AddOutcome::Existed);
     assert_ne!(seen()?, u32::MAX);
 
     assert!(netlink.remove_address(link.index, OURS, 24)?);
@@ -223,21 +223,21 @@ fn a_route_may_be_there_already_and_comes_before_others_of_its_metric() -> Resul
     let ours = Route::default_via(GATEWAY, link.index, OURS, 100);
     assert_eq!(
         netlink.route_table()?.add(&ours)?,
-        (ours.clone(), Made::New)
+        (ours.clone(), AddOutcome::Added)
     );
     assert_eq!(
         netlink.route_table()?.add(&ours)?,
-        (ours.clone(), Made::Already)
+        (ours.clone(), AddOutcome::Existed)
     );
 
     let second = Route::default_via(OTHER_GATEWAY, link.index, OURS, 100);
     let (placed, made) = netlink.route_table()?.add(&second)?;
-    assert_eq!((&placed, made), (&second, Made::New));
+    assert_eq!((&placed, made), (&second, AddOutcome::Added));
     // Neither of them moves when it is wanted again.
     for (wanted, placed) in [(&ours, &ours), (&second, &placed)] {
         assert_eq!(
             netlink.route_table()?.add(wanted)?,
-            (placed.clone(), Made::Already)
+            (placed.clone(), AddOutcome::Existed)
         );
     }
     let metrics: Vec<_> = container
@@ -251,10 +251,16 @@ fn a_route_may_be_there_already_and_comes_before_others_of_its_metric() -> Resul
     assert!(netlink.remove_route(&ours)? && netlink.remove_route(&placed)?);
     container.add_default_route("mv0", GATEWAY, 7)?;
     let (found, made) = netlink.route_table()?.add(&ours)?;
-    assert_eq!((found.metric, found.source, made), (7, None, Made::Already));
+    assert_eq!(
+        (found.metric, found.source, made),
+        (7, None, AddOutcome::Existed)
+    );
     assert_eq!(container.default_routes()?.len(), 1);
     let lower = Route { metric: 6, ..ours };
-    assert_eq!(netlink.route_table()?.add(&lower)?, (lower, Made::New));
+    assert_eq!(
+        netlink.route_table()?.add(&lower)?,
+        (lower, AddOutcome::Added)
+    );
     Ok(())
 }
 
@@ -269,12 +275,12 @@ fn a_route_needs_no_gateway_and_the_gateway_no_prefix() -> Result {
     netlink.set_address(link.index, OURS, 32, None, None)?;
     // On the link itself; the bits beyond the prefix are the server's carelessness.
     let network = Route::from_lease([192, 168, 7, 9].into(), 24, None, link.index, OURS, 100);
-    assert_eq!(netlink.route_table()?.add(&network)?.1, Made::New);
+    assert_eq!(netlink.route_table()?.add(&network)?.1, AddOutcome::Added);
     // No prefix covers the gateway, as in clouds that hand out addresses of 32 bits.
     let (route, made) = netlink
         .route_table()?
         .add(&Route::default_via(GATEWAY, link.index, OURS, 100))?;
-    assert_eq!(made, Made::New);
+    assert_eq!(made, AddOutcome::Added);
     let seen = container.routes()?;
     assert!(seen.iter().any(|seen| seen.destination == Ipv4Addr::new(192, 168, 7, 0) && seen.gateway.is_none()));
     assert!(
@@ -328,13 +334,13 @@ fn a_route_takes_the_place_of_another_or_leaves_it() -> Result {
         .replace(&first, &via(OTHER_GATEWAY))?;
     assert_eq!(
         (second.metric, made),
-        (100, Made::New),
+        (100, AddOutcome::Added),
         "at no moment there are two, or none"
     );
     assert_eq!(defaults()?, [(Some(OTHER_GATEWAY), 100)]);
     assert_eq!(
         netlink.route_table()?.replace(&second, &second)?,
-        (second.clone(), Made::Already)
+        (second.clone(), AddOutcome::Existed)
     );
 
     // The broadcast address of the subnet is no gateway.
@@ -378,7 +384,7 @@ fn only_the_named_route_is_removed() -> Result {
         "the other's route is not ours, though all but the gateway is alike"
     );
     let (ours, made) = netlink.route_table()?.add(&wanted)?;
-    assert_eq!((ours.metric, made), (100, Made::New));
+    assert_eq!((ours.metric, made), (100, AddOutcome::Added));
     assert!(netlink.remove_route(&ours)?);
     assert!(!netlink.remove_route(&ours)?);
     let left = container.default_routes()?;

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use smol_dhcp_proxy::net::monitor::{Monitor, News};
+use smol_dhcp_proxy::net::monitor::{LinkEvent, Monitor};
 use smol_dhcp_proxy::net::netns::Netns;
 
 use super::lab::namespace::Namespace;
@@ -34,7 +34,7 @@ fn watched() -> Result<(Namespace, Namespace, Namespace, Monitor)> {
 }
 
 /// Returns the next change it reports, if any.
-fn next(monitor: &Monitor) -> Result<Option<News>> {
+fn next(monitor: &Monitor) -> Result<Option<LinkEvent>> {
     match monitor.recv() {
         Ok(news) => Ok(Some(news)),
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
@@ -43,12 +43,12 @@ fn next(monitor: &Monitor) -> Result<Option<News>> {
 }
 
 /// Reads on until it tells of a link of which `wanted` is so.
-fn await_link(monitor: &Monitor, what: &str, wanted: News) -> Result {
+fn await_link(monitor: &Monitor, what: &str, wanted: LinkEvent) -> Result {
     eventually(what, SOON, || {
         while let Some(news) = next(monitor)? {
             match news {
                 news if news == wanted => return Ok(Some(())),
-                News::Is { .. } => {}
+                LinkEvent::State { .. } => {}
                 other => return Err(format!("{other:?} before {what}").into()),
             }
         }
@@ -56,15 +56,15 @@ fn await_link(monitor: &Monitor, what: &str, wanted: News) -> Result {
     })
 }
 
-const READY: News = News::Is {
+const READY: LinkEvent = LinkEvent::State {
     up: true,
     carrier: true,
 };
-const NO_CARRIER: News = News::Is {
+const NO_CARRIER: LinkEvent = LinkEvent::State {
     up: true,
     carrier: false,
 };
-const DOWN: News = News::Is {
+const DOWN: LinkEvent = LinkEvent::State {
     up: false,
     carrier: false,
 };
@@ -98,12 +98,12 @@ fn it_tells_of_carrier_state_and_end() -> Result {
     let last = eventually("its end", SOON, || {
         loop {
             match next(&monitor)? {
-                Some(News::Is { .. }) => {}
+                Some(LinkEvent::State { .. }) => {}
                 other => return Ok(other),
             }
         }
     })?;
-    assert_eq!(last, News::Gone);
+    assert_eq!(last, LinkEvent::Removed);
     Ok(())
 }
 
@@ -117,13 +117,13 @@ fn it_tells_that_it_missed_something() -> Result {
     let mut told = 0;
     let missed = loop {
         match next(&monitor)? {
-            Some(News::Is { .. }) => told += 1,
+            Some(LinkEvent::State { .. }) => told += 1,
             other => break other,
         }
     };
     assert_eq!(
         missed,
-        Some(News::Missed),
+        Some(LinkEvent::Overrun),
         "told {told} of {changes} changes"
     );
     // From then on it tells again.
@@ -147,7 +147,7 @@ fn other_interfaces_do_not_wake_it() -> Result {
     while let Some(news) = next(&monitor)? {
         told += 1;
         assert!(
-            matches!(news, News::Is { up: true, .. }) && told < 5,
+            matches!(news, LinkEvent::State { up: true, .. }) && told < 5,
             "{news:?} after {told}"
         );
     }

@@ -116,7 +116,7 @@ fn it_hears_first_fragments_where_it_is_told_to() -> Result {
     let (server, _container, netns) = two_ends()?;
     let tap = server.run(|| Tap::open("wire"))?;
     let (raw, mac) = open_raw(&netns)?;
-    raw.hear_first_fragments()?;
+    raw.accept_first_fragments()?;
     let sent = [
         packet(5, 17, 0x2000, 67),
         packet(5, 17, 0x0001, 68),
@@ -153,7 +153,7 @@ fn it_hears_only_what_it_should() -> Result {
     let (asked, other) = (Ipv4Addr::new(10, 1, 0, 9), Ipv4Addr::new(10, 1, 0, 8));
     // Nor ARP, as long as it is not asked for.
     tap.send(&frame(BROADCAST, ARP, &arp(asked, other), 98))?;
-    raw.hear_arp_of(Some(asked))?;
+    raw.set_arp_filter(Some(asked))?;
     let tagged = |number: u16, inner: &[u8]| {
         [&number.to_be_bytes()[..], &IPV4.to_be_bytes(), inner].concat()
     };

@@ -110,7 +110,7 @@ service=$theirs.service
 check "as netavark" [ "$(main)" = /usr/bin/netavark ]
 check "Setup of two" call setup two
 
-# --- Ours is installed while netavark's serves, without the steps of the README.
+# --- Ours is installed while netavark's serves, by other steps than the README's.
 
 service=smol-dhcp-proxy.service
 two=$(address two)

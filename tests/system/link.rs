@@ -274,7 +274,7 @@ fn a_setup_on_a_link_that_is_down_fails_at_once() -> Result {
         .set_state(LINK, false)?;
     let start = rt::now();
     let refused =
-        grpc::setup(&stage.unit.socket(), &stage.config(0)).expect_err("the link is down");
+        grpc::setup(&stage.unit.socket(), &stage.config(0)).expect_err("the interface is down");
     assert_eq!(
         (refused.code, refused.message.as_str()),
         (Code::Aborted, "eth0 is down")
@@ -320,9 +320,9 @@ fn a_renewal_goes_on_when_the_carrier_is_back() -> Result {
         server.await_message(MessageType::Request, 2, SOON)?;
         namespace.set_state(link, false)?;
         let words = if is_set_down {
-            "the link is down"
+            "the interface is down"
         } else {
-            "there is no carrier"
+            "no carrier"
         };
         eventually(words, SOON, || {
             Ok(stage.unit.log()?.contains(words).then_some(()))

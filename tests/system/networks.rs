@@ -125,7 +125,7 @@ fn two_interfaces_in_one_network() -> Result {
     let indices = [container.link("eth1")?.index, container.link(LINK)?.index];
     assert_eq!(ways, indices.map(|index| (Some(index), Some(SERVER), 99)));
     for address in [&first.yiaddr, &lease.yiaddr] {
-        let words = format!(": renewed {address}/16");
+        let words = format!("({address}/16): renewed ");
         eventually(&words, SOON * 2, || {
             Ok((scene.stage.unit.log()?.matches(&words).count() > 1).then_some(()))
         })?;

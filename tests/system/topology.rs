@@ -99,7 +99,7 @@ fn connect_bridge(host: &Namespace, container: &Namespace) -> Result {
 
 /// Waits for a renewal of the lease.
 fn await_renewal(scene: &Scene, lease: &NetavarkLease) -> Result {
-    let renewed = format!(": renewed {}/16", lease.yiaddr);
+    let renewed = format!("({}/16): renewed ", lease.yiaddr);
     eventually(&renewed, 2 * SOON, || {
         Ok(scene.stage.unit.log()?.contains(&renewed).then_some(()))
     })

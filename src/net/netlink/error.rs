@@ -1,28 +1,27 @@
-//! Why a request of rtnetlink fails.
+//! The errors of a rtnetlink request.
 
 use std::fmt;
 use std::io;
 
 use netlink_packet_core::DecodeError;
 
-/// Why a request failed.
+/// The error of a request.
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
-    /// The system's error, with the kernel's own words where it has any.
+    /// An error of the system, with the kernel's text if it sent one.
     #[error("{source}{}", Explanation(explanation.as_deref()))]
     System {
-        /// The errno, or that an answer makes no sense.
+        /// The errno, or an error for a malformed answer.
         source: io::Error,
         /// The text of netlink's extended acknowledgement.
         explanation: Option<String>,
     },
-    /// The namespace holds more of something than is read of it. The owner of the namespace has to
-    /// remove some.
+    /// The namespace holds more objects than a request reads. Its owner has to remove some.
     #[error("more than {most} {what}")]
     TooMany {
-        /// The plural of what there is too much of.
+        /// The name of the objects, in the plural.
         what: &'static str,
-        /// The most that is read.
+        /// The limit.
         most: usize,
     },
 }
@@ -30,7 +29,7 @@ pub enum NetlinkError {
 /// The result of a request.
 pub type Result<T> = std::result::Result<T, NetlinkError>;
 
-/// Words behind an errno.
+/// The text that follows an errno.
 struct Explanation<'a>(Option<&'a str>);
 
 impl fmt::Display for Explanation<'_> {
@@ -40,7 +39,7 @@ impl fmt::Display for Explanation<'_> {
 }
 
 impl NetlinkError {
-    /// Returns the errno, if the kernel gave one.
+    /// Returns the errno, if the kernel sent one.
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::System { source, .. } => source.raw_os_error(),
@@ -48,7 +47,7 @@ impl NetlinkError {
         }
     }
 
-    /// Returns the kind of the system's error.
+    /// Returns the kind of the error.
     pub fn kind(&self) -> io::ErrorKind {
         match self {
             Self::System { source, .. } => source.kind(),
@@ -56,7 +55,7 @@ impl NetlinkError {
         }
     }
 
-    /// Converts to the system's error, for callers that want its errno or its text alone.
+    /// Converts to an [`io::Error`] with the same errno or text.
     pub fn into_io(self) -> io::Error {
         match self {
             Self::System {
@@ -67,7 +66,7 @@ impl NetlinkError {
         }
     }
 
-    /// Returns the kernel's words beside the errno (netlink's extended acknowledgement).
+    /// Returns the kernel's text beside the errno (netlink's extended acknowledgement).
     pub fn explanation(&self) -> Option<&str> {
         match self {
             Self::System { explanation, .. } => explanation.as_deref(),
@@ -97,7 +96,7 @@ impl From<DecodeError> for NetlinkError {
     }
 }
 
-/// Returns the error for an answer that makes no sense.
+/// Returns the error for a malformed answer.
 pub(super) fn invalid(what: &str) -> NetlinkError {
     io::Error::new(io::ErrorKind::InvalidData, format!("rtnetlink: {what}")).into()
 }

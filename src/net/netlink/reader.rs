@@ -1,5 +1,4 @@
-//! The answers of one exchange, read from its datagrams; pure, so that a fuzzer can stand in for
-//! the kernel.
+//! The parser for the answers of one exchange. Pure, so that a fuzzer can play the kernel.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -9,26 +8,23 @@ use nix::libc;
 
 use super::error::{NetlinkError, Result, invalid};
 
-/// The length of a message's header (netlink(7)), in bytes.
+/// The length of a message header in bytes (netlink(7)).
 pub(in crate::net) const HEADER: usize = size_of::<libc::nlmsghdr>();
 
-/// Flags and attribute of an extended acknowledgement (linux/netlink.h).
+/// The flags and the attribute of an extended acknowledgement (linux/netlink.h).
 const NLM_F_CAPPED: i32 = 0x100;
 const NLM_F_ACK_TLVS: i32 = 0x200;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
-/// Entries that are looked at in one exchange at most. Kernels that filter nothing for us (before
-/// 4.20) send every entry of the namespace, and in a container's namespace there may be a million.
-const MOST_ENTRIES: usize = 10_000;
-/// Bytes that are read in one exchange at most: a container's interfaces may have 64 kB of
-/// alternative names each.
-const MOST_BYTES: usize = 4 << 20;
-/// Datagrams of no use, such as the late end of an earlier exchange, that are skipped in one
-/// exchange at most.
-const MOST_SKIPPED: usize = 64;
+/// The most entries in one exchange. A kernel without filters (before 4.20) sends every entry of the
+/// namespace, and a container's namespace may have a million.
+const MAX_ENTRIES: usize = 10_000;
+/// The most bytes in one exchange. Each interface of a container may have 64 kB of alternative names.
+const MAX_BYTES: usize = 4 << 20;
+/// The most datagrams that one exchange skips, such as the late end of an earlier exchange.
+const MAX_SKIPPED: usize = 64;
 
-/// A reader of the datagrams that answer one request. It takes any bytes, and never more than its
-/// bounds allow.
+/// A parser for the datagrams that answer one request. It accepts any bytes, up to its limits.
 #[derive(Debug)]
 pub struct Reader {
     sequence: u32,
@@ -42,30 +38,30 @@ pub struct Reader {
 /// The state of an exchange after a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// The kernel has more to say.
+    /// More datagrams follow.
     Unfinished,
     /// The exchange is over, and the request has succeeded.
     Done(DumpState),
 }
 
-/// Tells whether a table stood still while it was read.
+/// The consistency of a dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DumpState {
-    /// The entries are those of one moment.
-    Stood,
-    /// Some entries may be missing, or be told twice (`NLM_F_DUMP_INTR`).
+    /// All entries are of the same moment.
+    Consistent,
+    /// The table changed meanwhile: entries may be missing or repeated (`NLM_F_DUMP_INTR`).
     Changed,
 }
 
 impl Reader {
-    /// Makes a reader for the request of that sequence number.
+    /// Returns a parser for the request with that sequence number.
     pub fn new(sequence: u32) -> Self {
         Self {
             sequence,
             entries: 0,
             bytes: 0,
             skipped: 0,
-            table: DumpState::Stood,
+            table: DumpState::Consistent,
             is_over: false,
         }
     }
@@ -75,7 +71,7 @@ impl Reader {
         self.sequence
     }
 
-    /// Returns whether the kernel has said its last word on the request, be it success or failure.
+    /// Returns whether the kernel has sent its last answer, a success or an error.
     pub fn is_over(&self) -> bool {
         self.is_over
     }
@@ -84,33 +80,33 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// The exchange is given up, for there were too many.
+    /// Returns an error if there were too many: the exchange ends.
     pub fn skip(&mut self) -> Result<()> {
         self.skipped += 1;
-        if self.skipped > MOST_SKIPPED {
+        if self.skipped > MAX_SKIPPED {
             Err(invalid("nothing but messages of others"))
         } else {
             Ok(())
         }
     }
 
-    /// Reads a datagram of the kernel, and calls `entry` with the body of each message that is part
-    /// of the answer.
+    /// Parses a datagram of the kernel, and calls `entry` with the body of each message that belongs
+    /// to the answer.
     ///
     /// # Errors
     ///
-    /// The request failed, the datagram makes no sense, there is too much of it all, or `entry`
-    /// wants no more. Nothing may be read after that.
+    /// The request failed, the datagram is malformed, a limit is exceeded, or `entry` failed. This
+    /// must not be called after that.
     pub fn read(
         &mut self,
         datagram: &[u8],
         entry: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<Progress> {
         self.bytes += datagram.len();
-        if self.bytes > MOST_BYTES {
+        if self.bytes > MAX_BYTES {
             return Err(NetlinkError::TooMany {
                 what: "bytes of answer",
-                most: MOST_BYTES,
+                most: MAX_BYTES,
             });
         }
         let before = self.entries;
@@ -130,10 +126,10 @@ impl Reader {
                 }
                 _ => {
                     self.entries += 1;
-                    if self.entries > MOST_ENTRIES {
+                    if self.entries > MAX_ENTRIES {
                         return Err(NetlinkError::TooMany {
                             what: "entries",
-                            most: MOST_ENTRIES,
+                            most: MAX_ENTRIES,
                         });
                     }
                     entry(message.body)?;
@@ -147,7 +143,7 @@ impl Reader {
     }
 }
 
-/// One message: the fields of its header that are used, and its body.
+/// A message: the header fields in use, and the body.
 pub(in crate::net) struct Message<'a> {
     pub(in crate::net) kind: u16,
     flags: u16,
@@ -155,7 +151,7 @@ pub(in crate::net) struct Message<'a> {
     pub(in crate::net) body: &'a [u8],
 }
 
-/// The messages in one datagram; one that is cut short is an error, and the last item.
+/// An iterator over the messages in a datagram. A truncated message is an error, and the last item.
 struct Messages<'a>(&'a [u8]);
 
 impl<'a> Iterator for Messages<'a> {
@@ -176,8 +172,8 @@ impl<'a> Iterator for Messages<'a> {
         let Some(body) = whole.get(HEADER..length) else {
             return Some(Err(invalid("a cut message")));
         };
-        // Messages begin at multiples of four (netlink(7), NLMSG_ALIGNTO); the last need not be
-        // padded.
+        // Messages are aligned to four bytes (netlink(7), NLMSG_ALIGNTO). The last one may lack its
+        // padding.
         self.0 = whole.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(Ok(Message {
             kind: u16::from_ne_bytes([header[4], header[5]]),
@@ -188,8 +184,7 @@ impl<'a> Iterator for Messages<'a> {
     }
 }
 
-/// Reads the end of an exchange: zero is success, a negative number an errno, with words behind it
-/// if the kernel has any.
+/// Parses the last message of an exchange: zero for success or a negative errno, and perhaps a text.
 fn acknowledged(message: &Message<'_>) -> Result<()> {
     let Some((code, rest)) = message.body.split_at_checked(4) else {
         return Err(invalid("a cut acknowledgement"));
@@ -199,9 +194,9 @@ fn acknowledged(message: &Message<'_>) -> Result<()> {
         return Ok(());
     }
     let flags = i32::from(message.flags);
-    // After the errno comes the header of the request, and its body too unless the kernel says that
-    // it is cut off.
-    let words = match (flags & NLM_F_ACK_TLVS != 0, flags & NLM_F_CAPPED != 0) {
+    // After the errno follows the header of the request, and also its body unless NLM_F_CAPPED is
+    // set.
+    let attributes = match (flags & NLM_F_ACK_TLVS != 0, flags & NLM_F_CAPPED != 0) {
         (true, true) => rest.get(HEADER..),
         (true, false) => {
             let request = parse_u32(rest.get(..4).unwrap_or_default())? as usize;
@@ -211,19 +206,19 @@ fn acknowledged(message: &Message<'_>) -> Result<()> {
         }
         (false, _) => None,
     };
-    let explanation = words
+    let explanation = attributes
         .into_iter()
         .flat_map(NlasIterator::new)
         .map_while(std::result::Result::ok)
         .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)
-        .map(|words| text(&words));
+        .map(|attribute| text(&attribute));
     Err(NetlinkError::System {
         source: io::Error::from_raw_os_error(errno),
         explanation,
     })
 }
 
-/// The attributes in a message's body, of which `header` was read.
+/// Returns the attributes in the body of a message, after `header`.
 pub(in crate::net) fn attributes<'a>(
     body: &'a [u8],
     header: &impl Emitable,
@@ -231,14 +226,14 @@ pub(in crate::net) fn attributes<'a>(
     NlasIterator::new(body.get(header.buffer_len()..).unwrap_or_default())
 }
 
-/// Reads a string attribute, with or without its terminating zero.
+/// Returns the value of a string attribute, without a terminating zero.
 pub(in crate::net) fn text(attribute: &NlaBuffer<&[u8]>) -> String {
     String::from_utf8_lossy(attribute.value())
         .trim_end_matches('\0')
         .to_owned()
 }
 
-/// Reads an attribute that is an IPv4 address.
+/// Returns the value of an attribute with an IPv4 address.
 pub(in crate::net) fn ipv4(attribute: &NlaBuffer<&[u8]>) -> Option<Ipv4Addr> {
     <[u8; 4]>::try_from(attribute.value())
         .ok()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::operator::finding::Finding;
+use crate::operator::diagnosis::Diagnosis;
 use crate::operator::text;
 
 use super::interface::{BusyPort, InterfaceReport};
@@ -22,57 +22,57 @@ const SERVER: &str = "server";
 pub(super) fn findings(
     interface: &InterfaceReport,
     search: Option<&SearchReport>,
-) -> (Vec<Finding>, bool) {
+) -> (Vec<Diagnosis>, bool) {
     let mut findings = vec![state(interface)];
     findings.extend(notes_on_interface(interface));
     let mut healthy = false;
     if let Some(search) = search {
         findings.extend(network(interface, search));
-        let is_disturbed = findings.iter().any(Finding::is_problem);
+        let is_disturbed = findings.iter().any(Diagnosis::is_problem);
         for server in &search.servers {
             let of_server = judge_server(interface, search, server);
-            healthy |= !is_disturbed && !of_server.iter().any(Finding::is_problem);
+            healthy |= !is_disturbed && !of_server.iter().any(Diagnosis::is_problem);
             findings.extend(of_server);
         }
     }
     (findings, healthy)
 }
 
-fn state(interface: &InterfaceReport) -> Finding {
+fn state(interface: &InterfaceReport) -> Diagnosis {
     let name = &interface.name;
     let enter = interface
         .namespace
         .as_ref()
         .map_or_else(String::new, |path| format!("nsenter --net={path} "));
     if interface.station.is_none() {
-        return Finding::problem(
+        return Diagnosis::problem(
             INTERFACE,
             format!("{name} has no Ethernet address, and DHCP needs one"),
             "name the interface that leads to the network of the DHCP server",
         );
     }
     if !interface.up {
-        return Finding::problem(
+        return Diagnosis::problem(
             INTERFACE,
             format!("{name} is down"),
             format!("{enter}ip link set {name} up"),
         );
     }
     if !interface.carrier {
-        return Finding::problem(
+        return Diagnosis::problem(
             INTERFACE,
             format!("no carrier on {name}"),
             "cable, or parent down: ip link",
         );
     }
-    Finding::good(INTERFACE, format!("{name} is up and has a carrier"))
+    Diagnosis::good(INTERFACE, format!("{name} is up and has a carrier"))
 }
 
-fn notes_on_interface(interface: &InterfaceReport) -> Vec<Finding> {
+fn notes_on_interface(interface: &InterfaceReport) -> Vec<Diagnosis> {
     let name = &interface.name;
     let mut findings = Vec::new();
     let mut note = |text: String, advice: &str| {
-        findings.push(Finding::note(INTERFACE, text).with_advice(advice));
+        findings.push(Diagnosis::note(INTERFACE, text).with_advice(advice));
     };
     if interface.namespace.is_none() {
         note(
@@ -118,7 +118,7 @@ fn notes_on_interface(interface: &InterfaceReport) -> Vec<Finding> {
     findings
 }
 
-fn busy_port(interface: &InterfaceReport, busy: &BusyPort) -> Finding {
+fn busy_port(interface: &InterfaceReport, busy: &BusyPort) -> Diagnosis {
     let holders = if busy.processes.is_empty() {
         "a process that cannot be seen from here".to_owned()
     } else {
@@ -137,7 +137,7 @@ fn busy_port(interface: &InterfaceReport, busy: &BusyPort) -> Finding {
             Some("one of the two is enough: stop it, or use a network without dhcp"),
         ),
     };
-    let finding = Finding::note(
+    let finding = Diagnosis::note(
         INTERFACE,
         format!("{holders} has UDP port {}: {role}", busy.port),
     );
@@ -147,11 +147,11 @@ fn busy_port(interface: &InterfaceReport, busy: &BusyPort) -> Finding {
     }
 }
 
-fn network(interface: &InterfaceReport, search: &SearchReport) -> Vec<Finding> {
+fn network(interface: &InterfaceReport, search: &SearchReport) -> Vec<Diagnosis> {
     let name = &interface.name;
     let mut findings = Vec::new();
     if search.flooded {
-        findings.push(Finding::problem(
+        findings.push(Diagnosis::problem(
             NETWORK,
             format!(
                 "a flood of replies: the search ended after {}, and more servers may be there",
@@ -167,13 +167,13 @@ fn network(interface: &InterfaceReport, search: &SearchReport) -> Vec<Finding> {
         );
         let advice = "fewer or shorter options on the server, or one MTU everywhere";
         findings.push(if search.servers.is_empty() {
-            Finding::problem(NETWORK, text, advice)
+            Diagnosis::problem(NETWORK, text, advice)
         } else {
-            Finding::note(NETWORK, text).with_advice(advice)
+            Diagnosis::note(NETWORK, text).with_advice(advice)
         });
     }
     if search.malformed > 0 {
-        findings.push(Finding::note(
+        findings.push(Diagnosis::note(
             NETWORK,
             format!("{} replies are malformed", search.malformed),
         ));
@@ -181,7 +181,7 @@ fn network(interface: &InterfaceReport, search: &SearchReport) -> Vec<Finding> {
     if search.servers.is_empty() && interface.carrier {
         let discovers = search.discovers;
         let plural = if discovers == 1 { "" } else { "s" };
-        findings.push(Finding::problem(
+        findings.push(Diagnosis::problem(
             NETWORK,
             format!(
                 "no DHCPOFFER within {} ({discovers} DISCOVER{plural} sent on {name})",
@@ -202,7 +202,7 @@ fn took(search: &SearchReport) -> String {
     text::short_length(Duration::from_millis(search.milliseconds))
 }
 
-fn several_servers(servers: &[ServerReport]) -> Option<Finding> {
+fn several_servers(servers: &[ServerReport]) -> Option<Diagnosis> {
     let [first, second, ..] = servers else {
         return None;
     };
@@ -220,13 +220,13 @@ fn several_servers(servers: &[ServerReport]) -> Option<Finding> {
     } else {
         "--server and --deny-server of the daemon choose"
     };
-    Some(Finding::note(NETWORK, text).with_advice(advice))
+    Some(Diagnosis::note(NETWORK, text).with_advice(advice))
 }
 
-fn proxy_arp(search: &SearchReport, station: &str) -> Finding {
+fn proxy_arp(search: &SearchReport, station: &str) -> Diagnosis {
     let random = search.random_address;
     let random = random.map_or_else(String::new, |address| format!(", and for {address}"));
-    Finding::note(
+    Diagnosis::note(
         NETWORK,
         format!(
             "{station} answers ARP for every address (proxy ARP): for what is offered{random}, \
@@ -240,11 +240,11 @@ fn judge_server(
     interface: &InterfaceReport,
     search: &SearchReport,
     server: &ServerReport,
-) -> Vec<Finding> {
+) -> Vec<Diagnosis> {
     let id = server.server;
     let mut findings = Vec::new();
     match (&server.offer, &server.in_use_by) {
-        (None, _) => findings.push(Finding::problem(
+        (None, _) => findings.push(Diagnosis::problem(
             SERVER,
             format!(
                 "{} from {id} without an address that a host can have",
@@ -256,7 +256,7 @@ fn judge_server(
             ),
             "the server's log, and its pool",
         )),
-        (Some(offer), Some(station)) => findings.push(Finding::problem(
+        (Some(offer), Some(station)) => findings.push(Diagnosis::problem(
             SERVER,
             format!(
                 "offer of {} from {id}, but {station} uses that address",
@@ -265,7 +265,7 @@ fn judge_server(
             "another station, or a gateway with proxy ARP: change the pool; --arp-probe 0 of the \
              daemon",
         )),
-        (Some(offer), None) => findings.push(Finding::good(
+        (Some(offer), None) => findings.push(Diagnosis::good(
             SERVER,
             format!(
                 "{id} offers {}/{} after {}",
@@ -287,11 +287,11 @@ fn judge_replies(
     interface: &InterfaceReport,
     search: &SearchReport,
     server: &ServerReport,
-) -> Vec<Finding> {
+) -> Vec<Diagnosis> {
     let id = server.server;
     let mut findings = Vec::new();
     if server.acks > 0 {
-        findings.push(Finding::problem(
+        findings.push(Diagnosis::problem(
             SERVER,
             format!("{id} has answered a DISCOVER with a DHCPACK, which nothing requested"),
             "it may take the address for leased until the end of that lease",
@@ -299,7 +299,7 @@ fn judge_replies(
     }
     let has_answered_full = server.has_answered(FULL);
     if !has_answered_full && server.has_answered(BROADCAST) && search.full > 1 {
-        findings.push(Finding::problem(
+        findings.push(Diagnosis::problem(
             SERVER,
             format!("{id} answers only a DISCOVER with the broadcast flag, or its unicast is lost"),
             "--broadcast of the daemon",
@@ -311,20 +311,20 @@ fn judge_replies(
         } else {
             "a client identifier; it identifies clients by MAC"
         };
-        findings.push(Finding::note(
+        findings.push(Diagnosis::note(
             SERVER,
             format!("{id} answers only a DISCOVER without {left_out}; the daemon finds out"),
         ));
     }
     if server.flagged_delivery == Some(UNICAST) && interface.is_kind("ipvlan") {
-        findings.push(Finding::note(
+        findings.push(Diagnosis::note(
             SERVER,
             format!("{id} ignores the broadcast flag, and ipvlan may not hear it"),
         ));
     }
     if server.wrong_checksums > 0 {
         findings.push(
-            Finding::note(
+            Diagnosis::note(
                 SERVER,
                 format!(
                     "{} of {} replies of {id} have a wrong UDP checksum; one that comes three \
@@ -336,13 +336,13 @@ fn judge_replies(
         );
     }
     if !server.has_identifier {
-        findings.push(Finding::note(
+        findings.push(Diagnosis::note(
             SERVER,
             format!("{id} sends no server identifier; that is the source of its replies"),
         ));
     } else if server.source != id {
         findings.push(
-            Finding::note(
+            Diagnosis::note(
                 SERVER,
                 format!(
                     "replies of {id} come from {}: a relay, or another address of the server",
@@ -362,7 +362,7 @@ fn judge_offer(
     interface: &InterfaceReport,
     server: &ServerReport,
     offer: &OfferReport,
-) -> Vec<Finding> {
+) -> Vec<Diagnosis> {
     let id = server.server;
     let mut findings = Vec::new();
     if interface.addresses.contains(&offer.address) {
@@ -370,11 +370,11 @@ fn judge_offer(
             "{} is this interface's own address: {id} knows clients by MAC alone",
             offer.address
         );
-        findings.push(Finding::note(SERVER, text).with_advice(
+        findings.push(Diagnosis::note(SERVER, text).with_advice(
             "renew that lease: busybox's udhcpd ends its record of it a minute after a DISCOVER",
         ));
     }
-    let mut note = |text: String| findings.push(Finding::note(SERVER, text));
+    let mut note = |text: String| findings.push(Diagnosis::note(SERVER, text));
     if let Some(other) = server.other_address {
         note(format!(
             "{id} offers another address each time, as {} and {other}",

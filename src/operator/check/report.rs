@@ -10,7 +10,7 @@ use crate::dhcp::{
     Delivery, DiscoverForm, Discovery, Offer, OfferingServer, StaticRoute, Unreadable,
 };
 use crate::mac::Mac;
-use crate::operator::finding::Finding;
+use crate::operator::diagnosis::Diagnosis;
 use crate::operator::text;
 use crate::rt;
 
@@ -31,7 +31,7 @@ pub(super) struct CheckReport {
     pub(super) interface: InterfaceReport,
     /// `None` if the interface cannot send.
     pub(super) search: Option<SearchReport>,
-    pub(super) findings: Vec<Finding>,
+    pub(super) findings: Vec<Diagnosis>,
 }
 
 /// The search.
@@ -109,7 +109,7 @@ impl CheckReport {
     pub(super) fn new(
         interface: InterfaceReport,
         search: Option<SearchReport>,
-        (findings, healthy): (Vec<Finding>, bool),
+        (findings, healthy): (Vec<Diagnosis>, bool),
     ) -> Self {
         Self {
             version: VERSION,

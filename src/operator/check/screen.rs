@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::operator::finding;
+use crate::operator::diagnosis;
 use crate::operator::text::{self, Rows, printable};
 
 use super::interface::InterfaceReport;
@@ -19,7 +19,7 @@ pub(super) fn text(report: &CheckReport) -> String {
         }
     }
     text.push('\n');
-    text.push_str(&finding::table(&report.findings));
+    text.push_str(&diagnosis::table(&report.findings));
     text
 }
 

@@ -12,7 +12,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::dhcp::{Discovery, DiscoverySettings};
 use crate::mac::Mac;
-use crate::net::monitor::{Monitor, News};
+use crate::net::monitor::{LinkEvent, Monitor};
 use crate::net::raw::{self, RawSocket};
 use crate::operator::arguments::Failure;
 use crate::rt;
@@ -67,7 +67,7 @@ pub(super) fn run(
     }
     let packets = namespace
         .run(|| RawSocket::open(index, mac.0))
-        .and_then(|packets| packets.hear_first_fragments().map(|()| packets))
+        .and_then(|packets| packets.accept_first_fragments().map(|()| packets))
         .map_err(|error| listening(interface, &error))?;
     let mut sockets = SearchSockets {
         packets,
@@ -122,22 +122,22 @@ fn await_carrier(
         let turn = progress.due().map_or(until, |due| until.min(due));
         let mut fds = [PollFd::new(monitor, PollFlags::IN)];
         if wait_for(&mut fds, turn).map_err(|error| listening(interface, &error))? {
-            hear_news(namespace, interface, monitor)?;
+            handle_link_event(namespace, interface, monitor)?;
         }
     }
     Ok(())
 }
 
-/// Reads the news of the interface.
-fn hear_news(
+/// Reads a change of the interface.
+fn handle_link_event(
     namespace: &InspectedNamespace,
     interface: &mut InterfaceReport,
     monitor: &Monitor,
 ) -> Result<(), Failure> {
     match monitor.recv() {
-        Ok(News::Is { up, carrier }) => (interface.up, interface.carrier) = (up, carrier),
-        Ok(News::Gone) => (interface.up, interface.carrier) = (false, false),
-        Ok(News::Missed) => look(namespace, interface)?,
+        Ok(LinkEvent::State { up, carrier }) => (interface.up, interface.carrier) = (up, carrier),
+        Ok(LinkEvent::Removed) => (interface.up, interface.carrier) = (false, false),
+        Ok(LinkEvent::Overrun) => look(namespace, interface)?,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
         Err(error) => return Err(listening(interface, &error)),
     }
@@ -166,7 +166,7 @@ impl SearchSockets {
             let open = || {
                 // For no station, for it hears ARP alone.
                 let socket = RawSocket::open(interface.index, Mac::UNSPECIFIED.0)?;
-                socket.hear_arp_of(Some(address))?;
+                socket.set_arp_filter(Some(address))?;
                 Ok(socket)
             };
             let socket = namespace
@@ -220,7 +220,7 @@ impl SearchSockets {
         interface: &mut InterfaceReport,
         discovery: &mut Discovery,
     ) -> Result<bool, Failure> {
-        hear_news(namespace, interface, &self.monitor)?;
+        handle_link_event(namespace, interface, &self.monitor)?;
         if !interface.carrier {
             return Ok(false);
         }

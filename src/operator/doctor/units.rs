@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::operator::finding::Finding;
+use super::Diagnosis;
 use crate::operator::processes::holders;
 use crate::proxy::config::SOCKET_NAME;
 
@@ -16,16 +16,16 @@ const THEIR_SOCKET: &str = "netavark-dhcp-proxy.socket";
 /// `SO_ACCEPTCON` in the flags of /proc/net/unix: the socket listens.
 const LISTENING: u32 = 0x10000;
 
-pub(super) fn findings(directory: &Path) -> Vec<Finding> {
+pub(super) fn findings(directory: &Path) -> Vec<Diagnosis> {
     let mut findings = Vec::new();
     let units = match systemd() {
         Ok((version, units)) => {
-            findings.push(Finding::good("systemd", version));
+            findings.push(Diagnosis::good("systemd", version));
             findings.extend(units_findings(&units));
             Some(units)
         }
         Err(why) => {
-            findings.push(Finding::note("systemd", why).with_advice(
+            findings.push(Diagnosis::note("systemd", why).with_advice(
                 "start smol-dhcp-proxy from your supervisor; it stays while there are leases",
             ));
             None
@@ -91,7 +91,7 @@ fn parse(shown: &str) -> Unit {
     }
 }
 
-fn units_findings(units: &HashMap<&'static str, Unit>) -> Vec<Finding> {
+fn units_findings(units: &HashMap<&'static str, Unit>) -> Vec<Diagnosis> {
     let mut findings = Vec::new();
     let (Some(ours), Some(theirs)) = (units.get(OUR_SOCKET), units.get(THEIR_SOCKET)) else {
         return findings;
@@ -99,39 +99,39 @@ fn units_findings(units: &HashMap<&'static str, Unit>) -> Vec<Finding> {
     let is_alias = ours.names.split(' ').any(|name| name == THEIR_SOCKET);
     findings.push(match (&*ours.load, &*ours.active, &*ours.enabled) {
         ("loaded", "active", "enabled") => {
-            Finding::good("our units", format!("{OUR_SOCKET} is active"))
+            Diagnosis::good("our units", format!("{OUR_SOCKET} is active"))
         }
-        ("loaded", "active", _) => Finding::note(
+        ("loaded", "active", _) => Diagnosis::note(
             "our units",
             format!("{OUR_SOCKET} is active, and not enabled"),
         )
         .with_advice(format!(
             "systemctl enable {OUR_SOCKET}: else it is gone after a reboot"
         )),
-        ("loaded", ..) if is_alias || theirs.active != "active" => Finding::problem(
+        ("loaded", ..) if is_alias || theirs.active != "active" => Diagnosis::problem(
             "our units",
             format!("{OUR_SOCKET} is {}", ours.active),
             format!("systemctl enable --now {OUR_SOCKET}"),
         ),
-        ("loaded", ..) => Finding::note("our units", format!("{OUR_SOCKET} is {}", ours.active)),
-        (load, ..) => Finding::note("our units", format!("{OUR_SOCKET} is {load}")).with_advice(
+        ("loaded", ..) => Diagnosis::note("our units", format!("{OUR_SOCKET} is {}", ours.active)),
+        (load, ..) => Diagnosis::note("our units", format!("{OUR_SOCKET} is {load}")).with_advice(
             "copy units/smol-dhcp-proxy* to /etc/systemd/system, then systemctl daemon-reload",
         ),
     });
     findings.push(match (is_alias, &*theirs.load, &*theirs.active) {
-        (true, ..) => Finding::good("netavark's units", format!("{THEIR_SOCKET} is another name of ours")),
-        (false, "loaded", "active") => Finding::problem(
+        (true, ..) => Diagnosis::good("netavark's units", format!("{THEIR_SOCKET} is another name of ours")),
+        (false, "loaded", "active") => Diagnosis::problem(
             "netavark's units",
             format!("{THEIR_SOCKET} is active, and is not ours"),
             format!("systemctl disable --now {THEIR_SOCKET} netavark-dhcp-proxy.service; systemctl reenable --now {OUR_SOCKET}"),
         ),
-        (false, load, active) => Finding::good("netavark's units", format!("{load}, {active}")),
+        (false, load, active) => Diagnosis::good("netavark's units", format!("{load}, {active}")),
     });
     findings
 }
 
 /// Inspects the socket that netavark calls.
-fn socket(directory: &Path, has_systemd: bool) -> Finding {
+fn socket(directory: &Path, has_systemd: bool) -> Diagnosis {
     let path = directory.join(SOCKET_NAME);
     let start = if has_systemd {
         format!("systemctl restart {OUR_SOCKET}")
@@ -139,11 +139,11 @@ fn socket(directory: &Path, has_systemd: bool) -> Finding {
         "start smol-dhcp-proxy".to_owned()
     };
     if let Err(error) = fs::symlink_metadata(&path) {
-        return Finding::problem("socket", format!("{}: {error}", path.display()), start);
+        return Diagnosis::problem("socket", format!("{}: {error}", path.display()), start);
     }
     let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
     match listening(&table, &path) {
-        None => Finding::problem(
+        None => Diagnosis::problem(
             "socket",
             format!("no process listens on {}", path.display()),
             start,
@@ -155,13 +155,13 @@ fn socket(directory: &Path, has_systemd: bool) -> Finding {
                 holders => holders.join(", "),
             };
             if holders.iter().any(|name| name.starts_with("netavark")) {
-                return Finding::problem(
+                return Diagnosis::problem(
                     "socket",
                     format!("{who} listens on {}", path.display()),
                     "stop netavark's proxy, then systemctl restart smol-dhcp-proxy.socket",
                 );
             }
-            Finding::good("socket", format!("{}: {who} listens", path.display()))
+            Diagnosis::good("socket", format!("{}: {who} listens", path.display()))
         }
     }
 }
@@ -204,10 +204,10 @@ mod tests {
 
     #[test]
     fn units_are_judged_together() {
-        use crate::operator::finding::Verdict::{self, Good, Note, Problem};
+        use crate::operator::diagnosis::Severity::{self, Good, Note, Problem};
         let both = "smol-dhcp-proxy.socket netavark-dhcp-proxy.socket";
         let alone = "smol-dhcp-proxy.socket";
-        let verdicts = |ours: Unit, theirs: Unit| -> Vec<Verdict> {
+        let verdicts = |ours: Unit, theirs: Unit| -> Vec<Severity> {
             let units = HashMap::from([(OUR_SOCKET, ours), (THEIR_SOCKET, theirs)]);
             units_findings(&units)
                 .iter()

@@ -11,7 +11,7 @@ use rustix::event::epoll;
 use crate::dhcp::{self, Transmit};
 use crate::mac::Mac;
 use crate::net::link::Link;
-use crate::net::monitor::{Monitor, News};
+use crate::net::monitor::{LinkEvent, Monitor};
 use crate::net::netns::Netns;
 use crate::net::raw::RawSocket;
 use crate::net::udp::Port;
@@ -171,7 +171,7 @@ impl ExchangeSockets {
     /// Restricts ARP to frames about `address`.
     pub(crate) fn set_arp_filter(&mut self, address: Option<Ipv4Addr>) -> io::Result<()> {
         if self.arp_filter != address {
-            self.receiver.get_ref().packets.hear_arp_of(address)?;
+            self.receiver.get_ref().packets.set_arp_filter(address)?;
             self.arp_filter = address;
         }
         Ok(())
@@ -219,8 +219,8 @@ impl Receiver {
     /// Changes first, because frames may never end. `WouldBlock` if there is neither.
     fn receive(&self) -> io::Result<Received> {
         match self.monitor.recv() {
-            Ok(News::Is { up, carrier }) => Ok(Received::Link(LinkState::new(up, carrier))),
-            Ok(News::Gone | News::Missed) => Ok(Received::LinkInDoubt),
+            Ok(LinkEvent::State { up, carrier }) => Ok(Received::Link(LinkState::new(up, carrier))),
+            Ok(LinkEvent::Removed | LinkEvent::Overrun) => Ok(Received::LinkInDoubt),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.frame().map(Received::Frame)
             }

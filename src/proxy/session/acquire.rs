@@ -18,6 +18,7 @@ use crate::rt;
 impl Session {
     /// Starts the acquisition of a lease, with `wanted` as the requested address (option 50).
     ///
+    /// # Errors
     ///
     /// The interface is down or unreachable, or no socket can be opened.
     pub(crate) fn open(
@@ -53,6 +54,7 @@ impl Session {
     /// Acquires a lease without an address conflict, applies it to the link and
     /// [commits](Session::commit) the session. Reports each lease to `leased` before it is applied.
     ///
+    /// # Errors
     ///
     /// There is no lease. The caller must [roll back](Session::roll_back).
     pub(crate) async fn acquire(&mut self, leased: impl AsyncFn(&Self)) -> Result<(), CallError> {

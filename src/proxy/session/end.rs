@@ -11,6 +11,7 @@ impl Session {
     /// At the return the RELEASE has left the interface, and only a packet socket that is being
     /// closed still holds the container's namespace.
     ///
+    /// # Errors
     ///
     /// The link cannot be restored.
     pub(crate) async fn end(mut self, release: bool) -> Result<(), CallError> {

@@ -54,12 +54,12 @@ pub(crate) fn notice(event: &Event) -> Option<String> {
             list(values)
         )),
         Event::Contested { address, by } => Some(format!(
-            "{by} claims {address}, which is in use here; announcing it, and giving it up if the claim \
-             is repeated within 10 s"
+            "{by} claims {address}, which is in use here; announcing it, and giving it up if the \
+             claim is repeated within 10 s"
         )),
         Event::ProxyArp { address, by } => Some(format!(
-            "{by} answers ARP for {address}; using the address, because this is taken for proxy ARP: \
-             the station is the DHCP server or the router, or has claimed another address before \
+            "{by} answers ARP for {address}; using the address, because this is taken for proxy \
+             ARP: the station is the DHCP server or the router, or has claimed another address before \
              (--arp-probe 0 disables probes)"
         )),
         Event::NoLeaseTime { server, assumed } => {

@@ -86,7 +86,7 @@ pub(crate) struct Session {
     is_link_stale: bool,
     /// Failed rechecks of the link in a row.
     rechecks: u32,
-    /// The last failure, so that one that persists is logged once.
+    /// The last failure, which is logged once while it persists.
     last_error: String,
     is_taken_port_logged: bool,
     /// Set while the caller of Setup waits.

@@ -34,19 +34,19 @@ struct OddNetwork {
     /// next.
     proxy_arp: Vec<Mac>,
     /// The oldest first.
-    findings: Vec<Oddity>,
+    findings: Vec<Finding>,
     changed: u64,
 }
 
 /// The plainness of the DISCOVER that was answered.
 #[derive(Clone, Copy, Debug)]
-struct Oddity {
+struct Finding {
     by: Mac,
     plainness: Plainness,
     since: Instant,
 }
 
-impl Oddity {
+impl Finding {
     fn is_valid(&self, now: Instant) -> bool {
         self.since <= now && now - self.since < FINDING_LIFETIME
     }
@@ -129,7 +129,7 @@ impl Oddities {
         if self.plainness(network, by, now) == plainness {
             return None;
         }
-        let finding = Oddity {
+        let finding = Finding {
             by,
             plainness,
             since: now,
@@ -165,7 +165,7 @@ impl Oddities {
                     (is_of_this_boot, plainness, since, by)
                     && let Some(network) = self.network(name)
                 {
-                    network.add(Oddity {
+                    network.add(Finding {
                         by,
                         plainness,
                         since,
@@ -225,7 +225,7 @@ const PLAINNESS: &str = "plainness";
 
 impl OddNetwork {
     /// Adds a finding, which replaces an older one of the same container.
-    fn add(&mut self, finding: Oddity) {
+    fn add(&mut self, finding: Finding) {
         self.findings.retain(|known| known.by != finding.by);
         if self.findings.len() >= MAX_FINDINGS {
             self.findings.remove(0);
@@ -347,7 +347,7 @@ mod tests {
         for number in 0..200 {
             oddities.add_proxy_arp(&format!("eth{number}"), station(number));
             oddities.add_proxy_arp("eth0", station(number));
-            oddities.network("eth0").unwrap().add(Oddity {
+            oddities.network("eth0").unwrap().add(Finding {
                 by: station(number),
                 plainness: Plainness::Bare,
                 since: NOW,

@@ -151,8 +151,8 @@ impl Table {
             };
             if let Err(why) = adopted {
                 log::warn!(
-                    "cannot adopt the lease of {address} that netavark's proxy left for {mac}: {why}. \
-                     It is not renewed; restart its container"
+                    "cannot adopt the lease of {address} that netavark's proxy left for {mac}: \
+                     {why}. It is not renewed; restart its container"
                 );
             }
         }

@@ -18,7 +18,7 @@ use super::state::Table;
 /// The most time that the release of all leases takes at a stop. systemd kills after 90 s.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// The next wake-up, and a second one in case that the first fails.
+/// The next wake-up, and a second one in case the first fails.
 type WakeupTimes = (Instant, Option<Instant>);
 
 impl Table {

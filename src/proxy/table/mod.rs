@@ -1,17 +1,18 @@
-//! All leases: which call or task has one, what is due, and when the process may leave.
+//! All leases: the slot of each, the work on it, and the decision when the process may exit.
 //!
-//! | file | what it does |
+//! | file | part |
 //! |---|---|
-//! | `state.rs` | the slots, and the one way to change one |
-//! | `plan.rs` | what is due, what waits, until when the process may sleep: pure |
-//! | `serve.rs` | one call |
+//! | `state.rs` | the slots, and the one function that changes a slot |
+//! | `plan.rs` | which lease is due, which one waits, until when the process may sleep: pure |
+//! | `renewal_rate.rs`, `unresponsive.rs` | parts of the plan: rate limit, unresponsive servers |
+//! | `schedule.rs` | the tasks that do what is due |
+//! | `serve.rs` | dispatch of a call |
 //! | `claim.rs` | one call at a time for each lease |
-//! | `setup.rs`, `teardown.rs` | a lease made, and ended |
-//! | `schedule.rs` | work on leases at its time |
+//! | `setup.rs`, `teardown.rs` | the calls |
 //! | `save.rs` | when the state file is written |
-//! | `start.rs`, `adopt.rs` | leases of earlier instances, and of netavark's proxy |
-//! | `keep_alive.rs`, `leave.rs` | whether the process may leave, and what starts it again |
-//! | `renewal_rate.rs`, `unresponsive.rs` | parts of the plan: turns, and servers that do not answer |
+//! | `start.rs` | leases from the state file |
+//! | `adopt.rs` | leases of netavark's proxy |
+//! | `keep_alive.rs`, `leave.rs` | the timer for the next start, and the exit |
 
 mod adopt;
 mod claim;

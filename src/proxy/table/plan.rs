@@ -60,7 +60,7 @@ pub(super) enum Action {
     /// Defer a renewal in the lease's record, because its server does not answer.
     Defer { key: LeaseKey, until: Instant },
     /// Nothing to do before `at`, or ever; the process may exit. `fallback` is the time of a second
-    /// start in case that the first one fails.
+    /// start in case the first one fails.
     SleepUntil {
         at: Option<Instant>,
         fallback: Option<Instant>,
@@ -250,7 +250,7 @@ impl Plan {
         self.poll_timeout().is_some_and(|due| due <= now)
     }
 
-    /// Returns the times of the next start, and of a second one in case that it fails, for a
+    /// Returns the times of the next start, and of a second one in case it fails, for a
     /// process that is being stopped and may leave work unfinished.
     pub(super) fn resume_after_stop(&self, now: Instant) -> Option<(Instant, Option<Instant>)> {
         let soon = now + MIN_TIMER_LEAD;

@@ -35,9 +35,10 @@ impl Drop for CancelOnDrop {
 impl Table {
     /// Serves a Setup. When `closing` resolves, it has to end within [`SETUP_GRACE`].
     ///
-    /// A drop rolls the Setup back. One that succeeds in the same moment stays until the caller's
+    /// A drop rolls the Setup back. A Setup that succeeds in the same moment stays until its
     /// Teardown.
     ///
+    /// # Errors
     ///
     /// The request is invalid, or no server gave a lease.
     pub(super) async fn setup(

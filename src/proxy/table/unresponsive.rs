@@ -21,7 +21,7 @@ const MAX_SERVERS: usize = 256;
 /// Servers that got a renewal request.
 ///
 /// Each unanswered REQUEST keeps the process running for ten seconds. While a server is away,
-/// leases whose T1 comes one after the other would keep it running all the time.
+/// the leases would keep it running all the time, as their T1 comes one after the other.
 #[derive(Debug, Default)]
 pub(crate) struct UnresponsiveServers {
     /// The first request without an answer yet.

@@ -2,14 +2,13 @@
 
 use super::SERVICE;
 
-/// Returns the service that a process with this /proc/self/cgroup runs in, and whether a user's
-/// manager is above it.
+/// Returns the service of a process with this /proc/self/cgroup, and whether a user's manager runs
+/// the service.
 ///
-/// systemd puts each unit into a control group of its own, named after it. Control groups below that
-/// are the service's.
+/// systemd creates a control group for each unit, named after the unit. The service may create
+/// further control groups below its own.
 pub(super) fn unit_in(cgroups: &str) -> Option<(String, bool)> {
-    // Version 2 of control groups, or the hierarchy that systemd keeps beside version 1
-    // (cgroups(7)).
+    // Control groups version 2, or the hierarchy of systemd beside version 1 (cgroups(7)).
     let paths = |marker| {
         cgroups
             .lines()
@@ -28,7 +27,7 @@ pub(super) fn unit_in(cgroups: &str) -> Option<(String, bool)> {
             let of_a_user = above
                 .iter()
                 .any(|name| name.starts_with("user@") && name.ends_with(SERVICE));
-            // A name like one of the kernel's own files has an underscore in front.
+            // systemd prepends an underscore to a name that one of the kernel's files has.
             Some((name.strip_prefix('_').unwrap_or(name).to_owned(), of_a_user))
         })
 }
@@ -82,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hierarchy_of_systemd_counts_where_version_2_says_nothing() {
+    fn the_hierarchy_of_systemd_counts_without_a_unit_in_version_2() {
         let hybrid = "12:cpu,cpuacct:/a.service\n1:name=systemd:/system.slice/echo.service\n0::/\n";
         assert_eq!(unit_in(hybrid), Some(("echo.service".into(), false)));
     }

@@ -1,14 +1,14 @@
 //! Reads systemd's job queue.
 
-/// Returns the type of a unit's job, by the lines of `systemctl list-jobs` ("1 x.socket stop
+/// Returns the type of a unit's job, from the output of `systemctl list-jobs` ("1 x.socket stop
 /// running").
 pub(super) fn job<'a>(jobs: &'a str, unit: &str) -> Option<&'a str> {
     let mut lines = jobs.lines().map(|line| line.split_whitespace().skip(1));
     lines.find_map(|mut words| (words.next() == Some(unit)).then(|| words.next()).flatten())
 }
 
-/// Returns whether everything that could start the service is stopped or about to be, by the lines
-/// of `systemctl list-jobs` and the properties of the sockets, one after another.
+/// Returns whether the system or all `sockets` are stopped or being stopped, from the output of
+/// `systemctl list-jobs` and of `systemctl show` for the sockets.
 pub(super) fn all_stop(sockets: &[String], jobs: &str, states: &str) -> bool {
     let job = |unit: &str| job(jobs, unit);
     let is_down = |unit: &String| {
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_stops_when_the_sockets_or_the_system_do() {
+    fn all_stop_with_the_sockets_or_the_system() {
         let sockets = ["a.socket".to_owned(), "b.socket".to_owned()];
         let up = "Id=a.socket\nActiveState=active\n\nId=b.socket\nActiveState=active\n";
         let one_down = "Id=a.socket\nActiveState=inactive\n\nId=b.socket\nActiveState=active\n";

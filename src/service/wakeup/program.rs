@@ -1,4 +1,4 @@
-//! Runs systemd's programs, and reads what they answer.
+//! Runs systemd's programs, and reads their output.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -9,14 +9,13 @@ use signal_hook::consts::SIGTERM;
 
 use crate::rt;
 
-/// The longest that one of systemd's programs may take: some milliseconds are usual, but not while
-/// the machine boots.
+/// The timeout of one of systemd's programs. They take milliseconds, except while the machine boots.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The most tries of a program that SIGTERM ends. systemd sends it to the main process first and
-/// then to all others of the service (systemd.kill(5)), which by then may include the first program
-/// that the main process starts because of it.
-const TRIES: usize = 3;
+/// The most runs of a program that SIGTERM ends. systemd sends SIGTERM to the main process first and
+/// then to the other processes of the service (systemd.kill(5)). By then they may include the first
+/// program that the main process starts because of the signal.
+const MAX_RUNS: usize = 3;
 
 /// The result of a program.
 pub(super) struct ProgramOutput {
@@ -26,7 +25,8 @@ pub(super) struct ProgramOutput {
 }
 
 impl ProgramOutput {
-    /// Returns the output of a success; a failure becomes an error with the first line of it.
+    /// Returns the output of a successful run. A failure becomes an error with the first line of
+    /// the output.
     pub(super) fn expect_success(self) -> io::Result<String> {
         if self.status.success() {
             return Ok(self.output);
@@ -46,7 +46,7 @@ impl ProgramOutput {
 /// Runs a program to its end.
 pub(super) async fn output(mut command: Command) -> io::Result<ProgramOutput> {
     let program = command.get_program().to_string_lossy().into_owned();
-    for _ in 0..TRIES {
+    for _ in 0..MAX_RUNS {
         let (status, output) = rt::run(&mut command, PROGRAM_TIMEOUT)
             .await
             .map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))?;

@@ -4,7 +4,7 @@ use super::*;
 
 const SEQUENCE: u32 = 7;
 
-/// A message that begins with its true length.
+/// Encodes a message with its correct length.
 fn message(kind: i32, flags: i32, body: &[u8]) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
     header.length = (HEADER + body.len()) as u32;
@@ -17,7 +17,8 @@ fn message(kind: i32, flags: i32, body: &[u8]) -> Vec<u8> {
     message
 }
 
-/// Reads datagrams up to the first result that ends the exchange, if there is one.
+/// Reads datagrams until a result ends the exchange. Returns the bodies of the entries and that
+/// result.
 fn read(datagrams: &[Vec<u8>]) -> (Vec<Vec<u8>>, Option<Result<DumpState>>) {
     let (mut reader, mut bodies) = (Reader::new(SEQUENCE), Vec::new());
     for datagram in datagrams {
@@ -35,7 +36,7 @@ fn read(datagrams: &[Vec<u8>]) -> (Vec<Vec<u8>>, Option<Result<DumpState>>) {
 }
 
 #[test]
-fn a_datagram_is_cut_into_messages_and_a_cut_one_ends_it() {
+fn a_datagram_is_split_into_messages_and_a_truncated_one_ends_it() {
     let two = [message(16, 0, &[1, 2, 3]), vec![0], message(16, 0, &[4])].concat();
     let bodies: Vec<_> = Messages(&two)
         .map(|message| message.map(|message| message.body.to_vec()))
@@ -49,7 +50,7 @@ fn a_datagram_is_cut_into_messages_and_a_cut_one_ends_it() {
             "{length}"
         );
     }
-    // Lengths that would never get on.
+    // Lengths that make no progress or exceed the datagram.
     for length in [0_u32, 15, u32::MAX] {
         let mut broken = message(16, 0, &[]);
         broken[..4].copy_from_slice(&length.to_ne_bytes());
@@ -62,12 +63,12 @@ fn a_datagram_is_cut_into_messages_and_a_cut_one_ends_it() {
 }
 
 #[test]
-fn an_acknowledgement_tells_errno_and_words_wherever_they_stand() {
+fn an_acknowledgement_has_its_errno_and_text_with_and_without_the_request() {
     let errno = (-libc::EINVAL).to_ne_bytes();
-    let words = [&[10, 0, 1, 0][..], b"no\0w?\0\0\0"].concat();
+    let text = [&[10, 0, 1, 0][..], b"no\0w?\0\0\0"].concat();
     let request = message(16, 0, &[9; 6]);
-    let capped = [&errno[..], &request[..HEADER], &words].concat();
-    let whole = [&errno[..], &request, &[0, 0], &words].concat();
+    let capped = [&errno[..], &request[..HEADER], &text].concat();
+    let whole = [&errno[..], &request, &[0, 0], &text].concat();
     for (flags, body) in [
         (NLM_F_ACK_TLVS | NLM_F_CAPPED, &capped),
         (NLM_F_ACK_TLVS, &whole),
@@ -80,7 +81,7 @@ fn an_acknowledgement_tells_errno_and_words_wherever_they_stand() {
                 (Some(libc::EINVAL), Some("no\0w?"))
             );
         }
-        // However short it is cut, it is an error and no more.
+        // At every truncation it is still an error.
         for length in 0..body.len() {
             let datagram = message(libc::NLMSG_ERROR, flags, &body[..length]);
             assert!(
@@ -111,7 +112,7 @@ fn an_exchange_collects_its_own_answers_up_to_the_acknowledgement() {
     ];
     let (bodies, end) = read(&datagrams);
     assert_eq!(bodies, [vec![1], vec![2; 4]]);
-    assert!(matches!(end, Some(Ok(DumpState::Stood))));
+    assert!(matches!(end, Some(Ok(DumpState::Consistent))));
     assert!(read(&datagrams[..2]).1.is_none());
 
     let (_, end) = read(&[message(16, libc::NLM_F_DUMP_INTR, &[1]), done]);
@@ -122,24 +123,24 @@ fn an_exchange_collects_its_own_answers_up_to_the_acknowledgement() {
 fn an_exchange_without_an_end_is_given_up() {
     let too_many =
         |end: &Option<Result<DumpState>>| matches!(end, Some(Err(NetlinkError::TooMany { .. })));
-    let (bodies, end) = read(&vec![message(16, 0, &[0; 4]); MOST_ENTRIES + 1]);
-    assert_eq!(bodies.len(), MOST_ENTRIES);
+    let (bodies, end) = read(&vec![message(16, 0, &[0; 4]); MAX_ENTRIES + 1]);
+    assert_eq!(bodies.len(), MAX_ENTRIES);
     assert!(too_many(&end), "{end:?}");
     let (bodies, end) = read(&vec![message(16, 0, &[0; (1 << 16) - HEADER]); 100]);
-    assert_eq!(bodies.len(), MOST_BYTES >> 16);
+    assert_eq!(bodies.len(), MAX_BYTES >> 16);
     assert!(too_many(&end), "{end:?}");
 
     let mut stale = message(16, 0, &[9]);
     stale[8] = 6;
-    let (_, end) = read(&vec![stale; MOST_SKIPPED]);
+    let (_, end) = read(&vec![stale; MAX_SKIPPED]);
     assert!(end.is_none());
     for useless in [message(libc::NLMSG_NOOP, 0, &[]), Vec::new()] {
-        let (_, end) = read(&vec![useless; MOST_SKIPPED + 1]);
+        let (_, end) = read(&vec![useless; MAX_SKIPPED + 1]);
         assert!(matches!(end, Some(Err(_))), "{end:?}");
     }
     let mut reader = Reader::new(SEQUENCE);
     assert_eq!(
         (0..1000).take_while(|_| reader.skip().is_ok()).count(),
-        MOST_SKIPPED
+        MAX_SKIPPED
     );
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::mac::Mac;
-use crate::operator::finding::Verdict::{self, Good, Note, Problem};
+use crate::operator::diagnosis::Severity::{self, Good, Note, Problem};
 use std::net::Ipv4Addr;
 
 const ID: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -74,9 +74,9 @@ fn search(servers: Vec<ServerReport>) -> SearchReport {
 fn judge(
     interface: &InterfaceReport,
     search: Option<&SearchReport>,
-) -> (Vec<Verdict>, bool, String) {
+) -> (Vec<Severity>, bool, String) {
     let (findings, healthy) = findings(interface, search);
-    let text = |finding: &Finding| {
+    let text = |finding: &Diagnosis| {
         let advice = finding.advice.as_deref().unwrap_or_default();
         format!("{}: {} -> {advice}\n", finding.subject, finding.text)
     };
@@ -88,7 +88,7 @@ fn judge(
     )
 }
 
-fn judge_one(server: ServerReport) -> (Vec<Verdict>, bool, String) {
+fn judge_one(server: ServerReport) -> (Vec<Severity>, bool, String) {
     judge(&interface(), Some(&search(vec![server])))
 }
 

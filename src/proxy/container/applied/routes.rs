@@ -6,7 +6,7 @@ use nix::libc;
 
 use super::{Applied, fault};
 use crate::dhcp::{self, Lease};
-use crate::net::link::Made;
+use crate::net::link::AddOutcome;
 use crate::net::netlink::{Netlink, NetlinkError};
 use crate::net::route::{Route, RouteTable};
 use crate::proxy::error::CallError;
@@ -117,8 +117,8 @@ impl Applied {
         };
         new.placed.push(route.clone());
         // A DHCP route with this source address is an earlier instance's, and belongs to the lease.
-        let ours =
-            made == Made::New || (route.protocol, route.source) == (wanted.protocol, wanted.source);
+        let ours = made == AddOutcome::Added
+            || (route.protocol, route.source) == (wanted.protocol, wanted.source);
         if ours && !self.routes.contains(&route) {
             self.routes.push(route);
         }

@@ -241,7 +241,7 @@ fn a_lease_of_which_the_process_died_is_last_and_alone() {
         .has_dead(2, &due, 1)
         .has(3, &due);
     c.wakes(&[3]).stays(StayReason::AtWork);
-    // The wait has an end, in case that the other work has none.
+    // The wait has an end, in case the other work has none.
     c.looks_again(Some(70));
     c.at(20)
         .has(3, &bound(20, HOUR))

@@ -7,7 +7,7 @@ use super::text::Rows;
 /// The weight of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Verdict {
+pub(super) enum Severity {
     /// As it should be.
     #[serde(rename = "ok")]
     Good,
@@ -19,18 +19,18 @@ pub(super) enum Verdict {
 
 /// One subject of an inspection.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Finding {
-    pub(super) verdict: Verdict,
+pub(super) struct Diagnosis {
+    pub(super) verdict: Severity,
     pub(super) subject: &'static str,
     pub(super) text: String,
     /// Advice to the operator.
     pub(super) advice: Option<String>,
 }
 
-impl Finding {
+impl Diagnosis {
     pub(super) fn good(subject: &'static str, text: impl Into<String>) -> Self {
         Self {
-            verdict: Verdict::Good,
+            verdict: Severity::Good,
             subject,
             text: text.into(),
             advice: None,
@@ -39,7 +39,7 @@ impl Finding {
 
     pub(super) fn note(subject: &'static str, text: impl Into<String>) -> Self {
         Self {
-            verdict: Verdict::Note,
+            verdict: Severity::Note,
             ..Self::good(subject, text)
         }
     }
@@ -50,7 +50,7 @@ impl Finding {
         advice: impl Into<String>,
     ) -> Self {
         Self {
-            verdict: Verdict::Problem,
+            verdict: Severity::Problem,
             advice: Some(advice.into()),
             ..Self::good(subject, text)
         }
@@ -64,18 +64,18 @@ impl Finding {
     }
 
     pub(super) fn is_problem(&self) -> bool {
-        self.verdict == Verdict::Problem
+        self.verdict == Severity::Problem
     }
 }
 
 /// Returns the findings as a table, with a summary below.
-pub(super) fn table(findings: &[Finding]) -> String {
+pub(super) fn table(findings: &[Diagnosis]) -> String {
     let mut rows = Rows::default();
     for finding in findings {
         let verdict = match finding.verdict {
-            Verdict::Good => "ok",
-            Verdict::Note => "note",
-            Verdict::Problem => "PROBLEM",
+            Severity::Good => "ok",
+            Severity::Note => "note",
+            Severity::Problem => "PROBLEM",
         };
         rows.push([verdict, finding.subject, &finding.text].map(str::to_owned));
         if let Some(advice) = &finding.advice {
@@ -97,8 +97,8 @@ mod tests {
     #[test]
     fn a_table_has_advice_below_its_finding() {
         let findings = [
-            Finding::good("kernel", "6.1"),
-            Finding::problem("socket", "nothing listens", "start it"),
+            Diagnosis::good("kernel", "6.1"),
+            Diagnosis::problem("socket", "nothing listens", "start it"),
         ];
         assert_eq!(
             table(&findings),
