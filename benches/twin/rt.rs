@@ -13,7 +13,7 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
@@ -62,6 +62,11 @@ fn stream(socket: UnixStream) -> io::Result<Stream> {
 /// Returns whether the peer has closed `stream`, even where bytes are left to read.
 pub fn has_hung_up(stream: &Stream) -> bool {
     socket::has_hung_up(&*stream.0.borrow())
+}
+
+/// Passes the descriptor of `stream` to `look`.
+pub fn with_descriptor<T>(stream: &Stream, look: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
+    look(stream.0.borrow().as_fd())
 }
 
 /// Runs `main` and all tasks that it spawns on this thread until `main` returns. Tasks that still

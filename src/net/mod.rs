@@ -34,6 +34,7 @@ pub mod netlink;
 pub mod netns;
 pub mod opener;
 mod option;
+pub mod peer;
 pub mod raw;
 pub mod route;
 pub mod udp;

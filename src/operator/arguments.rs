@@ -12,14 +12,22 @@ use crate::proxy::config::{RUN_DIR, RUN_DIR_ENV};
 pub(super) enum Subcommand {
     Check,
     Doctor,
+    Release,
+    Renew,
+    Setup,
     Status,
+    Teardown,
 }
 
 impl Subcommand {
-    const ALL: [(&str, Self); 3] = [
+    const ALL: [(&str, Self); 7] = [
         ("check", Self::Check),
         ("doctor", Self::Doctor),
+        ("release", Self::Release),
+        ("renew", Self::Renew),
+        ("setup", Self::Setup),
         ("status", Self::Status),
+        ("teardown", Self::Teardown),
     ];
 
     /// Returns the sub-command of that name.

@@ -19,15 +19,20 @@ use std::process::ExitCode;
 use crate::proxy;
 
 use arguments::{Failure, Subcommand};
+use leases::Demand;
+use setup::ContainerCall;
 
 mod arguments;
 mod check;
+mod client;
 mod diagnosis;
 mod doctor;
+mod leases;
 mod podman;
 mod processes;
 mod report;
 mod screen;
+mod setup;
 mod status;
 mod text;
 
@@ -43,6 +48,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let ended = match command {
         Subcommand::Check => check::run(parser, &mut output),
         Subcommand::Doctor => doctor::run(parser, &mut output),
+        Subcommand::Release => leases::run(Demand::Release, parser, &mut output),
+        Subcommand::Renew => leases::run(Demand::Renew, parser, &mut output),
+        Subcommand::Setup => setup::run(ContainerCall::Setup, parser, &mut output),
+        Subcommand::Teardown => setup::run(ContainerCall::Teardown, parser, &mut output),
         Subcommand::Status => status::run(parser, &mut output),
     };
     if let Err(error) = io::stdout().lock().write_all(&output)

@@ -105,7 +105,7 @@ fn summary(report: &Report) -> String {
 
 /// Returns the container's name, else the beginning of its id as Podman prints it, else the end of
 /// its namespace's path.
-fn container(lease: &LeaseReport) -> String {
+pub(super) fn container(lease: &LeaseReport) -> String {
     match (&lease.container_name, &lease.container_id) {
         (Some(name), _) => name.clone(),
         (None, Some(id)) => id.chars().take(12).collect(),

@@ -21,6 +21,7 @@
 //!
 //! ```text
 //! a call     service -> rpc::serve -> Table::serve -> setup or teardown -> Claim -> Session
+//!            or, for root, renew_now and release_now (table/control.rs)
 //! a renewal  Table::run_schedule -> Plan::poll -> Session::resume -> Session::run
 //! a session  dhcp::Client, ExchangeSockets (frames, carrier), Applied (address, routes, MTU)
 //! a change   Session -> Table::record_session -> LeaseFile::replace, then Applied
@@ -103,8 +104,9 @@ use std::time::Duration;
 
 use futures_lite::future::{or, yield_now};
 
-use crate::rpc::{self, Code, Status};
-use crate::rt::{self, Runtime};
+use crate::net;
+use crate::rpc::{self, Call, Code, Status};
+use crate::rt::{self, Runtime, Stream};
 use crate::service::{self, AnyListener, Connection, Reason, Service, Socket, Wakeup, activation};
 
 use call::client_id::ClientIdentity;
@@ -293,15 +295,38 @@ async fn serve_connection(connection: Connection, table: Rc<Table>, idle_timeout
         countdown,
         ..
     } = connection;
+    let peer = stream.clone();
     let call = |call| {
         let in_flight = requests.begin();
+        let permitted = permit(&call, &peer);
         let served = Rc::clone(&table).serve(call, countdown.clone());
         async move {
             let _in_flight = in_flight;
+            permitted?;
             served.await
         }
     };
     rpc::serve(stream, idle_timeout, shutdown, call).await;
+}
+
+/// Refuses the operator's calls of users other than root and the daemon's own, whatever the mode of
+/// the socket is: containers' managers have to set up and tear down, and no more.
+fn permit(call: &Call, peer: &Stream) -> Result<(), Status> {
+    if !call.is_control() {
+        return Ok(());
+    }
+    let own = rustix::process::geteuid().as_raw();
+    let denied = |caller: String| {
+        Status::new(
+            Code::PermissionDenied,
+            format!("only root and the daemon's user {own} renew and release leases; {caller}"),
+        )
+    };
+    match rt::with_descriptor(peer, |peer| net::peer::user(&peer)) {
+        Ok(user) if user == 0 || user == own => Ok(()),
+        Ok(user) => Err(denied(format!("the caller is user {user}"))),
+        Err(error) => Err(denied(format!("the caller's user is unknown: {error}"))),
+    }
 }
 
 /// Extends the drain while systemd restarts the service, so that no call fails: those in flight are

@@ -7,6 +7,7 @@
 //! it gets here. grpc-python sends one for a `unix:` path; the channel option
 //! `grpc.default_authority=localhost` helps. Any valid authority is accepted, and so is none.
 
+pub mod client;
 mod h2_stream;
 mod server;
 pub mod status;
@@ -16,5 +17,6 @@ pub mod wire;
 pub use server::serve;
 pub use status::{Code, Status};
 pub use wire::{
-    Answer, Call, Empty, NetavarkLease, NetworkConfig, OperationResponse, Reply, Version,
+    Answer, Call, Empty, LeaseIdentity, LeaseOutcome, LeaseOutcomes, LeaseResult, LeaseSelection,
+    NetavarkLease, NetworkConfig, OperationResponse, Reply, Version,
 };

@@ -104,6 +104,28 @@ pub fn percent_encoded(text: &str) -> String {
     encoded
 }
 
+/// Decodes the value of such a header. What is no escape stays as it is, as the gRPC protocol
+/// requires.
+pub fn percent_decoded(value: &[u8]) -> String {
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value;
+    while let Some((&byte, after)) = rest.split_first() {
+        let digit = |at: usize| char::from(*after.get(at)?).to_digit(16);
+        let escape = digit(0).zip(digit(1)).filter(|_| byte == b'%');
+        match escape.and_then(|(high, low)| u8::try_from(high * 16 + low).ok()) {
+            Some(escaped) => {
+                bytes.push(escaped);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(byte);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// The most bytes of a text that are sent.
 pub const MESSAGE_LIMIT: usize = 1024;
 
@@ -142,6 +164,17 @@ mod tests {
             percent_encoded(&format!("x{}", "é".repeat(5000))).len(),
             1 + (MESSAGE_LIMIT - 2) * 3
         );
+    }
+
+    #[test]
+    fn an_encoded_text_is_decoded_and_what_is_no_escape_stays() {
+        for text in ["No such device", "100 %\n\u{7f}é€", "", "%41"] {
+            assert_eq!(percent_decoded(percent_encoded(text).as_bytes()), text);
+        }
+        for text in ["100%", "%4", "%g1", "% 41"] {
+            assert_eq!(percent_decoded(text.as_bytes()), text);
+        }
+        assert_eq!(percent_decoded(b"%ff"), "\u{fffd}");
     }
 
     #[test]

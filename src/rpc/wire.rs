@@ -1,4 +1,52 @@
-//! netavark's protobuf messages, written by hand, and gRPC's prefix of five bytes. Pure.
+//! Protobuf messages, written by hand, and gRPC's prefix of five bytes. Pure.
+//!
+//! The service `netavark_proxy.NetavarkProxy` is netavark's. The second one is the operator's:
+//!
+//! ```proto
+//! syntax = "proto3";
+//! package smol_dhcp_proxy;
+//!
+//! // Only for root and the user of the daemon; others get PERMISSION_DENIED.
+//! service Control {
+//!   // Renews leases now. Answers when the outcome of each is known, or its time is over.
+//!   rpc Renew(LeaseSelection) returns (LeaseOutcomes);
+//!   // Releases leases, and takes them off their links.
+//!   rpc Release(LeaseSelection) returns (LeaseOutcomes);
+//! }
+//!
+//! message LeaseSelection {
+//!   bool all = 1;                        // then the list is empty
+//!   repeated LeaseIdentity leases = 2;
+//! }
+//!
+//! message LeaseIdentity {
+//!   string mac = 1;
+//!   string namespace = 2;                // the path of the network namespace
+//!   string interface = 3;                // the name within it
+//! }
+//!
+//! message LeaseOutcomes {
+//!   repeated LeaseOutcome leases = 1;    // one for each selected lease
+//! }
+//!
+//! message LeaseOutcome {
+//!   LeaseIdentity lease = 1;
+//!   string address_before = 2;           // empty without a lease
+//!   string address_after = 3;            // empty without a lease
+//!   LeaseResult result = 4;
+//!   string reason = 5;                   // in words; empty where there is nothing to explain
+//! }
+//!
+//! enum LeaseResult {
+//!   UNKNOWN = 0;
+//!   RENEWED = 1;                         // more time, nothing else is different
+//!   CHANGED = 2;                         // more time, and other settings for the same address
+//!   NEW_ADDRESS = 3;
+//!   RELEASED = 4;
+//!   NO_LEASE = 5;                        // the daemon has none of that identity
+//!   FAILED = 6;
+//! }
+//! ```
 
 use std::time::Duration;
 
@@ -12,11 +60,15 @@ use super::{Code, Status};
 /// 4096.
 pub const MESSAGE_LIMIT: usize = 16 * 1024;
 
+/// The longest answer that a client reads, in bytes: that of some ten thousand leases.
+pub const ANSWER_LIMIT: usize = 4 << 20;
+
 /// The length of the prefix: a compression flag and the message length (four bytes, big endian).
 pub const PREFIX: usize = 5;
 
-/// The beginning of every method's path.
+/// The beginnings of the methods' paths.
 const SERVICE: &str = "/netavark_proxy.NetavarkProxy/";
+const CONTROL: &str = "/smol_dhcp_proxy.Control/";
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +79,10 @@ pub enum Call {
     Teardown(NetworkConfig),
     /// Releases all leases.
     Clean,
+    /// Renews leases now.
+    Renew(LeaseSelection),
+    /// Releases leases.
+    Release(LeaseSelection),
 }
 
 impl Call {
@@ -38,10 +94,12 @@ impl Call {
     /// longer than [`MESSAGE_LIMIT`], INVALID_ARGUMENT if the body is not exactly one valid
     /// message.
     pub fn decode(path: &str, body: &[u8]) -> Result<Self, Status> {
-        match path.strip_prefix(SERVICE) {
-            Some("Setup") => Ok(Self::Setup(message(body)?)),
-            Some("Teardown") => Ok(Self::Teardown(message(body)?)),
-            Some("Clean") => message(body).map(|Empty {}| Self::Clean),
+        match (path.strip_prefix(SERVICE), path.strip_prefix(CONTROL)) {
+            (Some("Setup"), _) => Ok(Self::Setup(message(body)?)),
+            (Some("Teardown"), _) => Ok(Self::Teardown(message(body)?)),
+            (Some("Clean"), _) => message(body).map(|Empty {}| Self::Clean),
+            (_, Some("Renew")) => Ok(Self::Renew(message(body)?)),
+            (_, Some("Release")) => Ok(Self::Release(message(body)?)),
             _ => Err(Status::new(
                 Code::Unimplemented,
                 format!("unknown method {path}"),
@@ -51,12 +109,35 @@ impl Call {
 
     /// Returns the path and the body of this request, as a client sends them.
     pub fn encode(&self) -> (String, Bytes) {
-        let (method, body) = match self {
-            Self::Setup(config) => ("Setup", frame(config)),
-            Self::Teardown(config) => ("Teardown", frame(config)),
-            Self::Clean => ("Clean", frame(&Empty {})),
+        let (service, method, body) = match self {
+            Self::Setup(config) => (SERVICE, "Setup", frame(config)),
+            Self::Teardown(config) => (SERVICE, "Teardown", frame(config)),
+            Self::Clean => (SERVICE, "Clean", frame(&Empty {})),
+            Self::Renew(selection) => (CONTROL, "Renew", frame(selection)),
+            Self::Release(selection) => (CONTROL, "Release", frame(selection)),
         };
-        (format!("{SERVICE}{method}"), body)
+        (format!("{service}{method}"), body)
+    }
+
+    /// Returns whether it is of the operator's service.
+    pub fn is_control(&self) -> bool {
+        match self {
+            Self::Setup(_) | Self::Teardown(_) | Self::Clean => false,
+            Self::Renew(_) | Self::Release(_) => true,
+        }
+    }
+
+    /// Decodes the body of the answer to this call.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Call::decode`], for a body of more than [`ANSWER_LIMIT`].
+    pub fn decode_reply(&self, body: &[u8]) -> Result<Reply, Status> {
+        Ok(match self {
+            Self::Setup(_) | Self::Teardown(_) => Reply::Lease(within(body, ANSWER_LIMIT)?),
+            Self::Clean => Reply::Operation(within(body, ANSWER_LIMIT)?),
+            Self::Renew(_) | Self::Release(_) => Reply::Outcomes(within(body, ANSWER_LIMIT)?),
+        })
     }
 }
 
@@ -71,6 +152,8 @@ pub enum Reply {
     Lease(NetavarkLease),
     /// Answers Clean.
     Operation(OperationResponse),
+    /// Answers Renew and Release.
+    Outcomes(LeaseOutcomes),
 }
 
 impl Reply {
@@ -79,6 +162,7 @@ impl Reply {
         match self {
             Self::Lease(lease) => frame(lease),
             Self::Operation(response) => frame(response),
+            Self::Outcomes(outcomes) => frame(outcomes),
         }
     }
 }
@@ -118,6 +202,10 @@ fn frame(message: &impl Message) -> Bytes {
 ///
 /// Those of [`Call::decode`].
 pub fn message<M: Message + Default>(body: &[u8]) -> Result<M, Status> {
+    within(body, MESSAGE_LIMIT)
+}
+
+fn within<M: Message + Default>(body: &[u8], limit: usize) -> Result<M, Status> {
     let bad = |why: &str| Status::new(Code::InvalidArgument, why);
     let Some((&[compressed, a, b, c, d], rest)) = body.split_first_chunk::<PREFIX>() else {
         return Err(bad("a request without a message"));
@@ -131,20 +219,24 @@ pub fn message<M: Message + Default>(body: &[u8]) -> Result<M, Status> {
     let length = u32::from_be_bytes([a, b, c, d]);
     match usize::try_from(length) {
         Ok(length) if length == rest.len() => {}
-        Ok(length) if length <= MESSAGE_LIMIT && length < rest.len() => {
+        Ok(length) if length <= limit && length < rest.len() => {
             return Err(bad("more than one message"));
         }
-        Ok(length) if length <= MESSAGE_LIMIT => return Err(bad("the message ends too early")),
-        _ => return Err(too_long()),
+        Ok(length) if length <= limit => return Err(bad("the message ends too early")),
+        _ => return Err(longer_than(limit)),
     }
     M::decode(rest).map_err(|error| bad(&error.to_string()))
 }
 
 /// Returns the error for a message longer than [`MESSAGE_LIMIT`].
 pub fn too_long() -> Status {
+    longer_than(MESSAGE_LIMIT)
+}
+
+fn longer_than(limit: usize) -> Status {
     Status::new(
         Code::ResourceExhausted,
-        format!("a message of more than {MESSAGE_LIMIT} bytes"),
+        format!("a message of more than {limit} bytes"),
     )
 }
 
@@ -271,6 +363,79 @@ pub struct OperationResponse {
 /// The empty argument of Clean.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub struct Empty {}
+
+/// The leases that a Renew or a Release is about.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct LeaseSelection {
+    /// All leases.
+    #[prost(bool, tag = "1")]
+    pub all: bool,
+    /// These leases.
+    #[prost(message, repeated, tag = "2")]
+    pub leases: Vec<LeaseIdentity>,
+}
+
+/// The identity of a lease: that of its entry in the state file.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Message)]
+pub struct LeaseIdentity {
+    /// The MAC of the container's interface.
+    #[prost(string, tag = "1")]
+    pub mac: String,
+    /// The path of the container's network namespace.
+    #[prost(string, tag = "2")]
+    pub namespace: String,
+    /// The interface within the container.
+    #[prost(string, tag = "3")]
+    pub interface: String,
+}
+
+/// The result of a Renew or a Release.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct LeaseOutcomes {
+    /// The outcome for each selected lease.
+    #[prost(message, repeated, tag = "1")]
+    pub leases: Vec<LeaseOutcome>,
+}
+
+/// The outcome for one lease.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct LeaseOutcome {
+    /// The lease.
+    #[prost(message, optional, tag = "1")]
+    pub lease: Option<LeaseIdentity>,
+    /// The address before the call, empty without a lease.
+    #[prost(string, tag = "2")]
+    pub address_before: String,
+    /// The address after the call, empty without a lease.
+    #[prost(string, tag = "3")]
+    pub address_after: String,
+    /// A [`LeaseResult`]; an unknown number is preserved.
+    #[prost(enumeration = "LeaseResult", tag = "4")]
+    pub result: i32,
+    /// The reason in words, empty where there is nothing to explain.
+    #[prost(string, tag = "5")]
+    pub reason: String,
+}
+
+/// The effect of a Renew or a Release on a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, prost::Enumeration)]
+#[repr(i32)]
+pub enum LeaseResult {
+    /// A number of another version.
+    Unknown = 0,
+    /// The lease has more time, with the same settings.
+    Renewed = 1,
+    /// The lease has more time and other settings, with the same address.
+    Changed = 2,
+    /// The container has another address, or has one again.
+    NewAddress = 3,
+    /// The lease is given back, and off the link.
+    Released = 4,
+    /// The daemon has no lease of that identity.
+    NoLease = 5,
+    /// Nothing of that.
+    Failed = 6,
+}
 
 #[cfg(test)]
 mod tests;

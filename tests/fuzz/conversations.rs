@@ -6,7 +6,7 @@ use crate::frames::{
     PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE, clean, frame, head, header, request,
 };
 use crate::grpc::{DECODE, HELLO};
-use smol_dhcp_proxy::rpc::{Call, NetworkConfig};
+use smol_dhcp_proxy::rpc::{Call, LeaseIdentity, LeaseSelection, NetworkConfig};
 
 const PATH: &str = "/netavark_proxy.NetavarkProxy/Setup";
 
@@ -20,6 +20,19 @@ pub fn config() -> NetworkConfig {
         ns_path: "/run/netns/x".into(),
         container_id: "0123456789abcdef".into(),
         ..NetworkConfig::default()
+    }
+}
+
+/// What a Renew or a Release of so many leases says.
+pub fn selection(count: u8) -> LeaseSelection {
+    let lease = |number| LeaseIdentity {
+        mac: format!("02:00:00:00:00:{number:02x}"),
+        namespace: "/run/netns/x".into(),
+        interface: "eth0".into(),
+    };
+    LeaseSelection {
+        all: false,
+        leases: (0..count).map(lease).collect(),
     }
 }
 
@@ -55,6 +68,17 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
             "setup-teardown",
             told([request(1, &setup), request(3, &Call::Teardown(config()))].concat()),
         ),
+        ("renew-release", {
+            let all = LeaseSelection {
+                all: true,
+                ..LeaseSelection::default()
+            };
+            let calls = [
+                request(1, &Call::Renew(all)),
+                request(3, &Call::Release(selection(100))),
+            ];
+            told(calls.concat())
+        }),
         ("unanswered", piece(2, each(3, |id| request(id, &setup)))),
         ("unread", piece(4, each(20, |id| request(id, &setup)))),
         ("closing", piece(8, request(1, &setup))),

@@ -12,7 +12,8 @@ use futures_lite::future::{or, yield_now, zip};
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use smol_dhcp_proxy::rpc::status::{MESSAGE_LIMIT, percent_encoded};
 use smol_dhcp_proxy::rpc::{
-    self, Answer, Call, NetavarkLease, OperationResponse, Reply, Status, wire,
+    self, Answer, Call, LeaseOutcome, LeaseOutcomes, NetavarkLease, OperationResponse, Reply,
+    Status, wire,
 };
 use smol_dhcp_proxy::rt;
 
@@ -46,16 +47,39 @@ pub fn grpc(data: &[u8]) {
         0 => said.to_vec(),
         _ => [PREFACE, SETTINGS, said].concat(),
     };
-    let (mut bodies, mut calls) = (bodies(&said), calls(*choice, &said, 0));
-    // Any body may be that of a Clean, so these come last to choose.
-    calls.sort_by_key(|call| *call == Call::Clean);
-    for call in calls {
-        let (path, _) = call.encode();
-        let at = bodies
-            .iter()
-            .position(|body| Call::decode(&path, body).as_ref() == Ok(&call));
-        bodies.swap_remove(at.unwrap_or_else(|| panic!("{call:?} was never said")));
+    let (bodies, calls) = (bodies(&said), calls(*choice, &said, 0));
+    let mut said_by = vec![None; bodies.len()];
+    for (number, call) in calls.iter().enumerate() {
+        let is_found = find_body(&calls, &bodies, number, &mut said_by, &mut vec![]);
+        assert!(is_found, "{call:?} was never said");
     }
+}
+
+/// Finds the body of a call, and another one for the call that had it: one body may be that of
+/// several calls, by their different messages.
+fn find_body(
+    calls: &[Call],
+    bodies: &[Vec<u8>],
+    number: usize,
+    said_by: &mut [Option<usize>],
+    tried: &mut Vec<usize>,
+) -> bool {
+    let call = &calls[number];
+    let (path, _) = call.encode();
+    (0..bodies.len()).any(|at| {
+        if tried.contains(&at) || Call::decode(&path, &bodies[at]).as_ref() != Ok(call) {
+            return false;
+        }
+        tried.push(at);
+        let is_free = match said_by[at] {
+            None => true,
+            Some(other) => find_body(calls, bodies, other, said_by, tried),
+        };
+        if is_free {
+            said_by[at] = Some(number);
+        }
+        is_free
+    })
 }
 
 /// The calls that `serve` makes of what a client says, who does not hang up before there are
@@ -115,6 +139,19 @@ fn answer(call: &Call) -> Result<Answer, Status> {
         Call::Setup(config) if config.host_iface.is_empty() => Err(Status::new(
             rpc::Code::InvalidArgument,
             &config.container_mac_addr,
+        )),
+        Call::Renew(selection) => {
+            let outcome = |lease: &rpc::LeaseIdentity| LeaseOutcome {
+                lease: Some(lease.clone()),
+                reason: lease.interface.clone(),
+                ..LeaseOutcome::default()
+            };
+            let leases = selection.leases.iter().map(outcome).collect();
+            Ok(Reply::Outcomes(LeaseOutcomes { leases }).into())
+        }
+        Call::Release(selection) => Err(Status::new(
+            rpc::Code::PermissionDenied,
+            format!("{selection:?}"),
         )),
         Call::Setup(config) | Call::Teardown(config) => {
             let lease = NetavarkLease {
@@ -191,13 +228,23 @@ fn bodies(said: &[u8]) -> Vec<Vec<u8>> {
 fn decode(data: &[u8]) {
     let (path, body) = data.split_at(data.len() / 4);
     let text = String::from_utf8_lossy(path);
-    let method = ["Setup", "Teardown", "Clean"][data.len() % 3];
-    for path in [&*text, &format!("/netavark_proxy.NetavarkProxy/{method}")] {
+    let method = [
+        "netavark_proxy.NetavarkProxy/Setup",
+        "netavark_proxy.NetavarkProxy/Teardown",
+        "netavark_proxy.NetavarkProxy/Clean",
+        "smol_dhcp_proxy.Control/Renew",
+        "smol_dhcp_proxy.Control/Release",
+    ][data.len() % 5];
+    for path in [&*text, &format!("/{method}")] {
         match Call::decode(path, body) {
             Ok(call) => {
                 let (again, encoded) = call.encode();
                 assert_eq!(again, path);
-                assert_eq!(Call::decode(&again, &encoded), Ok(call));
+                assert_eq!(Call::decode(&again, &encoded).as_ref(), Ok(&call));
+                // The same bytes as the answer to it.
+                if let Ok(reply) = call.decode_reply(body) {
+                    assert_eq!(call.decode_reply(&reply.encode()), Ok(reply));
+                }
                 assert!(
                     encoded.len() <= body.len() + wire::PREFIX,
                     "said shorter than we would"

@@ -1,6 +1,6 @@
 //! The gRPC side of it: the kept inputs, those made by hand, and damage at random.
 
-use crate::conversations::{all, config};
+use crate::conversations::{all, config, selection};
 use crate::frames::{hello, request};
 use crate::grpc::{DECODE, HELLO, calls, grpc};
 use proptest::prelude::*;
@@ -42,6 +42,10 @@ fn calls_are_heard() {
         ),
         [setup, Call::Clean]
     );
+    let renew = Call::Renew(selection(3));
+    let release = Call::Release(selection(0));
+    let bytes = [hello(), request(1, &renew), request(3, &release)].concat();
+    assert_eq!(calls(0, &bytes, 2), [renew, release]);
     let heard = |wanted: &str, enough: usize| {
         let (_, bytes) = all().into_iter().find(|(name, _)| *name == wanted).unwrap();
         calls(bytes[0], &[&hello(), &bytes[1..]].concat(), enough).len()
@@ -50,6 +54,7 @@ fn calls_are_heard() {
         ("padded", 1),
         ("trailers", 1),
         ("interleaved", 2),
+        ("renew-release", 2),
         ("continuation", 1),
         ("unanswered", 3),
     ] {

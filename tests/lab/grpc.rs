@@ -47,14 +47,14 @@ pub fn teardown(path: &Path, config: &NetworkConfig) -> Result<NetavarkLease, St
 pub fn clean(path: &Path) -> Result<bool, Status> {
     match call(path, &Call::Clean)? {
         Reply::Operation(operation) => Ok(operation.success),
-        Reply::Lease(lease) => panic!("not an answer to Clean: {lease:?}"),
+        other => panic!("not an answer to Clean: {other:?}"),
     }
 }
 
 fn lease(reply: Reply) -> NetavarkLease {
     match reply {
         Reply::Lease(lease) => lease,
-        Reply::Operation(operation) => panic!("not a lease: {operation:?}"),
+        other => panic!("not a lease: {other:?}"),
     }
 }
 

@@ -86,6 +86,9 @@ pub async fn answer(call: Call) -> Result<Answer, Status> {
     let config = match call {
         Call::Clean => return Ok(Reply::Operation(OperationResponse { success: true }).into()),
         Call::Setup(config) | Call::Teardown(config) => config,
+        Call::Renew(_) | Call::Release(_) => {
+            return Err(Status::new(Code::PermissionDenied, "not here"));
+        }
     };
     let reply = Reply::Lease(quoting(&config));
     match config.host_iface.split_once(' ') {

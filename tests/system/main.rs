@@ -15,6 +15,7 @@ mod callers;
 mod calls;
 mod changed;
 mod conflict;
+mod control;
 mod crash;
 mod damage;
 mod expiry;
@@ -104,6 +105,7 @@ fn main() -> ExitCode {
         odd::TRIALS,
         options::TRIALS,
         conflict::TRIALS,
+        control::TRIALS,
         servers::TRIALS,
         networks::TRIALS,
         topology::TRIALS,

@@ -9,19 +9,18 @@ use crate::rt;
 impl Session {
     /// Ends the lease: sends a RELEASE if `release` is set, then removes the lease from the link.
     /// At the return the RELEASE has left the interface, and only a packet socket that is being
-    /// closed still holds the container's namespace.
+    /// closed still holds the container's namespace. Returns the reason if the RELEASE could not be
+    /// sent.
     ///
     /// # Errors
     ///
     /// The link cannot be restored.
-    pub(crate) async fn end(mut self, release: bool) -> Result<(), CallError> {
+    pub(crate) async fn end(mut self, release: bool) -> Result<Option<String>, CallError> {
         self.is_committed = false;
-        if release {
-            self.release().await;
-        }
+        let failed = if release { self.release().await } else { None };
         let ended = self.take_off_link();
         self.is_committed = true;
-        ended
+        ended.map(|()| failed)
     }
 
     /// Undoes a failed Setup: calls `before`, which writes the state file, then releases the lease
@@ -44,44 +43,46 @@ impl Session {
         !self.client.is_leased() && self.applied.is_empty()
     }
 
-    /// Releases the lease, if there is one and its server can be reached. Returns when the RELEASE
-    /// has left.
-    pub(super) async fn release(&mut self) {
-        if !self.can_release() {
-            return;
+    /// Releases the lease, if there is one. Returns when the RELEASE has left, or the reason why it
+    /// cannot be sent.
+    pub(super) async fn release(&mut self) -> Option<String> {
+        if !self.client.is_leased() {
+            return None;
+        }
+        if let Err(why) = self.prepare_release() {
+            return Some(why);
         }
         self.client.release(rt::now());
         loop {
             self.send();
             match self.client.poll_event() {
-                Some(Event::Released | Event::GaveUp(_)) => return,
+                Some(Event::Released | Event::GaveUp(_)) => return None,
                 Some(_) => {}
                 None if self.can_send() => self.wait().await,
-                None => return,
+                None => return Some(self.link_state.to_string()),
             }
         }
     }
 
-    /// Opens the sockets for a RELEASE. Returns whether there is a lease and it can be sent.
-    fn can_release(&mut self) -> bool {
-        if !self.client.is_leased() {
-            return false;
-        }
+    /// Opens the sockets for a RELEASE. The error is the reason why it cannot be sent.
+    fn prepare_release(&mut self) -> Result<(), String> {
         self.is_releasing = true;
         match self.open_sockets() {
-            Ok(()) if self.can_send() => return true,
+            Ok(()) if self.can_send() => Ok(()),
             Ok(()) => {
                 let state = self.link_state;
                 log::warn!("{self}: cannot release the lease: {state}; it is left to expire");
+                Err(state.to_string())
             }
             Err(Unreachable::Gone(why) | Unreachable::OtherMac(why)) => {
                 log::info!("{self}: {why}; the lease is left to expire");
+                Err(why)
             }
             Err(Unreachable::Fault(error)) => {
                 log::warn!("{self}: cannot release the lease: {error}; it is left to expire");
+                Err(error.to_string())
             }
         }
-        false
     }
 }
 

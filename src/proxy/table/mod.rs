@@ -9,6 +9,7 @@
 //! | `serve.rs` | dispatch of a call |
 //! | `claim.rs` | one call at a time for each lease |
 //! | `setup.rs`, `teardown.rs` | the calls |
+//! | `control.rs`, `observed.rs` | renewals and releases that the operator asks for, and the wait for them |
 //! | `save.rs` | when the state file is written |
 //! | `start.rs` | leases from the state file |
 //! | `adopt.rs` | leases of netavark's proxy |
@@ -16,8 +17,10 @@
 
 mod adopt;
 mod claim;
+mod control;
 mod keep_alive;
 mod leave;
+mod observed;
 mod plan;
 mod renewal_rate;
 mod save;

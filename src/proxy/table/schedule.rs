@@ -121,7 +121,7 @@ impl Table {
             Ok(Some(resumed)) if is_ending => {
                 log::info!("{prefix}: finishing the interrupted Teardown");
                 match resumed.end(true).await {
-                    Ok(()) => self.forget(key),
+                    Ok(_) => self.forget(key),
                     Err(error) => {
                         log::warn!("{prefix}: cannot end the lease: {error}; trying again later");
                         self.retry_later(key);

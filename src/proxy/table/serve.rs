@@ -10,7 +10,8 @@ use super::state::Table;
 
 impl Table {
     /// Serves one call. Dropping the future cancels it: a Setup is rolled back, a Teardown goes on
-    /// by itself. When `closing` resolves, a Setup has to come to an end.
+    /// by itself. When `closing` resolves, a Setup has to come to an end, and a wait for outcomes
+    /// ends.
     pub(crate) async fn serve(
         self: Rc<Self>,
         call: Call,
@@ -35,6 +36,10 @@ impl Table {
                 Reply::Operation(OperationResponse {
                     success: !self.is_save_failing(),
                 })
+            }
+            Call::Renew(selection) => Reply::Outcomes(self.renew_now(selection, closing).await?),
+            Call::Release(selection) => {
+                Reply::Outcomes(self.release_now(selection, closing).await?)
             }
         };
         let warning = self.save.error.borrow().clone();

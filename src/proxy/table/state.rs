@@ -19,6 +19,7 @@ use crate::rt::{self, Runtime, Task};
 use crate::service::{Activity, Idle, Notify};
 
 use super::keep_alive::LeaseKeepAlive;
+use super::observed::LeaseObservers;
 use super::plan::{Plan, Times};
 
 /// All leases of the daemon.
@@ -39,6 +40,8 @@ pub(crate) struct Table {
     pub(super) journal: Rc<Journal>,
     pub(super) networks: RefCell<Networks>,
     pub(super) adoption: Adoption,
+    /// The operator's calls that wait for changes.
+    pub(super) observers: LeaseObservers,
     notify: Notify,
     /// The number of leases in the last status for the service manager.
     notified_count: Cell<Option<usize>>,
@@ -158,6 +161,7 @@ impl Table {
             journal,
             networks: RefCell::new(networks),
             adoption: Adoption::default(),
+            observers: LeaseObservers::default(),
             notify,
             notified_count: Cell::default(),
         };
@@ -212,6 +216,7 @@ impl Table {
         if is_due_changed {
             self.plan_changed.notify(usize::MAX);
         }
+        self.observers.notify(key);
         result
     }
 

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use crate::proxy::container::interface::{Unreachable, canonical};
+use crate::proxy::error::CallError;
 use crate::proxy::key::{ContainerNames, LeaseKey, Selector};
 use crate::proxy::session::Session;
 use crate::rpc::{NetavarkLease, NetworkConfig};
@@ -11,6 +12,17 @@ use crate::time::Instant;
 
 use super::claim::{Claim, DetachOnDrop, Previous};
 use super::state::Table;
+
+/// A lease that has ended.
+pub(super) struct EndedLease {
+    /// `None` where its search or its Setup has ended.
+    pub(super) lease: Option<NetavarkLease>,
+    pub(super) ending: Ending,
+}
+
+/// The end of a lease: nothing, or the reason why its server was not told; or the failure that is
+/// retried later.
+pub(super) type Ending = Result<Option<String>, CallError>;
 
 impl Table {
     /// Ends the leases that a call selects. Never fails: a lease that does not exist counts as
@@ -60,31 +72,39 @@ impl Table {
     ) -> Option<NetavarkLease> {
         let endings: Vec<_> = keys
             .into_iter()
-            .map(|key| {
-                let (table, turn) = (Rc::clone(self), turn(rt::now()));
-                let ending = async move {
-                    if let Some(turn) = turn {
-                        table.context.sleep_until(turn).await;
-                    }
-                    table.journal.watch(&key, table.end(&key)).await
-                };
-                DetachOnDrop(Some(self.context.runtime.spawn(ending)))
-            })
+            .map(|key| self.spawn_end(key, turn(rt::now())))
             .collect();
-        let mut ended = None;
+        let mut last = None;
         for ending in endings {
-            ended = ending.await.or(ended);
+            last = ending.await.and_then(|ended| ended.lease).or(last);
         }
         self.persist().await;
-        ended
+        last
     }
 
-    async fn end(self: &Rc<Self>, key: &LeaseKey) -> Option<NetavarkLease> {
+    /// Spawns the task that ends and releases a lease at its `turn`. It goes on when it is no longer
+    /// waited for.
+    pub(super) fn spawn_end(
+        self: &Rc<Self>,
+        key: LeaseKey,
+        turn: Option<Instant>,
+    ) -> DetachOnDrop<Option<EndedLease>> {
+        let table = Rc::clone(self);
+        let ending = async move {
+            if let Some(turn) = turn {
+                table.context.sleep_until(turn).await;
+            }
+            table.journal.watch(&key, table.end(&key)).await
+        };
+        DetachOnDrop(Some(self.context.runtime.spawn(ending)))
+    }
+
+    async fn end(self: &Rc<Self>, key: &LeaseKey) -> Option<EndedLease> {
         let (claim, before) = self.claim(key, &Rc::default()).await;
         let before = before?;
         let lease = self.record(key).and_then(|record| record.reply());
-        self.end_claimed(&claim, before, |_| true).await;
-        lease
+        let ending = self.end_claimed(&claim, before, |_| true).await;
+        Some(EndedLease { lease, ending })
     }
 
     /// Ends the lease of a claimed slot. `release` decides whether its server gets a RELEASE.
@@ -93,7 +113,7 @@ impl Table {
         claim: &Claim,
         before: Previous,
         release: impl FnOnce(ContainerNames<'_>) -> bool,
-    ) {
+    ) -> Ending {
         // Goes on after the caller has hung up, so the process must not exit.
         let _activity = self.idle.activity();
         let session = match before {
@@ -101,7 +121,7 @@ impl Table {
             Previous::Dormant => None,
         };
         let Some(record) = self.record(&claim.key) else {
-            return;
+            return Ok(None);
         };
         self.remember_address(record.names(), &record);
         // An interrupted Teardown is always finished.
@@ -120,19 +140,20 @@ impl Table {
             Some(session) => Ok(Some(session)),
             None => Session::resume(&self.context, record, false),
         };
-        let ended = match session {
+        let ending = match session {
             Ok(Some(session)) => session.end(release).await,
-            Ok(None) => Ok(()),
+            Ok(None) => Ok(None),
             Err(Unreachable::Gone(why) | Unreachable::OtherMac(why)) => {
                 log::info!("{prefix}: {why}; the lease is left to expire");
-                Ok(())
+                Ok(Some(why))
             }
             Err(Unreachable::Fault(error)) => Err(error),
         };
-        if let Err(error) = ended {
+        if let Err(error) = &ending {
             let retry = if release { "; trying again later" } else { "" };
             log::warn!("{prefix}: cannot end the lease: {error}{retry}");
             *claim.retry.borrow_mut() = release.then_some(noted);
         }
+        ending
     }
 }

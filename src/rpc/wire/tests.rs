@@ -150,6 +150,79 @@ fn replies_have_netavarks_field_numbers() {
     );
 }
 
+fn identity() -> LeaseIdentity {
+    LeaseIdentity {
+        mac: "1".into(),
+        namespace: "2".into(),
+        interface: "3".into(),
+    }
+}
+
+/// The numbers of the second service, which other versions know as well.
+#[test]
+fn operators_messages_have_the_field_numbers_of_the_documentation() {
+    let lease = b"\x0a\x011\x12\x012\x1a\x013";
+    let selection = LeaseSelection {
+        all: true,
+        leases: vec![identity()],
+    };
+    let wire = [&[0x08, 1, 0x12, 9][..], lease].concat();
+    assert_eq!(selection.encode_to_vec(), wire);
+    assert_eq!(LeaseSelection::decode(wire.as_slice()).unwrap(), selection);
+    let outcomes = LeaseOutcomes {
+        leases: vec![LeaseOutcome {
+            lease: Some(identity()),
+            address_before: "b".into(),
+            address_after: "a".into(),
+            result: LeaseResult::Failed.into(),
+            reason: "r".into(),
+        }],
+    };
+    let outcome = [
+        &[0x0a, 9][..],
+        lease,
+        b"\x12\x01b\x1a\x01a\x20\x06\x2a\x01r",
+    ]
+    .concat();
+    let wire = [&[0x0a, outcome.len() as u8][..], &outcome].concat();
+    assert_eq!(outcomes.encode_to_vec(), wire);
+    assert_eq!(LeaseOutcomes::decode(wire.as_slice()).unwrap(), outcomes);
+    let call = Call::Release(LeaseSelection::default());
+    let reply = Reply::Outcomes(outcomes);
+    assert_eq!(call.decode_reply(&reply.encode()), Ok(reply));
+    for (number, result) in [
+        (0, LeaseResult::Unknown),
+        (1, LeaseResult::Renewed),
+        (2, LeaseResult::Changed),
+        (3, LeaseResult::NewAddress),
+        (4, LeaseResult::Released),
+        (5, LeaseResult::NoLease),
+        (6, LeaseResult::Failed),
+    ] {
+        assert_eq!(LeaseResult::try_from(number), Ok(result));
+    }
+}
+
+#[test]
+fn an_answer_may_be_longer_than_a_request() {
+    let long = LeaseOutcomes {
+        leases: vec![LeaseOutcome::default(); MESSAGE_LIMIT],
+    };
+    let body = Reply::Outcomes(long.clone()).encode();
+    let call = Call::Renew(LeaseSelection::default());
+    assert_eq!(call.decode_reply(&body), Ok(Reply::Outcomes(long)));
+    let cut = &body[..body.len() - 1];
+    assert_eq!(
+        call.decode_reply(cut).unwrap_err().code,
+        Code::InvalidArgument
+    );
+    let too_long = framed(0, ANSWER_LIMIT as u32 + 1, &[]);
+    assert_eq!(
+        call.decode_reply(&too_long).unwrap_err().code,
+        Code::ResourceExhausted
+    );
+}
+
 #[test]
 fn a_lease_is_an_entry_of_netavarks_lease_file() {
     let json = serde_json::json!({
@@ -166,12 +239,21 @@ fn a_path_is_a_call() {
         ns_path: "/run/netns/x".into(),
         ..Default::default()
     };
-    for call in [
-        Call::Setup(config.clone()),
-        Call::Teardown(config),
-        Call::Clean,
+    let some = LeaseSelection {
+        all: false,
+        leases: vec![identity()],
+    };
+    for (call, is_control) in [
+        (Call::Setup(config.clone()), false),
+        (Call::Teardown(config), false),
+        (Call::Clean, false),
+        (Call::Renew(some.clone()), true),
+        (Call::Release(some), true),
     ] {
+        assert_eq!(call.is_control(), is_control);
         let (path, body) = call.encode();
+        let service = path.starts_with("/smol_dhcp_proxy.Control/");
+        assert_eq!(service, is_control, "{path}");
         assert_eq!(Call::decode(&path, &body), Ok(call));
     }
     for path in [
@@ -179,6 +261,9 @@ fn a_path_is_a_call() {
         "/",
         "/netavark_proxy.NetavarkProxy/",
         "/netavark_proxy.NetavarkProxy/setup",
+        "/netavark_proxy.NetavarkProxy/Renew",
+        "/smol_dhcp_proxy.Control/Setup",
+        "/smol_dhcp_proxy.Control/",
         "/other/Setup",
     ] {
         assert_eq!(
@@ -218,8 +303,15 @@ proptest! {
     fn no_bytes_make_it_panic(path in ".*", body in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = Call::decode(&path, &body);
         let _ = timeout(&path);
-        for method in ["Setup", "Teardown", "Clean"] {
-            let _ = Call::decode(&format!("{SERVICE}{method}"), &framed(0, body.len() as u32, &body));
+        for method in [
+            format!("{SERVICE}Setup"),
+            format!("{SERVICE}Teardown"),
+            format!("{SERVICE}Clean"),
+            format!("{CONTROL}Renew"),
+            format!("{CONTROL}Release"),
+        ] {
+            let _ = Call::decode(&method, &framed(0, body.len() as u32, &body));
         }
+        let _ = Call::Renew(LeaseSelection::default()).decode_reply(&framed(0, body.len() as u32, &body));
     }
 }

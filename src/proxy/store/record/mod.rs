@@ -20,6 +20,7 @@ pub(crate) use stored::{EncodedRecord, FormerLease, StoredRecord};
 mod adopted;
 mod check;
 mod clamp;
+mod demand;
 mod number;
 mod phase;
 mod stored;

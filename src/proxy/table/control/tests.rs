@@ -1,0 +1,251 @@
+//! What becomes of the leases that the operator renews and releases.
+
+use std::future::{pending, ready};
+
+use futures_lite::future::yield_now;
+
+use super::*;
+use crate::dhcp::Phase;
+use crate::proxy::store::record::tests::{at, phases, record};
+use crate::proxy::table::tests::{insert, table};
+
+/// A lease in BOUND, RENEWING, REBINDING and INIT.
+fn records() -> [Record; 4] {
+    let [bound, renewing, rebinding, init, _] = phases().map(record);
+    [bound, renewing, rebinding, init]
+}
+
+fn lease(record: &Record) -> dhcp::Lease {
+    record.lease().unwrap().clone()
+}
+
+/// The record of a lease that was renewed by `change`.
+fn after(change: impl FnOnce(&mut dhcp::Lease)) -> Record {
+    let mut new = lease(&records()[0]);
+    new.acquired_at = at(2_000_000);
+    change(&mut new);
+    let (renew_at, rebind_at) = (at(3_800_000), at(5_150_000));
+    record(Phase::Bound {
+        lease: new,
+        renew_at,
+        rebind_at,
+    })
+}
+
+const NOW: u64 = 2_000_000;
+
+fn step(sight: &Sight, is_started: bool) -> Step {
+    let before = lease(&records()[0]);
+    next_step(sight, Some(&before), is_started, at(NOW))
+}
+
+fn failed(why: &str) -> Step {
+    Step::End((LeaseResult::Failed, why.to_owned()))
+}
+
+#[test]
+fn a_dormant_lease_is_started_once_and_then_waited_for() {
+    let [bound, renewing, rebinding, init] = records();
+    for record in [&bound, &renewing, &rebinding, &init] {
+        assert_eq!(step(&Sight::Dormant(record.clone()), false), Step::Start);
+        let active = Sight::Active(Some(record.clone()));
+        for is_started in [false, true] {
+            assert_eq!(step(&active, is_started), Step::Wait);
+            assert_eq!(step(&Sight::Active(None), is_started), Step::Wait);
+        }
+    }
+    for (record, why) in [
+        (renewing, "its DHCP server did not answer a renewal"),
+        (rebinding, "no DHCP server answered a renewal"),
+        (init, "there is no lease; a DHCP server is being looked for"),
+        (
+            bound,
+            "too many messages in the last hour; the next one is due in 800 s",
+        ),
+    ] {
+        assert_eq!(step(&Sight::Dormant(record), true), failed(why));
+    }
+}
+
+#[test]
+fn a_renewal_is_seen_by_its_time_wherever_the_lease_is() {
+    let other = Ipv4Addr::new(10, 0, 0, 77);
+    for (record, result) in [
+        (after(|_| {}), LeaseResult::Renewed),
+        (after(|lease| lease.routers.clear()), LeaseResult::Changed),
+        (
+            after(|lease| lease.address = other),
+            LeaseResult::NewAddress,
+        ),
+    ] {
+        for is_started in [false, true] {
+            let end = Step::End((result, String::new()));
+            assert_eq!(step(&Sight::Dormant(record.clone()), is_started), end);
+            assert_eq!(step(&Sight::Active(Some(record.clone())), is_started), end);
+        }
+    }
+    let again = Sight::Dormant(records()[0].clone());
+    let acquired = next_step(&again, None, true, at(NOW));
+    assert_eq!(
+        acquired,
+        Step::End((LeaseResult::NewAddress, String::new()))
+    );
+}
+
+#[test]
+fn a_lease_that_is_gone_or_in_other_hands_has_a_clear_outcome() {
+    let none = Step::End((LeaseResult::NoLease, String::new()));
+    assert_eq!(step(&Sight::NoLease, false), none);
+    assert_eq!(
+        step(&Sight::NoLease, true),
+        failed("its container or its interface is gone")
+    );
+    let ending = Sight::Dormant(records()[0].clone().ending());
+    let teardown = "a Teardown of the container is under way; try again later";
+    assert_eq!(step(&ending, false), failed(teardown));
+    for (is_ending, why) in [
+        (true, teardown),
+        (
+            false,
+            "a Setup of the container is under way; try again later",
+        ),
+    ] {
+        assert_eq!(step(&Sight::Claimed { is_ending }, true), failed(why));
+    }
+}
+
+/// Runs a test with a table.
+fn with_table(test: impl AsyncFnOnce(&Rc<Table>) + 'static) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    rt::block_on(async move |runtime| {
+        let table = table(&runtime, &path);
+        test(&table).await;
+        table.close_file();
+    });
+}
+
+fn identity(key: &LeaseKey) -> LeaseIdentity {
+    outcome(key, (None, None), (LeaseResult::Unknown, String::new()))
+        .lease
+        .unwrap()
+}
+
+fn all() -> LeaseSelection {
+    LeaseSelection {
+        all: true,
+        leases: Vec::new(),
+    }
+}
+
+fn results(outcomes: Result<LeaseOutcomes, Status>) -> Vec<(i32, String)> {
+    let outcomes = outcomes.unwrap().leases.into_iter();
+    outcomes
+        .map(|outcome| (outcome.result, outcome.reason))
+        .collect()
+}
+
+#[test]
+fn a_selection_is_all_leases_or_a_list_and_has_each_once() {
+    with_table(async |table| {
+        let (one, two) = (insert(table, 1, 0), insert(table, 2, 0));
+        let selected = |all, leases: &[&LeaseKey]| {
+            let leases = leases.iter().copied().map(identity).collect();
+            table.selected(LeaseSelection { all, leases })
+        };
+        assert_eq!(selected(true, &[]), Ok(vec![one.clone(), two.clone()]));
+        assert_eq!(selected(false, &[]), Ok(vec![]));
+        assert_eq!(
+            selected(false, &[&two, &one, &two]),
+            Ok(vec![two.clone(), one.clone()])
+        );
+        let key = insert(table, 3, 0);
+        let refused = selected(true, &[&key]).unwrap_err();
+        assert_eq!(refused.code, Code::InvalidArgument);
+        let mut malformed = identity(&key);
+        malformed.mac.push(':');
+        let leases = vec![malformed];
+        let refused = table.selected(LeaseSelection { all: false, leases });
+        assert_eq!(refused.unwrap_err().code, Code::InvalidArgument);
+    });
+}
+
+/// The namespace of these leases does not exist, so work on one removes it.
+#[test]
+fn suspects_come_after_the_others_and_alone_and_one_in_quarantine_is_left_alone() {
+    with_table(async |table| {
+        let quarantined = insert(table, 1, 3);
+        let (suspect, bad, good) = (
+            insert(table, 2, 1),
+            insert(table, 3, 2),
+            insert(table, 4, 0),
+        );
+        let mut order = Vec::new();
+        let mut renewing = std::pin::pin!(table.renew_now(all(), pending()));
+        let outcomes = loop {
+            if let Some(outcomes) = futures_lite::future::poll_once(&mut renewing).await {
+                break outcomes;
+            }
+            let is_active =
+                |slot: &super::super::state::Slot| matches!(slot.state, SlotState::Active(_));
+            let active: Vec<_> = table.with_slots(|slots| {
+                let active = slots.iter().filter(|(_, slot)| is_active(slot));
+                active.map(|(key, _)| key.clone()).collect()
+            });
+            if !active.is_empty() && order.last() != Some(&active) {
+                order.push(active);
+            }
+            yield_now().await;
+        };
+        assert_eq!(order, [vec![good], vec![suspect], vec![bad]]);
+        let gone = "its container or its interface is gone";
+        let reasons: Vec<_> = results(outcomes).into_iter().map(|(_, why)| why).collect();
+        let [last, first, then, at_last] = &*reasons else {
+            panic!("{reasons:?}")
+        };
+        assert_eq!([last, then, at_last], [gone; 3]);
+        assert!(first.contains("died several times"), "{reasons:?}");
+        assert_eq!(table.keys(|_| true), [quarantined]);
+    });
+}
+
+#[test]
+fn a_lease_that_a_call_has_is_left_to_it() {
+    with_table(async |table| {
+        let key = insert(table, 1, 0);
+        let (claim, _) = table.claim(&key, &Rc::default()).await;
+        let busy = vec![claimed(false)];
+        let told = |outcomes| {
+            let results = results(outcomes).into_iter();
+            let told = results.map(|(result, why)| (LeaseResult::try_from(result).unwrap(), why));
+            told.collect::<Vec<_>>()
+        };
+        let closing = pending::<()>;
+        assert_eq!(told(table.renew_now(all(), closing()).await), busy);
+        assert_eq!(told(table.release_now(all(), closing()).await), busy);
+        drop(claim);
+        let selection = LeaseSelection {
+            all: false,
+            leases: vec![identity(&key)],
+        };
+        let none = vec![(LeaseResult::NoLease, String::new())];
+        let released = table.release_now(selection.clone(), closing()).await;
+        assert_eq!(told(released), none);
+        assert_eq!(told(table.renew_now(selection, closing()).await), none);
+    });
+}
+
+#[test]
+fn a_wait_ends_when_the_daemon_is_stopped() {
+    with_table(async |table| {
+        let key = insert(table, 1, 0);
+        let renewed = table.renew_now(all(), ready(())).await;
+        assert_eq!(renewed.unwrap_err().code, Code::Unavailable);
+        // What was begun is in the record.
+        assert!(
+            table
+                .record(&key)
+                .is_none_or(|record| record.due() <= Some(rt::now()))
+        );
+    });
+}
