@@ -375,12 +375,6 @@ fn judge_offer(
         ));
     }
     let mut note = |text: String| findings.push(Diagnosis::note(SERVER, text));
-    if let Some(other) = server.other_address {
-        note(format!(
-            "{id} offers another address each time, as {} and {other}",
-            offer.address
-        ));
-    }
     if !offer.has_lease_time {
         let assumed = offer.lease_seconds.map_or_else(
             || "for ever".to_owned(),

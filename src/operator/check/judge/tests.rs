@@ -399,13 +399,6 @@ fn oddities_of_a_server_are_notes() {
             "come from 10.0.0.78: a relay",
         ),
         (
-            ServerReport {
-                other_address: Some(other),
-                ..server()
-            },
-            "another address each time",
-        ),
-        (
             with(|offer| offer.has_lease_time = false),
             "no lease time; assuming 1 h",
         ),
