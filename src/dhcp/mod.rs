@@ -69,6 +69,7 @@
 //! | `client/listening.rs` | how long a state needs a socket |
 //! | `client.rs` | the client: construction, inputs, outputs |
 //! | `client/state.rs`, `client/claim.rs` | the states, and the claims of other stations |
+//! | `discovery.rs` | the search for servers that takes no lease |
 //! | `snapshot.rs` | the part of a client that outlives it between exchanges |
 //! | `exchange.rs` | the exchange and the search under way |
 //! | `event.rs`, `acquire_error.rs` | the outputs, and the failures of an acquisition |
@@ -87,6 +88,7 @@ mod acquire_error;
 mod backoff;
 mod client;
 mod config;
+mod discovery;
 mod event;
 mod exchange;
 mod frame;
@@ -104,6 +106,9 @@ mod tally;
 pub use acquire_error::AcquireError;
 pub use client::Client;
 pub use config::{Config, Probe};
+pub(crate) use discovery::{
+    Delivery, DiscoverForm, Discovery, DiscoverySettings, Offer, OfferingServer, Unreadable,
+};
 pub use event::{Event, LossReason, Transmit};
 pub use frame::frame;
 pub use ignored::Ignored;

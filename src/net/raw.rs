@@ -49,7 +49,7 @@ impl RawSocket {
             flags,
             None,
         )?);
-        SockRef::from(&*socket).attach_filter(&filter(station, None))?;
+        SockRef::from(&*socket).attach_filter(&filter(station, None, ALL_FRAGMENTS))?;
         bind(socket.as_raw_fd(), &interface)?;
         Ok(Self { socket, station })
     }
@@ -62,7 +62,17 @@ impl RawSocket {
     ///
     /// Returns the error of setsockopt(2).
     pub fn set_arp_filter(&self, address: Option<Ipv4Addr>) -> io::Result<()> {
-        SockRef::from(&*self.socket).attach_filter(&filter(self.station, address))
+        SockRef::from(&*self.socket).attach_filter(&filter(self.station, address, ALL_FRAGMENTS))
+    }
+
+    /// Receives first fragments, too, from now on, and no ARP. They cannot be read, and tell that a
+    /// server sends fragments.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of setsockopt(2).
+    pub fn accept_first_fragments(&self) -> io::Result<()> {
+        SockRef::from(&*self.socket).attach_filter(&filter(self.station, None, LATER_FRAGMENTS))
     }
 
     /// Sends one Ethernet frame.
@@ -146,7 +156,8 @@ fn link_address(index: u32) -> Option<LinkAddr> {
 /// Returns a filter that accepts the frames for a DHCP client.
 ///
 /// Each [`jump`] has the numbers of instructions to skip. The last two instructions accept and drop.
-fn filter(station: [u8; 6], address: Option<Ipv4Addr>) -> [SockFilter; 29] {
+/// A packet with one of the bits `fragments` is dropped.
+fn filter(station: [u8; 6], address: Option<Ipv4Addr>, fragments: u32) -> [SockFilter; 29] {
     // Without an address all ARP is dropped.
     let (address, arp) = address.map_or((0, 22), |address| (address.to_bits(), 17));
     let [a, b, c, d, e, f] = station;
@@ -166,7 +177,7 @@ fn filter(station: [u8; 6], address: Option<Ipv4Addr>) -> [SockFilter; 29] {
         jump(libc::BPF_JEQ, libc::IPPROTO_UDP as u32, 0, 19),
         // Drop: a fragment, even the first one.
         load_half(IP + 6),
-        jump(libc::BPF_JSET, 0x3fff, 17, 0),
+        jump(libc::BPF_JSET, fragments, 17, 0),
         // Drop: another destination port. The length of the IP header goes to the index register;
         // the port is two bytes after that header.
         code(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, IP),
@@ -197,6 +208,11 @@ fn filter(station: [u8; 6], address: Option<Ipv4Addr>) -> [SockFilter; 29] {
         bpf::NOTHING,
     ]
 }
+
+/// Bits of an IPv4 header (RFC 791 §3.1): the offset of a fragment, and with it the flag of one that
+/// others follow.
+const LATER_FRAGMENTS: u32 = 0x1fff;
+const ALL_FRAGMENTS: u32 = 0x2000 | LATER_FRAGMENTS;
 
 /// Offsets in a frame, in bytes.
 const ETHERTYPE: u32 = 12;

@@ -10,6 +10,7 @@ use crate::proxy::config::{RUN_DIR, RUN_DIR_ENV};
 /// The sub-commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Subcommand {
+    Check,
     Doctor,
     Release,
     Renew,
@@ -19,7 +20,8 @@ pub(super) enum Subcommand {
 }
 
 impl Subcommand {
-    const ALL: [(&str, Self); 6] = [
+    const ALL: [(&str, Self); 7] = [
+        ("check", Self::Check),
         ("doctor", Self::Doctor),
         ("release", Self::Release),
         ("renew", Self::Renew),

@@ -23,11 +23,14 @@ use leases::Demand;
 use setup::ContainerCall;
 
 mod arguments;
+mod check;
 mod client;
+mod diagnosis;
 mod doctor;
 mod leases;
 mod metrics;
 mod podman;
+mod processes;
 mod report;
 mod screen;
 mod setup;
@@ -44,6 +47,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let parser = lexopt::Parser::from_args(arguments.skip(1));
     let mut output = Vec::new();
     let ended = match command {
+        Subcommand::Check => check::run(parser, &mut output),
         Subcommand::Doctor => doctor::run(parser, &mut output),
         Subcommand::Release => leases::run(Demand::Release, parser, &mut output),
         Subcommand::Renew => leases::run(Demand::Renew, parser, &mut output),

@@ -49,6 +49,21 @@ pub(super) fn push_number(to: &mut String, mut number: u64) {
     to.push_str(str::from_utf8(&digits[first..]).unwrap_or_default());
 }
 
+/// Returns a short length of time with two digits at least: `1.2 ms`, `340 ms`, `4.0 s`.
+pub(super) fn short_length(time: Duration) -> String {
+    let (seconds, milliseconds) = (time.as_secs(), time.subsec_millis());
+    match (seconds, milliseconds) {
+        (0, 0..10) => format!("{milliseconds}.{} ms", time.subsec_micros() % 1000 / 100),
+        (0, _) => format!("{milliseconds} ms"),
+        _ => format!("{seconds}.{} s", milliseconds / 100),
+    }
+}
+
+/// Returns a text that is not trusted without control characters, which a terminal obeys.
+pub(super) fn printable(text: &str) -> String {
+    text.replace(char::is_control, "?")
+}
+
 /// The last second of the year 9999: RFC 3339 has no later dates.
 const LAST: u64 = 253_402_300_799;
 
@@ -195,6 +210,26 @@ mod tests {
         ] {
             assert_eq!(length(Duration::from_secs(seconds)), text);
         }
+    }
+
+    #[test]
+    fn a_short_length_has_two_digits_at_least() {
+        for (microseconds, text) in [
+            (0, "0.0 ms"),
+            (999, "0.9 ms"),
+            (1250, "1.2 ms"),
+            (10_000, "10 ms"),
+            (999_999, "999 ms"),
+            (4_012_345, "4.0 s"),
+            (61_950_000, "61.9 s"),
+        ] {
+            assert_eq!(short_length(Duration::from_micros(microseconds)), text);
+        }
+    }
+
+    #[test]
+    fn a_terminal_gets_no_commands() {
+        assert_eq!(printable("dh\u{1b}[2Jclient\n\u{9b}é"), "dh?[2Jclient??é");
     }
 
     #[test]

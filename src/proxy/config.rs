@@ -473,7 +473,7 @@ fn distance(from: &str, to: &str) -> usize {
 
 /// Reads seconds such as 30, 2.5 or .5. By hand: the parser of floating-point numbers in the
 /// standard library takes 30 kB.
-fn decimal_seconds(text: &str) -> Option<Duration> {
+pub(crate) fn decimal_seconds(text: &str) -> Option<Duration> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let are_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     if whole.len() + fraction.len() == 0 || !are_digits(whole) || !are_digits(fraction) {

@@ -86,7 +86,7 @@
 mod acquire_timeout;
 mod call;
 pub mod config;
-mod container;
+pub(crate) mod container;
 mod error;
 mod key;
 mod logging;

@@ -19,6 +19,7 @@ use super::lab::{Result, eventually};
 
 trials![
     it_hears_only_what_it_should,
+    it_hears_first_fragments_where_it_is_told_to,
     an_interface_that_is_down_or_gone_is_an_error_to_send_on,
     it_hears_no_other_interface,
     a_flood_elsewhere_leaves_nothing_in_its_queue,
@@ -108,6 +109,35 @@ fn arp(sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
         &target.octets(),
     ]
     .concat()
+}
+
+/// None that belongs to another station, and no later one, which has no port.
+fn it_hears_first_fragments_where_it_is_told_to() -> Result {
+    let (server, _container, netns) = two_ends()?;
+    let tap = server.run(|| Tap::open("wire"))?;
+    let (raw, mac) = open_raw(&netns)?;
+    raw.accept_first_fragments()?;
+    let sent = [
+        packet(5, 17, 0x2000, 67),
+        packet(5, 17, 0x0001, 68),
+        packet(5, 17, 0x2001, 68),
+        message(5, 17, 0x2000, 68, 2, [2, 0, 0, 0, 0, 8]),
+        packet(5, 17, 0x2000, 68),
+        packet(5, 17, 0, 68),
+    ];
+    for (packet, mark) in sent.iter().zip(1..) {
+        tap.send(&frame(mac, 0x0800, packet, mark))?;
+    }
+    let mut heard = Vec::new();
+    eventually("the last one", Duration::from_secs(5), || {
+        let mut buffer = [0; 100];
+        while let Ok(length) = raw.recv(&mut buffer) {
+            heard.extend(buffer[..length].last());
+        }
+        Ok((heard.last() == Some(&6)).then_some(()))
+    })?;
+    assert_eq!(heard, [5, 6]);
+    Ok(())
 }
 
 fn it_hears_only_what_it_should() -> Result {

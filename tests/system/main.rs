@@ -14,6 +14,7 @@ mod blame;
 mod callers;
 mod calls;
 mod changed;
+mod check;
 mod conflict;
 mod control;
 mod crash;
@@ -105,6 +106,8 @@ fn main() -> ExitCode {
         odd::TRIALS,
         options::TRIALS,
         conflict::TRIALS,
+        check::TRIALS,
+        check::ODD_TRIALS,
         control::TRIALS,
         servers::TRIALS,
         networks::TRIALS,

@@ -106,8 +106,8 @@ fn clock(since_1970: Duration) -> Diagnosis {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Severity;
     use super::*;
+    use crate::operator::diagnosis::Severity;
 
     #[test]
     fn a_date_before_the_program_was_written_is_noted() {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::Diagnosis;
+use crate::operator::processes::holders;
 use crate::proxy::config::SOCKET_NAME;
 
 /// The units whose state is asked for.
@@ -176,32 +177,6 @@ fn listening(table: &str, path: &Path) -> Option<u64> {
     })
 }
 
-/// Returns the names of the processes that have the socket of that inode.
-fn holders(inode: u64) -> Vec<String> {
-    let link = format!("socket:[{inode}]");
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut names: Vec<_> = processes
-        .filter(|process| {
-            let files = fs::read_dir(process.path().join("fd"))
-                .into_iter()
-                .flatten()
-                .flatten();
-            let mut targets = files.filter_map(|file| fs::read_link(file.path()).ok());
-            targets.any(|target| target.as_os_str() == &*link)
-        })
-        .filter_map(|process| {
-            let name = fs::read_to_string(process.path().join("comm")).ok()?;
-            Some(format!(
-                "{} ({})",
-                name.trim_end(),
-                process.file_name().display()
-            ))
-        })
-        .collect();
-    names.sort();
-    names
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,7 +204,7 @@ mod tests {
 
     #[test]
     fn units_are_judged_together() {
-        use super::super::Severity::{self, Good, Note, Problem};
+        use crate::operator::diagnosis::Severity::{self, Good, Note, Problem};
         let both = "smol-dhcp-proxy.socket netavark-dhcp-proxy.socket";
         let alone = "smol-dhcp-proxy.socket";
         let verdicts = |ours: Unit, theirs: Unit| -> Vec<Severity> {
