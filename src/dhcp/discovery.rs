@@ -2,7 +2,7 @@
 //! REQUEST, and remembers what all servers offer.
 //!
 //! It is driven as a [`Client`](super::Client) is, and follows the client's ladder of ever plainer
-//! DISCOVERs, so that a server that it does not hear is one that the client does not hear either.
+//! DISCOVERs, so that the client does not hear a server that this does not hear.
 //! A server that listens keeps what it offers for a minute or so, and nothing else stays.
 
 use std::collections::VecDeque;

@@ -209,7 +209,7 @@ fn filter(station: [u8; 6], address: Option<Ipv4Addr>, fragments: u32) -> [SockF
     ]
 }
 
-/// Bits of an IPv4 header (RFC 791 §3.1): the offset of a fragment, and with it the flag of one that
+/// Bits of an IPv4 header (RFC 791 §3.1): the offset of a fragment, and with it the flag that
 /// others follow.
 const LATER_FRAGMENTS: u32 = 0x1fff;
 const ALL_FRAGMENTS: u32 = 0x2000 | LATER_FRAGMENTS;

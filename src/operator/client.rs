@@ -16,7 +16,7 @@ use super::arguments::Failure;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The time after which progress is shown.
-const QUIET: Duration = Duration::from_secs(1);
+const PROGRESS_DELAY: Duration = Duration::from_secs(1);
 
 /// Makes a call to the daemon whose socket is in `directory`, and starts it where systemd does that.
 /// While it takes, `doing` is shown. A warning of the daemon's goes to standard error.
@@ -43,7 +43,7 @@ pub(super) fn call(
     Ok(answer.reply)
 }
 
-/// What is called.
+/// The daemon at a socket.
 struct Callee {
     socket: PathBuf,
     /// The socket is where the units have it.
@@ -147,7 +147,7 @@ impl<'a> WaitingLine<'a> {
     fn show(&mut self) {
         let time = rt::now() - self.start;
         let seconds = time.as_secs();
-        if self.is_terminal && time >= QUIET && self.shown != seconds {
+        if self.is_terminal && time >= PROGRESS_DELAY && self.shown != seconds {
             self.shown = seconds;
             let _ = write!(io::stderr(), "\r{}, {seconds} s", self.doing);
         }

@@ -4,6 +4,7 @@
 //! node_exporter reads that one, and refuses a whole file with an `info` or a `stateset` in it. To
 //! it a counter's `_total` is of no type, which costs nothing.
 
+use crate::proxy::store::counters::Counters;
 use crate::proxy::store::record::STATES;
 
 use super::report::{NamespaceState, Report};
@@ -69,33 +70,37 @@ pub(super) fn exposition(report: &Report) -> String {
         text.signed(seconds);
     }
     if let Some(counters) = &report.counters {
-        for (family, counts) in counters.families() {
-            text.family(family.name, "counter", "", family.help);
-            for (value, count) in family.values.iter().zip(counts) {
-                let labels = [(family.label, *value)];
-                let labels = if family.label.is_empty() {
-                    &[][..]
-                } else {
-                    &labels
-                };
-                text.sample(family.name, "_total", labels);
-                text.value(*count);
-                text.created(family.name, labels, counters.since.as_secs());
-            }
-        }
-        let name = "processor_seconds";
-        text.family(
-            name,
-            "counter",
-            "seconds",
-            "Processor time in user and in system mode",
-        );
-        text.sample(name, "_total", &[]);
-        text.decimal(counters.processor_time().as_micros());
-        text.created(name, &[], counters.since.as_secs());
+        push_counters(&mut text, counters);
     }
     text.0.push_str("# EOF\n");
     text.0
+}
+
+fn push_counters(text: &mut Exposition, counters: &Counters) {
+    for (family, counts) in counters.families() {
+        text.family(family.name, "counter", "", family.help);
+        for (value, count) in family.values.iter().zip(counts) {
+            let labels = [(family.label, *value)];
+            let labels = if family.label.is_empty() {
+                &[][..]
+            } else {
+                &labels
+            };
+            text.sample(family.name, "_total", labels);
+            text.value(*count);
+            text.created(family.name, labels, counters.since.as_secs());
+        }
+    }
+    let name = "processor_seconds";
+    text.family(
+        name,
+        "counter",
+        "seconds",
+        "Processor time in user and in system mode",
+    );
+    text.sample(name, "_total", &[]);
+    text.decimal(counters.processor_time().as_micros());
+    text.created(name, &[], counters.since.as_secs());
 }
 
 fn count<T>(items: impl Iterator<Item = T>) -> u64 {

@@ -79,7 +79,7 @@ pub(super) struct DaemonReport {
     pub(super) version: Option<String>,
     /// The systemd unit.
     pub(super) unit: Option<String>,
-    /// Whether it exits while there are leases.
+    /// It exits while there are leases.
     pub(super) may_sleep: Option<bool>,
     /// The reason why not.
     pub(super) stays: Option<String>,

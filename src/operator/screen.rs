@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::proxy::store::counters::{Counters, Family};
+use crate::proxy::store::counters::{CounterFamily, Counters};
 
 use super::report::{DaemonReport, LeaseReport, Moment, NamespaceState, Report};
 use super::text::{self, Rows, push_length, push_number};
@@ -184,7 +184,7 @@ fn summary(report: &Report) -> String {
 /// Returns the counters that are asked for most in one line.
 fn counted(counters: &Counters, since: Option<Moment>) -> String {
     let sum = |name: &str, is_counted: &dyn Fn(&str) -> bool| {
-        let of_name = |(family, _): &(&'static Family, &[u64])| family.name == name;
+        let of_name = |(family, _): &(&'static CounterFamily, &[u64])| family.name == name;
         counters
             .families()
             .find(of_name)

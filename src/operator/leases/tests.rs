@@ -120,10 +120,10 @@ fn many_leases_are_divided_into_calls_that_the_daemon_takes() {
         assert_eq!(Call::decode(&path, &body), Ok(Call::Renew(selection)));
         assert!(body.len() <= crate::rpc::wire::MESSAGE_LIMIT);
     }
-    let [everything] = &*selections(&all, true) else {
+    let [all_leases] = &*selections(&all, true) else {
         panic!("one call")
     };
-    assert!(everything.all && everything.leases.is_empty());
+    assert!(all_leases.all && all_leases.leases.is_empty());
     assert_eq!(selections(&[], false), []);
 }
 

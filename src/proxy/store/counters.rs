@@ -20,7 +20,7 @@ pub(crate) const MAX_COUNT: u64 = (1 << 53) - 1;
 
 /// A group of counters, which differ by one label.
 #[derive(Debug)]
-pub(crate) struct Family {
+pub(crate) struct CounterFamily {
     /// The name in JSON and, with a prefix and a suffix, in OpenMetrics.
     pub(crate) name: &'static str,
     /// The words of OpenMetrics.
@@ -32,7 +32,7 @@ pub(crate) struct Family {
 }
 
 /// All counters. New ones may be added anywhere: the state file has them by name.
-pub(crate) const FAMILIES: [Family; 12] = [
+pub(crate) const FAMILIES: [CounterFamily; 12] = [
     single(
         "acquisitions",
         "Leases acquired, at a Setup or after a loss",
@@ -47,7 +47,7 @@ pub(crate) const FAMILIES: [Family; 12] = [
         "Addresses declined or given up because another station has them",
     ),
     single("expiries", "Leases that ended without a renewal"),
-    Family {
+    CounterFamily {
         name: "failures",
         help: "Setups without a lease, and failed system calls for a lease, by reason",
         label: "reason",
@@ -61,7 +61,7 @@ pub(crate) const FAMILIES: [Family; 12] = [
             "kernel",
         ],
     },
-    Family {
+    CounterFamily {
         name: "calls",
         help: "Calls answered, by gRPC status",
         label: "status",
@@ -85,13 +85,13 @@ pub(crate) const FAMILIES: [Family; 12] = [
             "UNAUTHENTICATED",
         ],
     },
-    Family {
+    CounterFamily {
         name: "wakes",
         help: "Starts of the daemon, by cause",
         label: "cause",
         values: &["call", "timer", "other"],
     },
-    Family {
+    CounterFamily {
         name: "events",
         help: "Events for the program of --on-change, by outcome",
         label: "outcome",
@@ -99,8 +99,8 @@ pub(crate) const FAMILIES: [Family; 12] = [
     },
 ];
 
-const fn single(name: &'static str, help: &'static str) -> Family {
-    Family {
+const fn single(name: &'static str, help: &'static str) -> CounterFamily {
+    CounterFamily {
         name,
         help,
         label: "",
@@ -276,7 +276,7 @@ impl Counters {
     }
 
     /// Returns the families with their counts.
-    pub(crate) fn families(&self) -> impl Iterator<Item = (&'static Family, &[u64])> {
+    pub(crate) fn families(&self) -> impl Iterator<Item = (&'static CounterFamily, &[u64])> {
         let mut rest = &self.counts[..];
         FAMILIES.iter().map(move |family| {
             let (counts, others) = rest.split_at(family.values.len());

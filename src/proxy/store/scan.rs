@@ -176,7 +176,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Skips the bytes of a class, and returns the one that comes then.
+    /// Skips the bytes of a class, and returns the next byte.
     #[inline(always)]
     fn skip(&mut self, class: u8) -> Option<u8> {
         let bytes = self.text.as_bytes();

@@ -105,7 +105,7 @@ impl Table {
         let work = async {
             let mut leases = Vec::new();
             self.renew_together(trusted, &mut leases).await;
-            // Alone, as the plan has it: one that crashes the daemon costs no other its renewal.
+            // Alone, as the plan has it: a lease that crashes the daemon costs no other its renewal.
             for suspect in suspects {
                 self.renew_together(vec![suspect], &mut leases).await;
             }

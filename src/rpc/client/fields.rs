@@ -27,7 +27,7 @@ const CONTENT_TYPE: usize = 31;
 /// The last index of the static table.
 const LAST_STATIC: usize = 61;
 
-/// Passes each field of a header block to `take`: its name, empty for one that no answer needs, and
+/// Passes each field of a header block to `take`: its name, empty for a field that no answer needs, and
 /// its value. Returns `None` for a malformed block, and for a reference to the dynamic table.
 pub(super) fn read(block: &[u8], mut take: impl FnMut(&[u8], &[u8])) -> Option<()> {
     let mut rest = block;

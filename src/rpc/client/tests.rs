@@ -9,7 +9,7 @@ use crate::rpc::{
     OperationResponse, Reply,
 };
 
-const SOON: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves one connection on a thread, which returns the calls.
 fn server(
@@ -30,7 +30,13 @@ fn server(
                     }
                 }
             };
-            rpc::serve(ours.try_into().unwrap(), SOON, pending::<()>(), handler).await;
+            rpc::serve(
+                ours.try_into().unwrap(),
+                ANSWER_TIMEOUT,
+                pending::<()>(),
+                handler,
+            )
+            .await;
             calls.into_inner()
         })
     });
@@ -38,7 +44,7 @@ fn server(
 }
 
 fn ask(stream: &UnixStream, asked: &Call) -> Result<Answer, ClientError> {
-    call(stream, asked, rt::now() + SOON, || {})
+    call(stream, asked, rt::now() + ANSWER_TIMEOUT, || {})
 }
 
 /// Asks a real server once, and returns its answer.
@@ -131,7 +137,7 @@ fn a_caller_that_waits_is_told_and_not_for_ever() {
             || matches!(&error, ClientError::Refused(status) if is_late(status)),
         "{error}"
     );
-    assert!(ticks >= 1 && rt::now() - start < SOON);
+    assert!(ticks >= 1 && rt::now() - start < ANSWER_TIMEOUT);
     drop(stream);
     assert_eq!(served.join().unwrap(), [Call::Clean]);
 }
@@ -143,7 +149,7 @@ fn a_full_backlog_is_not_waited_for_without_end() {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
     socket.bind(&SockAddr::unix(&path).unwrap()).unwrap();
     socket.listen(0).unwrap();
-    let _first = connect(&path, SOON).unwrap();
+    let _first = connect(&path, ANSWER_TIMEOUT).unwrap();
     let error = connect(&path, TICK).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
 }

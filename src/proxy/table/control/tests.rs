@@ -1,4 +1,4 @@
-//! What becomes of the leases that the operator renews and releases.
+//! Conversations with the calls that renew and release leases.
 
 use std::future::{pending, ready};
 

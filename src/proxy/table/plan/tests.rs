@@ -388,7 +388,7 @@ fn a_lease_that_was_removed_or_taken_by_a_call_is_not_handed_out() {
     assert!(c.plan.server_pool.is_empty());
 }
 
-/// What `control.rs` does: the record is due, a turn is taken, and a task has the lease.
+/// The steps of `control.rs`: the record is due, a turn is taken, and a task has the lease.
 #[test]
 fn a_renewal_on_demand_has_its_turn_among_the_others_and_is_handed_out_by_nothing_else() {
     let on_demand = Times {
