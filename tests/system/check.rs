@@ -27,6 +27,8 @@ use crate::lab::topology::{LINK, SERVER_LINK, Topology};
 use crate::lab::{Result, Skip, eventually, peer, sandbox};
 use crate::{program, tell};
 
+mod errors;
+mod link;
 mod odd;
 
 trials![
@@ -39,20 +41,12 @@ trials![
     each_real_server_is_found_without_a_lease,
     no_server_is_a_problem,
     a_switch_port_that_is_deaf_at_first,
-    an_interface_that_is_down,
-    no_carrier,
-    a_carrier_that_comes_late,
-    a_carrier_that_is_lost,
-    an_interface_without_an_ethernet_address,
-    a_port_of_a_bridge,
-    ports_of_dhcp_in_use,
-    names_that_do_not_exist,
-    without_permission,
-    a_wrong_command_line,
-    progress_is_for_terminals,
+    an_ipvlan_needs_the_broadcast_flag,
     beside_netavarks_path,
 ];
 
+pub(crate) use errors::TRIALS as ERROR_TRIALS;
+pub(crate) use link::TRIALS as LINK_TRIALS;
 pub(crate) use odd::TRIALS as ODD_TRIALS;
 
 const SOON: Duration = Duration::from_secs(5);
@@ -533,11 +527,11 @@ fn each_real_server_is_found_without_a_lease() -> Result {
 fn no_server_is_a_problem() -> Result {
     let topology = Topology::new(1)?;
     let listener = Server::eavesdrop(&topology.server, SERVER_LINK)?;
-    let checked = check(&topology, &["--timeout", "2.5"])?;
+    let checked = check(&topology, &["--timeout", "2.1"])?;
     checked.says(
         1,
         &[
-            "no DHCPOFFER within 2.5 s (3 DISCOVERs sent on eth0)",
+            "no DHCPOFFER within 2.1 s (3 DISCOVERs sent on eth0)",
             "wrong parent or VLAN, Wi-Fi, or spanning tree",
             "1 problem",
         ],
@@ -576,258 +570,32 @@ fn a_switch_port_that_is_deaf_at_first() -> Result {
     Ok(())
 }
 
-fn an_interface_that_is_down() -> Result {
-    let topology = Topology::new(1)?;
-    topology.containers[0].namespace.set_state(LINK, false)?;
-    let checked = check(&topology, &[])?;
-    checked.says(
-        1,
-        &["eth0 is down", "ip link set eth0 up", "nsenter --net="],
-    );
-    assert!(checked.took < Duration::from_secs(2));
-    checked.says_nothing_of(&["DISCOVER", "no DHCPOFFER"]);
-    assert!(state_of(&topology.containers[0].namespace)?.contains("eth0"));
-    Ok(())
-}
-
-fn no_carrier() -> Result {
-    let topology = Topology::new(1)?;
-    topology.server.set_state(SERVER_LINK, false)?;
-    let checked = check(&topology, &["--timeout", "1"])?;
-    checked.says(1, &["no carrier on eth0", "cable, or parent down: ip link"]);
-    checked.says_nothing_of(&["DISCOVER"]);
-    let report = check(&topology, &["--timeout", "1", "--json"])?.json()?;
-    assert_eq!(
-        (&report["search"], &report["interface"]["carrier"]),
-        (&Value::Null, &false.into())
-    );
-    Ok(())
-}
-
-/// Waits until a check has a netlink socket in a namespace, to hear of changes.
-fn await_monitor(namespace: &Namespace) -> Result {
-    eventually("the check listens for changes", SOON, || {
-        let table = namespace.run(|| Ok(fs::read_to_string("/proc/thread-self/net/netlink")?))?;
-        // The groups are the fourth column; bit 0 is that of links.
-        let listens = |line: &str| {
-            line.split_whitespace()
-                .nth(3)
-                .is_some_and(|groups| groups.ends_with('1'))
-        };
-        Ok(table.lines().skip(1).any(listens).then_some(()))
-    })
-}
-
-fn a_carrier_that_comes_late() -> Result {
-    let topology = Topology::new(1)?;
-    let _server = Server::start(&topology.server, SERVER_LINK, Settings::default())?;
-    topology.server.set_state(SERVER_LINK, false)?;
-    thread::scope(|scope| {
-        let checked = scope.spawn(|| check(&topology, &[]));
-        await_monitor(&topology.containers[0].namespace)?;
-        topology.server.set_state(SERVER_LINK, true)?;
-        let checked = checked.join().map_err(|_| "the check panicked")??;
-        checked.says(0, &["eth0 is up and has a carrier", "no problem was found"]);
-        Ok(())
-    })
-}
-
-fn a_carrier_that_is_lost() -> Result {
-    let topology = Topology::new(1)?;
-    let listener = Server::eavesdrop(&topology.server, SERVER_LINK)?;
-    thread::scope(|scope| {
-        let checked = scope.spawn(|| check(&topology, &[]));
-        listener.await_message(MessageType::Discover, 1, SOON)?;
-        topology.server.set_state(SERVER_LINK, false)?;
-        let checked = checked.join().map_err(|_| "the check panicked")??;
-        checked.says(1, &["no carrier on eth0"]);
-        assert!(checked.took < SOON, "{:?}", checked.took);
-        // The same where the whole interface goes.
-        topology.server.set_state(SERVER_LINK, true)?;
-        let checked = scope.spawn(|| check(&topology, &[]));
-        listener.await_message(MessageType::Discover, 2, SOON)?;
-        topology.containers[0].namespace.delete_link(LINK)?;
-        let checked = checked.join().map_err(|_| "the check panicked")??;
-        checked.says(1, &["eth0 is down"]);
-        assert!(checked.took < SOON, "{:?}", checked.took);
-        Ok(())
-    })
-}
-
-fn an_interface_without_an_ethernet_address() -> Result {
-    let host = Namespace::new("host")?;
-    run_in(&host, &mut command(&["lo"]))?.says(1, &["lo has no Ethernet address"]);
-    Ok(())
-}
-
-/// The host's uplink, where that is a port: it is told, and the bridge is found as any interface.
-fn a_port_of_a_bridge() -> Result {
-    let scene = scene::bridge(
-        |topology| crate::lab::stage::Stage::new(topology, program(), &[]),
-        Settings::default(),
-    )?;
-    let host = &scene.stage.topology.host;
-    run_in(host, &mut command(&[LINK]))?.says(0, &["eth0: bridge", "no problem was found"]);
-    let port = run_in(
-        host,
-        &mut command(&[scene::BRIDGE_SERVER, "--timeout", "1"]),
-    )?;
-    port.says(0, &["one: veth", "one is a port of eth0", "check it, too"]);
-    Ok(())
-}
-
-fn ports_of_dhcp_in_use() -> Result {
-    let topology = Topology::new(1)?;
-    let _server = Server::start(&topology.server, SERVER_LINK, Settings::default())?;
-    let bind = |port| {
-        move || {
-            Ok(UdpSocket::bind(SocketAddrV4::new(
-                Ipv4Addr::UNSPECIFIED,
-                port,
-            ))?)
-        }
-    };
-    let _client = topology.containers[0].namespace.run(bind(68))?;
-    let us = format!("({}) has UDP port", std::process::id());
-    let words = [
-        &format!("{us} 68: a DHCP client in this namespace"),
-        "no problem was found",
-    ];
-    check(&topology, &["--timeout", "1"])?.says(0, &words);
-    // Of the host, which is not disturbed: port 68 is not needed.
-    let (_client, _proxy) = (topology.host.run(bind(68))?, topology.host.run(bind(67))?);
-    let words = [
-        "is of this host, whose DHCP client is not disturbed",
-        &format!("{us} 68: the DHCP client of this host"),
-        &format!("{us} 67: a DHCP server of this host"),
-        "a macvlan does not reach its own host",
-        "no problem was found",
-    ];
-    check_host(&topology, &["--timeout", "1"])?.says(0, &words);
-    Ok(())
-}
-
-fn names_that_do_not_exist() -> Result {
-    let topology = Topology::new(1)?;
-    let unknown = run_in(&topology.host, &mut command(&["eth7"]))?;
-    unknown.says(
-        3,
-        &[
-            "there is no interface eth7 in this network namespace",
-            "eth0",
-            "--netns",
-        ],
-    );
-    assert_eq!(unknown.text, "");
-    // A name that no interface can have, with an escape sequence that does not reach the terminal.
-    let odd = run_in(&topology.host, &mut command(&["eth\x1b[31m7/"]))?;
-    odd.says(3, &["there is no interface eth?[31m7/"]);
-
-    let container = topology.containers[0]
-        .namespace
-        .path()
-        .display()
-        .to_string();
-    let unknown = run_in(
-        &topology.host,
-        &mut command(&["eth7", "--netns", &container]),
-    )?;
-    unknown.says(3, &["there is no interface eth7 in /", "lo, eth0"]);
-    let folder = sandbox::folder("names")?;
-    let file = folder.join("file");
-    fs::write(&file, "")?;
-    for (path, words) in [
-        (folder.join("nothing"), "No such file or directory"),
-        (folder.clone(), "is a directory, not a network namespace"),
-        (file, "is a regular file, not a network namespace"),
-        ("/proc/self/ns/mnt".into(), "is another kind of namespace"),
-    ] {
-        let path = path.display().to_string();
-        let checked = run_in(&topology.host, &mut command(&[LINK, "--netns", &path]))?;
-        checked.says(3, &[words, &path]);
+/// A unicast to an address that the container does not have yet stays with the host.
+fn an_ipvlan_needs_the_broadcast_flag() -> Result {
+    let ip = need("ip", "iproute2")?;
+    let topology = Topology::new(0)?;
+    let container = Namespace::new("container")?;
+    let mut add = Command::new(ip);
+    add.args([
+        "link", "add", "ipvlan0", "link", LINK, "type", "ipvlan", "mode", "l2",
+    ]);
+    let added = run_in(&topology.host, &mut add)?;
+    if added.status != Some(0) {
+        return Err(Skip::Impossible(format!("no ipvlan: {}", added.errors)).into());
     }
-    // The path of the own namespace is no other one.
-    let own = run_in(
-        &topology.host,
-        &mut command(&[LINK, "--netns", "/proc/self/ns/net", "--timeout", "0.2"]),
-    )?;
-    own.says(1, &["is of this host"]);
-    Ok(())
-}
-
-/// As root without any capability, which may do no more here than another user.
-fn without_permission() -> Result {
-    let setpriv = need("setpriv", "util-linux")?;
-    let topology = Topology::new(1)?;
-    let powerless = |arguments: &[&str]| {
-        let mut command = Command::new(&setpriv);
-        command
-            .args(["--bounding-set=-all", "--inh-caps=-all", "--"])
-            .arg(program())
-            .arg("check")
-            .args(arguments);
-        run_in(&topology.host, &mut command)
-    };
-    let checked = powerless(&[LINK])?;
-    checked.says(
-        3,
-        &[
-            "cannot listen on eth0",
-            "Operation not permitted",
-            "run it as root",
-        ],
-    );
-    let container = topology.containers[0]
-        .namespace
-        .path()
-        .display()
-        .to_string();
-    let checked = powerless(&[LINK, "--netns", &container])?;
-    checked.says(3, &["cannot enter the network namespace", "run it as root"]);
-    Ok(())
-}
-
-fn a_wrong_command_line() -> Result {
-    let host = Namespace::new("host")?;
-    for (arguments, words) in [
-        (&[][..], "check needs the name of an interface"),
-        (&["eth0", "eth1"], "eth1"),
-        (&["eth0", "--colour"], "--colour"),
-        (&["eth0", "--timeout", "0"], "more than 0 and at most 300"),
-    ] {
-        let checked = run_in(&host, &mut command(arguments))?;
-        checked.says(2, &[words, "--help"]);
-        assert_eq!(checked.text, "");
-    }
-    let help = run_in(&host, &mut command(&["--help"]))?;
-    help.says(0, &["--netns", "--timeout", "--json", "Exit status"]);
-    Ok(())
-}
-
-/// On a terminal, which script(1) provides, the line is there after a second and gone at the end.
-fn progress_is_for_terminals() -> Result {
-    let script = need("script", "bsdutils")?;
-    let topology = Topology::new(1)?;
-    let line = format!("{} check {LINK} --timeout 2.2", program().display());
-    let mut command = Command::new(script);
-    command.args(["-qec", &line, "/dev/null"]);
-    let checked = run_in(&topology.host, &mut command)?;
-    checked.says(
-        1,
-        &[
-            "\reth0: 1 s of at most 2 s, DISCOVERs: ",
-            ", servers: 0\x1b[K",
-            "\r\x1b[K",
-        ],
-    );
-    let quick = format!("{} check {LINK} --timeout 0.5", program().display());
-    let mut command = Command::new(need("script", "bsdutils")?);
-    command.args(["-qec", &quick, "/dev/null"]);
-    run_in(&topology.host, &mut command)?
-        .says(1, &[])
-        .says_nothing_of(&["\x1b[K"]);
-    let plain = check(&topology, &["--timeout", "1.2"])?;
-    assert_eq!(plain.errors, "", "no terminal");
+    topology.host.move_link("ipvlan0", &container)?;
+    container.set_state("ipvlan0", true)?;
+    let _server = Server::start(&topology.server, SERVER_LINK, Settings::default())?;
+    let path = container.path().display().to_string();
+    let checked = run_in(&topology.host, &mut command(&["ipvlan0", "--netns", &path]))?;
+    let words = [
+        "ipvlan on eth0",
+        "hear no unicast before they have an address",
+        "only a DISCOVER with the broadcast flag, or its unicast is lost",
+        "--broadcast of the daemon",
+        "1 problem",
+    ];
+    checked.says(1, &words);
     Ok(())
 }
 

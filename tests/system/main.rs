@@ -108,6 +108,8 @@ fn main() -> ExitCode {
         conflict::TRIALS,
         check::TRIALS,
         check::ODD_TRIALS,
+        check::LINK_TRIALS,
+        check::ERROR_TRIALS,
         control::TRIALS,
         servers::TRIALS,
         networks::TRIALS,

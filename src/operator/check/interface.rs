@@ -113,7 +113,7 @@ impl InterfaceReport {
             addresses: addresses.iter().map(|address| address.address).collect(),
             busy_ports: busy_ports(&udp_sockets(namespace)),
             index: link.index,
-            station: station.filter(is_of_one_station),
+            station: station.filter(|mac| is_of_one_station(*mac)),
             own_stations: others.filter_map(|link| link.mac.map(Mac)).collect(),
         })
     }
@@ -126,8 +126,8 @@ impl InterfaceReport {
 
 /// Returns whether a station can have this address: neither zero, as the loopback's, nor that of a
 /// group.
-fn is_of_one_station(mac: &Mac) -> bool {
-    *mac != Mac::UNSPECIFIED && mac.0[0] & 1 == 0
+fn is_of_one_station(mac: Mac) -> bool {
+    mac != Mac::UNSPECIFIED && mac.0[0] & 1 == 0
 }
 
 /// Returns the failure for a name that no interface has, with the names that there are.
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn stations_have_an_address_of_their_own() {
-        let is_station = |text| is_of_one_station(&Mac::parse(text).unwrap());
+        let is_station = |text| is_of_one_station(Mac::parse(text).unwrap());
         assert!(is_station("02:88:00:00:00:01"));
         assert!(!is_station("00:00:00:00:00:00"));
         assert!(!is_station("01:00:5e:00:00:01"));
