@@ -24,8 +24,16 @@ pub(super) fn exposition(report: &Report) -> String {
         text.sample(name, "", &[("instance", instance), ("version", version)]);
         text.value(1);
     }
-    text.single("healthy", "1 without a reason to look", report.healthy.into());
-    text.single("running", "1 while the daemon is awake", daemon.pid.is_some().into());
+    text.single(
+        "healthy",
+        "1 without a reason to look",
+        report.healthy.into(),
+    );
+    text.single(
+        "running",
+        "1 while the daemon is awake",
+        daemon.pid.is_some().into(),
+    );
 
     let name = "leases";
     text.family(name, "gauge", "", "Leases by state; INIT has no address");
@@ -36,14 +44,27 @@ pub(super) fn exposition(report: &Report) -> String {
     }
     let gone = report.leases.iter();
     let gone = gone.filter(|lease| lease.namespace_state == NamespaceState::Gone);
-    text.single("gone_leases", "Leases of containers that are gone", count(gone));
+    text.single(
+        "gone_leases",
+        "Leases of containers that are gone",
+        count(gone),
+    );
     let troubled = report.leases.iter().filter(|lease| lease.trouble.is_some());
-    text.single("troubled_leases", "Leases with trouble at present", count(troubled));
+    text.single(
+        "troubled_leases",
+        "Leases with trouble at present",
+        count(troubled),
+    );
 
     let expiries = report.leases.iter().filter_map(|lease| lease.expiry);
     if let Some(seconds) = expiries.map(|expiry| expiry.in_seconds).min() {
         let name = "next_expiry_seconds";
-        text.family(name, "gauge", "seconds", "Time until the first lease expires without a renewal");
+        text.family(
+            name,
+            "gauge",
+            "seconds",
+            "Time until the first lease expires without a renewal",
+        );
         text.sample(name, "", &[]);
         text.signed(seconds);
     }
@@ -52,14 +73,23 @@ pub(super) fn exposition(report: &Report) -> String {
             text.family(family.name, "counter", "", family.help);
             for (value, count) in family.values.iter().zip(counts) {
                 let labels = [(family.label, *value)];
-                let labels = if family.label.is_empty() { &[][..] } else { &labels };
+                let labels = if family.label.is_empty() {
+                    &[][..]
+                } else {
+                    &labels
+                };
                 text.sample(family.name, "_total", labels);
                 text.value(*count);
                 text.created(family.name, labels, counters.since.as_secs());
             }
         }
         let name = "processor_seconds";
-        text.family(name, "counter", "seconds", "Processor time in user and in system mode");
+        text.family(
+            name,
+            "counter",
+            "seconds",
+            "Processor time in user and in system mode",
+        );
         text.sample(name, "_total", &[]);
         text.decimal(counters.processor_time().as_micros());
         text.created(name, &[], counters.since.as_secs());

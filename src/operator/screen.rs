@@ -185,12 +185,15 @@ fn summary(report: &Report) -> String {
 fn counted(counters: &Counters, since: Option<Moment>) -> String {
     let sum = |name: &str, is_counted: &dyn Fn(&str) -> bool| {
         let of_name = |(family, _): &(&'static Family, &[u64])| family.name == name;
-        counters.families().find(of_name).map_or(0, |(family, counts)| {
-            let counted = family.values.iter().zip(counts);
-            counted
-                .filter(|(value, _)| is_counted(value))
-                .fold(0, |sum: u64, (_, count)| sum.saturating_add(*count))
-        })
+        counters
+            .families()
+            .find(of_name)
+            .map_or(0, |(family, counts)| {
+                let counted = family.values.iter().zip(counts);
+                counted
+                    .filter(|(value, _)| is_counted(value))
+                    .fold(0, |sum: u64, (_, count)| sum.saturating_add(*count))
+            })
     };
     let all = |name| sum(name, &|_| true);
     let day = since.map_or_else(String::new, |since| {

@@ -133,7 +133,10 @@ impl Rows {
     /// Replaces control characters, which would be orders to the terminal: the name of an interface
     /// may have some.
     fn escape_from(&mut self, start: usize) {
-        if self.text[start..].bytes().any(|byte| byte < b' ' || byte == 0x7f) {
+        if self.text[start..]
+            .bytes()
+            .any(|byte| byte < b' ' || byte == 0x7f)
+        {
             let cell = self.text.split_off(start);
             self.text.push_str(&cell.replace(char::is_control, "?"));
         }

@@ -6,6 +6,7 @@
 mod cgroup;
 mod jobs;
 mod program;
+mod transient;
 
 use std::cell::OnceCell;
 use std::ffi::OsString;
@@ -18,6 +19,7 @@ use std::{env, fs};
 use self::cgroup::unit_in;
 use self::jobs::{all_stop, job};
 use self::program::{ProgramOutput, output};
+pub use self::transient::TransientProgram;
 use super::Socket;
 use super::activation::NAMELESS;
 use crate::rt;
@@ -206,7 +208,11 @@ impl Wakeup {
     /// Returns the timer's name, such as `echo.timer`, under which `systemctl list-timers` shows the
     /// next wake.
     pub fn timer(&self) -> String {
-        format!("{}.timer", self.unit.trim_end_matches(SERVICE))
+        format!("{}.timer", self.stem())
+    }
+
+    fn stem(&self) -> &str {
+        self.unit.trim_end_matches(SERVICE)
     }
 
     /// Returns the units to stop for the service to stay away: the timer, the sockets that are known

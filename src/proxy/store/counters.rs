@@ -439,7 +439,12 @@ mod tests {
         assert!(!next.is_unsaved());
         let object = serde_json::to_value(&next).unwrap();
         assert_eq!(
-            [&object["renewals"], &object["probes"], &object["wakes"]["timer"], &object[PROCESSOR_TIME]],
+            [
+                &object["renewals"],
+                &object["probes"],
+                &object["wakes"]["timer"],
+                &object[PROCESSOR_TIME]
+            ],
             [&json!(4), &json!(5), &json!(1), &json!(1520)]
         );
         assert_eq!((next.instance, next.since), (before.instance, before.since));
@@ -459,7 +464,12 @@ mod tests {
         assert_eq!(forged.counts[Counter::Renewal.place()], MAX_COUNT);
         assert_eq!(forged.processor_time(), Duration::from_micros(MAX_COUNT));
         assert_eq!(forged.since.as_secs(), MAX_COUNT);
-        for counter in [Counter::Nak, Counter::Probe, Counter::Decline, Counter::Call(Code::Ok)] {
+        for counter in [
+            Counter::Nak,
+            Counter::Probe,
+            Counter::Decline,
+            Counter::Call(Code::Ok),
+        ] {
             assert_eq!(forged.counts[counter.place()], 0, "{counter:?}");
         }
         assert_eq!(forged.counts[Counter::Call(Code::Aborted).place()], 6);

@@ -116,13 +116,13 @@ impl Table {
     pub(crate) fn save(self: &Rc<Self>, is_last: bool) -> bool {
         let written = self.with_head(|head| {
             self.with_slots(|slots| {
-            let records = slots.values().filter_map(|slot| {
-                let SlotState::Dormant { is_link_known } = slot.state else {
-                    return Some((slot.record.as_ref()?.stored(), false));
-                };
-                Some((slot.record.as_ref()?.stored(), is_last && is_link_known))
-            });
-            self.file.replace(head, records)
+                let records = slots.values().filter_map(|slot| {
+                    let SlotState::Dormant { is_link_known } = slot.state else {
+                        return Some((slot.record.as_ref()?.stored(), false));
+                    };
+                    Some((slot.record.as_ref()?.stored(), is_last && is_link_known))
+                });
+                self.file.replace(head, records)
             })
         });
         if written.is_ok() {

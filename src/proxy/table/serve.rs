@@ -22,7 +22,12 @@ impl Table {
     ) -> Result<Answer, Status> {
         let answered = CountedCall::of(&self.context);
         let outcome = self.answer(call, closing).await;
-        answered.end(outcome.as_ref().err().map_or(Code::Ok, |status| status.code));
+        answered.end(
+            outcome
+                .as_ref()
+                .err()
+                .map_or(Code::Ok, |status| status.code),
+        );
         outcome
     }
 

@@ -121,6 +121,9 @@ impl Table {
             Some(session) => Ok(Some(session)),
             None => Session::resume(&self.context, record, false),
         };
+        if let Err(Unreachable::Gone(_) | Unreachable::OtherMac(_)) = &session {
+            self.context.tell_gone(&noted);
+        }
         let ended = match session {
             Ok(Some(session)) => session.end(release).await,
             Ok(None) => Ok(()),
@@ -135,8 +138,7 @@ impl Table {
             log::warn!("{prefix}: cannot end the lease: {error}{retry}");
             self.context.count(Counter::Failure(FailureReason::Kernel));
             let why = format!("cannot end the lease: {error}");
-            *claim.retry.borrow_mut() =
-                release.then(|| noted.with_trouble(&why, rt::now()));
+            *claim.retry.borrow_mut() = release.then(|| noted.with_trouble(&why, rt::now()));
         }
     }
 }

@@ -114,7 +114,11 @@ impl<'b> FileReader<'b> {
                 let version = number(scanner.value()?).ok_or(fault)?;
                 self.version = Some(version);
                 // A newer form is not read any further.
-                if version > VERSION { Err(fault) } else { Ok(()) }
+                if version > VERSION {
+                    Err(fault)
+                } else {
+                    Ok(())
+                }
             }
             "boot_id" => {
                 let boot_id = text(scanner.value()?);

@@ -1,8 +1,8 @@
 //! The part of the state file before the leases, and the format of the whole.
 
 use super::*;
-use crate::rpc::Code;
 use crate::proxy::store::counters::Counter;
+use crate::rpc::Code;
 
 /// The daemon that writes the files of these tests.
 pub(crate) fn daemon_state() -> DaemonState {
@@ -128,7 +128,11 @@ fn the_format_of_the_counters_does_not_change() {
     let (leases, digest) = leases_of(written);
     assert_eq!(leases.len(), 1);
     assert_eq!(
-        leases[0].0.last_trouble.as_ref().map(|trouble| &*trouble.text),
+        leases[0]
+            .0
+            .last_trouble
+            .as_ref()
+            .map(|trouble| &*trouble.text),
         Some("lost the lease of 10.0.0.4: refused by 10.0.0.1")
     );
     assert_eq!(written_again(&leases, digest), written);
@@ -143,7 +147,10 @@ fn counters_go_on_and_what_is_damaged_begins_anew() {
     let mut expected = counters();
     expected.mark_saved();
     let as_stored = |counters: &Counters| serde_json::to_value(counters).unwrap();
-    assert_eq!(found.counters.as_ref().map(as_stored), Some(as_stored(&expected)));
+    assert_eq!(
+        found.counters.as_ref().map(as_stored),
+        Some(as_stored(&expected))
+    );
     assert_eq!(found.timer_at, daemon_state().timer_at);
     assert!(!found.is_outdated);
     let whole = fs::read_to_string(directory.file()).unwrap();

@@ -49,7 +49,10 @@ fn compare(record: &Record) {
     assert_eq!(view.mac, record.key().mac.to_string());
     assert_eq!(
         (&*view.interface, &*view.parent),
-        (&*record.request.container_interface, &*record.request.host_interface)
+        (
+            &*record.request.container_interface,
+            &*record.request.host_interface
+        )
     );
     assert_eq!(*view.namespace, *record.key().netns.display().to_string());
     assert_eq!(view.is_gone(), record.is_gone());
@@ -155,9 +158,17 @@ fn a_field_may_be_anywhere_and_a_wrong_one_costs_the_entry() {
 #[test]
 fn a_mac_in_any_notation_is_shown_in_one() {
     for text in ["02-00:00:00:AB:01", "02:00:00:00:ab:01", "2:0:0:0:aB:1"] {
-        assert_eq!(canonical_mac(text.into()).as_deref(), Some("02:00:00:00:ab:01"));
+        assert_eq!(
+            canonical_mac(text.into()).as_deref(),
+            Some("02:00:00:00:ab:01")
+        );
     }
-    for text in ["", "02:00:00:00:ab", "02.00.00.00.ab.01", "02:00:00:00:ab:0g"] {
+    for text in [
+        "",
+        "02:00:00:00:ab",
+        "02.00.00.00.ab.01",
+        "02:00:00:00:ab:0g",
+    ] {
         assert_eq!(canonical_mac(text.into()), None, "{text}");
     }
 }
