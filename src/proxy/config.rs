@@ -1,6 +1,6 @@
 //! The command line and the environment, read once, turned into types.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,6 +9,14 @@ use lexopt::prelude::{Long, Short};
 
 use super::sandbox;
 use crate::dhcp::Probe;
+
+use nearest::nearest;
+use value::{OptionValue, choose, probe, timeout};
+
+mod nearest;
+mod value;
+
+pub(crate) use value::decimal_seconds;
 
 /// The default of `--dir`.
 pub(crate) const RUN_DIR: &str = "/run/podman";
@@ -49,6 +57,9 @@ DHCP:
       --deny-server ADDRESS       take no lease from this server; repeatable
       --fqdn                      send the whole name (option 81) where the domain is known
       --mtu WHAT                  MTU of option 26: lower, server, ignore [default: lower]
+
+Events:
+      --on-change PROGRAM         run a program when a lease changes; needs systemd
 
 Security:
       --sandbox HOW               Landlock and seccomp: auto, strict, off [default: auto]
@@ -96,6 +107,8 @@ pub struct DaemonConfig {
     pub sleep: Sleep,
     /// The rule for leases when the daemon is stopped.
     pub on_stop: OnStop,
+    /// The program that is started when a lease changes.
+    pub on_change: Option<PathBuf>,
     /// The confinement of the process.
     pub sandbox: sandbox::Mode,
     /// The settings of the DHCP client.
@@ -190,7 +203,7 @@ struct CommandLine {
 type ReadOption = fn(&mut CommandLine, &mut OptionValue<'_>) -> Result<(), lexopt::Error>;
 
 /// The options that set something: short name, long name, reader.
-const OPTIONS: [(Option<char>, &str, ReadOption); 15] = [
+const OPTIONS: [(Option<char>, &str, ReadOption); 16] = [
     (Some('d'), "dir", |line, value| {
         set(&mut line.dir, value.path())
     }),
@@ -252,6 +265,9 @@ const OPTIONS: [(Option<char>, &str, ReadOption); 15] = [
             ("ignore", MtuRule::Ignore),
         ];
         set(&mut line.config.dhcp.mtu, value.one_of(&choices))
+    }),
+    (None, "on-change", |line, value| {
+        set(&mut line.config.on_change, value.program().map(Some))
     }),
     (None, "sandbox", |line, value| {
         set(&mut line.config.sandbox, value.one_of(&SANDBOX_MODES))
@@ -321,6 +337,7 @@ impl Default for DaemonConfig {
             activity: Some(ACTIVITY),
             sleep: Sleep::Auto,
             on_stop: OnStop::Keep,
+            on_change: None,
             sandbox: sandbox::Mode::Auto,
             dhcp: DhcpSettings::default(),
         }
@@ -362,77 +379,6 @@ fn set<T>(place: &mut T, value: Result<T, lexopt::Error>) -> Result<(), lexopt::
     value.map(|value| *place = value)
 }
 
-/// The value of an option, not read yet.
-struct OptionValue<'a> {
-    parser: &'a mut lexopt::Parser,
-    /// The long name.
-    option: &'static str,
-}
-
-impl OptionValue<'_> {
-    fn path(&mut self) -> Result<PathBuf, lexopt::Error> {
-        let value = self.parser.value()?;
-        if value.is_empty() {
-            Err(format!("--{} needs a path, not an empty string", self.option).into())
-        } else {
-            Ok(value.into())
-        }
-    }
-
-    fn address(&mut self) -> Result<Ipv4Addr, lexopt::Error> {
-        self.parsed("an IPv4 address", |text| text.parse().ok())
-    }
-
-    fn parsed<T>(
-        &mut self,
-        expected: &str,
-        parse: impl FnOnce(&str) -> Option<T>,
-    ) -> Result<T, lexopt::Error> {
-        let value = self.parser.value()?;
-        let parsed = value.to_str().and_then(parse);
-        parsed.ok_or_else(|| format!("--{} takes {expected}, not {value:?}", self.option).into())
-    }
-
-    fn one_of<T: Copy>(&mut self, choices: &[(&str, T)]) -> Result<T, lexopt::Error> {
-        let value = self.parser.value()?;
-        choose(&value, &format!("--{}", self.option), choices)
-    }
-}
-
-fn timeout(text: &str) -> Option<Timeout> {
-    match (text, decimal_seconds(text)) {
-        ("auto", _) => Some(Timeout::Auto),
-        (_, Some(Duration::ZERO)) => Some(Timeout::Unlimited),
-        (_, time) => time.map(Timeout::Exactly),
-    }
-}
-
-fn probe(text: &str) -> Option<Probe> {
-    match text.parse() {
-        Ok(0) => Some(Probe::Off),
-        Ok(count @ 1..=PROBES_MAX) => Some(Probe::Before(count)),
-        _ => None,
-    }
-}
-
-/// Returns the choice that `value` names; `option` is for the text of the error.
-fn choose<T: Copy>(value: &OsStr, option: &str, choices: &[(&str, T)]) -> Result<T, lexopt::Error> {
-    if let Some((_, choice)) = choices.iter().find(|(word, _)| value == *word) {
-        return Ok(*choice);
-    }
-    let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
-    let listed = words.join(", ");
-    let listed = match listed.rsplit_once(", ") {
-        Some((others, last)) => format!("{others} or {last}"),
-        None => listed,
-    };
-    let nearest = match nearest(&value.to_string_lossy(), words) {
-        Some(word) => format!("; did you mean {word:?}?"),
-        None => String::new(),
-    };
-    Err(format!("{option} takes {listed}, not {value:?}{nearest}").into())
-}
-
 /// Returns the error for an argument that is no option of the program.
 fn unknown(argument: lexopt::Arg<'_>) -> lexopt::Error {
     let long = match argument {
@@ -444,51 +390,6 @@ fn unknown(argument: lexopt::Arg<'_>) -> lexopt::Error {
         Some(long) => format!("{error}; did you mean '--{long}'?").into(),
         None => error,
     }
-}
-
-/// Returns the one of `known` that was probably meant by `word`, by edit distance; an abbreviation
-/// of three letters or more counts as well.
-fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let word = word.to_ascii_lowercase();
-    let is_near = |(distance, name): &(usize, &str)| {
-        *distance <= name.len().div_ceil(3) || (word.len() >= 3 && name.starts_with(&word))
-    };
-    let distances = known.into_iter().map(|name| (distance(&word, name), name));
-    distances.filter(is_near).min().map(|(_, name)| name)
-}
-
-/// Returns the least number of letters to insert, remove or replace (Levenshtein).
-fn distance(from: &str, to: &str) -> usize {
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (number, letter) in from.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], number + 1);
-        for (place, other) in to.bytes().enumerate() {
-            let replaced = diagonal + usize::from(letter != other);
-            diagonal = row[place + 1];
-            row[place + 1] = replaced.min(diagonal + 1).min(row[place] + 1);
-        }
-    }
-    row[to.len()]
-}
-
-/// Reads seconds such as 30, 2.5 or .5. By hand: the parser of floating-point numbers in the
-/// standard library takes 30 kB.
-pub(crate) fn decimal_seconds(text: &str) -> Option<Duration> {
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let are_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    if whole.len() + fraction.len() == 0 || !are_digits(whole) || !are_digits(fraction) {
-        return None;
-    }
-    // Nine digits are nanoseconds; the rest is dropped.
-    let nanoseconds: String = fraction
-        .chars()
-        .chain("000000000".chars())
-        .take(9)
-        .collect();
-    Some(Duration::new(
-        format!("0{whole}").parse().ok()?,
-        nanoseconds.parse().ok()?,
-    ))
 }
 
 #[cfg(test)]

@@ -103,7 +103,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_lite::future::{or, yield_now};
-use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::rpc::{self, Code, Status};
 use crate::rt::{self, Runtime};
@@ -113,11 +112,12 @@ use call::client_id::ClientIdentity;
 use config::{Command, DaemonConfig};
 use error::StartError;
 use sandbox::Enforced;
+use session::EventProgram;
 use store::address_history::AddressHistory;
-use store::counters::{Counter, Counters, WakeCause};
+use store::counters::WakeCause;
 use store::directory::StateDirectory;
 use store::journal::Journal;
-use store::lease_file::{DaemonState, LeaseFile};
+use store::lease_file::{DaemonState, LeaseFile, new_counters};
 use store::networks::Networks;
 use table::{LeaseKeepAlive, Parts, Table};
 
@@ -181,6 +181,9 @@ fn serve(config: DaemonConfig, inherited: &mut Vec<Socket>) -> Result<(), StartE
     let identity = ClientIdentity::find(config.dhcp.client_id)?;
     check_sockets(inherited)?;
     let unit = Wakeup::find(inherited);
+    if let Some(program) = &config.on_change {
+        EventProgram::check(program, unit.as_ref().err())?;
+    }
     let refuge = unit.as_ref().ok().and_then(|_| runtime_directory());
     // Before any file is read and the socket is bound, which another instance may have.
     let directory =
@@ -200,6 +203,10 @@ fn serve(config: DaemonConfig, inherited: &mut Vec<Socket>) -> Result<(), StartE
     if let Ok(unit) = unit.clone() {
         service = service.extend_drain(move || await_restart(unit.clone()));
     }
+    let events = match (&config.on_change, &unit) {
+        (Some(program), Ok(unit)) => Some((program.clone(), unit.clone())),
+        _ => None,
+    };
     let wakeup = match (config.sleep, config.activity) {
         (config::Sleep::Never, _) => Err("--sleep never".to_owned()),
         (_, None) => Err("-a 0".to_owned()),
@@ -207,18 +214,12 @@ fn serve(config: DaemonConfig, inherited: &mut Vec<Socket>) -> Result<(), StartE
         _ if let Some(why) = directory.distrust() => Err(why),
         _ => unit.clone().map_err(|why| why.to_string()),
     };
-    let daemon = DaemonState {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        pid: std::process::id(),
-        awake_since: rt::now(),
-        unit: unit.map_or_else(|_| String::new(), |unit| unit.unit().to_owned()),
-        stays: wakeup.as_ref().err().cloned().unwrap_or_default(),
-        timer_at: None,
-        landlock: enforced.landlock,
-        seccomp: enforced.seccomp,
-    };
-    let mut counters = Counters::new(random_number(), rt::wall_clock());
-    counters.count(Counter::Wake(cause));
+    let daemon = DaemonState::new(
+        unit.as_ref().ok().map(Wakeup::unit),
+        wakeup.as_ref().err().map(String::as_str),
+        enforced,
+    );
+    let counters = new_counters(cause);
     let keep_alive = LeaseKeepAlive::new(wakeup, config.activity.unwrap_or_default());
     rt::block_on(async move |runtime| {
         let file_name = |extension| {
@@ -229,6 +230,8 @@ fn serve(config: DaemonConfig, inherited: &mut Vec<Socket>) -> Result<(), StartE
             &directory,
             config.lease_file.file_name().unwrap_or_default(),
         );
+        let events =
+            events.map(|(program, unit)| EventProgram::new(&program, unit, service.idle().clone()));
         let (known, networks) = (file_name("known"), file_name("networks"));
         let table = Table::new(Parts {
             runtime: runtime.clone(),
@@ -240,6 +243,7 @@ fn serve(config: DaemonConfig, inherited: &mut Vec<Socket>) -> Result<(), StartE
             file,
             daemon,
             counters,
+            events,
             settings: config.dhcp.clone(),
             identity,
             keep_alive,
@@ -257,15 +261,6 @@ fn wake_cause(sockets: &[Socket]) -> WakeCause {
         WakeCause::Timer
     } else {
         WakeCause::Other
-    }
-}
-
-/// Returns a random number; where there is none, the date has to do.
-fn random_number() -> u64 {
-    let mut bytes = [0; 8];
-    match getrandom(&mut bytes, GetRandomFlags::empty()) {
-        Ok(_) => u64::from_ne_bytes(bytes),
-        Err(_) => u64::try_from(rt::wall_clock().as_nanos()).unwrap_or(0),
     }
 }
 

@@ -119,6 +119,6 @@ pub use latch::Shutdown;
 pub use limit::{InFlight, Limits, Requests};
 pub use notify::Notify;
 pub use socket::{AnyListener, Socket};
-pub use wakeup::{NoWakeup, Wakeup};
+pub use wakeup::{NoWakeup, TransientProgram, Wakeup};
 
 pub use crate::rt::{Signal, Stream};

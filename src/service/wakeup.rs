@@ -6,6 +6,7 @@
 mod cgroup;
 mod jobs;
 mod program;
+mod transient;
 
 use std::cell::OnceCell;
 use std::ffi::OsString;
@@ -18,6 +19,7 @@ use std::{env, fs};
 use self::cgroup::unit_in;
 use self::jobs::{all_stop, job};
 use self::program::{ProgramOutput, output};
+pub use self::transient::TransientProgram;
 use super::Socket;
 use super::activation::NAMELESS;
 use crate::rt;
@@ -230,7 +232,11 @@ impl Wakeup {
     /// }
     /// ```
     pub fn timer(&self) -> String {
-        format!("{}.timer", self.unit.trim_end_matches(SERVICE))
+        format!("{}.timer", self.stem())
+    }
+
+    fn stem(&self) -> &str {
+        self.unit.trim_end_matches(SERVICE)
     }
 
     /// Returns the units that an administrator has to stop to end the service for good: the timer,

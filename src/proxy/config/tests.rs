@@ -1,3 +1,4 @@
+use super::nearest::distance;
 use super::*;
 
 fn parsed(arguments: &[&str], run_dir: Option<&str>) -> Result<Command, String> {
@@ -22,6 +23,7 @@ fn defaults_are_netavarks_but_for_the_timeout() {
             activity: Some(Duration::from_secs(300)),
             sleep: Sleep::Auto,
             on_stop: OnStop::Keep,
+            on_change: None,
             sandbox: sandbox::Mode::Auto,
             dhcp: DhcpSettings {
                 acquisition: Timeout::Auto,

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{NextStep, Session, SessionContext, seed};
+use super::{LeaseEvent, NextStep, Session, SessionContext, seed};
 use crate::dhcp::{self, Client, Event, LossReason};
 use crate::proxy::acquire_timeout::{AcquireDeadline, AcquireTimeout};
 use crate::proxy::call::request::Request;
@@ -63,6 +63,9 @@ impl Session {
         self.deadline = None;
         self.commit();
         self.context.count(Counter::Acquisition);
+        if let Some(lease) = self.client.lease() {
+            self.tell(LeaseEvent::Bound, lease);
+        }
         Ok(())
     }
 

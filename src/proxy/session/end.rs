@@ -1,6 +1,6 @@
 //! The end of a lease: DHCPRELEASE to the server, and its removal from the link.
 
-use super::Session;
+use super::{LeaseEvent, Session};
 use crate::dhcp::Event;
 use crate::proxy::container::interface::Unreachable;
 use crate::proxy::error::CallError;
@@ -17,9 +17,18 @@ impl Session {
     /// The link cannot be restored.
     pub(crate) async fn end(mut self, release: bool) -> Result<Option<String>, CallError> {
         self.is_committed = false;
+        let lease = self.client.lease().cloned();
         let failed = if release { self.release().await } else { None };
         let ended = self.take_off_link();
         self.is_committed = true;
+        if let Some(lease) = lease.filter(|_| ended.is_ok()) {
+            let event = if release {
+                LeaseEvent::Released
+            } else {
+                LeaseEvent::Replaced
+            };
+            self.tell(event, &lease);
+        }
         ended.map(|()| failed)
     }
 

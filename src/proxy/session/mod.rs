@@ -9,6 +9,7 @@
 //! | `end.rs` | release and rollback |
 //! | `resume.rs` | from a record to a session and back |
 //! | `config.rs` | the client's configuration |
+//! | `events.rs` | events for the program of `--on-change` |
 //! | `limits.rs` | rate limits |
 //! | `log_text.rs` | texts for the log |
 
@@ -40,12 +41,14 @@ use crate::proxy::store::record::{LeaseTrouble, Record};
 mod acquire;
 mod config;
 mod end;
+mod events;
 mod limits;
 mod link;
 pub(crate) mod log_text;
 mod receive;
 mod resume;
 
+pub(crate) use events::{EventProgram, LeaseEvent};
 use limits::{ReceiveRate, ReopenDelay};
 
 /// The delay before sockets that could not be opened are opened again, and before the first recheck
@@ -61,6 +64,8 @@ pub(crate) struct SessionContext {
     pub(crate) settings: DhcpSettings,
     pub(crate) history: RefCell<AddressHistory>,
     pub(crate) counters: RefCell<Counters>,
+    /// The program of `--on-change`.
+    pub(crate) events: Option<Rc<EventProgram>>,
 }
 
 /// The lease of one container interface while it is being worked on. Each interface has a client of
@@ -212,6 +217,9 @@ impl Session {
                 NextStep::Dormant(record) => return Outcome::Dormant(record),
                 NextStep::Gone(why) => {
                     log::info!("{self}: {why}; the lease is left to expire");
+                    if let Some(lease) = self.client.lease() {
+                        self.tell(LeaseEvent::Gone, lease);
+                    }
                     // Removes what is left, should the interface be there after all.
                     let _ = self.take_off_link();
                     return Outcome::Gone;
@@ -220,7 +228,11 @@ impl Session {
                     // The server binds the lease to the MAC (RFC 2131 §4.3.2): it cannot be renewed
                     // from another one.
                     log::info!("{self}: {why}; releasing the lease");
+                    let lease = self.client.lease().cloned();
                     self.release().await;
+                    if let Some(lease) = lease {
+                        self.tell(LeaseEvent::Released, &lease);
+                    }
                     let undone = self.take_off_link();
                     self.set_link_result(undone);
                     return Outcome::Gone;
@@ -243,8 +255,12 @@ impl Session {
                     self.context.count(Counter::Acquisition);
                     self.log_left_out_domains(&lease);
                     self.apply(&lease);
+                    self.tell(LeaseEvent::Bound, &lease);
                 }
-                Event::Renewed(lease) => self.apply(&lease),
+                Event::Renewed(lease) => {
+                    self.apply(&lease);
+                    self.tell(LeaseEvent::Renewed, &lease);
+                }
                 Event::Changed { old, new } => {
                     if old.search != new.search || old.domain_name != new.domain_name {
                         self.log_left_out_domains(&new);
@@ -254,8 +270,12 @@ impl Session {
                     if !change.is_empty() {
                         log::info!("{self}: {} changed {change}", new.server_id);
                     }
+                    self.tell(LeaseEvent::Changed(old.address), &new);
                 }
-                Event::Lost { old, why } => self.apply_loss(&old, &why),
+                Event::Lost { old, why } => {
+                    self.apply_loss(&old, &why);
+                    self.tell(LeaseEvent::Lost(&why), &old);
+                }
                 Event::Declined { .. } | Event::Unusable { .. } | Event::Contested { .. } => {}
                 Event::ProxyArp { .. } | Event::NoLeaseTime { .. } => {}
                 Event::GaveUp(_) | Event::Released => return Outcome::Gone,

@@ -156,6 +156,7 @@ impl Table {
         } else if let Some(wakeup) = wakeup {
             self.disarm_for_good(wakeup).await;
         }
+        self.context.drain_events().await;
         self.save(true);
         self.clear_journal();
     }

@@ -145,6 +145,7 @@ impl Table {
                 log::info!("{prefix}: {why}; the lease is left to expire");
                 if let Some(record) = self.record(key) {
                     self.remember_address(record.names(), &record);
+                    self.context.tell_gone(&record);
                 }
                 self.forget(key);
             }

@@ -9,7 +9,7 @@ use event_listener::Event;
 use crate::proxy::call::client_id::ClientIdentity;
 use crate::proxy::config::DhcpSettings;
 use crate::proxy::key::{ContainerNames, LeaseKey};
-use crate::proxy::session::{Session, SessionContext};
+use crate::proxy::session::{EventProgram, Session, SessionContext};
 use crate::proxy::store::address_history::AddressHistory;
 use crate::proxy::store::counters::Counters;
 use crate::proxy::store::journal::Journal;
@@ -58,6 +58,7 @@ pub(crate) struct Parts {
     pub(crate) file: LeaseFile,
     pub(crate) daemon: DaemonState,
     pub(crate) counters: Counters,
+    pub(crate) events: Option<Rc<EventProgram>>,
     pub(crate) history: AddressHistory,
     pub(crate) networks: Networks,
     pub(crate) journal: Rc<Journal>,
@@ -143,6 +144,7 @@ impl Table {
             file,
             daemon,
             counters,
+            events,
             history,
             networks,
             journal,
@@ -157,6 +159,7 @@ impl Table {
                 settings,
                 history: RefCell::new(history),
                 counters: RefCell::new(counters),
+                events,
             }),
             idle,
             identity,

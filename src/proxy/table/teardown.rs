@@ -141,6 +141,9 @@ impl Table {
             Some(session) => Ok(Some(session)),
             None => Session::resume(&self.context, record, false),
         };
+        if let Err(Unreachable::Gone(_) | Unreachable::OtherMac(_)) = &session {
+            self.context.tell_gone(&noted);
+        }
         let ending = match session {
             Ok(Some(session)) => session.end(release).await,
             Ok(None) => Ok(None),

@@ -37,6 +37,7 @@ pub(super) fn table(runtime: &Runtime, folder: &Path) -> Rc<Table> {
         file,
         daemon: daemon_state(),
         counters: Counters::new(1, Duration::ZERO),
+        events: None,
         history: AddressHistory::new(&directory, "known", "boot"),
         networks,
         journal: Journal::new(&directory, "work"),

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::proxy::store::counters::{Counters, MAX_COUNT};
+use crate::proxy::sandbox::Enforced;
+use crate::proxy::store::counters::{Counter, Counters, MAX_COUNT, WakeCause};
 use crate::proxy::store::json::{fields, read_fields};
 use crate::proxy::store::record::{instant, millis};
+use crate::rt;
 use crate::time::Instant;
 
 /// The process that wrote the file.
@@ -27,6 +30,36 @@ pub(crate) struct DaemonState {
     pub(crate) landlock: u32,
     /// A system call filter is enforced.
     pub(crate) seccomp: bool,
+}
+
+impl DaemonState {
+    /// Returns the state of this process: in a unit that can be started again, if it is in one, and
+    /// with the reason to stay, if there is one.
+    pub(crate) fn new(unit: Option<&str>, stays: Option<&str>, enforced: Enforced) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            awake_since: rt::now(),
+            unit: unit.unwrap_or_default().to_owned(),
+            stays: stays.unwrap_or_default().to_owned(),
+            timer_at: None,
+            landlock: enforced.landlock,
+            seccomp: enforced.seccomp,
+        }
+    }
+}
+
+/// Returns the counters of a new instance, with its start. They are used where the state file has
+/// none.
+pub(crate) fn new_counters(cause: WakeCause) -> Counters {
+    let (now, mut bytes) = (rt::wall_clock(), [0; 8]);
+    let instance = match getrandom(&mut bytes, GetRandomFlags::empty()) {
+        Ok(_) => u64::from_ne_bytes(bytes),
+        Err(_) => u64::try_from(now.as_nanos()).unwrap_or(0),
+    };
+    let mut counters = Counters::new(instance, now);
+    counters.count(Counter::Wake(cause));
+    counters
 }
 
 /// The part of the file before the leases.

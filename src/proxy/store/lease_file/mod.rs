@@ -38,7 +38,7 @@ mod daemon;
 mod parse;
 mod peek;
 
-pub(crate) use daemon::{DaemonState, Head, processor_time};
+pub(crate) use daemon::{DaemonState, Head, new_counters, processor_time};
 pub(crate) use peek::Peeked;
 
 use daemon::{StoredDaemon, StoredHead};
