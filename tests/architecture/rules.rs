@@ -61,6 +61,7 @@ const PURE: &[&str] = &[
     "proxy/call/reply.rs",
     "proxy/call/request.rs",
     "proxy/config.rs",
+    "proxy/config/",
     "proxy/key.rs",
     "proxy/acquire_timeout.rs",
     "proxy/store/oddities.rs",
