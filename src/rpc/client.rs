@@ -1,7 +1,7 @@
 //! One gRPC call from the client's side, on a blocking stream.
 //!
 //! The few frames of HTTP/2 (RFC 9113) that a single unary call needs are written by hand: the
-//! client side of h2 would be many times as large. Nothing is sent but the preface, one request and
+//! client side of h2 is about three times as large. Nothing is sent but the preface, one request and
 //! the acknowledgements that the protocol demands.
 
 use std::fmt;

@@ -32,6 +32,7 @@ trials![
     one_lease_is_renewed_by_each_of_its_names,
     a_daemon_that_sleeps_is_started_to_renew,
     a_silent_server_is_the_outcome_and_costs_no_lease,
+    a_missing_carrier_and_a_vanished_container_are_told_apart,
     another_address_is_the_outcome,
     a_container_without_a_lease_is_searched_one_at_once,
     a_lease_that_a_setup_works_on_is_left_to_it,
@@ -256,6 +257,24 @@ fn a_silent_server_is_the_outcome_and_costs_no_lease() -> Result {
     // The daemon spares a silent server; the operator's word counts for more.
     server.set_silent(false);
     run(&stage, &["renew", "--all"])?.expect(0, &["renewed"]);
+    Ok(())
+}
+
+fn a_missing_carrier_and_a_vanished_container_are_told_apart() -> Result {
+    let (mut stage, server) = leased(2, Settings::default())?;
+    let mac = stage.config(1).container_mac_addr;
+    stage.topology.containers[1].namespace.delete_link(LINK)?;
+    let gone = "failed: its container or its interface is gone";
+    run(&stage, &["renew", &mac])?.expect(1, &[gone]);
+    stage.topology.containers.pop();
+    stage.topology.host.set_state(LINK, false)?;
+    let before = server.heard().len();
+    let silent = "failed: the interface has no carrier";
+    run(&stage, &["renew", "--all"])?.expect(1, &[silent]);
+    // The renewal is made up for as soon as there is one.
+    stage.topology.host.set_state(LINK, true)?;
+    run(&stage, &["renew", "--all"])?.expect(0, &["renewed"]);
+    assert_eq!(server.heard().len(), before + 1);
     Ok(())
 }
 
