@@ -43,7 +43,9 @@ fn state(interface: &InterfaceReport) -> Diagnosis {
     let enter = interface
         .namespace
         .as_ref()
-        .map_or_else(String::new, |path| format!("nsenter --net={path} "));
+        .map_or_else(String::new, |path| {
+            format!("nsenter --net={} ", text::printable(path))
+        });
     if interface.station.is_none() {
         return Diagnosis::problem(
             INTERFACE,

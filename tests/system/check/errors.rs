@@ -117,7 +117,8 @@ fn progress_is_for_terminals() -> Result {
     checked.says(
         1,
         &[
-            "\reth0: 1 s of at most 2 s, DISCOVERs: ",
+            "\reth0: ",
+            " s of at most 2 s, DISCOVERs: ",
             ", servers: 0\x1b[K",
             "\r\x1b[K",
         ],
