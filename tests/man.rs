@@ -150,10 +150,15 @@ fn messages_of_the_manual_are_those_of_the_source() {
 #[test]
 fn each_block_of_commands_is_run_or_says_why_not() {
     const TRIAL: &str = "tests/peers/manual.sh";
-    let (page, trial) = (read(PAGES[0]), read(TRIAL));
+    let (pages, trial) = (PAGES.map(read), read(TRIAL));
+    let [page, page_of_files] = &pages;
     let mut blocks = 0;
-    for name in ["EXAMPLES", "COMPATIBILITY"] {
-        let lines: Vec<_> = section(&page, name).lines().collect();
+    for (page, name) in [
+        (page, "EXAMPLES"),
+        (page, "COMPATIBILITY"),
+        (page_of_files, "EXAMPLES"),
+    ] {
+        let lines: Vec<_> = section(page, name).lines().collect();
         for pair in lines.windows(2).filter(|pair| pair[1].starts_with(".Bd ")) {
             blocks += 1;
             let mark = pair[0].strip_prefix(".\\\" ").unwrap_or_default();

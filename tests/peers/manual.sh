@@ -1,5 +1,6 @@
 #!/bin/bash
-# The commands of smol-dhcp-proxy(8), in their order, on a host with real Podman under a real systemd.
+# The commands of smol-dhcp-proxy(8) and smol-dhcp-proxy.lease(5), each page's in their order, on a host with real Podman
+# under a real systemd.
 # Usage: tests/peers/manual.sh        (takes half a minute; see lib.bash for the environment)
 #
 # A literal block in EXAMPLES or COMPATIBILITY has a comment before it, `.\" run by: tests/peers/manual.sh (NAME)` or
@@ -9,20 +10,20 @@ set -euo pipefail
 source "$(dirname "$(readlink -f "$0")")/lib.bash"
 need podman crun conmon busybox script
 # Read here: the tree may be below the /tmp that is hidden soon.
-manual=$(cat "$repo/units/smol-dhcp-proxy.8")
+manual=$(cat "$repo/units/smol-dhcp-proxy.8") manual_of_files=$(cat "$repo/units/smol-dhcp-proxy.lease.5")
 begin_with_systemd "$@"
 reserved=10.88.7.50
 server_options=(--dhcp-host=02:00:00:00:00:50,$reserved)
 source $lab/systemd-host.bash
 source $lab/pages.bash
-page=smol-dhcp-proxy.8
 
-# --- The blocks of the page: NAME.sh for each, their names in order, and NAME.text with the commands in the text before it.
+# --- The blocks of a page: NAME.sh for each, their names in order, and NAME.text with the commands in the text before it.
 
-blocks=$lab/blocks
-mkdir $blocks
-awk -v folder=$blocks '
-    function wrong(what) { print "smol-dhcp-proxy.8:" NR ": " what; failed = 1 }
+# read_blocks PAGE FOLDER: the blocks of the page on standard input.
+read_blocks() {
+    mkdir "$2"
+    awk -v page="$1" -v folder="$2" '
+    function wrong(what) { print page ":" NR ": " what; failed = 1 }
     function open_block() {
         file = ""
         if (mark ~ /^\.\\" not run: ./) return
@@ -57,21 +58,25 @@ awk -v folder=$blocks '
     !inside { mark = $0 }
     /^\.(Ed|Pp|S[hs] .*)$/ { text = "" }
     /^\.Ql systemctl / { sub(/^\.Ql /, ""); sub(/ [.,:]$/, ""); text = text $0 "\n" }
-    END { exit failed }' <<< "$manual" || fail "$page has blocks that nothing runs"
+    END { exit failed }' || fail "$1 has blocks that nothing runs"
+}
+read_blocks smol-dhcp-proxy.lease.5 $lab/blocks-of-files <<< "$manual_of_files"
+page=smol-dhcp-proxy.8 blocks=$lab/blocks
+read_blocks $page $blocks <<< "$manual"
 
 # edit NAME: `systemctl edit`, as in the text before the block of that name, with the block put where the editor says.
 edit() {
     take "$1"
-    cp $blocks/$1.sh $root/root/drop-in
-    cat > $root/root/editor << 'EDITOR'
+    cp $blocks/$1.sh $root/srv/drop-in
+    cat > $root/srv/editor << 'EDITOR'
 #!/bin/sh
 # An option may come first: the number of a line.
 for file; do :; done
-exec sed -i '/^### Anything/r /root/drop-in' "$file"
+exec sed -i '/^### Anything/r /srv/drop-in' "$file"
 EDITOR
-    chmod +x $root/root/editor
+    chmod +x $root/srv/editor
     # systemctl asks for a terminal.
-    in_rig env HOME=/root XDG_RUNTIME_DIR=/run/user/0 SYSTEMD_EDITOR=/root/editor \
+    in_rig env HOME=/srv XDG_RUNTIME_DIR=/run/user/0 SYSTEMD_EDITOR=/srv/editor \
         script -qec "$(grep ' edit ' $blocks/$1.text)" /dev/null < /dev/null > $lab/said 2>&1 ||
         fail "$(cat $blocks/$1.text $lab/said)"
     say "$page, $1: $(grep ' edit ' $blocks/$1.text)"
@@ -180,6 +185,28 @@ run addresses
 check "the addresses, by MAC" [ "$(jq -cS . $lab/output)" = "$(jq -ncS --arg web "$(mac_of web)" --arg address "$(address_of web)" \
     --arg fixed "$(mac_of "$fixed")" --arg reserved $reserved '{ ($web): [$address], ($fixed): [$reserved] }')" ]
 
+# --- EXAMPLES of smol-dhcp-proxy.lease(5).
+
+page=smol-dhcp-proxy.lease.5 blocks=$lab/blocks-of-files ran_before=$ran names_before=("${names[@]}")
+mapfile -t names < $blocks/names
+ran=0
+run all-addresses
+for one in web "$fixed"; do
+    check "the address of $one, with MAC and namespace" grep -qx -P "$(address_of "$one")\t$(mac_of "$one")\t$(path_of "$one")" $lab/output
+done
+check "that is all" [ "$(wc -l < $lab/output)" = 2 ]
+run ends
+for one in web "$fixed"; do
+    left=$(grep -P "^$(address_of "$one")\t[0-9]+$" $lab/output | cut -f 2)
+    check "the lease of $(address_of "$one") ends in $left s" [ "${left:-0}" -gt 0 -a "${left:-0}" -le 3600 ]
+done
+run forget
+check "the addresses stay, with a lifetime" have_leases web "$fixed"
+check "a call starts the daemon" unknown
+check "it knows of no lease" lease_file_is_empty
+all_were_run
+page=smol-dhcp-proxy.8 blocks=$lab/blocks ran=$ran_before names=("${names_before[@]}")
+
 # --- EXAMPLES: from netavark's proxy, and back.
 
 are_theirs() { [ "$(lifetime_of web) $(lifetime_of "$fixed")" = "forever forever" ]; }
@@ -206,7 +233,7 @@ check "the containers have addresses for ever" are_theirs
 # --- COMPATIBILITY: the drop-in.
 
 address=$(address_of web)
-folder=/root/tree/units
+folder=/srv/tree/units
 run drop-in
 wait_for 10 "the leases are adopted" have_leases web "$fixed"
 check "with their addresses" [ "$(address_of web) $(address_of "$fixed")" = "$address $reserved" ]
@@ -226,7 +253,7 @@ cp $lab/units/smol-dhcp-proxy* $root/etc/systemd/user/
 in_rig systemctl stop $theirs.socket $service
 in_rig install -d -m 700 /run/user/0
 as_user() { in_rig env XDG_RUNTIME_DIR=/run/user/0 systemctl --user "$@"; }
-in_rig systemd-run --quiet --unit=manager --property=Type=notify --property=Delegate=yes --setenv=HOME=/root \
+in_rig systemd-run --quiet --unit=manager --property=Type=notify --property=Delegate=yes --setenv=HOME=/srv \
     --setenv=XDG_RUNTIME_DIR=/run/user/0 /lib/systemd/systemd --user --unit=basic.target
 edit user
 check "the user's manager has the socket" as_user start $unit.socket

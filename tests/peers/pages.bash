@@ -12,8 +12,8 @@ make_podman_host() {
     local applet helpers=
     mapfile -t names < $blocks/names
     say "blocks to run: ${names[*]}"
-    mkdir -p $root/etc/containers/{networks,systemd} $root/usr/helpers $root/root/tree
-    cp -r $lab/units $root/root/tree/
+    mkdir -p $root/etc/containers/{networks,systemd} $root/usr/helpers $root/srv/tree
+    cp -r $lab/units $root/srv/tree/
     # Podman's own netavark, where there is one.
     if [ ! -x $root/usr/lib/podman/netavark ] && [ ! -x $root/usr/libexec/podman/netavark ]; then
         cp $lab/bin/netavark $root/usr/helpers/
@@ -40,9 +40,9 @@ CONF
     mkdir -p $lab/image/{bin,etc,proc,sys,dev,tmp,run}
     cp "$(command -v busybox)" $lab/image/bin/busybox
     for applet in sh sleep ip cat; do ln -s busybox $lab/image/bin/$applet; done
-    tar -C $lab/image -c . > $root/root/image.tar
+    tar -C $lab/image -c . > $root/srv/image.tar
     # `sleep` as process 1 ignores SIGTERM.
-    in_rig podman import --quiet --change 'CMD ["sleep", "600"]' --change 'STOPSIGNAL SIGKILL' /root/image.tar "$1" \
+    in_rig podman import --quiet --change 'CMD ["sleep", "600"]' --change 'STOPSIGNAL SIGKILL' /srv/image.tar "$1" \
         > $lab/said 2>&1 || fail "no image: $(cat $lab/said)"
     [ $# = 1 ] || in_rig podman tag "$@"
     image=$1
@@ -56,7 +56,7 @@ CONF
     fi
 }
 
-ran=0 folder=${folder:-/root/tree}
+ran=0 folder=${folder:-/srv/tree}
 # take NAME: the next block, for a script that does something else with it.
 take() {
     [ "${names[ran]:-}" = "$1" ] || fail "the next block of $page is ${names[ran]:-none}, not $1"

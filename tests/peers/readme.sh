@@ -49,8 +49,8 @@ ip addr add 2001:db8::1/64 dev s0 nodad
 server_dies
 server_starts
 make_podman_host docker.io/library/busybox
-mkdir -p $root/root/tree/target/release
-mv $root/usr/bin/smol-dhcp-proxy $root/root/tree/target/release/
+mkdir -p $root/srv/tree/target/release
+mv $root/usr/bin/smol-dhcp-proxy $root/srv/tree/target/release/
 
 # --- Is this for me?
 
