@@ -145,6 +145,40 @@ fn messages_of_the_manual_are_those_of_the_source() {
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
+/// Each literal block in EXAMPLES and COMPATIBILITY has a comment before it: `run by:
+/// tests/peers/manual.sh (NAME)`, or `not run: REASON`.
+#[test]
+fn each_block_of_commands_is_run_or_says_why_not() {
+    const TRIAL: &str = "tests/peers/manual.sh";
+    let (pages, trial) = (PAGES.map(read), read(TRIAL));
+    let [page, page_of_files] = &pages;
+    let mut blocks = 0;
+    for (page, name) in [
+        (page, "EXAMPLES"),
+        (page, "COMPATIBILITY"),
+        (page_of_files, "EXAMPLES"),
+    ] {
+        let lines: Vec<_> = section(page, name).lines().collect();
+        for pair in lines.windows(2).filter(|pair| pair[1].starts_with(".Bd ")) {
+            blocks += 1;
+            let mark = pair[0].strip_prefix(".\\\" ").unwrap_or_default();
+            if mark.starts_with("not run: ") {
+                continue;
+            }
+            let block = mark
+                .strip_prefix(&format!("run by: {TRIAL} ("))
+                .and_then(|block| block.strip_suffix(')'))
+                .unwrap_or_else(|| panic!("{name}: a block after {:?}", pair[0]));
+            let has_call = ["run", "edit", "install_quadlets"].iter().any(|verb| {
+                let call = format!("{verb} {block}");
+                trial.lines().any(|line| line.trim() == call)
+            });
+            assert!(has_call, "{name}: {TRIAL} has no `run {block}`");
+        }
+    }
+    assert!(blocks > 0);
+}
+
 #[test]
 fn mandoc_finds_no_fault() {
     for page in PAGES {

@@ -91,6 +91,15 @@ impl Lease {
         self.lease_time.map(|time| self.acquired_at + time)
     }
 
+    /// Returns the lease with T1 and T2 in order, as those of a server are.
+    pub(super) fn with_timers_in_order(self) -> Self {
+        let (t1, t2) = match self.lease_time {
+            Some(time) => timers(time, Some(self.t1), Some(self.t2)),
+            None => (Duration::MAX, Duration::MAX),
+        };
+        Self { t1, t2, ..self }
+    }
+
     /// Returns whether `address` is on the subnet of the lease.
     pub fn is_on_link(&self, address: Ipv4Addr) -> bool {
         network(address, self.prefix_len) == network(self.address, self.prefix_len)
@@ -138,11 +147,14 @@ impl Lease {
             None => known.map_or(Some(DEFAULT_LEASE_TIME), |known| known.lease_time),
         };
         let (t1, t2) = match lease_time {
-            Some(time) => timers(
-                time,
-                options.long(option::RENEWAL_TIME),
-                options.long(option::REBINDING_TIME),
-            ),
+            Some(time) => {
+                let timer = |code| Some(Duration::from_secs(options.long(code)?.into()));
+                timers(
+                    time,
+                    timer(option::RENEWAL_TIME),
+                    timer(option::REBINDING_TIME),
+                )
+            }
             None => (Duration::MAX, Duration::MAX),
         };
         let mut unusable = Vec::new();
@@ -317,12 +329,10 @@ impl fmt::Display for Unusable {
 /// Deviation: RFC 2132 §9.11 sets no lower limit. T1 is at least [`MIN_T1`] or, in a short lease, a
 /// 64th of the lease: with a T1 of one second, each container of a host would send a REQUEST every
 /// second.
-fn timers(lease: Duration, t1: Option<u32>, t2: Option<u32>) -> (Duration, Duration) {
+fn timers(lease: Duration, t1: Option<Duration>, t2: Option<Duration>) -> (Duration, Duration) {
     let shortest = MIN_T1.min(lease / MIN_T1_DIVISOR);
-    let within = |seconds: Option<u32>, limit: Duration| {
-        seconds
-            .map(|seconds| Duration::from_secs(seconds.into()))
-            .filter(|time| !time.is_zero() && *time < limit)
+    let within = |timer: Option<Duration>, limit: Duration| {
+        timer.filter(|timer| !timer.is_zero() && *timer < limit)
     };
     let t2 = within(t2, lease).unwrap_or(lease * 7 / 8);
     let t1 = within(t1, t2).unwrap_or(lease / 2).max(shortest);
@@ -336,7 +346,8 @@ mod tests {
 
     #[test]
     fn timers_are_kept_or_corrected() {
-        let timers = |t1, t2| {
+        let timers = |t1: Option<u64>, t2: Option<u64>| {
+            let [t1, t2] = [t1, t2].map(|timer| timer.map(Duration::from_secs));
             let (t1, t2) = timers(Duration::from_secs(800), t1, t2);
             (t1.as_secs(), t2.as_secs())
         };
@@ -368,9 +379,8 @@ mod tests {
     #[test]
     fn t1_has_a_minimum_that_depends_on_the_lease() {
         let t1 = |lease| {
-            timers(Duration::from_secs(lease), Some(1), Some(2))
-                .0
-                .as_millis()
+            let [t1, t2] = [1, 2].map(|timer| Some(Duration::from_secs(timer)));
+            timers(Duration::from_secs(lease), t1, t2).0.as_millis()
         };
         assert_eq!([4, 60, 64].map(t1), [1000; 3], "as the server says");
         assert_eq!(

@@ -208,13 +208,14 @@ impl Snapshot {
     }
 }
 
-/// Returns the lease, acquired at `now` at the latest, and its T2, at the end of the lease at the
-/// latest and never in an infinite one.
+/// Returns the lease, acquired at `now` at the latest and with its timers in order, and the time to
+/// rebind, at the end of the lease at the latest and never in an infinite one.
 fn clamp_lease(lease: Lease, rebind_at: Instant, now: Instant) -> (Lease, Instant) {
     let lease = Lease {
         acquired_at: lease.acquired_at.min(now),
         ..lease
-    };
+    }
+    .with_timers_in_order();
     let rebind_at = lease
         .expires_at()
         .map_or(NEVER, |expiry| expiry.min(rebind_at));

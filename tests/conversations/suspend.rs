@@ -581,3 +581,28 @@ fn an_invalid_snapshot_is_corrected() {
         .hears(ack(IP, hours(1)))
         .says(Renewed(IP));
 }
+
+/// T1 and T2 in a file are as unordered as they like; those in use are in the order that an ACK's
+/// have. A lease from an ACK is not changed.
+#[test]
+fn invalid_timers_of_a_snapshot_are_corrected() {
+    let timers = |lease_time, [t1, t2]: [u64; 2]| {
+        let lease = Lease {
+            lease_time,
+            t1: seconds(t1),
+            t2: seconds(t2),
+            ..Conversation::bound(hours(1)).lease().clone()
+        };
+        let corrected = bound_with(lease).clamped(start_of_time());
+        let lease = corrected.lease().unwrap();
+        [lease.t1, lease.t2]
+    };
+    let hour = Some(hours(1));
+    let correct = [1800, 3150].map(seconds);
+    for odd in [[0, 0], [3600, 3600], [3599, 3600], [9000, 9000]] {
+        assert_eq!(timers(hour, odd), correct, "{odd:?}");
+    }
+    assert_eq!(timers(hour, [1800, 3150]), correct);
+    assert_eq!(timers(hour, [7, 20]), [7, 20].map(seconds));
+    assert_eq!(timers(None, [7, 20]), [Duration::MAX; 2]);
+}

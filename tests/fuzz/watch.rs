@@ -85,6 +85,7 @@ impl Watched {
         (self.client, self.now) = (Client::resume(self.config().clone(), rest, 0, now), now);
         if !self.carrier {
             self.client.handle_carrier(false, now);
+            self.count_dropped_request();
         }
         self.check();
     }
@@ -193,7 +194,18 @@ impl Watched {
     pub fn carrier(&mut self, present: bool) {
         self.carrier = present;
         self.client.handle_carrier(present, self.now);
+        if !present {
+            self.count_dropped_request();
+        }
         self.check();
+    }
+
+    /// A REQUEST that the loss of the carrier dropped counts as sent: it sets the time of the next
+    /// one, which is a retransmission.
+    fn count_dropped_request(&mut self) {
+        if ["RENEWING", "REBINDING"].contains(&self.client.state()) {
+            self.last_kind = Some(MessageType::Request);
+        }
     }
 
     pub fn releases(&mut self) {

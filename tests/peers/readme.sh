@@ -15,7 +15,8 @@ unit=netavark-dhcp-proxy
 # And IPv6 by router advertisements.
 server_options=(--enable-ra --dhcp-range=2001:db8::,ra-only)
 source $lab/systemd-host.bash
-source $lab/podman.bash
+source $lab/pages.bash
+page=README.md
 
 # --- The blocks of README.md: NAME.sh for each that is run here, their names in order, and the others as KIND.NUMBER.
 
@@ -41,88 +42,19 @@ awk -v folder=$blocks '
     inside && file != "" { print > file }
     !inside && NF { mark = $0 }
     END { exit failed }' <<< "$readme" || fail "README.md has blocks that nothing runs"
-mapfile -t names < $blocks/names
-say "blocks to run: ${names[*]}"
 
 # --- A host with Podman, netavark's proxy, an image, and the tree of the project.
 
 ip addr add 2001:db8::1/64 dev s0 nodad
 server_dies
 server_starts
-mkdir -p $root/etc/containers/networks $root/usr/helpers $root/root/tree/target/release
-cp -r $lab/units $root/root/tree/
-mv $root/usr/bin/smol-dhcp-proxy $root/root/tree/target/release/
-helpers=
-# Podman's own netavark, where there is one.
-if [ ! -x $root/usr/lib/podman/netavark ] && [ ! -x $root/usr/libexec/podman/netavark ]; then
-    cp $lab/bin/netavark $root/usr/helpers/
-    helpers='helper_binaries_dir = ["/usr/helpers"]'
-fi
-cat > $root/etc/containers/containers.conf << CONF
-[containers]
-cgroups = "disabled"
-default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
-log_driver = "none"
-seccomp_profile = "unconfined"
-[engine]
-cgroup_manager = "cgroupfs"
-events_logger = "none"
-runtime = "crun"
-$helpers
-[network]
-network_backend = "netavark"
-network_config_dir = "/etc/containers/networks"
-CONF
-printf '[storage]\ndriver = "vfs"\nrunroot = "/run/containers/storage"\ngraphroot = "/var/lib/containers/storage"\n' \
-    > $root/etc/containers/storage.conf
-mkdir -p $lab/image/{bin,etc,proc,sys,dev,tmp,run}
-cp "$(command -v busybox)" $lab/image/bin/busybox
-for applet in sh sleep ip cat; do ln -s busybox $lab/image/bin/$applet; done
-tar -C $lab/image -c . > $root/root/image.tar
-image=docker.io/library/busybox
-in_rig podman import --quiet /root/image.tar $image:latest > $lab/said 2>&1 || fail "no image: $(cat $lab/said)"
-say "$(in_rig podman --version), $(in_rig systemctl --version | head -n 1)"
-
-ran=0
-# run NAME: the next block.
-run() {
-    [ "${names[ran]:-}" = "$1" ] || fail "the next block of README.md is ${names[ran]:-none}, not $1"
-    ran=$((ran + 1))
-    again "$1"
-}
-# again NAME: a block, as root in the tree.
-again() {
-    in_rig sh -e -x -c "cd /root/tree; $(cat $blocks/$1.sh)" < /dev/null > $lab/said 2>&1 ||
-        fail "the block $1 of README.md: $(cat $lab/said)"
-    say "README.md, $1:"
-    sed 's/^/    /' $lab/said
-}
-says() { grep -q -e "$1" $lab/said; }
-# container NAME [OPTION...]: one on the network, in the background.
-container() {
-    local name=$1
-    shift
-    in_rig podman run -d --name "$name" --stop-timeout 1 --network lan "$@" $image sleep 600 > $lab/podman 2>&1
-}
-shown() { in_rig podman exec "$1" ip -4 addr show dev eth0; }
-address_of() { shown "$1" | sed -n 's|.*inet \([0-9.]*\)/.*|\1|p'; }
-lifetime_of() { shown "$1" | sed -n 's/.*valid_lft \(forever\|[0-9]*\).*/\1/p'; }
-program() { in_rig readlink "/proc/$(property MainPID)/exe"; }
-is_ours() { [ "$(program)" = /usr/bin/smol-dhcp-proxy ]; }
+make_podman_host docker.io/library/busybox
+mkdir -p $root/srv/tree/target/release
+mv $root/usr/bin/smol-dhcp-proxy $root/srv/tree/target/release/
 
 # --- Is this for me?
 
-if [[ "$(in_rig podman --version)" =~ \ 4\.[0-4]\. ]]; then
-    # As README.md says. A network that is there is used all the same.
-    ! in_rig sh -c "$(cat $blocks/network.sh)" > $lab/said 2>&1 || fail "this Podman takes the dhcp driver"
-    check "README.md, network: this Podman refuses the dhcp driver" says dhcp
-    mkdir $lab/networks
-    macvlan_network lan eth0
-    cp $lab/networks/lan.json $root/etc/containers/networks/
-    ran=1
-else
-    run network
-fi
+run network
 quadlet=/usr/libexec/podman/quadlet
 if in_rig test -x $quadlet; then
     printf '[Container]\nImage=%s\nNetwork=lan.network\n' $image > $root/etc/containers/systemd/web.container
@@ -143,8 +75,7 @@ check "with an address for ever: $web" [ -n "$web" -a "$(lifetime_of web)" = for
 
 unit=smol-dhcp-proxy service=$unit.service socket=$unit.socket
 run install
-are_taken_over() { [ "$(lifetime_of web)" != forever ] && [ "$(lifetime_of other)" != forever ]; }
-wait_for 10 "running containers are taken over" are_taken_over
+wait_for 10 "running containers are taken over" have_leases web other
 check "with their addresses" [ "$(address_of web) $(address_of other)" = "$web $other" ]
 check "by our daemon" is_ours
 
@@ -163,7 +94,7 @@ check "and its timer is shown" says "$unit.timer"
 run go-back
 service=$theirs.service
 check "a call is answered" unknown
-check "by netavark's proxy" [ "$(program)" != /usr/bin/smol-dhcp-proxy ]
+check "by netavark's proxy" is_theirs
 check "the containers have addresses for ever" [ "$(lifetime_of web) $(lifetime_of other)" = "forever forever" ]
 say "$web and $other before, $(address_of web) and $(address_of other) now"
 in_rig systemctl kill --kill-who=main --signal=KILL $service
@@ -174,7 +105,7 @@ for name in web other; do check "$name is started again" in_rig podman restart -
 web=$(address_of web) other=$(address_of other)
 service=$unit.service
 again install
-wait_for 10 "running containers are taken over" are_taken_over
+wait_for 10 "running containers are taken over" have_leases web other
 check "with their addresses" [ "$(address_of web) $(address_of other)" = "$web $other" ]
 
 # --- Options that matter.
@@ -185,8 +116,7 @@ in_rig systemctl daemon-reload
 discovers() { grep -c DHCPDISCOVER $server_log || true; }
 before=$(discovers)
 check "the lines for systemctl edit, and a restart" in_rig systemctl restart $service
-check "the daemon has the option" \
-    grep -qz -x mac <(in_rig cat "/proc/$(property MainPID)/cmdline")
+check "the daemon has the option" has_argument mac
 check "leases stay" [ "$(lifetime_of web)" -gt 0 -a "$(address_of web) $(address_of other)" = "$web $other" ]
 check "without a DISCOVER" [ "$(discovers)" = "$before" ]
 check "a container with a MAC of its own" container made --mac-address 02:00:00:00:00:01
@@ -217,10 +147,10 @@ check "no timer is left" [ -z "$(timer)" ]
 check "where nothing is left to be stopped, that is no failure" in_rig systemctl stop "$unit.*"
 service=$theirs.service
 check "a call is answered" unknown
-check "by netavark's proxy" [ "$(program)" != /usr/bin/smol-dhcp-proxy ]
+check "by netavark's proxy" is_theirs
 in_rig systemctl stop $theirs.socket $service
 ! container none || fail "a container without a daemon"
 cp $lab/podman $lab/said
 check "Podman says what README.md says" says 'is the netavark-dhcp-proxy.socket unit enabled?'
 
-[ $ran = ${#names[@]} ] || fail "not run: ${names[*]:ran}"
+all_were_run

@@ -1,8 +1,8 @@
 //! Simulated weeks of clients, servers and troubles on a virtual network, by the hundred thousand.
 //!
-//! `cargo test --test simulation` lives through 2,000 of them, and
-//! `RUNS=100000 cargo test --profile simulation --test simulation`, as `tests/run` has it, through a
-//! hundred thousand. `SEED=7` tells all that happens in the run of that number.
+//! `cargo test --test simulation` lives through 2,000 of them, and `tests/run` through a hundred
+//! thousand (`RUNS=100000`, with an optimized library). `SEED=7` tells all that happens in the run
+//! of that number.
 #![cfg(feature = "proxy")]
 #![expect(
     unreachable_pub,

@@ -322,7 +322,9 @@ fn behind_a_relay(kind: Kind) -> Result {
     check_link(container, &lease, LEASE)?;
     let address = lease.yiaddr.parse()?;
     server.await_listed(address, true)?;
-    let relayed = &witness.heard_of(MessageType::Request)[0];
+    let relayed = &eventually("the witness hears the REQUEST", SOON, || {
+        Ok(witness.heard_of(MessageType::Request).into_iter().next())
+    })?;
     assert_eq!(
         relayed.message.giaddr(),
         SERVER,

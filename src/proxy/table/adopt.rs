@@ -85,12 +85,15 @@ impl Table {
         self.context.runtime.spawn(adoption).detach();
     }
 
-    /// Removes leases that are in the table. The copy has them where the state file was damaged.
+    /// Removes leases that are in the table. The copy has them where the state file was damaged. A
+    /// lease whose namespace is gone does not count: the container has been started again under
+    /// netavark's proxy, with the same MAC and address.
     fn without_known(&self, mut leases: Vec<NetavarkLease>) -> Vec<NetavarkLease> {
         for known in self
             .keys(|_| true)
             .iter()
             .filter_map(|key| self.record(key))
+            .filter(|known| !known.is_gone())
         {
             let address = known.lease().map(|lease| lease.address.to_string());
             let is_known = |lease: &NetavarkLease| {
