@@ -114,13 +114,17 @@ fn a_lease_that_is_gone_or_in_other_hands_has_a_clear_outcome() {
     }
 }
 
-/// Runs a test with a table.
+/// Runs a test with a table, for some seconds at most.
 fn with_table(test: impl AsyncFnOnce(&Rc<Table>) + 'static) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_owned();
     rt::block_on(async move |runtime| {
         let table = table(&runtime, &path);
-        test(&table).await;
+        let late = async {
+            rt::sleep(Duration::from_secs(20)).await;
+            panic!("it hangs");
+        };
+        or(test(&table), late).await;
         table.close_file();
     });
 }
