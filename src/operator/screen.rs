@@ -161,7 +161,7 @@ fn summary(report: &Report) -> String {
             ),
             None => format!("the daemon runs as process {pid}"),
         },
-        (None, Some(next)) if next.in_seconds >= 0 => {
+        (None, Some(next)) if next.in_seconds >= 0 && report.daemon.stays.is_none() => {
             format!("the daemon sleeps until {}", absolute(Some(next)))
         }
         (None, _) => "no daemon runs".to_owned(),

@@ -148,10 +148,9 @@ impl Rows {
     /// Replaces control characters, which would be orders to the terminal: the name of an interface
     /// may have some.
     fn escape_from(&mut self, start: usize) {
-        if self.text[start..]
-            .bytes()
-            .any(|byte| byte < b' ' || byte == 0x7f)
-        {
+        // Those beyond ASCII are not told by a byte.
+        let is_suspect = |byte: u8| !(b' '..0x7f).contains(&byte);
+        if self.text[start..].bytes().any(is_suspect) {
             let cell = self.text.split_off(start);
             self.text.push_str(&cell.replace(char::is_control, "?"));
         }

@@ -4,6 +4,8 @@
 //! A trial that lacks a part is ignored and says which; with SMOL_DHCP_PROXY_REQUIRE=1 in the
 //! environment it fails.
 
+#[path = "../status/form.rs"]
+mod form;
 #[path = "../lab/mod.rs"]
 mod lab;
 #[macro_use]
@@ -43,6 +45,7 @@ mod resting;
 mod resume;
 mod servers;
 mod state_files;
+mod status;
 mod storm;
 mod suspend;
 mod topology;
@@ -120,6 +123,7 @@ fn main() -> ExitCode {
         instances::TRIALS,
         state_files::TRIALS,
         logging::TRIALS,
+        status::TRIALS,
         flood::TRIALS,
     ];
     let named = groups

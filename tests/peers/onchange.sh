@@ -1,0 +1,117 @@
+#!/bin/bash
+# The program of --on-change, under a real systemd with the project's own units: it is told what happens to a lease, runs
+# outside of the sandbox, and keeps nothing waiting; and `status` of a daemon that sleeps wakes nothing.
+# Usage: tests/peers/onchange.sh        (takes about a minute; see lib.bash for the environment)
+set -euo pipefail
+source "$(dirname "$(readlink -f "$0")")/lib.bash"
+begin_with_systemd "$@"
+
+t1=5
+# A domain that a shell, or systemd, would make something of is none; this one is a name, and systemd's specifiers and
+# variables may be in the path of a namespace.
+server_options=(--dhcp-option-force=58,$t1 --dhcp-option-force=59,20 --dhcp-option=15,lab.example)
+source $lab/systemd-host.bash
+odd='%n $HOME $(touch x) "q"'
+containers one
+
+told=$root/var/log/told
+: > $told
+cat > $root/usr/bin/notify << 'PROGRAM'
+#!/bin/sh
+{
+    echo "event=$SMOL_DHCP_PROXY_EVENT reason=$SMOL_DHCP_PROXY_REASON address=$SMOL_DHCP_PROXY_ADDRESS"
+    env | grep ^SMOL_DHCP_PROXY_ | sort
+    # What the sandbox forbids to the daemon and all that it starts itself.
+    head -c 1 /dev/zero > /root/told && echo outside
+    cut -d : -f 3 /proc/self/cgroup
+} >> /var/log/told
+PROGRAM
+chmod 755 $root/usr/bin/notify
+is_told() { grep -q -F -e "$1" $told; }
+count_told() { grep -c -F -e "$1" $told || true; }
+sleeps_in_time() { wait_for 10 "the service sleeps, and its timer is armed" sleeps; }
+status() { in_rig smol-dhcp-proxy status --json > $lab/status || true; }
+counter() { status && jq -r ".counters.$1" $lab/status; }
+
+# --- A wrong option is refused with words.
+
+options -a 0.5 --on-change /usr/bin/missing
+in_rig systemctl start $socket
+call setup one 2> $lab/refusal || true
+check "a program that is not there is told to the caller: $(cat $lab/refusal)" grep -q -F -e "--on-change /usr/bin/missing" $lab/refusal
+wait_for 5 "with status 2" is ExecMainStatus 2
+in_rig sh -c 'smol-dhcp-proxy --on-change /usr/bin/notify --uds /run/alone.sock --dir /run/alone; echo $?' > $lab/alone 2>&1 || true
+check "without systemd, too: $(head -n 1 $lab/alone)" grep -q "systemd did not start it" $lab/alone
+check "with status 2" [ "$(tail -n 1 $lab/alone)" = 2 ]
+
+# --- The life of a lease.
+
+options -a 0.5 --on-change /usr/bin/notify
+in_rig systemctl reset-failed $service
+check "Setup" call setup one
+one=$(address one)
+wait_for 5 "the program is told: bound" is_told "event=bound reason= address=$one"
+check "with the lease" [ "$(grep -c -e "^SMOL_DHCP_PROXY_PREFIX_LENGTH=16$" -e "^SMOL_DHCP_PROXY_ROUTERS=10.88.0.1$" \
+    -e "^SMOL_DHCP_PROXY_DNS=10.88.0.53$" -e "^SMOL_DHCP_PROXY_DOMAIN=lab.example$" -e "^SMOL_DHCP_PROXY_SERVER=10.88.0.1$" \
+    -e "^SMOL_DHCP_PROXY_INTERFACE=eth0$" -e "^SMOL_DHCP_PROXY_NAMESPACE=/run/netns/one$" $told)" = 7 ]
+expiry=$(sed -n 's/^SMOL_DHCP_PROXY_EXPIRY=//p' $told | head -n 1)
+check "until a time ahead" [ "$expiry" -gt "$(date +%s)" ]
+wait_for 5 "it runs outside of the sandbox" is_told outside
+check "in a unit of its own: $(grep -m 1 change- $told)" grep -q "/smol-dhcp-proxy-change-[0-9]*.service" $told
+sleeps_in_time
+wait_for 20 "renewed" is_told "event=renewed reason= address=$one"
+sleeps_in_time
+check "status counts them: $(counter events.started)" [ "$(counter events.started)" -ge 2 -a "$(counter events.failed)" = 0 ]
+
+# --- status wakes nothing.
+
+sleeps_in_time
+before=$(property ExecMainStartTimestampMonotonic)
+check "asleep, status is healthy" in_rig smol-dhcp-proxy status
+check "and still asleep" [ "$before" = "$(property ExecMainStartTimestampMonotonic)" ]
+status
+check "it knows the timer: $(jq -c .daemon.timer $lab/status)" [ "$(jq .daemon.timer.in_seconds $lab/status)" -gt -2 ]
+check "and the unit, and that it may sleep" [ "$(jq -r '"\(.daemon.unit) \(.daemon.may_sleep)"' $lab/status)" = "$service true" ]
+check "calls and timers have woken it" [ "$(counter wakes.call)" -ge 1 -a "$(counter wakes.timer)" -ge 1 ]
+
+# --- A program that fails or hangs delays nothing.
+
+printf '#!/bin/sh\nexec sleep 1000\n' > $root/usr/bin/notify
+renews one $((t1 + 8))
+sleeps_in_time
+renews one $((t1 + 8))
+sleeps_in_time
+check "units of the program run on" [ "$(in_rig systemctl list-units --no-legend 'smol-dhcp-proxy-change-*' | wc -l)" -ge 2 ]
+in_rig systemctl stop 'smol-dhcp-proxy-change-*'
+cat > $root/usr/bin/notify << 'PROGRAM'
+#!/bin/sh
+env | grep -e ^SMOL_DHCP_PROXY_EVENT= -e ^SMOL_DHCP_PROXY_NAMESPACE= >> /var/log/told
+PROGRAM
+check "Teardown" call teardown one
+wait_for 5 "released" is_told SMOL_DHCP_PROXY_EVENT=released
+
+# --- Values are no orders: neither to systemd nor to a shell.
+
+in_rig mkdir -p /run/odd
+in_rig touch "/run/odd/$odd"
+in_rig ip netns add two
+in_rig ip link add link eth0 name mtwo type macvlan mode bridge
+in_rig ip link set mtwo netns two name eth0
+in_rig ip -n two link set eth0 up
+in_rig mount --bind /run/netns/two "/run/odd/$odd"
+check "Setup by an odd path" call setup two "/run/odd/$odd"
+wait_for 5 "it comes as it is" is_told "SMOL_DHCP_PROXY_NAMESPACE=/run/odd/$odd"
+check "and Teardown" call teardown two "/run/odd/$odd"
+
+# --- A stop tells what it releases.
+
+sleeps_in_time() { :; }
+options -a 30 --on-stop release --on-change /usr/bin/notify
+in_rig systemctl restart $service
+containers three four
+for name in three four; do check "Setup of $name" call setup $name; done
+before=$(count_told SMOL_DHCP_PROXY_EVENT=released)
+check "the service is stopped" in_rig systemctl stop $service
+all_released() { [ "$(count_told SMOL_DHCP_PROXY_EVENT=released)" = $((before + 2)) ]; }
+wait_for 5 "both are told of" all_released
+check "no unit is left" [ -z "$(in_rig systemctl list-units --all --no-legend 'smol-dhcp-proxy-change-*')" ]
