@@ -16,7 +16,7 @@ pub(crate) struct Fault {
 }
 
 /// A text that is read from its beginning.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Scanner<'a> {
     text: &'a str,
     at: usize,
@@ -105,13 +105,19 @@ impl<'a> Scanner<'a> {
         self.text.get(start..self.at - 1).ok_or(self.fault())
     }
 
-    /// Skips these two texts where they come next. Returns whether they did.
-    pub(crate) fn skip_text(&mut self, first: &str, second: &str) -> bool {
-        let bytes = self.text.as_bytes();
-        let middle = self.at + first.len();
-        let end = middle + second.len();
-        let is_next = bytes.get(self.at..middle) == Some(first.as_bytes())
-            && bytes.get(middle..end) == Some(second.as_bytes());
+    pub(crate) fn place(&self) -> usize {
+        self.at
+    }
+
+    /// Goes back to a place at which a value began.
+    pub(crate) fn go_back(&mut self, place: usize) {
+        self.at = place;
+    }
+
+    /// Skips a text where it comes next. Returns whether it did.
+    pub(crate) fn skip_text(&mut self, text: &str) -> bool {
+        let end = self.at + text.len();
+        let is_next = self.text.as_bytes().get(self.at..end) == Some(text.as_bytes());
         if is_next {
             self.at = end;
         }
@@ -128,13 +134,22 @@ impl<'a> Scanner<'a> {
 
     /// Skips the rest of a string, and the quote at its end.
     fn skip_to_quote(&mut self) -> Result<(), Fault> {
+        let bytes = self.text.as_bytes();
         loop {
+            // Eight bytes at a time: most of a state file is strings.
+            while let Some(&word) = bytes.get(self.at..).and_then(<[u8]>::first_chunk) {
+                let found = ends_of_text(u64::from_le_bytes(word));
+                self.at += found.trailing_zeros() as usize / 8;
+                if found != 0 {
+                    break;
+                }
+            }
             match self.skip(IN_STRING) {
                 Some(b'"') => {
                     self.at += 1;
                     return Ok(());
                 }
-                Some(b'\\') => self.at = (self.at + 2).min(self.text.len()),
+                Some(b'\\') => self.at = (self.at + 2).min(bytes.len()),
                 _ => return Err(self.fault()),
             }
         }
@@ -194,6 +209,16 @@ impl<'a> Scanner<'a> {
     pub(crate) fn fault(&self) -> Fault {
         Fault { at: self.at }
     }
+}
+
+/// Returns a number whose lowest bit that is set, if one is, is in the first byte of `word` that is a
+/// quote, a backslash or a control character. In little-endian order, the first byte is the lowest.
+fn ends_of_text(word: u64) -> u64 {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    let below = |word: u64, limit: u8| word.wrapping_sub(ONES * u64::from(limit)) & !word & HIGH;
+    let is = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    is(b'"') | is(b'\\') | below(word, b' ')
 }
 
 /// The classes of bytes: within a string, of a number or a word such as `null`, between two brackets
@@ -309,6 +334,22 @@ mod tests {
         }
         assert!(descend(&mut scanner).is_err());
         assert!(members(&format!("{{\"a\":{deep}")).is_err());
+    }
+
+    #[test]
+    fn the_first_byte_that_ends_a_text_is_found() {
+        for end in [b'"', b'\\', 0, 0x1f] {
+            for place in 0..8 {
+                for filler in [b' ', b'!', b'a', b'[', b']', 0x7f, 0x80, 0xff] {
+                    let mut bytes = [filler; 8];
+                    assert_eq!(ends_of_text(u64::from_le_bytes(bytes)), 0, "{filler}");
+                    bytes[place] = end;
+                    bytes[place + 1..].fill(0);
+                    let found = ends_of_text(u64::from_le_bytes(bytes));
+                    assert_eq!(found.trailing_zeros() as usize / 8, place, "{end} {filler}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::daemon::{DaemonState, StoredHead};
 use super::{BOOT_ID, VERSION};
 use crate::proxy::store::counters::Counters;
 use crate::proxy::store::directory::Directory;
-use crate::proxy::store::record::LeaseView;
+use crate::proxy::store::record::{EntryValues, LeaseView};
 use crate::proxy::store::scan::{Fault, Scanner, number, text};
 
 /// The length of a lease in a state file, or a bit less.
@@ -108,6 +108,7 @@ impl<'b> FileReader<'b> {
     }
 
     fn read(&mut self, scanner: &mut Scanner<'static>) -> Result<(), Fault> {
+        let mut values = EntryValues::default();
         scanner.object(&mut |scanner, name| match name {
             "version" => {
                 let fault = scanner.fault();
@@ -131,8 +132,8 @@ impl<'b> FileReader<'b> {
             "leases" if self.version.is_none() => Err(scanner.fault()),
             "leases" => scanner.object(&mut |scanner, _| {
                 scanner.array(&mut |scanner| {
-                    let lease = LeaseView::read(scanner)?;
-                    self.add(lease);
+                    values.read(scanner)?;
+                    self.add(&values);
                     Ok(())
                 })
             }),
@@ -140,11 +141,13 @@ impl<'b> FileReader<'b> {
         })
     }
 
-    fn add(&mut self, lease: Option<LeaseView<'static>>) {
-        match lease {
-            _ if !self.is_of_this_boot => self.peeked.over += 1,
-            Some(lease) => self.peeked.leases.push(lease),
-            None => self.peeked.unusable += 1,
+    fn add(&mut self, entry: &EntryValues<'static>) {
+        if !self.is_of_this_boot {
+            self.peeked.over += 1;
+        } else if let Some(lease) = LeaseView::parse(entry) {
+            self.peeked.leases.push(lease);
+        } else {
+            self.peeked.unusable += 1;
         }
     }
 }

@@ -19,7 +19,7 @@ pub(super) use number::{instant, millis};
 pub(crate) use stored::{ENDING, EncodedRecord, FormerLease, INTENT, StoredRecord};
 use trouble::Condition;
 pub(crate) use trouble::LeaseTrouble;
-pub(crate) use view::{LeaseView, STATES};
+pub(crate) use view::{EntryValues, LeaseView, STATES};
 
 mod adopted;
 mod check;

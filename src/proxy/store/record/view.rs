@@ -19,11 +19,11 @@ use crate::mac::Mac;
 use crate::proxy::store::scan::{Fault, Scanner, number, text};
 use crate::time::Instant;
 
-/// The names of fields, and the same as the beginnings of members.
+/// The names of fields, and the same as the beginnings of members behind others.
 macro_rules! named {
     ($($name:literal,)+) => {
         const FIELDS: [&str; COUNT] = [$($name),+];
-        const MEMBERS: [&str; COUNT] = [$(concat!("\"", $name, "\":")),+];
+        static MEMBERS: [&str; COUNT] = [$(concat!(",\"", $name, "\":")),+];
     };
 }
 
@@ -141,13 +141,9 @@ pub(crate) struct LeaseView<'a> {
 }
 
 impl<'a> LeaseView<'a> {
-    /// Reads an entry, `None` where it makes no sense. Fields that are not shown are not looked at.
-    pub(crate) fn read(scanner: &mut Scanner<'a>) -> Result<Option<Self>, Fault> {
-        let values = Values::read(scanner)?;
-        Ok(Self::parse(&values))
-    }
-
-    fn parse(values: &Values<'a>) -> Option<Self> {
+    /// Returns the lease of an entry, `None` where it makes no sense. Fields that are not shown are
+    /// not looked at.
+    pub(crate) fn parse(values: &EntryValues<'a>) -> Option<Self> {
         let state = values.text(place!("state"))?;
         let state = *STATES.iter().find(|known| **known == state)?;
         let address = values.address(place!("yiaddr"))?;
@@ -273,37 +269,52 @@ static DIGITS: [u8; 256] = {
 };
 
 /// The values of an entry's fields as they are written; empty where there is none.
-struct Values<'a>([&'a str; COUNT]);
+#[derive(Debug)]
+pub(crate) struct EntryValues<'a>([&'a str; COUNT]);
 
-impl<'a> Values<'a> {
-    fn read(scanner: &mut Scanner<'a>) -> Result<Self, Fault> {
-        let mut in_order = scanner.clone();
-        if let Some(values) = Self::read_in_order(&mut in_order) {
-            *scanner = in_order;
-            return Ok(values);
+impl Default for EntryValues<'_> {
+    fn default() -> Self {
+        Self([""; COUNT])
+    }
+}
+
+impl<'a> EntryValues<'a> {
+    /// Reads an entry in the place of the one before.
+    pub(crate) fn read(&mut self, scanner: &mut Scanner<'a>) -> Result<(), Fault> {
+        let start = scanner.place();
+        self.0.fill("");
+        if self.read_in_order(scanner).is_some() {
+            return Ok(());
         }
-        let mut values = [""; COUNT];
+        scanner.go_back(start);
+        self.0.fill("");
         scanner.object(&mut |scanner, name| {
             let value = scanner.value()?;
             if let Some(place) = FIELDS.iter().position(|field| *field == name) {
-                values[place] = value;
+                self.0[place] = value;
             }
             Ok(())
-        })?;
-        Ok(Self(values))
+        })
     }
 
-    /// Reads an entry as this program writes it, without a search for names. Fields may be missing.
-    fn read_in_order(scanner: &mut Scanner<'a>) -> Option<Self> {
-        let mut values = [""; COUNT];
-        let mut separator = "{";
-        for (value, member) in values.iter_mut().zip(MEMBERS) {
-            if scanner.skip_text(separator, member) {
+    /// Reads an entry as this program writes it, without a search for names. Fields may be missing,
+    /// but the first.
+    fn read_in_order(&mut self, scanner: &mut Scanner<'a>) -> Option<()> {
+        let mut is_first = true;
+        for (value, member) in self.0.iter_mut().zip(&MEMBERS) {
+            let is_next = if is_first {
+                scanner.skip_text("{") && scanner.skip_text(&member[1..])
+            } else {
+                scanner.skip_text(member)
+            };
+            if is_next {
                 *value = scanner.value().ok()?;
-                separator = ",";
+            } else if is_first {
+                return None;
             }
+            is_first = false;
         }
-        scanner.skip_text("}", "").then_some(Self(values))
+        scanner.skip_text("}").then_some(())
     }
 
     fn get(&self, place: usize) -> &'a str {

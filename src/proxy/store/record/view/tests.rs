@@ -14,9 +14,10 @@ const NOW: u64 = 2_900_000;
 fn view(entry: &Value) -> Option<LeaseView<'static>> {
     let text: &'static str = entry.to_string().leak();
     let mut scanner = Scanner::new(text);
-    let view = LeaseView::read(&mut scanner).unwrap();
+    let mut values = EntryValues::default();
+    values.read(&mut scanner).unwrap();
     scanner.end().unwrap();
-    view
+    LeaseView::parse(&values)
 }
 
 /// Compares the view of a record's entry with the record.
@@ -135,8 +136,9 @@ fn a_field_may_be_anywhere_and_a_wrong_one_costs_the_entry() {
         text += &format!(" , \"{name}\" : {value}");
     }
     let text: &'static str = (text + ",\"most\":null}").leak();
-    let backwards = LeaseView::read(&mut Scanner::new(text)).unwrap();
-    assert_eq!(backwards, view(&entry));
+    let mut values = EntryValues::default();
+    values.read(&mut Scanner::new(text)).unwrap();
+    assert_eq!(LeaseView::parse(&values), view(&entry));
     for (name, wrong) in [
         ("state", json!("SLEEPING")),
         ("ns_path", json!("")),
