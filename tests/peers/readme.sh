@@ -78,6 +78,8 @@ run install
 wait_for 10 "running containers are taken over" have_leases web other
 check "with their addresses" [ "$(address_of web) $(address_of other)" = "$web $other" ]
 check "by our daemon" is_ours
+check "and the manual is installed" in_rig test -s /usr/local/share/man/man8/smol-dhcp-proxy.8
+check "with that of the files" in_rig test -s /usr/local/share/man/man5/smol-dhcp-proxy.lease.5
 
 # --- Check.
 

@@ -130,8 +130,7 @@ impl Table {
             Err(Unreachable::Fault(error)) => Err(error),
         };
         if let Err(error) = ended {
-            let retry = if release { "; trying again later" } else { "" };
-            log::warn!("{prefix}: cannot end the lease: {error}{retry}");
+            log::warn!("{prefix}: cannot end the lease: {error}");
             *claim.retry.borrow_mut() = release.then_some(noted);
         }
     }
