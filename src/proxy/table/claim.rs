@@ -117,7 +117,11 @@ impl Drop for Claim {
             if !slot.as_ref().is_some_and(|slot| self.has(slot)) {
                 return;
             }
-            *slot = retry.map(|record| Slot::dormant(&record.with_retry(rt::now()), false));
+            *slot = retry.map(|record| {
+                let prefix = self.key.log_prefix(None);
+                log::info!("{prefix}: ending the lease again later");
+                Slot::dormant(&record.with_retry(rt::now()), false)
+            });
         });
         self.claimed.over.notify(usize::MAX);
     }

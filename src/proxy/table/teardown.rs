@@ -154,8 +154,7 @@ impl Table {
             Err(Unreachable::Fault(error)) => Err(error),
         };
         if let Err(error) = &ending {
-            let retry = if release { "; trying again later" } else { "" };
-            log::warn!("{prefix}: cannot end the lease: {error}{retry}");
+            log::warn!("{prefix}: cannot end the lease: {error}");
             self.context.count(Counter::Failure(FailureReason::Kernel));
             let why = format!("cannot end the lease: {error}");
             *claim.retry.borrow_mut() = release.then(|| noted.with_trouble(&why, rt::now()));
