@@ -109,7 +109,7 @@ mod tests {
         // A tmpfs, as /run is. stat(2) of others may tell another device than the kernel's own.
         let folder = tempfile::tempdir_in("/dev/shm").unwrap();
         // Neither is a line of text, nor is the second one UTF-8.
-        for name in [&b"a\nffff: 1 0 00010000 0001 01 1 /x"[..], b"\xff b"] {
+        for name in [&b"a\nffff: 1 0 00010000 0001 01 1 x"[..], b"\xff b"] {
             let path = folder.path().join(OsStr::from_bytes(name));
             let listener = UnixListener::bind(&path).unwrap();
             let metadata = fs::metadata(&path).unwrap();

@@ -112,10 +112,12 @@ check "no other advice" [ "$(grep -e '-> ' $screen | grep -v -c 'run doctor as r
 in_rig systemctl stop $socket
 cat > $root/srv/forge.pl << 'FORGE'
 use Socket;
-# A line of /proc/net/unix in a name, and one that is no UTF-8.
-my @names = ("/tmp/a\nffff888000000000: 00000002 00000000 00010000 0001 01 1 /run/podman/nv-proxy.sock\n", "/tmp/\xff");
-for my $name (@names) {
-    socket(my $socket, PF_UNIX, SOCK_STREAM, 0) && bind($socket, pack_sockaddr_un($name)) && listen($socket, 1) or die $!;
+# A line of /proc/net/unix in a name, whose slashes are folders, and a name that is no UTF-8.
+my $line = "/tmp/a\nffff888000000000: 00000002 00000000 00010000 0001 01 1 ";
+mkdir($_) or die $! for $line, "$line/run", "$line/run/podman";
+for my $name ("$line/run/podman/nv-proxy.sock", "/tmp/\xff") {
+    socket(my $socket, PF_UNIX, SOCK_STREAM, 0) or die $!;
+    bind($socket, pack_sockaddr_un($name)) && listen($socket, 1) or die $!;
     push @all, $socket;
 }
 open(my $ready, '>', '/tmp/forged');
@@ -130,11 +132,12 @@ check "the advice is the same" [ "$(advice socket)" = "$(advice "socket unit")" 
 mends socket "systemctl enable --now $socket"
 all_is_well
 in_rig systemctl disable $socket 2> $lab/said
-doctor 1
+doctor 0
 finds note "socket unit" "is active, and does not start at boot"
+finds note "netavark's units" "$theirs.socket is inactive, but enabled"
 mends "socket unit" "systemctl enable $socket"
-in_rig systemctl restart $socket
 all_is_well
+finds ok "netavark's units" "$theirs.socket is another name of $socket"
 
 # --- A unit is masked.
 

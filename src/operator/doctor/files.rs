@@ -157,13 +157,11 @@ fn addresses(file: &str, found: &mut Vec<String>) -> Result<(), Fault> {
         scanner.array(&mut |scanner| {
             let (mut address, mut is_own) = (None, false);
             scanner.object(&mut |scanner, field| {
+                let value = scanner.value()?;
                 match field {
-                    "yiaddr" => address = text(scanner.value()?),
-                    "ns_path" | "state" => {
-                        is_own = true;
-                        drop(scanner.value()?);
-                    }
-                    _ => drop(scanner.value()?),
+                    "yiaddr" => address = text(value),
+                    "ns_path" | "state" => is_own = true,
+                    _ => {}
                 }
                 Ok(())
             })?;

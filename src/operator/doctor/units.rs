@@ -342,7 +342,13 @@ impl<'a> Units<'a> {
                 "{name} is {}, but enabled: it listens after a boot",
                 socket.active
             );
-            Diagnosis::note(THEIRS, text).with_advice(serve)
+            // That takes netavark's names over.
+            let advice = if self.socket.is_active() {
+                format!("systemctl enable {}", self.socket.name)
+            } else {
+                serve.to_owned()
+            };
+            Diagnosis::note(THEIRS, text).with_advice(advice)
         } else if socket.is_loaded() {
             Diagnosis::good(THEIRS, format!("{name} is {}", socket.active))
         } else {
