@@ -17,7 +17,7 @@ const SUBJECT: &str = "socket";
 
 /// The socket's file, as the kernel knows it.
 #[derive(Debug)]
-enum Listening {
+enum SocketOfFile {
     /// The socket has this inode.
     Inode(u64),
     None,
@@ -38,11 +38,11 @@ pub(super) fn finding(directory: &Path, serve: &str) -> Diagnosis {
     match listeners().map_err(NetlinkError::into_io) {
         Err(error) => unknown(&shown, &error),
         Ok(sockets) => match listening(&sockets, &file, is_on_tmpfs(&path)) {
-            Listening::Inode(inode) => judge(&shown, &holders(inode), serve),
-            Listening::None => {
+            SocketOfFile::Inode(inode) => judge(&shown, &holders(inode), serve),
+            SocketOfFile::None => {
                 Diagnosis::problem(SUBJECT, format!("no process listens on {shown}"), serve)
             }
-            Listening::Undecided => unknown(
+            SocketOfFile::Undecided => unknown(
                 &shown,
                 &io::Error::other("its file system hides which socket it is"),
             ),
@@ -67,15 +67,15 @@ fn is_on_tmpfs(path: &Path) -> bool {
 }
 
 /// Finds the socket of a file among those that listen.
-fn listening(sockets: &[BoundSocket], file: &Metadata, is_device_exact: bool) -> Listening {
+fn listening(sockets: &[BoundSocket], file: &Metadata, is_device_exact: bool) -> SocketOfFile {
     // The kernel tells the lower half of the number.
     let of_file = |socket: &&BoundSocket| u64::from(socket.file) == file.ino() & 0xffff_ffff;
     let device = (major(file.dev()), minor(file.dev()));
     let mut same = sockets.iter().filter(of_file);
     match same.clone().find(|socket| socket.device == device) {
-        Some(socket) => Listening::Inode(socket.inode),
-        None if !is_device_exact && same.next().is_some() => Listening::Undecided,
-        None => Listening::None,
+        Some(socket) => SocketOfFile::Inode(socket.inode),
+        None if !is_device_exact && same.next().is_some() => SocketOfFile::Undecided,
+        None => SocketOfFile::None,
     }
 }
 
@@ -143,12 +143,12 @@ mod tests {
         let other = (device.0, device.1 + 1);
         let found = |sockets: &[BoundSocket]| listening(sockets, &file, false);
         let (own, far) = (socket(file.ino(), device), socket(file.ino(), other));
-        assert!(matches!(found(&[far, own]), Listening::Inode(7)));
-        assert!(matches!(found(&[far]), Listening::Undecided));
+        assert!(matches!(found(&[far, own]), SocketOfFile::Inode(7)));
+        assert!(matches!(found(&[far]), SocketOfFile::Undecided));
         let on_tmpfs = listening(&[far], &file, is_on_tmpfs(folder.path()));
-        assert!(matches!(on_tmpfs, Listening::None), "{on_tmpfs:?}");
+        assert!(matches!(on_tmpfs, SocketOfFile::None), "{on_tmpfs:?}");
         let next = socket(file.ino() + 1, device);
-        assert!(matches!(found(&[next]), Listening::None));
+        assert!(matches!(found(&[next]), SocketOfFile::None));
     }
 
     #[test]
