@@ -135,7 +135,8 @@ in_rig systemctl disable $socket 2> $lab/said
 doctor 0
 finds note "socket unit" "is active, and does not start at boot"
 finds note "netavark's units" "$theirs.socket is inactive, but enabled"
-mends "socket unit" "systemctl enable $socket"
+# Two units become one, and systemd gives it the state of either.
+mends "socket unit" "systemctl enable $socket && systemctl restart $socket"
 all_is_well
 finds ok "netavark's units" "$theirs.socket is another name of $socket"
 

@@ -300,10 +300,24 @@ impl<'a> Units<'a> {
         Remedies { serve, restart }
     }
 
+    /// Returns the command that has the active socket start at boot. That takes netavark's names over,
+    /// and of two units that become one, systemd keeps the state of either.
+    fn enable(&self) -> String {
+        let (socket, _) = self.in_use();
+        let name = socket.name;
+        let becomes_one = !self.has_drop_in() && !self.has_names() && self.their_socket.is_loaded();
+        let restart = if becomes_one {
+            format!(" && systemctl restart {name}")
+        } else {
+            String::new()
+        };
+        format!("systemctl enable {name}{restart}")
+    }
+
     fn findings(&self) -> Vec<Diagnosis> {
         let Remedies { serve, .. } = self.remedies();
         let (socket, service) = self.in_use();
-        let mut findings = vec![judge_socket(socket, &serve)];
+        let mut findings = vec![judge_socket(socket, &serve, &self.enable())];
         if socket.is_loaded() {
             findings.push(judge_service(service));
         }
@@ -342,9 +356,8 @@ impl<'a> Units<'a> {
                 "{name} is {}, but enabled: it listens after a boot",
                 socket.active
             );
-            // That takes netavark's names over.
             let advice = if self.socket.is_active() {
-                format!("systemctl enable {}", self.socket.name)
+                self.enable()
             } else {
                 serve.to_owned()
             };
@@ -357,7 +370,7 @@ impl<'a> Units<'a> {
     }
 }
 
-fn judge_socket(socket: &Unit<'_>, serve: &str) -> Diagnosis {
+fn judge_socket(socket: &Unit<'_>, serve: &str, enable: &str) -> Diagnosis {
     let (name, active) = (socket.name, socket.active);
     match (socket.load, active, socket.is_enabled()) {
         ("loaded", "active", true) => {
@@ -365,7 +378,7 @@ fn judge_socket(socket: &Unit<'_>, serve: &str) -> Diagnosis {
         }
         ("loaded", "active", false) => {
             let text = format!("{name} is active, and does not start at boot");
-            Diagnosis::note(SOCKET_UNIT, text).with_advice(format!("systemctl enable {name}"))
+            Diagnosis::note(SOCKET_UNIT, text).with_advice(enable)
         }
         ("loaded", _, true) => {
             Diagnosis::problem(SOCKET_UNIT, format!("{name} is {active}"), serve)
