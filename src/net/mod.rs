@@ -38,6 +38,7 @@ pub mod peer;
 pub mod raw;
 pub mod route;
 pub mod udp;
+pub mod unix_diag;
 
 pub use closing::wait_for_closes;
 

@@ -17,8 +17,8 @@ use rustix::io::retry_on_intr;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketFlags, SocketType, connect, recvfrom,
-    send, socket_with,
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketAddrAny, SocketFlags, SocketType, connect,
+    recvfrom, send, socket_with,
 };
 
 use crate::rt;
@@ -122,7 +122,12 @@ impl Netlink {
     ///
     /// Returns the error of the system call that failed.
     pub fn open() -> io::Result<Self> {
-        let (requests, dumps) = (connected()?, connected()?);
+        Self::open_protocol(None)
+    }
+
+    /// Opens sockets of another protocol of netlink(7) than `NETLINK_ROUTE`.
+    pub(super) fn open_protocol(protocol: Option<Protocol>) -> io::Result<Self> {
+        let (requests, dumps) = (connected(protocol)?, connected(protocol)?);
         // Linux before 4.20 lacks this option and sends all entries of a table. The callers skip
         // the others.
         let _ = FilterDumps.set(&dumps, &true);
@@ -271,12 +276,12 @@ fn exchange(
 }
 
 /// Opens a socket to which only the kernel can send.
-fn connected() -> io::Result<OwnedFd> {
+fn connected(protocol: Option<Protocol>) -> io::Result<OwnedFd> {
     let socket = socket_with(
         AddressFamily::NETLINK,
         SocketType::RAW,
         SocketFlags::CLOEXEC,
-        None,
+        protocol,
     )?;
     to_kernel_only(&socket)?;
     set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_TIMEOUT))?;

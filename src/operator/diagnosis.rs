@@ -15,6 +15,8 @@ pub(super) enum Severity {
     Note,
     /// A reason why containers get no address, or lose it.
     Problem,
+    /// It cannot be found out.
+    Unknown,
 }
 
 /// One subject of an inspection.
@@ -56,6 +58,17 @@ impl Diagnosis {
         }
     }
 
+    pub(super) fn unknown(
+        subject: &'static str,
+        text: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
+        Self {
+            verdict: Severity::Unknown,
+            ..Self::problem(subject, text, advice)
+        }
+    }
+
     pub(super) fn with_advice(self, advice: impl Into<String>) -> Self {
         Self {
             advice: Some(advice.into()),
@@ -76,17 +89,24 @@ pub(super) fn table(findings: &[Diagnosis]) -> String {
             Severity::Good => "ok",
             Severity::Note => "note",
             Severity::Problem => "PROBLEM",
+            Severity::Unknown => "unknown",
         };
         rows.push([verdict, finding.subject, &finding.text].map(str::to_owned));
         if let Some(advice) = &finding.advice {
             rows.push([String::new(), String::new(), format!("-> {advice}")]);
         }
     }
-    let summary = match findings.iter().filter(|it| it.is_problem()).count() {
+    let count = |verdict| findings.iter().filter(|it| it.verdict == verdict).count();
+    let mut summary = match count(Severity::Problem) {
         0 => "no problem was found".to_owned(),
         1 => "1 problem".to_owned(),
         count => format!("{count} problems"),
     };
+    match count(Severity::Unknown) {
+        0 => {}
+        1 => summary += "; 1 subject is unknown",
+        count => summary += &format!("; {count} subjects are unknown"),
+    }
     format!("{}\n{summary}\n", rows.lines())
 }
 
@@ -104,5 +124,19 @@ mod tests {
             table(&findings),
             "ok       kernel  6.1\nPROBLEM  socket  nothing listens\n                 -> start it\n\n1 problem\n"
         );
+    }
+
+    #[test]
+    fn subjects_that_are_unknown_are_neither_problems_nor_well() {
+        let unknown = || Diagnosis::unknown("file", "no permission", "run it as root");
+        assert!(!unknown().is_problem());
+        let one = table(&[unknown()]);
+        assert!(one.starts_with("unknown  file  no permission\n"), "{one}");
+        assert!(
+            one.ends_with("\nno problem was found; 1 subject is unknown\n"),
+            "{one}"
+        );
+        let two = table(&[unknown(), unknown()]);
+        assert!(two.ends_with("; 2 subjects are unknown\n"), "{two}");
     }
 }

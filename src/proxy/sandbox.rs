@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd,
@@ -75,20 +76,23 @@ pub fn confine(mode: Mode, allowed: Allowed<'_>) -> io::Result<Enforced> {
     })
 }
 
-/// Returns the newest version of Landlock that the kernel enforces, up to that of the sandbox;
-/// `None` where there is none.
-pub(crate) fn landlock_version() -> Option<u8> {
-    let versions = [ABI::V1, ABI::V2, ABI::V3, ABI::V4, ABI::V5, ABI::V6];
-    let has = |abi: &ABI| {
-        let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
-        let with_files = ruleset.handle_access(AccessFs::from_all(*abi));
-        with_files.and_then(Ruleset::create).is_ok()
+/// Returns the parts of the sandbox that [`confine`] can enforce here. A thread of its own tries them,
+/// and ends; this one is not confined.
+///
+/// # Errors
+///
+/// The thread cannot be started, or a part fails for another reason than that the kernel lacks it.
+pub(crate) fn supported() -> io::Result<Enforced> {
+    let trial = || -> io::Result<Enforced> {
+        Ok(Enforced {
+            landlock: confine_files(Allowed::default())?,
+            seccomp: calls::confine(Mode::Auto, false).is_ok(),
+        })
     };
-    (1..)
-        .zip(&versions)
-        .filter(|(_, abi)| has(abi))
-        .last()
-        .map(|(version, _)| version)
+    let thread = thread::Builder::new().spawn(trial)?;
+    thread
+        .join()
+        .unwrap_or_else(|_| Err(io::Error::other("the trial of the sandbox failed")))
 }
 
 /// The Landlock version; an older kernel enforces the rights that it knows.
@@ -199,6 +203,27 @@ fn loader(program: &Path) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_supported_is_tried_by_another_thread() {
+        let folder = tempfile::tempdir().unwrap();
+        let tried = supported().unwrap();
+        // This thread is as before: Landlock would forbid that.
+        fs::write(folder.path().join("file"), "").unwrap();
+        let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+        assert!(status.contains("\nSeccomp:\t0\n"), "{status}");
+        // The versions 3 and 4 have the same rights to files, and so have 5 and 6: each is as the
+        // kernel says.
+        let enforced = thread::spawn(|| {
+            let rights = Ruleset::default().handle_access(AccessFs::from_all(ABI::V1));
+            rights.and_then(Ruleset::create)?.restrict_self()
+        });
+        let expected = match enforced.join().unwrap().map(|status| status.landlock) {
+            Ok(LandlockStatus::Available { effective_abi, .. }) => effective_abi as u32,
+            _ => 0,
+        };
+        assert_eq!(tried.landlock, expected.min(6));
+    }
 
     #[test]
     fn the_loader_of_a_program_is_found_and_a_file_without_one_has_none() {

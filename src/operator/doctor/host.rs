@@ -1,95 +1,96 @@
-//! The directory and its files, the kernel, and the clock.
+//! The kernel and the clock.
 
-use std::fs;
-use std::path::Path;
 use std::time::Duration;
+use std::{fs, io};
 
-use super::Diagnosis;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketType, socket};
+
+use super::{Diagnosis, failed, with_permission};
 use crate::net::netns::Netns;
-use crate::proxy::sandbox;
-use crate::proxy::store::directory::Directory;
-use crate::proxy::store::lease_file::Peeked;
+use crate::operator::text::date;
+use crate::proxy::sandbox::{self, Enforced};
 use crate::rt;
 
 /// The earliest date that can be right, 2025-01-01: a clock without a battery starts in 1970.
 const EARLIEST: Duration = Duration::from_secs(1_735_689_600);
 
-pub(super) fn findings(directory: &Path, lease_file: &Path) -> Vec<Diagnosis> {
+pub(super) fn findings() -> Vec<Diagnosis> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let packets = socket(AddressFamily::PACKET, SocketType::DGRAM, None);
     vec![
-        folder(directory),
-        leases(lease_file),
-        kernel(),
-        cookies(),
-        landlock(),
+        kernel(release.trim(), packets.err()),
+        namespaces(),
+        sandbox(sandbox::supported()),
         clock(rt::wall_clock()),
     ]
 }
 
-fn folder(directory: &Path) -> Diagnosis {
-    let path = directory.display();
-    match Directory::at(directory) {
-        Err(error) => Diagnosis::problem(
-            "directory",
-            format!("{path}: {error}"),
-            format!("make it as root: install -d -m 755 {path}"),
+/// Judges the kernel by its release, and by the error for a packet socket, without which there is no
+/// DHCP before there is an address.
+fn kernel(release: &str, no_packets: Option<Errno>) -> Diagnosis {
+    const SUBJECT: &str = "kernel";
+    match no_packets {
+        None => Diagnosis::good(SUBJECT, format!("Linux {release}, with packet sockets")),
+        Some(Errno::AFNOSUPPORT) => Diagnosis::problem(
+            SUBJECT,
+            format!("Linux {release} has no packet sockets"),
+            "use a kernel with CONFIG_PACKET",
         ),
-        Ok(opened) => match opened.distrust() {
-            Some(why) => Diagnosis::problem(
-                "directory",
-                format!("{path} {why}: no file in it is believed, and leases end with the process"),
-                format!("chown root {path} && chmod 755 {path}"),
-            ),
-            None => Diagnosis::good("directory", path.to_string()),
-        },
+        Some(error) => failed(
+            SUBJECT,
+            format!("Linux {release}, packet socket"),
+            &io::Error::from(error),
+            "look for the reason in the kernel's log, with dmesg",
+        ),
     }
 }
 
-fn leases(lease_file: &Path) -> Diagnosis {
-    match Peeked::read(lease_file) {
-        Ok(None) => Diagnosis::note(
-            "state file",
-            "there is none: no daemon has run here since it was made",
-        ),
-        Ok(Some(Peeked {
-            trouble: Some(why), ..
-        })) => Diagnosis::problem(
-            "state file",
-            format!("it cannot be read to its end: {why}"),
-            "start the daemon: it keeps the file as nv-proxy.state.unused and goes on with what it can read",
-        ),
-        Ok(Some(peeked)) => {
-            Diagnosis::good("state file", format!("{} leases", peeked.leases.len()))
-        }
-        Err(error) => Diagnosis::problem("state file", error.to_string(), "run doctor as root"),
-    }
-}
-
-fn kernel() -> Diagnosis {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    Diagnosis::good("kernel", release.trim())
-}
-
-fn cookies() -> Diagnosis {
+fn namespaces() -> Diagnosis {
+    const SUBJECT: &str = "namespaces";
     match Netns::current() {
         Ok(netns) if netns.id().cookie.is_some() => {
-            Diagnosis::good("namespaces", "the kernel tells them apart by cookie")
+            Diagnosis::good(SUBJECT, "the kernel tells them apart by cookie")
         }
         Ok(_) => Diagnosis::note(
-            "namespaces",
+            SUBJECT,
             "the kernel has no SO_NETNS_COOKIE (Linux 5.14): they are told apart by inode, which is used again",
         ),
-        Err(error) => Diagnosis::problem("namespaces", error.to_string(), "run doctor as root"),
+        Err(error) => failed(
+            SUBJECT,
+            "this network namespace",
+            &error,
+            "mount /proc, and use a kernel with CONFIG_NET_NS",
+        ),
     }
 }
 
-fn landlock() -> Diagnosis {
-    match sandbox::landlock_version() {
-        Some(version) => Diagnosis::good("sandbox", format!("Landlock {version}, and system call filters")),
-        None => Diagnosis::note(
-            "sandbox",
-            "Landlock is off or not in this kernel: the sandbox restricts system calls, and no files",
+/// Judges the parts of the sandbox that a trial has enforced.
+fn sandbox(supported: io::Result<Enforced>) -> Diagnosis {
+    const SUBJECT: &str = "sandbox";
+    match supported {
+        Err(error) => Diagnosis::unknown(
+            SUBJECT,
+            format!("it cannot be tried: {error}"),
+            with_permission(),
+        ),
+        Ok(Enforced {
+            landlock,
+            seccomp: true,
+        }) if landlock > 0 => Diagnosis::good(
+            SUBJECT,
+            format!("Landlock {landlock} and a system call filter"),
+        ),
+        Ok(Enforced { seccomp: true, .. }) => Diagnosis::note(
+            SUBJECT,
+            "a system call filter; Landlock is off or not in this kernel, so it restricts no files",
         )
         .with_advice("Linux 5.13 has it; lsm= on the kernel command line has to name it"),
+        Ok(Enforced { seccomp: false, .. }) => Diagnosis::note(
+            SUBJECT,
+            "the kernel has no system call filters, so the daemon runs without a sandbox",
+        )
+        .with_advice("use a kernel with CONFIG_SECCOMP_FILTER"),
     }
 }
 
@@ -97,10 +98,13 @@ fn clock(since_1970: Duration) -> Diagnosis {
     if since_1970 < EARLIEST {
         Diagnosis::note(
             "clock",
-            "the date is wrong; leases do not depend on it, but timers by the date do",
+            format!(
+                "{} is wrong; leases do not depend on the date, but timers by the date do",
+                date(since_1970)
+            ),
         )
     } else {
-        Diagnosis::good("clock", super::super::text::date(since_1970))
+        Diagnosis::good("clock", date(since_1970))
     }
 }
 
@@ -116,24 +120,22 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_others_may_write_is_a_problem() {
-        let folder = tempfile::tempdir().unwrap();
-        assert_eq!(super::folder(folder.path()).verdict, Severity::Good);
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-        fs::set_permissions(folder.path(), mode).unwrap();
-        assert_eq!(super::folder(folder.path()).verdict, Severity::Problem);
-        assert_eq!(
-            super::folder(Path::new("/nonexistent")).verdict,
-            Severity::Problem
-        );
+    fn a_kernel_without_packet_sockets_is_a_problem_and_want_of_permission_is_none() {
+        assert_eq!(kernel("6.1", None).verdict, Severity::Good);
+        let of_errno = |errno| kernel("6.1", Some(errno)).verdict;
+        assert_eq!(of_errno(Errno::AFNOSUPPORT), Severity::Problem);
+        assert_eq!(of_errno(Errno::PERM), Severity::Unknown);
+        assert_eq!(of_errno(Errno::NOMEM), Severity::Problem);
     }
 
     #[test]
-    fn a_damaged_state_file_is_a_problem_and_a_missing_one_is_not() {
-        let folder = tempfile::tempdir().unwrap();
-        let lease_file = folder.path().join("nv-proxy.lease");
-        assert_eq!(leases(&lease_file).verdict, Severity::Note);
-        fs::write(folder.path().join("nv-proxy.state"), "{").unwrap();
-        assert_eq!(leases(&lease_file).verdict, Severity::Problem);
+    fn the_sandbox_is_told_as_it_was_tried() {
+        let tried = |landlock, seccomp| sandbox(Ok(Enforced { landlock, seccomp }));
+        assert_eq!(tried(4, true).text, "Landlock 4 and a system call filter");
+        assert_eq!(tried(4, true).verdict, Severity::Good);
+        assert_eq!(tried(0, true).verdict, Severity::Note);
+        assert_eq!(tried(4, false).verdict, Severity::Note);
+        let failed = sandbox(Err(io::ErrorKind::Other.into()));
+        assert_eq!(failed.verdict, Severity::Unknown);
     }
 }

@@ -1,67 +1,84 @@
-//! The socket, the process that listens on it, and systemd's units.
+//! systemd's units: the project's own, netavark's, and netavark's with the project's drop-in.
 
-use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::Diagnosis;
-use crate::operator::processes::holders;
-use crate::proxy::config::SOCKET_NAME;
+use super::{Diagnosis, Remedies, quoted, with_permission};
+use crate::proxy::config::{RUN_DIR, SOCKET_NAME};
 
-/// The units whose state is asked for.
-const OUR_SOCKET: &str = "smol-dhcp-proxy.socket";
-const THEIR_SOCKET: &str = "netavark-dhcp-proxy.socket";
+const SYSTEMD: &str = "systemd";
+const SOCKET_UNIT: &str = "socket unit";
+const SERVICE_UNIT: &str = "service unit";
+const HELPERS: &str = "helper units";
+const THEIRS: &str = "netavark's units";
 
-/// `SO_ACCEPTCON` in the flags of /proc/net/unix: the socket listens.
-const LISTENING: u32 = 0x10000;
+/// The units that are asked for, in this order.
+const NAMES: [&str; 6] = [
+    "smol-dhcp-proxy.socket",
+    "smol-dhcp-proxy.service",
+    "netavark-dhcp-proxy.socket",
+    "netavark-dhcp-proxy.service",
+    "smol-dhcp-proxy-fallback.timer",
+    "smol-dhcp-proxy-lost.path",
+];
+const PROPERTIES: &str = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,Listen,ExecStart,Result,ExecMainStatus";
 
-pub(super) fn findings(directory: &Path) -> Vec<Diagnosis> {
-    let mut findings = Vec::new();
-    let units = match systemd() {
-        Ok((version, units)) => {
-            findings.push(Diagnosis::good("systemd", version));
-            findings.extend(units_findings(&units));
-            Some(units)
-        }
-        Err(why) => {
-            findings.push(Diagnosis::note("systemd", why).with_advice(
-                "start smol-dhcp-proxy from your supervisor; it stays while there are leases",
-            ));
-            None
-        }
+/// Installs the units, in the tree of the project or in what a release contains.
+const INSTALL: &str = "install -m 644 units/*.path units/*.service units/*.socket units/*.timer /etc/systemd/system/ && systemctl daemon-reload";
+
+/// The first version that tells a process that it is a service's main process, without which the
+/// daemon does not sleep.
+const SLEEPS_SINCE: u32 = 248;
+
+/// The exit status for a wrong command line or configuration, after which systemd does not try again.
+const WRONG: &str = "2";
+
+/// Returns the findings, and the commands that mend what is found elsewhere.
+pub(super) fn findings(directory: &Path) -> (Vec<Diagnosis>, Remedies) {
+    let mut by_hand = "start smol-dhcp-proxy".to_owned();
+    if directory != Path::new(RUN_DIR) {
+        by_hand += &format!(" --dir {}", quoted(directory));
+    }
+    let by_hand = Remedies {
+        serve: by_hand.clone(),
+        restart: by_hand,
     };
-    findings.push(socket(directory, units.is_some()));
-    findings
-}
-
-/// A unit, as `systemctl show` describes it.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Unit {
-    load: String,
-    active: String,
-    enabled: String,
-    names: String,
-}
-
-/// Returns the version of systemd, and the units by the name that was asked for.
-fn systemd() -> Result<(String, HashMap<&'static str, Unit>), String> {
     if !Path::new("/run/systemd/system").is_dir() {
-        return Err("systemd is not process 1 here".to_owned());
+        let without = Diagnosis::note(SYSTEMD, "systemd is not process 1 here").with_advice(
+            "start smol-dhcp-proxy from your supervisor; it stays while there are leases",
+        );
+        return (vec![without], by_hand);
     }
-    let version = run(&["--version"])?;
-    let version = version.lines().next().unwrap_or_default().to_owned();
-    let mut units = HashMap::new();
-    for name in [OUR_SOCKET, THEIR_SOCKET] {
-        let shown = run(&[
-            "show",
-            "-p",
-            "LoadState,ActiveState,UnitFileState,Names",
-            name,
-        ])?;
-        units.insert(name, parse(&shown));
+    let shown = run(&["show", "-p", "Version"]).and_then(|version| {
+        Ok((
+            version,
+            run(&[&["show", "-p", PROPERTIES, "--"][..], &NAMES[..]].concat())?,
+        ))
+    });
+    match shown {
+        Err(why) => {
+            let remedies = Remedies {
+                serve: with_permission().to_owned(),
+                restart: with_permission().to_owned(),
+            };
+            let unknown = Diagnosis::unknown(SYSTEMD, why, with_permission());
+            (vec![unknown], remedies)
+        }
+        Ok((version, shown)) => {
+            let units = Units::parse(&shown);
+            let mut findings = vec![systemd(property(&version, "Version"))];
+            findings.extend(units.findings());
+            let remedies = if units.listens_in(directory) {
+                units.remedies()
+            } else {
+                by_hand
+            };
+            (findings, remedies)
+        }
     }
-    Ok((version, units))
 }
 
 fn run(arguments: &[&str]) -> Result<String, String> {
@@ -75,164 +92,386 @@ fn run(arguments: &[&str]) -> Result<String, String> {
     }
 }
 
-/// Reads the lines `Property=value` of `systemctl show`.
-fn parse(shown: &str) -> Unit {
-    let value = |name: &str| {
-        let mut lines = shown.lines().filter_map(|line| line.split_once('='));
-        lines
-            .find(|(key, _)| *key == name)
-            .map_or_else(String::new, |(_, value)| value.to_owned())
-    };
-    Unit {
-        load: value("LoadState"),
-        active: value("ActiveState"),
-        enabled: value("UnitFileState"),
-        names: value("Names"),
+/// Judges the version of systemd.
+fn systemd(version: &str) -> Diagnosis {
+    let digits = version.trim_start_matches('v');
+    let end = digits.find(|c: char| !c.is_ascii_digit());
+    match digits[..end.unwrap_or(digits.len())].parse::<u32>() {
+        Ok(number) if number < SLEEPS_SINCE => Diagnosis::note(
+            SYSTEMD,
+            format!(
+                "{version}: before {SLEEPS_SINCE} the daemon stays for as long as there are leases"
+            ),
+        ),
+        Ok(_) => Diagnosis::good(SYSTEMD, version),
+        Err(_) => Diagnosis::note(SYSTEMD, format!("of an unknown version, {version:?}")),
     }
 }
 
-fn units_findings(units: &HashMap<&'static str, Unit>) -> Vec<Diagnosis> {
-    let mut findings = Vec::new();
-    let (Some(ours), Some(theirs)) = (units.get(OUR_SOCKET), units.get(THEIR_SOCKET)) else {
-        return findings;
-    };
-    let is_alias = ours.names.split(' ').any(|name| name == THEIR_SOCKET);
-    findings.push(match (&*ours.load, &*ours.active, &*ours.enabled) {
-        ("loaded", "active", "enabled") => {
-            Diagnosis::good("our units", format!("{OUR_SOCKET} is active"))
+/// Returns the value of a property in the lines of `systemctl show`.
+fn property<'a>(shown: &'a str, name: &str) -> &'a str {
+    let mut lines = shown.lines().filter_map(|line| line.split_once('='));
+    lines
+        .find(|(key, _)| *key == name)
+        .map_or("", |(_, value)| value)
+}
+
+/// A unit, as `systemctl show` describes it.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Unit<'a> {
+    /// The name by which it is asked for.
+    name: &'static str,
+    /// Its own name, where that one is an alias.
+    id: &'a str,
+    load: &'a str,
+    active: &'a str,
+    enabled: &'a str,
+    /// Its files have changed since systemd read them.
+    is_outdated: bool,
+    /// The path of a socket.
+    listens: &'a str,
+    /// The program of a service.
+    program: &'a str,
+    result: &'a str,
+    status: &'a str,
+}
+
+impl<'a> Unit<'a> {
+    fn parse(name: &'static str, shown: &'a str) -> Self {
+        let value = |name| property(shown, name);
+        let listens = value("Listen");
+        let program = value("ExecStart").strip_prefix("{ path=");
+        Self {
+            name,
+            id: value("Id"),
+            load: value("LoadState"),
+            active: value("ActiveState"),
+            enabled: value("UnitFileState"),
+            is_outdated: value("NeedDaemonReload") == "yes",
+            listens: listens.strip_suffix(" (Stream)").unwrap_or(listens),
+            program: program
+                .and_then(|rest| rest.split_once(" ; "))
+                .map_or("", |(program, _)| program),
+            result: value("Result"),
+            status: value("ExecMainStatus"),
         }
-        ("loaded", "active", _) => Diagnosis::note(
-            "our units",
-            format!("{OUR_SOCKET} is active, and not enabled"),
-        )
-        .with_advice(format!(
-            "systemctl enable {OUR_SOCKET}: else it is gone after a reboot"
-        )),
-        ("loaded", ..) if is_alias || theirs.active != "active" => Diagnosis::problem(
-            "our units",
-            format!("{OUR_SOCKET} is {}", ours.active),
-            format!("systemctl enable --now {OUR_SOCKET}"),
-        ),
-        ("loaded", ..) => Diagnosis::note("our units", format!("{OUR_SOCKET} is {}", ours.active)),
-        (load, ..) => Diagnosis::note("our units", format!("{OUR_SOCKET} is {load}")).with_advice(
-            "copy units/smol-dhcp-proxy* to /etc/systemd/system, then systemctl daemon-reload",
-        ),
-    });
-    findings.push(match (is_alias, &*theirs.load, &*theirs.active) {
-        (true, ..) => Diagnosis::good("netavark's units", format!("{THEIR_SOCKET} is another name of ours")),
-        (false, "loaded", "active") => Diagnosis::problem(
-            "netavark's units",
-            format!("{THEIR_SOCKET} is active, and is not ours"),
-            format!("systemctl disable --now {THEIR_SOCKET} netavark-dhcp-proxy.service; systemctl reenable --now {OUR_SOCKET}"),
-        ),
-        (false, load, active) => Diagnosis::good("netavark's units", format!("{load}, {active}")),
-    });
-    findings
+    }
+
+    fn is_loaded(&self) -> bool {
+        self.load == "loaded"
+    }
+
+    fn is_masked(&self) -> bool {
+        self.load == "masked"
+    }
+
+    fn is_active(&self) -> bool {
+        self.active == "active"
+    }
+
+    /// Returns whether it starts at boot.
+    fn is_enabled(&self) -> bool {
+        self.enabled == "enabled"
+    }
+
+    /// Returns whether it runs smol-dhcp-proxy: a file of that name, or this program.
+    fn is_ours(&self) -> bool {
+        let program = Path::new(self.program);
+        let is_it = |exe: io::Result<PathBuf>| exe.is_ok_and(|exe| program == exe);
+        program
+            .file_name()
+            .is_some_and(|name| name == "smol-dhcp-proxy")
+            || is_it(std::env::current_exe())
+    }
+
+    fn unmask(&self) -> String {
+        let runtime = if self.enabled == "masked-runtime" {
+            "--runtime "
+        } else {
+            ""
+        };
+        format!("systemctl unmask {runtime}{}", self.name)
+    }
 }
 
-/// Inspects the socket that netavark calls.
-fn socket(directory: &Path, has_systemd: bool) -> Diagnosis {
-    let path = directory.join(SOCKET_NAME);
-    let start = if has_systemd {
-        format!("systemctl restart {OUR_SOCKET}")
-    } else {
-        "start smol-dhcp-proxy".to_owned()
-    };
-    if let Err(error) = fs::symlink_metadata(&path) {
-        return Diagnosis::problem("socket", format!("{}: {error}", path.display()), start);
+/// All units that are asked for.
+#[derive(Debug, PartialEq, Eq)]
+struct Units<'a> {
+    socket: Unit<'a>,
+    service: Unit<'a>,
+    their_socket: Unit<'a>,
+    their_service: Unit<'a>,
+    helpers: [Unit<'a>; 2],
+}
+
+impl<'a> Units<'a> {
+    /// Parses what `systemctl show` prints for [`NAMES`].
+    fn parse(shown: &'a str) -> Self {
+        let mut blocks = shown.split("\n\n");
+        let units = NAMES.map(|name| Unit::parse(name, blocks.next().unwrap_or_default()));
+        let [socket, service, their_socket, their_service, timer, path] = units;
+        Self {
+            socket,
+            service,
+            their_socket,
+            their_service,
+            helpers: [timer, path],
+        }
     }
-    let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    match listening(&table, &path) {
-        None => Diagnosis::problem(
-            "socket",
-            format!("no process listens on {}", path.display()),
-            start,
-        ),
-        Some(inode) => {
-            let holders = holders(inode);
-            let who = match holders.as_slice() {
-                [] => "a process that cannot be seen from here".to_owned(),
-                holders => holders.join(", "),
-            };
-            if holders.iter().any(|name| name.starts_with("netavark")) {
-                return Diagnosis::problem(
-                    "socket",
-                    format!("{who} listens on {}", path.display()),
-                    "stop netavark's proxy, then systemctl restart smol-dhcp-proxy.socket",
-                );
+
+    /// Returns whether netavark's names are others of the project's units.
+    fn has_names(&self) -> bool {
+        self.their_socket.id == self.socket.name
+    }
+
+    /// Returns whether netavark's own socket serves, by the drop-in.
+    fn has_drop_in(&self) -> bool {
+        !self.has_names()
+            && self.their_socket.is_loaded()
+            && self.their_service.is_ours()
+            && !self.socket.is_active()
+            && !self.socket.is_enabled()
+    }
+
+    /// Returns whether netavark's own socket listens in the place of the one that should.
+    fn has_rival(&self) -> bool {
+        !self.has_names() && !self.has_drop_in() && self.their_socket.is_active()
+    }
+
+    /// Returns the socket and the service that should serve.
+    fn in_use(&self) -> (&Unit<'a>, &Unit<'a>) {
+        if self.has_drop_in() {
+            (&self.their_socket, &self.their_service)
+        } else {
+            (&self.socket, &self.service)
+        }
+    }
+
+    /// Returns whether the socket is that of a directory; that of the project's units where none is
+    /// installed.
+    fn listens_in(&self, directory: &Path) -> bool {
+        let (socket, _) = self.in_use();
+        let own = if socket.listens.is_empty() {
+            Path::new(RUN_DIR)
+        } else {
+            let path = Path::new(socket.listens);
+            match path.parent() {
+                Some(parent) if path.ends_with(SOCKET_NAME) => parent,
+                _ => return false,
             }
-            Diagnosis::good("socket", format!("{}: {who} listens", path.display()))
+        };
+        let place = |path| {
+            fs::metadata(path)
+                .map(|found| (found.dev(), found.ino()))
+                .ok()
+        };
+        own == directory || place(own).is_some_and(|own| place(directory) == Some(own))
+    }
+
+    fn remedies(&self) -> Remedies {
+        let (socket, service) = self.in_use();
+        let mut steps = Vec::new();
+        if socket.load == "not-found" {
+            steps.push(INSTALL.to_owned());
+        }
+        steps.extend(
+            [socket, service]
+                .map(|unit| unit.is_masked().then(|| unit.unmask()))
+                .into_iter()
+                .flatten(),
+        );
+        let (socket_name, service_name) = (socket.name, service.name);
+        if self.has_rival() {
+            // Netavark's proxy goes on for as long as it runs.
+            steps.push(format!("systemctl enable {socket_name}"));
+            steps.push(format!("systemctl restart {socket_name} {service_name}"));
+        } else if socket.is_active() {
+            steps.push(format!("systemctl restart {socket_name}"));
+        } else {
+            steps.push(format!("systemctl enable --now {socket_name}"));
+        }
+        let serve = steps.join(" && ");
+        let is_ready = socket.is_loaded() && service.is_loaded() && !self.has_rival();
+        let restart = if is_ready {
+            format!("systemctl restart {service_name}")
+        } else {
+            serve.clone()
+        };
+        Remedies { serve, restart }
+    }
+
+    /// Returns the command that has the active socket start at boot. That takes netavark's names over,
+    /// and of two units that become one, systemd keeps the state of either.
+    fn enable(&self) -> String {
+        let (socket, _) = self.in_use();
+        let name = socket.name;
+        let becomes_one = !self.has_drop_in() && !self.has_names() && self.their_socket.is_loaded();
+        let restart = if becomes_one {
+            format!(" && systemctl restart {name}")
+        } else {
+            String::new()
+        };
+        format!("systemctl enable {name}{restart}")
+    }
+
+    fn findings(&self) -> Vec<Diagnosis> {
+        let Remedies { serve, .. } = self.remedies();
+        let (socket, service) = self.in_use();
+        let mut findings = vec![judge_socket(socket, &serve, &self.enable())];
+        if socket.is_loaded() {
+            findings.push(judge_service(service));
+        }
+        if socket.is_active() && !self.has_drop_in() {
+            findings.extend(self.helpers.iter().filter_map(judge_helper));
+        }
+        findings.push(self.theirs(&serve));
+        let mut all = [socket, service].into_iter().chain(&self.helpers);
+        if let Some(unit) = all.find(|unit| unit.is_outdated) {
+            let text = format!(
+                "the files of {} have changed since systemd read them",
+                unit.name
+            );
+            findings.push(Diagnosis::note(SYSTEMD, text).with_advice("systemctl daemon-reload"));
+        }
+        findings
+    }
+
+    /// Judges netavark's units.
+    fn theirs(&self, serve: &str) -> Diagnosis {
+        let (socket, service) = (&self.their_socket, &self.their_service);
+        let name = socket.name;
+        if self.has_names() {
+            Diagnosis::good(THEIRS, format!("{name} is another name of {}", socket.id))
+        } else if self.has_drop_in() {
+            let text = format!("{} runs smol-dhcp-proxy by a drop-in", service.name);
+            Diagnosis::good(THEIRS, text)
+        } else if self.has_rival() {
+            let text = match service.program {
+                "" => format!("{name} is active, and is not that of smol-dhcp-proxy"),
+                program => format!("{name} is active, and starts {program}"),
+            };
+            Diagnosis::problem(THEIRS, text, serve)
+        } else if socket.is_loaded() && socket.is_enabled() {
+            let text = format!(
+                "{name} is {}, but enabled: it listens after a boot",
+                socket.active
+            );
+            let advice = if self.socket.is_active() {
+                self.enable()
+            } else {
+                serve.to_owned()
+            };
+            Diagnosis::note(THEIRS, text).with_advice(advice)
+        } else if socket.is_loaded() {
+            Diagnosis::good(THEIRS, format!("{name} is {}", socket.active))
+        } else {
+            Diagnosis::good(THEIRS, format!("{name} is {}", socket.load))
         }
     }
 }
 
-/// Returns the inode of the socket that listens at `path`, by /proc/net/unix (proc(5)).
-fn listening(table: &str, path: &Path) -> Option<u64> {
-    table.lines().find_map(|line| {
-        let mut words = line.split_whitespace();
-        let flags = u32::from_str_radix(words.nth(3)?, 16).ok()?;
-        let (inode, name) = (words.nth(2)?, words.next()?);
-        let is_it = flags & LISTENING != 0 && Path::new(name) == path;
-        is_it.then(|| inode.parse().ok()).flatten()
-    })
+fn judge_socket(socket: &Unit<'_>, serve: &str, enable: &str) -> Diagnosis {
+    let (name, active) = (socket.name, socket.active);
+    match (socket.load, active, socket.is_enabled()) {
+        ("loaded", "active", true) => {
+            Diagnosis::good(SOCKET_UNIT, format!("{name} is active and enabled"))
+        }
+        ("loaded", "active", false) => {
+            let text = format!("{name} is active, and does not start at boot");
+            Diagnosis::note(SOCKET_UNIT, text).with_advice(enable)
+        }
+        ("loaded", _, true) => {
+            Diagnosis::problem(SOCKET_UNIT, format!("{name} is {active}"), serve)
+        }
+        ("loaded", _, false) => {
+            let text = format!("{name} is {active}, and does not start at boot");
+            Diagnosis::note(SOCKET_UNIT, text).with_advice(serve)
+        }
+        ("not-found", ..) => {
+            Diagnosis::note(SOCKET_UNIT, format!("{name} is not installed")).with_advice(serve)
+        }
+        ("masked", ..) => Diagnosis::problem(SOCKET_UNIT, format!("{name} is masked"), serve),
+        (load, ..) => Diagnosis::problem(
+            SOCKET_UNIT,
+            format!("systemd cannot read {name}: {load}"),
+            format!("systemd-analyze verify {name} tells the reason"),
+        ),
+    }
+}
+
+fn judge_service(service: &Unit<'_>) -> Diagnosis {
+    let (name, program) = (service.name, service.program);
+    if service.is_masked() {
+        let text = format!("{name} is masked: nothing answers calls or renews leases");
+        return Diagnosis::problem(SERVICE_UNIT, text, service.unmask());
+    }
+    if !service.is_loaded() {
+        let text = format!("{name} is {}: nothing answers calls", service.load);
+        return Diagnosis::problem(SERVICE_UNIT, text, INSTALL);
+    }
+    let is_missing = |path: &Path| {
+        let found = fs::metadata(path);
+        path.is_absolute() && found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    };
+    if is_missing(Path::new(program)) {
+        let this = std::env::current_exe().unwrap_or_default();
+        let text = format!("{name} starts {program}, which is not there");
+        let advice = format!(
+            "install -m 755 {} {}",
+            quoted(&this),
+            quoted(Path::new(program))
+        );
+        return Diagnosis::problem(SERVICE_UNIT, text, advice);
+    }
+    if service.active == "failed" {
+        let (why, mend) = match (service.result, service.status) {
+            ("exit-code", WRONG) => (
+                "its command line or configuration is wrong".to_owned(),
+                "correct that",
+            ),
+            ("exit-code", status) => (format!("its exit status was {status}"), "mend that"),
+            (result, _) => (format!("its result was {result}"), "mend that"),
+        };
+        return Diagnosis::problem(
+            SERVICE_UNIT,
+            format!("{name} has failed: {why}"),
+            format!(
+                "journalctl -u {name} -n 20 tells the reason; {mend}, then systemctl restart {name}"
+            ),
+        );
+    }
+    if service.is_ours() {
+        let text = format!("{name} is {}, and starts {program}", service.active);
+        Diagnosis::good(SERVICE_UNIT, text)
+    } else {
+        let text = format!("{name} starts {program}, which is not smol-dhcp-proxy by its name");
+        Diagnosis::note(SERVICE_UNIT, text)
+    }
+}
+
+/// Judges a unit that the socket brings along; `None` is well.
+fn judge_helper(unit: &Unit<'_>) -> Option<Diagnosis> {
+    let name = unit.name;
+    if unit.is_active() {
+        return None;
+    }
+    let (state, advice) = match unit.load {
+        "loaded" => (unit.active, format!("systemctl start {name}")),
+        "masked" => (
+            "masked",
+            format!("{} && systemctl start {name}", unit.unmask()),
+        ),
+        "not-found" => (
+            "not installed",
+            format!("{INSTALL} && systemctl start {name}"),
+        ),
+        load => (
+            load,
+            format!("systemd-analyze verify {name} tells the reason"),
+        ),
+    };
+    Some(Diagnosis::note(HELPERS, format!("{name} is {state}")).with_advice(advice))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_socket_that_listens_is_found_by_its_path() {
-        let table = "Num       RefCount Protocol Flags    Type St Inode Path\n\
-            ffff: 00000003 00000000 00000000 0001 03 11 /run/podman/nv-proxy.sock\n\
-            ffff: 00000002 00000000 00010000 0001 01 12 /run/podman/nv-proxy.sock2\n\
-            ffff: 00000002 00000000 00010000 0001 01 13 /run/podman/nv-proxy.sock\n\
-            ffff: 00000002 00000000 00010000 0001 01 14\n";
-        assert_eq!(
-            listening(table, Path::new("/run/podman/nv-proxy.sock")),
-            Some(13)
-        );
-        assert_eq!(listening(table, Path::new("/run/other")), None);
-        assert_eq!(listening("a b c", Path::new("/run/other")), None);
-    }
-
-    fn unit(load: &str, active: &str, enabled: &str, names: &str) -> Unit {
-        parse(&format!(
-            "Names={names}\nLoadState={load}\nActiveState={active}\nUnitFileState={enabled}\n"
-        ))
-    }
-
-    #[test]
-    fn units_are_judged_together() {
-        use crate::operator::diagnosis::Severity::{self, Good, Note, Problem};
-        let both = "smol-dhcp-proxy.socket netavark-dhcp-proxy.socket";
-        let alone = "smol-dhcp-proxy.socket";
-        let verdicts = |ours: Unit, theirs: Unit| -> Vec<Severity> {
-            let units = HashMap::from([(OUR_SOCKET, ours), (THEIR_SOCKET, theirs)]);
-            units_findings(&units)
-                .iter()
-                .map(|finding| finding.verdict)
-                .collect()
-        };
-        let none = || unit("not-found", "inactive", "", "netavark-dhcp-proxy.socket");
-        let active = || unit("loaded", "active", "enabled", both);
-        assert_eq!(verdicts(active(), active()), [Good, Good]);
-        assert_eq!(
-            verdicts(unit("loaded", "active", "disabled", alone), none()),
-            [Note, Good]
-        );
-        assert_eq!(
-            verdicts(unit("loaded", "inactive", "enabled", both), none()),
-            [Problem, Good]
-        );
-        let theirs = || unit("loaded", "active", "enabled", "netavark-dhcp-proxy.socket");
-        assert_eq!(
-            verdicts(unit("loaded", "active", "enabled", alone), theirs()),
-            [Good, Problem]
-        );
-        assert_eq!(
-            verdicts(unit("not-found", "inactive", "", alone), none()),
-            [Note, Good]
-        );
-    }
-}
+mod tests;
