@@ -1,6 +1,7 @@
 //! Containers' names, from Podman's own files.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io::Read;
 use std::path::Path;
 
@@ -27,7 +28,27 @@ const DRIVERS: [&str; 4] = ["overlay", "vfs", "btrfs", "zfs"];
 const LISTS: [&str; 2] = ["containers.json", "volatile-containers.json"];
 
 /// Names of containers by their ids, empty where there is none.
-pub(super) type Names = HashMap<ContainerId, String>;
+pub(super) type Names = HashMap<ContainerId, String, BuildHasherDefault<IdHasher>>;
+
+/// A hash of ids, which Podman chooses at random: their first digits, mixed.
+#[derive(Debug, Default)]
+pub(super) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for &word in bytes.as_chunks::<8>().0.iter().take(2) {
+            let mixed = (self.0 ^ u64::from_le_bytes(word)).wrapping_mul(MIX);
+            self.0 = mixed ^ (mixed >> 32);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// An odd number whose bits are spread: 2^64 by the golden ratio.
+const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Returns the first name of each container that has a lease, as far as root's Podman has it.
 pub(super) fn names(leases: &[LeaseView<'_>]) -> Names {

@@ -9,7 +9,7 @@
 //! | the state file is damaged, or an entry of it makes no sense | no |
 //! | a lease is due for two minutes and more, and no daemon runs | no |
 //! | a lease is due for two minutes and more, and the daemon does not work on it | no |
-//! | there are leases, no daemon runs, and nothing starts it again: it has no timer, or that of a time that is over for two minutes and more | no |
+//! | there are leases, no daemon runs, and nothing starts it again: it has no timer, systemd has lost it, or its time is over for two minutes and more | no |
 //! | a container has no lease, or a renewal of its lease is unanswered, its interface has no carrier, or the last work on it failed | no |
 //! | the daemon died at a lease three times, and leaves it alone | no |
 //! | the same of a container that is gone | yes: the daemon removes it when it is due |
@@ -213,11 +213,30 @@ fn reason_of_absence(
             "its timer was set for a time that is over since {}",
             text::length(clocks.boot - at)
         ),
+        Some(at) if needs_start && at > clocks.boot && has_lost_timer(&state.unit) => {
+            "systemd no longer has its timer".to_owned()
+        }
         _ => return None,
     };
     Some(format!(
         "no daemon runs, and nothing starts it again: {why}"
     ))
+}
+
+/// Returns whether systemd's transient timer for a unit is gone, as it is after `systemctl stop`. Only
+/// files tell: to ask systemd would be a call that may wait.
+fn has_lost_timer(unit: &str) -> bool {
+    let Some(name) = unit.strip_suffix(".service") else {
+        return false;
+    };
+    let user = format!("/run/user/{}/systemd", rustix::process::geteuid().as_raw());
+    let has_timer = |manager: &str| {
+        let file = format!("{manager}/transient/{name}.timer");
+        Path::new(&file).exists()
+    };
+    // As sd_booted(3) finds it out.
+    let is_booted = Path::new("/run/systemd/system").is_dir();
+    is_booted && !has_timer("/run/systemd") && !has_timer(&user)
 }
 
 /// Returns the reasons why a state file is not healthy.

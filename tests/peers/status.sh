@@ -37,8 +37,9 @@ has() { grep -q -e "$1" $lab/status; }
 make_podman_host localhost/it
 options -a 1
 in_rig podman network create -d macvlan -o parent=eth0 --ipam-driver=dhcp lan > $lab/podman 2>&1 || fail "$(cat $lab/podman)"
-check "a container" container web
-check "one that is removed when it ends" container job --rm
+# Leases are shown in the order of their MACs.
+check "a container" container web --mac-address 02:00:00:00:00:01
+check "one that is removed when it ends" container job --mac-address 02:00:00:00:00:02 --rm
 wait_for 20 "the daemon sleeps" sleeps
 
 # --- Asleep.
@@ -55,7 +56,7 @@ in_rig systemctl stop smol-dhcp-proxy.timer smol-dhcp-proxy.socket smol-dhcp-pro
 code=0
 status || code=$?
 check "not healthy: $(sed -n 2p $lab/status)" [ $code = 1 ]
-check "with the reason" has "^  no daemon runs, and nothing starts it again: no timer is set$"
+check "with the reason" has "^  no daemon runs, and nothing starts it again: systemd no longer has its timer$"
 code=0
 status --openmetrics || code=$?
 check "in OpenMetrics, too" [ $code = 1 ]
@@ -63,6 +64,18 @@ check "as a gauge" has "^smol_dhcp_proxy_healthy 0$"
 
 # --- Started again: nothing but the timer has changed.
 
+in_rig systemctl start $socket $service
+wait_for 20 "the daemon sleeps" sleeps
+check "it is healthy again" is_healthy
+
+# --- The same while it is awake.
+
+in_rig systemctl start $service
+in_rig systemctl stop smol-dhcp-proxy.timer smol-dhcp-proxy.socket smol-dhcp-proxy.service
+code=0
+status || code=$?
+check "not healthy: $(sed -n 2p $lab/status)" [ $code = 1 ]
+check "with the reason" has "^  no daemon runs, and nothing starts it again: no timer is set$"
 in_rig systemctl start $socket $service
 wait_for 20 "the daemon sleeps" sleeps
 check "it is healthy again" is_healthy
@@ -84,4 +97,5 @@ in_rig systemctl start $service
 wait_for 20 "the daemon sleeps" sleeps
 check "it is healthy again" is_healthy
 in_rig podman rm -f -t 0 web job > $lab/podman 2>&1
-wait_for 20 "no timer is left" [ -z "$(timer)" ]
+has_no_timer() { [ -z "$(timer)" ]; }
+wait_for 20 "no timer is left" has_no_timer

@@ -1,6 +1,5 @@
 //! The health of leases, of the file and of a daemon that runs or does not.
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
@@ -49,7 +48,7 @@ fn lease(phase: usize, number: u8) -> Record {
 
 /// One lease in the namespace `/run/netns/NUMBER` for each container.
 pub(super) fn leases(given: &[Given<'_>]) -> Vec<LeaseReport> {
-    let mut names = Names::new();
+    let mut names = Names::default();
     let views = given.iter().zip(0..).map(|(container, number)| {
         let mut lease = lease(0, number);
         lease.request.client_id = format!("\0{}", container.id).into_bytes();
@@ -75,7 +74,8 @@ fn daemon(stays: &str, timer_at: Option<u64>) -> DaemonState {
         version: "1.2.3".to_owned(),
         pid: 4711,
         awake_since: at(1_000_000),
-        unit: "smol-dhcp-proxy.service".to_owned(),
+        // systemd, if it runs here, has no timer of ours.
+        unit: String::new(),
         stays: stays.to_owned(),
         timer_at: timer_at.map(at),
         landlock: 6,
@@ -93,7 +93,7 @@ fn peeked(leases: &[Record], daemon: Option<DaemonState>) -> Peeked {
 
 fn report(peeked: &Peeked, pid: Option<u32>, millis: u64) -> Report {
     let place = (Path::new("/run/podman"), pid);
-    Report::new(peeked, place, &HashMap::new(), clocks(millis))
+    Report::new(peeked, place, &Names::default(), clocks(millis))
 }
 
 /// The reasons of a daemon that does not run.
@@ -209,7 +209,11 @@ fn a_quarantined_lease_is_the_reason_and_is_not_due() {
 
 #[test]
 fn facts_of_another_process_are_not_told_of_the_one_that_runs() {
-    let peeked = peeked(&[lease(0, 1)], Some(daemon("-a 0", Some(T1))));
+    let state = DaemonState {
+        unit: "smol-dhcp-proxy.service".to_owned(),
+        ..daemon("-a 0", Some(T1))
+    };
+    let peeked = peeked(&[lease(0, 1)], Some(state));
     let own = std::process::id();
     for (pid, is_known) in [(None, true), (Some(4711), true), (Some(own), false)] {
         let daemon = report(&peeked, pid, BEFORE_T1).daemon;
