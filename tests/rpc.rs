@@ -207,6 +207,63 @@ fn a_callers_deadline_is_kept() {
     );
 }
 
+/// Each call ends with one status, also where no handler sees it or it has no answer.
+#[test]
+fn each_call_is_counted_by_its_status() {
+    let (server, stream) = Server::start(NEVER, |call| async move {
+        match &call {
+            Call::Teardown(_) => std::future::pending().await,
+            _ => answer(call).await,
+        }
+    });
+    let mut channel = Channel::over(stream).unwrap();
+    channel.call(&Call::Clean).unwrap();
+    assert_eq!(server.status(), Code::Ok);
+    channel.call(&failing(Code::NotFound, "x")).unwrap_err();
+    assert_eq!(server.status(), Code::NotFound);
+    let mut ask = |path: &str, timeout: Option<&str>, body: Bytes| {
+        let mut request = grpc::request(path);
+        if let Some(timeout) = timeout {
+            request = request.header("grpc-timeout", timeout);
+        }
+        let request = request.body(()).unwrap();
+        channel.begin_request(request, body, true).unwrap()
+    };
+    let (path, body) = Call::Teardown(config(MAC)).encode();
+    for (path, timeout, body, status) in [
+        (
+            "/netavark_proxy.NetavarkProxy/Fly",
+            None,
+            body.clone(),
+            Code::Unimplemented,
+        ),
+        (&*path, Some("20m"), body.clone(), Code::DeadlineExceeded),
+        (
+            &*path,
+            None,
+            Bytes::from_static(b"\0\0"),
+            Code::InvalidArgument,
+        ),
+        (
+            &*path,
+            None,
+            Bytes::from(vec![0; 20_000]),
+            Code::ResourceExhausted,
+        ),
+    ] {
+        let _pending = ask(path, timeout, body);
+        assert_eq!(server.status(), status);
+    }
+    let pending = ask(&path, None, body.clone());
+    channel.cancel(pending);
+    assert_eq!(server.status(), Code::Cancelled);
+    let _pending = channel.begin(&Call::Teardown(config(MAC))).unwrap();
+    channel.ping().unwrap();
+    drop(channel);
+    assert_eq!(server.status(), Code::Cancelled, "the caller hung up");
+    server.join();
+}
+
 #[test]
 fn a_quiet_connection_is_ended_and_pings_do_not_keep_it() {
     let quiet = Duration::from_millis(200);

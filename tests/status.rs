@@ -9,7 +9,7 @@ mod form;
 
 use std::fs;
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -119,21 +119,36 @@ fn a_lease_in_each_state_fits_the_schema() {
     assert!((sum - 10.0).abs() < 0.1);
 }
 
-#[test]
-fn the_daemon_and_the_counters_fit_the_schema() {
+const MAC: &str = "02:00:00:00:00:12";
+
+/// A state of a daemon that sleeps until the T1 of one lease, whose namespace is that of this
+/// process.
+fn healthy() -> Value {
     let mut state = of_this_boot(WITH_COUNTERS);
     let soon = now() + 1_800_000;
-    let lease = &mut state["leases"]["02:00:00:00:00:12"][0];
+    let namespace = "/proc/self/ns/net";
+    let there = fs::metadata(namespace).unwrap();
+    let lease = &mut state["leases"][MAC][0];
     for (name, value) in [
-        ("acquired_at", now()),
-        ("renew_at", soon),
-        ("due_at", soon),
-        ("rebind_at", soon + 1000),
+        ("acquired_at", json!(now())),
+        ("renew_at", json!(soon)),
+        ("due_at", json!(soon)),
+        ("rebind_at", json!(soon + 1000)),
+        ("ns_path", json!(namespace)),
+        ("ns_dev", json!(there.dev())),
+        ("ns_ino", json!(there.ino())),
     ] {
-        lease[name] = json!(value);
+        lease[name] = value;
     }
     state["daemon"]["timer_at"] = json!(soon);
-    let folder = folder(in_order(&state));
+    // systemd, if it runs here, has no timer of ours.
+    state["daemon"]["unit"] = json!("");
+    state
+}
+
+#[test]
+fn the_daemon_and_the_counters_fit_the_schema() {
+    let folder = folder(in_order(&healthy()));
     let report = report(folder.path());
     assert_eq!(
         (&report["healthy"], &report["reasons"]),
@@ -149,7 +164,7 @@ fn the_daemon_and_the_counters_fit_the_schema() {
         ],
         [
             &json!("1.2.3"),
-            &json!("smol-dhcp-proxy.service"),
+            &Value::Null,
             &json!(true),
             &json!("0123456789abcdef")
         ]
@@ -196,6 +211,7 @@ fn the_daemon_and_the_counters_fit_the_schema() {
         "{details}"
     );
     assert!(!details.contains("sandbox:"), "{details}");
+    assert!(details.starts_with("1 lease, healthy; "), "{details}");
 
     let families = metrics(folder.path());
     let acquisitions = &families["smol_dhcp_proxy_acquisitions"];
@@ -238,6 +254,58 @@ fn metrics(folder: &Path) -> std::collections::BTreeMap<String, form::Family> {
         }
     }
     families
+}
+
+/// As `systemctl stop` of timer, socket and service leaves it, and a daemon that could not set its
+/// timer.
+#[test]
+fn a_daemon_without_a_timer_is_not_healthy() {
+    let mut state = healthy();
+    state["daemon"]["timer_at"] = Value::Null;
+    let stopped = folder(in_order(&state));
+    let why = "no daemon runs, and nothing starts it again: no timer is set";
+    assert_eq!(report(stopped.path())["reasons"], json!([why]));
+    for arguments in [&[][..], &["-v"], &["10.0.0.5"]] {
+        let output = run(stopped.path(), arguments);
+        let shown = text(&output.stdout);
+        let expected = format!("1 lease, NOT HEALTHY; no daemon runs\n  {why}\n");
+        assert!(shown.starts_with(&expected), "{arguments:?}: {shown}");
+        assert_eq!(output.status.code(), Some(1));
+    }
+    assert!(text(&run(stopped.path(), &["--openmetrics"]).stdout).contains("healthy 0\n"));
+}
+
+/// A lease is judged by itself where it is asked for.
+#[test]
+fn a_selected_lease_is_judged_alone() {
+    let mut state = healthy();
+    let mut other = state["leases"][MAC][0].clone();
+    (other["mac_address"], other["yiaddr"]) = (json!("02:00:00:00:00:13"), json!("10.0.0.6"));
+    other["state"] = json!("RENEWING");
+    let ids = ["cafe01", "cafe02"].map(|id| format!("00{}", hex(&format!("{id:0<64}"))));
+    state["leases"][MAC][0]["client_id"] = json!(ids[0]);
+    other["client_id"] = json!(ids[1]);
+    state["leases"]["02:00:00:00:00:13"] = json!([other]);
+    let folder = folder(in_order(&state));
+    let ends = |word: &str, code: i32, words: &str| {
+        let output = run(folder.path(), &[word]);
+        let shown = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{shown}");
+        assert!(shown.contains(words), "{shown}");
+    };
+    ends("10.0.0.5", 0, "1 lease of 2, healthy; ");
+    ends("cafe01", 0, "1 lease of 2, healthy; ");
+    ends("10.0.0.6", 1, "1 lease of 2, NOT HEALTHY; ");
+    ends(
+        "cafe",
+        2,
+        "\"cafe\" is the beginning of several ids: cafe010000000000, cafe020000000000",
+    );
+    ends("/proc/self/ns/net", 1, "2 leases, NOT HEALTHY; ");
+}
+
+fn hex(text: &str) -> String {
+    text.bytes().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]
@@ -321,6 +389,19 @@ fn what_cannot_be_found_out_is_another_exit_status() {
     )
     .unwrap();
     ends(shared.path(), &[], 3, "it may be written by others");
+    // A collector reads the output, whatever the exit status is.
+    for folder in [&newer, &none, &shared] {
+        let output = run(folder.path(), &["--openmetrics"]);
+        assert_eq!(output.status.code(), Some(3));
+        assert!(!output.stderr.is_empty());
+        let families = openmetrics(&text(&output.stdout)).unwrap();
+        let value = |name: &str| {
+            let family: &form::Family = families.get(name)?;
+            family.samples.values().next().map(|value| *value as u64)
+        };
+        assert_eq!(value("smol_dhcp_proxy_healthy"), Some(0));
+        assert_eq!(value("smol_dhcp_proxy_running"), Some(0));
+    }
     let fine = folder(in_order(&of_this_boot(WITH_COUNTERS)));
     ends(fine.path(), &["unknown"], 1, "no lease is of \"unknown\"");
     ends(
@@ -344,8 +425,15 @@ fn control_characters_are_not_printed() {
     let mut state = of_this_boot(WITH_COUNTERS);
     state["leases"]["02:00:00:00:00:12"][0]["container_iface"] = json!("eth\u{1b}[2J\u{9b}1");
     state["daemon"]["unit"] = json!("a\u{1b}b");
+    state["daemon"]["version"] = json!("1\u{9b}2\n\"3");
     let folder = folder(in_order(&state));
-    report(folder.path());
+    let named = report(folder.path());
+    assert_eq!(named["leases"][0]["interface"], "eth\u{1b}[2J\u{9b}1");
+    let json = run(folder.path(), &["--json"]).stdout;
+    assert!(json.iter().all(|byte| matches!(byte, b'\n' | b' '..=b'~')));
+    metrics(folder.path());
+    let shown = text(&run(folder.path(), &["--openmetrics"]).stdout);
+    assert!(shown.contains(r#",version="1?2?\"3"}"#), "{shown}");
     for arguments in [&[][..], &["-v"], &["10.0.0.5"]] {
         let shown = text(&run(folder.path(), arguments).stdout);
         assert!(

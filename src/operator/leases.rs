@@ -15,7 +15,7 @@ use crate::rpc::{
 };
 
 use super::arguments::{Failure, directory};
-use super::report::{Clocks, LeaseReport, Report};
+use super::report::{Clocks, LeaseReport, Report, select};
 use super::text::Rows;
 use super::{client, podman, screen};
 
@@ -181,17 +181,22 @@ fn known(directory: &Path) -> Result<(Vec<LeaseReport>, bool), Failure> {
         )));
     };
     let is_complete = peeked.trouble.is_none() && peeked.unusable == 0;
-    let report = Report::new(&peeked, (directory, None), &podman::names(), clocks);
+    let report = Report::new(
+        &peeked,
+        (directory, None),
+        &podman::names(&peeked.leases),
+        clocks,
+    );
     Ok((report.leases, is_complete))
 }
 
 /// Returns the leases that an operator means by `word`.
 fn meant(
-    mut leases: Vec<LeaseReport>,
+    leases: Vec<LeaseReport>,
     word: &str,
     is_complete: bool,
 ) -> Result<Vec<LeaseReport>, Failure> {
-    leases.retain(|lease| lease.is_meant_by(word));
+    let leases = select(leases, word)?;
     match (leases.is_empty(), is_complete) {
         (false, _) => Ok(leases),
         (true, true) => Err(Failure::Failed(format!("no lease is of {word:?}"))),
@@ -252,9 +257,9 @@ fn selections(leases: &[LeaseReport], all: bool) -> Vec<LeaseSelection> {
 
 fn identity(lease: &LeaseReport) -> LeaseIdentity {
     LeaseIdentity {
-        mac: lease.mac.clone(),
-        namespace: lease.namespace.clone(),
-        interface: lease.interface.clone(),
+        mac: lease.mac.to_string(),
+        namespace: lease.namespace.to_string(),
+        interface: lease.interface.to_string(),
     }
 }
 

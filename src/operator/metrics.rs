@@ -8,7 +8,7 @@ use crate::proxy::store::counters::Counters;
 use crate::proxy::store::record::STATES;
 
 use super::report::{NamespaceState, Report};
-use super::text::push_number;
+use super::text::{printable, push_number};
 
 /// The beginning of all names.
 const PREFIX: &str = "smol_dhcp_proxy_";
@@ -19,23 +19,13 @@ struct Exposition(String);
 pub(super) fn exposition(report: &Report) -> String {
     let mut text = Exposition(String::new());
     let daemon = &report.daemon;
-    if let (Some(instance), Some(version)) = (&daemon.instance, &daemon.version) {
+    if let (Some(instance), Some(version)) = (&daemon.instance, &daemon.writer) {
         let name = "instance_info";
         text.family(name, "gauge", "", "The daemon that wrote the state file");
         text.sample(name, "", &[("instance", instance), ("version", version)]);
         text.value(1);
     }
-    text.single(
-        "healthy",
-        "1 without a reason to look",
-        report.healthy.into(),
-    );
-    text.single(
-        "running",
-        "1 while the daemon is awake",
-        daemon.pid.is_some().into(),
-    );
-
+    text.health(report.healthy, Some(daemon.pid.is_some()));
     let name = "leases";
     text.family(name, "gauge", "", "Leases by state; INIT has no address");
     for state in STATES {
@@ -50,21 +40,21 @@ pub(super) fn exposition(report: &Report) -> String {
         "Leases of containers that are gone",
         count(gone),
     );
-    let troubled = report.leases.iter().filter(|lease| lease.trouble.is_some());
+    let alive = || report.leases.iter().filter(|lease| lease.is_alive());
     text.single(
         "troubled_leases",
-        "Leases with trouble at present",
-        count(troubled),
+        "Leases with trouble at present, of containers that are there",
+        count(alive().filter(|lease| lease.trouble.is_some())),
     );
 
-    let expiries = report.leases.iter().filter_map(|lease| lease.expiry);
+    let expiries = alive().filter_map(|lease| lease.expiry);
     if let Some(seconds) = expiries.map(|expiry| expiry.in_seconds).min() {
         let name = "next_expiry_seconds";
         text.family(
             name,
             "gauge",
             "seconds",
-            "Time until the first lease expires without a renewal",
+            "Time until the first lease of a container that is there expires without a renewal",
         );
         text.sample(name, "", &[]);
         text.signed(seconds);
@@ -72,6 +62,15 @@ pub(super) fn exposition(report: &Report) -> String {
     if let Some(counters) = &report.counters {
         push_counters(&mut text, counters);
     }
+    text.0.push_str("# EOF\n");
+    text.0
+}
+
+/// Returns the text where the state file cannot be read: not healthy, and whether a daemon runs, if
+/// that is known.
+pub(super) fn unknown(is_running: Option<bool>) -> String {
+    let mut text = Exposition(String::new());
+    text.health(false, is_running);
     text.0.push_str("# EOF\n");
     text.0
 }
@@ -119,6 +118,13 @@ impl Exposition {
         }
     }
 
+    fn health(&mut self, is_healthy: bool, is_running: Option<bool>) {
+        self.single("healthy", "1 without a reason to look", is_healthy.into());
+        if let Some(is_running) = is_running {
+            self.single("running", "1 while the daemon is awake", is_running.into());
+        }
+    }
+
     /// Adds a gauge without labels.
     fn single(&mut self, name: &str, help: &str, value: u64) {
         self.family(name, "gauge", "", help);
@@ -136,11 +142,10 @@ impl Exposition {
             self.0.push(separator);
             self.0.push_str(label);
             self.0.push_str("=\"");
-            for char in value.chars() {
+            for char in printable(value).chars() {
                 match char {
                     '\\' => self.0.push_str("\\\\"),
                     '"' => self.0.push_str("\\\""),
-                    '\n' => self.0.push_str("\\n"),
                     char => self.0.push(char),
                 }
             }

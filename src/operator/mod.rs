@@ -27,6 +27,7 @@ mod check;
 mod client;
 mod diagnosis;
 mod doctor;
+mod json;
 mod leases;
 mod metrics;
 mod podman;

@@ -2,18 +2,20 @@
 //! the form that `status.schema.json` describes.
 //!
 //! Conditions make the daemon unhealthy, and counters never do: a count does not go down when the
-//! trouble is over.
+//! trouble is over. Where leases are selected, the conditions of leases are those of the selected.
 //!
 //! | condition | healthy? |
 //! |---|---|
 //! | the state file is damaged, or an entry of it makes no sense | no |
 //! | a lease is due for two minutes and more, and no daemon runs | no |
 //! | a lease is due for two minutes and more, and the daemon does not work on it | no |
-//! | there are leases, no daemon runs, and nothing starts it again | no |
+//! | there are leases, no daemon runs, and nothing starts it again: it has no timer, systemd has lost it, or its time is over for two minutes and more | no |
 //! | a container has no lease, or a renewal of its lease is unanswered, its interface has no carrier, or the last work on it failed | no |
-//! | the same of a container that is gone | yes: it goes by itself |
+//! | the daemon died at a lease three times, and leaves it alone | no |
+//! | the same of a container that is gone | yes: the daemon removes it when it is due |
 //! | the last trouble of a lease that is over | yes |
 //! | no daemon runs, and a timer starts it again | yes: it sleeps |
+//! | no daemon runs, and all leases are infinite | yes: nothing is due |
 //! | the sandbox is off, or the kernel has a part of it only | yes |
 //!
 //! | counter | healthy? | a rise means |
@@ -25,31 +27,36 @@
 //! | calls | yes | statuses other than OK and CANCELLED: a container did not get its address |
 //! | events | yes | `dropped` and `failed`: the program of `--on-change` did not hear of a change |
 
-use std::collections::HashMap;
 use std::fs;
-use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{major, minor};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
-use crate::mac::Mac;
 use crate::proxy::store::counters::Counters;
 use crate::proxy::store::lease_file::{DaemonState, Peeked};
-use crate::proxy::store::record::{ENDING, INTENT, LeaseView};
-use crate::rt;
 use crate::time::Instant;
 
+use super::arguments::Failure;
+use super::podman::Names;
 use super::text;
+
+mod lease;
+mod namespaces;
+mod select;
+#[cfg(test)]
+mod tests;
+
+use lease::OVERDUE;
+pub(super) use lease::{Clocks, LeaseReport, Moment, NamespaceState};
+use namespaces::Namespaces;
+pub(super) use select::select;
 
 /// The version of the JSON form. It is raised when a field changes its meaning or goes; new fields
 /// may come at any time.
 const VERSION: u32 = 1;
-
-/// The time after which a lease that is due and is not worked on is overdue.
-const OVERDUE: Duration = Duration::from_secs(120);
 
 /// The whole report.
 #[derive(Debug, Serialize)]
@@ -63,7 +70,11 @@ pub(super) struct Report {
     pub(super) daemon: DaemonReport,
     /// As of the last write; `None` where the file has none.
     pub(super) counters: Option<Counters>,
+    /// All leases, or the selected.
     pub(super) leases: Vec<LeaseReport>,
+    /// The number of all leases.
+    #[serde(skip)]
+    pub(super) count: usize,
 }
 
 /// The daemon.
@@ -75,7 +86,8 @@ pub(super) struct DaemonReport {
     /// The process, where one runs.
     pub(super) pid: Option<u32>,
     pub(super) awake_since: Option<Moment>,
-    /// The version that wrote the state file last.
+    /// The version of the process that runs, else of the last one. This and what follows up to the
+    /// sandbox is not known before a process has written the state file.
     pub(super) version: Option<String>,
     /// The systemd unit.
     pub(super) unit: Option<String>,
@@ -92,6 +104,9 @@ pub(super) struct DaemonReport {
     pub(super) counting_since: Option<Moment>,
     /// The next time at which something is due.
     pub(super) next_wake: Option<Moment>,
+    /// The version that wrote the state file last.
+    #[serde(skip)]
+    pub(super) writer: Option<String>,
 }
 
 /// The daemon's sandbox.
@@ -103,140 +118,25 @@ pub(super) struct SandboxReport {
     pub(super) seccomp: bool,
 }
 
-/// One lease.
-#[derive(Debug, Serialize)]
-pub(super) struct LeaseReport {
-    pub(super) container_id: Option<String>,
-    pub(super) container_name: Option<String>,
-    pub(super) interface: String,
-    /// The interface of the host's that the container's is made on.
-    pub(super) parent: String,
-    pub(super) namespace: String,
-    pub(super) namespace_state: NamespaceState,
-    pub(super) mac: String,
-    pub(super) state: &'static str,
-    pub(super) address: Option<Ipv4Addr>,
-    pub(super) prefix_length: Option<u8>,
-    pub(super) routers: Vec<Ipv4Addr>,
-    pub(super) server: Option<Ipv4Addr>,
-    /// The station that the server's last answer came from.
-    pub(super) server_mac: Option<String>,
-    pub(super) acquired: Option<Moment>,
-    /// T1.
-    pub(super) renewal: Option<Moment>,
-    /// T2.
-    pub(super) rebinding: Option<Moment>,
-    pub(super) expiry: Option<Moment>,
-    /// The next time at which the daemon does something for it.
-    pub(super) next_wake: Option<Moment>,
-    /// The fault of this lease, in words.
-    pub(super) trouble: Option<String>,
-    pub(super) last_trouble: Option<TroubleReport>,
-}
-
-/// The last failure of work on a lease.
-#[derive(Debug, Serialize)]
-pub(super) struct TroubleReport {
-    pub(super) at: Moment,
-    pub(super) text: String,
-}
-
-/// A network namespace, as its path leads to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum NamespaceState {
-    Alive,
-    Gone,
-}
-
-/// A moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Moment {
-    #[serde(serialize_with = "as_date")]
-    pub(super) date: Duration,
-    /// The time until then; negative in the past.
-    pub(super) in_seconds: i64,
-}
-
-fn as_date<S: Serializer>(since_1970: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&text::date(*since_1970))
-}
-
-/// The clocks at one moment.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Clocks {
-    pub(super) boot: Instant,
-    pub(super) wall: Duration,
-}
-
-impl Clocks {
-    pub(super) fn read() -> Self {
-        Self {
-            boot: rt::now(),
-            wall: rt::wall_clock(),
-        }
-    }
-
-    fn moment(self, at: Instant) -> Moment {
-        let (ahead, behind) = (at - self.boot, self.boot - at);
-        let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-        Moment {
-            date: self.wall.saturating_add(ahead).saturating_sub(behind),
-            in_seconds: seconds(ahead) - seconds(behind),
-        }
-    }
-
-    /// Returns the moment of a date.
-    fn dated(self, since_1970: Duration) -> Moment {
-        let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-        Moment {
-            date: since_1970,
-            in_seconds: seconds(since_1970).saturating_sub(seconds(self.wall)),
-        }
-    }
-}
-
 impl Report {
     /// Makes the report on what is in a state file, which is of a daemon with this process id where
     /// one runs.
     pub(super) fn new(
         peeked: &Peeked,
         (directory, pid): (&Path, Option<u32>),
-        names: &HashMap<String, String>,
+        names: &Names,
         clocks: Clocks,
     ) -> Self {
-        let leases: Vec<_> = peeked
-            .leases
-            .iter()
-            .map(|view| LeaseReport::new(view, names, clocks))
-            .collect();
-        let next = peeked.leases.iter().filter_map(|view| view.due).min();
-        let mut daemon = DaemonReport::new(peeked, directory, clocks);
-        daemon.pid = pid;
-        daemon.awake_since = pid
-            .and_then(|pid| awake_since(pid, peeked.daemon.as_ref()))
-            .map(|at| clocks.moment(at));
+        let mut namespaces = Namespaces::default();
+        let report_on = |view| {
+            let deaths = peeked.deaths_at(view, pid.is_some());
+            LeaseReport::new(view, (namespaces.state(view), deaths), names, clocks)
+        };
+        let leases: Vec<_> = peeked.leases.iter().map(report_on).collect();
+        let mut daemon = DaemonReport::new(peeked, (directory, pid), clocks);
+        let next = leases.iter().filter_map(|lease| lease.due).min();
         daemon.next_wake = next.map(|at| clocks.moment(at));
-        let mut reasons = reasons_of_file(peeked);
-        match (next, pid) {
-            (Some(next), None) if clocks.boot - next > OVERDUE => reasons.push(format!(
-                "a lease is due since {}, and no daemon runs",
-                text::length(clocks.boot - next)
-            )),
-            (Some(_), None) => {
-                if let Some(why) = &daemon.stays {
-                    reasons.push(format!(
-                        "no daemon runs, and nothing starts it for the next renewal: {why}"
-                    ));
-                }
-            }
-            (_, Some(_)) => {
-                let all = leases.iter().zip(&peeked.leases);
-                reasons.extend(all.filter_map(|(lease, view)| lease.overdue(view, clocks)));
-            }
-            (None, None) => {}
-        }
-        reasons.extend(leases.iter().filter_map(LeaseReport::unhealthy));
+        let reasons = reasons(peeked, pid, &leases, clocks);
         Self {
             version: VERSION,
             date: text::date(clocks.wall),
@@ -244,9 +144,99 @@ impl Report {
             reasons,
             daemon,
             counters: peeked.counters.clone(),
+            count: leases.len(),
             leases,
         }
     }
+
+    /// Restricts the report, made of the same, to the leases that are meant by `word`.
+    ///
+    /// # Errors
+    ///
+    /// No lease is meant, or it is not clear which.
+    pub(super) fn select(
+        &mut self,
+        word: &str,
+        peeked: &Peeked,
+        clocks: Clocks,
+    ) -> Result<(), Failure> {
+        self.leases = select(std::mem::take(&mut self.leases), word)?;
+        if self.leases.is_empty() {
+            return Err(Failure::Failed(format!("no lease is of {word:?}")));
+        }
+        self.reasons = reasons(peeked, self.daemon.pid, &self.leases, clocks);
+        self.healthy = self.reasons.is_empty();
+        Ok(())
+    }
+}
+
+/// Returns the reasons why a daemon, of this process id or without a process, is not healthy, as far
+/// as these leases are concerned.
+fn reasons(
+    peeked: &Peeked,
+    pid: Option<u32>,
+    leases: &[LeaseReport],
+    clocks: Clocks,
+) -> Vec<String> {
+    let mut reasons = reasons_of_file(peeked);
+    if pid.is_some() {
+        reasons.extend(leases.iter().filter_map(|lease| lease.overdue(clocks)));
+    } else {
+        reasons.extend(reason_of_absence(peeked.daemon.as_ref(), leases, clocks));
+    }
+    reasons.extend(leases.iter().filter_map(LeaseReport::unhealthy));
+    reasons
+}
+
+/// Returns the reason why a daemon that does not run should.
+fn reason_of_absence(
+    state: Option<&DaemonState>,
+    leases: &[LeaseReport],
+    clocks: Clocks,
+) -> Option<String> {
+    let next = leases.iter().filter_map(|lease| lease.due).min();
+    if let Some(late) = next.map(|next| clocks.boot - next)
+        && late > OVERDUE
+    {
+        return Some(format!(
+            "a lease is due since {}, and no daemon runs",
+            text::length(late)
+        ));
+    }
+    // Older versions do not tell.
+    let state = state.filter(|_| !leases.is_empty())?;
+    let needs_start = next.is_some() || leases.iter().any(LeaseReport::is_in_call);
+    let why = match state.timer_at {
+        _ if !state.stays.is_empty() => state.stays.clone(),
+        None if needs_start => "no timer is set".to_owned(),
+        Some(at) if needs_start && clocks.boot - at > OVERDUE => format!(
+            "its timer was set for a time that is over since {}",
+            text::length(clocks.boot - at)
+        ),
+        Some(at) if needs_start && at > clocks.boot && has_lost_timer(&state.unit) => {
+            "systemd no longer has its timer".to_owned()
+        }
+        _ => return None,
+    };
+    Some(format!(
+        "no daemon runs, and nothing starts it again: {why}"
+    ))
+}
+
+/// Returns whether systemd's transient timer for a unit is gone, as it is after `systemctl stop`. Only
+/// files tell: to ask systemd would be a call that may wait.
+fn has_lost_timer(unit: &str) -> bool {
+    let Some(name) = unit.strip_suffix(".service") else {
+        return false;
+    };
+    let user = format!("/run/user/{}/systemd", rustix::process::geteuid().as_raw());
+    let has_timer = |manager: &str| {
+        let file = format!("{manager}/transient/{name}.timer");
+        Path::new(&file).exists()
+    };
+    // As sd_booted(3) finds it out.
+    let is_booted = Path::new("/run/systemd/system").is_dir();
+    is_booted && !has_timer("/run/systemd") && !has_timer(&user)
 }
 
 /// Returns the reasons why a state file is not healthy.
@@ -282,115 +272,37 @@ fn awake_since(pid: u32, state: Option<&DaemonState>) -> Option<Instant> {
 }
 
 impl DaemonReport {
-    /// Returns what the state file says of the daemon.
-    fn new(peeked: &Peeked, directory: &Path, clocks: Clocks) -> Self {
-        let state = peeked.daemon.as_ref();
+    /// Returns what the state file says of the daemon with this process id, or of the last one where
+    /// none runs.
+    fn new(peeked: &Peeked, (directory, pid): (&Path, Option<u32>), clocks: Clocks) -> Self {
+        let written = peeked.daemon.as_ref();
+        // A process that has just started writes with its first change of a lease.
+        let state = written.filter(|state| pid.is_none_or(|pid| pid == state.pid));
         let known = |text: &String| (!text.is_empty()).then(|| text.clone());
+        let counters = peeked.counters.as_ref();
         Self {
             program_version: env!("CARGO_PKG_VERSION"),
             directory: directory.display().to_string(),
-            pid: None,
-            awake_since: None,
+            pid,
+            awake_since: pid
+                .and_then(|pid| awake_since(pid, written))
+                .map(|at| clocks.moment(at)),
             version: state.and_then(|state| known(&state.version)),
             unit: state.and_then(|state| known(&state.unit)),
             may_sleep: state.map(|state| state.stays.is_empty()),
             stays: state.and_then(|state| known(&state.stays)),
-            timer: state
+            timer: written
                 .and_then(|state| state.timer_at)
                 .map(|at| clocks.moment(at)),
             sandbox: state.map(|state| SandboxReport {
                 landlock: (state.landlock > 0).then_some(state.landlock),
                 seccomp: state.seccomp,
             }),
-            instance: peeked
-                .counters
-                .as_ref()
-                .map(|counters| format!("{:016x}", counters.instance)),
-            counting_since: peeked
-                .counters
-                .as_ref()
-                .map(|counters| clocks.dated(counters.since)),
+            instance: counters.map(|counters| format!("{:016x}", counters.instance)),
+            counting_since: counters.map(|counters| clocks.dated(counters.since)),
             next_wake: None,
+            writer: written.and_then(|state| known(&state.version)),
         }
-    }
-}
-
-impl LeaseReport {
-    fn new(view: &LeaseView<'_>, names: &HashMap<String, String>, clocks: Clocks) -> Self {
-        let moment = |at: Instant| clocks.moment(at);
-        let container_id = view.container_id();
-        let container_name = container_id.as_ref().and_then(|id| names.get(id)).cloned();
-        Self {
-            container_name,
-            container_id,
-            interface: view.interface.to_string(),
-            parent: view.parent.to_string(),
-            namespace: view.namespace.to_string(),
-            namespace_state: if view.is_gone() {
-                NamespaceState::Gone
-            } else {
-                NamespaceState::Alive
-            },
-            mac: view.mac.to_string(),
-            state: view.state,
-            address: view.address,
-            prefix_length: view.prefix_length,
-            routers: view.routers(),
-            server: view.server,
-            server_mac: view.server_mac.as_ref().map(ToString::to_string),
-            acquired: view.acquired_at.map(moment),
-            renewal: view.t1.map(moment),
-            rebinding: view.t2.map(moment),
-            expiry: view.expires_at.map(moment),
-            next_wake: view.due.map(moment),
-            trouble: view.trouble(),
-            last_trouble: view.last_trouble.as_ref().map(|trouble| TroubleReport {
-                at: moment(trouble.at),
-                text: trouble.text.clone(),
-            }),
-        }
-    }
-
-    /// Returns the reason why this lease makes the whole unhealthy.
-    fn unhealthy(&self) -> Option<String> {
-        let trouble = self.trouble.as_ref()?;
-        // What is of a container that is gone goes by itself.
-        (self.namespace_state == NamespaceState::Alive)
-            .then(|| format!("{}: {trouble}", self.place()))
-    }
-
-    /// Returns the reason why a daemon that runs should have worked on this lease by now. A call
-    /// that is under way takes its time.
-    fn overdue(&self, view: &LeaseView<'_>, clocks: Clocks) -> Option<String> {
-        let late = clocks.boot - view.due?;
-        let is_overdue = late > OVERDUE
-            && self.namespace_state == NamespaceState::Alive
-            && !matches!(self.state, INTENT | ENDING);
-        is_overdue.then(|| {
-            format!(
-                "{}: due since {}, and the daemon does not work on it",
-                self.place(),
-                text::length(late)
-            )
-        })
-    }
-
-    /// Returns the container's interface and its container or namespace.
-    pub(super) fn place(&self) -> String {
-        let container = self.container_name.as_ref().unwrap_or(&self.namespace);
-        format!("{} of {container}", self.interface)
-    }
-
-    /// Returns whether an operator means this lease by that word: a container's name, its id or the
-    /// beginning of it, a MAC address, an IPv4 address, or a namespace.
-    pub(super) fn is_meant_by(&self, word: &str) -> bool {
-        let is_id = |id: &String| word.len() >= 4 && id.starts_with(word);
-        let mac = Mac::parse(word).ok().map(|mac| mac.to_string());
-        self.container_name.as_deref() == Some(word)
-            || self.container_id.as_ref().is_some_and(is_id)
-            || mac.is_some_and(|mac| mac == self.mac)
-            || self.address.map(|address| address.to_string()).as_deref() == Some(word)
-            || self.namespace == word
     }
 }
 

@@ -10,10 +10,11 @@ use super::text::{self, Rows, push_length, push_number};
 /// Returns the report as a summary and a table.
 pub(super) fn table(report: &Report) -> String {
     let mut text = summary(report);
+    push_counted(&mut text, report);
     if report.leases.is_empty() {
         return text;
     }
-    let mut rows = Rows::default();
+    let mut rows = Rows::with_room_for(report.leases.len() + 1);
     rows.push(
         [
             "CONTAINER",
@@ -48,16 +49,17 @@ pub(super) fn table(report: &Report) -> String {
     text
 }
 
-/// Returns every field of these leases.
-pub(super) fn details<'a>(leases: impl IntoIterator<Item = &'a LeaseReport>) -> String {
-    let mut text = String::new();
-    for lease in leases {
-        if !text.is_empty() {
-            text.push('\n');
-        }
+/// Returns the report as a summary and every field of its leases.
+pub(super) fn details(report: &Report) -> String {
+    let mut text = summary(report);
+    for lease in &report.leases {
+        text.push('\n');
         text.push_str(&named([
             ("container", container(lease)),
-            ("container id", or_dash(lease.container_id.as_ref())),
+            (
+                "container id",
+                or_dash(lease.container_id.as_deref().as_ref()),
+            ),
             (
                 "interface",
                 format!("{} (on {})", lease.interface, lease.parent),
@@ -66,10 +68,10 @@ pub(super) fn details<'a>(leases: impl IntoIterator<Item = &'a LeaseReport>) -> 
                 "namespace",
                 format!("{}, {}", lease.namespace, namespace(lease)),
             ),
-            ("MAC", lease.mac.clone()),
+            ("MAC", lease.mac.to_string()),
             ("state", lease.state.to_owned()),
             ("address", address(lease)),
-            ("router", or_dash(lease.routers.first())),
+            ("router", or_dash(lease.routers.to_vec().first())),
             ("server", server(lease)),
             ("acquired", absolute(lease.acquired)),
             ("renewal (T1)", absolute(lease.renewal)),
@@ -78,7 +80,7 @@ pub(super) fn details<'a>(leases: impl IntoIterator<Item = &'a LeaseReport>) -> 
             ("next wake", absolute(lease.next_wake)),
             (
                 "trouble",
-                lease.trouble.clone().unwrap_or_else(|| NONE.to_owned()),
+                lease.trouble.as_deref().unwrap_or(NONE).to_owned(),
             ),
             (
                 "last trouble",
@@ -148,20 +150,32 @@ fn named<const N: usize>(fields: [(&str, String); N]) -> String {
     rows.lines()
 }
 
+/// Returns the number of leases, the health with its reasons, and what the daemon does.
 fn summary(report: &Report) -> String {
-    let leases = match report.leases.len() {
+    let (count, all) = (report.leases.len(), report.count);
+    let mut leases = match count {
         1 => "1 lease".to_owned(),
         count => format!("{count} leases"),
     };
-    let daemon = match (report.daemon.pid, report.daemon.next_wake) {
-        (Some(pid), _) => match report.daemon.awake_since {
+    if count != all {
+        leases.push_str(&format!(" of {all}"));
+    }
+    let daemon = &report.daemon;
+    // Older versions do not tell for when they have set the timer.
+    let wake = if daemon.may_sleep.is_some() {
+        daemon.timer
+    } else {
+        daemon.next_wake
+    };
+    let doing = match (daemon.pid, wake) {
+        (Some(pid), _) => match daemon.awake_since {
             Some(since) => format!(
                 "the daemon runs as process {pid} since {}",
                 absolute(Some(since))
             ),
             None => format!("the daemon runs as process {pid}"),
         },
-        (None, Some(next)) if next.in_seconds >= 0 && report.daemon.stays.is_none() => {
+        (None, Some(next)) if next.in_seconds >= 0 && daemon.stays.is_none() => {
             format!("the daemon sleeps until {}", absolute(Some(next)))
         }
         (None, _) => "no daemon runs".to_owned(),
@@ -171,17 +185,20 @@ fn summary(report: &Report) -> String {
     } else {
         "NOT HEALTHY"
     };
-    let mut text = format!("{leases}, {health}; {daemon}\n");
+    let mut text = format!("{leases}, {health}; {doing}\n");
     for reason in &report.reasons {
-        text.push_str(&format!("  {}\n", reason.replace(char::is_control, "?")));
-    }
-    if let Some(counters) = &report.counters {
-        text.push_str(&counted(counters, report.daemon.counting_since));
+        text.push_str(&format!("  {}\n", text::printable(reason)));
     }
     text
 }
 
-/// Returns the counters that are asked for most in one line.
+fn push_counted(to: &mut String, report: &Report) {
+    if let Some(counters) = &report.counters {
+        to.push_str(&counted(counters, report.daemon.counting_since));
+    }
+}
+
+/// Returns the counters that are asked for most in two lines.
 fn counted(counters: &Counters, since: Option<Moment>) -> String {
     let sum = |name: &str, is_counted: &dyn Fn(&str) -> bool| {
         let of_name = |(family, _): &(&'static CounterFamily, &[u64])| family.name == name;
@@ -201,8 +218,8 @@ fn counted(counters: &Counters, since: Option<Moment>) -> String {
         format!(" since {}", date.split('T').next().unwrap_or_default())
     });
     format!(
-        "counted{day}: acquisitions {}, renewals {}, rebinds {}, NAKs {}, expiries {}, conflicts {} in {} \
-         probes, failures {}, calls {} ({} failed), starts {}\n",
+        "counted{day}: acquisitions {}, renewals {}, rebinds {}, NAKs {}, expiries {},\n  conflicts {} in \
+         {} probes, failures {}, calls {} ({} failed), starts {}\n",
         all("acquisitions"),
         all("renewals"),
         all("rebinds"),
@@ -246,7 +263,7 @@ fn push_container(to: &mut String, lease: &LeaseReport) {
         (Some(name), _) => name,
         (None, Some(id)) => id.get(..12).unwrap_or(id),
         (None, None) => {
-            let path = &lease.namespace;
+            let path = &*lease.namespace;
             path.rsplit('/').next().unwrap_or(path)
         }
     });

@@ -71,47 +71,70 @@ const LAST: u64 = 253_402_300_799;
 /// late for that form becomes the last one.
 pub(super) fn date(since_1970: Duration) -> String {
     let seconds = since_1970.as_secs().min(LAST);
-    let (mut days, in_day) = (seconds / DAY, seconds % DAY);
-    let mut year = 1970;
-    while days >= days_of(year) {
-        days -= days_of(year);
-        year += 1;
-    }
-    let february = days_of(year) - 337;
-    let mut month = 1;
-    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if days < length {
-            break;
+    let (days, in_day) = (seconds / DAY, seconds % DAY);
+    // In years that begin in March a leap day is the last; 400 of them have the same number of days.
+    let days = days + DAYS_BEFORE_1970;
+    let (era, day) = (days / DAYS_OF_ERA, days % DAYS_OF_ERA);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    // Five months have 153 days, over and over.
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 {
+        (month + 3, 0)
+    } else {
+        (month - 9, 1)
+    };
+    let year = era * 400 + year + next;
+    let mut text = *b"0000-00-00T00:00:00Z";
+    for (end, mut number) in [
+        (4, year),
+        (7, month),
+        (10, day),
+        (13, in_day / HOUR),
+        (16, in_day % HOUR / MINUTE),
+        (19, in_day % MINUTE),
+    ] {
+        let mut place: usize = end;
+        while number > 0 {
+            place -= 1;
+            text[place] = b'0' + (number % 10) as u8;
+            number /= 10;
         }
-        days -= length;
-        month += 1;
     }
-    let (hour, minute, second) = (in_day / HOUR, in_day % HOUR / MINUTE, in_day % MINUTE);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z",
-        day = days + 1
-    )
+    String::from_utf8_lossy(&text).into_owned()
 }
 
-/// Returns the number of days of a year in the Gregorian calendar.
-fn days_of(year: u64) -> u64 {
-    let is_leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    365 + u64::from(is_leap)
-}
+/// The days of 400 years in the Gregorian calendar.
+const DAYS_OF_ERA: u64 = 146_097;
+/// The days from the first of March of the year 0 to the first of January 1970.
+const DAYS_BEFORE_1970: u64 = 719_468;
 
 /// Rows with aligned columns.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
     /// All cells, one behind the other.
     text: String,
-    /// The end of each cell in the text and its width in columns; `None` ends a row.
-    cells: Vec<Option<(usize, usize)>>,
+    /// The end of each cell in the text and its width in columns; [`Rows::END`] ends a row.
+    cells: Vec<(u32, u32)>,
     widths: Vec<usize>,
     /// The cell that comes next: its beginning, and its column.
     next: (usize, usize),
 }
 
 impl Rows {
+    const END: (u32, u32) = (u32::MAX, 0);
+
+    /// Returns rows with room for so many, of usual cells: a text that grows is copied, to pages that
+    /// were not used before.
+    pub(super) fn with_room_for(rows: usize) -> Self {
+        Self {
+            text: String::with_capacity(rows * 80),
+            cells: Vec::with_capacity(rows * 8),
+            ..Self::default()
+        }
+    }
+
     /// Adds a row.
     pub(super) fn push<const N: usize>(&mut self, cells: [String; N]) {
         for cell in cells {
@@ -136,12 +159,14 @@ impl Rows {
         } else {
             self.widths.push(width);
         }
-        self.cells.push(Some((self.text.len(), width)));
+        // A text of four gigabytes has no rows.
+        let place = |number: usize| u32::try_from(number).unwrap_or(u32::MAX - 1);
+        self.cells.push((place(self.text.len()), place(width)));
         self.next = (self.text.len(), column + 1);
     }
 
     pub(super) fn end_row(&mut self) {
-        self.cells.push(None);
+        self.cells.push(Self::END);
         self.next.1 = 0;
     }
 
@@ -158,15 +183,18 @@ impl Rows {
 
     /// Appends the rows as lines. Between two columns are two spaces; none is at the end of a line.
     pub(super) fn append_to(&self, lines: &mut String) {
+        // Some five blanks fill a cell up.
+        lines.reserve(self.text.len() + self.cells.len() * 5);
         let (mut start, mut column, mut padding) = (0, 0, 0);
         for cell in &self.cells {
-            let Some((end, width)) = *cell else {
+            if *cell == Self::END {
                 lines.push('\n');
                 (column, padding) = (0, 0);
                 continue;
-            };
+            }
+            let (end, width) = (cell.0 as usize, cell.1 as usize);
             if end > start {
-                lines.extend(std::iter::repeat_n(' ', padding));
+                push_blanks(lines, padding);
                 lines.push_str(&self.text[start..end]);
                 padding = 0;
             }
@@ -180,6 +208,16 @@ impl Rows {
         let mut lines = String::new();
         self.append_to(&mut lines);
         lines
+    }
+}
+
+/// Appends blanks.
+fn push_blanks(to: &mut String, mut count: usize) {
+    const BLANKS: &str = "                                ";
+    while count > 0 {
+        let blanks = &BLANKS[..count.min(BLANKS.len())];
+        to.push_str(blanks);
+        count -= blanks.len();
     }
 }
 
@@ -235,7 +273,10 @@ mod tests {
     fn a_date_is_that_of_the_calendar() {
         for (seconds, text) in [
             (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
             (951_782_400, "2000-02-29T00:00:00Z"),
+            (951_868_800, "2000-03-01T00:00:00Z"),
+            (1_709_251_199, "2024-02-29T23:59:59Z"),
             (1_735_689_599, "2024-12-31T23:59:59Z"),
             (1_780_272_000, "2026-06-01T00:00:00Z"),
             (4_107_542_400, "2100-03-01T00:00:00Z"),

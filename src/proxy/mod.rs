@@ -339,7 +339,8 @@ async fn serve_connection(connection: Connection, table: Rc<Table>, idle_timeout
             served.await
         }
     };
-    rpc::serve(stream, idle_timeout, shutdown, call).await;
+    let ended = |code| table.count_call(code);
+    rpc::serve_counted(stream, idle_timeout, shutdown, call, ended).await;
 }
 
 /// Extends the drain while systemd restarts the service, so that no call fails: those in flight are

@@ -14,7 +14,7 @@ pub mod status;
 mod turn;
 pub mod wire;
 
-pub use server::serve;
+pub use server::{serve, serve_counted};
 pub use status::{Code, Status};
 pub use wire::{
     Answer, Call, Empty, LeaseIdentity, LeaseOutcome, LeaseOutcomes, LeaseResult, LeaseSelection,

@@ -46,6 +46,21 @@ pub async fn serve<F>(
 ) where
     F: Future<Output = Result<Answer, Status>>,
 {
+    serve_counted(stream, idle_timeout, shutdown, call, |_| ()).await;
+}
+
+/// Serves a client as [`serve`] does, and calls `ended` with the status of each call:
+/// [`Code::Cancelled`] where the client gets none. Calls that fail before `call`, such as unknown
+/// methods, count as well; HTTP that is not gRPC does not.
+pub async fn serve_counted<F>(
+    stream: Stream,
+    idle_timeout: Duration,
+    shutdown: impl Future,
+    call: impl Fn(Call) -> F,
+    ended: impl Fn(Code),
+) where
+    F: Future<Output = Result<Answer, Status>>,
+{
     let mut http = Http::Handshaking(bounds().handshake(h2_stream(stream)));
     let (own_turns, turns) = (Turns::new(1), Turns::of_calls());
     let connection_turns = Turns::of_connections();
@@ -80,7 +95,7 @@ pub async fn serve<F>(
                     respond,
                     idle_timeout,
                     (&own_turns, &turns),
-                    &call,
+                    (&call, &ended),
                 )));
                 (busy, accepted) = (true, accepted + 1);
             }
@@ -188,7 +203,7 @@ fn answer<F>(
     mut respond: SendResponse<Bytes>,
     idle_timeout: Duration,
     (own_turns, turns): (&Turns, &Turns),
-    call: &impl Fn(Call) -> F,
+    (call, ended): (&impl Fn(Call) -> F, &impl Fn(Code)),
 ) -> impl Future<Output = ()>
 where
     F: Future<Output = Result<Answer, Status>>,
@@ -202,6 +217,10 @@ where
             let _ = respond.send_response(refusal, true);
             return;
         }
+        let mut counted = CountedCall {
+            code: Code::Cancelled,
+            ended,
+        };
         let work = async {
             let late = async {
                 rt::sleep(idle_timeout).await;
@@ -238,8 +257,23 @@ where
         };
         let outcome = future::or(hung_up, async { Some(in_time.await) }).await;
         if let Some(outcome) = outcome {
+            counted.code = outcome
+                .as_ref()
+                .map_or_else(|status| status.code, |_| Code::Ok);
             let _ = reply(respond, outcome);
         }
+    }
+}
+
+/// A call that is counted once, when it ends.
+struct CountedCall<'a, E: Fn(Code)> {
+    code: Code,
+    ended: &'a E,
+}
+
+impl<E: Fn(Code)> Drop for CountedCall<'_, E> {
+    fn drop(&mut self) {
+        (self.ended)(self.code);
     }
 }
 

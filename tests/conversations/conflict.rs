@@ -70,6 +70,30 @@ fn an_owner_that_answers_before_the_ack() {
     c.at(2.01).sends(announcement(OTHER_IP));
 }
 
+/// A DHCPDECLINE that no carrier takes is not counted as sent.
+#[test]
+fn a_decline_without_a_carrier_is_not_counted() {
+    for (carrier, declines) in [(true, 1), (false, 0)] {
+        let mut c = with_probes(3);
+        c.at(0)
+            .sends(discover())
+            .hears(offer(IP))
+            .sends(request(IP))
+            .hears(ack(IP, hours(1)));
+        c.at(1).sends(probe(IP));
+        if !carrier {
+            c.carrier(false);
+        }
+        c.hears_frame(&arp_probe(IP, OWNER));
+        if carrier {
+            c.sends(decline(IP)).says(Declined(IP)).sends(discover());
+        } else {
+            c.says(Declined(IP));
+        }
+        assert_eq!(c.client().take_tally().declines, declines);
+    }
+}
+
 /// The owner answers after the ACK: the address is given up.
 #[test]
 fn an_owner_that_answers_after_the_ack() {

@@ -1,4 +1,4 @@
-//! `rpc::serve` on a thread, one connection each, and a handler that answers by what it is asked.
+//! `rpc::serve_counted` on a thread, one connection each, and a handler that answers by what it is asked.
 
 #![allow(
     dead_code,
@@ -30,6 +30,7 @@ pub const SOON: Duration = Duration::from_secs(10);
 /// A server with one connection.
 pub struct Server {
     over: Receiver<()>,
+    statuses: Receiver<Code>,
     close: Arc<Event>,
     thread: JoinHandle<()>,
 }
@@ -47,15 +48,19 @@ impl Server {
         let close = Arc::new(Event::new());
         let closing = close.listen();
         let (ended, over) = channel();
+        let (counted, statuses) = channel();
         let thread = std::thread::spawn(move || {
             rt::block_on(async move |_| {
-                rpc::serve(ours.try_into().unwrap(), quiet, closing, handler).await
+                // Nothing may receive them.
+                let counted = |code| drop(counted.send(code));
+                rpc::serve_counted(ours.try_into().unwrap(), quiet, closing, handler, counted).await
             });
             let _ = ended.send(());
         });
         (
             Self {
                 over,
+                statuses,
                 close,
                 thread,
             },
@@ -66,6 +71,11 @@ impl Server {
     /// Tells it to finish.
     pub fn close(&self) {
         self.close.notify(usize::MAX);
+    }
+
+    /// Returns the status of the next call that has ended.
+    pub fn status(&self) -> Code {
+        self.statuses.recv_timeout(SOON).expect("a call has ended")
     }
 
     /// Waits until `serve` has returned, which it must do by now.

@@ -126,7 +126,7 @@ impl Client {
             message: Some(format!("in use by {by}")),
             ..ClientMessage::new(Type::Decline, self.plainness.encode(self.backoff.xid()), 0)
         };
-        self.tally.declines += 1;
+        self.tally.declines += u32::from(self.carrier);
         self.remember_conflict(by, address);
         // The server has leased in answer to messages of this plainness, and may answer no others.
         self.config.plainness = self.config.plainness.max(self.plainness);

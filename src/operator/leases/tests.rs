@@ -1,5 +1,3 @@
-use std::collections::HashMap;
-
 use super::*;
 use crate::proxy::store::record::LeaseView;
 use crate::proxy::store::record::tests::{phases, record, with_mac};
@@ -18,7 +16,7 @@ fn leases(namespaces: &[&str]) -> Vec<LeaseReport> {
         ..Peeked::default()
     };
     let place = (Path::new("/run/podman"), None);
-    Report::new(&peeked, place, &HashMap::new(), Clocks::read()).leases
+    Report::new(&peeked, place, &podman::Names::default(), Clocks::read()).leases
 }
 
 fn outcome(lease: &LeaseReport, before: &str, after: &str, result: LeaseResult) -> LeaseOutcome {

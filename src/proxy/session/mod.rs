@@ -35,7 +35,7 @@ use crate::proxy::container::sockets::{ExchangeSockets, LinkState, is_link_away}
 use crate::proxy::error::CallError;
 use crate::proxy::key::ContainerNames;
 use crate::proxy::store::address_history::AddressHistory;
-use crate::proxy::store::counters::{Counter, Counters};
+use crate::proxy::store::counters::{Counter, Counters, FailureReason};
 use crate::proxy::store::record::{LeaseTrouble, Record};
 
 mod acquire;
@@ -97,6 +97,8 @@ pub(crate) struct Session {
     last_error: String,
     last_trouble: Option<LeaseTrouble>,
     is_taken_port_logged: bool,
+    /// A message of this exchange could not be sent, which is counted once.
+    is_send_failure_counted: bool,
     /// Set while the caller of Setup waits.
     deadline: Option<Box<AcquireDeadline>>,
     /// A RELEASE is being sent, for which the interface may have another MAC by now.
@@ -181,6 +183,7 @@ impl Session {
             last_error: String::new(),
             last_trouble: None,
             is_taken_port_logged: false,
+            is_send_failure_counted: false,
             deadline: None,
             is_releasing: false,
         }
@@ -296,6 +299,7 @@ impl Session {
             let sockets = open(&self.interface, &self.request)?;
             self.client.handle_mtu(sockets.mtu);
             self.sockets = Some(sockets);
+            self.is_send_failure_counted = false;
             log::debug!("{self}: opened its sockets");
             self.update_carrier();
         }
@@ -405,6 +409,9 @@ impl Session {
                 let state = self.client.state();
                 log::warn!("{self}: cannot send in state {state}: {error}");
                 self.set_trouble(&format!("cannot send in state {state}: {error}"));
+                if !std::mem::replace(&mut self.is_send_failure_counted, true) {
+                    self.context.count(Counter::Failure(FailureReason::Kernel));
+                }
                 if is_link_away(&error) {
                     self.suspect_link();
                     in_doubt = true;

@@ -9,9 +9,9 @@
 use std::time::Duration;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
-use serde_json::Value;
 
 use crate::dhcp::Tally;
+use crate::proxy::store::scan::{Scanner, number};
 use crate::rpc::Code;
 
 /// The largest count, and the largest processor time in microseconds: every reader of JSON has it
@@ -39,7 +39,7 @@ pub(crate) const FAMILIES: [CounterFamily; 12] = [
     ),
     single("renewals", "Renewals granted by the leasing server"),
     single("rebinds", "Renewals granted in REBINDING, by any server"),
-    single("naks", "DHCPNAKs received"),
+    single("naks", "DHCPNAKs that ended a lease or a search"),
     single("declines", "DHCPDECLINEs sent"),
     single("probes", "ARP probes sent"),
     single(
@@ -63,26 +63,20 @@ pub(crate) const FAMILIES: [CounterFamily; 12] = [
     },
     CounterFamily {
         name: "calls",
-        help: "Calls answered, by gRPC status",
+        help: "Calls ended, by gRPC status",
         label: "status",
         values: &[
             "OK",
             "CANCELLED",
-            "UNKNOWN",
             "INVALID_ARGUMENT",
             "DEADLINE_EXCEEDED",
             "NOT_FOUND",
-            "ALREADY_EXISTS",
             "PERMISSION_DENIED",
             "RESOURCE_EXHAUSTED",
-            "FAILED_PRECONDITION",
             "ABORTED",
-            "OUT_OF_RANGE",
             "UNIMPLEMENTED",
             "INTERNAL",
             "UNAVAILABLE",
-            "DATA_LOSS",
-            "UNAUTHENTICATED",
         ],
     },
     CounterFamily {
@@ -176,12 +170,35 @@ impl Counter {
             Self::Conflict => (6, 0),
             Self::Expiry => (7, 0),
             Self::Failure(reason) => (8, reason as usize),
-            Self::Call(code) => (9, code as usize),
+            Self::Call(code) => (9, place_of_status(code)),
             Self::Wake(cause) => (10, cause as usize),
             Self::Event(outcome) => (11, outcome as usize),
         };
         let before = FAMILIES[..family].iter().map(|family| family.values.len());
         before.sum::<usize>() + value
+    }
+}
+
+/// Returns the place of a status among those that calls end with. Others do not occur.
+fn place_of_status(code: Code) -> usize {
+    match code {
+        Code::Ok => 0,
+        Code::Cancelled => 1,
+        Code::InvalidArgument => 2,
+        Code::DeadlineExceeded => 3,
+        Code::NotFound => 4,
+        Code::PermissionDenied => 5,
+        Code::ResourceExhausted => 6,
+        Code::Aborted => 7,
+        Code::Unimplemented => 8,
+        Code::Unavailable => 10,
+        Code::Internal
+        | Code::Unknown
+        | Code::AlreadyExists
+        | Code::FailedPrecondition
+        | Code::OutOfRange
+        | Code::DataLoss
+        | Code::Unauthenticated => 9,
     }
 }
 
@@ -285,23 +302,48 @@ impl Counters {
         })
     }
 
-    /// Parses the object of the state file, of the instance that began at `since` (in seconds). A
-    /// counter that is missing or no number is zero, and a huge one is clamped.
-    pub(crate) fn parse(object: &Value, instance: u64, since: u64) -> Self {
-        let mut counters = Self::new(instance, Duration::from_secs(since));
-        let number = |value: &Value| value.as_u64().unwrap_or(0).min(MAX_COUNT);
-        let mut counts = counters.counts.iter_mut();
-        for family in &FAMILIES {
-            let value = &object[family.name];
-            for (name, count) in family.values.iter().zip(&mut counts) {
-                *count = number(if family.label.is_empty() {
-                    value
-                } else {
-                    &value[name]
+    /// Returns the same counts as those of this instance, which began at `since`.
+    pub(crate) fn of_instance(self, instance: u64, since: Duration) -> Self {
+        let Self { since, .. } = Self::new(instance, since);
+        Self {
+            instance,
+            since,
+            ..self
+        }
+    }
+
+    /// Parses the object of the state file. A counter that is missing or no number is zero, and a
+    /// huge one is clamped.
+    pub(crate) fn parse(object: &str) -> Self {
+        let mut counters = Self::new(0, Duration::ZERO);
+        let count_of = |value: &str| number(value).unwrap_or(0).min(MAX_COUNT);
+        // What was read before a fault counts; the file as a whole is found to be damaged.
+        let _ = Scanner::new(object).object(&mut |scanner, name| {
+            let value = scanner.value()?;
+            if name == PROCESSOR_TIME {
+                counters.earlier = Duration::from_micros(count_of(value));
+            }
+            let mut rest = &mut counters.counts[..];
+            for family in &FAMILIES {
+                let (counts, others) = rest.split_at_mut(family.values.len());
+                rest = others;
+                if family.name != name {
+                    continue;
+                }
+                if family.label.is_empty() {
+                    counts[0] = count_of(value);
+                    continue;
+                }
+                let _ = Scanner::new(value).object(&mut |scanner, label| {
+                    let value = scanner.value()?;
+                    if let Some(place) = family.values.iter().position(|known| *known == label) {
+                        counts[place] = count_of(value);
+                    }
+                    Ok(())
                 });
             }
-        }
-        counters.earlier = Duration::from_micros(number(&object[PROCESSOR_TIME]));
+            Ok(())
+        });
         counters
     }
 }
@@ -335,146 +377,4 @@ impl Serialize for ByLabel<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn counters() -> Counters {
-        Counters::new(7, Duration::from_secs(1_780_000_000))
-    }
-
-    fn again(counters: &Counters) -> Counters {
-        let object = serde_json::to_value(counters).unwrap();
-        Counters::parse(&object, counters.instance, counters.since.as_secs())
-    }
-
-    #[test]
-    fn each_counter_has_its_own_place_and_name() {
-        let named = |counter, path: &[&str]| {
-            let mut counters = counters();
-            counters.count(counter);
-            let mut object = serde_json::to_value(&counters).unwrap();
-            for name in path {
-                object = object[name].clone();
-            }
-            assert_eq!(object, json!(1), "{path:?}");
-            assert_eq!(counters.counts.iter().sum::<u64>(), 1, "{path:?}");
-            again(&counters).counts
-        };
-        let mut all = vec![
-            named(Counter::Acquisition, &["acquisitions"]),
-            named(Counter::Renewal, &["renewals"]),
-            named(Counter::Rebind, &["rebinds"]),
-            named(Counter::Nak, &["naks"]),
-            named(Counter::Decline, &["declines"]),
-            named(Counter::Probe, &["probes"]),
-            named(Counter::Conflict, &["conflicts"]),
-            named(Counter::Expiry, &["expiries"]),
-        ];
-        for (reason, name) in [
-            (FailureReason::NoCarrier, "no_carrier"),
-            (FailureReason::NoOffer, "no_offer"),
-            (FailureReason::UnusableOffer, "unusable_offer"),
-            (FailureReason::NoAck, "no_ack"),
-            (FailureReason::Refused, "refused"),
-            (FailureReason::Conflict, "conflict"),
-            (FailureReason::Kernel, "kernel"),
-        ] {
-            all.push(named(Counter::Failure(reason), &["failures", name]));
-        }
-        for (cause, name) in [
-            (WakeCause::Call, "call"),
-            (WakeCause::Timer, "timer"),
-            (WakeCause::Other, "other"),
-        ] {
-            all.push(named(Counter::Wake(cause), &["wakes", name]));
-        }
-        for (outcome, name) in [
-            (EventOutcome::Started, "started"),
-            (EventOutcome::Dropped, "dropped"),
-            (EventOutcome::Failed, "failed"),
-        ] {
-            all.push(named(Counter::Event(outcome), &["events", name]));
-        }
-        for number in 0..17 {
-            let code = Code::from(number);
-            let name = format!("{code:?}");
-            let place = FAMILIES[9].values[number as usize].replace('_', "");
-            assert_eq!(place, name.to_uppercase());
-            all.push(named(
-                Counter::Call(code),
-                &["calls", FAMILIES[9].values[number as usize]],
-            ));
-        }
-        let mut places: Vec<_> = all
-            .iter()
-            .map(|counts| counts.iter().position(|count| *count == 1))
-            .collect();
-        places.sort();
-        assert_eq!(places, (0..COUNT).map(Some).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn they_go_on_where_the_file_has_them() {
-        let mut before = counters();
-        before.add_tally(&Tally {
-            renewals: 3,
-            probes: 5,
-            ..Tally::default()
-        });
-        before.set_processor_time(Duration::from_micros(1500));
-        let mut next = Counters::new(8, Duration::from_secs(1_790_000_000));
-        next.count(Counter::Wake(WakeCause::Timer));
-        assert!(!next.is_unsaved(), "a start alone is not written");
-        next.resume(&again(&before));
-        next.set_processor_time(Duration::from_micros(20));
-        next.add_tally(&Tally {
-            renewals: 1,
-            ..Tally::default()
-        });
-        assert!(next.is_unsaved());
-        next.mark_saved();
-        next.add_tally(&Tally::default());
-        assert!(!next.is_unsaved());
-        let object = serde_json::to_value(&next).unwrap();
-        assert_eq!(
-            [
-                &object["renewals"],
-                &object["probes"],
-                &object["wakes"]["timer"],
-                &object[PROCESSOR_TIME]
-            ],
-            [&json!(4), &json!(5), &json!(1), &json!(1520)]
-        );
-        assert_eq!((next.instance, next.since), (before.instance, before.since));
-    }
-
-    #[test]
-    fn a_forged_count_is_clamped_and_never_overflows() {
-        let object = json!({
-            "renewals": u64::MAX, "naks": -1, "probes": "7", "declines": 1.5, "failures": [1],
-            "calls": {"OK": 1e300, "ABORTED": 3, "more": 4}, PROCESSOR_TIME: u64::MAX, "unknown": {},
-        });
-        let mut forged = Counters::parse(&object, 7, u64::MAX);
-        assert_eq!(forged.counts[Counter::Renewal.place()], MAX_COUNT);
-        forged.count(Counter::Renewal);
-        forged.resume(&forged.clone());
-        forged.set_processor_time(Duration::MAX);
-        assert_eq!(forged.counts[Counter::Renewal.place()], MAX_COUNT);
-        assert_eq!(forged.processor_time(), Duration::from_micros(MAX_COUNT));
-        assert_eq!(forged.since.as_secs(), MAX_COUNT);
-        for counter in [
-            Counter::Nak,
-            Counter::Probe,
-            Counter::Decline,
-            Counter::Call(Code::Ok),
-        ] {
-            assert_eq!(forged.counts[counter.place()], 0, "{counter:?}");
-        }
-        assert_eq!(forged.counts[Counter::Call(Code::Aborted).place()], 6);
-        for other in [json!(null), json!(7), json!([]), json!("x")] {
-            assert_eq!(Counters::parse(&other, 7, 1).counts, [0; COUNT]);
-        }
-    }
-}
+mod tests;

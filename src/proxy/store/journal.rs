@@ -109,6 +109,45 @@ impl Deaths {
     }
 }
 
+/// The content of the file as another process reads it.
+#[derive(Debug, Default)]
+pub(crate) struct RecordedDeaths {
+    in_work: Option<LeaseHash>,
+    deaths: Deaths,
+}
+
+impl RecordedDeaths {
+    pub(crate) fn read(file: impl Read) -> io::Result<Self> {
+        let mut text = Vec::new();
+        file.take(MAX_FILE_LEN).read_to_end(&mut text)?;
+        let (in_work, deaths) = Deaths::parse(&String::from_utf8_lossy(&text));
+        Ok(Self { in_work, deaths })
+    }
+
+    /// Returns a content that no file had: deaths at a lease, which is in work or not.
+    #[cfg(test)]
+    pub(crate) fn made_of(lease: &LeaseKey, deaths: u32, is_in_work: bool) -> Self {
+        let lease = LeaseHash::of(lease);
+        Self {
+            in_work: is_in_work.then_some(lease),
+            deaths: Deaths(BTreeMap::from([(lease, deaths)])),
+        }
+    }
+
+    /// Returns whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.in_work.is_none() && self.deaths.0.is_empty()
+    }
+
+    /// Returns the number of deaths at a lease. Where no process runs, that of the lease in work is
+    /// not counted yet.
+    pub(crate) fn of(&self, lease: &LeaseKey, is_running: bool) -> u32 {
+        let lease = LeaseHash::of(lease);
+        let is_last = !is_running && self.in_work == Some(lease);
+        self.deaths.of(lease).saturating_add(is_last.into())
+    }
+}
+
 /// Returns the delay before a lease is tried again. `remaining` is how long it lasts, `None` for
 /// ever: the delay alone must not cost the lease.
 fn retry_delay(deaths: u32, remaining: Option<Duration>) -> Duration {

@@ -25,9 +25,11 @@ pub(crate) struct LeaseKeepAlive {
     stay_for: Duration,
     guard: RefCell<Option<Activity>>,
     /// A timer may be armed.
-    pub(super) is_armed: Cell<bool>,
-    /// The time for which it was armed last.
-    pub(super) armed_for: Cell<Option<Instant>>,
+    is_armed: Cell<bool>,
+    /// The time for which it is armed, as far as is known.
+    armed_for: Cell<Option<Instant>>,
+    /// The same in the state file.
+    saved: Cell<Option<Instant>>,
     is_logged: Cell<bool>,
 }
 
@@ -47,6 +49,7 @@ impl LeaseKeepAlive {
             guard: RefCell::default(),
             is_armed: Cell::default(),
             armed_for: Cell::default(),
+            saved: Cell::default(),
             is_logged: Cell::default(),
         }
     }
@@ -58,8 +61,41 @@ impl LeaseKeepAlive {
     /// Assumes an armed timer where the state file has leases.
     pub(super) fn restore(&self, leases: &[(EncodedRecord, bool)], timer_at: Option<Instant>) {
         self.armed_for.set(timer_at);
+        self.saved.set(timer_at);
         self.is_armed
             .set(!leases.is_empty() || Wakeup::woken_by_timer());
+    }
+
+    /// Records that a timer may be armed, and for which time, if that is known.
+    pub(super) fn set_armed(&self, at: Option<Instant>) {
+        self.is_armed.set(true);
+        self.armed_for.set(at);
+    }
+
+    /// Records that no timer is armed.
+    pub(super) fn set_disarmed(&self) {
+        self.is_armed.set(false);
+        self.armed_for.set(None);
+    }
+
+    pub(super) fn may_be_armed(&self) -> bool {
+        self.is_armed.get()
+    }
+
+    pub(super) fn armed_for(&self) -> Option<Instant> {
+        self.armed_for.get()
+    }
+
+    /// Records that the state file has the timer.
+    pub(super) fn mark_timer_saved(&self) {
+        self.saved.set(self.armed_for.get());
+    }
+
+    /// Returns whether the state file has the timer, to the millisecond: without it, `status` takes
+    /// the process for dead.
+    pub(super) fn is_timer_saved(&self) -> bool {
+        let millis = |at: &Cell<Option<Instant>>| at.get().map(|at| at.since_boot().as_millis());
+        millis(&self.saved) == millis(&self.armed_for)
     }
 
     /// Returns whether a timer can start the process again.
@@ -131,5 +167,27 @@ mod tests {
         assert!(keep_alive.is_paused.get());
         keep_alive.record_success();
         assert_eq!(keep_alive.pause(), (SLEEP_RETRY, true));
+    }
+    #[test]
+    fn a_timer_that_the_file_does_not_have_is_told_from_one_that_it_has() {
+        let keep_alive = LeaseKeepAlive::new(Err("a test".into()), Duration::ZERO);
+        let at = |micros| Some(Instant::from_boot(Duration::from_micros(micros)));
+        keep_alive.restore(&[], at(5_000));
+        assert!(keep_alive.is_timer_saved());
+        keep_alive.set_armed(None);
+        assert_eq!(
+            (keep_alive.may_be_armed(), keep_alive.armed_for()),
+            (true, None),
+            "a failed arm leaves no known timer"
+        );
+        assert!(!keep_alive.is_timer_saved());
+        keep_alive.set_armed(at(5_999));
+        assert!(keep_alive.is_timer_saved(), "the file has milliseconds");
+        keep_alive.set_armed(at(6_000));
+        assert!(!keep_alive.is_timer_saved());
+        keep_alive.mark_timer_saved();
+        assert!(keep_alive.is_timer_saved());
+        keep_alive.set_disarmed();
+        assert!(!keep_alive.is_timer_saved());
     }
 }

@@ -62,7 +62,8 @@ impl Table {
         // A start that has changed nothing writes nothing, not even that it was there.
         let is_in_file = !self.save.is_unsaved.get()
             && !self.context.counters.borrow().is_unsaved()
-            && (self.save.is_final.get() || self.len() == 0);
+            && (self.save.is_final.get() || self.len() == 0)
+            && self.keep_alive.is_timer_saved();
         if !self.idle.is_busy() && !is_in_file {
             // A failure sets the guard.
             self.save(true);
@@ -118,18 +119,19 @@ impl Table {
 
     async fn arm(&self, wakeup: &Wakeup, (at, fallback): WakeupTimes) -> io::Result<()> {
         let now = rt::now();
-        self.keep_alive.is_armed.set(true);
-        self.keep_alive.armed_for.set(Some(at));
+        // The timer before is cancelled first, and a failure leaves none that is known.
+        self.keep_alive.set_armed(None);
         wakeup
             .arm(at - now, fallback.map(|fallback| fallback - now))
-            .await
+            .await?;
+        self.keep_alive.set_armed(Some(at));
+        Ok(())
     }
 
     async fn disarm(&self, wakeup: &Wakeup) -> io::Result<()> {
-        if self.keep_alive.is_armed.get() {
+        if self.keep_alive.may_be_armed() {
             wakeup.disarm().await?;
-            self.keep_alive.is_armed.set(false);
-            self.keep_alive.armed_for.set(None);
+            self.keep_alive.set_disarmed();
         }
         Ok(())
     }

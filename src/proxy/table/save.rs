@@ -127,6 +127,7 @@ impl Table {
         });
         if written.is_ok() {
             self.context.counters.borrow_mut().mark_saved();
+            self.keep_alive.mark_timer_saved();
         }
         self.save.is_unsaved.set(written.is_err());
         self.save.is_final.set(is_last && written.is_ok());
@@ -151,7 +152,7 @@ impl Table {
     /// Passes the part of the file before the leases to `write`, as of now.
     pub(super) fn with_head<T>(&self, write: impl FnOnce(&Head<'_>) -> T) -> T {
         let daemon = DaemonState {
-            timer_at: self.keep_alive.armed_for.get(),
+            timer_at: self.keep_alive.armed_for(),
             ..self.daemon.clone()
         };
         let mut counters = self.context.counters.borrow_mut();

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use crate::dhcp::AcquireError;
 use crate::proxy::error::CallError;
 use crate::proxy::key::LogPrefix;
-use crate::proxy::session::SessionContext;
 use crate::proxy::store::counters::{Counter, FailureReason};
 use crate::rpc::{Answer, Call, Code, OperationResponse, Reply, Status};
 use crate::service::Shutdown;
@@ -21,18 +20,6 @@ impl Table {
         call: Call,
         closing: Shutdown,
     ) -> Result<Answer, Status> {
-        let answered = CountedCall::of(&self.context);
-        let outcome = self.answer(call, closing).await;
-        answered.end(
-            outcome
-                .as_ref()
-                .err()
-                .map_or(Code::Ok, |status| status.code),
-        );
-        outcome
-    }
-
-    async fn answer(self: Rc<Self>, call: Call, closing: Shutdown) -> Result<Answer, Status> {
         // The call may be about a lease that is being adopted.
         self.adoption.ended().await;
         let reply = match call {
@@ -56,13 +43,21 @@ impl Table {
                     success: !self.is_save_failing(),
                 })
             }
-            Call::Renew(selection) => Reply::Outcomes(self.renew_now(selection, closing).await?),
+            // Boxed, so that the future of a Setup is not as large as theirs.
+            Call::Renew(selection) => {
+                Reply::Outcomes(Box::pin(self.renew_now(selection, closing)).await?)
+            }
             Call::Release(selection) => {
-                Reply::Outcomes(self.release_now(selection, closing).await?)
+                Reply::Outcomes(Box::pin(self.release_now(selection, closing)).await?)
             }
         };
         let warning = self.save.error.borrow().clone();
         Ok(Answer { reply, warning })
+    }
+
+    /// Counts a call that has ended.
+    pub(crate) fn count_call(&self, code: Code) {
+        self.context.count(Counter::Call(code));
     }
 }
 
@@ -82,29 +77,4 @@ fn failure(error: &CallError) -> Option<FailureReason> {
         CallError::BadRequest(_) | CallError::Stopping => return None,
         CallError::Vanished(_) | CallError::Superseded => return None,
     })
-}
-
-/// A call that is counted once: by its status, or as cancelled where it is dropped.
-struct CountedCall {
-    context: Rc<SessionContext>,
-    code: Code,
-}
-
-impl CountedCall {
-    fn of(context: &Rc<SessionContext>) -> Self {
-        Self {
-            context: Rc::clone(context),
-            code: Code::Cancelled,
-        }
-    }
-
-    fn end(mut self, code: Code) {
-        self.code = code;
-    }
-}
-
-impl Drop for CountedCall {
-    fn drop(&mut self) {
-        self.context.count(Counter::Call(self.code));
-    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_lite::future::yield_now;
 
 use crate::proxy::key::LeaseKey;
+use crate::proxy::store::counters::Counter;
 use crate::proxy::store::record::Record;
 use crate::proxy::store::trust::Trust;
 use crate::rt;
@@ -112,7 +113,7 @@ impl Table {
 
     /// Checks the links of leases that an orderly exit left; other tasks run in between. A lease
     /// that does not match its link is due at once.
-    async fn check_links(self: &Rc<Self>, leases: Vec<LeaseKey>) {
+    pub(super) async fn check_links(self: &Rc<Self>, leases: Vec<LeaseKey>) {
         // A process that was started for a few leases does not check all.
         let is_thorough = !Wakeup::woken_by_timer();
         for key in leases {
@@ -126,6 +127,7 @@ impl Table {
                     .remaining(rt::now())
                     .is_some_and(|rest| rest.is_zero())
                 {
+                    self.context.count(Counter::Expiry);
                     self.forget_dormant(&key, &record);
                 }
                 continue;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_lite::future::yield_now;
 
-use crate::dhcp::Phase;
+use crate::dhcp::{Lease, Phase};
 use crate::proxy::call::client_id::ClientIdentity;
 use crate::proxy::config::DhcpSettings;
 use crate::proxy::key::LeaseKey;
@@ -17,7 +17,7 @@ use crate::proxy::store::journal::Journal;
 use crate::proxy::store::lease_file::LeaseFile;
 use crate::proxy::store::lease_file::tests::daemon_state;
 use crate::proxy::store::networks::Networks;
-use crate::proxy::store::record::tests::{record, with_mac};
+use crate::proxy::store::record::tests::{phases, record, with_mac};
 use crate::rt::{self, Runtime};
 use crate::service::{Idle, Notify};
 
@@ -96,6 +96,49 @@ fn leases_that_ended_the_process_come_last_and_alone_and_in_quarantine_never() {
         }
         assert_eq!(batches, [others, vec![bad], vec![worse]]);
         assert_eq!(table.keys(|_| true), [quarantined]);
+        table.close_file();
+    });
+}
+
+#[test]
+fn a_quarantined_lease_that_has_expired_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    rt::block_on(async move |runtime| {
+        let table = table(&runtime, &path);
+        let [
+            Phase::Bound {
+                lease,
+                renew_at,
+                rebind_at,
+            },
+            ..,
+        ] = phases()
+        else {
+            panic!("a bound lease");
+        };
+        let over = Lease {
+            acquired_at: rt::now(),
+            lease_time: Some(Duration::ZERO),
+            ..lease
+        };
+        for (number, deaths) in [(1, 3), (2, 0)] {
+            let expired = record(Phase::Bound {
+                lease: over.clone(),
+                renew_at,
+                rebind_at,
+            });
+            let expired = with_mac(expired, [2, 0, 0, 0, 0, number]);
+            let key = expired.key().clone();
+            table.journal.count(&key, deaths);
+            table.restore_slot(&key, Slot::dormant(&expired, true));
+            table.check_links(vec![key]).await;
+        }
+        assert_eq!(table.len(), 0, "one has expired, and the other is gone");
+        let counters = table.context.counters.borrow();
+        let counters = serde_json::to_value(&*counters).unwrap();
+        assert_eq!(counters["expiries"], 1);
+        drop(counters);
         table.close_file();
     });
 }

@@ -204,3 +204,29 @@ fn a_file_of_any_content_is_read_and_one_that_is_no_file_is_left_alone() {
     drop(opened(folder).begin_step(&key(1)));
     assert_eq!(fs::read_to_string(target).unwrap(), "another's");
 }
+
+#[test]
+fn another_process_reads_the_deaths() {
+    let (_scratch, folder) = &scratch();
+    let (fatal, harmless) = (key(1), key(2));
+    let read = || RecordedDeaths::read(&fs::read(path(folder)).unwrap()[..]).unwrap();
+    let journal = opened(folder);
+    assert!(read().is_empty());
+    let step = journal.begin_step(&fatal);
+    assert_eq!(read().of(&fatal, true), 0, "it is being worked on");
+    assert_eq!(read().of(&fatal, false), 1, "the process died at it");
+    drop(step);
+    assert!(read().is_empty());
+    drop(journal);
+    let journal = dies_of(folder, &fatal);
+    assert_eq!(
+        [true, false].map(|running| read().of(&fatal, running)),
+        [1, 1]
+    );
+    assert_eq!(read().of(&harmless, false), 0);
+    drop(journal);
+    for damaged in ["", "x", "\0\0", "1 2 3\nffffffffffffffff 99999999999"] {
+        let read = RecordedDeaths::read(damaged.as_bytes()).unwrap();
+        assert_eq!(read.of(&fatal, false), 0, "{damaged:?}");
+    }
+}

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::proxy::sandbox::Enforced;
-use crate::proxy::store::counters::{Counter, Counters, MAX_COUNT, WakeCause};
+use crate::proxy::store::counters::{Counter, Counters, WakeCause};
 use crate::proxy::store::json::{fields, read_fields};
 use crate::proxy::store::record::{instant, millis};
 use crate::rt;
@@ -125,17 +125,28 @@ impl StoredDaemon {
     }
 }
 
-/// The objects `daemon` and `counters` as they were read; null where they are missing.
+/// The objects `daemon` and `counters`, each parsed when it is read, from its text: trees of values
+/// that are held while the leases are read would cost some pages for good.
 #[derive(Debug, Default)]
 pub(crate) struct StoredHead {
-    pub(crate) daemon: Value,
-    pub(crate) counters: Value,
+    daemon: Option<StoredDaemon>,
+    counters: Option<Counters>,
 }
 
 impl StoredHead {
+    pub(crate) fn read_daemon(&mut self, object: &str) {
+        self.daemon = serde_json::from_str(object)
+            .ok()
+            .and_then(|object| StoredDaemon::parse(&object));
+    }
+
+    pub(crate) fn read_counters(&mut self, object: &str) {
+        self.counters = Some(Counters::parse(object));
+    }
+
     /// Returns the daemon, and the counters where its instance is known.
-    pub(crate) fn parse(&self) -> (Option<DaemonState>, Option<Counters>) {
-        let Some(stored) = StoredDaemon::parse(&self.daemon) else {
+    pub(crate) fn finish(self) -> (Option<DaemonState>, Option<Counters>) {
+        let Some(stored) = self.daemon else {
             return (None, None);
         };
         let is_instance =
@@ -143,8 +154,12 @@ impl StoredHead {
         let instance = Some(&stored.instance)
             .filter(is_instance)
             .and_then(|text| u64::from_str_radix(text, 16).ok());
-        let since = stored.counting_since.min(MAX_COUNT);
-        let counters = instance.map(|instance| Counters::parse(&self.counters, instance, since));
+        let since = Duration::from_secs(stored.counting_since);
+        let counters = instance.map(|instance| {
+            let none = || Counters::new(instance, since);
+            self.counters
+                .map_or_else(none, |counters| counters.of_instance(instance, since))
+        });
         let daemon = DaemonState {
             version: stored.version,
             pid: stored.pid,

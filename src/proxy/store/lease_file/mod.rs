@@ -183,9 +183,9 @@ impl LeaseFile {
                 let mut each = |boot_id: &str, part: StatePart| match part {
                     StatePart::Daemon(daemon) => {
                         is_of_this_boot = boot_id == self.boot_id;
-                        head.daemon = daemon;
+                        head.read_daemon(daemon.get());
                     }
-                    StatePart::Counters(counters) => head.counters = counters,
+                    StatePart::Counters(counters) => head.read_counters(counters.get()),
                     StatePart::Lease(entry) => self.add(&entry, Some(boot_id), now, found),
                 };
                 let parsed = parse::state(BufReader::with_capacity(4096, file), &mut each);
@@ -197,7 +197,7 @@ impl LeaseFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(None),
             Err(error) => Some(error.to_string()),
         };
-        let (daemon, counters) = head.parse();
+        let (daemon, counters) = head.finish();
         found.counters = counters;
         let daemon = daemon.filter(|_| is_of_this_boot);
         found.timer_at = daemon.and_then(|daemon| daemon.timer_at);

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::BufRead;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Result, Value};
 
 use super::VERSION;
@@ -12,8 +13,8 @@ use super::VERSION;
 /// A part of a state file.
 pub(crate) enum StatePart {
     /// The daemon's account of itself.
-    Daemon(Value),
-    Counters(Value),
+    Daemon(Box<RawValue>),
+    Counters(Box<RawValue>),
     Lease(Value),
 }
 

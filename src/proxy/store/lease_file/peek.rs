@@ -3,12 +3,11 @@
 use std::io::{self, Read};
 use std::path::Path;
 
-use serde_json::Value;
-
 use super::daemon::{DaemonState, StoredHead};
 use super::{BOOT_ID, VERSION};
 use crate::proxy::store::counters::Counters;
 use crate::proxy::store::directory::Directory;
+use crate::proxy::store::journal::RecordedDeaths;
 use crate::proxy::store::record::{EntryValues, LeaseView};
 use crate::proxy::store::scan::{Fault, Scanner, number, text};
 
@@ -30,6 +29,8 @@ pub(crate) struct Peeked {
     pub(crate) unusable: usize,
     /// The reason why the file could not be read to its end.
     pub(crate) trouble: Option<String>,
+    /// The deaths of daemons at leases, of the journal.
+    pub(crate) deaths: RecordedDeaths,
 }
 
 impl Peeked {
@@ -43,8 +44,12 @@ impl Peeked {
         let path = lease_file.with_extension("state");
         let name = path.file_name().unwrap_or_default();
         let parent = path.parent().unwrap_or(Path::new("."));
-        let mut file = match Directory::at(parent).and_then(|directory| directory.read(name)) {
-            Ok(file) => file,
+        let opened = Directory::at(parent).and_then(|directory| {
+            let file = directory.read(name)?;
+            Ok((directory, file))
+        });
+        let (directory, mut file) = match opened {
+            Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
@@ -52,7 +57,25 @@ impl Peeked {
         let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0) + 1);
         file.read_to_end(&mut bytes)?;
         let boot_id = std::fs::read_to_string(BOOT_ID)?;
-        Self::parse(bytes, boot_id.trim()).map(Some)
+        let mut peeked = Self::parse(bytes, boot_id.trim())?;
+        // Without a journal that can be read there are none.
+        let journal = lease_file.with_extension("work");
+        peeked.deaths = directory
+            .read(journal.file_name().unwrap_or_default())
+            .and_then(RecordedDeaths::read)
+            .unwrap_or_default();
+        Ok(Some(peeked))
+    }
+
+    /// Returns how often the daemon has died at a lease.
+    pub(crate) fn deaths_at(&self, lease: &LeaseView<'_>, is_running: bool) -> u32 {
+        // The usual case.
+        if self.deaths.is_empty() {
+            return 0;
+        }
+        lease
+            .key()
+            .map_or(0, |key| self.deaths.of(&key, is_running))
     }
 
     /// Parses a file that is read in the boot of that id.
@@ -79,7 +102,7 @@ impl Peeked {
             Ok(()) if file.version.is_none() => Some("it has no version".to_owned()),
             Ok(()) => None,
         };
-        let (daemon, counters) = file.head.parse();
+        let (daemon, counters) = file.head.finish();
         // Its times are those of its boot.
         peeked.daemon = daemon.filter(|_| file.is_of_this_boot);
         peeked.counters = counters;
@@ -126,8 +149,10 @@ impl<'b> FileReader<'b> {
                 self.is_of_this_boot = boot_id.is_some_and(|boot_id| boot_id == self.boot_id);
                 Ok(())
             }
-            "daemon" => read_value(scanner, &mut self.head.daemon),
-            "counters" => read_value(scanner, &mut self.head.counters),
+            "daemon" => scanner.value().map(|daemon| self.head.read_daemon(daemon)),
+            "counters" => scanner
+                .value()
+                .map(|counters| self.head.read_counters(counters)),
             // Not before the version is known.
             "leases" if self.version.is_none() => Err(scanner.fault()),
             "leases" => scanner.object(&mut |scanner, _| {
@@ -150,11 +175,4 @@ impl<'b> FileReader<'b> {
             self.peeked.unusable += 1;
         }
     }
-}
-
-/// Reads a small object as a tree of values.
-fn read_value(scanner: &mut Scanner<'static>, into: &mut Value) -> Result<(), Fault> {
-    let fault = scanner.fault();
-    *into = serde_json::from_str(scanner.value()?).map_err(|_| fault)?;
-    Ok(())
 }

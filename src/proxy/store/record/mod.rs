@@ -1,6 +1,7 @@
 //! The record of a dormant lease: types in memory, and [one form](stored) in the table and in the
 //! state file.
 
+use std::borrow::Cow;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ pub(super) use number::{instant, millis};
 pub(crate) use stored::{ENDING, EncodedRecord, FormerLease, INTENT, StoredRecord};
 use trouble::Condition;
 pub(crate) use trouble::LeaseTrouble;
-pub(crate) use view::{EntryValues, LeaseView, STATES};
+pub(crate) use view::{ContainerId, EntryValues, LeaseView, Routers, STATES};
 
 mod adopted;
 mod check;
@@ -270,7 +271,7 @@ impl Record {
             failures: self.retry.map_or(0, |retry| retry.failures),
             is_send_pending: self.link_check.is_some_and(|check| check.is_send_pending),
         };
-        condition.trouble()
+        condition.trouble().map(Cow::into_owned)
     }
 
     /// Returns the lease in use, if any.

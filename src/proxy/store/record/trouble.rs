@@ -1,5 +1,7 @@
 //! The trouble of a lease in words: the present one, and the last one with its time.
 
+use std::borrow::Cow;
+
 use prost::Message;
 use serde::Serialize;
 
@@ -82,21 +84,19 @@ pub(crate) struct Condition {
 
 impl Condition {
     /// Returns what is wrong, in words.
-    pub(crate) fn trouble(&self) -> Option<String> {
+    pub(crate) fn trouble(&self) -> Option<Cow<'static, str>> {
         if self.failures > 0 {
-            let failures = self.failures;
-            return Some(format!("the last {failures} attempts to work on it failed"));
-        }
-        if self.is_send_pending {
-            return Some("the interface has no carrier".to_owned());
+            let text = format!("the last {} attempts to work on it failed", self.failures);
+            return Some(text.into());
         }
         let text = match self.state {
+            _ if self.is_send_pending => "the interface has no carrier",
             INIT => "there is no lease; a DHCP server is being looked for",
             RENEWING => "its DHCP server did not answer a renewal",
             REBINDING => "no DHCP server answered a renewal",
             _ => return None,
         };
-        Some(text.to_owned())
+        Some(text.into())
     }
 }
 

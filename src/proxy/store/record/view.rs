@@ -6,8 +6,11 @@
 
 use std::borrow::Cow;
 use std::net::Ipv4Addr;
+use std::ops::Deref;
 use std::path::Path;
 use std::time::Duration;
+
+use serde::ser::{Serialize, Serializer};
 
 use super::check::is_other_namespace;
 use super::clamp::MAX_COUNT;
@@ -16,15 +19,28 @@ use super::phase::{BOUND, INIT, REBINDING, RENEWING};
 use super::stored::{ENDING, INTENT};
 use super::trouble::{Condition, LeaseTrouble};
 use crate::mac::Mac;
+use crate::proxy::key::LeaseKey;
 use crate::proxy::store::scan::{Fault, Scanner, number, text};
 use crate::time::Instant;
 
-/// The names of fields, and the same as the beginnings of members behind others.
+/// The names of fields, and the same as the beginnings of members behind others: one text with the
+/// length of each, because pointers to 52 of them would be pages of the daemon that are relocated.
 macro_rules! named {
     ($($name:literal,)+) => {
         const FIELDS: [&str; COUNT] = [$($name),+];
-        static MEMBERS: [&str; COUNT] = [$(concat!(",\"", $name, "\":")),+];
+        static MEMBERS: &str = concat!($(",\"", $name, "\":"),+);
+        static LENGTHS: [u8; COUNT] = [$($name.len() as u8 + 4),+];
     };
+}
+
+/// Returns the beginnings of members: `,"t1":`.
+fn members() -> impl Iterator<Item = &'static str> {
+    let mut rest = MEMBERS;
+    LENGTHS.iter().map(move |length| {
+        let (member, others) = rest.split_at(usize::from(*length));
+        rest = others;
+        member
+    })
 }
 
 const COUNT: usize = 52;
@@ -119,7 +135,8 @@ pub(crate) struct LeaseView<'a> {
     pub(crate) interface: Cow<'a, str>,
     pub(crate) parent: Cow<'a, str>,
     pub(crate) namespace: Cow<'a, str>,
-    namespace_id: (u64, u64),
+    /// Its device and inode.
+    pub(crate) namespace_id: (u64, u64),
     pub(crate) mac: Cow<'a, str>,
     /// Option 61 in hexadecimal digits.
     client_id: &'a str,
@@ -127,7 +144,7 @@ pub(crate) struct LeaseView<'a> {
     pub(crate) address: Option<Ipv4Addr>,
     /// `None` without a lease, as all fields from here on.
     pub(crate) prefix_length: Option<u8>,
-    routers: &'a str,
+    pub(crate) routers: Routers<'a>,
     pub(crate) server: Option<Ipv4Addr>,
     pub(crate) server_mac: Option<Cow<'a, str>>,
     pub(crate) acquired_at: Option<Instant>,
@@ -146,7 +163,8 @@ impl<'a> LeaseView<'a> {
     pub(crate) fn parse(values: &EntryValues<'a>) -> Option<Self> {
         let state = values.text(place!("state"))?;
         let state = *STATES.iter().find(|known| **known == state)?;
-        let address = values.address(place!("yiaddr"))?;
+        // Where there is no lease, no address is read either.
+        let address = values.text(place!("yiaddr"))?.parse().ok();
         let namespace = values.text(place!("ns_path"))?;
         let mac = canonical_mac(values.text(place!("mac_address"))?)?;
         let has_lease = match state {
@@ -194,11 +212,11 @@ impl<'a> LeaseView<'a> {
                 _ => values.text(place!("wanted"))?.parse().ok(),
             },
             prefix_length: mask.and_then(|mask| u8::try_from(mask.leading_ones()).ok()),
-            routers: if has_lease {
+            routers: Routers(if has_lease {
                 values.get(place!("gateways"))
             } else {
                 ""
-            },
+            }),
             server: if has_lease {
                 values.address(place!("srv_id"))?
             } else {
@@ -220,7 +238,7 @@ impl<'a> LeaseView<'a> {
     }
 
     /// Returns what is wrong with the lease, in words.
-    pub(crate) fn trouble(&self) -> Option<String> {
+    pub(crate) fn trouble(&self) -> Option<Cow<'static, str>> {
         self.condition.trouble()
     }
 
@@ -230,9 +248,9 @@ impl<'a> LeaseView<'a> {
     }
 
     /// Returns Podman's id of the container, where the client identifier is made of it.
-    pub(crate) fn container_id(&self) -> Option<String> {
+    pub(crate) fn container_id(&self) -> Option<ContainerId> {
         let digits = self.client_id.strip_prefix("\"00")?.strip_suffix('"')?;
-        let mut id = [0; CONTAINER_ID];
+        let mut id = [0; ContainerId::LENGTH];
         if digits.len() != 2 * id.len() {
             return None;
         }
@@ -240,13 +258,28 @@ impl<'a> LeaseView<'a> {
             *byte = DIGITS[usize::from(pair[0])] << 4 | DIGITS[usize::from(pair[1])];
         }
         let is_id = id.iter().all(|byte| DIGITS[usize::from(*byte)] < 16);
-        is_id.then(|| String::from_utf8_lossy(&id).into_owned())
+        is_id.then_some(ContainerId(id))
     }
 
+    /// Returns the key of the lease.
+    pub(crate) fn key(&self) -> Option<LeaseKey> {
+        Some(LeaseKey {
+            mac: Mac::parse(&self.mac).ok()?,
+            netns: Path::new(&*self.namespace).into(),
+            interface: (*self.interface).into(),
+        })
+    }
+}
+
+/// A list of routers as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Routers<'a>(&'a str);
+
+impl Routers<'_> {
     /// Returns the routers, as far as they make sense.
-    pub(crate) fn routers(&self) -> Vec<Ipv4Addr> {
+    pub(crate) fn to_vec(self) -> Vec<Ipv4Addr> {
         let mut routers = Vec::new();
-        let _ = Scanner::new(self.routers).array(&mut |scanner| {
+        let _ = Scanner::new(self.0).array(&mut |scanner| {
             routers.extend(scanner.string()?.parse::<Ipv4Addr>());
             Ok(())
         });
@@ -254,8 +287,40 @@ impl<'a> LeaseView<'a> {
     }
 }
 
-/// The length of a container's id, in hexadecimal digits.
-const CONTAINER_ID: usize = 64;
+impl Serialize for Routers<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.to_vec())
+    }
+}
+
+/// Podman's id of a container: hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ContainerId([u8; ContainerId::LENGTH]);
+
+impl ContainerId {
+    const LENGTH: usize = 64;
+
+    /// Parses an id; `None` for another text.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let id: [u8; Self::LENGTH] = text.as_bytes().try_into().ok()?;
+        let is_id = id.iter().all(|byte| DIGITS[usize::from(*byte)] < 16);
+        is_id.then_some(Self(id))
+    }
+}
+
+impl Deref for ContainerId {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl Serialize for ContainerId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self)
+    }
+}
 
 /// The values of hexadecimal digits in lower case; 255 for other bytes.
 static DIGITS: [u8; 256] = {
@@ -290,7 +355,8 @@ impl<'a> EntryValues<'a> {
         self.0.fill("");
         scanner.object(&mut |scanner, name| {
             let value = scanner.value()?;
-            if let Some(place) = FIELDS.iter().position(|field| *field == name) {
+            let is_it = |member: &str| member[2..member.len() - 2] == *name;
+            if let Some(place) = members().position(is_it) {
                 self.0[place] = value;
             }
             Ok(())
@@ -301,7 +367,7 @@ impl<'a> EntryValues<'a> {
     /// but the first.
     fn read_in_order(&mut self, scanner: &mut Scanner<'a>) -> Option<()> {
         let mut is_first = true;
-        for (value, member) in self.0.iter_mut().zip(&MEMBERS) {
+        for (value, member) in self.0.iter_mut().zip(members()) {
             let is_next = if is_first {
                 scanner.skip_text("{") && scanner.skip_text(&member[1..])
             } else {
