@@ -373,8 +373,9 @@ impl LeaseView<'static> {
     /// Returns the view of what a record is stored as.
     pub(crate) fn of(record: &super::Record) -> Self {
         let entry = serde_json::to_string(&super::StoredRecord::from(record)).unwrap();
-        let view = LeaseView::read(&mut Scanner::new(entry.leak()));
-        view.unwrap().unwrap()
+        let mut values = EntryValues::default();
+        values.read(&mut Scanner::new(entry.leak())).unwrap();
+        LeaseView::parse(&values).unwrap()
     }
 }
 
