@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_hangs_up_or_speaks_something_else_is_no_daemon() {
-        for (said, expected) in [
+        for (bytes, expected) in [
             (&b""[..], "ended the connection without an answer"),
             (
                 b"HTTP/1.1 400 Bad Request\r\n\r\n",
@@ -218,7 +218,7 @@ mod tests {
             let peer = std::thread::spawn(move || {
                 let (mut stream, _) = listener.accept().unwrap();
                 io::Read::read(&mut stream, &mut [0; 1000]).unwrap();
-                stream.write_all(said).unwrap();
+                stream.write_all(bytes).unwrap();
             });
             let (status, words) = failure(folder.path());
             peer.join().unwrap();
