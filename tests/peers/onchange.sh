@@ -140,6 +140,7 @@ check "changes nothing" [ "$(of_hand)" = "10.88.7.7 by-hand" ]
 check "a later one" addresses released 1000000000008
 check "does" [ -z "$(of_hand)" ]
 options -a 0.5 --on-change /usr/bin/addresses
+in_rig systemctl restart $service
 has_address() { [ "$(in_rig cat "/run/addresses/$(mac /run/netns/one)")" = "$one one" ]; }
 has_none() { [ -z "$(in_rig cat "/run/addresses/$(mac /run/netns/one)")" ]; }
 check "Setup" call setup one
@@ -182,14 +183,23 @@ check "its timer is armed" sleeps
 renews one 10
 rm $root/usr/local/bin/systemd-run
 
-# --- A shutdown tells what it releases.
+# --- A container that a shutdown stops: systemd starts no unit any more that the shutdown would have to stop.
 
-options -a 30 --on-stop release --on-change /usr/bin/notify
+options -a 30 --on-change /usr/bin/notify
 in_rig systemctl restart $service
-for name in three four; do check "Setup of $name" call setup $name; done
-sleep 0.5
+request "$(mac /run/netns/three)" /run/netns/three three | in_rig tee /run/three.json > /dev/null
+cat > $etc/container-three.service << UNIT
+[Service]
+ExecStartPre=netavark-dhcp-proxy-client --uds $sock -f /run/three.json setup
+ExecStart=sleep infinity
+ExecStop=netavark-dhcp-proxy-client --uds $sock -f /run/three.json teardown
+ExecStop=sh -c 'sleep 1; systemd-run --no-block true 2> /var/log/destructive'
+UNIT
+in_rig systemctl daemon-reload
+check "a unit starts a container" in_rig systemctl start container-three.service
 before=$(count_told SMOL_DHCP_PROXY_EVENT=released)
 is_down() { ! kill -0 "$rig_pid" 2> /dev/null; }
 in_rig systemctl poweroff --no-wall > /dev/null 2>&1 || true
 wait_for 30 "the system is down" is_down
-check "three are told of" [ "$(count_told SMOL_DHCP_PROXY_EVENT=released)" = $((before + 3)) ]
+check "a usual unit was refused" grep -q "Transaction .* is destructive" $root/var/log/destructive
+check "the program is told" [ "$(count_told SMOL_DHCP_PROXY_EVENT=released)" = $((before + 1)) ]
