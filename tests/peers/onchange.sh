@@ -105,10 +105,16 @@ check "the log says so once" [ "$(said "runs of /usr/bin/notify have not ended")
 in_rig systemctl stop 'smol-dhcp-proxy-change-*'
 cat > $root/usr/bin/notify << 'PROGRAM'
 #!/bin/sh
-env | grep -e ^SMOL_DHCP_PROXY_EVENT= -e ^SMOL_DHCP_PROXY_NAMESPACE= >> /var/log/told
+env | grep -e ^SMOL_DHCP_PROXY_EVENT= -e ^SMOL_DHCP_PROXY_REASON= -e ^SMOL_DHCP_PROXY_NAMESPACE= >> /var/log/told
 PROGRAM
 check "Teardown" call teardown one
 wait_for 5 "released" is_told SMOL_DHCP_PROXY_EVENT=released
+check "Setup" call setup one
+in_rig ip -n one link set eth0 down
+in_rig smol-dhcp-proxy release --all --yes > $lab/left || true
+check "where the server cannot be told: $(tail -n 1 $lab/left)" grep -q "left to expire: the interface is down" $lab/left
+wait_for 5 "the program hears of it" is_told SMOL_DHCP_PROXY_REASON=unreleased
+in_rig ip -n one link set eth0 up
 
 # --- Values are no orders: neither to systemd nor to a shell.
 
