@@ -117,6 +117,21 @@ impl Snapshot {
         }
     }
 
+    /// Returns to BOUND with T1 at `t1`, after a renewal before T1 had no answer. Other phases than
+    /// RENEWING stay.
+    pub fn restore_t1(&mut self, t1: Instant) {
+        if let Phase::Renewing {
+            lease, rebind_at, ..
+        } = &self.phase
+        {
+            self.phase = Phase::Bound {
+                lease: lease.clone(),
+                renew_at: t1,
+                rebind_at: *rebind_at,
+            };
+        }
+    }
+
     /// Sets the next message to `now` in phases other than BOUND, after a carrier was missing.
     pub fn retransmit_now(&mut self, now: Instant) {
         match &mut self.phase {

@@ -88,12 +88,17 @@ impl Callee {
                 code: Code::PermissionDenied,
                 message,
             }) => Failure::Unknown(format!("{message}: run it as root")),
-            ClientError::Refused(Status { message, .. }) => Failure::Failed(message),
-            ClientError::Late => Failure::Failed(format!(
+            // The daemon knows the time as well, and may be first.
+            ClientError::Late
+            | ClientError::Refused(Status {
+                code: Code::DeadlineExceeded,
+                ..
+            }) => Failure::Failed(format!(
                 "no answer within {} s; what the daemon has begun may go on, which \
                  smol-dhcp-proxy status shows",
                 timeout.as_secs()
             )),
+            ClientError::Refused(Status { message, .. }) => Failure::Failed(message),
             ClientError::Io(error) => Failure::Failed(format!(
                 "the daemon has ended the connection without an answer ({error}): {}",
                 self.log()
@@ -201,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_hangs_up_or_speaks_something_else_is_no_daemon() {
-        for (said, expected) in [
+        for (bytes, expected) in [
             (&b""[..], "ended the connection without an answer"),
             (
                 b"HTTP/1.1 400 Bad Request\r\n\r\n",
@@ -213,7 +218,7 @@ mod tests {
             let peer = std::thread::spawn(move || {
                 let (mut stream, _) = listener.accept().unwrap();
                 io::Read::read(&mut stream, &mut [0; 1000]).unwrap();
-                stream.write_all(said).unwrap();
+                stream.write_all(bytes).unwrap();
             });
             let (status, words) = failure(folder.path());
             peer.join().unwrap();
@@ -241,8 +246,9 @@ mod tests {
             (3, "so it is: run it as root".to_owned())
         );
         assert_eq!(refused(Code::Unavailable), (1, "so it is".to_owned()));
-        let (status, words) = text(callee.not_answered(ClientError::Late, Duration::from_secs(7)));
-        assert!(status == 1 && words.contains("within 7 s"), "{words}");
+        let late = text(callee.not_answered(ClientError::Late, Duration::from_secs(7)));
+        assert!(late.0 == 1 && late.1.contains("within 7 s"), "{late:?}");
+        assert_eq!(refused(Code::DeadlineExceeded), late);
         let denied = io::Error::from(ErrorKind::PermissionDenied);
         let (status, words) = text(callee.not_connected(&denied));
         assert!(status == 3 && words.contains("run it as root"), "{words}");

@@ -16,7 +16,7 @@ use crate::rpc::{
 
 use super::arguments::{Failure, directory};
 use super::report::{Clocks, LeaseReport, Report, select};
-use super::text::Rows;
+use super::text::{Rows, printable};
 use super::{client, podman, screen};
 
 pub(super) const RENEW_HELP: &str = "\
@@ -66,6 +66,9 @@ const UNKNOWN_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The most bytes of identities in one call, below the daemon's limit for a message.
 const MAX_IDENTITIES: usize = 12 * 1024;
+
+/// The most leases that the question of `release` lists.
+const MAX_LISTED: usize = 20;
 
 /// The command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,13 +126,17 @@ pub(super) fn run(
     };
     let count = (is_complete || !wanted.all).then_some(leases.len());
     if demand == Demand::Release && !wanted.yes && count != Some(0) {
-        confirm(count)?;
+        confirm(count, &leases)?;
     }
-    let mut outcomes = Vec::new();
-    for selection in selections(&leases, wanted.all) {
-        outcomes.extend(ask(demand, &directory, selection, count)?);
+    let selections = selections(&leases, wanted.all).into_iter();
+    let (outcomes, failure) =
+        in_calls(selections.map(|selection| ask(demand, &directory, selection, count)));
+    if failure.is_none() || !outcomes.is_empty() {
+        show(&outcomes, &leases, wanted.json, output)?;
     }
-    show(&outcomes, &leases, wanted.json, output)?;
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
     Ok(if outcomes.iter().all(|outcome| demand.is_done(outcome)) {
         ExitCode::SUCCESS
     } else {
@@ -157,6 +164,7 @@ impl Demand {
         match (self, outcome.result()) {
             (_, LeaseResult::Failed | LeaseResult::Unknown) => false,
             (Self::Renew, LeaseResult::NoLease | LeaseResult::Released) => false,
+            (_, LeaseResult::LeftToExpire) => false,
             (Self::Renew | Self::Release, _) => true,
         }
     }
@@ -207,20 +215,61 @@ fn meant(
     }
 }
 
+/// Returns the outcomes of calls up to the first that fails, and its failure.
+fn in_calls(
+    calls: impl Iterator<Item = Result<Vec<LeaseOutcome>, Failure>>,
+) -> (Vec<LeaseOutcome>, Option<Failure>) {
+    let mut outcomes = Vec::new();
+    for call in calls {
+        match call {
+            Ok(more) => outcomes.extend(more),
+            Err(failure) => return (outcomes, Some(failure)),
+        }
+    }
+    (outcomes, None)
+}
+
+/// Returns the leases that are to be given back, for the question: one line each.
+fn listed(leases: &[LeaseReport]) -> String {
+    let mut rows = Rows::default();
+    for lease in leases.iter().take(MAX_LISTED) {
+        let address = lease
+            .address
+            .as_ref()
+            .map_or("-".into(), ToString::to_string);
+        rows.push([name(lease), printable(&lease.interface), address]);
+    }
+    let mut text = rows.lines();
+    if let Some(more) = leases
+        .len()
+        .checked_sub(MAX_LISTED)
+        .filter(|more| *more > 0)
+    {
+        text.push_str(&format!("and {more} more\n"));
+    }
+    text
+}
+
+/// Returns the name of a container.
+fn name(lease: &LeaseReport) -> String {
+    printable(&screen::container(lease))
+}
+
 /// Asks on the terminal whether leases are to be given back.
-fn confirm(count: Option<usize>) -> Result<(), Failure> {
+fn confirm(count: Option<usize>, leases: &[LeaseReport]) -> Result<(), Failure> {
     if !io::stdin().is_terminal() {
         return Err(Failure::Usage(
             "without a terminal to ask on, release needs --yes".to_owned(),
         ));
     }
-    let leases = match count {
+    let listed = listed(leases);
+    let count = match count {
         Some(1) => "1 lease".to_owned(),
         Some(count) => format!("{count} leases"),
         None => "all leases".to_owned(),
     };
     let mut answer = String::new();
-    let asked = write!(io::stderr(), "Give back {leases}? [y/N] ")
+    let asked = write!(io::stderr(), "{listed}Give back {count}? [y/N] ")
         .and_then(|()| io::stdin().read_line(&mut answer));
     match asked {
         Ok(_) if matches!(answer.trim(), "y" | "Y" | "yes") => Ok(()),
@@ -338,10 +387,10 @@ fn show(
     let mut rows = Rows::default();
     rows.push(["CONTAINER", "INTERFACE", "ADDRESS", "RESULT"].map(str::to_owned));
     for (outcome, lease, known) in all {
-        let container = known.map_or_else(|| lease.namespace.clone(), screen::container);
+        let container = known.map_or_else(|| printable(&lease.namespace), name);
         rows.push([
             container,
-            lease.interface.clone(),
+            printable(&lease.interface),
             addresses(outcome),
             result(outcome),
         ]);
@@ -377,6 +426,7 @@ fn report<'a>(
             LeaseResult::Released => "released",
             LeaseResult::NoLease => "no lease",
             LeaseResult::Failed => "failed",
+            LeaseResult::LeftToExpire => "left to expire",
         },
         reason: text(&outcome.reason),
     }
@@ -401,10 +451,11 @@ fn result(outcome: &LeaseOutcome) -> String {
         LeaseResult::Released => "given back",
         LeaseResult::NoLease => "no lease",
         LeaseResult::Failed => "failed",
+        LeaseResult::LeftToExpire => "taken off, and left to expire",
     };
     match &*outcome.reason {
         "" => result.to_owned(),
-        reason => format!("{result}: {reason}"),
+        reason => format!("{result}: {}", printable(reason)),
     }
 }
 

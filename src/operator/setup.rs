@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
@@ -13,7 +13,7 @@ use serde_json::Value as Json;
 
 use crate::mac::Mac;
 use crate::net::netlink::Netlink;
-use crate::net::netns::Netns;
+use crate::net::netns::{Netns, NetnsError};
 use crate::rpc::{Call, NetavarkLease, NetworkConfig, Reply};
 
 use super::arguments::{Failure, directory};
@@ -205,7 +205,10 @@ fn read(file: &OsString) -> Result<NetworkConfig, Failure> {
         (file.display().to_string(), File::open(file))
     };
     let failed = |why: String| Failure::Failed(format!("cannot read {name}: {why}"));
-    let opened = opened.map_err(|error| failed(error.to_string()))?;
+    let opened = opened.map_err(|error| match error.kind() {
+        ErrorKind::PermissionDenied => denied(&format!("cannot read {name}: {error}")),
+        _ => failed(error.to_string()),
+    })?;
     let json: Json = serde_json::from_reader(opened.take(MAX_FILE))
         .map_err(|error| failed(format!("{error}; a request is a JSON object")))?;
     parse(&json).map_err(failed)
@@ -245,20 +248,33 @@ fn parse(json: &Json) -> Result<NetworkConfig, String> {
     })
 }
 
+/// Returns the failure for lack of a permission.
+fn denied(what: &str) -> Failure {
+    Failure::Unknown(format!("{what}: run it as root"))
+}
+
 /// Returns the MAC of the interface of a request.
 fn mac_of(config: &NetworkConfig) -> Result<String, Failure> {
     let name = &config.container_iface;
+    let what = format!("cannot read the MAC of {name} in {}", config.ns_path);
     let unknown = |why: String| {
         Failure::Failed(format!(
-            "cannot read the MAC of {name} in {}: {why}; --mac, or container_mac_addr in a FILE, \
-             names it",
-            config.ns_path
+            "{what}: {why}; --mac, or container_mac_addr in a FILE, names it"
         ))
     };
-    let netns =
-        Netns::open(Path::new(&config.ns_path)).map_err(|error| unknown(error.to_string()))?;
+    let refused = |why: String, kind: ErrorKind| match kind {
+        ErrorKind::PermissionDenied => denied(&format!("{what}: {why}")),
+        _ => unknown(why),
+    };
+    let netns = Netns::open(Path::new(&config.ns_path)).map_err(|error| {
+        let kind = match &error {
+            NetnsError::Open { source, .. } | NetnsError::Enter { source, .. } => source.kind(),
+            NetnsError::NotANamespace { .. } | NetnsError::OtherKind { .. } => ErrorKind::Other,
+        };
+        refused(error.to_string(), kind)
+    })?;
     let netlink = netns.enter(Netlink::open).and_then(|opened| opened);
-    let netlink = netlink.map_err(|error| unknown(error.to_string()))?;
+    let netlink = netlink.map_err(|error| refused(error.to_string(), error.kind()))?;
     let link = netlink
         .link_by_name(name)
         .map_err(|error| unknown(error.to_string()))?

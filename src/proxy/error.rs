@@ -231,15 +231,6 @@ pub(crate) enum StartError {
     /// The sandbox is incomplete, and `--sandbox strict` forbids that.
     #[error("--sandbox strict: {0}")]
     Sandbox(io::Error),
-    /// systemd did not start the process, and starts no program for it.
-    #[error(
-        "--on-change has systemd start the program, and {0}: start the daemon by its socket unit, or leave \
-         out the option"
-    )]
-    NoEvents(String),
-    /// The program of `--on-change` cannot be executed.
-    #[error("--on-change {}: {why}", program.display())]
-    EventProgram { program: PathBuf, why: String },
     /// Callers on other hosts are not served.
     #[error("the socket unit hands over a TCP socket: its ListenStream= has to be a path")]
     NotUnix,
@@ -250,7 +241,6 @@ impl StartError {
     pub(super) fn is_configuration(&self) -> bool {
         match self {
             Self::TooManySockets | Self::NotUnix | Self::MachineId(_) | Self::Sandbox(_) => true,
-            Self::NoEvents(_) | Self::EventProgram { .. } => true,
             Self::Locked(locked) => !locked.is_held(),
             Self::Service(_) => false,
         }

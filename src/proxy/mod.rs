@@ -106,7 +106,9 @@ use futures_lite::future::{or, yield_now};
 
 use crate::rpc::{self, Code, Status};
 use crate::rt::{self, Runtime};
-use crate::service::{self, AnyListener, Connection, Reason, Service, Socket, Wakeup, activation};
+use crate::service::{
+    self, AnyListener, Connection, NoWakeup, Reason, Service, Socket, Wakeup, activation,
+};
 
 use call::client_id::ClientIdentity;
 use config::{Command, DaemonConfig};
@@ -181,9 +183,6 @@ fn serve(config: DaemonConfig, inherited: &mut Vec<Socket>) -> Result<(), StartE
     let identity = ClientIdentity::find(config.dhcp.client_id)?;
     check_sockets(inherited)?;
     let unit = Wakeup::find(inherited);
-    if let Some(program) = &config.on_change {
-        EventProgram::check(program, unit.as_ref().err())?;
-    }
     let refuge = unit.as_ref().ok().and_then(|_| runtime_directory());
     // Before any file is read and the socket is bound, which another instance may have.
     let directory =
@@ -203,10 +202,7 @@ fn serve(config: DaemonConfig, inherited: &mut Vec<Socket>) -> Result<(), StartE
     if let Ok(unit) = unit.clone() {
         service = service.extend_drain(move || await_restart(unit.clone()));
     }
-    let events = match (&config.on_change, &unit) {
-        (Some(program), Ok(unit)) => Some((program.clone(), unit.clone())),
-        _ => None,
-    };
+    let events = event_program(&config, &unit);
     let wakeup = match (config.sleep, config.activity) {
         (config::Sleep::Never, _) => Err("--sleep never".to_owned()),
         (_, None) => Err("-a 0".to_owned()),
@@ -250,6 +246,30 @@ fn serve(config: DaemonConfig, inherited: &mut Vec<Socket>) -> Result<(), StartE
         });
         serve_calls(runtime, service, table, &config).await
     })
+}
+
+/// Returns the program of `--on-change`, and the unit through which systemd starts it. Without either
+/// the daemon serves all the same: no lease depends on it.
+fn event_program(
+    config: &DaemonConfig,
+    unit: &Result<Wakeup, NoWakeup>,
+) -> Option<(PathBuf, Wakeup)> {
+    let program = config.on_change.as_ref()?;
+    match unit {
+        Ok(unit) => {
+            if let Some(fault) = EventProgram::fault(program) {
+                log::warn!(
+                    "--on-change {}: {fault}; no program is started until that is mended",
+                    program.display()
+                );
+            }
+            Some((program.clone(), unit.clone()))
+        }
+        Err(why) => {
+            log::warn!("--on-change has no effect: systemd starts the program, and {why}");
+            None
+        }
+    }
 }
 
 /// Returns the cause of this start. systemd may name a timer at a later start as well, so a caller
@@ -332,7 +352,14 @@ async fn serve_connection(connection: Connection, table: Rc<Table>, idle_timeout
     let call = |call| {
         let in_flight = requests.begin();
         let permitted = table::permit(&call, &peer);
-        let served = Rc::clone(&table).serve(call, countdown.clone());
+        // A restart waits for containers' calls, and must not wait for an operator's: what that has
+        // begun goes on without its caller.
+        let closing = if call.is_control() {
+            shutdown.clone()
+        } else {
+            countdown.clone()
+        };
+        let served = Rc::clone(&table).serve(call, closing);
         async move {
             let _in_flight = in_flight;
             permitted?;
@@ -340,7 +367,7 @@ async fn serve_connection(connection: Connection, table: Rc<Table>, idle_timeout
         }
     };
     let ended = |code| table.count_call(code);
-    rpc::serve_counted(stream, idle_timeout, shutdown, call, ended).await;
+    rpc::serve_counted(stream, idle_timeout, shutdown.clone(), call, ended).await;
 }
 
 /// Extends the drain while systemd restarts the service, so that no call fails: those in flight are

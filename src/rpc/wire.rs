@@ -45,6 +45,7 @@
 //!   RELEASED = 4;
 //!   NO_LEASE = 5;                        // the daemon has none of that identity
 //!   FAILED = 6;
+//!   LEFT_TO_EXPIRE = 7;                  // off the link, and the server could not be told
 //! }
 //! ```
 
@@ -435,6 +436,8 @@ pub enum LeaseResult {
     NoLease = 5,
     /// Nothing of that.
     Failed = 6,
+    /// The lease is off the link. Its server could not be told, and keeps it until it expires.
+    LeftToExpire = 7,
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 #!/bin/bash
 # The program of --on-change, under a real systemd with the project's own units: it is told what happens to a lease, runs
 # outside of the sandbox, and keeps nothing waiting; and `status` of a daemon that sleeps wakes nothing.
-# Usage: tests/peers/onchange.sh        (takes about a minute; see lib.bash for the environment)
+# Usage: tests/peers/onchange.sh        (takes two minutes; see lib.bash for the environment)
 set -euo pipefail
 source "$(dirname "$(readlink -f "$0")")/lib.bash"
 begin_with_systemd "$@"
@@ -33,21 +33,27 @@ sleeps_in_time() { wait_for 10 "the service sleeps, and its timer is armed" slee
 status() { in_rig smol-dhcp-proxy status --json > $lab/status || true; }
 counter() { status && jq -r ".counters.$1" $lab/status; }
 
-# --- A wrong option is refused with words.
+counts() { [ "$(counter "$1")" = "$2" ]; }
+logged() { [ "$(said "$1")" -gt 0 ]; }
+# The units of the program that run.
+units() { in_rig systemctl list-units --no-legend 'smol-dhcp-proxy-change-*' | wc -l; }
+
+# --- No program and no systemd cost no lease.
 
 options -a 0.5 --on-change /usr/bin/missing
 in_rig systemctl start $socket
-call setup one 2> $lab/refusal || true
-check "a program that is not there is told to the caller: $(cat $lab/refusal)" grep -q -F -e "--on-change /usr/bin/missing" $lab/refusal
-wait_for 5 "with status 2" is ExecMainStatus 2
-in_rig sh -c 'smol-dhcp-proxy --on-change /usr/bin/notify --uds /run/alone.sock --dir /run/alone; echo $?' > $lab/alone 2>&1 || true
-check "without systemd, too: $(head -n 1 $lab/alone)" grep -q "systemd did not start it" $lab/alone
-check "with status 2" [ "$(tail -n 1 $lab/alone)" = 2 ]
+check "Setup with a program that is not there" call setup one
+wait_for 5 "the log names it" logged "--on-change /usr/bin/missing: No such file"
+wait_for 5 "and the event" logged "cannot start /usr/bin/missing for"
+wait_for 5 "which has failed" counts events.failed 1
+check "Teardown" call teardown one
+wait_for 5 "so has the next" counts events.failed 2
+in_rig smol-dhcp-proxy -a 0.5 --on-change /usr/bin/notify --uds /run/alone.sock --dir /run/alone > $lab/alone 2>&1
+check "without systemd, too: $(grep on-change $lab/alone)" grep -q "has no effect: .* systemd did not start it" $lab/alone
 
 # --- The life of a lease.
 
 options -a 0.5 --on-change /usr/bin/notify
-in_rig systemctl reset-failed $service
 check "Setup" call setup one
 one=$(address one)
 wait_for 5 "the program is told: bound" is_told "event=bound reason= address=$one"
@@ -61,7 +67,12 @@ check "in a unit of its own: $(grep -m 1 change- $told)" grep -q "/smol-dhcp-pro
 sleeps_in_time
 wait_for 20 "renewed" is_told "event=renewed reason= address=$one"
 sleeps_in_time
-check "status counts them: $(counter events.started)" [ "$(counter events.started)" -ge 2 -a "$(counter events.failed)" = 0 ]
+check "status counts them: $(counter events.started)" [ "$(counter events.started)" -ge 2 -a "$(counter events.failed)" = 2 ]
+mv $root/usr/bin/notify $root/usr/bin/gone
+renews one $((t1 + 8))
+sleeps_in_time
+check "it goes on without the program" [ "$(counter events.failed)" -ge 3 ]
+mv $root/usr/bin/gone $root/usr/bin/notify
 
 # --- status wakes nothing.
 
@@ -81,14 +92,29 @@ renews one $((t1 + 8))
 sleeps_in_time
 renews one $((t1 + 8))
 sleeps_in_time
-check "units of the program run on" [ "$(in_rig systemctl list-units --no-legend 'smol-dhcp-proxy-change-*' | wc -l)" -ge 2 ]
+check "units of the program run on" [ "$(units)" -ge 2 ]
+containers many
+for ((round = 1; round <= 40; round++)); do
+    call setup many
+    call teardown many
+done
+events_are_dropped() { [ "$(counter events.dropped)" -ge 10 ]; }
+wait_for 15 "of 80 events more some are dropped" events_are_dropped
+check "64 programs run at most: $(units)" [ "$(units)" -le 64 -a "$(units)" -ge 60 ]
+check "the log says so once" [ "$(said "runs of /usr/bin/notify have not ended")" = 1 ]
 in_rig systemctl stop 'smol-dhcp-proxy-change-*'
 cat > $root/usr/bin/notify << 'PROGRAM'
 #!/bin/sh
-env | grep -e ^SMOL_DHCP_PROXY_EVENT= -e ^SMOL_DHCP_PROXY_NAMESPACE= >> /var/log/told
+env | grep -e ^SMOL_DHCP_PROXY_EVENT= -e ^SMOL_DHCP_PROXY_REASON= -e ^SMOL_DHCP_PROXY_NAMESPACE= >> /var/log/told
 PROGRAM
 check "Teardown" call teardown one
 wait_for 5 "released" is_told SMOL_DHCP_PROXY_EVENT=released
+check "Setup" call setup one
+in_rig ip -n one link set eth0 down
+in_rig smol-dhcp-proxy release --all --yes > $lab/left || true
+check "where the server cannot be told: $(tail -n 1 $lab/left)" grep -q "left to expire: the interface is down" $lab/left
+wait_for 5 "the program hears of it" is_told SMOL_DHCP_PROXY_REASON=unreleased
+in_rig ip -n one link set eth0 up
 
 # --- Values are no orders: neither to systemd nor to a shell.
 
@@ -103,6 +129,35 @@ check "Setup by an odd path" call setup two "/run/odd/$odd"
 wait_for 5 "it comes as it is" is_told "SMOL_DHCP_PROXY_NAMESPACE=/run/odd/$odd"
 check "and Teardown" call teardown two "/run/odd/$odd"
 
+# --- The program of the manual, whatever the order.
+
+program=$root/usr/bin/addresses
+sed -n '/^A program that keeps a file/,/^\.Ed/p' $lab/units/smol-dhcp-proxy.8 | sed '1,/^\.Bd/d;/^\.Ed/d' > $program
+chmod 755 $program
+# addresses EVENT SEQUENCE: a run of it by hand.
+addresses() {
+    in_rig SMOL_DHCP_PROXY_EVENT="$1" SMOL_DHCP_PROXY_SEQUENCE="$2" SMOL_DHCP_PROXY_MAC=02:00:00:00:00:77 \
+        SMOL_DHCP_PROXY_ADDRESS=10.88.7.7 SMOL_DHCP_PROXY_HOST_NAME=by-hand addresses
+}
+of_hand() { in_rig cat /run/addresses/02:00:00:00:00:77; }
+check "the program of the manual" addresses bound 1000000000007
+check "an event of before" addresses lost 1000000000006
+check "changes nothing" [ "$(of_hand)" = "10.88.7.7 by-hand" ]
+check "a later one" addresses released 1000000000008
+check "does" [ -z "$(of_hand)" ]
+options -a 0.5 --on-change /usr/bin/addresses
+in_rig systemctl restart $service
+has_address() { [ "$(in_rig cat "/run/addresses/$(mac /run/netns/one)")" = "$one one" ]; }
+has_none() { [ -z "$(in_rig cat "/run/addresses/$(mac /run/netns/one)")" ]; }
+check "Setup" call setup one
+one=$(address one)
+wait_for 5 "it has the address" has_address
+for round in 1 2 3; do check "Setup anew" call setup one; done
+sleeps_in_time
+wait_for 5 "it has the address still" has_address
+check "Teardown" call teardown one
+wait_for 5 "it has none" has_none
+
 # --- A stop tells what it releases.
 
 sleeps_in_time() { :; }
@@ -115,3 +170,42 @@ check "the service is stopped" in_rig systemctl stop $service
 all_released() { [ "$(count_told SMOL_DHCP_PROXY_EVENT=released)" = $((before + 2)) ]; }
 wait_for 5 "both are told of" all_released
 check "no unit is left" [ -z "$(in_rig systemctl list-units --all --no-legend 'smol-dhcp-proxy-change-*')" ]
+
+# --- A stop that waits for events arms its timer after that: one that elapses meanwhile would cancel the stop, or be lost.
+
+mkdir -p $root/usr/local/bin
+cat > $root/usr/local/bin/systemd-run << 'PROGRAM'
+#!/bin/sh
+case "$*" in *-change-*) sleep 8 ;; esac
+exec /usr/bin/systemd-run "$@"
+PROGRAM
+chmod 755 $root/usr/local/bin/systemd-run
+options -a 30 --on-change /usr/bin/notify --sandbox off
+in_rig systemctl restart $service
+check "Setup" call setup one
+one=$(address one)
+check "the service is stopped while an event waits" in_rig systemctl stop $service
+check "its timer is armed" sleeps
+renews one 10
+rm $root/usr/local/bin/systemd-run
+
+# --- A container that a shutdown stops: systemd starts no unit any more that the shutdown would have to stop.
+
+options -a 30 --on-change /usr/bin/notify
+in_rig systemctl restart $service
+request "$(mac /run/netns/three)" /run/netns/three three | in_rig tee /run/three.json > /dev/null
+cat > $etc/container-three.service << UNIT
+[Service]
+ExecStartPre=netavark-dhcp-proxy-client --uds $sock -f /run/three.json setup
+ExecStart=sleep infinity
+ExecStop=netavark-dhcp-proxy-client --uds $sock -f /run/three.json teardown
+ExecStop=sh -c 'sleep 1; systemd-run --no-block true 2> /var/log/destructive'
+UNIT
+in_rig systemctl daemon-reload
+check "a unit starts a container" in_rig systemctl start container-three.service
+before=$(count_told SMOL_DHCP_PROXY_EVENT=released)
+is_down() { ! kill -0 "$rig_pid" 2> /dev/null; }
+in_rig systemctl poweroff --no-wall > /dev/null 2>&1 || true
+wait_for 30 "the system is down" is_down
+check "a usual unit was refused" grep -q "Transaction .* is destructive" $root/var/log/destructive
+check "the program is told" [ "$(count_told SMOL_DHCP_PROXY_EVENT=released)" = $((before + 1)) ]

@@ -1,6 +1,6 @@
 #!/bin/bash
 # A Setup in flight when the service is restarted or stopped, under a real systemd with the project's own units: a restart
-# waits for it, for as long as an acquisition may take; a stop does not.
+# waits for it, for as long as an acquisition may take; a stop does not. An operator's call holds up neither.
 # Usage: tests/peers/restart.sh        (takes half a minute; see lib.bash for the environment)
 set -euo pipefail
 source "$(dirname "$(readlink -f "$0")")/lib.bash"
@@ -69,3 +69,16 @@ wait_for 10 "the next instance runs" is_next "$process"
 wait_for 30 "and serves the later Setup" ended three
 check "well" [ "$(cat $lab/three.status)" = 0 ]
 check "the container has the leased address" [ "$(address three)" = "$(jq -r .yiaddr $lab/three.answer)" ]
+
+# An operator's renewals, which no server answers for ten seconds.
+server_dies
+before=$(requests) process=$(property InvocationID)
+in_rig smol-dhcp-proxy renew --all > $lab/renewed 2>&1 &
+wait_for 5 "a renewal on demand asks a server that is not there" has_more_requests "$before"
+began=$(date +%s%3N)
+check "systemctl restart" in_rig systemctl restart $service
+took=$(($(date +%s%3N) - began))
+check "is not held up by that: $took ms" [ $took -lt 5000 ]
+is_told_to_call_again() { grep -q 'the daemon is being stopped; call again' $lab/renewed; }
+wait_for 5 "the operator is told to call again" is_told_to_call_again
+check "the next instance runs" is_next "$process"

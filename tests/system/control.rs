@@ -240,6 +240,7 @@ fn a_daemon_that_sleeps_is_started_to_renew() -> Result {
 fn a_silent_server_is_the_outcome_and_costs_no_lease() -> Result {
     let (stage, server) = leased(2, Settings::default())?;
     let address = address(&stage, 0)?;
+    let t1 = [renew_at(&stage, 0)?, renew_at(&stage, 1)?];
     server.set_silent(true);
     let start = rt::now();
     let silent = "failed: its DHCP server did not answer a renewal";
@@ -254,6 +255,15 @@ fn a_silent_server_is_the_outcome_and_costs_no_lease() -> Result {
         stage.topology.containers[0].address()?.map(|it| it.address),
         Some(address)
     );
+    // The lease waits for T1 as before, and is healthy.
+    let mac = stage.config(0).container_mac_addr;
+    eventually("the file has the trouble", SOON, || {
+        let trouble = &stage.unit.leases()?[&mac][0]["last_trouble"];
+        Ok((!trouble.is_null()).then_some(()))
+    })?;
+    assert_eq!(stage.unit.leases()?[&mac][0]["state"], "BOUND");
+    assert_eq!([renew_at(&stage, 0)?, renew_at(&stage, 1)?], t1);
+    run(&stage, &["status"])?.expect(0, &[]);
     // The daemon spares a silent server; the operator's word counts for more.
     server.set_silent(false);
     run(&stage, &["renew", "--all"])?.expect(0, &["renewed"]);
@@ -419,8 +429,8 @@ fn a_release_is_heard_by_dnsmasq_and_clears_the_link() -> Result {
         .namespace
         .set_state(LINK, false)?;
     let ended = run(&stage, &["release", "--all", "-y"])?
-        .expect(0, &["its server was not told, and lets it expire"]);
-    assert_eq!(ended.output.matches("given back").count(), 2, "{ended:?}");
+        .expect(1, &["taken off, and left to expire: the interface is down"]);
+    assert_eq!(ended.output.matches("given back").count(), 1, "{ended:?}");
     dnsmasq.await_listed(second, false)?;
     for container in &stage.topology.containers {
         assert_eq!(container.address()?, None);
@@ -453,7 +463,8 @@ fn without_a_terminal_a_release_needs_yes() -> Result {
     refused.expect(2, &["without a terminal to ask on, release needs --yes"]);
     let answer = |answer| on_terminal(&stage, "release --all", answer);
     for no in ["", "n", "yesterday"] {
-        answer(no)?.expect(1, &["Give back 2 leases? [y/N]", "nothing was given back"]);
+        let asked = answer(no)?.expect(1, &["Give back 2 leases? [y/N]", "nothing was given back"]);
+        asked.expect(1, &[&address(&stage, 1)?.to_string()]);
     }
     assert_eq!(server.heard_of(MessageType::Release).len(), 0);
     answer("y")?.expect(0, &["given back"]);
@@ -469,35 +480,35 @@ fn other_users_are_refused() -> Result {
     let copy = folder.join("smol-dhcp-proxy");
     fs::copy(program(), &copy)?;
     fs::set_permissions(stage.unit.socket(), fs::Permissions::from_mode(0o666))?;
-    let mut other = Command::new(copy);
-    other
-        .args(["renew", "--all", "--dir"])
-        .arg(directory(&stage))
-        .stdin(Stdio::null())
-        .uid(NOBODY)
-        .gid(NOBODY);
-    let ended = other.output().map_err(|error| {
-        Skip::Impossible(format!(
-            "this user cannot run a program as another: {error}"
-        ))
-    })?;
+    let as_other = |arguments: &[&str]| -> Result<Ended> {
+        let mut other = Command::new(&copy);
+        other.args(arguments).arg("--dir").arg(directory(&stage));
+        other.stdin(Stdio::null()).uid(NOBODY).gid(NOBODY);
+        let ended = other.output().map_err(|error| {
+            Skip::Impossible(format!(
+                "this user cannot run a program as another: {error}"
+            ))
+        })?;
+        Ok(ended.into())
+    };
     let words = format!("the caller is user {NOBODY}: run it as root");
-    Ended::from(ended).expect(3, &["only root and the daemon's user", &words]);
-    // netavark's service is as open as before.
-    let mut other = Command::new(folder.join("smol-dhcp-proxy"));
+    as_other(&["renew", "--all"])?.expect(3, &["only root and the daemon's user", &words]);
     let config = NetworkConfig {
         container_mac_addr: "02:00:00:00:00:99".to_owned(),
         ..NetworkConfig::default()
     };
-    fs::write(folder.join("request"), request(&config).to_string())?;
-    other
-        .arg("teardown")
-        .arg(folder.join("request"))
-        .arg("--dir")
-        .arg(directory(&stage))
-        .uid(NOBODY)
-        .gid(NOBODY);
-    Ended::from(other.output()?).expect(0, &["there was no lease"]);
+    let file = folder.join("request");
+    fs::write(&file, request(&config).to_string())?;
+    let file = file.display().to_string();
+    // Nor may it look into the namespace, or read a file of root's.
+    let set_mode = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode));
+    set_mode(0o600)?;
+    for request in [&["--netns", &stage.config(0).ns_path][..], &[&file]] {
+        as_other(&[&["setup"], request].concat())?.expect(3, &["run it as root"]);
+    }
+    // netavark's service is as open as before.
+    set_mode(0o644)?;
+    as_other(&["teardown", &file])?.expect(0, &["there was no lease"]);
     Ok(())
 }
 

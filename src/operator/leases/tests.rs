@@ -79,6 +79,13 @@ fn each_result_has_its_word_and_says_whether_it_is_done() {
         (LeaseResult::Released, "released", "given back", false, true),
         (LeaseResult::NoLease, "no lease", "no lease", false, true),
         (LeaseResult::Failed, "failed", "failed", false, false),
+        (
+            LeaseResult::LeftToExpire,
+            "left to expire",
+            "taken off, and left to expire",
+            false,
+            false,
+        ),
         (LeaseResult::Unknown, "unknown", "unknown", false, false),
     ] {
         let outcome = outcome(&known[0], "10.88.1.1", "", number);
@@ -98,6 +105,36 @@ fn each_result_has_its_word_and_says_whether_it_is_done() {
     };
     assert!(shown(&[newer], &[], false).ends_with("/run/netns/web  eth0       -        unknown\n"));
     assert_eq!(shown(&[], &known, false), "there are no leases\n");
+}
+
+#[test]
+fn outcomes_of_earlier_calls_are_kept_when_a_later_one_fails() {
+    let known = leases(&["/run/netns/web"]);
+    let done = || Ok(vec![outcome(&known[0], "", "", LeaseResult::Renewed)]);
+    let calls = [done(), Err(Failure::Failed("late".to_owned())), done()];
+    let (outcomes, failure) = in_calls(calls.into_iter());
+    assert_eq!(outcomes.len(), 1);
+    assert!(matches!(failure, Some(Failure::Failed(why)) if why == "late"));
+    let (outcomes, failure) = in_calls([done(), done()].into_iter());
+    assert!(outcomes.len() == 2 && failure.is_none());
+}
+
+#[test]
+fn the_question_lists_the_leases_without_control_characters_and_not_all_of_many() {
+    let [odd, web] = ["/run/netns/o\u{1b}[2Jdd", "/run/netns/web"];
+    let few = listed(&leases(&[odd, web]));
+    let lines: Vec<_> = few.lines().collect();
+    assert_eq!(lines.len(), 2, "{few}");
+    assert!(
+        lines[1].contains("web") && lines[1].contains("eth0"),
+        "{few}"
+    );
+    assert!(lines[1].contains("10."), "{few}");
+    assert!(!few.contains('\u{1b}'), "{few}");
+    let many = listed(&leases(&[web; MAX_LISTED + 3]));
+    assert_eq!(many.lines().count(), MAX_LISTED + 1);
+    assert!(many.ends_with("and 3 more\n"), "{many}");
+    assert_eq!(listed(&[]), "");
 }
 
 #[test]

@@ -64,7 +64,7 @@ impl Session {
         self.commit();
         self.context.count(Counter::Acquisition);
         if let Some(lease) = self.client.lease() {
-            self.tell(LeaseEvent::Bound, lease);
+            self.emit(LeaseEvent::Bound, lease);
         }
         Ok(())
     }

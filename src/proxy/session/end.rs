@@ -22,12 +22,12 @@ impl Session {
         let ended = self.take_off_link();
         self.is_committed = true;
         if let Some(lease) = lease.filter(|_| ended.is_ok()) {
-            let event = if release {
-                LeaseEvent::Released
-            } else {
-                LeaseEvent::Replaced
+            let event = match (release, &failed) {
+                (false, _) => LeaseEvent::Replaced,
+                (true, None) => LeaseEvent::Released,
+                (true, Some(_)) => LeaseEvent::Unreleased,
             };
-            self.tell(event, &lease);
+            self.emit(event, &lease);
         }
         ended.map(|()| failed)
     }
@@ -62,15 +62,30 @@ impl Session {
             return Some(why);
         }
         self.client.release(rt::now());
+        self.sent_frame = None;
         loop {
             self.send();
             match self.client.poll_event() {
-                Some(Event::Released | Event::GaveUp(_)) => return None,
+                // It has expired at this very time.
+                Some(Event::Lost { .. }) => return None,
+                Some(Event::Released | Event::GaveUp(_)) => return self.release_failure(),
                 Some(_) => {}
                 None if self.can_send() => self.wait().await,
                 None => return Some(self.link_state.to_string()),
             }
         }
+    }
+
+    /// Returns the reason why the RELEASE was not sent, although the client has made an end.
+    fn release_failure(&self) -> Option<String> {
+        let why = match &self.sent_frame {
+            Some(Ok(is_arp)) if !is_arp => return None,
+            Some(Err(error)) => error.clone(),
+            None if !self.can_send() => self.link_state.to_string(),
+            Some(Ok(_)) | None => "no station answers ARP for the way to its server".to_owned(),
+        };
+        log::warn!("{self}: cannot release the lease: {why}; it is left to expire");
+        Some(why)
     }
 
     /// Opens the sockets for a RELEASE. The error is the reason why it cannot be sent.

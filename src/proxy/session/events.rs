@@ -1,11 +1,14 @@
 //! Events of leases for the program of `--on-change`.
 //!
 //! systemd starts the program, outside of the sandbox and without a shell, with the lease in its
-//! environment. No lease waits for it: events are queued, at most one start is under way, and a token
-//! bucket limits their rate. A full queue drops renewals first.
+//! environment. No lease waits for it: events are queued, at most one start is under way, a token
+//! bucket limits their rate, and a fixed pool of unit names limits the programs that run. A full queue
+//! drops renewals first.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::io;
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -17,24 +20,34 @@ use futures_lite::future::or;
 
 use crate::dhcp::{Lease, LossReason};
 use crate::proxy::call::request::Request;
-use crate::proxy::error::StartError;
 use crate::proxy::store::counters::{Counter, EventOutcome};
 use crate::proxy::store::record::Record;
 use crate::rate::RateLimit;
 use crate::rt;
-use crate::service::{Idle, NoWakeup, TransientProgram, Wakeup};
+use crate::service::{Idle, TransientProgram, Wakeup};
 use crate::time::Instant;
 
 use super::{Session, SessionContext};
 
-/// The most events that wait.
-const MAX_QUEUED: usize = 256;
-/// Starts without a pause, and the interval of later ones. Each costs systemd some milliseconds.
+/// The most events that wait: those of some hundred leases while systemd is slow.
+const MAX_QUEUED: usize = 1024;
+/// Starts without a pause, and the interval of later ones: those of renewals and releases, so that
+/// the events of many leases do not pile up. Each costs systemd some milliseconds.
 const BURST: u32 = 20;
-const INTERVAL: Duration = Duration::from_millis(100);
-/// The time that the program has; systemd ends it then.
-const PROPERTIES: [&str; 1] = ["RuntimeMaxSec=300"];
-/// The time for which a process that is stopped waits until its events are told.
+const INTERVAL: Duration = Duration::from_millis(34);
+/// The most programs that run at the same time. Each has one of as many unit names.
+const MAX_UNITS: u64 = 64;
+/// The names that are tried for one start. A few programs that hang must not cost others theirs.
+const NAME_TRIES: u64 = 3;
+/// The properties of the unit: the time that the program has, after which systemd ends it, and, as
+/// for the timer, that neither `systemctl isolate` stops it nor the shutdown of the system forbids
+/// it. Leases are released at a shutdown, too.
+const PROPERTIES: [&str; 3] = [
+    "RuntimeMaxSec=300",
+    "IgnoreOnIsolate=yes",
+    "DefaultDependencies=no",
+];
+/// The time for which a process that is stopped waits until no event waits.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest value in bytes, and the most addresses or names of a list.
 const MAX_VALUE: usize = 1000;
@@ -55,6 +68,8 @@ pub(crate) enum LeaseEvent<'a> {
     Gone,
     /// The lease was given back.
     Released,
+    /// The lease is off the link, but its server could not be told. It is left to expire.
+    Unreleased,
     /// The lease was left to the same client, which asks for it anew.
     Replaced,
 }
@@ -71,6 +86,7 @@ impl LeaseEvent<'_> {
             Self::Lost(LossReason::Conflict { .. }) => ("lost", "conflict"),
             Self::Gone => ("lost", "gone"),
             Self::Replaced => ("lost", "replaced"),
+            Self::Unreleased => ("lost", "unreleased"),
             Self::Released => ("released", ""),
         }
     }
@@ -98,7 +114,7 @@ impl QueuedEvent {
         event: LeaseEvent<'_>,
         subject: EventSubject<'_>,
         lease: &Lease,
-        (now, since_1970): (Instant, Duration),
+        (now, since_1970, sequence): (Instant, Duration, u64),
     ) -> Self {
         let request = subject.request;
         let (name, reason) = event.words();
@@ -111,6 +127,7 @@ impl QueuedEvent {
         let environment = vec![
             ("SMOL_DHCP_PROXY_EVENT", name.to_owned()),
             ("SMOL_DHCP_PROXY_REASON", reason.to_owned()),
+            ("SMOL_DHCP_PROXY_SEQUENCE", sequence.to_string()),
             (
                 "SMOL_DHCP_PROXY_CONTAINER_ID",
                 optional(container_id(subject.client_id)),
@@ -251,28 +268,31 @@ pub(crate) struct EventProgram {
     systemd: Wakeup,
     idle: Idle,
     queue: RefCell<EventQueue>,
+    /// The number of the last event.
+    sequence: Cell<u64>,
+    /// The unit name of the next start.
+    next_name: Cell<u64>,
     /// A task starts the program for what is in the queue.
     is_running: Cell<bool>,
     /// systemd was asked to start it, and has not answered yet.
     is_starting: Cell<bool>,
     done: Notification,
     is_drop_logged: Cell<bool>,
+    is_overrun_logged: Cell<bool>,
 }
 
 impl EventProgram {
-    /// Checks that systemd can start `program`, and that it is there.
-    pub(crate) fn check(program: &Path, no_systemd: Option<&NoWakeup>) -> Result<(), StartError> {
-        if let Some(why) = no_systemd {
-            return Err(StartError::NoEvents(why.to_string()));
+    /// Returns the reason why `program` cannot be executed. That may change at any time, so it is no
+    /// reason not to serve.
+    pub(crate) fn fault(program: &Path) -> Option<String> {
+        match std::fs::metadata(program) {
+            Ok(file) if !file.is_file() => Some("it is not a file".to_owned()),
+            Ok(file) if file.mode() & 0o111 == 0 => Some("it is not executable".to_owned()),
+            Ok(_) => None,
+            // systemd has capabilities that the daemon lacks.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => None,
+            Err(error) => Some(error.to_string()),
         }
-        let why = match std::fs::metadata(program) {
-            Ok(file) if !file.is_file() => "it is not a file".to_owned(),
-            Ok(file) if file.mode() & 0o111 == 0 => "it is not executable".to_owned(),
-            Ok(_) => return Ok(()),
-            Err(error) => error.to_string(),
-        };
-        let program = program.to_owned();
-        Err(StartError::EventProgram { program, why })
     }
 
     /// Has `systemd` start `program`, which keeps the process from leaving for as long as events
@@ -283,10 +303,13 @@ impl EventProgram {
             systemd,
             idle,
             queue: RefCell::new(EventQueue::new()),
+            sequence: Cell::default(),
+            next_name: Cell::new(since_boot(rt::now())),
             is_running: Cell::default(),
             is_starting: Cell::default(),
             done: Notification::new(),
             is_drop_logged: Cell::default(),
+            is_overrun_logged: Cell::default(),
         })
     }
 
@@ -305,58 +328,105 @@ impl EventProgram {
     }
 
     async fn start(&self, event: &QueuedEvent, context: &SessionContext) {
-        // One start at a time, and the clock does not stand still meanwhile.
-        let name = format!("change-{}", rt::now().since_boot().as_nanos());
-        let start = TransientProgram {
-            name: &name,
-            description: &event.description,
-            program: &self.program,
-            environment: &event.environment,
-            properties: &PROPERTIES,
-        };
+        let (program, what) = (self.program.display(), &event.description);
         self.is_starting.set(true);
-        let started = self.systemd.start_program(&start).await;
+        let started = self.try_start(event).await;
         self.is_starting.set(false);
         let outcome = match started {
             Ok(()) => EventOutcome::Started,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                if !self.is_overrun_logged.replace(true) {
+                    log::warn!(
+                        "{MAX_UNITS} runs of {program} have not ended: dropping events; the counters \
+                         say how many"
+                    );
+                }
+                EventOutcome::Dropped
+            }
             Err(error) => {
-                let (program, what) = (self.program.display(), &event.description);
                 log::warn!("cannot start {program} for {what:?}: {error}");
                 EventOutcome::Failed
             }
         };
         context.count(Counter::Event(outcome));
     }
+
+    /// Has systemd start the program under a name that no other run of it has.
+    async fn try_start(&self, event: &QueuedEvent) -> io::Result<()> {
+        if let Some(fault) = Self::fault(&self.program) {
+            return Err(io::Error::other(fault));
+        }
+        with_free_name(&self.next_name, async |name| {
+            let start = TransientProgram {
+                name: &format!("change-{name}"),
+                description: &event.description,
+                program: &self.program,
+                environment: &event.environment,
+                properties: &PROPERTIES,
+            };
+            self.systemd.start_program(&start).await
+        })
+        .await
+    }
+}
+
+/// Calls `start` with the next numbers below [`MAX_UNITS`], until one is free or [`NAME_TRIES`] were
+/// not.
+async fn with_free_name(
+    next: &Cell<u64>,
+    start: impl AsyncFn(u64) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut started = Ok(());
+    for _ in 0..NAME_TRIES {
+        let number = next.replace(next.get().wrapping_add(1));
+        started = start(number % MAX_UNITS).await;
+        let is_taken = |error: &io::Error| error.kind() == ErrorKind::AlreadyExists;
+        if !started.as_ref().is_err_and(is_taken) {
+            break;
+        }
+    }
+    started
+}
+
+/// Returns the number of an event after that of `last`: nanoseconds since the boot, or more where
+/// the clock has not advanced. So it grows across processes as well.
+fn sequence_after(last: u64, now: Instant) -> u64 {
+    since_boot(now).max(last + 1)
+}
+
+/// Returns the time since the boot in nanoseconds, which fit for 584 years.
+fn since_boot(now: Instant) -> u64 {
+    u64::try_from(now.since_boot().as_nanos()).unwrap_or(u64::MAX / 2)
 }
 
 impl Session {
-    /// Tells the program of `--on-change` of an event.
-    pub(super) fn tell(&self, event: LeaseEvent<'_>, lease: &Lease) {
+    /// Passes an event to the program of `--on-change`.
+    pub(super) fn emit(&self, event: LeaseEvent<'_>, lease: &Lease) {
         let config = self.client.config();
         let subject = EventSubject {
             request: &self.request,
             client_id: &config.client_id,
             host_name: config.host_name.as_deref(),
         };
-        self.context.tell(event, subject, lease);
+        self.context.emit(event, subject, lease);
     }
 }
 
 impl SessionContext {
-    /// Tells the program of `--on-change` that a container without a session is gone.
-    pub(crate) fn tell_gone(self: &Rc<Self>, record: &Record) {
+    /// Passes to the program of `--on-change` that a container without a session is gone.
+    pub(crate) fn emit_gone(self: &Rc<Self>, record: &Record) {
         let subject = EventSubject {
             request: &record.request,
             client_id: &record.request.client_id,
             host_name: record.request.host_name.as_deref(),
         };
         if let Some(lease) = record.lease() {
-            self.tell(LeaseEvent::Gone, subject, lease);
+            self.emit(LeaseEvent::Gone, subject, lease);
         }
     }
 
-    /// Tells the program of `--on-change` of an event, if there is one. Does not wait for it.
-    pub(crate) fn tell(
+    /// Passes an event to the program of `--on-change`, if there is one. Does not wait for it.
+    pub(crate) fn emit(
         self: &Rc<Self>,
         event: LeaseEvent<'_>,
         subject: EventSubject<'_>,
@@ -365,8 +435,11 @@ impl SessionContext {
         let Some(events) = &self.events else {
             return;
         };
-        let clocks = (rt::now(), rt::wall_clock());
-        let event = QueuedEvent::new(event, subject, lease, clocks);
+        let now = rt::now();
+        let sequence = sequence_after(events.sequence.get(), now);
+        events.sequence.set(sequence);
+        let times = (now, rt::wall_clock(), sequence);
+        let event = QueuedEvent::new(event, subject, lease, times);
         if events.queue.borrow_mut().push(event) {
             self.count(Counter::Event(EventOutcome::Dropped));
             if !events.is_drop_logged.replace(true) {
@@ -383,7 +456,7 @@ impl SessionContext {
         }
     }
 
-    /// Waits until all events are told, for some seconds at most: the process is being stopped.
+    /// Waits until no event waits, for some seconds at most: the process is being stopped.
     pub(crate) async fn drain_events(&self) {
         let Some(events) = &self.events else {
             return;
@@ -405,7 +478,7 @@ impl SessionContext {
         }
         if left > 0 {
             let program = events.program.display();
-            log::warn!("{left} events are not told to {program}: the daemon is being stopped");
+            log::warn!("{program} is not started for {left} events: the daemon is being stopped");
         }
     }
 }

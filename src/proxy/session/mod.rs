@@ -21,6 +21,7 @@ use std::time::Duration;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::dhcp::{Client, Event};
+use crate::net::raw;
 use crate::rpc::NetavarkLease;
 use crate::rt::{self, Runtime};
 use crate::time::Instant;
@@ -103,6 +104,8 @@ pub(crate) struct Session {
     deadline: Option<Box<AcquireDeadline>>,
     /// A RELEASE is being sent, for which the interface may have another MAC by now.
     is_releasing: bool,
+    /// The last message of the release: whether it is ARP, or the failure to send it.
+    sent_frame: Option<Result<bool, String>>,
 }
 
 /// The end of a [run](Session::run).
@@ -186,6 +189,7 @@ impl Session {
             is_send_failure_counted: false,
             deadline: None,
             is_releasing: false,
+            sent_frame: None,
         }
     }
 
@@ -220,11 +224,11 @@ impl Session {
                 NextStep::Dormant(record) => return Outcome::Dormant(record),
                 NextStep::Gone(why) => {
                     log::info!("{self}: {why}; the lease is left to expire");
-                    if let Some(lease) = self.client.lease() {
-                        self.tell(LeaseEvent::Gone, lease);
-                    }
                     // Removes what is left, should the interface be there after all.
                     let _ = self.take_off_link();
+                    if let Some(lease) = self.client.lease() {
+                        self.emit(LeaseEvent::Gone, lease);
+                    }
                     return Outcome::Gone;
                 }
                 NextStep::OtherMac(why) => {
@@ -232,12 +236,17 @@ impl Session {
                     // from another one.
                     log::info!("{self}: {why}; releasing the lease");
                     let lease = self.client.lease().cloned();
-                    self.release().await;
-                    if let Some(lease) = lease {
-                        self.tell(LeaseEvent::Released, &lease);
-                    }
+                    let failed = self.release().await;
                     let undone = self.take_off_link();
                     self.set_link_result(undone);
+                    if let Some(lease) = lease {
+                        let event = if failed.is_none() {
+                            LeaseEvent::Released
+                        } else {
+                            LeaseEvent::Unreleased
+                        };
+                        self.emit(event, &lease);
+                    }
                     return Outcome::Gone;
                 }
             };
@@ -258,11 +267,11 @@ impl Session {
                     self.context.count(Counter::Acquisition);
                     self.log_left_out_domains(&lease);
                     self.apply(&lease);
-                    self.tell(LeaseEvent::Bound, &lease);
+                    self.emit(LeaseEvent::Bound, &lease);
                 }
                 Event::Renewed(lease) => {
                     self.apply(&lease);
-                    self.tell(LeaseEvent::Renewed, &lease);
+                    self.emit(LeaseEvent::Renewed, &lease);
                 }
                 Event::Changed { old, new } => {
                     if old.search != new.search || old.domain_name != new.domain_name {
@@ -273,11 +282,11 @@ impl Session {
                     if !change.is_empty() {
                         log::info!("{self}: {} changed {change}", new.server_id);
                     }
-                    self.tell(LeaseEvent::Changed(old.address), &new);
+                    self.emit(LeaseEvent::Changed(old.address), &new);
                 }
                 Event::Lost { old, why } => {
                     self.apply_loss(&old, &why);
-                    self.tell(LeaseEvent::Lost(&why), &old);
+                    self.emit(LeaseEvent::Lost(&why), &old);
                 }
                 Event::Declined { .. } | Event::Unusable { .. } | Event::Contested { .. } => {}
                 Event::ProxyArp { .. } | Event::NoLeaseTime { .. } => {}
@@ -405,7 +414,13 @@ impl Session {
                     "{self}: the container uses UDP port 68 itself; sending by packet socket only"
                 );
             }
-            if let Err(error) = sockets.send(transmit, &bytes, self.request.key.mac, peer) {
+            let sent = sockets.send(transmit, &bytes, self.request.key.mac, peer);
+            if self.is_releasing {
+                let is_arp = raw::arp_sender(&bytes).is_some();
+                let sent = sent.as_ref().map(|()| is_arp);
+                self.sent_frame = Some(sent.map_err(ToString::to_string));
+            }
+            if let Err(error) = sent {
                 let state = self.client.state();
                 log::warn!("{self}: cannot send in state {state}: {error}");
                 self.set_trouble(&format!("cannot send in state {state}: {error}"));

@@ -64,6 +64,7 @@ impl Table {
         if let Some(other) = other {
             return Err(other);
         }
+        self.releases.borrow_mut().remove(key);
         let claimed = Rc::new(Claimed {
             cancel: Rc::clone(cancel),
             over: Event::new(),

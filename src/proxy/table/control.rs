@@ -20,6 +20,7 @@ use crate::rpc::{
 use crate::rt::{self, Stream};
 use crate::time::Instant;
 
+use super::claim::DetachOnDrop;
 use super::state::{SlotState, Table};
 use super::teardown::EndedLease;
 
@@ -27,12 +28,16 @@ use super::teardown::EndedLease;
 /// listens for ten seconds.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The outcome for a lease, and the reason in words.
-type Told = (LeaseResult, String);
+/// The time for all leases that crashed the daemon, which are renewed one after the other. With the
+/// time for the other leases it is less than the caller waits for.
+const SUSPECTS_TIMEOUT: Duration = Duration::from_secs(28);
 
-/// A lease, as a call finds it in the table.
+/// The result for a lease, and the reason in words.
+type ResultAndReason = (LeaseResult, String);
+
+/// The stage of a lease in the table.
 #[derive(Debug)]
-enum Sight {
+enum LeaseStage {
     NoLease,
     /// A Setup makes it or, where that is set, a Teardown ends it.
     Claimed {
@@ -49,7 +54,7 @@ enum Step {
     Start,
     /// Waits until the lease changes.
     Wait,
-    End(Told),
+    End(ResultAndReason),
 }
 
 /// Refuses the operator's calls of users other than root and the daemon's own, whatever the mode of
@@ -82,11 +87,12 @@ fn is_permitted(user: u32, own: u32) -> bool {
 struct Renewal {
     key: LeaseKey,
     before: Option<dhcp::Lease>,
-    is_started: bool,
+    /// The time at which the call had it started.
+    started: Option<Instant>,
     /// The time at which it is no longer waited for.
     end: Instant,
-    /// The outcome, once it is known.
-    told: Option<Told>,
+    /// Set once it is known.
+    result: Option<ResultAndReason>,
 }
 
 impl Table {
@@ -105,13 +111,31 @@ impl Table {
         let work = async {
             let mut leases = Vec::new();
             self.renew_together(trusted, &mut leases).await;
-            // Alone, as the plan has it: a lease that crashes the daemon costs no other its renewal.
-            for suspect in suspects {
-                self.renew_together(vec![suspect], &mut leases).await;
-            }
+            let end = rt::now() + SUSPECTS_TIMEOUT;
+            self.renew_suspects(suspects, end, &mut leases).await;
             Ok(LeaseOutcomes { leases })
         };
         or(work, stopping(closing)).await
+    }
+
+    /// Renews leases that crashed the daemon as far as there is time until `end`, and adds their
+    /// outcomes to `outcomes`.
+    ///
+    /// They are renewed one by one, so that a crash costs no other of them its renewal. Unlike the
+    /// plan this does not wait for other work to end: the operator has chosen the time.
+    async fn renew_suspects(
+        self: &Rc<Self>,
+        suspects: Vec<LeaseKey>,
+        end: Instant,
+        outcomes: &mut Vec<LeaseOutcome>,
+    ) {
+        for suspect in suspects {
+            if rt::now() + RENEWAL_TIMEOUT <= end {
+                self.renew_together(vec![suspect], outcomes).await;
+            } else {
+                outcomes.push(self.not_begun(&suspect));
+            }
+        }
     }
 
     /// Renews leases, and adds their outcomes to `outcomes`.
@@ -121,14 +145,8 @@ impl Table {
         outcomes: &mut Vec<LeaseOutcome>,
     ) {
         let observer = self.observers.observe(&keys);
-        let begin = |key: LeaseKey| Renewal {
-            before: self.leased(&key),
-            key,
-            is_started: false,
-            end: rt::now() + RENEWAL_TIMEOUT,
-            told: None,
-        };
-        let mut renewals: Vec<_> = keys.into_iter().map(begin).collect();
+        let renewals = keys.into_iter().map(|key| self.renewal(key));
+        let mut renewals: Vec<_> = renewals.collect();
         (0..renewals.len()).for_each(|index| self.advance(&mut renewals[index]));
         loop {
             let (changes, next) = observer.changes();
@@ -137,9 +155,12 @@ impl Table {
                 .for_each(|index| self.advance(&mut renewals[index]));
             let now = rt::now();
             let mut first_end = None;
-            for renewal in renewals.iter_mut().filter(|renewal| renewal.told.is_none()) {
+            for renewal in renewals
+                .iter_mut()
+                .filter(|renewal| renewal.result.is_none())
+            {
                 if renewal.end <= now {
-                    renewal.told = Some(self.late(&renewal.key));
+                    renewal.result = Some(self.late(&renewal.key));
                 } else if first_end.is_none_or(|end| renewal.end < end) {
                     first_end = Some(renewal.end);
                 }
@@ -148,66 +169,108 @@ impl Table {
             or(next, self.context.sleep_until(end)).await;
         }
         for Renewal {
-            key, before, told, ..
+            key,
+            before,
+            result,
+            ..
         } in renewals
         {
             let after = self.leased(&key).map(|lease| lease.address);
             let before = before.map(|lease| lease.address);
-            outcomes.extend(told.map(|told| outcome(&key, (before, after), told)));
+            outcomes.extend(result.map(|result| outcome(&key, (before, after), result)));
+        }
+    }
+
+    /// Returns a renewal that has not begun.
+    fn renewal(&self, key: LeaseKey) -> Renewal {
+        Renewal {
+            before: self.leased(&key),
+            key,
+            started: None,
+            end: rt::now() + RENEWAL_TIMEOUT,
+            result: None,
         }
     }
 
     /// Does the next step of a renewal.
     fn advance(self: &Rc<Self>, renewal: &mut Renewal) {
-        if renewal.told.is_some() {
+        if renewal.result.is_some() {
             return;
         }
         let Renewal {
             key,
             before,
-            is_started,
+            started,
             ..
         } = renewal;
-        match self.next_step(key, before.as_ref(), *is_started) {
-            Step::Wait => {}
+        match self.next_step(key, before.as_ref(), *started) {
+            // It may wait for a turn that it got before this call.
+            Step::Wait => {
+                if let Some(turn) = self.turn_of(key) {
+                    renewal.end = renewal.end.max(turn + RENEWAL_TIMEOUT);
+                }
+            }
             Step::Start => {
-                *is_started = true;
+                *started = Some(rt::now());
                 renewal.end = self.start_renewal(&renewal.key) + RENEWAL_TIMEOUT;
             }
-            Step::End(told) => renewal.told = Some(told),
+            Step::End(result) => renewal.result = Some(result),
         }
     }
 
+    /// Returns the turn of a lease that a task works on.
+    fn turn_of(&self, key: &LeaseKey) -> Option<Instant> {
+        self.with_slots(|slots| match &slots.get(key)?.state {
+            SlotState::Active(active) => Some(active.turn),
+            SlotState::Claimed(_) | SlotState::Dormant { .. } => None,
+        })
+    }
+
     /// Has a dormant lease worked on at its turn, which is returned. Its server is asked even where
-    /// the plan would spare it for a while.
+    /// the plan would spare it for a while. Without an answer T1 stays where it was.
     fn start_renewal(self: &Rc<Self>, key: &LeaseKey) -> Instant {
         let now = rt::now();
         let turn = self.plan.borrow_mut().turn(now);
         if let Some(record) = self.dormant_record(key) {
+            let t1 = record.pending_t1(now);
             self.set_record(key, &record.with_message_due(now));
-            self.wake(key, turn);
+            self.wake(key, turn, t1);
         }
         turn
     }
 
-    fn next_step(&self, key: &LeaseKey, before: Option<&dhcp::Lease>, is_started: bool) -> Step {
-        let sight = self.sight(key);
-        if let Sight::Dormant(_) = sight
-            && !is_started
+    fn next_step(
+        &self,
+        key: &LeaseKey,
+        before: Option<&dhcp::Lease>,
+        started: Option<Instant>,
+    ) -> Step {
+        let stage = self.stage(key);
+        if let LeaseStage::Dormant(_) = stage
+            && started.is_none()
             && self.journal.trust(key) == Trust::Quarantined
         {
             let why = "the daemon died several times while working on it; restart the container";
             return Step::End((LeaseResult::Failed, why.to_owned()));
         }
-        next_step(&sight, before, is_started, rt::now())
+        next_step(&stage, before, started, rt::now())
     }
 
     /// Returns the outcome of a renewal whose time is over.
-    fn late(&self, key: &LeaseKey) -> Told {
+    fn late(&self, key: &LeaseKey) -> ResultAndReason {
         let trouble = self.record(key).and_then(|record| record.trouble());
         let seconds = RENEWAL_TIMEOUT.as_secs();
         let why = trouble.unwrap_or_else(|| format!("no outcome within {seconds} s"));
         (LeaseResult::Failed, format!("{why}; the work goes on"))
+    }
+
+    /// Returns the outcome of a renewal for which no time was left.
+    fn not_begun(&self, key: &LeaseKey) -> LeaseOutcome {
+        let why = "the leases before it, at which the daemon has died as well, took all of the time; \
+                   call again";
+        let address = self.leased(key).map(|lease| lease.address);
+        let failed = (LeaseResult::Failed, why.to_owned());
+        outcome(key, (address, address), failed)
     }
 
     /// Releases the selected leases at the rate of all renewals, and takes them off their links. A
@@ -222,33 +285,60 @@ impl Table {
         let work = async {
             let releases: Vec<_> = keys
                 .into_iter()
-                .map(|key| match self.sight(&key) {
-                    Sight::NoLease => (key, None, Some((LeaseResult::NoLease, String::new()))),
+                .map(|key| match self.stage(&key) {
+                    LeaseStage::NoLease => (key, Err((LeaseResult::NoLease, String::new()))),
                     // A Setup would fail, although its caller is alive.
-                    Sight::Claimed { is_ending } => (key, None, Some(claimed(is_ending))),
-                    Sight::Active(_) | Sight::Dormant(_) => {
-                        let turn = self.plan.borrow_mut().turn(rt::now());
-                        let ending = self.spawn_end(key.clone(), Some(turn));
-                        (key, Some(ending), None)
+                    LeaseStage::Claimed { is_ending } => (key, Err(claimed(is_ending))),
+                    LeaseStage::Active(_) | LeaseStage::Dormant(_) => {
+                        (key.clone(), Ok(self.spawn_release(key)))
                     }
                 })
                 .collect();
             let mut leases = Vec::with_capacity(releases.len());
-            for (key, ending, told) in releases {
-                let ended = match ending {
-                    Some(ending) => ending.await,
-                    None => None,
+            for (key, release) in releases {
+                let ended = match release {
+                    Ok(release) => release.await,
+                    Err(result) => Err(result),
                 };
-                let told = told.unwrap_or_else(|| released(ended.as_ref()));
-                let address = ended.and_then(|ended| ended.lease);
+                let (result, address) = match ended {
+                    Ok(ended) => (released(&ended), ended.lease),
+                    Err(result) => (result, None),
+                };
                 let address = address.and_then(|lease| lease.yiaddr.parse().ok());
                 let after = self.leased(&key).map(|lease| lease.address);
-                leases.push(outcome(&key, (address.or(after), after), told));
+                leases.push(outcome(&key, (address.or(after), after), result));
             }
             self.persist().await;
             Ok(LeaseOutcomes { leases })
         };
         or(work, stopping(closing)).await
+    }
+
+    /// Spawns the task that releases a lease at its turn. It goes on when it is no longer waited for.
+    /// A lease that a Setup or a Teardown has claimed before its turn is left to that call.
+    fn spawn_release(
+        self: &Rc<Self>,
+        key: LeaseKey,
+    ) -> DetachOnDrop<Result<EndedLease, ResultAndReason>> {
+        let turn = self.plan.borrow_mut().turn(rt::now());
+        self.releases.borrow_mut().insert(key.clone());
+        let table = Rc::clone(self);
+        let release = async move {
+            let _activity = table.idle.activity();
+            table.context.sleep_until(turn).await;
+            let is_untouched = table.releases.borrow_mut().remove(&key);
+            match table.stage(&key) {
+                LeaseStage::Claimed { is_ending } => return Err(claimed(is_ending)),
+                LeaseStage::Active(_) | LeaseStage::Dormant(_) if !is_untouched => {
+                    let why = "the container was set up anew meanwhile; its new lease stays";
+                    return Err((LeaseResult::Failed, why.to_owned()));
+                }
+                LeaseStage::Active(_) | LeaseStage::Dormant(_) | LeaseStage::NoLease => {}
+            }
+            let ended = table.journal.watch(&key, table.end(&key)).await;
+            ended.ok_or((LeaseResult::NoLease, String::new()))
+        };
+        DetachOnDrop(Some(self.context.runtime.spawn(release)))
     }
 
     /// Returns the keys of a selection, each once. They need not be in the table.
@@ -278,17 +368,17 @@ impl Table {
         self.record(key)?.lease().cloned()
     }
 
-    fn sight(&self, key: &LeaseKey) -> Sight {
+    fn stage(&self, key: &LeaseKey) -> LeaseStage {
         let record = self.record(key);
         self.with_slots(
             |slots| match (slots.get(key).map(|slot| &slot.state), record) {
-                (None, _) => Sight::NoLease,
-                (Some(SlotState::Claimed(_)), record) => Sight::Claimed {
+                (None, _) => LeaseStage::NoLease,
+                (Some(SlotState::Claimed(_)), record) => LeaseStage::Claimed {
                     is_ending: record.is_some_and(|record| record.is_ending()),
                 },
-                (Some(SlotState::Dormant { .. }), Some(record)) => Sight::Dormant(record),
+                (Some(SlotState::Dormant { .. }), Some(record)) => LeaseStage::Dormant(record),
                 (Some(SlotState::Active(_) | SlotState::Dormant { .. }), record) => {
-                    Sight::Active(record)
+                    LeaseStage::Active(record)
                 }
             },
         )
@@ -296,25 +386,32 @@ impl Table {
 }
 
 /// Returns the next step of a renewal on demand of a lease that was `before` at its beginning.
-fn next_step(sight: &Sight, before: Option<&dhcp::Lease>, is_started: bool, now: Instant) -> Step {
-    let record = match sight {
-        Sight::NoLease if is_started => {
+fn next_step(
+    stage: &LeaseStage,
+    before: Option<&dhcp::Lease>,
+    started: Option<Instant>,
+    now: Instant,
+) -> Step {
+    let record = match stage {
+        LeaseStage::NoLease if started.is_some() => {
             let why = "its container or its interface is gone";
             return Step::End((LeaseResult::Failed, why.to_owned()));
         }
-        Sight::NoLease => return Step::End((LeaseResult::NoLease, String::new())),
-        Sight::Claimed { is_ending } => return Step::End(claimed(*is_ending)),
-        Sight::Active(record) => record.as_ref(),
-        Sight::Dormant(record) => Some(record),
+        LeaseStage::NoLease => return Step::End((LeaseResult::NoLease, String::new())),
+        LeaseStage::Claimed { is_ending } => return Step::End(claimed(*is_ending)),
+        LeaseStage::Active(record) => record.as_ref(),
+        LeaseStage::Dormant(record) => Some(record),
     };
     if let Some(result) = record.and_then(|record| renewed(before, record.lease()?)) {
         return Step::End((result, String::new()));
     }
-    match sight {
-        Sight::Dormant(record) if record.is_ending() => Step::End(claimed(true)),
-        Sight::Dormant(_) if !is_started => Step::Start,
-        Sight::Dormant(record) => Step::End((LeaseResult::Failed, not_renewed(record, now))),
-        Sight::Active(_) | Sight::Claimed { .. } | Sight::NoLease => Step::Wait,
+    match stage {
+        LeaseStage::Dormant(record) if record.is_ending() => Step::End(claimed(true)),
+        LeaseStage::Dormant(record) => match started {
+            None => Step::Start,
+            Some(since) => Step::End((LeaseResult::Failed, not_renewed(record, since, now))),
+        },
+        LeaseStage::Active(_) | LeaseStage::Claimed { .. } | LeaseStage::NoLease => Step::Wait,
     }
 }
 
@@ -328,33 +425,34 @@ fn renewed(before: Option<&dhcp::Lease>, after: &dhcp::Lease) -> Option<LeaseRes
     }
 }
 
-/// Returns the reason why a dormant lease is not renewed.
-fn not_renewed(record: &Record, now: Instant) -> String {
-    record.trouble().unwrap_or_else(|| {
-        // The session had nothing to send: the client limits its own messages.
-        let wait = record.due().map_or(Duration::ZERO, |due| due - now);
-        format!(
-            "too many messages in the last hour; the next one is due in {} s",
-            wait.as_secs()
-        )
-    })
+/// Returns the reason why a dormant lease is not renewed, although that was begun at `since`.
+fn not_renewed(record: &Record, since: Instant, now: Instant) -> String {
+    let new = record.last_trouble.as_ref();
+    let new = new.filter(|trouble| trouble.at >= since);
+    let trouble = record.trouble();
+    trouble
+        .or_else(|| new.map(|trouble| trouble.text.clone()))
+        .unwrap_or_else(|| {
+            // The session had nothing to send: the client limits its own messages.
+            let wait = record.due().map_or(Duration::ZERO, |due| due - now);
+            format!(
+                "too many messages in the last hour; the next one is due in {} s",
+                wait.as_secs()
+            )
+        })
 }
 
-fn claimed(is_ending: bool) -> Told {
+fn claimed(is_ending: bool) -> ResultAndReason {
     let call = if is_ending { "Teardown" } else { "Setup" };
     let why = format!("a {call} of the container is under way; try again later");
     (LeaseResult::Failed, why)
 }
 
-fn released(ended: Option<&EndedLease>) -> Told {
-    match ended.map(|ended| &ended.ending) {
-        None => (LeaseResult::NoLease, String::new()),
-        Some(Ok(None)) => (LeaseResult::Released, String::new()),
-        Some(Ok(Some(why))) => {
-            let why = format!("{why}; its server was not told, and lets it expire");
-            (LeaseResult::Released, why)
-        }
-        Some(Err(error)) => (LeaseResult::Failed, format!("{error}; trying again later")),
+fn released(ended: &EndedLease) -> ResultAndReason {
+    match &ended.ending {
+        Ok(None) => (LeaseResult::Released, String::new()),
+        Ok(Some(why)) => (LeaseResult::LeftToExpire, why.clone()),
+        Err(error) => (LeaseResult::Failed, format!("{error}; trying again later")),
     }
 }
 
@@ -371,7 +469,7 @@ fn key(identity: &LeaseIdentity) -> Result<LeaseKey, Status> {
 fn outcome(
     key: &LeaseKey,
     (before, after): (Option<Ipv4Addr>, Option<Ipv4Addr>),
-    (result, reason): Told,
+    (result, reason): ResultAndReason,
 ) -> LeaseOutcome {
     let text = |address: Option<Ipv4Addr>| {
         address

@@ -153,12 +153,13 @@ impl Table {
                 log::warn!("{left} leases are not released after {seconds} s; they stay");
             }
         }
+        // Before the timer is armed: one that elapses while the process exits is lost.
+        self.context.drain_events().await;
         if self.len() > 0 {
             self.keep_on_stop(wakeup).await;
         } else if let Some(wakeup) = wakeup {
             self.disarm_for_good(wakeup).await;
         }
-        self.context.drain_events().await;
         self.save(true);
         self.clear_journal();
     }

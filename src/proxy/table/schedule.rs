@@ -23,7 +23,7 @@ impl Table {
         loop {
             let changed = self.plan_changed.listen();
             match self.poll_plan() {
-                Action::Wake { key, turn } => self.wake(&key, turn),
+                Action::Wake { key, turn } => self.wake(&key, turn, None),
                 Action::Defer { key, until } => {
                     self.defer(&key, until);
                     // Other tasks run in between, whatever the record makes of the deferral.
@@ -52,9 +52,10 @@ impl Table {
         }
     }
 
-    /// Spawns the task that works on a dormant lease at its turn.
-    pub(super) fn wake(self: &Rc<Self>, key: &LeaseKey, turn: Instant) {
-        let active = self.spawn(|table, stopped| {
+    /// Spawns the task that works on a dormant lease at its turn. `t1` is set for a renewal before
+    /// T1, and is T1 again where that gets no answer.
+    pub(super) fn wake(self: &Rc<Self>, key: &LeaseKey, turn: Instant, t1: Option<Instant>) {
+        let active = self.spawn(turn, |table, stopped| {
             let key = key.clone();
             async move {
                 let mut session = None;
@@ -62,7 +63,7 @@ impl Table {
                     table.context.sleep_until(turn).await;
                     // Built after the turn has come: an exchange takes kilobytes, and after a crash
                     // all leases wait at the same time.
-                    let work = table.run_due(&key, &mut session);
+                    let work = table.run_due(&key, &mut session, t1);
                     table.journal.watch(&key, work).await;
                 };
                 or(work, stopped).await;
@@ -78,7 +79,7 @@ impl Table {
 
     /// Spawns the task that goes on with the session of a Setup.
     pub(super) fn spawn_session(self: &Rc<Self>, key: LeaseKey, mut session: Session) -> Active {
-        self.spawn(|table, stopped| async move {
+        self.spawn(rt::now(), |table, stopped| async move {
             let work = async {
                 // The reply to Setup goes first.
                 yield_now().await;
@@ -86,14 +87,18 @@ impl Table {
                     table.record_session(&key, session, change).await;
                 };
                 let outcome = table.journal.watch(&key, session.run(changed)).await;
-                table.conclude(&key, &session, outcome);
+                table.conclude(&key, &session, outcome, None);
             };
             or(work, stopped).await;
             Some(session)
         })
     }
 
-    fn spawn<F>(self: &Rc<Self>, work: impl FnOnce(Rc<Self>, EventListener) -> F) -> Active
+    fn spawn<F>(
+        self: &Rc<Self>,
+        turn: Instant,
+        work: impl FnOnce(Rc<Self>, EventListener) -> F,
+    ) -> Active
     where
         F: Future<Output = Option<Session>> + 'static,
     {
@@ -102,12 +107,18 @@ impl Table {
         Active {
             stop,
             task: self.context.runtime.spawn(work),
+            turn,
             _activity: self.idle.activity(),
         }
     }
 
     /// Works on a dormant lease. `session` outlives the future, which may be dropped.
-    async fn run_due(self: &Rc<Self>, key: &LeaseKey, session: &mut Option<Box<Session>>) {
+    async fn run_due(
+        self: &Rc<Self>,
+        key: &LeaseKey,
+        session: &mut Option<Box<Session>>,
+        t1: Option<Instant>,
+    ) {
         let Some(record) = self.record(key) else {
             return;
         };
@@ -135,7 +146,7 @@ impl Table {
                     self.record_session(key, session, change).await;
                 };
                 let outcome = session.run(changed).await;
-                self.conclude(key, session, outcome);
+                self.conclude(key, session, outcome, t1);
             }
             Ok(None) => {
                 log::info!("{prefix}: the interrupted Setup has left no lease");
@@ -145,7 +156,7 @@ impl Table {
                 log::info!("{prefix}: {why}; the lease is left to expire");
                 if let Some(record) = self.record(key) {
                     self.remember_address(record.names(), &record);
-                    self.context.tell_gone(&record);
+                    self.context.emit_gone(&record);
                 }
                 self.forget(key);
             }
@@ -159,8 +170,15 @@ impl Table {
         }
     }
 
-    /// The last step of a task: makes the lease dormant, or removes it.
-    fn conclude(self: &Rc<Self>, key: &LeaseKey, session: &Session, outcome: Outcome) {
+    /// The last step of a task: makes the lease dormant, or removes it. `t1` is that of a lease which
+    /// was renewed before it.
+    fn conclude(
+        self: &Rc<Self>,
+        key: &LeaseKey,
+        session: &Session,
+        outcome: Outcome,
+        t1: Option<Instant>,
+    ) {
         match outcome {
             Outcome::Dormant(record) => {
                 let now = rt::now();
@@ -174,6 +192,10 @@ impl Table {
                             .with_trouble(&trouble, now)
                     }
                     None => *record,
+                };
+                let record = match t1 {
+                    Some(t1) => record.with_t1_restored(t1, now),
+                    None => record,
                 };
                 self.mark_dormant(key, &record, true);
             }

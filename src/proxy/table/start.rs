@@ -146,7 +146,7 @@ impl Table {
 
     fn forget_dormant(self: &Rc<Self>, key: &LeaseKey, record: &Record) {
         self.remember_address(record.names(), record);
-        self.context.tell_gone(record);
+        self.context.emit_gone(record);
         self.update(key, |slot| *slot = None);
     }
 }

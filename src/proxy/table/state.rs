@@ -1,7 +1,7 @@
 //! The table: a slot for each lease, and the one function that changes a slot.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use event_listener::Event;
@@ -18,6 +18,7 @@ use crate::proxy::store::networks::Networks;
 use crate::proxy::store::record::{EncodedRecord, Record};
 use crate::rt::{self, Runtime, Task};
 use crate::service::{Activity, Idle, Notify};
+use crate::time::Instant;
 
 use super::keep_alive::LeaseKeepAlive;
 use super::observed::LeaseObservers;
@@ -45,6 +46,8 @@ pub(crate) struct Table {
     pub(super) adoption: Adoption,
     /// The operator's calls that wait for changes.
     pub(super) observers: LeaseObservers,
+    /// Leases that the operator releases, before their turn. A call that claims one takes it out.
+    pub(super) releases: RefCell<BTreeSet<LeaseKey>>,
     notify: Notify,
     /// The number of leases in the last status for the service manager.
     notified_count: Cell<Option<usize>>,
@@ -104,6 +107,8 @@ pub(super) struct Active {
     /// Stops the task, which then returns its session, if it has one.
     pub(super) stop: Event,
     pub(super) task: Task<Option<Session>>,
+    /// The time at which it begins.
+    pub(super) turn: Instant,
     pub(super) _activity: Activity,
 }
 
@@ -174,6 +179,7 @@ impl Table {
             networks: RefCell::new(networks),
             adoption: Adoption::default(),
             observers: LeaseObservers::default(),
+            releases: RefCell::default(),
             notify,
             notified_count: Cell::default(),
         };

@@ -85,7 +85,7 @@ impl Table {
 
     /// Spawns the task that ends and releases a lease at its `turn`. It goes on when it is no longer
     /// waited for.
-    pub(super) fn spawn_end(
+    fn spawn_end(
         self: &Rc<Self>,
         key: LeaseKey,
         turn: Option<Instant>,
@@ -100,7 +100,8 @@ impl Table {
         DetachOnDrop(Some(self.context.runtime.spawn(ending)))
     }
 
-    async fn end(self: &Rc<Self>, key: &LeaseKey) -> Option<EndedLease> {
+    /// Ends and releases a lease, or cancels its Setup. `None` where there is nothing to end.
+    pub(super) async fn end(self: &Rc<Self>, key: &LeaseKey) -> Option<EndedLease> {
         let (claim, before) = self.claim(key, &Rc::default()).await;
         let before = before?;
         let lease = self.record(key).and_then(|record| record.reply());
@@ -142,7 +143,7 @@ impl Table {
             None => Session::resume(&self.context, record, false),
         };
         if let Err(Unreachable::Gone(_) | Unreachable::OtherMac(_)) = &session {
-            self.context.tell_gone(&noted);
+            self.context.emit_gone(&noted);
         }
         let ending = match session {
             Ok(Some(session)) => session.end(release).await,

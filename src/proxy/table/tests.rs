@@ -85,7 +85,7 @@ fn leases_that_ended_the_process_come_last_and_alone_and_in_quarantine_never() {
         while table.len() > 1 {
             let mut batch = Vec::new();
             while let Action::Wake { key, turn } = table.poll_plan() {
-                table.wake(&key, turn);
+                table.wake(&key, turn, None);
                 batch.push(key);
             }
             assert_eq!(active(&table), batch);

@@ -155,10 +155,10 @@ fn a_full_backlog_is_not_waited_for_without_end() {
 }
 
 /// A frame: kind, flags, stream and payload.
-type Said<'a> = ((u8, u8, u32), &'a [u8]);
+type SentFrame<'a> = ((u8, u8, u32), &'a [u8]);
 
 /// The frames of a server, which says them and hangs up.
-fn said(frames: &[Said<'_>]) -> Result<Answer, ClientError> {
+fn answer_to(frames: &[SentFrame<'_>]) -> Result<Answer, ClientError> {
     let mut bytes = Vec::new();
     for (head, payload) in frames {
         push_frame(&mut bytes, *head, payload);
@@ -185,7 +185,7 @@ const LAST: u8 = END_HEADERS | END_STREAM;
 fn frames_may_come_in_pieces_padded_and_among_others() {
     let padded = [&[3][..], BODY, &[0; 3]].concat();
     let with_priority = [&[0; 5][..], &TRAILERS[..4]].concat();
-    let answer = said(&[
+    let answer = answer_to(&[
         ((SETTINGS, 0, 0), &[0, 3, 0, 0, 0, 1]),
         ((SETTINGS, ACK, 0), &[]),
         ((PING, 0, 0), &[7; 8]),
@@ -204,7 +204,7 @@ fn frames_may_come_in_pieces_padded_and_among_others() {
     assert_eq!(answer.unwrap(), done.into());
     // Headers alone.
     let refused = b"\x00\x0bgrpc-status\x0212\x00\x0cgrpc-message\x05a%20b";
-    match said(&[((HEADERS, LAST, 1), &[HEAD, refused].concat())]) {
+    match answer_to(&[((HEADERS, LAST, 1), &[HEAD, refused].concat())]) {
         Err(ClientError::Refused(status)) => {
             assert_eq!(status, Status::new(Code::Unimplemented, "a b"));
         }
@@ -214,21 +214,21 @@ fn frames_may_come_in_pieces_padded_and_among_others() {
 
 #[test]
 fn what_is_no_answer_is_told_apart() {
-    let reset = said(&[((RST_STREAM, 0, 1), &[0, 0, 0, 7])]);
+    let reset = answer_to(&[((RST_STREAM, 0, 1), &[0, 0, 0, 7])]);
     assert!(matches!(reset, Err(ClientError::Reset(7))));
     // The call was not begun; the connection is in error.
     for payload in [[0, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0, 1]] {
-        let gone = said(&[((GOAWAY, 0, 0), &payload)]);
+        let gone = answer_to(&[((GOAWAY, 0, 0), &payload)]);
         assert!(matches!(gone, Err(ClientError::Reset(_))));
     }
-    let plain = said(&[((HEADERS, LAST, 1), b"\x8d")]);
+    let plain = answer_to(&[((HEADERS, LAST, 1), b"\x8d")]);
     assert!(matches!(plain, Err(ClientError::Http(status)) if status == "404"));
-    let end = said(&[((HEADERS, END_HEADERS, 1), HEAD)]);
+    let end = answer_to(&[((HEADERS, END_HEADERS, 1), HEAD)]);
     assert!(
         matches!(end, Err(ClientError::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof)
     );
     let text = b"\x88\x0f\x10\x09text/html\x00\x0bgrpc-status\x010";
-    let broken: [&[Said<'_>]; 12] = [
+    let broken: [&[SentFrame<'_>]; 12] = [
         // No gRPC, and no status.
         &[((HEADERS, LAST, 1), text)],
         &[((HEADERS, LAST, 1), HEAD)],
@@ -247,7 +247,7 @@ fn what_is_no_answer_is_told_apart() {
         &[((HEADERS, LAST, 1), &[0xbe])],
     ];
     for frames in broken {
-        let answer = said(frames);
+        let answer = answer_to(frames);
         assert!(
             matches!(answer, Err(ClientError::Protocol(_))),
             "{frames:?}: {answer:?}"

@@ -198,6 +198,7 @@ fn operators_messages_have_the_field_numbers_of_the_documentation() {
         (4, LeaseResult::Released),
         (5, LeaseResult::NoLease),
         (6, LeaseResult::Failed),
+        (7, LeaseResult::LeftToExpire),
     ] {
         assert_eq!(LeaseResult::try_from(number), Ok(result));
     }

@@ -12,7 +12,7 @@ use super::program::output;
 #[derive(Clone, Copy, Debug)]
 pub struct TransientProgram<'a> {
     /// The end of the unit's name, which begins as that of this process's unit: `echo-NAME.service`
-    /// for `echo.service`. No other unit may have it at the same time.
+    /// for `echo.service`.
     pub name: &'a str,
     /// The unit's description.
     pub description: &'a str,
@@ -31,11 +31,26 @@ impl Wakeup {
     ///
     /// # Errors
     ///
-    /// systemd refuses, with its message. That a program cannot be executed is in its unit's log.
+    /// systemd refuses, with its message; [`AlreadyExists`](io::ErrorKind::AlreadyExists) for a name
+    /// that another unit has. That a program cannot be executed is in its unit's log.
     pub async fn start_program(&self, start: &TransientProgram<'_>) -> io::Result<()> {
         let mut command = self.program("systemd-run");
         command.args(start.arguments(self.stem()));
-        output(command).await?.expect_success().map(drop)
+        let started = output(command).await?.expect_success();
+        started.map(drop).map_err(with_kind)
+    }
+}
+
+/// Returns systemd's refusal with its kind, which only the text tells: the program runs with
+/// `LANG=C`.
+fn with_kind(refusal: io::Error) -> io::Error {
+    let is_taken = refusal
+        .to_string()
+        .contains("was already loaded or has a fragment");
+    if is_taken {
+        io::Error::new(io::ErrorKind::AlreadyExists, refusal)
+    } else {
+        refusal
     }
 }
 
@@ -62,6 +77,22 @@ impl TransientProgram<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_is_taken_is_told_from_other_refusals() {
+        let start = "systemd-run: Failed to start transient service unit: ";
+        for (why, kind) in [
+            (
+                "Unit echo-change-7.service was already loaded or has a fragment file.",
+                io::ErrorKind::AlreadyExists,
+            ),
+            ("Access denied", io::ErrorKind::Other),
+        ] {
+            let text = format!("{start}{why}");
+            let error = with_kind(io::Error::other(text.clone()));
+            assert_eq!((error.kind(), error.to_string()), (kind, text));
+        }
+    }
 
     #[test]
     fn each_value_is_an_argument_of_its_own_and_the_program_comes_last() {

@@ -14,8 +14,8 @@ fn queued(event: LeaseEvent<'_>, request: &Request, lease: &Lease) -> QueuedEven
         client_id: &request.client_id,
         host_name: request.host_name.as_deref(),
     };
-    let clocks = (at(0), Duration::from_secs(1_780_000_000));
-    QueuedEvent::new(event, subject, lease, clocks)
+    let times = (at(0), Duration::from_secs(1_780_000_000), 7);
+    QueuedEvent::new(event, subject, lease, times)
 }
 
 fn request() -> Request {
@@ -46,6 +46,7 @@ fn an_event_has_the_lease() {
     for (name, expected) in [
         ("EVENT", "changed"),
         ("REASON", ""),
+        ("SEQUENCE", "7"),
         ("INTERFACE", "eth1"),
         ("PARENT", "eth0"),
         ("NAMESPACE", "/run/netns/a"),
@@ -77,6 +78,7 @@ fn an_event_has_the_lease() {
         (LeaseEvent::Released, "released", ""),
         (LeaseEvent::Gone, "lost", "gone"),
         (LeaseEvent::Replaced, "lost", "replaced"),
+        (LeaseEvent::Unreleased, "lost", "unreleased"),
         (LeaseEvent::Lost(&LossReason::Expired), "lost", "expired"),
         (LeaseEvent::Lost(&conflict), "lost", "conflict"),
     ] {
@@ -107,7 +109,7 @@ fn a_value_has_no_control_characters_and_an_end() {
 }
 
 #[test]
-fn a_burst_is_told_at_once_and_then_ten_in_a_second() {
+fn a_burst_is_started_at_once_and_then_some_thirty_in_a_second() {
     let mut queue = EventQueue::new();
     for _ in 0..BURST + 1 {
         assert!(!queue.push(event(LeaseEvent::Bound, &plain())));
@@ -117,12 +119,112 @@ fn a_burst_is_told_at_once_and_then_ten_in_a_second() {
     }
     assert_eq!(queue.next(at(0)), EventStep::Wait(INTERVAL));
     assert_eq!(
-        queue.next(at(60)),
-        EventStep::Wait(Duration::from_millis(40))
+        queue.next(at(20)),
+        EventStep::Wait(Duration::from_millis(14))
     );
-    assert!(matches!(queue.next(at(100)), EventStep::Start(_)));
-    assert_eq!(queue.next(at(100)), EventStep::Done);
+    assert!(matches!(queue.next(at(34)), EventStep::Start(_)));
+    assert_eq!(queue.next(at(34)), EventStep::Done);
     assert_eq!(queue.waiting.capacity(), 0);
+}
+
+/// A release of 1,000 leases, 20 at once and then one every 34 ms, while each start takes 45 ms.
+#[test]
+fn a_release_of_all_leases_drops_no_event_where_systemd_is_slower() {
+    let mut queue = EventQueue::new();
+    let (mut free_at, mut started) = (0, 0);
+    let mut start_until = |queue: &mut EventQueue, end: u64| {
+        while free_at <= end {
+            match queue.next(at(free_at)) {
+                EventStep::Start(_) => (started, free_at) = (started + 1, free_at + 45),
+                EventStep::Wait(pause) => free_at += pause.as_millis() as u64 + 1,
+                EventStep::Done => free_at = end + 1,
+            }
+        }
+    };
+    for number in 0..1000_u64 {
+        let millis = number.saturating_sub(20) * 34;
+        start_until(&mut queue, millis);
+        assert!(
+            !queue.push(event(LeaseEvent::Released, &plain())),
+            "{number}"
+        );
+    }
+    start_until(&mut queue, 100_000);
+    assert_eq!(started, 1000);
+}
+
+#[test]
+fn a_number_is_greater_than_that_of_the_event_before() {
+    let first = sequence_after(0, at(0));
+    assert_eq!(first, 1_000_000_000_000);
+    assert_eq!(sequence_after(first, at(0)), first + 1);
+    // The next process, which does not know the number.
+    assert!(sequence_after(0, at(1)) > first + 1);
+}
+
+#[test]
+fn runs_that_have_not_ended_keep_their_names_and_there_is_an_end_of_names() {
+    let taken = || Err(io::Error::from(ErrorKind::AlreadyExists));
+    rt::block_on(async move |_| {
+        let (next, running) = (Cell::new(u64::MAX - 1), RefCell::new(Vec::new()));
+        for _ in 0..MAX_UNITS {
+            let start = async |name| {
+                running.borrow_mut().push(name);
+                Ok(())
+            };
+            with_free_name(&next, start).await.unwrap();
+        }
+        let mut names = running.take();
+        names.sort_unstable();
+        assert_eq!(names, (0..MAX_UNITS).collect::<Vec<_>>());
+        // All of them hang, two, or none: the third try is the last.
+        for (hanging, tries, is_started) in [(3, 3, false), (2, 3, true), (0, 1, true)] {
+            let count = Cell::new(0);
+            let start = async |_| {
+                count.set(count.get() + 1);
+                if count.get() <= hanging {
+                    taken()
+                } else {
+                    Ok(())
+                }
+            };
+            let started = with_free_name(&next, start).await;
+            assert_eq!((count.get(), started.is_ok()), (tries, is_started));
+        }
+        // Another refusal is no matter of the name.
+        let count = Cell::new(0);
+        let start = async |_| {
+            count.set(count.get() + 1);
+            Err(io::Error::other("no"))
+        };
+        assert_eq!(
+            with_free_name(&next, start).await.unwrap_err().to_string(),
+            "no"
+        );
+        assert_eq!(count.get(), 1);
+    });
+}
+
+#[test]
+fn a_program_that_is_missing_or_not_executable_has_a_fault() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("notify");
+    let fault = || EventProgram::fault(&program).unwrap_or_default();
+    assert!(fault().starts_with("No such file"), "{}", fault());
+    std::fs::write(&program, "").unwrap();
+    let set_mode = |mode| {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&program, mode).unwrap();
+    };
+    set_mode(0o644);
+    assert_eq!(fault(), "it is not executable");
+    set_mode(0o755);
+    assert_eq!(fault(), "");
+    assert_eq!(
+        EventProgram::fault(folder.path()).as_deref(),
+        Some("it is not a file")
+    );
 }
 
 #[test]
