@@ -407,9 +407,10 @@ impl Discovery {
         let Some(news) = self.last_news else {
             return deadline;
         };
-        // The last DISCOVER has time to be answered, and one that is due is not cut off.
-        let last = self.sent.last().map(|sent| sent.at + CONFIRMATION_WAIT);
-        let further = [last, self.next].into_iter().flatten();
+        // The last DISCOVER, and the next one, have time to be answered.
+        let last = self.sent.last().map(|sent| sent.at);
+        let discovers = [last, self.next].into_iter().flatten();
+        let further = discovers.map(|at| at + CONFIRMATION_WAIT);
         further
             .fold(news + AFTER_NEW_SERVER, Instant::max)
             .max(self.began + MIN_SEARCH)

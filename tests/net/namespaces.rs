@@ -212,7 +212,7 @@ fn all_addresses_of_a_namespace() -> Result {
     let all = netlink.all_addresses()?;
     let on = |address: [u8; 4]| {
         let mut all = all.iter();
-        all.find(|(_, on)| on.address == address.into())
+        all.find(|(_, on)| on.address == std::net::Ipv4Addr::from(address))
             .map(|(index, _)| *index)
     };
     assert_eq!(

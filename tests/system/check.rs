@@ -575,9 +575,12 @@ fn a_switch_port_that_is_deaf_at_first() -> Result {
     // The bridge itself has a port that comes up anew, beside that of the server.
     switch.set_state("one", false)?;
     switch.set_state("one", true)?;
-    let own = run_in(&switch, &mut command(&["br0", "--timeout", "0.5"]))?;
-    own.says(0, &["listens and learns (spanning tree)"]);
-    Ok(())
+    // The kernel tells the bridge of the carrier a moment later.
+    eventually("the port listens", SOON, || {
+        let own = run_in(&switch, &mut command(&["br0", "--timeout", "0.1"]))?;
+        let words = "listens and learns (spanning tree)";
+        Ok(own.text.contains(words).then_some(()))
+    })
 }
 
 /// A unicast to an address that the container does not have yet stays with the host.

@@ -57,7 +57,7 @@ pub(super) struct InterfaceReport {
     /// The addresses of all interfaces of the namespace and, for ipvlan, of the parent.
     #[serde(skip)]
     pub(super) local_addresses: Vec<LocalAddress>,
-    /// What was not read, or not to its end.
+    /// Sources that were not read, or not to their end.
     #[serde(skip)]
     pub(super) unread: Vec<&'static str>,
 }

@@ -203,7 +203,7 @@ impl SearchSockets {
         Ok(())
     }
 
-    /// Sends the frames that are ready. One that is lost is sent again later.
+    /// Sends the frames that are ready. A lost frame is sent again later.
     fn send(
         &self,
         namespace: &InspectedNamespace,

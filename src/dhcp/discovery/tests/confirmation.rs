@@ -1,4 +1,4 @@
-//! What is concluded from DISCOVERs without an answer, and from probes without time.
+//! Conclusions from DISCOVERs without an answer, and from probes without time.
 
 use super::conversation::{
     IP, OTHER, Offered, SERVER, SERVER_MAC, Talk, claim, offer, other_offer,
@@ -76,6 +76,21 @@ fn two_full_discovers_without_an_answer_are_ignored() {
     talk.at(1200).answers(2, &offer(IP)).unwrap();
     assert_eq!(talk.ends(), 2000);
     assert!(!ignores(&talk));
+}
+
+/// The second confirmation is due when the wait for further servers is over.
+#[test]
+fn a_discover_that_is_due_is_not_cut_off() {
+    let mut talk = Talk::start();
+    while talk.discovers.len() < 4 {
+        let next = talk.discovery.poll_timeout().since_boot();
+        talk.at(u64::try_from(next.as_millis()).unwrap() - 100_000 + 1);
+    }
+    talk.answers(4, &offer(IP)).unwrap();
+    talk.ends();
+    assert_eq!(talk.discovers.len(), 6);
+    let server = &talk.discovery.servers()[0];
+    assert!(talk.discovery.is_full_ignored_by(server, talk.now));
 }
 
 /// One server answers in full, the other one only with the flag.
