@@ -21,13 +21,17 @@ use super::plainness::Plainness;
 use crate::mac::Mac;
 use crate::time::Instant;
 
-use address_probe::{AddressProbe, random_address};
+use address_probe::{AddressProbe, ProbePurpose, random_address};
+use ignored_replies::IgnoredReplies;
 use offering::ServerReply;
 
+pub(crate) use ignored_replies::ReplyFault;
 pub(crate) use offering::{Delivery, Offer, OfferingServer};
 
 mod address_probe;
+mod ignored_replies;
 mod offering;
+mod ownership;
 #[cfg(test)]
 mod tests;
 
@@ -38,8 +42,13 @@ const MIN_SEARCH: Duration = Duration::from_secs(4);
 const AFTER_NEW_SERVER: Duration = Duration::from_secs(2);
 /// The longest wait for the answer to a DISCOVER, once a server is known.
 const CONFIRMATION_WAIT: Duration = Duration::from_secs(1);
+/// The full DISCOVERs that follow the first reply of a server which has answered none. Those before
+/// it may not have reached the server: a switch port drops all frames for 30 s (spanning tree).
+const CONFIRMATIONS: usize = 2;
 /// The number of servers that are remembered.
 const MOST_SERVERS: usize = 8;
+/// The value that a reply without any address of its server lacks.
+const SERVER_IDENTIFIER: &str = "server identifier";
 /// The number of replies and ARP packets that are read. An honest network sends a dozen.
 const MOST_FRAMES: u32 = 1000;
 
@@ -53,7 +62,7 @@ pub(crate) struct DiscoverySettings {
     /// The stations of this namespace, whose ARP replies are no claims: Linux answers on each
     /// interface for the addresses of all.
     pub(crate) own_stations: Vec<Mac>,
-    /// The addresses of the interface, which are not probed.
+    /// The addresses of this station, which are not probed.
     pub(crate) own_addresses: Vec<Ipv4Addr>,
 }
 
@@ -93,15 +102,6 @@ struct SentDiscover {
     at: Instant,
 }
 
-/// Replies to this station that cannot be read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Unreadable {
-    /// Fragments of IPv4 packets, and the station of the first one.
-    pub(crate) fragments: Option<(u32, Mac)>,
-    /// Malformed packets, and packets with a wrong IPv4 checksum.
-    pub(crate) malformed: u32,
-}
-
 /// A search for DHCP servers on one interface.
 #[derive(Debug)]
 pub(crate) struct Discovery {
@@ -112,13 +112,14 @@ pub(crate) struct Discovery {
     sent: Vec<SentDiscover>,
     /// The time of the next DISCOVER.
     next: Option<Instant>,
-    last_new_server: Option<Instant>,
+    /// The time of the last new server, or of the first usable OFFER of a known one.
+    last_news: Option<Instant>,
     servers: Vec<OfferingServer>,
     /// Servers beyond [`MOST_SERVERS`] have answered.
     has_more_servers: bool,
     probes: Vec<AddressProbe>,
     frames: u32,
-    unreadable: Unreadable,
+    ignored: IgnoredReplies,
     outbox: VecDeque<Vec<u8>>,
 }
 
@@ -137,12 +138,12 @@ impl Discovery {
             began: now,
             sent: Vec::new(),
             next: Some(now),
-            last_new_server: None,
+            last_news: None,
             servers: Vec::new(),
             has_more_servers: false,
             probes: Vec::new(),
             frames: 0,
-            unreadable: Unreadable::default(),
+            ignored: IgnoredReplies::default(),
             outbox: VecDeque::new(),
         };
         discovery.handle_timeout(now);
@@ -159,17 +160,8 @@ impl Discovery {
             return Err(Ignored::OtherExchange);
         }
         self.frames += 1;
-        let payload = frame::parse(bytes, self.config.mac).inspect_err(|why| match why {
-            Ignored::Fragment => self.unreadable.count_fragment(bytes),
-            Ignored::Malformed | Ignored::Checksum => self.unreadable.malformed += 1,
-            Ignored::NotForUs
-            | Ignored::NotDhcp
-            | Ignored::OtherClient
-            | Ignored::OtherExchange
-            | Ignored::OtherServer(_)
-            | Ignored::Unexpected { .. }
-            | Ignored::Incomplete(_) => {}
-        })?;
+        let payload = frame::parse(bytes, self.config.mac)
+            .inspect_err(|why| self.ignored.count_frame(bytes, why))?;
         match payload {
             Payload::Arp(arp) => self.handle_arp(arp),
             Payload::Dhcp {
@@ -177,11 +169,26 @@ impl Discovery {
                 from,
                 is_intact,
             } => {
-                let reply = ServerMessage::read(payload, from, &self.config)?;
                 let delivery = Delivery::of(bytes);
+                let reply =
+                    ServerMessage::read(payload, from, &self.config).inspect_err(|why| {
+                        if self.is_answer(payload) {
+                            self.ignored.count_message(from.0, why);
+                        }
+                    })?;
                 self.handle_reply(&reply, (is_intact, delivery), now)
             }
         }
+    }
+
+    /// Returns whether a message has the transaction id of a DISCOVER, or is too short to have one.
+    fn is_answer(&self, payload: &[u8]) -> bool {
+        const XID: std::ops::Range<usize> = 4..8;
+        let xid = payload.get(XID).and_then(|bytes| bytes.try_into().ok());
+        xid.is_none_or(|xid| {
+            let xid = u32::from_be_bytes(xid);
+            self.sent.iter().any(|sent| sent.xid == xid)
+        })
     }
 
     fn handle_reply(
@@ -193,10 +200,12 @@ impl Discovery {
         let discover = self.sent.iter().find(|sent| sent.xid == reply.xid);
         let discover = *discover.ok_or(Ignored::OtherExchange)?;
         if !matches!(reply.message_type, Type::Offer | Type::Ack) {
-            return Err(Ignored::Unexpected {
+            let why = Ignored::Unexpected {
                 message_type: reply.message_type.into(),
                 state: "SELECTING",
-            });
+            };
+            self.ignored.count_message(reply.from, &why);
+            return Err(why);
         }
         let answer = ServerReply {
             reply,
@@ -205,47 +214,83 @@ impl Discovery {
             delivery,
             is_intact,
         };
-        let id = answer
-            .server()
-            .ok_or(Ignored::Incomplete("server identifier"))?;
-        let is_it = |server: &OfferingServer| (server.id, server.mac) == (id, reply.from);
-        let place = match self.servers.iter().position(is_it) {
-            Some(place) => place,
-            None if self.servers.len() >= MOST_SERVERS => {
-                self.has_more_servers = true;
-                return Err(Ignored::OtherServer(id));
-            }
-            None => {
-                self.last_new_server = Some(now);
-                self.next = self.next.map(|next| next.min(now + CONFIRMATION_WAIT));
-                self.servers.push(OfferingServer::new(id, &answer));
-                self.servers.len() - 1
-            }
+        let Some(id) = answer.server() else {
+            let why = Ignored::Incomplete(SERVER_IDENTIFIER);
+            self.ignored.count_message(reply.from, &why);
+            return Err(why);
         };
-        self.servers[place].add(&answer, now);
-        if let Some(Offer { lease, .. }) = &self.servers[place].offer {
-            self.probe_offer(&lease.clone(), now);
+        let place = self.place_of(id, &answer, now)?;
+        let server = &mut self.servers[place];
+        let had_offer = server.offer.is_some();
+        server.add(&answer, now);
+        if let Some(Offer { lease, .. }) = &server.offer {
+            if !had_offer {
+                self.last_news = Some(now);
+            }
+            let lease = lease.clone();
+            self.probe_offer(&lease, now);
         }
         self.handle_timeout(now);
         Ok(())
     }
 
-    /// Starts to probe an offered address and, with the first one, a random address of its subnet:
-    /// a station that answers for both answers for every address.
+    /// Returns the place of the server that a reply is of, and adds a new one.
+    fn place_of(
+        &mut self,
+        id: Ipv4Addr,
+        answer: &ServerReply<'_>,
+        now: Instant,
+    ) -> Result<usize, Ignored> {
+        let mac = answer.reply.from;
+        if answer.is_intact {
+            // The identifier in a damaged reply of this station may have been another one's.
+            self.servers
+                .retain(|known| known.id == id || known.mac != mac || !known.is_damaged());
+        }
+        let is_it = |server: &OfferingServer| (server.id, server.mac) == (id, mac);
+        let is_station = |server: &OfferingServer| !answer.is_intact && server.mac == mac;
+        let mut servers = self.servers.iter();
+        let known = servers.position(is_it);
+        match known.or_else(|| self.servers.iter().position(is_station)) {
+            Some(place) => Ok(place),
+            None if self.servers.len() >= MOST_SERVERS => {
+                self.has_more_servers = true;
+                Err(Ignored::OtherServer(id))
+            }
+            None => {
+                self.last_news = Some(now);
+                self.next = self.next.map(|next| next.min(now + CONFIRMATION_WAIT));
+                self.servers.push(OfferingServer::new(id, answer, now));
+                Ok(self.servers.len() - 1)
+            }
+        }
+    }
+
+    /// Starts to probe an offered address with its router and, with the first one, a random address
+    /// of its subnet: a station that answers for one of these, too, does proxy ARP.
     fn probe_offer(&mut self, lease: &Lease, now: Instant) {
-        let is_probed = |probe: &AddressProbe| probe.address == lease.address;
-        if self.settings.own_addresses.contains(&lease.address) || self.probes.iter().any(is_probed)
-        {
+        if self.settings.own_addresses.contains(&lease.address) {
             return;
         }
         let is_first = self.probes.is_empty();
-        self.probes
-            .push(AddressProbe::new(lease.address, false, now));
+        self.add_probe(lease.address, ProbePurpose::Offered, now);
+        if let Some(router) = ownership::router_to_ask(lease) {
+            self.add_probe(router, ProbePurpose::Router, now);
+        }
         if is_first {
             let own = &self.settings.own_addresses;
             let random = random_address(lease, own, || self.backoff.xid());
-            self.probes
-                .extend(random.map(|address| AddressProbe::new(address, true, now)));
+            if let Some(address) = random {
+                self.add_probe(address, ProbePurpose::Random, now);
+            }
+        }
+    }
+
+    /// Adds a probe of an address that is neither probed yet nor this station's own.
+    fn add_probe(&mut self, address: Ipv4Addr, purpose: ProbePurpose, now: Instant) {
+        let is_probed = self.probes.iter().any(|probe| probe.address == address);
+        if !is_probed && !self.settings.own_addresses.contains(&address) {
+            self.probes.push(AddressProbe::new(address, purpose, now));
         }
     }
 
@@ -279,19 +324,38 @@ impl Discovery {
         }
     }
 
-    /// Returns the form of the next DISCOVER. Once a server has answered, the flagged one is sent
-    /// if it was not, and the full one is repeated if that is the one without an answer, because a
-    /// frame may have been lost.
+    /// Returns the form of the next DISCOVER. Once a server has answered, the full one is repeated
+    /// while that server has not answered it, because a frame may have been lost; then the flagged
+    /// one is sent.
     fn form_to_send(&self) -> Option<DiscoverForm> {
-        if self.servers.is_empty() {
+        let Some(first) = self.servers.first() else {
             return Some(DiscoverForm::ORDER[self.sent.len() % DiscoverForm::ORDER.len()]);
+        };
+        let is_unconfirmed = |server: &OfferingServer| {
+            let sent = self.sent_after_reply_of(server, DiscoverForm::Full);
+            !server.has_answered(DiscoverForm::Full) && sent.count() < CONFIRMATIONS
+        };
+        if self.servers.iter().any(is_unconfirmed) {
+            return Some(DiscoverForm::Full);
         }
-        if self.sent_of(DiscoverForm::Broadcast) == 0 {
-            return Some(DiscoverForm::Broadcast);
-        }
-        let mut servers = self.servers.iter();
-        let is_full_answered = servers.any(|server| server.has_answered(DiscoverForm::Full));
-        (!is_full_answered && self.sent_of(DiscoverForm::Full) < 2).then_some(DiscoverForm::Full)
+        let is_answered = |form| self.servers.iter().any(|server| server.has_answered(form));
+        let mut flagged = self.sent_after_reply_of(first, DiscoverForm::Broadcast);
+        let is_next = is_answered(DiscoverForm::Full)
+            && !is_answered(DiscoverForm::Broadcast)
+            && flagged.next().is_none();
+        is_next.then_some(DiscoverForm::Broadcast)
+    }
+
+    /// Returns the times of the DISCOVERs of a form that followed the first reply of a server.
+    fn sent_after_reply_of(
+        &self,
+        server: &OfferingServer,
+        form: DiscoverForm,
+    ) -> impl Iterator<Item = Instant> {
+        let since = server.first_reply_at;
+        let sent = self.sent.iter();
+        sent.filter(move |sent| sent.form == form && sent.at > since)
+            .map(|sent| sent.at)
     }
 
     /// Sends a DISCOVER, and returns the time of the next one.
@@ -340,11 +404,17 @@ impl Discovery {
 
     fn end(&self) -> Instant {
         let deadline = self.began + self.settings.timeout;
-        self.last_new_server.map_or(deadline, |at| {
-            (at + AFTER_NEW_SERVER)
-                .max(self.began + MIN_SEARCH)
-                .min(deadline)
-        })
+        let Some(news) = self.last_news else {
+            return deadline;
+        };
+        // The last DISCOVER, and the next one, have time to be answered.
+        let last = self.sent.last().map(|sent| sent.at);
+        let discovers = [last, self.next].into_iter().flatten();
+        let further = discovers.map(|at| at + CONFIRMATION_WAIT);
+        further
+            .fold(news + AFTER_NEW_SERVER, Instant::max)
+            .max(self.began + MIN_SEARCH)
+            .min(deadline)
     }
 
     /// Returns the addresses whose ARP packets are needed, those of new servers last.
@@ -363,9 +433,9 @@ impl Discovery {
         self.frames >= MOST_FRAMES || self.has_more_servers
     }
 
-    /// Returns the replies that could not be read.
-    pub(crate) fn unreadable(&self) -> Unreadable {
-        self.unreadable
+    /// Returns the replies that could not be used.
+    pub(crate) fn ignored(&self) -> &IgnoredReplies {
+        &self.ignored
     }
 
     /// Returns the number of DISCOVERs that were sent.
@@ -373,61 +443,18 @@ impl Discovery {
         self.sent.len()
     }
 
-    /// Returns how many DISCOVERs of a form were sent.
-    pub(crate) fn sent_of(&self, form: DiscoverForm) -> usize {
-        self.sent.iter().filter(|sent| sent.form == form).count()
-    }
-
-    /// Returns the random address that was probed.
-    pub(crate) fn random_address(&self) -> Option<Ipv4Addr> {
-        let random = self.probes.iter().find(|probe| probe.is_random);
-        random.map(|probe| probe.address)
-    }
-
-    /// Returns the stations that answer for the random address and for an offered one: proxy ARP.
-    pub(crate) fn proxy_arp_stations(&self) -> Vec<Mac> {
-        let (random, offered): (Vec<_>, Vec<_>) =
-            self.probes.iter().partition(|probe| probe.is_random);
-        let random = random.into_iter().flat_map(|probe| &probe.claimants);
-        random
-            .filter(|by| offered.iter().any(|probe| probe.claimants.contains(by)))
-            .copied()
-            .collect()
-    }
-
-    /// Returns the station that has the address which a server offers.
-    ///
-    /// As for the client, a station that does proxy ARP has no claim, and neither has the server's
-    /// own, because a server does not lease its own address; if it offers that, it has one.
-    pub(crate) fn owner(&self, server: &OfferingServer) -> Option<Mac> {
-        let lease = &server.offer.as_ref()?.lease;
-        let is_servers_own = lease.address == server.id || lease.routers.contains(&lease.address);
-        let probe = self
-            .probes
-            .iter()
-            .find(|probe| probe.address == lease.address)?;
-        let proxies = self.proxy_arp_stations();
-        let mut claimants = probe.claimants.iter();
-        claimants
-            .find(|by| is_servers_own || **by != server.mac && !proxies.contains(by))
-            .copied()
-    }
-}
-
-impl Unreadable {
-    fn count_fragment(&mut self, frame: &[u8]) {
-        const SOURCE: std::ops::Range<usize> = 6..12;
-        let source = frame.get(SOURCE).and_then(|bytes| bytes.try_into().ok());
-        let (count, station) = self
-            .fragments
-            .unwrap_or((0, source.map_or(Mac::UNSPECIFIED, Mac)));
-        self.fragments = Some((count + 1, station));
+    /// Returns whether a server that has answered another form leaves full DISCOVERs without an
+    /// answer. Those before its first reply do not count, and neither do the last ones before `now`.
+    pub(crate) fn is_full_ignored_by(&self, server: &OfferingServer, now: Instant) -> bool {
+        let sent = self.sent_after_reply_of(server, DiscoverForm::Full);
+        let unanswered = sent.filter(|at| *at + CONFIRMATION_WAIT <= now);
+        !server.has_answered(DiscoverForm::Full) && unanswered.count() >= CONFIRMATIONS
     }
 }
 
 /// Returns the client identifier of a search (option 61): type 0, this program's name and the MAC.
 ///
-/// It is none that a container or the host has: those are a container's id, a MAC with type 1, or a
+/// The identifiers of containers and of the host differ: a container's id, a MAC with type 1, or a
 /// DUID with type 255. A server that knows clients by it offers an address that is free, and touches
 /// neither a lease nor a reservation of theirs. It is the same each time, so that ten searches have
 /// a server keep one address for a minute, and not ten.

@@ -107,7 +107,7 @@ pub use acquire_error::AcquireError;
 pub use client::Client;
 pub use config::{Config, Probe};
 pub(crate) use discovery::{
-    Delivery, DiscoverForm, Discovery, DiscoverySettings, Offer, OfferingServer, Unreadable,
+    Delivery, DiscoverForm, Discovery, DiscoverySettings, Offer, OfferingServer, ReplyFault,
 };
 pub use event::{Event, LossReason, Transmit};
 pub use frame::frame;

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use netlink_packet_core::{
-    Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator, parse_u32,
+    Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator, parse_i32, parse_u32,
 };
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressHeader, AddressScope, CacheInfo};
@@ -46,6 +46,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// The index of the lower interface, if that is in another network namespace.
     pub parent_elsewhere: Option<u32>,
+    /// The [identifier](Netlink::namespace_id) of that namespace.
+    pub parent_namespace: Option<i32>,
     /// The index of the bridge, or other master, of which this is a port.
     pub master: Option<u32>,
     /// The state as a port of a bridge (`BR_STATE_...` in linux/if_bridge.h).
@@ -70,7 +72,7 @@ impl Link {
             carrier: has_carrier(header.flags),
             ..Link::default()
         };
-        let (mut parent, mut is_elsewhere) = (None, false);
+        let mut parent = None;
         for attribute in attributes(body, &header) {
             let attribute = attribute?;
             match attribute.kind() {
@@ -86,14 +88,16 @@ impl Link {
                     }
                 }
                 libc::IFLA_LINK => parent = Some(parse_u32(attribute.value())?),
-                libc::IFLA_LINK_NETNSID => is_elsewhere = true,
+                libc::IFLA_LINK_NETNSID => {
+                    link.parent_namespace = Some(parse_i32(attribute.value())?)
+                }
                 libc::IFLA_MASTER => link.master = Some(parse_u32(attribute.value())?),
                 libc::IFLA_CARRIER_UP_COUNT => link.carrier_ups = parse_u32(attribute.value())?,
                 libc::IFLA_LINKINFO => link.read_info(attribute.value()),
                 _ => {}
             }
         }
-        link.parent_elsewhere = parent.filter(|_| is_elsewhere);
+        link.parent_elsewhere = parent.filter(|_| link.parent_namespace.is_some());
         Ok(link)
     }
 
@@ -220,13 +224,15 @@ impl Netlink {
     /// # Errors
     ///
     /// Returns the kernel's error, except for a missing interface.
-    pub fn link_by_name(&self, name: &str) -> Result<Option<Link>> {
+    pub fn link_by_name(&self, name: impl AsRef<[u8]>) -> Result<Option<Link>> {
+        let name = name.as_ref();
         // The kernel would truncate a longer name, and take an empty one for any interface.
-        if name.is_empty() || name.len() > NAME_MAX || name.contains(['/', '\0']) {
+        if name.is_empty() || name.len() > NAME_MAX || name.iter().any(|byte| b"/\0".contains(byte))
+        {
             return Ok(None);
         }
         let mut message = link_request(0);
-        message.push(libc::IFLA_IFNAME, name.as_bytes());
+        message.push(libc::IFLA_IFNAME, name);
         self.link(&message)
     }
 
@@ -302,17 +308,24 @@ impl Netlink {
     ///
     /// Returns the kernel's error, or [`TooMany`](super::netlink::NetlinkError::TooMany).
     pub fn addresses(&self, index: u32) -> Result<Vec<Address>> {
+        let addresses = self.read_addresses(index, "addresses on the interface")?;
+        Ok(addresses.into_iter().map(|(_, address)| address).collect())
+    }
+
+    /// Returns the IPv4 addresses of an interface, or of all for index 0, with its index.
+    pub(super) fn read_addresses(
+        &self,
+        index: u32,
+        what: &'static str,
+    ) -> Result<Vec<(u32, Address)>> {
         let header = AddressHeader {
             family: AddressFamily::Inet,
             index,
             ..AddressHeader::default()
         };
-        let bound = ("addresses on the interface", MAX_ADDRESSES);
-        let read = |body: &[u8]| {
-            Ok(Address::parse(body)?
-                .filter(|(of, _)| *of == index)
-                .map(|(_, address)| address))
-        };
+        let is_of = |(of, _): &(u32, Address)| index == 0 || *of == index;
+        let read = |body: &[u8]| Ok(Address::parse(body)?.filter(is_of));
+        let bound = (what, MAX_ADDRESSES);
         match self.read_table(message::GET_ADDRESS, &Body::new(header), bound, read) {
             Err(error) if error.errno() == Some(libc::ENODEV) => Ok(Vec::new()),
             addresses => addresses,

@@ -30,6 +30,7 @@ mod bpf;
 mod closing;
 pub mod link;
 pub mod monitor;
+mod namespace_view;
 pub mod netlink;
 pub mod netns;
 pub mod opener;

@@ -53,6 +53,8 @@ pub mod message {
     pub const DEL_ROUTE: u16 = libc::RTM_DELROUTE;
     /// Requests routes.
     pub const GET_ROUTE: u16 = libc::RTM_GETROUTE;
+    /// Requests the number of a network namespace.
+    pub const GET_NAMESPACE_ID: u16 = libc::RTM_GETNSID;
 }
 
 /// The body of a message: the header of its kind, and attributes.

@@ -1,6 +1,6 @@
 //! `check`: the DHCP servers that an interface reaches, found without taking a lease.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,16 +8,19 @@ use std::time::Duration;
 use lexopt::prelude::{Long, Short, Value};
 
 use crate::proxy::config::decimal_seconds;
+use crate::rt;
 
 use super::arguments::Failure;
 
 use interface::InterfaceReport;
 use namespace::InspectedNamespace;
+use progress::ProgressLine;
 use report::{CheckReport, SearchReport};
 
 mod interface;
 mod judge;
 mod namespace;
+mod ports;
 mod progress;
 mod report;
 mod screen;
@@ -37,7 +40,7 @@ Options:
   -h, --help              print this help
 
 Exit status: 0 a server offers an address without a problem, 1 none does, 2 a wrong command line,
-3 cannot be found out.
+3 cannot be found out, as of a DHCP server of this host.
 ";
 
 /// The longest time for answers without an option, and with one.
@@ -47,7 +50,7 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(300);
 /// The command line.
 #[derive(Debug, PartialEq, Eq)]
 struct CheckArguments {
-    interface: String,
+    interface: OsString,
     netns: Option<PathBuf>,
     timeout: Duration,
     json: bool,
@@ -58,11 +61,13 @@ pub(super) fn run(parser: lexopt::Parser, output: &mut Vec<u8>) -> Result<ExitCo
         output.extend_from_slice(HELP.as_bytes());
         return Ok(ExitCode::SUCCESS);
     };
+    let progress = ProgressLine::new(rt::now());
     let namespace = InspectedNamespace::open(arguments.netns.as_deref())?;
     let mut interface = InterfaceReport::read(&namespace, &arguments.interface)?;
-    let search = search::run(&namespace, &mut interface, arguments.timeout)?;
+    let search = search::run(&namespace, &mut interface, arguments.timeout, progress)?;
     let search = search.map(SearchReport::from);
     let judgement = judge::findings(&interface, search.as_ref());
+    let is_known = judgement.is_known;
     let report = CheckReport::new(interface, search, judgement);
     if arguments.json {
         serde_json::to_writer_pretty(&mut *output, &report)
@@ -71,12 +76,16 @@ pub(super) fn run(parser: lexopt::Parser, output: &mut Vec<u8>) -> Result<ExitCo
     } else {
         output.extend_from_slice(screen::text(&report).as_bytes());
     }
-    Ok(if report.healthy {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(1)
-    })
+    match (report.healthy, is_known) {
+        (true, _) => Ok(ExitCode::SUCCESS),
+        (false, true) => Ok(ExitCode::from(1)),
+        (false, false) => Err(Failure::Unknown(UNREACHABLE.to_owned())),
+    }
 }
+
+/// The text for a DHCP server of this host, which does not hear the packet sockets of this host.
+const UNREACHABLE: &str =
+    "a DHCP server of this host cannot be reached from the host itself; --netns names a container";
 
 /// Reads the command line; `None` asks for the help.
 fn parse(mut parser: lexopt::Parser) -> Result<Option<CheckArguments>, Failure> {
@@ -87,9 +96,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Option<CheckArguments>, Failure> 
             Long("timeout") => timeout = parse_timeout(&parser.value()?)?,
             Long("json") => json = true,
             Short('h') | Long("help") => return Ok(None),
-            Value(name) if interface.is_none() => {
-                interface = Some(name.to_string_lossy().into_owned());
-            }
+            Value(name) if interface.is_none() => interface = Some(name),
             argument => return Err(argument.unexpected().into()),
         }
     }
@@ -104,7 +111,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Option<CheckArguments>, Failure> 
     }))
 }
 
-fn parse_timeout(value: &OsString) -> Result<Duration, Failure> {
+fn parse_timeout(value: &OsStr) -> Result<Duration, Failure> {
     let seconds = value.to_str().and_then(decimal_seconds);
     let in_range = |time: &Duration| !time.is_zero() && *time <= LONGEST_TIMEOUT;
     seconds.filter(in_range).ok_or_else(|| {
@@ -130,14 +137,14 @@ mod tests {
     #[test]
     fn a_command_line_names_one_interface() {
         let plain = CheckArguments {
-            interface: "eth0".to_owned(),
+            interface: "eth0".into(),
             netns: None,
             timeout: Duration::from_secs(10),
             json: false,
         };
         assert_eq!(parsed(&["eth0"]), Ok(Some(plain)));
         let all = CheckArguments {
-            interface: "eth1".to_owned(),
+            interface: "eth1".into(),
             netns: Some("/run/netns/a".into()),
             timeout: Duration::from_millis(2500),
             json: true,

@@ -59,9 +59,29 @@ pub(super) fn short_length(time: Duration) -> String {
     }
 }
 
-/// Returns a text that is not trusted without control characters, which a terminal obeys.
+/// Returns a text that is not trusted without characters that a terminal obeys or hides.
 pub(super) fn printable(text: &str) -> String {
-    text.replace(char::is_control, "?")
+    text.replace(is_unprintable, "?")
+}
+
+/// Returns whether a character is a control character, turns the direction of the text, or takes no
+/// room (general categories Cc, Cf, Zl and Zp of Unicode).
+fn is_unprintable(character: char) -> bool {
+    character.is_control()
+        || matches!(character,
+            '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{180e}'
+            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// Returns a text for a command line that a shell reads, in quotes if it needs them.
+pub(super) fn quoted(text: &str) -> String {
+    let text = printable(text);
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"%+,-./:=@_".contains(&byte);
+    if !text.is_empty() && text.bytes().all(is_plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// The last second of the year 9999: RFC 3339 has no later dates.
@@ -177,7 +197,7 @@ impl Rows {
         let is_suspect = |byte: u8| !(b' '..0x7f).contains(&byte);
         if self.text[start..].bytes().any(is_suspect) {
             let cell = self.text.split_off(start);
-            self.text.push_str(&cell.replace(char::is_control, "?"));
+            self.text.push_str(&cell.replace(is_unprintable, "?"));
         }
     }
 
@@ -267,6 +287,23 @@ mod tests {
     #[test]
     fn a_terminal_gets_no_commands() {
         assert_eq!(printable("dh\u{1b}[2Jclient\n\u{9b}é"), "dh?[2Jclient??é");
+        // Text from right to left, and text that is hidden.
+        assert_eq!(
+            printable("eth\u{202e}0\u{2066}\u{200b}\u{feff}"),
+            "eth?0???"
+        );
+        let mut rows = Rows::default();
+        rows.push(["a\u{202e}b".into(), "c".into()]);
+        assert_eq!(rows.lines(), "a?b  c\n");
+    }
+
+    #[test]
+    fn a_shell_reads_one_word() {
+        assert_eq!(quoted("/run/netns/web-1"), "/run/netns/web-1");
+        assert_eq!(quoted("a b;$(c)"), "'a b;$(c)'");
+        assert_eq!(quoted("it's"), "'it'\\''s'");
+        assert_eq!(quoted(""), "''");
+        assert_eq!(quoted("a\nb"), "'a?b'");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Namespaces: what is none is refused at once, and whatever was entered is left.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
@@ -24,6 +25,8 @@ trials![
     a_panic_inside_comes_home_too,
     nothing_pins_a_namespace_after_drop,
     nothing_leaks_a_descriptor,
+    the_other_end_of_a_pair_is_in_one_namespace,
+    all_addresses_of_a_namespace,
 ];
 
 fn what_is_no_network_namespace_is_refused_at_once() -> Result {
@@ -177,6 +180,47 @@ fn nothing_leaks_a_descriptor() -> Result {
     eventually("all is closed", Duration::from_secs(5), || {
         Ok((descriptors()? == before).then_some(()))
     })
+}
+
+/// Indexes are those of a namespace, and two may have the same one.
+fn the_other_end_of_a_pair_is_in_one_namespace() -> Result {
+    let (host, container) = (Namespace::new("host")?, Namespace::new("container")?);
+    let third = Namespace::new("third")?;
+    host.veth("outer", &container, "eth0")?;
+    let open = |namespace: &Namespace| Netns::open(namespace.path());
+    let netlink = open(&container)?.enter(Netlink::open)??;
+    let link = netlink.link_by_name("eth0")?.ok_or("no eth0")?;
+    assert_eq!(link.parent_elsewhere, Some(host.link("outer")?.index));
+    assert!(link.parent_namespace.is_some());
+    let id = |namespace: &Namespace| -> Result<_> {
+        Ok(netlink.namespace_id(open(namespace)?.as_fd())?)
+    };
+    assert_eq!(id(&host)?, link.parent_namespace);
+    assert_eq!(id(&third)?, None);
+    let file = fs::File::open("/dev/null")?;
+    assert!(netlink.namespace_id(file.as_fd()).is_err());
+    Ok(())
+}
+
+fn all_addresses_of_a_namespace() -> Result {
+    let (host, container) = (Namespace::new("host")?, Namespace::new("container")?);
+    host.veth("outer", &container, "eth0")?;
+    container.add_address("eth0", [10, 1, 0, 2].into(), 24)?;
+    container.add_address("lo", [10, 1, 0, 3].into(), 32)?;
+    let netlink = Netns::open(container.path())?.enter(Netlink::open)??;
+    let index = container.link("eth0")?.index;
+    let all = netlink.all_addresses()?;
+    let on = |address: [u8; 4]| {
+        let mut all = all.iter();
+        all.find(|(_, on)| on.address == std::net::Ipv4Addr::from(address))
+            .map(|(index, _)| *index)
+    };
+    assert_eq!(
+        (on([10, 1, 0, 2]), on([10, 1, 0, 3])),
+        (Some(index), Some(1))
+    );
+    assert_eq!(netlink.addresses(index)?.len(), 1);
+    Ok(())
 }
 
 fn descriptors() -> Result<usize> {

@@ -110,6 +110,7 @@ fn main() -> ExitCode {
         check::ODD_TRIALS,
         check::LINK_TRIALS,
         check::ERROR_TRIALS,
+        check::SURROUNDINGS_TRIALS,
         control::TRIALS,
         servers::TRIALS,
         networks::TRIALS,

@@ -12,29 +12,43 @@ use crate::time::Instant;
 /// three, for an address that is about to be used; one more than the client's own is enough here.
 const PROBES: u8 = 2;
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// The time in which a station answers, as for the client.
+const ARP_WAIT: Duration = Duration::from_millis(200);
 /// The number of claimants of an address that are remembered.
 const MOST_CLAIMANTS: usize = 4;
 /// Attempts to find a random address that is none of the known ones.
 const ATTEMPTS: usize = 16;
 
+/// The reason why an address is probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ProbePurpose {
+    Offered,
+    /// The router of an offer.
+    Router,
+    /// Chosen at random in the subnet of an offer.
+    Random,
+}
+
 /// An address that is probed, and the stations that claim it.
 #[derive(Debug)]
 pub(super) struct AddressProbe {
     pub(super) address: Ipv4Addr,
-    /// Chosen at random, not offered.
-    pub(super) is_random: bool,
+    pub(super) purpose: ProbePurpose,
     pub(super) claimants: Vec<Mac>,
+    /// The time of the first packet.
+    first: Option<Instant>,
     left: u8,
     next: Instant,
 }
 
 impl AddressProbe {
     /// Makes the probe of an address, due at once.
-    pub(super) fn new(address: Ipv4Addr, is_random: bool, now: Instant) -> Self {
+    pub(super) fn new(address: Ipv4Addr, purpose: ProbePurpose, now: Instant) -> Self {
         Self {
             address,
-            is_random,
+            purpose,
             claimants: Vec::new(),
+            first: None,
             left: PROBES,
             next: now,
         }
@@ -49,10 +63,16 @@ impl AddressProbe {
     pub(super) fn take_due(&mut self, now: Instant) -> bool {
         let is_due = self.due().is_some_and(|due| due <= now);
         if is_due {
+            self.first.get_or_insert(now);
             self.left -= 1;
             self.next = now + PROBE_INTERVAL;
         }
         is_due
+    }
+
+    /// Returns whether a station had the time to answer a packet.
+    pub(super) fn is_awaited(&self, now: Instant) -> bool {
+        self.first.is_some_and(|first| first + ARP_WAIT <= now)
     }
 
     /// Adds a station that says that it has the address.

@@ -82,6 +82,7 @@ pub(crate) struct OfferingServer {
     pub(crate) source: Ipv4Addr,
     /// The time from a DISCOVER to its first reply.
     pub(crate) took: Duration,
+    pub(super) first_reply_at: Instant,
     /// The DISCOVERs that it has answered.
     answered: Vec<DiscoverForm>,
     /// The way of its replies to DISCOVERs without the broadcast flag, and with it.
@@ -92,7 +93,7 @@ pub(crate) struct OfferingServer {
     pub(crate) damaged: u32,
     /// DHCPACKs, which no request asked for.
     pub(crate) acks: u32,
-    /// Its first usable OFFER.
+    /// Its first usable OFFER with a correct UDP checksum; without one, the first usable one.
     pub(crate) offer: Option<Offer>,
     /// An address of a later OFFER, if it is another one.
     pub(crate) other_address: Option<Ipv4Addr>,
@@ -100,13 +101,14 @@ pub(crate) struct OfferingServer {
 
 impl OfferingServer {
     /// Makes the record of a server for its first reply, which has to be added.
-    pub(super) fn new(id: Ipv4Addr, answer: &ServerReply<'_>) -> Self {
+    pub(super) fn new(id: Ipv4Addr, answer: &ServerReply<'_>, now: Instant) -> Self {
         Self {
             id,
             has_id: answer.reply.server().is_some(),
             mac: answer.reply.from,
             source: answer.reply.source(),
             took: answer.took,
+            first_reply_at: now,
             answered: Vec::new(),
             unflagged: None,
             flagged: None,
@@ -118,8 +120,14 @@ impl OfferingServer {
         }
     }
 
+    /// Returns whether no reply has had a correct UDP checksum.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.damaged == self.replies
+    }
+
     /// Adds a reply.
     pub(super) fn add(&mut self, answer: &ServerReply<'_>, now: Instant) {
+        let was_damaged = self.is_damaged();
         self.replies = self.replies.saturating_add(1);
         self.damaged = self.damaged.saturating_add(u32::from(!answer.is_intact));
         self.acks += u32::from(answer.reply.message_type == Type::Ack);
@@ -135,7 +143,11 @@ impl OfferingServer {
         delivery.get_or_insert(answer.delivery);
         match (&self.offer, answer.offer(self.id, now)) {
             (None, offer) => self.offer = offer,
-            (Some(first), Some(next)) if first.lease.address != next.lease.address => {
+            // A damaged reply may have had any address.
+            (Some(_), Some(next)) if answer.is_intact && was_damaged => self.offer = Some(next),
+            (Some(first), Some(next))
+                if answer.is_intact && first.lease.address != next.lease.address =>
+            {
                 self.other_address = Some(next.lease.address);
             }
             (Some(_), _) => {}

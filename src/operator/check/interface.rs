@@ -1,30 +1,28 @@
-//! The interface that is inspected, and the sockets of DHCP in its namespace.
+//! The interface that is inspected.
 
-use std::fs::File;
-use std::io::Read;
+use std::ffi::OsStr;
 use std::net::Ipv4Addr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use serde::Serialize;
 
 use crate::mac::Mac;
 use crate::net::link::Link;
-use crate::net::netlink::Netlink;
+use crate::net::netlink::{Netlink, NetlinkError};
 use crate::operator::arguments::Failure;
-use crate::operator::processes::holders;
 use crate::operator::text::printable;
 use crate::proxy::container::parent::Parent;
 
 use super::namespace::{InspectedNamespace, cannot};
+use super::ports::{BusyPort, busy_ports};
 
 /// The interfaces of the kernel's wireless stack have this entry in sysfs.
 const WIRELESS: &str = "phy80211";
-/// The sockets of a namespace that are read, in bytes of /proc/net/udp: some 8,000.
-const LONGEST_TABLE: u64 = 1 << 20;
 /// The names of interfaces in an error.
 const MOST_NAMES: usize = 10;
-/// The ports of DHCP servers and clients (RFC 2131 §4.1).
-const PORTS: [u16; 2] = [67, 68];
+/// The bytes that each host has to receive in one datagram (RFC 791 §3.1, RFC 2131 §2).
+pub(super) const MIN_MTU: u16 = 576;
 
 /// An interface.
 #[derive(Debug, Default, Serialize)]
@@ -56,44 +54,49 @@ pub(super) struct InterfaceReport {
     /// All other stations of the namespace.
     #[serde(skip)]
     pub(super) own_stations: Vec<Mac>,
+    /// The addresses of all interfaces of the namespace and, for ipvlan, of the parent.
+    #[serde(skip)]
+    pub(super) local_addresses: Vec<LocalAddress>,
+    /// Sources that were not read, or not to their end.
+    #[serde(skip)]
+    pub(super) unread: Vec<&'static str>,
 }
 
-/// A UDP port of DHCP that is in use in the namespace.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub(super) struct BusyPort {
-    pub(super) port: u16,
-    /// Names and ids; empty if the processes cannot be seen.
-    pub(super) processes: Vec<String>,
+/// An address of an interface of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LocalAddress {
+    pub(super) address: Ipv4Addr,
+    /// The name of its interface.
+    pub(super) interface: String,
+    /// The interface has the MAC of the inspected one: for servers that is one client.
+    pub(super) is_of_station: bool,
 }
 
 impl InterfaceReport {
     /// Reads all about an interface.
-    pub(super) fn read(namespace: &InspectedNamespace, name: &str) -> Result<Self, Failure> {
+    pub(super) fn read(namespace: &InspectedNamespace, name: &OsStr) -> Result<Self, Failure> {
+        let shown = printable(&name.to_string_lossy());
         let netlink = namespace.netlink()?;
-        let failed = |error: crate::net::netlink::NetlinkError| {
-            cannot(&format!("look for {}", printable(name)), &error.into_io())
-        };
-        let link = netlink.link_by_name(name).map_err(failed)?;
-        let link = link.ok_or_else(|| unknown(&netlink, namespace, name))?;
-        // In its own namespace, the interface is its parent.
-        let parent = if namespace.is_own() {
-            Parent::find(&netlink, Some(link.clone()), &link)
-        } else {
-            Parent::find(&InspectedNamespace::own().netlink()?, None, &link)
-        };
-        let parent = parent.ok().flatten().filter(|parent| {
-            // Another namespace may have an interface of the same number.
-            namespace.is_own() || parent.name != "lo"
-        });
-        let port_of = link
-            .master
-            .and_then(|master| netlink.link_by_index(master).ok()?);
+        let failed = |error: NetlinkError| cannot(&format!("look for {shown}"), &error.into_io());
+        let link = netlink.link_by_name(name.as_bytes()).map_err(failed)?;
+        let link = link.ok_or_else(|| unknown(&netlink, namespace, &shown))?;
+        let mut unread = Vec::new();
+        let parent = parent_of(&netlink, namespace, &link);
+        let parent = or_unread(parent, "the parent of the interface", &mut unread);
+        let links = netlink.links();
+        let links = or_unread(links, "the interfaces of the namespace", &mut unread);
+        let mut local_addresses = addresses_on(&netlink, &links, &link, &mut unread);
+        let name = printable(&link.name);
+        let own = local_addresses.iter().filter(|on| on.interface == name);
+        let addresses = own.map(|local| local.address).collect();
+        if parent.is_some() && is_ipvlan(&link) {
+            local_addresses.extend(addresses_of_parent(&link, &mut unread));
+        }
+        let master = links.iter().find(|other| Some(other.index) == link.master);
         let on_host = parent.as_ref().map(|parent| parent.name.clone());
-        let addresses = netlink.addresses(link.index).unwrap_or_default();
         let station = link.mac.map(Mac);
-        let others = netlink.links().unwrap_or_default().into_iter();
         Ok(Self {
-            name: printable(&link.name),
+            name,
             namespace: namespace.path.clone(),
             kind: link.kind.as_deref().map(printable),
             mac: station.map(|mac| mac.to_string()),
@@ -109,19 +112,110 @@ impl InterfaceReport {
                 .filter(|_| !namespace.is_own())
                 .as_deref()
                 .map(printable),
-            port_of: port_of.map(|link| printable(&link.name)),
-            addresses: addresses.iter().map(|address| address.address).collect(),
-            busy_ports: busy_ports(&udp_sockets(namespace)),
+            port_of: master.map(|link| printable(&link.name)),
+            addresses,
+            busy_ports: busy_ports(namespace, &mut unread),
             index: link.index,
             station: station.filter(|mac| is_of_one_station(*mac)),
-            own_stations: others.filter_map(|link| link.mac.map(Mac)).collect(),
+            own_stations: links.iter().filter_map(|link| link.mac.map(Mac)).collect(),
+            local_addresses,
+            unread,
         })
     }
 
-    /// Returns the name and the kind for a sentence.
+    /// Returns whether the driver has this name.
     pub(super) fn is_kind(&self, kind: &str) -> bool {
         self.kind.as_deref() == Some(kind)
     }
+
+    /// Returns whether DHCP messages can be sent, as soon as there is a carrier.
+    pub(super) fn can_send(&self) -> bool {
+        self.station.is_some() && self.up && self.mtu >= u32::from(MIN_MTU)
+    }
+
+    /// Returns whether DHCP messages can be sent now.
+    pub(super) fn is_working(&self) -> bool {
+        self.can_send() && self.carrier
+    }
+
+    /// Returns the addresses of its station, which a server that knows clients by MAC may offer.
+    pub(super) fn station_addresses(&self) -> Vec<Ipv4Addr> {
+        let local = self.local_addresses.iter();
+        let own = local.filter(|local| local.is_of_station);
+        own.map(|local| local.address).collect()
+    }
+}
+
+/// Returns a result, or the default and a mark that it is missing.
+fn or_unread<T: Default, E>(
+    read: Result<T, E>,
+    what: &'static str,
+    unread: &mut Vec<&'static str>,
+) -> T {
+    read.unwrap_or_else(|_| {
+        unread.push(what);
+        T::default()
+    })
+}
+
+/// Returns the interface of this namespace that a link is on, or is paired with; in its own
+/// namespace a link is its parent.
+fn parent_of(
+    netlink: &Netlink,
+    namespace: &InspectedNamespace,
+    link: &Link,
+) -> Result<Option<Parent>, Failure> {
+    let failed = |error: NetlinkError| cannot("look for the parent", &error.into_io());
+    if namespace.is_own() {
+        // It is its own port of a bridge, too.
+        let own = Link {
+            parent_elsewhere: Some(link.index),
+            ..link.clone()
+        };
+        return Parent::find(netlink, Some(link.clone()), &own).map_err(failed);
+    }
+    // A third namespace may have an interface of the same index.
+    if link.parent_elsewhere.is_none() || !namespace.is_here(netlink, link.parent_namespace)? {
+        return Ok(None);
+    }
+    Parent::find(&InspectedNamespace::own().netlink()?, None, link).map_err(failed)
+}
+
+/// Returns the addresses of these links of a namespace; `link` is the inspected one.
+fn addresses_on(
+    netlink: &Netlink,
+    links: &[Link],
+    link: &Link,
+    unread: &mut Vec<&'static str>,
+) -> Vec<LocalAddress> {
+    let all = netlink.all_addresses();
+    let all = or_unread(all, "the addresses of the namespace", unread);
+    let local = all.iter().filter_map(|(index, address)| {
+        let on = links.iter().find(|on| on.index == *index)?;
+        Some(LocalAddress {
+            address: address.address,
+            interface: printable(&on.name),
+            is_of_station: on.mac.is_some() && on.mac == link.mac,
+        })
+    });
+    local.collect()
+}
+
+/// Returns the addresses that the host's interfaces with the MAC of an ipvlan have: its parent, and
+/// the bridge or bond of that.
+fn addresses_of_parent(link: &Link, unread: &mut Vec<&'static str>) -> Vec<LocalAddress> {
+    let Ok(host) = InspectedNamespace::own().netlink() else {
+        unread.push("the addresses of the parent");
+        return Vec::new();
+    };
+    let links = or_unread(host.links(), "the interfaces of the host", unread);
+    let addresses = addresses_on(&host, &links, link, unread);
+    let of_station = addresses.into_iter().filter(|local| local.is_of_station);
+    of_station.collect()
+}
+
+fn is_ipvlan(link: &Link) -> bool {
+    matches!(link.kind.as_deref(), Some("ipvlan" | "ipvtap"))
 }
 
 /// Returns whether a station can have this address: neither zero, as the loopback's, nor that of a
@@ -146,8 +240,7 @@ fn unknown(netlink: &Netlink, namespace: &InspectedNamespace, name: &str) -> Fai
         ),
     };
     Failure::Unknown(format!(
-        "there is no interface {} in {place}; there are: {}{advice}",
-        printable(name),
+        "there is no interface {name} in {place}; there are: {}{advice}",
         names.join(", ")
     ))
 }
@@ -157,69 +250,9 @@ fn is_wireless(sysfs: &Path, name: &str) -> bool {
     sysfs.join(name).join(WIRELESS).exists()
 }
 
-/// Returns the beginning of the namespace's table of UDP sockets.
-fn udp_sockets(namespace: &InspectedNamespace) -> String {
-    let mut bytes = Vec::new();
-    let read = namespace.run(|| {
-        let table = File::open("/proc/thread-self/net/udp")?;
-        table.take(LONGEST_TABLE).read_to_end(&mut bytes)
-    });
-    // Without /proc no port is known to be in use.
-    let _ = read;
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn busy_ports(table: &str) -> Vec<BusyPort> {
-    let sockets = sockets_of_dhcp(table);
-    let busy = |port| {
-        let of_port = sockets.iter().filter(|(bound, _)| *bound == port);
-        let mut processes: Vec<_> = of_port
-            .clone()
-            .flat_map(|(_, inode)| holders(*inode))
-            .collect();
-        processes.dedup();
-        of_port
-            .count()
-            .gt(&0)
-            .then_some(BusyPort { port, processes })
-    };
-    PORTS.into_iter().filter_map(busy).collect()
-}
-
-/// Returns the ports of DHCP in a table of UDP sockets (proc(5)), with the inodes of their sockets.
-fn sockets_of_dhcp(table: &str) -> Vec<(u16, u64)> {
-    let sockets = table.lines().skip(1).filter_map(|line| {
-        // sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode ...
-        let mut words = line.split_whitespace().skip(1);
-        let (_, port) = words.next()?.rsplit_once(':')?;
-        let port = u16::from_str_radix(port, 16).ok()?;
-        let inode = words.nth(7)?.parse().ok()?;
-        PORTS.contains(&port).then_some((port, inode))
-    });
-    sockets.take(MOST_NAMES).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ports_of_dhcp_are_found_by_number() {
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n\
-            \x20 68: 00000000:0044 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4711 2 0000000000000000 0\n\
-            \x20 69: 0100580A:0043 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4712 2 0000000000000000 0\n\
-            \x20 70: 00000000:0045 00000000:0044 07 00000000:00000000 00:00000000 00000000     0        0 4713 2 0000000000000000 0\n\
-            nonsense\n";
-        assert_eq!(sockets_of_dhcp(table), [(68, 4711), (67, 4712)]);
-        assert_eq!(sockets_of_dhcp(""), []);
-    }
-
-    #[test]
-    fn a_hostile_table_names_few_processes() {
-        let line = "0: 00000000:0044 00000000:0000 07 0:0 00:0 0 0 0 1\n";
-        let table = "heading\n".to_owned() + &line.repeat(1000);
-        assert_eq!(sockets_of_dhcp(&table).len(), MOST_NAMES);
-    }
 
     #[test]
     fn a_wireless_interface_is_known_by_sysfs() {

@@ -1,152 +1,55 @@
 //! Findings about an interface and the servers that it reaches: arithmetic on reports.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::operator::diagnosis::Diagnosis;
 use crate::operator::text;
 
-use super::interface::{BusyPort, InterfaceReport};
+use super::interface::{InterfaceReport, MIN_MTU};
 use super::report::{
-    BROADCAST, FULL, LIKE_NETAVARK, OfferReport, SearchReport, ServerReport, UNICAST,
+    BROADCAST, FRAGMENT, FULL, IgnoredReport, Judgement, LIKE_NETAVARK, MALFORMED, NO_MESSAGE_TYPE,
+    NO_SERVER, OfferReport, REFUSED, SearchReport, ServerReport, UNICAST,
 };
 
-/// The least MTU that is set (RFC 791 §3.1).
-const MIN_MTU: u16 = 576;
+mod on_interface;
 
 /// The subjects of findings.
-const INTERFACE: &str = "interface";
 const NETWORK: &str = "network";
 const SERVER: &str = "server";
 
-/// Returns the findings, and whether a server offers an address without a problem.
-pub(super) fn findings(
-    interface: &InterfaceReport,
-    search: Option<&SearchReport>,
-) -> (Vec<Diagnosis>, bool) {
-    let mut findings = vec![state(interface)];
-    findings.extend(notes_on_interface(interface));
-    let mut healthy = false;
+/// Returns the findings and the verdict.
+pub(super) fn findings(interface: &InterfaceReport, search: Option<&SearchReport>) -> Judgement {
+    let mut findings = on_interface::findings(interface);
+    let (mut healthy, mut is_known) = (false, true);
     if let Some(search) = search {
+        is_known = !is_own_server_alone(interface, search);
         findings.extend(network(interface, search));
         let is_disturbed = findings.iter().any(Diagnosis::is_problem);
         for server in &search.servers {
-            let of_server = judge_server(interface, search, server);
+            let of_server = judge_server(interface, server);
             healthy |= !is_disturbed && !of_server.iter().any(Diagnosis::is_problem);
             findings.extend(of_server);
         }
     }
-    (findings, healthy)
+    Judgement {
+        findings,
+        healthy,
+        is_known,
+    }
 }
 
-fn state(interface: &InterfaceReport) -> Diagnosis {
-    let name = &interface.name;
-    let enter = interface
-        .namespace
-        .as_ref()
-        .map_or_else(String::new, |path| {
-            format!("nsenter --net={} ", text::printable(path))
-        });
-    if interface.station.is_none() {
-        return Diagnosis::problem(
-            INTERFACE,
-            format!("{name} has no Ethernet address, and DHCP needs one"),
-            "name the interface that leads to the network of the DHCP server",
-        );
-    }
-    if !interface.up {
-        return Diagnosis::problem(
-            INTERFACE,
-            format!("{name} is down"),
-            format!("{enter}ip link set {name} up"),
-        );
-    }
-    if !interface.carrier {
-        return Diagnosis::problem(
-            INTERFACE,
-            format!("no carrier on {name}"),
-            "cable, or parent down: ip link",
-        );
-    }
-    Diagnosis::good(INTERFACE, format!("{name} is up and has a carrier"))
-}
-
-fn notes_on_interface(interface: &InterfaceReport) -> Vec<Diagnosis> {
-    let name = &interface.name;
-    let mut findings = Vec::new();
-    let mut note = |text: String, advice: &str| {
-        findings.push(Diagnosis::note(INTERFACE, text).with_advice(advice));
-    };
-    if interface.namespace.is_none() {
-        note(
-            format!("{name} is of this host, whose DHCP client is not disturbed"),
-            "a container has a MAC of its own; --netns checks what it reaches",
-        );
-    }
-    if let Some(master) = &interface.port_of {
-        note(
-            format!("{name} is a port of {master}"),
-            "containers are on that interface: check it, too",
-        );
-    }
-    if let Some(wireless) = &interface.wireless {
-        note(
-            format!(
-                "{wireless} is Wi-Fi: an access point drops frames of other MACs than the \
-                 station's, so that macvlan gets no answer"
-            ),
-            "ipvlan, with --broadcast of the daemon",
-        );
-    }
-    if interface.is_kind("ipvlan") {
-        note(
-            "on ipvlan all containers have one MAC, and hear no unicast before they have an address"
-                .to_owned(),
-            "--broadcast of the daemon, and its default --client-id",
-        );
-    }
-    if interface.port_starting {
-        note(
-            "a bridge port listens and learns (spanning tree): nothing passes for up to 30 s"
-                .to_owned(),
-            "wait, or --timeout 45; the daemon waits, too",
-        );
-    }
-    findings.extend(
-        interface
-            .busy_ports
-            .iter()
-            .map(|busy| busy_port(interface, busy)),
-    );
-    findings
-}
-
-fn busy_port(interface: &InterfaceReport, busy: &BusyPort) -> Diagnosis {
-    let holders = if busy.processes.is_empty() {
-        "a process that cannot be seen from here".to_owned()
-    } else {
-        busy.processes.join(", ")
-    };
-    let is_own = interface.namespace.is_none();
-    let (role, advice) = match (busy.port, is_own) {
-        (67, true) => (
-            "a DHCP server of this host",
-            Some("a macvlan does not reach its own host; a bridge does"),
-        ),
-        (67, false) => ("a DHCP server in this namespace", None),
-        (_, true) => ("the DHCP client of this host", None),
-        (_, false) => (
-            "a DHCP client in this namespace",
-            Some("one of the two is enough: stop it, or use a network without dhcp"),
-        ),
-    };
-    let finding = Diagnosis::note(
-        INTERFACE,
-        format!("{holders} has UDP port {}: {role}", busy.port),
-    );
-    match advice {
-        Some(advice) => finding.with_advice(advice),
-        None => finding,
-    }
+/// Returns whether the DHCP server may be one of this host on a bridge: the packet sockets of this
+/// host do not reach it, and containers on the bridge do.
+fn is_own_server_alone(interface: &InterfaceReport, search: &SearchReport) -> bool {
+    let has_server = interface.busy_ports.iter().any(|busy| busy.port == 67);
+    let is_on_bridge = interface.is_kind("bridge") || interface.port_of.is_some();
+    search.servers.is_empty()
+        && search.ignored.is_empty()
+        && interface.is_working()
+        && interface.namespace.is_none()
+        && has_server
+        && is_on_bridge
 }
 
 fn network(interface: &InterfaceReport, search: &SearchReport) -> Vec<Diagnosis> {
@@ -159,41 +62,44 @@ fn network(interface: &InterfaceReport, search: &SearchReport) -> Vec<Diagnosis>
                 "a flood of replies: the search ended after {}, and more servers may be there",
                 took(search)
             ),
-            format!("find its station: tcpdump -e -i {name} port 68 or arp"),
+            format!(
+                "find its station: tcpdump -e -i {} port 68 or arp",
+                text::quoted(name)
+            ),
         ));
     }
-    if let Some(station) = &search.fragments_from {
-        let text = format!(
-            "{station} answers in fragments ({} were seen), which are not read",
-            search.fragments
-        );
-        let advice = "fewer or shorter options on the server, or one MTU everywhere";
-        findings.push(if search.servers.is_empty() {
-            Diagnosis::problem(NETWORK, text, advice)
-        } else {
-            Diagnosis::note(NETWORK, text).with_advice(advice)
-        });
-    }
-    if search.malformed > 0 {
-        findings.push(Diagnosis::note(
-            NETWORK,
-            format!("{} replies are malformed", search.malformed),
-        ));
-    }
-    if search.servers.is_empty() && interface.carrier {
+    let is_answered = !search.servers.is_empty();
+    findings.extend(search.ignored.iter().map(|it| ignored(it, is_answered)));
+    if !is_answered && interface.is_working() {
         let discovers = search.discovers;
         let plural = if discovers == 1 { "" } else { "s" };
-        findings.push(Diagnosis::problem(
-            NETWORK,
-            format!(
-                "no DHCPOFFER within {} ({discovers} DISCOVER{plural} sent on {name})",
-                took(search)
-            ),
-            format!(
-                "wrong parent or VLAN, Wi-Fi, or spanning tree: tcpdump -i {name} port 67; \
-                 --timeout 45"
-            ),
-        ));
+        let text = format!(
+            "no DHCPOFFER within {} ({discovers} DISCOVER{plural} sent on {name})",
+            took(search)
+        );
+        findings.push(if is_own_server_alone(interface, search) {
+            Diagnosis::note(
+                NETWORK,
+                format!("{text}: the server of this host does not hear its own host"),
+            )
+            .with_advice("--netns with the path of a container checks what containers reach")
+        } else if search.ignored.is_empty() {
+            let command = text::quoted(name);
+            Diagnosis::problem(
+                NETWORK,
+                text,
+                format!(
+                    "wrong parent or VLAN, Wi-Fi, spanning tree, or a server for known clients \
+                     alone: tcpdump -i {command} port 67; --timeout 45"
+                ),
+            )
+        } else {
+            Diagnosis::problem(
+                NETWORK,
+                text,
+                "a server answers, but not as it should: above",
+            )
+        });
     }
     findings.extend(several_servers(&search.servers));
     findings.extend(search.proxy_arp.iter().map(|by| proxy_arp(search, by)));
@@ -204,10 +110,50 @@ fn took(search: &SearchReport) -> String {
     text::short_length(Duration::from_millis(search.milliseconds))
 }
 
-fn several_servers(servers: &[ServerReport]) -> Option<Diagnosis> {
-    let [first, second, ..] = servers else {
-        return None;
+/// Judges replies that cannot be used.
+fn ignored(replies: &IgnoredReport, is_answered: bool) -> Diagnosis {
+    let IgnoredReport {
+        reason,
+        count,
+        station,
+    } = replies;
+    let (text, advice) = match *reason {
+        FRAGMENT => (
+            format!("{station} answers in fragments ({count} were seen), which are not read"),
+            "fewer or shorter options on the server, or one MTU everywhere",
+        ),
+        MALFORMED => (
+            format!("{count} replies are malformed, the first one of {station}"),
+            "that server, or a relay or a bridge on the way",
+        ),
+        NO_MESSAGE_TYPE => (
+            format!("{station} answers without a message type ({count} replies): BOOTP, not DHCP"),
+            "a server that speaks DHCP, or that one's DHCP switched on",
+        ),
+        NO_SERVER => (
+            format!("{station} names no server in its offers ({count}), and has no address"),
+            "the configuration of that server, or of a relay",
+        ),
+        REFUSED => (
+            format!("{station} answers a DISCOVER with a DHCPNAK ({count} replies)"),
+            "the server's log: it may be authoritative for another network",
+        ),
+        _ => (
+            format!("{station} answers a DISCOVER with another message than a DHCPOFFER ({count})"),
+            "the server's log",
+        ),
     };
+    if is_answered {
+        Diagnosis::note(NETWORK, text).with_advice(advice)
+    } else {
+        Diagnosis::problem(NETWORK, text, advice)
+    }
+}
+
+fn several_servers(servers: &[ServerReport]) -> Option<Diagnosis> {
+    if servers.len() < 2 {
+        return None;
+    }
     let all: Vec<_> = servers
         .iter()
         .map(|server| format!("{} ({})", server.server, server.mac))
@@ -217,7 +163,9 @@ fn several_servers(servers: &[ServerReport]) -> Option<Diagnosis> {
         servers.len(),
         all.join(", ")
     );
-    let advice = if first.server == second.server {
+    let mut identifiers: Vec<_> = servers.iter().map(|server| server.server).collect();
+    identifiers.sort();
+    let advice = if identifiers.windows(2).any(|pair| pair[0] == pair[1]) {
         "one server, or one that poses as it"
     } else {
         "--server and --deny-server of the daemon choose"
@@ -227,22 +175,20 @@ fn several_servers(servers: &[ServerReport]) -> Option<Diagnosis> {
 
 fn proxy_arp(search: &SearchReport, station: &str) -> Diagnosis {
     let random = search.random_address;
-    let random = random.map_or_else(String::new, |address| format!(", and for {address}"));
+    let random = random.map_or_else(String::new, |address| {
+        format!("{address}, chosen at random, or ")
+    });
     Diagnosis::note(
         NETWORK,
         format!(
-            "{station} answers ARP for every address (proxy ARP): for what is offered{random}, \
-             chosen at random"
+            "{station} answers ARP for every address (proxy ARP): for what is offered, and for \
+             {random}its router"
         ),
     )
     .with_advice("the daemon finds out by itself; --arp-probe 0 never asks")
 }
 
-fn judge_server(
-    interface: &InterfaceReport,
-    search: &SearchReport,
-    server: &ServerReport,
-) -> Vec<Diagnosis> {
+fn judge_server(interface: &InterfaceReport, server: &ServerReport) -> Vec<Diagnosis> {
     let id = server.server;
     let mut findings = Vec::new();
     match (&server.offer, &server.in_use_by) {
@@ -277,7 +223,7 @@ fn judge_server(
             ),
         )),
     }
-    findings.extend(judge_replies(interface, search, server));
+    findings.extend(judge_replies(interface, server));
     if let Some(offer) = &server.offer {
         findings.extend(judge_offer(interface, server, offer));
     }
@@ -285,11 +231,7 @@ fn judge_server(
 }
 
 /// Judges the way in which a server answers.
-fn judge_replies(
-    interface: &InterfaceReport,
-    search: &SearchReport,
-    server: &ServerReport,
-) -> Vec<Diagnosis> {
+fn judge_replies(interface: &InterfaceReport, server: &ServerReport) -> Vec<Diagnosis> {
     let id = server.server;
     let mut findings = Vec::new();
     if server.acks > 0 {
@@ -299,25 +241,7 @@ fn judge_replies(
             "it may take the address for leased until the end of that lease",
         ));
     }
-    let has_answered_full = server.has_answered(FULL);
-    if !has_answered_full && server.has_answered(BROADCAST) && search.full > 1 {
-        findings.push(Diagnosis::problem(
-            SERVER,
-            format!("{id} answers only a DISCOVER with the broadcast flag, or its unicast is lost"),
-            "--broadcast of the daemon",
-        ));
-    }
-    if !has_answered_full && !server.has_answered(BROADCAST) && search.full > 1 {
-        let left_out = if server.has_answered(LIKE_NETAVARK) {
-            "options that netavark's proxy does not send"
-        } else {
-            "a client identifier; it identifies clients by MAC"
-        };
-        findings.push(Diagnosis::note(
-            SERVER,
-            format!("{id} answers only a DISCOVER without {left_out}; the daemon finds out"),
-        ));
-    }
+    findings.extend(judge_forms(server));
     if server.flagged_delivery == Some(UNICAST) && interface.is_kind("ipvlan") {
         findings.push(Diagnosis::note(
             SERVER,
@@ -359,6 +283,37 @@ fn judge_replies(
     findings
 }
 
+/// Judges which DISCOVERs a server answers.
+fn judge_forms(server: &ServerReport) -> Option<Diagnosis> {
+    let id = server.server;
+    let is_flagged_alone = server.answers == [BROADCAST];
+    if server.has_answered(FULL) {
+        None
+    } else if !server.ignores_full {
+        let text = format!("{id} has answered no full DISCOVER yet, and the time was too short");
+        Some(Diagnosis::note(SERVER, text).with_advice("--timeout with a longer time"))
+    } else if is_flagged_alone {
+        Some(Diagnosis::problem(
+            SERVER,
+            format!("{id} answers only a DISCOVER with the broadcast flag, or its unicast is lost"),
+            "--broadcast of the daemon",
+        ))
+    } else if server.has_answered(BROADCAST) {
+        // It answers with and without the flag, so frames were lost.
+        None
+    } else {
+        let left_out = if server.has_answered(LIKE_NETAVARK) {
+            "options that netavark's proxy does not send"
+        } else {
+            "a client identifier; it identifies clients by MAC"
+        };
+        Some(Diagnosis::note(
+            SERVER,
+            format!("{id} answers only a DISCOVER without {left_out}; the daemon finds out"),
+        ))
+    }
+}
+
 /// Judges the content of an offer.
 fn judge_offer(
     interface: &InterfaceReport,
@@ -367,14 +322,13 @@ fn judge_offer(
 ) -> Vec<Diagnosis> {
     let id = server.server;
     let mut findings = Vec::new();
-    if interface.addresses.contains(&offer.address) {
+    findings.extend(judge_address(interface, id, offer.address));
+    if !server.probed && server.in_use_by.is_none() {
         let text = format!(
-            "{} is this interface's own address: {id} knows clients by MAC alone",
+            "{} was not probed by ARP: the time was too short",
             offer.address
         );
-        findings.push(Diagnosis::note(SERVER, text).with_advice(
-            "renew that lease: busybox's udhcpd ends its record of it a minute after a DISCOVER",
-        ));
+        findings.push(Diagnosis::note(SERVER, text).with_advice("--timeout with a longer time"));
     }
     let mut note = |text: String| findings.push(Diagnosis::note(SERVER, text));
     if !offer.has_lease_time {
@@ -411,6 +365,34 @@ fn judge_offer(
         _ => {}
     }
     findings
+}
+
+/// Judges an offer of an address that this machine has.
+fn judge_address(
+    interface: &InterfaceReport,
+    id: Ipv4Addr,
+    address: Ipv4Addr,
+) -> Option<Diagnosis> {
+    let local = interface.local_addresses.iter();
+    let mut same = local.filter(|local| local.address == address);
+    // The interface that shares the MAC tells more than another one.
+    let local = same
+        .clone()
+        .find(|it| it.is_of_station)
+        .or_else(|| same.next())?;
+    let other = &local.interface;
+    let owner = if interface.addresses.contains(&address) {
+        "this interface's own address".to_owned()
+    } else if local.is_of_station {
+        format!("the address of {other}, which has the same MAC")
+    } else {
+        let text = format!("{address} is an address of {other} here, too");
+        return Some(Diagnosis::note(SERVER, text).with_advice("change the pool, or that address"));
+    };
+    let text = format!("{address} is {owner}: {id} knows clients by MAC alone");
+    Some(Diagnosis::note(SERVER, text).with_advice(
+        "renew that lease: busybox's udhcpd ends its record of it a minute after a DISCOVER",
+    ))
 }
 
 #[cfg(test)]

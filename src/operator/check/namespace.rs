@@ -1,6 +1,7 @@
 //! The network namespace that is inspected.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use crate::net::netlink::Netlink;
@@ -61,6 +62,15 @@ impl InspectedNamespace {
             None => work(),
             Some(other) => other.enter(work)?,
         }
+    }
+
+    /// Returns whether the number `id`, by which it knows a namespace, is that of this process's.
+    pub(super) fn is_here(&self, netlink: &Netlink, id: Option<i32>) -> Result<bool, Failure> {
+        let failed = |error: &io::Error| cannot("find the namespace of the parent", error);
+        let own = Netns::current().map_err(|error| failed(&error))?;
+        let here = netlink.namespace_id(own.as_fd());
+        let here = here.map_err(|error| failed(&error.into_io()))?;
+        Ok(id.is_some() && id == here)
     }
 
     /// Opens a netlink socket inside of it.

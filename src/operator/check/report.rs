@@ -7,12 +7,13 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::dhcp::{
-    Delivery, DiscoverForm, Discovery, Offer, OfferingServer, StaticRoute, Unreadable,
+    Delivery, DiscoverForm, Discovery, Offer, OfferingServer, ReplyFault, StaticRoute,
 };
 use crate::mac::Mac;
 use crate::operator::diagnosis::Diagnosis;
 use crate::operator::text;
 use crate::rt;
+use crate::time::Instant;
 
 use super::interface::InterfaceReport;
 use super::search::EndedSearch;
@@ -34,6 +35,16 @@ pub(super) struct CheckReport {
     pub(super) findings: Vec<Diagnosis>,
 }
 
+/// The findings, and the verdict.
+#[derive(Debug)]
+pub(super) struct Judgement {
+    pub(super) findings: Vec<Diagnosis>,
+    /// A server offers an address without a problem.
+    pub(super) healthy: bool,
+    /// The verdict can be found out from here.
+    pub(super) is_known: bool,
+}
+
 /// The search.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct SearchReport {
@@ -41,18 +52,27 @@ pub(super) struct SearchReport {
     pub(super) discovers: usize,
     /// More replies or servers came than a check reads, and the search has ended early.
     pub(super) flooded: bool,
-    /// Replies that cannot be read: fragments, and malformed ones.
+    /// Replies that cannot be used: fragments, and malformed ones.
     pub(super) fragments: u32,
     pub(super) fragments_from: Option<String>,
     pub(super) malformed: u32,
+    /// The same and all others by reason.
+    pub(super) ignored: Vec<IgnoredReport>,
     /// The address that was probed by ARP without having been offered.
     pub(super) random_address: Option<Ipv4Addr>,
     /// Stations that answer ARP for that address, and for an offered one.
     pub(super) proxy_arp: Vec<String>,
     pub(super) servers: Vec<ServerReport>,
-    /// Full DISCOVERs without the broadcast flag.
-    #[serde(skip)]
-    pub(super) full: usize,
+}
+
+/// Replies that cannot be used for one reason.
+#[derive(Debug, Serialize)]
+pub(super) struct IgnoredReport {
+    /// `fragment`, `malformed`, `no-message-type`, `nak`, `other-type`, `no-server`.
+    pub(super) reason: &'static str,
+    pub(super) count: u32,
+    /// The station of the first one.
+    pub(super) station: String,
 }
 
 /// A server.
@@ -80,6 +100,11 @@ pub(super) struct ServerReport {
     pub(super) other_address: Option<Ipv4Addr>,
     /// The station that has the offered address.
     pub(super) in_use_by: Option<String>,
+    /// Other stations had the time to claim the offered address.
+    pub(super) probed: bool,
+    /// It leaves full DISCOVERs without an answer that came after its first reply.
+    #[serde(skip)]
+    pub(super) ignores_full: bool,
 }
 
 /// An offer.
@@ -109,45 +134,77 @@ impl CheckReport {
     pub(super) fn new(
         interface: InterfaceReport,
         search: Option<SearchReport>,
-        (findings, healthy): (Vec<Diagnosis>, bool),
+        judgement: Judgement,
     ) -> Self {
         Self {
             version: VERSION,
             date: text::date(rt::wall_clock()),
-            healthy,
+            healthy: judgement.healthy,
             interface,
             search,
-            findings,
+            findings: judgement.findings,
         }
     }
 }
 
 impl From<EndedSearch> for SearchReport {
-    fn from(EndedSearch { discovery, took }: EndedSearch) -> Self {
-        let Unreadable {
-            fragments,
-            malformed,
-        } = discovery.unreadable();
+    fn from(
+        EndedSearch {
+            discovery,
+            took,
+            ended,
+        }: EndedSearch,
+    ) -> Self {
+        let ignored = discovery.ignored().iter().map(IgnoredReport::from);
+        let ignored: Vec<_> = ignored.collect();
+        let of = |reason| ignored.iter().find(|it| it.reason == reason);
+        let (fragments, malformed) = (of(FRAGMENT), of(MALFORMED));
         let servers = discovery.servers().iter();
         Self {
             milliseconds: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             discovers: discovery.discovers(),
             flooded: discovery.is_flooded(),
-            fragments: fragments.map_or(0, |(count, _)| count),
-            fragments_from: fragments.map(|(_, station)| station.to_string()),
-            malformed,
+            fragments: fragments.map_or(0, |it| it.count),
+            fragments_from: fragments.map(|it| it.station.clone()),
+            malformed: malformed.map_or(0, |it| it.count),
             random_address: discovery.random_address(),
             proxy_arp: strings(&discovery.proxy_arp_stations()),
             servers: servers
-                .map(|server| ServerReport::new(&discovery, server))
+                .map(|server| ServerReport::new(&discovery, server, ended))
                 .collect(),
-            full: discovery.sent_of(DiscoverForm::Full),
+            ignored,
         }
     }
 }
 
+impl From<(ReplyFault, u32, Mac)> for IgnoredReport {
+    fn from((fault, count, station): (ReplyFault, u32, Mac)) -> Self {
+        const NAK: u8 = 6;
+        Self {
+            reason: match fault {
+                ReplyFault::Fragment => FRAGMENT,
+                ReplyFault::Malformed => MALFORMED,
+                ReplyFault::NoMessageType => NO_MESSAGE_TYPE,
+                ReplyFault::OtherType(NAK) => REFUSED,
+                ReplyFault::OtherType(_) => OTHER_TYPE,
+                ReplyFault::NoServer => NO_SERVER,
+            },
+            count,
+            station: station.to_string(),
+        }
+    }
+}
+
+/// The names of the reasons why replies cannot be used.
+pub(super) const FRAGMENT: &str = "fragment";
+pub(super) const MALFORMED: &str = "malformed";
+pub(super) const NO_MESSAGE_TYPE: &str = "no-message-type";
+pub(super) const REFUSED: &str = "nak";
+pub(super) const OTHER_TYPE: &str = "other-type";
+pub(super) const NO_SERVER: &str = "no-server";
+
 impl ServerReport {
-    fn new(discovery: &Discovery, server: &OfferingServer) -> Self {
+    fn new(discovery: &Discovery, server: &OfferingServer, ended: Instant) -> Self {
         let names = [
             (DiscoverForm::Full, FULL),
             (DiscoverForm::Broadcast, BROADCAST),
@@ -176,6 +233,8 @@ impl ServerReport {
             offer: server.offer.as_ref().map(OfferReport::new),
             other_address: server.other_address,
             in_use_by: discovery.owner(server).as_ref().map(Mac::to_string),
+            probed: discovery.is_offer_probed(server, ended),
+            ignores_full: discovery.is_full_ignored_by(server, ended),
         }
     }
 

@@ -44,25 +44,30 @@ struct SearchSockets {
 pub(super) struct EndedSearch {
     pub(super) discovery: Discovery,
     pub(super) took: Duration,
+    pub(super) ended: Instant,
 }
 
 /// Searches on an interface; `None` if it cannot send. The state of the interface is that of the
 /// end afterwards.
+///
+/// # Errors
+///
+/// Returns a failure if the interface is removed meanwhile.
 pub(super) fn run(
     namespace: &InspectedNamespace,
     interface: &mut InterfaceReport,
     timeout: Duration,
+    mut progress: ProgressLine,
 ) -> Result<Option<EndedSearch>, Failure> {
-    let Some(mac) = interface.station.filter(|_| interface.up) else {
+    let Some(mac) = interface.station.filter(|_| interface.can_send()) else {
         return Ok(None);
     };
-    let mut progress = ProgressLine::new(rt::now());
     let index = interface.index;
     let monitor = namespace
         .run(|| Monitor::open(index))
         .map_err(|error| listening(interface, &error))?;
     await_carrier(namespace, interface, (&monitor, timeout), &mut progress)?;
-    if !interface.carrier {
+    if !interface.is_working() {
         return Ok(None);
     }
     let packets = namespace
@@ -80,13 +85,20 @@ pub(super) fn run(
         mtu: interface.mtu,
         timeout,
         own_stations: interface.own_stations.clone(),
-        own_addresses: interface.addresses.clone(),
+        own_addresses: interface.station_addresses(),
     };
     let mut discovery = Discovery::new(settings, seed()?, began);
     while !discovery.is_over(rt::now()) {
         sockets.hear_probed(namespace, interface, &discovery)?;
-        if !sockets.send(&mut discovery, interface)? {
-            break;
+        sockets.send(namespace, &mut discovery, interface)?;
+        if !interface.is_working() {
+            // The carrier may return.
+            let left = began + timeout - rt::now();
+            let wait = (&sockets.monitor, left);
+            await_carrier(namespace, interface, wait, &mut progress)?;
+            if !interface.is_working() {
+                break;
+            }
         }
         progress.show(rt::now(), || shown(interface, &discovery, began, timeout));
         let until = discovery.poll_timeout();
@@ -94,18 +106,20 @@ pub(super) fn run(
         let ready = sockets
             .wait(until)
             .map_err(|error| listening(interface, &error))?;
-        if ready && !sockets.read(namespace, interface, &mut discovery)? {
-            break;
+        if ready {
+            sockets.read(namespace, interface, &mut discovery)?;
         }
         discovery.handle_timeout(rt::now());
     }
+    let ended = rt::now();
     Ok(Some(EndedSearch {
         discovery,
-        took: rt::now() - began,
+        took: ended - began,
+        ended,
     }))
 }
 
-/// Waits until the interface has a carrier, for a bounded time.
+/// Reads the state of the interface, and waits until it has a carrier, for a bounded time.
 fn await_carrier(
     namespace: &InspectedNamespace,
     interface: &mut InterfaceReport,
@@ -125,6 +139,10 @@ fn await_carrier(
             handle_link_event(namespace, interface, monitor)?;
         }
     }
+    if !interface.up {
+        // An interface that is removed goes down first.
+        look(namespace, interface)?;
+    }
     Ok(())
 }
 
@@ -136,7 +154,7 @@ fn handle_link_event(
 ) -> Result<(), Failure> {
     match monitor.recv() {
         Ok(LinkEvent::State { up, carrier }) => (interface.up, interface.carrier) = (up, carrier),
-        Ok(LinkEvent::Removed) => (interface.up, interface.carrier) = (false, false),
+        Ok(LinkEvent::Removed) => return Err(removed(interface)),
         Ok(LinkEvent::Overrun) => look(namespace, interface)?,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
         Err(error) => return Err(listening(interface, &error)),
@@ -144,14 +162,22 @@ fn handle_link_event(
     Ok(())
 }
 
-/// Asks the kernel for the state of the interface.
+/// Reads the state of the interface from the kernel.
 fn look(namespace: &InspectedNamespace, interface: &mut InterfaceReport) -> Result<(), Failure> {
     let link = namespace
         .netlink()?
         .link_by_index(interface.index)
         .map_err(|error| listening(interface, &error.into_io()))?;
-    (interface.up, interface.carrier) = link.map_or((false, false), |link| (link.up, link.carrier));
+    let link = link.ok_or_else(|| removed(interface))?;
+    (interface.up, interface.carrier, interface.mtu) = (link.up, link.carrier, link.mtu);
     Ok(())
+}
+
+fn removed(interface: &InterfaceReport) -> Failure {
+    Failure::Unknown(format!(
+        "{} was removed during the check, or moved to another network namespace",
+        interface.name
+    ))
 }
 
 impl SearchSockets {
@@ -164,7 +190,7 @@ impl SearchSockets {
     ) -> Result<(), Failure> {
         for address in discovery.probed_addresses().skip(self.arp.len()) {
             let open = || {
-                // For no station, for it hears ARP alone.
+                // The station is left out: this socket receives ARP alone.
                 let socket = RawSocket::open(interface.index, Mac::UNSPECIFIED.0)?;
                 socket.set_arp_filter(Some(address))?;
                 Ok(socket)
@@ -177,29 +203,27 @@ impl SearchSockets {
         Ok(())
     }
 
-    /// Sends what there is to send. Returns whether the interface can.
+    /// Sends the frames that are ready. A lost frame is sent again later.
     fn send(
         &self,
+        namespace: &InspectedNamespace,
         discovery: &mut Discovery,
         interface: &mut InterfaceReport,
-    ) -> Result<bool, Failure> {
+    ) -> Result<(), Failure> {
         while let Some(frame) = discovery.poll_transmit() {
-            match self.packets.send(&frame) {
-                Ok(()) => {}
-                // A frame that is lost is sent again.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
-                Err(error)
-                    if matches!(error.raw_os_error(), Some(libc::ENETDOWN | libc::ENXIO)) =>
-                {
-                    (interface.up, interface.carrier) = (false, false);
-                    return Ok(false);
+            let Err(error) = self.packets.send(&frame) else {
+                continue;
+            };
+            match error.raw_os_error() {
+                Some(libc::ENOBUFS) => {}
+                // The interface is down or gone, or its MTU has become too small.
+                Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV | libc::EMSGSIZE) => {
+                    look(namespace, interface)?;
                 }
-                Err(error) => {
-                    return Err(cannot(&format!("send on {}", interface.name), &error));
-                }
+                _ => return Err(cannot(&format!("send on {}", interface.name), &error)),
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Waits until a socket is readable. Returns whether one is, or seems so.
@@ -213,17 +237,14 @@ impl SearchSockets {
         wait_for(&mut fds, until)
     }
 
-    /// Reads the sockets. Returns whether the interface still works.
+    /// Reads the sockets.
     fn read(
         &self,
         namespace: &InspectedNamespace,
         interface: &mut InterfaceReport,
         discovery: &mut Discovery,
-    ) -> Result<bool, Failure> {
+    ) -> Result<(), Failure> {
         handle_link_event(namespace, interface, &self.monitor)?;
-        if !interface.carrier {
-            return Ok(false);
-        }
         let arp = self.arp.iter().map(|(_, socket)| (socket, true));
         let mut buffer = [0; MAX_FRAME];
         for (socket, is_arp) in [(&self.packets, false)].into_iter().chain(arp) {
@@ -236,12 +257,12 @@ impl SearchSockets {
                 let frame = &buffer[..length];
                 // A DHCP reply to no station comes to all sockets.
                 if raw::arp_sender(frame).is_some() == is_arp {
-                    // Ignored frames are counted.
+                    // The search counts what it ignores.
                     let _ = discovery.handle_packet(frame, rt::now());
                 }
             }
         }
-        Ok(true)
+        Ok(())
     }
 }
 
@@ -255,6 +276,9 @@ fn wait_for(fds: &mut [PollFd<'_>], until: Instant) -> io::Result<bool> {
 }
 
 fn listening(interface: &InterfaceReport, error: &io::Error) -> Failure {
+    if error.raw_os_error() == Some(libc::ENODEV) {
+        return removed(interface);
+    }
     cannot(&format!("listen on {}", interface.name), error)
 }
 

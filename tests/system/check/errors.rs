@@ -1,5 +1,7 @@
 //! `check` with a wrong command line, without permission, and on a terminal.
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
 use super::*;
 
 trials![
@@ -48,6 +50,21 @@ fn names_that_do_not_exist() -> Result {
         let checked = run_in(&topology.host, &mut command(&[LINK, "--netns", &path]))?;
         checked.says(3, &[words, &path]);
     }
+    let (fifo, link) = (folder.join("fifo"), folder.join("link"));
+    mknodat(CWD, &fifo, FileType::Fifo, Mode::RWXU, 0)?;
+    let path = fifo.display().to_string();
+    let checked = run_in(&topology.host, &mut command(&[LINK, "--netns", &path]))?;
+    checked.says(3, &["is a FIFO, not a network namespace"]);
+    std::os::unix::fs::symlink(&container, &link)?;
+    let path = link.display().to_string();
+    let options = [LINK, "--timeout", "0.2", "--netns", &path];
+    run_in(&topology.host, &mut command(&options))?.says(1, &["eth0 in ", "/link: macvlan"]);
+    // A process that has ended.
+    let mut ended = topology.host.spawn(&mut Command::new("true"))?;
+    let path = format!("/proc/{}/ns/net", ended.id());
+    ended.wait()?;
+    let checked = run_in(&topology.host, &mut command(&[LINK, "--netns", &path]))?;
+    checked.says(3, &["No such file or directory", &path]);
     // The path of the own namespace is no other one.
     let own = run_in(
         &topology.host,

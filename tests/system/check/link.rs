@@ -7,6 +7,9 @@ trials![
     no_carrier,
     a_carrier_that_comes_late,
     a_carrier_that_is_lost,
+    a_carrier_that_flaps,
+    an_interface_that_goes_away,
+    an_mtu_that_is_too_small,
     an_interface_without_an_ethernet_address,
     a_port_of_a_bridge,
     ports_of_dhcp_in_use,
@@ -72,20 +75,84 @@ fn a_carrier_that_is_lost() -> Result {
     let topology = Topology::new(1)?;
     let listener = Server::eavesdrop(&topology.server, SERVER_LINK)?;
     thread::scope(|scope| {
-        let checked = scope.spawn(|| check(&topology, &[]));
+        let checked = scope.spawn(|| check(&topology, &["--timeout", "2"]));
         listener.await_message(MessageType::Discover, 1, SOON)?;
         topology.server.set_state(SERVER_LINK, false)?;
         let checked = checked.join().map_err(|_| "the check panicked")??;
-        checked.says(1, &["no carrier on eth0"]);
+        checked
+            .says(1, &["no carrier on eth0"])
+            .says_nothing_of(&["no DHCPOFFER"]);
         assert!(checked.took < SOON, "{:?}", checked.took);
-        // The same where the whole interface goes.
+        Ok(())
+    })
+}
+
+/// The check goes on where the carrier returns.
+fn a_carrier_that_flaps() -> Result {
+    let topology = Topology::new(1)?;
+    let listener = Server::eavesdrop(&topology.server, SERVER_LINK)?;
+    thread::scope(|scope| {
+        let checked = scope.spawn(|| check(&topology, &["--timeout", "4"]));
+        listener.await_message(MessageType::Discover, 1, SOON)?;
+        topology.server.set_state(SERVER_LINK, false)?;
         topology.server.set_state(SERVER_LINK, true)?;
+        listener.await_message(MessageType::Discover, 2, SOON)?;
+        let checked = checked.join().map_err(|_| "the check panicked")??;
+        checked
+            .says(1, &["eth0 is up and has a carrier", "no DHCPOFFER within"])
+            .says_nothing_of(&["no carrier"]);
+        Ok(())
+    })
+}
+
+/// Deleted, and moved to another namespace.
+fn an_interface_that_goes_away() -> Result {
+    let mut topology = Topology::new(1)?;
+    let second = topology.add_container()?;
+    let topology = topology;
+    let listener = Server::eavesdrop(&topology.server, SERVER_LINK)?;
+    let container = &topology.containers[0].namespace;
+    let words = ["eth0 was removed during the check, or moved"];
+    thread::scope(|scope| {
+        let checked = scope.spawn(|| check(&topology, &[]));
+        listener.await_message(MessageType::Discover, 1, SOON)?;
+        container.rename_link(LINK, "gone0")?;
+        container.move_link("gone0", &topology.containers[second].namespace)?;
+        let checked = checked.join().map_err(|_| "the check panicked")??;
+        checked.says(3, &words).says_nothing_of(&["is down"]);
+        assert!(checked.took < SOON, "{:?}", checked.took);
+        topology.containers[second]
+            .namespace
+            .move_link("gone0", container)?;
+        container.rename_link("gone0", LINK)?;
+        container.set_state(LINK, true)?;
         let checked = scope.spawn(|| check(&topology, &[]));
         listener.await_message(MessageType::Discover, 2, SOON)?;
-        topology.containers[0].namespace.delete_link(LINK)?;
+        container.delete_link(LINK)?;
         let checked = checked.join().map_err(|_| "the check panicked")??;
-        checked.says(1, &["eth0 is down"]);
-        assert!(checked.took < SOON, "{:?}", checked.took);
+        checked.says(3, &words).says_nothing_of(&["is down"]);
+        Ok(())
+    })
+}
+
+/// From the beginning, and from the first DISCOVER on.
+fn an_mtu_that_is_too_small() -> Result {
+    let topology = Topology::new(1)?;
+    let listener = Server::eavesdrop(&topology.server, SERVER_LINK)?;
+    let container = &topology.containers[0].namespace;
+    let words = [
+        "the MTU of eth0 is 68, less than the 576 bytes that DHCP needs",
+        "ip link set eth0 mtu 1500",
+        "1 problem",
+    ];
+    thread::scope(|scope| {
+        let checked = scope.spawn(|| check(&topology, &[]));
+        listener.await_message(MessageType::Discover, 1, SOON)?;
+        container.set_mtu(LINK, 68)?;
+        let checked = checked.join().map_err(|_| "the check panicked")??;
+        checked.says(1, &words);
+        check(&topology, &[])?.says(1, &words);
+        assert_eq!(listener.heard_kinds().len(), 1);
         Ok(())
     })
 }
@@ -131,7 +198,8 @@ fn ports_of_dhcp_in_use() -> Result {
     ];
     check(&topology, &["--timeout", "1"])?.says(0, &words);
     // Of the host, which is not disturbed: port 68 is not needed.
-    let (_client, _proxy) = (topology.host.run(bind(68))?, topology.host.run(bind(67))?);
+    let both = || Ok(UdpSocket::bind((std::net::Ipv6Addr::UNSPECIFIED, 67))?);
+    let (_client, _proxy) = (topology.host.run(bind(68))?, topology.host.run(both)?);
     let words = [
         "is of this host, whose DHCP client is not disturbed",
         &format!("{us} 68: the DHCP client of this host"),

@@ -16,6 +16,8 @@ use super::{Checked, check, check_host, command, run_in};
 
 trials![
     a_station_that_answers_for_every_address,
+    a_gateway_that_answers_for_what_is_offered,
+    a_server_whose_replies_cannot_be_used,
     an_address_that_another_station_has,
     the_own_address_of_the_interface,
     a_server_that_leaves_out_what_it_should_send,
@@ -66,6 +68,56 @@ fn a_station_that_answers_for_every_address() -> Result {
             ],
         )
         .says_nothing_of(&["uses that address"]);
+    Ok(())
+}
+
+/// Linux, as a gateway with proxy ARP, does not answer for addresses of its own link. The daemon asks
+/// for the router, and binds.
+fn a_gateway_that_answers_for_what_is_offered() -> Result {
+    let script = Script {
+        answers: |_, reply| reply.set(3, &[10, 88, 0, 254]),
+        claims: |question| {
+            let owned = [Ipv4Addr::new(10, 88, 1, 2), Ipv4Addr::new(10, 88, 0, 254)];
+            owned
+                .contains(&question.wanted)
+                .then(|| question.claimed_by(STATION))
+        },
+        ..Script::default()
+    };
+    let (checked, _) = with(script, "2")?;
+    checked
+        .says(
+            0,
+            &["02:99:00:00:00:07 answers ARP for every address (proxy ARP)"],
+        )
+        .says_nothing_of(&["uses that address"]);
+    Ok(())
+}
+
+/// A server is there, so the parent and the VLAN are right.
+fn a_server_whose_replies_cannot_be_used() -> Result {
+    let bootp = Script {
+        answers: |_, reply| reply.without(&[53]),
+        ..Script::default()
+    };
+    let refusing = Script {
+        answers: |_, reply| reply.set(53, &[6]),
+        ..Script::default()
+    };
+    for (script, reason, words) in [
+        (bootp, "no-message-type", "BOOTP, not DHCP"),
+        (refusing, "nak", "answers a DISCOVER with a DHCPNAK"),
+    ] {
+        let (checked, topology) = with(script, "1")?;
+        checked
+            .says(1, &[words, "no DHCPOFFER within", "a server answers"])
+            .says_nothing_of(&["wrong parent"]);
+        let _server = OddServer::start(&topology.server, SERVER_LINK, SERVER, script)?;
+        let report = check(&topology, &["--timeout", "0.5", "--json"])?.json()?;
+        let ignored = &report["search"]["ignored"][0];
+        assert_eq!(ignored["reason"], reason, "{report}");
+        assert!(ignored["station"].is_string() && ignored["count"].as_u64() > Some(0));
+    }
     Ok(())
 }
 

@@ -36,6 +36,8 @@ pub(super) struct Offered {
     pub(super) address: Ipv4Addr,
     pub(super) to: Mac,
     pub(super) is_intact: bool,
+    /// Changes the payload before its headers are added.
+    pub(super) change: fn(&mut Vec<u8>),
     pub(super) more: Vec<(u8, Vec<u8>)>,
 }
 
@@ -48,6 +50,7 @@ pub(super) fn offer(address: Ipv4Addr) -> Offered {
         address,
         to: US,
         is_intact: true,
+        change: |_| (),
         more: vec![
             (option::SUBNET_MASK, vec![255, 255, 255, 0]),
             (option::LEASE_TIME, 3600_u32.to_be_bytes().to_vec()),
@@ -74,7 +77,9 @@ impl Offered {
         payload[16..20].copy_from_slice(&self.address.octets());
         payload[28..34].copy_from_slice(&US.0);
         payload[236..].copy_from_slice(&[0x63, 0x82, 0x53, 0x63]);
-        option::put(&mut payload, option::MESSAGE_TYPE, &[self.kind]);
+        if self.kind != 0 {
+            option::put(&mut payload, option::MESSAGE_TYPE, &[self.kind]);
+        }
         if let Some(id) = self.id {
             option::put(&mut payload, option::SERVER_ID, &id.octets());
         }
@@ -82,6 +87,7 @@ impl Offered {
             option::put(&mut payload, *code, value);
         }
         payload.push(option::END);
+        (self.change)(&mut payload);
         let mut frame = frame::frame(
             &payload,
             (self.mac, self.source),
