@@ -31,7 +31,7 @@ fn frames_that_cannot_be_read_are_counted() {
     // Malformed ARP is no reply.
     let arp = claim(IP, OTHER);
     assert_eq!(talk.hears(&arp[..20]), Err(Ignored::Malformed));
-    assert_eq!(counted(&talk).len(), 2);
+    assert_eq!(counted(&talk)[1], (ReplyFault::Malformed, 1, SERVER_MAC));
 }
 
 /// Each of these servers would be silent otherwise, and the advice a wrong one.
