@@ -52,7 +52,9 @@ impl Server {
         let thread = std::thread::spawn(move || {
             rt::block_on(async move |_| {
                 // Nothing may receive them.
-                let counted = |code| drop(counted.send(code));
+                let counted = |code| {
+                    let _ = counted.send(code);
+                };
                 rpc::serve_counted(ours.try_into().unwrap(), quiet, closing, handler, counted).await
             });
             let _ = ended.send(());
