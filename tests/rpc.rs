@@ -255,6 +255,7 @@ fn each_call_is_counted_by_its_status() {
         assert_eq!(server.status(), status);
     }
     let pending = ask(&path, None, body.clone());
+    channel.ping().unwrap();
     channel.cancel(pending);
     assert_eq!(server.status(), Code::Cancelled);
     let _pending = channel.begin(&Call::Teardown(config(MAC))).unwrap();

@@ -160,7 +160,7 @@ mod tests {
 
     fn with_id(list: &str) -> String {
         (0..10).fold(list.to_owned(), |list, number| {
-            list.replace(&format!("#{number}"), &*id(number))
+            list.replace(&format!("#{number}"), &id(number))
         })
     }
 

@@ -211,16 +211,18 @@ where
     let (head, mut body) = request.into_parts();
     let refusal = http_refusal(&head);
     let (uri, timeout) = (head.uri, timeout(&head.headers));
+    let counted = refusal.is_none().then(|| CountedCall {
+        code: Code::Cancelled,
+        ended,
+    });
     async move {
         if let Some(refusal) = refusal {
             // Here and below, an error means that the client has hung up.
             let _ = respond.send_response(refusal, true);
             return;
         }
-        let mut counted = CountedCall {
-            code: Code::Cancelled,
-            ended,
-        };
+        // It may be dropped before it is polled.
+        let mut counted = counted;
         let work = async {
             let late = async {
                 rt::sleep(idle_timeout).await;
@@ -257,9 +259,12 @@ where
         };
         let outcome = future::or(hung_up, async { Some(in_time.await) }).await;
         if let Some(outcome) = outcome {
-            counted.code = outcome
+            let code = outcome
                 .as_ref()
                 .map_or_else(|status| status.code, |_| Code::Ok);
+            if let Some(counted) = &mut counted {
+                counted.code = code;
+            }
             let _ = reply(respond, outcome);
         }
     }

@@ -53,7 +53,7 @@ impl Server {
             rt::block_on(async move |_| {
                 // Nothing may receive them.
                 let counted = |code| {
-                    counted.send(code).ok();
+                    let _ = counted.send(code);
                 };
                 rpc::serve_counted(ours.try_into().unwrap(), quiet, closing, handler, counted).await
             });
