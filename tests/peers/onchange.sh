@@ -33,7 +33,7 @@ sleeps_in_time() { wait_for 10 "the service sleeps, and its timer is armed" slee
 status() { in_rig smol-dhcp-proxy status --json > $lab/status || true; }
 counter() { status && jq -r ".counters.$1" $lab/status; }
 
-counts() { [ "$(counter "$1")" = "$2" ]; }
+counts() { [ "$(counter "$1")" -ge "$2" ]; }
 logged() { [ "$(said "$1")" -gt 0 ]; }
 # The units of the program that run.
 units() { in_rig systemctl list-units --no-legend 'smol-dhcp-proxy-change-*' | wc -l; }
@@ -67,11 +67,12 @@ check "in a unit of its own: $(grep -m 1 change- $told)" grep -q "/smol-dhcp-pro
 sleeps_in_time
 wait_for 20 "renewed" is_told "event=renewed reason= address=$one"
 sleeps_in_time
-check "status counts them: $(counter events.started)" [ "$(counter events.started)" -ge 2 -a "$(counter events.failed)" = 2 ]
+check "status counts them: $(counter events.started)" counts events.started 2
+failed=$(counter events.failed)
 mv $root/usr/bin/notify $root/usr/bin/gone
 renews one $((t1 + 8))
 sleeps_in_time
-check "it goes on without the program" [ "$(counter events.failed)" -ge 3 ]
+check "it goes on without the program" counts events.failed $((failed + 1))
 mv $root/usr/bin/gone $root/usr/bin/notify
 
 # --- status wakes nothing.
@@ -98,15 +99,14 @@ for ((round = 1; round <= 40; round++)); do
     call setup many
     call teardown many
 done
-events_are_dropped() { [ "$(counter events.dropped)" -ge 10 ]; }
-wait_for 15 "of 80 events more some are dropped" events_are_dropped
+wait_for 15 "of 80 events more some are dropped" counts events.dropped 10
 check "64 programs run at most: $(units)" [ "$(units)" -le 64 -a "$(units)" -ge 60 ]
-check "the log says so once" [ "$(said "runs of /usr/bin/notify have not ended")" = 1 ]
-in_rig systemctl stop 'smol-dhcp-proxy-change-*'
+check "the log says so" logged "64 runs of /usr/bin/notify have not ended"
 cat > $root/usr/bin/notify << 'PROGRAM'
 #!/bin/sh
 env | grep -e ^SMOL_DHCP_PROXY_EVENT= -e ^SMOL_DHCP_PROXY_REASON= -e ^SMOL_DHCP_PROXY_NAMESPACE= >> /var/log/told
 PROGRAM
+in_rig systemctl stop 'smol-dhcp-proxy-change-*'
 check "Teardown" call teardown one
 wait_for 5 "released" is_told SMOL_DHCP_PROXY_EVENT=released
 check "Setup" call setup one
@@ -169,7 +169,8 @@ before=$(count_told SMOL_DHCP_PROXY_EVENT=released)
 check "the service is stopped" in_rig systemctl stop $service
 all_released() { [ "$(count_told SMOL_DHCP_PROXY_EVENT=released)" = $((before + 2)) ]; }
 wait_for 5 "both are told of" all_released
-check "no unit is left" [ -z "$(in_rig systemctl list-units --all --no-legend 'smol-dhcp-proxy-change-*')" ]
+none_is_left() { [ -z "$(in_rig systemctl list-units --all --no-legend 'smol-dhcp-proxy-change-*')" ]; }
+wait_for 5 "no unit is left" none_is_left
 
 # --- A stop that waits for events arms its timer after that: one that elapses meanwhile would cancel the stop, or be lost.
 
