@@ -15,7 +15,7 @@ use crate::proxy::store::scan::{Fault, Scanner, text};
 /// The longest list of containers that is read, in bytes: that of some ten thousand.
 const LONGEST: u64 = 16 << 20;
 
-/// What is read of a list at once: a page of memory that is used for the first time costs more than
+/// The part of a list that is read at once: a page of memory that is used for the first time costs more than
 /// what is parsed in it. And the longest entry; Podman's have a kilobyte.
 const WINDOW: usize = 64 << 10;
 const LONGEST_ENTRY: usize = 1 << 20;

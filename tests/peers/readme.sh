@@ -84,7 +84,7 @@ check "with that of the files" in_rig test -s /usr/local/share/man/man5/smol-dhc
 # --- Check.
 
 run check
-check "the server is heard" says "^server  *10\.88\.0\.1 "
+check "the server is heard" says "^server 10\.88\.0\.1"
 check "the container showed its address" says 'inet 10\.88\.'
 check "the leases are shown" says "^web .* $web"
 check "and the journal what was done" says "smol-dhcp-proxy.*$web"

@@ -233,7 +233,7 @@ impl<'a> Units<'a> {
             && !self.socket.is_enabled()
     }
 
-    /// Returns whether netavark's own socket listens in the place of the one that should.
+    /// Returns whether netavark's own socket listens in the place of the right one.
     fn has_rival(&self) -> bool {
         !self.has_names() && !self.has_drop_in() && self.their_socket.is_active()
     }

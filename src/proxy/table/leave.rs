@@ -153,7 +153,7 @@ impl Table {
                 log::warn!("{left} leases are not released after {seconds} s; they stay");
             }
         }
-        // Before the timer is armed: one that elapses while the process exits is lost.
+        // Before the timer is armed: a timer that elapses while the process exits is lost.
         self.context.drain_events().await;
         if self.len() > 0 {
             self.keep_on_stop(wakeup).await;
