@@ -7,7 +7,6 @@
 //! | `setup`, `teardown` | netavark's JSON, or arguments | the daemon, as netavark does |
 //! | `check` | the interface | DHCP servers, without taking a lease |
 //! | `doctor` | units, files, the kernel | nothing |
-//! | `completions`, `man` | what is compiled in | nothing |
 //!
 //! Exit status: 0 done, or healthy; 1 failed, or unhealthy; 2 a wrong command line; 3 unknown, for
 //! want of a permission or of a file that makes sense.
