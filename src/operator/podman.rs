@@ -15,9 +15,10 @@ use crate::proxy::store::scan::{Fault, Scanner, text};
 /// The longest list of containers that is read, in bytes: that of some ten thousand.
 const LONGEST: u64 = 16 << 20;
 
-/// The part of a list that is read at once: a page of memory that is used for the first time costs more than
-/// what is parsed in it. And the longest entry; Podman's have a kilobyte.
+/// The part of a list that is read at once. A page of memory that is used for the first time costs
+/// more than the parsing of its content.
 const WINDOW: usize = 64 << 10;
+/// The longest entry that is read. Podman's have a kilobyte.
 const LONGEST_ENTRY: usize = 1 << 20;
 
 /// The storage drivers, which have lists of their own.

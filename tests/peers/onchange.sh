@@ -22,7 +22,7 @@ cat > $root/usr/bin/notify << 'PROGRAM'
     echo "event=$SMOL_DHCP_PROXY_EVENT reason=$SMOL_DHCP_PROXY_REASON address=$SMOL_DHCP_PROXY_ADDRESS"
     env | grep ^SMOL_DHCP_PROXY_ | sort
     # What the sandbox forbids to the daemon and all that it starts itself.
-    head -c 1 /dev/zero > /root/told && echo outside
+    head -c 1 /dev/zero > /srv/told && echo outside
     cut -d : -f 3 /proc/self/cgroup
 } >> /var/log/told
 PROGRAM

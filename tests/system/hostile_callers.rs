@@ -68,9 +68,8 @@ pub(crate) fn trials() -> impl Iterator<Item = (String, Boxed)> {
 /// Connections that are held at once.
 const MANY: usize = 2000;
 const ATTACK: Duration = Duration::from_secs(3);
-/// The longest that SIGTERM takes: five seconds for calls in flight, and the rollback of the Setups
-/// that are cancelled then, on a machine that the attack keeps busy.
-const END: Duration = Duration::from_secs(10);
+/// The longest that SIGTERM takes.
+const END: Duration = Duration::from_secs(6);
 /// The longest until descriptors and memory are given back.
 const RECOVERY: Duration = Duration::from_secs(6);
 /// The growth of memory that is allowed in the end, in kB: the allocator keeps some of what it has

@@ -204,8 +204,8 @@ fn counters_survive_a_crash_and_a_restart() -> Result {
     Ok(())
 }
 
-/// A process that is started, answers one that asks for nothing and leaves: the count of calls is one
-/// write; one that nobody calls is none.
+/// A process that is started, answers a call about nothing and leaves writes once, for the count of
+/// calls; a process without a call does not write.
 fn a_start_that_finds_nothing_to_do_writes_nothing() -> Result {
     let mut stage = stage(0, &["-a", "0.3"])?;
     let file = stage.unit.state_file();

@@ -471,7 +471,7 @@ impl SessionContext {
         };
         or(all, rt::sleep(DRAIN_TIMEOUT)).await;
         let waiting = events.queue.borrow_mut().waiting.split_off(0).len();
-        // Whether the last one is still started remains unknown.
+        // The last one may still be started by systemd: that remains unknown.
         let left = waiting + usize::from(events.is_starting.get());
         for _ in 0..left {
             self.count(Counter::Event(EventOutcome::Dropped));

@@ -317,7 +317,7 @@ impl Counters {
     pub(crate) fn parse(object: &str) -> Self {
         let mut counters = Self::new(0, Duration::ZERO);
         let count_of = |value: &str| number(value).unwrap_or(0).min(MAX_COUNT);
-        // What was read before a fault counts; the file as a whole is found to be damaged.
+        // Counters before a fault count; the file as a whole is found to be damaged.
         let _ = Scanner::new(object).object(&mut |scanner, name| {
             let value = scanner.value()?;
             if name == PROCESSOR_TIME {

@@ -33,6 +33,9 @@ pub(super) struct Claim {
 impl Table {
     /// Claims a slot for a call that `cancel` stops. Cancels a Setup that has the claim, waits for
     /// a Teardown that has it, and returns the lease that was in the slot.
+    ///
+    /// A Setup that waits is cancelled by the next call, and does not get a turn: with sockets and
+    /// writes for each of many, the last one, and a stop of the daemon, would wait for seconds.
     pub(super) async fn claim(
         self: &Rc<Self>,
         key: &LeaseKey,
@@ -44,6 +47,9 @@ impl Table {
                 Err(other) => {
                     let over = other.over.listen();
                     other.cancel.cancel();
+                    if let Some(waiting) = other.waiting.replace(Some(Rc::clone(cancel))) {
+                        waiting.cancel();
+                    }
                     over
                 }
             };
@@ -68,6 +74,7 @@ impl Table {
         let claimed = Rc::new(Claimed {
             cancel: Rc::clone(cancel),
             over: Event::new(),
+            waiting: RefCell::default(),
         });
         let before = self.update(key, |slot| {
             let mine = SlotState::Claimed(Rc::clone(&claimed));

@@ -99,6 +99,8 @@ pub(super) struct Claimed {
     pub(super) cancel: Rc<Cancellation>,
     /// Notified at the end of the claim.
     pub(super) over: Event,
+    /// Cancels the last call that waits for the end, if it is a Setup.
+    pub(super) waiting: RefCell<Option<Rc<Cancellation>>>,
 }
 
 /// A task that works on a lease.
