@@ -163,12 +163,12 @@ impl<T> Drop for DetachOnDrop<T> {
 mod tests {
     use std::future::pending;
 
-    use futures_lite::future::yield_now;
+    use futures_lite::future::{poll_once, yield_now};
 
     use super::*;
     use crate::dhcp::Phase;
     use crate::proxy::store::record::tests::record;
-    use crate::proxy::table::tests::table;
+    use crate::proxy::table::tests::{insert, table};
 
     #[test]
     fn one_that_is_cut_off_with_the_runtime_wants_nothing_of_it() {
@@ -192,6 +192,36 @@ mod tests {
             };
             runtime.spawn(teardown).detach();
             yield_now().await;
+            table.close_file();
+        });
+    }
+
+    /// Of many Setups of one container that come while another call has its slot, the last one gets it.
+    #[test]
+    fn a_setup_that_waits_is_superseded_without_a_turn() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_owned();
+        rt::block_on(async move |runtime| {
+            let table = table(&runtime, &path);
+            let key = insert(&table, 1, 0);
+            let cancels: Vec<_> = (0..64).map(|_| Rc::<Cancellation>::default()).collect();
+            let (first, _) = table.claim(&key, &Rc::default()).await;
+            let mut waits: Vec<_> = cancels
+                .iter()
+                .map(|cancel| Box::pin(table.claim(&key, cancel)))
+                .collect();
+            for wait in &mut waits {
+                assert!(poll_once(wait).await.is_none(), "the slot is claimed");
+            }
+            for (number, cancel) in cancels.iter().enumerate() {
+                let is_superseded = poll_once(cancel.cancelled()).await.is_some();
+                assert_eq!(is_superseded, number < 63, "{number}");
+            }
+            let last = waits.pop().unwrap();
+            drop((waits, first));
+            let (claim, _) = last.await;
+            assert_eq!(claim.key, key);
+            drop(claim);
             table.close_file();
         });
     }

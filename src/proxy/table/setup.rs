@@ -88,7 +88,12 @@ impl Table {
         let claimed = async { Ok(self.claim_for_setup(&request, cancel).await) };
         let claim = or(superseded(cancel), claimed).await?;
         self.set_record(&claim.key, &Record::intent(&request, &interface));
-        self.persist().await;
+        // Before sockets are opened, whose close takes the kernel 10 ms each.
+        let saved = async {
+            self.persist().await;
+            Ok(())
+        };
+        or(superseded(cancel), saved).await?;
         let session = self
             .acquire(request, interface, timeout, (&claim, cancel))
             .await?;
