@@ -583,12 +583,10 @@ fn a_switch_port_that_is_deaf_at_first() -> Result {
     })
 }
 
-/// A unicast to an address that the container does not have yet stays with the host.
-fn an_ipvlan_needs_the_broadcast_flag() -> Result {
-    let ip = need("ip", "iproute2")?;
-    let topology = Topology::new(0)?;
+/// Makes a container on an ipvlan of the host's interface.
+fn ipvlan(topology: &Topology) -> Result<Namespace> {
     let container = Namespace::new("container")?;
-    let mut add = Command::new(ip);
+    let mut add = Command::new(need("ip", "iproute2")?);
     add.args([
         "link", "add", "ipvlan0", "link", LINK, "type", "ipvlan", "mode", "l2",
     ]);
@@ -598,6 +596,13 @@ fn an_ipvlan_needs_the_broadcast_flag() -> Result {
     }
     topology.host.move_link("ipvlan0", &container)?;
     container.set_state("ipvlan0", true)?;
+    Ok(container)
+}
+
+/// A unicast to an address that the container does not have yet stays with the host.
+fn an_ipvlan_needs_the_broadcast_flag() -> Result {
+    let topology = Topology::new(0)?;
+    let container = ipvlan(&topology)?;
     let _server = Server::start(&topology.server, SERVER_LINK, Settings::default())?;
     let path = container.path().display().to_string();
     let checked = run_in(&topology.host, &mut command(&["ipvlan0", "--netns", &path]))?;

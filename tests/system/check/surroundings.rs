@@ -62,19 +62,8 @@ fn the_own_address_on_the_bridge_of_a_port() -> Result {
 
 /// All containers on an ipvlan have the MAC of the host's interface.
 fn the_address_of_an_ipvlans_parent() -> Result {
-    let ip = need("ip", "iproute2")?;
     let topology = Topology::new(0)?;
-    let container = Namespace::new("container")?;
-    let mut add = Command::new(ip);
-    add.args([
-        "link", "add", "ipvlan0", "link", LINK, "type", "ipvlan", "mode", "l2",
-    ]);
-    let added = run_in(&topology.host, &mut add)?;
-    if added.status != Some(0) {
-        return Err(Skip::Impossible(format!("no ipvlan: {}", added.errors)).into());
-    }
-    topology.host.move_link("ipvlan0", &container)?;
-    container.set_state("ipvlan0", true)?;
+    let container = ipvlan(&topology)?;
     topology
         .host
         .add_address(LINK, Ipv4Addr::new(10, 88, 1, 2), 16)?;
