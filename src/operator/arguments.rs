@@ -78,3 +78,24 @@ pub(super) fn directory(option: Option<OsString>) -> PathBuf {
         .or(option)
         .map_or_else(|| RUN_DIR.into(), PathBuf::from)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Subcommand;
+    use crate::proxy::config::HELP;
+
+    #[test]
+    fn the_help_of_the_program_lists_each_sub_command() {
+        let (_, list) = HELP.split_once("\nCommands:\n").unwrap();
+        let (list, _) = list.split_once("\n\n").unwrap();
+        let names: Vec<_> = list
+            .lines()
+            .filter_map(|line| line.trim().split_once("  "))
+            .flat_map(|(names, _)| names.split(", "))
+            .collect();
+        assert_eq!(names.len(), Subcommand::ALL.len());
+        for (name, _) in Subcommand::ALL {
+            assert!(names.contains(&name), "{name}");
+        }
+    }
+}

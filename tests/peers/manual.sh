@@ -97,6 +97,31 @@ run network
 check "web has a lease" have_leases web
 check "its address was shown" says "inet $(address_of web)/16 .* dynamic"
 check "by our daemon" is_ours
+
+# --- Commands in running text: each is run, or said to be none for a script.
+
+# done_well COMMAND: as root, in the tree. systemctl status says by 3 that a unit is inactive, and journalctl by 1 that there is
+# no entry; tcpdump ends with its time.
+done_well() {
+    local status=0
+    in_rig timeout -k 1 5 sh -c "cd $folder && $1" < /dev/null > $lab/said 2>&1 || status=$?
+    case $1:$status in
+        *:0 | "systemctl status "*:3 | "tcpdump "*:124) ;;
+        "journalctl "*:1) grep -q -e 'No entries' -e 'No data available' $lab/said ;;
+        *) return 1 ;;
+    esac
+}
+while IFS= read -r command; do
+    case $command in
+        # An editor, options for a block of EXAMPLES, words for a verb or a manager, and the end of this network.
+        "systemctl edit "* | "systemctl --user"* | "systemctl enable" | "podman run "* | "podman inspect") ;;
+        *) check "$command" done_well "$command" ;;
+    esac
+done <<< "$(sed -n -E 's/^\.Ql ((systemctl|journalctl|podman|jq|ip|tcpdump|smol-dhcp-proxy) .*)/\1/p' \
+    <<< "$manual"$'\n'"$manual_of_files" | sed -E 's/ [.,:;]$//' | sort -u)"
+check "the socket listens again" in_rig systemctl restart $socket
+check "a call is answered" unknown
+check "by our daemon" is_ours
 remove_network web
 
 in_rig sh -c 'ip link add br0 type bridge; ip link set br0 up; ip link set eth0 master br0'
